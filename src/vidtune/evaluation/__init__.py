@@ -1,0 +1,7 @@
+"""Evaluation: predict, judge, score, report - four passes over stored files, each repeatable without the one before it.
+
+- `predict.predict_benchmark` asks a checkpoint and appends to ``predictions.jsonl``;
+- `judging.judge_run` gives verdicts, one file per judge; predictions can be judged again by any other judge;
+- `score.score_run` and `comparison.compare_runs` turn verdicts into numbers with intervals;
+- `report.build_report` writes one self-contained page.
+"""

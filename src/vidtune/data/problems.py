@@ -1,0 +1,26 @@
+"""What can be wrong with one sample: a short reason to count by, and a sentence for the user."""
+
+from vidtune.errors import UserError
+
+
+class SampleProblem(UserError):
+    """A sample that cannot be used.
+
+    Args:
+        reason: a few words, the same for every sample with this problem; reports count by it.
+        detail: one sentence about this sample.
+        sample: the sample's id, or its place in the file; filled in by `of` where it is known.
+    """
+
+    def __init__(self, reason: str, detail: str, sample: str = "") -> None:
+        super().__init__(f"sample {sample}: {detail}" if sample else detail)
+        self.reason = reason
+        self.detail = detail
+        self.sample = sample
+
+    def of(self, sample: str) -> "SampleProblem":
+        """The same problem, naming the sample."""
+        return SampleProblem(self.reason, self.detail, sample)
+
+    def __reduce__(self) -> tuple[type["SampleProblem"], tuple[str, str, str]]:
+        return SampleProblem, (self.reason, self.detail, self.sample)

@@ -1,0 +1,28 @@
+"""The benchmarks, by name."""
+
+import difflib
+
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.activitynet_qa import ACTIVITYNET_QA
+from vidtune.evaluation.benchmarks.base import Benchmark
+from vidtune.evaluation.benchmarks.msrvtt_qa import MSRVTT_QA
+from vidtune.evaluation.benchmarks.msvd_qa import MSVD_QA
+from vidtune.evaluation.benchmarks.tgif_qa import TGIF_QA
+from vidtune.evaluation.benchmarks.world_qa import WORLD_QA
+
+_BENCHMARKS: tuple[Benchmark, ...] = (MSVD_QA, MSRVTT_QA, TGIF_QA, ACTIVITYNET_QA, WORLD_QA)
+
+
+def list_benchmarks() -> tuple[Benchmark, ...]:
+    """Every benchmark, in the order of the documentation."""
+    return _BENCHMARKS
+
+
+def get_benchmark(name: str) -> Benchmark:
+    """The benchmark of this name; raises UserError naming the nearest one."""
+    known = {benchmark.name: benchmark for benchmark in _BENCHMARKS}
+    if name in known:
+        return known[name]
+    nearest = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
+    raise UserError(f"unknown benchmark {name!r}; {hint}")

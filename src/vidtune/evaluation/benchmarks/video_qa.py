@@ -1,0 +1,159 @@
+"""Zero-shot video QA in the official ``GPT_Zero_Shot_QA/<SET>`` layout, shared by every benchmark of that family.
+
+A set is a folder with ``test_q.json`` (list of ``video_name``, ``question``, ``question_id``), ``test_a.json`` (list of ``answer``
+and optionally ``type``, in the same order) and the videos. Questions and answers are paired by position before anything else, so no
+way of splitting the work can misalign them. Layout: github.com/mbzuai-oryx/Video-ChatGPT, quantitative_evaluation.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.base import Benchmark, Question, QuestionSet
+from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
+
+QUESTIONS_FILE = "test_q.json"
+ANSWERS_FILE = "test_a.json"
+
+
+@dataclass(frozen=True)
+class VideoQA(Benchmark):
+    """One test set.
+
+    Args:
+        folder: name of the set's folder.
+        parent: name of the folder that holds the sets.
+        lookup: where the video of a question lies below the set's folder.
+        types: names of the question types, by the text form of the value in the answer file; other values name themselves.
+        source: where the questions come from.
+    """
+
+    name: str
+    title: str
+    folder: str
+    lookup: FileLookup
+    source: str
+    parent: str = "GPT_Zero_Shot_QA"
+    types: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
+
+    def load(self, data: Path) -> QuestionSet:
+        """Read the set.
+
+        Args:
+            data: the set's folder, the folder that holds it, or the one above that.
+
+        Raises:
+            UserError: no such folder, broken JSON (line and column), missing fields, lists of unequal length, or a video name
+                that leaves the folder.
+        """
+        folder = self._find(Path(data)).resolve()
+        asked, question_bytes = _read_list(folder / QUESTIONS_FILE)
+        answered, answer_bytes = _read_list(folder / ANSWERS_FILE)
+        if len(asked) != len(answered):
+            raise UserError(
+                f"{folder}: {QUESTIONS_FILE} has {len(asked)} entries but {ANSWERS_FILE} has {len(answered)}; "
+                "they are paired by position and must be equally long"
+            )
+        files: dict[str, str | None] = {}
+        questions = tuple(
+            self._pair(index, folder, entry, answer, files)
+            for index, (entry, answer) in enumerate(zip(asked, answered, strict=True))
+        )
+        fingerprint = hashlib.sha256(question_bytes + b"\0" + answer_bytes).hexdigest()[:16]
+        return QuestionSet(self.name, folder, fingerprint, questions)
+
+    def protocol(
+        self,
+        *,
+        prompt_format: str,
+        stop: Sequence[str] = (),
+        preprocessing: Mapping[str, Any] | None = None,
+        blind: bool = False,
+    ) -> Protocol:
+        return Protocol(
+            benchmark=self.name,
+            version=self.version,
+            prompt_format=prompt_format,
+            file_lookup=self.lookup,
+            preprocessing=dict(preprocessing or {}),
+            generation=GenerationRules(stop=tuple(stop)),
+            blind=blind,
+        )
+
+    def _find(self, data: Path) -> Path:
+        candidates = (data, data / self.folder, data / self.parent / self.folder)
+        for candidate in candidates:
+            if (candidate / QUESTIONS_FILE).is_file():
+                return candidate
+        raise UserError(
+            f"{data}: no {QUESTIONS_FILE} here, in {self.folder}/ or in {self.parent}/{self.folder}/; "
+            f"give the folder that holds the {self.title} test set"
+        )
+
+    def _pair(self, index: int, folder: Path, entry: Any, answer: Any, files: dict[str, str | None]) -> Question:
+        asked, answered = folder / QUESTIONS_FILE, folder / ANSWERS_FILE
+        video = str(_field(asked, index, entry, "video_name", (str, int)))
+        if video not in files:
+            files[video] = self._locate(folder, video, f"{asked}: entry {index}")
+        kind = answer.get("type") if isinstance(answer, dict) else None
+        return Question(
+            index=index,
+            id=str(_field(asked, index, entry, "question_id", (str, int))),
+            video=video,
+            file=files[video],
+            question=_field(asked, index, entry, "question", (str,)),
+            answer=_field(answered, index, answer, "answer", (str, int, float)),
+            type=None if kind is None else self.types.get(str(kind), str(kind)),
+        )
+
+    def _locate(self, folder: Path, video: str, where: str) -> str | None:
+        """Path of the video below ``folder``, or None when no file has one of the extensions.
+
+        The folder of videos may itself be a link to another disk; what lies in it may not lead out of it.
+        """
+        stem = Path(self.lookup.folder) / f"{self.lookup.prefix}{video}"
+        if not video or stem.is_absolute() or ".." in stem.parts or "\0" in video:
+            raise UserError(f"{where}: video_name {video!r} leaves the folder of the test set; use a plain file name")
+        videos = (folder / self.lookup.folder).resolve()
+        for extension in self.lookup.extensions:
+            path = folder / f"{stem}{extension}"
+            if not path.exists():
+                continue
+            if not path.resolve().is_relative_to(videos):
+                raise UserError(f"{where}: {path} is a link that leaves {videos}; copy the video into that folder")
+            return f"{stem}{extension}"
+        return None
+
+
+def _read_list(path: Path) -> tuple[list[Any], bytes]:
+    try:
+        content = path.read_bytes()
+        entries = json.loads(content.decode("utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply; expected a list of objects") from None
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: expected a list of objects, found {type(entries).__name__}")
+    return entries, content
+
+
+def _field(path: Path, index: int, entry: Any, key: str, kinds: tuple[type, ...]) -> Any:
+    if not isinstance(entry, dict):
+        raise UserError(f"{path}: entry {index} is {type(entry).__name__}, expected an object")
+    if key not in entry:
+        raise UserError(f"{path}: entry {index} has no {key!r}")
+    value = entry[key]
+    if not isinstance(value, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise UserError(f"{path}: entry {index}: {key!r} is {type(value).__name__}, expected {expected}")
+    return value

@@ -1,0 +1,72 @@
+"""What a result was made with: the checkpoint's content and the versions of the software."""
+
+import hashlib
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from vidtune import __version__
+from vidtune.errors import UserError
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model")
+WHOLE_FILE_LIMIT = 64 * 2**20
+SAMPLED_BLOCKS = 64
+BLOCK_BYTES = 2**18
+PACKAGES = ("torch", "transformers", "tokenizers", "av", "numpy")
+
+
+class CheckpointIdentity(BaseModel):
+    """Which weights answered.
+
+    Args:
+        fingerprint: `checkpoint_fingerprint`; equal fingerprints are the same checkpoint wherever it lies.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    fingerprint: str
+
+
+def identify_checkpoint(path: Path) -> CheckpointIdentity:
+    """Identity of a checkpoint folder or file."""
+    return CheckpointIdentity(path=str(path.resolve()), fingerprint=checkpoint_fingerprint(path))
+
+
+def checkpoint_fingerprint(path: Path) -> str:
+    """Hash over names, sizes and bytes of weights, configuration and tokenizer.
+
+    Files up to 64 MiB count whole. Larger ones count with their first and last and 62 evenly spaced blocks of 256 KiB, so that
+    a 14 GB checkpoint takes a moment and any training step still changes the hash.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint")
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES)
+    if not files:
+        raise UserError(f"{path}: no weights or configuration in this folder; give a checkpoint folder")
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(json.dumps([file.name, size]).encode())
+        with file.open("rb") as content:
+            if size <= WHOLE_FILE_LIMIT:
+                digest.update(content.read())
+                continue
+            for block in range(SAMPLED_BLOCKS):
+                content.seek(block * (size - BLOCK_BYTES) // (SAMPLED_BLOCKS - 1))
+                digest.update(content.read(BLOCK_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of this package, Python and the packages that can change a prediction."""
+    versions = {"vidtune": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,95 @@
+"""What every judge offers."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vidtune.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeItem:
+    """One answer to judge; ``id`` is unique among the items."""
+
+    id: str
+    question: str
+    answer: str
+    pred: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The judge's word on one item.
+
+    Args:
+        value: the reply as read, usually ``{"pred": "yes", "score": 5}``; meaningless when ``error`` is set.
+        error: why there is no judgement after all attempts: the item is unjudged.
+        attempts: requests sent for it, 0 when the reply was known.
+    """
+
+    item: JudgeItem
+    value: Any = None
+    error: str | None = None
+    attempts: int = 0
+
+
+@dataclass
+class Usage:
+    """What judging took.
+
+    Args:
+        calls: requests sent, repeated ones included.
+        cached: items whose reply was known before.
+        prompt_tokens, completion_tokens: as the endpoint counted them; requests that failed count nothing.
+        cost: in the currency of the prices given; None without prices.
+    """
+
+    calls: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What judging will take if no request has to be repeated.
+
+    Args:
+        cost: None without prices.
+    """
+
+    calls: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = None
+
+
+class Judge(ABC):
+    """Gives a verdict and a score from 0 to 5 on free-form answers.
+
+    Args:
+        name: names the judge in every score and in file names.
+        identity: everything that can change a verdict, as JSON values without secrets.
+    """
+
+    name: str
+    identity: dict[str, Any]
+
+    @abstractmethod
+    def judge(self, items: Sequence[JudgeItem], done: Callable[[Judgement], None]) -> Usage:
+        """Judge all items; ``done`` is called once per item, in any order, as soon as its judgement is known."""
+
+    def estimate(self, items: Sequence[JudgeItem]) -> Estimate:
+        """What `judge` would take; asks nobody."""
+        return Estimate()
+
+
+def require_file_name(name: str) -> str:
+    """The name of a judge, if it can also name a file."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}", name):
+        raise UserError(f"judge name {name!r}: use letters, digits and . _ @ + - only, 100 at most")
+    return name

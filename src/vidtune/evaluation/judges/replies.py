@@ -1,0 +1,104 @@
+"""Replies of a judge: how they are read, and how the published scripts of zero-shot video QA turn them into scores.
+
+A reply is read as a Python literal. Anything that can be read is kept as it is, and the aggregation takes what it finds there: the
+score is truncated to an integer, "yes" and "no" are looked for anywhere in ``pred``, and the two published numbers have different
+denominators. Rules: github.com/PKU-YuanGroup/Video-LLaVA, videollava/eval/video/eval_video_qa.py at commit 984e65b.
+"""
+
+import ast
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+LONGEST_REPLY = 20_000
+
+
+class UnparsableReply(ValueError):
+    """The reply is no Python literal, or one that JSON cannot hold."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the aggregation finds in one judgement.
+
+    Args:
+        score: truncated score, None when there is none that ``int`` accepts.
+        correct: "yes" found / "no" found / neither.
+    """
+
+    score: int | None
+    correct: bool | None
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """The published numbers over all judgements.
+
+    Args:
+        accuracy: yes / (yes + no), 0 to 1; None when no judgement says either.
+        average_score: sum of scores / count; None without judgements.
+    """
+
+    count: int
+    yes: int
+    no: int
+    score_sum: int
+
+    @property
+    def accuracy(self) -> float | None:
+        return self.yes / (self.yes + self.no) if self.yes + self.no else None
+
+    @property
+    def average_score(self) -> float | None:
+        return self.score_sum / self.count if self.count else None
+
+    @property
+    def reason(self) -> str | None:
+        """Why there is no accuracy."""
+        if self.count == 0:
+            return "nothing was judged"
+        return f"none of {self.count} judgements says yes or no" if self.accuracy is None else None
+
+
+def parse_reply(text: str) -> Any:
+    """The reply as a JSON value.
+
+    Raises:
+        UnparsableReply: it has to be asked for again.
+    """
+    if len(text) > LONGEST_REPLY:
+        raise UnparsableReply(f"{len(text)} characters long")
+    try:
+        value = ast.literal_eval(text)
+        return json.loads(json.dumps(value))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise UnparsableReply(f"{type(error).__name__} in {text[:80]!r}") from None
+
+
+def read_verdict(judgement: Any) -> Verdict:
+    """What one judgement contributes: nothing after the first thing that is not as expected, score before yes or no."""
+    if not isinstance(judgement, dict) or "score" not in judgement:
+        return Verdict(None, None)
+    try:
+        score = int(judgement["score"])
+    except (ValueError, TypeError, OverflowError):
+        return Verdict(None, None)
+    said = judgement.get("pred")
+    if not isinstance(said, str):
+        return Verdict(score, None)
+    said = said.lower()
+    if "yes" in said:
+        return Verdict(score, True)
+    return Verdict(score, False if "no" in said else None)
+
+
+def aggregate(judgements: Iterable[Any]) -> Aggregate:
+    """The published numbers over one judgement per question id."""
+    verdicts = [read_verdict(judgement) for judgement in judgements]
+    return Aggregate(
+        count=len(verdicts),
+        yes=sum(verdict.correct is True for verdict in verdicts),
+        no=sum(verdict.correct is False for verdict in verdicts),
+        score_sum=sum(verdict.score or 0 for verdict in verdicts),
+    )

@@ -1,0 +1,111 @@
+"""The offline judge: rules on normalised words. Fast, free, repeatable; stricter than a language model on paraphrases.
+
+Both texts are lower-cased, stripped of punctuation, articles and forms of "to be"; number words become digits, and word endings are
+cut ("circles", "circle" and "moving", "moves" agree). Then
+
+1. a reference that is yes or no: the first yes or no of the prediction decides;
+2. a reference that is a number: the first number of the prediction decides;
+3. otherwise the prediction is right when the words of the reference stand in it one after the other, are not negated right before,
+   and are not one of several alternatives ("red or blue").
+
+Score: 5 for equal words, 4 for right, else twice the F1 of the words, rounded, so 0 to 2.
+Any change of these rules changes the name.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from vidtune.evaluation.judges.base import Judge, Judgement, JudgeItem, Usage
+
+NUMBERS = {
+    word: str(value)
+    for value, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+        "eighteen nineteen twenty".split()
+    )
+} | {"none": "0", "once": "1", "twice": "2"}
+SPELLINGS = {
+    "grey": "gray",
+    "leftward": "left",
+    "leftwards": "left",
+    "rightward": "right",
+    "rightwards": "right",
+    "upward": "up",
+    "upwards": "up",
+    "downward": "down",
+    "downwards": "down",
+    "tv": "television",
+    "yeah": "yes",
+    "yep": "yes",
+    "nope": "no",
+}
+FILLERS = frozenset("a an the is are was were be been being it its it's there of".split())
+NEGATIONS = frozenset("not no never isn't aren't wasn't weren't doesn't don't didn't without neither nor".split())
+YES_NO = frozenset(("yes", "no"))
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|\d+")
+
+
+class RulesJudge(Judge):
+    """Judges by `rules-v1` as described at the top of this file."""
+
+    def __init__(self) -> None:
+        self.name = "rules-v1"
+        self.identity = {"kind": "rules", "version": 1}
+
+    def judge(self, items: Sequence[JudgeItem], done: Callable[[Judgement], None]) -> Usage:
+        for item in items:
+            correct, score = judge_answer(item.answer, item.pred)
+            done(Judgement(item, {"pred": "yes" if correct else "no", "score": score}))
+        return Usage()
+
+
+def judge_answer(reference: str, prediction: str) -> tuple[bool, int]:
+    """Verdict and score (0 to 5) of one prediction."""
+    wanted, given = normalise(reference), normalise(prediction)
+    if wanted == given:
+        return True, 5
+    if _is_right(wanted, given):
+        return True, 4
+    shared = sum((Counter(wanted) & Counter(given)).values())
+    return False, round(4 * shared / (len(wanted) + len(given)))
+
+
+def normalise(text: str) -> list[str]:
+    """The words that count, in one spelling each."""
+    words = _WORD.findall(unicodedata.normalize("NFKC", text).lower().replace("’", "'"))
+    return [_stem(SPELLINGS.get(word, NUMBERS.get(word, word))) for word in words if word not in FILLERS]
+
+
+def _is_right(wanted: list[str], given: list[str]) -> bool:
+    if not wanted or not given:
+        return False
+    if len(wanted) == 1 and wanted[0] in YES_NO:
+        return next((word for word in given if word in YES_NO), None) == wanted[0]
+    if len(wanted) == 1 and wanted[0].isdecimal():
+        return next((word for word in given if word.isdecimal()), None) == wanted[0]
+    if "or" in given and "or" not in wanted:
+        return False
+    size = len(wanted)
+    return any(
+        given[start : start + size] == wanted and (start == 0 or given[start - 1] not in NEGATIONS)
+        for start in range(len(given) - size + 1)
+    )
+
+
+def _stem(word: str) -> str:
+    """Cut the endings of plural, -ing and -ed; equal words stay equal, which is all that is asked of it."""
+    if not word.isalpha() or len(word) < 4:
+        return word
+    if word.endswith("ies"):
+        return word[:-3] + "y"
+    for ending in ("ing", "ed"):
+        root = word.removesuffix(ending)
+        if root != word and len(root) > 2 and re.search("[aeiouy]", root):
+            return (root[:-1] if root[-1] == root[-2] and root[-1] not in "lsz" else root).removesuffix("e")
+    if word.endswith(("ses", "xes", "zes", "ches", "shes")):
+        return word[:-2].removesuffix("e")
+    if word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    return word.removesuffix("e")

@@ -1,0 +1,239 @@
+"""Ask a checkpoint every question of a benchmark; append each answer the moment it is known.
+
+Stopping anywhere and starting again gives the same predictions: questions already answered are not asked again, the rest keeps its
+order, and a question's sampling is seeded by its position in the test set.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from typing import Protocol as Interface
+
+from vidtune.data.sample import MediaRef
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks import get_benchmark
+from vidtune.evaluation.benchmarks.base import Question, QuestionSet, chunk
+from vidtune.evaluation.checkpoint import LoadedCheckpoint, engine_for, open_checkpoint, protocol_for
+from vidtune.evaluation.identity import CheckpointIdentity, software_versions
+from vidtune.evaluation.progress import progress_bar
+from vidtune.evaluation.protocol import Protocol
+from vidtune.evaluation.records import JsonLines
+from vidtune.evaluation.run_folder import Prediction, RunFolder, RunInfo, data_identity
+from vidtune.generation.settings import Answer, Request
+
+
+class Engine(Interface):
+    """What answers; `vidtune.generation` has the real one."""
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
+        """One answer per request, in any order; a request that fails comes back with ``error`` set."""
+
+
+@dataclass(frozen=True)
+class PredictionSummary:
+    """State of a run after predicting.
+
+    Args:
+        run_dir: the run's folder.
+        planned: questions that belong to the run.
+        answered: of these, questions with an answer (an empty one counts).
+        errors: questions that could not be asked, with a record naming the reason.
+        missing: questions whose video does not exist.
+        asked_now: questions asked by this call.
+        seconds: wall time of this call's asking.
+    """
+
+    run_dir: Path
+    planned: int
+    answered: int
+    errors: int
+    missing: int
+    asked_now: int
+    seconds: float
+
+    @property
+    def complete(self) -> bool:
+        return self.answered + self.errors + self.missing == self.planned
+
+
+def predict_benchmark(
+    checkpoint: Path | str | LoadedCheckpoint,
+    benchmark: str,
+    data: Path,
+    out: Path,
+    *,
+    blind: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+    limit: int | None = None,
+    retry_errors: bool = False,
+    device: str = "cpu",
+    dtype: str | None = None,
+    workers: int = 2,
+    media_timeout: float = 60.0,
+    max_batch_questions: int = 8,
+    share_prefix: bool = True,
+    progress: bool = True,
+) -> PredictionSummary:
+    """Answer a benchmark with a checkpoint.
+
+    Args:
+        checkpoint: a folder, or the result of `open_checkpoint` when several benchmarks follow each other.
+        data: folder of the test set, or one above it.
+        out: folder of results; the run goes to ``out/<benchmark>`` or ``out/<benchmark>-blind``.
+        blind: black frames.
+        overrides: changes to the protocol, after the system's own.
+        rank, ranks: ask only the rank-th slice of the questions.
+        limit: only the first questions of the test set.
+        retry_errors: ask questions again that ended in an error.
+        workers, media_timeout, max_batch_questions, share_prefix: see the answer engine; they never change a prediction.
+
+    Raises:
+        UserError: bad test set or checkpoint, or ``out`` holds another run's results.
+    """
+    test_set = get_benchmark(benchmark)
+    questions = test_set.load(Path(data))
+    loaded = checkpoint if isinstance(checkpoint, LoadedCheckpoint) else open_checkpoint(Path(checkpoint), device, dtype)
+    protocol = protocol_for(loaded, test_set, blind=blind, overrides=overrides)
+    run_dir = Path(out) / (f"{benchmark}-blind" if blind else benchmark)
+    engine = engine_for(
+        loaded,
+        protocol,
+        workers=workers,
+        media_timeout=media_timeout,
+        max_batch_questions=max_batch_questions,
+        share_prefix=share_prefix,
+    )
+    return predict(
+        engine,
+        questions,
+        protocol,
+        run_dir,
+        checkpoint=loaded.identity,
+        system=loaded.system.name,
+        recipe=loaded.recipe,
+        rank=rank,
+        ranks=ranks,
+        limit=limit,
+        retry_errors=retry_errors,
+        progress=progress,
+    )
+
+
+def predict(
+    engine: Engine,
+    questions: QuestionSet,
+    protocol: Protocol,
+    run_dir: Path,
+    *,
+    checkpoint: CheckpointIdentity,
+    system: str | None = None,
+    recipe: str | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+    limit: int | None = None,
+    retry_errors: bool = False,
+    progress: bool = True,
+) -> PredictionSummary:
+    """Ask every question that has no record yet; see `predict_benchmark`."""
+    if limit is not None and limit < 1:
+        raise UserError(f"limit is {limit}; ask at least one question")
+    run = RunFolder.open(
+        Path(run_dir),
+        RunInfo(
+            protocol=protocol,
+            protocol_hash=protocol.hash,
+            checkpoint=checkpoint,
+            data=data_identity(questions),
+            system=system,
+            limit=limit,
+            recipe=recipe,
+            versions=software_versions(),
+        ),
+    )
+    planned = questions.questions[: run.planned]
+    missing = [question for question in planned if question.file is None]
+    run.write_missing(missing)
+
+    with JsonLines(run.predictions_file(rank, ranks)) as records:
+        done = {
+            prediction.index
+            for prediction in run.predictions()
+            if prediction.error is None or not retry_errors
+        }
+        mine = chunk(questions.questions[:limit], rank, ranks)
+        pending = [question for question in mine if question.file is not None and question.index not in done]
+        started = time.monotonic()
+        _log_session(run, rank, ranks, len(pending))
+        with progress_bar(f"asking {protocol.benchmark}", len(pending), enabled=progress) as advance:
+            for prediction in _ask(engine, group_by_video(pending), protocol, questions.folder):
+                records.append(prediction.record())
+                advance()
+        seconds = time.monotonic() - started
+
+    predictions = run.predictions()
+    summary = PredictionSummary(
+        run_dir=run.path,
+        planned=run.planned,
+        answered=sum(prediction.error is None for prediction in predictions),
+        errors=sum(prediction.error is not None for prediction in predictions),
+        missing=len(missing),
+        asked_now=len(pending),
+        seconds=seconds,
+    )
+    if summary.complete:
+        run.write_official()
+    return summary
+
+
+def group_by_video(questions: Sequence[Question]) -> list[Question]:
+    """The questions with those of one video next to each other; videos in the order of their first question."""
+    groups: dict[str, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.video, []).append(question)
+    return [question for group in groups.values() for question in group]
+
+
+def _ask(engine: Engine, questions: Sequence[Question], protocol: Protocol, folder: Path) -> Iterator[Prediction]:
+    by_request = {str(question.index): question for question in questions}
+    requests = [
+        Request(
+            id=request,
+            media=(MediaRef(protocol.stream, str(folder / str(question.file))),),
+            question=protocol.question_text(question.question),
+        )
+        for request, question in by_request.items()
+    ]
+    answers = engine.answer(requests) if requests else iter(())
+    for answer in answers:
+        question = by_request[answer.id]
+        yield Prediction(
+            id=question.id,
+            question=question.question,
+            answer=question.answer,
+            pred="" if answer.error is not None else protocol.clean(answer.text),
+            index=question.index,
+            video=question.video,
+            file=question.file,
+            type=question.type,
+            finish_reason=answer.finish_reason,
+            error=answer.error,
+        )
+
+
+def _log_session(run: RunFolder, rank: int, ranks: int, pending: int) -> None:
+    with contextlib.closing(JsonLines(run.path / "sessions.jsonl", shared=True)) as sessions:
+        sessions.append(
+            {
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "rank": rank,
+                "ranks": ranks,
+                "to_ask": pending,
+                "versions": software_versions(),
+            }
+        )

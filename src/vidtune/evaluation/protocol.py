@@ -1,0 +1,141 @@
+"""The protocol of a benchmark run: every rule that can change a prediction, as one frozen, hashed record.
+
+Two scores are comparable when their protocol hashes are equal. The judge is not part of it: stored predictions can be judged again.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vidtune.errors import UserError
+
+QUESTION = "{question}"
+MEDIA = "{media}"
+
+
+class GenerationRules(BaseModel):
+    """How an answer is generated. ``temperature``, ``top_p`` and ``top_k`` act only when ``do_sample`` is true.
+
+    Args:
+        stop: strings that end an answer; the first one that ends the text is removed from it once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_new_tokens: int = Field(default=1024, gt=0)
+    do_sample: bool = False
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    seed: int = 42
+    stop: tuple[str, ...] = ()
+
+
+class FileLookup(BaseModel):
+    """Where the video of a question lies: ``<folder>/<prefix><video name><first extension that exists>``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str
+    prefix: str = ""
+    extensions: tuple[str, ...] = (".mp4", ".avi", ".mov", ".mkv")
+
+
+class Protocol(BaseModel):
+    """The rules of one benchmark run.
+
+    Args:
+        version: raised whenever the rules of the benchmark in this package change.
+        prompt_format: name of the system's conversation format.
+        question_template: the user turn; ``{media}`` is replaced by the media tag, ``{question}`` by the question.
+        stream: the stream that reads the videos; its tag in the text is ``<stream>``.
+        preprocessing: frame sampling and transform of that stream, as stored in the processor.
+        blind: frames are black: what a model scores without seeing.
+        missing_videos: questions whose video file does not exist are not asked; they count as wrong in the strict score.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    benchmark: str
+    version: int = 1
+    prompt_format: str
+    question_template: str = f"{MEDIA}\n{QUESTION}"
+    stream: str = "video"
+    file_lookup: FileLookup
+    preprocessing: dict[str, Any] = Field(default_factory=dict)
+    generation: GenerationRules = GenerationRules()
+    postprocessing: Literal["strip, one trailing stop string removed, strip"] = (
+        "strip, one trailing stop string removed, strip"
+    )
+    missing_videos: Literal["excluded"] = "excluded"
+    blind: bool = False
+
+    @property
+    def hash(self) -> str:
+        """First 12 hex digits of the SHA-256 of the record as canonical JSON."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()[:12]
+
+    def question_text(self, question: str, media: str | None = None) -> str:
+        """The user turn of one question.
+
+        Args:
+            media: what stands for the video; None is the stream's tag.
+        """
+        text = self.question_template.replace(MEDIA, f"<{self.stream}>" if media is None else media)
+        return text.replace(QUESTION, question)
+
+    def clean(self, text: str) -> str:
+        """The prediction made of a decoded answer."""
+        text = text.strip()
+        for stop in self.generation.stop:
+            if stop and text.endswith(stop):
+                text = text[: -len(stop)]
+                break
+        return text.strip()
+
+    def with_overrides(self, overrides: Mapping[str, Any], source: str) -> "Protocol":
+        """A copy with some rules replaced; nested mappings are merged key by key.
+
+        Args:
+            source: who asks for it, named in the error.
+
+        Raises:
+            UserError: unknown rule (the nearest one is named) or a value of the wrong type.
+        """
+        for key in overrides:
+            _require_known(key, type(self), source)
+        for name, part in (("generation", GenerationRules), ("file_lookup", FileLookup)):
+            for key in overrides.get(name) or {}:
+                _require_known(key, part, f"{source}: {name}")
+        values = _merge(self.model_dump(), overrides)
+        try:
+            return type(self).model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise UserError(f"{source}: {key} of the {self.benchmark} protocol: {first['msg']}") from None
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no blanks: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _require_known(key: str, model: type[BaseModel], source: str) -> None:
+    if key in model.model_fields:
+        return
+    nearest = difflib.get_close_matches(key, model.model_fields, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(model.model_fields)}"
+    raise UserError(f"{source}: unknown protocol rule {key!r}; {hint}")

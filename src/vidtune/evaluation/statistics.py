@@ -1,0 +1,108 @@
+"""Intervals of scores whose questions come in clusters: the questions about one video stand or fall together.
+
+The interval is a percentile bootstrap that draws whole videos with replacement (Davison & Hinkley, Bootstrap Methods and their
+Application, 1997, section 3.8; clustering in model evaluation: Miller, Adding Error Bars to Evals, arXiv:2411.00640, section 2.2).
+Two runs are compared by the difference per question, drawn together, which removes the difficulty they share (ibid., section 4.2).
+
+A bootstrap of answers that are all right (or all wrong) has no width. There the exact binomial bound with one trial per video takes
+its place, the widest reading of what clustering can mean (Clopper & Pearson, Biometrika 1934).
+
+Legend: Q questions, G clusters (videos), R resamples.
+"""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+LEVEL = 0.95
+RESAMPLES = 4000
+SEED = 0
+METHOD = f"percentile bootstrap over videos, {RESAMPLES} resamples, seed {SEED}"
+_CELLS_AT_ONCE = 4_000_000
+
+
+class Estimate(BaseModel):
+    """A value with its 95 % interval.
+
+    Args:
+        low, high: None when there are fewer than two clusters: one video says nothing about the others.
+        clusters: videos behind the value.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    value: float
+    low: float | None
+    high: float | None
+    clusters: int
+
+
+def ratio(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    clusters: Sequence[Hashable],
+    bounds: tuple[float, float] | None = None,
+) -> Estimate | None:
+    """Sum of numerators over sum of denominators, e.g. right answers over answers.
+
+    Args:
+        numerators, denominators: (Q,) one entry per question.
+        clusters: (Q,) the video of each question.
+        bounds: the least and largest value there can be; gives an interval to values that sit on one of them.
+
+    Returns:
+        None when the denominators sum to zero.
+    """
+    total = float(np.sum(denominators))
+    if total == 0:
+        return None
+    value = float(np.sum(numerators)) / total
+    tops, bottoms = _per_cluster(numerators, clusters), _per_cluster(denominators, clusters)
+    used = bottoms != 0
+    tops, bottoms = tops[used], bottoms[used]
+    count = len(tops)
+    if count < 2:
+        return Estimate(value=value, low=None, high=None, clusters=count)
+    if bounds is not None and value in bounds:
+        low, high = _exact_bounds(value, bounds, count)
+    else:
+        resampled = _resample(tops, bottoms)
+        low, high = (float(x) for x in np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    return Estimate(value=value, low=low, high=high, clusters=count)
+
+
+def mean_difference(first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable]) -> Estimate | None:
+    """Mean of ``first - second`` over paired questions, resampled by video; None without questions.
+
+    Shape: (Q,), (Q,), (Q,)
+    """
+    return ratio(np.subtract(first, second).tolist(), [1.0] * len(first), clusters)
+
+
+def _per_cluster(values: Sequence[float], clusters: Sequence[Hashable]) -> np.ndarray:
+    """Shape: (Q,), (Q,) -> (G,) sums, clusters in the order of their first question."""
+    numbers: dict[Hashable, int] = {}
+    index = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
+    return np.bincount(index, weights=np.asarray(values, dtype=np.float64), minlength=len(numbers))
+
+
+def _resample(tops: np.ndarray, bottoms: np.ndarray) -> np.ndarray:
+    """Shape: (G,), (G,) -> (R,) ratios of resampled sums."""
+    count = len(tops)
+    random = np.random.default_rng(SEED)
+    rows = max(1, _CELLS_AT_ONCE // count)
+    ratios = []
+    for start in range(0, RESAMPLES, rows):
+        drawn = random.integers(count, size=(min(rows, RESAMPLES - start), count))
+        ratios.append(tops[drawn].sum(axis=1) / bottoms[drawn].sum(axis=1))
+    return np.concatenate(ratios)
+
+
+def _exact_bounds(value: float, bounds: tuple[float, float], count: int) -> tuple[float, float]:
+    """Clopper-Pearson bound for 0 or ``count`` successes, mapped from [0, 1] to the bounds."""
+    least, largest = bounds
+    reach = 1 - ((1 - LEVEL) / 2) ** (1 / count)
+    if value == largest:
+        return largest - reach * (largest - least), largest
+    return least, least + reach * (largest - least)

@@ -1,0 +1,233 @@
+"""Many questions over one prompt prefix: every question attends to the same copy of the prefix.
+
+The prefix is run through the language model once. Its keys and values are kept a single time, also while questions are
+answered as a batch: all queries of the batch are folded into the query axis of one product with the prefix, attend apart
+from that to the tokens of their own question, and both parts are merged exactly by their log-sum-exp (Juravsky et al.,
+"Hydragen", arXiv:2402.05099, section 3.1). The questions' tokens are packed into one row without padding, so that every
+matrix product with the weights covers the whole batch.
+
+Legend: n questions of the batch, T tokens of this forward over all questions, Q most tokens of one question in it,
+P prefix tokens, S stored tokens of the longest question, H heads, G key/value heads, R = H / G, D head width,
+W model width, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers import AttentionInterface, DynamicCache, PreTrainedConfig, PreTrainedModel
+
+from vidtune.errors import UserError
+
+BRANCHED_ATTENTION = "vidtune_branches"
+SCORE_BYTES = 256 * 2**20
+
+
+class Prefix:
+    """Keys and values of a prompt prefix, computed once and only read afterwards.
+
+    Args:
+        language_model: a causal language model of transformers.
+        embeds: (1, P, W) embeddings of the prefix; P may be 0.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, language_model: PreTrainedModel, embeds: Tensor) -> None:
+        self.language_model = language_model
+        self.length = embeds.shape[1]
+        self.layers: list[tuple[Tensor, Tensor]] = []
+        if self.length:
+            cache = DynamicCache(config=language_model.config)
+            language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            self.layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+
+
+class Layout:
+    """Where the packed tokens of one forward belong: T tokens of n questions.
+
+    Attributes:
+        rows: (T,) question of each token.
+        steps: (T,) place among its question's tokens of this forward.
+        columns: (T,) place among all tokens of its question.
+        last: (n,) index in T of each question's last token.
+        width: Q.
+        stored: S, this forward included.
+        hidden: (n, Q, S) True where a query must not look: at later tokens, and past the end of its question.
+    """
+
+    def __init__(self, before: Sequence[int], counts: Sequence[int], device: torch.device) -> None:
+        added = torch.tensor(counts, device=device)
+        starts = torch.tensor(before, device=device)
+        self.rows = torch.arange(len(counts), device=device).repeat_interleave(added)
+        self.last = added.cumsum(0) - 1
+        self.steps = torch.arange(sum(counts), device=device) - (self.last - added + 1)[self.rows]
+        self.columns = starts[self.rows] + self.steps
+        self.width = max(counts)
+        self.stored = max(length + count for length, count in zip(before, counts, strict=True))
+        queries = starts[:, None] + torch.arange(self.width, device=device)
+        self.hidden = torch.arange(self.stored, device=device) > queries[..., None]
+
+
+class Branches:
+    """A batch of questions that continue one prefix.
+
+    Args:
+        prefix: what they have in common.
+    """
+
+    def __init__(self, prefix: Prefix) -> None:
+        self.prefix = prefix
+        self.lengths: list[int] = []
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.layout: Layout
+
+    def start(self, questions: Sequence[Sequence[int]]) -> Tensor:
+        """Read the questions; logits of their first answer tokens, (n, V). No question may be empty."""
+        self.lengths = [0] * len(questions)
+        return self._forward(questions)
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Append one token to every question; logits of the next ones, (n, V)."""
+        return self._forward([[token] for token in tokens])
+
+    @torch.inference_mode()
+    def keep(self, questions: Sequence[int]) -> None:
+        """Drop all questions but these, given by their places in the batch."""
+        self.lengths = [self.lengths[i] for i in questions]
+        self.layers = {i: (keys[questions], values[questions]) for i, (keys, values) in self.layers.items()}
+
+    @torch.inference_mode()
+    def _forward(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        model = self.prefix.language_model
+        device = model.device
+        self.layout = Layout(self.lengths, [len(row) for row in tokens], device)
+        self.lengths = [length + len(row) for length, row in zip(self.lengths, tokens, strict=True)]
+        ids = torch.tensor([[token for row in tokens for token in row]], device=device)
+        with _attention(model.config, BRANCHED_ATTENTION):
+            output = model(
+                inputs_embeds=model.get_input_embeddings()(ids),
+                position_ids=(self.prefix.length + self.layout.columns)[None],
+                use_cache=False,
+                branches=self,
+                logits_to_keep=self.layout.last,
+            )
+        return output.logits[0]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention of this forward's tokens to the prefix and to their own question up to themselves.
+
+        Shape: query (T, H, D), key and value (T, G, D) -> (T, H, D)
+        """
+        layout = self.layout
+        tokens, heads, dim = query.shape
+        keys, values = self._store(layer, key, value)
+        groups = keys.shape[1]
+        repeats = heads // groups
+
+        padded = query.new_zeros(len(keys), layout.width, heads, dim)
+        padded[layout.rows, layout.steps] = query
+        padded = padded.unflatten(2, (groups, repeats)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        own, own_total = (
+            x.unflatten(2, (repeats, layout.width)).permute(0, 3, 1, 2, 4).flatten(2, 3)[layout.rows, layout.steps]
+            for x in attend_with_total(padded, keys, values, scale, layout.hidden.repeat(1, repeats, 1)[:, None])
+        )
+        if not self.prefix.length:
+            return own
+
+        folded = query.unflatten(1, (groups, repeats)).permute(1, 2, 0, 3).flatten(1, 2)
+        shared, shared_total = (
+            x.unflatten(1, (repeats, tokens)).permute(2, 0, 1, 3).flatten(1, 2)
+            for x in attend_with_total(folded, *self.prefix.layers[layer], scale)
+        )
+        return torch.lerp(own, shared, torch.sigmoid(shared_total - own_total).to(query.dtype))
+
+    def _store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add new keys and values to the questions' own; all of them so far, (n, G, S, D) each."""
+        if layer not in self.layers:
+            empty = key.new_zeros(len(self.lengths), key.shape[1], 0, key.shape[2])
+            self.layers[layer] = empty, empty
+        keys, values = self.layers[layer]
+        missing = self.layout.stored - keys.shape[2]
+        if missing > 0:
+            room = missing + keys.shape[2] // 2 + 16
+            keys, values = pad(keys, (0, 0, 0, room)), pad(values, (0, 0, 0, room))
+            self.layers[layer] = keys, values
+        keys[self.layout.rows, :, self.layout.columns] = key
+        values[self.layout.rows, :, self.layout.columns] = value
+        return keys[:, :, : self.layout.stored], values[:, :, : self.layout.stored]
+
+
+def attend_with_total(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, hidden: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention that also returns the log-sum-exp of the scores, which merges it with attention to other keys.
+
+    Queries are taken in slices such that the scores stay below :data:`SCORE_BYTES`.
+
+    Args:
+        hidden: True where a query must not look, (..., queries, keys); at least one key of each query is seen.
+
+    Shape: query (..., G, queries, D), key and value (..., G, keys, D) -> (..., G, queries, D), (..., G, queries, 1)
+    """
+    per_query = 4 * key.shape[:-1].numel()
+    size = max(1, SCORE_BYTES // per_query)
+    outputs, totals = [], []
+    for begin in range(0, query.shape[-2], size):
+        rows = slice(begin, begin + size)
+        scores = torch.matmul(query[..., rows, :] * scale, key.transpose(-1, -2)).float()
+        if hidden is not None:
+            scores.masked_fill_(hidden[..., rows, :], -torch.inf)
+        highest = scores.amax(-1, keepdim=True)
+        weights = scores.sub_(highest).exp_()
+        total = weights.sum(-1, keepdim=True)
+        outputs.append(torch.matmul(weights.to(value.dtype), value) / total.to(value.dtype))
+        totals.append(highest + total.log())
+    return (outputs[0], totals[0]) if len(outputs) == 1 else (torch.cat(outputs, -2), torch.cat(totals, -2))
+
+
+def branched_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    branches: Branches,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function that transformers calls in every layer.
+
+    Shape: query (1, H, T, D), key and value (1, G, T, D) -> (1, T, H, D)
+    """
+    tokens = (x[0].transpose(0, 1) for x in (query, key, value))
+    return branches.attend(module.layer_idx, *tokens, scaling)[None], None
+
+
+def check_language_model(config: PreTrainedConfig) -> None:
+    """Refuse a language model whose attention cannot be split into prefix and question.
+
+    Raises:
+        UserError: it has sliding-window or other than full attention, or caps its attention scores.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if getattr(config, "attn_logit_softcapping", None):
+        kinds.add("soft-capped attention")
+    if kinds:
+        raise UserError(
+            f"language model {config.model_type!r} has {', '.join(sorted(kinds))}, "
+            "which a shared prefix does not support; use share_prefix=False"
+        )
+    AttentionInterface.register(BRANCHED_ATTENTION, branched_attention)
+
+
+@contextmanager
+def _attention(config: PreTrainedConfig, name: str) -> Iterator[None]:
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

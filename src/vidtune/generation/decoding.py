@@ -1,0 +1,114 @@
+"""From logits to tokens to finished answers.
+
+Legend: n answers in the batch, V vocabulary.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    PreTrainedModel,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from vidtune.generation.settings import GenerationSettings
+from vidtune.generation.stopping import AnswerInProgress
+
+
+class PromptBatch(Protocol):
+    """A batch of prompts that tokens are appended to, see :class:`vidtune.generation.branches.Branches`."""
+
+    def start(self, questions: Sequence[Sequence[int]]) -> Tensor: ...
+    def step(self, tokens: Sequence[int]) -> Tensor: ...
+    def keep(self, questions: Sequence[int]) -> None: ...
+
+
+class SinglePrompt:
+    """One whole prompt through the language model's own attention and cache: what shared prefixes are compared with.
+
+    Args:
+        language_model: a causal language model of transformers.
+        embeds: (1, L, W) embeddings of the prompt.
+    """
+
+    def __init__(self, language_model: PreTrainedModel, embeds: Tensor) -> None:
+        self.language_model = language_model
+        self.embeds = embeds
+        self.cache = DynamicCache(config=language_model.config)
+
+    def start(self, questions: Sequence[Sequence[int]] = ()) -> Tensor:
+        """Read the prompt; logits of the first answer token, (1, V)."""
+        return self._forward(inputs_embeds=self.embeds)
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        return self._forward(input_ids=torch.tensor([tokens], device=self.embeds.device))
+
+    def keep(self, questions: Sequence[int]) -> None:
+        """Nothing to drop: there is one prompt."""
+
+    @torch.inference_mode()
+    def _forward(self, **inputs: Tensor) -> Tensor:
+        output = self.language_model(**inputs, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        return output.logits[:, -1]
+
+
+class TokenChooser:
+    """Greedy choice, or sampling by temperature, top-k and top-p in the order and meaning of transformers.
+
+    Every answer draws from its own generator, so that it does not depend on what else is in the batch.
+    """
+
+    def __init__(self, settings: GenerationSettings) -> None:
+        self.settings = settings
+        self.warpers = LogitsProcessorList([TemperatureLogitsWarper(settings.temperature)] if not settings.greedy else [])
+        if settings.top_k:
+            self.warpers.append(TopKLogitsWarper(settings.top_k))
+        if settings.top_p < 1:
+            self.warpers.append(TopPLogitsWarper(settings.top_p))
+
+    def generator(self, request_id: str) -> torch.Generator:
+        digest = hashlib.sha256(f"{self.settings.seed}:{request_id}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    @torch.inference_mode()
+    def choose(self, logits: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
+        """Next token of every answer. Shape: (n, V) -> n token ids"""
+        if self.settings.greedy:
+            return logits.argmax(-1).tolist()
+        mass = self.warpers(None, logits.float()).softmax(-1).double().cumsum(-1)
+        draws = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
+        points = draws.to(mass.device)[:, None] * mass[:, -1:]
+        return torch.searchsorted(mass, points, right=True)[:, 0].tolist()
+
+
+def decode_steps(
+    prompts: PromptBatch,
+    questions: Sequence[Sequence[int]],
+    answers: Sequence[AnswerInProgress],
+    chooser: TokenChooser,
+) -> Iterator[None]:
+    """Fill ``answers`` token by token until all are finished; yields after every step.
+
+    Finished answers leave the batch at once.
+    """
+    generators = [chooser.generator(answer.id) for answer in answers]
+    active = list(range(len(answers)))
+    logits = prompts.start(questions)
+    while True:
+        for i, token in zip(active, chooser.choose(logits, [generators[i] for i in active]), strict=True):
+            answers[i].push(token)
+        yield
+        places = [place for place, i in enumerate(active) if answers[i].finish_reason is None]
+        if not places:
+            return
+        if len(places) < len(active):
+            prompts.keep(places)
+            active = [active[place] for place in places]
+        logits = prompts.step([answers[i].token_ids[-1] for i in active])

@@ -1,0 +1,248 @@
+"""The answer engine: questions about media in, answers out; all that questions have in common is computed once."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from vidtune.data.sample import Sample, Turn
+from vidtune.errors import UserError
+from vidtune.generation.branches import Branches, Prefix, check_language_model
+from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
+from vidtune.generation.grouping import MediaGroup, Prompt, common_length, group_by_media
+from vidtune.generation.settings import Answer, EngineStats, GenerationSettings, Request
+from vidtune.generation.stopping import AnswerInProgress
+from vidtune.media.pool import LoadJob, MediaPool
+from vidtune.models.video_lm import VideoLM
+from vidtune.processing.packing import pack
+from vidtune.processing.processor import VideoLMProcessor
+
+
+class AnswerEngine:
+    """Answers requests with a video language model.
+
+    Requests about the same media are answered together: files are decoded, encoded and run through the language model
+    once, and the questions continue that prefix as batches. In float32 the tokens equal those of answering every request
+    alone; in lower precision rounding may differ. Files of the next groups are decoded meanwhile.
+
+    Args:
+        model: on its device, in its precision; is set to evaluation mode.
+        processor: the model's.
+        settings: how answers are decoded.
+        prompt: name of one of the processor's prompt formats.
+        workers: processes that decode media; 0 decodes in this process, without time limit.
+        media_timeout: seconds a file may take.
+        max_batch_questions: questions answered at a time; fewer when their keys and values would take more than an
+            eighth of the device's memory.
+        share_prefix: False answers every request alone, from its own decoding on: the plain path to compare with.
+        window: requests looked at together when grouping.
+
+    Raises:
+        UserError: no such prompt format, or a language model that cannot share a prefix.
+    """
+
+    def __init__(
+        self,
+        model: VideoLM,
+        processor: VideoLMProcessor,
+        settings: GenerationSettings,
+        *,
+        prompt: str,
+        workers: int = 1,
+        media_timeout: float = 60.0,
+        max_batch_questions: int = 64,
+        share_prefix: bool = True,
+        window: int = 4096,
+    ) -> None:
+        if prompt not in processor.prompts:
+            raise UserError(f"no prompt format {prompt!r}; there are: {', '.join(processor.prompts)}")
+        if share_prefix:
+            check_language_model(model.config.text_config)
+        self.model = model.eval()
+        self.processor = processor
+        self.settings = settings
+        self.prompt = prompt
+        self.max_batch_questions = max_batch_questions
+        self.share_prefix = share_prefix
+        self.window = window
+        self.stats = EngineStats()
+        self._chooser = TokenChooser(settings)
+        self._eos_ids = eos_ids(model, processor)
+        self._stop = tuple(dict.fromkeys((*settings.stop, *processor.prompts[prompt].stop)))
+        self._pool = MediaPool(workers, media_timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the decoding processes."""
+        self._pool.close()
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
+        """Answer every request; media in the order of their first appearance, their requests in the order given.
+
+        A request that cannot be answered (empty question, unreadable or hanging file, too long for the model) gets an
+        answer with ``error`` set; the others go on.
+        """
+        groups = group_by_media(map(self._prepare, requests), self.window, self.share_prefix)
+        for group in self._loaded(groups):
+            yield from group.refused
+            if group.error is not None:
+                yield from (failure(prompt.example.id, str(group.error)) for prompt in group.prompts)
+            elif self.share_prefix:
+                yield from self._answer_group(group)
+            else:
+                for prompt in group.prompts:
+                    yield from self._finish([answer := self._begin(prompt)], self._steps_alone(group, prompt, answer))
+
+    def stream(self, request: Request) -> Iterator[str]:
+        """Pieces of one answer's text as they become certain; joined, they are the text of its :class:`Answer`.
+
+        Raises:
+            UserError: the request cannot be answered.
+        """
+        prepared = self._prepare(request)
+        if isinstance(prepared, Answer):
+            raise UserError(prepared.error)
+        [group] = self._loaded(group_by_media([prepared], 1))
+        if group.error is not None:
+            raise group.error
+        answer, shown = self._begin(prepared), ""
+        for _ in self._steps_alone(group, prepared, answer):
+            text = answer.shown_text()
+            if len(text) > len(shown):
+                yield text[len(shown) :]
+                shown = text
+        self.stats.questions += 1
+
+    def _prepare(self, request: Request) -> Prompt | Answer:
+        """The request as token ids, or the refusal."""
+        if not request.question.strip():
+            return failure(request.id, "the question is empty; ask something")
+        try:
+            example = self.processor.question_example(self._sample(request), self.prompt)
+        except UserError as error:
+            return failure(request.id, str(error))
+        of_media = np.flatnonzero(example.input_ids >= self.model.config.text_config.vocab_size)
+        media_end = int(of_media[-1]) + 1 if len(of_media) else 0
+        if media_end == len(example):
+            return failure(request.id, f"prompt format {self.prompt!r} leaves nothing after the media; use another")
+        context = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        room = self.settings.max_new_tokens if context is None else context - len(example)
+        if room < 1:
+            return failure(
+                request.id,
+                f"the prompt has {len(example)} tokens ({len(of_media)} of media) and the model's context {context}: "
+                "no room for an answer; ask a shorter question or about fewer files",
+            )
+        return Prompt(example, media_end, min(room, self.settings.max_new_tokens))
+
+    def _sample(self, request: Request) -> Sample:
+        """The request as a conversation; media without tags stand at its very beginning, once per file."""
+        turns = [*request.history, Turn("user", request.question)]
+        tags = [f"<{ref.stream}>" for ref in request.media]
+        if tags and not any(tag in turn.text for turn in turns for tag in tags):
+            separator = self.processor.prompts[self.prompt].media_separator
+            turns[0] = Turn("user", "".join(tags) + separator + turns[0].text)
+        return Sample(request.id, tuple(turns), request.media)
+
+    def _loaded(self, groups: Iterator[MediaGroup]) -> Iterator[MediaGroup]:
+        """Groups with their media, in order; the pool looks ahead at the files of the next groups."""
+        waiting: deque[MediaGroup] = deque()
+
+        def jobs() -> Iterator[LoadJob]:
+            for group in groups:
+                waiting.append(group)
+                for ref in group.media:
+                    yield LoadJob(ref.path, self.processor.streams[ref.stream].preprocessing)
+
+        for result in self._pool.load(jobs()):
+            while waiting[0].complete:
+                yield waiting.popleft()
+            group = waiting[0]
+            group.arrays.append(result.array)
+            group.error = group.error or result.error
+            self.stats.media_loaded += result.error is None
+            if group.complete:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _answer_group(self, group: MediaGroup) -> Iterator[Answer]:
+        for prompts in group.by_prefix():
+            shared = common_length([prompt.ids for prompt in prompts])
+            prefix = Prefix(self.model.language_model, self._embed(group, prompts[0], shared))
+            self.stats.prefills += 1
+            for batch in self._batches(prompts, shared):
+                answers = [self._begin(prompt) for prompt in batch]
+                questions = [prompt.ids[shared:].tolist() for prompt in batch]
+                yield from self._finish(answers, decode_steps(Branches(prefix), questions, answers, self._chooser))
+
+    def _steps_alone(self, group: MediaGroup, prompt: Prompt, answer: AnswerInProgress) -> Iterator[None]:
+        embeds = self._embed(group, prompt, len(prompt.ids))
+        self.stats.prefills += 1
+        return decode_steps(SinglePrompt(self.model.language_model, embeds), [()], [answer], self._chooser)
+
+    @torch.inference_mode()
+    def _embed(self, group: MediaGroup, prompt: Prompt, length: int) -> Tensor:
+        """Embeddings of a prompt's first ids, which hold all of its media. Shape: (1, length, W)"""
+        media = pack([prompt.example], [group.arrays]).media
+        self.stats.encodings += len(group.media)
+        ids = torch.from_numpy(prompt.ids[None, :length]).to(self.model.device)
+        return self.model.embed(ids, {stream: batch.to(self.model.device) for stream, batch in media.items()})
+
+    def _begin(self, prompt: Prompt) -> AnswerInProgress:
+        return AnswerInProgress(
+            prompt.example.id, self.processor.tokenizer, self._eos_ids, self._stop, prompt.max_new_tokens
+        )
+
+    def _finish(self, answers: list[AnswerInProgress], steps: Iterator[None]) -> Iterator[Answer]:
+        for _ in steps:
+            pass
+        self.stats.questions += len(answers)
+        self.stats.new_tokens += sum(len(answer.token_ids) for answer in answers)
+        return (answer.answer() for answer in answers)
+
+    def _batches(self, prompts: list[Prompt], shared: int) -> Iterator[list[Prompt]]:
+        longest = max(len(prompt.ids) - shared + prompt.max_new_tokens for prompt in prompts)
+        per_question = longest * key_value_bytes(self.model.config.text_config, self.model.language_model.dtype)
+        size = max(1, min(self.max_batch_questions, device_memory(self.model.device) // 8 // per_question))
+        for begin in range(0, len(prompts), size):
+            yield prompts[begin : begin + size]
+
+
+def failure(request_id: str, reason: str) -> Answer:
+    """The answer to a request that has none."""
+    return Answer(request_id, "", (), "error", reason)
+
+
+def eos_ids(model: VideoLM, processor: VideoLMProcessor) -> frozenset[int]:
+    """Every token that ends an answer, by the checkpoint's generation config or the tokenizer."""
+    found: set[int] = set()
+    for ids in (model.generation_config.eos_token_id, processor.tokenizer.eos_token_id):
+        found.update([ids] if isinstance(ids, int) else ids or ())
+    return frozenset(found)
+
+
+def key_value_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Bytes of keys and values of one token in all layers."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return 2 * config.num_hidden_layers * groups * head_dim * dtype.itemsize
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes of memory of a device; of the machine for a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,80 @@
+"""When an answer ends, and its text while it grows."""
+
+from collections.abc import Collection
+
+from transformers import PreTrainedTokenizerBase
+
+from vidtune.generation.settings import Answer, FinishReason
+
+UNFINISHED_CHARACTER = "\ufffd"
+
+
+class AnswerInProgress:
+    """Tokens and text of one answer; knows when it is finished.
+
+    Args:
+        id: of the request.
+        eos_ids: tokens that end it.
+        stop: texts that end it, found in the text that the newest token added, across token borders.
+        max_new_tokens: limit.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        tokenizer: PreTrainedTokenizerBase,
+        eos_ids: Collection[int],
+        stop: tuple[str, ...],
+        max_new_tokens: int,
+    ) -> None:
+        self.id = id
+        self.token_ids: list[int] = []
+        self.text = ""
+        self.finish_reason: FinishReason | None = None
+        self._tokenizer = tokenizer
+        self._eos_ids = eos_ids
+        self._stop = stop
+        self._overlap = max((len(text) for text in stop), default=1) - 1
+        self._max_new_tokens = max_new_tokens
+        self._window, self._read = 0, 0
+
+    def push(self, token: int) -> None:
+        """Take the next token."""
+        self.token_ids.append(token)
+        if token in self._eos_ids:
+            self.finish_reason = "eos"
+        elif len(self.token_ids) >= self._max_new_tokens:
+            self.finish_reason = "length"
+        searched = max(0, len(self.text) - self._overlap)
+        self.text += self._new_text()
+        found = [place for text in self._stop if (place := self.text.find(text, searched)) >= 0]
+        if found:
+            self.text = self.text[: min(found)]
+            self.finish_reason = "stop"
+
+    def shown_text(self) -> str:
+        """The text that no later token can change: without a possible beginning of a stop text, and stripped."""
+        text = self.text
+        if self.finish_reason is None:
+            starts = [len(text) - k for stop in self._stop for k in range(1, len(stop)) if text.endswith(stop[:k])]
+            text = text[: min(starts, default=len(text))]
+        return text.strip()
+
+    def answer(self) -> Answer:
+        assert self.finish_reason is not None
+        return Answer(self.id, self.shown_text(), tuple(self.token_ids), self.finish_reason)
+
+    def _new_text(self) -> str:
+        """Text of the tokens not read yet; empty while they end inside a character of several bytes.
+
+        Only a window of tokens is decoded, starting one piece early so that the decoder sees the blank between words.
+        """
+        before = self._decode(self.token_ids[self._window : self._read])
+        text = self._decode(self.token_ids[self._window :])
+        if text.endswith(UNFINISHED_CHARACTER) and self.finish_reason is None:
+            return ""
+        self._window, self._read = self._read, len(self.token_ids)
+        return text[len(before) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,0 +1,175 @@
+"""Opening a video container and reading its packet table: times, key frames and frame count, no pixel decoded.
+
+Legend: N packets of the video stream in decode order. Times are integers in units of the stream's time base.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from vidtune.errors import MediaError
+
+# Formats that hold their own data. Playlists and concatenation scripts, which name further files, are not among them.
+CONTAINER_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,rm,mxf,nut,ivf,dv,"
+    "wtv,h264,hevc,av1,obu,m4v,mjpeg,yuv4mpegpipe,mp3,wav,aac,flac"
+)
+# Codecs whose key frames start decoding afresh and whose packets each show exactly one frame.
+SEEKABLE_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d", "mpeg4", "mpeg1video", "mpeg2video", "mjpeg"})
+
+
+@dataclass(frozen=True)
+class PacketTable:
+    """What demuxing tells about the video stream.
+
+    Args:
+        times: int64 (N,) presentation times; meaningless unless ``timed``.
+        keys: bool (N,) key frames.
+        shown: bool (N,) packets that give a visible frame (edit lists and hidden reference frames do not).
+        timed: every packet has its own time and decoding can start at any key frame.
+        end: time at which the last frame ends, in seconds from the first frame.
+    """
+
+    times: np.ndarray
+    keys: np.ndarray
+    shown: np.ndarray
+    timed: bool
+    end: float
+
+    @property
+    def num_frames(self) -> int:
+        return int(self.shown.sum())
+
+    @cached_property
+    def presentation_order(self) -> np.ndarray:
+        """int64 (num_frames,): packet position of each frame, in the order frames are shown."""
+        positions = np.flatnonzero(self.shown)
+        return positions[np.argsort(self.times[positions], kind="stable")]
+
+
+@contextmanager
+def media_errors(path: str) -> Iterator[None]:
+    """Turn what the file system and FFmpeg raise into ``MediaError`` with a reason a user can act on."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except FileNotFoundError:
+        raise MediaError(path, "file does not exist") from None
+    except PermissionError:
+        raise MediaError(path, "permission denied") from None
+    except IsADirectoryError:
+        raise MediaError(path, "is a folder, not a file") from None
+    except av.FFmpegError as error:
+        raise MediaError(path, f"cannot be decoded ({error.strerror}); the file is damaged or cut off") from None
+    except OSError as error:
+        raise MediaError(path, f"cannot be read ({error.strerror or error})") from None
+
+
+def check_file(path: str) -> None:
+    """Raise for a missing, unreadable or empty file before a library is asked to parse it."""
+    status = Path(path).stat()
+    if not os.access(path, os.R_OK):
+        raise PermissionError
+    if status.st_size == 0 and Path(path).is_file():
+        raise MediaError(path, "file is empty")
+
+
+@contextmanager
+def open_video(path: str, threads: int = 1) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a local video file and its first video stream (cover pictures do not count); closed on leaving.
+
+    Args:
+        path: local file; never taken as an address or a protocol of FFmpeg.
+        threads: decoder threads; 1 decodes in the calling thread.
+
+    Raises:
+        MediaError: missing, empty, not a video, cut off before its index, or without a video stream.
+    """
+    with media_errors(path):
+        check_file(path)
+        try:
+            options = {"protocol_whitelist": "file", "format_whitelist": CONTAINER_FORMATS}
+            container = av.open(str(Path(path).absolute()), options=options)
+        except av.error.InvalidDataError:
+            raise MediaError(path, _why_not_a_video(path)) from None
+        with container:
+            streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+            if not streams:
+                raise MediaError(path, "has no video stream")
+            stream = streams[0]
+            if stream.codec_context is None:
+                raise MediaError(path, "its video codec is not supported")
+            stream.thread_type = "NONE" if threads == 1 else "AUTO"
+            stream.codec_context.thread_count = threads
+            yield container, stream
+
+
+def read_packet_table(path: str, container: InputContainer, stream: VideoStream) -> PacketTable:
+    """Demux the whole video stream once.
+
+    Raises:
+        MediaError: no frame at all, or the file ends before the frames its own index lists.
+    """
+    codec = stream.codec_context.name
+    times, keys, shown, timed = [], [], [], codec in SEEKABLE_CODECS
+    last_duration, damaged = 0, False
+    for packet in container.demux(stream):
+        if packet.size == 0:
+            continue
+        times.append(packet.pts)
+        keys.append(packet.is_keyframe)
+        shown.append(not packet.is_discard and (codec != "vp8" or bool(memoryview(packet)[0] & 0x10)))
+        last_duration = packet.duration or last_duration
+        damaged = damaged or packet.is_corrupt
+    if not any(shown):
+        raise MediaError(path, "holds no video frame")
+    _check_complete(path, container, stream, sum(shown), damaged)
+    timed = timed and all(time is not None for time in times) and len(set(times)) == len(times)
+    table_times = np.array(times if timed else range(len(times)), dtype=np.int64)
+    table_keys = np.array(keys)
+    if timed:
+        later_keys = np.flatnonzero(table_keys[1:])
+        first_gop = table_times[: int(later_keys[0]) + 1] if len(later_keys) else table_times
+        timed = bool(table_keys[0]) and bool((first_gop >= table_times[0]).all())
+    end = _end_seconds(stream, table_times if timed else None, last_duration, sum(shown))
+    return PacketTable(table_times, table_keys, np.array(shown), timed, end)
+
+
+def _end_seconds(stream: VideoStream, times: np.ndarray | None, last_duration: int, num_frames: int) -> float:
+    if times is not None:
+        assert stream.time_base is not None
+        return float((int(times.max() - times.min()) + last_duration) * stream.time_base)
+    rate = stream.average_rate or stream.guessed_rate
+    return num_frames / float(rate) if rate else 0.0
+
+
+def _check_complete(
+    path: str, container: InputContainer, stream: VideoStream, num_frames: int, damaged: bool
+) -> None:
+    """MP4 lists where every frame lies; what lies behind the end of the file has been cut off."""
+    file_size = Path(path).stat().st_size
+    if "mp4" in container.format.name:
+        entries: Any = stream.index_entries
+        lost = sum(1 for entry in entries if entry.pos + entry.size > file_size)
+        if lost:
+            raise MediaError(path, f"is cut off: {lost} of {len(entries)} frames are missing at its end")
+    if damaged:
+        raise MediaError(path, f"is damaged or cut off after {num_frames} frames")
+
+
+def _why_not_a_video(path: str) -> str:
+    with Path(path).open("rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp":
+        return "its index (moov) is missing: the file is cut off, copy or download it again"
+    return "is not a video file of a known format"

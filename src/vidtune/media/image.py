@@ -1,0 +1,87 @@
+"""Still images and folders of frame images, read with Pillow."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vidtune.errors import MediaError
+from vidtune.media.container import check_file, media_errors
+
+FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+
+
+def read_image(path: str) -> np.ndarray:
+    """Pixels of a still image as RGB; alpha is dropped, an animation gives its first picture.
+
+    The EXIF orientation is not applied: the loaders that published systems were trained with do not apply it either.
+
+    Shape: -> uint8 (H, W, 3)
+    Raises:
+        MediaError: missing, empty, cut off, or not an image.
+    """
+    with media_errors(path):
+        check_file(path)
+        try:
+            with Image.open(path) as image:
+                return np.asarray(image.convert("RGB"))
+        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise MediaError(path, _reason(error)) from None
+        except (SyntaxError, ValueError, EOFError) as error:
+            raise MediaError(path, f"is a damaged image ({error})") from None
+
+
+def image_size(path: str) -> tuple[int, int] | None:
+    """Width and height from the header of a still image; None for anything else, animated GIFs included.
+
+    Raises:
+        MediaError: missing, unreadable or empty.
+    """
+    with media_errors(path):
+        check_file(path)
+        try:
+            with Image.open(path) as image:
+                return None if image.format == "GIF" else image.size
+        except UnidentifiedImageError:
+            return None
+        except Image.DecompressionBombError as error:
+            raise MediaError(path, _reason(error)) from None
+
+
+def list_frames(folder: str) -> list[str]:
+    """Image files of a folder in natural order: frame2 before frame10.
+
+    Raises:
+        MediaError: the folder holds no image file.
+    """
+    with media_errors(folder):
+        names = [entry.name for entry in Path(folder).iterdir() if entry.suffix.lower() in FRAME_SUFFIXES]
+    if not names:
+        raise MediaError(folder, "is a folder without image files")
+    return [str(Path(folder, name)) for name in sorted(names, key=_natural_key)]
+
+
+def read_frame_images(paths: list[str], indices: list[int]) -> np.ndarray:
+    """Frames of a folder. Shape: -> uint8 (len(indices), H, W, 3)
+
+    Raises:
+        MediaError: a frame is unreadable, or of another size than the first.
+    """
+    pictures = {index: read_image(paths[index]) for index in sorted(set(indices))}
+    shape = pictures[indices[0]].shape
+    for index, picture in pictures.items():
+        if picture.shape != shape:
+            size = f"{picture.shape[1]}x{picture.shape[0]}"
+            raise MediaError(paths[index], f"is {size}, other frames of its folder are {shape[1]}x{shape[0]}")
+    return np.stack([pictures[index] for index in indices])
+
+
+def _natural_key(name: str) -> list[tuple[int, int, str]]:
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "is not an image file of a known format"
+    return "has more pixels than are safe to decode"

@@ -1,0 +1,121 @@
+"""What a media file is, from its headers and packets, without decoding a pixel; cached in a sidecar file."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from vidtune.media.container import PacketTable, media_errors, open_video, read_packet_table
+from vidtune.media.image import image_size, list_frames
+from vidtune.media.rotation import header_rotation
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """Metadata of a media file.
+
+    Args:
+        kind: "video", "image", or "frames" (a folder of frame images).
+        width, height: pixels as shown, after rotation.
+        num_frames: frames that decoding gives; 1 for an image.
+        fps: mean frames per second; 0 for images and folders.
+        duration: seconds; 0 for images and folders.
+        has_audio: an audio stream is present.
+        rotation: counterclockwise degrees (0, 90, 180, 270) applied to the stored pixels.
+    """
+
+    kind: Literal["video", "image", "frames"]
+    width: int
+    height: int
+    num_frames: int
+    fps: float
+    duration: float
+    has_audio: bool
+    rotation: int
+
+
+def probe(path: str | os.PathLike[str]) -> MediaInfo:
+    """Read the metadata of a video file, an image file or a folder of frame images.
+
+    Raises:
+        MediaError: missing, empty, cut off, of an unknown format, or without a video stream.
+    """
+    path = os.fspath(path)
+    if Path(path).is_dir():
+        paths = list_frames(path)
+        size = image_size(paths[0])
+        width, height = size if size else (0, 0)
+        return MediaInfo("frames", width, height, len(paths), 0.0, 0.0, False, 0)
+    size = image_size(path)
+    if size:
+        return MediaInfo("image", *size, 1, 0.0, 0.0, False, 0)
+    with open_video(path) as (container, stream), media_errors(path):
+        table = read_packet_table(path, container, stream)
+        rotation = header_rotation(path) if "mp4" in container.format.name else 0
+        return video_info(container, stream, table, rotation)
+
+
+def video_info(container: InputContainer, stream: VideoStream, table: PacketTable, rotation: int) -> MediaInfo:
+    """Metadata of an open video whose packets have been read."""
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if rotation in (90, 270):
+        width, height = height, width
+    rate = stream.average_rate or stream.guessed_rate
+    fps = table.num_frames / table.end if table.end > 0 else float(rate or 0)
+    has_audio = len(container.streams.audio) > 0
+    return MediaInfo("video", width, height, table.num_frames, fps, table.end, has_audio, rotation)
+
+
+class ProbeCache:
+    """Metadata of many files, kept in an append-only JSONL sidecar keyed by path, size and modification time.
+
+    A line torn by a killed process is ignored. Failures are not kept: the next run looks again.
+    """
+
+    def __init__(self, sidecar: Path) -> None:
+        self.sidecar = Path(sidecar)
+        self._known: dict[tuple[str, int, int], MediaInfo] = {}
+        self._torn = False
+        if self.sidecar.exists():
+            self._load()
+
+    def _load(self) -> None:
+        content = self.sidecar.read_bytes()
+        self._torn = bool(content) and not content.endswith(b"\n")
+        for line in content.splitlines():
+            try:
+                record = json.loads(line)
+                key = (record["path"], record["size"], record["mtime_ns"])
+                self._known[key] = MediaInfo(**record["info"])
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def get(self, path: str | os.PathLike[str]) -> MediaInfo:
+        """Metadata of a file, probed only when it is new or has changed.
+
+        Raises:
+            MediaError: as ``probe``.
+        """
+        path = os.fspath(path)
+        with media_errors(path):
+            status = Path(path).stat()
+        key = (path, status.st_size, status.st_mtime_ns)
+        if key not in self._known:
+            info = probe(path)
+            self._append({"path": path, "size": key[1], "mtime_ns": key[2], "info": asdict(info)})
+            self._known[key] = info
+        return self._known[key]
+
+    def _append(self, record: dict[str, object]) -> None:
+        self.sidecar.parent.mkdir(parents=True, exist_ok=True)
+        line = ("\n" if self._torn else "") + json.dumps(record) + "\n"
+        descriptor = os.open(self.sidecar, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+        self._torn = False

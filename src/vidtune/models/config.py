@@ -1,0 +1,62 @@
+"""The config of a VideoLM: towers, connectors, streams and the language model, as one transformers config."""
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from vidtune.models.connectors import ConnectorConfig, connector_config
+from vidtune.models.towers import TowerConfig, tower_config
+
+
+class VideoLMConfig(PreTrainedConfig):
+    """A video language model as a composition of parts.
+
+    Args:
+        system: name of the published system whose prompts and preprocessing belong to it.
+        text_config: config of any causal language model of transformers.
+        towers: name -> ``{"type": ..., **sizes}``, see :mod:`vidtune.models.towers`.
+        connectors: name -> ``{"type": ..., **sizes}``, see :mod:`vidtune.models.connectors`.
+        streams: name -> ``{"tower": name, "connector": name}``. The k-th stream owns placeholder id
+            ``text_config.vocab_size + k``, which is outside the vocabulary.
+    """
+
+    model_type = "vidtune"
+    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012
+
+    def __init__(
+        self,
+        system: str = "",
+        text_config: PreTrainedConfig | dict[str, Any] | None = None,
+        towers: dict[str, dict[str, Any]] | None = None,
+        connectors: dict[str, dict[str, Any]] | None = None,
+        streams: dict[str, dict[str, str]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.system = system
+        if isinstance(text_config, dict):
+            text_config = AutoConfig.for_model(**text_config)
+        self.text_config = text_config if text_config is not None else AutoConfig.for_model("llama")
+        self.towers = dict(towers or {})
+        self.connectors = dict(connectors or {})
+        self.streams = dict(streams or {})
+        for name, stream in self.streams.items():
+            if stream["tower"] not in self.towers or stream["connector"] not in self.connectors:
+                raise ValueError(f"stream {name!r} names a tower or connector that is not there: {stream}")
+        kwargs["tie_word_embeddings"] = bool(self.text_config.tie_word_embeddings)
+        super().__init__(**kwargs)
+
+    @property
+    def placeholder_ids(self) -> dict[str, int]:
+        """Placeholder token id of every stream."""
+        return {name: self.text_config.vocab_size + k for k, name in enumerate(self.streams)}
+
+    def tower(self, name: str) -> TowerConfig:
+        return tower_config(self.towers[name])
+
+    def connector(self, name: str) -> ConnectorConfig:
+        return connector_config(self.connectors[name])
+
+    def num_tokens(self, stream: str, shape: tuple[int, ...]) -> int:
+        """Embeddings that one item of ``stream`` becomes in the prompt; ``shape`` has no batch dimension."""
+        parts = self.streams[stream]
+        return self.connector(parts["connector"]).num_tokens(self.tower(parts["tower"]).num_tokens(shape))

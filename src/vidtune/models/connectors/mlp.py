@@ -1,0 +1,43 @@
+"""MLP connector: a stack of linear layers with GELU between them.
+
+Legend: B items, N tokens, C tower width, D language-model width.
+Source: LLaVA-1.5 (arXiv:2310.03744), "MLP vision-language connector".
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlpConnectorConfig:
+    """``depth`` 1 is one linear layer, 0 passes the features on unchanged (then both widths must agree)."""
+
+    input_size: int
+    output_size: int
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        if self.depth == 0 and self.input_size != self.output_size:
+            raise ValueError(f"an identity connector cannot map width {self.input_size} to {self.output_size}")
+
+    def num_tokens(self, num_features: int) -> int:
+        return num_features
+
+    def build(self) -> "MlpConnector":
+        return MlpConnector(self)
+
+
+class MlpConnector(nn.Sequential):
+    """Shape: (B, N, C) -> (B, N, D)."""
+
+    def __init__(self, config: MlpConnectorConfig) -> None:
+        layers: list[nn.Module] = []
+        width = config.input_size
+        for index in range(config.depth):
+            if index:
+                layers.append(nn.GELU())
+            layers.append(nn.Linear(width, config.output_size))
+            width = config.output_size
+        super().__init__(*layers)
+        self.config = config

@@ -1,0 +1,69 @@
+"""Checkpoint formats: how a published file's config and key names map to ours, and back.
+
+A format is data that a system owns; reading and writing files is :mod:`vidtune.models.checkpoints`.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from vidtune.models.config import VideoLMConfig
+
+JsonDict = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """Reversible renaming of parameter keys by prefix.
+
+    Args:
+        prefixes: (their prefix, our prefix) pairs; in either direction the first match wins.
+        ignored: patterns (matched from the start) of their keys that carry nothing we need.
+    """
+
+    prefixes: tuple[tuple[str, str], ...]
+    ignored: tuple[str, ...] = ()
+
+    def to_ours(self, key: str) -> str | None:
+        """Our name of their key; None when the key is ignored or unknown (see :meth:`is_ignored`)."""
+        return None if self.is_ignored(key) else _rename(key, self.prefixes)
+
+    def to_theirs(self, key: str) -> str | None:
+        """Their name of our key; None when the format has no place for it."""
+        return _rename(key, ((ours, theirs) for theirs, ours in self.prefixes))
+
+    def is_ignored(self, key: str) -> bool:
+        return any(re.match(pattern, key) for pattern in self.ignored)
+
+
+def _rename(key: str, prefixes: Iterable[tuple[str, str]]) -> str | None:
+    for old, new in prefixes:
+        if key.startswith(old):
+            return new + key[len(old) :]
+    return None
+
+
+@dataclass(frozen=True)
+class CheckpointFormat:
+    """One way in which a system's checkpoints are stored.
+
+    Args:
+        name: as given to ``vidtune convert --to``.
+        keys: parameter names.
+        partial: components that such a file holds; empty means the whole model.
+        matches: whether a config.json (and the keys beside it) is of this format.
+        read_config: their config.json, shapes of their tensors -> ours.
+        write_config: ours -> their config.json; None if we do not write the format.
+        warnings: config -> what a user of such a checkpoint has to know.
+        file_name: name of the weight file of a partial format.
+    """
+
+    name: str
+    keys: KeyMap
+    matches: Callable[[JsonDict, Iterable[str]], bool]
+    read_config: Callable[[JsonDict, dict[str, tuple[int, ...]]], VideoLMConfig] | None = None
+    write_config: Callable[[VideoLMConfig], JsonDict] | None = None
+    partial: tuple[str, ...] = ()
+    warnings: Callable[[VideoLMConfig], list[str]] = lambda config: []
+    file_name: str = "model.safetensors"

@@ -1,0 +1,85 @@
+"""Reading and writing files of named tensors: safetensors or pickled, single or sharded, never executing anything."""
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vidtune.errors import UserError
+
+INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")
+
+
+def weight_files(path: Path, names: tuple[str, ...] = SINGLE_NAMES) -> list[Path]:
+    """The files that hold the weights at ``path``: itself, or those of a checkpoint folder.
+
+    Raises:
+        UserError: nothing there, or a shard that the index names is missing.
+    """
+    if path.is_file():
+        return [path]
+    for index in (path / name for name in INDEX_NAMES):
+        if index.is_file():
+            shards = sorted({path / shard for shard in json.loads(index.read_text())["weight_map"].values()})
+            for shard in shards:
+                if not shard.resolve().is_relative_to(path.resolve()) and not index.is_symlink():
+                    raise UserError(f"{index}: names {shard}, which is outside the folder")
+                if not shard.is_file():
+                    raise UserError(f"{index}: names {shard.name}, which is missing; copy the whole checkpoint")
+            return shards
+    for name in names:
+        if (path / name).is_file():
+            return [path / name]
+    raise UserError(f"{path}: no weights found (looked for {', '.join((*INDEX_NAMES, *names))})")
+
+
+def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of everything in one file; safetensors are memory-mapped, pickles load weights only.
+
+    Raises:
+        UserError: not a readable file of tensors; names the file.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    yield name, file.get_tensor(name)
+        else:
+            yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable file of tensors ({reason})") from None
+
+
+def read_state(path: Path, names: tuple[str, ...] = SINGLE_NAMES) -> dict[str, Tensor]:
+    """All tensors of a file or checkpoint folder by name."""
+    return {name: tensor for file in weight_files(path, names) for name, tensor in read_tensors(file)}
+
+
+def write_state(tensors: dict[str, Tensor], folder: Path, shard_bytes: int = 5 * 2**30) -> None:
+    """Write tensors as ``model.safetensors``, or as shards with an index when larger than ``shard_bytes``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if size and size + tensor.nbytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor.contiguous()
+        size += tensor.nbytes
+    if len(shards) == 1:
+        save_file(shards[0], folder / SINGLE_NAMES[0], metadata={"format": "pt"})
+        return
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / file_name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, file_name)
+    index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": weight_map}
+    (folder / INDEX_NAMES[0]).write_text(json.dumps(index, indent=1))

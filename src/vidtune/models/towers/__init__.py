@@ -1,0 +1,47 @@
+"""Towers: encoders of one medium. A tower config is a frozen dataclass that gives shapes and builds the tower."""
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from vidtune.models.towers.clip import ClipTowerConfig
+
+
+class TowerConfig(Protocol):
+    """What the rest of the code asks of a tower before it is built."""
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    def input_shape(self) -> tuple[int, ...]:
+        """A valid shape of one item, without the batch dimension."""
+        ...
+
+    def num_tokens(self, shape: tuple[int, ...]) -> int:
+        """Tokens that one item of ``shape`` becomes."""
+        ...
+
+    def build(self) -> nn.Module: ...
+
+
+class Tower(Protocol):
+    """Shape: (B, *item) -> (B, N, C)."""
+
+    config: TowerConfig
+
+    def __call__(self, values: Tensor) -> Tensor: ...
+
+
+TOWERS: dict[str, type] = {"clip": ClipTowerConfig}
+
+
+def tower_config(spec: dict[str, Any]) -> TowerConfig:
+    """The typed config of ``{"type": name, **sizes}``. Raises ValueError for an unknown type or size."""
+    sizes = dict(spec)
+    kind = sizes.pop("type", None)
+    if kind not in TOWERS:
+        raise ValueError(f"unknown tower type {kind!r}; known: {', '.join(sorted(TOWERS))}")
+    try:
+        return TOWERS[kind](**sizes)
+    except TypeError as error:
+        raise ValueError(f"tower {kind!r}: {error}") from None

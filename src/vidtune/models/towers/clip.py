@@ -1,0 +1,177 @@
+"""CLIP vision tower for images and clips, with optional attention over time.
+
+Legend: B items, T frames, H/W pixels, P patches per frame, F = P + 1 tokens per frame (class token first), C width.
+Source: CLIP (arXiv:2103.00020); attention over time as in LanguageBind (arXiv:2310.01852,
+github.com/PKU-YuanGroup/LanguageBind).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig
+from transformers.models.clip.modeling_clip import CLIPAttention, CLIPEncoderLayer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTowerConfig:
+    """Sizes of a CLIP vision tower; the defaults are ViT-L/14.
+
+    Args:
+        num_frames: frames per clip; None for a tower of single images.
+        temporal_attention: every layer attends over time first; needs exactly ``num_frames`` frames per clip.
+        feature_layer: which hidden state is the feature, counted from the end (-1: after the last layer).
+        keep_class_token: whether the class token is one of the features.
+    """
+
+    hidden_size: int = 1024
+    intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    image_size: int = 224
+    patch_size: int = 14
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-5
+    num_frames: int | None = None
+    temporal_attention: bool = False
+    feature_layer: int = -2
+    keep_class_token: bool = False
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} does not divide into {self.num_attention_heads} heads")
+        if not -self.num_hidden_layers <= self.feature_layer <= -1:
+            raise ValueError(f"feature_layer {self.feature_layer} is outside -{self.num_hidden_layers}..-1")
+        if self.temporal_attention and not self.num_frames:
+            raise ValueError("temporal_attention needs num_frames")
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return (self.image_size // self.patch_size) ** 2 + int(self.keep_class_token)
+
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one item: (3, H, W), or (3, T, H, W) for clips."""
+        frame = (self.image_size, self.image_size)
+        return (3, self.num_frames, *frame) if self.num_frames else (3, *frame)
+
+    def num_tokens(self, shape: tuple[int, ...]) -> int:
+        """Tokens that an item of ``shape`` ((3, H, W) or (3, T, H, W)) becomes."""
+        return (shape[1] if len(shape) == 4 else 1) * self.tokens_per_frame
+
+    def build(self) -> "ClipTower":
+        return ClipTower(self)
+
+
+class ClipEmbeddings(nn.Module):
+    """Patches, class token first, plus learned positions. Shape: (B, 3, H, W) -> (B, F, C)."""
+
+    def __init__(self, config: ClipTowerConfig) -> None:
+        super().__init__()
+        patches = (config.image_size // config.patch_size) ** 2
+        self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
+        self.patch_embedding = nn.Conv2d(
+            3, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size, bias=False
+        )
+        self.position_embedding = nn.Embedding(patches + 1, config.hidden_size)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.class_embedding, std=0.02)
+        nn.init.normal_(self.position_embedding.weight, std=0.02)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        patches = self.patch_embedding(frames).flatten(2).transpose(1, 2)
+        class_token = self.class_embedding.expand(len(frames), 1, -1)
+        return torch.cat([class_token, patches], dim=1) + self.position_embedding.weight
+
+
+class TemporalClipLayer(CLIPEncoderLayer):
+    """A CLIP layer that first lets every spatial position attend over the frames of its clip.
+
+    Shape: (B * T, F, C) -> (B * T, F, C), frames of one clip contiguous.
+    """
+
+    def __init__(self, config: CLIPVisionConfig, num_frames: int) -> None:
+        super().__init__(config)
+        self.num_frames = num_frames
+        self.temporal_embedding = nn.Parameter(torch.zeros(1, num_frames, config.hidden_size))
+        self.temporal_attn = CLIPAttention(config)
+        self.temporal_layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.temporal_embedding)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
+        clips = hidden_states.unflatten(0, (-1, self.num_frames))
+        clips = clips + self.temporal_embedding.unsqueeze(2)
+        over_time = self.temporal_layer_norm1(clips).transpose(1, 2)
+        attended, _ = self.temporal_attn(over_time.flatten(0, 1), None)
+        clips = clips + attended.view_as(over_time).transpose(1, 2)
+        return super().forward(clips.flatten(0, 1), attention_mask, **kwargs)
+
+
+class _Encoder(nn.Module):
+    """Holds the layers under the name that CLIP checkpoints use."""
+
+    def __init__(self, layers: list[CLIPEncoderLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+
+class ClipTower(nn.Module):
+    """CLIP vision transformer without its pooled head.
+
+    Parameter names are those of CLIP checkpoints (``pre_layrnorm`` sic), so that published files need a prefix only.
+    ``post_layernorm`` and layers behind ``feature_layer`` are loaded and saved but not run.
+
+    Shape: (B, 3, H, W) -> (B, N, C), or (B, 3, T, H, W) -> (B, T * N, C), with N = ``config.tokens_per_frame``.
+    Raises:
+        ValueError: a clip has another number of frames than the attention over time was made for.
+    """
+
+    def __init__(self, config: ClipTowerConfig) -> None:
+        super().__init__()
+        self.config = config
+        clip = CLIPVisionConfig(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            hidden_act=config.hidden_act,
+            layer_norm_eps=config.layer_norm_eps,
+            attn_implementation="sdpa",
+        )
+        self.embeddings = ClipEmbeddings(config)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.encoder = _Encoder([self._layer(clip) for _ in range(config.num_hidden_layers)])
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def _layer(self, clip: CLIPVisionConfig) -> CLIPEncoderLayer:
+        if self.config.temporal_attention and self.config.num_frames:
+            return TemporalClipLayer(clip, self.config.num_frames)
+        return CLIPEncoderLayer(clip)
+
+    def hidden_states(self, frames: Tensor, num_layers: int | None = None) -> list[Tensor]:
+        """All hidden states, (B * T, 3, H, W) -> list of (B * T, F, C); the first is after ``pre_layrnorm``."""
+        hidden = self.pre_layrnorm(self.embeddings(frames))
+        states = [hidden]
+        for layer in self.encoder.layers[:num_layers]:
+            hidden = layer(hidden, None)
+            states.append(hidden)
+        return states
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        config = self.config
+        is_clip = pixels.dim() == 5
+        if config.temporal_attention and (not is_clip or pixels.shape[2] != config.num_frames):
+            raise ValueError(f"this tower takes clips of {config.num_frames} frames, got shape {tuple(pixels.shape)}")
+        frames = pixels.transpose(1, 2).flatten(0, 1) if is_clip else pixels
+        num_layers = config.num_hidden_layers + 1 + config.feature_layer
+        features = self.hidden_states(frames, num_layers)[-1]
+        if not config.keep_class_token:
+            features = features[:, 1:]
+        return features.unflatten(0, (pixels.shape[0], -1)).flatten(1, 2)

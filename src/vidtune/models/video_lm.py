@@ -1,0 +1,204 @@
+"""VideoLM: towers, connectors and a causal language model as one transformers model.
+
+Legend: B batch, L tokens, D language-model width, V vocabulary, n media items of a stream, N tokens of an item.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from vidtune.models.attention import PACKED_ATTENTION, register_attention
+from vidtune.models.config import VideoLMConfig
+from vidtune.processing.packing import IGNORED, Batch, StreamBatch
+
+register_attention()
+
+
+class VideoLM(PreTrainedModel, GenerationMixin):
+    """A language model that reads media through streams.
+
+    Prompts carry one placeholder id per media token, outside the vocabulary and already expanded, so that lengths are
+    known before any pixel is decoded; :meth:`embed` puts the connectors' output in their place.
+
+    Args:
+        config: the composition, see :class:`VideoLMConfig`.
+    """
+
+    config_class = VideoLMConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: VideoLMConfig) -> None:
+        super().__init__(config)
+        self.towers = nn.ModuleDict({name: config.tower(name).build() for name in config.towers})
+        self.connectors = nn.ModuleDict({name: config.connector(name).build() for name in config.connectors})
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config, attn_implementation=PACKED_ATTENTION)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Each module of a tower or connector starts as it was built; the language model knows its own rule."""
+        reset = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_output_embeddings(value)
+
+    def components(self) -> dict[str, nn.Module]:
+        """Every part by the name that a recipe's ``train`` mapping uses, e.g. ``towers.video``."""
+        return {
+            **{f"towers.{name}": tower for name, tower in self.towers.items()},
+            **{f"connectors.{name}": connector for name, connector in self.connectors.items()},
+            "language_model": self.language_model,
+        }
+
+    def encode(self, stream: str, values: Tensor) -> Tensor:
+        """Embeddings of media items of one shape, (n, *item) -> (n, N, D). Frozen towers run without a graph."""
+        parts = self.config.streams[stream]
+        tower, connector = self.towers[parts["tower"]], self.connectors[parts["connector"]]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(tower)):
+            features = tower(values.to(device=self.device, dtype=_dtype(tower)))
+        return connector(features.to(_dtype(connector)))
+
+    def encode_items(self, stream: str, batch: StreamBatch) -> Iterator[Tensor]:
+        """Embeddings of every item in order, each cut to the tokens of it that stand in the prompt."""
+        if isinstance(batch.values, Tensor):
+            blocks: Any = self.encode(stream, batch.values)
+        else:
+            blocks = [self.encode(stream, item.unsqueeze(0))[0] for item in batch.values]
+        for block, length in zip(blocks, batch.num_tokens, strict=True):
+            yield block[:length]
+
+    def embed(self, input_ids: Tensor, media: dict[str, StreamBatch] | None = None) -> Tensor:
+        """Embed ids, placeholders replaced by media, (B, L) -> (B, L, D).
+
+        Raises:
+            ValueError: the placeholders of a stream are not as many as the tokens of its media; names both.
+        """
+        media = media or {}
+        vocab_size = self.config.text_config.vocab_size
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(input_ids >= vocab_size, 0))
+        for stream, placeholder in self.config.placeholder_ids.items():
+            places = input_ids == placeholder
+            expected = int(places.sum())
+            blocks = list(self.encode_items(stream, media[stream])) if stream in media else []
+            found = sum(len(block) for block in blocks)
+            if expected != found:
+                raise ValueError(f"{expected} placeholders of stream {stream!r} for {found} media tokens")
+            if blocks:
+                embeds = embeds.masked_scatter(places.unsqueeze(-1), torch.cat(blocks).to(embeds.dtype))
+        return embeds
+
+    def untouched_streams(self, media: dict[str, StreamBatch]) -> Tensor:
+        """Zero, with a graph to every trainable tower and connector that ``media`` does not reach.
+
+        Keeps gradients (as zeros) independent of what a batch happens to hold: optimizers then treat every step alike
+        and ranks without a modality take part in the same collectives.
+        """
+        reached = {part for name in media for part in self.config.streams[name].items()}
+        total = torch.zeros((), device=self.device)
+        for stream, parts in self.config.streams.items():
+            idle = [
+                part
+                for kind, part in (("tower", self.towers), ("connector", self.connectors))
+                if (kind, parts[kind]) not in reached and is_trainable(part[parts[kind]])
+            ]
+            if idle:
+                shape = self.config.tower(parts["tower"]).input_shape()
+                total = total + 0.0 * self.encode(stream, torch.zeros(1, *shape, device=self.device)).float().sum()
+                reached |= set(parts.items())
+        return total
+
+    def loss_sum(self, batch: Batch) -> Tensor:
+        """Summed cross-entropy of a packed batch over its supervised tokens; logits exist at those positions only.
+
+        Shape: scalar, float32. Divide by :attr:`Batch.num_supervised` (over all micro-batches) for the mean.
+        """
+        targets = batch.labels[0, 1:]
+        positions = (targets != IGNORED).nonzero().squeeze(1)
+        logits = self.language_model(
+            inputs_embeds=self.embed(batch.input_ids, batch.media),
+            position_ids=batch.position_ids,
+            boundaries=batch.boundaries,
+            use_cache=False,
+            logits_to_keep=positions,
+        ).logits
+        loss = cross_entropy(logits[0].float(), targets[positions], reduction="sum")
+        return loss + self.untouched_streams(batch.media)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        media: dict[str, StreamBatch] | None = None,
+        boundaries: list[int] | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Plain transformers forward; ``media`` fills the placeholders of ``input_ids``.
+
+        Args:
+            input_ids: (B, L), placeholders expanded.
+            labels: (B, L), -100 where not supervised; the loss is the mean over the rest, shifted by one.
+            boundaries: example boundaries of a packed (1, L) input; needs ``position_ids`` that restart.
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self.embed(input_ids, media)
+        packed = {} if boundaries is None else {"boundaries": boundaries}
+        output = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=False if packed else use_cache,
+            logits_to_keep=0 if labels is not None else logits_to_keep,
+            **packed,
+            **kwargs,
+        )
+        if labels is not None:
+            shifted = output.logits[:, :-1].float().flatten(0, 1)
+            output.loss = cross_entropy(shifted, labels[:, 1:].flatten(), ignore_index=IGNORED)
+        return output
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        media = kwargs.pop("media", None)
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        ids = inputs.get("input_ids")
+        if media and ids is not None and bool((ids >= self.config.text_config.vocab_size).any()):
+            inputs["media"] = media
+        return inputs
+
+
+def is_trainable(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _dtype(module: nn.Module) -> torch.dtype | None:
+    """The dtype of a module's parameters; None (leave as it is) for a module without any."""
+    return next((parameter.dtype for parameter in module.parameters()), None)
+
+
+AutoConfig.register(VideoLMConfig.model_type, VideoLMConfig)
+AutoModel.register(VideoLMConfig, VideoLM)
+AutoModelForCausalLM.register(VideoLMConfig, VideoLM)

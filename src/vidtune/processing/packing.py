@@ -1,0 +1,167 @@
+"""Packing: several examples in one sequence, without padding.
+
+Legend: S examples, L tokens of the whole pack, n media items of a stream.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+
+import numpy as np
+import torch
+
+from vidtune.data.sample import MediaRef
+
+IGNORED = -100
+"""Label of a token that is not supervised; the value torch's cross-entropy skips by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaSlot:
+    """A media item whose tokens stand in an example.
+
+    Args:
+        ref: the file.
+        num_tokens: how many of its tokens stand in the ids, counted from its first; at least 1.
+        seed: seed of random preprocessing; None means none is random.
+    """
+
+    ref: MediaRef
+    num_tokens: int
+    seed: int | None = None
+
+    @property
+    def stream(self) -> str:
+        return self.ref.stream
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A sample as token ids and labels; no pixel has been touched.
+
+    Args:
+        id: the sample's id.
+        input_ids: (L,) int64; media tokens are their stream's placeholder id, already expanded.
+        labels: (L,) int64, -100 where not supervised; aligned with `input_ids` (the model shifts).
+        media: the media whose tokens stand in `input_ids`, in that order.
+        masked: why no token is supervised, or None if some are (or none was meant to be).
+        truncated: whether tokens were cut off.
+    """
+
+    id: str
+    input_ids: np.ndarray
+    labels: np.ndarray
+    media: tuple[MediaSlot, ...] = ()
+    masked: str | None = None
+    truncated: bool = False
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def num_supervised(self) -> int:
+        """Number of tokens the loss sums over; the first token of an example never counts."""
+        return int(np.count_nonzero(self.labels[1:] != IGNORED))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamBatch:
+    """The media of one stream, in the order in which their tokens stand in the ids.
+
+    Args:
+        values: (n, *shape) float, or a list of tensors when their shapes differ.
+        num_tokens: for each item, how many of its tokens stand in the ids, counted from its first.
+    """
+
+    values: torch.Tensor | list[torch.Tensor]
+    num_tokens: list[int]
+
+    def __len__(self) -> int:
+        return len(self.num_tokens)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "StreamBatch":
+        """Move; `dtype` None keeps it."""
+        if isinstance(self.values, list):
+            values = [value.to(device=device, dtype=dtype, non_blocking=True) for value in self.values]
+            return StreamBatch(values, self.num_tokens)
+        return StreamBatch(self.values.to(device=device, dtype=dtype, non_blocking=True), self.num_tokens)
+
+    @classmethod
+    def stack(cls, arrays: Sequence[np.ndarray | torch.Tensor], num_tokens: Sequence[int]) -> "StreamBatch":
+        """Stack where all shapes agree, else keep a list."""
+        tensors = [torch.as_tensor(array) for array in arrays]
+        same = len({tensor.shape for tensor in tensors}) == 1
+        return cls(torch.stack(tensors) if same else tensors, list(num_tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One pack: what one forward takes.
+
+    Args:
+        input_ids: (1, L) int64.
+        position_ids: (1, L) int64, from 0 in every example.
+        labels: (1, L) int64; the first label of every example is -100, so shifting never crosses examples.
+        cu_seqlens: S + 1 numbers: where examples begin, and L. Python numbers, so that nothing waits for a device.
+        ids: the sample ids.
+        media: per stream present, its media.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    labels: torch.Tensor
+    cu_seqlens: list[int]
+    ids: list[str]
+    media: dict[str, StreamBatch] = field(default_factory=dict)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.cu_seqlens[-1]
+
+    @property
+    def num_supervised(self) -> int:
+        """Number of tokens the loss sums over. Reads the labels: call it before moving to a device."""
+        return int((self.labels != IGNORED).sum())
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
+        """Move everything; `dtype` is for the media values only, None keeps theirs."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            position_ids=self.position_ids.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            media={stream: batch.to(device, dtype) for stream, batch in self.media.items()},
+        )
+
+
+def pack(examples: Sequence[Example], arrays: Sequence[Sequence[np.ndarray | torch.Tensor]]) -> Batch:
+    """Join examples into one sequence.
+
+    Args:
+        examples: at least one, none empty.
+        arrays: for each example, its preprocessed media, one array for each of `example.media`.
+    Raises:
+        ValueError: no examples, or arrays and media differ in number; names the sample.
+    """
+    if not examples:
+        raise ValueError("a pack needs at least one example")
+    if len(arrays) != len(examples):
+        raise ValueError(f"{len(examples)} examples but media for {len(arrays)}")
+    by_stream: dict[str, tuple[list[np.ndarray | torch.Tensor], list[int]]] = {}
+    labels = []
+    for example, loaded in zip(examples, arrays, strict=True):
+        if len(loaded) != len(example.media):
+            raise ValueError(f"sample {example.id}: {len(example.media)} media but {len(loaded)} arrays")
+        labels.append(np.concatenate(([IGNORED], example.labels[1:])))
+        for slot, array in zip(example.media, loaded, strict=True):
+            values, num_tokens = by_stream.setdefault(slot.stream, ([], []))
+            values.append(array)
+            num_tokens.append(slot.num_tokens)
+    return Batch(
+        input_ids=torch.from_numpy(np.concatenate([example.input_ids for example in examples]))[None],
+        position_ids=torch.cat([torch.arange(len(example)) for example in examples])[None],
+        labels=torch.from_numpy(np.concatenate(labels))[None],
+        cu_seqlens=[0, *accumulate(len(example) for example in examples)],
+        ids=[example.id for example in examples],
+        media={stream: StreamBatch.stack(*lists) for stream, lists in by_stream.items()},
+    )

@@ -1,0 +1,133 @@
+"""Prompt formats: turns of a conversation -> the prompt string, in pieces that are either supervised or not.
+
+A format is a record of strings. Three styles cover the published ones (conversation templates of haotian-liu/LLaVA, `llava/conversation.py`):
+
+``two``     ``{system} USER: question ASSISTANT: answer</s>USER: ...``: one separator after the user, one after the assistant
+``single``  ``{system}###Human: question###Assistant: answer###``: the same separator after every turn
+``plain``   ``<image>caption\\n``: no roles; the user turn shrinks to its one media tag
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of the prompt string. The pieces of a prompt, joined, are the prompt."""
+
+    text: str
+    supervised: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFormat:
+    """How a conversation is written for the language model.
+
+    Args:
+        name: the name under which a system lists it.
+        system: the line before the first turn; its separator is the one after user turns.
+        user, assistant: role names, without the colon.
+        separators: what stands after a user turn, and after an assistant turn.
+        style: see the top of this file.
+        stop: generation ends when the answer ends with one of these strings (besides the tokenizer's end token).
+        bos: whether the tokenizer's beginning-of-sequence token, if it has one, stands first.
+        only_streams: the only streams whose media this format can carry; None means all.
+        media_separator: what stands between the media tags and a question that brings no tags of its own.
+    """
+
+    name: str
+    system: str
+    user: str = "USER"
+    assistant: str = "ASSISTANT"
+    separators: tuple[str, str] = (" ", "</s>")
+    style: Literal["two", "single", "plain"] = "two"
+    stop: tuple[str, ...] = ("</s>",)
+    bos: bool = True
+    only_streams: tuple[str, ...] | None = None
+    media_separator: str = "\n"
+
+    def render(self, turns: Sequence[Turn], open_answer: bool = False) -> list[Piece]:
+        """Write the turns as a prompt.
+
+        Supervised are the answers, each with the space before it and the separator after it.
+        An assistant turn at the very start is dropped: the formats begin with the user.
+        An empty turn is written as the bare role, without separator; `ambiguity` tells of it.
+
+        Args:
+            turns: alternating, user first.
+            open_answer: end with the assistant's role, ready for the model to go on. The last turn is then a user turn.
+        Raises:
+            SampleProblem: turns do not alternate, or are not what a plain format needs.
+        """
+        turns = without_leading_answer(turns)
+        for number, turn in enumerate(turns):
+            if turn.role != ("user", "assistant")[number % 2]:
+                raise SampleProblem("roles do not alternate", f"turn {number} is another {turn.role} turn")
+        if not turns:
+            raise SampleProblem("no user turn", "the conversation has no user turn")
+        if open_answer and turns[-1].role == "assistant":
+            raise SampleProblem("roles do not alternate", "a prompt with an open answer ends with a user turn")
+        if self.style == "plain":
+            return self._render_plain(turns, open_answer)
+
+        pieces = [Piece(self.system + self.separators[0], False)]
+        for turn in turns:
+            role, separator = (
+                (self.user, self.separators[0]) if turn.role == "user" else (self.assistant, self.separators[1])
+            )
+            if not turn.text:
+                pieces.append(Piece(f"{role}:", False))
+            elif turn.role == "user":
+                pieces.append(Piece(f"{role}: {turn.text}{separator}", False))
+            else:
+                pieces += [Piece(f"{role}:", False), Piece(f" {turn.text}{separator}", True)]
+        if open_answer:
+            pieces.append(Piece(f"{self.assistant}:", False))
+        return pieces
+
+    def _render_plain(self, turns: Sequence[Turn], open_answer: bool) -> list[Piece]:
+        streams = self.only_streams or ("image",)
+        tags = [f"<{stream}>" for stream in streams if f"<{stream}>" in turns[0].text]
+        if len(turns) != 2 - open_answer or len(tags) != 1 or turns[0].text.count(tags[0]) != 1:
+            expected = " or ".join(f"<{stream}>" for stream in streams)
+            raise SampleProblem(
+                "not for a plain prompt", f"the prompt format '{self.name}' takes one {expected} and one caption"
+            )
+        pieces = [Piece(tags[0], False)]
+        if not open_answer:
+            pieces.append(Piece(turns[1].text + self.separators[1], True))
+        return pieces
+
+    def ambiguity(self, turns: Sequence[Turn]) -> str | None:
+        """Why the answers cannot be told from the questions in the prompt string; None if they can.
+
+        Published training code finds the answers by searching the string for role and separator, and masks the whole sample when
+        the search does not come out even (`preprocess_v1` of haotian-liu/LLaVA). The same samples are masked here, with the reason.
+        """
+        if self.style == "plain":
+            return None
+        turns = without_leading_answer(turns)
+        for turn in turns:
+            if not turn.text:
+                return "empty answer" if turn.role == "assistant" else "empty question"
+            if self.separators[1] in turn.text:
+                return "separator in a turn"
+        if turns and turns[-1].role == "user":
+            return "last question has no answer"
+        if self.style == "two":
+            prompt = "".join(piece.text for piece in self.render(turns))
+            answer_start = f"{self.separators[0]}{self.assistant}: "
+            if any(round_.count(answer_start) != 1 for round_ in prompt.split(self.separators[1])[:-1]):
+                return "role text in a turn"
+        elif any(f"{self.separators[0]}{role}:" in turn.text for turn in turns for role in (self.user, self.assistant)):
+            return "role text in a turn"
+        return None
+
+
+def without_leading_answer(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """The turns from the first one on, or from the second when the first is the assistant's."""
+    return turns[1:] if turns and turns[0].role == "assistant" else turns

@@ -1,0 +1,246 @@
+"""Tokenising a prompt around its media: text chunk by chunk, labels from token offsets, placeholders expanded.
+
+Published systems split the prompt at its media tags and tokenise each chunk on its own, with the sentencepiece tokenizer of
+transformers 4.31 (`tokenizer_image_token` of haotian-liu/LLaVA): every chunk, and every stretch after a special token, starts with
+sentencepiece's dummy prefix. transformers 5 has no such tokenizer any more; `ChunkTokenizer` gives the same ids with the
+tokenizers library.
+
+Legend: L tokens.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
+
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import Turn
+from vidtune.errors import UserError
+from vidtune.processing.packing import IGNORED
+from vidtune.processing.prompts import PromptFormat
+
+UNDERLINE = "▁"
+"""What sentencepiece writes for a space."""
+
+
+def load_tokenizer(path: str | Path, legacy: bool | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a folder or hub name; a folder with nothing but `tokenizer.model` will do.
+
+    Args:
+        path: folder or hub name.
+        legacy: what a sentencepiece tokenizer does after a special token, see `ChunkTokenizer`. None takes the flag from
+            `tokenizer_config.json`, and without one True: the default when the published systems were trained.
+    Raises:
+        UserError: nothing there can be read as a tokenizer.
+    """
+    folder = Path(path)
+    bare = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer_config.json").is_file()
+    try:
+        tokenizer = (LlamaTokenizer if bare else AutoTokenizer).from_pretrained(str(path))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path}: no tokenizer can be read from there: {reason}") from error
+    if legacy is None:
+        legacy = True if bare else tokenizer.init_kwargs.get("legacy", True)
+    # Kept in init_kwargs too, because transformers 5 saves those and would else forget the flag.
+    tokenizer.legacy = tokenizer.init_kwargs["legacy"] = legacy
+    return tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens of a stretch of text. `starts`: character at which each token begins."""
+
+    ids: list[int]
+    starts: list[int]
+
+
+class ChunkTokenizer:
+    """Turns chunks of text into ids exactly as the published training code does, and tells where each token begins.
+
+    A sentencepiece tokenizer with `legacy` true puts its dummy prefix "▁" before every stretch of text between special tokens.
+    With `legacy` false (as Vicuna 1.5 says) only the first stretch of a chunk has it: after a special token the "▁" is taken off
+    the first PIECE, which is what transformers 4.31 did; later releases tokenise that stretch anew, with other pieces.
+    Any other tokenizer is used as it is.
+
+    Args:
+        tokenizer: backed by the tokenizers library. `load_tokenizer` makes sure its `legacy` flag is right.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            raise UserError(f"tokenizer {type(tokenizer).__name__} is not backed by the tokenizers library")
+        self.tokenizer = tokenizer
+        self.bos_id: int | None = tokenizer.bos_token_id
+        self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.has_prefix = _writes_dummy_prefix(json.loads(self.backend.to_str()))
+        self.strips_prefix = self.has_prefix and not tokenizer.init_kwargs.get("legacy", True)
+        self.added_ids = frozenset(self.backend.get_added_tokens_decoder())
+        if self.has_prefix:
+            # transformers' own set-up leaves the prefix out where text starts with a space; sentencepiece does not.
+            self.backend.normalizer = normalizers.Sequence(
+                [normalizers.Prepend(UNDERLINE), normalizers.Replace(" ", UNDERLINE)]
+            )
+            self.backend.pre_tokenizer = pre_tokenizers.Sequence([])
+
+    def __call__(self, text: str) -> Chunk:
+        """Tokenise one chunk, without beginning-of-sequence token."""
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        ids, starts = encoding.ids, [start for start, _ in encoding.offsets]
+        if self.strips_prefix:
+            return self._strip_prefixes(text, ids, starts)
+        return Chunk(ids, starts)
+
+    def _strip_prefixes(self, text: str, ids: list[int], starts: list[int]) -> Chunk:
+        kept = Chunk([], [])
+        after_special = False
+        for token, start in zip(ids, starts, strict=True):
+            special = token in self.added_ids
+            piece = self.backend.id_to_token(token)
+            if after_special and not special and text[start] != " " and piece.startswith(UNDERLINE):
+                stripped = piece[len(UNDERLINE) :]
+                token = self.backend.token_to_id(stripped) if stripped else None  # noqa: PLW2901
+                if stripped and token is None:
+                    token = self.tokenizer.unk_token_id  # noqa: PLW2901
+            if token is not None:
+                kept.ids.append(token)
+                kept.starts.append(start)
+            after_special = special
+        return kept
+
+
+def _writes_dummy_prefix(backend: dict) -> bool:
+    """Whether the tokenizer, as read from its JSON, is a sentencepiece one that begins text with "▁"."""
+    normalizer = backend.get("normalizer") or {}
+    parts = normalizer.get("normalizers", [normalizer])
+    pre_tokenizer = backend.get("pre_tokenizer") or {}
+    return any(part.get("type") == "Prepend" for part in parts) or (
+        pre_tokenizer.get("type") == "Metaspace" and pre_tokenizer.get("prepend_scheme") != "never"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholder:
+    """What stands in the ids for one media item.
+
+    Args:
+        stream: its tag in the text is ``<stream>``.
+        id: placeholder token id, outside the vocabulary.
+        num_tokens: how many times the id is written, i.e. the number of embeddings the connector gives.
+        num_placeholders: how much it counts for `max_length`, before expansion: one per picture or frame in published systems.
+    """
+
+    stream: str
+    id: int
+    num_tokens: int
+    num_placeholders: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt as ids.
+
+    Args:
+        input_ids: (L,) int64, placeholders expanded.
+        labels: (L,) int64, -100 where not supervised.
+        media_tokens: for each media item, how many of its tokens were kept; 0 if it was cut off whole.
+        masked: why no token is supervised although some were meant to be, or None.
+        truncated: whether anything was cut off.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    media_tokens: list[int]
+    masked: str | None
+    truncated: bool
+
+
+def encode(
+    turns: Sequence[Turn],
+    prompt: PromptFormat,
+    tokenizer: ChunkTokenizer,
+    placeholders: Sequence[Placeholder],
+    *,
+    streams: Sequence[str],
+    supervise: bool = True,
+    open_answer: bool = False,
+    max_length: int | None = None,
+    max_expanded_length: int | None = None,
+) -> Encoded:
+    """Write turns as a prompt and tokenise it.
+
+    Args:
+        placeholders: one for each media item, in the order of the tags in the text.
+        streams: streams whose tags are looked for; any other ``<word>`` is text.
+        supervise: label the answers; a sample whose answers cannot be told from its questions is masked whole.
+        open_answer: end with the assistant's role.
+        max_length: cut on the right while a media item still counts `Placeholder.num_placeholders`.
+        max_expanded_length: then cut on the right with placeholders expanded, also inside a media item.
+    Raises:
+        SampleProblem: turns, tags and media do not fit together.
+    """
+    pieces = prompt.render(turns, open_answer)
+    text = "".join(piece.text for piece in pieces)
+    supervised = np.repeat([piece.supervised for piece in pieces], [len(piece.text) for piece in pieces])
+    tags = list(re.finditer("|".join(f"<({re.escape(stream)})>" for stream in streams), text)) if streams else []
+    _check_tags([tag.group()[1:-1] for tag in tags], [placeholder.stream for placeholder in placeholders])
+
+    masked = prompt.ambiguity(turns) if supervise else None
+    label = supervise and masked is None
+    bos = [tokenizer.bos_id] if prompt.bos and tokenizer.bos_id is not None else []
+    ids, labels, media_tokens = [np.array(bos, np.int64)], [np.full(len(bos), IGNORED)], []
+    room = (max_length if max_length is not None else np.iinfo(np.int64).max) - len(bos)
+    media_starts: list[int] = []
+    truncated = False
+    start = 0
+    for number in range(len(placeholders) + 1):
+        stop = tags[number].start() if number < len(tags) else len(text)
+        if stop > start:
+            chunk = tokenizer(text[start:stop])
+            tokens, begins = np.array(chunk.ids, np.int64), np.array(chunk.starts, np.int64) + start
+            truncated |= len(tokens) > room
+            tokens, begins = tokens[: max(room, 0)], begins[: max(room, 0)]
+            room -= len(tokens)
+            ids.append(tokens)
+            labels.append(np.where(supervised[begins] & label, tokens, IGNORED))
+        if number < len(placeholders):
+            placeholder = placeholders[number]
+            written = max(min(placeholder.num_placeholders, room), 0)
+            truncated |= written < placeholder.num_placeholders
+            room -= written
+            media_tokens.append(placeholder.num_tokens * written // placeholder.num_placeholders)
+            media_starts.append(sum(len(part) for part in ids))
+            ids.append(np.full(media_tokens[-1], placeholder.id))
+            labels.append(np.full(media_tokens[-1], IGNORED))
+            start = tags[number].end()
+
+    input_ids, all_labels = np.concatenate(ids), np.concatenate(labels)
+    if max_expanded_length is not None and len(input_ids) > max_expanded_length:
+        truncated = True
+        room_for = [max(max_expanded_length - begin, 0) for begin in media_starts]
+        media_tokens = [min(pair) for pair in zip(media_tokens, room_for, strict=True)]
+        input_ids, all_labels = input_ids[:max_expanded_length], all_labels[:max_expanded_length]
+    if label and masked is None and not (all_labels != IGNORED).any():
+        masked = "answers cut off by the length limit" if truncated else "no answer"
+    return Encoded(input_ids, all_labels, media_tokens, masked, bool(truncated))
+
+
+def _check_tags(tags: Sequence[str], media: Sequence[str]) -> None:
+    for stream in dict.fromkeys([*tags, *media]):
+        if tags.count(stream) != media.count(stream):
+            raise SampleProblem(
+                "tags and media differ in number",
+                f"{tags.count(stream)} <{stream}> in the text but {media.count(stream)} {stream} files",
+            )
+    if list(tags) != list(media):
+        raise SampleProblem(
+            "tags and media differ in order",
+            f"tags stand as {', '.join(tags)} but the files as {', '.join(media)}; write the tags in the files' order",
+        )

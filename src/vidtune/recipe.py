@@ -1,0 +1,298 @@
+"""The recipe: one YAML file that says which system is built, how it is trained stage by stage, what it is tested on.
+
+Everything here is a frozen value; unknown keys are refused with file, line and the nearest known key. Paths are
+relative to the folder the command runs in; ``~`` stands for the home folder.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from vidtune.errors import UserError
+from vidtune.recipes import list_recipes, recipe_path
+from vidtune.spelling import suggestion
+from vidtune.yaml_document import Document, Key, read_yaml
+
+COMPONENT_GLOB = re.compile(r"(towers|connectors)(\.[A-Za-z0-9_*?\[\]!-]+)?|language_model|\*")
+STAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+# Settings of a stage that do not change the weights it gives.
+EXECUTION_SETTINGS = ("save_every", "keep", "workers", "media_timeout", "log_every")
+
+
+def _expand_home(path: str) -> str:
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def _component_glob(glob: str) -> str:
+    if not COMPONENT_GLOB.fullmatch(glob):
+        raise ValueError(
+            f"{glob!r} is no component; write towers.NAME, connectors.NAME or language_model; * matches any"
+        )
+    return glob
+
+
+FilePath = Annotated[str, AfterValidator(_expand_home)]
+ComponentGlob = Annotated[str, AfterValidator(_component_glob)]
+
+
+class Settings(BaseModel):
+    """Base of all recipe values: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, coerce_numbers_to_str=True)
+
+
+class DataSource(Settings):
+    """Annotations and the folder their media paths are relative to (None: text only)."""
+
+    annotations: FilePath
+    media: FilePath | None = None
+
+
+class LoRA(Settings):
+    """Low-rank adaptation of a component's linear layers (arXiv:2106.09685); the update is scaled by alpha / rank."""
+
+    rank: int = Field(default=64, gt=0)
+    alpha: float = Field(default=128, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Train(Settings):
+    """How one component trains; a bare number is its peak learning rate."""
+
+    learning_rate: float = Field(gt=0)
+    lora: LoRA | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: Any) -> Any:
+        return {"learning_rate": value} if isinstance(value, int | float | str) else value
+
+
+class Stage(Settings):
+    """One training phase. Components that ``train`` does not name are frozen.
+
+    Args:
+        name: also the name of the stage's folder.
+        from_: where its weights come from: an earlier stage, or the path of a checkpoint. None: the stage before this
+            one; for the first, the model as the recipe describes it.
+        train: component glob ("towers.video", "connectors.*", "language_model") to learning rate; a group's name means
+            all of the group.
+        data: sources, concatenated in this order.
+        epochs: passes over the data; 0.5 stops half way.
+        max_steps: optimizer steps; None: as many as ``epochs`` makes.
+        global_batch_size: samples per optimizer step, over all ranks and micro-batches.
+        max_tokens_per_batch: tokens that one forward may hold; bounds memory, not results.
+        prompt: name of the system's prompt format; None: the one it was trained with.
+        media: per stream, preprocessing settings that differ from the system's.
+        order: how samples are dealt into steps; "modality_grouped" keeps text-only samples and like lengths together.
+        warmup: share of the steps over which the learning rate rises.
+        max_grad_norm: gradient norm to clip at; None: no clipping.
+        max_length: tokens per sample before placeholders are expanded; the rest is cut.
+        max_expanded_length: tokens per sample after expansion; the rest is cut.
+        save_every: optimizer steps between checkpoints.
+        keep: checkpoints kept besides the final one.
+        workers: processes that decode media; 0: decode in the training process.
+        media_timeout: seconds one media file may take.
+        log_every: optimizer steps between log lines.
+    """
+
+    name: str = Field(pattern=STAGE_NAME)
+    from_: FilePath | None = Field(default=None, alias="from")
+    train: dict[ComponentGlob, Train] = Field(min_length=1)
+    data: tuple[DataSource, ...] = Field(min_length=1)
+    epochs: float = Field(default=1.0, gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    global_batch_size: int = Field(gt=0)
+    max_tokens_per_batch: int = Field(default=8192, gt=0)
+    prompt: str | None = None
+    media: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    order: Literal["shuffled", "modality_grouped", "sequential"] = "shuffled"
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    warmup: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float | None = Field(default=None, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    max_length: int = Field(default=2048, gt=0)
+    max_expanded_length: int = Field(default=3072, gt=0)
+    save_every: int = Field(default=500, gt=0)
+    keep: int = Field(default=1, gt=0)
+    workers: int = Field(default=2, ge=0)
+    media_timeout: float = Field(default=60.0, gt=0)
+    log_every: int = Field(default=10, gt=0)
+
+
+class BenchmarkEntry(Settings):
+    """A benchmark to score the trained model on; a bare string is its name.
+
+    Args:
+        name: as ``vidtune benchmarks`` lists it.
+        data: its folder; None: given on the command line.
+        limit: number of questions to answer; None: all.
+    """
+
+    name: str
+    data: FilePath | None = None
+    limit: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class Recipe(Settings):
+    """A system, its ordered stages and its benchmarks.
+
+    Args:
+        system: as ``vidtune systems`` lists it.
+        language_model: folder or hub id of a causal language model, or a transformers config (with ``model_type``) to
+            build from scratch.
+        tokenizer: folder or hub id; None: the language model's own.
+        towers: per tower, folder or hub id of its weights, or a config to build from scratch.
+        checkpoint: a whole model to start from instead; language model and towers are then taken from it.
+        connectors: per connector, folder or file of its weights, or sizes that differ from the published ones.
+        seed: of initial weights, data order and random preprocessing.
+        generation: decoding settings that differ from the benchmark's protocol.
+    """
+
+    system: str
+    language_model: str | dict[str, Any] | None = None
+    tokenizer: FilePath | None = None
+    towers: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
+    checkpoint: FilePath | None = None
+    connectors: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
+    seed: int = 42
+    stages: tuple[Stage, ...] = ()
+    benchmarks: tuple[BenchmarkEntry, ...] = ()
+    generation: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_a_language_model(self) -> "Recipe":
+        if self.language_model is None and self.checkpoint is None:
+            raise ValueError("give a language_model, or a checkpoint to start from")
+        return self
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_follow_each_other(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        earlier: list[str] = []
+        for stage in stages:
+            if stage.name in earlier:
+                raise ValueError(f"two stages are named {stage.name!r}; the name is the stage's folder")
+            if stage.from_ is not None and stage.from_ not in earlier and "/" not in stage.from_:
+                raise ValueError(
+                    f"stage {stage.name!r} starts from {stage.from_!r}, which is no earlier stage and no path; "
+                    + suggestion(stage.from_, earlier)
+                )
+            earlier.append(stage.name)
+        return stages
+
+
+def component_matches(glob: str, component: str) -> bool:
+    """Whether a ``train`` key names a component: a glob over its name, or the name of the group it stands in."""
+    return fnmatchcase(component, glob) or component.startswith(glob + ".")
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), expand: bool = True) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name_or_path: a shipped recipe's name, or a file.
+        overrides: ``key=value`` strings; stages are addressed by name or index: ``stages.finetune.epochs=0.5``.
+        expand: False keeps ``${NAME}`` as text where the variable is not set, to look at a recipe without its data.
+
+    Raises:
+        UserError: with file and line: wrong syntax, unknown key (nearest named), wrong value, variable that is not set.
+    """
+    document = read_yaml(_recipe_file(name_or_path), expand)
+    if not isinstance(document.value, dict):
+        raise UserError(f"{name_or_path}: a recipe is a mapping that starts with system: NAME")
+    for assignment in overrides:
+        document.override(assignment)
+    try:
+        return Recipe.model_validate(document.value)
+    except ValidationError as error:
+        raise UserError(_explain(error, document)) from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The whole recipe as YAML, defaults written out; `load_recipe` reads it back to an equal value."""
+    values = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+
+
+def recipe_fingerprint(recipe: Recipe) -> str:
+    """16 hex digits that name the weights a recipe gives; benchmarks and execution settings do not count."""
+    values = recipe.model_dump(mode="json", by_alias=True, exclude={"benchmarks", "generation"})
+    for stage in values["stages"]:
+        for setting in EXECUTION_SETTINGS:
+            del stage[setting]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _recipe_file(name_or_path: str | Path) -> Path:
+    path = Path(name_or_path).expanduser()
+    if str(name_or_path) in list_recipes():
+        return recipe_path(str(name_or_path))
+    if path.suffix in (".yaml", ".yml") or "/" in str(name_or_path):
+        if path.is_file():
+            return path
+        raise UserError(f"{path}: there is no such recipe file; vidtune recipes list names the shipped ones")
+    return recipe_path(str(name_or_path))
+
+
+def _explain(error: ValidationError, document: Document) -> str:
+    """One line for the first thing that is wrong; unknown keys come first, for they often cause the rest."""
+    problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
+    problem = problems[0]
+    path = problem["loc"]
+    place, inside = document.place(path), _dotted(path[:-1], document.value)
+    if problem["type"] == "extra_forbidden":
+        where = f" in {inside}" if inside else ""
+        return f"{place}: unknown key {path[-1]!r}{where}; {suggestion(str(path[-1]), _known_keys(path[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{place}: the key {path[-1]!r} is missing" + (f" in {inside}" if inside else "")
+    text = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{place}: {text}"
+    return f"{place}: {_dotted(path, document.value)}: {text[0].lower()}{text[1:]}, not {problem['input']!r}"
+
+
+def _known_keys(path: tuple[Key, ...]) -> list[str]:
+    """Keys of the recipe value at ``path``; indices, component globs and stream names on the way change nothing."""
+    model: type[BaseModel] = Recipe
+    for key in path:
+        if key in _fields(model):
+            model = next(iter(_models_in(_fields(model)[str(key)].annotation)), model)
+    return list(_fields(model))
+
+
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _dotted(path: tuple[Key, ...], value: Any) -> str:
+    """A path as an override would write it: list items by their name where they have one."""
+    words = []
+    for key in path:
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            value = None
+        words.append(str(value.get("name", key) if isinstance(key, int) and isinstance(value, dict) else key))
+    return ".".join(words)

@@ -1,0 +1,308 @@
+"""Video-LLaVA: image and video towers aligned before projection, one shared MLP connector, Vicuna-7B v1.5.
+
+Source: arXiv:2311.10122, github.com/PKU-YuanGroup/Video-LLaVA (constants, key names and prompts of commit 984e65b).
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from vidtune.media.preprocessing import ImagePreprocessing, Preprocessing, VideoPreprocessing
+from vidtune.models.config import VideoLMConfig
+from vidtune.models.formats import CheckpointFormat, JsonDict, KeyMap
+from vidtune.processing.prompts import PromptFormat
+from vidtune.systems.base import Sizes, System
+
+NAME = "video_llava"
+CURIOUS_USER = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+CURIOUS_HUMAN = CURIOUS_USER.replace("curious user", "curious human").replace("user's", "human's")
+
+PROMPTS = {
+    "v1": PromptFormat(name="v1", system=CURIOUS_USER),
+    "vicuna_v1": PromptFormat(name="vicuna_v1", system=CURIOUS_USER),
+    "llava_v1": PromptFormat(name="llava_v1", system=CURIOUS_HUMAN),
+    "llava_v0": PromptFormat(
+        name="llava_v0",
+        system=CURIOUS_HUMAN,
+        user="Human",
+        assistant="Assistant",
+        separators=("###", "###"),
+        style="single",
+        stop=("###",),
+    ),
+    "plain": PromptFormat(
+        name="plain", system="", separators=("\n", "\n"), style="plain", stop=("\n",), only_streams=("image",)
+    ),
+}
+
+_HEAD_WIDTH = 64
+_CLIP = {"type": "clip", "hidden_act": "gelu"}
+_IMAGE_TOWER = {**_CLIP, "num_frames": None, "temporal_attention": False, "keep_class_token": False}
+_VIDEO_TOWER = {**_CLIP, "num_frames": 8, "temporal_attention": True, "keep_class_token": True}
+_TOWERS = {"image": _IMAGE_TOWER, "video": _VIDEO_TOWER}
+
+
+def build_config(text_config: PreTrainedConfig, towers: Sizes, connectors: Sizes) -> VideoLMConfig:
+    """Both towers feed one connector; without sizes everything is as published (ViT-L/14, 8 frames)."""
+    specs = {name: {**published, **towers.get(name, {})} for name, published in _TOWERS.items()}
+    widths = {name: spec.get("hidden_size", 1024) for name, spec in specs.items()}
+    if widths["image"] != widths["video"]:
+        raise ValueError(f"the towers share one connector, so their hidden_size must agree: {widths}")
+    mlp = {"type": "mlp", "input_size": widths["video"], "output_size": text_config.hidden_size, "depth": 2}
+    return VideoLMConfig(
+        system=NAME,
+        text_config=text_config,
+        towers=specs,
+        connectors={"visual": {**mlp, **connectors.get("visual", {})}},
+        streams={name: {"tower": name, "connector": "visual"} for name in _TOWERS},
+    )
+
+
+def preprocessing(config: VideoLMConfig) -> dict[str, Preprocessing]:
+    """No-antialias resize as the original; a model without attention over time came through transformers' format,
+    whose users saw antialiased bicubic frames and another sampling rule."""
+    image, video = (config.tower(name).input_shape() for name in ("image", "video"))
+    if config.towers["video"]["temporal_attention"]:
+        return {
+            "image": ImagePreprocessing(size=image[-1]),
+            "video": VideoPreprocessing(size=video[-1], num_frames=video[1]),
+        }
+    return {
+        "image": ImagePreprocessing(size=image[-1], antialias=True),
+        "video": VideoPreprocessing(
+            size=video[-1],
+            num_frames=video[1],
+            sampling="arange",
+            interpolation="bicubic",
+            antialias=True,
+            order="resize_then_normalize",
+        ),
+    }
+
+
+def _placeholders(config: VideoLMConfig, stream: str) -> int:
+    """A clip is one placeholder per frame, a picture is one."""
+    shape = config.tower(config.streams[stream]["tower"]).input_shape()
+    return shape[1] if len(shape) == 4 else 1
+
+
+_TEXT_KEYS = (("model.", "language_model.model."), ("lm_head.", "language_model.lm_head."))
+_IGNORED = (r".*\.rotary_emb\.inv_freq$", r".*\.position_ids$")
+_OFFICIAL_KEYS = KeyMap(
+    (
+        ("model.image_tower.image_tower.", "towers.image."),
+        ("model.video_tower.video_tower.", "towers.video."),
+        ("model.mm_projector.", "connectors.visual."),
+        *_TEXT_KEYS,
+    ),
+    _IGNORED,
+)
+_PROJECTOR_KEYS = KeyMap(
+    (
+        ("model.mm_projector.", "connectors.visual."),
+        ("base_model.model.model.mm_projector.", "connectors.visual."),
+        ("mm_projector.", "connectors.visual."),
+    )
+)
+_TRANSFORMERS_KEYS = KeyMap(
+    (
+        ("language_model.", "language_model."),
+        ("image_tower.vision_model.", "towers.image."),
+        ("video_tower.vision_model.", "towers.video."),
+        ("multi_modal_projector.linear_1.", "connectors.visual.0."),
+        ("multi_modal_projector.linear_2.", "connectors.visual.2."),
+        ("model.language_model.", "language_model.model."),
+        ("model.image_tower.vision_model.", "towers.image."),
+        ("model.video_tower.vision_model.", "towers.video."),
+        ("model.image_tower.", "towers.image."),
+        ("model.video_tower.", "towers.video."),
+        ("model.multi_modal_projector.linear_1.", "connectors.visual.0."),
+        ("model.multi_modal_projector.linear_2.", "connectors.visual.2."),
+        ("lm_head.", "language_model.lm_head."),
+    ),
+    _IGNORED,
+)
+_TOWER_KEYS = KeyMap(
+    (("vision_model.", ""),),
+    (r"text_model\.", r"visual_projection\.", r"text_projection\.", r"logit_scale$", *_IGNORED),
+)
+
+
+def _is_official(config: JsonDict, keys: Iterable[str]) -> bool:
+    older = "Video" in config.get("X", ())
+    return bool(older or config.get("mm_video_tower")) and any(key.startswith("model.embed_tokens") for key in keys)
+
+
+def _is_projector(config: JsonDict, keys: Iterable[str]) -> bool:
+    names = list(keys)
+    return bool(names) and all(_PROJECTOR_KEYS.to_ours(key) for key in names)
+
+
+def _is_transformers(config: JsonDict, keys: Iterable[str]) -> bool:
+    return config.get("model_type") == "video_llava"
+
+
+def _projector_depth(kind: str) -> int:
+    """``linear``, ``identity`` or ``mlpNx_gelu`` as the number of linear layers."""
+    if kind in ("linear", "identity"):
+        return int(kind == "linear")
+    match = re.fullmatch(r"mlp(\d+)x_gelu", kind)
+    if not match:
+        raise ValueError(f"mm_projector_type {kind!r} is not linear, identity or mlpNx_gelu")
+    return int(match[1])
+
+
+def _connector_sizes(config: JsonDict) -> dict[str, Any]:
+    return {"visual": {"depth": _projector_depth(config.get("mm_projector_type", "mlp2x_gelu"))}}
+
+
+def _tower_names(config: JsonDict) -> dict[str, str]:
+    published = {"image": "LanguageBind/LanguageBind_Image", "video": "LanguageBind/LanguageBind_Video_merge"}
+    return {name: config.get(f"mm_{name}_tower") or default for name, default in published.items()}
+
+
+def _sizes_from_shapes(prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Tower sizes that tensor shapes tell; the published config.json names the towers without their sizes."""
+    if prefix + "embeddings.class_embedding" not in shapes:
+        return {}
+    width = shapes[prefix + "embeddings.class_embedding"][0]
+    patch = shapes[prefix + "embeddings.patch_embedding.weight"][-1]
+    patches = shapes[prefix + "embeddings.position_embedding.weight"][0] - 1
+    layers = {key[len(prefix) :].split(".")[2] for key in shapes if key.startswith(prefix + "encoder.layers.")}
+    sizes = {
+        "hidden_size": width,
+        "intermediate_size": shapes[prefix + "encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": max(1, width // _HEAD_WIDTH),
+        "patch_size": patch,
+        "image_size": patch * round(patches**0.5),
+    }
+    frames = shapes.get(prefix + "encoder.layers.0.temporal_embedding")
+    return {**sizes, "num_frames": frames[1]} if frames else sizes
+
+
+def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:
+    text = {key: value for key, value in config.items() if not key.startswith(("mm_", "image_", "vidtune_"))}
+    for unused in ("model_type", "architectures", "X", "torch_dtype", "dtype", "transformers_version", "auto_map"):
+        text.pop(unused, None)
+    towers = {
+        name: {
+            **_sizes_from_shapes(f"model.{name}_tower.{name}_tower.", shapes),
+            "feature_layer": config.get("mm_vision_select_layer", -2),
+            **config.get("vidtune_towers", {}).get(name, {}),
+        }
+        for name in _TOWERS
+    }
+    towers["image"]["keep_class_token"] = config.get("mm_vision_select_feature", "patch") == "cls_patch"
+    return build_config(AutoConfig.for_model("llama", **text), towers, _connector_sizes(config))
+
+
+def _write_official(config: VideoLMConfig) -> JsonDict:
+    depth = config.connectors["visual"]["depth"]
+    image = config.towers["image"]
+    return {
+        **config.text_config.to_diff_dict(),
+        "model_type": "llava",
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "vocab_size": config.text_config.vocab_size,
+        "rope_theta": (config.text_config.rope_parameters or {}).get("rope_theta", 10000.0),
+        **{f"mm_{name}_tower": path for name, path in _tower_names({}).items()},
+        "mm_hidden_size": config.connectors["visual"]["input_size"],
+        "mm_projector_type": {0: "identity", 1: "linear"}.get(depth, f"mlp{depth}x_gelu"),
+        "mm_vision_select_layer": image.get("feature_layer", -2),
+        "mm_vision_select_feature": "cls_patch" if image["keep_class_token"] else "patch",
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "use_mm_proj": True,
+        "image_aspect_ratio": "pad",
+        "vidtune_towers": {
+            name: {k: v for k, v in spec.items() if k != "type"} for name, spec in config.towers.items()
+        },
+    }
+
+
+def _read_transformers(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:
+    whole = AutoConfig.for_model(**config)
+    vision = whole.vision_config
+    sizes = {
+        "hidden_size": vision.hidden_size,
+        "intermediate_size": vision.intermediate_size,
+        "num_hidden_layers": vision.num_hidden_layers,
+        "num_attention_heads": vision.num_attention_heads,
+        "image_size": vision.image_size,
+        "patch_size": vision.patch_size,
+        "hidden_act": vision.hidden_act,
+        "layer_norm_eps": vision.layer_norm_eps,
+        "feature_layer": config.get("vision_feature_layer", -2),
+    }
+    keep = config.get("vision_feature_select_strategy", "default") == "full"
+    towers = {"image": {**sizes, "keep_class_token": keep}, "video": {**sizes, "temporal_attention": False}}
+    return build_config(whole.text_config, towers, {})
+
+
+def _transformers_warnings(config: VideoLMConfig) -> list[str]:
+    act = config.towers["video"]["hidden_act"]
+    return [
+        "this is the transformers format of Video-LLaVA: its conversion dropped the video tower's attention over time "
+        f"and runs the towers with {act!r}; answers differ from the original checkpoint, and it cannot be converted "
+        "back without LanguageBind's video weights"
+    ]
+
+
+def _tower_sizes(config: JsonDict) -> dict[str, Any]:
+    """Sizes in the config.json of a LanguageBind tower."""
+    vision = config.get("vision_config", config)
+    if vision.get("lora_r"):
+        raise ValueError("this tower still holds LoRA layers (lora_r != 0); use the merged one")
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+    sizes = {name: vision[name] for name in (*names, "hidden_act", "layer_norm_eps") if name in vision}
+    if vision.get("add_time_attn"):
+        sizes |= {"num_frames": vision["num_frames"], "temporal_attention": True}
+    return sizes
+
+
+SYSTEM = System(
+    name=NAME,
+    title="Video-LLaVA",
+    paper="arXiv:2311.10122",
+    repository="https://github.com/PKU-YuanGroup/Video-LLaVA",
+    prompts=PROMPTS,
+    training_prompt="v1",
+    answering_prompt="llava_v1",
+    build_config=build_config,
+    preprocessing=preprocessing,
+    formats=(
+        CheckpointFormat(
+            name="official",
+            keys=_OFFICIAL_KEYS,
+            matches=_is_official,
+            read_config=_read_official,
+            write_config=_write_official,
+        ),
+        CheckpointFormat(
+            name="transformers",
+            keys=_TRANSFORMERS_KEYS,
+            matches=_is_transformers,
+            read_config=_read_transformers,
+            warnings=_transformers_warnings,
+        ),
+        CheckpointFormat(
+            name="projector",
+            keys=_PROJECTOR_KEYS,
+            matches=_is_projector,
+            partial=("connectors.visual",),
+            file_name="mm_projector.bin",
+        ),
+    ),
+    tower_keys=_TOWER_KEYS,
+    read_tower_sizes=_tower_sizes,
+    tower_names=_tower_names,
+    connector_sizes=_connector_sizes,
+    max_media={"image": 16, "video": 1},
+    placeholders=_placeholders,
+)

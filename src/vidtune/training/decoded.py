@@ -1,0 +1,86 @@
+"""Decoded media on their way from the worker pool to the packs, with a bounded memory of recent ones.
+
+Annotation files ask several questions about one video, and small data sets come round every few seconds: what was decoded
+lately is not decoded again.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from vidtune.errors import MediaError
+from vidtune.media.pool import LoadJob, LoadResult, MediaPool
+
+REMEMBERED_BYTES = 512 * 2**20
+
+
+class Decoded:
+    """One decoded file, or the promise of one. ``array`` and ``error`` hold once ``done``."""
+
+    __slots__ = ("array", "done", "error", "job")
+
+    def __init__(self, job: LoadJob) -> None:
+        self.job = job
+        self.done = False
+        self.array: np.ndarray | None = None
+        self.error: MediaError | None = None
+
+    def fill(self, result: LoadResult) -> None:
+        self.array, self.error, self.done = result.array, result.error, True
+
+
+class DecodedMedia:
+    """Asks the pool for files, each once while it is in flight or remembered.
+
+    The pool draws its jobs from this object and may look ahead; when nothing is waiting it calls ``plan_more``.
+
+    Args:
+        pool: ordered results.
+        plan_more: asks for further media by ``request``; returns False when there is nothing more to plan for now.
+        remembered_bytes: how much is kept for samples to come.
+    """
+
+    def __init__(self, pool: MediaPool, plan_more: Callable[[], bool], remembered_bytes: int = REMEMBERED_BYTES) -> None:
+        self._pool, self._plan_more, self._limit = pool, plan_more, remembered_bytes
+        self._waiting: deque[Decoded] = deque()
+        self._in_flight: deque[Decoded] = deque()
+        self._known: OrderedDict[LoadJob, Decoded] = OrderedDict()
+        self._bytes = 0
+        self._results: Iterator[LoadResult] = iter(())
+
+    def request(self, job: LoadJob) -> Decoded:
+        """The file, now or later."""
+        decoded = self._known.get(job)
+        if decoded is None:
+            decoded = self._known[job] = Decoded(job)
+            self._waiting.append(decoded)
+        else:
+            self._known.move_to_end(job)
+        return decoded
+
+    def wait_for(self, decoded: Decoded) -> None:
+        """Return when the file is decoded or has failed."""
+        while not decoded.done:
+            result = next(self._results, None)
+            if result is None:
+                self._results = iter(self._pool.load(self._jobs()))
+                continue
+            arrived = self._in_flight.popleft()
+            arrived.fill(result)
+            self._remember(arrived)
+
+    def _jobs(self) -> Iterator[LoadJob]:
+        while self._waiting or self._plan_more():
+            if self._waiting:
+                self._in_flight.append(self._waiting.popleft())
+                yield self._in_flight[-1].job
+
+    def _remember(self, arrived: Decoded) -> None:
+        if arrived.array is None:
+            return
+        self._bytes += arrived.array.nbytes
+        while self._bytes > self._limit:
+            oldest = next(decoded for decoded in self._known.values() if decoded.array is not None)
+            self._bytes -= oldest.array.nbytes
+            del self._known[oldest.job]

@@ -1,0 +1,83 @@
+"""Draw scenes into frames and sound, and write them as real files: mp4 (H.264 and AAC) and PNG.
+
+Legend: T frames, S side of the frame in pixels, A audio samples.
+"""
+
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from vidtune.world.scene import COLOURS, Scene
+
+SAMPLE_RATE = 16000
+_TONE_SECONDS = 0.2
+_VIDEO_OPTIONS = {"crf": "18", "preset": "veryfast"}
+_SOUND_OPTIONS = {"aac_coder": "fast"}
+
+
+def draw_frame(scene: Scene, time: float, size: int) -> np.ndarray:
+    """The scene at one moment: (S, S, 3) uint8 RGB."""
+    frame = np.full((size, size, 3), scene.background, np.uint8)
+    grid = (np.arange(size) + 0.5) / size
+    for actor in scene.actors:
+        if actor.visible_at(time):
+            x, y = actor.centre_at(time)
+            inside = _inside(actor.shape, (grid[None] - x) / actor.radius, (grid[:, None] - y) / actor.radius)
+            frame[inside] = COLOURS[actor.colour_at(time)]
+    return frame
+
+
+def draw_frames(scene: Scene, fps: int, size: int) -> np.ndarray:
+    """All frames of a clip: (T, S, S, 3) uint8 RGB; frame t shows the moment t / fps."""
+    return np.stack([draw_frame(scene, t / fps, size) for t in range(round(scene.duration * fps))])
+
+
+def draw_sound(scene: Scene) -> np.ndarray:
+    """Sound track with one tone per event, loudest at its start: (A,) float32 in [-1, 1] at SAMPLE_RATE."""
+    sound = np.zeros(round(scene.duration * SAMPLE_RATE), np.float32)
+    seconds = np.arange(round(_TONE_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
+    for event in scene.events:
+        first = round(event.start * SAMPLE_RATE)
+        tone = 0.2 * np.sin(2 * np.pi * event.tone * seconds) * (1 - seconds / _TONE_SECONDS)
+        part = sound[first : first + len(tone)]
+        part += tone[: len(part)].astype(np.float32)
+    return sound
+
+
+def write_video(scene: Scene, path: Path, fps: int, size: int) -> None:
+    """Write a clip; the file appears whole or not at all, and is the same for the same arguments."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with av.open(str(part), "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=fps, options=_VIDEO_OPTIONS)
+        video.width, video.height, video.pix_fmt = size, size, "yuv420p"
+        video.codec_context.thread_count = 1
+        sound = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", options=_SOUND_OPTIONS)
+        for pixels in draw_frames(scene, fps, size):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(video.encode(None))
+        wave = av.AudioFrame.from_ndarray(draw_sound(scene)[None], format="fltp", layout="mono")
+        wave.sample_rate = SAMPLE_RATE
+        container.mux(sound.encode(wave))
+        container.mux(sound.encode(None))
+    part.replace(path)
+
+
+def write_image(scene: Scene, path: Path, size: int) -> None:
+    """Write a picture of the scene's first moment; the file appears whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    Image.fromarray(draw_frame(scene, 0.0, size)).save(part, format="PNG")
+    part.replace(path)
+
+
+def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which points lie in the shape; x (1, S) and y (S, 1) are measured from its centre in radii -> (S, S) bool."""
+    if shape == "circle":
+        return x**2 + y**2 <= 1
+    if shape == "square":
+        return (abs(x) <= 0.9) & (abs(y) <= 0.9)
+    if shape == "triangle":
+        return (abs(y) <= 1) & (abs(x) <= (y + 1) / 2)
+    return (abs(x) <= 1) & (abs(y) <= 1) & ((abs(x) <= 0.35) | (abs(y) <= 0.35))

@@ -1,0 +1,201 @@
+"""Scenes of the synthetic world: coloured shapes that appear, move, change colour and vanish, known to the last detail.
+
+A clip is cut into eight equal slots and every event starts with one, so that eight evenly spaced frames show every event.
+The frame is cut into three lanes (rows in one scene, columns in another), one actor to a lane: actors never overlap.
+Positions and sizes are fractions of the frame (x to the right, y downward), times are seconds.
+"""
+
+import random
+import zlib
+from dataclasses import dataclass
+
+SHAPES = ("circle", "square", "triangle", "cross")
+COLOURS = {
+    "red": (225, 30, 35),
+    "green": (25, 170, 55),
+    "blue": (35, 60, 230),
+    "yellow": (245, 220, 30),
+    "purple": (190, 40, 210),
+    "white": (250, 250, 250),
+}
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+NUMBERS = ("zero", "one", "two", "three")
+TONES = {"appears": 440.0, "moves": 660.0, "turns": 880.0, "vanishes": 330.0}
+"""Hertz of the tone that marks an event of each kind in the sound track."""
+
+SLOTS = 8
+LANES = (1 / 6, 1 / 2, 5 / 6)
+_FIRST_SLOTS = {1: ((0, 1, 2),), 2: ((0, 1), (2, 3)), 3: ((0,), (2,), (4,))}
+_MOVE_SLOTS = 3
+_HELD_OUT_SHARE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """One coloured shape and all that happens to it.
+
+    Args:
+        radius: half the side of its box.
+        start, end: centre before and after its move; equal when it stays.
+        appears: when it comes into view.
+        moves: first and last moment of its move, None when it stays.
+        direction: of its move, None when it stays.
+        turns: when it changes colour and to which, None when it keeps its colour.
+        vanishes: when it goes, None when it stays to the end.
+    """
+
+    shape: str
+    colour: str
+    radius: float
+    start: tuple[float, float]
+    end: tuple[float, float]
+    appears: float
+    moves: tuple[float, float] | None = None
+    direction: str | None = None
+    turns: tuple[float, str] | None = None
+    vanishes: float | None = None
+
+    def visible_at(self, time: float) -> bool:
+        return self.appears <= time and (self.vanishes is None or time < self.vanishes)
+
+    def colour_at(self, time: float) -> str:
+        return self.turns[1] if self.turns is not None and time >= self.turns[0] else self.colour
+
+    def centre_at(self, time: float) -> tuple[float, float]:
+        if self.moves is None:
+            return self.start
+        first, last = self.moves
+        way = min(max((time - first) / (last - first), 0.0), 1.0)
+        return (
+            self.start[0] + way * (self.end[0] - self.start[0]),
+            self.start[1] + way * (self.end[1] - self.start[1]),
+        )
+
+    def box_at(self, time: float) -> tuple[float, float, float, float] | None:
+        """Left, top, right, bottom as fractions of the frame; None while out of view."""
+        if not self.visible_at(time):
+            return None
+        x, y = self.centre_at(time)
+        return (x - self.radius, y - self.radius, x + self.radius, y + self.radius)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happens to one actor, marked by a tone in the sound track.
+
+    Args:
+        kind: "appears", "moves", "turns" or "vanishes".
+        actor: index of the actor in its scene.
+        start, end: seconds; equal for everything but a move.
+        detail: direction of a move, new colour of a turn, else empty.
+    """
+
+    kind: str
+    actor: int
+    start: float
+    end: float
+    detail: str = ""
+
+    @property
+    def tone(self) -> float:
+        """Frequency of its tone in hertz."""
+        return TONES[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One clip, or one picture when ``duration`` is 0. Actors stand in the order in which they appear."""
+
+    duration: float
+    background: tuple[int, int, int]
+    actors: tuple[Actor, ...]
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """All events in the order of time."""
+        found = []
+        for index, actor in enumerate(self.actors):
+            found.append(Event("appears", index, actor.appears, actor.appears))
+            if actor.moves is not None and actor.direction is not None:
+                found.append(Event("moves", index, *actor.moves, actor.direction))
+            if actor.turns is not None:
+                found.append(Event("turns", index, actor.turns[0], actor.turns[0], actor.turns[1]))
+            if actor.vanishes is not None:
+                found.append(Event("vanishes", index, actor.vanishes, actor.vanishes))
+        return tuple(sorted(found, key=lambda event: event.start))
+
+    @property
+    def signature(self) -> str:
+        """What the scene shows, apart from when and where exactly."""
+        return " ".join(sorted(f"{actor.colour}-{actor.shape}-{actor.direction}" for actor in self.actors))
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the signature is reserved for the test set; one in five is."""
+        return zlib.crc32(self.signature.encode()) % _HELD_OUT_SHARE == 0
+
+
+def make_scene(seed: int, index: int, duration: float, held_out: bool = False) -> Scene:
+    """The scene number ``index`` of a world: a pure function of its arguments.
+
+    Args:
+        duration: seconds; 0 gives a picture, whose actors are all in view and do nothing.
+        held_out: draw from the signatures reserved for the test set, else from all others.
+
+    The number of actors goes round (one, two, three, one, ...), so that counts are balanced.
+    """
+    rng = random.Random(f"{seed} {index} {duration} {held_out}")
+    while True:
+        scene = _draw(rng, 1 + index % 3, duration)
+        if scene.held_out == held_out:
+            return scene
+
+
+def _draw(rng: random.Random, num_actors: int, duration: float) -> Scene:
+    background = rng.randrange(15, 60)
+    rows = rng.random() < 0.5
+    lanes = rng.sample(LANES, num_actors)
+    shapes = rng.sample(SHAPES, num_actors)
+    colours = rng.sample(tuple(COLOURS), num_actors)
+    actors = tuple(
+        _draw_actor(rng, shapes[i], colours[i], lanes[i], rows, _FIRST_SLOTS[num_actors][i], duration)
+        for i in range(num_actors)
+    )
+    return Scene(duration, (background, background, background), actors)
+
+
+def _draw_actor(
+    rng: random.Random,
+    shape: str,
+    colour: str,
+    lane: float,
+    rows: bool,
+    first_slots: tuple[int, ...],
+    duration: float,
+) -> Actor:
+    radius = rng.uniform(0.135, 0.155)
+    across = lane + rng.uniform(-0.01, 0.01)
+
+    def place(along: float) -> tuple[float, float]:
+        return (along, across) if rows else (across, along)
+
+    if duration == 0:
+        spot = place(rng.choice(LANES))
+        return Actor(shape, colour, radius, spot, spot, appears=0.0)
+
+    def moment(slot: int) -> float:
+        return slot * duration / SLOTS
+
+    first = rng.choice(first_slots)
+    later = moment(rng.randrange(first + _MOVE_SLOTS, SLOTS))
+    fate = rng.choice(("stays", "stays", "turns", "vanishes"))
+    turns = (later, rng.choice([other for other in COLOURS if other != colour])) if fate == "turns" else None
+    vanishes = later if fate == "vanishes" else None
+    if rng.random() < 0.3:
+        spot = place(rng.choice(LANES))
+        return Actor(shape, colour, radius, spot, spot, moment(first), turns=turns, vanishes=vanishes)
+    direction = rng.choice(("left", "right") if rows else ("up", "down"))
+    near, far = place(LANES[0]), place(LANES[-1])
+    start, end = (near, far) if direction in ("right", "down") else (far, near)
+    moves = (moment(first), moment(first + _MOVE_SLOTS))
+    return Actor(shape, colour, radius, start, end, moment(first), moves, direction, turns, vanishes)

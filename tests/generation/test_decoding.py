@@ -1,0 +1,53 @@
+"""Sampling follows transformers' meaning of its settings and depends on the request alone."""
+
+import pytest
+import torch
+from tiny import byte_tokenizer, language_model
+from vidtune.generation.branches import Branches, Prefix, check_language_model
+from vidtune.generation.decoding import TokenChooser, decode_steps
+from vidtune.generation.settings import GenerationSettings
+from vidtune.generation.stopping import AnswerInProgress
+
+LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0]).log_softmax(-1)
+
+
+def drawn_shares(count=4000, **settings):
+    chooser = TokenChooser(GenerationSettings(do_sample=True, **settings))
+    generators = [chooser.generator(str(i)) for i in range(count)]
+    tokens = torch.tensor(chooser.choose(LOGITS.expand(count, 4), generators))
+    return tokens.bincount(minlength=4) / count
+
+
+def test_draws_follow_the_probabilities():
+    torch.testing.assert_close(drawn_shares(), LOGITS.exp(), atol=0.03, rtol=0)
+    torch.testing.assert_close(drawn_shares(temperature=0.5), (2 * LOGITS).softmax(-1), atol=0.03, rtol=0)
+
+
+def test_top_k_and_top_p_cut_the_tail():
+    torch.testing.assert_close(drawn_shares(top_k=2)[:2], LOGITS[:2].softmax(-1), atol=0.03, rtol=0)
+    assert drawn_shares(top_k=2)[2:].sum() == 0
+    assert drawn_shares(top_p=0.6)[0] == 1
+    assert drawn_shares(top_p=0.7)[2:].sum() == 0
+
+
+def test_temperature_zero_is_greedy():
+    settings = GenerationSettings(do_sample=True, temperature=0.0)
+    assert TokenChooser(settings).choose(LOGITS[None], []) == [0]
+
+
+@pytest.mark.parametrize("other_seed", [42, 43])
+def test_sampled_answer_depends_on_seed_and_request_not_on_the_batch(other_seed):
+    model = language_model("qwen2_grouped")
+    check_language_model(model.config)
+    prefix = Prefix(model, torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(1)))
+
+    def sample(questions, seed):
+        chooser = TokenChooser(GenerationSettings(do_sample=True, temperature=2.0, top_p=0.95, seed=seed))
+        answers = [AnswerInProgress(id, byte_tokenizer(), (), (), 10) for id in questions]
+        for _ in decode_steps(Branches(prefix), list(questions.values()), answers, chooser):
+            pass
+        return {answer.id: answer.token_ids for answer in answers}
+
+    batch = sample({"a": [1, 2], "b": [3], "same question": [3]}, 42)
+    assert batch["b"] != batch["same question"]
+    assert (sample({"b": [3]}, other_seed)["b"] == batch["b"]) == (other_seed == 42)
