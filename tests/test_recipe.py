@@ -100,7 +100,7 @@ def test_a_file_that_is_no_mapping_is_refused(write):
 
 
 def test_alias_inside_its_anchor_is_refused(write):
-    assert "inside its own anchor" in refusal(write("config: &a {b: *a}\n"))
+    assert "inside its own anchor" in refusal(write("towers: &a {b: *a}\n"))
 
 
 def test_merge_keys_share_settings_between_stages(write):
@@ -170,7 +170,7 @@ def test_fingerprint_names_the_training_not_how_it_is_run(write):
     known = recipe_fingerprint(load_recipe(path))
     same = ["stages.align.workers=7", "stages.align.save_every=1", "benchmarks=[]", "generation={max_new_tokens: 1}"]
     assert recipe_fingerprint(load_recipe(path, same)) == known
-    for other in ("seed=7", "stages.align.epochs=2", "stages.instruct.train.language_model=3e-5", "config={a: 1}"):
+    for other in ("seed=7", "stages.align.epochs=2", "stages.instruct.train.language_model=3e-5", "connectors.projector.depth=1"):
         assert recipe_fingerprint(load_recipe(path, [other])) != known
 
 

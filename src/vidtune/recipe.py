@@ -213,7 +213,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), expand:
     Raises:
         UserError: with file and line: wrong syntax, unknown key (nearest named), wrong value, variable that is not set.
     """
-    document = read_yaml(_recipe_file(name_or_path), expand)
+    document = read_yaml(recipe_file(name_or_path), expand)
     if not isinstance(document.value, dict):
         raise UserError(f"{name_or_path}: a recipe is a mapping that starts with system: NAME")
     for assignment in overrides:
@@ -239,7 +239,7 @@ def recipe_fingerprint(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _recipe_file(name_or_path: str | Path) -> Path:
+def recipe_file(name_or_path: str | Path) -> Path:
     path = Path(name_or_path).expanduser()
     if str(name_or_path) in list_recipes():
         return recipe_path(str(name_or_path))

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from tiny import CONFIGS, byte_tokenizer, language_model
+from tiny_language_models import CONFIGS, byte_tokenizer, language_model
 from transformers import Gemma2Config, Qwen2Config
+
 from vidtune.errors import UserError
 from vidtune.generation import branches
 from vidtune.generation.branches import Branches, Prefix, attend_with_total, check_language_model
@@ -20,8 +21,8 @@ def answers_in_progress(count, eos_ids=()):
     return [AnswerInProgress(f"q{i}", tokenizer, eos_ids, (), NEW_TOKENS) for i in range(count)]
 
 
-def run(prompts, questions, answers, settings=GenerationSettings()):
-    for _ in decode_steps(prompts, questions, answers, TokenChooser(settings)):
+def run(prompts, questions, answers):
+    for _ in decode_steps(prompts, questions, answers, TokenChooser(GenerationSettings())):
         pass
     return [answer.token_ids for answer in answers]
 
@@ -113,7 +114,7 @@ def test_bfloat16_stays_close_to_plain(model):
 
 def test_language_models_without_full_attention_are_refused():
     sliding = Qwen2Config(use_sliding_window=True, sliding_window=8, max_window_layers=0, num_hidden_layers=2)
-    with pytest.raises(UserError, match="sliding_attention.*share_prefix=False"):
+    with pytest.raises(UserError, match=r"sliding_attention.*share_prefix=False"):
         check_language_model(sliding)
     with pytest.raises(UserError, match="soft-capped"):
         check_language_model(Gemma2Config(layer_types=["full_attention"] * 26))

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from tiny import byte_tokenizer, language_model
+from tiny_language_models import byte_tokenizer, language_model
+
 from vidtune.generation.branches import Branches, Prefix, check_language_model
 from vidtune.generation.decoding import TokenChooser, decode_steps
 from vidtune.generation.settings import GenerationSettings

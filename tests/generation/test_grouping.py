@@ -1,4 +1,5 @@
 import numpy as np
+
 from vidtune.data.sample import MediaRef
 from vidtune.generation.grouping import Prompt, common_length, group_by_media
 from vidtune.generation.settings import Answer

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tiny import byte_tokenizer
-from transformers import AutoTokenizer, LlamaTokenizer
+from tiny_language_models import byte_tokenizer
+from transformers import LlamaTokenizer
+
 from vidtune.generation.stopping import AnswerInProgress
 
 

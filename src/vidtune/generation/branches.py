@@ -1,10 +1,10 @@
 """Many questions over one prompt prefix: every question attends to the same copy of the prefix.
 
 The prefix is run through the language model once. Its keys and values are kept a single time, also while questions are
-answered as a batch: all queries of the batch are folded into the query axis of one product with the prefix, attend apart
-from that to the tokens of their own question, and both parts are merged exactly by their log-sum-exp (Juravsky et al.,
-"Hydragen", arXiv:2402.05099, section 3.1). The questions' tokens are packed into one row without padding, so that every
-matrix product with the weights covers the whole batch.
+answered as a batch: all queries of the batch are folded into the query axis of one product with the prefix. Apart from
+that every query attends to the tokens of its own question, and both parts are merged exactly by their log-sum-exp
+(Hydragen, arXiv:2402.05099). The questions' tokens are packed into one row without padding, so that every matrix
+product with the weights covers the whole batch.
 
 Legend: n questions of the batch, T tokens of this forward over all questions, Q most tokens of one question in it,
 P prefix tokens, S stored tokens of the longest question, H heads, G key/value heads, R = H / G, D head width,

@@ -6,12 +6,10 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from vidtune.data.sample import Sample, Turn
 from vidtune.errors import UserError
 from vidtune.generation.branches import Branches, Prefix, check_language_model
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
@@ -28,8 +26,8 @@ class AnswerEngine:
     """Answers requests with a video language model.
 
     Requests about the same media are answered together: files are decoded, encoded and run through the language model
-    once, and the questions continue that prefix as batches. In float32 the tokens equal those of answering every request
-    alone; in lower precision rounding may differ. Files of the next groups are decoded meanwhile.
+    once, and the questions continue that prefix as batches. In float32 the tokens equal those of answering every
+    request alone; in lower precision rounding may differ. Files of the next groups are decoded meanwhile.
 
     Args:
         model: on its device, in its precision; is set to evaluation mode.
@@ -60,8 +58,6 @@ class AnswerEngine:
         share_prefix: bool = True,
         window: int = 4096,
     ) -> None:
-        if prompt not in processor.prompts:
-            raise UserError(f"no prompt format {prompt!r}; there are: {', '.join(processor.prompts)}")
         if share_prefix:
             check_language_model(model.config.text_config)
         self.model = model.eval()
@@ -74,7 +70,7 @@ class AnswerEngine:
         self.stats = EngineStats()
         self._chooser = TokenChooser(settings)
         self._eos_ids = eos_ids(model, processor)
-        self._stop = tuple(dict.fromkeys((*settings.stop, *processor.prompts[prompt].stop)))
+        self._stop = tuple(dict.fromkeys((*settings.stop, *processor.prompt_format(prompt).stop)))
         self._pool = MediaPool(workers, media_timeout)
 
     def __enter__(self) -> Self:
@@ -131,31 +127,23 @@ class AnswerEngine:
         if not request.question.strip():
             return failure(request.id, "the question is empty; ask something")
         try:
-            example = self.processor.question_example(self._sample(request), self.prompt)
+            example = self.processor.question_example(
+                request.question, request.media, self.prompt, request.history, id=request.id
+            )
         except UserError as error:
             return failure(request.id, str(error))
-        of_media = np.flatnonzero(example.input_ids >= self.model.config.text_config.vocab_size)
-        media_end = int(of_media[-1]) + 1 if len(of_media) else 0
-        if media_end == len(example):
+        media_ids, text_ids = self.processor.split_at_media(example)
+        if not len(text_ids):
             return failure(request.id, f"prompt format {self.prompt!r} leaves nothing after the media; use another")
         context = getattr(self.model.config.text_config, "max_position_embeddings", None)
         room = self.settings.max_new_tokens if context is None else context - len(example)
         if room < 1:
             return failure(
                 request.id,
-                f"the prompt has {len(example)} tokens ({len(of_media)} of media) and the model's context {context}: "
-                "no room for an answer; ask a shorter question or about fewer files",
+                f"the prompt has {len(example)} tokens and the model's context {context}: no room for an answer; "
+                "ask a shorter question or about fewer files",
             )
-        return Prompt(example, media_end, min(room, self.settings.max_new_tokens))
-
-    def _sample(self, request: Request) -> Sample:
-        """The request as a conversation; media without tags stand at its very beginning, once per file."""
-        turns = [*request.history, Turn("user", request.question)]
-        tags = [f"<{ref.stream}>" for ref in request.media]
-        if tags and not any(tag in turn.text for turn in turns for tag in tags):
-            separator = self.processor.prompts[self.prompt].media_separator
-            turns[0] = Turn("user", "".join(tags) + separator + turns[0].text)
-        return Sample(request.id, tuple(turns), request.media)
+        return Prompt(example, len(media_ids), min(room, self.settings.max_new_tokens))
 
     def _loaded(self, groups: Iterator[MediaGroup]) -> Iterator[MediaGroup]:
         """Groups with their media, in order; the pool looks ahead at the files of the next groups."""

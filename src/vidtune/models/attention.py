@@ -1,6 +1,6 @@
 """Attention of the language model: block-diagonal causal over packed examples, or over padded and cached input.
 
-Registered with transformers under :data:`PACKED_ATTENTION`. With ``boundaries`` every example of a pack attends to
+Registered with transformers under :data:`PACKED_ATTENTION`. With ``cu_seqlens`` every example of a pack attends to
 itself only; nothing of size L x L is built. Without it, this is causal attention with an optional padding mask.
 
 Legend: B batch, H heads, G key/value heads, L tokens, K keys (L plus what a cache holds), D head width.
@@ -26,13 +26,13 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    boundaries: list[int] | None = None,
+    cu_seqlens: list[int] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention, inside each packed example when ``boundaries`` gives their boundaries.
+    """Causal attention, inside each packed example when ``cu_seqlens`` gives their boundaries.
 
     Args:
-        boundaries: boundaries [0, l1, l1 + l2, ..., L] of the examples of a pack, as Python numbers.
+        cu_seqlens: boundaries [0, l1, l1 + l2, ..., L] of the examples of a pack, as Python numbers.
 
     Shape: query (B, H, L, D), key and value (B, G, K, D) -> (B, L, H, D)
     Raises:
@@ -41,10 +41,10 @@ def packed_attention(
     if kwargs.get("sliding_window"):
         raise NotImplementedError("packed attention has no sliding window; set use_sliding_window=False")
     options = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
-    if boundaries is not None:
+    if cu_seqlens is not None:
         segments = [
             scaled_dot_product_attention(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], is_causal=True, **options)
-            for a, b in pairwise(boundaries)
+            for a, b in pairwise(cu_seqlens)
         ]
         output = torch.cat(segments, dim=2) if len(segments) > 1 else segments[0]
     elif attention_mask is not None:

@@ -135,7 +135,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         logits = self.language_model(
             inputs_embeds=self.embed(batch.input_ids, batch.media),
             position_ids=batch.position_ids,
-            boundaries=batch.boundaries,
+            cu_seqlens=batch.cu_seqlens,
             use_cache=False,
             logits_to_keep=positions,
         ).logits
@@ -151,7 +151,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         media: dict[str, StreamBatch] | None = None,
-        boundaries: list[int] | None = None,
+        cu_seqlens: list[int] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
@@ -161,11 +161,11 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: (B, L), placeholders expanded.
             labels: (B, L), -100 where not supervised; the loss is the mean over the rest, shifted by one.
-            boundaries: example boundaries of a packed (1, L) input; needs ``position_ids`` that restart.
+            cu_seqlens: example boundaries of a packed (1, L) input; needs ``position_ids`` that restart.
         """
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, media)
-        packed = {} if boundaries is None else {"boundaries": boundaries}
+        packed = {} if cu_seqlens is None else {"cu_seqlens": cu_seqlens}
         output = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

@@ -1,7 +1,6 @@
 """The processor: samples and questions -> examples, with the tokenizer, the streams and the prompt formats of one system."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from vidtune.errors import UserError
 from vidtune.media.preprocessing import Preprocessing
 from vidtune.processing.packing import Example, MediaSlot, StreamBatch
 from vidtune.processing.prompts import PromptFormat
-from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode
+from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, media_tags
 
 
 class StreamSettings(BaseModel):
@@ -46,6 +45,8 @@ class VideoLMProcessor(ProcessorMixin):
         tokenizer: of the language model.
         system: name of the system; its prompt formats are looked up there.
         streams: settings by stream name.
+        legacy: flavour of a sentencepiece tokenizer, see `ChunkTokenizer`; None takes the tokenizer's. Saved, because transformers 5
+            does not save it.
         chat_template: unused, for transformers.
     """
 
@@ -54,15 +55,13 @@ class VideoLMProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         system: str,
         streams: Mapping[str, StreamSettings | Mapping[str, Any]],
+        legacy: bool | None = None,
         chat_template: str | None = None,
     ) -> None:
         self.system = system
         self.streams = {name: StreamSettings.model_validate(settings) for name, settings in streams.items()}
+        self.chunk_tokenizer = ChunkTokenizer(tokenizer, legacy)
         super().__init__(tokenizer, chat_template=chat_template)
-
-    @cached_property
-    def chunk_tokenizer(self) -> ChunkTokenizer:
-        return ChunkTokenizer(self.tokenizer)
 
     @property
     def prompts(self) -> Mapping[str, PromptFormat]:
@@ -99,7 +98,7 @@ class VideoLMProcessor(ProcessorMixin):
             if new.output_shape() != old.output_shape():
                 raise UserError(f"media.{name}: the model takes {old.output_shape()} but this gives {new.output_shape()}")
             streams[name] = streams[name].model_copy(update={"preprocessing": new})
-        return VideoLMProcessor(self.tokenizer, self.system, streams)
+        return VideoLMProcessor(self.tokenizer, self.system, streams, self.chunk_tokenizer.legacy)
 
     def example(
         self,
@@ -152,7 +151,7 @@ class VideoLMProcessor(ProcessorMixin):
         """
         turns = [*history, Turn("user", question)]
         format_ = self.prompt_format(prompt)
-        if media and not any(f"<{stream}>" in turn.text for turn in turns for stream in self.streams):
+        if media and not any(media_tags(turn.text, self.streams) for turn in turns):
             first = next(number for number, turn in enumerate(turns) if turn.role == "user")
             tags = "".join(f"<{ref.stream}>" for ref in media)
             turns[first] = Turn("user", f"{tags}{format_.media_separator}{turns[first].text}")
@@ -236,9 +235,7 @@ class VideoLMProcessor(ProcessorMixin):
                 raise SampleProblem(
                     "tags and media differ in number", f"{tags} <{stream}> in the text but {len(given)} {stream} items"
                 )
-        return [
-            [MediaRef(stream, "") for stream in sorted_by_tag(question, list(self.streams))] for question in questions
-        ]
+        return [[MediaRef(tag[1], "") for tag in media_tags(question, items)] for question in questions]
 
     def decode(self, ids: Any, skip_special_tokens: bool = True, **options: Any) -> str:  # type: ignore[override]
         """Text of ids; media placeholders are left out."""
@@ -251,6 +248,7 @@ class VideoLMProcessor(ProcessorMixin):
         return {
             "processor_class": type(self).__name__,
             "system": self.system,
+            "legacy": self.chunk_tokenizer.legacy,
             "streams": {name: settings.model_dump(mode="json") for name, settings in self.streams.items()},
         }
 
@@ -277,18 +275,6 @@ class VideoLMProcessor(ProcessorMixin):
             most = self.streams[stream].max_items
             if limit and most is not None and streams.count(stream) > most:
                 raise SampleProblem("too many media", f"{streams.count(stream)} {stream} files where {most} are allowed")
-
-
-def sorted_by_tag(text: str, streams: Sequence[str]) -> list[str]:
-    """The streams of the tags in a text, in order."""
-    found = [(position, stream) for stream in streams for position in _positions(text, f"<{stream}>")]
-    return [stream for _, stream in sorted(found)]
-
-
-def _positions(text: str, tag: str) -> list[int]:
-    parts = text.split(tag)
-    ends = np.cumsum([len(part) + len(tag) for part in parts[:-1]])
-    return [int(end) - len(tag) for end in ends]
 
 
 def _example(id: str, encoded: Encoded, media: Sequence[MediaRef], seed: int | None) -> Example:

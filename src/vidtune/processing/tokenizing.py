@@ -10,13 +10,14 @@ Legend: L tokens.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
@@ -46,7 +47,7 @@ def load_tokenizer(path: str | Path, legacy: bool | None = None) -> PreTrainedTo
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path}: no tokenizer can be read from there: {reason}") from error
     if legacy is None:
-        legacy = True if bare else tokenizer.init_kwargs.get("legacy", True)
+        legacy = get_tokenizer_config(str(path)).get("legacy", True)
     # Kept in init_kwargs too, because transformers 5 saves those and would else forget the flag.
     tokenizer.legacy = tokenizer.init_kwargs["legacy"] = legacy
     return tokenizer
@@ -69,10 +70,11 @@ class ChunkTokenizer:
     Any other tokenizer is used as it is.
 
     Args:
-        tokenizer: backed by the tokenizers library. `load_tokenizer` makes sure its `legacy` flag is right.
+        tokenizer: backed by the tokenizers library.
+        legacy: see above; None takes the tokenizer's own flag, which is right when it comes from `load_tokenizer`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, legacy: bool | None = None) -> None:
         if not hasattr(tokenizer, "backend_tokenizer"):
             raise UserError(f"tokenizer {type(tokenizer).__name__} is not backed by the tokenizers library")
         self.tokenizer = tokenizer
@@ -81,7 +83,7 @@ class ChunkTokenizer:
         self.backend.no_truncation()
         self.backend.no_padding()
         self.has_prefix = _writes_dummy_prefix(json.loads(self.backend.to_str()))
-        self.strips_prefix = self.has_prefix and not tokenizer.init_kwargs.get("legacy", True)
+        self.legacy: bool = getattr(tokenizer, "legacy", True) if legacy is None else legacy
         self.added_ids = frozenset(self.backend.get_added_tokens_decoder())
         if self.has_prefix:
             # transformers' own set-up leaves the prefix out where text starts with a space; sentencepiece does not.
@@ -94,7 +96,7 @@ class ChunkTokenizer:
         """Tokenise one chunk, without beginning-of-sequence token."""
         encoding = self.backend.encode(text, add_special_tokens=False)
         ids, starts = encoding.ids, [start for start, _ in encoding.offsets]
-        if self.strips_prefix:
+        if self.has_prefix and not self.legacy:
             return self._strip_prefixes(text, ids, starts)
         return Chunk(ids, starts)
 
@@ -189,8 +191,8 @@ def encode(
     pieces = prompt.render(turns, open_answer)
     text = "".join(piece.text for piece in pieces)
     supervised = np.repeat([piece.supervised for piece in pieces], [len(piece.text) for piece in pieces])
-    tags = list(re.finditer("|".join(f"<({re.escape(stream)})>" for stream in streams), text)) if streams else []
-    _check_tags([tag.group()[1:-1] for tag in tags], [placeholder.stream for placeholder in placeholders])
+    tags = media_tags(text, streams)
+    _check_tags([tag[1] for tag in tags], [placeholder.stream for placeholder in placeholders])
 
     masked = prompt.ambiguity(turns) if supervise else None
     label = supervise and masked is None
@@ -230,6 +232,12 @@ def encode(
     if label and masked is None and not (all_labels != IGNORED).any():
         masked = "answers cut off by the length limit" if truncated else "no answer"
     return Encoded(input_ids, all_labels, media_tokens, masked, bool(truncated))
+
+
+def media_tags(text: str, streams: Collection[str]) -> list[re.Match[str]]:
+    """The tags ``<stream>`` in a text, in order; group 1 is the stream."""
+    names = "|".join(re.escape(stream) for stream in streams)
+    return list(re.finditer(f"<({names})>", text)) if streams else []
 
 
 def _check_tags(tags: Sequence[str], media: Sequence[str]) -> None:

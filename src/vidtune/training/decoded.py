@@ -1,7 +1,7 @@
 """Decoded media on their way from the worker pool to the packs, with a bounded memory of recent ones.
 
-Annotation files ask several questions about one video, and small data sets come round every few seconds: what was decoded
-lately is not decoded again.
+Annotation files ask several questions about one video, and small data sets come round every few seconds: what was
+decoded lately is not decoded again.
 """
 
 from collections import OrderedDict, deque
@@ -41,7 +41,9 @@ class DecodedMedia:
         remembered_bytes: how much is kept for samples to come.
     """
 
-    def __init__(self, pool: MediaPool, plan_more: Callable[[], bool], remembered_bytes: int = REMEMBERED_BYTES) -> None:
+    def __init__(
+        self, pool: MediaPool, plan_more: Callable[[], bool], remembered_bytes: int = REMEMBERED_BYTES
+    ) -> None:
         self._pool, self._plan_more, self._limit = pool, plan_more, remembered_bytes
         self._waiting: deque[Decoded] = deque()
         self._in_flight: deque[Decoded] = deque()

@@ -1,8 +1,8 @@
-"""Samples that a run leaves out because one of their media files failed, with step and reason, in ``excluded.jsonl``.
+"""Samples that a run leaves out, because a media file or the annotation is bad, with the reason: ``excluded.jsonl``.
 
-A failure is a fact of the run, not of the moment: from the step in which a file failed, every sample that needs it is left out,
-and a resumed run replays the list instead of trying again (a time-out need not repeat itself). A line without a step comes from
-``vidtune data check``: that sample never enters the plan.
+A failed file is a fact of the run, not of the moment: from the step in which a file failed, every sample that needs it is
+left out, and a resumed run replays the list instead of trying again (a time-out need not repeat itself). A line
+without a step comes from ``vidtune data check``: that sample never enters the plan.
 """
 
 import json
@@ -25,14 +25,14 @@ class Excluded:
         id: the sample's id.
         index: its place in the stage's annotation table.
         step: the optimizer step that went on without it, from 0.
-        path: the media file that failed.
+        path: the media file that failed; None when the annotation itself is not usable.
         reason: why.
     """
 
     id: str
     index: int
     step: int
-    path: str
+    path: str | None
     reason: str
 
 
@@ -54,6 +54,8 @@ class ExclusionList:
         """Media path -> first step it failed in, and the reason."""
         failed: dict[str, tuple[int, str]] = {}
         for entry in self.entries:
+            if entry.path is None:
+                continue
             if entry.path not in failed or entry.step < failed[entry.path][0]:
                 failed[entry.path] = (entry.step, entry.reason)
         return failed
@@ -85,9 +87,10 @@ class ExclusionList:
         count = sum(entry.step <= step for entry in self.entries)
         if count > TOLERATED_COUNT and count > TOLERATED_SHARE * samples_seen:
             last = self.entries[-1]
+            where = f"{last.path}: " if last.path else ""
             raise UserError(
-                f"{self.path}: {count} of {samples_seen} samples could not be loaded, more than {TOLERATED_SHARE:.0%}; "
-                f"the last one: sample {last.id!r}, {last.path}: {last.reason}. Mend the files, delete this list, start again"
+                f"{self.path}: {count} of {samples_seen} samples could not be used, more than {TOLERATED_SHARE:.0%}; "
+                f"the last one: sample {last.id!r}, {where}{last.reason}; mend them, delete this list, and start again"
             )
 
 

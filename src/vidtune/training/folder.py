@@ -16,10 +16,12 @@ FINAL = "final"
 
 @contextmanager
 def claimed(out: Path, recipe: Recipe) -> Iterator[None]:
-    """Hold ``out`` for a run of ``recipe``: a new run writes its recipe there, an earlier one of the same recipe goes on.
+    """Hold ``out`` for a run of ``recipe``: a new run writes its recipe there, an earlier one of the same recipe goes
+    on.
 
     Raises:
-        UserError: the folder holds the run of another recipe (the first differing key is named), results without a recipe, or
+        UserError: the folder holds the run of another recipe (the first differing key is named), results without a
+        recipe, or
             another process is training into it.
     """
     if out.exists() and not out.is_dir():
@@ -30,7 +32,9 @@ def claimed(out: Path, recipe: Recipe) -> Iterator[None]:
             # A POSIX lock ends with its process, also by kill -9, and worker processes do not inherit it.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"{out}: another process is training into this folder; wait for it or choose another") from None
+            raise UserError(
+                f"{out}: another process is training into this folder; wait for it or choose another"
+            ) from None
         check_recipe(out, recipe)
         for folder in (out, *(out / stage.name for stage in recipe.stages)):
             remove_partial(folder)
@@ -50,7 +54,9 @@ def check_recipe(out: Path, recipe: Recipe) -> None:
     if recipe_fingerprint(earlier) == recipe_fingerprint(recipe):
         return
     key, old, new = _first_difference(_values(earlier), _values(recipe))
-    raise UserError(f"{out}: holds the run of another recipe: {key} was {old!r} and is {new!r}; choose another output folder")
+    raise UserError(
+        f"{out}: holds the run of another recipe: {key} was {old!r} and is {new!r}; choose another output folder"
+    )
 
 
 def _values(recipe: Recipe) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """From the plan to packs ready for the model, ahead of the step that needs them.
 
-A thread plans steps (tokenising, packing), worker processes decode, and finished packs wait in a short queue. Everything is done
-in plan order, so what is loaded, and what is left out because a file failed, does not depend on timing.
+A thread plans steps (tokenising, packing), worker processes decode, and finished packs wait in a short queue.
+Everything is done in plan order, so what is loaded, and what is left out because a file failed, does not depend on
+timing.
 """
 
 import queue
@@ -10,11 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
 
+from vidtune.data.problems import SampleProblem
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.preprocessing import Preprocessing
 from vidtune.processing.order import packs_of_step
@@ -36,7 +38,7 @@ class LoadedPack:
         number: its place in the step, from 0.
         is_last: whether the step ends with it.
         batch: None when every sample of it was left out.
-        excluded: samples left out because of their media.
+        excluded: samples left out.
         num_supervised: tokens the loss of ``batch`` sums over.
     """
 
@@ -55,7 +57,8 @@ class PlannedPack:
     is_last: bool
     indices: list[int]
     examples: list[Example]
-    media: list[list[Decoded]] = field(default_factory=list)
+    media: list[list[Decoded]]
+    unusable: list[Excluded]
 
 
 class PackLoader:
@@ -63,7 +66,7 @@ class PackLoader:
 
     Args:
         plan: samples of each step.
-        make_example: (table index, epoch) -> tokenised example.
+        make_example: (table index, epoch) -> tokenised example; may raise SampleProblem.
         preprocessing: per stream.
         pool: decodes; owned by the caller.
         max_tokens: limit of a pack.
@@ -99,33 +102,43 @@ class PackLoader:
             return False
         step, epoch = self._next_step, self._plan.epoch(self._next_step)
         self._next_step += 1
-        indices = self._plan.samples(step).tolist()
-        examples = [self._make_example(index, epoch) for index in indices]
-        lengths, ids = [len(example) for example in examples], [example.id for example in examples]
-        packs = packs_of_step(lengths, self._max_tokens, ids)
+        indices: list[int] = []
+        examples: list[Example] = []
+        unusable: list[Excluded] = []
+        for index in self._plan.samples(step).tolist():
+            try:
+                examples.append(self._make_example(index, epoch))
+                indices.append(index)
+            except SampleProblem as problem:
+                unusable.append(Excluded(problem.sample, index, step, None, problem.detail))
+        ids = [example.id for example in examples]
+        packs = packs_of_step([len(example) for example in examples], self._max_tokens, ids) or [[]]
         for number, members in enumerate(packs):
-            planned = PlannedPack(
-                step,
-                number,
-                number == len(packs) - 1,
-                [indices[member] for member in members],
-                [examples[member] for member in members],
+            chosen = [examples[member] for member in members]
+            self._planned.append(
+                PlannedPack(
+                    step=step,
+                    number=number,
+                    is_last=number == len(packs) - 1,
+                    indices=[indices[member] for member in members],
+                    examples=chosen,
+                    media=[self._request(example, step) for example in chosen],
+                    unusable=unusable if number == 0 else [],
+                )
             )
-            planned.media = [
-                [
-                    self._media.request(LoadJob(slot.ref.path, self._preprocessing[slot.stream], slot.seed))
-                    for slot in example.media
-                    if not self._has_failed(slot.ref.path, step)
-                ]
-                for example in planned.examples
-            ]
-            self._planned.append(planned)
         return True
+
+    def _request(self, example: Example, step: int) -> list[Decoded]:
+        return [
+            self._media.request(LoadJob(slot.ref.path, self._preprocessing[slot.stream], slot.seed))
+            for slot in example.media
+            if not self._has_failed(slot.ref.path, step)
+        ]
 
     def _load(self, planned: PlannedPack) -> LoadedPack:
         examples: list[Example] = []
         arrays: list[list[np.ndarray]] = []
-        excluded: list[Excluded] = []
+        excluded = list(planned.unusable)
         for index, example, media in zip(planned.indices, planned.examples, planned.media, strict=True):
             for decoded in media:
                 self._media.wait_for(decoded)
@@ -164,7 +177,9 @@ class Ahead:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._closed.set()
         deadline = time.monotonic() + CLOSING_SECONDS
         while self._thread.is_alive() and time.monotonic() < deadline:

@@ -1,8 +1,9 @@
 """What a run tells about itself: ``log.jsonl`` (one object per line) and the same numbers for TensorBoard.
 
-Keys of a line: step (finished optimizer steps), epoch, loss (mean per supervised token), learning_rate and gradient_norm per
-component and in total (before clipping), samples, tokens, supervised_tokens, tokens_per_second, data_wait (share of the time spent waiting for
-data), memory_gib (peak), seconds. Counts and times cover the steps since the line before.
+Keys of a line: step (finished optimizer steps), epoch, loss (mean per supervised token), learning_rate and
+gradient_norm per component and in total (before clipping), samples, tokens, supervised_tokens, tokens_per_second,
+data_wait (share of the time spent waiting for data), memory_gib (peak), seconds. Counts and times cover the steps
+since the line before.
 """
 
 import json
@@ -18,7 +19,8 @@ class TrainingLog:
 
     Args:
         folder: of the stage.
-        first_step: steps done so far; lines of later steps, written before a crash, are dropped because those steps run again.
+        first_step: steps done so far; lines of later steps, written before a crash, are dropped because those steps
+            run again.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
@@ -33,7 +35,7 @@ class TrainingLog:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for key, value in line.items():
-            for name, number in (value.items() if isinstance(value, dict) else [("", value)]):
+            for name, number in value.items() if isinstance(value, dict) else [("", value)]:
                 if key != "step":
                     self._board.add_scalar(f"{key}/{name}" if name else key, number, line["step"])
 

@@ -34,7 +34,9 @@ def select_components(names: list[str], rates: Mapping[str, float], stage: str) 
             raise UserError(f"stage {stage!r}: train names no component by {glob!r}; {suggestion(glob, names)}")
         for name in matches:
             if name in claimed:
-                raise UserError(f"stage {stage!r}: train names {name!r} twice, by {claimed[name]!r} and {glob!r}; keep one")
+                raise UserError(
+                    f"stage {stage!r}: train names {name!r} twice, by {claimed[name]!r} and {glob!r}; keep one"
+                )
             claimed[name], chosen[name] = glob, rate
     return {name: chosen[name] for name in names if name in chosen}
 
@@ -42,9 +44,9 @@ def select_components(names: list[str], rates: Mapping[str, float], stage: str) 
 def prepare_components(model: VideoLM, trained: Mapping[str, float], frozen_dtype: torch.dtype) -> None:
     """Freeze all but the trained components; trained weights are float32, frozen ones ``frozen_dtype``.
 
-    Frozen towers and connectors are put into eval mode. The language model always stays in train mode: gradients run through it
-    even when it is frozen, and transformers checkpoints activations in train mode only. Buffers keep their precision, which
-    rotary embeddings need.
+    Frozen towers and connectors are put into eval mode. The language model always stays in train mode: gradients run
+    through it even when it is frozen, and transformers checkpoints activations in train mode only. Buffers keep their
+    precision, which rotary embeddings need.
     """
     model.requires_grad_(False)
     for name, part in model.components().items():
@@ -57,8 +59,8 @@ def prepare_components(model: VideoLM, trained: Mapping[str, float], frozen_dtyp
 def parameter_groups(model: VideoLM, trained: Mapping[str, float], weight_decay: float) -> list[dict[str, Any]]:
     """Optimizer groups: one per trained component, and a second one without weight decay for its biases and norms.
 
-    Each group carries ``component`` and ``peak`` (the rate before the schedule). A weight shared by two components belongs to the
-    one named first.
+    Each group carries ``component`` and ``peak`` (the rate before the schedule). A weight shared by two components
+    belongs to the one named first.
     """
     parts = model.components()
     groups: list[dict[str, Any]] = []

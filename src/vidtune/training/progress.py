@@ -42,7 +42,9 @@ class StageProgress:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def step(self, done: int) -> None:
@@ -60,7 +62,9 @@ class StageProgress:
             self._bar.update(self._task, numbers=text)
         elif self._enabled and self._is_due(line["step"]):
             left = (time.monotonic() - self._started) / (line["step"] - self._first) * (self._total - line["step"])
-            self._console.print(f"{self._stage} {line['step']}/{self._total}  {text}  {left:.0f} s left", highlight=False)
+            self._console.print(
+                f"{self._stage} {line['step']}/{self._total}  {text}  {left:.0f} s left", highlight=False
+            )
 
     def note(self, text: str) -> None:
         """Print a line that stays."""

@@ -1,8 +1,8 @@
 """Checkpoints that are either complete or not there: written to a ``.partial`` folder, synced to disk, then renamed.
 
-A step checkpoint holds what training changed: the trained weights and the optimizer (``torch.distributed.checkpoint``, so that
-another number of ranks can read it) and ``state.json``. Frozen weights come again from what the stage started from, and there is
-no generator state, because randomness is seeded by step.
+A step checkpoint holds what training changed: the trained weights and the optimizer
+(``torch.distributed.checkpoint``, so that another number of ranks can read it) and ``state.json``. Frozen weights
+come again from what the stage started from, and there is no generator state, because randomness is seeded by step.
 """
 
 import json
@@ -26,7 +26,9 @@ _OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes the name ``folder`` only when the block is through and all its bytes are on disk."""
+    """A folder to write into that takes the name ``folder`` only when the block is through and all its bytes are on
+    disk.
+    """
     partial = folder.with_name(folder.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -61,7 +63,9 @@ def checkpoints(stage_folder: Path) -> list[Path]:
     return sorted((p for p in found if (p / "state.json").is_file()), key=lambda p: int(p.name.removeprefix(PREFIX)))
 
 
-def save_checkpoint(stage_folder: Path, step: int, net: nn.Module, optimizer: Optimizer, state: dict[str, Any], keep: int) -> Path:
+def save_checkpoint(
+    stage_folder: Path, step: int, net: nn.Module, optimizer: Optimizer, state: dict[str, Any], keep: int
+) -> Path:
     """Write the checkpoint after ``step`` optimizer steps and delete all but the ``keep`` newest."""
     target = stage_folder / f"{PREFIX}{step}"
     with atomic_folder(target) as folder:

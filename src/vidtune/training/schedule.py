@@ -1,7 +1,7 @@
 """Learning-rate schedules as pure functions of the step: nothing to save, nothing to resume.
 
-The formulas are those of transformers' ``get_cosine_schedule_with_warmup`` and its siblings: the first step of a warm-up has
-rate zero, and the warm-up lasts ``ceil(ratio * steps)`` steps.
+The formulas are those of transformers' ``get_cosine_schedule_with_warmup`` and its siblings: the first step of a
+warm-up has rate zero, and the warm-up lasts ``ceil(ratio * steps)`` steps.
 """
 
 import math

@@ -7,20 +7,27 @@ from typing import Any
 
 
 class TrainingInterrupted(Exception):
-    """The run was asked to stop and has saved itself. The message says how to go on; the process exits with ``exit_code``."""
+    """The run was asked to stop and has saved itself. The message says how to go on; the process exits with
+    ``exit_code``.
+    """
 
     exit_code = 3
 
 
 class StopRequest:
-    """Context that turns the first SIGTERM or SIGINT into the flag ``requested``; a second one acts as if there were no handler.
+    """Context that turns the first SIGTERM or SIGINT into the flag ``requested``; a second one acts as if there were
+    no handler.
 
-    Outside the main thread, where Python allows no handlers, the flag can only be set by ``request``.
+    Outside the main thread, where Python allows no handlers, only ``stop_after`` can ask.
+
+    Args:
+        stop_after: optimizer steps after which to ask for the stop without any signal.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self) -> None:
+    def __init__(self, stop_after: int | None = None) -> None:
+        self._steps_left = stop_after
         self.reason: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -28,19 +35,26 @@ class StopRequest:
     def requested(self) -> bool:
         return self.reason is not None
 
-    def request(self, reason: str) -> None:
-        self.reason = reason
+    def step_done(self) -> bool:
+        """Count an optimizer step. Returns whether to stop now."""
+        if self._steps_left is not None:
+            self._steps_left -= 1
+            if self._steps_left <= 0:
+                self.reason = self.reason or "stop_after"
+        return self.requested
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._received) for number in self.SIGNALS}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._restore()
 
     def _received(self, number: int, frame: FrameType | None) -> None:
-        self.request(signal.Signals(number).name)
+        self.reason = signal.Signals(number).name
         self._restore()
 
     def _restore(self) -> None:

@@ -30,16 +30,18 @@ class TrainingStep(nn.Module):
             return self.model.loss_sum(batch)
 
 
-def pack_seed(seed: int, step: int, pack: int) -> int:
-    """Seed of everything random in one forward (dropout): no generator state has to be saved."""
-    return int(np.random.SeedSequence((abs(seed), step, pack)).generate_state(1, np.uint64)[0] >> 1)
+def random_seed(*key: int) -> int:
+    """A seed for everything random at one place of the run, e.g. (recipe seed, step, pack): no generator state has to
+    be saved.
+    """
+    return int(np.random.SeedSequence([abs(number) for number in key]).generate_state(1, np.uint64)[0] >> 2)
 
 
 def fill_missing_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Zeros where no batch of the step reached a trained weight.
 
-    AdamW moves a weight with a zero gradient (momentum, decay) but skips one without: every step treats every weight alike,
-    whatever its batches happened to hold.
+    AdamW moves a weight with a zero gradient (momentum, decay) but skips one without: every step treats every weight
+    alike, whatever its batches happened to hold.
     """
     for parameter in parameters:
         if parameter.grad is None:

@@ -3,7 +3,7 @@
 Both texts are lower-cased, stripped of punctuation, articles and forms of "to be"; number words become digits, and word endings are
 cut ("circles", "circle" and "moving", "moves" agree). Then
 
-1. a reference that is yes or no: the first yes or no of the prediction decides;
+1. a reference that is yes or no: the first yes, no or "not" of the prediction decides;
 2. a reference that is a number: the first number of the prediction decides;
 3. otherwise the prediction is right when the words of the reference stand in it one after the other, are not negated right before,
    and are not one of several alternatives ("red or blue").
@@ -43,7 +43,6 @@ SPELLINGS = {
 }
 FILLERS = frozenset("a an the is are was were be been being it its it's there of".split())
 NEGATIONS = frozenset("not no never isn't aren't wasn't weren't doesn't don't didn't without neither nor".split())
-YES_NO = frozenset(("yes", "no"))
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|\d+")
 
 
@@ -81,8 +80,9 @@ def normalise(text: str) -> list[str]:
 def _is_right(wanted: list[str], given: list[str]) -> bool:
     if not wanted or not given:
         return False
-    if len(wanted) == 1 and wanted[0] in YES_NO:
-        return next((word for word in given if word in YES_NO), None) == wanted[0]
+    if wanted in (["yes"], ["no"]):
+        said = next((word for word in given if word == "yes" or word in NEGATIONS), None)
+        return said is not None and (said == "yes") == (wanted == ["yes"])
     if len(wanted) == 1 and wanted[0].isdecimal():
         return next((word for word in given if word.isdecimal()), None) == wanted[0]
     if "or" in given and "or" not in wanted:

@@ -1,10 +1,12 @@
 import pytest
+
 from vidtune.errors import UserError
 from vidtune.generation.settings import GenerationSettings
 
 
 @pytest.mark.parametrize(
-    "values", [{"max_new_tokens": 0}, {"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"stop": ["a", ""]}, {"topp": 1}]
+    "values",
+    [{"max_new_tokens": 0}, {"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"stop": ["a", ""]}, {"topp": 1}],
 )
 def test_wrong_settings_are_named(values):
     with pytest.raises(UserError, match=next(iter(values))):

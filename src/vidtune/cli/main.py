@@ -1,0 +1,111 @@
+"""``vidtune``: puts the commands together and turns every mistake of the user into one line and exit code 2.
+
+The command modules import torch, transformers and av inside their functions, so that ``--help`` answers at once.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer._click.exceptions import ClickException
+
+from vidtune import __version__
+from vidtune.cli.answer import answer
+from vidtune.cli.benchmarks import benchmarks
+from vidtune.cli.convert import convert
+from vidtune.cli.data import data
+from vidtune.cli.demo import demo
+from vidtune.cli.evaluate import evaluate
+from vidtune.cli.judge import judge
+from vidtune.cli.recipes import recipes
+from vidtune.cli.report import report
+from vidtune.cli.systems import systems
+from vidtune.cli.train import train
+from vidtune.errors import UserError
+
+WRONG_INPUT, INTERRUPTED = 2, 130
+# Failures of the operating system that the user can mend; any other OSError is a bug and keeps its traceback.
+USER_ERRNOS = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.EADDRINUSE,
+}
+
+app = typer.Typer(
+    name="vidtune",
+    help="Train, run and validate video language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (demo, train, evaluate, judge, report, answer, convert):
+    app.command()(command)
+app.add_typer(data, name="data")
+app.add_typer(recipes, name="recipes")
+app.command()(systems)
+app.command()(benchmarks)
+
+
+@app.callback(invoke_without_command=True)
+def show_version(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    if version:
+        typer.echo(f"vidtune {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and leave the process: 0 done, 2 the user's mistake, 130 interrupted."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    try:
+        return app(args=None if arguments is None else list(arguments), standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return INTERRUPTED
+    except UserError as error:
+        return _refuse(str(error))
+    except ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader has gone, as in `vidtune recipes show x | head`; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in USER_ERRNOS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _refuse(where + (error.strerror or str(error)))
+    except ValueError as error:
+        if message := _settings_mistake(error):
+            return _refuse(message)
+        raise
+
+
+def _refuse(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return WRONG_INPUT
+
+
+def _settings_mistake(error: ValueError) -> str | None:
+    """The first complaint of a pydantic validation in one line; None for any other ValueError."""
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is None or not isinstance(error, pydantic.ValidationError):
+        return None
+    first = error.errors(include_url=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    return f"{error.title}: {key + ': ' if key else ''}{first['msg']}, not {first['input']!r}"

@@ -1,0 +1,55 @@
+"""``vidtune recipes``: the recipes that come with the package."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+recipes = typer.Typer(help="List, show and copy the shipped recipes.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@recipes.command("list")
+def list_all() -> None:
+    """Name the shipped recipes with their system and stages."""
+    from vidtune.recipe import load_recipe
+    from vidtune.recipes import list_recipes
+
+    for name in list_recipes():
+        recipe = load_recipe(name, expand=False)
+        stages = " -> ".join(stage.name for stage in recipe.stages)
+        typer.echo(f"{name:24} {recipe.system:16} {stages}")
+
+
+@recipes.command()
+def show(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides; the resolved recipe is shown.")
+    ] = None,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Write out every default.")] = False,
+) -> None:
+    """Print a recipe: the file as it is, or resolved."""
+    from vidtune.recipe import dump_recipe, load_recipe, recipe_file
+
+    if resolved or overrides:
+        typer.echo(dump_recipe(load_recipe(recipe, overrides or (), expand=False)), nl=False)
+    else:
+        typer.echo(recipe_file(recipe).read_text(encoding="utf-8"), nl=False)
+
+
+@recipes.command()
+def copy(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe.")],
+    to: Annotated[Path, typer.Argument(help="New file; an existing one is refused.")],
+) -> None:
+    """Copy a shipped recipe to a file of your own."""
+    from vidtune.errors import UserError
+    from vidtune.recipe import recipe_file
+
+    target = to / f"{recipe}.yaml" if to.is_dir() else to
+    try:
+        with target.open("x", encoding="utf-8") as copied:
+            copied.write(recipe_file(recipe).read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise UserError(f"{target}: exists already; choose another name") from None
+    typer.echo(f"copied to {target}; train it with: vidtune train {target} --out runs/{target.stem}")

@@ -1,0 +1,14 @@
+"""The judges: what scores free-form answers. The name of the judge stands in every score."""
+
+from vidtune.errors import UserError
+from vidtune.evaluation.judges.base import Judge
+from vidtune.evaluation.judges.rules import RulesJudge
+
+DEFAULT_JUDGE = "rules-v1"
+
+
+def get_judge(name: str = DEFAULT_JUDGE) -> Judge:
+    """A judge that needs no settings, by name; "rules" is the newest rule-based one."""
+    if name in ("rules", DEFAULT_JUDGE):
+        return RulesJudge()
+    raise UserError(f"unknown judge {name!r}; without an endpoint there is {DEFAULT_JUDGE!r}")

@@ -1,0 +1,79 @@
+"""Why a request to a judge failed, and whether it can be repeated."""
+
+import email.utils
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from vidtune.evaluation.judges.replies import UnparsableReply
+
+LONGEST_MESSAGE = 200
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failed request.
+
+    Args:
+        reason: one line without secrets.
+        repeat: the same request may succeed later.
+        fatal: no request of this run can succeed.
+        retry_after: seconds the server asks to wait, 0 when it does not say.
+    """
+
+    reason: str
+    repeat: bool = True
+    fatal: bool = False
+    retry_after: float = 0.0
+
+
+def explain(error: Exception, timeout: float, key: str) -> Failure:
+    """What an exception of the client means; unknown ones are raised again.
+
+    Args:
+        timeout: seconds a request may take, for the message.
+        key: the API key, cut out of messages that quote it.
+    """
+    import openai
+
+    if isinstance(error, UnparsableReply):
+        return Failure(f"unreadable reply: {error}")
+    if isinstance(error, (TimeoutError, openai.APITimeoutError)):
+        return Failure(f"no reply within {timeout:g} s")
+    if isinstance(error, openai.APIConnectionError):
+        return Failure(f"no connection ({error.__cause__ or error})"[:LONGEST_MESSAGE])
+    if isinstance(error, openai.APIStatusError):
+        return _explain_status(error, key)
+    if isinstance(error, (openai.APIError, ValueError)):
+        return Failure(f"unreadable response ({type(error).__name__})")
+    raise error
+
+
+def _explain_status(error: Any, key: str) -> Failure:
+    status = error.status_code
+    body = error.body if isinstance(error.body, dict) else {}
+    message = " ".join(str(body.get("message") or error.message).split())
+    if key:
+        message = message.replace(key, "***")
+    reason = f"HTTP {status}: {message}"[:LONGEST_MESSAGE]
+    if status in (401, 403, 404) or body.get("code") == "insufficient_quota":
+        return Failure(reason, repeat=False, fatal=True)
+    if status in (408, 409, 425, 429) or status >= 500:
+        return Failure(reason, retry_after=_retry_after(error.response.headers))
+    return Failure(reason, repeat=False)
+
+
+def _retry_after(headers: Any) -> float:
+    """Seconds to wait, from ``Retry-After`` as a number or as a date."""
+    value = headers.get("retry-after")
+    if value is None:
+        return 0.0
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError):
+            return 0.0
+    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0

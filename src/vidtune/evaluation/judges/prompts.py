@@ -1,0 +1,48 @@
+"""Prompts of language-model judges. The wording is the interface: published scores depend on it, mistakes included."""
+
+import re
+from dataclasses import dataclass
+
+from vidtune.evaluation.judges.base import JudgeItem
+
+
+@dataclass(frozen=True)
+class JudgePrompt:
+    """A system message and a user message with the fields ``{question}``, ``{answer}`` and ``{pred}``."""
+
+    name: str
+    system: str
+    user: str
+
+    def messages(self, item: JudgeItem) -> list[dict[str, str]]:
+        """The chat to send; braces in the item's own texts stay as they are."""
+        values = {"question": item.question, "answer": item.answer, "pred": item.pred}
+        user = re.sub(r"\{(question|answer|pred)\}", lambda field: values[field[1]], self.user)
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
+
+
+VIDEO_QA = JudgePrompt(
+    name="video-qa",
+    system=(
+        "You are an intelligent chatbot designed for evaluating the correctness of generative outputs for question-answer pairs. "
+        "Your task is to compare the predicted answer with the correct answer and determine if they match meaningfully. "
+        "Here's how you can accomplish the task:"
+        "------"
+        "##INSTRUCTIONS: "
+        "- Focus on the meaningful match between the predicted answer and the correct answer.\n"
+        "- Consider synonyms or paraphrases as valid matches.\n"
+        "- Evaluate the correctness of the prediction compared to the answer."
+    ),
+    user=(
+        "Please evaluate the following video-based question-answer pair:\n\n"
+        "Question: {question}\n"
+        "Correct Answer: {answer}\n"
+        "Predicted Answer: {pred}\n\n"
+        "Provide your evaluation only as a yes/no and score where the score is an integer value between 0 and 5, "
+        "with 5 indicating the highest meaningful match. "
+        "Please generate the response in the form of a Python dictionary string with keys 'pred' and 'score', "
+        "where value of 'pred' is  a string of 'yes' or 'no' and value of 'score' is in INTEGER, not STRING."
+        "DO NOT PROVIDE ANY OTHER OUTPUT TEXT OR EXPLANATION. Only provide the Python dictionary string. "
+        "For example, your response should look like this: {'pred': 'yes', 'score': 4.8}."
+    ),
+)

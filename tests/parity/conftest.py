@@ -1,0 +1,13 @@
+"""Fixtures written by the official implementations; another folder of the same form can stand in for the copy here."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+FIXTURES = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parent / "fixtures"))
+
+
+@pytest.fixture(scope="session")
+def parity_folder() -> Path:
+    return FIXTURES

@@ -1,0 +1,411 @@
+"""Our Video-LLaVA against tensors, tokens and transforms of the official code; every size is read from the fixture."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig
+
+from vidtune.models.checkpoints import LoadReport, export_state, model_from_state, rename
+from vidtune.models.video_lm import VideoLM
+from vidtune.processing.packing import Batch, StreamBatch
+from vidtune.systems import get_system
+
+FOLDER = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parent / "fixtures")) / "video_llava"
+SYSTEM = get_system("video_llava")
+FORMATS = {format.name: format for format in SYSTEM.formats}
+ATOL = 1e-4
+
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no video_llava fixtures in this folder")
+
+
+def read(name: str):
+    path = FOLDER / name
+    if not path.is_file():
+        pytest.skip(f"{name} is not part of this fixture")
+    return json.loads(path.read_text()) if path.suffix == ".json" else load_file(path)
+
+
+def tower_sizes(spec: dict) -> dict:
+    sizes = {key: value for key, value in spec.items() if key not in ("add_time_attn", "num_frames")}
+    is_video = spec["add_time_attn"]
+    return {**sizes, "temporal_attention": is_video, "num_frames": spec["num_frames"] if is_video else None}
+
+
+def make_config(config: dict):
+    towers = {
+        name: {**tower_sizes(config[f"{name}_tower"]), "feature_layer": config["mm_vision_select_layer"]}
+        for name in ("image", "video")
+    }
+    return SYSTEM.build_config(AutoConfig.for_model("llama", **config["llm"]), towers, {})
+
+
+@pytest.fixture(scope="module")
+def config() -> dict:
+    return read("config.json")
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict:
+    return read("inputs.safetensors")
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict:
+    return read("expected.safetensors")
+
+
+@pytest.fixture(scope="module")
+def model(config) -> VideoLM:
+    report = LoadReport("official")
+    state = rename(read("weights.safetensors"), FORMATS["official"].keys, report)
+    loaded = model_from_state(make_config(config), state, report)
+    report.refuse_gaps(FOLDER)
+    return loaded.eval()
+
+
+@pytest.fixture(scope="module")
+def media(config, inputs) -> list[list[tuple[str, torch.Tensor]]]:
+    """For every sample of the batch: its (stream, values) items in order, without the dummies of text-only samples."""
+    flat = [inputs[key] for key in sorted(inputs) if key.startswith("images.")]
+    samples, position = [], 0
+    for sample in config["samples"]:
+        items = [
+            ("video" if value.dim() == 4 else "image", value) for value in flat[position:][: len(sample["visuals"])]
+        ]
+        position += len(sample["visuals"])
+        has_placeholder = bool((inputs["input_ids"][sample["index"]] == config["image_token_index"]).any())
+        samples.append(items if has_placeholder else [])
+    return samples
+
+
+def stacked(inputs, stream: str) -> torch.Tensor:
+    """All items of a stream in list order, the dummy images of text-only samples included."""
+    flat = [inputs[key] for key in sorted(inputs) if key.startswith("images.")]
+    return torch.stack([value for value in flat if value.dim() == (4 if stream == "video" else 3)])
+
+
+def expand(ids: torch.Tensor, items, model: VideoLM, config: dict, *rows: torch.Tensor):
+    """Official ids (one placeholder per image or frame) -> ours (one per media token); ``rows`` are expanded alike."""
+    out_ids, out_rows, queue, index = [], [[] for _ in rows], list(items), 0
+    while index < len(ids):
+        if ids[index] != config["image_token_index"]:
+            out_ids.append(int(ids[index]))
+            for out, row in zip(out_rows, rows, strict=True):
+                out.append(int(row[index]))
+            index += 1
+            continue
+        stream, values = queue.pop(0)
+        tokens = model.config.num_tokens(stream, tuple(values.shape))
+        out_ids += [model.config.placeholder_ids[stream]] * tokens
+        for out in out_rows:
+            out += [config["ignore_index"]] * tokens
+        index += values.shape[1] if stream == "video" else 1
+    assert not queue
+    return torch.tensor(out_ids), *(torch.tensor(out) for out in out_rows)
+
+
+def sample_ids(model, config, inputs, media, row: int):
+    mask = inputs["attention_mask"][row].bool()
+    return expand(inputs["input_ids"][row][mask], media[row], model, config, inputs["labels"][row][mask])
+
+
+def stream_batches(model, items) -> dict[str, StreamBatch]:
+    batches = {}
+    for stream in model.config.streams:
+        values = [value for name, value in items if name == stream]
+        if values:
+            lengths = [model.config.num_tokens(stream, tuple(value.shape)) for value in values]
+            batches[stream] = StreamBatch(torch.stack(values), lengths)
+    return batches
+
+
+def joined(model, media) -> dict[str, StreamBatch]:
+    return stream_batches(model, [item for items in media for item in items])
+
+
+def make_pack(model, config, inputs, media, rows) -> Batch:
+    ids, labels = zip(*(sample_ids(model, config, inputs, media, row) for row in rows), strict=True)
+    labels = [torch.cat([torch.tensor([config["ignore_index"]]), label[1:]]) for label in labels]
+    cu_seqlens = [0]
+    for row in ids:
+        cu_seqlens.append(cu_seqlens[-1] + len(row))
+    return Batch(
+        input_ids=torch.cat(ids)[None],
+        position_ids=torch.cat([torch.arange(len(row)) for row in ids])[None],
+        labels=torch.cat(labels)[None],
+        cu_seqlens=cu_seqlens,
+        ids=[str(row) for row in rows],
+        media=joined(model, [media[row] for row in rows]),
+    )
+
+
+def padded(model, config, inputs, media, side: str):
+    """The whole batch as the official collator and splicer leave it: ids, labels, mask, position ids."""
+    rows = [sample_ids(model, config, inputs, media, row) for row in range(len(media))]
+    length = max(len(ids) for ids, _ in rows)
+    shape = (len(rows), length)
+    ids, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, config["ignore_index"])
+    mask, positions = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.long)
+    for row, (row_ids, row_labels) in enumerate(rows):
+        span = slice(0, len(row_ids)) if side == "right" else slice(length - len(row_ids), length)
+        ids[row, span], labels[row, span], mask[row, span] = row_ids, row_labels, True
+        positions[row, span] = torch.arange(len(row_ids))
+    return ids, labels, mask, positions
+
+
+def close(actual: torch.Tensor, wanted: torch.Tensor, atol: float = ATOL) -> None:
+    torch.testing.assert_close(actual.float(), wanted.float(), atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("stream", ["image", "video"])
+def test_towers_agree_layer_by_layer(stream, model, inputs, expected):
+    tower, values = model.towers[stream], stacked(inputs, stream)
+    frames = values.transpose(1, 2).flatten(0, 1) if stream == "video" else values
+    with torch.no_grad():
+        states = tower.hidden_states(frames)
+        features = tower(values)
+        embeddings = tower.embeddings(frames)
+    if f"{stream}_tower.embeddings" in expected:
+        close(embeddings, expected[f"{stream}_tower.embeddings"])
+    for index, state in enumerate(states):
+        close(state, expected[f"{stream}_tower.hidden_states.{index}"].view_as(state))
+    close(features, expected[f"{stream}_tower.output"].reshape(features.shape))
+
+
+def test_the_first_video_layer_alone_agrees(model, expected):
+    layer = model.towers["video"].encoder.layers[0]
+    close(layer(expected["video_tower.layer0.input"], None), expected["video_tower.layer0.output"])
+
+
+def test_a_clip_of_another_length_is_refused(model, media):
+    clip = next(value for items in media for name, value in items if name == "video")
+    with pytest.raises(ValueError, match="clips of"):
+        model.towers["video"](torch.cat([clip, clip], dim=1)[None])
+
+
+def test_connector_outputs_agree(model, inputs, expected):
+    with torch.no_grad():
+        images = model.encode("image", stacked(inputs, "image"))
+        videos = model.encode("video", stacked(inputs, "video"))
+    close(images, expected["projector.images"])
+    close(videos, expected["projector.videos"].flatten(1, 2))
+
+
+def test_embeddings_with_placeholders_equal_the_spliced_ones(model, config, inputs, media, expected):
+    ids, labels, mask, positions = padded(model, config, inputs, media, "right")
+    with torch.no_grad():
+        embeds = model.embed(ids, joined(model, media))
+    assert torch.equal(mask, expected["train.attention_mask"].bool())
+    assert torch.equal(labels, expected["train.labels"])
+    assert torch.equal(positions * mask, expected["train.position_ids"] * mask)
+    close(embeds[mask], expected["train.inputs_embeds"][mask])
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padded_forward_agrees(side, model, config, inputs, media, expected):
+    name = {"right": "train", "left": "left"}[side]
+    ids, labels, mask, positions = padded(model, config, inputs, media, side)
+    with torch.no_grad():
+        output = model(
+            ids,
+            attention_mask=mask,
+            position_ids=positions,
+            labels=labels,
+            media=joined(model, media),
+            output_hidden_states=True,
+        )
+    logits = expected[f"{name}.logits"]
+    rows = len(logits)
+    close(output.logits[:rows][mask[:rows]], logits[mask[:rows]])
+    close(output.loss, expected[f"{name}.loss"], 1e-5)
+    if side == "right":
+        assert torch.equal(labels, expected["train.labels"])
+        for index in (0, len(output.hidden_states) - 1):
+            close(output.hidden_states[index][mask], expected[f"train.llm_hidden_states.{index}"][mask])
+    else:
+        assert torch.equal(labels, expected["left.labels"])
+        assert torch.equal(mask, expected["left.attention_mask"].bool())
+
+
+def test_packed_loss_and_gradients_agree(model, config, inputs, media, expected):
+    batch = make_pack(model, config, inputs, media, range(len(media)))
+    model.requires_grad_(True)
+    model.towers.requires_grad_(False)
+    model.zero_grad(set_to_none=True)
+    loss = model.loss_sum(batch) / batch.num_supervised
+    loss.backward()
+    close(loss.detach(), expected["train.loss"], 1e-5)
+    keys = FORMATS["official"].keys
+    gradients = {keys.to_theirs(name): p.grad for name, p in model.named_parameters() if p.grad is not None}
+    for name, wanted in expected.items():
+        if name.startswith("grad."):
+            close(gradients[name.removeprefix("grad.")], wanted, 1e-5)
+        elif name.startswith("grad_norm."):
+            prefix = name.removeprefix("grad_norm.") + "."
+            parts = [grad.flatten() for key, grad in gradients.items() if key.startswith(prefix)]
+            close(torch.cat(parts).norm() if parts else torch.tensor(0.0), wanted, 1e-4)
+    model.zero_grad(set_to_none=True)
+
+
+def test_every_sample_alone_agrees(model, config, inputs, media, expected):
+    for row in range(len(media)):
+        ids, labels = sample_ids(model, config, inputs, media, row)
+        with torch.no_grad():
+            output = model(ids[None], labels=labels[None], media=stream_batches(model, media[row]))
+        close(output.loss, expected[f"single.{row}.loss"], 1e-5)
+        close(output.logits[0, -1], expected[f"single.{row}.logits_last"])
+
+
+def test_truncation_inside_a_visual_block_agrees(model, config, inputs, media, expected):
+    limit = config["truncated"]["tokenizer_model_max_length"]
+    losses, count = 0.0, 0
+    for row in range(len(media)):
+        ids, labels = (part[:limit] for part in sample_ids(model, config, inputs, media, row))
+        kept, used = [], {}
+        for stream, value in media[row]:
+            total = int((ids == model.config.placeholder_ids[stream]).sum())
+            tokens = min(model.config.num_tokens(stream, tuple(value.shape)), total - used.get(stream, 0))
+            used[stream] = used.get(stream, 0) + max(tokens, 0)
+            if tokens > 0:
+                kept.append((stream, value, tokens))
+        batches = {
+            stream: StreamBatch([v for s, v, _ in kept if s == stream], [n for s, _, n in kept if s == stream])
+            for stream in {stream for stream, _, _ in kept}
+        }
+        with torch.no_grad():
+            embeds = model.embed(ids[None], batches)[0]
+            logits = model(inputs_embeds=embeds[None]).logits[0]
+        close(embeds, expected["truncated.inputs_embeds"][row, : len(ids)])
+        close(logits, expected["truncated.logits"][row, : len(ids)])
+        assert torch.equal(labels, expected["truncated.labels"][row, : len(ids)])
+        supervised = labels[1:] != config["ignore_index"]
+        losses += torch.nn.functional.cross_entropy(logits[:-1][supervised], labels[1:][supervised], reduction="sum")
+        count += int(supervised.sum())
+    close(losses / count, expected["truncated.loss"], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["image", "video", "mixed"])
+def test_greedy_generation_agrees(name, model, config, inputs, media, expected):
+    settings = config["generate"][name]
+    items = media[settings["sample"]]
+    (ids,) = expand(inputs[f"generate.{name}.input_ids"][0], items, model, config)
+    new = settings["max_new_tokens"]
+    output = model.generate(
+        ids[None],
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        media=stream_batches(model, items),
+        max_new_tokens=new,
+        do_sample=False,
+        eos_token_id=None,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    assert output.sequences[0, -new:].tolist() == expected[f"generate.{name}.sequences"][0, -new:].tolist()
+    close(torch.stack(output.logits, dim=1), expected[f"generate.{name}.scores"])
+
+
+def test_official_keys_survive_a_round_trip(model):
+    weights = read("weights.safetensors")
+    exported = export_state(model, FORMATS["official"])
+    kept = {name for name in weights if not FORMATS["official"].keys.is_ignored(name)}
+    assert set(exported) == kept
+    assert all(torch.equal(exported[name], weights[name]) for name in kept)
+
+
+def test_projector_file_is_the_connector(model):
+    exported = export_state(model, FORMATS["projector"])
+    stored = read("mm_projector.safetensors")
+    assert set(exported) == set(stored)
+    assert all(torch.equal(exported[name], stored[name]) for name in stored)
+
+
+def full_size_config(vocab_size: int):
+    text = AutoConfig.for_model(
+        "llama", vocab_size=vocab_size, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
+        num_attention_heads=32,
+    )  # fmt: skip
+    return SYSTEM.build_config(text, {}, {})
+
+
+@pytest.mark.parametrize(("name", "file"), [("official", "full_keys.json"), ("transformers", "hf_full_keys.json")])
+def test_full_size_model_has_the_published_keys_and_shapes(name, file):
+    published, keys = {key: tuple(shape) for key, shape in read(file).items()}, FORMATS[name].keys
+    embedding = next(shape for key, shape in published.items() if key.endswith("embed_tokens.weight"))
+    config = full_size_config(embedding[0])
+    config.towers["video"]["temporal_attention"] = name == "official"
+    with torch.device("meta"):
+        state = VideoLM(config).state_dict()
+    ours = {keys.to_theirs(key): tuple(value.shape) for key, value in state.items()}
+    assert ours == {key: shape for key, shape in published.items() if not keys.is_ignored(key)}
+
+
+@pytest.fixture(scope="module")
+def hf_config(config, expected) -> dict:
+    """What transformers' hub config of this model says; the activation is CLIP's default because it is not written."""
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+    extra = len(read("hf.safetensors")["hf.extra_embed_rows"])
+    return {
+        "model_type": "video_llava",
+        "vision_config": {"model_type": "clip_vision_model", **{name: config["video_tower"][name] for name in names}},
+        "text_config": {"model_type": "llama", **config["llm"], "vocab_size": config["llm"]["vocab_size"] + extra},
+        "vision_feature_layer": config["mm_vision_select_layer"],
+    }
+
+
+def hf_model(hf_config, **tower_overrides) -> VideoLM:
+    """The model as transformers' hub file holds it: our official weights under its names, temporal parts dropped."""
+    stored, weights = read("hf.safetensors"), read("weights.safetensors")
+    official, hub = FORMATS["official"].keys, FORMATS["transformers"]
+    state = {
+        hub.keys.to_theirs(official.to_ours(key)): value
+        for key, value in weights.items()
+        if official.to_ours(key) and "temporal_" not in key
+    }
+    for key, rows in (("embed_tokens", "embed"), ("lm_head", "lm_head")):
+        name = next(name for name in state if name.endswith(f"{key}.weight"))
+        state[name] = torch.cat([state[name], stored[f"hf.extra_{rows}_rows"]])
+    assert hub.matches(hf_config, state)
+    ours = hub.read_config(hf_config, {})
+    for tower in ours.towers.values():
+        tower.update(tower_overrides)
+    report = LoadReport("transformers")
+    model = model_from_state(ours, rename(state, hub.keys, report), report)
+    report.refuse_gaps(FOLDER)
+    assert "attention over time" in hub.warnings(model.config)[0]
+    return model.eval()
+
+
+def test_transformers_format_agrees(hf_config, config, inputs):
+    stored, model = read("hf.safetensors"), hf_model(hf_config)
+    images, videos = stacked(inputs, "image"), stacked(inputs, "video")
+    with torch.no_grad():
+        close(model.encode("image", images), stored["hf.image_features"])
+        close(
+            model.encode("video", videos),
+            stored["hf.video_features"].reshape(len(videos), -1, model.config.text_config.hidden_size),
+        )
+    first = config["llm"]["vocab_size"]
+    ids, mask = stored["hf.input_ids"].clone(), stored["hf.attention_mask"]
+    for offset, stream in enumerate(("image", "video")):
+        ids[ids == first + offset] = model.config.placeholder_ids[stream]
+    media = {
+        stream: StreamBatch(values, [model.config.num_tokens(stream, tuple(values.shape[1:]))] * len(values))
+        for stream, values in (("image", images[:3]), ("video", videos[:2]))
+    }
+    for positions, name in ((None, "hf.loss"), (stored["hf.position_ids"], "hf.loss_explicit_position_ids")):
+        with torch.no_grad():
+            output = model(ids, attention_mask=mask, position_ids=positions, labels=stored["hf.labels"], media=media)
+        close(output.loss, stored[name], 1e-5)
+    close(output.logits[mask.bool()], stored["hf.logits"][mask.bool()])
+
+
+def test_transformers_format_with_exact_gelu_agrees(hf_config, inputs):
+    stored, model = read("hf.safetensors"), hf_model(hf_config, hidden_act="gelu")
+    videos = stacked(inputs, "video")
+    with torch.no_grad():
+        features = model.encode("video", videos)
+    close(features, stored["hf_gelu.video_features"].reshape(features.shape))
