@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
+from vidtune.models import adapters
 from vidtune.models.checkpoints import LoadReport, export_state, model_from_state, rename
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.packing import Batch, StreamBatch
@@ -409,3 +410,32 @@ def test_transformers_format_with_exact_gelu_agrees(hf_config, inputs):
     with torch.no_grad():
         features = model.encode("video", videos)
     close(features, stored["hf_gelu.video_features"].reshape(features.shape))
+
+
+@pytest.fixture(scope="module")
+def lora_folder(tmp_path_factory) -> Path:
+    """A LoRA run's output as the official trainer leaves it (pickled), next to the base it was trained for."""
+    folder = tmp_path_factory.mktemp("llava-lora")
+    torch.save(read("lora_adapter_model.safetensors"), folder / "adapter_model.bin")
+    torch.save(read("lora_non_lora_trainables.safetensors"), folder / "non_lora_trainables.bin")
+    (folder / "adapter_config.json").write_text(json.dumps(read("lora_adapter_config.json")))
+    return folder
+
+
+def test_merged_lora_run_agrees(lora_folder, model, config, inputs, media, expected):
+    report = LoadReport("official")
+    state = rename(read("weights.safetensors"), FORMATS["official"].keys, report)
+    state |= rename(adapters.read_trainables(lora_folder), FORMATS["projector"].keys, report)
+    merged = model_from_state(make_config(config), state, report).eval()
+    adapters.merge(merged, adapters.read_updates(lora_folder), FORMATS["official"].keys, lora_folder)
+    for name, wanted in expected.items():
+        if name.startswith("lora.merged.weight."):
+            ours = FORMATS["official"].keys.to_ours(name.removeprefix("lora.merged.weight.") + ".weight")
+            close(merged.get_parameter(ours), wanted, 1e-5)
+    ids, labels, mask, positions = padded(merged, config, inputs, media, "right")
+    with torch.no_grad():
+        output = merged(ids, attention_mask=mask, position_ids=positions, labels=labels, media=joined(merged, media))
+    rows = len(expected["lora.merged.logits"])
+    close(output.logits[:rows][mask[:rows]], expected["lora.merged.logits"][mask[:rows]])
+    close(output.loss, expected["lora.merged.loss"], 1e-5)
+    close(output.loss, expected["lora.unmerged.loss"], 1e-5)

@@ -39,8 +39,8 @@ def identify_checkpoint(path: Path) -> CheckpointIdentity:
 def checkpoint_fingerprint(path: Path) -> str:
     """Hash over names, sizes and bytes of weights, configuration and tokenizer.
 
-    Files up to 64 MiB count whole. Larger ones count with their first and last and 62 evenly spaced blocks of 256 KiB, so that
-    a 14 GB checkpoint takes a moment and any training step still changes the hash.
+    Files up to 64 MiB count whole. Larger ones count with their first and last and 62 evenly spaced blocks of 256 KiB,
+    so that a 14 GB checkpoint takes a moment and any training step still changes the hash.
     """
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")

@@ -1,7 +1,7 @@
 """Ask a checkpoint every question of a benchmark; append each answer the moment it is known.
 
-Stopping anywhere and starting again gives the same predictions: questions already answered are not asked again, the rest keeps its
-order, and a question's sampling is seeded by its position in the test set.
+Stopping anywhere and starting again gives the same predictions: questions already answered are not asked again, the
+rest keeps its order, and a question's sampling is seeded by its position in the test set.
 """
 
 import contextlib
@@ -91,38 +91,41 @@ def predict_benchmark(
         rank, ranks: ask only the rank-th slice of the questions.
         limit: only the first questions of the test set.
         retry_errors: ask questions again that ended in an error.
-        workers, media_timeout, max_batch_questions, share_prefix: see the answer engine; they never change a prediction.
+        workers, media_timeout, max_batch_questions, share_prefix: see the answer engine; they never change a
+            prediction.
 
     Raises:
         UserError: bad test set or checkpoint, or ``out`` holds another run's results.
     """
     test_set = get_benchmark(benchmark)
     questions = test_set.load(Path(data))
-    loaded = checkpoint if isinstance(checkpoint, LoadedCheckpoint) else open_checkpoint(Path(checkpoint), device, dtype)
+    loaded = (
+        checkpoint if isinstance(checkpoint, LoadedCheckpoint) else open_checkpoint(Path(checkpoint), device, dtype)
+    )
     protocol = protocol_for(loaded, test_set, blind=blind, overrides=overrides)
     run_dir = Path(out) / (f"{benchmark}-blind" if blind else benchmark)
-    engine = engine_for(
+    with engine_for(
         loaded,
         protocol,
         workers=workers,
         media_timeout=media_timeout,
         max_batch_questions=max_batch_questions,
         share_prefix=share_prefix,
-    )
-    return predict(
-        engine,
-        questions,
-        protocol,
-        run_dir,
-        checkpoint=loaded.identity,
-        system=loaded.system.name,
-        recipe=loaded.recipe,
-        rank=rank,
-        ranks=ranks,
-        limit=limit,
-        retry_errors=retry_errors,
-        progress=progress,
-    )
+    ) as engine:
+        return predict(
+            engine,
+            questions,
+            protocol,
+            run_dir,
+            checkpoint=loaded.identity,
+            system=loaded.system.name,
+            recipe=loaded.recipe,
+            rank=rank,
+            ranks=ranks,
+            limit=limit,
+            retry_errors=retry_errors,
+            progress=progress,
+        )
 
 
 def predict(
@@ -161,11 +164,7 @@ def predict(
     run.write_missing(missing)
 
     with JsonLines(run.predictions_file(rank, ranks)) as records:
-        done = {
-            prediction.index
-            for prediction in run.predictions()
-            if prediction.error is None or not retry_errors
-        }
+        done = {prediction.index for prediction in run.predictions() if prediction.error is None or not retry_errors}
         mine = chunk(questions.questions[:limit], rank, ranks)
         pending = [question for question in mine if question.file is not None and question.index not in done]
         started = time.monotonic()

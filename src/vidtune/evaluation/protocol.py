@@ -1,6 +1,7 @@
 """The protocol of a benchmark run: every rule that can change a prediction, as one frozen, hashed record.
 
-Two scores are comparable when their protocol hashes are equal. The judge is not part of it: stored predictions can be judged again.
+Two scores are comparable when their protocol hashes are equal. The judge is not part of it: stored predictions can be
+judged again.
 """
 
 import difflib
@@ -55,7 +56,8 @@ class Protocol(BaseModel):
         stream: the stream that reads the videos; its tag in the text is ``<stream>``.
         preprocessing: frame sampling and transform of that stream, as stored in the processor.
         blind: frames are black: what a model scores without seeing.
-        missing_videos: questions whose video file does not exist are not asked; they count as wrong in the strict score.
+        missing_videos: questions whose video file does not exist are not asked; they count as wrong in the strict
+            score.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

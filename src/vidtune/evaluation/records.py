@@ -1,7 +1,8 @@
 """Append-only JSON Lines files that survive ``kill -9``: every evaluated question is one line, written once.
 
-A line is written with one system call, so a killed process leaves whole lines and at most one torn one at the end, which the next
-writer cuts off. The operating system holds the lines at once; they are forced to disk every few seconds and on closing.
+A line is written with one system call, so a killed process leaves whole lines and at most one torn one at the end,
+which the next writer cuts off. The operating system holds the lines at once; they are forced to disk every few seconds
+and on closing.
 """
 
 import fcntl
@@ -23,8 +24,8 @@ class JsonLines:
 
     Args:
         path: created with its folder if missing.
-        shared: several processes may append at the same time (a cache). Torn lines are then left where they are and skipped by
-            readers; otherwise a second writer is refused.
+        shared: several processes may append at the same time (a cache). Torn lines are then left where they are and
+            skipped by readers; otherwise a second writer is refused.
 
     Raises:
         UserError: another process is writing the file.

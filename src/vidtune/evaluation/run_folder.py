@@ -109,7 +109,9 @@ class RunFolder:
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
-            raise UserError(f"{self.path / RUN_FILE}: {key}: {first['msg']}; was it written by another version?") from None
+            raise UserError(
+                f"{self.path / RUN_FILE}: {key}: {first['msg']}; was it written by another version?"
+            ) from None
 
     @classmethod
     def open(cls, path: Path, info: RunInfo) -> "RunFolder":
@@ -165,7 +167,7 @@ class RunFolder:
         write_atomically(self.path / "missing.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
     def write_official(self) -> Path:
-        """Write ``merge.jsonl``: what the official judge reads. Questions that were not answered are left out, as there."""
+        """Write ``merge.jsonl``: what the official judge reads. Questions without an answer are left out."""
         path = self.path / "merge.jsonl"
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in official_records(self.predictions())))
         return path
@@ -194,7 +196,8 @@ class RunFolder:
         for what, old, new in differences:
             if old != new:
                 raise UserError(
-                    f"{self.path}: holds the results of another run ({what} {old}, not {new}); choose another output folder"
+                    f"{self.path}: holds the results of another run ({what} {old}, not {new}); "
+                    "choose another output folder"
                 )
 
 

@@ -1,11 +1,11 @@
 """Intervals of scores whose questions come in clusters: the questions about one video stand or fall together.
 
-The interval is a percentile bootstrap that draws whole videos with replacement (Davison & Hinkley, Bootstrap Methods and their
-Application, 1997, section 3.8; clustering in model evaluation: Miller, Adding Error Bars to Evals, arXiv:2411.00640, section 2.2).
-Two runs are compared by the difference per question, drawn together, which removes the difficulty they share (ibid., section 4.2).
+The interval is a percentile bootstrap that draws whole videos with replacement (Davison & Hinkley, Bootstrap Methods
+and their Application, 1997; clustering in model evaluation: Miller, Adding Error Bars to Evals, arXiv:2411.00640). Two
+runs are compared by the difference per question, drawn together, which removes the difficulty they share (ibid.).
 
-A bootstrap of answers that are all right (or all wrong) has no width. There the exact binomial bound with one trial per video takes
-its place, the widest reading of what clustering can mean (Clopper & Pearson, Biometrika 1934).
+A bootstrap of answers that are all right (or all wrong) has no width. There the exact binomial bound with one trial per
+video takes its place, the widest reading of what clustering can mean (Clopper & Pearson, Biometrika 1934).
 
 Legend: Q questions, G clusters (videos), R resamples.
 """

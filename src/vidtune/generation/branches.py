@@ -42,7 +42,7 @@ class Prefix:
         if self.length:
             cache = DynamicCache(config=language_model.config)
             language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            self.layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+            self.layers = [(keys[0], values[0]) for keys, values, *_ in cache]
 
 
 class Layout:
@@ -202,8 +202,8 @@ def branched_attention(
 
     Shape: query (1, H, T, D), key and value (1, G, T, D) -> (1, T, H, D)
     """
-    tokens = (x[0].transpose(0, 1) for x in (query, key, value))
-    return branches.attend(module.layer_idx, *tokens, scaling)[None], None
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+    return branches.attend(int(module.layer_idx), query, key, value, scaling)[None], None
 
 
 def check_language_model(config: PreTrainedConfig) -> None:

@@ -84,7 +84,7 @@ class TokenChooser:
         """Next token of every answer. Shape: (n, V) -> n token ids"""
         if self.settings.greedy:
             return logits.argmax(-1).tolist()
-        mass = self.warpers(None, logits.float()).softmax(-1).double().cumsum(-1)
+        mass = self.warpers(torch.empty(0, dtype=torch.long), logits.float()).softmax(-1).double().cumsum(-1)
         draws = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
         points = draws.to(mass.device)[:, None] * mass[:, -1:]
         return torch.searchsorted(mass, points, right=True)[:, 0].tolist()

@@ -159,8 +159,7 @@ class AnswerEngine:
             while waiting[0].complete:
                 yield waiting.popleft()
             group = waiting[0]
-            group.arrays.append(result.array)
-            group.error = group.error or result.error
+            group.add(result)
             self.stats.media_loaded += result.error is None
             if group.complete:
                 yield waiting.popleft()

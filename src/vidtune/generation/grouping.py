@@ -9,6 +9,7 @@ import numpy as np
 from vidtune.data.sample import MediaRef
 from vidtune.errors import MediaError
 from vidtune.generation.settings import Answer
+from vidtune.media.pool import LoadResult
 from vidtune.processing.packing import Example
 
 
@@ -38,19 +39,27 @@ class MediaGroup:
     Args:
         prompts: may be empty, when a request could not be made a prompt.
         refused: answers to such requests.
-        arrays: preprocessed media, filled while loading.
+        arrays: preprocessed media, filled by :meth:`add` in the order of ``media``.
         error: the first file that could not be loaded.
     """
 
     media: tuple[MediaRef, ...]
     prompts: list[Prompt] = field(default_factory=list)
     refused: list[Answer] = field(default_factory=list)
-    arrays: list[np.ndarray | None] = field(default_factory=list)
+    arrays: list[np.ndarray] = field(default_factory=list)
     error: MediaError | None = None
+    num_loaded: int = 0
 
     @property
     def complete(self) -> bool:
-        return len(self.arrays) == len(self.media)
+        return self.num_loaded == len(self.media)
+
+    def add(self, result: LoadResult) -> None:
+        """Take the next file's pixels, or what is wrong with it."""
+        self.num_loaded += 1
+        if result.array is not None:
+            self.arrays.append(result.array)
+        self.error = self.error or result.error
 
     def by_prefix(self) -> list[list[Prompt]]:
         """The prompts in parts with equal ids up to the end of the media, which are encoded once."""

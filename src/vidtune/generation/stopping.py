@@ -1,6 +1,7 @@
 """When an answer ends, and its text while it grows."""
 
 from collections.abc import Collection
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -77,4 +78,5 @@ class AnswerInProgress:
         return text[len(before) :]
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return cast(str, text)

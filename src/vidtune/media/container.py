@@ -3,7 +3,6 @@
 Legend: N packets of the video stream in decode order. Times are integers in units of the stream's time base.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +16,16 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from vidtune.errors import MediaError
+from vidtune.media.files import check_file, media_errors
+from vidtune.media.image import image_size
 
 # Formats that hold their own data. Playlists and concatenation scripts, which name further files, are not among them.
 CONTAINER_FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,rm,mxf,nut,ivf,dv,"
-    "wtv,h264,hevc,av1,obu,m4v,mjpeg,yuv4mpegpipe,mp3,wav,aac,flac"
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,rm,mxf,nut,ivf,dv,"
+    "wtv,h264,hevc,av1,obu,m4v,yuv4mpegpipe,mp3,wav,aac,flac"
 )
+# Formats that store no presentation times; FFmpeg fills in those of the decode order.
+FORMATS_WITHOUT_TIMES = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "obu"})
 # Codecs whose key frames start decoding afresh and whose packets each show exactly one frame.
 SEEKABLE_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d", "mpeg4", "mpeg1video", "mpeg2video", "mjpeg"})
 
@@ -54,34 +57,6 @@ class PacketTable:
         """int64 (num_frames,): packet position of each frame, in the order frames are shown."""
         positions = np.flatnonzero(self.shown)
         return positions[np.argsort(self.times[positions], kind="stable")]
-
-
-@contextmanager
-def media_errors(path: str) -> Iterator[None]:
-    """Turn what the file system and FFmpeg raise into ``MediaError`` with a reason a user can act on."""
-    try:
-        yield
-    except MediaError:
-        raise
-    except FileNotFoundError:
-        raise MediaError(path, "file does not exist") from None
-    except PermissionError:
-        raise MediaError(path, "permission denied") from None
-    except IsADirectoryError:
-        raise MediaError(path, "is a folder, not a file") from None
-    except av.FFmpegError as error:
-        raise MediaError(path, f"cannot be decoded ({error.strerror}); the file is damaged or cut off") from None
-    except OSError as error:
-        raise MediaError(path, f"cannot be read ({error.strerror or error})") from None
-
-
-def check_file(path: str) -> None:
-    """Raise for a missing, unreadable or empty file before a library is asked to parse it."""
-    status = Path(path).stat()
-    if not os.access(path, os.R_OK):
-        raise PermissionError
-    if status.st_size == 0 and Path(path).is_file():
-        raise MediaError(path, "file is empty")
 
 
 @contextmanager
@@ -121,7 +96,8 @@ def read_packet_table(path: str, container: InputContainer, stream: VideoStream)
         MediaError: no frame at all, or the file ends before the frames its own index lists.
     """
     codec = stream.codec_context.name
-    times, keys, shown, timed = [], [], [], codec in SEEKABLE_CODECS
+    times, keys, shown = [], [], []
+    timed = codec in SEEKABLE_CODECS and container.format.name not in FORMATS_WITHOUT_TIMES
     last_duration, damaged = 0, False
     for packet in container.demux(stream):
         if packet.size == 0:
@@ -153,9 +129,7 @@ def _end_seconds(stream: VideoStream, times: np.ndarray | None, last_duration: i
     return num_frames / float(rate) if rate else 0.0
 
 
-def _check_complete(
-    path: str, container: InputContainer, stream: VideoStream, num_frames: int, damaged: bool
-) -> None:
+def _check_complete(path: str, container: InputContainer, stream: VideoStream, num_frames: int, damaged: bool) -> None:
     """MP4 lists where every frame lies; what lies behind the end of the file has been cut off."""
     file_size = Path(path).stat().st_size
     if "mp4" in container.format.name:
@@ -168,6 +142,8 @@ def _check_complete(
 
 
 def _why_not_a_video(path: str) -> str:
+    if image_size(path):
+        return "is an image file where a video is expected"
     with Path(path).open("rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp":

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vidtune.errors import MediaError
-from vidtune.media.container import check_file, media_errors
+from vidtune.media.files import check_file, media_errors
 
 FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
@@ -25,7 +25,7 @@ def read_image(path: str) -> np.ndarray:
         check_file(path)
         try:
             with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
+                return np.array(image.convert("RGB"))
         except (UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise MediaError(path, _reason(error)) from None
         except (SyntaxError, ValueError, EOFError) as error:

@@ -9,7 +9,8 @@ from typing import Literal
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from vidtune.media.container import PacketTable, media_errors, open_video, read_packet_table
+from vidtune.media.container import PacketTable, open_video, read_packet_table
+from vidtune.media.files import media_errors
 from vidtune.media.image import image_size, list_frames
 from vidtune.media.rotation import header_rotation
 

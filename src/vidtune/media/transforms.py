@@ -1,7 +1,7 @@
 """Image and clip transforms on channel-first tensors, without torchvision.
 
 Legend: C channels, T frames, H and W height and width in pixels, S side of the square output, K taps of the filter.
-Every function takes any number of leading dimensions before (H, W) and works for images (C, H, W) and clips (C, T, H, W).
+Functions on tensors take any number of dimensions before (H, W): images (C, H, W) and clips (C, T, H, W) alike.
 Resizing samples at pixel centres (``align_corners=False``). Without antialiasing, bilinear reads 2 and bicubic 4
 neighbours per axis however strong the reduction, as torchvision 0.15 and PyTorchVideo do on tensors.
 """
@@ -118,8 +118,8 @@ def resize_and_crop(
 ) -> torch.Tensor:
     """Scale to [0, 1], resize the short side and cut the centred square, computing only what the crop keeps.
 
-    Equal to ``center_crop(resize_short_side(...))``; without antialiasing only the pixels the filter reads are converted
-    to float, which makes the cost of a 720p frame that of its output.
+    Equal to ``center_crop(resize_short_side(...))``; without antialiasing only the pixels the filter reads are
+    converted to float, which brings the cost of a large frame near that of its output.
 
     Shape: uint8 (T, H, W, C) -> float32 (C, T, size, size)
     """

@@ -6,20 +6,19 @@ in decode order. Frame indices count shown frames in presentation order, from 0.
 How: one pass over the packets gives times and key frames. Each GOP that holds a wanted frame is entered by one seek to
 its key frame; pictures that no other picture refers to (most B-frames) are skipped by the decoder unless wanted; the
 rest of the GOP behind the last wanted frame is not decoded. A picture shown before the key frame of its own GOP (open
-GOP) is decoded from the key frame before. Pixels equal those of decoding the file from start to end; a file whose packets
-do not allow the plan is decoded exactly so.
+GOP) is decoded from the key frame before. Pixels equal those of decoding the file from start to end; a file whose
+packets do not allow the plan is decoded exactly so.
 """
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
-from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
@@ -27,8 +26,9 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from vidtune.errors import MediaError
-from vidtune.media.container import PacketTable, media_errors, open_video, read_packet_table
-from vidtune.media.image import image_size, list_frames, read_frame_images
+from vidtune.media.container import PacketTable, open_video, read_packet_table
+from vidtune.media.files import media_errors
+from vidtune.media.image import list_frames, read_frame_images
 from vidtune.media.probe import MediaInfo, probe, video_info
 from vidtune.media.rotation import quarter_turns
 from vidtune.media.sampling import frame_indices
@@ -73,9 +73,7 @@ def read_frames(path: str | os.PathLike[str], indices: Sequence[int], *, threads
             raise MediaError(path, "gives another number of frames at every decoding") from None
 
 
-def read_clip(
-    path: str | os.PathLike[str], rule: str, count: int, *, threads: int = 1
-) -> tuple[np.ndarray, MediaInfo]:
+def read_clip(path: str | os.PathLike[str], rule: str, count: int, *, threads: int = 1) -> tuple[np.ndarray, MediaInfo]:
     """Decode ``count`` frames of the whole clip, chosen by a sampling rule; the file is opened once.
 
     Args:
@@ -92,9 +90,7 @@ def read_clip(
     with _opened(path, threads) as (container, stream, table):
         num_frames = table.num_frames
         try:
-            frames, rotation = _decode(
-                path, container, stream, table, frame_indices(rule, num_frames, count), threads
-            )
+            frames, rotation = _decode(path, container, stream, table, frame_indices(rule, num_frames, count), threads)
         except _FewerFrames as error:
             num_frames = error.num_frames
             frames, rotation = _decode_plainly(path, frame_indices(rule, num_frames, count), threads)
@@ -103,16 +99,7 @@ def read_clip(
 
 @contextmanager
 def _opened(path: str, threads: int) -> Iterator[tuple[InputContainer, VideoStream, PacketTable]]:
-    try:
-        opened = open_video(path, threads)
-        container, stream = opened.__enter__()
-    except MediaError:
-        if image_size(path):
-            raise MediaError(path, "is an image file where a video is expected") from None
-        raise
-    with ExitStack() as stack:
-        stack.push(opened)
-        stack.enter_context(media_errors(path))
+    with open_video(path, threads) as (container, stream), media_errors(path):
         yield container, stream, read_packet_table(path, container, stream)
 
 
@@ -239,10 +226,12 @@ def _decode_range(
     skipping: bool,
 ) -> Iterator[VideoFrame]:
     """Frames that come out when the packets from a key frame to the last wanted packet are fed, then drained."""
-    context: CodecContext = stream.codec_context
+    context = stream.codec_context
     wanted_positions, last = frozenset(wanted), max(wanted)
     for packet in _packets_from(container, stream, table, position_at, start):
-        position = position_at[packet.pts]
+        position = position_at.get(packet.pts) if packet.pts is not None else None
+        if position is None:
+            raise _PlanFailed
         if skipping:
             context.skip_frame = "DEFAULT" if position in wanted_positions else "NONREF"
         yield from context.decode(packet)

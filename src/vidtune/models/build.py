@@ -37,16 +37,20 @@ def build_model(recipe: Recipe, dtype: torch.dtype | None = None) -> VideoLM:
     if recipe.checkpoint:
         return load_checkpoint(recipe.checkpoint, tokenizer=recipe.tokenizer, dtype=dtype).model
     system = get_system(recipe.system)
-    text_config = _text_config(recipe)
-    towers = {name: _tower_sizes(system, spec) for name, spec in recipe.towers.items()}
-    connectors = {name: spec for name, spec in recipe.connectors.items() if isinstance(spec, dict)}
-    config = _compose(system, text_config, towers, connectors)
+    config = build_config(recipe)
     weights = [
         (f"towers.{name}", spec, _below(system.tower_keys, f"towers.{name}.")) for name, spec in recipe.towers.items()
     ]
     weights += [(f"connectors.{name}", spec, _connector_keys(system)) for name, spec in recipe.connectors.items()]
     weights += [("language_model", recipe.language_model, LANGUAGE_MODEL_KEYS)]
     return _assemble(config, [(name, spec, keys) for name, spec, keys in weights if isinstance(spec, str)], dtype)
+
+
+def build_config(recipe: Recipe) -> VideoLMConfig:
+    """The config of the model that a recipe without ``checkpoint`` describes; reads no weights."""
+    towers = {name: _tower_sizes(get_system(recipe.system), spec) for name, spec in recipe.towers.items()}
+    connectors = {name: spec for name, spec in recipe.connectors.items() if isinstance(spec, dict)}
+    return _compose(get_system(recipe.system), _text_config(recipe), towers, connectors)
 
 
 def build_partial(

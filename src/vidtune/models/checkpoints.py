@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vidtune.errors import UserError
+from vidtune.models import adapters
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.formats import CheckpointFormat, KeyMap
 from vidtune.models.hub import locate
@@ -110,8 +111,8 @@ def load_checkpoint(
     """Load a whole model: one of ours, or a published one in its own format.
 
     Args:
-        name_or_path: folder or hub id. A file or folder with connectors only needs ``base``.
-        base: language model that a connectors-only checkpoint was trained for.
+        name_or_path: folder or hub id; connectors alone, or a LoRA adapter (which is merged), need ``base``.
+        base: language model that a connectors-only or LoRA checkpoint was trained for.
         tokenizer: folder or hub id, when the checkpoint's folder holds none.
         dtype: of all parameters; None keeps the file's.
 
@@ -125,7 +126,8 @@ def load_checkpoint(
         return _load_ours(path, dtype, device)
     names = ("model.safetensors", "pytorch_model.bin", *_partial_names())
     config = read_config(path) if path.is_dir() else {}
-    state = read_state(path, names)
+    adapter = adapters.is_adapter(path)
+    state = adapters.read_trainables(path) if adapter else read_state(path, names)
     system, format = find_format(config, list(state), path)
     report = LoadReport(format.name)
     if format.partial:
@@ -134,6 +136,8 @@ def load_checkpoint(
                 f"{path}: holds {', '.join(format.partial)} only; name its language model with --model-base"
             )
         model = build_partial(system, config, base, rename(state, format.keys, report), dtype)
+        if adapter:
+            adapters.merge(model, adapters.read_updates(path), _whole_keys(system), path)
         tokenizer = tokenizer or base
     else:
         model = _load_whole(format, config, state, report, path, dtype)
@@ -141,6 +145,12 @@ def load_checkpoint(
     report.refuse_gaps(path)
     processor = build_processor(model.config, str(tokenizer or path))
     return Checkpoint(model.to(device).eval(), processor, report)
+
+
+def _whole_keys(system: str) -> KeyMap:
+    from vidtune.systems import get_system
+
+    return next(format.keys for format in get_system(system).formats if not format.partial)
 
 
 def _partial_names() -> tuple[str, ...]:

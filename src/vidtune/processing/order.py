@@ -19,7 +19,8 @@ OrderRule = Literal["shuffled", "modality_grouped", "sequential"]
 def epoch_order(
     rule: OrderRule, lengths: np.ndarray, *, fingerprint: str, seed: int, epoch: int, global_batch_size: int
 ) -> np.ndarray:
-    """Indices of the samples in the order of one epoch; consecutive runs of `global_batch_size` are the optimizer steps.
+    """Indices of the samples in the order of one epoch; consecutive runs of `global_batch_size` are the optimizer
+    steps.
 
     The same on any number of ranks and in any process.
 
@@ -46,8 +47,8 @@ def modality_grouped_order(
     """Random order in which a batch holds samples with media, or text-only ones, of similar length.
 
     The order of `group_by_modality_length` in haotian-liu/LLaVA: each group is shuffled, cut into megabatches of
-    `batch_size * world_size`, each dealt out so that every rank gets as many words; then the megabatches of both groups are
-    shuffled. What does not fill a megabatch comes last, in the order of the data.
+    `batch_size * world_size`, each dealt out so that every rank gets as many words; then the megabatches of both groups
+    are shuffled. What does not fill a megabatch comes last, in the order of the data.
 
     Args:
         lengths: words per sample, negative for text-only samples.
@@ -57,7 +58,10 @@ def modality_grouped_order(
     """
     if 0 in lengths:
         raise UserError(f"sample number {list(lengths).index(0)} has no words: order 'modality_grouped' needs some")
-    groups = [[i for i, length in enumerate(lengths) if length > 0], [i for i, length in enumerate(lengths) if length < 0]]
+    groups = [
+        [i for i, length in enumerate(lengths) if length > 0],
+        [i for i, length in enumerate(lengths) if length < 0],
+    ]
     if not all(groups):
         return list(_length_grouped_order(lengths, batch_size, world_size, generator))
     full: list[list[int]] = []

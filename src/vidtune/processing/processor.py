@@ -45,8 +45,8 @@ class VideoLMProcessor(ProcessorMixin):
         tokenizer: of the language model.
         system: name of the system; its prompt formats are looked up there.
         streams: settings by stream name.
-        legacy: flavour of a sentencepiece tokenizer, see `ChunkTokenizer`; None takes the tokenizer's. Saved, because transformers 5
-            does not save it.
+        legacy: flavour of a sentencepiece tokenizer, see `ChunkTokenizer`; None takes the tokenizer's. Saved, because
+            transformers 5 does not save it.
         chat_template: unused, for transformers.
     """
 
@@ -81,7 +81,8 @@ class VideoLMProcessor(ProcessorMixin):
         return {name: settings.placeholder_id for name, settings in self.streams.items()}
 
     def with_preprocessing(self, overrides: Mapping[str, Mapping[str, Any]]) -> "VideoLMProcessor":
-        """The same processor with some settings of some streams' preprocessing replaced, e.g. ``{"image": {"pad_to_square": True}}``.
+        """The same processor with some settings of some streams' preprocessing replaced, e.g. ``{"image":
+        {"pad_to_square": True}}``.
 
         Raises:
             UserError: a stream or setting that does not exist, or a value that does not fit.
@@ -96,7 +97,9 @@ class VideoLMProcessor(ProcessorMixin):
             except ValueError as error:
                 raise UserError(f"media.{name}: {' '.join(str(error).split())}") from error
             if new.output_shape() != old.output_shape():
-                raise UserError(f"media.{name}: the model takes {old.output_shape()} but this gives {new.output_shape()}")
+                raise UserError(
+                    f"media.{name}: the model takes {old.output_shape()} but this gives {new.output_shape()}"
+                )
             streams[name] = streams[name].model_copy(update={"preprocessing": new})
         return VideoLMProcessor(self.tokenizer, self.system, streams, self.chunk_tokenizer.legacy)
 
@@ -140,8 +143,8 @@ class VideoLMProcessor(ProcessorMixin):
     ) -> Example:
         """Tokenise a question whose answer is open; nothing is labelled.
 
-        Media tags that stand in the question, or in the history, say where the media go. Without any, all tags are put before the
-        first user turn, in the order of `media`.
+        Media tags that stand in the question, or in the history, say where the media go. Without any, all tags are put
+        before the first user turn, in the order of `media`.
 
         Args:
             history: earlier turns, user first.
@@ -165,14 +168,14 @@ class VideoLMProcessor(ProcessorMixin):
     def split_at_media(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
         """Ids up to and including the last media token, and the rest. Without media the first part is empty.
 
-        Examples about the same media whose text before them is the same have equal first parts: text is tokenised separately
-        on both sides of a placeholder.
+        Examples about the same media whose text before them is the same have equal first parts: text is tokenised
+        separately on both sides of a placeholder.
         """
         media_positions = np.flatnonzero(np.isin(example.input_ids, list(self.placeholder_ids.values())))
         end = int(media_positions[-1]) + 1 if len(media_positions) else 0
         return example.input_ids[:end], example.input_ids[end:]
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         text: str | Sequence[str],
         images: Sequence[Any] | None = None,
@@ -183,13 +186,14 @@ class VideoLMProcessor(ProcessorMixin):
         """Inputs of `VideoLM.forward` and `generate`, for plain transformers code.
 
         Args:
-            text: one or more questions (B). Tags in them take the next item of `images` or `videos`, over all questions in order;
-                if no question has tags, every question must get the same number, put before it.
-            images, videos: items of the streams "image" and "video": a path, or decoded uint8 RGB pixels (H, W, 3) or (T, H, W, 3).
+            text: one or more questions (B). Tags in them take the next item of `images` or `videos`, over all questions
+                in order; if no question has tags, every question must get the same number, put before it.
+            images, videos: items of the streams "image" and "video": a path, or decoded uint8 RGB pixels (H, W, 3) or
+                (T, H, W, 3).
             prompt: name of a prompt format; None takes the one the system answers with.
 
-        Returns: `input_ids` and `attention_mask`, (B, L) int64, padded on the left, and `media`, the batch of each stream.
-        Raises:
+        Returns: `input_ids` and `attention_mask`, (B, L) int64, padded on the left, and `media`, the batch of each
+        stream. Raises:
             SampleProblem: tags and media do not fit together.
         """
         from vidtune.systems import get_system
@@ -204,7 +208,9 @@ class VideoLMProcessor(ProcessorMixin):
         ]
         length = max(len(example) for example in examples)
         pad = self.tokenizer.pad_token_id or 0
-        ids = np.stack([np.pad(example.input_ids, (length - len(example), 0), constant_values=pad) for example in examples])
+        ids = np.stack(
+            [np.pad(example.input_ids, (length - len(example), 0), constant_values=pad) for example in examples]
+        )
         mask = np.stack([np.arange(length) >= length - len(example) for example in examples])
         media = {}
         for stream, given in items.items():
@@ -237,7 +243,7 @@ class VideoLMProcessor(ProcessorMixin):
                 )
         return [[MediaRef(tag[1], "") for tag in media_tags(question, items)] for question in questions]
 
-    def decode(self, ids: Any, skip_special_tokens: bool = True, **options: Any) -> str:  # type: ignore[override]
+    def decode(self, ids: Any, skip_special_tokens: bool = True, **options: Any) -> str:
         """Text of ids; media placeholders are left out."""
         placeholders = set(self.placeholder_ids.values())
         kept = [int(token) for token in np.asarray(ids).reshape(-1) if int(token) not in placeholders]
@@ -274,7 +280,9 @@ class VideoLMProcessor(ProcessorMixin):
                 )
             most = self.streams[stream].max_items
             if limit and most is not None and streams.count(stream) > most:
-                raise SampleProblem("too many media", f"{streams.count(stream)} {stream} files where {most} are allowed")
+                raise SampleProblem(
+                    "too many media", f"{streams.count(stream)} {stream} files where {most} are allowed"
+                )
 
 
 def _example(id: str, encoded: Encoded, media: Sequence[MediaRef], seed: int | None) -> Example:

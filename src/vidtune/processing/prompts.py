@@ -1,9 +1,10 @@
 """Prompt formats: turns of a conversation -> the prompt string, in pieces that are either supervised or not.
 
-A format is a record of strings. Three styles cover the published ones (conversation templates of haotian-liu/LLaVA, `llava/conversation.py`):
+A format is a record of strings. Three styles cover the published ones (conversation templates of haotian-liu/LLaVA,
+`llava/conversation.py`):
 
-``two``     ``{system} USER: question ASSISTANT: answer</s>USER: ...``: one separator after the user, one after the assistant
-``single``  ``{system}###Human: question###Assistant: answer###``: the same separator after every turn
+``two``     ``{system} USER: question ASSISTANT: answer</s>USER: ...``: one separator after the user, one after the
+assistant ``single``  ``{system}###Human: question###Assistant: answer###``: the same separator after every turn
 ``plain``   ``<image>caption\\n``: no roles; the user turn shrinks to its one media tag
 """
 
@@ -105,8 +106,9 @@ class PromptFormat:
     def ambiguity(self, turns: Sequence[Turn]) -> str | None:
         """Why the answers cannot be told from the questions in the prompt string; None if they can.
 
-        Published training code finds the answers by searching the string for role and separator, and masks the whole sample when
-        the search does not come out even (`preprocess_v1` of haotian-liu/LLaVA). The same samples are masked here, with the reason.
+        Published training code finds the answers by searching the string for role and separator, and masks the whole
+        sample when the search does not come out even (`preprocess_v1` of haotian-liu/LLaVA). The same samples are
+        masked here, with the reason.
         """
         if self.style == "plain":
             return None

@@ -1,9 +1,9 @@
 """Tokenising a prompt around its media: text chunk by chunk, labels from token offsets, placeholders expanded.
 
-Published systems split the prompt at its media tags and tokenise each chunk on its own, with the sentencepiece tokenizer of
-transformers 4.31 (`tokenizer_image_token` of haotian-liu/LLaVA): every chunk, and every stretch after a special token, starts with
-sentencepiece's dummy prefix. transformers 5 has no such tokenizer any more; `ChunkTokenizer` gives the same ids with the
-tokenizers library.
+Published systems split the prompt at its media tags and tokenise each chunk on its own, with the sentencepiece
+tokenizer of transformers 4.31 (`tokenizer_image_token` of haotian-liu/LLaVA): every chunk, and every stretch after a
+special token, starts with sentencepiece's dummy prefix. transformers 5 has no such tokenizer any more; `ChunkTokenizer`
+gives the same ids with the tokenizers library.
 
 Legend: L tokens.
 """
@@ -34,8 +34,8 @@ def load_tokenizer(path: str | Path, legacy: bool | None = None) -> PreTrainedTo
 
     Args:
         path: folder or hub name.
-        legacy: what a sentencepiece tokenizer does after a special token, see `ChunkTokenizer`. None takes the flag from
-            `tokenizer_config.json`, and without one True: the default when the published systems were trained.
+        legacy: what a sentencepiece tokenizer does after a special token, see `ChunkTokenizer`. None takes the flag
+            from `tokenizer_config.json`, and without one True: the default when the published systems were trained.
     Raises:
         UserError: nothing there can be read as a tokenizer.
     """
@@ -64,10 +64,10 @@ class Chunk:
 class ChunkTokenizer:
     """Turns chunks of text into ids exactly as the published training code does, and tells where each token begins.
 
-    A sentencepiece tokenizer with `legacy` true puts its dummy prefix "▁" before every stretch of text between special tokens.
-    With `legacy` false (as Vicuna 1.5 says) only the first stretch of a chunk has it: after a special token the "▁" is taken off
-    the first PIECE, which is what transformers 4.31 did; later releases tokenise that stretch anew, with other pieces.
-    Any other tokenizer is used as it is.
+    A sentencepiece tokenizer with `legacy` true puts its dummy prefix "▁" before every stretch of text between special
+    tokens. With `legacy` false (as Vicuna 1.5 says) only the first stretch of a chunk has it: after a special token the
+    "▁" is taken off the first PIECE, which is what transformers 4.31 did; later releases tokenise that stretch anew,
+    with other pieces. Any other tokenizer is used as it is.
 
     Args:
         tokenizer: backed by the tokenizers library.
@@ -85,6 +85,7 @@ class ChunkTokenizer:
         self.has_prefix = _writes_dummy_prefix(json.loads(self.backend.to_str()))
         self.legacy: bool = getattr(tokenizer, "legacy", True) if legacy is None else legacy
         self.added_ids = frozenset(self.backend.get_added_tokens_decoder())
+        self.ids_of_pieces = self.backend.get_vocab() if self.has_prefix and not self.legacy else {}
         if self.has_prefix:
             # transformers' own set-up leaves the prefix out where text starts with a space; sentencepiece does not.
             self.backend.normalizer = normalizers.Sequence(
@@ -105,13 +106,11 @@ class ChunkTokenizer:
         after_special = False
         for token, start in zip(ids, starts, strict=True):
             special = token in self.added_ids
-            piece = self.backend.id_to_token(token)
+            piece = self.backend.id_to_token(token) or ""
             if after_special and not special and text[start] != " " and piece.startswith(UNDERLINE):
-                stripped = piece[len(UNDERLINE) :]
-                token = self.backend.token_to_id(stripped) if stripped else None  # noqa: PLW2901
-                if stripped and token is None:
-                    token = self.tokenizer.unk_token_id  # noqa: PLW2901
-            if token is not None:
+                piece = piece.removeprefix(UNDERLINE)
+                token = self.ids_of_pieces.get(piece, self.tokenizer.unk_token_id)
+            if piece:
                 kept.ids.append(token)
                 kept.starts.append(start)
             after_special = special
@@ -136,7 +135,8 @@ class Placeholder:
         stream: its tag in the text is ``<stream>``.
         id: placeholder token id, outside the vocabulary.
         num_tokens: how many times the id is written, i.e. the number of embeddings the connector gives.
-        num_placeholders: how much it counts for `max_length`, before expansion: one per picture or frame in published systems.
+        num_placeholders: how much it counts for `max_length`, before expansion: one per picture or frame in published
+            systems.
     """
 
     stream: str

@@ -11,7 +11,7 @@ ACTIVITYNET_QA = VideoQA(
     title="ActivityNet-QA",
     folder="Activitynet_Zero_Shot_QA",
     lookup=FileLookup(folder="all_test", prefix="v_"),
-    source="Yu et al., ActivityNet-QA: A Dataset for Understanding Complex Web Videos via Question Answering, arXiv:1906.02467",
+    source="Yu et al., ActivityNet-QA: A Dataset for Understanding Complex Web Videos, AAAI 2019, arXiv:1906.02467",
     types={
         "0": "motion",
         "1": "spatial relationship",

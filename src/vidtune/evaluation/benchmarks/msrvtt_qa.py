@@ -8,5 +8,5 @@ MSRVTT_QA = VideoQA(
     title="MSRVTT-QA",
     folder="MSRVTT_Zero_Shot_QA",
     lookup=FileLookup(folder="videos/all"),
-    source="Xu et al., Video Question Answering via Gradually Refined Attention over Appearance and Motion, ACM MM 2017",
+    source="Xu et al., Video Question Answering via Gradually Refined Attention, ACM MM 2017",
 )

@@ -8,5 +8,5 @@ MSVD_QA = VideoQA(
     title="MSVD-QA",
     folder="MSVD_Zero_Shot_QA",
     lookup=FileLookup(folder="videos"),
-    source="Xu et al., Video Question Answering via Gradually Refined Attention over Appearance and Motion, ACM MM 2017",
+    source="Xu et al., Video Question Answering via Gradually Refined Attention, ACM MM 2017",
 )

@@ -8,5 +8,5 @@ TGIF_QA = VideoQA(
     title="TGIF-QA",
     folder="TGIF_Zero_Shot_QA",
     lookup=FileLookup(folder="mp4"),
-    source="Jang et al., TGIF-QA: Toward Spatio-Temporal Reasoning in Visual Question Answering, CVPR 2017, arXiv:1704.04497",
+    source="Jang et al., TGIF-QA: Toward Spatio-Temporal Reasoning in Visual Question Answering, arXiv:1704.04497",
 )

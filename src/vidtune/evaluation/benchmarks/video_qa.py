@@ -1,8 +1,9 @@
 """Zero-shot video QA in the official ``GPT_Zero_Shot_QA/<SET>`` layout, shared by every benchmark of that family.
 
-A set is a folder with ``test_q.json`` (list of ``video_name``, ``question``, ``question_id``), ``test_a.json`` (list of ``answer``
-and optionally ``type``, in the same order) and the videos. Questions and answers are paired by position before anything else, so no
-way of splitting the work can misalign them. Layout: github.com/mbzuai-oryx/Video-ChatGPT, quantitative_evaluation.
+A set is a folder with ``test_q.json`` (list of ``video_name``, ``question``, ``question_id``), ``test_a.json`` (list of
+``answer`` and optionally ``type``, in the same order) and the videos. Questions and answers are paired by position
+before anything else, so no way of splitting the work can misalign them. Layout: github.com/mbzuai-oryx/Video-ChatGPT,
+quantitative_evaluation.
 """
 
 import hashlib
@@ -28,7 +29,8 @@ class VideoQA(Benchmark):
         folder: name of the set's folder.
         parent: name of the folder that holds the sets.
         lookup: where the video of a question lies below the set's folder.
-        types: names of the question types, by the text form of the value in the answer file; other values name themselves.
+        types: names of the question types, by the text form of the value in the answer file; other values name
+            themselves.
         source: where the questions come from.
     """
 
@@ -48,8 +50,8 @@ class VideoQA(Benchmark):
             data: the set's folder, the folder that holds it, or the one above that.
 
         Raises:
-            UserError: no such folder, broken JSON (line and column), missing fields, lists of unequal length, or a video name
-                that leaves the folder.
+            UserError: no such folder, broken JSON (line and column), missing fields, lists of unequal length, or a
+                video name that leaves the folder.
         """
         folder = self._find(Path(data)).resolve()
         asked, question_bytes = _read_list(folder / QUESTIONS_FILE)

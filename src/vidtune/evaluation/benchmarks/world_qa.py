@@ -1,4 +1,4 @@
-"""Questions on the synthetic video world: colour, shape, direction of motion, count, order of events; ground truth is exact."""
+"""Questions on the synthetic video world: colour, shape, direction, count, order; exact ground truth."""
 
 from vidtune.evaluation.benchmarks.video_qa import VideoQA
 from vidtune.evaluation.protocol import FileLookup

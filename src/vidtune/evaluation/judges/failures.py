@@ -57,7 +57,7 @@ def _explain_status(error: Any, key: str) -> Failure:
     if key:
         message = message.replace(key, "***")
     reason = f"HTTP {status}: {message}"[:LONGEST_MESSAGE]
-    if status in (401, 403, 404) or body.get("code") == "insufficient_quota":
+    if status in (401, 404) or body.get("code") == "insufficient_quota":
         return Failure(reason, repeat=False, fatal=True)
     if status in (408, 409, 425, 429) or status >= 500:
         return Failure(reason, retry_after=_retry_after(error.response.headers))

@@ -1,8 +1,8 @@
 """A language model as judge, behind any endpoint that speaks the OpenAI chat API.
 
-Every reply that can be read is kept in an append-only cache, so no question is paid for twice. Requests that fail for a reason that
-may pass (429, 5xx, lost connection, time-out, unreadable reply) are repeated a bounded number of times with growing, jittered
-pauses, never before the moment the server asks for; what is left then is reported as unjudged.
+Every reply that can be read is kept in an append-only cache, so no question is paid for twice. Requests that fail for a
+reason that may pass (429, 5xx, lost connection, time-out, unreadable reply) are repeated a bounded number of times with
+growing, jittered pauses, never before the moment the server asks for; what is left then is reported as unjudged.
 """
 
 import asyncio
@@ -11,14 +11,14 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from vidtune.errors import UserError
-from vidtune.evaluation.judges.base import Estimate, Judge, Judgement, JudgeItem, Usage, require_file_name
+from vidtune.evaluation.judges.base import Estimate, Judge, JudgeItem, Judgement, Usage, require_file_name
 from vidtune.evaluation.judges.failures import Failure, explain
 from vidtune.evaluation.judges.prompts import VIDEO_QA, JudgePrompt
 from vidtune.evaluation.judges.replies import UnparsableReply, parse_reply
@@ -77,13 +77,13 @@ class OpenAICompatibleJudge(Judge):
     Args:
         model: model name as the endpoint knows it.
         base_url: address of the API; None is OpenAI's.
-        api_key_env: environment variable that holds the key. None: ``OPENAI_API_KEY`` for OpenAI itself, no key for any other
-            address. The key itself is never stored.
+        api_key_env: environment variable that holds the key. None: ``OPENAI_API_KEY`` for OpenAI itself, no key for any
+            other address. The key itself is never stored.
         parameters: sampling parameters sent along; none, as published, leaves them to the endpoint.
         cache: file of known replies, shared between runs; None keeps none.
         prices: needed for a cost and for ``limits.max_cost``.
-        name: how scores name this judge; None is the model's name, with a hash when anything but the model differs from the
-            published setting.
+        name: how scores name this judge; None is the model's name, with a hash when anything but the model differs from
+            the published setting.
     """
 
     def __init__(
@@ -123,7 +123,9 @@ class OpenAICompatibleJudge(Judge):
         self.name = require_file_name(name or self._default_name())
 
     def _default_name(self) -> str:
-        readable = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in self.model)
+        readable = "".join(
+            letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in self.model
+        )
         published = {"base_url": OPENAI_URL, "prompt": VIDEO_QA.name, "parameters": {}}
         if all(self.identity[key] == value for key, value in published.items()) and readable == self.model:
             return readable
@@ -148,8 +150,8 @@ class OpenAICompatibleJudge(Judge):
         """Judge all items.
 
         Raises:
-            UserError: the limits do not allow it, the key is missing or refused, the model is unknown, or a limit is reached on
-                the way. Judgements given to ``done`` before that stay valid.
+            UserError: the limits do not allow it, the key is missing or refused, the model is unknown, or a limit is
+                reached on the way. Judgements given to ``done`` before that stay valid.
         """
         self._require_within_limits(self.estimate(items))
         key = os.environ.get(self.api_key_env or "", "")
@@ -162,20 +164,26 @@ class OpenAICompatibleJudge(Judge):
     def _require_within_limits(self, estimate: Estimate) -> None:
         limits = self.limits
         if limits.max_calls is not None and estimate.calls > limits.max_calls:
-            raise UserError(f"judging takes {estimate.calls} requests, the limit is {limits.max_calls}; raise the limit to go on")
+            raise UserError(
+                f"judging takes {estimate.calls} requests, the limit is {limits.max_calls}; raise the limit to go on"
+            )
         if limits.max_cost is not None and estimate.cost is not None and estimate.cost > limits.max_cost:
-            raise UserError(f"judging costs about {estimate.cost:.2f}, the limit is {limits.max_cost:.2f}; raise it to go on")
+            raise UserError(
+                f"judging costs about {estimate.cost:.2f}, the limit is {limits.max_cost:.2f}; raise it to go on"
+            )
 
     def _key(self, item: JudgeItem) -> str:
         """Hash of everything the reply depends on."""
         request = [self.identity["base_url"], self.model, self.prompt.messages(item), self.parameters]
         return hashlib.sha256(canonical_json(request).encode()).hexdigest()
 
-    def _known_replies(self) -> dict[str, str]:
-        if self.cache is None:
-            return {}
-        records = read_records(self.cache, skip_broken=True)
-        return {record["key"]: record["reply"] for record in records if "key" in record and "reply" in record}
+    def _known_replies(self) -> dict[str, Any]:
+        """The cache as judgements by key."""
+        known = {}
+        for record in read_records(self.cache, skip_broken=True) if self.cache else ():
+            with suppress(UnparsableReply, KeyError, TypeError):
+                known[record["key"]] = parse_reply(record["reply"])
+        return known
 
 
 class _Round:
@@ -202,7 +210,7 @@ class _Round:
             waiting.setdefault(self.judge._key(item), []).append(item)
         unknown = iter([key for key in waiting if key not in known])
         for key in waiting.keys() & known.keys():
-            self._report(waiting[key], Judgement(waiting[key][0], parse_reply(known[key])))
+            self._report(waiting[key], Judgement(waiting[key][0], known[key]))
 
         client = AsyncOpenAI(
             api_key=self.key or "none", base_url=self.judge.base_url, timeout=self.limits.timeout, max_retries=0
@@ -242,7 +250,9 @@ class _Round:
             except Exception as error:
                 failure = explain(error, self.limits.timeout, self.key)
                 if failure.fatal:
-                    raise UserError(f"judge {self.judge.name} at {self.judge.identity['base_url']}: {failure.reason}") from None
+                    raise UserError(
+                        f"judge {self.judge.name} at {self.judge.identity['base_url']}: {failure.reason}"
+                    ) from None
                 if not failure.repeat:
                     self._count_refusal(failure)
                     return Judgement(item, error=failure.reason, attempts=attempt + 1)
@@ -251,11 +261,15 @@ class _Round:
                 if self.cache is not None:
                     self.cache.append({"key": key, "model": self.judge.model, "reply": text})
                 return Judgement(item, value, attempts=attempt + 1)
-        return Judgement(item, error=f"{failure.reason} ({self.limits.attempts} attempts)", attempts=self.limits.attempts)
+        return Judgement(
+            item, error=f"{failure.reason} ({self.limits.attempts} attempts)", attempts=self.limits.attempts
+        )
 
     async def _request(self, client: "AsyncOpenAI", messages: list[dict[str, str]]) -> str:
         chat: Any = messages
-        response: Any = await client.chat.completions.create(model=self.judge.model, messages=chat, **self.judge.parameters)
+        response: Any = await client.chat.completions.create(
+            model=self.judge.model, messages=chat, **self.judge.parameters
+        )
         tokens = getattr(response, "usage", None)
         if tokens is not None:
             self.usage.prompt_tokens += tokens.prompt_tokens or 0
@@ -285,7 +299,9 @@ class _Round:
         elif limits.max_cost is not None and usage.cost is not None and usage.cost >= limits.max_cost:
             reached = f"cost {limits.max_cost:.2f}"
         if reached:
-            raise UserError(f"judging stopped at its limit ({reached}); judgements so far are kept, raise the limit to go on")
+            raise UserError(
+                f"judging stopped at its limit ({reached}); judgements so far are kept, raise the limit to go on"
+            )
 
     def _count_refusal(self, failure: Failure) -> None:
         """A setting the endpoint does not take refuses every item: stop early instead of refusing them one by one."""
@@ -293,4 +309,6 @@ class _Round:
             return
         self.refusals += 1
         if self.refusals >= REFUSALS_BEFORE_GIVING_UP:
-            raise UserError(f"judge {self.judge.name}: the first {self.refusals} requests were refused: {failure.reason}")
+            raise UserError(
+                f"judge {self.judge.name}: the first {self.refusals} requests were refused: {failure.reason}"
+            )

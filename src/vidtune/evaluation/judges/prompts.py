@@ -24,8 +24,10 @@ class JudgePrompt:
 VIDEO_QA = JudgePrompt(
     name="video-qa",
     system=(
-        "You are an intelligent chatbot designed for evaluating the correctness of generative outputs for question-answer pairs. "
-        "Your task is to compare the predicted answer with the correct answer and determine if they match meaningfully. "
+        "You are an intelligent chatbot designed for evaluating the correctness of generative outputs "
+        "for question-answer pairs. "
+        "Your task is to compare the predicted answer with the correct answer "
+        "and determine if they match meaningfully. "
         "Here's how you can accomplish the task:"
         "------"
         "##INSTRUCTIONS: "

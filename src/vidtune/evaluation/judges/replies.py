@@ -1,8 +1,9 @@
 """Replies of a judge: how they are read, and how the published scripts of zero-shot video QA turn them into scores.
 
-A reply is read as a Python literal. Anything that can be read is kept as it is, and the aggregation takes what it finds there: the
-score is truncated to an integer, "yes" and "no" are looked for anywhere in ``pred``, and the two published numbers have different
-denominators. Rules: github.com/PKU-YuanGroup/Video-LLaVA, videollava/eval/video/eval_video_qa.py at commit 984e65b.
+A reply is read as a Python literal. Anything that can be read is kept as it is, and the aggregation takes what it finds
+there: the score is truncated to an integer, "yes" and "no" are looked for anywhere in ``pred``, and the two published
+numbers have different denominators. Rules: github.com/PKU-YuanGroup/Video-LLaVA, videollava/eval/video/eval_video_qa.py
+at commit 984e65b.
 """
 
 import ast

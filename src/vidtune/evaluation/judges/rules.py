@@ -1,12 +1,12 @@
 """The offline judge: rules on normalised words. Fast, free, repeatable; stricter than a language model on paraphrases.
 
-Both texts are lower-cased, stripped of punctuation, articles and forms of "to be"; number words become digits, and word endings are
-cut ("circles", "circle" and "moving", "moves" agree). Then
+Both texts are lower-cased, stripped of punctuation, articles and forms of "to be"; number words become digits, and word
+endings are cut ("circles", "circle" and "moving", "moves" agree). Then
 
 1. a reference that is yes or no: the first yes, no or "not" of the prediction decides;
 2. a reference that is a number: the first number of the prediction decides;
-3. otherwise the prediction is right when the words of the reference stand in it one after the other, are not negated right before,
-   and are not one of several alternatives ("red or blue").
+3. otherwise the prediction is right when the words of the reference stand in it one after the other, are not negated
+   right before, and are not one of several alternatives ("red or blue").
 
 Score: 5 for equal words, 4 for right, else twice the F1 of the words, rounded, so 0 to 2.
 Any change of these rules changes the name.
@@ -19,14 +19,12 @@ from collections.abc import Callable, Sequence
 
 from vidtune.evaluation.judges.base import Judge, Judgement, JudgeItem, Usage
 
-NUMBERS = {
-    word: str(value)
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen twenty".split()
-    )
-} | {"none": "0", "once": "1", "twice": "2"}
-SPELLINGS = {
+_COUNTED = (
+    "zero, one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, fourteen, fifteen, "
+    "sixteen, seventeen, eighteen, nineteen, twenty"
+)
+NUMBERS = {word: str(value) for value, word in enumerate(_COUNTED.split(", "))} | {"none": "0", "once": "1", "twice":
+"2"} SPELLINGS = {
     "grey": "gray",
     "leftward": "left",
     "leftwards": "left",
@@ -41,8 +39,10 @@ SPELLINGS = {
     "yep": "yes",
     "nope": "no",
 }
-FILLERS = frozenset("a an the is are was were be been being it its it's there of".split())
-NEGATIONS = frozenset("not no never isn't aren't wasn't weren't doesn't don't didn't without neither nor".split())
+FILLERS = frozenset(("a", "an", "the", "is", "are", "was", "were", "be", "been", "being", "it", "its", "it's", "there",
+"of")) NEGATIONS = frozenset(("no", "not", "never", "neither", "nor", "without")) | {
+    f"{verb}n't" for verb in ("is", "are", "was", "were", "does", "do", "did", "ca", "wo")
+}
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|\d+")
 
 

@@ -1,0 +1,46 @@
+"""``vidtune data``: look at training data before it is trained on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+data = typer.Typer(help="Check training data.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@data.callback()
+def group() -> None:
+    """Check training data."""
+
+
+@data.command()
+def check(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as stages.finetune.max_length=1024.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; training into it leaves out what cannot be used.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Check this stage only.")] = None,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every file; default: read headers only.")] = False,
+) -> None:
+    """Check every sample and file of a recipe; report by reason, and record what cannot be used."""
+    import tempfile
+    from contextlib import nullcontext
+
+    from vidtune.cli.progress import CheckProgress
+    from vidtune.recipe import load_recipe
+    from vidtune.training.data_check import check_recipe_data
+
+    loaded = load_recipe(recipe, overrides or ())
+    with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as folder, CheckProgress() as progress:
+        for checked, report in check_recipe_data(loaded, Path(folder), only=stage, decode=decode, progress=progress):
+            gone = sum(report.excluded.values())
+            typer.echo(f"{checked.name}: {report.num_samples} samples, {report.num_files} files, {gone} samples unusable")
+            for what, counts in (("unusable", report.excluded), ("kept", report.noted)):
+                for reason, count in counts.most_common():
+                    first = next(finding for finding in report.findings if finding.reason == reason)
+                    typer.echo(f"  {count:>7} {what}: {reason}; first: {first.id}: {first.detail}")
+            if out is not None:
+                typer.echo(f"  recorded in {out / checked.name / 'excluded.jsonl'}")

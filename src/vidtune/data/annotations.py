@@ -1,0 +1,211 @@
+"""Annotations as memory-mapped tables: parsed once, then shared by all processes without a Python object per sample.
+
+Legend: n samples of a table, m of one file.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from vidtune.data.media_root import resolve
+from vidtune.data.official_json import Record, read_records
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import MediaRef, Sample, Turn
+from vidtune.errors import UserError
+
+FORMAT_VERSION = 1
+
+
+class DataSource(Protocol):
+    """An annotation file and the folder its media paths are relative to; a recipe's data source is one."""
+
+    @property
+    def annotations(self) -> str | Path: ...
+
+    @property
+    def media(self) -> str | Path | None: ...
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """The table of one annotation file, open.
+
+    Args:
+        name: what its sample ids begin with; the file's stem, made unique among the files of a table.
+        path, media: the source.
+        content_hash: sha256 of the annotation file.
+        blob: JSON of all records, memory-mapped bytes.
+        offsets: (m + 1,) int64, where each record begins in `blob`, and its end.
+        word_lengths: (m,) int32, see `Record.word_length`.
+        has_media: (m,) bool.
+    """
+
+    name: str
+    path: Path
+    media: Path | None
+    content_hash: str
+    blob: np.ndarray
+    offsets: np.ndarray
+    word_lengths: np.ndarray
+    has_media: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.word_lengths)
+
+    def record(self, index: int) -> Record:
+        begin, end = self.offsets[index : index + 2]
+        identity, turns, media = json.loads(self.blob[begin:end].tobytes())
+        return Record(identity, tuple(Turn(*turn) for turn in turns), tuple((s, p) for s, p in media))
+
+
+class AnnotationTable:
+    """The samples of several annotation files, one after the other.
+
+    The id of a sample is ``<file stem>:<its index in the file>``: unique, unlike the ids in published files.
+
+    Args:
+        files: open files, in order.
+        selection: (n,) int64, which of all their samples the table holds; None means all.
+    """
+
+    def __init__(self, files: Sequence[AnnotationFile], selection: np.ndarray | None = None) -> None:
+        self.files = list(files)
+        self._begins = np.concatenate(([0], np.cumsum([len(file) for file in files]))).astype(np.int64)
+        self._selection = np.arange(self._begins[-1]) if selection is None else selection
+        self.word_lengths = np.concatenate([file.word_lengths for file in files])[self._selection]
+        self.has_media = np.concatenate([file.has_media for file in files])[self._selection]
+
+    @classmethod
+    def open(cls, sources: Sequence[DataSource], cache: Path) -> "AnnotationTable":
+        """Open annotation files, parsing those that were not parsed before.
+
+        Args:
+            cache: folder of parsed tables, one for each content; may be deleted at any time.
+        Raises:
+            UserError: no source, a missing file, broken JSON, an item of the wrong form; says where.
+        """
+        if not sources:
+            raise UserError("data: no annotation file is named")
+        names: list[str] = []
+        files = []
+        for source in sources:
+            path = Path(source.annotations)
+            names.append(_unique_name(path.stem, names))
+            files.append(_open_file(names[-1], path, Path(source.media) if source.media is not None else None, cache))
+        return cls(files)
+
+    def __len__(self) -> int:
+        return len(self._selection)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises SampleProblem if a media path does not stay below its media root."""
+        file, number = self._place(index)
+        record = file.record(number)
+        sample_id = f"{file.name}:{number}"
+        try:
+            media = tuple(MediaRef(stream, resolve(file.media, path)) for stream, path in record.media)
+        except SampleProblem as problem:
+            raise problem.of(sample_id) from None
+        return Sample(sample_id, record.turns, media)
+
+    def id(self, index: int) -> str:
+        """Id of a sample, without reading it."""
+        file, number = self._place(index)
+        return f"{file.name}:{number}"
+
+    def original_id(self, index: int) -> str:
+        """The id the annotation file gives; empty if none, and often not unique."""
+        file, number = self._place(index)
+        return file.record(number).original_id
+
+    def source(self, index: int) -> Path:
+        """The annotation file a sample comes from."""
+        return self._place(index)[0].path
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the samples and their order, wherever the files lie."""
+        digest = hashlib.sha256(f"{FORMAT_VERSION}".encode())
+        for file in self.files:
+            digest.update(file.content_hash.encode())
+        digest.update(self._selection.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def without(self, ids: Collection[str]) -> "AnnotationTable":
+        """The table without some samples; ids it does not hold are ignored."""
+        begins = {file.name: int(begin) for file, begin in zip(self.files, self._begins[:-1], strict=True)}
+        excluded = []
+        for sample_id in ids:
+            name, _, number = sample_id.rpartition(":")
+            if name in begins and number.isdigit():
+                excluded.append(begins[name] + int(number))
+        return AnnotationTable(self.files, self._selection[~np.isin(self._selection, excluded)])
+
+    def _place(self, index: int) -> tuple[AnnotationFile, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of a table of {len(self)}")
+        number = int(self._selection[index])
+        file = int(np.searchsorted(self._begins, number, side="right")) - 1
+        return self.files[file], number - int(self._begins[file])
+
+
+def _unique_name(stem: str, taken: Collection[str]) -> str:
+    name, number = stem, 2
+    while name in taken:
+        name, number = f"{stem}~{number}", number + 1
+    return name
+
+
+def _open_file(name: str, path: Path, media: Path | None, cache: Path) -> AnnotationFile:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: annotations cannot be read: {error.strerror}") from None
+    content_hash = hashlib.sha256(content).hexdigest()
+    folder = cache / f"{content_hash[:32]}-v{FORMAT_VERSION}"
+    if not folder.is_dir():
+        _build(path, content, folder)
+    blob_path = folder / "records.bin"
+    blob = np.memmap(blob_path, np.uint8, "r") if blob_path.stat().st_size else np.empty(0, np.uint8)
+    return AnnotationFile(
+        name,
+        path,
+        media,
+        content_hash,
+        blob,
+        *(np.load(folder / f"{column}.npy", mmap_mode="r") for column in ("offsets", "word_lengths", "has_media")),
+    )
+
+
+def _build(path: Path, content: bytes, folder: Path) -> None:
+    """Parse a file into `folder`, which appears whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        offsets, word_lengths, has_media = [0], [], []
+        with (building / "records.bin").open("wb") as blob:
+            for record in read_records(path, content):
+                turns = [(turn.role, turn.text) for turn in record.turns]
+                # ASCII with escapes, because JSON strings may hold lone surrogates, which UTF-8 cannot.
+                blob.write(json.dumps([record.original_id, turns, record.media]).encode("ascii"))
+                offsets.append(blob.tell())
+                word_lengths.append(record.word_length)
+                has_media.append(bool(record.media))
+        np.save(building / "offsets.npy", np.array(offsets, np.int64))
+        np.save(building / "word_lengths.npy", np.array(word_lengths, np.int32))
+        np.save(building / "has_media.npy", np.array(has_media, bool))
+        try:
+            os.rename(building, folder)  # noqa: PTH104
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)

@@ -1,0 +1,134 @@
+"""The annotation format of LLaVA and its descendants: one JSON list of conversations about images and videos.
+
+    [{"id": 0, "video": "clip.mp4", "conversations": [{"from": "human", "value": "<video>\\nWhat happens?"},
+                                                      {"from": "gpt", "value": "A dog runs."}]}, ...]
+
+`image` and `video` may be a string or a list of strings, both may be there, or neither. `id` may be missing.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vidtune.data.sample import Turn
+from vidtune.errors import UserError
+
+ROLES: dict[str, Literal["user", "assistant"]] = {"human": "user", "gpt": "assistant"}
+# With both keys in a sample, published training code takes the videos before the images.
+STREAMS = ("video", "image")
+WHITESPACE = re.compile(r"[ \t\n\r]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One item of the list.
+
+    Args:
+        original_id: as the file has it; empty if missing.
+        media: (stream, relative path), videos first.
+    """
+
+    original_id: str
+    turns: tuple[Turn, ...]
+    media: tuple[tuple[str, str], ...]
+
+    @property
+    def word_length(self) -> int:
+        """Words over all turns, separated by white space; negative for a text-only sample."""
+        words = sum(len(turn.text.split()) for turn in self.turns)
+        return words if self.media else -words
+
+
+def read_records(path: Path, content: bytes) -> Iterator[Record]:
+    """Read the items of an annotation file one by one.
+
+    Args:
+        path: for messages.
+        content: the whole file.
+    Raises:
+        UserError: not UTF-8 or broken JSON, with line and column; an item of the wrong form, with its index and key.
+    """
+    for index, item in enumerate(_list_items(path, content)):
+        try:
+            yield _record(item)
+        except ValueError as error:
+            raise UserError(f"{path}: item {index}: {error}") from None
+
+
+def _list_items(path: Path, content: bytes) -> Iterator[Any]:
+    """Items of a JSON list; no more than one is held as a Python object at a time."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}: line {line}: not UTF-8 text: {error.reason}") from None
+    decoder = json.JSONDecoder()
+    try:
+        position = _skip_space(text, 0)
+        if text[position : position + 1] != "[":
+            raise UserError(f"{path}: line 1: expected a JSON list of samples")
+        position = _skip_space(text, position + 1)
+        first = True
+        while text[position : position + 1] != "]":
+            if not first:
+                if text[position : position + 1] != ",":
+                    raise json.JSONDecodeError("Expecting ',' or ']' after a sample", text, position)
+                position = _skip_space(text, position + 1)
+            item, position = decoder.raw_decode(text, position)
+            yield item
+            position, first = _skip_space(text, position), False
+        if (rest := _skip_space(text, position + 1)) < len(text):
+            raise json.JSONDecodeError("Extra text after the list", text, rest)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno} column {error.colno}: broken JSON: {error.msg}") from None
+
+
+def _skip_space(text: str, position: int) -> int:
+    match = WHITESPACE.match(text, position)
+    return match.end() if match else position
+
+
+def _record(item: Any) -> Record:
+    if not isinstance(item, dict):
+        raise ValueError(f"expected an object, found {_name(item)}")
+    identity = item.get("id", "")
+    if not isinstance(identity, str | int | float):
+        raise ValueError(f"key 'id': expected a string or number, found {_name(identity)}")
+    media = [(stream, path) for stream in STREAMS for path in _paths(item, stream)]
+    turns = item.get("conversations")
+    if not isinstance(turns, list) or not turns:
+        raise ValueError(f"key 'conversations': expected a list of turns, found {_name(turns)}")
+    return Record(
+        str(identity), tuple(_turn(turn, f"conversations[{k}]") for k, turn in enumerate(turns)), tuple(media)
+    )
+
+
+def _paths(item: dict[str, Any], key: str) -> list[str]:
+    value = item.get(key)
+    paths = value if isinstance(value, list) else [] if value is None else [value]
+    for path in paths:
+        if not isinstance(path, str) or not path:
+            raise ValueError(f"key '{key}': expected a path or a list of paths, found {_name(path)}")
+    return paths
+
+
+def _turn(turn: Any, key: str) -> Turn:
+    if not isinstance(turn, dict):
+        raise ValueError(f"key '{key}': expected an object, found {_name(turn)}")
+    role, text = turn.get("from"), turn.get("value")
+    if not isinstance(role, str) or role not in ROLES:
+        raise ValueError(f"key '{key}.from': expected 'human' or 'gpt', found {role!r}")
+    if not isinstance(text, str):
+        raise ValueError(f"key '{key}.value': expected a string, found {_name(text)}")
+    return Turn(ROLES[role], text)
+
+
+def _name(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if value == "" or value == []:
+        return "an empty one"
+    return {dict: "an object", list: "a list", str: "a string", bool: "a truth value"}.get(type(value), "a number")

@@ -1,0 +1,124 @@
+"""From a checkpoint folder and a protocol to the engine that answers by it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.base import Benchmark
+from vidtune.evaluation.identity import CheckpointIdentity, identify_checkpoint
+from vidtune.evaluation.protocol import Protocol
+from vidtune.generation.settings import GenerationSettings
+
+if TYPE_CHECKING:
+    from vidtune.generation.engine import AnswerEngine
+    from vidtune.models.checkpoints import Checkpoint
+    from vidtune.systems.base import System
+
+RECIPE_FILE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A checkpoint in memory, for several benchmarks.
+
+    Args:
+        recipe: text of the ``recipe.yaml`` beside the weights, None without one.
+    """
+
+    checkpoint: "Checkpoint"
+    system: "System"
+    identity: CheckpointIdentity
+    recipe: str | None
+
+
+def open_checkpoint(path: Path, device: str = "cpu", dtype: str | None = None, **options: Any) -> LoadedCheckpoint:
+    """Load a checkpoint of any known format.
+
+    Args:
+        dtype: name of a torch type, e.g. "bfloat16"; None keeps the stored one.
+        options: passed on to `vidtune.models.checkpoints.load_checkpoint` (``base``, ``tokenizer``).
+
+    Raises:
+        UserError: no checkpoint there, or not one that can be loaded.
+    """
+    identity = identify_checkpoint(path)
+    import torch
+
+    from vidtune.models.checkpoints import load_checkpoint
+    from vidtune.systems import get_system
+
+    kind = None if dtype is None else getattr(torch, dtype, None)
+    if dtype is not None and not isinstance(kind, torch.dtype):
+        raise UserError(f"dtype {dtype!r} does not exist; use float32, bfloat16 or float16")
+    checkpoint = load_checkpoint(path, dtype=kind, device=device, **options)
+    recipe = path / RECIPE_FILE
+    return LoadedCheckpoint(
+        checkpoint=checkpoint,
+        system=get_system(checkpoint.processor.system),
+        identity=identity,
+        recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
+    )
+
+
+def protocol_for(
+    loaded: LoadedCheckpoint,
+    benchmark: Benchmark,
+    *,
+    blind: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> Protocol:
+    """The rules of the benchmark for this checkpoint: the benchmark's own, then the system's, then ``overrides``."""
+    system = loaded.system
+    protocol = benchmark.protocol(prompt_format=system.answering_prompt, blind=blind)
+    chosen = (
+        (f"system {system.name}", system.protocols.get(benchmark.name, {})),
+        ("protocol overrides", overrides or {}),
+    )
+    for source, changes in chosen:
+        protocol = protocol.with_overrides(changes, source)
+    if protocol.prompt_format not in system.prompts:
+        known = ", ".join(system.prompts)
+        raise UserError(
+            f"{benchmark.name}: system {system.name} has no prompt format {protocol.prompt_format!r}; known: {known}"
+        )
+    if not protocol.generation.stop:
+        stop = {"generation": {"stop": system.prompts[protocol.prompt_format].stop}}
+        protocol = protocol.with_overrides(stop, f"system {system.name}")
+    settings = _processor_for(loaded, protocol).streams[protocol.stream].preprocessing.model_dump(mode="json")
+    del settings["blind"]
+    return protocol.model_copy(update={"preprocessing": settings})
+
+
+def engine_for(
+    loaded: LoadedCheckpoint,
+    protocol: Protocol,
+    *,
+    workers: int = 2,
+    media_timeout: float = 60.0,
+    max_batch_questions: int = 8,
+    share_prefix: bool = True,
+) -> "AnswerEngine":
+    """The engine that answers by the protocol; close it after use."""
+    from vidtune.generation.engine import AnswerEngine
+
+    return AnswerEngine(
+        loaded.checkpoint.model,
+        _processor_for(loaded, protocol),
+        GenerationSettings(**protocol.generation.model_dump()),
+        prompt=protocol.prompt_format,
+        workers=workers,
+        media_timeout=media_timeout,
+        max_batch_questions=max_batch_questions,
+        share_prefix=share_prefix,
+    )
+
+
+def _processor_for(loaded: LoadedCheckpoint, protocol: Protocol) -> Any:
+    """The checkpoint's processor with the protocol's preprocessing."""
+    processor = loaded.checkpoint.processor
+    if protocol.stream not in processor.streams:
+        known = ", ".join(processor.streams)
+        raise UserError(f"{protocol.benchmark} needs the stream {protocol.stream!r}; this checkpoint has: {known}")
+    return processor.with_preprocessing({protocol.stream: {**protocol.preprocessing, "blind": protocol.blind}})

@@ -1,0 +1,38 @@
+"""The first look at a media file, and one place where low-level errors become reasons a user can act on."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+
+from vidtune.errors import MediaError
+
+
+@contextmanager
+def media_errors(path: str) -> Iterator[None]:
+    """Turn what the file system and FFmpeg raise into ``MediaError``."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except FileNotFoundError:
+        raise MediaError(path, "file does not exist") from None
+    except PermissionError:
+        raise MediaError(path, "permission denied") from None
+    except IsADirectoryError:
+        raise MediaError(path, "is a folder, not a file") from None
+    except av.FFmpegError as error:
+        raise MediaError(path, f"cannot be decoded ({error.strerror}); the file is damaged or cut off") from None
+    except OSError as error:
+        raise MediaError(path, f"cannot be read ({error.strerror or error})") from None
+
+
+def check_file(path: str) -> None:
+    """Raise for a missing, unreadable or empty file before a library is asked to parse it."""
+    status = Path(path).stat()
+    if not os.access(path, os.R_OK):
+        raise PermissionError
+    if status.st_size == 0 and Path(path).is_file():
+        raise MediaError(path, "file is empty")

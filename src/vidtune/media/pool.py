@@ -1,0 +1,323 @@
+"""A pool of worker processes that read media files; a file that hangs or crashes its reader costs only itself.
+
+Every worker has its own pipe and its own slot of shared memory. A thread of the parent hands out jobs, watches the
+deadlines, kills a worker whose file does not arrive in time (nothing less ends a stuck read) and starts another.
+Workers are forked from a clean server process that has the libraries loaded: a new one starts in hundredths of a second.
+They never import the program's main module, so scripts need no ``if __name__ == "__main__"`` guard on their account.
+"""
+
+import multiprocessing
+import multiprocessing.spawn
+import pickle
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import numpy as np
+
+from vidtune.errors import MediaError, UserError
+from vidtune.media.probe import MediaInfo
+from vidtune.media.worker import LoadJob, Report, Slot, execute, serve
+
+__all__ = ["LoadJob", "LoadResult", "MediaPool"]
+
+_PROCESS_NAME = "vidtune-media-worker"
+_PRELOADED = ["av", "torch", "vidtune.media.worker"]
+_MAX_FAILED_STARTS = 3
+_patch_lock = threading.Lock()
+
+
+@dataclass
+class LoadResult:
+    """What became of a job.
+
+    Args:
+        array: float32, of the shape ``preprocessing.output_shape()`` tells; None on error and for metadata jobs.
+        info: metadata, for jobs without preprocessing.
+        error: what is wrong with the file.
+        seconds: time the worker spent on it.
+    """
+
+    job: LoadJob
+    array: np.ndarray | None
+    error: MediaError | None
+    seconds: float
+    info: MediaInfo | None = None
+
+
+class _Task:
+    def __init__(self, job: LoadJob) -> None:
+        self.job = job
+        self.message = pickle.dumps(job)
+        self.result: LoadResult | None = None
+
+
+class _Worker:
+    """The parent's end of a worker process. ``task`` is what it works on; ``ready`` is false until it has started."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOADED)
+        self.slot = Slot()
+        self.connection: Connection
+        self.connection, far_end = context.Pipe()
+        self.process = context.Process(target=serve, args=(far_end, self.slot), name=_PROCESS_NAME, daemon=True)
+        with _main_module_left_alone():
+            self.process.start()
+        far_end.close()
+        self.ready = False
+        self.task: _Task | None = None
+        self.started = 0.0
+
+    def give(self, task: _Task) -> None:
+        self.task, self.started = task, time.monotonic()
+        self.connection.send_bytes(task.message)
+
+    def end(self) -> None:
+        """Kill the process. One that is stuck in the kernel is left to its fate after a second."""
+        self.process.kill()
+        self.process.join(1.0)
+        self.connection.close()
+        self.slot.close()
+
+
+class MediaPool:
+    """Reads media files in worker processes and gives the results in the order of the jobs.
+
+    Keep one pool open over many calls of ``load``: the processes start once.
+
+    Args:
+        workers: number of processes; 0 reads in the calling process, without a time limit.
+        timeout: seconds a file may take before its worker is killed; None for no limit.
+        prefetch: jobs taken ahead of the result being waited for (default: four per worker).
+        max_resident: bytes of memory after whose use a worker is replaced.
+
+    Raises:
+        UserError: from ``load``, when workers cannot start or shared memory cannot be had.
+    """
+
+    def __init__(
+        self, workers: int, timeout: float | None, *, prefetch: int | None = None, max_resident: int = 4 * 2**30
+    ) -> None:
+        if workers < 0 or (prefetch is not None and prefetch < 1):
+            raise ValueError(f"workers must be 0 or more and prefetch 1 or more, got {workers} and {prefetch}")
+        self.workers = workers
+        self.timeout = timeout
+        self.prefetch = prefetch or 4 * max(workers, 1)
+        self.max_resident = max_resident
+        self._changed = threading.Condition()
+        self._queue: deque[_Task] = deque()
+        self._crew: list[_Worker] = []
+        self._failed_starts = 0
+        self._failure: BaseException | None = None
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        if workers:
+            self._bell, self._bell_rope = multiprocessing.Pipe(duplex=False)
+            self._thread = threading.Thread(target=self._run, name="vidtune-media-pool", daemon=True)
+            self._thread.start()
+
+    def __enter__(self) -> "MediaPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the workers. Closing twice is allowed."""
+        with self._changed:
+            self._closing = True
+            self._failure = self._failure or RuntimeError("the media pool is closed")
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._ring()
+            self._thread.join()
+            self._thread = None
+            self._bell.close()
+            self._bell_rope.close()
+
+    def load(self, jobs: Iterable[LoadJob]) -> Iterator[LoadResult]:
+        """Results in the order of the jobs, one for each, files with errors included.
+
+        Jobs are drawn in the calling thread, ``prefetch`` ahead, so the iterable may be endless. Leaving the iterator
+        early gives up the jobs drawn so far.
+        """
+        if self.workers == 0:
+            yield from (_load_here(job) for job in jobs)
+            return
+        iterator = iter(jobs)
+        window: deque[_Task] = deque()
+        try:
+            while True:
+                while len(window) < self.prefetch and (job := next(iterator, None)) is not None:
+                    window.append(self._submit(job))
+                if not window:
+                    return
+                result = self._wait_for(window[0])
+                window.popleft()
+                yield result
+        finally:
+            with self._changed:
+                self._queue = deque(task for task in self._queue if task not in window)
+
+    def _submit(self, job: LoadJob) -> _Task:
+        task = _Task(job)
+        with self._changed:
+            self._queue.append(task)
+        self._ring()
+        return task
+
+    def _wait_for(self, task: _Task) -> LoadResult:
+        with self._changed:
+            self._changed.wait_for(lambda: task.result is not None or self._failure is not None)
+            if task.result is not None:
+                return task.result
+            assert self._failure is not None
+            raise self._failure
+
+    def _ring(self) -> None:
+        with self._changed:
+            if self._failure is None or self._closing:
+                self._bell_rope.send_bytes(b"")
+
+    def _run(self) -> None:
+        """Body of the pool's thread."""
+        try:
+            while not self._closing:
+                while len(self._crew) < self.workers and not self._closing:
+                    self._crew.append(_Worker())
+                self._hand_out()
+                sources: list[Any] = [self._bell, *(worker.connection for worker in self._crew)]
+                ready = wait(sources, self._seconds_to_deadline())
+                if self._bell in ready:
+                    self._bell.recv_bytes()
+                for worker in list(self._crew):
+                    if worker.connection in ready:
+                        self._hear(worker)
+                self._end_late_workers()
+        except BaseException as failure:
+            with self._changed:
+                self._failure = self._failure or failure
+                self._changed.notify_all()
+        finally:
+            for worker in self._crew:
+                worker.end()
+
+    def _hand_out(self) -> None:
+        for worker in self._crew:
+            if worker.ready and worker.task is None:
+                with self._changed:
+                    task = self._queue.popleft() if self._queue else None
+                if task is None:
+                    return
+                try:
+                    worker.give(task)
+                except OSError:
+                    worker.task = None
+                    with self._changed:
+                        self._queue.appendleft(task)
+
+    def _seconds_to_deadline(self) -> float | None:
+        started = [worker.started for worker in self._crew if worker.task is not None]
+        if self.timeout is None or not started:
+            return None
+        return max(0.0, min(started) + self.timeout - time.monotonic())
+
+    def _hear(self, worker: _Worker) -> None:
+        """Take a worker's report, or notice that it has died."""
+        try:
+            report: Report = worker.connection.recv()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self._bury(worker)
+            return
+        if not worker.ready:
+            worker.ready, self._failed_starts = True, 0
+            return
+        task, worker.task = worker.task, None
+        assert task is not None
+        if report.crash is not None:
+            one_line = "\n" not in report.crash
+            raise UserError(report.crash) if one_line else RuntimeError(f"a media worker failed:\n{report.crash}")
+        array = worker.slot.read(report.shape) if report.shape is not None else None
+        self._finish(task, LoadResult(task.job, array, report.error, report.seconds, report.info))
+        if report.resident > self.max_resident:
+            self._replace(worker)
+
+    def _bury(self, worker: _Worker) -> None:
+        worker.process.join(1.0)
+        code = worker.process.exitcode
+        task = worker.task
+        self._replace(worker)
+        if task is not None:
+            error = MediaError(task.job.path, f"the process reading it died ({_cause_of_death(code)})")
+            self._finish(task, LoadResult(task.job, None, error, time.monotonic() - worker.started))
+            return
+        self._failed_starts += 0 if worker.ready else 1
+        if self._failed_starts >= _MAX_FAILED_STARTS:
+            raise UserError(f"media workers cannot start ({_cause_of_death(code)}); workers=0 reads in one process")
+
+    def _end_late_workers(self) -> None:
+        now = time.monotonic()
+        for worker in list(self._crew):
+            task = worker.task
+            if self.timeout is not None and task is not None and now - worker.started >= self.timeout:
+                self._replace(worker)
+                error = MediaError(task.job.path, f"was not read within {self.timeout:g} s; gave up on it")
+                self._finish(task, LoadResult(task.job, None, error, now - worker.started))
+
+    def _replace(self, worker: _Worker) -> None:
+        self._crew.remove(worker)
+        worker.end()
+
+    def _finish(self, task: _Task, result: LoadResult) -> None:
+        with self._changed:
+            task.result = result
+            self._changed.notify_all()
+
+
+def _load_here(job: LoadJob) -> LoadResult:
+    started = time.perf_counter()
+    try:
+        result = execute(job)
+    except MediaError as error:
+        return LoadResult(job, None, error, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    if isinstance(result, MediaInfo):
+        return LoadResult(job, None, None, seconds, result)
+    return LoadResult(job, result, None, seconds)
+
+
+def _cause_of_death(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name
+    hints = {"SIGKILL": ", likely out of memory", "SIGSEGV": ", a crash of the decoder"}
+    return name + hints.get(name, "")
+
+
+@contextmanager
+def _main_module_left_alone() -> Iterator[None]:
+    """Keep a starting worker from importing the main module again; other processes started meanwhile are not affected.
+
+    Workers need nothing of it, and importing it would run an unguarded script a second time.
+    """
+    with _patch_lock:
+        original = multiprocessing.spawn.get_preparation_data
+
+        def without_main(name: str) -> dict[str, Any]:
+            data = original(name)
+            if name.startswith(_PROCESS_NAME):
+                data = {key: value for key, value in data.items() if not key.startswith("init_main")}
+            return data
+
+        multiprocessing.spawn.get_preparation_data = without_main
+        try:
+            yield
+        finally:
+            multiprocessing.spawn.get_preparation_data = original

@@ -1,0 +1,175 @@
+"""The inside of a media worker process: takes jobs from a pipe, leaves arrays in a slot of shared memory."""
+
+import mmap
+import os
+import pickle
+import resource
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing import parent_process, reduction
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vidtune.errors import MediaError
+from vidtune.media.preprocessing import Preprocessing
+from vidtune.media.probe import MediaInfo, probe
+
+
+@dataclass(frozen=True)
+class LoadJob:
+    """A media file to read.
+
+    Args:
+        path: file, or folder of frame images.
+        preprocessing: how it becomes a tensor; None reads the metadata only.
+        seed: decides random transforms; None switches them off.
+    """
+
+    path: str
+    preprocessing: Preprocessing | None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker says about a job; the array itself lies in the slot.
+
+    Args:
+        shape: of the float32 array in the slot; None when there is none.
+        info: metadata, for jobs without preprocessing.
+        error: what is wrong with the file.
+        crash: traceback of a mistake in the program, or a line on what the machine lacks.
+        seconds: time spent on the job.
+        resident: largest resident memory of the worker so far, in bytes.
+    """
+
+    shape: tuple[int, ...] | None = None
+    info: MediaInfo | None = None
+    error: MediaError | None = None
+    crash: str | None = None
+    seconds: float = 0.0
+    resident: int = 0
+
+
+class Slot:
+    """A piece of memory without a name, shared by parent and worker, as large as the largest array so far.
+
+    It is anonymous memory where the system has it, else an unlinked temporary file: neither is bounded by the size of
+    /dev/shm, and neither is left behind when both processes are killed.
+    """
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        if descriptor is None:
+            descriptor = _anonymous_file()
+        self.descriptor = descriptor
+        self._memory: mmap.mmap | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attach_slot, (reduction.DupFd(self.descriptor),)
+
+    def write(self, array: np.ndarray) -> None:
+        """Raises OSError when the memory cannot be had."""
+        size = max(array.nbytes, mmap.PAGESIZE)
+        if os.fstat(self.descriptor).st_size < size:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self.descriptor, 0, size)
+            else:
+                os.ftruncate(self.descriptor, size)
+        np.copyto(self._view(array.shape), array)
+
+    def read(self, shape: tuple[int, ...]) -> np.ndarray:
+        """A copy of the float32 array last written."""
+        return self._view(shape).copy()
+
+    def close(self) -> None:
+        self._memory = None
+        os.close(self.descriptor)
+
+    def _view(self, shape: tuple[int, ...]) -> np.ndarray:
+        count = int(np.prod(shape))
+        if self._memory is None or len(self._memory) < 4 * count:
+            self._memory = mmap.mmap(self.descriptor, os.fstat(self.descriptor).st_size)
+        return np.frombuffer(self._memory, np.float32, count).reshape(shape)
+
+
+def _anonymous_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("vidtune-media")
+    descriptor, name = tempfile.mkstemp(prefix="vidtune-media-")
+    Path(name).unlink()
+    return descriptor
+
+
+def _attach_slot(duplicate: Any) -> Slot:
+    return Slot(duplicate.detach())
+
+
+def serve(connection: Connection, slot: Slot) -> None:
+    """Work until told to stop (an empty message) or until the parent is gone."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    try:
+        connection.send(Report())
+        while message := connection.recv_bytes():
+            connection.send(_work(message, slot))
+    except (EOFError, OSError):
+        return
+
+
+def execute(job: LoadJob) -> np.ndarray | MediaInfo:
+    """Do a job in this process.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    if job.preprocessing is None:
+        return probe(job.path)
+    return job.preprocessing.load(job.path, job.seed)
+
+
+def _work(message: bytes, slot: Slot) -> Report:
+    started = time.perf_counter()
+    shape = info = error = crash = None
+    try:
+        job: LoadJob = pickle.loads(message)
+        result = execute(job)
+        if isinstance(result, MediaInfo):
+            info = result
+        else:
+            shape = result.shape
+            try:
+                slot.write(result)
+            except OSError as reason:
+                size = result.nbytes / 2**20
+                crash = (
+                    f"cannot get {size:.0f} MB of shared memory for {job.path} ({reason.strerror}); use fewer workers"
+                )
+    except MediaError as reason:
+        error = reason
+    except MemoryError:
+        error = MediaError(job.path, "needs more memory than the machine has")
+    except Exception:
+        crash = traceback.format_exc()
+    return Report(shape, info, error, crash, time.perf_counter() - started, _resident_bytes())
+
+
+def _leave_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _resident_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

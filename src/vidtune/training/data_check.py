@@ -1,0 +1,73 @@
+"""The data check of a recipe's stages: the same tables, tokenising and preprocessing as training, but no weights."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vidtune.data.annotations import AnnotationTable
+from vidtune.data.check import DataReport, Progress, check_data
+from vidtune.errors import UserError
+from vidtune.models.build import build_config, build_processor, recipe_tokenizer
+from vidtune.models.checkpoints import load_checkpoint
+from vidtune.processing.packing import Example
+from vidtune.processing.processor import VideoLMProcessor
+from vidtune.recipe import Recipe, Stage
+from vidtune.spelling import suggestion
+from vidtune.training.folder import check_recipe
+from vidtune.training.stage import TABLES, check_stages, prompt_name
+
+EXCLUSIONS = "excluded.jsonl"
+PROBES = "probes.jsonl"
+
+
+def check_recipe_data(
+    recipe: Recipe, out: Path, *, only: str | None = None, decode: bool = False, progress: Progress | None = None
+) -> Iterator[tuple[Stage, DataReport]]:
+    """Check the data of every stage and write ``<out>/<stage>/excluded.jsonl``, which training into ``out`` follows.
+
+    Args:
+        out: folder of the run; also keeps parsed tables and probed metadata.
+        only: name of one stage; None checks all.
+        decode: decode every file, as training will.
+
+    Raises:
+        UserError: no such stage, missing or broken annotations, or ``out`` holds the run of another recipe.
+    """
+    check_stages(recipe)
+    names = [stage.name for stage in recipe.stages]
+    if only is not None and only not in names:
+        raise UserError(f"the recipe has no stage {only!r}; {suggestion(only, names)}")
+    check_recipe(out, recipe)
+    processor = _processor(recipe)
+    for stage in recipe.stages:
+        if only in (None, stage.name):
+            yield stage, _check_stage(recipe, stage, processor.with_preprocessing(stage.media), out, decode, progress)
+
+
+def _check_stage(
+    recipe: Recipe, stage: Stage, processor: VideoLMProcessor, out: Path, decode: bool, progress: Progress | None
+) -> DataReport:
+    prompt = prompt_name(recipe, stage)
+
+    def encode(sample) -> Example:
+        return processor.example(
+            sample, prompt, max_length=stage.max_length, max_expanded_length=stage.max_expanded_length
+        )
+
+    report = check_data(
+        AnnotationTable.open(stage.data, out / TABLES),
+        encode,
+        {name: settings.preprocessing for name, settings in processor.streams.items()},
+        probe_cache=out / PROBES,
+        decode=decode,
+        workers=max(1, stage.workers),
+        timeout=stage.media_timeout,
+        progress=progress,
+    )
+    report.write_exclusions(out / stage.name / EXCLUSIONS)
+    return report
+
+
+def _processor(recipe: Recipe) -> VideoLMProcessor:
+    if recipe.checkpoint:
+        return load_checkpoint(recipe.checkpoint, tokenizer=recipe.tokenizer).processor
+    return build_processor(build_config(recipe), recipe_tokenizer(recipe))

@@ -1,0 +1,276 @@
+"""The answer engine on real files: equal to answering alone, each video's work done once, failures kept apart."""
+
+import os
+import re
+import shutil
+from dataclasses import replace
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_language_models import CONFIGS, byte_tokenizer, sharpen
+
+from vidtune.data.sample import MediaRef, Turn
+from vidtune.errors import MediaError, UserError
+from vidtune.generation import engine as engine_module
+from vidtune.generation.engine import AnswerEngine
+from vidtune.generation.settings import GenerationSettings, Request
+from vidtune.models.build import build_processor
+from vidtune.models.video_lm import VideoLM
+from vidtune.systems import get_system
+
+TOWER = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+SETTINGS = GenerationSettings(max_new_tokens=8)
+
+
+def build(name):
+    torch.manual_seed(0)
+    system = get_system("video_llava")
+    model = VideoLM(system.build_config(CONFIGS[name], {"image": TOWER, "video": {**TOWER, "num_frames": 2}}, {}))
+    sharpen(model)
+    return model.eval(), build_processor(model.config, byte_tokenizer())
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def parts(request):
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return build("llama")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Two clips and a picture, each of its own colours."""
+    folder = tmp_path_factory.mktemp("media")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        with av.open(str(folder / f"{name}.mp4"), "w") as container:
+            stream = container.add_stream("mpeg4", rate=5)
+            stream.width = stream.height = 32
+            for _ in range(5):
+                block = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+                frame = av.VideoFrame.from_ndarray(np.kron(block, np.ones((8, 8, 1), np.uint8)))
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(folder / "c.png")
+    return folder
+
+
+@pytest.fixture
+def a(files):
+    return MediaRef("video", str(files / "a.mp4"))
+
+
+@pytest.fixture
+def b(files):
+    return MediaRef("video", str(files / "b.mp4"))
+
+
+@pytest.fixture
+def c(files):
+    return MediaRef("image", str(files / "c.png"))
+
+
+def start(parts, settings=SETTINGS, **options):
+    options = {"prompt": "llava_v1", "workers": 0, **options}
+    return AnswerEngine(*parts, settings, **options)
+
+
+def answers(parts, requests, settings=SETTINGS, **options):
+    with start(parts, settings, **options) as engine:
+        return {answer.id: answer for answer in engine.answer(requests)}, engine.stats
+
+
+def mixed_requests(a, b, c):
+    return [
+        Request("a-short", (a,), "Who?"),
+        Request("a-long", (a,), "What does the person in the video do at the very end, and why?"),
+        Request("image", (c,), "What is it?"),
+        Request("text", (), "Say something."),
+        Request("b", (b,), "Who?"),
+        Request("both", (c, a), "Is the thing <image> seen in <video>?"),
+        Request("a-later", (a,), "Whose is it?"),
+        Request("text-too", (), "Say something else."),
+        Request("a-turns", (a,), "And now?", (Turn("user", "Who?"), Turn("assistant", "A man."))),
+    ]
+
+
+def test_shared_prefix_equals_answering_alone(parts, a, b, c):
+    requests = mixed_requests(a, b, c)
+    shared, stats = answers(parts, requests)
+    plain, plain_stats = answers(parts, requests, share_prefix=False)
+    assert shared == plain
+    assert list(shared) == ["a-short", "a-long", "a-later", "a-turns", "image", "text", "text-too", "b", "both"]
+    assert len({answer.token_ids for answer in shared.values()}) >= 7
+    assert (stats.media_loaded, stats.encodings, stats.prefills, stats.questions) == (5, 5, 5, 9)
+    assert (plain_stats.media_loaded, plain_stats.encodings, plain_stats.prefills) == (8, 8, 9)
+
+
+def test_answers_equal_transformers_generate(parts, a, c):
+    model, processor = parts
+    request = Request("both", (c, a), "Is <image> in <video>?")
+    given = processor(request.question, images=[c.path], videos=[a.path], prompt="llava_v1")
+    embeds = model.embed(given["input_ids"], given["media"])
+    ids = model.language_model.generate(
+        inputs_embeds=embeds, attention_mask=given["attention_mask"], max_new_tokens=8, do_sample=False,
+        eos_token_id=257, pad_token_id=0,
+    )  # fmt: skip
+    assert answers(parts, [request])[0]["both"].token_ids == tuple(ids[0].tolist())
+
+
+def test_twenty_questions_decode_encode_and_prefill_once(llama, a):
+    model, _ = llama
+    calls = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: calls.append(name))
+        for name, module in (("tower", model.towers["video"]), ("connector", model.connectors["visual"]))
+    ]
+    found, stats = answers(llama, [Request(str(i), (a,), f"Question {i}?") for i in range(20)])
+    for hook in hooks:
+        hook.remove()
+    assert calls == ["tower", "connector"]
+    assert (stats.media_loaded, stats.prefills, stats.questions) == (1, 1, 20)
+    assert stats.new_tokens == sum(len(answer.token_ids) for answer in found.values())
+
+
+def test_small_batches_give_the_same_answers(llama, a, monkeypatch):
+    requests = [Request(str(i), (a,), f"{'What? ' * i}Why?") for i in range(5)]
+    whole, _ = answers(llama, requests)
+    assert answers(llama, requests, max_batch_questions=2)[0] == whole
+    sizes = []
+    branches = engine_module.decode_steps
+    monkeypatch.setattr(engine_module, "device_memory", lambda device: 1)
+    monkeypatch.setattr(engine_module, "decode_steps", lambda *args: sizes.append(len(args[1])) or branches(*args))
+    assert answers(llama, requests)[0] == whole
+    assert sizes == [1] * 5
+
+
+def test_tags_elsewhere_share_decoding_only(llama, a):
+    requests = [Request("before", (a,), "Who is it?"), Request("after", (a,), "Who is in <video>?")]
+    shared, stats = answers(llama, requests)
+    assert shared == answers(llama, requests, share_prefix=False)[0]
+    assert (stats.media_loaded, stats.encodings, stats.prefills) == (1, 2, 2)
+
+
+def test_unreadable_media_fail_their_requests_only(llama, a, files, tmp_path):
+    truncated = tmp_path / "truncated.mp4"
+    truncated.write_bytes((files / "b.mp4").read_bytes()[:300])
+    missing = MediaRef("video", str(tmp_path / "missing.mp4"))
+    requests = [
+        Request("bad", (MediaRef("video", str(truncated)),), "Who?"),
+        Request("good", (a,), "Who?"),
+        Request("half", (a, missing), "Who?"),
+        Request("bad-too", (MediaRef("video", str(truncated)),), "Why?"),
+    ]
+    found, stats = answers(llama, requests)
+    assert [id for id, answer in found.items() if answer.finish_reason == "error"] == ["bad", "bad-too", "half"]
+    assert str(truncated) in found["bad"].error
+    assert str(truncated) in found["bad-too"].error
+    assert "missing.mp4" in found["half"].error
+    assert found["good"] == answers(llama, [requests[1]])[0]["good"]
+    assert stats.questions == 1
+
+
+def test_a_file_that_never_delivers_ends_by_time_out(llama, a, tmp_path):
+    os.mkfifo(tmp_path / "hanging.mp4")
+    hanging = MediaRef("video", str(tmp_path / "hanging.mp4"))
+    found, _ = answers(
+        llama, [Request("hanging", (hanging,), "Who?"), Request("good", (a,), "Who?")], workers=1, media_timeout=1.0
+    )
+    assert "hanging.mp4" in found["hanging"].error
+    assert found["good"].error is None
+
+
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [("  ", "empty"), ("<image> Who?", "image"), ("long " * 120, r"7\d\d tokens.*context 512")],
+)
+def test_impossible_requests_are_told_why(llama, a, question, reason):
+    found, stats = answers(llama, [Request("bad", (a,), question), Request("good", (a,), "Who?")])
+    assert found["good"].error is None
+    assert re.search(reason, found["bad"].error)
+    assert found["bad"].token_ids == ()
+    assert stats.media_loaded == 1
+
+
+def test_a_format_that_leaves_nothing_after_the_media_is_refused(llama, c):
+    found, _ = answers(llama, [Request("caption", (c,), "<image>")], prompt="plain")
+    assert "leaves nothing after the media" in found["caption"].error
+
+
+def test_the_context_limits_the_answer(llama, a):
+    free = start(llama, replace(SETTINGS, max_new_tokens=1000))
+    question = "Who? " * 60
+    prompt_length = len(llama[1].question_example(question, [a], "llava_v1"))
+    [answer] = free.answer([Request("q", (a,), question)])
+    assert (answer.finish_reason, len(answer.token_ids)) == ("length", 512 - prompt_length)
+
+
+def test_stop_texts_end_answers(llama, a, b):
+    requests = [Request("a", (a,), "Who?"), Request("b", (b,), "Why?")]
+    free, _ = answers(llama, requests)
+    text = free["a"].text
+    stopped, _ = answers(llama, requests, replace(SETTINGS, stop=(text[3:5],)))
+    assert stopped["a"].finish_reason == "stop"
+    assert stopped["a"].text == text[: text.index(text[3:5])].strip()
+
+
+def test_end_tokens_of_checkpoint_and_tokenizer_both_count(llama, a, monkeypatch):
+    model, processor = llama
+    free = answers(llama, [Request("a", (a,), "Who?")])[0]["a"]
+    assert engine_module.eos_ids(model, processor) >= {257}
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [free.token_ids[2], 299])
+    ended = answers(llama, [Request("a", (a,), "Who?")])[0]["a"]
+    assert (ended.finish_reason, ended.token_ids) == ("eos", free.token_ids[:3])
+
+
+def test_sampling_does_not_depend_on_what_else_is_asked(llama, a, b):
+    settings = replace(SETTINGS, do_sample=True, temperature=1.5, top_p=0.9)
+    requests = [Request("x", (a,), "Who?"), Request("y", (a,), "Who is that?"), Request("z", (b,), "Who?")]
+    together, _ = answers(llama, requests, settings)
+    assert answers(llama, [requests[1]], settings)[0]["y"] == together["y"]
+    assert answers(llama, requests, settings, share_prefix=False)[0] == together
+    assert answers(llama, requests, replace(settings, seed=1))[0]["y"] != together["y"]
+
+
+def test_streamed_pieces_are_the_answer(llama, a):
+    request = Request("a", (a,), "Who?")
+    engine = start(llama)
+    pieces = list(engine.stream(request))
+    assert "".join(pieces) == answers(llama, [request])[0]["a"].text
+    assert len(pieces) > 2
+    with pytest.raises(UserError, match="empty"):
+        list(engine.stream(Request("e", (a,), "")))
+    with pytest.raises(MediaError, match="nowhere"):
+        list(engine.stream(Request("e", (MediaRef("video", "/nowhere.mp4"),), "Who?")))
+
+
+def test_requests_are_read_as_they_are_needed(llama, a, files, tmp_path):
+    copies = [shutil.copy(files / "a.mp4", tmp_path / f"{i}.mp4") for i in range(6)]
+    read = []
+
+    def source():
+        for path in copies:
+            read.append(path)
+            yield Request(str(path), (MediaRef("video", str(path)),), "Who?")
+
+    with start(llama, window=1) as engine:
+        next(engine.answer(source()))
+    assert len(read) < 6
+
+
+def test_an_unknown_prompt_format_is_refused(llama):
+    with pytest.raises(UserError, match="nonsense"):
+        start(llama, prompt="nonsense")
