@@ -1,6 +1,7 @@
 """Looks at every sample and every media file before training, so that nothing fails after hours."""
 
 import json
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,18 +9,20 @@ from pathlib import Path
 from typing import Protocol
 
 from vidtune.data.annotations import AnnotationTable
-from vidtune.data.probing import probe_files, unusable_file
+from vidtune.data.checked_files import CheckedFiles
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Sample
-from vidtune.errors import MediaError
-from vidtune.media.pool import LoadJob, MediaPool
+from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.media.preprocessing import Preprocessing
-from vidtune.media.probe import ProbeCache
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being checked ("samples", "files", "decoding"), how many are done, how many there are."""
 
+StreamFile = tuple[str, str]
+"""A stream and the path of a file that stands in it."""
+
 REPORT_EVERY = 256
+METADATA = "metadata"
 KINDS = {"image": ("image",), "video": ("video", "frames")}
 
 
@@ -105,7 +108,7 @@ def check_data(
     encode: Callable[[Sample], CheckedExample],
     preprocessing: Mapping[str, Preprocessing],
     *,
-    probe_cache: Path,
+    checked_files: Path,
     decode: bool = False,
     workers: int = 2,
     timeout: float = 60.0,
@@ -116,15 +119,15 @@ def check_data(
     Args:
         encode: makes an example of a sample, as training will; raises SampleProblem.
         preprocessing: of every stream.
-        probe_cache: sidecar file of metadata; a check that was stopped goes on where it was, as far as good files go.
-        decode: also decode and preprocess every file, in processes; else only its headers and packet table are read.
-        workers: threads that probe, and processes that decode.
+        checked_files: sidecar that remembers good files; a check that was stopped goes on where it was.
+        decode: also decode and preprocess every file; else only its headers and packet table are read.
+        workers: processes that read files.
         timeout: seconds for one file.
     """
     tell = progress or (lambda what, done, total: None)
     report = DataReport(num_samples=len(table))
     by_sample: dict[int, list[Finding]] = {}
-    users: dict[tuple[str, str], list[int]] = {}
+    users: dict[StreamFile, list[int]] = {}
 
     def find(index: int, reason: str, detail: str, excluded: bool = True) -> None:
         finding = Finding(table.id(index), str(table.source(index)), reason, detail, excluded)
@@ -152,50 +155,92 @@ def check_data(
     tell("samples", len(table), len(table))
 
     report.num_files = len({path for _, path in users})
-    for (stream, path), reason, detail in _file_problems(
-        list(users), preprocessing, probe_cache, decode, workers, timeout, tell
-    ):
-        for index in users[stream, path]:
-            find(index, reason, f"{path}: {detail}")
+    with MediaPool(workers, timeout) as pool:
+        for file, reason, detail in _file_problems(
+            list(users), preprocessing, CheckedFiles(checked_files), pool, decode, tell
+        ):
+            for index in users[file]:
+                find(index, reason, f"{file[1]}: {detail}")
     report.findings = [finding for index in sorted(by_sample) for finding in by_sample[index]]
     return report
 
 
 def _file_problems(
-    files: list[tuple[str, str]],
+    files: list[StreamFile],
     preprocessing: Mapping[str, Preprocessing],
-    probe_cache: Path,
+    known: CheckedFiles,
+    pool: MediaPool,
     decode: bool,
-    workers: int,
-    timeout: float,
     tell: Progress,
-) -> Iterator[tuple[tuple[str, str], str, str]]:
-    """(stream, path) of every file that cannot be used, with reason and detail."""
-    streams: dict[str, list[str]] = {}
-    for stream, path in files:
-        if stream not in preprocessing:
-            continue
-        if problem := unusable_file(path):
-            yield (stream, path), *problem
+) -> Iterator[tuple[StreamFile, str, str]]:
+    """Every file that cannot be used, with reason and detail."""
+    readable: list[StreamFile] = []
+    for file in files:
+        if problem := _not_a_file(file[1]):
+            yield file, *problem
+        elif file[0] in preprocessing:
+            readable.append(file)
+
+    good: list[StreamFile] = []
+    jobs: list[tuple[StreamFile, LoadJob]] = []
+    for stream, path in readable:
+        kind = known.kind(path, METADATA)
+        if kind is None:
+            jobs.append(((stream, path), LoadJob(path, None)))
+        elif kind in KINDS[preprocessing[stream].kind]:
+            good.append((stream, path))
         else:
-            streams.setdefault(path, []).append(stream)
+            yield (stream, path), *_wrong_kind(kind, stream)
+    for (stream, path), result in _load(pool, jobs, "files", tell):
+        if result.info is None:
+            yield (stream, path), "unreadable file", _reason(result)
+            continue
+        known.add(path, METADATA, result.info.kind)
+        if result.info.kind in KINDS[preprocessing[stream].kind]:
+            good.append((stream, path))
+        else:
+            yield (stream, path), *_wrong_kind(result.info.kind, stream)
 
-    good: list[tuple[str, str]] = []
-    results = probe_files(streams, ProbeCache(probe_cache).get, workers=workers, timeout=timeout)
-    for done, (path, info) in enumerate(results, 1):
-        for stream in streams[path]:
-            if isinstance(info, MediaError):
-                yield (stream, path), "unreadable file", info.reason
-            elif info.kind not in KINDS.get(preprocessing[stream].kind, (info.kind,)):
-                yield (stream, path), "wrong kind of file", f"is of the kind '{info.kind}' in the stream '{stream}'"
-            else:
-                good.append((stream, path))
-        tell("files", done, len(streams))
+    if not decode:
+        return
+    checks = {stream: f"decoded {settings.model_dump_json()}" for stream, settings in preprocessing.items()}
+    jobs = [
+        ((stream, path), LoadJob(path, preprocessing[stream]))
+        for stream, path in good
+        if known.kind(path, checks[stream]) is None
+    ]
+    for (stream, path), result in _load(pool, jobs, "decoding", tell):
+        if result.error is None:
+            known.add(path, checks[stream], preprocessing[stream].kind)
+        else:
+            yield (stream, path), "cannot be decoded", _reason(result)
 
-    if decode and good:
-        with MediaPool(workers, timeout) as pool:
-            jobs = (LoadJob(path, preprocessing[stream]) for stream, path in good)
-            for done, (file, result) in enumerate(zip(good, pool.load(jobs), strict=True), 1):
-                if result.error is not None:
-                    yield file, "cannot be decoded", result.error.reason
-                tell("decoding", done, len(good))
+
+def _load(
+    pool: MediaPool, jobs: list[tuple[StreamFile, LoadJob]], what: str, tell: Progress
+) -> Iterator[tuple[StreamFile, LoadResult]]:
+    results = pool.load(job for _, job in jobs)
+    for done, ((file, _), result) in enumerate(zip(jobs, results, strict=True), 1):
+        yield file, result
+        tell(what, done, len(jobs))
+
+
+def _reason(result: LoadResult) -> str:
+    return result.error.reason if result.error is not None else "has no metadata"
+
+
+def _wrong_kind(kind: str, stream: str) -> tuple[str, str]:
+    return "wrong kind of file", f"is of the kind '{kind}' but stands in the stream '{stream}'"
+
+
+def _not_a_file(path: str) -> tuple[str, str] | None:
+    """Reason and detail if there is no file or folder at a path that could be opened without waiting; else None."""
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:
+        return "missing file", "does not exist"
+    except OSError as error:
+        return "unreadable file", error.strerror or str(error)
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return "unreadable file", "is neither a file nor a folder"
+    return None

@@ -13,7 +13,7 @@ W model width, V vocabulary.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -203,7 +203,7 @@ def branched_attention(
     Shape: query (1, H, T, D), key and value (1, G, T, D) -> (1, T, H, D)
     """
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
-    return branches.attend(int(module.layer_idx), query, key, value, scaling)[None], None
+    return branches.attend(cast(int, module.layer_idx), query, key, value, scaling)[None], None
 
 
 def check_language_model(config: PreTrainedConfig) -> None:

@@ -5,7 +5,7 @@ Legend: n answers in the batch, V vocabulary.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from transformers import (
 
 from vidtune.generation.settings import GenerationSettings
 from vidtune.generation.stopping import AnswerInProgress
+
+_NO_IDS = cast(torch.LongTensor, torch.empty(0, dtype=torch.long))
 
 
 class PromptBatch(Protocol):
@@ -84,7 +86,7 @@ class TokenChooser:
         """Next token of every answer. Shape: (n, V) -> n token ids"""
         if self.settings.greedy:
             return logits.argmax(-1).tolist()
-        mass = self.warpers(torch.empty(0, dtype=torch.long), logits.float()).softmax(-1).double().cumsum(-1)
+        mass = self.warpers(_NO_IDS, logits.float()).softmax(-1).double().cumsum(-1)
         draws = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
         points = draws.to(mass.device)[:, None] * mass[:, -1:]
         return torch.searchsorted(mass, points, right=True)[:, 0].tolist()

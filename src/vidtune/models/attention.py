@@ -40,7 +40,7 @@ def packed_attention(
     """
     if kwargs.get("sliding_window"):
         raise NotImplementedError("packed attention has no sliding window; set use_sliding_window=False")
-    options = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
+    options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
     if cu_seqlens is not None:
         segments = [
             scaled_dot_product_attention(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], is_causal=True, **options)

@@ -38,7 +38,7 @@ def build_model(recipe: Recipe, dtype: torch.dtype | None = None) -> VideoLM:
         return load_checkpoint(recipe.checkpoint, tokenizer=recipe.tokenizer, dtype=dtype).model
     system = get_system(recipe.system)
     config = build_config(recipe)
-    weights = [
+    weights: list[tuple[str, Any, KeyMap]] = [
         (f"towers.{name}", spec, _below(system.tower_keys, f"towers.{name}.")) for name, spec in recipe.towers.items()
     ]
     weights += [(f"connectors.{name}", spec, _connector_keys(system)) for name, spec in recipe.connectors.items()]

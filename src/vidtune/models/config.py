@@ -33,16 +33,16 @@ class VideoLMConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.system = system
-        if isinstance(text_config, dict):
-            text_config = AutoConfig.for_model(**text_config)
-        self.text_config = text_config if text_config is not None else AutoConfig.for_model("llama")
+        if text_config is None or isinstance(text_config, dict):
+            text_config = AutoConfig.for_model(**(text_config or {"model_type": "llama"}))
+        self.text_config: PreTrainedConfig = text_config
         self.towers = dict(towers or {})
         self.connectors = dict(connectors or {})
         self.streams = dict(streams or {})
         for name, stream in self.streams.items():
             if stream["tower"] not in self.towers or stream["connector"] not in self.connectors:
                 raise ValueError(f"stream {name!r} names a tower or connector that is not there: {stream}")
-        kwargs["tie_word_embeddings"] = bool(self.text_config.tie_word_embeddings)
+        kwargs["tie_word_embeddings"] = bool(text_config.tie_word_embeddings)
         super().__init__(**kwargs)
 
     @property

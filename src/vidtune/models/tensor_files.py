@@ -76,7 +76,7 @@ def write_state(tensors: dict[str, Tensor], folder: Path, shard_bytes: int = 5 *
     if len(shards) == 1:
         save_file(shards[0], folder / SINGLE_NAMES[0], metadata={"format": "pt"})
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / file_name, metadata={"format": "pt"})

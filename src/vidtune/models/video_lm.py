@@ -164,6 +164,8 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             cu_seqlens: example boundaries of a packed (1, L) input; needs ``position_ids`` that restart.
         """
         if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("give input_ids or inputs_embeds")
             inputs_embeds = self.embed(input_ids, media)
         packed = {} if cu_seqlens is None else {"cu_seqlens": cu_seqlens}
         output = self.language_model(

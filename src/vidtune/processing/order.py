@@ -19,10 +19,9 @@ OrderRule = Literal["shuffled", "modality_grouped", "sequential"]
 def epoch_order(
     rule: OrderRule, lengths: np.ndarray, *, fingerprint: str, seed: int, epoch: int, global_batch_size: int
 ) -> np.ndarray:
-    """Indices of the samples in the order of one epoch; consecutive runs of `global_batch_size` are the optimizer
-    steps.
+    """Indices of the samples in the order of one epoch.
 
-    The same on any number of ranks and in any process.
+    Consecutive runs of `global_batch_size` indices are the optimizer steps. The order is the same on any number of ranks and in any process.
 
     Args:
         rule: ``shuffled`` at random; ``sequential`` as they stand; ``modality_grouped`` see `modality_grouped_order`.

@@ -1,4 +1,4 @@
-"""The processor: samples and questions -> examples, with the tokenizer, the streams and the prompt formats of one system."""
+"""The processor: samples and questions -> examples, by the tokenizer, streams and prompt formats of one system."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,9 +81,10 @@ class VideoLMProcessor(ProcessorMixin):
         return {name: settings.placeholder_id for name, settings in self.streams.items()}
 
     def with_preprocessing(self, overrides: Mapping[str, Mapping[str, Any]]) -> "VideoLMProcessor":
-        """The same processor with some settings of some streams' preprocessing replaced, e.g. ``{"image":
-        {"pad_to_square": True}}``.
+        """The same processor with some preprocessing settings replaced.
 
+        Args:
+            overrides: per stream, e.g. ``{"image": {"pad_to_square": True}}``.
         Raises:
             UserError: a stream or setting that does not exist, or a value that does not fit.
         """

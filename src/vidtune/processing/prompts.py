@@ -3,8 +3,8 @@
 A format is a record of strings. Three styles cover the published ones (conversation templates of haotian-liu/LLaVA,
 `llava/conversation.py`):
 
-``two``     ``{system} USER: question ASSISTANT: answer</s>USER: ...``: one separator after the user, one after the
-assistant ``single``  ``{system}###Human: question###Assistant: answer###``: the same separator after every turn
+``two``     ``{system} USER: question ASSISTANT: answer</s>USER: ...``: another separator after each role
+``single``  ``{system}###Human: question###Assistant: answer###``: the same separator after every turn
 ``plain``   ``<image>caption\\n``: no roles; the user turn shrinks to its one media tag
 """
 

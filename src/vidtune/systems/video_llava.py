@@ -41,7 +41,7 @@ PROMPTS = {
 }
 
 _HEAD_WIDTH = 64
-_CLIP = {"type": "clip", "hidden_act": "gelu"}
+_CLIP: JsonDict = {"type": "clip", "hidden_act": "gelu"}
 _IMAGE_TOWER = {**_CLIP, "num_frames": None, "temporal_attention": False, "keep_class_token": False}
 _VIDEO_TOWER = {**_CLIP, "num_frames": 8, "temporal_attention": True, "keep_class_token": True}
 _TOWERS = {"image": _IMAGE_TOWER, "video": _VIDEO_TOWER}

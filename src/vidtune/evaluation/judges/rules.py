@@ -17,14 +17,19 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from vidtune.evaluation.judges.base import Judge, Judgement, JudgeItem, Usage
+from vidtune.evaluation.judges.base import Judge, JudgeItem, Judgement, Usage
 
 _COUNTED = (
     "zero, one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, fourteen, fifteen, "
     "sixteen, seventeen, eighteen, nineteen, twenty"
 )
-NUMBERS = {word: str(value) for value, word in enumerate(_COUNTED.split(", "))} | {"none": "0", "once": "1", "twice":
-"2"} SPELLINGS = {
+NUMBERS = {word: str(value) for value, word in enumerate(_COUNTED.split(", "))} | {
+    "none": "0",
+    "once": "1",
+    "twice": "2",
+}
+SPELLINGS = {
+    "colour": "color",
     "grey": "gray",
     "leftward": "left",
     "leftwards": "left",
@@ -39,8 +44,10 @@ NUMBERS = {word: str(value) for value, word in enumerate(_COUNTED.split(", "))} 
     "yep": "yes",
     "nope": "no",
 }
-FILLERS = frozenset(("a", "an", "the", "is", "are", "was", "were", "be", "been", "being", "it", "its", "it's", "there",
-"of")) NEGATIONS = frozenset(("no", "not", "never", "neither", "nor", "without")) | {
+FILLERS = frozenset(
+    ("a", "an", "the", "is", "are", "was", "were", "be", "been", "being", "it", "its", "it's", "there", "of")
+)
+NEGATIONS = frozenset(("no", "not", "never", "neither", "nor", "without")) | {
     f"{verb}n't" for verb in ("is", "are", "was", "were", "does", "do", "did", "ca", "wo")
 }
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*|\d+")

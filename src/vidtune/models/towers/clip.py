@@ -6,6 +6,7 @@ github.com/PKU-YuanGroup/LanguageBind).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,7 @@ class TemporalClipLayer(CLIPEncoderLayer):
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.temporal_embedding)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         clips = hidden_states.unflatten(0, (-1, self.num_frames))
         clips = clips + self.temporal_embedding.unsqueeze(2)
         over_time = self.temporal_layer_norm1(clips).transpose(1, 2)
