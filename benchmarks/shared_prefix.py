@@ -19,10 +19,11 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -43,6 +44,7 @@ from vidtune.generation.settings import GenerationSettings, Request
 from vidtune.generation.stopping import AnswerInProgress
 from vidtune.models.build import build_processor
 from vidtune.models.video_lm import VideoLM
+from vidtune.processing.processor import VideoLMProcessor
 from vidtune.systems import get_system, list_systems
 
 IMAGE_SIZE, PATCH_SIZE = 224, 14
@@ -85,7 +87,7 @@ def parse_options() -> argparse.Namespace:
     return options
 
 
-def build(options: argparse.Namespace) -> tuple[VideoLM, object]:
+def build(options: argparse.Namespace) -> tuple[VideoLM, VideoLMProcessor]:
     """A random model of the first system, and its processor with a tokenizer of numbered words."""
     torch.manual_seed(options.seed)
     text_config = LlamaConfig(
@@ -138,7 +140,7 @@ def measure_language_model(options: argparse.Namespace, model: VideoLM) -> float
     """Prints the table of the language model alone; the gain over the faster way from scratch."""
     generator = torch.Generator().manual_seed(options.seed)
     language_model = model.language_model
-    check_language_model(language_model.config)
+    check_language_model(language_model)
     visual = torch.randn(1, options.frames * TOKENS_PER_FRAME, options.hidden, generator=generator) * 0.02
     shape = (options.questions, options.question_tokens)
     questions: TokenIds = torch.randint(options.vocab, shape, generator=generator).tolist()
@@ -189,7 +191,7 @@ def measure_language_model(options: argparse.Namespace, model: VideoLM) -> float
     return table("language model alone", seconds, options)
 
 
-def measure_everything(options: argparse.Namespace, model: VideoLM, processor: object, clip: Path) -> float:
+def measure_everything(options: argparse.Namespace, model: VideoLM, processor: VideoLMProcessor, clip: Path) -> float:
     """Prints the table with decoding and encoding; the gain."""
     rng = np.random.default_rng(options.seed)
     settings = GenerationSettings(max_new_tokens=options.answer_tokens)
@@ -230,7 +232,7 @@ def measure_everything(options: argparse.Namespace, model: VideoLM, processor: o
     return table("with decoding and encoding", seconds, options)
 
 
-def timed(ways: dict[str, Callable[[], object]], repeats: int, check: bool = True) -> dict[str, float]:
+def timed(ways: Mapping[str, Callable[[], Any]], repeats: int, check: bool = True) -> dict[str, float]:
     """Median CPU seconds of each; the ways take turns, so that a busy machine disturbs all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     results = {}

@@ -170,7 +170,12 @@ def test_fingerprint_names_the_training_not_how_it_is_run(write):
     known = recipe_fingerprint(load_recipe(path))
     same = ["stages.align.workers=7", "stages.align.save_every=1", "benchmarks=[]", "generation={max_new_tokens: 1}"]
     assert recipe_fingerprint(load_recipe(path, same)) == known
-    for other in ("seed=7", "stages.align.epochs=2", "stages.instruct.train.language_model=3e-5", "connectors.projector.depth=1"):
+    for other in (
+        "seed=7",
+        "stages.align.epochs=2",
+        "stages.instruct.train.language_model=3e-5",
+        "connectors.projector.depth=1",
+    ):
         assert recipe_fingerprint(load_recipe(path, [other])) != known
 
 

@@ -7,7 +7,7 @@ relative to the folder the command runs in; ``~`` stands for the home folder.
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -202,26 +202,37 @@ def component_matches(glob: str, component: str) -> bool:
     return fnmatchcase(component, glob) or component.startswith(glob + ".")
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), expand: bool = True) -> Recipe:
+def load_recipe(
+    name_or_path: str | Path,
+    overrides: Sequence[str] = (),
+    expand: bool = True,
+    variables: Mapping[str, str] | None = None,
+) -> Recipe:
     """Read a recipe.
 
     Args:
         name_or_path: a shipped recipe's name, or a file.
         overrides: ``key=value`` strings; stages are addressed by name or index: ``stages.finetune.epochs=0.5``.
         expand: False keeps ``${NAME}`` as text where the variable is not set, to look at a recipe without its data.
+        variables: values of ``${NAME}``; None: the process environment.
 
     Raises:
         UserError: with file and line: wrong syntax, unknown key (nearest named), wrong value, variable that is not set.
     """
-    document = read_yaml(recipe_file(name_or_path), expand)
+    document = read_yaml(recipe_file(name_or_path), variables)
     if not isinstance(document.value, dict):
         raise UserError(f"{name_or_path}: a recipe is a mapping that starts with system: NAME")
     for assignment in overrides:
         document.override(assignment)
     try:
-        return Recipe.model_validate(document.value)
+        recipe = Recipe.model_validate(document.value)
     except ValidationError as error:
+        if expand and not any(problem["type"] == "extra_forbidden" for problem in error.errors()):
+            document.require_set()
         raise UserError(_explain(error, document)) from error
+    if expand:
+        document.require_set()
+    return recipe
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -240,11 +251,12 @@ def recipe_fingerprint(recipe: Recipe) -> str:
 
 
 def recipe_file(name_or_path: str | Path) -> Path:
+    """The file of a shipped recipe, or the file itself; UserError when there is neither."""
     path = Path(name_or_path).expanduser()
     if str(name_or_path) in list_recipes():
         return recipe_path(str(name_or_path))
     if path.suffix in (".yaml", ".yml") or "/" in str(name_or_path):
-        if path.is_file():
+        if path.exists():
             return path
         raise UserError(f"{path}: there is no such recipe file; vidtune recipes list names the shipped ones")
     return recipe_path(str(name_or_path))

@@ -39,16 +39,24 @@ class Document:
     Args:
         value: mappings, lists and scalars.
         places: place ("file.yaml:12") of the value at each path of keys and indices.
+        unset: what to say about the values whose variable is not set; they hold the reference as it is written.
     """
 
     value: Any
     places: dict[tuple[Key, ...], str] = field(default_factory=dict)
+    unset: dict[tuple[Key, ...], str] = field(default_factory=dict)
 
     def place(self, path: tuple[Key, ...]) -> str:
         """Where the value at ``path`` was written, or the nearest thing around it."""
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, "")
+
+    def require_set(self) -> "Document":
+        """The document itself; raises UserError naming the first variable that is not set."""
+        for message in self.unset.values():
+            raise UserError(message)
+        return self
 
     def override(self, assignment: str) -> None:
         """Apply ``a.b.c=value``; list items are addressed by index or by their ``name``, the value is YAML.
@@ -60,7 +68,7 @@ class Document:
         if not equals or not dotted.strip():
             raise UserError(f"override {assignment!r}: expected key=value, for example seed=1 or stages.0.epochs=2")
         source = f"override {assignment!r}"
-        value = parse_yaml(text, source).value
+        value = parse_yaml(text, source).require_set().value
         parts = dotted.strip().split(".")
         path: tuple[Key, ...] = ()
         here = self.value
@@ -82,20 +90,20 @@ class Document:
                 here[key] = value
             here = here[key]
         self.places = {known: place for known, place in self.places.items() if known[: len(path)] != path}
+        self.unset = {known: message for known, message in self.unset.items() if known[: len(path)] != path}
         self.places[path] = source
 
 
-def parse_yaml(text: str, source: str, variables: Mapping[str, str] | None = None, expand: bool = True) -> Document:
+def parse_yaml(text: str, source: str, variables: Mapping[str, str] | None = None) -> Document:
     """Parse one YAML document.
 
     Args:
         text: the document.
         source: what errors call it, usually the file's path.
         variables: values of ``${NAME}``; None: the process environment.
-        expand: False leaves a reference that has no value as it is written, instead of refusing it.
 
     Raises:
-        UserError: wrong syntax (with line and column), a key given twice, a variable that is not set.
+        UserError: wrong syntax (with line and column), a key given twice.
     """
     variables = os.environ if variables is None else variables
     references: list[re.Match[str]] = []
@@ -116,15 +124,15 @@ def parse_yaml(text: str, source: str, variables: Mapping[str, str] | None = Non
 
     document = Document(None)
 
-    def restore(scalar: str, place: str) -> str:
+    def restore(scalar: str, place: str, path: tuple[Key, ...]) -> str:
         def value_of(match: re.Match[str]) -> str:
             reference = references[ord(match.group(1)) - NUMBER]
             name, default = reference.groups()
             value = variables.get(name) or default
-            if value is None and not expand:
-                return reference.group()
             if value is None:
-                raise UserError(f"{place}: the variable {name} is not set; set it, as in {name}=/path vidtune ...")
+                hint = f"the variable {name} is not set; set it, as in {name}=/path vidtune ..."
+                document.unset.setdefault(path, f"{place}: {hint}")
+                return reference.group()
             return value
 
         return LIFTED.sub(value_of, scalar)
@@ -142,12 +150,12 @@ def parse_yaml(text: str, source: str, variables: Mapping[str, str] | None = Non
             loader.flatten_mapping(node)
             mapping: dict[str, Any] = {}
             for key_node, value_node in node.value:
-                key = restore(key_node.value, place)
+                key = restore(key_node.value, place, path)
                 document.places[*path, key] = f"{source}:{key_node.start_mark.line + 1}"
                 mapping[key] = build(value_node, (*path, key), parents)
             return mapping
         assert isinstance(node, yaml.ScalarNode)
-        restored = restore(node.value, place)
+        restored = restore(node.value, place, path)
         if restored != node.value and node.style is None:
             node = yaml.ScalarNode(loader.resolve(yaml.ScalarNode, restored, (True, False)), restored, node.start_mark)
         else:
@@ -161,7 +169,7 @@ def parse_yaml(text: str, source: str, variables: Mapping[str, str] | None = Non
     return document
 
 
-def read_yaml(path: Path, expand: bool = True) -> Document:
+def read_yaml(path: Path, variables: Mapping[str, str] | None = None) -> Document:
     """Parse a YAML file; see `parse_yaml`."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -169,7 +177,7 @@ def read_yaml(path: Path, expand: bool = True) -> Document:
         raise UserError(f"{path}: not a UTF-8 text file") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse_yaml(text, str(path), expand=expand)
+    return parse_yaml(text, str(path), variables)
 
 
 def _refuse_duplicate_keys(node: yaml.MappingNode, source: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tiny_language_models import CONFIGS, byte_tokenizer, language_model
-from transformers import Gemma2Config, Qwen2Config
+from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, Qwen2Config
 
 from vidtune.errors import UserError
 from vidtune.generation import branches
@@ -35,7 +35,7 @@ def alone(model, prefix, question, **kwargs):
 @pytest.fixture(params=CONFIGS)
 def model(request):
     model = language_model(request.param)
-    check_language_model(model.config)
+    check_language_model(model)
     return model
 
 
@@ -112,9 +112,17 @@ def test_bfloat16_stays_close_to_plain(model):
     assert (logits[0] - plain).abs().max() < 0.05 * plain.abs().max()
 
 
-def test_language_models_without_full_attention_are_refused():
-    sliding = Qwen2Config(use_sliding_window=True, sliding_window=8, max_window_layers=0, num_hidden_layers=2)
-    with pytest.raises(UserError, match=r"sliding_attention.*share_prefix=False"):
-        check_language_model(sliding)
-    with pytest.raises(UserError, match="soft-capped"):
-        check_language_model(Gemma2Config(layer_types=["full_attention"] * 26))
+SMALL = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 9}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=8, max_window_layers=0), "sliding_attention"),
+        (Gemma2Config(**SMALL, head_dim=4, layer_types=["full_attention"]), "soft-capped attention"),
+        (BloomConfig(hidden_size=8, n_head=2, n_layer=1, vocab_size=9), "attention of its own"),
+    ],
+)
+def test_language_models_that_cannot_share_a_prefix_are_refused(config, reason):
+    with pytest.raises(UserError, match=f"{reason}.*share_prefix=False"):
+        check_language_model(AutoModelForCausalLM.from_config(config))

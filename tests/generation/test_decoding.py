@@ -39,7 +39,7 @@ def test_temperature_zero_is_greedy():
 @pytest.mark.parametrize("other_seed", [42, 43])
 def test_sampled_answer_depends_on_seed_and_request_not_on_the_batch(other_seed):
     model = language_model("qwen2_grouped")
-    check_language_model(model.config)
+    check_language_model(model)
     prefix = Prefix(model, torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(1)))
 
     def sample(questions, seed):

@@ -155,6 +155,9 @@ def test_small_batches_give_the_same_answers(llama, a, monkeypatch):
     monkeypatch.setattr(engine_module, "decode_steps", lambda *args: sizes.append(len(args[1])) or branches(*args))
     assert answers(llama, requests)[0] == whole
     assert sizes == [1] * 5
+    monkeypatch.undo()
+    monkeypatch.setattr(engine_module, "MAX_QUESTION_TOKENS", 1)
+    assert answers(llama, requests)[0] == whole
 
 
 def test_tags_elsewhere_share_decoding_only(llama, a):

@@ -9,7 +9,9 @@ import typer
 
 def answer(
     checkpoint: Annotated[str, typer.Argument(help="Folder or hub id, in any format that `vidtune systems` lists.")],
-    question: Annotated[list[str], typer.Option(help="May be given several times; the media are read and encoded once.")],
+    question: Annotated[
+        list[str], typer.Option(help="May be given several times; the media are read and encoded once.")
+    ],
     video: Annotated[list[Path] | None, typer.Option(help="Video file or folder of frames; may be repeated.")] = None,
     image: Annotated[list[Path] | None, typer.Option(help="Image file; may be repeated. Images follow videos.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per question.")] = False,

@@ -36,8 +36,8 @@ def check(
     loaded = load_recipe(recipe, overrides or ())
     with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as folder, CheckProgress() as progress:
         for checked, report in check_recipe_data(loaded, Path(folder), only=stage, decode=decode, progress=progress):
-            gone = sum(report.excluded.values())
-            typer.echo(f"{checked.name}: {report.num_samples} samples, {report.num_files} files, {gone} samples unusable")
+            unusable = sum(report.excluded.values())
+            typer.echo(f"{checked.name}: {report.num_samples} samples, {report.num_files} files, {unusable} unusable")
             for what, counts in (("unusable", report.excluded), ("kept", report.noted)):
                 for reason, count in counts.most_common():
                     first = next(finding for finding in report.findings if finding.reason == reason)

@@ -24,6 +24,7 @@ from vidtune.cli.report import report
 from vidtune.cli.systems import systems
 from vidtune.cli.train import train
 from vidtune.errors import UserError
+from vidtune.training.signals import TrainingInterrupted
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 # Failures of the operating system that the user can mend; any other OSError is a bug and keeps its traceback.
@@ -72,9 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     try:
-        return app(args=None if arguments is None else list(arguments), standalone_mode=False) or 0
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        code = app(args=None if arguments is None else list(arguments), standalone_mode=False) or 0
+        if code == INTERRUPTED:
+            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return code
+    except TrainingInterrupted as error:
+        print(error, file=sys.stderr)
         return INTERRUPTED
     except UserError as error:
         return _refuse(str(error))

@@ -33,17 +33,20 @@ class LoadedCheckpoint:
     recipe: str | None
 
 
-def open_checkpoint(path: Path, device: str = "cpu", dtype: str | None = None, **options: Any) -> LoadedCheckpoint:
+def open_checkpoint(
+    path: Path, device: str = "cpu", dtype: str | None = None, *, base: str | None = None, tokenizer: str | None = None
+) -> LoadedCheckpoint:
     """Load a checkpoint of any known format.
 
     Args:
         dtype: name of a torch type, e.g. "bfloat16"; None keeps the stored one.
-        options: passed on to `vidtune.models.checkpoints.load_checkpoint` (``base``, ``tokenizer``).
+        base: language model of a checkpoint that holds connectors only, folder or name.
+        tokenizer: of the language model, when the checkpoint's folder holds none.
 
     Raises:
         UserError: no checkpoint there, or not one that can be loaded.
     """
-    identity = identify_checkpoint(path)
+    identity = identify_checkpoint(path, base)
     import torch
 
     from vidtune.models.checkpoints import load_checkpoint
@@ -52,7 +55,7 @@ def open_checkpoint(path: Path, device: str = "cpu", dtype: str | None = None, *
     kind = None if dtype is None else getattr(torch, dtype, None)
     if dtype is not None and not isinstance(kind, torch.dtype):
         raise UserError(f"dtype {dtype!r} does not exist; use float32, bfloat16 or float16")
-    checkpoint = load_checkpoint(path, dtype=kind, device=device, **options)
+    checkpoint = load_checkpoint(path, base=base, tokenizer=tokenizer, dtype=kind, device=device)
     recipe = path / RECIPE_FILE
     return LoadedCheckpoint(
         checkpoint=checkpoint,

@@ -31,9 +31,17 @@ class CheckpointIdentity(BaseModel):
     fingerprint: str
 
 
-def identify_checkpoint(path: Path) -> CheckpointIdentity:
-    """Identity of a checkpoint folder or file."""
-    return CheckpointIdentity(path=str(path.resolve()), fingerprint=checkpoint_fingerprint(path))
+def identify_checkpoint(path: Path, base: str | None = None) -> CheckpointIdentity:
+    """Identity of a checkpoint folder or file.
+
+    Args:
+        base: folder or name of the language model that a checkpoint of connectors only is completed with.
+    """
+    fingerprint = checkpoint_fingerprint(path)
+    if base is not None:
+        below = checkpoint_fingerprint(Path(base)) if Path(base).exists() else base
+        fingerprint = hashlib.sha256(f"{fingerprint} on {below}".encode()).hexdigest()[:16]
+    return CheckpointIdentity(path=str(path.resolve()), fingerprint=fingerprint)
 
 
 def checkpoint_fingerprint(path: Path) -> str:

@@ -4,7 +4,6 @@ Two scores are comparable when their protocol hashes are equal. The judge is not
 judged again.
 """
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vidtune.errors import UserError
+from vidtune.spelling import suggestion
 
 QUESTION = "{question}"
 MEDIA = "{media}"
@@ -111,7 +111,10 @@ class Protocol(BaseModel):
         for key in overrides:
             _require_known(key, type(self), source)
         for name, part in (("generation", GenerationRules), ("file_lookup", FileLookup)):
-            for key in overrides.get(name) or {}:
+            changes = overrides.get(name, {})
+            if not isinstance(changes, Mapping):
+                raise UserError(f"{source}: {name!r} takes a mapping, not {changes!r}")
+            for key in changes:
                 _require_known(key, part, f"{source}: {name}")
         values = _merge(self.model_dump(), overrides)
         try:
@@ -136,8 +139,5 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def _require_known(key: str, model: type[BaseModel], source: str) -> None:
-    if key in model.model_fields:
-        return
-    nearest = difflib.get_close_matches(key, model.model_fields, n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(model.model_fields)}"
-    raise UserError(f"{source}: unknown protocol rule {key!r}; {hint}")
+    if key not in model.model_fields:
+        raise UserError(f"{source}: unknown protocol rule {key!r}; {suggestion(key, model.model_fields)}")

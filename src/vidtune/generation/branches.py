@@ -206,15 +206,19 @@ def branched_attention(
     return branches.attend(cast(int, module.layer_idx), query, key, value, scaling)[None], None
 
 
-def check_language_model(config: PreTrainedConfig) -> None:
-    """Refuse a language model whose attention cannot be split into prefix and question.
+def check_language_model(language_model: PreTrainedModel) -> None:
+    """Refuse a language model whose attention cannot be split into prefix and question; prepare any other.
 
     Raises:
-        UserError: it has sliding-window or other than full attention, or caps its attention scores.
+        UserError: it has sliding-window or other than full attention, caps its attention scores, or brings attention
+            of its own that transformers cannot replace.
     """
+    config = language_model.config
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if getattr(config, "attn_logit_softcapping", None):
         kinds.add("soft-capped attention")
+    if not language_model._supports_attention_backend:
+        kinds.add("attention of its own")
     if kinds:
         raise UserError(
             f"language model {config.model_type!r} has {', '.join(sorted(kinds))}, "

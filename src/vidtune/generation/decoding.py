@@ -69,9 +69,9 @@ class TokenChooser:
 
     def __init__(self, settings: GenerationSettings) -> None:
         self.settings = settings
-        self.warpers = LogitsProcessorList(
-            [TemperatureLogitsWarper(settings.temperature)] if not settings.greedy else []
-        )
+        self.warpers = LogitsProcessorList()
+        if not settings.greedy:
+            self.warpers.append(TemperatureLogitsWarper(float(settings.temperature)))
         if settings.top_k:
             self.warpers.append(TopKLogitsWarper(settings.top_k))
         if settings.top_p < 1:

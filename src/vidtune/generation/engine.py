@@ -21,6 +21,9 @@ from vidtune.models.video_lm import VideoLM
 from vidtune.processing.packing import pack
 from vidtune.processing.processor import VideoLMProcessor
 
+MAX_QUESTION_TOKENS = 8192
+"""Question tokens in one forward; bounds the memory of activations."""
+
 
 class AnswerEngine:
     """Answers requests with a video language model.
@@ -36,8 +39,8 @@ class AnswerEngine:
         prompt: name of one of the processor's prompt formats.
         workers: processes that decode media; 0 decodes in this process, without time limit.
         media_timeout: seconds a file may take.
-        max_batch_questions: questions answered at a time; fewer when their keys and values would take more than an
-            eighth of the device's memory.
+        max_batch_questions: questions answered at a time; fewer when they are long, or when their keys and values
+            would take more than an eighth of the device's memory.
         share_prefix: False answers every request alone, from its own decoding on: the plain path to compare with.
         window: requests looked at together when grouping.
 
@@ -56,10 +59,10 @@ class AnswerEngine:
         media_timeout: float = 60.0,
         max_batch_questions: int = 64,
         share_prefix: bool = True,
-        window: int = 4096,
+        window: int = 1024,
     ) -> None:
         if share_prefix:
-            check_language_model(model.config.text_config)
+            check_language_model(model.language_model)
         self.model = model.eval()
         self.processor = processor
         self.settings = settings
@@ -100,7 +103,8 @@ class AnswerEngine:
                 yield from self._answer_group(group)
             else:
                 for prompt in group.prompts:
-                    yield from self._finish([answer := self._begin(prompt)], self._steps_alone(group, prompt, answer))
+                    answer = self._begin(prompt)
+                    yield from self._finish([answer], self._steps_alone(group, prompt, answer))
 
     def stream(self, request: Request) -> Iterator[str]:
         """Pieces of one answer's text as they become certain; joined, they are the text of its :class:`Answer`.
@@ -120,7 +124,7 @@ class AnswerEngine:
             if len(text) > len(shown):
                 yield text[len(shown) :]
                 shown = text
-        self.stats.questions += 1
+        self._count([answer])
 
     def _prepare(self, request: Request) -> Prompt | Answer:
         """The request as token ids, or the refusal."""
@@ -196,14 +200,19 @@ class AnswerEngine:
     def _finish(self, answers: list[AnswerInProgress], steps: Iterator[None]) -> Iterator[Answer]:
         for _ in steps:
             pass
-        self.stats.questions += len(answers)
-        self.stats.new_tokens += sum(len(answer.token_ids) for answer in answers)
+        self._count(answers)
         return (answer.answer() for answer in answers)
 
+    def _count(self, answers: list[AnswerInProgress]) -> None:
+        self.stats.questions += len(answers)
+        self.stats.new_tokens += sum(len(answer.token_ids) for answer in answers)
+
     def _batches(self, prompts: list[Prompt], shared: int) -> Iterator[list[Prompt]]:
-        longest = max(len(prompt.ids) - shared + prompt.max_new_tokens for prompt in prompts)
-        per_question = longest * key_value_bytes(self.model.config.text_config, self.model.language_model.dtype)
-        size = max(1, min(self.max_batch_questions, device_memory(self.model.device) // 8 // per_question))
+        longest = max(len(prompt.ids) for prompt in prompts) - shared
+        stored = longest + max(prompt.max_new_tokens for prompt in prompts)
+        bytes_each = stored * key_value_bytes(self.model.config.text_config, self.model.language_model.dtype)
+        in_memory = device_memory(self.model.device) // 8 // bytes_each
+        size = max(1, min(self.max_batch_questions, in_memory, MAX_QUESTION_TOKENS // longest))
         for begin in range(0, len(prompts), size):
             yield prompts[begin : begin + size]
 

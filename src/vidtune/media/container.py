@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.stream import VideoStream
 
 from vidtune.errors import MediaError
@@ -36,6 +37,7 @@ class PacketTable:
 
     Args:
         times: int64 (N,) presentation times; meaningless unless ``timed``.
+        decode_times: int64 (N,) times the packets are ordered by; some formats seek by these.
         keys: bool (N,) key frames.
         shown: bool (N,) packets that give a visible frame (edit lists and hidden reference frames do not).
         timed: every packet has its own time and decoding can start at any key frame.
@@ -43,6 +45,7 @@ class PacketTable:
     """
 
     times: np.ndarray
+    decode_times: np.ndarray
     keys: np.ndarray
     shown: np.ndarray
     timed: bool
@@ -75,7 +78,7 @@ def open_video(path: str, threads: int = 1) -> Iterator[tuple[InputContainer, Vi
         try:
             options = {"protocol_whitelist": "file", "format_whitelist": CONTAINER_FORMATS}
             container = av.open(str(Path(path).absolute()), options=options)
-        except av.error.InvalidDataError:
+        except (av.error.InvalidDataError, av.error.ArgumentError):
             raise MediaError(path, _why_not_a_video(path)) from None
         with container:
             streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
@@ -96,29 +99,46 @@ def read_packet_table(path: str, container: InputContainer, stream: VideoStream)
         MediaError: no frame at all, or the file ends before the frames its own index lists.
     """
     codec = stream.codec_context.name
-    times, keys, shown = [], [], []
+    times, decode_times, keys, shown = [], [], [], []
     timed = codec in SEEKABLE_CODECS and container.format.name not in FORMATS_WITHOUT_TIMES
     last_duration, damaged = 0, False
-    for packet in container.demux(stream):
+    latest = 0.0
+    for packet in container.demux(*_streams_to_demux(container, stream)):
         if packet.size == 0:
             continue
+        latest = max(latest, _seconds(packet))
+        if packet.stream_index != stream.index:
+            continue
         times.append(packet.pts)
+        decode_times.append(packet.dts if packet.dts is not None else packet.pts)
         keys.append(packet.is_keyframe)
         shown.append(not packet.is_discard and (codec != "vp8" or bool(memoryview(packet)[0] & 0x10)))
         last_duration = packet.duration or last_duration
         damaged = damaged or packet.is_corrupt
     if not any(shown):
         raise MediaError(path, "holds no video frame")
-    _check_complete(path, container, stream, sum(shown), damaged)
+    _check_complete(path, container, stream, latest, sum(shown), damaged)
     timed = timed and all(time is not None for time in times) and len(set(times)) == len(times)
     table_times = np.array(times if timed else range(len(times)), dtype=np.int64)
+    table_decode_times = np.array(decode_times if timed else table_times, dtype=np.int64)
     table_keys = np.array(keys)
     if timed:
         later_keys = np.flatnonzero(table_keys[1:])
         first_gop = table_times[: int(later_keys[0]) + 1] if len(later_keys) else table_times
         timed = bool(table_keys[0]) and bool((first_gop >= table_times[0]).all())
     end = _end_seconds(stream, table_times if timed else None, last_duration, sum(shown))
-    return PacketTable(table_times, table_keys, np.array(shown), timed, end)
+    return PacketTable(table_times, table_decode_times, table_keys, np.array(shown), timed, end)
+
+
+def _streams_to_demux(container: InputContainer, stream: VideoStream) -> list[Any]:
+    """All streams where the end of the last of them tells whether the file is whole; else the video alone."""
+    return list(container.streams) if "matroska" in container.format.name else [stream]
+
+
+def _seconds(packet: Packet) -> float:
+    if packet.pts is None or packet.time_base is None:
+        return 0.0
+    return float((packet.pts + (packet.duration or 0)) * packet.time_base)
 
 
 def _end_seconds(stream: VideoStream, times: np.ndarray | None, last_duration: int, num_frames: int) -> float:
@@ -129,14 +149,19 @@ def _end_seconds(stream: VideoStream, times: np.ndarray | None, last_duration: i
     return num_frames / float(rate) if rate else 0.0
 
 
-def _check_complete(path: str, container: InputContainer, stream: VideoStream, num_frames: int, damaged: bool) -> None:
-    """MP4 lists where every frame lies; what lies behind the end of the file has been cut off."""
+def _check_complete(
+    path: str, container: InputContainer, stream: VideoStream, latest: float, num_frames: int, damaged: bool
+) -> None:
+    """MP4 lists where every frame lies, Matroska states how long it is; what is behind the end has been cut off."""
     file_size = Path(path).stat().st_size
     if "mp4" in container.format.name:
         entries: Any = stream.index_entries
         lost = sum(1 for entry in entries if entry.pos + entry.size > file_size)
         if lost:
             raise MediaError(path, f"is cut off: {lost} of {len(entries)} frames are missing at its end")
+    stated = (container.duration or 0) / av.time_base
+    if "matroska" in container.format.name and latest < min(0.9 * stated, stated - 1):
+        raise MediaError(path, f"is cut off: it ends after {latest:.1f} of {stated:.1f} seconds")
     if damaged:
         raise MediaError(path, f"is damaged or cut off after {num_frames} frames")
 

@@ -2,7 +2,7 @@
 
 Every worker has its own pipe and its own slot of shared memory. A thread of the parent hands out jobs, watches the
 deadlines, kills a worker whose file does not arrive in time (nothing less ends a stuck read) and starts another.
-Workers are forked from a clean server process that has the libraries loaded: a new one starts in hundredths of a second.
+Workers are forked from a clean server process that has the libraries loaded, so one starts in hundredths of a second.
 They never import the program's main module, so scripts need no ``if __name__ == "__main__"`` guard on their account.
 """
 
@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -59,7 +59,10 @@ class _Task:
 
 
 class _Worker:
-    """The parent's end of a worker process. ``task`` is what it works on; ``ready`` is false until it has started."""
+    """The parent's end of a worker process.
+
+    ``ready`` is false until it has started; ``task`` is what it was given, ``begun`` whether it has taken it up.
+    """
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -73,10 +76,11 @@ class _Worker:
         far_end.close()
         self.ready = False
         self.task: _Task | None = None
+        self.begun = False
         self.started = 0.0
 
     def give(self, task: _Task) -> None:
-        self.task, self.started = task, time.monotonic()
+        self.task, self.begun, self.started = task, False, time.monotonic()
         self.connection.send_bytes(task.message)
 
     def end(self) -> None:
@@ -182,9 +186,8 @@ class MediaPool:
             raise self._failure
 
     def _ring(self) -> None:
-        with self._changed:
-            if self._failure is None or self._closing:
-                self._bell_rope.send_bytes(b"")
+        with self._changed, suppress(OSError):
+            self._bell_rope.send_bytes(b"")
 
     def _run(self) -> None:
         """Body of the pool's thread."""
@@ -216,12 +219,8 @@ class MediaPool:
                     task = self._queue.popleft() if self._queue else None
                 if task is None:
                     return
-                try:
+                with suppress(OSError):
                     worker.give(task)
-                except OSError:
-                    worker.task = None
-                    with self._changed:
-                        self._queue.appendleft(task)
 
     def _seconds_to_deadline(self) -> float | None:
         started = [worker.started for worker in self._crew if worker.task is not None]
@@ -232,9 +231,12 @@ class MediaPool:
     def _hear(self, worker: _Worker) -> None:
         """Take a worker's report, or notice that it has died."""
         try:
-            report: Report = worker.connection.recv()
+            report: Report | None = worker.connection.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
             self._bury(worker)
+            return
+        if report is None:
+            worker.begun = True
             return
         if not worker.ready:
             worker.ready, self._failed_starts = True, 0
@@ -254,11 +256,14 @@ class MediaPool:
         code = worker.process.exitcode
         task = worker.task
         self._replace(worker)
-        if task is not None:
+        if task is not None and not worker.begun:
+            with self._changed:
+                self._queue.appendleft(task)
+        elif task is not None:
             error = MediaError(task.job.path, f"the process reading it died ({_cause_of_death(code)})")
             self._finish(task, LoadResult(task.job, None, error, time.monotonic() - worker.started))
-            return
-        self._failed_starts += 0 if worker.ready else 1
+        if not worker.ready:
+            self._failed_starts += 1
         if self._failed_starts >= _MAX_FAILED_STARTS:
             raise UserError(f"media workers cannot start ({_cause_of_death(code)}); workers=0 reads in one process")
 

@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import av
@@ -245,10 +244,10 @@ def _decode_range(
 def _packets_from(
     container: InputContainer, stream: VideoStream, table: PacketTable, position_at: dict[int, int], start: int
 ) -> Iterator[Packet]:
-    """Packets from a key frame on. Where seeking lands behind it, earlier key frames are tried."""
-    earlier_keys = np.flatnonzero(table.keys[: start + 1])[::-1]
-    for key in chain(earlier_keys[:2], earlier_keys[-1:]):
-        container.seek(int(table.times[key]), stream=stream)
+    """Packets from a key frame on. Where seeking lands behind it, decode times and earlier key frames are tried."""
+    earlier = int(np.flatnonzero(table.keys[: max(start, 1)])[-1])
+    for target in (table.times[start], table.decode_times[start], table.decode_times[earlier], table.decode_times[0]):
+        container.seek(int(target), stream=stream)
         packets = container.demux(stream)
         for packet in packets:
             position = position_at.get(packet.pts) if packet.pts is not None and packet.size else None

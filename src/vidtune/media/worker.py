@@ -114,13 +114,15 @@ def _attach_slot(duplicate: Any) -> Slot:
 
 
 def serve(connection: Connection, slot: Slot) -> None:
-    """Work until told to stop (an empty message) or until the parent is gone."""
+    """Work until the parent is gone. It hears when this is up (an empty report), takes up a job (None), and is done."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
         connection.send(Report())
-        while message := connection.recv_bytes():
+        while True:
+            message = connection.recv_bytes()
+            connection.send(None)
             connection.send(_work(message, slot))
     except (EOFError, OSError):
         return

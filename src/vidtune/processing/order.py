@@ -21,7 +21,8 @@ def epoch_order(
 ) -> np.ndarray:
     """Indices of the samples in the order of one epoch.
 
-    Consecutive runs of `global_batch_size` indices are the optimizer steps. The order is the same on any number of ranks and in any process.
+    Consecutive runs of `global_batch_size` indices are the optimizer steps. The order is the same on any number of ranks
+    and in any process.
 
     Args:
         rule: ``shuffled`` at random; ``sequential`` as they stand; ``modality_grouped`` see `modality_grouped_order`.
@@ -113,7 +114,8 @@ def packs_of_step(lengths: Sequence[int], max_tokens: int, ids: Sequence[str] | 
         max_tokens: most tokens in a pack.
         ids: sample ids, for the message.
 
-    Returns: for each pack, ascending positions in `lengths`. Empty packs do not occur.
+    Returns:
+        For each pack, ascending positions in `lengths`. Empty packs do not occur.
     Raises:
         UserError: an example alone is longer than a pack; names it and the number it needs.
     """

@@ -193,8 +193,9 @@ class VideoLMProcessor(ProcessorMixin):
                 (T, H, W, 3).
             prompt: name of a prompt format; None takes the one the system answers with.
 
-        Returns: `input_ids` and `attention_mask`, (B, L) int64, padded on the left, and `media`, the batch of each
-        stream. Raises:
+        Returns:
+            `input_ids` and `attention_mask`, (B, L) int64, padded on the left; `media`, the batch of each stream.
+        Raises:
             SampleProblem: tags and media do not fit together.
         """
         from vidtune.systems import get_system

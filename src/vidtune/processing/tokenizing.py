@@ -27,6 +27,8 @@ from vidtune.processing.prompts import PromptFormat
 
 UNDERLINE = "▁"
 """What sentencepiece writes for a space."""
+NO_OWNER = -1
+"""In place of the number of a media item: text."""
 
 
 def load_tokenizer(path: str | Path, legacy: bool | None = None) -> PreTrainedTokenizerBase:
@@ -144,6 +146,11 @@ class Placeholder:
     num_tokens: int
     num_placeholders: int = 1
 
+    def shares(self) -> np.ndarray:
+        """How many tokens each placeholder becomes, as even as whole numbers allow. Shape: (num_placeholders,)"""
+        ends = np.arange(self.num_placeholders + 1) * self.num_tokens // self.num_placeholders
+        return np.diff(ends)
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -195,43 +202,37 @@ def encode(
     _check_tags([tag[1] for tag in tags], [placeholder.stream for placeholder in placeholders])
 
     masked = prompt.ambiguity(turns) if supervise else None
-    label = supervise and masked is None
+    labelled = supervised & (supervise and masked is None)
     bos = [tokenizer.bos_id] if prompt.bos and tokenizer.bos_id is not None else []
-    ids, labels, media_tokens = [np.array(bos, np.int64)], [np.full(len(bos), IGNORED)], []
-    room = (max_length if max_length is not None else np.iinfo(np.int64).max) - len(bos)
-    media_starts: list[int] = []
-    truncated = False
+    ids, labels = [np.array(bos, np.int64)], [np.full(len(bos), IGNORED)]
+    repeats = [np.ones(len(bos), np.int64)]
+    owners = [np.full(len(bos), NO_OWNER)]
     start = 0
-    for number in range(len(placeholders) + 1):
-        stop = tags[number].start() if number < len(tags) else len(text)
+    for number, tag in enumerate([*tags, None]):
+        stop = tag.start() if tag else len(text)
         if stop > start:
             chunk = tokenizer(text[start:stop])
             tokens, begins = np.array(chunk.ids, np.int64), np.array(chunk.starts, np.int64) + start
-            truncated |= len(tokens) > room
-            tokens, begins = tokens[: max(room, 0)], begins[: max(room, 0)]
-            room -= len(tokens)
             ids.append(tokens)
-            labels.append(np.where(supervised[begins] & label, tokens, IGNORED))
-        if number < len(placeholders):
+            labels.append(np.where(labelled[begins], tokens, IGNORED))
+            repeats.append(np.ones_like(tokens))
+            owners.append(np.full(len(tokens), NO_OWNER))
+        if tag:
             placeholder = placeholders[number]
-            written = max(min(placeholder.num_placeholders, room), 0)
-            truncated |= written < placeholder.num_placeholders
-            room -= written
-            media_tokens.append(placeholder.num_tokens * written // placeholder.num_placeholders)
-            media_starts.append(sum(len(part) for part in ids))
-            ids.append(np.full(media_tokens[-1], placeholder.id))
-            labels.append(np.full(media_tokens[-1], IGNORED))
-            start = tags[number].end()
+            ids.append(np.full(placeholder.num_placeholders, placeholder.id))
+            labels.append(np.full(placeholder.num_placeholders, IGNORED))
+            repeats.append(placeholder.shares())
+            owners.append(np.full(placeholder.num_placeholders, number))
+            start = tag.end()
 
-    input_ids, all_labels = np.concatenate(ids), np.concatenate(labels)
-    if max_expanded_length is not None and len(input_ids) > max_expanded_length:
-        truncated = True
-        room_for = [max(max_expanded_length - begin, 0) for begin in media_starts]
-        media_tokens = [min(pair) for pair in zip(media_tokens, room_for, strict=True)]
-        input_ids, all_labels = input_ids[:max_expanded_length], all_labels[:max_expanded_length]
-    if label and masked is None and not (all_labels != IGNORED).any():
-        masked = "answers cut off by the length limit" if truncated else "no answer"
-    return Encoded(input_ids, all_labels, media_tokens, masked, bool(truncated))
+    parts = [np.concatenate(column) for column in (ids, labels, owners)]
+    expanded = [np.repeat(part[:max_length], np.concatenate(repeats)[:max_length]) for part in parts]
+    input_ids, all_labels, owner = (part[:max_expanded_length] for part in expanded)
+    truncated = len(parts[0]) > len(parts[0][:max_length]) or len(expanded[0]) > len(input_ids)
+    if masked is None and labelled.any() and not (all_labels != IGNORED).any():
+        masked = "answers cut off by the length limit"
+    media_tokens = np.bincount(owner[owner != NO_OWNER], minlength=len(placeholders)).tolist()
+    return Encoded(input_ids, all_labels, media_tokens, masked, truncated)
 
 
 def media_tags(text: str, streams: Collection[str]) -> list[re.Match[str]]:

@@ -16,7 +16,7 @@ from vidtune.training.folder import check_recipe
 from vidtune.training.stage import TABLES, check_stages, prompt_name
 
 EXCLUSIONS = "excluded.jsonl"
-PROBES = "probes.jsonl"
+CHECKED_FILES = "checked_files.jsonl"
 
 
 def check_recipe_data(
@@ -25,7 +25,7 @@ def check_recipe_data(
     """Check the data of every stage and write ``<out>/<stage>/excluded.jsonl``, which training into ``out`` follows.
 
     Args:
-        out: folder of the run; also keeps parsed tables and probed metadata.
+        out: folder of the run; also keeps parsed tables and the list of good files.
         only: name of one stage; None checks all.
         decode: decode every file, as training will.
 
@@ -57,7 +57,7 @@ def _check_stage(
         AnnotationTable.open(stage.data, out / TABLES),
         encode,
         {name: settings.preprocessing for name, settings in processor.streams.items()},
-        probe_cache=out / PROBES,
+        checked_files=out / CHECKED_FILES,
         decode=decode,
         workers=max(1, stage.workers),
         timeout=stage.media_timeout,

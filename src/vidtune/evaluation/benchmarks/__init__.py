@@ -1,7 +1,5 @@
 """The benchmarks, by name."""
 
-import difflib
-
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.activitynet_qa import ACTIVITYNET_QA
 from vidtune.evaluation.benchmarks.base import Benchmark
@@ -9,6 +7,7 @@ from vidtune.evaluation.benchmarks.msrvtt_qa import MSRVTT_QA
 from vidtune.evaluation.benchmarks.msvd_qa import MSVD_QA
 from vidtune.evaluation.benchmarks.tgif_qa import TGIF_QA
 from vidtune.evaluation.benchmarks.world_qa import WORLD_QA
+from vidtune.spelling import suggestion
 
 _BENCHMARKS: tuple[Benchmark, ...] = (MSVD_QA, MSRVTT_QA, TGIF_QA, ACTIVITYNET_QA, WORLD_QA)
 
@@ -23,6 +22,4 @@ def get_benchmark(name: str) -> Benchmark:
     known = {benchmark.name: benchmark for benchmark in _BENCHMARKS}
     if name in known:
         return known[name]
-    nearest = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
-    raise UserError(f"unknown benchmark {name!r}; {hint}")
+    raise UserError(f"unknown benchmark {name!r}; {suggestion(name.lower().replace('-', '_'), known)}")

@@ -2,8 +2,8 @@
 
 A reply is read as a Python literal. Anything that can be read is kept as it is, and the aggregation takes what it finds
 there: the score is truncated to an integer, "yes" and "no" are looked for anywhere in ``pred``, and the two published
-numbers have different denominators. Rules: github.com/PKU-YuanGroup/Video-LLaVA, videollava/eval/video/eval_video_qa.py
-at commit 984e65b.
+numbers have different denominators. The rules come from github.com/mbzuai-oryx/Video-ChatGPT,
+quantitative_evaluation, whose script later projects copied.
 """
 
 import ast

@@ -1,0 +1,68 @@
+"""``vidtune demo``: from rendered mp4 files to a trained, scored model and a page to look at.
+
+Every step resumes or does nothing when it is done, so that the command may be stopped anywhere and started again.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for videos, weights, scores and the page.")] = Path("demo"),
+) -> None:
+    """Render a world of mp4 files, train a tiny model on it, score it against a blind run, and write a page."""
+    from vidtune.cli.compute import pick_device
+    from vidtune.cli.scores import print_score
+    from vidtune.evaluation.checkpoint import open_checkpoint
+    from vidtune.evaluation.predict import predict_benchmark
+    from vidtune.evaluation.report import build_report
+    from vidtune.evaluation.score import score_run
+    from vidtune.recipe import load_recipe
+    from vidtune.recipes import DEMO_RECIPE
+    from vidtune.training.run import train
+    from vidtune.world import WorldSpec, build_world
+
+    typer.echo(f"1/4  rendering the world into {out / 'world'}")
+    build_world(out / "world", WorldSpec())
+
+    recipe = load_recipe(DEMO_RECIPE, variables={"DATA_ROOT": str(out / "world")})
+    typer.echo(f"2/4  training {DEMO_RECIPE}: {', then '.join(stage.name for stage in recipe.stages)}")
+    final = train(recipe, out / "run", device=pick_device(None))
+
+    typer.echo("3/4  asking about videos it has never seen, and again with black frames")
+    loaded = open_checkpoint(final, pick_device(None))
+    runs = []
+    for entry in recipe.benchmarks:
+        for blind in (False, True):
+            summary = predict_benchmark(
+                loaded,
+                entry.name,
+                Path(entry.data or out / "world"),
+                out / "evaluation",
+                blind=blind,
+                overrides={"generation": recipe.generation},
+                limit=entry.limit,
+            )
+            runs.append(summary.run_dir)
+            print_score(score_run(summary.run_dir))
+
+    page = build_report(runs, out / "report.html", title="vidtune demo")
+    typer.echo(f"4/4  report: {page.resolve()}")
+    _say_what_next(out, final, runs[0])
+
+
+def _say_what_next(out: Path, final: Path, run: Path) -> None:
+    from vidtune.evaluation.run_folder import RunFolder
+    from vidtune.recipes import DEMO_RECIPE
+
+    opened = RunFolder(run)
+    asked = next((prediction for prediction in opened.predictions() if prediction.file is not None), None)
+    typer.echo("\nWhat to try next:")
+    if asked is not None:
+        video = Path(opened.info.data.folder) / str(asked.file)
+        typer.echo(f'  vidtune answer {final} --video {video} --question "{asked.question}"')
+    typer.echo(f"  vidtune data check {DEMO_RECIPE} --decode      (with DATA_ROOT={out / 'world'})")
+    typer.echo("  vidtune recipes list")
+    typer.echo(f"  tensorboard --logdir {out / 'run'}")

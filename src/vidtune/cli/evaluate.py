@@ -1,0 +1,121 @@
+"""``vidtune evaluate``: ask a checkpoint the questions of a benchmark, then judge and score the answers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vidtune.cli.judging import (
+    CACHE,
+    NO_JUDGE,
+    JudgeConcurrency,
+    JudgeKey,
+    JudgeMaxCalls,
+    JudgeMaxCost,
+    JudgeName,
+    JudgePrices,
+    JudgeUrl,
+    build_judge,
+    judge_and_score,
+)
+
+if TYPE_CHECKING:
+    from vidtune.recipe import BenchmarkEntry
+
+
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="Folder or hub id, in any format that `vidtune systems` lists.")],
+    out: Annotated[Path, typer.Option(help="Folder of results; the run goes to OUT/BENCHMARK and resumes there.")],
+    benchmark: Annotated[
+        list[str] | None, typer.Option(help="May be repeated; default: those of the recipe beside the checkpoint.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the test set, or one that holds several.")] = None,
+    blind: Annotated[bool, typer.Option("--blind", help="Black frames: what the model scores without seeing.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask only this many questions.")] = None,
+    protocol: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change a rule, as generation.max_new_tokens=64.")
+    ] = None,
+    name: JudgeName = "rules",
+    judge_url: JudgeUrl = None,
+    judge_key: JudgeKey = None,
+    judge_prices: JudgePrices = None,
+    judge_max_cost: JudgeMaxCost = None,
+    judge_max_calls: JudgeMaxCalls = None,
+    judge_concurrency: JudgeConcurrency = 8,
+    model_base: Annotated[
+        str | None, typer.Option(help="Language model of a checkpoint that holds connectors only: folder or hub id.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="When the checkpoint's folder holds none.")] = None,
+    device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode videos.")] = 2,
+    media_timeout: Annotated[float, typer.Option(help="Seconds one video may take.")] = 60.0,
+    batch: Annotated[int, typer.Option(min=1, help="Questions about one video answered at a time.")] = 8,
+) -> None:
+    """Answer the questions of a benchmark, then judge and score the answers."""
+    from vidtune.cli.compute import pick_device, pick_dtype
+    from vidtune.evaluation.benchmarks import get_benchmark
+    from vidtune.evaluation.checkpoint import open_checkpoint
+    from vidtune.evaluation.predict import predict_benchmark
+    from vidtune.models.hub import locate
+    from vidtune.yaml_document import Document
+
+    folder = locate(checkpoint)
+    entries = _entries(folder, benchmark, data, limit)
+    for entry in entries:
+        get_benchmark(entry.name).load(Path(entry.data or "."))
+    rules = Document({})
+    for assignment in protocol or ():
+        rules.override(assignment)
+    judge = None
+    if name != NO_JUDGE:
+        judge = build_judge(
+            name,
+            out / CACHE,
+            judge_url,
+            judge_key,
+            judge_prices,
+            judge_max_cost,
+            judge_max_calls,
+            judge_concurrency,
+        )
+    pick_dtype(dtype)
+    loaded = open_checkpoint(folder, pick_device(device), dtype, base=model_base, tokenizer=tokenizer)
+    for entry in entries:
+        summary = predict_benchmark(
+            loaded,
+            entry.name,
+            Path(entry.data or "."),
+            out,
+            blind=blind,
+            overrides=rules.value,
+            limit=entry.limit,
+            workers=workers,
+            media_timeout=media_timeout,
+            max_batch_questions=batch,
+        )
+        typer.echo(f"{summary.run_dir}: {summary.answered} of {summary.planned} questions answered")
+        if judge is not None:
+            judge_and_score(summary.run_dir, judge)
+
+
+def _entries(folder: Path, names: list[str] | None, data: Path | None, limit: int | None) -> "list[BenchmarkEntry]":
+    """The benchmarks asked for, or those of the recipe beside the checkpoint; options of the command come first."""
+    from vidtune.errors import UserError
+    from vidtune.recipe import BenchmarkEntry, load_recipe
+
+    if names:
+        entries = [BenchmarkEntry(name=name) for name in names]
+    elif (folder / "recipe.yaml").is_file():
+        entries = list(load_recipe(folder / "recipe.yaml", expand=False).benchmarks)
+    else:
+        entries = []
+    if not entries:
+        raise UserError("name a benchmark with --benchmark; `vidtune benchmarks` lists them")
+    entries = [
+        entry.model_copy(update={"data": str(data) if data else entry.data, "limit": limit or entry.limit})
+        for entry in entries
+    ]
+    if absent := next((entry.name for entry in entries if entry.data is None), None):
+        raise UserError(f"benchmark {absent}: give the folder of its test set with --data")
+    return entries

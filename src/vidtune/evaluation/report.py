@@ -1,0 +1,265 @@
+"""One self-contained HTML page about evaluation runs: scores with intervals, comparisons, and samples to look at.
+
+The page needs no network and loads nothing; every text from outside is escaped.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vidtune import __version__
+from vidtune.errors import MediaError, UserError
+from vidtune.evaluation.benchmarks import list_benchmarks
+from vidtune.evaluation.comparison import Comparison, compare_runs
+from vidtune.evaluation.frame_strip import frame_strip
+from vidtune.evaluation.records import write_atomically
+from vidtune.evaluation.run_folder import Prediction, RunFolder
+from vidtune.evaluation.score import Outcome, RunScore, outcomes_of, read_score
+
+TEMPLATE = "report.html"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one run said to a question.
+
+    Args:
+        verdict: right, wrong, unclear (the judge said neither), unjudged, error, or absent.
+    """
+
+    pred: str
+    verdict: str
+    score: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class SampleQuestion:
+    """A question with the replies of all runs of its group, in their order."""
+
+    id: str
+    question: str
+    answer: str
+    type: str | None
+    replies: tuple[Reply, ...]
+
+
+@dataclass(frozen=True)
+class SampleVideo:
+    """A video with its questions.
+
+    Args:
+        strip: frames as a data address; None when they cannot be shown, for the reason in ``note``.
+    """
+
+    name: str
+    strip: str | None
+    note: str | None
+    questions: tuple[SampleQuestion, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that were asked the same questions; everything that can be compared."""
+
+    title: str
+    judge: str
+    runs: tuple[RunFolder, ...]
+    labels: tuple[str, ...]
+    scores: tuple[tuple[str, RunScore], ...]
+    main_scores: tuple[RunScore, ...]
+    comparisons: tuple[tuple[str, str, Comparison], ...]
+    types: tuple[str, ...]
+    problems: tuple[tuple[str, str, str], ...]
+    videos: tuple[SampleVideo, ...]
+    total_questions: int
+
+    @property
+    def shown_questions(self) -> int:
+        return sum(len(video.questions) for video in self.videos)
+
+
+def build_report(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    judge: str | None = None,
+    title: str = "Evaluation report",
+    max_samples: int = 240,
+    frames: int = 4,
+) -> Path:
+    """Write the page.
+
+    Args:
+        runs: folders of scored runs; those of one test set are shown together.
+        out: the HTML file.
+        judge: whose verdicts the samples and comparisons show; None takes the one that scored most of the runs.
+        max_samples: questions shown per test set, spread over its videos; every question counts in the scores.
+        frames: frames shown per video.
+
+    Raises:
+        UserError: no runs, or one that is not scored.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    if not runs:
+        raise UserError("a report needs at least one run folder")
+    folders = [RunFolder(path) for path in runs]
+    for run in folders:
+        if not run.judges() or (judge is not None and judge not in run.judges()):
+            raise UserError(f"{run.path}: not scored by {judge or 'any judge'}; judge the run first")
+    labels = _labels([run.path for run in folders])
+    grouped: dict[tuple[str, str], list[int]] = {}
+    for number, run in enumerate(folders):
+        grouped.setdefault((run.info.benchmark, run.info.data.fingerprint), []).append(number)
+    groups = [
+        _group([folders[n] for n in numbers], [labels[n] for n in numbers], judge, max_samples, frames)
+        for numbers in grouped.values()
+    ]
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.globals.update(percent=_percent, points=_points, number=_number)
+    source = resources.files("vidtune.evaluation").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
+    page = environment.from_string(source).render(title=title, groups=groups, version=__version__)
+    write_atomically(Path(out), page)
+    return Path(out)
+
+
+def _group(runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None, max_samples: int, frames: int) -> Group:
+    judge = judge or _common_judge(runs)
+    judged = [(run, label) for run, label in zip(runs, labels, strict=True) if judge in run.judges()]
+    outcomes = [{outcome.index: outcome for outcome in outcomes_of(run, judge)[0]} for run, _ in judged]
+    predictions = [{prediction.index: prediction for prediction in run.predictions()} for run, _ in judged]
+    main_scores = tuple(read_score(run.path, judge) for run, _ in judged)
+    asked = {index: prediction for listed in predictions for index, prediction in listed.items()}
+    titles = {benchmark.name: benchmark.title for benchmark in list_benchmarks()}
+    name = runs[0].info.benchmark
+    return Group(
+        title=titles.get(name, name),
+        judge=judge,
+        runs=tuple(run for run, _ in judged),
+        labels=tuple(label for _, label in judged),
+        scores=tuple(
+            (label, read_score(run.path, one)) for run, label in zip(runs, labels, strict=True) for one in run.judges()
+        ),
+        main_scores=main_scores,
+        comparisons=tuple(_comparisons(judged, judge)),
+        types=tuple(sorted({kind for score in main_scores for kind in score.by_type})),
+        problems=tuple(_problems(judged)),
+        videos=tuple(_samples(judged[0][0], asked, predictions, outcomes, max_samples, frames)),
+        total_questions=len(asked),
+    )
+
+
+def _common_judge(runs: Sequence[RunFolder]) -> str:
+    """The judge that scored most of the runs; of several, the one that is not a set of rules, then by name."""
+    names = [name for run in runs for name in run.judges()]
+    return min(set(names), key=lambda name: (-names.count(name), name.startswith("rules-"), name))
+
+
+def _comparisons(judged: Sequence[tuple[RunFolder, str]], judge: str) -> Iterable[tuple[str, str, Comparison]]:
+    """Every run against its own blind run, and the first run against every other that sees."""
+    seeing = [entry for entry in judged if not entry[0].info.protocol.blind]
+    for run, label in seeing:
+        for blind, blind_label in judged:
+            if blind.info.protocol.blind and blind.info.checkpoint.fingerprint == run.info.checkpoint.fingerprint:
+                yield label, blind_label, compare_runs(run.path, blind.path, judge)
+    for run, label in seeing[1:]:
+        yield seeing[0][1], label, compare_runs(seeing[0][0].path, run.path, judge)
+
+
+def _problems(judged: Sequence[tuple[RunFolder, str]]) -> Iterable[tuple[str, str, str]]:
+    """(run, question id, reason) of everything that was not answered."""
+    for run, label in judged:
+        for record in run.missing():
+            yield label, record["id"], f"{record['video']}: no video file"
+        for prediction in run.predictions():
+            if prediction.error is not None:
+                yield label, prediction.id, prediction.error
+
+
+def _samples(
+    run: RunFolder,
+    asked: dict[int, Prediction],
+    predictions: Sequence[dict[int, Prediction]],
+    outcomes: Sequence[dict[int, Outcome]],
+    max_samples: int,
+    frames: int,
+) -> Iterable[SampleVideo]:
+    """Whole videos, chosen by the hash of their name until there are enough questions; in the order of the test set."""
+    by_video: dict[str, list[Prediction]] = {}
+    for index in sorted(asked):
+        by_video.setdefault(asked[index].video, []).append(asked[index])
+    chosen, count = set(), 0
+    for video in sorted(by_video, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if count < max_samples:
+            chosen.add(video)
+            count += len(by_video[video])
+    for video, questions in by_video.items():
+        if video not in chosen:
+            continue
+        strip, note = _strip(Path(run.info.data.folder), questions[0].file, frames)
+        yield SampleVideo(
+            name=video,
+            strip=strip,
+            note=note,
+            questions=tuple(
+                SampleQuestion(
+                    id=question.id,
+                    question=question.question,
+                    answer=str(question.answer),
+                    type=question.type,
+                    replies=tuple(
+                        _reply(listed.get(question.index), known.get(question.index))
+                        for listed, known in zip(predictions, outcomes, strict=True)
+                    ),
+                )
+                for question in questions
+            ),
+        )
+
+
+def _reply(prediction: Prediction | None, outcome: Outcome | None) -> Reply:
+    if prediction is None:
+        return Reply("", "absent")
+    if prediction.error is not None:
+        return Reply("", "error", error=prediction.error)
+    if outcome is None or outcome.status != "judged":
+        return Reply(prediction.pred, "unjudged")
+    verdict = {True: "right", False: "wrong", None: "unclear"}[outcome.verdict.correct]
+    return Reply(prediction.pred, verdict, outcome.verdict.score)
+
+
+def _strip(folder: Path, file: str | None, frames: int) -> tuple[str | None, str | None]:
+    if file is None or PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+        return None, "no video"
+    if not (folder / file).exists():
+        return None, f"{folder / file} is no longer there"
+    try:
+        return frame_strip(folder / file, frames), None
+    except MediaError as error:
+        return None, error.reason
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """The shortest trailing part of each path that no other one has."""
+    parts = [path.resolve().parts for path in paths]
+    labels = []
+    for own in parts:
+        length = next((n for n in range(1, len(own) + 1) if sum(p[-n:] == own[-n:] for p in parts) == 1), len(own))
+        labels.append("/".join(own[-length:]))
+    return labels
+
+
+def _percent(value: Any) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _points(value: Any) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _number(value: Any) -> str:
+    return "–" if value is None else f"{value:.2f}"

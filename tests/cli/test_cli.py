@@ -1,0 +1,184 @@
+"""The command line: fast to ask for help, one line and exit code 2 for every mistake."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vidtune.cli.main import run
+from vidtune.recipes import list_recipes
+
+HEAVY = ("torch", "transformers", "av", "numpy", "pydantic", "openai", "rich", "yaml")
+
+
+def vidtune(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "vidtune", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line on stderr that goes with exit code 2."""
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text((Path(__file__).parents[2] / "src/vidtune/recipes/video_llava.yaml").read_text())
+    return path
+
+
+def test_help_imports_nothing_heavy():
+    code = f"import sys, vidtune.cli.main; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_names_every_command():
+    done = vidtune("--help")
+    assert done.returncode == 0
+    commands = ["demo", "train", "evaluate", "judge", "report", "answer", "convert", "data", "recipes", "systems"]
+    for command in [*commands, "benchmarks"]:
+        assert f"  {command}  " in done.stdout or f"  {command} " in done.stdout, command
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "train", "evaluate", "judge", "report", "answer", "convert", "data check", "recipes copy", "systems"],
+)
+def test_every_command_explains_itself(command, capsys):
+    assert run([*command.split(), "--help"]) == 0
+    assert "Usage: " in capsys.readouterr().out
+
+
+def test_unknown_option_and_command_exit_with_2():
+    for arguments in (["train", "--nonsense"], ["trian"], ["train"]):
+        done = vidtune(*arguments)
+        assert done.returncode == 2
+        assert done.stderr and "Traceback" not in done.stderr
+
+
+def test_version_is_printed(capsys):
+    from vidtune import __version__
+
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"vidtune {__version__}\n"
+
+
+def test_typo_in_a_recipe_names_line_and_nearest_key(recipe, tmp_path, capsys):
+    recipe.write_text(
+        recipe.read_text().replace("learning_rate", "lr").replace("global_batch_size: 256", "batch_size: 256")
+    )
+    line = next(n for n, text in enumerate(recipe.read_text().splitlines(), 1) if "batch_size: 256" in text)
+    message = refusal(capsys, "train", str(recipe), "--out", str(tmp_path / "out"))
+    assert f"{recipe}:{line}: unknown key 'batch_size' in stages.pretrain; did you mean 'global_batch_size'?" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_variable_is_named(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    message = refusal(capsys, "train", str(recipe), "--out", str(tmp_path / "out"))
+    assert "the variable DATA_ROOT is not set" in message and f"{recipe}:" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_system_names_the_nearest(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    recipe.write_text(recipe.read_text().replace("system: video_llava", "system: video_lava"))
+    message = refusal(capsys, "train", str(recipe), "--out", str(tmp_path / "out"))
+    assert "'video_lava'" in message and "'video_llava'" in message
+
+
+def test_missing_annotations_are_named_before_training(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    message = refusal(capsys, "train", str(recipe), "--out", str(tmp_path / "out"))
+    assert "llava_image_.json" in message
+    assert "llava_image_.json" in refusal(capsys, "data", "check", str(recipe))
+
+
+def test_unknown_benchmark_names_the_nearest(tmp_path, capsys):
+    arguments = ["--benchmark", "msvd", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    message = refusal(capsys, "evaluate", str(tmp_path), *arguments)
+    assert "'msvd'" in message and "'msvd_qa'" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_without_a_benchmark_says_how_to_name_one(tmp_path, capsys):
+    assert "--benchmark" in refusal(capsys, "evaluate", str(tmp_path), "--out", str(tmp_path / "out"))
+
+
+def test_unknown_judge_without_endpoint_is_refused_before_anything_is_asked(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    message = refusal(capsys, "judge", str(tmp_path), "--judge", "ruels")
+    assert "'ruels'" in message and "--judge-url" in message and "'rules'" in message
+
+
+def test_folder_without_a_run_is_named(tmp_path, capsys):
+    assert str(tmp_path) in refusal(capsys, "judge", str(tmp_path))
+
+
+def test_missing_video_is_named_before_the_model_is_loaded(tmp_path, capsys):
+    arguments = ["--video", str(tmp_path / "none.mp4"), "--question", "What?"]
+    assert "none.mp4: no such file" in refusal(capsys, "answer", str(tmp_path), *arguments)
+
+
+def test_folder_that_is_no_checkpoint_is_named(tmp_path, capsys):
+    assert str(tmp_path) in refusal(capsys, "answer", str(tmp_path), "--question", "What?")
+    assert str(tmp_path) in refusal(capsys, "convert", str(tmp_path), str(tmp_path / "new"))
+
+
+def test_unknown_device_and_dtype_are_refused(tmp_path, capsys):
+    question = ["--question", "What?"]
+    assert "'float8'" in refusal(capsys, "answer", str(tmp_path), *question, "--dtype", "float8")
+    assert "'gpu'" in refusal(capsys, "answer", str(tmp_path), *question, "--device", "gpu")
+
+
+def test_recipes_are_listed_and_shown_without_their_variables(capsys, monkeypatch):
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    assert run(["recipes", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in list_recipes())
+    assert run(["recipes", "show", "video_llava"]) == 0
+    assert "${DATA_ROOT}" in capsys.readouterr().out
+    assert run(["recipes", "show", "video_llava", "stages.pretrain.epochs=3"]) == 0
+    assert "epochs: 3.0" in capsys.readouterr().out
+
+
+def test_copied_recipe_is_the_shipped_one_and_is_never_overwritten(tmp_path, capsys):
+    assert run(["recipes", "copy", "video_llava", str(tmp_path)]) == 0
+    copied = tmp_path / "video_llava.yaml"
+    assert copied.read_text().startswith("# Video-LLaVA")
+    copied.write_text("mine")
+    assert "exists already" in refusal(capsys, "recipes", "copy", "video_llava", str(copied))
+    assert copied.read_text() == "mine"
+    assert "'video_llava'" in refusal(capsys, "recipes", "copy", "video_lava", str(tmp_path / "x.yaml"))
+
+
+def test_systems_and_benchmarks_are_listed(capsys):
+    assert run(["systems"]) == 0
+    assert "video_llava: Video-LLaVA" in capsys.readouterr().out
+    assert run(["benchmarks"]) == 0
+    assert "msvd_qa" in capsys.readouterr().out
+
+
+def test_failure_of_the_operating_system_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    message = refusal(capsys, "recipes", "copy", "video_llava", str(tmp_path / "file" / "below.yaml"))
+    assert str(tmp_path / "file") in message and "Not a directory" in message
+
+
+def test_interruption_exits_with_130_and_says_how_to_go_on(tmp_path):
+    fifo = tmp_path / "waits.yaml"
+    os.mkfifo(fifo)
+    command = [sys.executable, "-m", "vidtune", "recipes", "show", str(fifo)]
+    # Opening for writing returns once the command is reading.
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process, fifo.open("w"):
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in error and "Traceback" not in error

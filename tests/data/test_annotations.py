@@ -1,0 +1,145 @@
+import json
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidtune.data.annotations import AnnotationTable
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import MediaRef, Turn
+from vidtune.errors import UserError
+
+
+@dataclass
+class Source:
+    annotations: Path
+    media: Path | None = None
+
+
+def item(question: str, answer: str, **media: object) -> dict[str, object]:
+    return {**media, "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]}
+
+
+ITEMS = [
+    {"id": 17, **item("<image>\nWhat colour?", "Red.", image="a.png")},
+    {"id": "x", **item("<video>\nWhat happens?", "A dog runs.", video="clips/b.mp4")},
+    item("<video><image><image>\nSame?", "No.", image=["a.png", "c.png"], video="clips/b.mp4"),
+    item("Write a haiku.", "Ein \ud83d Stück\u2028漢字."),
+]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    (tmp_path / "media").mkdir()
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(ITEMS, indent=1), encoding="utf-8")
+    return Source(path, tmp_path / "media")
+
+
+def test_samples_hold_turns_and_media_videos_first(source: Source, tmp_path: Path) -> None:
+    table = AnnotationTable.open([source], tmp_path / "cache")
+    root = (tmp_path / "media").resolve()
+    assert len(table) == 4
+    assert table[0].turns == (Turn("user", "<image>\nWhat colour?"), Turn("assistant", "Red."))
+    assert table[0].media == (MediaRef("image", str(root / "a.png")),)
+    assert [ref.stream for ref in table[2].media] == ["video", "image", "image"]
+    assert table[2].media[0].path == str(root / "clips/b.mp4")
+    assert table[3].media == ()
+    assert table[3].turns[1].text == ITEMS[3]["conversations"][1]["value"]  # type: ignore[index]
+
+
+def test_ids_are_unique_and_the_original_ones_are_kept_aside(source: Source, tmp_path: Path) -> None:
+    table = AnnotationTable.open([source, source], tmp_path / "cache")
+    assert [table[k].id for k in (0, 1, 4, 5)] == ["train:0", "train:1", "train~2:0", "train~2:1"]
+    assert [table.id(k) for k in range(8)] == [table[k].id for k in range(8)]
+    assert [table.original_id(k) for k in range(4)] == ["17", "x", "", ""]
+
+
+def test_word_lengths_count_all_turns_and_are_negative_for_text(source: Source, tmp_path: Path) -> None:
+    table = AnnotationTable.open([source], tmp_path / "cache")
+    assert table.word_lengths.tolist() == [4, 6, 3, -7]
+    assert table.has_media.tolist() == [True, True, True, False]
+
+
+def test_a_file_is_parsed_once(source: Source, tmp_path: Path) -> None:
+    first = AnnotationTable.open([source], tmp_path / "cache")
+    built = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+    second = AnnotationTable.open([source], tmp_path / "cache")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == built
+    assert second[1] == first[1]
+    assert isinstance(second.files[0].blob, np.memmap)
+
+
+def test_a_changed_file_is_parsed_again(source: Source, tmp_path: Path) -> None:
+    before = AnnotationTable.open([source], tmp_path / "cache")
+    source.annotations.write_text(json.dumps(ITEMS[:2]))
+    after = AnnotationTable.open([source], tmp_path / "cache")
+    assert len(after) == 2
+    assert after.fingerprint != before.fingerprint
+
+
+def test_the_fingerprint_follows_content_and_order_not_place(source: Source, tmp_path: Path) -> None:
+    other = Source(tmp_path / "other.json", source.media)
+    other.annotations.write_text(json.dumps(ITEMS[:1]))
+    moved = Source(tmp_path / "elsewhere" / "renamed.json", None)
+    moved.annotations.parent.mkdir()
+    moved.annotations.write_bytes(source.annotations.read_bytes())
+    cache = tmp_path / "cache"
+    both = AnnotationTable.open([source, other], cache)
+    assert AnnotationTable.open([moved, other], cache).fingerprint == both.fingerprint
+    assert AnnotationTable.open([other, source], cache).fingerprint != both.fingerprint
+    assert both.without(["other:0"]).fingerprint != both.fingerprint
+
+
+def test_excluded_samples_are_gone(source: Source, tmp_path: Path) -> None:
+    table = AnnotationTable.open([source, source], tmp_path / "cache").without(["train:1", "train~2:0", "unknown:3"])
+    assert [table[k].id for k in range(len(table))] == [
+        "train:0", "train:2", "train:3", "train~2:1", "train~2:2", "train~2:3"
+    ]  # fmt: skip
+    assert len(table.word_lengths) == len(table.has_media) == len(table) == 6
+    assert table.without(["train:0"])[0].id == "train:2"
+
+
+def read_everything(table: AnnotationTable) -> list[str]:
+    return [table[k].id for k in range(len(table))]
+
+
+def test_a_table_can_be_handed_to_another_process(source: Source, tmp_path: Path) -> None:
+    table = AnnotationTable.open([source], tmp_path / "cache")
+    with get_context("fork").Pool(1) as pool:
+        assert pool.apply(read_everything, (table,)) == read_everything(table)
+
+
+def test_a_path_out_of_the_media_folder_names_the_sample(source: Source, tmp_path: Path) -> None:
+    source.annotations.write_text(json.dumps([item("<video>", "B", video="../secret.mp4")]))
+    table = AnnotationTable.open([source], tmp_path / "cache")
+    with pytest.raises(SampleProblem, match=r"sample train:0: '\.\./secret\.mp4'"):
+        table[0]
+
+
+def test_media_without_a_media_folder_names_the_sample(source: Source, tmp_path: Path) -> None:
+    table = AnnotationTable.open([Source(source.annotations)], tmp_path / "cache")
+    assert table[3].media == ()
+    with pytest.raises(SampleProblem, match="sample train:0: .*no media folder"):
+        table[0]
+
+
+def test_a_broken_file_leaves_nothing_in_the_cache(source: Source, tmp_path: Path) -> None:
+    source.annotations.write_text('[{"conversations": []}]')
+    with pytest.raises(UserError):
+        AnnotationTable.open([source], tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere.json"):
+        AnnotationTable.open([Source(tmp_path / "nowhere.json")], tmp_path / "cache")
+
+
+def test_an_index_beyond_the_table_is_an_index_error(source: Source, tmp_path: Path) -> None:
+    table = AnnotationTable.open([source], tmp_path / "cache")
+    assert table[-1].id == "train:3"
+    with pytest.raises(IndexError):
+        table[4]

@@ -1,0 +1,183 @@
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidtune.data.annotations import AnnotationTable
+from vidtune.data.check import DataReport, check_data
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import Sample
+from vidtune.media.preprocessing import ImagePreprocessing, VideoPreprocessing
+
+PREPROCESSING = {"image": ImagePreprocessing(size=16), "video": VideoPreprocessing(size=16, num_frames=2)}
+
+
+@dataclass
+class Source:
+    annotations: Path
+    media: Path
+
+
+@dataclass
+class Checked:
+    masked: str | None = None
+    truncated: bool = False
+
+
+def encode(sample: Sample) -> Checked:
+    """Stands in for the processor, whose own behaviour is tested elsewhere."""
+    text = "".join(turn.text for turn in sample.turns)
+    if text.count("<") != len(sample.media):
+        raise SampleProblem("tags and media differ in number", "too many tags", sample.id)
+    return Checked("empty answer" if not sample.turns[-1].text else None, len(text) > 50)
+
+
+def write_video(path: Path) -> None:
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for value in range(4):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), value * 50, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    folder = tmp_path / "media"
+    folder.mkdir()
+    write_video(folder / "good.mp4")
+    Image.new("RGB", (20, 20)).save(folder / "good.png")
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("not a video")
+    os.mkfifo(folder / "pipe.mp4")
+    # The header and the packet table of a file whose picture data are gone are still whole.
+    content = bytearray((folder / "good.mp4").read_bytes())
+    start = content.index(b"mdat") + 4
+    content[start : start + 200] = bytes(200)
+    (folder / "damaged.mp4").write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def check(media: Path, tmp_path: Path) -> Callable[..., DataReport]:
+    def run(*items: tuple[str, str, dict[str, object]], decode: bool = False, **options: object) -> DataReport:
+        samples = [
+            {**files, "conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]}
+            for q, a, files in items
+        ]
+        path = tmp_path / "train.json"
+        path.write_text(json.dumps(samples))
+        table = AnnotationTable.open([Source(path, media)], tmp_path / "cache")
+        return check_data(
+            table,
+            encode,
+            PREPROCESSING,
+            checked_files=tmp_path / "checked.jsonl",
+            decode=decode,
+            workers=0,
+            **options,  # type: ignore[arg-type]
+        )
+
+    return run
+
+
+GOOD = ("<video>A?", "B", {"video": "good.mp4"})
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_good_data_give_an_empty_report(check: Callable[..., DataReport], decode: bool) -> None:
+    report = check(GOOD, ("<image>A?", "B", {"image": "good.png"}), ("A?", "B", {}), decode=decode)
+    assert report.findings == []
+    assert (report.num_samples, report.num_files) == (3, 2)
+
+
+def test_every_problem_is_counted_by_its_reason(check: Callable[..., DataReport]) -> None:
+    report = check(
+        GOOD,
+        ("<video>A?", "B", {"video": "nowhere.mp4"}),
+        ("<video>A?", "B", {"video": "nowhere.mp4"}),
+        ("<video>A?", "B", {"video": "empty.mp4"}),
+        ("<video>A?", "B", {"video": "text.mp4"}),
+        ("<video>A?", "B", {"video": "pipe.mp4"}),
+        ("<video>A?", "B", {"video": "good.png"}),
+        ("<image>A?", "B", {"image": "good.mp4"}),
+        ("<video>A?", "B", {"video": "../media/good.mp4"}),
+        ("<video><video>A?", "B", {"video": "good.mp4"}),
+        ("", "", {}),
+    )
+    assert report.excluded == {
+        "missing file": 2,
+        "unreadable file": 3,
+        "wrong kind of file": 2,
+        "unsafe path": 1,
+        "tags and media differ in number": 1,
+        "no words": 1,
+    }
+
+
+def test_a_finding_names_sample_source_and_file(check: Callable[..., DataReport], media: Path) -> None:
+    (finding,) = check(GOOD, ("<video>A?", "B", {"video": "nowhere.mp4"})).findings
+    assert finding.id == "train:1"
+    assert finding.source.endswith("train.json")
+    assert str(media / "nowhere.mp4") in finding.detail
+
+
+def test_samples_that_only_lose_their_loss_stay(check: Callable[..., DataReport]) -> None:
+    report = check(("A?", "", {}), ("A" * 60, "B", {}))
+    assert not report.excluded
+    assert report.noted == {"empty answer": 1, "longer than the length limit": 1}
+
+
+def test_only_decoding_finds_damaged_pictures(check: Callable[..., DataReport]) -> None:
+    damaged = ("<video>A?", "B", {"video": "damaged.mp4"})
+    assert not check(damaged).excluded
+    assert check(damaged, decode=True).excluded == {"cannot be decoded": 1}
+
+
+def test_the_exclusion_list_is_what_training_leaves_out(check: Callable[..., DataReport], tmp_path: Path) -> None:
+    report = check(GOOD, ("<video><image>A?", "B", {"video": "nowhere.mp4", "image": "nowhere.png"}))
+    path = tmp_path / "stage" / "excluded.jsonl"
+    assert report.write_exclusions(path) == 1
+    (line,) = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (line["id"], line["reason"]) == ("train:1", "missing file")
+
+
+def test_a_new_check_replaces_the_old_one_and_keeps_what_training_added(
+    check: Callable[..., DataReport], tmp_path: Path
+) -> None:
+    path = tmp_path / "excluded.jsonl"
+    check(("<video>A?", "B", {"video": "nowhere.mp4"})).write_exclusions(path)
+    added = json.dumps({"id": "train:0", "index": 0, "step": 3, "path": None, "reason": "bad"})
+    path.write_text(path.read_text() + added + "\n")
+    check(GOOD).write_exclusions(path)
+    assert path.read_text() == added + "\n"
+
+
+def test_a_second_check_does_not_open_good_files_again(
+    check: Callable[..., DataReport], media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    check(GOOD, decode=True)
+    stat = (media / "good.mp4").stat()
+    (media / "good.mp4").write_bytes(bytes(stat.st_size))
+    os.utime(media / "good.mp4", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert not check(GOOD, decode=True, progress=lambda *what: opened.append(what)).excluded
+    assert {what for what, _, _ in opened} == {"samples"}
+    os.utime(media / "good.mp4", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert check(GOOD).excluded == {"unreadable file": 1}
+
+
+def test_a_line_torn_by_a_kill_does_not_matter(check: Callable[..., DataReport], tmp_path: Path) -> None:
+    check(GOOD)
+    sidecar = tmp_path / "checked.jsonl"
+    whole = sidecar.read_bytes()
+    sidecar.write_bytes(whole[:-5])
+    assert not check(GOOD).excluded
+    assert sidecar.read_bytes() == whole[:-5] + b"\n" + whole

@@ -1,0 +1,146 @@
+"""Reading the official layout: what is found, how it is paired, and what is refused."""
+
+import json
+
+import pytest
+from qa_sets import counted_set, write_set
+
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks import get_benchmark, list_benchmarks
+from vidtune.evaluation.benchmarks.base import chunk
+
+ENTRIES = [("a", "what?", "cat"), ("b", "who?", "man"), ("a", "where?", "park")]
+
+
+@pytest.fixture
+def benchmark():
+    return get_benchmark("msvd_qa")
+
+
+def test_questions_are_paired_with_answers_by_position(benchmark, tmp_path):
+    loaded = benchmark.load(write_set(tmp_path, ENTRIES))
+    assert [(q.video, q.question, q.answer, q.index) for q in loaded.questions] == [
+        ("a", "what?", "cat", 0),
+        ("b", "who?", "man", 1),
+        ("a", "where?", "park", 2),
+    ]
+    assert [q.id for q in loaded.questions] == ["a_0", "b_1", "a_2"]
+
+
+def test_every_chunk_keeps_the_answers_of_its_own_questions(benchmark, tmp_path):
+    loaded = benchmark.load(counted_set(tmp_path, 11))
+    chunks = [chunk(loaded.questions, rank, 4) for rank in range(4)]
+    assert [len(part) for part in chunks] == [3, 3, 3, 2]
+    together = [question for part in chunks for question in part]
+    assert together == list(loaded.questions)
+    assert all(q.answer == f"answer {q.index}" and q.question == f"question {q.index}?" for q in together)
+
+
+def test_a_late_chunk_may_be_empty_but_must_exist(benchmark, tmp_path):
+    questions = benchmark.load(counted_set(tmp_path, 2)).questions
+    assert list(chunk(questions, 3, 4)) == []
+    with pytest.raises(UserError, match="chunk 4 of 4"):
+        chunk(questions, 4, 4)
+
+
+def test_extensions_are_tried_in_the_official_order(benchmark, tmp_path):
+    write_set(tmp_path, ENTRIES, missing=("a", "b"))
+    for name in ("a.mkv", "a.mov", "b.avi", "b.mp4", "b.webm"):
+        (tmp_path / "videos" / name).touch()
+    files = [q.file for q in benchmark.load(tmp_path).questions]
+    assert files == ["videos/a.mov", "videos/b.mp4", "videos/a.mov"]
+
+
+def test_missing_videos_have_no_file(benchmark, tmp_path):
+    files = [q.file for q in benchmark.load(write_set(tmp_path, ENTRIES, missing=("a",))).questions]
+    assert files == [None, "videos/b.mp4", None]
+
+
+@pytest.mark.parametrize("name", [benchmark.name for benchmark in list_benchmarks()])
+def test_the_set_is_found_from_its_folder_and_from_those_above(name, tmp_path):
+    benchmark = get_benchmark(name)
+    folder = tmp_path / benchmark.parent / benchmark.folder
+    write_set(folder, ENTRIES, videos=benchmark.lookup.folder, missing=("a", "b"))
+    (folder / benchmark.lookup.folder / f"{benchmark.lookup.prefix}a.mp4").touch()
+    for given in (folder, folder.parent, tmp_path):
+        loaded = benchmark.load(given)
+        assert loaded.folder == folder
+        assert [q.file is None for q in loaded.questions] == [False, True, False]
+
+
+def test_question_types_get_their_names(tmp_path):
+    write_set(tmp_path, ENTRIES, types=[3, 99], videos="all_test")
+    assert [q.type for q in get_benchmark("activitynet_qa").load(tmp_path).questions] == ["yes/no", "99", None]
+
+
+def test_the_fingerprint_follows_the_content_not_the_place(benchmark, tmp_path):
+    first = benchmark.load(write_set(tmp_path / "x", ENTRIES)).fingerprint
+    assert benchmark.load(write_set(tmp_path / "y", ENTRIES)).fingerprint == first
+    assert benchmark.load(write_set(tmp_path / "z", ENTRIES[:2])).fingerprint != first
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "..", "", "nul\0byte"])
+def test_a_video_name_cannot_leave_the_folder(benchmark, tmp_path, name):
+    write_set(tmp_path / "set", ENTRIES)
+    (tmp_path / "secret.mp4").touch()
+    questions = [{"video_name": name, "question": "?", "question_id": "1"}]
+    (tmp_path / "set" / "test_q.json").write_text(json.dumps(questions))
+    (tmp_path / "set" / "test_a.json").write_text('[{"answer": "x"}]')
+    with pytest.raises(UserError, match=r"test_q\.json: entry 0: .* leaves the folder"):
+        benchmark.load(tmp_path / "set")
+
+
+def test_a_linked_video_folder_is_fine_but_a_link_out_of_it_is_not(benchmark, tmp_path):
+    folder = write_set(tmp_path / "set", ENTRIES)
+    (folder / "videos").rename(tmp_path / "big_disk")
+    (folder / "videos").symlink_to(tmp_path / "big_disk")
+    assert benchmark.load(folder).questions[0].file == "videos/a.mp4"
+    (tmp_path / "secret.mp4").touch()
+    (tmp_path / "big_disk" / "a.mp4").unlink()
+    (tmp_path / "big_disk" / "a.mp4").symlink_to(tmp_path / "secret.mp4")
+    with pytest.raises(UserError, match="is a link that leaves"):
+        benchmark.load(folder)
+
+
+def test_broken_json_is_named_with_line_and_column(benchmark, tmp_path):
+    write_set(tmp_path, ENTRIES)
+    (tmp_path / "test_a.json").write_text('[\n {"answer": "x"},\n {"answer": }\n]')
+    with pytest.raises(UserError, match=r"test_a\.json: line 3, column 13: not valid JSON"):
+        benchmark.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("questions", "answers", "message"),
+    [
+        ([{"video_name": "a", "question": "?", "question_id": "1"}], [], r"has 1 entries but test_a\.json has 0"),
+        ({"a": 1}, [], r"test_q\.json: expected a list of objects, found dict"),
+        (["x"], [{"answer": "y"}], r"test_q\.json: entry 0 is str"),
+        ([{"question": "?", "question_id": "1"}], [{"answer": "y"}], r"test_q\.json: entry 0 has no 'video_name'"),
+        ([{"video_name": "a", "question": "?"}], [{"answer": "y"}], r"test_q\.json: entry 0 has no 'question_id'"),
+        (
+            [{"video_name": "a", "question": 7, "question_id": "1"}],
+            [{"answer": "y"}],
+            r"entry 0: 'question' is int, expected str",
+        ),
+        ([{"video_name": "a", "question": "?", "question_id": "1"}], [{}], r"test_a\.json: entry 0 has no 'answer'"),
+        ([{"video_name": "a", "question": "?", "question_id": "1"}], [{"answer": None}], "'answer' is NoneType"),
+    ],
+)
+def test_bad_files_are_named_with_entry_and_field(benchmark, tmp_path, questions, answers, message):
+    write_set(tmp_path, ENTRIES)
+    (tmp_path / "test_q.json").write_text(json.dumps(questions))
+    (tmp_path / "test_a.json").write_text(json.dumps(answers))
+    with pytest.raises(UserError, match=message):
+        benchmark.load(tmp_path)
+
+
+def test_a_text_that_is_not_utf8_is_named(benchmark, tmp_path):
+    write_set(tmp_path, ENTRIES)
+    (tmp_path / "test_q.json").write_bytes(b'[{"question": "\xff"}]')
+    with pytest.raises(UserError, match=r"test_q\.json: byte 15 is not UTF-8"):
+        benchmark.load(tmp_path)
+
+
+def test_an_unknown_benchmark_gets_the_nearest_name():
+    with pytest.raises(UserError, match="did you mean 'msrvtt_qa'"):
+        get_benchmark("MSRVT-QA")

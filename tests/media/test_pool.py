@@ -1,0 +1,194 @@
+import errno
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from misbehaving import Preprocessing, leave_at_once
+from synthetic_clips import write_clip
+
+from vidtune.errors import UserError
+from vidtune.media import pool as pool_module
+from vidtune.media import worker
+from vidtune.media.pool import LoadJob, MediaPool
+from vidtune.media.preprocessing import VideoPreprocessing
+
+PREPROCESSING = VideoPreprocessing(num_frames=2, size=16)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[MediaPool]:
+    with MediaPool(2, timeout=30) as pool:
+        yield pool
+
+
+def job(behaviour: str, path: str = "clip", seed: int | None = None) -> LoadJob:
+    return LoadJob(path, Preprocessing(behaviour), seed)  # type: ignore[arg-type]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status != "Z"
+
+
+def test_workers_give_what_the_calling_process_would(pool: MediaPool, tmp_path: Path) -> None:
+    paths = [write_clip(tmp_path / f"{number}.mp4", num_frames=number + 3) for number in range(5)]
+    jobs = [LoadJob(str(path), PREPROCESSING, seed=number) for number, path in enumerate(paths)]
+    with MediaPool(0, timeout=None) as here:
+        expected = list(here.load(jobs))
+    for _ in range(2):
+        results = list(pool.load(jobs))
+        assert [result.job.path for result in results] == [str(path) for path in paths]
+        for result, reference in zip(results, expected, strict=True):
+            assert result.error is None and result.seconds > 0
+            assert np.array_equal(result.array, reference.array)
+
+
+def test_a_hanging_file_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "good.mp4", num_frames=3)
+    paths = [str(clip)] * 15
+    os.mkfifo(tmp_path / "hangs.mp4")
+    paths[4] = str(tmp_path / "hangs.mp4")
+    paths[9] = str(tmp_path / "missing.mp4")
+    with MediaPool(2, timeout=1.0) as pool:
+        results = list(pool.load(LoadJob(path, PREPROCESSING) for path in paths))
+    assert [result.job.path for result in results] == paths
+    errors = {number: str(result.error) for number, result in enumerate(results) if result.error}
+    assert errors == {
+        4: f"{paths[4]}: was not read within 1 s; gave up on it",
+        9: f"{paths[9]}: file does not exist",
+    }
+    assert results[4].array is None and 1.0 <= results[4].seconds < 3.0
+    assert all(result.array is not None for number, result in enumerate(results) if number not in errors)
+
+
+def test_results_do_not_share_memory(pool: MediaPool) -> None:
+    results = list(pool.load(job("report", seed=number) for number in range(10)))
+    assert [result.array[1] for result in results if result.array is not None] == list(range(10))
+
+
+def test_endless_jobs_are_drawn_only_a_little_ahead(pool: MediaPool) -> None:
+    drawn = itertools.count()
+    results = pool.load(job("report", seed=next(drawn)) for _ in itertools.count())
+    for expected in range(20):
+        result = next(results)
+        assert result.job.seed == expected
+    results.close()
+    assert next(drawn) <= 20 + pool.prefetch
+    assert len(list(pool.load([job("report")]))) == 1
+
+
+def test_metadata_can_be_read_by_workers(pool: MediaPool, tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", num_frames=3)
+    good, bad = pool.load([LoadJob(str(path), None), LoadJob(str(tmp_path / "missing.mp4"), None)])
+    assert good.info is not None and good.info.num_frames == 3 and good.array is None
+    assert str(bad.error) == f"{tmp_path / 'missing.mp4'}: file does not exist"
+
+
+def test_a_crash_costs_only_the_file_that_caused_it(pool: MediaPool) -> None:
+    before, crashed, after = pool.load([job("report"), job("crash", "evil.mp4"), job("report")])
+    assert str(crashed.error) == "evil.mp4: the process reading it died (SIGSEGV, a crash of the decoder)"
+    assert before.error is None and after.error is None
+
+
+def test_a_worker_killed_while_idle_is_replaced(pool: MediaPool) -> None:
+    (result,) = pool.load([job("report")])
+    assert result.array is not None
+    os.kill(int(result.array[0]), signal.SIGKILL)
+    assert all(result.error is None for result in pool.load(job("report") for _ in range(4)))
+
+
+def test_a_worker_that_grew_too_large_is_replaced() -> None:
+    with MediaPool(1, timeout=30, max_resident=1) as pool:
+        results = list(pool.load(job("report") for _ in range(3)))
+    pids = {result.array[0] for result in results if result.array is not None}
+    assert len(pids) == 3
+
+
+def test_a_mistake_in_the_program_is_not_taken_for_a_bad_file() -> None:
+    with MediaPool(1, timeout=30) as pool, pytest.raises(RuntimeError, match="KeyError: 'a mistake in the program'"):
+        list(pool.load([job("bug")]))
+
+
+def test_workers_that_cannot_start_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "serve", leave_at_once)
+    with MediaPool(1, timeout=30) as pool, pytest.raises(UserError, match=r"cannot start \(exit code 7\)"):
+        list(pool.load([job("report")]))
+
+
+def test_a_closed_pool_says_so() -> None:
+    pool = MediaPool(1, timeout=30)
+    pool.close()
+    pool.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        list(pool.load([job("report")]))
+
+
+def test_closing_ends_workers_that_hang() -> None:
+    started = time.monotonic()
+    with MediaPool(1, timeout=None) as pool:
+        (result,) = pool.load([job("report")])
+        pool._submit(job("hang"))
+    assert result.array is not None
+    assert not is_running(int(result.array[0]))
+    assert time.monotonic() - started < 30
+
+
+def test_too_little_shared_memory_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    report = worker._work(worker.pickle.dumps(job("report")), worker.Slot())
+    assert report.crash is not None
+    assert "MB of shared memory for clip (No space left on device); use fewer workers" in report.crash
+
+
+def test_the_calling_process_reads_by_itself_without_workers(tmp_path: Path) -> None:
+    with MediaPool(0, timeout=None) as pool:
+        (missing,) = pool.load([LoadJob(str(tmp_path / "missing.mp4"), PREPROCESSING)])
+    assert str(missing.error) == f"{tmp_path / 'missing.mp4'}: file does not exist"
+    assert missing.array is None
+
+
+UNGUARDED_SCRIPT = """
+import itertools, sys
+from vidtune.media.pool import LoadJob, MediaPool
+from misbehaving import Preprocessing
+
+print("main", flush=True)
+pool = MediaPool(2, timeout=None)
+for result in pool.load(LoadJob("clip", Preprocessing("report")) for _ in range(30)):
+    print("worker", int(result.array[0]), flush=True)
+print("waiting", flush=True)
+list(pool.load([LoadJob(sys.argv[1], None), LoadJob("clip", Preprocessing("hang"))]))
+"""
+
+
+def test_workers_do_not_outlive_a_killed_parent_nor_run_its_script(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hangs.mp4")
+    (tmp_path / "script.py").write_text(UNGUARDED_SCRIPT)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "hangs.mp4")]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    lines = list(itertools.takewhile(lambda line: line != "waiting\n", process.stdout))
+    workers = {int(line.split()[1]) for line in lines if line.startswith("worker")}
+    assert lines.count("main\n") == 1
+    assert workers and all(is_running(pid) for pid in workers)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 20
+    while any(is_running(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in workers if is_running(pid)]
