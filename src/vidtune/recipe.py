@@ -161,7 +161,7 @@ class Recipe(Settings):
         checkpoint: a whole model to start from instead; language model and towers are then taken from it.
         connectors: per connector, folder or file of its weights, or sizes that differ from the published ones.
         seed: of initial weights, data order and random preprocessing.
-        generation: decoding settings that differ from the benchmark's protocol.
+        generation: decoding settings that differ from the protocol when the recipe's own benchmarks are run.
     """
 
     system: str

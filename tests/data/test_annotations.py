@@ -122,7 +122,7 @@ def test_a_path_out_of_the_media_folder_names_the_sample(source: Source, tmp_pat
 def test_media_without_a_media_folder_names_the_sample(source: Source, tmp_path: Path) -> None:
     table = AnnotationTable.open([Source(source.annotations)], tmp_path / "cache")
     assert table[3].media == ()
-    with pytest.raises(SampleProblem, match="sample train:0: .*no media folder"):
+    with pytest.raises(SampleProblem, match=r"sample train:0: .*no media folder"):
         table[0]
 
 
@@ -134,7 +134,7 @@ def test_a_broken_file_leaves_nothing_in_the_cache(source: Source, tmp_path: Pat
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere.json"):
+    with pytest.raises(UserError, match=r"nowhere\.json"):
         AnnotationTable.open([Source(tmp_path / "nowhere.json")], tmp_path / "cache")
 
 

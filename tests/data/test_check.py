@@ -174,6 +174,11 @@ def test_a_second_check_does_not_open_good_files_again(
     assert check(GOOD).excluded == {"unreadable file": 1}
 
 
+def test_a_file_known_from_an_earlier_check_must_still_be_of_the_right_kind(check: Callable[..., DataReport]) -> None:
+    check(GOOD)
+    assert check(("<image>A?", "B", {"image": "good.mp4"})).excluded == {"wrong kind of file": 1}
+
+
 def test_a_line_torn_by_a_kill_does_not_matter(check: Callable[..., DataReport], tmp_path: Path) -> None:
     check(GOOD)
     sidecar = tmp_path / "checked.jsonl"

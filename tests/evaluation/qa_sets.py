@@ -6,9 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
-
 from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.identity import CheckpointIdentity
 from vidtune.evaluation.predict import PredictionSummary, predict
@@ -104,6 +101,9 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 def write_video(path: Path, colour: tuple[int, int, int], frames: int = 8, size: int = 64) -> None:
     """A real video of one colour with a white square that moves."""
+    import av
+    import numpy as np
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=8)

@@ -1,7 +1,5 @@
 """Append-only files: torn ends, second writers, broken lines."""
 
-import os
-
 import pytest
 
 from vidtune.errors import UserError
@@ -56,5 +54,5 @@ def test_any_text_survives_writing_and_reading(tmp_path):
 def test_an_atomic_write_leaves_nothing_else_behind(tmp_path):
     write_atomically(tmp_path / "a" / "run.json", "one")
     write_atomically(tmp_path / "a" / "run.json", "two")
-    assert os.listdir(tmp_path / "a") == ["run.json"]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["run.json"]
     assert (tmp_path / "a" / "run.json").read_text() == "two"

@@ -31,7 +31,10 @@ def test_overrides_are_merged_key_by_key():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"question_templat": "x"}, "recipe x: unknown protocol rule 'question_templat'; did you mean 'question_template'"),
+        (
+            {"question_templat": "x"},
+            "recipe x: unknown protocol rule 'question_templat'; did you mean 'question_template'",
+        ),
         ({"generation": {"max_tokens": 5}}, "recipe x: generation: unknown protocol rule 'max_tokens'"),
         ({"generation": {"max_new_tokens": "many"}}, r"recipe x: generation.max_new_tokens of the world_qa protocol"),
         ({"generation": 5}, r"recipe x: 'generation' takes a mapping"),

@@ -4,15 +4,22 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import Turn
+from vidtune.media.sampling import frame_indices
 from vidtune.models import adapters
 from vidtune.models.checkpoints import LoadReport, export_state, model_from_state, rename
 from vidtune.models.video_lm import VideoLM
+from vidtune.processing.order import modality_grouped_order
 from vidtune.processing.packing import Batch, StreamBatch
+from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, load_tokenizer
 from vidtune.systems import get_system
 
 FOLDER = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parent / "fixtures")) / "video_llava"
@@ -439,3 +446,207 @@ def test_merged_lora_run_agrees(lora_folder, model, config, inputs, media, expec
     close(output.logits[:rows][mask[:rows]], expected["lora.merged.logits"][mask[:rows]])
     close(output.loss, expected["lora.merged.loss"], 1e-5)
     close(output.loss, expected["lora.unmerged.loss"], 1e-5)
+
+
+PROMPTS = SYSTEM.prompts
+TRAINING_PROMPT = PROMPTS[SYSTEM.training_prompt]
+TOKENS = json.loads((FOLDER / "tokens.json").read_text()) if (FOLDER / "tokens.json").is_file() else {}
+FRAMES = len(next(iter(TOKENS.get("frame_indices_linspace8", {"": [0] * 8}).values())))
+IMAGE, VIDEO = 10_000, 10_001
+TOKENS_PER_PICTURE = {IMAGE: 4, VIDEO: 5}
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["legacy", "not_legacy"])
+def tokenizer(request: pytest.FixtureRequest) -> ChunkTokenizer:
+    return ChunkTokenizer(load_tokenizer(FOLDER, legacy=request.param))
+
+
+@pytest.fixture(scope="module")
+def legacy_tokenizer() -> ChunkTokenizer:
+    return ChunkTokenizer(load_tokenizer(FOLDER, legacy=True))
+
+
+def placeholders_of(turns: list[Turn]) -> list[Placeholder]:
+    text = "".join(turn.text for turn in turns)
+    media = {
+        "image": Placeholder("image", IMAGE, TOKENS_PER_PICTURE[IMAGE]),
+        "video": Placeholder("video", VIDEO, TOKENS_PER_PICTURE[VIDEO] * FRAMES, FRAMES),
+    }
+    tags = [part.split(">")[0] for part in text.split("<")[1:]]
+    return [media[tag] for tag in tags if tag in media]
+
+
+def encoded(
+    conversation: list[list[str]], prompt: PromptFormat, tokenizer: ChunkTokenizer, **options: object
+) -> Encoded:
+    turns = [Turn("user" if role == "human" else "assistant", text) for role, text in conversation]
+    return encode(turns, prompt, tokenizer, placeholders_of(turns), streams=("image", "video"), **options)  # type: ignore[arg-type]
+
+
+def contracted(ids: np.ndarray, values: np.ndarray, media: int = -200) -> list[int]:
+    """Values with each picture's or frame's run of placeholders written once, as the official code has them."""
+    result, position = [], 0
+    while position < len(ids):
+        run = TOKENS_PER_PICTURE.get(int(ids[position]))
+        if run is None:
+            result.append(int(values[position]))
+        else:
+            assert len(set(values[position : position + run].tolist())) == 1
+            result.append(media)
+        position += run or 1
+    return result
+
+
+@pytest.mark.parametrize("name", TOKENS.get("cases", ()))
+def test_training_tokens_and_labels_equal_the_official_ones(name: str, legacy_tokenizer: ChunkTokenizer):
+    case = TOKENS["cases"][name]
+    result = encoded(case["conversation"], TRAINING_PROMPT, legacy_tokenizer)
+    assert contracted(result.input_ids, result.input_ids) == case["input_ids"]
+    assert contracted(result.input_ids, result.labels, -100) == case["labels"]
+    assert (result.masked is not None) == case["tokenization_mismatch_warning"]
+
+
+@pytest.mark.parametrize("name", TOKENS.get("cases_tokenizer_legacy_false", ()))
+def test_the_newer_tokenizer_flavour_equals_the_official_one(name: str):
+    case = TOKENS["cases_tokenizer_legacy_false"][name]
+    tokenizer = ChunkTokenizer(load_tokenizer(FOLDER, legacy=False))
+    result = encoded(TOKENS["cases"][name]["conversation"], TRAINING_PROMPT, tokenizer)
+    assert contracted(result.input_ids, result.input_ids) == case["input_ids"]
+    assert contracted(result.input_ids, result.labels, -100) == case["labels"]
+    assert (result.masked is not None) == case["tokenization_mismatch_warning"]
+
+
+def test_a_plain_caption_equals_the_official_one(legacy_tokenizer: ChunkTokenizer):
+    case = TOKENS["plain_image_single"]
+    question, answer = case["values_after_multimodal"]
+    result = encoded([["human", question], ["gpt", answer]], PROMPTS["plain"], legacy_tokenizer)
+    assert contracted(result.input_ids, result.input_ids) == case["input_ids"]
+    assert contracted(result.input_ids, result.labels, -100) == case["labels"]
+
+
+def test_a_plain_prompt_refuses_video_which_the_official_code_cuts_to_one_frame(
+    legacy_tokenizer: ChunkTokenizer,
+):
+    assert TOKENS["plain_video_single"]["input_ids"].count(-200) == 1
+    with pytest.raises(SampleProblem, match="<image>"):
+        encoded([["human", "<video>\nDescribe."], ["gpt", "The dog runs."]], PROMPTS["plain"], legacy_tokenizer)
+
+
+def test_lengths_with_and_without_a_limit_equal_the_official_collation(legacy_tokenizer: ChunkTokenizer):
+    def lengths(max_length: int | None) -> list[int]:
+        results = [
+            encoded(TOKENS["cases"][name]["conversation"], TRAINING_PROMPT, legacy_tokenizer, max_length=max_length)
+            for name in TOKENS["collated"]["order"]
+        ]
+        return [len(contracted(result.input_ids, result.input_ids)) for result in results]
+
+    assert lengths(None) == TOKENS["collated"]["attention_mask_sums"]
+    assert max(lengths(None)) == TOKENS["collated"]["input_ids_shape"][1]
+    assert max(lengths(40)) == TOKENS["collated_max40_shape"][1]
+
+
+@pytest.mark.parametrize("max_length", [1, 38, 40, 44, 60, 80])
+@pytest.mark.parametrize("name", TOKENS.get("cases", ()))
+def test_a_length_limit_keeps_the_official_prefix(name: str, max_length: int, legacy_tokenizer: ChunkTokenizer):
+    case = TOKENS["cases"][name]
+    result = encoded(case["conversation"], TRAINING_PROMPT, legacy_tokenizer, max_length=max_length)
+    assert contracted(result.input_ids, result.input_ids) == case["input_ids"][:max_length]
+    assert contracted(result.input_ids, result.labels, -100) == case["labels"][:max_length]
+
+
+def conversation_of(prompt: str, format: PromptFormat) -> list[list[str]]:
+    """The turns that an official prompt string was made from, found by its roles and separators."""
+    user, assistant = f"{format.user}: ", f"{format.assistant}:"
+    after_user, after_assistant = format.separators
+    rounds = prompt.removeprefix(format.system + after_user).split(after_assistant)
+    if format.style == "single":
+        return [["human", rounds[0].removeprefix(user)]]
+    turns = []
+    for text in rounds:
+        question, _, answer = text.removeprefix(user).partition(after_user + assistant)
+        turns += [["human", question], ["gpt", answer.removeprefix(" ")]]
+    return turns[:-1]
+
+
+@pytest.mark.parametrize("name", TOKENS.get("inference_prompts", ()))
+def test_question_prompts_equal_the_official_ones(name: str, legacy_tokenizer: ChunkTokenizer):
+    expected = TOKENS["inference_prompts"][name]
+    format = next(format for key, format in PROMPTS.items() if name == key or name.startswith(key + "_"))
+    conversation = conversation_of(expected["prompt"], format)
+    turns = [Turn("user" if role == "human" else "assistant", text) for role, text in conversation]
+    assert "".join(piece.text for piece in format.render(turns, open_answer=True)) == expected["prompt"]
+    result = encoded(conversation, format, legacy_tokenizer, supervise=False, open_answer=True)
+    assert contracted(result.input_ids, result.input_ids) == expected["input_ids"]
+    assert (result.labels == -100).all()
+
+
+def test_a_clip_stands_for_its_frames_in_a_question_prompt(legacy_tokenizer: ChunkTokenizer):
+    expected = TOKENS["inference_prompts"]["llava_v1"]
+    [[role, question]] = conversation_of(expected["prompt"], PROMPTS["llava_v1"])
+    conversation = [[role, question.replace("<image>" * FRAMES, "<video>")]]
+    assert "<video>" in conversation[0][1]
+    result = encoded(conversation, PROMPTS["llava_v1"], legacy_tokenizer, supervise=False, open_answer=True)
+    assert contracted(result.input_ids, result.input_ids) == expected["input_ids"]
+
+
+def test_text_without_special_tokens_is_tokenised_as_sentencepiece_does(tokenizer: ChunkTokenizer):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(FOLDER / "tokenizer.model"))
+    rng = np.random.default_rng(0)
+    words = [*"aei ou.,:\n\t é漢😀", " ", "  ", "ASSISTANT:", "USER:", "dog", " the", "Describe"]
+    for _ in range(500):
+        text = "".join(rng.choice(words, rng.integers(1, 30)))
+        assert tokenizer(text).ids == reference.encode(text), repr(text)
+
+
+@pytest.mark.parametrize("num_frames", TOKENS.get("frame_indices_linspace8", ()))
+def test_frame_indices_equal_the_official_ones(num_frames: str):
+    expected = TOKENS["frame_indices_linspace8"][num_frames]
+    assert list(frame_indices("linspace", int(num_frames), FRAMES)) == expected
+
+
+@pytest.mark.parametrize("case", TOKENS.get("modality_length_grouped_sampler", ()), ids=str)
+def test_the_modality_grouped_order_equals_the_official_one(case: dict):
+    torch.manual_seed(case["torch_manual_seed"])
+    order = modality_grouped_order(case["lengths"], case["batch_size"], case["world_size"])
+    assert order == case["indices"]
+
+
+@pytest.fixture(scope="module")
+def pixels() -> dict:
+    return read("preprocess.safetensors")
+
+
+def transformed_cases(pixels: dict, kind: str) -> list[str]:
+    """Names of the media of a kind; at least one, or the fixture is not what its README says."""
+    names = sorted({key.split(".")[1] for key in pixels if key.startswith(f"{kind}.") and key.endswith(".input")})
+    assert names
+    return names
+
+
+def assert_statistics(values: torch.Tensor, wanted: torch.Tensor) -> None:
+    close(torch.stack([values.mean(), values.std()]), wanted, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["square", "pad"])
+def test_images_equal_the_official_transform(name, pixels):
+    for case in transformed_cases(pixels, "image"):
+        preprocessing = ImagePreprocessing(pad_to_square=name == "pad")
+        values = preprocessing.apply(pixels[f"image.{case}.input"].numpy())
+        close(values[:, ::7, ::7], pixels[f"image.{case}.{name}.strided7"], 1e-5)
+        assert_statistics(values, pixels[f"image.{case}.{name}.mean_std"])
+
+
+@pytest.mark.parametrize(("name", "flip_probability"), [("noflip", 0.0), ("flip", 1.0)])
+def test_clips_equal_the_official_transform(name, flip_probability, pixels):
+    for case in transformed_cases(pixels, "video"):
+        values = VideoPreprocessing(flip_probability=flip_probability).apply(
+            pixels[f"video.{case}.input"].numpy(), seed=0
+        )
+        close(values[:, :, ::14, ::14], pixels[f"video.{case}.{name}.strided14"], 1e-5)
+        assert_statistics(values, pixels[f"video.{case}.{name}.mean_std"])
+
+
+def test_the_systems_preprocessing_is_the_published_one():
+    streams = SYSTEM.preprocessing(full_size_config(32000))
+    assert streams == {"image": ImagePreprocessing(), "video": VideoPreprocessing()}

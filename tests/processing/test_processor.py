@@ -111,6 +111,16 @@ def test_saving_and_loading_gives_the_same_examples(processor: VideoLMProcessor,
     assert (loaded.example(pair, TRAINING).input_ids == saved.example(pair, TRAINING).input_ids).all()
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+def test_the_tokenizer_flavour_is_saved_even_if_the_tokenizer_forgets_it(
+    processor: VideoLMProcessor, tmp_path: Path, legacy: bool
+) -> None:
+    tokenizer = tiny_tokenizer(not legacy)
+    del tokenizer.init_kwargs["legacy"]
+    VideoLMProcessor(tokenizer, processor.system, processor.streams, legacy).save_pretrained(tmp_path)
+    assert VideoLMProcessor.from_pretrained(tmp_path).chunk_tokenizer.legacy is legacy
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -1,6 +1,8 @@
 """Whole runs: stages in order, frozen parts, resuming, refusals."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +49,11 @@ def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-@pytest.fixture
-def undisturbed(make_recipe, tmp_path: Path) -> tuple[Recipe, Path]:
-    recipe = make_recipe(stages=TWO_STAGES)
-    run(recipe, tmp_path / "undisturbed")
-    return recipe, tmp_path / "undisturbed"
+@pytest.fixture(scope="module")
+def undisturbed(make_recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    recipe, out = make_recipe(stages=TWO_STAGES), tmp_path_factory.mktemp("run") / "out"
+    run(recipe, out)
+    return recipe, out
 
 
 def test_stages_train_what_they_name_and_nothing_else(undisturbed: tuple[Recipe, Path]) -> None:
@@ -134,7 +136,10 @@ def test_half_written_checkpoint_is_ignored_and_removed(make_recipe, tmp_path: P
 
 def test_stage_may_start_from_a_checkpoint_or_an_earlier_stage(make_recipe, tmp_path: Path) -> None:
     first = run(make_recipe(max_steps=2), tmp_path / "first")
-    run(make_recipe(stages=[{"from": str(first), "max_steps": 1, "schedule": "constant", "warmup": 0.5}]), tmp_path / "b")
+    run(
+        make_recipe(stages=[{"from": str(first), "max_steps": 1, "schedule": "constant", "warmup": 0.5}]),
+        tmp_path / "b",
+    )
     # The only step is a warm-up step with rate zero: the weights are those it started from.
     assert_same_weights(weights(tmp_path / "b/align/final"), weights(first))
 
@@ -157,22 +162,27 @@ def test_gradient_checkpointing_does_not_change_the_weights(make_recipe, tmp_pat
 
 
 def test_folder_of_another_recipe_is_refused_with_the_first_difference(make_recipe, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(make_recipe(max_steps=1), out)
+    out, recipe = tmp_path / "out", make_recipe(max_steps=1)
+
+    def changed(**changes: Any) -> Recipe:
+        return recipe.model_copy(update={"stages": (recipe.stages[0].model_copy(update=changes),)})
+
+    run(recipe, out)
     before = (out / "recipe.yaml").read_text()
     with pytest.raises(UserError, match=r"out: .*another recipe: stages\.align\.max_steps was 1 and is 2"):
-        run(make_recipe(max_steps=2), out)
+        run(changed(max_steps=2), out)
+    with pytest.raises(UserError, match=r"another recipe: seed was 42 and is 1"):
+        run(recipe.model_copy(update={"seed": 1}), out)
     assert (out / "recipe.yaml").read_text() == before
-    run(make_recipe(max_steps=1, workers=0, save_every=7), out)
+    run(changed(workers=0, save_every=7), out)
 
 
 def test_folder_in_use_is_refused(make_recipe, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     out = tmp_path / "out"
     out.mkdir()
-    hold = "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+    hold = (
+        "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+    )
     command = [sys.executable, "-c", hold, str(out / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None

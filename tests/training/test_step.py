@@ -7,8 +7,8 @@ from vidtune.models.build import build_model
 from vidtune.processing.packing import Batch, Example, pack
 from vidtune.training.exclusions import ExclusionList
 from vidtune.training.parameters import prepare_components
-from vidtune.training.stage import StageSetup, open_table, prompt_name, stage_processor
 from vidtune.training.plan import StepPlan
+from vidtune.training.stage import StageSetup, open_table, prompt_name, stage_processor
 from vidtune.training.step import (
     TrainingStep,
     clipping_factor,

@@ -1,7 +1,7 @@
 """``vidtune evaluate``: ask a checkpoint the questions of a benchmark, then judge and score the answers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -61,10 +61,10 @@ def evaluate(
     from vidtune.yaml_document import Document
 
     folder = locate(checkpoint)
-    entries = _entries(folder, benchmark, data, limit)
+    entries, generation = _entries(folder, benchmark, data, limit)
     for entry in entries:
         get_benchmark(entry.name).load(Path(entry.data or "."))
-    rules = Document({})
+    rules = Document({"generation": generation})
     for assignment in protocol or ():
         rules.override(assignment)
     judge = None
@@ -99,17 +99,17 @@ def evaluate(
             judge_and_score(summary.run_dir, judge)
 
 
-def _entries(folder: Path, names: list[str] | None, data: Path | None, limit: int | None) -> "list[BenchmarkEntry]":
-    """The benchmarks asked for, or those of the recipe beside the checkpoint; options of the command come first."""
+def _entries(
+    folder: Path, names: list[str] | None, data: Path | None, limit: int | None
+) -> "tuple[list[BenchmarkEntry], dict[str, Any]]":
+    """The benchmarks asked for; without names, those of the recipe beside the checkpoint with its decoding settings."""
     from vidtune.errors import UserError
     from vidtune.recipe import BenchmarkEntry, load_recipe
 
-    if names:
-        entries = [BenchmarkEntry(name=name) for name in names]
-    elif (folder / "recipe.yaml").is_file():
-        entries = list(load_recipe(folder / "recipe.yaml", expand=False).benchmarks)
-    else:
-        entries = []
+    entries, generation = [BenchmarkEntry(name=name) for name in names or ()], {}
+    if not names and (folder / "recipe.yaml").is_file():
+        recipe = load_recipe(folder / "recipe.yaml", expand=False)
+        entries, generation = list(recipe.benchmarks), recipe.generation
     if not entries:
         raise UserError("name a benchmark with --benchmark; `vidtune benchmarks` lists them")
     entries = [
@@ -118,4 +118,4 @@ def _entries(folder: Path, names: list[str] | None, data: Path | None, limit: in
     ]
     if absent := next((entry.name for entry in entries if entry.data is None), None):
         raise UserError(f"benchmark {absent}: give the folder of its test set with --data")
-    return entries
+    return entries, generation

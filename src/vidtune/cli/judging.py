@@ -52,7 +52,7 @@ def build_judge(
         return get_judge(name)
     if url is None and not os.environ.get(key or OPENAI_KEY):
         raise UserError(
-            f"judge {name!r} is a chat model: give --judge-url, or set {key or OPENAI_KEY}; the offline judge is 'rules'"
+            f"judge {name!r} is a chat model: give --judge-url or set {key or OPENAI_KEY}; offline there is 'rules'"
         )
     return OpenAICompatibleJudge(
         name,
@@ -73,7 +73,8 @@ def judge_and_score(run_dir: Path, judge: "Judge") -> None:
     estimate = estimate_run(run_dir, judge)
     if estimate.calls:
         tokens = estimate.prompt_tokens + estimate.completion_tokens
-    XX
+        cost = _cost(estimate.cost)
+        typer.echo(f"judging with {judge.name}: {estimate.calls} requests, about {tokens} tokens{cost}")
     summary = judge_run(run_dir, judge)
     usage = summary.usage
     if usage.calls:

@@ -165,12 +165,12 @@ def predict(
 
     with JsonLines(run.predictions_file(rank, ranks)) as records:
         done = {prediction.index for prediction in run.predictions() if prediction.error is None or not retry_errors}
-        mine = chunk(questions.questions[:limit], rank, ranks)
+        mine = group_by_video(chunk(questions.questions[:limit], rank, ranks))
         pending = [question for question in mine if question.file is not None and question.index not in done]
         started = time.monotonic()
         _log_session(run, rank, ranks, len(pending))
         with progress_bar(f"asking {protocol.benchmark}", len(pending), enabled=progress) as advance:
-            for prediction in _ask(engine, group_by_video(pending), protocol, questions.folder):
+            for prediction in _ask(engine, pending, protocol, questions.folder):
                 records.append(prediction.record())
                 advance()
         seconds = time.monotonic() - started

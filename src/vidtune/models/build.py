@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from vidtune.errors import UserError
 from vidtune.models.checkpoints import LoadReport, load_checkpoint, model_from_state, read_config, rename
@@ -14,6 +14,7 @@ from vidtune.models.formats import KeyMap
 from vidtune.models.hub import locate
 from vidtune.models.tensor_files import read_state
 from vidtune.models.video_lm import VideoLM
+from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.recipe import Recipe
 from vidtune.systems import get_system
 from vidtune.systems.base import System
@@ -84,7 +85,7 @@ def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTok
         for name, placeholder in config.placeholder_ids.items()
     }
     if isinstance(tokenizer, str | Path):
-        tokenizer = load_tokenizer(str(tokenizer))
+        tokenizer = load_tokenizer(locate(str(tokenizer)))
     return VideoLMProcessor(tokenizer, config.system, streams)
 
 
@@ -97,15 +98,7 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     source = recipe.tokenizer or recipe.checkpoint or recipe.language_model
     if not isinstance(source, str):
         raise UserError("the recipe builds its language model from scratch: give the key tokenizer (folder or hub id)")
-    return load_tokenizer(source)
-
-
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    folder = locate(name_or_path)
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder}: no tokenizer that transformers can load ({str(error).splitlines()[0]})") from None
+    return load_tokenizer(locate(source))
 
 
 def _text_config(recipe: Recipe) -> PreTrainedConfig:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vidtune.models.attention import PACKED_ATTENTION, register_attention
 from vidtune.models.config import VideoLMConfig
 from vidtune.processing.packing import IGNORED, Batch, StreamBatch
+from vidtune.processing.processor import VideoLMProcessor
 
 register_attention()
 
@@ -204,3 +205,4 @@ def _dtype(module: nn.Module) -> torch.dtype | None:
 AutoConfig.register(VideoLMConfig.model_type, VideoLMConfig)
 AutoModel.register(VideoLMConfig, VideoLM)
 AutoModelForCausalLM.register(VideoLMConfig, VideoLM)
+AutoProcessor.register(VideoLMConfig, VideoLMProcessor)

@@ -21,8 +21,8 @@ def epoch_order(
 ) -> np.ndarray:
     """Indices of the samples in the order of one epoch.
 
-    Consecutive runs of `global_batch_size` indices are the optimizer steps. The order is the same on any number of ranks
-    and in any process.
+    Consecutive runs of `global_batch_size` indices are the optimizer steps. The order is the same on any number of
+    ranks and in any process.
 
     Args:
         rule: ``shuffled`` at random; ``sequential`` as they stand; ``modality_grouped`` see `modality_grouped_order`.

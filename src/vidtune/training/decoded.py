@@ -26,6 +26,11 @@ class Decoded:
         self.array: np.ndarray | None = None
         self.error: MediaError | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes; 0 for a promise or a failure."""
+        return 0 if self.array is None else self.array.nbytes
+
     def fill(self, result: LoadResult) -> None:
         self.array, self.error, self.done = result.array, result.error, True
 
@@ -79,10 +84,8 @@ class DecodedMedia:
                 yield self._in_flight[-1].job
 
     def _remember(self, arrived: Decoded) -> None:
-        if arrived.array is None:
-            return
-        self._bytes += arrived.array.nbytes
+        self._bytes += arrived.nbytes
         while self._bytes > self._limit:
-            oldest = next(decoded for decoded in self._known.values() if decoded.array is not None)
-            self._bytes -= oldest.array.nbytes
+            oldest = next(decoded for decoded in self._known.values() if decoded.nbytes)
+            self._bytes -= oldest.nbytes
             del self._known[oldest.job]

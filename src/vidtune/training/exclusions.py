@@ -1,8 +1,8 @@
-"""Samples that a run leaves out, because a media file or the annotation is bad, in ``excluded.jsonl``.
+"""Samples that a run leaves out, because of a bad file or annotation, in ``excluded.jsonl``.
 
-A failed file is a fact of the run, not of the moment: from the step in which a file failed, every sample that needs it is
-left out, and a resumed run replays the list instead of trying again (a time-out need not repeat itself). A line
-without a step comes from ``vidtune data check``: that sample never enters the plan.
+A failed file is a fact of the run, not of the moment: from the step in which it failed, every sample that needs it is
+left out, and a resumed run replays the list instead of trying again (a time-out need not repeat itself). A line without
+a step comes from ``vidtune data check``: that sample never enters the plan.
 """
 
 import json

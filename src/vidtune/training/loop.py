@@ -9,6 +9,8 @@ resumed, it gives the same weights.
 import json
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
 
 import vidtune
 from vidtune.errors import UserError
@@ -246,6 +249,7 @@ class StageLoop:
         """Load the newest checkpoint, if there is one. Returns the number of steps done."""
         found = checkpoints(self.setup.folder)
         if not found:
+            self.setup.check_lengths()
             return 0
         state = read_state(found[-1])
         if state["data"] != self.plan.table.fingerprint:
@@ -260,12 +264,23 @@ class StageLoop:
     def _save_final(self) -> Path:
         final = self.setup.folder / FINAL
         with atomic_folder(final) as folder:
-            self.setup.model.save_pretrained(folder)
+            with without_progress_bar():
+                self.setup.model.save_pretrained(folder)
             self.setup.processor.save_pretrained(folder)
             (folder / RECIPE).write_text(dump_recipe(self.setup.recipe), encoding="utf-8")
             provenance = self._state(self.total)
             (folder / "provenance.json").write_text(json.dumps(provenance, indent=1), encoding="utf-8")
         return final
+
+
+@contextmanager
+def without_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar of its own."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    yield
+    if shown:
+        transformers_logging.enable_progress_bar()
 
 
 def versions() -> dict[str, str]:

@@ -88,12 +88,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def load_checkpoint(checkpoint: Path, net: nn.Module, optimizer: Optimizer) -> None:
     """Put the trained weights and the optimizer's moments back."""
     weights, moments = get_state_dict(net, optimizer, options=_OPTIONS)
-    state = {"weights": weights, "optimizer": moments}
     with _one_process_is_fine():
-        dcp.load(state, checkpoint_id=checkpoint)
-    set_state_dict(
-        net, optimizer, model_state_dict=state["weights"], optim_state_dict=state["optimizer"], options=_OPTIONS
-    )
+        dcp.load({"weights": weights, "optimizer": moments}, checkpoint_id=checkpoint)
+    set_state_dict(net, optimizer, model_state_dict=weights, optim_state_dict=moments, options=_OPTIONS)
 
 
 @contextmanager

@@ -7,11 +7,12 @@ from typing import Any
 
 
 class TrainingInterrupted(Exception):
-    """The run was asked to stop and has saved itself. The message says how to go on; the process exits with
-    ``exit_code``.
+    """The run was asked to stop and has saved itself. The message says how to go on.
+
+    ``exit_code`` is what the process ends with, so that a job script can tell "start me again" from a failure.
     """
 
-    exit_code = 3
+    exit_code = 130
 
 
 class StopRequest:

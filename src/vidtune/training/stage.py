@@ -3,16 +3,19 @@ step.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from vidtune.data.annotations import AnnotationTable
+from vidtune.data.problems import SampleProblem
 from vidtune.errors import UserError
 from vidtune.models.build import build_model, build_processor, recipe_tokenizer
 from vidtune.models.checkpoints import load_checkpoint, load_ours_model
 from vidtune.models.video_lm import VideoLM
+from vidtune.processing.order import packs_of_step
 from vidtune.processing.packing import Example
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe import Recipe, Stage
@@ -65,6 +68,20 @@ class StageSetup:
             max_expanded_length=self.stage.max_expanded_length,
             seed=random_seed(self.recipe.seed, epoch, index) if self.is_random else None,
         )
+
+    def check_lengths(self) -> None:
+        """Find a sample that no pack can hold before training starts; free when the length limits rule it out.
+
+        Raises:
+            UserError: names the sample and the limit it needs.
+        """
+        limit = self.stage.max_tokens_per_batch
+        if self.stage.max_expanded_length <= limit:
+            return
+        for index in range(len(self.plan.table)):
+            with suppress(SampleProblem):
+                example = self.example(index, 0)
+                packs_of_step([len(example)], limit, [example.id])
 
     @property
     def is_random(self) -> bool:

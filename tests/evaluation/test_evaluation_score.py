@@ -1,0 +1,230 @@
+"""Scoring, judging again, and comparing runs, from stored files."""
+
+import json
+
+import pytest
+from judge_server import Reply, judge_server
+from qa_sets import CHECKPOINT, StubEngine, counted_set, records, stub_protocol, stub_run, write_set
+
+from vidtune.errors import UserError
+from vidtune.evaluation.comparison import compare_runs
+from vidtune.evaluation.identity import CheckpointIdentity
+from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
+from vidtune.evaluation.judging import estimate_run, judge_run
+from vidtune.evaluation.official_results import adopt_official_results, import_official_results
+from vidtune.evaluation.run_folder import RunFolder
+from vidtune.evaluation.score import read_score, score_run
+
+ENTRIES = [
+    ("a", "one?", "red"),
+    ("a", "two?", "2"),
+    ("b", "three?", "left"),
+    ("b", "four?", "circle"),
+    ("c", "five?", "red"),
+    ("d", "six?", "blue"),
+    ("e", "seven?", "green"),
+]
+REPLIES = {"one?": "red", "two?": "three", "three?": "left", "four?": "", "five?": "it is red"}
+TYPES = ["colour", "count", "direction", "shape", "colour", "colour", "colour"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Five answers (3 right, 1 wrong, 1 empty), one unreadable video, one missing."""
+    data = write_set(tmp_path / "set", ENTRIES, types=TYPES, missing=["e"])
+    engine = StubEngine(REPLIES, errors={"d.mp4": "no frames"})
+    return stub_run(data, tmp_path / "run", engine).run_dir
+
+
+@pytest.fixture
+def server():
+    with judge_server(lambda body, earlier: Reply(content="{'pred': 'yes', 'score': 4.8}")) as server:
+        yield server
+
+
+def chat_judge(server, **options):
+    options = {"limits": Limits(attempts=2, backoff=0.01, timeout=2), **options}
+    return OpenAICompatibleJudge("chat", base_url=server.url, name="chat", **options)
+
+
+def test_official_and_strict_scores_stand_side_by_side(run):
+    overall = score_run(run).overall
+    assert (overall.questions, overall.judged, overall.yes, overall.no) == (7, 5, 3, 2)
+    assert (overall.missing, overall.errors, overall.unjudged, overall.empty) == (1, 1, 0, 1)
+    assert overall.accuracy.value == 3 / 5
+    assert overall.strict_accuracy.value == 3 / 7
+    assert overall.average_score.value == (5 + 5 + 5) / 5
+    assert overall.strict_average_score.value == 15 / 7
+    assert overall.accuracy.low <= 3 / 5 <= overall.accuracy.high
+    assert (overall.accuracy.clusters, overall.videos) == (3, 5)
+
+
+def test_scores_by_type_add_up(run):
+    score = score_run(run)
+    assert {kind: part.questions for kind, part in score.by_type.items()} == {
+        "colour": 4,
+        "count": 1,
+        "direction": 1,
+        "shape": 1,
+    }
+    assert score.by_type["colour"].accuracy.value == 1.0
+    assert score.by_type["colour"].strict_accuracy.value == 0.5
+
+
+def test_a_score_names_its_judge_protocol_and_checkpoint(run):
+    stored = json.loads((run / "scores" / "rules-v1.json").read_text()) if score_run(run) else {}
+    assert stored["judge"] == "rules-v1"
+    assert stored["protocol_hash"] == stub_protocol().hash
+    assert stored["checkpoint"] == CHECKPOINT.model_dump()
+    assert "bootstrap" in stored["intervals"]
+    assert read_score(run, "rules-v1").model_dump(mode="json") == stored
+
+
+def test_scoring_twice_gives_the_same_file(run):
+    score_run(run)
+    before = (run / "scores" / "rules-v1.json").read_bytes()
+    score_run(run)
+    assert (run / "scores" / "rules-v1.json").read_bytes() == before
+
+
+def test_predictions_are_judged_again_by_another_judge(run, server):
+    by_rules = score_run(run)
+    before = (run / "predictions.jsonl").read_bytes()
+    by_chat = score_run(run, chat_judge(server))
+    assert (by_rules.overall.yes, by_chat.overall.yes) == (3, 5)
+    assert by_chat.overall.average_score.value == 4
+    assert RunFolder(run).judges() == ["chat", "rules-v1"]
+    assert (run / "predictions.jsonl").read_bytes() == before
+    assert score_run(run, "chat") == by_chat
+    assert len(server.requests) == 5
+
+
+def test_judging_resumes_and_tries_the_unjudged_again(run, tmp_path):
+    working = False
+
+    def reply(body, earlier):
+        return Reply() if working or "two?" not in str(body) else Reply(content="?")
+
+    with judge_server(reply) as server:
+        summary = judge_run(run, chat_judge(server))
+        assert (summary.items, summary.unjudged, summary.usage.calls) == (5, 1, 6)
+        score = score_run(run, "chat")
+        assert (score.overall.unjudged, score.overall.judged) == (1, 4)
+        assert score.overall.strict_accuracy.value == 4 / 7
+        assert estimate_run(run, chat_judge(server)).calls == 1
+        working = True
+        again = judge_run(run, chat_judge(server))
+        assert (again.reused, again.unjudged, again.usage.calls) == (4, 0, 1)
+    assert score_run(run, "chat").overall.unjudged == 0
+
+
+def test_a_torn_judgement_is_made_again(run):
+    score_run(run)
+    file = run / "judgements" / "rules-v1.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])
+    assert judge_run(run).reused == 4
+    assert file.read_bytes() == whole
+
+
+def test_a_judgement_of_another_text_does_not_count(run):
+    score_run(run)
+    file = run / "judgements" / "rules-v1.jsonl"
+    changed = [{**record, "pred": "other"} if record["id"] == "a_0" else record for record in records(file)]
+    file.write_text("".join(json.dumps(record) + "\n" for record in changed))
+    assert judge_run(run).reused == 4
+
+
+def test_a_judge_cannot_take_another_s_name(run, server):
+    judge_run(run, chat_judge(server))
+    with pytest.raises(UserError, match="another judge already has the name 'chat'"):
+        judge_run(run, chat_judge(server, parameters={"temperature": 0}))
+
+
+def test_an_unknown_judge_is_named_with_those_there(run):
+    with pytest.raises(UserError, match="no judgements by 'gpt-9'; nothing was judged yet"):
+        score_run(run, "gpt-9")
+    score_run(run)
+    with pytest.raises(UserError, match="no judgements by 'gpt-9'; there are rules-v1"):
+        score_run(run, "gpt-9")
+
+
+def test_only_yes_and_no_make_an_accuracy(run):
+    with judge_server(lambda body, earlier: Reply(content="{'pred': 'maybe', 'score': 2}")) as server:
+        overall = score_run(run, chat_judge(server)).overall
+    assert overall.accuracy is None and overall.reason == "none of 5 judgements says yes or no"
+    assert overall.average_score.value == 2
+
+
+def test_questions_not_asked_yet_are_in_no_number(tmp_path):
+    data = counted_set(tmp_path / "set", 10)
+    run = stub_run(data, tmp_path / "run", rank=0, ranks=2).run_dir
+    score = score_run(run)
+    assert (score.unanswered, score.overall.questions) == (5, 5)
+    assert score.overall.strict_accuracy.value == 1.0
+
+
+def test_a_repeated_id_is_scored_once_with_its_last_text(tmp_path):
+    data = write_set(tmp_path / "set", [("a", "one?", "x"), ("b", "two?", "y"), ("c", "three?", "z")])
+    questions = json.loads((data / "test_q.json").read_text())
+    questions[1]["question_id"] = questions[0]["question_id"]
+    (data / "test_q.json").write_text(json.dumps(questions))
+    run = stub_run(data, tmp_path / "run", StubEngine({"one?": "wrong", "two?": "y", "three?": "z"})).run_dir
+    score = score_run(run)
+    assert (score.duplicates, score.overall.questions, score.overall.yes) == (1, 2, 2)
+    assert len(RunFolder(run).predictions()) == 3
+
+
+def test_official_result_folders_are_imported_and_adopted_where_texts_agree(run, tmp_path):
+    folder = tmp_path / "gpt"
+    folder.mkdir()
+    texts = {"q": "one?", "a": "red", "pred": "red"}
+    (folder / "a_0.json").write_text(json.dumps([{"pred": "yes", "score": 5}, texts]))
+    (folder / "a_1.json").write_text(json.dumps([{"pred": "yes", "score": 5}, {**texts, "pred": "stale"}]))
+    (folder / "stray.json").write_text(json.dumps([{"pred": "no", "score": 0}, texts]))
+    assert set(import_official_results(folder)) == {"a_0", "a_1", "stray"}
+    assert adopt_official_results(run, folder, "gpt-3.5-turbo-0613") == 1
+    score = score_run(run, "gpt-3.5-turbo-0613")
+    assert (score.overall.judged, score.overall.unjudged) == (1, 4)
+    (folder / "broken.json").write_text('[{"pred": }]')
+    with pytest.raises(UserError, match=r"broken\.json: line 1, column 11"):
+        import_official_results(folder)
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A run and its blind run over 10 questions: 10 and 4 right."""
+    data = counted_set(tmp_path / "set", 10, per_video=2)
+    seeing = stub_run(data, tmp_path / "seeing").run_dir
+    guesses = StubEngine({f"question {n}?": "unknown" for n in range(6)})
+    blind = stub_run(data, tmp_path / "blind", guesses, stub_protocol(blind=True)).run_dir
+    for run in (seeing, blind):
+        score_run(run)
+    return seeing, blind
+
+
+def test_two_runs_are_compared_question_by_question(pair):
+    comparison = compare_runs(*pair)
+    assert comparison.accuracy.value == pytest.approx(0.6)
+    assert comparison.accuracy.low > 0
+    counts = (comparison.both_right, comparison.only_first, comparison.only_second, comparison.both_wrong)
+    assert counts == (4, 6, 0, 0)
+    assert comparison.differs_in == ("blind",)
+    assert compare_runs(*reversed(pair)).accuracy.value == pytest.approx(-0.6)
+
+
+def test_runs_that_cannot_be_paired_are_refused(pair, tmp_path):
+    other = stub_run(counted_set(tmp_path / "other", 11), tmp_path / "third").run_dir
+    score_run(other)
+    with pytest.raises(UserError, match="different versions of world_qa"):
+        compare_runs(pair[0], other)
+    unscored = stub_run(
+        tmp_path / "set", tmp_path / "fourth", checkpoint=CheckpointIdentity(path="x", fingerprint="y")
+    ).run_dir
+    with pytest.raises(UserError, match=r"fourth: no score by 'rules-v1' \(there: none yet\)"):
+        compare_runs(pair[0], unscored)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no run\.json here"):
+        score_run(tmp_path)

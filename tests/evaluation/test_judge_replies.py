@@ -1,0 +1,73 @@
+"""Reading replies and the published aggregation."""
+
+import pytest
+
+from vidtune.evaluation.judges.replies import UnparsableReply, Verdict, aggregate, parse_reply, read_verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("{'pred': 'yes', 'score': 4.8}", {"pred": "yes", "score": 4.8}),
+        ("  {'pred': 'yes', 'score': 4}\n", {"pred": "yes", "score": 4}),
+        ('{"pred": "no", "score": True}', {"pred": "no", "score": True}),
+        ("('yes', 4)", ["yes", 4]),
+        ("5", 5),
+        ("None", None),
+    ],
+)
+def test_python_literals_are_kept_as_they_are(text, value):
+    assert parse_reply(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Sure! {'pred': 'yes', 'score': 5}",
+        "{'pred': yes, 'score': 4}",
+        '{"pred": "yes", "score": null}',
+        "```python\n{'pred': 'yes', 'score': 5}\n```",
+        "__import__('os').getcwd()",
+        "{1, 2}",
+        "b'yes'",
+        "(" * 5000,
+        "'" + "x" * 30_000 + "'",
+        "'half\x00",
+    ],
+)
+def test_anything_else_has_to_be_asked_for_again(text):
+    with pytest.raises(UnparsableReply):
+        parse_reply(text)
+
+
+@pytest.mark.parametrize(
+    ("judgement", "verdict"),
+    [
+        ({"pred": "yes", "score": 4.8}, Verdict(4, True)),
+        ({"pred": "Unknown", "score": "3"}, Verdict(3, False)),
+        ({"pred": "yes and no", "score": 3}, Verdict(3, True)),
+        ({"pred": "maybe", "score": 2}, Verdict(2, None)),
+        ({"pred": "yes", "score": "2.5"}, Verdict(None, None)),
+        ({"pred": "yes"}, Verdict(None, None)),
+        ({"score": 3}, Verdict(3, None)),
+        ({"pred": True, "score": 3}, Verdict(3, None)),
+        ({"pred": "yes", "score": float("inf")}, Verdict(None, None)),
+        ([{"pred": "yes", "score": 4}], Verdict(None, None)),
+        (5, Verdict(None, None)),
+    ],
+)
+def test_a_judgement_counts_as_far_as_the_published_script_reads_it(judgement, verdict):
+    assert read_verdict(judgement) == verdict
+
+
+def test_accuracy_and_score_have_different_denominators():
+    total = aggregate([{"pred": "yes", "score": 5}, {"pred": "no", "score": 1}, {"pred": "maybe", "score": 3}, 7])
+    assert total.accuracy == 1 / 2
+    assert total.average_score == 9 / 4
+
+
+def test_no_yes_and_no_no_gives_a_reason_instead_of_a_crash():
+    total = aggregate([{"pred": "maybe", "score": 2}, 5])
+    assert total.accuracy is None and total.reason == "none of 2 judgements says yes or no"
+    assert aggregate([]).average_score is None and aggregate([]).reason == "nothing was judged"

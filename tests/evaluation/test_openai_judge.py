@@ -1,0 +1,262 @@
+"""The chat-model judge against a real HTTP server that answers, fails, talks nonsense or hangs."""
+
+import json
+import time
+from email.utils import formatdate
+
+import pytest
+from judge_server import YES, Reply, judge_server
+
+from vidtune.errors import UserError
+from vidtune.evaluation.judges.base import JudgeItem
+from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge, Prices
+
+QUICK = Limits(timeout=0.4, attempts=3, backoff=0.01, longest_wait=2.0)
+
+
+def items(count: int) -> list[JudgeItem]:
+    return [JudgeItem(str(n), f"question {n}?", "a", "b") for n in range(count)]
+
+
+def judge(server, **options) -> OpenAICompatibleJudge:
+    return OpenAICompatibleJudge("gpt-test", base_url=server.url, **{"limits": QUICK, **options})
+
+
+def ask(chosen, questions):
+    found = {}
+    usage = chosen.judge(questions, lambda judgement: found.__setitem__(judgement.item.id, judgement))
+    return found, usage
+
+
+def test_every_item_is_judged_and_usage_is_counted():
+    with judge_server(lambda body, earlier: Reply()) as server:
+        found, usage = ask(judge(server, prices=Prices(1.0, 10.0)), items(5))
+    assert {key: judgement.value for key, judgement in found.items()} == {
+        str(n): {"pred": "yes", "score": 5} for n in range(5)
+    }
+    assert (usage.calls, usage.prompt_tokens, usage.completion_tokens) == (5, 500, 50)
+    assert usage.cost == pytest.approx(0.001)
+    assert all(set(request) == {"model", "messages"} for request in server.requests)
+
+
+def test_sampling_parameters_are_sent_along():
+    with judge_server(lambda body, earlier: Reply()) as server:
+        ask(judge(server, parameters={"temperature": 0, "max_tokens": 30}), items(1))
+    assert (server.requests[0]["temperature"], server.requests[0]["max_tokens"]) == (0, 30)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Reply(status=429),
+        Reply(status=500),
+        Reply(status=503),
+        Reply(content="I would say yes."),
+        Reply(content=""),
+        Reply(content=None),
+        Reply(body=b"<html>oops</html>", headers={"content-type": "text/html"}),
+        Reply(body=b'{"broken'),
+        Reply(body=b"[]"),
+        Reply(body=b'{"choices": []}'),
+        Reply(drop=True),
+    ],
+    ids=["429", "500", "503", "talk", "empty", "null", "html", "broken", "list", "no choices", "drop"],
+)
+def test_trouble_that_passes_is_waited_for(trouble):
+    with judge_server(lambda body, earlier: trouble if earlier < 2 else Reply()) as server:
+        found, usage = ask(judge(server), items(2))
+    assert all(judgement.value == {"pred": "yes", "score": 5} for judgement in found.values())
+    assert usage.calls == len(server.requests) == 6
+    assert {judgement.attempts for judgement in found.values()} == {3}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        (Reply(status=429), "HTTP 429"),
+        (Reply(status=500), "HTTP 500"),
+        (Reply(content="yes"), "unreadable reply"),
+        (Reply(delay=9), "no reply within 0.1 s"),
+        (Reply(drip=True), "no reply within 0.1 s"),
+    ],
+    ids=["429", "500", "garbage", "hangs", "drips"],
+)
+def test_trouble_that_stays_leaves_the_item_unjudged_and_the_others_judged(trouble, reason):
+    limits = Limits(timeout=0.1, attempts=3, backoff=0.01)
+    with judge_server(lambda body, earlier: trouble if "question 1?" in str(body) else Reply()) as server:
+        started = time.monotonic()
+        found, _ = ask(judge(server, limits=limits), items(4))
+        assert time.monotonic() - started < 5
+    assert reason in found["1"].error and found["1"].attempts == 3
+    assert all(found[key].error is None for key in ("0", "2", "3"))
+
+
+@pytest.mark.parametrize(
+    "form", [lambda: "0.5", lambda: formatdate(time.time() + 1.6, usegmt=True)], ids=["seconds", "date"]
+)
+def test_the_server_says_how_long_to_wait(form):
+    def reply(body, earlier):
+        return Reply(status=429, headers={"retry-after": form()}) if earlier == 0 else Reply()
+
+    with judge_server(reply) as server:
+        found, _ = ask(judge(server), items(1))
+    assert found["0"].error is None
+    assert server.times[1] - server.times[0] > 0.45
+
+
+def test_no_wait_is_longer_than_allowed():
+    limits = Limits(timeout=1, attempts=2, backoff=0.01, longest_wait=0.2)
+    with judge_server(lambda body, earlier: Reply(status=429, headers={"retry-after": "86400"})) as server:
+        started = time.monotonic()
+        found, _ = ask(judge(server, limits=limits), items(1))
+    assert "HTTP 429" in found["0"].error
+    assert time.monotonic() - started < 3
+
+
+def test_pauses_grow():
+    limits = Limits(timeout=1, attempts=4, backoff=0.1)
+    with judge_server(lambda body, earlier: Reply(status=500)) as server:
+        ask(judge(server, limits=limits), items(1))
+    first, second, third = (b - a for a, b in zip(server.times, server.times[1:], strict=False))
+    assert 0.04 < first < second + 0.1 and third > 0.19
+
+
+def test_no_more_requests_are_under_way_than_allowed():
+    limits = Limits(concurrency=3, timeout=2)
+    with judge_server(lambda body, earlier: Reply(delay=0.03)) as server:
+        ask(judge(server, limits=limits), items(12))
+    assert server.peak == 3
+
+
+def test_a_refused_item_is_not_repeated():
+    with judge_server(lambda body, earlier: Reply(status=400) if "question 1?" in str(body) else Reply()) as server:
+        found, usage = ask(judge(server, limits=Limits(concurrency=1)), items(3))
+    assert "HTTP 400" in found["1"].error
+    assert usage.calls == 3
+
+
+def test_a_setting_that_is_always_refused_stops_the_run():
+    with (
+        judge_server(lambda body, earlier: Reply(status=400)) as server,
+        pytest.raises(UserError, match="the first 5 requests were refused: HTTP 400"),
+    ):
+        ask(judge(server, limits=Limits(concurrency=1)), items(50))
+    assert len(server.requests) == 5
+
+
+def test_a_wrong_key_stops_at_once_and_is_not_shown(monkeypatch):
+    monkeypatch.setenv("MY_KEY", "sk-secret")
+    body = json.dumps({"error": {"message": "Incorrect API key provided: sk-secret"}}).encode()
+    with (
+        judge_server(lambda _, earlier: Reply(status=401, body=body)) as server,
+        pytest.raises(UserError, match=r"HTTP 401: Incorrect API key provided: \*\*\*"),
+    ):
+        ask(judge(server, api_key_env="MY_KEY"), items(3))
+    assert server.headers[0]["authorization"] == "Bearer sk-secret"
+
+
+def test_the_key_of_one_service_is_not_sent_to_another(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
+    with judge_server(lambda body, earlier: Reply()) as server:
+        ask(judge(server), items(1))
+    assert "sk-openai" not in str(server.headers)
+
+
+def test_a_missing_key_is_named(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError, match="set the environment variable OPENAI_API_KEY"):
+        ask(OpenAICompatibleJudge("gpt-test"), items(1))
+
+
+def test_a_second_run_asks_nothing_twice(tmp_path):
+    cache = tmp_path / "cache.jsonl"
+    with judge_server(lambda body, earlier: Reply(content="{'pred': 'no', 'score': 1}")) as server:
+        ask(judge(server, cache=cache), items(3))
+        assert judge(server, cache=cache).estimate(items(5)).calls == 2
+        found, usage = ask(judge(server, cache=cache), items(5))
+        assert (len(server.requests), usage.calls, usage.cached) == (5, 2, 3)
+        assert found["0"].value == {"pred": "no", "score": 1} and found["0"].attempts == 0
+        ask(judge(server, cache=cache, parameters={"temperature": 0}), items(1))
+        assert len(server.requests) == 6
+
+
+def test_the_cache_holds_no_failures_and_survives_a_torn_line(tmp_path):
+    cache = tmp_path / "cache.jsonl"
+    with judge_server(lambda body, earlier: Reply(content="garbage" if earlier < 3 else YES)) as server:
+        found, _ = ask(judge(server, cache=cache), items(1))
+        assert found["0"].error is not None
+        with cache.open("ab") as file:
+            file.write(b'{"key": "x", "rep')
+        found, _ = ask(judge(server, cache=cache), items(1))
+        assert found["0"].value == {"pred": "yes", "score": 5}
+        before = len(server.requests)
+        ask(judge(server, cache=cache), items(1))
+        assert len(server.requests) == before
+
+
+def test_equal_texts_are_asked_once():
+    same = [JudgeItem(str(n), "what?", "cat", "dog") for n in range(4)]
+    with judge_server(lambda body, earlier: Reply()) as server:
+        found, usage = ask(judge(server), same)
+    assert len(server.requests) == 1 and len(found) == 4
+    assert (usage.calls, usage.cached) == (1, 3)
+
+
+def test_cost_is_known_before_and_limits_refuse_before_asking():
+    with judge_server(lambda body, earlier: Reply()) as server:
+        prices = Prices(prompt=2.0, completion=6.0)
+        estimate = judge(server, prices=prices).estimate(items(100))
+        assert estimate.calls == 100
+        assert 20_000 < estimate.prompt_tokens < 60_000
+        assert estimate.cost == pytest.approx((estimate.prompt_tokens * 2 + estimate.completion_tokens * 6) / 1e6)
+        with pytest.raises(UserError, match="takes 100 requests, the limit is 99"):
+            ask(judge(server, limits=Limits(max_calls=99)), items(100))
+        with pytest.raises(UserError, match=r"costs about 0\.\d\d, the limit is 0\.01"):
+            ask(judge(server, prices=prices, limits=Limits(max_cost=0.01)), items(100))
+        assert server.requests == []
+
+
+def test_repetitions_cannot_pass_the_limit():
+    with (
+        judge_server(lambda body, earlier: Reply(status=500)) as server,
+        pytest.raises(UserError, match=r"stopped at its limit \(4 requests\)"),
+    ):
+        ask(judge(server, limits=Limits(max_calls=4, attempts=10, backoff=0.01, concurrency=1)), items(2))
+    assert len(server.requests) == 4
+
+
+def test_real_cost_stops_the_run():
+    prices = Prices(prompt=1e4, completion=0)
+    with judge_server(lambda body, earlier: Reply()) as server:
+        short = [JudgeItem(str(n), f"{n}?", "a", "b") for n in range(5)]
+        chosen = judge(server, prices=prices, limits=Limits(max_cost=12.0, concurrency=1))
+        assert chosen.estimate(short).cost > 12
+        cheap = judge(server, prices=Prices(0.0, 1e5), limits=Limits(max_cost=10.5, concurrency=1))
+        cheap.estimate = lambda items: type(chosen.estimate(items))()
+        with pytest.raises(UserError, match="stopped at its limit"):
+            ask(cheap, items(50))
+    assert len(server.requests) == 11
+
+
+def test_names_tell_judges_apart():
+    published = OpenAICompatibleJudge("gpt-3.5-turbo")
+    assert published.name == "gpt-3.5-turbo"
+    others = [
+        OpenAICompatibleJudge("gpt-3.5-turbo", base_url="http://localhost:1/v1"),
+        OpenAICompatibleJudge("gpt-3.5-turbo", parameters={"temperature": 0}),
+        OpenAICompatibleJudge("org/model:7b"),
+        OpenAICompatibleJudge("org-model-7b"),
+    ]
+    assert len({other.name for other in [published, *others]}) == 5
+    assert all("/" not in other.name for other in others)
+
+
+@pytest.mark.parametrize("address", ["localhost:80", "ftp://host/v1", "http://"])
+def test_a_wrong_address_is_refused(address):
+    with pytest.raises(UserError, match="expected http:// or https:// with a host"):
+        OpenAICompatibleJudge("m", base_url=address)
+
+
+def test_credentials_in_the_address_are_not_stored():
+    identity = OpenAICompatibleJudge("m", base_url="https://user:secret@host:8/v1?token=secret").identity
+    assert identity["base_url"] == "https://host:8/v1"

@@ -1,0 +1,66 @@
+"""``kill -9`` at any moment of predicting: the final predictions are those of a run that was never stopped."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from qa_sets import counted_set, records, stub_run
+
+from vidtune.evaluation.run_folder import RunFolder
+
+SCRIPT = Path(__file__).with_name("killed_run.py")
+QUESTIONS = 150
+
+
+def lines_written(run: Path) -> int:
+    file = run / "predictions.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    data = counted_set(folder / "set", QUESTIONS)
+    stub_run(data, folder / "run")
+    return data, folder / "run"
+
+
+def test_killed_at_random_moments_and_resumed_gives_the_same_predictions(undisturbed, tmp_path):
+    data, reference = undisturbed
+    run = tmp_path / "run"
+    moments = sorted(random.Random(1).sample(range(QUESTIONS - 10), 4))
+    for moment in moments:
+        process = subprocess.Popen([sys.executable, str(SCRIPT), str(data), str(run)])
+        while lines_written(run) < moment and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert moment <= lines_written(run) < QUESTIONS
+    summary = stub_run(data, run)
+    assert summary.complete and 0 < summary.asked_now < QUESTIONS
+    for file in ("predictions.jsonl", "merge.jsonl"):
+        assert (run / file).read_bytes() == (reference / file).read_bytes()
+
+
+@pytest.mark.parametrize("cut", [1, 10, 60, 500, 4321])
+def test_a_torn_end_of_any_length_is_asked_again(undisturbed, tmp_path, cut):
+    data, reference = undisturbed
+    run = tmp_path / "run"
+    run.mkdir()
+    for file in ("run.json", "missing.jsonl"):
+        (run / file).write_bytes((reference / file).read_bytes())
+    (run / "predictions.jsonl").write_bytes((reference / "predictions.jsonl").read_bytes()[:-cut])
+    whole_lines = lines_written(run)
+    assert stub_run(data, run).asked_now == QUESTIONS - whole_lines > 0
+    assert (run / "predictions.jsonl").read_bytes() == (reference / "predictions.jsonl").read_bytes()
+
+
+def test_nothing_is_recorded_twice(undisturbed):
+    _, reference = undisturbed
+    indices = [record["index"] for record in records(reference / "predictions.jsonl")]
+    assert sorted(indices) == list(range(QUESTIONS))
+    assert len(RunFolder(reference).predictions()) == QUESTIONS
