@@ -32,7 +32,7 @@ def undisturbed(tmp_path_factory):
 def test_killed_at_random_moments_and_resumed_gives_the_same_predictions(undisturbed, tmp_path):
     data, reference = undisturbed
     run = tmp_path / "run"
-    moments = sorted(random.Random(1).sample(range(QUESTIONS - 10), 4))
+    moments = sorted(random.Random(1).sample(range(QUESTIONS - 10), 10))
     for moment in moments:
         process = subprocess.Popen([sys.executable, str(SCRIPT), str(data), str(run)])
         while lines_written(run) < moment and process.poll() is None:

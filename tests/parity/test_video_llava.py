@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
+from vidtune.media.preprocessing import ImagePreprocessing, VideoPreprocessing
 from vidtune.media.sampling import frame_indices
 from vidtune.models import adapters
 from vidtune.models.checkpoints import LoadReport, export_state, model_from_state, rename
