@@ -66,6 +66,8 @@ class PacketTable:
 def open_video(path: str, threads: int = 1) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a local video file and its first video stream (cover pictures do not count); closed on leaving.
 
+    What the file system and FFmpeg raise inside the ``with`` block leaves it as ``MediaError``.
+
     Args:
         path: local file; never taken as an address or a protocol of FFmpeg.
         threads: decoder threads; 1 decodes in the calling thread.

@@ -54,7 +54,7 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
     size = image_size(path)
     if size:
         return MediaInfo("image", *size, 1, 0.0, 0.0, False, 0)
-    with open_video(path) as (container, stream), media_errors(path):
+    with open_video(path) as (container, stream):
         table = read_packet_table(path, container, stream)
         rotation = header_rotation(path) if "mp4" in container.format.name else 0
         return video_info(container, stream, table, rotation)

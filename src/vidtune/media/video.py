@@ -26,7 +26,6 @@ from av.video.stream import VideoStream
 
 from vidtune.errors import MediaError
 from vidtune.media.container import PacketTable, open_video, read_packet_table
-from vidtune.media.files import media_errors
 from vidtune.media.image import list_frames, read_frame_images
 from vidtune.media.probe import MediaInfo, probe, video_info
 from vidtune.media.rotation import quarter_turns
@@ -98,7 +97,7 @@ def read_clip(path: str | os.PathLike[str], rule: str, count: int, *, threads: i
 
 @contextmanager
 def _opened(path: str, threads: int) -> Iterator[tuple[InputContainer, VideoStream, PacketTable]]:
-    with open_video(path, threads) as (container, stream), media_errors(path):
+    with open_video(path, threads) as (container, stream):
         yield container, stream, read_packet_table(path, container, stream)
 
 
@@ -146,7 +145,7 @@ def _collect(
 
 
 def _decode_plainly(path: str, wanted: Sequence[int], threads: int) -> tuple[np.ndarray, int]:
-    with open_video(path, threads) as (container, stream), media_errors(path):
+    with open_video(path, threads) as (container, stream):
         return _collect(path, wanted, _decode_from_start(path, container, stream, set(wanted)), threads)
 
 
