@@ -1,3 +1,4 @@
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def test_the_cache_survives_a_line_torn_by_a_kill(tmp_path: Path) -> None:
     sidecar.write_bytes(whole + whole[: len(whole) // 2])
     reopened = ProbeCache(sidecar)
     assert reopened.get(second).num_frames == 3
+    assert json.loads(sidecar.read_bytes().splitlines()[-1])["path"] == str(second)
     again = ProbeCache(sidecar)
     assert asdict(again.get(first)) == asdict(probe(first))
     assert again.get(second).num_frames == 3

@@ -161,6 +161,25 @@ def test_gradient_checkpointing_does_not_change_the_weights(make_recipe, tmp_pat
         torch.testing.assert_close(weights(saving)[name], tensor, msg=name)
 
 
+@pytest.mark.parametrize("limit", [None, 0.04])
+def test_optimizer_sees_mean_gradients_clipped_to_the_limit(
+    make_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float | None
+) -> None:
+    seen: list[float] = []
+    real = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW) -> None:
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        seen.append(float(torch.nn.utils.get_total_norm(gradients)))
+        real(self)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    run(make_recipe(max_steps=3, max_grad_norm=limit, max_tokens_per_batch=500, workers=0), tmp_path / "out")
+    norms = [line["gradient_norm"]["total"] for line in log_lines(tmp_path / "out/align")]
+    assert seen == pytest.approx([min(norm, limit or norm) for norm in norms], rel=1e-4)
+    assert limit is None or min(norms) < limit < max(norms)
+
+
 def test_folder_of_another_recipe_is_refused_with_the_first_difference(make_recipe, tmp_path: Path) -> None:
     out, recipe = tmp_path / "out", make_recipe(max_steps=1)
 

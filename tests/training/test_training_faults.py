@@ -69,8 +69,9 @@ def test_missing_and_broken_files_are_left_out_and_the_step_counts_what_was_load
         torch.testing.assert_close(with_bad[name], tensor, msg=name)
 
 
+@pytest.mark.parametrize("list_is_lost", [False, True])
 def test_failure_is_replayed_on_resume_although_the_file_is_there_again(
-    make_recipe, media: Path, tmp_path: Path
+    make_recipe, media: Path, tmp_path: Path, list_is_lost: bool
 ) -> None:
     samples = [*mixed_samples(), conversation("<image>\nWhich?", "a late one.", image="late.png")]
     recipe = make_recipe(samples, workers=0, order="sequential", epochs=3)
@@ -78,6 +79,8 @@ def test_failure_is_replayed_on_resume_although_the_file_is_there_again(
     out = tmp_path / "stopped"
     with pytest.raises(TrainingInterrupted):
         run(recipe, out, stop_after=4)
+    if list_is_lost:
+        (out / "align/excluded.jsonl").unlink()
     (media / "late.png").write_bytes((media / "red.png").read_bytes())
     try:
         found = run(recipe, out)

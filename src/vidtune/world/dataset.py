@@ -1,0 +1,230 @@
+"""The world as a dataset: real media files, training annotations, a held-out test set, ground truth and a tokenizer.
+
+Training annotations are in the JSON format of LLaVA-style trainers (a list of {"id", "video" or "image",
+"conversations"}); the test set is in the layout of zero-shot video QA (``test_q.json``, ``test_a.json``, ``videos/``).
+"""
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from vidtune.errors import UserError
+from vidtune.world.questions import Question, ask, describe
+from vidtune.world.render import write_image, write_video
+from vidtune.world.scene import COLOURS, SHAPES, Scene, make_scene
+from vidtune.world.tokenizer import train_tokenizer
+
+TEST_SET = Path("eval/GPT_Zero_Shot_QA/World_Zero_Shot_QA")
+CAPTION_PROMPT = "Describe the {stream}."
+Json = dict[str, Any]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """How large a world is and what its files look like.
+
+    Args:
+        seed: of every scene and question.
+        videos, images, texts: training samples of each kind.
+        test_videos: held-out clips; they show combinations that no training sample shows.
+        seconds: length of a clip.
+        fps: frames per second.
+        size: side of the frame in pixels.
+    """
+
+    seed: int = 0
+    videos: int = 2000
+    images: int = 120
+    texts: int = 60
+    test_videos: int = 160
+    seconds: float = 3.0
+    fps: int = 8
+    size: int = 96
+
+    def train_scene(self, index: int) -> Scene:
+        return make_scene(self.seed, index, self.seconds)
+
+    def test_scene(self, index: int) -> Scene:
+        return make_scene(self.seed, index, self.seconds, held_out=True)
+
+    def image_scene(self, index: int) -> Scene:
+        return make_scene(self.seed, index, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    scene: Scene
+    path: Path
+
+
+def build_world(
+    out: Path, spec: WorldSpec, texts: Sequence[str] = (), *, workers: int | None = None, progress: Progress | None = None
+) -> None:
+    """Write the world into ``out``; what is there already is kept, so a stopped call goes on where it was.
+
+    Args:
+        texts: strings besides the annotations that the tokenizer should know, such as a prompt's system line.
+        workers: processes that render; None means one for each core.
+        progress: called with files done and files in all.
+
+    Raises:
+        UserError: ``out`` holds a world of another spec.
+    """
+    _claim(out, spec)
+    files = list(_files(out, spec))
+    missing = [file for file in files if not file.path.exists()]
+    if progress:
+        progress(len(files) - len(missing), len(files))
+    for done, _ in enumerate(_render(missing, spec, workers), start=len(files) - len(missing) + 1):
+        if progress:
+            progress(done, len(files))
+    annotations = {
+        "pt_json/captions.json": list(_captions(spec)),
+        "ft_json/questions.json": list(_conversations(spec)),
+        str(TEST_SET / "test_q.json"): [question for question, _ in _test_set(spec)],
+        str(TEST_SET / "test_a.json"): [answer for _, answer in _test_set(spec)],
+    }
+    for name, value in annotations.items():
+        _write_json(out / name, value)
+    _write_json(out / "truth.json", {"train": _truth(spec, "train"), "test": _truth(spec, "test")})
+    if not (out / "tokenizer" / "tokenizer_config.json").exists():
+        train_tokenizer(_training_texts(annotations, texts), out / "tokenizer")
+
+
+def _claim(out: Path, spec: WorldSpec) -> None:
+    record = out / "world.json"
+    if record.exists() and json.loads(record.read_text()) != asdict(spec):
+        raise UserError(f"{out}: holds a world of another size or seed; choose another folder or remove it")
+    _write_json(record, asdict(spec))
+
+
+def _files(out: Path, spec: WorldSpec) -> Iterator[_File]:
+    folders = {"train": out / "videos", "image": out / "images", "test": out / TEST_SET / "videos"}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    for i in range(spec.videos):
+        yield _File(spec.train_scene(i), folders["train"] / f"{_name('train', i)}.mp4")
+    for i in range(spec.images):
+        yield _File(spec.image_scene(i), folders["image"] / f"{_name('image', i)}.png")
+    for i in range(spec.test_videos):
+        yield _File(spec.test_scene(i), folders["test"] / f"{_name('test', i)}.mp4")
+
+
+def _name(kind: str, index: int) -> str:
+    return f"{kind}_{index:05d}"
+
+
+def _render(files: list[_File], spec: WorldSpec, workers: int | None) -> Iterable[None]:
+    write = partial(_write, fps=spec.fps, size=spec.size)
+    workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count()
+    if workers == 1 or len(files) < 16:
+        yield from map(write, files)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(write, files, chunksize=8)
+
+
+def _write(file: _File, fps: int, size: int) -> None:
+    if file.path.suffix == ".png":
+        write_image(file.scene, file.path, size)
+    else:
+        write_video(file.scene, file.path, fps, size)
+
+
+def _captions(spec: WorldSpec) -> Iterator[Json]:
+    for i in range(spec.videos):
+        turns = [(CAPTION_PROMPT.format(stream="video"), describe(spec.train_scene(i)))]
+        yield _sample(_name("train", i), turns, video=f"videos/{_name('train', i)}.mp4")
+    for i in range(spec.images):
+        turns = [(CAPTION_PROMPT.format(stream="image"), describe(spec.image_scene(i)))]
+        yield _sample(_name("image", i), turns, image=f"images/{_name('image', i)}.png")
+
+
+def _conversations(spec: WorldSpec) -> Iterator[Json]:
+    """Several questions about one clip stand in one conversation, so that it is decoded once for all of them."""
+    for i in range(spec.videos):
+        turns = _turns(ask(spec.train_scene(i), _dice(spec, "train", i)))
+        yield _sample(_name("train", i), turns, video=f"videos/{_name('train', i)}.mp4")
+    for i in range(spec.images):
+        scene = spec.image_scene(i)
+        questions = [q for q in ask(scene, _dice(spec, "image", i)) if q.type in ("colour", "shape", "count")]
+        yield _sample(_name("image", i), _turns(questions), image=f"images/{_name('image', i)}.png")
+    for i in range(spec.texts):
+        yield _sample(_name("text", i), [_text_turn(_dice(spec, "text", i))])
+
+
+def _test_set(spec: WorldSpec) -> Iterator[tuple[Json, Json]]:
+    for i in range(spec.test_videos):
+        for number, question in enumerate(ask(spec.test_scene(i), _dice(spec, "test", i))):
+            id_ = f"{_name('test', i)}_{number}"
+            asked = {"video_name": _name("test", i), "question": question.text, "question_id": id_}
+            yield asked, {"answer": question.answer, "question_id": id_, "type": question.type}
+
+
+def _dice(spec: WorldSpec, kind: str, index: int) -> random.Random:
+    return random.Random(f"{spec.seed} {kind} {index}")
+
+
+def _turns(questions: Iterable[Question]) -> list[tuple[str, str]]:
+    return [(question.text, question.answer) for question in questions]
+
+
+def _text_turn(dice: random.Random) -> tuple[str, str]:
+    colours, shapes = dice.sample(tuple(COLOURS), 2), dice.sample(SHAPES, 2)
+    told = " ".join(f"a {colour} {shape} appears." for colour, shape in zip(colours, shapes, strict=True))
+    return f"{told} Which shape is {colours[1]}?", shapes[1]
+
+
+def _sample(id_: str, turns: list[tuple[str, str]], **media: str) -> Json:
+    """One training sample; the media's tag opens its first question."""
+    tag = "".join(f"<{stream}>\n" for stream in media)
+    conversation = []
+    for number, (question, answer) in enumerate(turns):
+        conversation.append({"from": "human", "value": question if number else tag + question})
+        conversation.append({"from": "gpt", "value": answer})
+    return {"id": id_, **media, "conversations": conversation}
+
+
+def _truth(spec: WorldSpec, split: str) -> dict[str, Json]:
+    """What happens in every clip: caption, events in seconds with their tone, a box per actor and frame."""
+    scene_of = {"train": spec.train_scene, "test": spec.test_scene}[split]
+    count = {"train": spec.videos, "test": spec.test_videos}[split]
+    times = [frame / spec.fps for frame in range(round(spec.seconds * spec.fps))]
+    truth = {}
+    for i in range(count):
+        scene = scene_of(i)
+        truth[_name(split, i)] = {
+            "caption": describe(scene),
+            "actors": [{"shape": actor.shape, "colour": actor.colour} for actor in scene.actors],
+            "events": [{**asdict(event), "tone": event.tone} for event in scene.events],
+            "boxes": [[_rounded(actor.box_at(time)) for actor in scene.actors] for time in times],
+        }
+    return truth
+
+
+def _rounded(box: tuple[float, ...] | None) -> list[float] | None:
+    return None if box is None else [round(side, 4) for side in box]
+
+
+def _training_texts(annotations: dict[str, Any], texts: Sequence[str]) -> Iterator[str]:
+    for name in ("pt_json/captions.json", "ft_json/questions.json"):
+        for sample in annotations[name]:
+            for turn in sample["conversations"]:
+                yield turn["value"]
+    for text in texts:
+        yield from [text] * 200
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(value, indent=None if isinstance(value, dict) else 1))
+    part.replace(path)
