@@ -112,14 +112,16 @@ def peers() -> dict[str, Reader]:
 def best_times(
     readers: dict[str, Reader], path: str, indices: Sequence[int], repetitions: int
 ) -> tuple[dict[str, float], dict[str, bool]]:
-    """CPU seconds of every method, taking turns, and whether its pixels equal plain decoding."""
+    """CPU seconds of every method, taking turns in changing order, and whether its pixels equal plain decoding."""
     expected = pyav_sequential(path, indices)
     seconds = {name: float("inf") for name in readers}
     equal = {}
+    names = list(readers)
     for _ in range(repetitions):
-        for name, read in readers.items():
+        names.append(names.pop(0))
+        for name in names:
             started = time.process_time()
-            frames = read(path, indices)
+            frames = readers[name](path, indices)
             seconds[name] = min(seconds[name], time.process_time() - started)
             if name not in equal:
                 equal[name] = np.array_equal(frames, expected)

@@ -21,13 +21,16 @@ def demo(
     from vidtune.evaluation.score import score_run
     from vidtune.recipe import load_recipe
     from vidtune.recipes import DEMO_RECIPE
+    from vidtune.systems import get_system
     from vidtune.training.run import train
     from vidtune.world import WorldSpec, build_world
 
-    typer.echo(f"1/4  rendering the world into {out / 'world'}")
-    build_world(out / "world", WorldSpec())
-
     recipe = load_recipe(DEMO_RECIPE, variables={"DATA_ROOT": str(out / "world")})
+    typer.echo(f"1/4  rendering the world into {out / 'world'}")
+    prompts = get_system(recipe.system).prompts.values()
+    with counting("clips and pictures") as progress:
+        build_world(out / "world", WorldSpec(), sorted({prompt.system for prompt in prompts}), progress=progress)
+
     typer.echo(f"2/4  training {DEMO_RECIPE}: {', then '.join(stage.name for stage in recipe.stages)}")
     final = train(recipe, out / "run", device=pick_device(None))
 

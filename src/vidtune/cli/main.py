@@ -8,6 +8,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+# Idle OpenMP threads that spin take the core from the media workers; must be set before torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import typer
 from typer._click.exceptions import ClickException
 

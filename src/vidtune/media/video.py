@@ -140,6 +140,7 @@ def _collect(
             raise MediaError(path, f"its picture size changes at frame {index}")
         for slot in slots[index]:
             frames[slot] = pixels
+        del pixels  # the allocator gives its memory, already mapped, to the next frame
     assert frames is not None
     return frames, turns * 90
 

@@ -117,6 +117,7 @@ def serve(connection: Connection, slot: Slot) -> None:
     """Work until the parent is gone. It hears when this is up (an empty report), takes up a job (None), and is done."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
         connection.send(Report())

@@ -104,9 +104,9 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
 def _text_config(recipe: Recipe) -> PreTrainedConfig:
     if isinstance(recipe.language_model, str):
         return AutoConfig.from_pretrained(locate(recipe.language_model))
-    sizes = dict(recipe.language_model or {})
-    if "vocab_size" not in sizes:
-        sizes["vocab_size"] = len(recipe_tokenizer(recipe))
+    sizes, tokens = dict(recipe.language_model or {}), len(recipe_tokenizer(recipe))
+    if sizes.setdefault("vocab_size", tokens) < tokens:
+        raise UserError(f"language_model: vocab_size {sizes['vocab_size']} is less than the tokenizer's {tokens}")
     try:
         return AutoConfig.for_model(**sizes)
     except (ValueError, TypeError) as error:

@@ -122,7 +122,14 @@ def set_up(recipe: Recipe, number: int, out: Path) -> StageSetup:
 
 
 def trained_components(stage: Stage, model: VideoLM) -> dict[str, float]:
-    """Learning rate per component that the stage trains."""
+    """Learning rate per component that the stage trains.
+
+    Raises:
+        UserError: low-rank adapters are asked for, which training does not have yet.
+    """
+    adapted = next((glob for glob, train in stage.train.items() if train.lora), None)
+    if adapted is not None:
+        raise UserError(f"stage {stage.name!r}: train.{adapted}.lora: LoRA training is not there yet; remove the key")
     rates = {glob: train.learning_rate for glob, train in stage.train.items()}
     return select_components(list(model.components()), rates, stage.name)
 

@@ -66,7 +66,12 @@ class _File:
 
 
 def build_world(
-    out: Path, spec: WorldSpec, texts: Sequence[str] = (), *, workers: int | None = None, progress: Progress | None = None
+    out: Path,
+    spec: WorldSpec,
+    texts: Sequence[str] = (),
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write the world into ``out``; what is there already is kept, so a stopped call goes on where it was.
 
@@ -141,10 +146,10 @@ def _write(file: _File, fps: int, size: int) -> None:
 
 def _captions(spec: WorldSpec) -> Iterator[Json]:
     for i in range(spec.videos):
-        turns = [(CAPTION_PROMPT.format(stream="video"), describe(spec.train_scene(i)))]
+        turns = [(CAPTION_PROMPT.format(stream="video"), describe(spec.train_scene(i), _dice(spec, "train caption", i)))]
         yield _sample(_name("train", i), turns, video=f"videos/{_name('train', i)}.mp4")
     for i in range(spec.images):
-        turns = [(CAPTION_PROMPT.format(stream="image"), describe(spec.image_scene(i)))]
+        turns = [(CAPTION_PROMPT.format(stream="image"), describe(spec.image_scene(i), _dice(spec, "image caption", i)))]
         yield _sample(_name("image", i), turns, image=f"images/{_name('image', i)}.png")
 
 
@@ -202,7 +207,7 @@ def _truth(spec: WorldSpec, split: str) -> dict[str, Json]:
     for i in range(count):
         scene = scene_of(i)
         truth[_name(split, i)] = {
-            "caption": describe(scene),
+            "caption": describe(scene, _dice(spec, f"{split} caption", i)),
             "actors": [{"shape": actor.shape, "colour": actor.colour} for actor in scene.actors],
             "events": [{**asdict(event), "tone": event.tone} for event in scene.events],
             "boxes": [[_rounded(actor.box_at(time)) for actor in scene.actors] for time in times],

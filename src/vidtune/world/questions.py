@@ -18,41 +18,45 @@ class Question:
 
 
 def ask(scene: Scene, rng: random.Random) -> list[Question]:
-    """One question of every type the scene allows, in random order.
+    """Questions of all types the scene allows, in random order: up to two about each shape, and two about all.
 
-    No question gives away the answer of another, so that each needs the video even when all stand in one conversation.
+    Shapes that change colour are not asked for theirs, and a shape that one question names is the answer of no other
+    but the order: each question needs the video even when all stand in one conversation.
     """
-    actors = list(scene.actors)
-    rng.shuffle(actors)
-    questions = [Question("How many shapes are there?", NUMBERS[len(actors)], "count")]
-    movers = [actor for actor in actors if actor.direction is not None]
-    if movers:
-        mover = movers[0]
-        questions.append(Question(f"Which way does the {mover.shape} move?", str(mover.direction), "direction"))
-    steady = [actor for actor in actors if actor.turns is None and actor not in movers[:1]] or actors[:1]
-    for kind, actor in zip(rng.sample(("colour", "shape"), 2), steady, strict=False):
-        if kind == "colour":
-            questions.append(Question(f"What colour is the {actor.shape}?", actor.colour, kind))
+    questions = [Question("How many shapes are there?", NUMBERS[len(scene.actors)], "count")]
+    for actor in scene.actors:
+        named = actor.direction is not None and rng.random() < 0.6
+        if named:
+            questions.append(Question(f"Which way does the {actor.shape} move?", str(actor.direction), "direction"))
+        if actor.turns is not None:
+            continue
+        if named or rng.random() < 0.3:
+            questions.append(Question(f"What colour is the {actor.shape}?", actor.colour, "colour"))
         else:
-            questions.append(Question(f"Which shape is {actor.colour}?", actor.shape, kind))
-    if len(actors) > 1:
+            questions.append(Question(f"Which shape is {actor.colour}?", actor.shape, "shape"))
+    if len(scene.actors) > 1:
         place, actor = rng.choice((("first", scene.actors[0]), ("last", scene.actors[-1])))
         questions.append(Question(f"Which shape appears {place}?", actor.shape, "order"))
     rng.shuffle(questions)
     return questions
 
 
-def describe(scene: Scene) -> str:
-    """Dense caption: the number of shapes, then every event in the order of time."""
-    plural = "" if len(scene.actors) == 1 else "s"
-    told = [f"{NUMBERS[len(scene.actors)]} shape{plural}."]
-    for event in scene.events:
-        actor = scene.actors[event.actor]
-        if event.kind == "appears":
-            fate = f"moves {actor.direction}" if actor.direction else "stays"
-            told.append(f"a {actor.colour} {actor.shape} appears and {fate}.")
-        elif event.kind == "turns":
-            told.append(f"the {actor.shape} turns {event.detail}.")
-        elif event.kind == "vanishes":
-            told.append(f"the {actor.shape} vanishes.")
+def describe(scene: Scene, rng: random.Random) -> str:
+    """Dense caption: the shapes in the order in which they appear, then each shape's story, in random order.
+
+    A story starts from the shape or from its colour, so that learning to tell it is learning to look either up.
+    """
+    actors = list(scene.actors)
+    told = [f"{NUMBERS[len(actors)]}: " + ", then ".join(actor.shape for actor in actors) + "."]
+    rng.shuffle(actors)
+    for actor in actors:
+        name = f"the {actor.shape} is {actor.colour}"
+        if rng.random() < 0.5:
+            name = f"the {actor.colour} shape is a {actor.shape}"
+        deeds = [f"moves {actor.direction}" if actor.direction else "stays"]
+        if actor.turns is not None:
+            deeds.append(f"turns {actor.turns[1]}")
+        if actor.vanishes is not None:
+            deeds.append("vanishes")
+        told.append(f"{name} and {' and '.join(deeds)}.")
     return " ".join(told)

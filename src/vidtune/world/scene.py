@@ -1,6 +1,6 @@
 """Scenes of the synthetic world: coloured shapes that appear, move, change colour and vanish, known to the last detail.
 
-A clip is cut into eight equal slots and every event starts with one, so that eight evenly spaced frames show every event.
+A clip is cut into eight equal slots and every event starts with one: eight evenly spaced frames show every event.
 The frame is cut into three lanes (rows in one scene, columns in another), one actor to a lane: actors never overlap.
 Positions and sizes are fractions of the frame (x to the right, y downward), times are seconds.
 """
