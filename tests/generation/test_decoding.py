@@ -36,19 +36,34 @@ def test_temperature_zero_is_greedy():
     assert TokenChooser(settings).choose(LOGITS[None], []) == [0]
 
 
-@pytest.mark.parametrize("other_seed", [42, 43])
-def test_sampled_answer_depends_on_seed_and_request_not_on_the_batch(other_seed):
+@pytest.fixture(scope="module")
+def sample():
+    """Samples answers of up to 10 tokens to questions by id; returns their tokens by id."""
     model = language_model("qwen2_grouped")
     check_language_model(model)
     prefix = Prefix(model, torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(1)))
 
-    def sample(questions, seed):
+    def sample(questions, seed=42, eos_ids=()):
         chooser = TokenChooser(GenerationSettings(do_sample=True, temperature=2.0, top_p=0.95, seed=seed))
-        answers = [AnswerInProgress(id, byte_tokenizer(), (), (), 10) for id in questions]
+        answers = [AnswerInProgress(id, byte_tokenizer(), eos_ids, (), 10) for id in questions]
         for _ in decode_steps(Branches(prefix), list(questions.values()), answers, chooser):
             pass
         return {answer.id: answer.token_ids for answer in answers}
 
-    batch = sample({"a": [1, 2], "b": [3], "same question": [3]}, 42)
+    return sample
+
+
+@pytest.mark.parametrize("other_seed", [42, 43])
+def test_sampled_answer_depends_on_seed_and_request_not_on_the_batch(sample, other_seed):
+    batch = sample({"a": [1, 2], "b": [3], "same question": [3]})
     assert batch["b"] != batch["same question"]
     assert (sample({"b": [3]}, other_seed)["b"] == batch["b"]) == (other_seed == 42)
+
+
+def test_sampled_answer_does_not_change_when_another_one_ends(sample):
+    questions = {"a": [1, 2], "b": [3]}
+    free = sample(questions)
+    eos = next(token for token in free["a"] if token not in free["b"])
+    ended = sample(questions, eos_ids={eos})
+    assert len(ended["a"]) < 10
+    assert ended["b"] == free["b"]

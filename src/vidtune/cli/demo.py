@@ -14,6 +14,7 @@ def demo(
 ) -> None:
     """Render a world of mp4 files, train a tiny model on it, score it against a blind run, and write a page."""
     from vidtune.cli.compute import pick_device
+    from vidtune.cli.progress import CountProgress
     from vidtune.cli.scores import print_score
     from vidtune.evaluation.checkpoint import open_checkpoint
     from vidtune.evaluation.predict import predict_benchmark
@@ -28,8 +29,9 @@ def demo(
     recipe = load_recipe(DEMO_RECIPE, variables={"DATA_ROOT": str(out / "world")})
     typer.echo(f"1/4  rendering the world into {out / 'world'}")
     prompts = get_system(recipe.system).prompts.values()
-    with counting("clips and pictures") as progress:
-        build_world(out / "world", WorldSpec(), sorted({prompt.system for prompt in prompts}), progress=progress)
+    known = sorted({prompt.system for prompt in prompts})
+    with CountProgress() as bars:
+        build_world(out / "world", WorldSpec(), known, progress=lambda done, total: bars("files", done, total))
 
     typer.echo(f"2/4  training {DEMO_RECIPE}: {', then '.join(stage.name for stage in recipe.stages)}")
     final = train(recipe, out / "run", device=pick_device(None))

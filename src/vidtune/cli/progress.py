@@ -1,4 +1,4 @@
-"""Progress of a data check on standard error; nothing where that is no terminal."""
+"""Progress bars on standard error; nothing where that is no terminal."""
 
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
-class CheckProgress:
-    """A bar for every kind of thing that is checked; called as the check goes on."""
+class CountProgress:
+    """A bar for every kind of thing that is counted; called with its name, how many are done and how many there are."""
 
     def __init__(self) -> None:
         from rich import progress
@@ -31,7 +31,7 @@ class CheckProgress:
             self._tasks[what] = self._bars.add_task(what)
         self._bars.update(self._tasks[what], completed=done, total=total)
 
-    def __enter__(self) -> "CheckProgress":
+    def __enter__(self) -> "CountProgress":
         self._bars.start()
         return self
 

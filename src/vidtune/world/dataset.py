@@ -146,10 +146,10 @@ def _write(file: _File, fps: int, size: int) -> None:
 
 def _captions(spec: WorldSpec) -> Iterator[Json]:
     for i in range(spec.videos):
-        turns = [(CAPTION_PROMPT.format(stream="video"), describe(spec.train_scene(i), _dice(spec, "train caption", i)))]
+        turns = [(CAPTION_PROMPT.format(stream="video"), describe(spec.train_scene(i)))]
         yield _sample(_name("train", i), turns, video=f"videos/{_name('train', i)}.mp4")
     for i in range(spec.images):
-        turns = [(CAPTION_PROMPT.format(stream="image"), describe(spec.image_scene(i), _dice(spec, "image caption", i)))]
+        turns = [(CAPTION_PROMPT.format(stream="image"), describe(spec.image_scene(i)))]
         yield _sample(_name("image", i), turns, image=f"images/{_name('image', i)}.png")
 
 
@@ -207,7 +207,7 @@ def _truth(spec: WorldSpec, split: str) -> dict[str, Json]:
     for i in range(count):
         scene = scene_of(i)
         truth[_name(split, i)] = {
-            "caption": describe(scene, _dice(spec, f"{split} caption", i)),
+            "caption": describe(scene),
             "actors": [{"shape": actor.shape, "colour": actor.colour} for actor in scene.actors],
             "events": [{**asdict(event), "tone": event.tone} for event in scene.events],
             "boxes": [[_rounded(actor.box_at(time)) for actor in scene.actors] for time in times],

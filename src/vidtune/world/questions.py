@@ -41,22 +41,19 @@ def ask(scene: Scene, rng: random.Random) -> list[Question]:
     return questions
 
 
-def describe(scene: Scene, rng: random.Random) -> str:
-    """Dense caption: the shapes in the order in which they appear, then each shape's story, in random order.
-
-    A story starts from the shape or from its colour, so that learning to tell it is learning to look either up.
+def describe(scene: Scene) -> str:
+    """Dense caption: how many shapes, each with its colour and way in the order in which they appear, then what becomes
+    of them in the order of time. Nothing in it is left to chance, so that all of it can be learned from the clip.
     """
-    actors = list(scene.actors)
-    told = [f"{NUMBERS[len(actors)]}: " + ", then ".join(actor.shape for actor in actors) + "."]
-    rng.shuffle(actors)
-    for actor in actors:
-        name = f"the {actor.shape} is {actor.colour}"
-        if rng.random() < 0.5:
-            name = f"the {actor.colour} shape is a {actor.shape}"
-        deeds = [f"moves {actor.direction}" if actor.direction else "stays"]
-        if actor.turns is not None:
-            deeds.append(f"turns {actor.turns[1]}")
-        if actor.vanishes is not None:
-            deeds.append("vanishes")
-        told.append(f"{name} and {' and '.join(deeds)}.")
+    plural = "" if len(scene.actors) == 1 else "s"
+    told = [f"{NUMBERS[len(scene.actors)]} shape{plural}."]
+    for actor in scene.actors:
+        way = f"moves {actor.direction}" if actor.direction else "stays"
+        told.append(f"a {actor.colour} {actor.shape} appears and {way}.")
+    for event in scene.events:
+        shape = scene.actors[event.actor].shape
+        if event.kind == "turns":
+            told.append(f"the {shape} turns {event.detail}.")
+        elif event.kind == "vanishes":
+            told.append(f"the {shape} vanishes.")
     return " ".join(told)

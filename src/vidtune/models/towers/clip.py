@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPAttention, CLIPEncoderLayer
 
+POSITION_STD = 0.1
+"""Spread of fresh positions in space and time: enough for a tower trained from scratch to tell them apart at once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipTowerConfig:
@@ -79,8 +82,8 @@ class ClipEmbeddings(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.class_embedding, std=0.02)
-        nn.init.normal_(self.position_embedding.weight, std=0.02)
+        nn.init.normal_(self.class_embedding, std=POSITION_STD)
+        nn.init.normal_(self.position_embedding.weight, std=POSITION_STD)
 
     def forward(self, frames: Tensor) -> Tensor:
         patches = self.patch_embedding(frames).flatten(2).transpose(1, 2)
@@ -102,7 +105,7 @@ class TemporalClipLayer(CLIPEncoderLayer):
         self.temporal_layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def reset_parameters(self) -> None:
-        nn.init.zeros_(self.temporal_embedding)
+        nn.init.normal_(self.temporal_embedding, std=POSITION_STD)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         clips = hidden_states.unflatten(0, (-1, self.num_frames))
