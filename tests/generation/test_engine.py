@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import numpy as np
@@ -287,3 +288,22 @@ def test_requests_are_read_as_they_are_needed(llama, a, files, tmp_path):
 def test_an_unknown_prompt_format_is_refused(llama):
     with pytest.raises(UserError, match="nonsense"):
         start(llama, prompt="nonsense")
+
+
+REAL = Path(os.environ.get("VIDTUNE_MEDIA", Path(__file__).parents[3] / "shared" / "media"))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no folder of real media; name one in VIDTUNE_MEDIA")
+def test_real_media_are_answered_as_alone(llama):
+    streams = {".mp4": "video", ".jpg": "image"}
+    files = [path for path in sorted(REAL.iterdir()) if path.suffix in streams]
+    requests = [
+        Request(f"{path.name}-{number}", (MediaRef(streams[path.suffix], str(path)),), question)
+        for path in files
+        for number, question in enumerate(("What happens?", "Who is there, and where?"))
+    ]
+    shared, stats = answers(llama, requests)
+    alone, _ = answers(llama, requests[::2], share_prefix=False)
+    assert len(shared) == len(requests) > 0
+    assert stats.media_loaded == stats.prefills == len(files)
+    assert all(shared[id_].error is None and shared[id_].token_ids == answer.token_ids for id_, answer in alone.items())

@@ -58,16 +58,18 @@ def test_no_answer_is_common_enough_to_guess(type_):
     assert answers.most_common(1)[0][1] / sum(answers.values()) < 0.45
 
 
-def test_captions_tell_every_event_each_kind_in_the_order_of_time():
+def test_captions_tell_what_each_shape_is_and_does_in_the_order_in_which_they_appear():
     for scene in SCENES:
-        words = [word.rstrip(".") for word in describe(scene).split()]
-        kinds = [event.kind for event in scene.events]
-        assert words.count("appears") == len(scene.actors) == kinds.count("appears")
-        assert [word for word in words if word in ("turns", "vanishes")] == [
-            kind for kind in kinds if kind in ("turns", "vanishes")
-        ]
-        named = [words[i - 1] for i, word in enumerate(words) if word == "appears"]
-        assert named == [actor.shape for actor in scene.actors]
+        by_shape = [sentence.split() for sentence in describe(scene, "shape").rstrip(".").split(". ")][1:]
+        by_colour = [sentence.split() for sentence in describe(scene, "colour").rstrip(".").split(". ")][1:]
+        told = [(actor.shape, actor.colour, actor.direction or "stays") for actor in scene.actors]
+        assert [(is_[1], is_[3], way[-1]) for is_, way in zip(by_shape[::2], by_shape[1::2], strict=True)] == told
+        assert [(is_[5], is_[1], way[-1]) for is_, way in zip(by_colour[::2], by_colour[1::2], strict=True)] == told
+
+
+def test_replies_hold_their_answer():
+    for scene in SCENES:
+        assert all(question.answer in question.reply.rstrip(".").split() for question in ask(scene, random.Random(0)))
 
 
 def test_every_event_has_a_tone_and_a_time_inside_the_clip():

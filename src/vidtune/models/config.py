@@ -33,16 +33,15 @@ class VideoLMConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.system = system
-        if text_config is None or isinstance(text_config, dict):
-            text_config = AutoConfig.for_model(**(text_config or {"model_type": "llama"}))
-        self.text_config: PreTrainedConfig = text_config
+        given: Any = {"model_type": "llama"} if text_config is None else text_config
+        self.text_config: PreTrainedConfig = AutoConfig.for_model(**given) if isinstance(given, dict) else given
         self.towers = dict(towers or {})
         self.connectors = dict(connectors or {})
         self.streams = dict(streams or {})
         for name, stream in self.streams.items():
             if stream["tower"] not in self.towers or stream["connector"] not in self.connectors:
                 raise ValueError(f"stream {name!r} names a tower or connector that is not there: {stream}")
-        kwargs["tie_word_embeddings"] = bool(text_config.tie_word_embeddings)
+        kwargs["tie_word_embeddings"] = bool(self.text_config.tie_word_embeddings)
         super().__init__(**kwargs)
 
     @property

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.world.questions import Question, ask, describe
+from vidtune.world.questions import SUBJECTS, Question, ask, describe
 from vidtune.world.render import write_image, write_video
 from vidtune.world.scene import COLOURS, SHAPES, Scene, make_scene
 from vidtune.world.tokenizer import train_tokenizer
 
 TEST_SET = Path("eval/GPT_Zero_Shot_QA/World_Zero_Shot_QA")
-CAPTION_PROMPT = "Describe the {stream}."
+CAPTION_PROMPT = "Describe the {stream} by {subject}."
 Json = dict[str, Any]
 Progress = Callable[[int, int], None]
 
@@ -146,10 +146,10 @@ def _write(file: _File, fps: int, size: int) -> None:
 
 def _captions(spec: WorldSpec) -> Iterator[Json]:
     for i in range(spec.videos):
-        turns = [(CAPTION_PROMPT.format(stream="video"), describe(spec.train_scene(i)))]
+        turns = [_caption_turn("video", spec.train_scene(i), i)]
         yield _sample(_name("train", i), turns, video=f"videos/{_name('train', i)}.mp4")
     for i in range(spec.images):
-        turns = [(CAPTION_PROMPT.format(stream="image"), describe(spec.image_scene(i)))]
+        turns = [_caption_turn("image", spec.image_scene(i), i)]
         yield _sample(_name("image", i), turns, image=f"images/{_name('image', i)}.png")
 
 
@@ -179,13 +179,18 @@ def _dice(spec: WorldSpec, kind: str, index: int) -> random.Random:
 
 
 def _turns(questions: Iterable[Question]) -> list[tuple[str, str]]:
-    return [(question.text, question.answer) for question in questions]
+    return [(question.text, question.reply) for question in questions]
+
+
+def _caption_turn(stream: str, scene: Scene, index: int) -> tuple[str, str]:
+    subject = SUBJECTS[index // 3 % 2]  # scenes of one, two and three shapes take turns
+    return CAPTION_PROMPT.format(stream=stream, subject=subject), describe(scene, subject)
 
 
 def _text_turn(dice: random.Random) -> tuple[str, str]:
     colours, shapes = dice.sample(tuple(COLOURS), 2), dice.sample(SHAPES, 2)
-    told = " ".join(f"a {colour} {shape} appears." for colour, shape in zip(colours, shapes, strict=True))
-    return f"{told} Which shape is {colours[1]}?", shapes[1]
+    told = " ".join(f"the {shape} is {colour}." for colour, shape in zip(colours, shapes, strict=True))
+    return f"{told} Which shape is {colours[1]}?", f"the {colours[1]} shape is a {shapes[1]}."
 
 
 def _sample(id_: str, turns: list[tuple[str, str]], **media: str) -> Json:
@@ -203,11 +208,11 @@ def _truth(spec: WorldSpec, split: str) -> dict[str, Json]:
     scene_of = {"train": spec.train_scene, "test": spec.test_scene}[split]
     count = {"train": spec.videos, "test": spec.test_videos}[split]
     times = [frame / spec.fps for frame in range(round(spec.seconds * spec.fps))]
-    truth = {}
+    truth: dict[str, Json] = {}
     for i in range(count):
         scene = scene_of(i)
         truth[_name(split, i)] = {
-            "caption": describe(scene),
+            "captions": {subject: describe(scene, subject) for subject in SUBJECTS},
             "actors": [{"shape": actor.shape, "colour": actor.colour} for actor in scene.actors],
             "events": [{**asdict(event), "tone": event.tone} for event in scene.events],
             "boxes": [[_rounded(actor.box_at(time)) for actor in scene.actors] for time in times],

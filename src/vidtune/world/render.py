@@ -73,11 +73,14 @@ def write_image(scene: Scene, path: Path, size: int) -> None:
 
 
 def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which points lie in the shape; x (1, S) and y (S, 1) are measured from its centre in radii -> (S, S) bool."""
+    """Which points lie in the shape; x (1, S) and y (S, 1) are measured from its centre in radii -> (S, S) bool.
+
+    A ring, a full square, a triangle and a thin cross: they share little area, so that small models tell them apart.
+    """
     if shape == "circle":
-        return x**2 + y**2 <= 1
+        return (x**2 + y**2 <= 1) & (x**2 + y**2 >= 0.3)
     if shape == "square":
-        return (abs(x) <= 0.9) & (abs(y) <= 0.9)
+        return (abs(x) <= 1) & (abs(y) <= 1)
     if shape == "triangle":
         return (abs(y) <= 1) & (abs(x) <= (y + 1) / 2)
-    return (abs(x) <= 1) & (abs(y) <= 1) & ((abs(x) <= 0.35) | (abs(y) <= 0.35))
+    return (abs(x) <= 1) & (abs(y) <= 1) & ((abs(x) <= 0.2) | (abs(y) <= 0.2))

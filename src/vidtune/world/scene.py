@@ -188,7 +188,7 @@ def _draw_actor(
 
     first = rng.choice(first_slots)
     later = moment(rng.randrange(first + _MOVE_SLOTS, SLOTS))
-    fate = rng.choice(("stays", "stays", "turns", "vanishes"))
+    fate = rng.choice(("stays",) * 6 + ("turns", "vanishes"))
     turns = (later, rng.choice([other for other in COLOURS if other != colour])) if fate == "turns" else None
     vanishes = later if fate == "vanishes" else None
     if rng.random() < 0.3:
