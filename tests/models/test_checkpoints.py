@@ -12,7 +12,9 @@ from transformers import LlamaTokenizer
 from vidtune.errors import UserError
 from vidtune.models.build import build_model, build_processor
 from vidtune.models.checkpoints import Checkpoint, LoadReport, load_checkpoint, save_checkpoint
+from vidtune.models.video_lm import VideoLM
 from vidtune.recipe import Recipe
+from vidtune.systems import get_system
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +164,13 @@ def test_sizes_that_contradict_each_other_are_one_line(parts):
         build_model(recipe)
     with pytest.raises(UserError, match="unexpected keyword argument 'hiden_size'"):
         build_model(recipe.model_copy(update={"towers": {"image": {"hiden_size": 64}}}))
+
+
+def test_a_model_without_attention_over_time_is_not_written_as_official(tokenizer, tmp_path):
+    text = tiny_model().config.text_config
+    video = {**TOWER, "temporal_attention": False}
+    config = get_system("video_llava").build_config(text, {"image": TOWER, "video": video}, {})
+    plain = Checkpoint(VideoLM(config), build_processor(config, tokenizer), LoadReport("memory"))
+    with pytest.raises(UserError, match="no attention over time"):
+        save_checkpoint(plain, tmp_path / "out", "official")
+    assert not (tmp_path / "out").exists()

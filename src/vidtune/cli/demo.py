@@ -4,6 +4,7 @@ Every step resumes or does nothing when it is done, so that the command may be s
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -68,10 +69,11 @@ def _say_what_next(out: Path, final: Path, run: Path) -> None:
 
     opened = RunFolder(run)
     asked = next((prediction for prediction in opened.predictions() if prediction.file is not None), None)
+    command = sys.argv[0] if Path(sys.argv[0]).name == "vidtune" else "vidtune"
     typer.echo("\nWhat to try next:")
     if asked is not None:
         video = Path(opened.info.data.folder) / str(asked.file)
-        typer.echo(f'  vidtune answer {final} --video {video} --question "{asked.question}"')
-    typer.echo(f"  vidtune data check {DEMO_RECIPE} --decode      (with DATA_ROOT={out / 'world'})")
-    typer.echo("  vidtune recipes list")
-    typer.echo(f"  tensorboard --logdir {out / 'run'}")
+        typer.echo(f'  {command} answer {final} --video {video} --question "{asked.question}"')
+    typer.echo(f"  DATA_ROOT={out / 'world'} {command} data check {DEMO_RECIPE} --decode")
+    typer.echo(f"  {command} recipes list")
+    typer.echo(f"  {Path(command).with_name('tensorboard')} --logdir {out / 'run'}")

@@ -81,6 +81,8 @@ def evaluate(
         )
     pick_dtype(dtype)
     loaded = open_checkpoint(folder, pick_device(device), dtype, base=model_base, tokenizer=tokenizer)
+    for warning in loaded.checkpoint.report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     for entry in entries:
         summary = predict_benchmark(
             loaded,

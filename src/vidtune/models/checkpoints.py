@@ -241,11 +241,15 @@ def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS) 
     """Write a checkpoint folder; a partial format writes its one file there.
 
     Raises:
-        UserError: ``out`` exists and is not empty, or the format cannot be written.
+        UserError: ``out`` exists and is not empty, or the format cannot hold this model.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; choose another folder or remove it")
     format = None if format_name == OURS else export_format(checkpoint.model.config.system, format_name)
+    try:
+        config = format.write_config(checkpoint.model.config) if format and format.write_config else {}
+    except ValueError as error:
+        raise UserError(f"cannot write format {format_name}: {error}") from None
     partial_out = out.with_name(out.name + ".partial")
     shutil.rmtree(partial_out, ignore_errors=True)
     partial_out.mkdir(parents=True)
@@ -255,9 +259,8 @@ def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS) 
     elif format.partial:
         torch.save(export_state(checkpoint.model, format), partial_out / format.file_name)
     else:
-        assert format.write_config is not None
         write_state(export_state(checkpoint.model, format), partial_out)
-        (partial_out / "config.json").write_text(json.dumps(format.write_config(checkpoint.model.config), indent=1))
+        (partial_out / "config.json").write_text(json.dumps(config, indent=1))
         checkpoint.processor.tokenizer.save_pretrained(partial_out)
     if out.exists():
         out.rmdir()

@@ -54,7 +54,8 @@ class CheckpointFormat:
         partial: components that such a file holds; empty means the whole model.
         matches: whether a config.json (and the keys beside it) is of this format.
         read_config: their config.json, shapes of their tensors -> ours.
-        write_config: ours -> their config.json; None if we do not write the format.
+        write_config: ours -> their config.json; ValueError for a model the format cannot hold; None if we do not
+            write the format.
         warnings: config -> what a user of such a checkpoint has to know.
         file_name: name of the weight file of a partial format.
     """

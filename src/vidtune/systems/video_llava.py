@@ -203,6 +203,8 @@ def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> Vide
 
 
 def _write_official(config: VideoLMConfig) -> JsonDict:
+    if not config.towers["video"]["temporal_attention"]:
+        raise ValueError("the video tower has no attention over time, which the official format needs")
     depth = config.connectors["visual"]["depth"]
     image = config.towers["image"]
     return {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from vidtune.cores import available_cores
 from vidtune.recipe import Recipe
 from vidtune.training.folder import FINAL, claimed
 from vidtune.training.loop import StageLoop
@@ -51,4 +52,4 @@ def train(
 def use_available_cores() -> None:
     """One compute thread per core that this process may use, unless OMP_NUM_THREADS says otherwise."""
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(available_cores())

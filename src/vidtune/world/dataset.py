@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from vidtune.cores import available_cores
 from vidtune.errors import UserError
 from vidtune.world.questions import SUBJECTS, Question, ask, describe
 from vidtune.world.render import write_image, write_video
@@ -129,7 +130,7 @@ def _name(kind: str, index: int) -> str:
 
 def _render(files: list[_File], spec: WorldSpec, workers: int | None) -> Iterable[None]:
     write = partial(_write, fps=spec.fps, size=spec.size)
-    workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count()
+    workers = workers or available_cores()
     if workers == 1 or len(files) < 16:
         yield from map(write, files)
         return
