@@ -19,7 +19,7 @@ from vidtune.cores import available_cores
 from vidtune.errors import UserError
 from vidtune.world.questions import SUBJECTS, Question, ask, describe
 from vidtune.world.render import write_image, write_video
-from vidtune.world.scene import COLOURS, SHAPES, Scene, make_scene
+from vidtune.world.scene import CAST, COLOURS, SHAPES, Scene, make_scene
 from vidtune.world.tokenizer import train_tokenizer
 
 TEST_SET = Path("eval/GPT_Zero_Shot_QA/World_Zero_Shot_QA")
@@ -43,8 +43,8 @@ class WorldSpec:
 
     seed: int = 0
     videos: int = 2000
-    images: int = 120
-    texts: int = 60
+    images: int = 40
+    texts: int = 40
     test_videos: int = 160
     seconds: float = 3.0
     fps: int = 8
@@ -184,7 +184,7 @@ def _turns(questions: Iterable[Question]) -> list[tuple[str, str]]:
 
 
 def _caption_turn(stream: str, scene: Scene, index: int) -> tuple[str, str]:
-    subject = SUBJECTS[index // 3 % 2]  # scenes of one, two and three shapes take turns
+    subject = SUBJECTS[index // len(CAST) % 2]  # scenes with all numbers of shapes are told both ways
     return CAPTION_PROMPT.format(stream=stream, subject=subject), describe(scene, subject)
 
 

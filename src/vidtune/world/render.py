@@ -10,21 +10,23 @@ import av
 import numpy as np
 from PIL import Image
 
-from vidtune.world.scene import COLOURS, Scene
+from vidtune.world.scene import COLOURS, Actor, Scene
 
 SAMPLE_RATE = 16000
 _TONE_SECONDS = 0.2
+_TRAIL_WIDTH = 0.03
 _VIDEO_OPTIONS = {"crf": "18", "preset": "veryfast"}
 _SOUND_OPTIONS = {"aac_coder": "fast"}
 
 
 def draw_frame(scene: Scene, time: float, size: int) -> np.ndarray:
-    """The scene at one moment: (S, S, 3) uint8 RGB."""
+    """The scene at one moment: (S, S, 3) uint8 RGB. Moving shapes leave a trail of half their brightness."""
     frame = np.full((size, size, 3), scene.background, np.uint8)
     grid = (np.arange(size) + 0.5) / size
     for actor in scene.actors:
         if actor.visible_at(time):
             x, y = actor.centre_at(time)
+            frame[_trail(actor, (x, y), grid)] = np.asarray(COLOURS[actor.colour_at(time)]) // 2
             inside = _inside(actor.shape, (grid[None] - x) / actor.radius, (grid[:, None] - y) / actor.radius)
             frame[inside] = COLOURS[actor.colour_at(time)]
     return frame
@@ -70,6 +72,15 @@ def write_image(scene: Scene, path: Path, size: int) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     Image.fromarray(draw_frame(scene, 0.0, size)).save(part, format="PNG")
     part.replace(path)
+
+
+def _trail(actor: Actor, centre: tuple[float, float], grid: np.ndarray) -> np.ndarray:
+    """The way that an actor has come so far, as a thin line: (S, S) bool."""
+    (left, right), (top, bottom) = (sorted(ends) for ends in zip(actor.start, centre, strict=True))
+    width = _TRAIL_WIDTH if centre != actor.start else 0.0
+    across = (grid >= left - width) & (grid <= right + width)
+    along = (grid >= top - width) & (grid <= bottom + width)
+    return along[:, None] & across[None] if width else np.zeros((len(grid), len(grid)), bool)
 
 
 def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:

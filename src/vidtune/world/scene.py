@@ -23,6 +23,8 @@ NUMBERS = ("zero", "one", "two", "three")
 TONES = {"appears": 440.0, "moves": 660.0, "turns": 880.0, "vanishes": 330.0}
 """Hertz of the tone that marks an event of each kind in the sound track."""
 
+CAST = (1, 2, 1, 2, 3)
+"""Numbers of actors in consecutive scenes."""
 SLOTS = 8
 LANES = (1 / 6, 1 / 2, 5 / 6)
 _FIRST_SLOTS = {1: ((0, 1, 2),), 2: ((0, 1), (2, 3)), 3: ((0,), (2,), (4,))}
@@ -142,11 +144,11 @@ def make_scene(seed: int, index: int, duration: float, held_out: bool = False) -
         duration: seconds; 0 gives a picture, whose actors are all in view and do nothing.
         held_out: draw from the signatures reserved for the test set, else from all others.
 
-    The number of actors goes round (one, two, three, one, ...), so that counts are balanced.
+    The number of actors goes round as in CAST.
     """
     rng = random.Random(f"{seed} {index} {duration} {held_out}")
     while True:
-        scene = _draw(rng, 1 + index % 3, duration)
+        scene = _draw(rng, CAST[index % len(CAST)], duration)
         if scene.held_out == held_out:
             return scene
 
