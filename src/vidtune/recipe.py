@@ -22,8 +22,19 @@ from vidtune.yaml_document import Document, Key, read_yaml
 
 COMPONENT_GLOB = re.compile(r"(towers|connectors)(\.[A-Za-z0-9_*?\[\]!-]+)?|language_model|\*")
 STAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
-# Settings of a stage that do not change the weights it gives.
-EXECUTION_SETTINGS = ("save_every", "keep", "workers", "media_timeout", "log_every")
+# Settings of a stage that do not change the weights it gives, or by float rounding alone.
+EXECUTION_SETTINGS = (
+    "save_every",
+    "keep",
+    "workers",
+    "media_timeout",
+    "log_every",
+    "parallel",
+    "max_tokens_per_batch",
+    "gradient_checkpointing",
+)
+# Parts of a recipe that do not change the weights.
+OTHER_PARTS = {"benchmarks", "generation", "trackers"}
 
 
 def _expand_home(path: str) -> str:
@@ -49,18 +60,30 @@ class Settings(BaseModel):
 
 
 class DataSource(Settings):
-    """Annotations and the folder their media paths are relative to (None: text only)."""
+    """Annotations and the folder their media paths are relative to.
+
+    Args:
+        annotations: the file.
+        media: the folder; None: text only.
+        weight: how often an epoch takes each sample: 2 twice, 0.5 a random half of the file, drawn anew every epoch.
+    """
 
     annotations: FilePath
     media: FilePath | None = None
+    weight: float = Field(default=1.0, gt=0)
 
 
 class LoRA(Settings):
-    """Low-rank adaptation of a component's linear layers (arXiv:2106.09685); the update is scaled by alpha / rank."""
+    """Low-rank adaptation of a component's linear layers (arXiv:2106.09685); the update is scaled by alpha / rank.
+
+    Args:
+        layers: names of the linear layers, such as ``q_proj``; None: all but the output head.
+    """
 
     rank: int = Field(default=64, gt=0)
     alpha: float = Field(default=128, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    layers: tuple[str, ...] | None = None
 
 
 class Train(Settings):
@@ -89,11 +112,14 @@ class Stage(Settings):
         max_steps: optimizer steps; None: as many as ``epochs`` makes.
         global_batch_size: samples per optimizer step, over all ranks and micro-batches.
         max_tokens_per_batch: tokens that one forward may hold; bounds memory, not results.
+        parallel: how several processes share the work: "ddp" holds the weights on each, "fsdp2" shards them.
         prompt: name of the system's prompt format; None: the one it was trained with.
         media: per stream, preprocessing settings that differ from the system's.
         order: how samples are dealt into steps; "modality_grouped" keeps text-only samples and like lengths together.
         warmup: share of the steps over which the learning rate rises.
         max_grad_norm: gradient norm to clip at; None: no clipping.
+        gradient_checkpointing: recompute the language model's activations in the backward pass instead of storing them.
+        quantize: hold the frozen weights of the language model in 8 or 4 bits (needs bitsandbytes; for LoRA).
         max_length: tokens per sample before placeholders are expanded; the rest is cut.
         max_expanded_length: tokens per sample after expansion; the rest is cut.
         save_every: optimizer steps between checkpoints.
@@ -111,6 +137,7 @@ class Stage(Settings):
     max_steps: int | None = Field(default=None, gt=0)
     global_batch_size: int = Field(gt=0)
     max_tokens_per_batch: int = Field(default=8192, gt=0)
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
     prompt: str | None = None
     media: dict[str, dict[str, Any]] = Field(default_factory=dict)
     order: Literal["shuffled", "modality_grouped", "sequential"] = "shuffled"
@@ -121,6 +148,7 @@ class Stage(Settings):
     betas: tuple[float, float] = (0.9, 0.999)
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
+    quantize: Literal["8bit", "4bit"] | None = None
     max_length: int = Field(default=2048, gt=0)
     max_expanded_length: int = Field(default=3072, gt=0)
     save_every: int = Field(default=500, gt=0)
@@ -162,6 +190,7 @@ class Recipe(Settings):
         connectors: per connector, folder or file of its weights, or sizes that differ from the published ones.
         seed: of initial weights, data order and random preprocessing.
         generation: decoding settings that differ from the protocol when the recipe's own benchmarks are run.
+        trackers: where a run's numbers go besides its log.jsonl.
     """
 
     system: str
@@ -174,6 +203,7 @@ class Recipe(Settings):
     stages: tuple[Stage, ...] = ()
     benchmarks: tuple[BenchmarkEntry, ...] = ()
     generation: dict[str, Any] = Field(default_factory=dict)
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ("tensorboard",)
 
     @model_validator(mode="after")
     def _has_a_language_model(self) -> "Recipe":
@@ -185,9 +215,15 @@ class Recipe(Settings):
     @classmethod
     def _stages_follow_each_other(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
         earlier: list[str] = []
+        names = [stage.name for stage in stages]
         for stage in stages:
             if stage.name in earlier:
                 raise ValueError(f"two stages are named {stage.name!r}; the name is the stage's folder")
+            if stage.from_ in names and stage.from_ not in earlier:
+                raise ValueError(
+                    f"stage {stage.name!r} starts from {stage.from_!r}, which is not trained before it: stages run in "
+                    "the order in which they stand; put that stage first"
+                )
             if stage.from_ is not None and stage.from_ not in earlier and "/" not in stage.from_:
                 raise ValueError(
                     f"stage {stage.name!r} starts from {stage.from_!r}, which is no earlier stage and no path; "
@@ -243,7 +279,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def recipe_fingerprint(recipe: Recipe) -> str:
     """16 hex digits that name the weights a recipe gives; benchmarks and execution settings do not count."""
-    values = recipe.model_dump(mode="json", by_alias=True, exclude={"benchmarks", "generation"})
+    values = recipe.model_dump(mode="json", by_alias=True, exclude=OTHER_PARTS)
     for stage in values["stages"]:
         for setting in EXECUTION_SETTINGS:
             del stage[setting]

@@ -3,7 +3,6 @@
 Each file is ``[judgement, {"q": question, "a": reference, "pred": prediction}]``.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import Judgement
 from vidtune.evaluation.judging import judge_items, store_judgements
+from vidtune.evaluation.records import read_json
 from vidtune.evaluation.run_folder import RunFolder
 
 
@@ -70,14 +70,7 @@ def combine(
 
 
 def _read_result(path: Path) -> OfficialResult:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+    value = read_json(path)
     if not isinstance(value, list) or len(value) != 2 or not isinstance(value[1], dict):
         raise UserError(f"{path}: expected [judgement, texts]; only results of the published judge scripts belong here")
     texts = [None if value[1].get(key) is None else str(value[1][key]) for key in ("q", "a", "pred")]

@@ -114,16 +114,21 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object; raises UserError naming line and column."""
+def read_json(path: Path) -> Any:
+    """A JSON file's value; raises UserError naming the file, and line and column of a mistake."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds one object; raises UserError naming line and column."""
+    value = read_json(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected an object, found {type(value).__name__}")
     return value

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.recipe import EXECUTION_SETTINGS, Recipe, dump_recipe, load_recipe, recipe_fingerprint
+from vidtune.recipe import EXECUTION_SETTINGS, OTHER_PARTS, Recipe, dump_recipe, load_recipe, recipe_fingerprint
 from vidtune.training.saving import PREFIX, remove_partial, write_atomic
 
 RECIPE = "recipe.yaml"
@@ -60,7 +60,7 @@ def check_recipe(out: Path, recipe: Recipe) -> None:
 
 
 def _values(recipe: Recipe) -> dict[str, Any]:
-    values = recipe.model_dump(mode="json", by_alias=True, exclude={"benchmarks", "generation"})
+    values = recipe.model_dump(mode="json", by_alias=True, exclude=OTHER_PARTS)
     values["stages"] = {
         stage["name"]: {key: value for key, value in stage.items() if key not in EXECUTION_SETTINGS}
         for stage in values["stages"]
