@@ -10,15 +10,16 @@ import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from vidtune.errors import UserError
 from vidtune.recipes import list_recipes, recipe_path
+from vidtune.recipes.mistakes import Misplaced, explain
 from vidtune.spelling import suggestion
-from vidtune.yaml_document import Document, Key, read_yaml
+from vidtune.yaml_document import read_yaml
 
 COMPONENT_GLOB = re.compile(r"(towers|connectors)(\.[A-Za-z0-9_*?\[\]!-]+)?|language_model|\*")
 STAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -77,6 +78,9 @@ class LoRA(Settings):
     """Low-rank adaptation of a component's linear layers (arXiv:2106.09685); the update is scaled by alpha / rank.
 
     Args:
+        rank: width of the update.
+        alpha: the update is scaled by alpha / rank.
+        dropout: share of the inputs that the update does not see, drawn anew each time.
         layers: names of the linear layers, such as ``q_proj``; None: all but the output head.
     """
 
@@ -87,7 +91,12 @@ class LoRA(Settings):
 
 
 class Train(Settings):
-    """How one component trains; a bare number is its peak learning rate."""
+    """How one component trains; a bare number is its peak learning rate.
+
+    Args:
+        learning_rate: at its peak, after the warm-up.
+        lora: train low-rank adapters in its linear layers; None: all of its weights.
+    """
 
     learning_rate: float = Field(gt=0)
     lora: LoRA | None = None
@@ -116,15 +125,20 @@ class Stage(Settings):
         prompt: name of the system's prompt format; None: the one it was trained with.
         media: per stream, preprocessing settings that differ from the system's.
         order: how samples are dealt into steps; "modality_grouped" keeps text-only samples and like lengths together.
+        schedule: how the learning rate falls after the warm-up.
         warmup: share of the steps over which the learning rate rises.
+        weight_decay: of AdamW; biases and norms are exempt.
         max_grad_norm: gradient norm to clip at; None: no clipping.
+        betas: of AdamW.
+        precision: what is computed in; trained weights and the optimizer are float32 in either.
         gradient_checkpointing: recompute the language model's activations in the backward pass instead of storing them.
         quantize: hold the frozen weights of the language model in 8 or 4 bits (needs bitsandbytes; for LoRA).
         max_length: tokens per sample before placeholders are expanded; the rest is cut.
         max_expanded_length: tokens per sample after expansion; the rest is cut.
         save_every: optimizer steps between checkpoints.
         keep: checkpoints kept besides the final one.
-        workers: processes that decode media; 0: decode in the training process.
+        workers: processes that decode media, for each training process; 0: decode in the training process. None: one
+            less than its share of the machine's cores, 1 to 8.
         media_timeout: seconds one media file may take.
         log_every: optimizer steps between log lines.
     """
@@ -153,7 +167,7 @@ class Stage(Settings):
     max_expanded_length: int = Field(default=3072, gt=0)
     save_every: int = Field(default=500, gt=0)
     keep: int = Field(default=1, gt=0)
-    workers: int = Field(default=2, ge=0)
+    workers: int | None = Field(default=None, ge=0)
     media_timeout: float = Field(default=60.0, gt=0)
     log_every: int = Field(default=10, gt=0)
 
@@ -189,6 +203,8 @@ class Recipe(Settings):
         checkpoint: a whole model to start from instead; language model and towers are then taken from it.
         connectors: per connector, folder or file of its weights, or sizes that differ from the published ones.
         seed: of initial weights, data order and random preprocessing.
+        stages: training phases, in the order in which they run.
+        benchmarks: what ``vidtune evaluate`` scores the result on.
         generation: decoding settings that differ from the protocol when the recipe's own benchmarks are run.
         trackers: where a run's numbers go besides its log.jsonl.
     """
@@ -216,19 +232,18 @@ class Recipe(Settings):
     def _stages_follow_each_other(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
         earlier: list[str] = []
         names = [stage.name for stage in stages]
-        for stage in stages:
+        for place, stage in enumerate(stages):
+            start = f"stage {stage.name!r} starts from {stage.from_!r}, which is"
             if stage.name in earlier:
-                raise ValueError(f"two stages are named {stage.name!r}; the name is the stage's folder")
+                raise Misplaced(f"two stages are named {stage.name!r}; the name is the stage's folder", place, "name")
+            if stage.from_ == stage.name:
+                raise Misplaced(f"{start} itself; remove from, or name an earlier stage or a checkpoint", place, "from")
             if stage.from_ in names and stage.from_ not in earlier:
-                raise ValueError(
-                    f"stage {stage.name!r} starts from {stage.from_!r}, which is not trained before it: stages run in "
-                    "the order in which they stand; put that stage first"
-                )
+                advice = "stages run in the order in which they stand; put that stage first"
+                raise Misplaced(f"{start} not trained before it: {advice}", place, "from")
             if stage.from_ is not None and stage.from_ not in earlier and "/" not in stage.from_:
-                raise ValueError(
-                    f"stage {stage.name!r} starts from {stage.from_!r}, which is no earlier stage and no path; "
-                    + suggestion(stage.from_, earlier)
-                )
+                advice = suggestion(stage.from_, earlier)
+                raise Misplaced(f"{start} no earlier stage and no path; {advice}", place, "from")
             earlier.append(stage.name)
         return stages
 
@@ -265,7 +280,7 @@ def load_recipe(
     except ValidationError as error:
         if expand and not any(problem["type"] == "extra_forbidden" for problem in error.errors()):
             document.require_set()
-        raise UserError(_explain(error, document)) from error
+        raise UserError(explain(error, document, Recipe)) from error
     if expand:
         document.require_set()
     return recipe
@@ -296,51 +311,3 @@ def recipe_file(name_or_path: str | Path) -> Path:
             return path
         raise UserError(f"{path}: there is no such recipe file; vidtune recipes list names the shipped ones")
     return recipe_path(str(name_or_path))
-
-
-def _explain(error: ValidationError, document: Document) -> str:
-    """One line for the first thing that is wrong; unknown keys come first, for they often cause the rest."""
-    problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
-    problem = problems[0]
-    path = problem["loc"]
-    place, inside = document.place(path), _dotted(path[:-1], document.value)
-    if problem["type"] == "extra_forbidden":
-        where = f" in {inside}" if inside else ""
-        return f"{place}: unknown key {path[-1]!r}{where}; {suggestion(str(path[-1]), _known_keys(path[:-1]))}"
-    if problem["type"] == "missing":
-        return f"{place}: the key {path[-1]!r} is missing" + (f" in {inside}" if inside else "")
-    text = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{place}: {text}"
-    return f"{place}: {_dotted(path, document.value)}: {text[0].lower()}{text[1:]}, not {problem['input']!r}"
-
-
-def _known_keys(path: tuple[Key, ...]) -> list[str]:
-    """Keys of the recipe value at ``path``; indices, component globs and stream names on the way change nothing."""
-    model: type[BaseModel] = Recipe
-    for key in path:
-        if key in _fields(model):
-            model = next(iter(_models_in(_fields(model)[str(key)].annotation)), model)
-    return list(_fields(model))
-
-
-def _fields(model: type[BaseModel]) -> dict[str, Any]:
-    return {field.alias or name: field for name, field in model.model_fields.items()}
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
-
-
-def _dotted(path: tuple[Key, ...], value: Any) -> str:
-    """A path as an override would write it: list items by their name where they have one."""
-    words = []
-    for key in path:
-        try:
-            value = value[key]
-        except (KeyError, IndexError, TypeError):
-            value = None
-        words.append(str(value.get("name", key) if isinstance(key, int) and isinstance(value, dict) else key))
-    return ".".join(words)

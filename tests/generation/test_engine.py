@@ -17,6 +17,7 @@ from vidtune.data.sample import MediaRef, Turn
 from vidtune.errors import MediaError, UserError
 from vidtune.generation import engine as engine_module
 from vidtune.generation.engine import AnswerEngine
+from vidtune.generation.grouping import group_by_media
 from vidtune.generation.settings import GenerationSettings, Request
 from vidtune.models.build import build_processor
 from vidtune.models.video_lm import VideoLM
@@ -115,6 +116,24 @@ def mixed_requests(a, b, c):
         Request("text-too", (), "Say something else."),
         Request("a-turns", (a,), "And now?", (Turn("user", "Who?"), Turn("assistant", "A man."))),
     ]
+
+
+def test_grey_levels_are_normalised_before_the_model_sees_them(llama, tmp_path):
+    picture = np.random.default_rng(1).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    (tmp_path / "clip").mkdir()
+    for name in ("whole.png", "clip/0.png", "clip/1.png"):
+        Image.fromarray(picture).save(tmp_path / name)
+    refs = (MediaRef("image", str(tmp_path / "whole.png")), MediaRef("video", str(tmp_path / "clip")))
+    model, processor = llama
+    grey = processor.with_preprocessing({"image": {"pixels": "uint8"}, "video": {"pixels": "uint8"}})
+    embeds = []
+    for chosen in (processor, grey):
+        with start((model, chosen), workers=1) as engine:
+            prompt = engine._prepare(Request("q", refs, "Which?"))
+            [group] = engine._loaded(group_by_media([prompt], 1))
+            assert {array.dtype for array in group.arrays} == {np.dtype(chosen.preprocessing["image"].pixels)}
+            embeds.append(engine._embed(group, prompt, len(prompt.ids)))
+    assert torch.equal(*embeds)
 
 
 def test_shared_prefix_equals_answering_alone(parts, a, b, c):

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+_leaked: list[np.ndarray] = []
+LEAK = 64 * 2**20
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -20,6 +23,14 @@ class Preprocessing:
             raise KeyError("a mistake in the program")
         if self.behaviour == "hang":
             time.sleep(60)
+        if self.behaviour == "leak":
+            _leaked.append(np.ones(LEAK, np.uint8))
+        if self.behaviour == "swell":
+            np.ones(LEAK, np.uint8)
+        if self.behaviour == "large":
+            return np.full(2**20, seed or 0, np.float32)
+        if self.behaviour == "grey":
+            return np.full((3, 5), seed or 0, np.uint8)
         return np.array([os.getpid(), seed or 0], np.float32)
 
 

@@ -1,8 +1,14 @@
+from functools import partial
+
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from tiny_models import packed, random_example, tiny_model
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import AutoModel, AutoModelForCausalLM
 
+from vidtune.models.loss import CHUNK_BYTES, head_loss_sum
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.packing import StreamBatch
 
@@ -11,23 +17,90 @@ def gradients(model) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("text_type", ["llama", "qwen2"])
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_packed_equals_one_by_one(text_type, checkpointing):
-    model = tiny_model(text_type).train()
+def model_in_training(text_type: str, variant: str, checkpointing: bool) -> VideoLM:
+    model = tiny_model(text_type, tie_word_embeddings=variant == "tied").train()
+    if variant == "adapted":
+        model.language_model.requires_grad_(False)
+        targets = ["q_proj", "down_proj", "lm_head"]
+        inject_adapter_in_model(LoraConfig(r=2, target_modules=targets, init_lora_weights=False), model.language_model)
     if checkpointing:
         model.language_model.gradient_checkpointing_enable()
-    examples = [random_example(model, kind, seed) for seed, kind in enumerate(("video", "image", "", "video,image"))]
-    loss = model.loss_sum(packed(examples))
-    loss.backward()
-    together = gradients(model)
-    model.zero_grad(set_to_none=True)
-    alone = sum(model.loss_sum(packed([example])) for example in examples)
-    alone.backward()
-    torch.testing.assert_close(loss, alone, atol=1e-5, rtol=1e-6)
-    assert together.keys() == gradients(model).keys()
-    for name, gradient in gradients(model).items():
+    return model
+
+
+def packed_and_alone(model: VideoLM, chunk_bytes: int, monkeypatch) -> tuple[list[torch.Tensor], list[dict]]:
+    """Loss and all gradients of a mixture as one pack in chunks of logits, and sample by sample at once."""
+    kinds = ("video", "image", "", "video,image")
+    examples = [random_example(model, kind, seed) for seed, kind in enumerate(kinds)]
+    losses, found = [], []
+    for packs, size in (([examples], chunk_bytes), ([[example] for example in examples], CHUNK_BYTES)):
+        monkeypatch.setattr("vidtune.models.video_lm.head_loss_sum", partial(head_loss_sum, chunk_bytes=size))
+        model.zero_grad(set_to_none=True)
+        loss = sum(model.loss_sum(packed(pack)) for pack in packs)
+        loss.backward()
+        losses.append(loss)
+        found.append(gradients(model))
+    return losses, found
+
+
+@pytest.mark.parametrize("text_type", ["llama", "qwen2"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("variant", ["untied", "tied", "adapted"])
+def test_packed_equals_one_by_one(text_type, checkpointing, variant, monkeypatch):
+    model = model_in_training(text_type, variant, checkpointing)
+    losses, (together, alone) = packed_and_alone(model, 4 * 500 * 3, monkeypatch)
+    torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-6)
+    assert together.keys() == alone.keys()
+    assert {name.split(".")[0] for name in alone} == {"towers", "connectors", "language_model"}
+    for name, gradient in alone.items():
         torch.testing.assert_close(together[name], gradient, atol=1e-5, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("variant", ["tied", "adapted"])
+def test_packed_equals_one_by_one_under_bfloat16_autocast(variant, monkeypatch):
+    model = model_in_training("qwen2", variant, checkpointing=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses, (together, alone) = packed_and_alone(model, 4 * 500 * 3, monkeypatch)
+    torch.testing.assert_close(*losses, rtol=5e-3, atol=0)
+    whole, difference = (
+        torch.cat([gradient.flatten() for gradient in parts]).norm()
+        for parts in (alone.values(), [together[name] - gradient for name, gradient in alone.items()])
+    )
+    assert difference < 0.02 * whole
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_loss_of_a_sharded_model_equals_that_of_the_plain_one(tied):
+    """FSDP2 as training wraps it: layers, then the root, inside whose forward the head's weight is whole."""
+
+    class Step(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, batch):
+            return self.model.loss_sum(batch)
+
+    model = tiny_model("qwen2", tie_word_embeddings=tied)
+    batch = packed([random_example(model, kind, seed) for seed, kind in enumerate(("video", "image", ""))])
+    expected = model.loss_sum(batch)
+    expected.backward()
+    plain = gradients(model)
+    model.zero_grad(set_to_none=True)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        for layer in model.language_model.model.layers:
+            fully_shard(layer, mesh=mesh)
+        step = fully_shard(Step(model), mesh=mesh)
+        loss = step(batch)
+        loss.backward()
+        sharded = {name: gradient.full_tensor() for name, gradient in gradients(model).items()}
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(loss, expected)
+    assert sharded.keys() == plain.keys() and "language_model.model.embed_tokens.weight" in plain
+    torch.testing.assert_close(sharded, plain)
 
 
 def test_loss_on_supervised_positions_equals_the_plain_mean(model, mixture):

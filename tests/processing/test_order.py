@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vidtune.errors import UserError
-from vidtune.processing.order import OrderRule, epoch_order, modality_grouped_order, packs_of_step
+from vidtune.processing.order import OrderRule, epoch_order, modality_grouped_order
 
 RNG = np.random.default_rng(0)
 LENGTHS = (RNG.integers(1, 60, 103) * np.where(RNG.random(103) < 0.3, -1, 1)).astype(np.int32)
@@ -41,31 +41,9 @@ def test_grouped_batches_hold_one_kind_of_sample_but_for_the_leftovers() -> None
 
 
 def test_a_batch_of_text_only_data_is_grouped_too() -> None:
-    assert sorted(modality_grouped_order([-3, -1, -2, -5], 2, 1)) == [0, 1, 2, 3]
+    assert sorted(modality_grouped_order(np.array([-3, -1, -2, -5]), 2, 1)) == [0, 1, 2, 3]
 
 
 def test_a_sample_without_words_is_named() -> None:
     with pytest.raises(UserError, match="sample number 1 has no words"):
-        modality_grouped_order([3, 0, -2], 2, 1)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_packs_hold_every_example_once_within_the_limit(seed: int) -> None:
-    lengths = np.random.default_rng(seed).integers(1, 100, 40).tolist()
-    packs = packs_of_step(lengths, 128)
-    assert sorted(i for pack in packs for i in pack) == list(range(40))
-    assert max(sum(lengths[i] for i in pack) for pack in packs) <= 128
-    assert all(pack == sorted(pack) for pack in packs)
-
-
-def test_packs_are_about_equally_full() -> None:
-    assert packs_of_step([60, 50, 40, 30, 20, 10], 120) == [[0, 3, 4], [1, 2, 5]]
-
-
-def test_an_example_longer_than_a_pack_is_named_with_what_it_needs() -> None:
-    with pytest.raises(UserError, match=r"sample b has 9 tokens .* at least 9"):
-        packs_of_step([3, 9], 8, ids=["a", "b"])
-
-
-def test_an_empty_step_has_no_packs() -> None:
-    assert packs_of_step([], 8) == []
+        modality_grouped_order(np.array([3, 0, -2]), 2, 1)

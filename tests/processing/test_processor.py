@@ -148,6 +148,15 @@ def test_calling_it_gives_left_padded_model_inputs(processor: VideoLMProcessor) 
     assert int(torch.sum(inputs["input_ids"] == processor.placeholder_ids["image"])) == 8
 
 
+def test_model_inputs_are_normalised_whatever_form_the_pixels_travel_in(processor: VideoLMProcessor) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (28, 40, 3), dtype=np.uint8)
+    clip = np.stack([picture] * FRAMES)
+    grey = processor.with_preprocessing({"image": {"pixels": "uint8"}, "video": {"pixels": "uint8"}})
+    expected = processor("<image><video>Same?", images=[picture], videos=[clip])["media"]
+    found = grey("<image><video>Same?", images=[picture], videos=[clip])["media"]
+    assert all(torch.equal(found[stream].values, expected[stream].values) for stream in ("image", "video"))
+
+
 def test_decoding_leaves_placeholders_out(processor: VideoLMProcessor) -> None:
     example = processor.question_example("A dog?", [CLIP], ANSWERING)
     assert processor.decode(example.input_ids).endswith("A dog? ASSISTANT:")

@@ -3,7 +3,13 @@ import torch
 
 from vidtune.errors import UserError
 from vidtune.models.build import build_model
+from vidtune.recipe import Train
 from vidtune.training.parameters import parameter_groups, prepare_components, select_components
+
+
+def rates(numbers: dict[str, float]) -> dict[str, Train]:
+    return {name: Train(learning_rate=rate) for name, rate in numbers.items()}
+
 
 NAMES = ["towers.image", "towers.video", "connectors.visual", "language_model"]
 
@@ -18,22 +24,22 @@ NAMES = ["towers.image", "towers.video", "connectors.visual", "language_model"]
     ],
 )
 def test_globs_choose_components(globs: dict[str, float], chosen: list[str]) -> None:
-    assert list(select_components(NAMES, globs, "align")) == chosen
+    assert list(select_components(NAMES, rates(globs), "align")) == chosen
 
 
 def test_component_that_does_not_exist_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r"stage 'align': .*'connectors.visula'.*did you mean 'connectors.visual'"):
-        select_components(NAMES, {"connectors.visula": 1.0}, "align")
+        select_components(NAMES, rates({"connectors.visula": 1.0}), "align")
 
 
 def test_component_named_twice_is_refused() -> None:
     with pytest.raises(UserError, match=r"'towers.video' twice, by 'towers' and 'towers.video'"):
-        select_components(NAMES, {"towers": 1.0, "towers.video": 2.0}, "align")
+        select_components(NAMES, rates({"towers": 1.0, "towers.video": 2.0}), "align")
 
 
 def test_every_component_has_its_rate_and_norms_and_biases_no_decay(make_recipe) -> None:
     model = build_model(make_recipe())
-    trained = {"connectors.visual": 1e-3, "language_model": 2e-5}
+    trained = rates({"connectors.visual": 1e-3, "language_model": 2e-5})
     prepare_components(model, trained, torch.float32)
     groups = parameter_groups(model, trained, weight_decay=0.1)
     facts = {
@@ -42,16 +48,16 @@ def test_every_component_has_its_rate_and_norms_and_biases_no_decay(make_recipe)
         for parameter in group["params"]
     }
     parts = model.components()
-    for name, rate in trained.items():
+    for name, how in trained.items():
         for key, parameter in parts[name].named_parameters():
             exempt = key.endswith("bias") or "norm" in key
-            assert facts.pop(id(parameter)) == (name, rate, 0.0 if exempt else 0.1), key
+            assert facts.pop(id(parameter)) == (name, how.learning_rate, 0.0 if exempt else 0.1), key
     assert not facts
 
 
 def test_frozen_parts_are_cast_and_trained_parts_are_float32(make_recipe) -> None:
     model = build_model(make_recipe()).to(torch.float16)
-    prepare_components(model, {"connectors.visual": 1.0}, torch.bfloat16)
+    prepare_components(model, ["connectors.visual"], torch.bfloat16)
     for name, part in model.components().items():
         dtype = torch.float32 if name == "connectors.visual" else torch.bfloat16
         assert {p.dtype for p in part.parameters()} == {dtype}

@@ -3,12 +3,8 @@
 import pytest
 import torch
 
-from vidtune.models.build import build_model
 from vidtune.processing.packing import Batch, Example, pack
-from vidtune.training.exclusions import ExclusionList
-from vidtune.training.parameters import prepare_components
-from vidtune.training.plan import StepPlan
-from vidtune.training.stage import StageSetup, open_table, prompt_name, stage_processor
+from vidtune.training.stage import StageSetup, set_up
 from vidtune.training.step import (
     TrainingStep,
     clipping_factor,
@@ -23,23 +19,7 @@ TRAINED = {"connectors.visual": 1e-3, "language_model": 1e-3, "towers.video": 1e
 
 @pytest.fixture
 def setup(make_recipe, tmp_path) -> StageSetup:
-    recipe = make_recipe()
-    stage = recipe.stages[0]
-    exclusions = ExclusionList(tmp_path / "excluded.jsonl")
-    model = build_model(recipe)
-    prepare_components(model, TRAINED, torch.float32)
-    table = open_table(stage, tmp_path / "tables", exclusions)
-    return StageSetup(
-        recipe,
-        stage,
-        tmp_path,
-        model,
-        TRAINED,
-        stage_processor(recipe, stage, model),
-        prompt_name(recipe, stage),
-        StepPlan(table, stage, recipe.seed),
-        exclusions,
-    )
+    return set_up(make_recipe(train=TRAINED), 0, tmp_path)
 
 
 def make_batch(setup: StageSetup, examples: list[Example]) -> Batch:

@@ -94,8 +94,9 @@ def test_unusable_annotation_is_left_out(make_recipe, tmp_path: Path) -> None:
     samples = [*mixed_samples(), conversation("<video>\nWhat?", "x", video="../../etc/passwd")]
     run(make_recipe(samples, workers=0, epochs=1), tmp_path / "out")
     (entry,) = excluded(tmp_path / "out")
-    assert entry["path"] is None
-    assert "etc/passwd" in entry["reason"]
+    assert "step" not in entry
+    assert "etc/passwd" in entry["detail"]
+    assert sum(logged(tmp_path / "out", "samples")) == len(samples) - 1
 
 
 def test_step_without_any_usable_sample_goes_on(make_recipe, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ def answer(
     seed: Annotated[int, typer.Option(help="Of the drawing.")] = 42,
     prompt: Annotated[str | None, typer.Option(help="Prompt format; default: the system's for answering.")] = None,
     model_base: Annotated[
-        str | None, typer.Option(help="Language model of a checkpoint that holds connectors only: folder or hub id.")
+        str | None,
+        typer.Option(help="Language model of a checkpoint without one; where the base of a LoRA result has moved to."),
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="When the checkpoint's folder holds none.")] = None,
     device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,

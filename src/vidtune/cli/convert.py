@@ -11,18 +11,22 @@ def convert(
     to_folder: Annotated[Path, typer.Argument(metavar="OUT", help="New folder; one that holds files is refused.")],
     to: Annotated[str, typer.Option(help="Format to write: vidtune, or one that `vidtune systems` lists.")] = "vidtune",
     model_base: Annotated[
-        str | None, typer.Option(help="Language model of a checkpoint that holds connectors only: folder or hub id.")
+        str | None,
+        typer.Option(help="Language model of a checkpoint without one; where the base of a LoRA result has moved to."),
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer, when the checkpoint's folder holds none: folder or hub id.")
     ] = None,
 ) -> None:
-    """Read a checkpoint strictly, report its keys, and write it in another format."""
+    """Read a checkpoint strictly, report its keys, and write it in another format.
+
+    Low-rank adapters are merged, except into a format that is made of them.
+    """
     from vidtune.models.checkpoints import load_checkpoint, save_checkpoint
 
     checkpoint = load_checkpoint(source, base=model_base, tokenizer=tokenizer)
     typer.echo(checkpoint.report)
     for warning in checkpoint.report.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    save_checkpoint(checkpoint, to_folder, to)
+    save_checkpoint(checkpoint, to_folder, to, source)
     typer.echo(f"written: {to_folder} ({to})")

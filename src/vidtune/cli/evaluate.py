@@ -43,7 +43,8 @@ def evaluate(
     judge_max_calls: JudgeMaxCalls = None,
     judge_concurrency: JudgeConcurrency = 8,
     model_base: Annotated[
-        str | None, typer.Option(help="Language model of a checkpoint that holds connectors only: folder or hub id.")
+        str | None,
+        typer.Option(help="Language model of a checkpoint without one; where the base of a LoRA result has moved to."),
     ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="When the checkpoint's folder holds none.")] = None,
     device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,

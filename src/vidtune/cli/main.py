@@ -20,6 +20,7 @@ from vidtune.cli.benchmarks import benchmarks
 from vidtune.cli.convert import convert
 from vidtune.cli.data import data
 from vidtune.cli.demo import demo
+from vidtune.cli.doctor import doctor
 from vidtune.cli.evaluate import evaluate
 from vidtune.cli.judge import judge
 from vidtune.cli.recipes import recipes
@@ -53,7 +54,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, evaluate, judge, report, answer, convert):
+for command in (demo, train, doctor, evaluate, judge, report, answer, convert):
     app.command()(command)
 app.add_typer(data, name="data")
 app.add_typer(recipes, name="recipes")

@@ -53,3 +53,20 @@ def copy(
     except FileExistsError:
         raise UserError(f"{target}: exists already; choose another name") from None
     typer.echo(f"copied to {target}; train it with: vidtune train {target} --out runs/{target.stem}")
+
+
+@recipes.command()
+def schema(
+    out: Annotated[Path | None, typer.Option(help="File to write; default: print.")] = None,
+) -> None:
+    """Give the JSON schema of recipes, with which an editor completes, explains and checks their keys."""
+    import json
+
+    from vidtune.recipes.schema import recipe_schema
+
+    text = json.dumps(recipe_schema(), indent=2)
+    if out is None:
+        typer.echo(text)
+        return
+    out.write_text(text + "\n", encoding="utf-8")
+    typer.echo(f"written to {out}; put this line at the top of a recipe:\n# yaml-language-server: $schema={out}")

@@ -1,22 +1,95 @@
 """``vidtune train``: run the stages of a recipe."""
 
+import os
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+# A launcher ends the processes that fail only because another one did; they give it time to, and say nothing.
+PATIENCE_SECONDS = 1.0
+
 
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; one of the same recipe goes on, another is refused.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as stages.finetune.epochs=0.5 or seed=1.")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; one of the same recipe goes on, another is refused.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes of this machine that train together, such as one per GPU.")
+    ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan of every stage (steps, packs, tokens, memory) and leave.")
+    ] = False,
+    planned_ranks: Annotated[
+        int, typer.Option("--ranks", min=1, help="For --dry-run: processes that would train together.")
+    ] = 1,
+    tokens_per_second: Annotated[
+        float | None, typer.Option(min=0, help="For --dry-run: throughput of all of them, for the time it would take.")
+    ] = None,
 ) -> None:
     """Train all stages of RECIPE in order; the same command resumes."""
-    from vidtune.recipe import load_recipe
-    from vidtune.training.run import train as run_stages
+    if dry_run:
+        print_plan(recipe, overrides or (), out, max(planned_ranks, processes), tokens_per_second)
+        return
+    if out is None:
+        raise typer.BadParameter("name the folder of the run", param_hint="--out")
+    if processes > 1:
+        from vidtune.training.launch import launch
 
-    final = run_stages(load_recipe(recipe, overrides or ()), out, device=device)
-    typer.echo(f"trained: {final}")
+        command = [sys.executable, "-m", "vidtune", "train", recipe, "--out", str(out)]
+        options = ["--device", device] if device else []
+        raise SystemExit(launch([*command, *options, "--", *(overrides or ())], processes))
+    # Remarks of torch's C++ part that are meant for its developers, once per process.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from vidtune.errors import UserError
+    from vidtune.recipe import load_recipe
+    from vidtune.training.launch import follow_launcher
+    from vidtune.training.ranks import RankFailed, joined
+    from vidtune.training.run import train as run_stages
+    from vidtune.training.signals import TrainingInterrupted
+
+    follow_launcher()
+    with joined(device) as ranks:
+        try:
+            with ranks.agreed():
+                loaded = load_recipe(recipe, overrides or ())
+            final = run_stages(loaded, out, ranks=ranks)
+        except (UserError, TrainingInterrupted) as error:
+            if ranks.is_main:
+                raise
+            raise SystemExit(WRONG_INPUT if isinstance(error, UserError) else INTERRUPTED) from error
+        except RankFailed as error:
+            time.sleep(2 * PATIENCE_SECONDS)
+            raise SystemExit(FAILED) from error
+        except Exception:
+            if ranks.world > 1:
+                time.sleep(PATIENCE_SECONDS)
+            raise
+        if ranks.is_main:
+            typer.echo(f"trained: {final}")
+
+
+def print_plan(
+    recipe: str, overrides: Sequence[str], out: Path | None, ranks: int, tokens_per_second: float | None
+) -> None:
+    """Plan every stage and print what it will be; with a folder, what was counted is kept there for the training."""
+    import tempfile
+    from contextlib import nullcontext
+
+    from vidtune.cli.progress import CountProgress
+    from vidtune.recipe import load_recipe
+    from vidtune.training.dry_run import describe, forecast
+
+    loaded = load_recipe(recipe, overrides)
+    with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as folder, CountProgress() as progress:
+        for planned in forecast(loaded, Path(folder), ranks=ranks, progress=progress):
+            typer.echo(describe(planned, tokens_per_second))

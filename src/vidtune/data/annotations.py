@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import UserError
 
 FORMAT_VERSION = 1
+COLUMNS = ("offsets", "word_lengths", "has_media")
 
 
 class DataSource(Protocol):
@@ -38,10 +39,13 @@ class DataSource(Protocol):
 class AnnotationFile:
     """The table of one annotation file, open.
 
+    Pickled, it takes its place on disk along, not the samples.
+
     Args:
         name: what its sample ids begin with; the file's stem, made unique among the files of a table.
         path, media: the source.
         content_hash: sha256 of the annotation file.
+        folder: where the parsed table lies.
         blob: JSON of all records, memory-mapped bytes.
         offsets: (m + 1,) int64, where each record begins in `blob`, and its end.
         word_lengths: (m,) int32, see `Record.word_length`.
@@ -52,13 +56,35 @@ class AnnotationFile:
     path: Path
     media: Path | None
     content_hash: str
+    folder: Path
     blob: np.ndarray
     offsets: np.ndarray
     word_lengths: np.ndarray
     has_media: np.ndarray
 
+    @classmethod
+    def parsed(cls, name: str, path: Path, media: Path | None, content_hash: str, folder: Path) -> "AnnotationFile":
+        """Open the parsed table in ``folder``."""
+        blob_path = folder / "records.bin"
+        blob = np.memmap(blob_path, np.uint8, "r") if blob_path.stat().st_size else np.empty(0, np.uint8)
+        columns = (np.load(folder / f"{column}.npy", mmap_mode="r") for column in COLUMNS)
+        return cls(name, path, media, content_hash, folder, blob, *columns)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AnnotationFile.parsed, (self.name, self.path, self.media, self.content_hash, self.folder)
+
     def __len__(self) -> int:
         return len(self.word_lengths)
+
+    def sample(self, index: int) -> Sample:
+        """Raises SampleProblem if a media path does not stay below the media root."""
+        record = self.record(index)
+        sample_id = f"{self.name}:{index}"
+        try:
+            media = tuple(MediaRef(stream, resolve(self.media, path)) for stream, path in record.media)
+        except SampleProblem as problem:
+            raise problem.of(sample_id) from None
+        return Sample(sample_id, record.turns, media)
 
     def record(self, index: int) -> Record:
         begin, end = self.offsets[index : index + 2]
@@ -108,13 +134,7 @@ class AnnotationTable:
     def __getitem__(self, index: int) -> Sample:
         """Raises SampleProblem if a media path does not stay below its media root."""
         file, number = self._place(index)
-        record = file.record(number)
-        sample_id = f"{file.name}:{number}"
-        try:
-            media = tuple(MediaRef(stream, resolve(file.media, path)) for stream, path in record.media)
-        except SampleProblem as problem:
-            raise problem.of(sample_id) from None
-        return Sample(sample_id, record.turns, media)
+        return file.sample(number)
 
     def id(self, index: int) -> str:
         """Id of a sample, without reading it."""
@@ -129,6 +149,16 @@ class AnnotationTable:
     def source(self, index: int) -> Path:
         """The annotation file a sample comes from."""
         return self._place(index)[0].path
+
+    @property
+    def selection(self) -> np.ndarray:
+        """Which samples of all the files, one after the other, the table holds. Shape: (n,) int64, ascending"""
+        return self._selection
+
+    @property
+    def counts(self) -> list[int]:
+        """How many samples of each file the table holds."""
+        return np.diff(np.searchsorted(self._selection, self._begins)).tolist()
 
     @property
     def fingerprint(self) -> str:
@@ -166,23 +196,14 @@ def _unique_name(stem: str, taken: Collection[str]) -> str:
 
 def _open_file(name: str, path: Path, media: Path | None, cache: Path) -> AnnotationFile:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content_hash = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: annotations cannot be read: {error.strerror}") from None
-    content_hash = hashlib.sha256(content).hexdigest()
     folder = cache / f"{content_hash[:32]}-v{FORMAT_VERSION}"
     if not folder.is_dir():
-        _build(path, content, folder)
-    blob_path = folder / "records.bin"
-    blob = np.memmap(blob_path, np.uint8, "r") if blob_path.stat().st_size else np.empty(0, np.uint8)
-    return AnnotationFile(
-        name,
-        path,
-        media,
-        content_hash,
-        blob,
-        *(np.load(folder / f"{column}.npy", mmap_mode="r") for column in ("offsets", "word_lengths", "has_media")),
-    )
+        _build(path, path.read_bytes(), folder)
+    return AnnotationFile.parsed(name, path, media, content_hash, folder)
 
 
 def _build(path: Path, content: bytes, folder: Path) -> None:

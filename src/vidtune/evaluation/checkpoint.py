@@ -91,6 +91,8 @@ def protocol_for(
         protocol = protocol.with_overrides(stop, f"system {system.name}")
     settings = _processor_for(loaded, protocol).streams[protocol.stream].preprocessing.model_dump(mode="json")
     del settings["blind"]
+    if settings.get("pixels") == "float32":  # as all records had it before there was a choice; their hashes hold
+        del settings["pixels"]
     return protocol.model_copy(update={"preprocessing": settings})
 
 

@@ -52,13 +52,15 @@ def checkpoint_fingerprint(path: Path) -> str:
     """
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES)
+    # Adapters of components other than the language model lie in folders of their own.
+    inside = [path] if path.is_file() else [*path.iterdir(), *path.glob("*/adapter_model.safetensors")]
+    files = sorted(file for file in inside if file.suffix in WEIGHT_SUFFIXES)
     if not files:
         raise UserError(f"{path}: no weights or configuration in this folder; give a checkpoint folder")
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
-        digest.update(json.dumps([file.name, size]).encode())
+        digest.update(json.dumps([str(file.relative_to(path)) if file != path else file.name, size]).encode())
         with file.open("rb") as content:
             if size <= WHOLE_FILE_LIMIT:
                 digest.update(content.read())

@@ -190,7 +190,9 @@ class AnswerEngine:
         media = pack([prompt.example], [group.arrays]).media
         self.stats.encodings += len(group.media)
         ids = torch.from_numpy(prompt.ids[None, :length]).to(self.model.device)
-        return self.model.embed(ids, {stream: batch.to(self.model.device) for stream, batch in media.items()})
+        preprocessing = self.processor.preprocessing
+        moved = {name: batch.to(self.model.device).to_float(preprocessing[name]) for name, batch in media.items()}
+        return self.model.embed(ids, moved)
 
     def _begin(self, prompt: Prompt) -> AnswerInProgress:
         return AnswerInProgress(

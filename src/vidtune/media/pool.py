@@ -1,36 +1,39 @@
 """A pool of worker processes that read media files; a file that hangs or crashes its reader costs only itself.
 
-Every worker has its own pipe and its own slot of shared memory. A thread of the parent hands out jobs, watches the
+Every worker has its own pipe and its own two slots of shared memory. A thread of the parent hands out jobs, watches the
 deadlines, kills a worker whose file does not arrive in time (nothing less ends a stuck read) and starts another.
 Workers are forked from a clean server process that has the libraries loaded, so one starts in hundredths of a second.
-They never import the program's main module, so scripts need no ``if __name__ == "__main__"`` guard on their account.
+They never import the program's main module, so scripts need no ``if __name__ == "__main__"`` guard on their account,
+and the server is no fork of this process, so it does not matter whether this process uses CUDA or has threads.
+
+Memory is bounded: a worker that holds more than ``max_resident`` after a job is replaced by a fresh one, and jobs are
+drawn ahead only while the arrays that wait for ``load``'s caller stay within ``max_waiting``.
 """
 
 import multiprocessing
-import multiprocessing.spawn
 import pickle
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from typing import Any
+from itertools import cycle
+from multiprocessing.connection import wait
+from typing import Any, Self
 
 import numpy as np
 
 from vidtune.errors import MediaError, UserError
+from vidtune.media.memory import waiting_memory, worker_memory
 from vidtune.media.probe import MediaInfo
+from vidtune.media.processes import start_worker
 from vidtune.media.worker import LoadJob, Report, Slot, execute, serve
 
 __all__ = ["LoadJob", "LoadResult", "MediaPool"]
 
-_PROCESS_NAME = "vidtune-media-worker"
-_PRELOADED = ["av", "torch", "vidtune.media.worker"]
 _MAX_FAILED_STARTS = 3
-_patch_lock = threading.Lock()
 
 
 @dataclass
@@ -38,10 +41,12 @@ class LoadResult:
     """What became of a job.
 
     Args:
-        array: float32, of the shape ``preprocessing.output_shape()`` tells; None on error and for metadata jobs.
+        array: of the shape ``preprocessing.output_shape()`` tells, float32 or uint8; None on error and for metadata
+            jobs.
         info: metadata, for jobs without preprocessing.
         error: what is wrong with the file.
         seconds: time the worker spent on it.
+        cpu_seconds: how many of them it computed; the rest it waited for the disk or for a core.
     """
 
     job: LoadJob
@@ -49,6 +54,12 @@ class LoadResult:
     error: MediaError | None
     seconds: float
     info: MediaInfo | None = None
+    cpu_seconds: float = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array; 0 without one."""
+        return 0 if self.array is None else self.array.nbytes
 
 
 class _Task:
@@ -65,15 +76,9 @@ class _Worker:
     """
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOADED)
-        self.slot = Slot()
-        self.connection: Connection
-        self.connection, far_end = context.Pipe()
-        self.process = context.Process(target=serve, args=(far_end, self.slot), name=_PROCESS_NAME, daemon=True)
-        with _main_module_left_alone():
-            self.process.start()
-        far_end.close()
+        self.slots = (Slot(), Slot())
+        self.next_slot = cycle(self.slots)
+        self.process, self.connection = start_worker(serve, self.slots)
         self.ready = False
         self.task: _Task | None = None
         self.begun = False
@@ -88,7 +93,8 @@ class _Worker:
         self.process.kill()
         self.process.join(1.0)
         self.connection.close()
-        self.slot.close()
+        for slot in self.slots:
+            slot.close()
 
 
 class MediaPool:
@@ -100,21 +106,34 @@ class MediaPool:
         workers: number of processes; 0 reads in the calling process, without a time limit.
         timeout: seconds a file may take before its worker is killed; None for no limit.
         prefetch: jobs taken ahead of the result being waited for (default: four per worker).
-        max_resident: bytes of memory after whose use a worker is replaced.
+        processes: how many processes of this machine have a pool of this size, and share its memory.
+        max_resident: bytes of memory at which a worker is replaced (default: half of the machine's or container's
+            memory, divided by all the workers; half a GiB to 4 GiB).
+        max_waiting: bytes of arrays that wait to be taken from ``load``, about (default: a sixteenth of the memory,
+            divided by the processes; at most half a GiB). One job for each worker is always drawn.
 
     Raises:
         UserError: from ``load``, when workers cannot start or shared memory cannot be had.
     """
 
     def __init__(
-        self, workers: int, timeout: float | None, *, prefetch: int | None = None, max_resident: int = 4 * 2**30
+        self,
+        workers: int,
+        timeout: float | None,
+        *,
+        prefetch: int | None = None,
+        processes: int = 1,
+        max_resident: int | None = None,
+        max_waiting: int | None = None,
     ) -> None:
         if workers < 0 or (prefetch is not None and prefetch < 1):
             raise ValueError(f"workers must be 0 or more and prefetch 1 or more, got {workers} and {prefetch}")
         self.workers = workers
         self.timeout = timeout
         self.prefetch = prefetch or 4 * max(workers, 1)
-        self.max_resident = max_resident
+        self.max_resident = worker_memory(workers * processes) if max_resident is None else max_resident
+        self.max_waiting = waiting_memory(processes) if max_waiting is None else max_waiting
+        self._largest: int | None = None
         self._changed = threading.Condition()
         self._queue: deque[_Task] = deque()
         self._crew: list[_Worker] = []
@@ -127,7 +146,7 @@ class MediaPool:
             self._thread = threading.Thread(target=self._run, name="vidtune-media-pool", daemon=True)
             self._thread.start()
 
-    def __enter__(self) -> "MediaPool":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -159,7 +178,7 @@ class MediaPool:
         window: deque[_Task] = deque()
         try:
             while True:
-                while len(window) < self.prefetch and (job := next(iterator, None)) is not None:
+                while self._has_room(window) and (job := next(iterator, None)) is not None:
                     window.append(self._submit(job))
                 if not window:
                     return
@@ -169,6 +188,15 @@ class MediaPool:
         finally:
             with self._changed:
                 self._queue = deque(task for task in self._queue if task not in window)
+
+    def _has_room(self, window: deque[_Task]) -> bool:
+        """Whether one more job may be drawn. Files yet to come are taken to be as large as the largest so far."""
+        if len(window) < self.workers:
+            return True
+        if len(window) >= self.prefetch or self._largest is None:
+            return False
+        sizes = (self._largest if task.result is None else task.result.nbytes for task in window)
+        return sum(sizes) + self._largest <= self.max_waiting
 
     def _submit(self, job: LoadJob) -> _Task:
         task = _Task(job)
@@ -246,9 +274,13 @@ class MediaPool:
         if report.crash is not None:
             one_line = "\n" not in report.crash
             raise UserError(report.crash) if one_line else RuntimeError(f"a media worker failed:\n{report.crash}")
-        array = worker.slot.read(report.shape) if report.shape is not None else None
-        self._finish(task, LoadResult(task.job, array, report.error, report.seconds, report.info))
-        if report.resident > self.max_resident:
+        slot, too_large = next(worker.next_slot), report.resident > self.max_resident
+        if not too_large:
+            self._hand_out()  # the worker goes on, into its other slot, while this one is read
+        array = slot.read(report.shape, report.dtype) if report.shape is not None else None
+        result = LoadResult(task.job, array, report.error, report.seconds, report.info, report.cpu_seconds)
+        self._finish(task, result)
+        if too_large:
             self._replace(worker)
 
     def _bury(self, worker: _Worker) -> None:
@@ -260,8 +292,9 @@ class MediaPool:
             with self._changed:
                 self._queue.appendleft(task)
         elif task is not None:
-            error = MediaError(task.job.path, f"the process reading it died ({_cause_of_death(code)})")
-            self._finish(task, LoadResult(task.job, None, error, time.monotonic() - worker.started))
+            seconds = time.monotonic() - worker.started
+            reason = f"the process reading it died after {seconds:.1f} s ({_cause_of_death(code)})"
+            self._finish(task, LoadResult(task.job, None, MediaError(task.job.path, reason), seconds))
         if not worker.ready:
             self._failed_starts += 1
         if self._failed_starts >= _MAX_FAILED_STARTS:
@@ -283,19 +316,19 @@ class MediaPool:
     def _finish(self, task: _Task, result: LoadResult) -> None:
         with self._changed:
             task.result = result
+            self._largest = max(self._largest or 0, result.nbytes)
             self._changed.notify_all()
 
 
 def _load_here(job: LoadJob) -> LoadResult:
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.thread_time()
+    array = info = error = None
     try:
         result = execute(job)
-    except MediaError as error:
-        return LoadResult(job, None, error, time.perf_counter() - started)
-    seconds = time.perf_counter() - started
-    if isinstance(result, MediaInfo):
-        return LoadResult(job, None, None, seconds, result)
-    return LoadResult(job, result, None, seconds)
+        array, info = (None, result) if isinstance(result, MediaInfo) else (result, None)
+    except MediaError as reason:
+        error = reason
+    return LoadResult(job, array, error, time.perf_counter() - started, info, time.thread_time() - used)
 
 
 def _cause_of_death(code: int | None) -> str:
@@ -304,25 +337,3 @@ def _cause_of_death(code: int | None) -> str:
     name = signal.Signals(-code).name
     hints = {"SIGKILL": ", likely out of memory", "SIGSEGV": ", a crash of the decoder"}
     return name + hints.get(name, "")
-
-
-@contextmanager
-def _main_module_left_alone() -> Iterator[None]:
-    """Keep a starting worker from importing the main module again; other processes started meanwhile are not affected.
-
-    Workers need nothing of it, and importing it would run an unguarded script a second time.
-    """
-    with _patch_lock:
-        original = multiprocessing.spawn.get_preparation_data
-
-        def without_main(name: str) -> dict[str, Any]:
-            data = original(name)
-            if name.startswith(_PROCESS_NAME):
-                data = {key: value for key, value in data.items() if not key.startswith("init_main")}
-            return data
-
-        multiprocessing.spawn.get_preparation_data = without_main
-        try:
-            yield
-        finally:
-            multiprocessing.spawn.get_preparation_data = original

@@ -91,10 +91,21 @@ def pad_to_square(pixels: np.ndarray, mean: Sequence[float] = CLIP_MEAN) -> np.n
 def normalize(x: torch.Tensor, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> torch.Tensor:
     """Subtract the mean and divide by the standard deviation of each channel, in place.
 
+    The numbers go in one by one: a tensor of them would have to be copied to a GPU, which waits for it.
+
     Shape: float (C, ..., H, W) -> the same tensor
     """
-    shape = (-1,) + (1,) * (x.dim() - 1)
-    return x.sub_(torch.tensor(mean, dtype=x.dtype).view(shape)).div_(torch.tensor(std, dtype=x.dtype).view(shape))
+    for channel, its_mean, its_std in zip(x, mean, std, strict=True):
+        channel.sub_(its_mean).div_(its_std)
+    return x
+
+
+def to_grey_levels(x: torch.Tensor) -> torch.Tensor:
+    """Values in [0, 1] rounded to whole grey levels; what lies outside is clamped. ``x`` is used up.
+
+    Shape: float (...) -> uint8 (...)
+    """
+    return x.mul_(255.0).round_().clamp_(0.0, 255.0).to(torch.uint8)
 
 
 def horizontal_flip(x: torch.Tensor) -> torch.Tensor:

@@ -1,16 +1,17 @@
-"""The inside of a media worker process: takes jobs from a pipe, leaves arrays in a slot of shared memory."""
+"""The inside of a media worker process: takes jobs from a pipe, leaves arrays in slots of shared memory."""
 
+import math
 import mmap
 import os
 import pickle
-import resource
 import signal
-import sys
 import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from multiprocessing import parent_process, reduction
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 
 from vidtune.errors import MediaError
+from vidtune.media.memory import resident_bytes
 from vidtune.media.preprocessing import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
 
@@ -44,19 +46,22 @@ class Report:
     """What a worker says about a job; the array itself lies in the slot.
 
     Args:
-        shape: of the float32 array in the slot; None when there is none.
+        shape: of the array in the slot; None when there is none.
+        dtype: of that array, in numpy's short form.
         info: metadata, for jobs without preprocessing.
         error: what is wrong with the file.
         crash: traceback of a mistake in the program, or a line on what the machine lacks.
-        seconds: time spent on the job.
-        resident: largest resident memory of the worker so far, in bytes.
+        seconds: time spent on the job; ``cpu_seconds`` of them computing, the rest waiting for the disk or for a core.
+        resident: bytes of memory the worker holds now.
     """
 
     shape: tuple[int, ...] | None = None
+    dtype: str = ""
     info: MediaInfo | None = None
     error: MediaError | None = None
     crash: str | None = None
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     resident: int = 0
 
 
@@ -84,21 +89,21 @@ class Slot:
                 os.posix_fallocate(self.descriptor, 0, size)
             else:
                 os.ftruncate(self.descriptor, size)
-        np.copyto(self._view(array.shape), array)
+        np.copyto(self._view(array.shape, array.dtype), array)
 
-    def read(self, shape: tuple[int, ...]) -> np.ndarray:
-        """A copy of the float32 array last written."""
-        return self._view(shape).copy()
+    def read(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """A copy of the array last written."""
+        return self._view(shape, np.dtype(dtype)).copy()
 
     def close(self) -> None:
         self._memory = None
         os.close(self.descriptor)
 
-    def _view(self, shape: tuple[int, ...]) -> np.ndarray:
-        count = int(np.prod(shape))
-        if self._memory is None or len(self._memory) < 4 * count:
+    def _view(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        count = math.prod(shape)
+        if self._memory is None or len(self._memory) < dtype.itemsize * count:
             self._memory = mmap.mmap(self.descriptor, os.fstat(self.descriptor).st_size)
-        return np.frombuffer(self._memory, np.float32, count).reshape(shape)
+        return np.frombuffer(self._memory, dtype, count).reshape(shape)
 
 
 def _anonymous_file() -> int:
@@ -113,15 +118,18 @@ def _attach_slot(duplicate: Any) -> Slot:
     return Slot(duplicate.detach())
 
 
-def serve(connection: Connection, slot: Slot) -> None:
-    """Work until the parent is gone. It hears when this is up (an empty report), takes up a job (None), and is done."""
+def serve(connection: Connection, slots: Sequence[Slot]) -> None:
+    """Work until the parent is gone. It hears when this is up (an empty report), takes up a job (None), and is done.
+
+    The slots are used in turn, so that the parent can empty one while the next job is being done.
+    """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
         connection.send(Report())
-        while True:
+        for slot in cycle(slots):
             message = connection.recv_bytes()
             connection.send(None)
             connection.send(_work(message, slot))
@@ -141,15 +149,16 @@ def execute(job: LoadJob) -> np.ndarray | MediaInfo:
 
 
 def _work(message: bytes, slot: Slot) -> Report:
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.thread_time()
     shape = info = error = crash = None
+    dtype = ""
     try:
         job: LoadJob = pickle.loads(message)
         result = execute(job)
         if isinstance(result, MediaInfo):
             info = result
         else:
-            shape = result.shape
+            shape, dtype = result.shape, result.dtype.str
             try:
                 slot.write(result)
             except OSError as reason:
@@ -163,7 +172,8 @@ def _work(message: bytes, slot: Slot) -> Report:
         error = MediaError(job.path, "needs more memory than the machine has")
     except Exception:
         crash = traceback.format_exc()
-    return Report(shape, info, error, crash, time.perf_counter() - started, _resident_bytes())
+    seconds, cpu_seconds = time.perf_counter() - started, time.thread_time() - used
+    return Report(shape, dtype, info, error, crash, seconds, cpu_seconds, resident_bytes())
 
 
 def _leave_with_parent() -> None:
@@ -171,8 +181,3 @@ def _leave_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
-
-
-def _resident_bytes() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

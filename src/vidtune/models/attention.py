@@ -3,19 +3,29 @@
 Registered with transformers under :data:`PACKED_ATTENTION`. With ``cu_seqlens`` every example of a pack attends to
 itself only; nothing of size L x L is built. Without it, this is causal attention with an optional padding mask.
 
-Legend: B batch, H heads, G key/value heads, L tokens, K keys (L plus what a cache holds), D head width.
+Packs run in one kernel for variable lengths where there is one (:func:`packed_kernel`), else example by example.
+
+Legend: B batch, H heads, G key/value heads, L tokens, K keys (L plus what a cache holds), D head width, S examples.
 """
 
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from inspect import signature
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedConfig
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from vidtune.errors import UserError
+
 PACKED_ATTENTION = "vidtune_packed"
+PackedKernel = Literal["flash_attn", "varlen_attn", "one_by_one"]
+# What a model may ask of its attention that ours does not do.
+_UNSUPPORTED = ("sliding_window", "softcap", "s_aux")
 
 
 def packed_attention(
@@ -36,18 +46,14 @@ def packed_attention(
 
     Shape: query (B, H, L, D), key and value (B, G, K, D) -> (B, L, H, D)
     Raises:
-        NotImplementedError: the model asks for a sliding window, which this function does not have.
+        NotImplementedError: the model asks for a sliding window, capped scores or sinks, which this function lacks.
     """
-    if kwargs.get("sliding_window"):
-        raise NotImplementedError("packed attention has no sliding window; set use_sliding_window=False")
-    options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
+    if asked := [name for name in _UNSUPPORTED if kwargs.get(name) is not None]:
+        raise NotImplementedError(f"packed attention has no {', '.join(asked)}")
     if cu_seqlens is not None:
-        segments = [
-            scaled_dot_product_attention(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], is_causal=True, **options)
-            for a, b in pairwise(cu_seqlens)
-        ]
-        output = torch.cat(segments, dim=2) if len(segments) > 1 else segments[0]
-    elif attention_mask is not None:
+        return _attend_packed(query, key, value, cu_seqlens, scaling, dropout), None
+    options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
+    if attention_mask is not None:
         output = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, **options)
     elif query.shape[2] == 1:
         output = scaled_dot_product_attention(query, key, value, **options)
@@ -58,6 +64,106 @@ def packed_attention(
         mask = torch.ones(length, keys, dtype=torch.bool, device=query.device).tril(keys - length)
         output = scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _attend_packed(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: list[int], scale: float | None, dropout: float
+) -> Tensor:
+    """Shape: query (1, H, L, D), key and value (1, G, L, D) -> (1, L, H, D)"""
+    # Rotary embedding leaves float32 queries under autocast; the kernels are no autocast operations of torch.
+    device = query.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+    kernel = packed_kernel(query.device, dtype, query.shape[-1], dropout)
+    if kernel == "one_by_one":
+        return _attend_one_by_one(query, key, value, cu_seqlens, scale, dropout)
+
+    q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
+    at, longest = _offsets(tuple(cu_seqlens), query.device)
+    if kernel == "flash_attn":
+        from flash_attn import flash_attn_varlen_func
+
+        return flash_attn_varlen_func(
+            q, k, v, at, at, longest, longest, dropout_p=dropout, softmax_scale=scale, causal=True
+        )[None]
+
+    from torch.nn.attention.varlen import varlen_attn
+
+    options: dict[str, Any] = {"scale": scale, "window_size": (-1, 0)}
+    if q.shape[1] != k.shape[1]:
+        if "enable_gqa" in signature(varlen_attn).parameters:
+            options["enable_gqa"] = True
+        else:  # an older torch
+            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    return cast(Tensor, varlen_attn(q, k, v, at, at, longest, longest, **options))[None]
+
+
+def _attend_one_by_one(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: list[int], scale: float | None, dropout: float
+) -> Tensor:
+    options: dict[str, Any] = {"scale": scale, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
+    lengths = [end - begin for begin, end in pairwise(cu_seqlens)]
+    # split, not slices: the gradient of a slice is as long as the pack, which many short examples would each pay for.
+    examples = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
+    outputs = [scaled_dot_product_attention(q, k, v, is_causal=True, **options) for q, k, v in examples]
+    return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)
+
+
+def packed_kernel(device: torch.device, dtype: torch.dtype, head_width: int, dropout: float = 0.0) -> PackedKernel:
+    """How a pack is computed: flash-attn's kernel where it is installed, else torch's, where the hardware has them.
+
+    Args:
+        dtype: of the computation, autocast considered.
+        dropout: of attention weights; torch's kernel has none.
+    """
+    suits = (
+        device.type == "cuda"
+        and dtype in (torch.float16, torch.bfloat16)
+        and head_width % 8 == 0
+        and head_width <= 256
+        and _has_flash(device)
+    )
+    if suits and _is_installed("flash_attn"):
+        return "flash_attn"
+    return "varlen_attn" if suits and not dropout and _is_installed("torch.nn.attention.varlen") else "one_by_one"
+
+
+@cache
+def _has_flash(device: torch.device) -> bool:
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@cache
+def _is_installed(module: str) -> bool:
+    return find_spec(module) is not None
+
+
+@lru_cache(maxsize=4)
+def _offsets(cu_seqlens: tuple[int, ...], device: torch.device) -> tuple[Tensor, int]:
+    """(S + 1,) int32 boundaries on the device, and the longest example. Made once per pack, without waiting for the
+    device: all layers of a pack, and its recomputation under gradient checkpointing, ask for the same.
+    """
+    with torch.inference_mode(False):  # may be used in training after an evaluation made it
+        offsets = torch.tensor(cu_seqlens, dtype=torch.int32, pin_memory=device.type == "cuda")
+        longest = max(end - begin for begin, end in pairwise(cu_seqlens))
+        return offsets.to(device, non_blocking=True), longest
+
+
+def check_attention(config: PreTrainedConfig) -> None:
+    """Refuse a language model that :func:`packed_attention` would compute wrongly.
+
+    Raises:
+        UserError: it attends through a sliding window or in another way of its own, or caps its attention scores.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if getattr(config, "layer_types", None) is None and getattr(config, "sliding_window", None):
+        kinds.add("sliding_window")
+    if getattr(config, "attn_logit_softcapping", None):
+        kinds.add("attn_logit_softcapping")
+    if kinds:
+        raise UserError(
+            f"language model {config.model_type!r} has {', '.join(sorted(kinds))}, which packed attention does not "
+            "compute; choose one with full attention, or switch that off in its configuration"
+        )
 
 
 def _mask_only_for_padding(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:

@@ -1,14 +1,15 @@
 """Building a model from a recipe: from a whole checkpoint, from published parts, or from sizes alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from vidtune.errors import UserError
-from vidtune.models.checkpoints import LoadReport, load_checkpoint, model_from_state, read_config, rename
+from vidtune.models.checkpoints import Dtypes, LoadReport, cast, load_checkpoint, model_from_state, read_config, rename
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.formats import KeyMap
 from vidtune.models.hub import locate
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
 LANGUAGE_MODEL_KEYS = KeyMap((("", "language_model."),), (r".*\.rotary_emb\.inv_freq$",))
 
 
-def build_model(recipe: Recipe, dtype: torch.dtype | None = None) -> VideoLM:
+def build_model(recipe: Recipe, dtype: Dtypes = None) -> VideoLM:
     """The model a recipe's first stage starts from; parts without weights are drawn from ``recipe.seed``.
 
     Args:
-        dtype: of all parameters; None keeps that of the weights (float32 when all are drawn).
+        dtype: of all parameters, or of each component's; None keeps that of the weights (float32 when all are
+            drawn). What is drawn is drawn in float32 and does not depend on it.
 
     Raises:
         UserError: weights that cannot be found or do not fit, sizes that contradict each other.
@@ -37,14 +39,18 @@ def build_model(recipe: Recipe, dtype: torch.dtype | None = None) -> VideoLM:
     torch.manual_seed(recipe.seed)
     if recipe.checkpoint:
         return load_checkpoint(recipe.checkpoint, tokenizer=recipe.tokenizer, dtype=dtype).model
+    return _assemble(build_config(recipe), published_weights(recipe), dtype)
+
+
+def published_weights(recipe: Recipe) -> list[tuple[str, str, KeyMap]]:
+    """Of every component whose weights the recipe names: where they lie, and their names in ours."""
     system = get_system(recipe.system)
-    config = build_config(recipe)
     weights: list[tuple[str, Any, KeyMap]] = [
         (f"towers.{name}", spec, _below(system.tower_keys, f"towers.{name}.")) for name, spec in recipe.towers.items()
     ]
     weights += [(f"connectors.{name}", spec, _connector_keys(system)) for name, spec in recipe.connectors.items()]
     weights += [("language_model", recipe.language_model, LANGUAGE_MODEL_KEYS)]
-    return _assemble(config, [(name, spec, keys) for name, spec, keys in weights if isinstance(spec, str)], dtype)
+    return [(name, spec, keys) for name, spec, keys in weights if isinstance(spec, str)]
 
 
 def build_config(recipe: Recipe) -> VideoLMConfig:
@@ -55,7 +61,7 @@ def build_config(recipe: Recipe) -> VideoLMConfig:
 
 
 def build_partial(
-    system_name: str, config: dict[str, Any], base: str, state: dict[str, Tensor], dtype: torch.dtype | None
+    system_name: str, config: dict[str, Any], base: str, state: dict[str, Tensor], dtype: Dtypes
 ) -> VideoLM:
     """A model from connector weights, the language model they were trained for, and the towers their config names."""
     system = get_system(system_name)
@@ -85,7 +91,7 @@ def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTok
         for name, placeholder in config.placeholder_ids.items()
     }
     if isinstance(tokenizer, str | Path):
-        tokenizer = load_tokenizer(locate(str(tokenizer)))
+        tokenizer = load_tokenizer(locate(str(tokenizer), weights=False))
     return VideoLMProcessor(tokenizer, config.system, streams)
 
 
@@ -98,12 +104,12 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     source = recipe.tokenizer or recipe.checkpoint or recipe.language_model
     if not isinstance(source, str):
         raise UserError("the recipe builds its language model from scratch: give the key tokenizer (folder or hub id)")
-    return load_tokenizer(locate(source))
+    return load_tokenizer(locate(source, weights=False))
 
 
 def _text_config(recipe: Recipe) -> PreTrainedConfig:
     if isinstance(recipe.language_model, str):
-        return AutoConfig.from_pretrained(locate(recipe.language_model))
+        return AutoConfig.from_pretrained(locate(recipe.language_model, weights=False))
     sizes, tokens = dict(recipe.language_model or {}), len(recipe_tokenizer(recipe))
     if sizes.setdefault("vocab_size", tokens) < tokens:
         raise UserError(f"language_model: vocab_size {sizes['vocab_size']} is less than the tokenizer's {tokens}")
@@ -116,7 +122,7 @@ def _text_config(recipe: Recipe) -> PreTrainedConfig:
 def _tower_sizes(system: System, spec: str | dict[str, Any]) -> dict[str, Any]:
     if isinstance(spec, dict):
         return spec
-    folder = locate(spec)
+    folder = locate(spec, weights=False)
     try:
         return system.read_tower_sizes(read_config(folder))
     except (ValueError, KeyError) as error:
@@ -143,14 +149,14 @@ def _below(keys: KeyMap, prefix: str) -> KeyMap:
 
 
 def _connector_keys(system: System) -> KeyMap:
-    partial = [format for format in system.formats if format.partial]
+    partial = [format for format in system.formats if format.partial and not format.adapter]
     return KeyMap(tuple(pair for format in partial for pair in format.keys.prefixes))
 
 
 def _assemble(
     config: VideoLMConfig,
     weights: list[tuple[str, str, KeyMap]],
-    dtype: torch.dtype | None,
+    dtype: Dtypes,
     state: dict[str, Tensor] | None = None,
 ) -> VideoLM:
     """A model whose named components take the weights at the given paths; the others are drawn."""
@@ -160,12 +166,36 @@ def _assemble(
         state |= rename(read_state(locate(path)), keys, report)
         report.refuse_gaps(Path(path))
     if not state:
-        return VideoLM(config).to(dtype or torch.float32)
+        return cast(VideoLM(config), {}, dtype or torch.float32)
     whole = LoadReport("recipe")
-    model = model_from_state(config, state, whole, dtype)
+    model = model_from_state(config, state | _drawn(config, list(state)), whole, dtype)
     for component, path, _ in weights:
         gaps = [key for key in whole.missing if key.startswith(component + ".")]
         LoadReport(component, missing=gaps).refuse_gaps(Path(path))
     whole.missing = []
     whole.refuse_gaps(Path("recipe"))
     return model
+
+
+def _drawn(config: VideoLMConfig, names: list[str]) -> dict[str, Tensor]:
+    """Random weights, in float32, of the components that have none among ``names``."""
+    builders: dict[str, Callable[[], nn.Module]] = {
+        **{f"towers.{name}": config.tower(name).build for name in config.towers},
+        **{f"connectors.{name}": config.connector(name).build for name in config.connectors},
+        "language_model": lambda: AutoModelForCausalLM.from_config(config.text_config),
+    }
+    drawn: dict[str, Tensor] = {}
+    for component, build in builders.items():
+        if not any(name.startswith(component + ".") for name in names):
+            part = build()
+            if component != "language_model":
+                part.apply(_reset)
+            drawn |= {f"{component}.{name}": tensor for name, tensor in part.state_dict().items()}
+    return drawn
+
+
+def _reset(module: nn.Module) -> None:
+    """As :class:`VideoLM` starts the modules of its towers and connectors."""
+    reset = getattr(module, "reset_parameters", None)
+    if reset is not None:
+        reset()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from vidtune.processing.processor import VideoLMProcessor
 
 OURS = "vidtune"
+# One dtype for all parameters, or each component's by its name; None keeps that of the files.
+Dtypes = torch.dtype | Callable[[str], torch.dtype] | None
 
 
 @dataclass
@@ -89,15 +92,35 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}:{error.lineno}:{error.colno}: {error.msg}") from None
 
 
-def find_format(config: dict[str, Any], keys: list[str], where: Path) -> tuple[str, CheckpointFormat]:
-    """The (system name, format) that recognises a config.json and the keys beside it."""
+def find_format(
+    config: dict[str, Any], keys: list[str], where: Path, adapter: bool = False
+) -> tuple[str, CheckpointFormat]:
+    """The (system name, format) that recognises a config.json and the keys beside it.
+
+    Args:
+        adapter: whether a low-rank adapter lies beside them.
+    """
     from vidtune.systems import get_system, list_systems
 
     for name in list_systems():
         for candidate in get_system(name).formats:
-            if candidate.matches(config, keys):
+            if candidate.adapter == adapter and candidate.matches(config, keys):
                 return name, candidate
     raise UserError(f"{where}: not a checkpoint of a known system (model_type {config.get('model_type')!r})")
+
+
+def holds_video_lm(path: Path) -> bool:
+    """Whether a folder holds a video language model in a known format, and not a language model alone."""
+    from vidtune.models import bundle
+
+    try:
+        config = read_config(path)
+        if config.get("model_type") == OURS or bundle.is_bundle(path) or adapters.is_adapter(path):
+            return True
+        find_format(config, list(read_state(path)), path)
+    except UserError:
+        return False
+    return True
 
 
 def load_checkpoint(
@@ -105,16 +128,17 @@ def load_checkpoint(
     *,
     base: str | None = None,
     tokenizer: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: Dtypes = None,
     device: str = "cpu",
 ) -> Checkpoint:
-    """Load a whole model: one of ours, or a published one in its own format.
+    """Load a whole model: one of ours, or a published one in its own format; low-rank adapters are merged.
 
     Args:
-        name_or_path: folder or hub id; connectors alone, or a LoRA adapter (which is merged), need ``base``.
-        base: language model that a connectors-only or LoRA checkpoint was trained for.
+        name_or_path: folder or hub id; connectors alone, or a published LoRA run, need ``base``.
+        base: language model that a connectors-only or LoRA checkpoint was trained for; for our own LoRA results also
+            the whole checkpoint they stand on, where it has moved.
         tokenizer: folder or hub id, when the checkpoint's folder holds none.
-        dtype: of all parameters; None keeps the file's.
+        dtype: of all parameters, or of each component's; None keeps the file's.
 
     Raises:
         UserError: unknown format, missing or unexpected keys, no tokenizer; one line that names the path.
@@ -123,12 +147,12 @@ def load_checkpoint(
 
     path = locate(str(name_or_path))
     if path.is_dir() and (path / "config.json").is_file() and read_config(path).get("model_type") == OURS:
-        return _load_ours(path, dtype, device)
+        return _load_ours(path, base, dtype, device)
     names = ("model.safetensors", "pytorch_model.bin", *_partial_names())
     config = read_config(path) if path.is_dir() else {}
     adapter = adapters.is_adapter(path)
     state = adapters.read_trainables(path) if adapter else read_state(path, names)
-    system, format = find_format(config, list(state), path)
+    system, format = find_format(config, list(state), path, adapter)
     report = LoadReport(format.name)
     if format.partial:
         if base is None:
@@ -137,7 +161,9 @@ def load_checkpoint(
             )
         model = build_partial(system, config, base, rename(state, format.keys, report), dtype)
         if adapter:
-            adapters.merge(model, adapters.read_updates(path), _whole_keys(system), path)
+            update = adapters.read_adapter(path)
+            adapters.merge(model, update, format.keys, path)
+            report.loaded += 2 * len(update.factors)
         tokenizer = tokenizer or base
     else:
         model = _load_whole(format, config, state, report, path, dtype)
@@ -147,32 +173,31 @@ def load_checkpoint(
     return Checkpoint(model.to(device).eval(), processor, report)
 
 
-def _whole_keys(system: str) -> KeyMap:
-    from vidtune.systems import get_system
-
-    return next(format.keys for format in get_system(system).formats if not format.partial)
-
-
 def _partial_names() -> tuple[str, ...]:
     from vidtune.systems import get_system, list_systems
 
-    formats = [format for name in list_systems() for format in get_system(name).formats if format.partial]
-    return tuple(dict.fromkeys(format.file_name for format in formats))
+    formats = [format for name in list_systems() for format in get_system(name).formats]
+    return tuple(dict.fromkeys(f.file_name for f in formats if f.partial and not f.adapter))
 
 
-def _load_ours(path: Path, dtype: torch.dtype | None, device: str) -> Checkpoint:
+def _load_ours(path: Path, base: str | None, dtype: Dtypes, device: str) -> Checkpoint:
+    from vidtune.models.bundle import is_bundle, load_bundle
     from vidtune.processing.processor import VideoLMProcessor
 
-    model, report = load_ours_model(path, dtype)
+    model, report = load_bundle(path, base, dtype) if is_bundle(path) else load_ours_model(path, dtype)
     return Checkpoint(model.to(device).eval(), VideoLMProcessor.from_pretrained(path), report)
 
 
-def load_ours_model(path: Path, dtype: torch.dtype | None = None) -> tuple[VideoLM, LoadReport]:
+def load_ours_model(path: Path, dtype: Dtypes = None) -> tuple[VideoLM, LoadReport]:
     """A model that :meth:`VideoLM.save_pretrained` wrote, strictly."""
-    options = {} if dtype is None else {"dtype": dtype}
-    model, info = VideoLM.from_pretrained(path, output_loading_info=True, local_files_only=True, **options)
-    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    report = LoadReport(OURS, len(model.state_dict()) - len(missing), 0, missing, unexpected)
+    report = LoadReport(OURS)
+    if callable(dtype):
+        model = model_from_state(VideoLMConfig.from_pretrained(path), read_state(path), report, dtype)
+    else:
+        options = {} if dtype is None else {"dtype": dtype}
+        model, info = VideoLM.from_pretrained(path, output_loading_info=True, local_files_only=True, **options)
+        report.missing, report.unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    report.loaded = len(model.state_dict()) - len(report.missing)
     report.refuse_gaps(path)
     return model, report
 
@@ -183,7 +208,7 @@ def _load_whole(
     state: dict[str, Tensor],
     report: LoadReport,
     path: Path,
-    dtype: torch.dtype | None,
+    dtype: Dtypes,
 ) -> VideoLM:
     assert format.read_config is not None
     try:
@@ -194,22 +219,39 @@ def _load_whole(
 
 
 def model_from_state(
-    config: VideoLMConfig, state: dict[str, Tensor], report: LoadReport, dtype: torch.dtype | None = None
+    config: VideoLMConfig, state: dict[str, Tensor], report: LoadReport, dtype: Dtypes = None
 ) -> VideoLM:
     """A model with these tensors; parameters that ``state`` lacks are initialised and reported as missing.
 
     Raises:
         UserError: a tensor has another shape than the config asks for; names it.
     """
-    dtype = dtype or next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), torch.float32)
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in VideoLM(config).state_dict().items()}
+        empty = VideoLM(config)
+    shapes = {name: tensor.shape for name, tensor in empty.state_dict().items()}
     for name, tensor in state.items():
         if name in shapes and shapes[name] != tensor.shape:
             raise UserError(f"{name}: shape {tuple(tensor.shape)} in the file, {tuple(shapes[name])} by its config")
-    model, info = VideoLM.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
+    if callable(dtype):
+        common = min((dtype(component) for component in empty.components()), key=lambda kind: kind.itemsize)
+    else:
+        stored = (tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+        common = dtype or next(stored, torch.float32)
+    model, info = VideoLM.from_pretrained(None, config=config, state_dict=state, dtype=common, output_loading_info=True)
+    if callable(dtype):
+        cast(model, state, dtype)
     report.missing += sorted(info["missing_keys"])
     report.unexpected += sorted(info["unexpected_keys"])
+    return model
+
+
+def cast(model: VideoLM, state: dict[str, Tensor], dtype: torch.dtype | Callable[[str], torch.dtype]) -> VideoLM:
+    """Give the parameters of every component its dtype, with the values that ``state`` has of them; buffers stay."""
+    for component, part in model.components().items():
+        wanted = dtype(component) if callable(dtype) else dtype
+        for name, parameter in part.named_parameters():
+            if parameter.dtype != wanted:
+                parameter.data = state.get(f"{component}.{name}", parameter.data).to(wanted)
     return model
 
 
@@ -237,8 +279,13 @@ def export_format(system: str, name: str) -> CheckpointFormat:
     return formats[name]
 
 
-def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS) -> None:
+def save_checkpoint(
+    checkpoint: Checkpoint, out: Path, format_name: str = OURS, source: str | Path | None = None
+) -> None:
     """Write a checkpoint folder; a partial format writes its one file there.
+
+    Args:
+        source: what the checkpoint was loaded from, when that was a LoRA run which is to stay one.
 
     Raises:
         UserError: ``out`` exists and is not empty, or the format cannot hold this model.
@@ -246,22 +293,34 @@ def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS) 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; choose another folder or remove it")
     format = None if format_name == OURS else export_format(checkpoint.model.config.system, format_name)
-    try:
-        config = format.write_config(checkpoint.model.config) if format and format.write_config else {}
-    except ValueError as error:
-        raise UserError(f"cannot write format {format_name}: {error}") from None
     partial_out = out.with_name(out.name + ".partial")
     shutil.rmtree(partial_out, ignore_errors=True)
     partial_out.mkdir(parents=True)
-    if format is None:
-        checkpoint.model.save_pretrained(partial_out)
-        checkpoint.processor.save_pretrained(partial_out)
-    elif format.partial:
-        torch.save(export_state(checkpoint.model, format), partial_out / format.file_name)
-    else:
-        write_state(export_state(checkpoint.model, format), partial_out)
-        (partial_out / "config.json").write_text(json.dumps(config, indent=1))
-        checkpoint.processor.tokenizer.save_pretrained(partial_out)
+    try:
+        _write(checkpoint, partial_out, format, source)
+    except (ValueError, UserError) as error:
+        shutil.rmtree(partial_out)
+        raise UserError(f"cannot write format {format_name}: {error}") from None
     if out.exists():
         out.rmdir()
     partial_out.rename(out)
+
+
+def _write(checkpoint: Checkpoint, folder: Path, format: CheckpointFormat | None, source: str | Path | None) -> None:
+    from vidtune.models.lora_export import write_lora_run
+
+    if format is None:
+        checkpoint.model.save_pretrained(folder)
+        checkpoint.processor.save_pretrained(folder)
+    elif format.adapter:
+        if source is None:
+            raise ValueError("the model was not loaded from a LoRA run")
+        write_lora_run(checkpoint, locate(str(source)), format, folder)
+    elif format.partial:
+        torch.save(export_state(checkpoint.model, format), folder / format.file_name)
+    else:
+        assert format.write_config is not None
+        config = format.write_config(checkpoint.model.config, {})
+        write_state(export_state(checkpoint.model, format), folder)
+        (folder / "config.json").write_text(json.dumps(config, indent=1))
+        checkpoint.processor.tokenizer.save_pretrained(folder)

@@ -4,7 +4,7 @@ A format is data that a system owns; reading and writing files is :mod:`vidtune.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,17 +54,19 @@ class CheckpointFormat:
         partial: components that such a file holds; empty means the whole model.
         matches: whether a config.json (and the keys beside it) is of this format.
         read_config: their config.json, shapes of their tensors -> ours.
-        write_config: ours -> their config.json; ValueError for a model the format cannot hold; None if we do not
-            write the format.
+        write_config: ours, and where towers were published by name -> their config.json; ValueError for a model the
+            format cannot hold; None if we do not write the format.
         warnings: config -> what a user of such a checkpoint has to know.
         file_name: name of the weight file of a partial format.
+        adapter: a LoRA run: low-rank adapters of the language model lie beside the components of ``partial``.
     """
 
     name: str
     keys: KeyMap
     matches: Callable[[JsonDict, Iterable[str]], bool]
     read_config: Callable[[JsonDict, dict[str, tuple[int, ...]]], VideoLMConfig] | None = None
-    write_config: Callable[[VideoLMConfig], JsonDict] | None = None
+    write_config: Callable[[VideoLMConfig, Mapping[str, str]], JsonDict] | None = None
     partial: tuple[str, ...] = ()
     warnings: Callable[[VideoLMConfig], list[str]] = lambda config: []
     file_name: str = "model.safetensors"
+    adapter: bool = False

@@ -5,8 +5,11 @@ from pathlib import Path
 from vidtune.errors import UserError
 
 
-def locate(name_or_path: str) -> Path:
+def locate(name_or_path: str, weights: bool = True) -> Path:
     """The local path of a file or folder, or of the downloaded snapshot of hub repository ``org/name``.
+
+    Args:
+        weights: False downloads configs and tokenizers alone.
 
     Raises:
         UserError: no such path, and no such repository (or the hub cannot be reached and holds no copy here).
@@ -18,7 +21,7 @@ def locate(name_or_path: str) -> Path:
         raise UserError(f"{name_or_path}: no such file or folder")
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt"]
+    patterns = ["*.json", "*.model", "*.txt", *(["*.safetensors", "*.bin"] if weights else [])]
     try:
         return Path(snapshot_download(name_or_path, allow_patterns=patterns))
     except Exception as error:  # the hub's errors share no base class, and none is ours to tell apart

@@ -12,8 +12,9 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from vidtune.models.attention import PACKED_ATTENTION, register_attention
+from vidtune.models.attention import PACKED_ATTENTION, check_attention, register_attention
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.loss import head_loss_sum, knows_logits, logit_adjustment
 from vidtune.processing.packing import IGNORED, Batch, StreamBatch
 from vidtune.processing.processor import VideoLMProcessor
 
@@ -28,6 +29,9 @@ class VideoLM(PreTrainedModel, GenerationMixin):
 
     Args:
         config: the composition, see :class:`VideoLMConfig`.
+
+    Raises:
+        UserError: a language model whose attention packs cannot have, see :func:`check_attention`.
     """
 
     config_class = VideoLMConfig
@@ -38,6 +42,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: VideoLMConfig) -> None:
         super().__init__(config)
+        check_attention(config.text_config)
         self.towers = nn.ModuleDict({name: config.tower(name).build() for name in config.towers})
         self.connectors = nn.ModuleDict({name: config.connector(name).build() for name in config.connectors})
         self.language_model = AutoModelForCausalLM.from_config(config.text_config, attn_implementation=PACKED_ATTENTION)
@@ -127,20 +132,27 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         return total
 
     def loss_sum(self, batch: Batch) -> Tensor:
-        """Summed cross-entropy of a packed batch over its supervised tokens; logits exist at those positions only.
+        """Summed cross-entropy of a packed batch over its supervised tokens; logits exist at those positions only,
+        and there a chunk at a time where the family's head is known (:func:`knows_logits`).
 
         Shape: scalar, float32. Divide by :attr:`Batch.num_supervised` (over all micro-batches) for the mean.
         """
         targets = batch.labels[0, 1:]
         positions = (targets != IGNORED).nonzero().squeeze(1)
-        logits = self.language_model(
-            inputs_embeds=self.embed(batch.input_ids, batch.media),
-            position_ids=batch.position_ids,
-            cu_seqlens=batch.cu_seqlens,
-            use_cache=False,
-            logits_to_keep=positions,
-        ).logits
-        loss = cross_entropy(logits[0].float(), targets[positions], reduction="sum")
+        inputs = {
+            "inputs_embeds": self.embed(batch.input_ids, batch.media),
+            "position_ids": batch.position_ids,
+            "cu_seqlens": batch.cu_seqlens,
+            "use_cache": False,
+        }
+        config = self.config.text_config
+        if knows_logits(config):
+            hidden = self.language_model.get_decoder()(**inputs).last_hidden_state[0]
+            head = self.language_model.get_output_embeddings()
+            loss = head_loss_sum(head, hidden[positions], targets[positions], logit_adjustment(config))
+        else:
+            logits = self.language_model(**inputs, logits_to_keep=positions).logits
+            loss = cross_entropy(logits[0].float(), targets[positions], reduction="sum")
         return loss + self.untouched_streams(batch.media)
 
     def forward(

@@ -3,7 +3,7 @@
 Legend: S examples, L tokens of the whole pack, n media items of a stream.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from vidtune.data.sample import MediaRef
+from vidtune.media.preprocessing import Preprocessing
 
 IGNORED = -100
 """Label of a token that is not supervised; the value torch's cross-entropy skips by default."""
@@ -69,7 +70,7 @@ class StreamBatch:
     """The media of one stream, in the order in which their tokens stand in the ids.
 
     Args:
-        values: (n, *shape) float, or a list of tensors when their shapes differ.
+        values: (n, *shape) float or uint8 as preprocessing gave them, or a list of tensors when their shapes differ.
         num_tokens: for each item, how many of its tokens stand in the ids, counted from its first.
     """
 
@@ -81,10 +82,20 @@ class StreamBatch:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "StreamBatch":
         """Move; `dtype` None keeps it."""
-        if isinstance(self.values, list):
-            values = [value.to(device=device, dtype=dtype, non_blocking=True) for value in self.values]
-            return StreamBatch(values, self.num_tokens)
-        return StreamBatch(self.values.to(device=device, dtype=dtype, non_blocking=True), self.num_tokens)
+        return self.map(lambda values: values.to(device=device, dtype=dtype, non_blocking=True))
+
+    def to_float(self, preprocessing: Preprocessing) -> "StreamBatch":
+        """What the tower takes; grey levels are normalised where they lie."""
+        return self.map(preprocessing.to_float)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """The tensors of values."""
+        return self.values if isinstance(self.values, list) else [self.values]
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "StreamBatch":
+        """The same items with every tensor of values changed."""
+        values = [change(value) for value in self.values] if isinstance(self.values, list) else change(self.values)
+        return StreamBatch(values, self.num_tokens)
 
     @classmethod
     def stack(cls, arrays: Sequence[np.ndarray | torch.Tensor], num_tokens: Sequence[int]) -> "StreamBatch":
@@ -125,13 +136,34 @@ class Batch:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
         """Move everything; `dtype` is for the media values only, None keeps theirs."""
+        moved = self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, media={stream: batch.to(device, dtype) for stream, batch in moved.media.items()})
+
+    def to_float(self, preprocessing: Mapping[str, Preprocessing]) -> "Batch":
+        """Media as the towers take them; grey levels are normalised where they lie."""
+        media = {stream: batch.to_float(preprocessing[stream]) for stream, batch in self.media.items()}
+        return replace(self, media=media)
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """The same pack with every tensor changed."""
         return replace(
             self,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            position_ids=self.position_ids.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            media={stream: batch.to(device, dtype) for stream, batch in self.media.items()},
+            input_ids=change(self.input_ids),
+            position_ids=change(self.position_ids),
+            labels=change(self.labels),
+            media={stream: batch.map(change) for stream, batch in self.media.items()},
         )
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Every tensor of the pack."""
+        yield from (self.input_ids, self.position_ids, self.labels)
+        for batch in self.media.values():
+            yield from batch.tensors()
 
 
 def pack(examples: Sequence[Example], arrays: Sequence[Sequence[np.ndarray | torch.Tensor]]) -> Batch:

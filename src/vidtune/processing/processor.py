@@ -77,6 +77,11 @@ class VideoLMProcessor(ProcessorMixin):
         return self.prompts[name]
 
     @property
+    def preprocessing(self) -> dict[str, Preprocessing]:
+        """How media of each stream become tensors."""
+        return {name: settings.preprocessing for name, settings in self.streams.items()}
+
+    @property
     def placeholder_ids(self) -> dict[str, int]:
         return {name: settings.placeholder_id for name, settings in self.streams.items()}
 
@@ -223,7 +228,8 @@ class VideoLMProcessor(ProcessorMixin):
                 else settings.preprocessing.apply(np.asarray(item))
                 for item in given
             ]
-            media[stream] = StreamBatch.stack(arrays, [settings.num_tokens] * len(arrays))
+            batch = StreamBatch.stack(arrays, [settings.num_tokens] * len(arrays))
+            media[stream] = batch.to_float(settings.preprocessing)
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask).long(), "media": media}
 
     def _deal_media(self, questions: Sequence[str], items: Mapping[str, Sequence[Any]]) -> list[list[MediaRef]]:

@@ -4,7 +4,7 @@ Source: arXiv:2311.10122, github.com/PKU-YuanGroup/Video-LLaVA (constants, key n
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -202,7 +202,7 @@ def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> Vide
     return build_config(AutoConfig.for_model("llama", **text), towers, _connector_sizes(config))
 
 
-def _write_official(config: VideoLMConfig) -> JsonDict:
+def _write_official(config: VideoLMConfig, towers: Mapping[str, str]) -> JsonDict:
     if not config.towers["video"]["temporal_attention"]:
         raise ValueError("the video tower has no attention over time, which the official format needs")
     depth = config.connectors["visual"]["depth"]
@@ -213,7 +213,7 @@ def _write_official(config: VideoLMConfig) -> JsonDict:
         "architectures": ["LlavaLlamaForCausalLM"],
         "vocab_size": config.text_config.vocab_size,
         "rope_theta": (config.text_config.rope_parameters or {}).get("rope_theta", 10000.0),
-        **{f"mm_{name}_tower": path for name, path in _tower_names({}).items()},
+        **{f"mm_{name}_tower": path for name, path in {**_tower_names({}), **towers}.items()},
         "mm_hidden_size": config.connectors["visual"]["input_size"],
         "mm_projector_type": {0: "identity", 1: "linear"}.get(depth, f"mlp{depth}x_gelu"),
         "mm_vision_select_layer": image.get("feature_layer", -2),
@@ -292,6 +292,14 @@ SYSTEM = System(
             matches=_is_transformers,
             read_config=_read_transformers,
             warnings=_transformers_warnings,
+        ),
+        CheckpointFormat(
+            name="official_lora",
+            keys=_OFFICIAL_KEYS,
+            matches=_is_projector,
+            write_config=_write_official,
+            partial=("connectors.visual",),
+            adapter=True,
         ),
         CheckpointFormat(
             name="projector",

@@ -3,19 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from vidtune.cores import media_workers
 from vidtune.data.annotations import AnnotationTable
 from vidtune.data.check import DataReport, Progress, check_data
 from vidtune.errors import UserError
 from vidtune.models.build import build_config, build_processor, recipe_tokenizer
 from vidtune.models.checkpoints import load_checkpoint
-from vidtune.processing.packing import Example
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe import Recipe, Stage
 from vidtune.spelling import suggestion
 from vidtune.training.folder import check_recipe
-from vidtune.training.stage import TABLES, check_stages, prompt_name
+from vidtune.training.stage import EXCLUSIONS, TABLES, check_stages, example_maker
 
-EXCLUSIONS = "excluded.jsonl"
 CHECKED_FILES = "checked_files.jsonl"
 
 
@@ -46,20 +45,13 @@ def check_recipe_data(
 def _check_stage(
     recipe: Recipe, stage: Stage, processor: VideoLMProcessor, out: Path, decode: bool, progress: Progress | None
 ) -> DataReport:
-    prompt = prompt_name(recipe, stage)
-
-    def encode(sample) -> Example:
-        return processor.example(
-            sample, prompt, max_length=stage.max_length, max_expanded_length=stage.max_expanded_length
-        )
-
     report = check_data(
         AnnotationTable.open(stage.data, out / TABLES),
-        encode,
+        example_maker(recipe, stage, processor),
         {name: settings.preprocessing for name, settings in processor.streams.items()},
         checked_files=out / CHECKED_FILES,
         decode=decode,
-        workers=max(1, stage.workers),
+        workers=max(1, media_workers(stage.workers)),
         timeout=stage.media_timeout,
         progress=progress,
     )

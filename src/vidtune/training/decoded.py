@@ -2,6 +2,10 @@
 
 Annotation files ask several questions about one video, and small data sets come round every few seconds: what was
 decoded lately is not decoded again.
+
+What media take in a training process, about: the pool's ``max_waiting`` (at most half a GiB) in results that wait in
+it, as much again remembered here, and as much again in packs that are ready ahead of the step. The worker processes
+have a bound of their own; see :mod:`vidtune.media.pool`.
 """
 
 from collections import OrderedDict, deque
@@ -12,19 +16,18 @@ import numpy as np
 from vidtune.errors import MediaError
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 
-REMEMBERED_BYTES = 512 * 2**20
-
 
 class Decoded:
-    """One decoded file, or the promise of one. ``array`` and ``error`` hold once ``done``."""
+    """One decoded file, or the promise of one. All but ``job`` hold once ``done``; ``seconds`` were spent on it."""
 
-    __slots__ = ("array", "done", "error", "job")
+    __slots__ = ("array", "done", "error", "job", "seconds")
 
     def __init__(self, job: LoadJob) -> None:
         self.job = job
         self.done = False
         self.array: np.ndarray | None = None
         self.error: MediaError | None = None
+        self.seconds = 0.0
 
     @property
     def nbytes(self) -> int:
@@ -32,7 +35,7 @@ class Decoded:
         return 0 if self.array is None else self.array.nbytes
 
     def fill(self, result: LoadResult) -> None:
-        self.array, self.error, self.done = result.array, result.error, True
+        self.array, self.error, self.seconds, self.done = result.array, result.error, result.seconds, True
 
 
 class DecodedMedia:
@@ -43,13 +46,12 @@ class DecodedMedia:
     Args:
         pool: ordered results.
         plan_more: asks for further media by ``request``; returns False when there is nothing more to plan for now.
-        remembered_bytes: how much is kept for samples to come.
+        remembered_bytes: how much is kept for samples to come; None: as much as may wait in the pool.
     """
 
-    def __init__(
-        self, pool: MediaPool, plan_more: Callable[[], bool], remembered_bytes: int = REMEMBERED_BYTES
-    ) -> None:
-        self._pool, self._plan_more, self._limit = pool, plan_more, remembered_bytes
+    def __init__(self, pool: MediaPool, plan_more: Callable[[], bool], remembered_bytes: int | None = None) -> None:
+        self._pool, self._plan_more = pool, plan_more
+        self._limit = pool.max_waiting if remembered_bytes is None else remembered_bytes
         self._waiting: deque[Decoded] = deque()
         self._in_flight: deque[Decoded] = deque()
         self._known: OrderedDict[LoadJob, Decoded] = OrderedDict()

@@ -1,8 +1,9 @@
 """Samples that a run leaves out, because of a bad file or annotation, in ``excluded.jsonl``.
 
-A failed file is a fact of the run, not of the moment: from the step in which it failed, every sample that needs it is
-left out, and a resumed run replays the list instead of trying again (a time-out need not repeat itself). A line without
-a step comes from ``vidtune data check``: that sample never enters the plan.
+A failed file is a fact of the run, not of the moment: the samples that saw it fail in a step are left out of that
+step, every sample that needs it is left out of later steps on all ranks, and a resumed run replays the list instead of
+trying again (a time-out need not repeat itself). A line without a step is about the annotation itself, or comes from
+``vidtune data check``: that sample never enters the plan.
 """
 
 import json
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vidtune.data.problems import SampleProblem
 from vidtune.errors import UserError
 
 TOLERATED_SHARE = 0.05
@@ -25,8 +27,10 @@ class Excluded:
         id: the sample's id.
         index: its place in the stage's annotation table.
         step: the optimizer step that went on without it, from 0.
-        path: the media file that failed; None when the annotation itself is not usable.
+        path: the media file that failed; None when the annotation turned out not to be usable.
         reason: why.
+        rank: the process that saw it.
+        seconds: how long the file took to fail; 0 when it was not tried again.
     """
 
     id: str
@@ -34,6 +38,8 @@ class Excluded:
     step: int
     path: str | None
     reason: str
+    rank: int = 0
+    seconds: float = 0.0
 
 
 class ExclusionList:
@@ -41,33 +47,43 @@ class ExclusionList:
 
     Args:
         path: the file; need not exist.
+        writes: whether this process writes it; of many ranks, one does.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
         lines = _complete_lines(path)
         self.checked_ids: set[str] = {line["id"] for line in lines if "step" not in line}
         self.entries = [Excluded(**line) for line in lines if "step" in line]
         self._known = {(entry.index, entry.step) for entry in self.entries}
 
-    def failed_files(self) -> dict[str, tuple[int, str]]:
-        """Media path -> first step it failed in, and the reason."""
-        failed: dict[str, tuple[int, str]] = {}
+    def failed_files(self) -> dict[str, int]:
+        """Media path -> first step it failed in."""
+        failed: dict[str, int] = {}
         for entry in self.entries:
-            if entry.path is None:
-                continue
-            if entry.path not in failed or entry.step < failed[entry.path][0]:
-                failed[entry.path] = (entry.step, entry.reason)
+            if entry.path is not None:
+                failed[entry.path] = min(entry.step, failed.get(entry.path, entry.step))
         return failed
+
+    def add_unusable(self, problems: Iterable[tuple[SampleProblem, Path]]) -> None:
+        """Record samples whose annotation cannot be used, as ``vidtune data check`` does.
+
+        Args:
+            problems: each with the annotation file it stands in.
+        """
+        lines = [
+            {"id": problem.sample, "source": str(source), "reason": problem.reason, "detail": problem.detail}
+            for problem, source in problems
+        ]
+        self._write(lines)
+        self.checked_ids |= {line["id"] for line in lines}
 
     def add(self, excluded: Iterable[Excluded]) -> list[Excluded]:
         """Record exclusions; those a run before the resume recorded already are kept once. Returns the new ones."""
         new = [entry for entry in excluded if (entry.index, entry.step) not in self._known]
-        if new:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in new)
-            self.entries += new
-            self._known |= {(entry.index, entry.step) for entry in new}
+        self._write([asdict(entry) for entry in new])
+        self.entries += new
+        self._known |= {(entry.index, entry.step) for entry in new}
         return new
 
     def merge(self, saved: Iterable[dict[str, Any]]) -> None:
@@ -92,6 +108,11 @@ class ExclusionList:
                 f"{self.path}: {count} of {samples_seen} samples could not be used, more than {TOLERATED_SHARE:.0%}; "
                 f"the last one: sample {last.id!r}, {where}{last.reason}; mend them, delete this list, and start again"
             )
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        if lines and self.writes:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,17 +1,19 @@
 """From the plan to packs ready for the model, ahead of the step that needs them.
 
-A thread plans steps (tokenising, packing), worker processes decode, and finished packs wait in a short queue.
-Everything is done in plan order, so what is loaded, and what is left out because a file failed, does not depend on
-timing.
+A thread takes this rank's packs of every step from the plan and tokenises them, worker processes decode, and finished
+packs wait in a short queue. Everything is done in plan order, so what is loaded, and what is left out because a file
+failed, does not depend on timing.
+
+A file that failed in a step is left out by the packs that saw it fail, and by every pack of later steps on every rank:
+what other ranks saw arrives by :meth:`PackLoader.learn`, and :meth:`LoadedPack.without` takes it out of packs that were
+ready before.
 """
 
-import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 import numpy as np
@@ -19,74 +21,132 @@ import numpy as np
 from vidtune.data.problems import SampleProblem
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.preprocessing import Preprocessing
-from vidtune.processing.order import packs_of_step
 from vidtune.processing.packing import Batch, Example, pack
+from vidtune.processing.plan import StagePlan, share
 from vidtune.training.decoded import Decoded, DecodedMedia
 from vidtune.training.exclusions import Excluded
-from vidtune.training.plan import StepPlan
 
 PACKS_AHEAD = 8
 CLOSING_SECONDS = 2.0  # a thread that waits for a hanging file is left behind; closing the pool ends it
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class LoadedPack:
-    """A micro-batch of a step.
+    """A micro-batch of a step, or an empty place in it.
 
     Args:
         step: the optimizer step it belongs to, from 0.
-        number: its place in the step, from 0.
-        is_last: whether the step ends with it.
-        batch: None when every sample of it was left out.
+        number: the pack's number in the step, from 0; None for a dummy, which keeps ranks equally long.
+        is_last: whether the step ends with it on this rank.
+        batch: None for a dummy, and when every sample was left out.
         excluded: samples left out.
         num_supervised: tokens the loss of ``batch`` sums over.
+        rank: whose it is.
+        indices, examples: table indices and examples of ``batch``, in its order.
     """
 
     step: int
-    number: int
+    number: int | None
     is_last: bool
-    batch: Batch | None
-    excluded: list[Excluded]
-    num_supervised: int
+    batch: Batch | None = None
+    excluded: list[Excluded] = field(default_factory=list)
+    num_supervised: int = 0
+    rank: int = 0
+    indices: list[int] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the batch."""
+        return 0 if self.batch is None else self.batch.nbytes
+
+    def without(self, failed: Mapping[str, int]) -> "LoadedPack":
+        """The pack without samples that need a file which failed in an earlier step; itself when there is none.
+
+        Args:
+            failed: media path -> first step it failed in, on any rank.
+        """
+        bad = [failed_before(example, failed, self.step) for example in self.examples]
+        if self.batch is None or not any(bad):
+            return self
+        values = {stream: iter(batch.values) for stream, batch in self.batch.media.items()}
+        arrays = [[next(values[slot.stream]) for slot in example.media] for example in self.examples]
+        kept = [place for place, path in enumerate(bad) if path is None]
+        left_out = [
+            left_out_again(example.id, index, self.step, path, failed[path], self.rank)
+            for example, index, path in zip(self.examples, self.indices, bad, strict=True)
+            if path is not None
+        ]
+        examples = [self.examples[place] for place in kept]
+        batch = pack(examples, [arrays[place] for place in kept]) if kept else None
+        return replace(
+            self,
+            batch=batch,
+            excluded=self.excluded + left_out,
+            num_supervised=batch.num_supervised if batch is not None else 0,
+            indices=[self.indices[place] for place in kept],
+            examples=examples,
+        )
+
+
+def failed_before(example: Example, failed: Mapping[str, int], step: int) -> str | None:
+    """The first of an example's files that failed in an earlier step."""
+    paths = (slot.ref.path for slot in example.media)
+    return next((path for path in paths if failed.get(path, step) < step), None)
+
+
+def left_out_again(id: str, index: int, step: int, path: str, failed_in: int, rank: int) -> Excluded:
+    """The record of a sample whose file is known to fail."""
+    return Excluded(id, index, step, path, f"failed in step {failed_in} and is not tried again", rank)
 
 
 @dataclass
 class PlannedPack:
+    """A pack whose media are on their way; ``media`` has the files of each example. ``excluded``: left out already."""
+
     step: int
-    number: int
+    number: int | None
     is_last: bool
-    indices: list[int]
-    examples: list[Example]
-    media: list[list[Decoded]]
-    unusable: list[Excluded]
+    indices: list[int] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+    media: list[list[Decoded]] = field(default_factory=list)
+    excluded: list[Excluded] = field(default_factory=list)
 
 
 class PackLoader:
-    """Iterates over the packs of steps ``first_step`` to the stage's last.
+    """Iterates over one rank's packs of steps ``first_step`` to the stage's last; every rank has equally many.
 
     Args:
-        plan: samples of each step.
+        plan: packs of each step.
         make_example: (table index, epoch) -> tokenised example; may raise SampleProblem.
         preprocessing: per stream.
         pool: decodes; owned by the caller.
-        max_tokens: limit of a pack.
-        failed: media path -> (step, reason) of failures already known; see :mod:`vidtune.training.exclusions`.
+        first_step: steps done already.
+        known: what the run left out so far, on all ranks; steps that run again leave out the same.
+        rank, world: which packs are loaded.
     """
 
     def __init__(
         self,
-        plan: StepPlan,
+        plan: StagePlan,
         make_example: Callable[[int, int], Example],
         preprocessing: Mapping[str, Preprocessing],
         pool: MediaPool,
-        max_tokens: int,
-        failed: Mapping[str, tuple[int, str]],
-        first_step: int,
+        *,
+        first_step: int = 0,
+        known: Iterable[Excluded] = (),
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self._plan, self._make_example, self._preprocessing = plan, make_example, preprocessing
-        self._max_tokens = max_tokens
-        self._failed = dict(failed)
+        self._rank, self._world = rank, world
         self._next_step = first_step
+        self._known = {(entry.index, entry.step): entry for entry in known}
+        self._failed: dict[str, int] = {}
+        for entry in self._known.values():
+            if entry.path is not None:
+                self.learn({entry.path: entry.step})
+        self._seen: dict[str, tuple[int, str, float]] = {}
         self._planned: deque[PlannedPack] = deque()
         self._media = DecodedMedia(pool, self._plan_if_near)
 
@@ -94,68 +154,85 @@ class PackLoader:
         while self._planned or self._plan_step():
             yield self._load(self._planned.popleft())
 
+    def learn(self, failed: Mapping[str, int]) -> None:
+        """Take note of files that failed, on any rank, so that later steps do not wait for them again.
+
+        Args:
+            failed: media path -> first step it failed in.
+        """
+        for path, step in failed.items():
+            self._failed[path] = min(step, self._failed.get(path, step))
+
     def _plan_if_near(self) -> bool:
         return len(self._planned) < PACKS_AHEAD and self._plan_step()
 
     def _plan_step(self) -> bool:
         if self._next_step >= self._plan.total_steps:
             return False
-        step, epoch = self._next_step, self._plan.epoch(self._next_step)
+        step = self._next_step
         self._next_step += 1
-        indices: list[int] = []
-        examples: list[Example] = []
-        unusable: list[Excluded] = []
-        for index in self._plan.samples(step).tolist():
-            try:
-                examples.append(self._make_example(index, epoch))
-                indices.append(index)
-            except SampleProblem as problem:
-                unusable.append(Excluded(problem.sample, index, step, None, problem.detail))
-        ids = [example.id for example in examples]
-        packs = packs_of_step([len(example) for example in examples], self._max_tokens, ids) or [[]]
-        for number, members in enumerate(packs):
-            chosen = [examples[member] for member in members]
-            self._planned.append(
-                PlannedPack(
-                    step=step,
-                    number=number,
-                    is_last=number == len(packs) - 1,
-                    indices=[indices[member] for member in members],
-                    examples=chosen,
-                    media=[self._request(example, step) for example in chosen],
-                    unusable=unusable if number == 0 else [],
-                )
-            )
+        packs = self._plan.packs(step)
+        numbers = share(self._plan.costs(step), self._world)[self._rank]
+        for place, number in enumerate(numbers):
+            planned = PlannedPack(step, number, place == len(numbers) - 1)
+            if number is not None:
+                for index in packs[number].tolist():
+                    self._add(planned, index)
+            self._planned.append(planned)
         return True
 
-    def _request(self, example: Example, step: int) -> list[Decoded]:
-        return [
-            self._media.request(LoadJob(slot.ref.path, self._preprocessing[slot.stream], slot.seed))
-            for slot in example.media
-            if not self._has_failed(slot.ref.path, step)
-        ]
+    def _add(self, planned: PlannedPack, index: int) -> None:
+        """Tokenise a sample and ask for its files, unless it is known to be left out."""
+        step = planned.step
+        if (index, step) in self._known:
+            planned.excluded.append(self._known[index, step])
+            return
+        try:
+            example = self._make_example(index, self._plan.epoch(step))
+        except SampleProblem as problem:
+            planned.excluded.append(Excluded(problem.sample, index, step, None, problem.detail, self._rank))
+            return
+        jobs = [LoadJob(slot.ref.path, self._preprocessing[slot.stream], slot.seed) for slot in example.media]
+        known_to_fail = failed_before(example, self._failed, step) is not None
+        planned.indices.append(index)
+        planned.examples.append(example)
+        planned.media.append([] if known_to_fail else [self._media.request(job) for job in jobs])
 
     def _load(self, planned: PlannedPack) -> LoadedPack:
+        indices: list[int] = []
         examples: list[Example] = []
         arrays: list[list[np.ndarray]] = []
-        excluded = list(planned.unusable)
+        excluded = list(planned.excluded)
         for index, example, media in zip(planned.indices, planned.examples, planned.media, strict=True):
-            for decoded in media:
-                self._media.wait_for(decoded)
-                if decoded.error is not None:
-                    self._failed.setdefault(decoded.job.path, (planned.step, decoded.error.reason))
-            bad = next((s.ref.path for s in example.media if self._has_failed(s.ref.path, planned.step)), None)
-            if bad is not None:
-                excluded.append(Excluded(example.id, index, planned.step, bad, self._failed[bad][1]))
+            failure = self._failure(example, index, planned.step, media)
+            if failure is not None:
+                excluded.append(failure)
                 continue
+            indices.append(index)
             examples.append(example)
             arrays.append([decoded.array for decoded in media if decoded.array is not None])
         batch = pack(examples, arrays) if examples else None
         supervised = batch.num_supervised if batch is not None else 0
-        return LoadedPack(planned.step, planned.number, planned.is_last, batch, excluded, supervised)
+        return LoadedPack(
+            planned.step, planned.number, planned.is_last, batch, excluded, supervised, self._rank, indices, examples
+        )
 
-    def _has_failed(self, path: str, step: int) -> bool:
-        return path in self._failed and self._failed[path][0] <= step
+    def _failure(self, example: Example, index: int, step: int, media: list[Decoded]) -> Excluded | None:
+        """Wait for an example's files; why it is left out, or None."""
+        path = failed_before(example, self._failed, step)
+        if path is not None:
+            return left_out_again(example.id, index, step, path, self._failed[path], self._rank)
+        for slot, decoded in zip(example.media, media, strict=True):
+            # One failure in a step is enough, also where the file is wanted again in another form.
+            if self._seen.get(slot.ref.path, (None,))[0] != step:
+                self._media.wait_for(decoded)
+                if decoded.error is None:
+                    continue
+                self._seen[slot.ref.path] = (step, decoded.error.reason, decoded.seconds)
+                self.learn({slot.ref.path: step})
+            _, reason, seconds = self._seen[slot.ref.path]
+            return Excluded(example.id, index, step, slot.ref.path, reason, self._rank, seconds)
+        return None
 
 
 class Ahead:
@@ -164,12 +241,14 @@ class Ahead:
     Args:
         items: consumed in the thread only.
         depth: how many may wait.
+        max_bytes: how much memory their batches may take, about; one may always wait. None: any.
     """
 
-    def __init__(self, items: Iterator[LoadedPack], depth: int = PACKS_AHEAD) -> None:
-        self._queue: queue.Queue[LoadedPack | BaseException | None] = queue.Queue(depth)
-        self._closed = threading.Event()
-        self._items = items
+    def __init__(self, items: Iterator[LoadedPack], depth: int = PACKS_AHEAD, max_bytes: float | None = None) -> None:
+        self._items, self._depth, self._max_bytes = items, depth, max_bytes
+        self._ready: deque[LoadedPack | BaseException | None] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="pack-loader", daemon=True)
         self.seconds_waited = 0.0
 
@@ -180,16 +259,18 @@ class Ahead:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closed.set()
-        deadline = time.monotonic() + CLOSING_SECONDS
-        while self._thread.is_alive() and time.monotonic() < deadline:
-            with suppress(queue.Empty):
-                self._queue.get(timeout=0.02)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(CLOSING_SECONDS)
 
     def next(self) -> LoadedPack:
         """The next item; time spent waiting for it is added to ``seconds_waited``."""
         started = time.perf_counter()
-        item = self._queue.get()
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready)
+            item = self._ready.popleft()
+            self._changed.notify_all()
         self.seconds_waited += time.perf_counter() - started
         if isinstance(item, BaseException):
             raise item
@@ -197,12 +278,32 @@ class Ahead:
             raise RuntimeError("no pack is left")
         return item
 
+    def upcoming(self) -> Batch | None:
+        """The batch of the item that `next` will give, if it is ready; nothing is taken."""
+        with self._changed:
+            item = self._ready[0] if self._ready else None
+        return item.batch if isinstance(item, LoadedPack) else None
+
     def _run(self) -> None:
         try:
             for item in self._items:
-                if self._closed.is_set():
+                if not self._put(item):
                     return
-                self._queue.put(item)
-            self._queue.put(None)
+            self._put(None)
         except BaseException as error:
-            self._queue.put(error)
+            self._put(error)
+
+    def _put(self, item: LoadedPack | BaseException | None) -> bool:
+        """Add an item when there is room; False when nobody wants it any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._has_room(item))
+            self._ready.append(item)
+            self._changed.notify_all()
+            return not self._closed
+
+    def _has_room(self, item: LoadedPack | BaseException | None) -> bool:
+        if not self._ready or not isinstance(item, LoadedPack):
+            return True
+        waiting = [other for other in self._ready if isinstance(other, LoadedPack)]
+        fits = self._max_bytes is None or sum(pack.nbytes for pack in [*waiting, item]) <= self._max_bytes
+        return fits and len(waiting) < self._depth

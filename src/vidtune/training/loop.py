@@ -1,91 +1,67 @@
-"""The training loop of one stage.
+"""The training loop of one stage, on one process or many.
 
-An optimizer step takes ``global_batch_size`` samples, in as many packs as ``max_tokens_per_batch`` makes of them.
-Gradients of the plain sum are accumulated and divided once by the number of supervised tokens that were really seen,
-so neither packing nor a file that failed changes what is minimised. The run is a function of recipe and data alone:
-resumed, it gives the same weights.
+An optimizer step takes ``global_batch_size`` samples, in as many packs as ``max_tokens_per_batch`` makes of them, dealt
+out over the ranks. Gradients of the plain sum are accumulated and divided once by the number of supervised tokens that
+were really seen on all ranks, so neither packing nor ranks nor a file that failed change what is minimised. The run is
+a function of recipe and data alone: resumed, it gives the same weights.
 """
 
 import json
-import platform
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
 
-import vidtune
+from vidtune.cores import media_workers
 from vidtune.errors import UserError
 from vidtune.media.pool import MediaPool
-from vidtune.recipe import dump_recipe, recipe_fingerprint
-from vidtune.training.folder import FINAL, RECIPE
-from vidtune.training.loading import Ahead, LoadedPack, PackLoader
-from vidtune.training.log import TrainingLog, peak_memory_gib
+from vidtune.processing.packing import Batch
+from vidtune.processing.plan import share
+from vidtune.training.counts import StepCounts, StepTotals, Window, exchange
+from vidtune.training.exclusions import Excluded
+from vidtune.training.flops import StepFlops, peak_flops
+from vidtune.training.folder import FINAL
+from vidtune.training.loading import Ahead, PackLoader
+from vidtune.training.log import TrainingLog, recent_step_seconds
+from vidtune.training.parallel import ParallelStep
 from vidtune.training.parameters import parameter_groups
 from vidtune.training.progress import StageProgress
-from vidtune.training.saving import (
-    atomic_folder,
-    checkpoints,
-    load_checkpoint,
-    read_state,
-    save_checkpoint,
-    write_atomic,
-)
+from vidtune.training.ranks import Ranks
+from vidtune.training.result import write_result
+from vidtune.training.saving import Saver, atomic_folder, checkpoints, write_atomic
 from vidtune.training.schedule import learning_rate_factor, warmup_steps
 from vidtune.training.signals import StopRequest, TrainingInterrupted
 from vidtune.training.stage import StageSetup
+from vidtune.training.state import check_state, read_state, stage_state
 from vidtune.training.step import (
     TrainingStep,
     clipping_factor,
+    dummy_batch,
     fill_missing_gradients,
     gradient_norms,
     random_seed,
     scale_gradients,
 )
-
-
-@dataclass
-class Window:
-    """What happened since the last log line."""
-
-    started: float
-    waited: float
-    loss: float = 0.0
-    samples: int = 0
-    tokens: int = 0
-    supervised: int = 0
-
-
-@dataclass
-class StepResult:
-    """Sums over the packs of a step; ``losses`` has one entry per pack."""
-
-    losses: list[Tensor] = field(default_factory=list)
-    ids: list[list[str]] = field(default_factory=list)
-    tokens: int = 0
-    supervised: int = 0
+from vidtune.training.trackers import open_trackers
+from vidtune.training.transfer import Transfer
 
 
 class StageLoop:
     """Runs a stage from its start, or from its newest checkpoint, to ``final/``.
 
     Args:
-        setup: the stage; its model is moved to ``device``.
-        device: where to compute.
+        setup: the stage; its model is moved to this rank's device.
+        ranks: who trains together.
         stop: asks the loop to save and leave after the current step.
         progress: whether to show progress on the console.
     """
 
-    def __init__(self, setup: StageSetup, device: torch.device, stop: StopRequest, progress: bool) -> None:
-        self.setup, self.stage, self.device, self.stop = setup, setup.stage, device, stop
+    def __init__(self, setup: StageSetup, ranks: Ranks, stop: StopRequest, progress: bool) -> None:
+        self.setup, self.stage, self.ranks, self.stop = setup, setup.stage, ranks, stop
         self.plan, self.exclusions = setup.plan, setup.exclusions
-        self.net = TrainingStep(setup.model.to(device), self.stage.precision)
+        self.transfer = Transfer(ranks.device, setup.processor.preprocessing)
+        self.step = ParallelStep(TrainingStep(setup.model, self.stage.precision), self.stage, ranks)
         groups = parameter_groups(setup.model, setup.trained, self.stage.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, betas=self.stage.betas, eps=1e-8, fused=True)
         self.by_component: dict[str, list[nn.Parameter]] = {name: [] for name in setup.trained}
@@ -94,8 +70,16 @@ class StageLoop:
         self.parameters = [parameter for part in self.by_component.values() for parameter in part]
         self.total = self.plan.total_steps
         self.warmup = warmup_steps(self.total, self.stage.warmup)
-        self.first_step = self._resume()
-        self.console = StageProgress(self.stage.name, self.total, self.first_step, progress)
+        peak = peak_flops(ranks.device, self.stage.precision)
+        self.flops = StepFlops.of_stage(setup.model.config, setup.trained) if peak else None
+        self.window = Window(peak * ranks.world if peak and self.flops else None)
+        self.saver = Saver(setup.folder, self.step.net, self.optimizer, self.stage.keep, ranks)
+        self.first_step = 0
+        notes = self._resume()
+        recent = recent_step_seconds(setup.folder, self.first_step) if ranks.is_main else ()
+        self.console = StageProgress(self.stage.name, self.total, self.first_step, progress and ranks.is_main, recent)
+        for note in notes:
+            self._note(note)
 
     def run(self) -> Path:
         """Train to the end and write ``final/``.
@@ -104,47 +88,43 @@ class StageLoop:
             TrainingInterrupted: asked to stop; what was done is saved.
             UserError: the loss is not finite, too many media failed, a sample does not fit into a pack.
         """
-        stage, setup = self.stage, self.setup
-        preprocessing = {name: stream.preprocessing for name, stream in setup.processor.streams.items()}
-        with MediaPool(stage.workers, stage.media_timeout) as pool:
-            loader = PackLoader(
+        stage = self.stage
+        workers = media_workers(stage.workers, self.ranks.local_world)
+        with MediaPool(workers, stage.media_timeout, processes=self.ranks.local_world) as pool, self.saver:
+            self.loader = PackLoader(
                 self.plan,
-                setup.example,
-                preprocessing,
+                self.setup.example,
+                self.setup.processor.preprocessing,
                 pool,
-                stage.max_tokens_per_batch,
-                self.exclusions.failed_files(),
-                self.first_step,
+                first_step=self.first_step,
+                known=self.exclusions.entries,
+                rank=self.ranks.rank,
+                world=self.ranks.world,
             )
-            self.log = TrainingLog(setup.folder, self.first_step)
+            with self.ranks.agreed():
+                self.log = self._open_log() if self.ranks.is_main else None
             try:
-                with self.console, Ahead(iter(loader)) as packs:
+                with self.console, Ahead(iter(self.loader), max_bytes=pool.max_waiting) as packs:
                     self._train(packs)
             finally:
-                self.log.close()
+                if self.log is not None:
+                    self.log.close()
+            self.saver.wait()
         return self._save_final()
 
     def _train(self, packs: Ahead) -> None:
-        window = Window(time.perf_counter(), packs.seconds_waited)
         for step in range(self.first_step, self.total):
             rates = self._set_learning_rates(step)
-            result = self._accumulate(step, packs)
-            loss, norms = self._update(step, result)
-            window.loss += loss
-            window.samples += sum(len(ids) for ids in result.ids)
-            window.tokens += result.tokens
-            window.supervised += result.supervised
+            counts = self._accumulate(step, packs)
+            totals = self._exchange(step, counts, packs.seconds_waited)
+            norms = self._update(totals)
+            self.window.add(totals)
             done = step + 1
             self.console.step(done)
             if done % self.stage.log_every == 0 or done == self.total:
-                self._write_log(done, window, packs.seconds_waited, rates, norms)
-                window = Window(time.perf_counter(), packs.seconds_waited)
-            if self.stop.step_done() and done < self.total:
-                checkpoint = self._save(done)
-                raise TrainingInterrupted(
-                    f"stopped by {self.stop.reason} after step {done} of {self.total} of stage {self.stage.name!r}, "
-                    f"saved in {checkpoint}; run the same command again to go on"
-                )
+                self._write_log(done, totals, rates, norms)
+            if totals.sum("stopping") and done < self.total:
+                self._leave(done)
             if done % self.stage.save_every == 0 and done < self.total:
                 self._save(done)
 
@@ -152,142 +132,154 @@ class StageLoop:
         factor = learning_rate_factor(self.stage.schedule, step, self.total, self.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        return {name: peak * factor for name, peak in self.setup.trained.items()}
+        return {name: how.learning_rate * factor for name, how in self.setup.trained.items()}
 
-    def _accumulate(self, step: int, packs: Ahead) -> StepResult:
-        """Add up the gradients of all packs of a step."""
-        result = StepResult()
-        pack: LoadedPack | None = None
-        while pack is None or not pack.is_last:
-            pack = packs.next()
-            for excluded in self.exclusions.add(pack.excluded):
-                where = f"{excluded.path}: " if excluded.path else ""
-                self.console.note(f"sample {excluded.id!r} left out: {where}{excluded.reason}")
-            if pack.batch is None:
-                continue
-            torch.manual_seed(random_seed(self.setup.recipe.seed, step, pack.number))
-            loss = self.net(pack.batch.to(self.device))
-            loss.backward()
-            result.losses.append(loss.detach())
-            result.ids.append(pack.batch.ids)
-            result.tokens += pack.batch.num_tokens
-            result.supervised += pack.num_supervised
-        self.exclusions.check_threshold(step, self.plan.samples_until(step + 1))
-        return result
+    def _accumulate(self, step: int, packs: Ahead) -> StepCounts:
+        """Add up the gradients of this rank's packs of a step.
 
-    def _update(self, step: int, result: StepResult) -> tuple[float, dict[str, float]]:
-        """One optimizer step. Returns the summed loss and the gradient norms (before clipping) by component and in
-        total.
+        A rank that cannot go on makes the passes that the others wait for, and says so at the end of the step.
         """
+        counts = StepCounts()
+        passes = len(share(self.plan.costs(step), self.ranks.world)[self.ranks.rank])
+        for place in range(passes):
+            batch = None
+            if counts.error is None:
+                try:
+                    pack = packs.next().without(self.exclusions.failed_files())
+                except Exception as error:
+                    counts.error = error
+                else:
+                    counts.excluded += pack.excluded
+                    batch = pack.batch
+            if batch is None:
+                if self.ranks.world > 1:
+                    self._backward(dummy_batch(), place == passes - 1)
+                continue
+            assert pack.number is not None
+            torch.manual_seed(random_seed(self.setup.recipe.seed, step, pack.number))
+            loss = self._backward(batch, place == passes - 1)
+            self.transfer.begin(packs.upcoming())
+            counts.add(batch, loss, pack.num_supervised, self._flops_of(batch, pack.num_supervised))
+        return counts
+
+    def _backward(self, batch: Batch, is_last: bool) -> Tensor:
+        """Add the gradients of a pack. Returns its summed loss."""
+        with self.step.accumulate(is_last):
+            loss = self.step.net(self.transfer.take(batch))
+            loss.backward()
+        return loss.detach()
+
+    def _flops_of(self, batch: Batch, supervised: int) -> float:
+        if self.flops is None:
+            return 0.0
+        squares = sum((end - begin) ** 2 for begin, end in pairwise(batch.cu_seqlens))
+        items = {stream: len(media) for stream, media in batch.media.items()}
+        return self.flops.of(batch.num_tokens, squares, items, supervised)
+
+    def _exchange(self, step: int, counts: StepCounts, waited: float) -> StepTotals:
+        """Tell the other ranks what this one's part of the step came to, and hear of theirs."""
         fill_missing_gradients(self.parameters)
-        count = max(result.supervised, 1)
-        norms = gradient_norms(self.by_component) / count
-        norms = torch.cat([norms, norms.norm().reshape(1)])
-        losses = torch.stack(result.losses) if result.losses else norms.new_zeros(1)
-        numbers = torch.cat([norms, losses.to(norms.dtype)])
-        if not bool(torch.isfinite(numbers).all()):
-            self._refuse_nonfinite(step, result, norms)
-        scale_gradients(self.parameters, clipping_factor(norms[-1], self.stage.max_grad_norm) / count)
+        norms = gradient_norms(self.by_component)
+        stopping = self.stop.step_done()
+        totals = exchange(self.ranks, counts, norms, self.step.is_sharded, waited, stopping)
+        if totals.sum("failed"):
+            self.ranks.agree(counts.error)
+        if totals.sum("excluded"):
+            self._leave_out(step, [entry for part in self.ranks.gather(counts.excluded) for entry in part])
+        if not totals.is_finite:
+            self._refuse_nonfinite(step, counts, totals)
+        return totals
+
+    def _leave_out(self, step: int, excluded: list[Excluded]) -> None:
+        for entry in self.exclusions.add(excluded):
+            where = f"{entry.path}: " if entry.path else ""
+            after = f" (rank {entry.rank}, after {entry.seconds:.1f} s)" if entry.path else ""
+            self._note(f"sample {entry.id!r} left out: {where}{entry.reason}{after}")
+        self.loader.learn(self.exclusions.failed_files())
+        self.exclusions.check_threshold(step, self.plan.samples_until(step + 1))
+
+    def _update(self, totals: StepTotals) -> dict[str, float]:
+        """One optimizer step. Returns the gradient norms (before clipping) by component and in total."""
+        # The ranks' gradients were averaged: what is wanted is their sum over the tokens that all of them saw.
+        mean = self.ranks.world / max(totals.sum("supervised"), 1)
+        *each, total = totals.norms(mean)
+        scale_gradients(self.parameters, clipping_factor(total, self.stage.max_grad_norm) * mean)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        *each, total = norms.tolist()
-        return float(losses.sum()), {**dict(zip(self.by_component, each, strict=True)), "total": total}
+        return {**dict(zip(self.by_component, each, strict=True)), "total": total}
 
-    def _refuse_nonfinite(self, step: int, result: StepResult, norms: Tensor) -> None:
+    def _refuse_nonfinite(self, step: int, counts: StepCounts, totals: StepTotals) -> None:
+        packs = [
+            {"rank": self.ranks.rank, "loss": str(float(loss)), "ids": ids}
+            for loss, ids in zip(counts.losses, counts.ids, strict=True)
+        ]
+        report = {
+            "step": step + 1,
+            "gradient_norms": [str(norm) for norm in totals.norms(1.0)],
+            "packs": [pack for part in self.ranks.gather(packs) for pack in part],
+        }
         path = self.setup.folder / f"nonfinite-step-{step + 1}.json"
-        packs = [{"loss": str(float(loss)), "ids": ids} for loss, ids in zip(result.losses, result.ids, strict=True)]
-        write_atomic(
-            path,
-            json.dumps(
-                {"step": step + 1, "gradient_norms": [str(n) for n in norms.tolist()], "packs": packs}, indent=1
-            ),
-        )
+        if self.ranks.is_main:
+            write_atomic(path, json.dumps(report, indent=1))
         raise UserError(
             f"stage {self.stage.name!r}: the loss or its gradient is not finite in step {step + 1}; {path} names the "
             "samples of that step; lower the learning rate, set max_grad_norm, or look at these samples"
         )
 
-    def _write_log(
-        self, done: int, window: Window, waited: float, rates: dict[str, float], norms: dict[str, float]
-    ) -> None:
-        seconds = time.perf_counter() - window.started
+    def _open_log(self) -> TrainingLog:
+        recipe, folder = self.setup.recipe, self.setup.folder
+        trackers = open_trackers(recipe.trackers, folder, recipe, self.first_step, self._note)
+        return TrainingLog(folder, self.first_step, trackers)
+
+    def _write_log(self, done: int, totals: StepTotals, rates: dict[str, float], norms: dict[str, float]) -> None:
         line = {
             "step": done,
             "epoch": round(done / self.plan.steps_per_epoch, 4),
-            "loss": window.loss / max(window.supervised, 1),
+            **self.window.line(totals),
             "learning_rate": rates,
             "gradient_norm": norms,
-            "samples": window.samples,
-            "tokens": window.tokens,
-            "supervised_tokens": window.supervised,
-            "tokens_per_second": window.tokens / seconds,
-            "data_wait": (waited - window.waited) / seconds,
-            "memory_gib": peak_memory_gib(self.device),
-            "seconds": seconds,
+            "ranks": self.ranks.world,
         }
-        self.log.write(line)
-        self.console.numbers(line)
+        if self.log is not None:
+            self.log.write(line)
+            self.console.numbers(line)
 
-    def _state(self, done: int) -> dict[str, Any]:
-        return {
-            "stage": self.stage.name,
-            "step": done,
-            "total_steps": self.total,
-            "epoch": self.plan.epoch(done),
-            "samples": self.plan.samples_until(done),
-            "recipe": recipe_fingerprint(self.setup.recipe),
-            "data": self.plan.table.fingerprint,
-            "excluded": self.exclusions.before(done),
-            "threads": torch.get_num_threads(),
-            "versions": versions(),
-        }
+    def _note(self, text: str) -> None:
+        if self.ranks.is_main:
+            self.console.note(text)
+
+    def _leave(self, done: int) -> None:
+        reason = next(filter(None, self.ranks.gather(self.stop.reason)))
+        checkpoint = self._save(done)
+        self.saver.wait()
+        raise TrainingInterrupted(
+            f"stopped by {reason} after step {done} of {self.total} of stage {self.stage.name!r}, saved in "
+            f"{checkpoint}; run the same command again to go on"
+        )
 
     def _save(self, done: int) -> Path:
-        return save_checkpoint(self.setup.folder, done, self.net, self.optimizer, self._state(done), self.stage.keep)
+        return self.saver.save(done, stage_state(self.setup, self.ranks, done))
 
-    def _resume(self) -> int:
-        """Load the newest checkpoint, if there is one. Returns the number of steps done."""
-        found = checkpoints(self.setup.folder)
-        if not found:
-            self.setup.check_lengths()
-            return 0
-        state = read_state(found[-1])
-        if state["data"] != self.plan.table.fingerprint:
-            raise UserError(
-                f"{found[-1]}: the training data have changed since (annotations of stage {self.stage.name!r}, or the "
-                "samples excluded from them); bring them back, or train into another folder"
-            )
-        load_checkpoint(found[-1], self.net, self.optimizer)
+    def _resume(self) -> list[str]:
+        """Load the newest checkpoint, if there is one. Returns what to tell about it."""
+        found = checkpoints(self.setup.folder) if self.ranks.is_main else []
+        newest = self.ranks.gather(found[-1] if found else None)[0]
+        if newest is None:
+            return []
+        state = read_state(newest)
+        notes = check_state(newest, state, self.setup, self.ranks)
+        self.saver.load(newest)
         self.exclusions.merge(state["excluded"])
-        return state["step"]
+        self.first_step = state["step"]
+        return notes
 
     def _save_final(self) -> Path:
         final = self.setup.folder / FINAL
-        with atomic_folder(final) as folder:
-            with without_progress_bar():
-                self.setup.model.save_pretrained(folder)
-            self.setup.processor.save_pretrained(folder)
-            (folder / RECIPE).write_text(dump_recipe(self.setup.recipe), encoding="utf-8")
-            provenance = self._state(self.total)
-            (folder / "provenance.json").write_text(json.dumps(provenance, indent=1), encoding="utf-8")
+        weights = self.step.whole_weights(self.setup.result_needs_frozen)
+        with self.ranks.agreed():
+            if self.ranks.is_main:
+                with atomic_folder(final) as folder:
+                    write_result(self.setup, folder, weights)
+                    provenance = stage_state(self.setup, self.ranks, self.total)
+                    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1), encoding="utf-8")
         return final
-
-
-@contextmanager
-def without_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar of its own."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    yield
-    if shown:
-        transformers_logging.enable_progress_bar()
-
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    return {
-        "vidtune": vidtune.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }

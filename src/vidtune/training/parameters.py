@@ -3,32 +3,34 @@
 A component is a named part of the model, see :meth:`VideoLM.components`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from vidtune.errors import UserError
+from vidtune.models.adapters import is_adapter_weight
+from vidtune.models.lora import has_adapters
 from vidtune.models.video_lm import VideoLM
-from vidtune.recipe import component_matches
+from vidtune.recipe import Train, component_matches
 from vidtune.spelling import suggestion
 
 
-def select_components(names: list[str], rates: Mapping[str, float], stage: str) -> dict[str, float]:
-    """Learning rate per component name.
+def select_components(names: list[str], train: Mapping[str, Train], stage: str) -> dict[str, Train]:
+    """How each trained component trains, in the order of ``names``.
 
     Args:
         names: all components of the model.
-        rates: learning rate per glob, as the stage's ``train`` says.
+        train: the same per glob, as the stage says.
         stage: name of the stage, for error messages.
 
     Raises:
         UserError: a glob that matches nothing (the nearest name is given), or two globs for one component.
     """
-    chosen: dict[str, float] = {}
+    chosen: dict[str, Train] = {}
     claimed: dict[str, str] = {}
-    for glob, rate in rates.items():
+    for glob, how in train.items():
         matches = [name for name in names if component_matches(glob, name)]
         if not matches:
             raise UserError(f"stage {stage!r}: train names no component by {glob!r}; {suggestion(glob, names)}")
@@ -37,26 +39,30 @@ def select_components(names: list[str], rates: Mapping[str, float], stage: str) 
                 raise UserError(
                     f"stage {stage!r}: train names {name!r} twice, by {claimed[name]!r} and {glob!r}; keep one"
                 )
-            claimed[name], chosen[name] = glob, rate
+            claimed[name], chosen[name] = glob, how
     return {name: chosen[name] for name in names if name in chosen}
 
 
-def prepare_components(model: VideoLM, trained: Mapping[str, float], frozen_dtype: torch.dtype) -> None:
+def prepare_components(model: VideoLM, trained: Collection[str], frozen_dtype: torch.dtype) -> None:
     """Freeze all but the trained components; trained weights are float32, frozen ones ``frozen_dtype``.
 
-    Frozen towers and connectors are put into eval mode. The language model always stays in train mode: gradients run
-    through it even when it is frozen, and transformers checkpoints activations in train mode only. Buffers keep their
-    precision, which rotary embeddings need.
+    A trained component that holds low-rank adapters trains these alone. Frozen towers and connectors are put into eval
+    mode. The language model always stays in train mode: gradients run through it even when it is frozen, and
+    transformers checkpoints activations in train mode only. Buffers keep their precision, which rotary embeddings
+    need; so do weights that are held in 8 or 4 bits.
     """
     model.requires_grad_(False)
     for name, part in model.components().items():
         part.train(name in trained or name == "language_model")
-        for parameter in part.parameters():
-            parameter.data = parameter.data.to(torch.float32 if name in trained else frozen_dtype)
-            parameter.requires_grad_(name in trained)
+        adapted = has_adapters(part)
+        for key, parameter in part.named_parameters():
+            trains = name in trained and (not adapted or is_adapter_weight(key))
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(torch.float32 if trains else frozen_dtype)
+            parameter.requires_grad_(trains)
 
 
-def parameter_groups(model: VideoLM, trained: Mapping[str, float], weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: VideoLM, trained: Mapping[str, Train], weight_decay: float) -> list[dict[str, Any]]:
     """Optimizer groups: one per trained component, and a second one without weight decay for its biases and norms.
 
     Each group carries ``component`` and ``peak`` (the rate before the schedule). A weight shared by two components
@@ -65,15 +71,16 @@ def parameter_groups(model: VideoLM, trained: Mapping[str, float], weight_decay:
     parts = model.components()
     groups: list[dict[str, Any]] = []
     seen: set[int] = set()
-    for name, rate in trained.items():
+    for name, how in trained.items():
         exempt = _biases_and_norms(parts[name])
-        fresh = [p for p in parts[name].parameters() if id(p) not in seen]
+        fresh = [p for p in parts[name].parameters() if p.requires_grad and id(p) not in seen]
         seen |= {id(p) for p in fresh}
         for decay, members in (
             (weight_decay, [p for p in fresh if id(p) not in exempt]),
             (0.0, [p for p in fresh if id(p) in exempt]),
         ):
             if members:
+                rate = how.learning_rate
                 group = {"params": members, "lr": rate, "peak": rate, "weight_decay": decay, "component": name}
                 groups.append(group)
     return groups

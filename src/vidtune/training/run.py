@@ -1,55 +1,74 @@
 """Training a recipe: its stages in order, into one folder, from wherever an earlier run of it stopped."""
 
-import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
-from vidtune.cores import available_cores
+from vidtune.cores import media_workers, thread_budget
 from vidtune.recipe import Recipe
 from vidtune.training.folder import FINAL, claimed
 from vidtune.training.loop import StageLoop
+from vidtune.training.ranks import Ranks, joined
 from vidtune.training.signals import StopRequest, TrainingInterrupted
 from vidtune.training.stage import check_stages, set_up
 
 
 def train(
-    recipe: Recipe, out: Path, *, stop_after: int | None = None, progress: bool = True, device: str | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    stop_after: int | None = None,
+    progress: bool = True,
+    device: str | None = None,
+    ranks: Ranks | None = None,
 ) -> Path:
     """Train all stages of a recipe; stages and steps that ``out`` holds already are not repeated.
 
-    On the same machine with the same number of threads, the weights do not depend on how often the run was stopped or
-    killed.
+    On the same machine with the same number of processes and threads, the weights do not depend on how often the run
+    was stopped or killed; with another number, they are equal to float rounding.
 
     Args:
         recipe: what to train.
         out: ``<stage>/final/`` is each stage's result, ``<stage>/log.jsonl`` its log, ``<stage>/checkpoint-<step>/``
-            where a stopped run goes on.
+            where a stopped run goes on. All processes must see it.
         stop_after: stop after this many optimizer steps, as a signal would.
         progress: show progress on stderr.
         device: of torch; None takes a GPU when there is one.
+        ranks: the processes that train together; None joins those of the launcher, if there are any.
 
     Returns: the last stage's ``final`` folder.
     Raises:
-        UserError: a mistake in recipe, data or folder; a loss that is not finite.
-        TrainingInterrupted: SIGTERM, SIGINT or ``stop_after``; what was done is saved.
+        UserError: a mistake in recipe, data or folder; a loss that is not finite. On all ranks.
+        TrainingInterrupted: SIGTERM or SIGINT on any rank, or ``stop_after``; what was done is saved. On all ranks.
+        RankFailed: another rank failed, and shows why.
     """
-    check_stages(recipe)
-    use_available_cores()
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with claimed(out, recipe), StopRequest(stop_after) as stop:
+    with ExitStack() as stack:
+        if ranks is None:
+            ranks = stack.enter_context(joined(device))
+        stack.enter_context(held(out, recipe, ranks))
+        stop = stack.enter_context(StopRequest(stop_after))
         for number, stage in enumerate(recipe.stages):
-            if (out / stage.name / FINAL).is_dir():
+            if ranks.gather((out / stage.name / FINAL).is_dir())[0]:
                 continue
-            if stop.requested:
+            reason = next(filter(None, ranks.gather(stop.reason)), None)
+            if reason is not None:
                 raise TrainingInterrupted(
-                    f"stopped by {stop.reason} before stage {stage.name!r}; run the same command again to go on"
+                    f"stopped by {reason} before stage {stage.name!r}; run the same command again to go on"
                 )
-            StageLoop(set_up(recipe, number, out), target, stop, progress).run()
+            workers = 0 if ranks.device.type == "cpu" else media_workers(stage.workers, ranks.local_world)
+            torch.set_num_threads(thread_budget(ranks.local_world, workers))
+            StageLoop(set_up(recipe, number, out, ranks), ranks, stop, progress).run()
     return out / recipe.stages[-1].name / FINAL
 
 
-def use_available_cores() -> None:
-    """One compute thread per core that this process may use, unless OMP_NUM_THREADS says otherwise."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(available_cores())
+@contextmanager
+def held(out: Path, recipe: Recipe, ranks: Ranks) -> Iterator[None]:
+    """Hold the output folder: rank 0 claims it for all ranks."""
+    with ExitStack() as stack:
+        with ranks.agreed():
+            check_stages(recipe)
+            if ranks.is_main:
+                stack.enter_context(claimed(out, recipe))
+        yield

@@ -2,32 +2,32 @@
 step.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from vidtune.data.annotations import AnnotationTable
-from vidtune.data.problems import SampleProblem
 from vidtune.errors import UserError
-from vidtune.models.build import build_model, build_processor, recipe_tokenizer
-from vidtune.models.checkpoints import load_checkpoint, load_ours_model
+from vidtune.models.build import build_processor, recipe_tokenizer
+from vidtune.models.bundle import Base
+from vidtune.models.config import VideoLMConfig
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.order import packs_of_step
+from vidtune.processing.lengths import ExampleMaker
 from vidtune.processing.packing import Example
+from vidtune.processing.plan import StagePlan
 from vidtune.processing.processor import VideoLMProcessor
-from vidtune.recipe import Recipe, Stage
+from vidtune.recipe import Recipe, Stage, Train
 from vidtune.spelling import suggestion
 from vidtune.systems import get_system
 from vidtune.training.exclusions import ExclusionList
-from vidtune.training.folder import FINAL
-from vidtune.training.parameters import prepare_components, select_components
-from vidtune.training.plan import StepPlan
-from vidtune.training.step import random_seed
+from vidtune.training.ranks import Place, Ranks
+from vidtune.training.stage_data import PlainProgress, StageData, open_stage_data
+from vidtune.training.starting_model import check_quantization, load_stage_model
+from vidtune.training.trackers import check_trackers
 
 TABLES = "tables"
+EXCLUSIONS = "excluded.jsonl"
 
 
 @dataclass
@@ -38,112 +38,97 @@ class StageSetup:
         recipe, stage: as given.
         folder: of the stage.
         model: on CPU, frozen and cast as the stage wants.
-        trained: learning rate per trained component.
+        trained: how each trained component trains, see :class:`Train`.
         processor: with the stage's preprocessing.
         prompt: name of the prompt format.
-        plan: samples of every step.
+        data: samples, lengths and plan.
         exclusions: what the run leaves out.
+        base, base_sample, adapted: see :class:`StageModel`.
     """
 
     recipe: Recipe
     stage: Stage
     folder: Path
     model: VideoLM
-    trained: dict[str, float]
+    trained: dict[str, Train]
     processor: VideoLMProcessor
     prompt: str
-    plan: StepPlan
+    data: StageData
     exclusions: ExclusionList
-
-    def example(self, index: int, epoch: int) -> Example:
-        """The sample at a table index, tokenised; random preprocessing is seeded by (seed, epoch, index).
-
-        Raises:
-            SampleProblem: the annotation is not usable.
-        """
-        return self.processor.example(
-            self.plan.table[index],
-            self.prompt,
-            max_length=self.stage.max_length,
-            max_expanded_length=self.stage.max_expanded_length,
-            seed=random_seed(self.recipe.seed, epoch, index) if self.is_random else None,
-        )
-
-    def check_lengths(self) -> None:
-        """Find a sample that no pack can hold before training starts; free when the length limits rule it out.
-
-        Raises:
-            UserError: names the sample and the limit it needs.
-        """
-        limit = self.stage.max_tokens_per_batch
-        if self.stage.max_expanded_length <= limit:
-            return
-        for index in range(len(self.plan.table)):
-            with suppress(SampleProblem):
-                example = self.example(index, 0)
-                packs_of_step([len(example)], limit, [example.id])
+    base: Base | None = None
+    base_sample: dict[str, Tensor] = field(default_factory=dict)
+    adapted: dict[str, list[str]] = field(default_factory=dict)
 
     @property
-    def is_random(self) -> bool:
-        """Whether any stream's preprocessing is random."""
-        return any(getattr(stream.preprocessing, "flip_probability", 0.0) for stream in self.processor.streams.values())
+    def result_needs_frozen(self) -> bool:
+        """Whether the result holds the frozen weights too; a bundle names where they come from instead."""
+        return self.base is None
+
+    def example(self, index: int, epoch: int) -> Example:
+        """The sample at a table index, see :meth:`StageData.example`."""
+        return self.data.example(index, epoch)
+
+    @property
+    def plan(self) -> StagePlan:
+        """The packs of every step."""
+        return self.data.plan
 
 
-def set_up(recipe: Recipe, number: int, out: Path) -> StageSetup:
-    """Build stage ``number`` of the recipe; what is wrong with later stages is found as well.
+def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None) -> StageSetup:
+    """Build stage ``number`` of the recipe on all ranks; what is wrong with later stages is found as well.
+
+    Args:
+        ranks: who trains together; None: this process alone.
 
     Raises:
         UserError: data that is missing or empty, a component, prompt or preprocessing setting that does not exist.
     """
     stage = recipe.stages[number]
     folder = out / stage.name
-    folder.mkdir(exist_ok=True)
-    exclusions = ExclusionList(folder / "excluded.jsonl")
-    table = open_table(stage, out / TABLES, exclusions)
-    model = starting_model(recipe, number, out)
-    for later in recipe.stages[number:]:
-        trained_components(later, model)
-        stage_processor(recipe, later, model)
-    trained = trained_components(stage, model)
-    prepare_components(model, trained, torch.bfloat16 if stage.precision == "bfloat16" else torch.float32)
-    if stage.gradient_checkpointing:
-        checkpoint_activations(model)
+    ranks = ranks or Ranks(Place(), torch.device("cpu"))
+    with ranks.agreed():
+        folder.mkdir(exist_ok=True)
+        prepared = load_stage_model(recipe, number, out)
+        for later in recipe.stages[number:]:
+            stage_processor(recipe, later, prepared.model.config)
+        config, processor = prepared.model.config, stage_processor(recipe, stage, prepared.model.config)
+        make = example_maker(recipe, stage, processor)
+
+    def open_data() -> tuple[StageData, ExclusionList]:
+        exclusions = ExclusionList(folder / EXCLUSIONS, writes=ranks.is_main)
+        progress = PlainProgress(stage.name)
+        return open_stage_data(recipe, stage, make, config, out / TABLES, exclusions, progress), exclusions
+
+    data, exclusions = ranks.main_first(open_data)
     return StageSetup(
         recipe=recipe,
         stage=stage,
         folder=folder,
-        model=model,
-        trained=trained,
-        processor=stage_processor(recipe, stage, model),
-        prompt=prompt_name(recipe, stage),
-        plan=StepPlan(table, stage, recipe.seed),
+        model=prepared.model,
+        trained=prepared.trained,
+        processor=processor,
+        prompt=make.prompt,
+        data=data,
         exclusions=exclusions,
+        base=prepared.base,
+        base_sample=prepared.base_sample,
+        adapted=prepared.adapted,
     )
-
-
-def trained_components(stage: Stage, model: VideoLM) -> dict[str, float]:
-    """Learning rate per component that the stage trains.
-
-    Raises:
-        UserError: low-rank adapters are asked for, which training does not have yet.
-    """
-    adapted = next((glob for glob, train in stage.train.items() if train.lora), None)
-    if adapted is not None:
-        raise UserError(f"stage {stage.name!r}: train.{adapted}.lora: LoRA training is not there yet; remove the key")
-    rates = {glob: train.learning_rate for glob, train in stage.train.items()}
-    return select_components(list(model.components()), rates, stage.name)
 
 
 def check_stages(recipe: Recipe) -> None:
     """Find what can be wrong with any stage before the first one runs for hours.
 
     Raises:
-        UserError: no stages, missing annotation file, unknown prompt.
+        UserError: no stages, missing annotation file or package, unknown prompt, weights that cannot be held in few
+            bits.
     """
     if not recipe.stages:
         raise UserError("the recipe has no stages: there is nothing to train")
+    check_trackers(recipe.trackers)
     for stage in recipe.stages:
         prompt_name(recipe, stage)
+        check_quantization(stage)
         for source in stage.data:
             if not Path(source.annotations).is_file():
                 raise UserError(
@@ -155,36 +140,18 @@ def check_stages(recipe: Recipe) -> None:
                 )
 
 
-def open_table(stage: Stage, cache: Path, exclusions: ExclusionList) -> AnnotationTable:
-    """The stage's samples without those that the data check excluded."""
-    table = AnnotationTable.open(stage.data, cache)
-    if exclusions.checked_ids:
-        table = table.without(exclusions.checked_ids)
-    if not len(table):
-        raise UserError(f"stage {stage.name!r}: its annotations hold no sample to train on")
-    return table
-
-
-def starting_model(recipe: Recipe, number: int, out: Path) -> VideoLM:
-    """What the stage starts from: the recipe's model, an earlier stage's result, or a checkpoint."""
-    stage = recipe.stages[number]
-    earlier = [s.name for s in recipe.stages[:number]]
-    source = stage.from_ or (earlier[-1] if earlier else None)
-    if source is None:
-        return build_model(recipe)
-    if source in earlier:
-        return load_ours_model(out / source / FINAL, torch.float32)[0]
-    base = recipe.language_model if isinstance(recipe.language_model, str) else None
-    return load_checkpoint(source, base=base, tokenizer=recipe.tokenizer).model
-
-
-def stage_processor(recipe: Recipe, stage: Stage, model: VideoLM) -> VideoLMProcessor:
+def stage_processor(recipe: Recipe, stage: Stage, config: VideoLMConfig) -> VideoLMProcessor:
     """The system's processor with the stage's own preprocessing settings."""
-    processor = build_processor(model.config, recipe_tokenizer(recipe))
+    processor = build_processor(config, recipe_tokenizer(recipe))
     try:
         return processor.with_preprocessing(stage.media)
     except UserError as error:
         raise UserError(f"stage {stage.name!r}: {error}") from None
+
+
+def example_maker(recipe: Recipe, stage: Stage, processor: VideoLMProcessor) -> ExampleMaker:
+    """What makes the stage's examples."""
+    return ExampleMaker(processor, prompt_name(recipe, stage), stage.max_length, stage.max_expanded_length)
 
 
 def prompt_name(recipe: Recipe, stage: Stage) -> str:
@@ -194,14 +161,3 @@ def prompt_name(recipe: Recipe, stage: Stage) -> str:
     if name not in system.prompts:
         raise UserError(f"stage {stage.name!r}: no prompt format {name!r}; {suggestion(name, system.prompts)}")
     return name
-
-
-def checkpoint_activations(model: VideoLM) -> None:
-    """Recompute the language model's activations in the backward pass; on the whole model it would switch frozen
-    towers too.
-    """
-    language_model = model.language_model
-    enable: Callable[[], None] = getattr(
-        language_model, "activation_checkpointing_enable", language_model.gradient_checkpointing_enable
-    )
-    enable()

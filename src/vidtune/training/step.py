@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.packing import Batch
+from vidtune.processing.packing import IGNORED, Batch
 
 
 class TrainingStep(nn.Module):
@@ -49,17 +50,33 @@ def fill_missing_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def gradient_norms(parameters: Mapping[str, Sequence[nn.Parameter]]) -> Tensor:
-    """L2 norm of the gradients of each component. Shape: (len(parameters),)"""
-    return torch.stack([get_total_norm([p.grad for p in part if p.grad is not None]) for part in parameters.values()])
+    """L2 norm of the gradients of each component; of sharded ones, of the part this rank holds.
+
+    Shape: (len(parameters),)
+    """
+    return torch.stack([get_total_norm(local_gradients(part)) for part in parameters.values()])
 
 
 def scale_gradients(parameters: Sequence[nn.Parameter], factor: Tensor | float) -> None:
     """Multiply all gradients in place."""
-    torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], factor)
+    torch._foreach_mul_(local_gradients(parameters), factor)
 
 
-def clipping_factor(norm: Tensor, max_norm: float | None) -> Tensor:
+def local_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """The gradients that there are, as plain tensors; of sharded ones, the part this rank holds."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+
+
+def clipping_factor(norm: float, max_norm: float | None) -> float:
     """What brings gradients of this norm down to ``max_norm``; one when they are within it, or for None."""
-    if max_norm is None:
-        return torch.ones_like(norm)
-    return (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
+
+
+def dummy_batch() -> Batch:
+    """Two tokens of text without a label: a forward and backward pass for a rank that has no pack left in a step.
+
+    Sharded ranks gather weights and reduce gradients together, so all of them make equally many passes.
+    """
+    ids = torch.zeros(1, 2, dtype=torch.long)
+    return Batch(ids, torch.arange(2)[None], torch.full_like(ids, IGNORED), [0, 2], [])

@@ -1,0 +1,27 @@
+"""``vidtune doctor``: run a few steps and say what holds training up."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as stages.finetune.workers=4.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="The stage to look at; default: the first.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to measure.")] = 8,
+    device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run: what was counted there is used; nothing is trained there.")
+    ] = None,
+) -> None:
+    """Run a few steps of a stage of RECIPE, show what takes the time, and say what to change."""
+    from vidtune.recipe import load_recipe
+    from vidtune.training.advice import describe
+    from vidtune.training.doctor import examine
+
+    found = examine(load_recipe(recipe, overrides or ()), stage=stage, steps=steps, device=device, out=out)
+    typer.echo(describe(found))

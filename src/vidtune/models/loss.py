@@ -1,0 +1,193 @@
+"""Cross-entropy of a language-model head that never holds the logits of a whole pack.
+
+Positions are taken in chunks. For a linear head the gradients are computed in the forward pass, chunk by chunk, while
+the chunk's logits are there, so that backward has only to scale them and no logits are computed twice. Heads of another
+kind (adapters, quantised weights) are called chunk by chunk and once more in the backward pass.
+
+Legend: N positions, D language-model width, V vocabulary.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import cross_entropy, linear, log_softmax
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedConfig
+
+CHUNK_BYTES = 256 * 2**20
+"""Size of the float32 logits of one chunk; at the peak a few tensors of that size exist."""
+
+Adjustment = Callable[[Tensor], Tensor]
+# Families whose logits are known to be the head's output on the decoder's last hidden state, and what they do to it.
+_PLAIN = {"llama", "mistral", "qwen2", "qwen3", "phi3", "olmo2", "gemma", "smollm3"}
+_ADJUSTED: dict[str, tuple[str, Callable[[float], Adjustment]]] = {
+    "cohere": ("logit_scale", lambda scale: lambda logits: logits * scale),
+    "gemma2": ("final_logit_softcapping", lambda cap: lambda logits: torch.tanh(logits / cap) * cap),
+    "granite": ("logits_scaling", lambda scale: lambda logits: logits / scale),
+}
+
+
+def knows_logits(config: PreTrainedConfig) -> bool:
+    """Whether the logits of this family follow from its decoder and head by :func:`logit_adjustment`."""
+    return config.model_type in _PLAIN or config.model_type in _ADJUSTED
+
+
+def logit_adjustment(config: PreTrainedConfig) -> Adjustment | None:
+    """What a language model of a known family does to its head's output, e.g. soft-capping; None for nothing."""
+    key, make = _ADJUSTED.get(config.model_type, ("", None))
+    value = getattr(config, key, None)
+    return None if make is None or value is None else make(value)
+
+
+def head_loss_sum(
+    head: nn.Module,
+    hidden: Tensor,
+    targets: Tensor,
+    adjust: Adjustment | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Tensor:
+    """Summed cross-entropy of a head over hidden states.
+
+    Beside the gradients of `hidden` and of the head's weight, the latter held in float32, memory grows by a few chunks
+    of logits. Every position counts: select the supervised ones before.
+
+    Args:
+        head: hidden states -> logits; its weight may be shared with the embedding, frozen, or adapted by LoRA.
+        hidden: (N, D), N may be 0, which gives 0 with a graph to all that trains.
+        targets: (N,) ids below V.
+        adjust: what the model does to the head's output.
+        chunk_bytes: see :data:`CHUNK_BYTES`.
+
+    Shape: scalar, float32
+    """
+    if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter:
+        return _called_in_chunks(head, hidden, targets, adjust, chunk_bytes)
+    if len(hidden) and hidden.is_cuda and adjust is None and _has_liger():
+        return _liger(head, hidden, targets)
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    tensors: list[Tensor | None] = [hidden, head.weight, head.bias]
+    if not torch.is_grad_enabled():  # a Function is not told
+        tensors = [None if tensor is None else tensor.detach() for tensor in tensors]
+    return _LinearLossSum.apply(*tensors, targets, dtype, _chunk_size(head, chunk_bytes), adjust)
+
+
+class _LinearLossSum(Function):
+    """Loss and gradients of a linear head in one pass over chunks of positions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        dtype: torch.dtype,
+        size: int,
+        adjust: Adjustment | None,
+    ) -> Tensor:
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        with torch.autocast(hidden.device.type, enabled=False):
+            matrix, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
+            total = torch.zeros((), device=hidden.device)
+            d_hidden = torch.empty_like(hidden) if need_hidden else None
+            d_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+            d_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias and bias is not None else None
+            for begin in range(0, len(hidden), size):
+                rows = slice(begin, begin + size)
+                states = hidden[rows].to(dtype)
+                loss, d_logits = _loss_and_gradient(linear(states, matrix, offset), targets[rows], adjust)
+                total += loss
+                if d_hidden is not None:
+                    d_hidden[rows] = d_logits @ matrix
+                if d_weight is not None:
+                    _add_product(d_weight, d_logits, states)
+                if d_bias is not None:
+                    d_bias += d_logits.sum(0, dtype=torch.float32)
+                del d_logits  # before the next chunk's logits come
+        ctx.save_for_backward(
+            d_hidden,
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None if d_bias is None or bias is None else d_bias.to(bias.dtype),
+        )
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        # In place, as these may be the largest tensors there are; torch refuses a second backward through them.
+        scaled = (None if saved is None else saved.mul_(gradient) for saved in ctx.saved_tensors)
+        return (*scaled, None, None, None, None)
+
+
+def _loss_and_gradient(logits: Tensor, targets: Tensor, adjust: Adjustment | None) -> tuple[Tensor, Tensor]:
+    """Summed loss of one chunk and its gradient by the logits, which are overwritten or freed on the way.
+
+    Shape: logits (N, V), targets (N,) -> scalar float32, (N, V) in the dtype of the logits
+    """
+    adjusted = logits
+    if adjust is not None:
+        with torch.enable_grad():
+            logits.requires_grad_()
+            adjusted = adjust(logits)
+    gradient = log_softmax(adjusted.detach(), dim=1, dtype=torch.float32)
+    index = targets[:, None]
+    loss = -gradient.gather(1, index).sum()
+    gradient.exp_().scatter_add_(1, index, gradient.new_full((), -1.0).expand(index.shape))
+    gradient = gradient.to(logits.dtype)
+    if adjust is not None:
+        (gradient,) = torch.autograd.grad(adjusted, logits, gradient)
+    return loss, gradient
+
+
+def _add_product(total: Tensor, d_logits: Tensor, states: Tensor) -> None:
+    """Add the weight's gradient of one chunk to the float32 total; 16-bit products in blocks of rows.
+
+    Shape: total (V, D), d_logits (N, V), states (N, D)
+    """
+    if d_logits.dtype == total.dtype:
+        total.addmm_(d_logits.T, states)
+        return
+    size = max(1, d_logits.nbytes // (states.shape[1] * states.itemsize))
+    for begin in range(0, len(total), size):
+        rows = slice(begin, begin + size)
+        total[rows] += d_logits[:, rows].T @ states
+
+
+def _called_in_chunks(
+    head: nn.Module, hidden: Tensor, targets: Tensor, adjust: Adjustment | None, chunk_bytes: int
+) -> Tensor:
+    """Any head: one chunk's logits at a time, recomputed in the backward pass."""
+
+    def loss_sum(states: Tensor, labels: Tensor) -> Tensor:
+        logits = head(states)
+        logits = logits if adjust is None else adjust(logits)
+        return cross_entropy(logits.float(), labels, reduction="sum")
+
+    size = _chunk_size(head, chunk_bytes)
+    starts = range(0, max(1, len(hidden)), size)  # without positions one empty chunk, for the graph
+    chunks = [(hidden[i : i + size], targets[i : i + size]) for i in starts]
+    return torch.stack([checkpoint(loss_sum, *chunk, use_reentrant=False) for chunk in chunks]).sum()
+
+
+def _chunk_size(head: nn.Module, chunk_bytes: int) -> int:
+    """Positions per chunk."""
+    return max(1, chunk_bytes // (4 * cast(int, head.out_features)))
+
+
+@cache
+def _has_liger() -> bool:
+    return find_spec("liger_kernel") is not None and find_spec("triton") is not None
+
+
+def _liger(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The same on CUDA by Liger's kernel, which computes the gradients in its forward pass as well."""
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    return LigerFusedLinearCrossEntropyLoss(reduction="sum")(head.weight, hidden, targets, head.bias)

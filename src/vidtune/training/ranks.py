@@ -1,0 +1,266 @@
+"""The processes that train together: which one this is, and how they agree.
+
+``torchrun``, ``accelerate launch`` and ``vidtune train --processes`` say it in RANK, WORLD_SIZE, LOCAL_RANK and
+MASTER_ADDR; ``srun`` in SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID and the list of hosts. Without any of these there is
+one process, and no process group.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from vidtune.errors import UserError
+
+JOIN_TIMEOUT = timedelta(minutes=10)
+# What a rank waits for the others inside a step, whose length the media time-out bounds.
+STEP_TIMEOUT = timedelta(minutes=30)
+# One rank may build tables or load weights for hours while the others wait.
+SET_UP_TIMEOUT = timedelta(days=2)
+
+Result = TypeVar("Result")
+
+
+class RankFailed(Exception):
+    """Another rank failed with something that is no user's mistake and shows it itself."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process this is.
+
+    Args:
+        rank, world: among all processes.
+        local_rank, local_world: among those of this machine.
+        host, port: where rank 0 listens; None for one process.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    local_world: int = 1
+    host: str | None = None
+    port: int | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Place":
+        """Read the launcher's variables.
+
+        Raises:
+            UserError: variables that are missing or contradict each other; names them.
+        """
+        if "RANK" in environment or "WORLD_SIZE" in environment:
+            return cls._from_torchrun(environment)
+        if "SLURM_PROCID" in environment and "SLURM_NTASKS" in environment:
+            return cls._from_slurm(environment)
+        return cls()
+
+    @classmethod
+    def _from_torchrun(cls, environment: Mapping[str, str]) -> "Place":
+        world = _number(environment, "WORLD_SIZE")
+        rank = _number(environment, "RANK")
+        local_rank = _number(environment, "LOCAL_RANK", 0 if world == 1 else None)
+        local_world = _number(environment, "LOCAL_WORLD_SIZE", max(1, local_rank + 1))
+        _check("RANK", rank, "WORLD_SIZE", world)
+        _check("LOCAL_RANK", local_rank, "LOCAL_WORLD_SIZE", local_world)
+        if local_world > world:
+            raise UserError(f"LOCAL_WORLD_SIZE={local_world} is more than WORLD_SIZE={world}; set both or neither")
+        if world == 1:
+            return cls()
+        host = environment.get("MASTER_ADDR")
+        if not host:
+            raise UserError(f"WORLD_SIZE={world} but MASTER_ADDR, where rank 0 listens, is not set; use a launcher")
+        return cls(rank, world, local_rank, local_world, host, _number(environment, "MASTER_PORT"))
+
+    @classmethod
+    def _from_slurm(cls, environment: Mapping[str, str]) -> "Place":
+        # SLURM_NTASKS is the job's; a step (srun) may have fewer tasks.
+        size = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
+        rank, world = _number(environment, "SLURM_PROCID"), _number(environment, size)
+        local_rank = _number(environment, "SLURM_LOCALID", 0 if world == 1 else None)
+        _check("SLURM_PROCID", rank, size, world)
+        _check("SLURM_LOCALID", local_rank, size, world)
+        if world == 1:
+            return cls()
+        host = environment.get("MASTER_ADDR") or first_host(
+            environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
+        )
+        if not host:
+            raise UserError(f"{size}={world} but neither MASTER_ADDR nor SLURM_JOB_NODELIST says where rank 0 is")
+        port = 15000 + _number(environment, "SLURM_JOB_ID", 0) % 20000
+        tasks = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+        local_world = max(int(tasks[0]) if tasks else 1, local_rank + 1)
+        return cls(rank, world, local_rank, local_world, host, _number(environment, "MASTER_PORT", port))
+
+
+class Ranks:
+    """All processes of a run; methods that gather or agree must be called by all of them.
+
+    Args:
+        place: which one this is.
+        device: where it computes.
+    """
+
+    def __init__(self, place: Place, device: torch.device) -> None:
+        self.rank, self.world = place.rank, place.world
+        self.local_rank, self.local_world = place.local_rank, place.local_world
+        self.device = device
+        self._objects = self.new_group(SET_UP_TIMEOUT)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the rank that writes logs and results."""
+        return self.rank == 0
+
+    def new_group(self, timeout: timedelta) -> dist.ProcessGroup | None:
+        """A process group of all ranks for objects and CPU tensors, apart from that of the gradients; None for one
+        process.
+        """
+        return dist.new_group(backend="gloo", timeout=timeout) if self.world > 1 else None
+
+    def table(self, numbers: Tensor) -> Tensor:
+        """The numbers of every rank, (K,) on CPU -> (world, K)."""
+        if self.world == 1:
+            return numbers[None]
+        rows = [torch.empty_like(numbers) for _ in range(self.world)]
+        dist.all_gather(rows, numbers)
+        return torch.stack(rows)
+
+    def gather(self, value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+        """A picklable value of every rank, in the order of the ranks.
+
+        Args:
+            group: of :meth:`new_group`, for a thread beside the training.
+        """
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value, group=group or self._objects)
+        return values
+
+    def agree(self, error: Exception | None, group: dist.ProcessGroup | None = None) -> None:
+        """Raise on every rank if any rank has an error.
+
+        Raises:
+            UserError: the user's mistake, with its rank where it is not everybody's.
+            RankFailed: another rank failed otherwise; that one raises its own error.
+        """
+        if self.world == 1:
+            if error is not None:
+                raise error
+            return
+        known = isinstance(error, UserError)
+        errors = self.gather((known, str(error)) if error is not None else None, group)
+        failed = {rank: found for rank, found in enumerate(errors) if found is not None}
+        if not failed:
+            return
+        if error is not None and not known:
+            raise error
+        for rank, (is_mistake, _) in failed.items():
+            if not is_mistake:
+                raise RankFailed(f"rank {rank} failed")
+        rank, (_, text) = next(iter(failed.items()))
+        alike = len(failed) == self.world and len(set(failed.values())) == 1
+        raise UserError(text if alike or text.startswith("rank ") else f"rank {rank}: {text}") from error
+
+    @contextmanager
+    def agreed(self, group: dist.ProcessGroup | None = None) -> Iterator[None]:
+        """Run the block on every rank; an error in one of them is raised on all, see :meth:`agree`."""
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as caught:
+            error = caught
+        self.agree(error, group)
+
+    def main_first(self, build: Callable[[], Result]) -> Result:
+        """Call ``build`` on rank 0, then on the others, which find there what it left on disk."""
+        results: list[Result] = []
+        for turn in (True, False):
+            with self.agreed():
+                if self.is_main is turn:
+                    results.append(build())
+        return results[0]
+
+
+@contextmanager
+def joined(device: str | None = None) -> Iterator[Ranks]:
+    """Join the other processes of the run, if the environment names any.
+
+    Args:
+        device: of torch; None takes this process's GPU when there is one.
+
+    Raises:
+        UserError: variables that contradict each other, too few GPUs, or processes that do not come.
+    """
+    place = Place.from_environment()
+    target = compute_device(place, device)
+    if place.world == 1 or dist.is_initialized():
+        yield Ranks(place, target)
+        return
+    backend = "gloo"
+    if target.type == "cuda":
+        torch.cuda.set_device(target)
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        address = f"tcp://{place.host}:{place.port}"
+        store, _, _ = next(dist.rendezvous(address, place.rank, place.world, timeout=JOIN_TIMEOUT))
+        dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world, timeout=STEP_TIMEOUT)
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"rank {place.rank} cannot meet the other {place.world - 1} processes at {place.host}:{place.port}: "
+            f"{reason}; are all of them started, and is the port free?"
+        ) from error
+    try:
+        yield Ranks(place, target)
+    finally:
+        dist.destroy_process_group()
+
+
+def compute_device(place: Place, device: str | None) -> torch.device:
+    """The device of a process: ``device`` as given, this process's own GPU, or the CPU."""
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if target.type != "cuda" or target.index is not None or place.world == 1:
+        return target
+    count = torch.cuda.device_count()
+    if place.local_rank < count:
+        return torch.device("cuda", place.local_rank)
+    if count == 1 and "CUDA_VISIBLE_DEVICES" in os.environ:
+        return torch.device("cuda", 0)  # a launcher that gives each process its own
+    raise UserError(
+        f"process {place.local_rank + 1} of this machine finds {count} GPU(s); start one process per GPU, or use "
+        "device cpu"
+    )
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a Slurm list: "node[03-05,7],login1" -> "node03"."""
+    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", nodes)
+    return "".join(part or "" for part in found.groups()) if found else ""
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environment.get(name)
+    if text is None:
+        if default is None:
+            present = ", ".join(key for key in ("RANK", "WORLD_SIZE", "SLURM_PROCID") if key in environment)
+            raise UserError(f"{present} set, but {name} is not: processes that train together need all of them")
+        return default
+    if not text.isdigit():
+        raise UserError(f"{name}={text!r} is no number; a launcher sets it")
+    return int(text)
+
+
+def _check(name: str, number: int, of: str, count: int) -> None:
+    if number >= count:
+        raise UserError(
+            f"{name}={number} does not go with {of}={count}: it counts from 0; unset them or use a launcher"
+        )

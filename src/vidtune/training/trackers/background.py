@@ -1,0 +1,83 @@
+"""Feeding a tracker without waiting for it, and without minding when it fails."""
+
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+
+from vidtune.training.trackers.base import Tracker
+
+CLOSE_SECONDS = 60.0
+
+
+class InBackground:
+    """A tracker that is fed from a thread of its own: training never waits for a network.
+
+    The first failure is told in one line, later ones are not; each further line is tried again, so a server that
+    comes back gets the rest.
+
+    Args:
+        name: what the line calls it.
+        open: gives the tracker, which is used by that thread alone.
+        note: prints a line.
+        after: numbers of steps up to this one are there already and are not sent again.
+        must_open: wait for ``open``, and raise what it raises.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open: Callable[[], Tracker],
+        note: Callable[[str], None],
+        after: int = 0,
+        must_open: bool = False,
+    ) -> None:
+        self._name, self._open, self._note, self._after = name, open, note, after
+        self._lines: queue.SimpleQueue[tuple[int, Mapping[str, float]] | None] = queue.SimpleQueue()
+        self._opened: Future[Tracker] = Future()
+        # What is raised need not be told.
+        self._told = must_open
+        self._thread = threading.Thread(target=self._feed, name=f"tracker-{name}", daemon=True)
+        self._thread.start()
+        if must_open:
+            self._opened.result()
+            self._told = False
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if step > self._after:
+            self._lines.put((step, values))
+
+    def close(self) -> None:
+        """Wait until everything is sent, but no longer than a minute."""
+        self._lines.put(None)
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self._note(f"tracker {self._name}: did not take everything in {CLOSE_SECONDS:.0f} s; the rest is given up")
+
+    def _feed(self) -> None:
+        try:
+            tracker = self._open()
+        except Exception as error:
+            self._tell(error)
+            self._opened.set_exception(error)
+            return
+        self._opened.set_result(tracker)
+        while (line := self._lines.get()) is not None:
+            try:
+                tracker.log(*line)
+            except Exception as error:
+                self._tell(error)
+        try:
+            tracker.close()
+        except Exception as error:
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        if not self._told:
+            self._told = True
+            self._note(f"tracker {self._name}: {reason(error)}; training goes on, log.jsonl has every number")
+
+
+def reason(error: Exception) -> str:
+    """An error of somebody else's code in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(": ")
