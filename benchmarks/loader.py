@@ -3,9 +3,11 @@
 Delivered: what training does without its steps: the plan's packs, media through the worker pool (one worker per core)
 and its shared memory, stacked into batches, ready in the queue. Alone: processes that call the same preprocessing on
 the same files in a loop and throw the result away, without pool, queue or copies. The training process itself (handing
-out, copying, stacking) shares the cores with its workers here; its CPU time is the last column.
+out, copying, stacking) shares the cores with its workers here.
 
-Wall time, measured in turns; ``ratio`` is the median over the pairs of turns. The last line is the worst row's.
+Wall time, measured in turns; ``ratio`` is the median over the pairs of turns. CPU time per sample stands beside it, for
+a busy machine moves it less; that of "delivered" is the workers' and the training process's. The last line is the worst
+row's ratio.
 
     python benchmarks/loader.py
     python benchmarks/loader.py --seconds 2 --pairs 1 --kinds images     # seconds
@@ -16,7 +18,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from queue import Queue
@@ -32,7 +34,7 @@ import torch
 
 from vidtune.cores import available_cores
 from vidtune.data.sample import MediaRef
-from vidtune.media.pool import MediaPool
+from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.media.preprocessing import ImagePreprocessing, Preprocessing, VideoPreprocessing
 from vidtune.processing.lengths import LengthTable
 from vidtune.processing.packing import Example, MediaSlot
@@ -76,42 +78,56 @@ def copies(path: Path) -> list[str]:
     return [str(name) for name in names]
 
 
+class CountingPool(MediaPool):
+    """Adds up what its workers computed."""
+
+    loaded, cpu_seconds = 0, 0.0
+
+    def load(self, jobs: Iterable[LoadJob]) -> Iterator[LoadResult]:
+        for result in super().load(jobs):
+            self.loaded += 1
+            self.cpu_seconds += result.cpu_seconds
+            yield result
+
+
 def decode_alone(
     files: Files, preprocessing: dict[str, Preprocessing], seconds: float, go: Barrier, rates: Queue
 ) -> None:
-    """One process: load files in a loop; tells how many per second."""
+    """One process: load files in a loop; tells how many per second, and CPU milliseconds for each."""
     torch.set_num_threads(1)
     for stream, path in files:
         preprocessing[stream].load(path)
     go.wait()
-    done, started = 0, time.perf_counter()
+    done, started, used = 0, time.perf_counter(), time.process_time()
     while (elapsed := time.perf_counter() - started) < seconds or done % len(files):
         stream, path = files[done % len(files)]
         preprocessing[stream].load(path)
         done += 1
-    rates.put(done / elapsed)
+    rates.put((done / elapsed, 1000 * (time.process_time() - used) / done))
 
 
-def alone(files: Files, preprocessing: dict[str, Preprocessing], seconds: float, cores: int) -> float:
-    """Samples per second of one process per core together."""
+def alone(files: Files, preprocessing: dict[str, Preprocessing], seconds: float, cores: int) -> tuple[float, float]:
+    """Samples per second of one process per core together, and CPU milliseconds for each sample."""
     context = multiprocessing.get_context("forkserver")
     go, rates = context.Barrier(cores), context.Queue()
     arguments = (files, preprocessing, seconds, go, rates)
     processes = [context.Process(target=decode_alone, args=arguments) for _ in range(cores)]
     for process in processes:
         process.start()
-    total = sum(rates.get() for _ in processes)
+    found = [rates.get() for _ in processes]
     for process in processes:
         process.join()
-    return total
+    return sum(rate for rate, _ in found), sum(used for _, used in found) / cores
 
 
 def delivered(
-    files: Files, preprocessing: dict[str, Preprocessing], seconds: float, pool: MediaPool
-) -> tuple[float, float]:
-    """Samples per second that arrive in packs, and CPU milliseconds of this process for each."""
+    files: Files, preprocessing: dict[str, Preprocessing], seconds: float, pool: CountingPool
+) -> tuple[float, float, float]:
+    """Samples per second that arrive in packs, and CPU milliseconds for each: of the workers, of this process."""
+    pool.loaded, pool.cpu_seconds = 0, 0.0
     plan, make_example = planned(files)
-    with Ahead(iter(PackLoader(plan, make_example, preprocessing, pool))) as packs:
+    loader = PackLoader(plan, make_example, preprocessing, pool)
+    with Ahead(iter(loader), max_bytes=pool.max_waiting) as packs:
         for _ in range(3):
             packs.next()
         samples, started, used = 0, time.perf_counter(), time.process_time()
@@ -119,7 +135,8 @@ def delivered(
             batch = packs.next().batch
             assert batch is not None
             samples += len(batch.ids)
-        return samples / elapsed, 1000 * (time.process_time() - used) / samples
+        here = (time.process_time() - used) / samples
+        return samples / elapsed, 1000 * pool.cpu_seconds / pool.loaded, 1000 * here
 
 
 def planned(files: Files) -> tuple[StagePlan, Callable[[int, int], Example]]:
@@ -130,7 +147,7 @@ def planned(files: Files) -> tuple[StagePlan, Callable[[int, int], Example]]:
     )
     samples = files * (384 // len(files))
     tokens = np.array([TOKENS[stream] + TEXT_TOKENS for stream, _ in samples], np.int32)
-    lengths = LengthTable(tokens, np.full_like(tokens, TEXT_TOKENS), {})
+    lengths = LengthTable(tokens, np.full_like(tokens, TEXT_TOKENS), tokens - TEXT_TOKENS, {})
     sources = [PlannedSource("none", "none", len(samples))]
 
     def make_example(index: int, epoch: int) -> Example:
@@ -155,13 +172,12 @@ def main() -> None:
     print(decode.machine())
     print(decode.versions(["vidtune", "av", "numpy", "torch", "pillow"]))
     print(f"\n{FRAMES} frames of {SECONDS_OF_VIDEO} s of video, or an image, to {SIZE}x{SIZE}; {cores} processes,")
-    print(f"{arguments.pairs} x {arguments.seconds:g} s each way\n")
-    print(
-        "| media | pixels | alone, samples/s | delivered, samples/s | ratio | lowest, highest | training process, CPU ms |"
-    )
-    print("| --- | --- | ---: | ---: | ---: | --- | ---: |")
+    print(f"{arguments.pairs} x {arguments.seconds:g} s each way, in turns;", end=" ")
+    print("samples/s and CPU ms per sample\n")
+    print("| media | pixels | alone | delivered | ratio | lowest, highest | CPU alone | CPU delivered |")
+    print("| --- | --- | ---: | ---: | ---: | --- | ---: | ---: |")
     worst = float("inf")
-    with tempfile.TemporaryDirectory() as folder, MediaPool(cores, timeout=60) as pool:
+    with tempfile.TemporaryDirectory() as folder, CountingPool(cores, timeout=60) as pool:
         for name, files in write_files(Path(folder)).items():
             if arguments.kinds and not any(word in name for word in arguments.kinds):
                 continue
@@ -172,17 +188,17 @@ def main() -> None:
                 }
                 pairs = [
                     (
-                        alone(files, preprocessing, arguments.seconds, cores),
+                        *alone(files, preprocessing, arguments.seconds, cores),
                         *delivered(files, preprocessing, arguments.seconds, pool),
                     )
                     for _ in range(arguments.pairs)
                 ]
-                ratios = [ours / theirs for theirs, ours, _ in pairs]
-                theirs, ours, used = (median(column) for column in zip(*pairs, strict=True))
+                ratios = [ours / theirs for theirs, _, ours, *_ in pairs]
+                theirs, used, ours, workers, here = (median(column) for column in zip(*pairs, strict=True))
                 worst = min(worst, median(ratios))
                 print(
                     f"| {name} | {pixels} | {theirs:.1f} | {ours:.1f} | {median(ratios):.2f} "
-                    f"| {min(ratios):.2f}, {max(ratios):.2f} | {used:.1f} |",
+                    f"| {min(ratios):.2f}, {max(ratios):.2f} | {used:.1f} | {workers:.1f} + {here:.1f} |",
                     flush=True,
                 )
     print(f"\nratio {worst:.2f}")

@@ -46,7 +46,7 @@ def main() -> None:
         print(json.dumps(measure(options, *options.child)))
         return
     describe(options)
-    needed = 3.3 * 4 * options.tokens * options.vocab + 3 * 4 * options.hidden * options.vocab
+    needed = 3 * 4 * options.tokens * options.vocab + 3 * 4 * options.hidden * options.vocab
     if available_memory() < needed:
         raise SystemExit(
             f"error: transformers' way needs about {needed / GIB:.0f} GiB, {available_memory() / GIB:.0f} are "
@@ -160,8 +160,8 @@ def describe(options: argparse.Namespace) -> None:
         f"transformers {transformers.__version__}"
     )
     print(
-        f"{options.tokens} tokens, vocabulary {options.vocab}, hidden {options.hidden}: the logits of all positions are "
-        f"{4 * options.tokens * options.vocab / GIB:.2f} GiB; chunks of {options.chunk_mib} MiB; "
+        f"{options.tokens} tokens, vocabulary {options.vocab}, hidden {options.hidden}: the logits of all positions "
+        f"are {4 * options.tokens * options.vocab / GIB:.2f} GiB; chunks of {options.chunk_mib} MiB; "
         f"{options.repeats} run(s) of each"
     )
 

@@ -88,10 +88,10 @@ def parse_options() -> argparse.Namespace:
     add_data_options(parser)
     parser.add_argument("--max-tokens", type=int, default=8192, help="of a pack")
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--mlp", type=int, default=688)
-    parser.add_argument("--vocab", type=int, default=4096, help="default: the head is a quarter of all weights")
+    parser.add_argument("--vocab", type=int, default=2048, help="default: the head is a quarter of all weights")
     parser.add_argument("--repeats", type=int, default=3, help="the median counts")
     return parser.parse_args()
 
@@ -148,9 +148,7 @@ def padded_loss(model: LlamaForCausalLM, batch: list[Sample], count: int) -> Ten
     labels = torch.nn.utils.rnn.pad_sequence([s.labels for s in batch], batch_first=True, padding_value=IGNORED)
     lengths = torch.tensor([len(sample.ids) for sample in batch], device=ids.device)
     mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
-    return model(
-        input_ids=ids, attention_mask=mask, labels=labels, num_items_in_batch=count, use_cache=False
-    ).loss
+    return model(input_ids=ids, attention_mask=mask, labels=labels, num_items_in_batch=count, use_cache=False).loss
 
 
 def packed_loss(model: LlamaForCausalLM, batch: list[Sample], count: int) -> Tensor:
@@ -191,10 +189,12 @@ class TrainingStep:
             total += loss.item()
         return total
 
-    def run(self) -> None:
-        self.gradients()
+    def run(self) -> float:
+        """The whole step; the mean loss before it."""
+        loss = self.gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return loss
 
 
 def build(options: argparse.Namespace, attention: str) -> LlamaForCausalLM:
@@ -243,8 +243,6 @@ def describe(options: argparse.Namespace, samples: list[Sample]) -> None:
     cpu = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).is_file():
         cpu = next((line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line), cpu)
-    lengths = sorted(len(sample.ids) for sample in samples)
-    supervised = sum(int((sample.labels != IGNORED).sum()) for sample in samples)
     print(f"command: python {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}")
     print(f"machine: {cpu}, {os.cpu_count()} cores, 1 thread used, float32")
     print(
@@ -255,8 +253,14 @@ def describe(options: argparse.Namespace, samples: list[Sample]) -> None:
         f"model: Llama, hidden {options.hidden}, {options.layers} layers, {options.heads} heads, MLP {options.mlp}, "
         f"vocabulary {options.vocab}; seed {options.seed}; median of {options.repeats}"
     )
+    describe_samples(options, samples)
+
+
+def describe_samples(options: argparse.Namespace, samples: list[Sample]) -> None:
+    lengths = [len(sample.ids) for sample in samples]
+    supervised = sum(int((sample.labels != IGNORED).sum()) for sample in samples)
     print(
-        f"a step: {len(samples)} samples of {lengths[0]} to {lengths[-1]} tokens (median {lengths[len(lengths) // 2]}), "
+        f"a step: {len(samples)} samples of {min(lengths)} to {max(lengths)} tokens (median {median(lengths):.0f}), "
         f"{sum(lengths)} tokens, {supervised} of them supervised; padded batches of {options.padded_batch}, "
         f"packs of at most {options.max_tokens} tokens"
     )

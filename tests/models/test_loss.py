@@ -147,9 +147,9 @@ def test_an_unknown_family_takes_its_own_forward(monkeypatch):
 def test_loss_on_cuda_equals_that_of_all_logits(liger, monkeypatch):
     from vidtune.models import loss as module_under_test
 
-    if liger and not module_under_test._has_liger():
+    if liger and not module_under_test.has_liger():
         pytest.skip("needs liger-kernel")
-    monkeypatch.setattr(module_under_test, "_has_liger", lambda: liger)
+    monkeypatch.setattr(module_under_test, "has_liger", lambda: liger)
     module, (hidden, targets) = head("plain").cuda(), inputs()
     hidden, targets = hidden.detach().cuda().requires_grad_(), targets.cuda()
     chunked = loss_and_gradients(head_loss_sum(module, hidden, targets, None, CHUNK), module, hidden)

@@ -2,11 +2,13 @@
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ from safetensors.torch import load_file
 
 from vidtune.recipe import Recipe, dump_recipe
 
+HANGS_AFTER = 100.0
+
 
 class Launcher:
     """The process that forks runs."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._process = process
 
     def start(self, recipe: Recipe, out: Path, ranks: int = 1, **order: Any) -> "Run":
@@ -28,17 +32,20 @@ class Launcher:
         file.write_text(dump_recipe(recipe))
         line = {"recipe": str(file), "out": str(out), "ranks": ranks, **order}
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(line) + "\n")
-        self._process.stdin.flush()
-        return Run(self, out, self.answer())
+        self._process.stdin.write(json.dumps(line).encode() + b"\n")
+        processes = self.answer()
+        assert processes is not None
+        return Run(self, out, processes)
 
     def run(self, recipe: Recipe, out: Path, ranks: int = 1, **order: Any) -> list[int]:
         """A whole run; its exit codes."""
         return self.start(recipe, out, ranks, **order).exit_codes()
 
-    def answer(self) -> list[int]:
+    def answer(self, seconds: float = HANGS_AFTER) -> list[int] | None:
+        """The next line of the launcher; None when it does not come."""
         assert self._process.stdout is not None
-        return json.loads(self._process.stdout.readline())
+        ready, _, _ = select.select([self._process.stdout], [], [], seconds)
+        return json.loads(self._process.stdout.readline()) if ready else None
 
 
 class Run:
@@ -48,7 +55,14 @@ class Run:
         self._launcher, self.out, self.processes = launcher, out, processes
 
     def exit_codes(self) -> list[int]:
-        return self._launcher.answer()
+        codes = self._launcher.answer()
+        if codes is None:
+            for process in self.processes:
+                with suppress(ProcessLookupError):
+                    os.killpg(process, signal.SIGKILL)
+            self._launcher.answer()
+        assert codes is not None, f"{self.out}: the run hangs"
+        return codes
 
     def wait_for_steps(self, count: int) -> None:
         deadline = time.monotonic() + 60
@@ -61,8 +75,9 @@ class Run:
 def started_launcher() -> Iterator[Launcher]:
     command = [sys.executable, str(Path(__file__).with_name("launcher.py"))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    # Without a buffer, so that what has not been read is seen by select.
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
     ) as process:
         yield Launcher(process)
         assert process.stdin is not None

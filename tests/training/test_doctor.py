@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from training_world import COLOURS, conversation, mixed_samples
 
+from vidtune.cli.main import run
 from vidtune.errors import UserError
+from vidtune.recipe import dump_recipe
 from vidtune.training.advice import describe, diagnose
 from vidtune.training.doctor import PARTS, examine
 
@@ -48,7 +50,7 @@ def test_a_file_that_is_slow_to_read_is_named(make_recipe, slow_picture: Path) -
 
 def test_files_slower_than_the_steps_make_data_the_bottleneck(make_recipe, slow_picture: Path) -> None:
     for number in range(8):
-        slow_picture.with_name(f"huge{number}.png").symlink_to(slow_picture)
+        slow_picture.with_name(f"huge{number}.png").hardlink_to(slow_picture)
     samples = [conversation("<image>\nWhich?", "black.", image=f"huge{number}.png") for number in range(8)]
     found = examine(make_recipe(samples, global_batch_size=2), steps=3)
     for number in range(8):
@@ -62,6 +64,16 @@ def test_steps_slower_than_the_files_make_computing_the_bottleneck(make_recipe) 
     everything = {"towers": 1e-3, "connectors": 1e-3, "language_model": 1e-3}
     found = examine(make_recipe(samples, train=everything, max_tokens_per_batch=1024), steps=3)
     assert diagnose(found)[0].startswith("computing: ")
+
+
+def test_the_command_prints_measurements_and_advice(
+    make_recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(make_recipe(workers=0)))
+    assert run(["doctor", str(tmp_path / "recipe.yaml"), "--steps", "1", "stages.align.global_batch_size=2"]) == 0
+    printed = capsys.readouterr().out
+    assert "stage align: 1 steps on cpu" in printed and "2 samples in 1 packs" in printed
+    assert "\nbottleneck: " in printed and "1. workers is 0" in printed
 
 
 def test_no_workers_are_noticed(make_recipe) -> None:

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
-from training_world import conversation, mixed_samples
+from training_world import LANGUAGE_MODEL, conversation, mixed_samples
 
 from vidtune.cli.main import run as run_command
 from vidtune.models import build
@@ -62,6 +63,41 @@ def test_no_weights_are_built(recipe: Recipe, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(build, "build_model", refuse)
     monkeypatch.setattr(build, "read_state", refuse)
     assert [stage.stage.name for stage in forecast(recipe, tmp_path)] == ["align", "tune"]
+
+
+def test_sizes_of_hub_models_are_looked_up_without_their_weights(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "snapshot"
+    build.build_config(recipe).text_config.save_pretrained(folder)
+    asked: list[str] = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        assert name == "org/language-model"
+        asked.extend(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    named = recipe.model_copy(update={"language_model": "org/language-model"})
+    planned, sizes = list(forecast(named, tmp_path / "out")), list(forecast(recipe, tmp_path / "out"))
+    assert "*.json" in asked and not [pattern for pattern in asked if "safetensors" in pattern or "bin" in pattern]
+    assert [stage.memory for stage in planned] == [stage.memory for stage in sizes]
+
+
+def test_a_stage_that_starts_from_a_checkpoint_takes_its_sizes(make_recipe, tmp_path: Path) -> None:
+    small = make_recipe(max_steps=1, workers=0)
+    final = train(small, tmp_path / "small", progress=False)
+    recipe = make_recipe(stages=[{"from": str(final)}])
+    larger = recipe.model_copy(update={"language_model": {**LANGUAGE_MODEL, "hidden_size": 64}})
+    (from_small,), (alone,) = forecast(larger, tmp_path / "out"), forecast(small, tmp_path / "out")
+    assert from_small.memory == alone.memory is not None
+
+
+def test_adapters_need_less_memory_than_the_whole(make_recipe, tmp_path: Path) -> None:
+    adapted = {"learning_rate": 1e-4, "lora": {"rank": 2}}
+    forecasts = [forecast(make_recipe(train={"language_model": how}), tmp_path) for how in (adapted, 1e-4)]
+    (lora,), (whole,) = forecasts
+    assert 0 < lora.memory.optimizer < whole.memory.optimizer / 10
 
 
 def test_idle_ranks_are_counted_and_the_advice_helps(make_recipe, tmp_path: Path) -> None:

@@ -150,7 +150,8 @@ def test_adapters_with_dropout_and_checkpointed_activations(make_recipe, launche
 
 
 def test_bfloat16_with_frozen_parts(make_recipe, launcher: Launcher, tmp_path: Path) -> None:
-    recipe = make_recipe(**{**EVERYTHING, "train": {"connectors": 1e-3, "towers.video": 1e-3}, "precision": "bfloat16"})
+    trained = {"connectors": 1e-3, "towers.video": 1e-3, "language_model": LORA}
+    recipe = make_recipe(**{**EVERYTHING, "train": trained, "precision": "bfloat16"})
     train(recipe, tmp_path / "alone", progress=False)
     assert launcher.run(with_settings(recipe, parallel="fsdp2"), tmp_path / "fsdp2", 2) == [0, 0]
     assert numbers(tmp_path / "fsdp2") == numbers(tmp_path / "alone")

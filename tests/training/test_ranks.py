@@ -46,7 +46,10 @@ def test_variables_of_slurm() -> None:
     assert Place.from_environment({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}).local_world == 4
     assert Place.from_environment({**SLURM, "MASTER_ADDR": "here", "MASTER_PORT": "1234"}).host == "here"
     # A step may have fewer tasks than its job.
-    assert Place.from_environment({**SLURM, "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}) == Place()
+    assert (
+        Place.from_environment({**SLURM, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "1"})
+        == Place()
+    )
 
 
 @pytest.mark.parametrize(

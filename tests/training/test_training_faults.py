@@ -133,7 +133,7 @@ def test_loss_that_is_not_finite_stops_and_names_the_samples(
     with pytest.raises(UserError, match=r"not finite in step 3; (.*nonfinite-step-3.json) names the samples"):
         run(make_recipe(workers=0, order="sequential"), tmp_path / "out")
     report = json.loads((tmp_path / "out/align/nonfinite-step-3.json").read_text())
-    assert report["packs"] == [{"loss": "nan", "ids": ["train:8", "train:9", "train:10"]}]
+    assert report["packs"] == [{"rank": 0, "loss": "nan", "ids": ["train:8", "train:9", "train:10"]}]
 
 
 @pytest.mark.parametrize(

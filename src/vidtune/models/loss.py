@@ -68,7 +68,7 @@ def head_loss_sum(
     """
     if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter:
         return _called_in_chunks(head, hidden, targets, adjust, chunk_bytes)
-    if len(hidden) and hidden.is_cuda and adjust is None and _has_liger():
+    if len(hidden) and hidden.is_cuda and adjust is None and has_liger():
         return _liger(head, hidden, targets)
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -182,7 +182,7 @@ def _chunk_size(head: nn.Module, chunk_bytes: int) -> int:
 
 
 @cache
-def _has_liger() -> bool:
+def has_liger() -> bool:
     return find_spec("liger_kernel") is not None and find_spec("triton") is not None
 
 

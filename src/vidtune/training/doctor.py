@@ -233,16 +233,19 @@ class _Steps:
 
 
 class _WatchedPool(MediaPool):
-    """Remembers what became of each file."""
+    """Remembers what became of each file; not the seconds of the first ones, which hold the start of the workers."""
 
     def __init__(self, workers: int, timeout: float | None) -> None:
         super().__init__(workers, timeout)
         self.results: dict[str, LoadResult] = {}
+        self._starting = max(workers, 1)
 
     def load(self, jobs: Iterable[LoadJob]) -> Iterator[LoadResult]:
         for result in super().load(jobs):
-            known = LoadResult(result.job, None, result.error, result.seconds, cpu_seconds=result.cpu_seconds)
-            self.results.setdefault(result.job.path, known)
+            if result.error is not None or not self._starting:
+                known = LoadResult(result.job, None, result.error, result.seconds, cpu_seconds=result.cpu_seconds)
+                self.results.setdefault(result.job.path, known)
+            self._starting = max(0, self._starting - 1)
             yield result
 
 

@@ -146,7 +146,6 @@ class PackLoader:
         for entry in self._known.values():
             if entry.path is not None:
                 self.learn({entry.path: entry.step})
-        self._seen: dict[str, tuple[int, str, float]] = {}
         self._planned: deque[PlannedPack] = deque()
         self._media = DecodedMedia(pool, self._plan_if_near)
 
@@ -223,15 +222,11 @@ class PackLoader:
         if path is not None:
             return left_out_again(example.id, index, step, path, self._failed[path], self._rank)
         for slot, decoded in zip(example.media, media, strict=True):
-            # One failure in a step is enough, also where the file is wanted again in another form.
-            if self._seen.get(slot.ref.path, (None,))[0] != step:
-                self._media.wait_for(decoded)
-                if decoded.error is None:
-                    continue
-                self._seen[slot.ref.path] = (step, decoded.error.reason, decoded.seconds)
+            self._media.wait_for(decoded)
+            if decoded.error is not None:
                 self.learn({slot.ref.path: step})
-            _, reason, seconds = self._seen[slot.ref.path]
-            return Excluded(example.id, index, step, slot.ref.path, reason, self._rank, seconds)
+                reason, seconds = decoded.error.reason, decoded.seconds
+                return Excluded(example.id, index, step, slot.ref.path, reason, self._rank, seconds)
         return None
 
 

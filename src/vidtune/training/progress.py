@@ -7,8 +7,10 @@ from statistics import median
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 PLAIN_LINE_SECONDS = 15.0
 RECENT_STEPS = 50
@@ -42,7 +44,7 @@ class StageProgress:
     ) -> None:
         self._console = console or Console(stderr=True)
         self._stage, self._total = stage, total
-        self._enabled, self._live = enabled, enabled and self._console.is_terminal
+        self._enabled, self._is_live = enabled, enabled and self._console.is_terminal
         self._clock, self._last_line = clock, clock()
         self._recent = deque(recent, maxlen=RECENT_STEPS)
         self._step_ended: float | None = None
@@ -51,22 +53,23 @@ class StageProgress:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[left]} left"),
-            TextColumn("{task.fields[numbers]}"),
             console=self._console,
-            disable=not self._live,
-            refresh_per_second=2,
         )
-        self._task = self._bar.add_task(stage, total=total, completed=done, numbers="", left=self.time_left(done))
+        self._task = self._bar.add_task(stage, total=total, completed=done, left=self.time_left(done))
+        self._numbers = Text()
+        self._live = Live(Group(self._bar, self._numbers), console=self._console, refresh_per_second=2)
 
     def __enter__(self) -> "StageProgress":
-        self._bar.start()
+        if self._is_live:
+            self._live.start()
         self._step_ended = self._clock()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._is_live:
+            self._live.stop()
 
     def step(self, done: int) -> None:
         """One more optimizer step is through."""
@@ -74,7 +77,7 @@ class StageProgress:
         if self._step_ended is not None:
             self._recent.append(now - self._step_ended)
         self._step_ended = now
-        if self._live:
+        if self._is_live:
             self._bar.update(self._task, completed=done, left=self.time_left(done))
 
     def time_left(self, done: int) -> str:
@@ -83,8 +86,8 @@ class StageProgress:
 
     def numbers(self, line: Mapping[str, Any]) -> None:
         """Show a log line, see :mod:`vidtune.training.log`."""
-        if self._live:
-            self._bar.update(self._task, numbers=summary(line))
+        if self._is_live:
+            self._numbers.plain = summary(line)
         elif self._enabled and self._is_due(line["step"]):
             left = self.time_left(line["step"])
             self._console.print(
@@ -96,7 +99,7 @@ class StageProgress:
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
-        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _is_due(self, step: int) -> bool:
         now = self._clock()

@@ -219,10 +219,17 @@ def joined(device: str | None = None) -> Iterator[Ranks]:
             f"rank {place.rank} cannot meet the other {place.world - 1} processes at {place.host}:{place.port}: "
             f"{reason}; are all of them started, and is the port free?"
         ) from error
+    intact = True
     try:
         yield Ranks(place, target)
+    except RuntimeError:
+        intact = (
+            False  # of torch: others may be gone or wait in a collective, and leaving the group would wait for them
+        )
+        raise
     finally:
-        dist.destroy_process_group()
+        if intact:
+            dist.destroy_process_group()
 
 
 def compute_device(place: Place, device: str | None) -> torch.device:
