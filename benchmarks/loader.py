@@ -45,6 +45,7 @@ from vidtune.training.loading import Ahead, PackLoader
 FRAMES, SIZE, SECONDS_OF_VIDEO = 8, 224, 10
 TOKENS = {"video": FRAMES * 257, "image": 256}
 TEXT_TOKENS = 60
+REMEMBERED = 64 * 2**20  # bytes of recent files: little, so that it is full, as in a run, before measuring begins
 COPIES = 4  # of every file, so that processes do not read the same one at once
 Files = list[tuple[str, str]]
 """Stream and path of each sample."""
@@ -128,7 +129,7 @@ def delivered(
     plan, make_example = planned(files)
     loader = PackLoader(plan, make_example, preprocessing, pool)
     with Ahead(iter(loader), max_bytes=pool.max_waiting) as packs:
-        for _ in range(3):
+        for _ in range(6):
             packs.next()
         samples, started, used = 0, time.perf_counter(), time.process_time()
         while (elapsed := time.perf_counter() - started) < seconds:
@@ -177,7 +178,7 @@ def main() -> None:
     print("| media | pixels | alone | delivered | ratio | lowest, highest | CPU alone | CPU delivered |")
     print("| --- | --- | ---: | ---: | ---: | --- | ---: | ---: |")
     worst = float("inf")
-    with tempfile.TemporaryDirectory() as folder, CountingPool(cores, timeout=60) as pool:
+    with tempfile.TemporaryDirectory() as folder, CountingPool(cores, timeout=60, max_waiting=REMEMBERED) as pool:
         for name, files in write_files(Path(folder)).items():
             if arguments.kinds and not any(word in name for word in arguments.kinds):
                 continue

@@ -15,6 +15,7 @@ from vidtune.models import adapters
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.formats import CheckpointFormat, KeyMap
 from vidtune.models.hub import locate
+from vidtune.models.progress import without_progress_bar
 from vidtune.models.tensor_files import read_state, write_state
 from vidtune.models.video_lm import VideoLM
 from vidtune.spelling import suggestion
@@ -195,7 +196,8 @@ def load_ours_model(path: Path, dtype: Dtypes = None) -> tuple[VideoLM, LoadRepo
         model = model_from_state(VideoLMConfig.from_pretrained(path), read_state(path), report, dtype)
     else:
         options = {} if dtype is None else {"dtype": dtype}
-        model, info = VideoLM.from_pretrained(path, output_loading_info=True, local_files_only=True, **options)
+        with without_progress_bar():
+            model, info = VideoLM.from_pretrained(path, output_loading_info=True, local_files_only=True, **options)
         report.missing, report.unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     report.loaded = len(model.state_dict()) - len(report.missing)
     report.refuse_gaps(path)
@@ -237,7 +239,10 @@ def model_from_state(
     else:
         stored = (tensor.dtype for tensor in state.values() if tensor.is_floating_point())
         common = dtype or next(stored, torch.float32)
-    model, info = VideoLM.from_pretrained(None, config=config, state_dict=state, dtype=common, output_loading_info=True)
+    with without_progress_bar():
+        model, info = VideoLM.from_pretrained(
+            None, config=config, state_dict=state, dtype=common, output_loading_info=True
+        )
     if callable(dtype):
         cast(model, state, dtype)
     report.missing += sorted(info["missing_keys"])

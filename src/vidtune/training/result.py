@@ -1,14 +1,12 @@
 """What a finished stage leaves behind: a whole checkpoint, or a bundle when only adapters and few parts trained."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
-from transformers.utils import logging as transformers_logging
 
 from vidtune.models.adapters import adapter_config, adapter_from_state, is_adapter_weight
 from vidtune.models.bundle import LANGUAGE_MODEL, write_bundle
+from vidtune.models.progress import without_progress_bar
 from vidtune.recipe import dump_recipe
 from vidtune.training.folder import RECIPE
 from vidtune.training.stage import StageSetup
@@ -53,13 +51,3 @@ def _write_bundle(setup: StageSetup, folder: Path, state: dict[str, Tensor]) -> 
     write_bundle(folder, setup.base, setup.base_sample, adapters, others)
     setup.model.config.architectures = [type(setup.model).__name__]
     setup.model.config.save_pretrained(folder)
-
-
-@contextmanager
-def without_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar of its own."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    yield
-    if shown:
-        transformers_logging.enable_progress_bar()

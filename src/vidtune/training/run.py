@@ -5,7 +5,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from vidtune.cores import media_workers, thread_budget
 from vidtune.recipe import Recipe
@@ -50,8 +49,6 @@ def train(
             ranks = stack.enter_context(joined(device))
         stack.enter_context(held(out, recipe, ranks))
         stop = stack.enter_context(StopRequest(stop_after))
-        if not ranks.is_main:
-            transformers_logging.disable_progress_bar()
         for number, stage in enumerate(recipe.stages):
             if ranks.gather((out / stage.name / FINAL).is_dir())[0]:
                 continue
