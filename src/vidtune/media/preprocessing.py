@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from vidtune.errors import MediaError
 from vidtune.media import transforms
+from vidtune.media.any_pixel import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.media.image import read_image
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.sampling import frame_indices
@@ -90,6 +91,10 @@ class ImagePreprocessing(_SquarePreprocessing):
         """Shape of ``load``'s result, known without decoding."""
         return (3, self.size, self.size)
 
+    def output_shapes(self) -> list[tuple[int, ...]]:
+        """Every shape that ``load`` can give."""
+        return [self.output_shape()]
+
     def load(self, path: str, seed: int | None = None) -> np.ndarray:
         """Read an image file. Shape: -> float32 or uint8 (3, S, S)
 
@@ -132,6 +137,10 @@ class VideoPreprocessing(_SquarePreprocessing):
         """Shape of ``load``'s result, known without decoding."""
         return (3, self.num_frames, self.size, self.size)
 
+    def output_shapes(self) -> list[tuple[int, ...]]:
+        """Every shape that ``load`` can give."""
+        return [self.output_shape()]
+
     def load(self, path: str, seed: int | None = None) -> np.ndarray:
         """Decode the frames of a video file or a folder of frame images. Shape: -> float32 or uint8 (3, T, S, S)
 
@@ -161,4 +170,7 @@ class VideoPreprocessing(_SquarePreprocessing):
         return x
 
 
-Preprocessing = Annotated[ImagePreprocessing | VideoPreprocessing, Field(discriminator="kind")]
+Preprocessing = Annotated[
+    ImagePreprocessing | VideoPreprocessing | AnyPixelImagePreprocessing | AnyPixelVideoPreprocessing,
+    Field(discriminator="kind"),
+]

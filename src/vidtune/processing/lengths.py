@@ -146,9 +146,12 @@ def open_lengths(
     return LengthTable(tokens, supervised, media_tokens, dict(zip(make.processor.streams, items, strict=True)))
 
 
-def table_path(file: AnnotationFile, key: str, cache: Path) -> Path:
-    """Where the finished table of an annotation file lies. Whether it has a media folder counts, not which."""
-    parts = f"{file.content_hash} {file.media is None} {key}"
+def table_path(file: AnnotationFile, key: str, cache: Path, by_media: bool = False) -> Path:
+    """Where the finished table of an annotation file lies. Whether it has a media folder counts, not which, unless
+    tokens are counted by the media files themselves.
+    """
+    folder = file.media if by_media else file.media is None
+    parts = f"{file.content_hash} {folder} {key}"
     return cache / f"lengths-{hashlib.sha256(parts.encode()).hexdigest()[:32]}.npy"
 
 
@@ -156,7 +159,7 @@ def _open_file(
     file: AnnotationFile, make: ExampleMaker, key: str, cache: Path, workers: int, progress: Progress | None
 ) -> np.ndarray:
     """The table of one annotation file. Shape: (3 + S, m) int32: the columns of a LengthTable"""
-    path = table_path(file, key, cache)
+    path = table_path(file, key, cache, make.processor.looks_at_media)
     if not path.is_file():
         _build(file, make, path, workers, progress or (lambda what, done, total: None))
     return np.load(path, mmap_mode="r")

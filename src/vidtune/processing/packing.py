@@ -72,17 +72,24 @@ class StreamBatch:
     Args:
         values: (n, *shape) float or uint8 as preprocessing gave them, or a list of tensors when their shapes differ.
         num_tokens: for each item, how many of its tokens stand in the ids, counted from its first.
+        teacher: for each item, the features that distillation aligns it with, (frames, patches, width); None: none.
     """
 
     values: torch.Tensor | list[torch.Tensor]
     num_tokens: list[int]
+    teacher: list[torch.Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.num_tokens)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "StreamBatch":
         """Move; `dtype` None keeps it."""
-        return self.map(lambda values: values.to(device=device, dtype=dtype, non_blocking=True))
+
+        def move(values: torch.Tensor) -> torch.Tensor:
+            return values.to(device=device, dtype=dtype, non_blocking=True)
+
+        teacher = None if self.teacher is None else [move(features) for features in self.teacher]
+        return replace(self.map(move), teacher=teacher)
 
     def to_float(self, preprocessing: Preprocessing) -> "StreamBatch":
         """What the tower takes; grey levels are normalised where they lie."""
@@ -95,7 +102,7 @@ class StreamBatch:
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "StreamBatch":
         """The same items with every tensor of values changed."""
         values = [change(value) for value in self.values] if isinstance(self.values, list) else change(self.values)
-        return StreamBatch(values, self.num_tokens)
+        return replace(self, values=values)
 
     @classmethod
     def stack(cls, arrays: Sequence[np.ndarray | torch.Tensor], num_tokens: Sequence[int]) -> "StreamBatch":

@@ -151,7 +151,8 @@ def count_plan(plan: StagePlan, excluded: int, ranks: int) -> StageForecast:
 def rank_memory(config: VideoLMConfig, planned: StageForecast) -> MemoryEstimate | None:
     """What one rank needs; None where the model cannot be counted without its weights."""
     stage = planned.stage
-    components = [*(f"towers.{name}" for name in config.towers), *(f"connectors.{name}" for name in config.connectors)]
+    groups = {"towers": config.towers, "connectors": config.connectors, "alignments": config.alignments}
+    components = [f"{group}.{name}" for group, parts in groups.items() for name in parts]
     trained = select_components([*components, "language_model"], stage.train, stage.name)
     try:
         costs = stage_costs(config, trained, stage.precision)

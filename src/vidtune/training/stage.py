@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vidtune.errors import UserError
+from vidtune.media.probe import ProbeCache
 from vidtune.models.build import build_processor, recipe_tokenizer
 from vidtune.models.bundle import Base
 from vidtune.models.config import VideoLMConfig
@@ -92,6 +93,7 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None) -
         for later in recipe.stages[number:]:
             stage_processor(recipe, later, prepared.model.config)
         config, processor = prepared.model.config, stage_processor(recipe, stage, prepared.model.config)
+        processor.media_info = ProbeCache(out / TABLES / "media.jsonl").get
         make = example_maker(recipe, stage, processor)
 
     def open_data() -> tuple[StageData, ExclusionList]:
@@ -121,10 +123,12 @@ def check_stages(recipe: Recipe) -> None:
 
     Raises:
         UserError: no stages, missing annotation file or package, unknown prompt, weights that cannot be held in few
-            bits.
+            bits, distillation (not there yet).
     """
     if not recipe.stages:
         raise UserError("the recipe has no stages: there is nothing to train")
+    if recipe.distillation:
+        raise UserError("distillation: training does not add its loss yet; remove the key to train without a teacher")
     check_trackers(recipe.trackers)
     for stage in recipe.stages:
         prompt_name(recipe, stage)

@@ -12,6 +12,7 @@ from vidtune.errors import UserError
 from vidtune.models.bundle import LANGUAGE_MODEL, Base, absolute, weight_sample
 from vidtune.models.lora import add_adapters, target_layers
 from vidtune.models.quantization import quantize_linear_layers, require_bitsandbytes
+from vidtune.models.teachers import alignment_sizes
 from vidtune.models.video_lm import VideoLM
 from vidtune.recipe import Recipe, Stage, Train, component_matches
 from vidtune.training.folder import FINAL
@@ -47,6 +48,7 @@ def load_stage_model(recipe: Recipe, number: int, out: Path) -> StageModel:
     stage = recipe.stages[number]
     base = starting_base(recipe, number, out)
     model = base.load(stage_dtypes(stage), recipe.tokenizer)
+    model.add_alignments(alignment_sizes(recipe, model.config))
     for later in recipe.stages[number:]:
         trained_components(later, model)
     prepared = StageModel(model, trained_components(stage, model))
