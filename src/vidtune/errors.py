@@ -2,7 +2,12 @@
 
 
 class UserError(Exception):
-    """A mistake in the user's input. The message is one line: where, what is wrong, what to do."""
+    """A mistake in the user's input. The message is one line: where, what is wrong, what to do.
+
+    ``exit_code`` is what the process ends with.
+    """
+
+    exit_code = 2
 
 
 class MediaError(UserError):

@@ -30,7 +30,7 @@ from vidtune.cli.train import train
 from vidtune.errors import UserError
 from vidtune.training.signals import TrainingInterrupted
 
-WRONG_INPUT, INTERRUPTED = 2, 130
+WRONG_INPUT, INTERRUPTED = UserError.exit_code, TrainingInterrupted.exit_code
 # Failures of the operating system that the user can mend; any other OSError is a bug and keeps its traceback.
 USER_ERRNOS = {
     errno.ENOENT,

@@ -2,16 +2,11 @@
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
-# A launcher ends the processes that fail only because another one did; they give it time to, and say nothing.
-PATIENCE_SECONDS = 1.0
 
 
 def train(
@@ -50,30 +45,16 @@ def train(
         raise SystemExit(launch([*command, *options, "--", *(overrides or ())], processes))
     # Remarks of torch's C++ part that are meant for its developers, once per process.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from vidtune.errors import UserError
     from vidtune.recipe import load_recipe
     from vidtune.training.launch import follow_launcher
-    from vidtune.training.ranks import RankFailed, joined
+    from vidtune.training.ranks import joined, speaking_once
     from vidtune.training.run import train as run_stages
-    from vidtune.training.signals import TrainingInterrupted
 
     follow_launcher()
-    with joined(device) as ranks:
-        try:
-            with ranks.agreed():
-                loaded = load_recipe(recipe, overrides or ())
-            final = run_stages(loaded, out, ranks=ranks)
-        except (UserError, TrainingInterrupted) as error:
-            if ranks.is_main:
-                raise
-            raise SystemExit(WRONG_INPUT if isinstance(error, UserError) else INTERRUPTED) from error
-        except RankFailed as error:
-            time.sleep(2 * PATIENCE_SECONDS)
-            raise SystemExit(FAILED) from error
-        except Exception:
-            if ranks.world > 1:
-                time.sleep(PATIENCE_SECONDS)
-            raise
+    with joined(device) as ranks, speaking_once(ranks):
+        with ranks.agreed():
+            loaded = load_recipe(recipe, overrides or ())
+        final = run_stages(loaded, out, ranks=ranks)
         if ranks.is_main:
             typer.echo(f"trained: {final}")
 

@@ -16,14 +16,15 @@ from contextlib import suppress
 from types import FrameType
 
 from vidtune.errors import UserError
+from vidtune.training.signals import TrainingInterrupted
 
 LAUNCHER_PIPE = "VIDTUNE_LAUNCHER_PIPE"
 POLL_SECONDS = 0.05
 # How long the others may take to follow one that has left in agreement with them (a mistake, an interruption).
 FOLLOW_SECONDS = 20.0
-# Exit codes with which all ranks leave together, having said why: the user's mistake, interrupted.
-INTERRUPTED = 130
-TOGETHER = (2, INTERRUPTED)
+# Exit codes with which all ranks leave together, having said why.
+INTERRUPTED = TrainingInterrupted.exit_code
+TOGETHER = (UserError.exit_code, INTERRUPTED)
 
 
 def launch(command: Sequence[str], processes: int) -> int:

@@ -7,6 +7,7 @@ one process, and no process group.
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,18 +19,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vidtune.errors import UserError
+from vidtune.training.signals import TrainingInterrupted
 
 JOIN_TIMEOUT = timedelta(minutes=10)
 # What a rank waits for the others inside a step, whose length the media time-out bounds.
 STEP_TIMEOUT = timedelta(minutes=30)
 # One rank may build tables or load weights for hours while the others wait.
 SET_UP_TIMEOUT = timedelta(days=2)
+# For a launcher to end the ranks that fail only because another one did, before they say anything.
+PATIENCE_SECONDS = 1.0
 
 Result = TypeVar("Result")
 
 
 class RankFailed(Exception):
     """Another rank failed with something that is no user's mistake and shows it itself."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -188,6 +194,26 @@ class Ranks:
                 if self.is_main is turn:
                     results.append(build())
         return results[0]
+
+
+@contextmanager
+def speaking_once(ranks: Ranks) -> Iterator[None]:
+    """Around a program of several ranks: what all of them have to say is said by rank 0, and the others leave silently
+    with the same exit code; what went wrong on one rank, that rank says.
+    """
+    try:
+        yield
+    except (UserError, TrainingInterrupted) as error:
+        if ranks.is_main:
+            raise
+        raise SystemExit(error.exit_code) from error
+    except RankFailed as error:
+        time.sleep(2 * PATIENCE_SECONDS)
+        raise SystemExit(error.exit_code) from error
+    except Exception:
+        if ranks.world > 1:
+            time.sleep(PATIENCE_SECONDS)
+        raise
 
 
 @contextmanager
