@@ -97,7 +97,8 @@ class Distillation(Settings):
     The head that maps the one to the other is the component ``alignments.STREAM``.
 
     Args:
-        teacher: folder or hub id of the tower's weights, or its sizes, to draw it at random. No checkpoint holds it.
+        teacher: folder or hub id of the tower's weights; or of a whole model of ours, whose tower of this stream it is;
+            or its sizes, to draw it at random. No checkpoint holds it.
         weight: of the alignment loss beside the cross-entropy.
         layers: hidden states that are fused, the embeddings being 0; None: the last and every fourth before it.
     """

@@ -109,12 +109,16 @@ class AnyPixelImagePreprocessing(_AnyPixelPreprocessing):
         Raises:
             MediaError: the file is no readable image.
         """
+        return self.apply(self.read(path), seed).numpy()
+
+    def read(self, path: str) -> np.ndarray:
+        """The pixels that ``load`` applies itself to. Shape: -> uint8 RGB (H, W, 3)"""
         if not self.blind:
-            return self.apply(read_image(path), seed).numpy()
+            return read_image(path)
         info = probe(path)
         if info.kind != "image":
             raise MediaError(path, f"is a {info.kind} file where an image is expected")
-        return self.apply(np.zeros((info.height, info.width, 3), np.uint8), seed).numpy()
+        return np.zeros((info.height, info.width, 3), np.uint8)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (H, W, 3) -> float32 or uint8 (3, h, w)"""
@@ -151,13 +155,16 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
         Raises:
             MediaError: the file is no readable video, or not of the shape that its metadata promise.
         """
+        return self.apply(self.read(path), seed).numpy()
+
+    def read(self, path: str) -> np.ndarray:
+        """The frames that ``load`` applies itself to. Shape: -> uint8 RGB (frames, H, W, 3)"""
         if not self.blind:
-            return self.apply(read_clip(path, self.sampling, self.num_frames, as_probed=True)[0], seed).numpy()
+            return read_clip(path, self.sampling, self.num_frames, as_probed=True)[0]
         info = probe(path)
         if info.kind == "image":
             raise MediaError(path, "is an image file where a video is expected")
-        frames = self.output_shape(info)[1]
-        return self.apply(np.zeros((frames, info.height, info.width, 3), np.uint8), seed).numpy()
+        return np.zeros((self.output_shape(info)[1], info.height, info.width, 3), np.uint8)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (any number of frames, H, W, 3) -> float32 or uint8 (3, up to T frames, h, w)

@@ -101,12 +101,16 @@ class ImagePreprocessing(_SquarePreprocessing):
         Raises:
             MediaError: the file is no readable image.
         """
+        return self.apply(self.read(path), seed).numpy()
+
+    def read(self, path: str) -> np.ndarray:
+        """The pixels that ``load`` applies itself to. Shape: -> uint8 RGB (H, W, 3)"""
         if not self.blind:
-            return self.apply(read_image(path), seed).numpy()
+            return read_image(path)
         info = probe(path)
         if info.kind != "image":
             raise MediaError(path, f"is a {info.kind} file where an image is expected")
-        return self.apply(np.zeros((info.height, info.width, 3), np.uint8), seed).numpy()
+        return np.zeros((info.height, info.width, 3), np.uint8)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (H, W, 3) -> float32 or uint8 (3, S, S)"""
@@ -147,12 +151,16 @@ class VideoPreprocessing(_SquarePreprocessing):
         Raises:
             MediaError: the file is no readable video.
         """
+        return self.apply(self.read(path), seed).numpy()
+
+    def read(self, path: str) -> np.ndarray:
+        """The frames that ``load`` applies itself to. Shape: -> uint8 RGB (T, H, W, 3)"""
         if not self.blind:
-            return self.apply(read_clip(path, self.sampling, self.num_frames)[0], seed).numpy()
+            return read_clip(path, self.sampling, self.num_frames)[0]
         info = probe(path)
         if info.kind == "image":
             raise MediaError(path, "is an image file where a video is expected")
-        return self.apply(np.zeros((self.num_frames, info.height, info.width, 3), np.uint8), seed).numpy()
+        return np.zeros((self.num_frames, info.height, info.width, 3), np.uint8)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (any number of frames, H, W, 3) -> float32 or uint8 (3, T, S, S)

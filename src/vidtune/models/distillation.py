@@ -19,7 +19,7 @@ from torch.nn import functional
 from vidtune.models.initial import NormalLinear
 from vidtune.models.letterbox import letterbox
 from vidtune.models.towers.clip import ClipTowerConfig
-from vidtune.models.towers.token_grid import TokenGrid
+from vidtune.models.towers.token_grid import TokenGrid, whole_frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,11 +137,11 @@ def aligned_loss(
     """
     positions, targets, lengths = [], [], []
     for place, frames, features in zip(places, grids, teacher, strict=True):
-        for grid, frame in zip(frames, features, strict=False):
-            if grid.last < len(place):
-                positions.append(place[grid.tokens().to(place.device)])
-                targets.append(teacher_tokens(frame, grid))
-                lengths.append(len(positions[-1]))
+        # Tokens stand in the order of frames, so that those that are left out come last.
+        for grid, frame in zip(whole_frames(frames, len(place)), features, strict=False):
+            positions.append(place[grid.tokens().to(place.device)])
+            targets.append(teacher_tokens(frame, grid))
+            lengths.append(len(positions[-1]))
     chosen = [hidden_states[layer][0] for layer in head.config.layers]
     if not lengths:
         return 0.0 * head(torch.stack([state[:1].detach() for state in chosen])).float().sum(), 0
@@ -161,7 +161,7 @@ class Teacher(nn.Module):
         cell: pixels that stand for one cell of the student's square.
         color: what surrounds a picture, normalised as pixels are, (3,).
 
-    Shape: list of (3, frames, h, w) -> list of (T, P, C)
+    Shape: list of (3, frames, h, w), of pictures (3, h, w) -> list of (T, P, C)
     """
 
     color: Tensor
@@ -181,5 +181,6 @@ class Teacher(nn.Module):
     def forward(self, clips: Sequence[Tensor]) -> list[Tensor]:
         frames = self.config.num_frames or 1
         dtype = self.tower.embeddings.patch_embedding.weight.dtype
-        squares = [letterbox(clip.to(dtype), self.config.image_size, self.cell, frames, self.color) for clip in clips]
+        clips = [clip.to(dtype) if clip.dim() == 4 else clip.to(dtype).unsqueeze(1) for clip in clips]
+        squares = [letterbox(clip, self.config.image_size, self.cell, frames, self.color) for clip in clips]
         return list(self.tower(torch.stack(squares)).unflatten(1, (frames, -1)))

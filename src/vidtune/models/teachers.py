@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor
 
 from vidtune.errors import UserError
-from vidtune.models.checkpoints import LoadReport, read_config, rename
+from vidtune.models.checkpoints import OURS, LoadReport, read_config, rename
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.distillation import Teacher, every_fourth_layer
 from vidtune.models.hub import locate
@@ -29,12 +30,29 @@ def teacher_config(recipe: Recipe, stream: str) -> ClipTowerConfig:
     """
     spec = recipe.distillation[stream].teacher
     try:
-        sizes = (
-            spec if isinstance(spec, dict) else get_system(recipe.system).read_tower_sizes(read_config(locate(spec)))
-        )
+        sizes = spec if isinstance(spec, dict) else _tower_sizes(recipe.system, locate(spec), stream)
         return cast(ClipTowerConfig, tower_config({"type": "clip", "hidden_act": "gelu", **sizes}))
     except (ValueError, KeyError) as error:
         raise UserError(f"distillation.{stream}.teacher: {error}") from None
+
+
+def _tower_sizes(system: str, folder: Path, stream: str) -> dict[str, Any]:
+    """Sizes of the tower in a folder: a tower alone, or the stream's in a whole model of ours."""
+    config = read_config(folder)
+    if config.get("model_type") != OURS:
+        return get_system(system).read_tower_sizes(config)
+    if stream not in config["streams"]:
+        raise ValueError(f"the model in {folder} has no stream {stream!r}")
+    return config["towers"][config["streams"][stream]["tower"]]
+
+
+def _tower_state(system: str, folder: Path, stream: str, report: LoadReport) -> dict[str, Tensor]:
+    """Its weights under our names; what else a whole model of ours holds is ignored."""
+    config, state = read_config(folder), read_state(folder)
+    if config.get("model_type") != OURS:
+        return rename(state, get_system(system).tower_keys, report)
+    prefix = f"towers.{config['streams'][stream]['tower']}."
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def alignment_sizes(recipe: Recipe, config: VideoLMConfig) -> dict[str, dict[str, Any]]:
@@ -78,15 +96,30 @@ def build_teacher(recipe: Recipe, stream: str, config: VideoLMConfig) -> Teacher
     spec, sizes = recipe.distillation[stream].teacher, teacher_config(recipe, stream)
     tower: Any = config.tower(config.streams[stream]["tower"])
     side = tower.token_grids(tower.input_shape())[0].side
+    shape = get_system(recipe.system).preprocessing(config)[stream].output_shape()
+    _check_sight(stream, sizes, shape[1] if len(shape) == 4 else 1, side)
     torch.manual_seed(recipe.seed)
     teacher = Teacher(sizes, cell=sizes.image_size // side, color=getattr(tower, "padding_color", (0.0, 0.0, 0.0)))
     if isinstance(spec, str):
         report = LoadReport(f"teacher of {stream}")
-        state = rename(read_state(locate(spec)), get_system(recipe.system).tower_keys, report)
+        state = _tower_state(recipe.system, locate(spec), stream, report)
         found = teacher.tower.load_state_dict(state, strict=False)
         report.missing, report.unexpected = found.missing_keys, report.unexpected + found.unexpected_keys
         report.refuse_gaps(Path(spec))
     return teacher
+
+
+def _check_sight(stream: str, teacher: ClipTowerConfig, frames: int, side: int) -> None:
+    """Raise UserError unless a teacher can look at so many frames of a square of ``side`` x ``side`` cells."""
+    where = f"distillation.{stream}.teacher"
+    if (teacher.num_frames or 1) < frames:
+        raise UserError(f"{where}: it sees {teacher.num_frames or 1} frames where its student sees {frames}")
+    patches = teacher.image_size // teacher.patch_size
+    if teacher.image_size % side or patches % side:
+        raise UserError(
+            f"{where}: its {patches} x {patches} patches do not divide into the student's {side} x {side} cells; "
+            "give it another image_size or patch_size"
+        )
 
 
 def teacher_preprocessing(preprocessing: "Preprocessing", teacher: ClipTowerConfig) -> "Preprocessing":

@@ -319,10 +319,18 @@ class VideoLMProcessor(ProcessorMixin):
             SampleProblem: its metadata cannot be read.
         """
         settings = self.streams[ref.stream]
-        if isinstance(settings.num_tokens, int):
-            return settings.num_tokens
+        return settings.num_tokens if isinstance(settings.num_tokens, int) else settings.tokens_of(self.shape_of(ref))
+
+    def shape_of(self, ref: MediaRef) -> tuple[int, ...]:
+        """Shape of what preprocessing will give; the file's metadata is read only where items differ.
+
+        Raises:
+            SampleProblem: its metadata cannot be read.
+        """
+        settings = self.streams[ref.stream]
         try:
-            return settings.tokens_of(settings.preprocessing.output_shape(self.media_info(ref.path)))
+            info = None if isinstance(settings.num_tokens, int) else self.media_info(ref.path)
+            return settings.preprocessing.output_shape(info)
         except MediaError as error:
             raise SampleProblem("media cannot be read", str(error)) from None
 

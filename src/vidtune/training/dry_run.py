@@ -105,7 +105,7 @@ def forecast(recipe: Recipe, out: Path, *, ranks: int = 1, progress: Progress | 
     check_stages(recipe)
     for number, stage in enumerate(recipe.stages):
         config = starting_config(recipe, number)
-        make = example_maker(recipe, stage, stage_processor(recipe, stage, config))
+        make = example_maker(recipe, stage, stage_processor(recipe, stage, config), config)
         exclusions = ExclusionList(out / stage.name / EXCLUSIONS, writes=False)
         plan = open_stage_data(recipe, stage, make, config, out / TABLES, exclusions, progress).plan
         planned = count_plan(plan, len(exclusions.checked_ids), ranks)

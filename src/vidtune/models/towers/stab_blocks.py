@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidtune.models.initial import NormalLinear, ZeroBiasConv3d, ZeroConv3d
+from vidtune.models.statistics import ClipBatchNorm
 
 LAYER_NORM_EPS = 1e-5
 
@@ -17,20 +18,6 @@ LAYER_NORM_EPS = 1e-5
 def quick_gelu(x: Tensor) -> Tensor:
     """OpenAI CLIP's approximation of GELU."""
     return x * torch.sigmoid(1.702 * x)
-
-
-class ClipBatchNorm(nn.BatchNorm3d):
-    """Batch normalisation that takes every clip as a batch of its own, so that a pack of clips equals one by one.
-
-    In training each clip is normalised by its own statistics, and the running ones take up the clips in order.
-
-    Shape: (K, C, t, H, W), ``num_clips`` clips of K / num_clips chunks each -> the same
-    """
-
-    def forward(self, x: Tensor, num_clips: int = 1) -> Tensor:
-        if not self.training or num_clips == 1:
-            return super().forward(x)
-        return torch.cat([super(ClipBatchNorm, self).forward(clip) for clip in x.chunk(num_clips)])
 
 
 class LocalSpatioTemporalEncoding(nn.Module):

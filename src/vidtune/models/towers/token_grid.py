@@ -1,6 +1,8 @@
 """Where the tokens of one frame stand in the prompt, and which part of the picture each of them shows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,3 +45,16 @@ class TokenGrid:
         """Numbers of the cells they show, in the same order. Shape: (height * width,) int64"""
         rows, columns = self.top + torch.arange(self.height), self.left + torch.arange(self.width)
         return (self.side * rows[:, None] + columns).flatten()
+
+
+class AlignedTower(Protocol):
+    """Sizes of a tower that tell where its tokens stand."""
+
+    def token_grids(self, shape: tuple[int, ...]) -> list[TokenGrid]:
+        """The spatial tokens of every frame of an item of this shape."""
+        ...
+
+
+def whole_frames(grids: Sequence[TokenGrid], num_tokens: int) -> list[TokenGrid]:
+    """The frames of an item whose tokens are all in the prompt, where its first ``num_tokens`` stand."""
+    return [grid for grid in grids if grid.last < num_tokens]
