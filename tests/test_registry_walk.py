@@ -87,10 +87,12 @@ def test_recipe_fits_its_system(recipe):
     components = [
         *(f"towers.{name}" for name in config.towers),
         *(f"connectors.{name}" for name in config.connectors),
+        *(f"alignments.{name}" for name in recipe.distillation),
         "language_model",
     ]
     assert set(recipe.towers) <= set(config.towers)
     assert set(recipe.connectors) <= set(config.connectors)
+    assert set(recipe.distillation) <= set(config.streams)
     assert recipe.stages
     for stage in recipe.stages:
         assert stage.prompt is None or stage.prompt in system.prompts

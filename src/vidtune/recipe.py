@@ -21,7 +21,7 @@ from vidtune.recipes.mistakes import Misplaced, explain
 from vidtune.spelling import suggestion
 from vidtune.yaml_document import read_yaml
 
-COMPONENT_GLOB = re.compile(r"(towers|connectors)(\.[A-Za-z0-9_*?\[\]!-]+)?|language_model|\*")
+COMPONENT_GLOB = re.compile(r"(towers|connectors|alignments)(\.[A-Za-z0-9_*?\[\]!-]+)?|language_model|\*")
 STAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 # Settings of a stage that do not change the weights it gives, or by float rounding alone.
 EXECUTION_SETTINGS = (
@@ -45,7 +45,8 @@ def _expand_home(path: str) -> str:
 def _component_glob(glob: str) -> str:
     if not COMPONENT_GLOB.fullmatch(glob):
         raise ValueError(
-            f"{glob!r} is no component; write towers.NAME, connectors.NAME or language_model; * matches any"
+            f"{glob!r} is no component; write towers.NAME, connectors.NAME, alignments.STREAM or language_model; "
+            "* matches any"
         )
     return glob
 
@@ -88,6 +89,23 @@ class LoRA(Settings):
     alpha: float = Field(default=128, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     layers: tuple[str, ...] | None = None
+
+
+class Distillation(Settings):
+    """Pulls the hidden states at a stream's media towards what a frozen tower sees in the same media.
+
+    The head that maps the one to the other is the component ``alignments.STREAM``.
+
+    Args:
+        teacher: folder or hub id of the tower's weights; or of a whole model of ours, whose tower of this stream it is;
+            or its sizes, to draw it at random. No checkpoint holds it.
+        weight: of the alignment loss beside the cross-entropy.
+        layers: hidden states that are fused, the embeddings being 0; None: the last and every fourth before it.
+    """
+
+    teacher: str | dict[str, Any]
+    weight: float = Field(default=1.0, gt=0)
+    layers: tuple[int, ...] | None = None
 
 
 class Train(Settings):
@@ -202,6 +220,7 @@ class Recipe(Settings):
         towers: per tower, folder or hub id of its weights, or a config to build from scratch.
         checkpoint: a whole model to start from instead; language model and towers are then taken from it.
         connectors: per connector, folder or file of its weights, or sizes that differ from the published ones.
+        distillation: per stream, the teacher of all stages.
         seed: of initial weights, data order and random preprocessing.
         stages: training phases, in the order in which they run.
         benchmarks: what ``vidtune evaluate`` scores the result on.
@@ -215,6 +234,7 @@ class Recipe(Settings):
     towers: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
     checkpoint: FilePath | None = None
     connectors: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
+    distillation: dict[str, Distillation] = Field(default_factory=dict)
     seed: int = 42
     stages: tuple[Stage, ...] = ()
     benchmarks: tuple[BenchmarkEntry, ...] = ()

@@ -67,14 +67,15 @@ def sabotage(ranks: Ranks, what: dict[str, Any] | None) -> None:
 
         loading.PackLoader.__iter__ = broken
     elif ranks.rank == what["rank"]:
-        loss_sum = VideoLM.loss_sum
+        loss_terms = VideoLM.loss_terms
 
-        def poisoned(self: VideoLM, batch: Any) -> torch.Tensor:
+        def poisoned(self: VideoLM, batch: Any) -> Any:
             if what["how"] == "forward":
                 raise RuntimeError("out of memory, say")
-            return loss_sum(self, batch) * (float("nan") if batch.ids else 1.0)
+            text, aligned = loss_terms(self, batch)
+            return text * (float("nan") if batch.ids else 1.0), aligned
 
-        VideoLM.loss_sum = poisoned
+        VideoLM.loss_terms = poisoned
 
 
 def environment(rank: int, ranks: int, port: int) -> dict[str, str]:

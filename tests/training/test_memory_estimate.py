@@ -32,13 +32,13 @@ def measured(trained, settings: Stage) -> int:
     batch = batch_of(config, LENGTHS, ITEMS, SUPERVISED)
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
     step = TrainingStep(model, settings.precision)
-    step(batch).backward()
+    step(batch).total.backward()
     optimizer.step()
     optimizer.zero_grad()
     held = sum(weight.nbytes for weight in model.parameters())
     held += sum(t.nbytes for state in optimizer.state.values() for t in state.values() if t.dim())
     with _PeakMemory([*model.parameters()]) as memory:
-        step(batch).backward()
+        step(batch).total.backward()
     return held + memory.peak
 
 

@@ -34,7 +34,7 @@ def gradients(setup: StageSetup, packs: list[list[Example]]) -> tuple[float, dic
     total, count = 0.0, 0
     for examples in packs:
         batch = make_batch(setup, examples)
-        loss = net(batch)
+        loss = net(batch).total
         loss.backward()
         total, count = total + float(loss.detach()), count + batch.num_supervised
     parameters = [p for p in setup.model.parameters() if p.requires_grad]
@@ -85,7 +85,7 @@ def test_seeds_differ_by_every_part_of_the_key() -> None:
 def test_bfloat16_runs_and_stays_close(setup: StageSetup) -> None:
     batch = make_batch(setup, [setup.example(0, 0), setup.example(9, 0)])
     with torch.no_grad():
-        exact = float(TrainingStep(setup.model, "float32")(batch))
-        rounded = float(TrainingStep(setup.model, "bfloat16")(batch))
+        exact = float(TrainingStep(setup.model, "float32")(batch).total)
+        rounded = float(TrainingStep(setup.model, "bfloat16")(batch).total)
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.02)

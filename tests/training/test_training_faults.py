@@ -124,12 +124,13 @@ def test_samples_that_the_data_check_excluded_never_enter_the_plan(make_recipe, 
 def test_loss_that_is_not_finite_stops_and_names_the_samples(
     make_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = VideoLM.loss_sum
+    real = VideoLM.loss_terms
 
-    def poisoned(self: VideoLM, batch: Any) -> torch.Tensor:
-        return real(self, batch) * (float("nan") if "train:9" in batch.ids else 1.0)
+    def poisoned(self: VideoLM, batch: Any) -> Any:
+        text, aligned = real(self, batch)
+        return text * (float("nan") if "train:9" in batch.ids else 1.0), aligned
 
-    monkeypatch.setattr(VideoLM, "loss_sum", poisoned)
+    monkeypatch.setattr(VideoLM, "loss_terms", poisoned)
     with pytest.raises(UserError, match=r"not finite in step 3; (.*nonfinite-step-3.json) names the samples"):
         run(make_recipe(workers=0, order="sequential"), tmp_path / "out")
     report = json.loads((tmp_path / "out/align/nonfinite-step-3.json").read_text())

@@ -22,13 +22,15 @@ LANGUAGE_MODEL = {
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "white": (230, 230, 230)}
 
 
-def write_video(path: Path, colour: tuple[int, int, int], frames: int = 6, side: int = 32) -> None:
+def write_video(
+    path: Path, colour: tuple[int, int, int], frames: int = 6, side: int = 32, width: int | None = None
+) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10)
-        stream.width = stream.height = side
+        stream.width, stream.height = width or side, side
         stream.pix_fmt = "yuv420p"
         for number in range(frames):
-            pixels = np.full((side, side, 3), 20, np.uint8)
+            pixels = np.full((side, width or side, 3), 20, np.uint8)
             pixels[8:24, 2 * number : 2 * number + 8] = colour
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
         container.mux(stream.encode())

@@ -47,6 +47,7 @@ class LoadResult:
         error: what is wrong with the file.
         seconds: time the worker spent on it.
         cpu_seconds: how many of them it computed; the rest it waited for the disk or for a core.
+        second: the array of ``LoadJob.second``, if that was asked for.
     """
 
     job: LoadJob
@@ -55,11 +56,12 @@ class LoadResult:
     seconds: float
     info: MediaInfo | None = None
     cpu_seconds: float = 0.0
+    second: np.ndarray | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the array; 0 without one."""
-        return 0 if self.array is None else self.array.nbytes
+        """Bytes of the arrays; 0 without any."""
+        return sum(array.nbytes for array in (self.array, self.second) if array is not None)
 
 
 class _Task:
@@ -277,8 +279,8 @@ class MediaPool:
         slot, too_large = next(worker.next_slot), report.resident > self.max_resident
         if not too_large:
             self._hand_out()  # the worker goes on, into its other slot, while this one is read
-        array = slot.read(report.shape, report.dtype) if report.shape is not None else None
-        result = LoadResult(task.job, array, report.error, report.seconds, report.info, report.cpu_seconds)
+        array, second, *_ = [*slot.read(report.arrays), None, None]
+        result = LoadResult(task.job, array, report.error, report.seconds, report.info, report.cpu_seconds, second)
         self._finish(task, result)
         if too_large:
             self._replace(worker)
@@ -322,13 +324,17 @@ class MediaPool:
 
 def _load_here(job: LoadJob) -> LoadResult:
     started, used = time.perf_counter(), time.thread_time()
-    array = info = error = None
+    array = second = info = error = None
     try:
         result = execute(job)
-        array, info = (None, result) if isinstance(result, MediaInfo) else (result, None)
+        if isinstance(result, MediaInfo):
+            info = result
+        else:
+            array, second, *_ = [*result, None]
     except MediaError as reason:
         error = reason
-    return LoadResult(job, array, error, time.perf_counter() - started, info, time.thread_time() - used)
+    seconds, cpu_seconds = time.perf_counter() - started, time.thread_time() - used
+    return LoadResult(job, array, error, seconds, info, cpu_seconds, second)
 
 
 def _cause_of_death(code: int | None) -> str:

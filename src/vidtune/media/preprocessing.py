@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from vidtune.errors import MediaError
 from vidtune.media import transforms
+from vidtune.media.any_pixel import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.media.image import read_image
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.sampling import frame_indices
@@ -90,18 +91,26 @@ class ImagePreprocessing(_SquarePreprocessing):
         """Shape of ``load``'s result, known without decoding."""
         return (3, self.size, self.size)
 
+    def output_shapes(self) -> list[tuple[int, ...]]:
+        """Every shape that ``load`` can give."""
+        return [self.output_shape()]
+
     def load(self, path: str, seed: int | None = None) -> np.ndarray:
         """Read an image file. Shape: -> float32 or uint8 (3, S, S)
 
         Raises:
             MediaError: the file is no readable image.
         """
+        return self.apply(self.read(path), seed).numpy()
+
+    def read(self, path: str) -> np.ndarray:
+        """The pixels that ``load`` applies itself to. Shape: -> uint8 RGB (H, W, 3)"""
         if not self.blind:
-            return self.apply(read_image(path), seed).numpy()
+            return read_image(path)
         info = probe(path)
         if info.kind != "image":
             raise MediaError(path, f"is a {info.kind} file where an image is expected")
-        return self.apply(np.zeros((info.height, info.width, 3), np.uint8), seed).numpy()
+        return np.zeros((info.height, info.width, 3), np.uint8)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (H, W, 3) -> float32 or uint8 (3, S, S)"""
@@ -132,18 +141,26 @@ class VideoPreprocessing(_SquarePreprocessing):
         """Shape of ``load``'s result, known without decoding."""
         return (3, self.num_frames, self.size, self.size)
 
+    def output_shapes(self) -> list[tuple[int, ...]]:
+        """Every shape that ``load`` can give."""
+        return [self.output_shape()]
+
     def load(self, path: str, seed: int | None = None) -> np.ndarray:
         """Decode the frames of a video file or a folder of frame images. Shape: -> float32 or uint8 (3, T, S, S)
 
         Raises:
             MediaError: the file is no readable video.
         """
+        return self.apply(self.read(path), seed).numpy()
+
+    def read(self, path: str) -> np.ndarray:
+        """The frames that ``load`` applies itself to. Shape: -> uint8 RGB (T, H, W, 3)"""
         if not self.blind:
-            return self.apply(read_clip(path, self.sampling, self.num_frames)[0], seed).numpy()
+            return read_clip(path, self.sampling, self.num_frames)[0]
         info = probe(path)
         if info.kind == "image":
             raise MediaError(path, "is an image file where a video is expected")
-        return self.apply(np.zeros((self.num_frames, info.height, info.width, 3), np.uint8), seed).numpy()
+        return np.zeros((self.num_frames, info.height, info.width, 3), np.uint8)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (any number of frames, H, W, 3) -> float32 or uint8 (3, T, S, S)
@@ -161,4 +178,7 @@ class VideoPreprocessing(_SquarePreprocessing):
         return x
 
 
-Preprocessing = Annotated[ImagePreprocessing | VideoPreprocessing, Field(discriminator="kind")]
+Preprocessing = Annotated[
+    ImagePreprocessing | VideoPreprocessing | AnyPixelImagePreprocessing | AnyPixelVideoPreprocessing,
+    Field(discriminator="kind"),
+]

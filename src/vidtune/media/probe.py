@@ -55,9 +55,13 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
     if size:
         return MediaInfo("image", *size, 1, 0.0, 0.0, False, 0)
     with open_video(path) as (container, stream):
-        table = read_packet_table(path, container, stream)
-        rotation = header_rotation(path) if "mp4" in container.format.name else 0
-        return video_info(container, stream, table, rotation)
+        return probed_info(path, container, stream, read_packet_table(path, container, stream))
+
+
+def probed_info(path: str, container: InputContainer, stream: VideoStream, table: PacketTable) -> MediaInfo:
+    """What `probe` tells of an open video."""
+    rotation = header_rotation(path) if "mp4" in container.format.name else 0
+    return video_info(container, stream, table, rotation)
 
 
 def video_info(container: InputContainer, stream: VideoStream, table: PacketTable, rotation: int) -> MediaInfo:

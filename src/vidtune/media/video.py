@@ -27,7 +27,7 @@ from av.video.stream import VideoStream
 from vidtune.errors import MediaError
 from vidtune.media.container import PacketTable, open_video, read_packet_table
 from vidtune.media.image import list_frames, read_frame_images
-from vidtune.media.probe import MediaInfo, probe, video_info
+from vidtune.media.probe import MediaInfo, probe, probed_info, video_info
 from vidtune.media.rotation import quarter_turns
 from vidtune.media.sampling import frame_indices
 
@@ -71,13 +71,17 @@ def read_frames(path: str | os.PathLike[str], indices: Sequence[int], *, threads
             raise MediaError(path, "gives another number of frames at every decoding") from None
 
 
-def read_clip(path: str | os.PathLike[str], rule: str, count: int, *, threads: int = 1) -> tuple[np.ndarray, MediaInfo]:
+def read_clip(
+    path: str | os.PathLike[str], rule: str, count: int, *, threads: int = 1, as_probed: bool = False
+) -> tuple[np.ndarray, MediaInfo]:
     """Decode ``count`` frames of the whole clip, chosen by a sampling rule; the file is opened once.
 
     Args:
-        rule: a key of ``vidtune.media.sampling.RULES``.
+        rule: as ``vidtune.media.sampling.frame_indices`` knows it.
+        as_probed: refuse a file that gives another number of frames, or another picture, than ``probe`` tells; for
+            those who have counted on it.
 
-    Shape: -> uint8 RGB (count, H, W, 3), and the file's metadata
+    Shape: -> uint8 RGB (count, H, W, 3), fewer frames where the rule gives fewer; and the file's metadata
     Raises:
         MediaError: the file cannot be decoded or is not a video.
     """
@@ -87,12 +91,25 @@ def read_clip(path: str | os.PathLike[str], rule: str, count: int, *, threads: i
         return read_frame_images(paths, frame_indices(rule, len(paths), count)), probe(path)
     with _opened(path, threads) as (container, stream, table):
         num_frames = table.num_frames
+        fps = video_info(container, stream, table, 0).fps
         try:
-            frames, rotation = _decode(path, container, stream, table, frame_indices(rule, num_frames, count), threads)
+            indices = frame_indices(rule, num_frames, count, fps)
+            frames, rotation = _decode(path, container, stream, table, indices, threads)
         except _FewerFrames as error:
+            if as_probed:
+                raise MediaError(path, f"promises {num_frames} frames but gives {error.num_frames}") from None
             num_frames = error.num_frames
-            frames, rotation = _decode_plainly(path, frame_indices(rule, num_frames, count), threads)
-        return frames, replace(video_info(container, stream, table, rotation), num_frames=num_frames)
+            frames, rotation = _decode_plainly(path, frame_indices(rule, num_frames, count, fps), threads)
+        info = replace(video_info(container, stream, table, rotation), num_frames=num_frames)
+        if as_probed:
+            _check_picture(path, frames, probed_info(path, container, stream, table))
+        return frames, info
+
+
+def _check_picture(path: str, frames: np.ndarray, told: MediaInfo) -> None:
+    height, width = frames.shape[1:3]
+    if (height, width) != (told.height, told.width):
+        raise MediaError(path, f"promises pictures of {told.width}x{told.height} pixels but gives {width}x{height}")
 
 
 @contextmanager

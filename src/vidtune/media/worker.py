@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from multiprocessing import parent_process, reduction
@@ -25,6 +25,8 @@ from vidtune.media.memory import resident_bytes
 from vidtune.media.preprocessing import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
 
+ALIGNMENT = 64
+
 
 @dataclass(frozen=True)
 class LoadJob:
@@ -34,20 +36,21 @@ class LoadJob:
         path: file, or folder of frame images.
         preprocessing: how it becomes a tensor; None reads the metadata only.
         seed: decides random transforms; None switches them off.
+        second: what else the same decoded pixels become, with the same random choices; None: nothing.
     """
 
     path: str
     preprocessing: Preprocessing | None
     seed: int | None = None
+    second: Preprocessing | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker says about a job; the array itself lies in the slot.
+    """What a worker says about a job; the arrays themselves lie in the slot.
 
     Args:
-        shape: of the array in the slot; None when there is none.
-        dtype: of that array, in numpy's short form.
+        arrays: shape, and dtype in numpy's short form, of each array in the slot.
         info: metadata, for jobs without preprocessing.
         error: what is wrong with the file.
         crash: traceback of a mistake in the program, or a line on what the machine lacks.
@@ -55,8 +58,7 @@ class Report:
         resident: bytes of memory the worker holds now.
     """
 
-    shape: tuple[int, ...] | None = None
-    dtype: str = ""
+    arrays: tuple[tuple[tuple[int, ...], str], ...] = ()
     info: MediaInfo | None = None
     error: MediaError | None = None
     crash: str | None = None
@@ -66,7 +68,7 @@ class Report:
 
 
 class Slot:
-    """A piece of memory without a name, shared by parent and worker, as large as the largest array so far.
+    """A piece of memory without a name, shared by parent and worker, as large as the largest arrays so far.
 
     It is anonymous memory where the system has it, else an unlinked temporary file: neither is bounded by the size of
     /dev/shm, and neither is left behind when both processes are killed.
@@ -81,29 +83,40 @@ class Slot:
     def __reduce__(self) -> tuple[Any, ...]:
         return _attach_slot, (reduction.DupFd(self.descriptor),)
 
-    def write(self, array: np.ndarray) -> None:
+    def write(self, arrays: Sequence[np.ndarray]) -> None:
         """Raises OSError when the memory cannot be had."""
-        size = max(array.nbytes, mmap.PAGESIZE)
+        size = max(sum(_room(array.nbytes) for array in arrays), mmap.PAGESIZE)
         if os.fstat(self.descriptor).st_size < size:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(self.descriptor, 0, size)
             else:
                 os.ftruncate(self.descriptor, size)
-        np.copyto(self._view(array.shape, array.dtype), array)
+        for view, array in zip(self._views([(a.shape, a.dtype.str) for a in arrays]), arrays, strict=True):
+            np.copyto(view, array)
 
-    def read(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        """A copy of the array last written."""
-        return self._view(shape, np.dtype(dtype)).copy()
+    def read(self, arrays: Sequence[tuple[tuple[int, ...], str]]) -> list[np.ndarray]:
+        """Copies of the arrays last written, of these shapes and dtypes."""
+        return [view.copy() for view in self._views(arrays)]
 
     def close(self) -> None:
         self._memory = None
         os.close(self.descriptor)
 
-    def _view(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        count = math.prod(shape)
-        if self._memory is None or len(self._memory) < dtype.itemsize * count:
+    def _views(self, arrays: Sequence[tuple[tuple[int, ...], str]]) -> Iterator[np.ndarray]:
+        """The arrays where they lie, one after the other."""
+        counts = [math.prod(shape) for shape, _ in arrays]
+        sizes = [np.dtype(dtype).itemsize * count for (_, dtype), count in zip(arrays, counts, strict=True)]
+        if self._memory is None or len(self._memory) < sum(map(_room, sizes)):
             self._memory = mmap.mmap(self.descriptor, os.fstat(self.descriptor).st_size)
-        return np.frombuffer(self._memory, dtype, count).reshape(shape)
+        begin = 0
+        for (shape, dtype), count, size in zip(arrays, counts, sizes, strict=True):
+            yield np.frombuffer(self._memory, dtype, count, begin).reshape(shape)
+            begin += _room(size)
+
+
+def _room(size: int) -> int:
+    """Bytes that an array takes in a slot, so that the next one begins at a round place."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def _anonymous_file() -> int:
@@ -137,32 +150,35 @@ def serve(connection: Connection, slots: Sequence[Slot]) -> None:
         return
 
 
-def execute(job: LoadJob) -> np.ndarray | MediaInfo:
-    """Do a job in this process.
+def execute(job: LoadJob) -> list[np.ndarray] | MediaInfo:
+    """Do a job in this process: its array, and the second one if there is to be one; or metadata.
 
     Raises:
         MediaError: the file cannot be read.
     """
     if job.preprocessing is None:
         return probe(job.path)
-    return job.preprocessing.load(job.path, job.seed)
+    if job.second is None:
+        return [job.preprocessing.load(job.path, job.seed)]
+    pixels = job.preprocessing.read(job.path)
+    return [wanted.apply(pixels, job.seed).numpy() for wanted in (job.preprocessing, job.second)]
 
 
 def _work(message: bytes, slot: Slot) -> Report:
     started, used = time.perf_counter(), time.thread_time()
-    shape = info = error = crash = None
-    dtype = ""
+    info = error = crash = None
+    arrays: tuple[tuple[tuple[int, ...], str], ...] = ()
     try:
         job: LoadJob = pickle.loads(message)
         result = execute(job)
         if isinstance(result, MediaInfo):
             info = result
         else:
-            shape, dtype = result.shape, result.dtype.str
+            arrays = tuple((array.shape, array.dtype.str) for array in result)
             try:
                 slot.write(result)
             except OSError as reason:
-                size = result.nbytes / 2**20
+                size = sum(array.nbytes for array in result) / 2**20
                 crash = (
                     f"cannot get {size:.0f} MB of shared memory for {job.path} ({reason.strerror}); use fewer workers"
                 )
@@ -173,7 +189,7 @@ def _work(message: bytes, slot: Slot) -> Report:
     except Exception:
         crash = traceback.format_exc()
     seconds, cpu_seconds = time.perf_counter() - started, time.thread_time() - used
-    return Report(shape, dtype, info, error, crash, seconds, cpu_seconds, resident_bytes())
+    return Report(arrays, info, error, crash, seconds, cpu_seconds, resident_bytes())
 
 
 def _leave_with_parent() -> None:

@@ -13,6 +13,7 @@ from vidtune.models.checkpoints import Dtypes, LoadReport, cast, load_checkpoint
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.formats import KeyMap
 from vidtune.models.hub import locate
+from vidtune.models.teachers import alignment_sizes
 from vidtune.models.tensor_files import read_state
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.tokenizing import load_tokenizer
@@ -21,6 +22,7 @@ from vidtune.systems import get_system
 from vidtune.systems.base import System
 
 if TYPE_CHECKING:
+    from vidtune.media.preprocessing import Preprocessing
     from vidtune.processing.processor import VideoLMProcessor
 
 LANGUAGE_MODEL_KEYS = KeyMap((("", "language_model."),), (r".*\.rotary_emb\.inv_freq$",))
@@ -57,7 +59,9 @@ def build_config(recipe: Recipe) -> VideoLMConfig:
     """The config of the model that a recipe without ``checkpoint`` describes; reads no weights."""
     towers = {name: _tower_sizes(get_system(recipe.system), spec) for name, spec in recipe.towers.items()}
     connectors = {name: spec for name, spec in recipe.connectors.items() if isinstance(spec, dict)}
-    return _compose(get_system(recipe.system), _text_config(recipe), towers, connectors)
+    config = _compose(get_system(recipe.system), _text_config(recipe), towers, connectors)
+    config.alignments = alignment_sizes(recipe, config)
+    return config
 
 
 def build_partial(
@@ -84,7 +88,7 @@ def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTok
         name: StreamSettings(
             preprocessing=preprocessing[name],
             placeholder_id=placeholder,
-            num_tokens=config.num_tokens(name, preprocessing[name].output_shape()),
+            num_tokens=_token_counts(config, name, preprocessing[name]),
             num_placeholders=system.placeholders(config, name),
             max_items=system.max_media.get(name),
         )
@@ -93,6 +97,14 @@ def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTok
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(locate(str(tokenizer), weights=False))
     return VideoLMProcessor(tokenizer, config.system, streams)
+
+
+def _token_counts(config: VideoLMConfig, stream: str, preprocessing: "Preprocessing") -> int | dict[str, int]:
+    """Tokens of an item; by shape where they depend on it."""
+    counts = {shape: config.num_tokens(stream, shape) for shape in preprocessing.output_shapes()}
+    if len(counts) == 1:
+        return next(iter(counts.values()))
+    return {"x".join(map(str, shape)): tokens for shape, tokens in counts.items()}
 
 
 def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
@@ -182,6 +194,7 @@ def _drawn(config: VideoLMConfig, names: list[str]) -> dict[str, Tensor]:
     builders: dict[str, Callable[[], nn.Module]] = {
         **{f"towers.{name}": config.tower(name).build for name in config.towers},
         **{f"connectors.{name}": config.connector(name).build for name in config.connectors},
+        **{f"alignments.{name}": config.alignment(name).build for name in config.alignments},
         "language_model": lambda: AutoModelForCausalLM.from_config(config.text_config),
     }
     drawn: dict[str, Tensor] = {}

@@ -1,6 +1,7 @@
 """Checkpoints in and out: ours, and every format that a registered system declares; strict, with a report."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ class LoadReport:
         missing: our keys that the file does not hold.
         unexpected: its keys that have no place in the model.
         warnings: what a user of such a checkpoint has to know.
+        left_out: numbers of the ignored keys by what they hold, where the format says so.
+        drawn: our keys that such a file never holds; they got random weights.
     """
 
     format: str
@@ -46,10 +49,15 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    drawn: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         counts = f"{self.loaded} loaded, {self.ignored} ignored, {len(self.missing)} missing"
-        return f"format {self.format}: {counts}, {len(self.unexpected)} unexpected"
+        parts = [counts, f"{len(self.unexpected)} unexpected"]
+        parts += [f"{number} of {what} left out" for what, number in self.left_out.items()]
+        parts += [f"{len(self.drawn)} drawn at random"] if self.drawn else []
+        return f"format {self.format}: {', '.join(parts)}"
 
     def refuse_gaps(self, path: Path) -> None:
         """Raise UserError when anything is missing or unexpected; names counts and the first key of each."""
@@ -68,14 +76,23 @@ class Checkpoint:
 
 
 def rename(state: dict[str, Tensor], keys: KeyMap, report: LoadReport) -> dict[str, Tensor]:
-    """Tensors under our names; ignored and unexpected keys go into the report."""
-    ours = {}
+    """Tensors under our names; ignored and unexpected keys go into the report.
+
+    Raises:
+        UserError: two names of one weight hold different values.
+    """
+    ours: dict[str, Tensor] = {}
     for name, tensor in state.items():
         new = keys.to_ours(name)
         if new is not None:
+            if new in ours and not torch.equal(ours[new], tensor):
+                raise UserError(f"{name} and {keys.to_theirs(new)} are one weight but hold different values")
             ours[new] = tensor
         elif keys.is_ignored(name):
             report.ignored += 1
+            what = keys.why_left_out(name)
+            if what is not None:
+                report.left_out[what] = report.left_out.get(what, 0) + 1
         else:
             report.unexpected.append(name)
     report.loaded = len(ours)
@@ -217,7 +234,10 @@ def _load_whole(
         ours = format.read_config(config, {name: tuple(tensor.shape) for name, tensor in state.items()})
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: {error}") from None
-    return model_from_state(ours, rename(state, format.keys, report), report, dtype)
+    model = model_from_state(ours, rename(state, format.keys, report), report, dtype)
+    report.drawn = [key for key in report.missing if any(re.match(pattern, key) for pattern in format.drawn)]
+    report.missing = [key for key in report.missing if key not in report.drawn]
+    return model
 
 
 def model_from_state(

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from vidtune.models.connectors import ConnectorConfig, connector_config
+from vidtune.models.distillation import AlignmentConfig
 from vidtune.models.towers import TowerConfig, tower_config
 
 
@@ -18,6 +19,8 @@ class VideoLMConfig(PreTrainedConfig):
         connectors: name -> ``{"type": ..., **sizes}``, see :mod:`vidtune.models.connectors`.
         streams: name -> ``{"tower": name, "connector": name}``. The k-th stream owns placeholder id
             ``text_config.vocab_size + k``, which is outside the vocabulary.
+        alignments: stream -> sizes of the head that aligns its hidden states with a teacher's features, see
+            :mod:`vidtune.models.distillation`; empty without distillation.
     """
 
     model_type = "vidtune"
@@ -30,6 +33,7 @@ class VideoLMConfig(PreTrainedConfig):
         towers: dict[str, dict[str, Any]] | None = None,
         connectors: dict[str, dict[str, Any]] | None = None,
         streams: dict[str, dict[str, str]] | None = None,
+        alignments: dict[str, dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         self.system = system
@@ -38,6 +42,7 @@ class VideoLMConfig(PreTrainedConfig):
         self.towers = dict(towers or {})
         self.connectors = dict(connectors or {})
         self.streams = dict(streams or {})
+        self.alignments = dict(alignments or {})
         for name, stream in self.streams.items():
             if stream["tower"] not in self.towers or stream["connector"] not in self.connectors:
                 raise ValueError(f"stream {name!r} names a tower or connector that is not there: {stream}")
@@ -54,6 +59,9 @@ class VideoLMConfig(PreTrainedConfig):
 
     def connector(self, name: str) -> ConnectorConfig:
         return connector_config(self.connectors[name])
+
+    def alignment(self, stream: str) -> AlignmentConfig:
+        return AlignmentConfig(**self.alignments[stream])
 
     def num_tokens(self, stream: str, shape: tuple[int, ...]) -> int:
         """Embeddings that one item of ``stream`` becomes in the prompt; ``shape`` has no batch dimension."""

@@ -20,10 +20,12 @@ class KeyMap:
     Args:
         prefixes: (their prefix, our prefix) pairs; in either direction the first match wins.
         ignored: patterns (matched from the start) of their keys that carry nothing we need.
+        left_out: the same, with what such keys hold; reports name it.
     """
 
     prefixes: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
 
     def to_ours(self, key: str) -> str | None:
         """Our name of their key; None when the key is ignored or unknown (see :meth:`is_ignored`)."""
@@ -34,7 +36,11 @@ class KeyMap:
         return _rename(key, ((ours, theirs) for theirs, ours in self.prefixes))
 
     def is_ignored(self, key: str) -> bool:
-        return any(re.match(pattern, key) for pattern in self.ignored)
+        return any(re.match(pattern, key) for pattern in self.ignored) or self.why_left_out(key) is not None
+
+    def why_left_out(self, key: str) -> str | None:
+        """What a key holds that is known and left out; None for any other."""
+        return next((what for pattern, what in self.left_out if re.match(pattern, key)), None)
 
 
 def _rename(key: str, prefixes: Iterable[tuple[str, str]]) -> str | None:
@@ -59,6 +65,7 @@ class CheckpointFormat:
         warnings: config -> what a user of such a checkpoint has to know.
         file_name: name of the weight file of a partial format.
         adapter: a LoRA run: low-rank adapters of the language model lie beside the components of ``partial``.
+        drawn: patterns of our keys that such a file does not hold and that start from random weights.
     """
 
     name: str
@@ -70,3 +77,4 @@ class CheckpointFormat:
     warnings: Callable[[VideoLMConfig], list[str]] = lambda config: []
     file_name: str = "model.safetensors"
     adapter: bool = False
+    drawn: tuple[str, ...] = ()

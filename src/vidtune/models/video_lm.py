@@ -3,8 +3,8 @@
 Legend: B batch, L tokens, D language-model width, V vocabulary, n media items of a stream, N tokens of an item.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,10 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from vidtune.errors import UserError
 from vidtune.models.attention import PACKED_ATTENTION, check_attention, register_attention
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_loss
 from vidtune.models.loss import head_loss_sum, knows_logits, logit_adjustment
 from vidtune.processing.packing import IGNORED, Batch, StreamBatch
 from vidtune.processing.processor import VideoLMProcessor
@@ -45,6 +47,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         check_attention(config.text_config)
         self.towers = nn.ModuleDict({name: config.tower(name).build() for name in config.towers})
         self.connectors = nn.ModuleDict({name: config.connector(name).build() for name in config.connectors})
+        self.alignments = nn.ModuleDict({name: config.alignment(name).build() for name in config.alignments})
         self.language_model = AutoModelForCausalLM.from_config(config.text_config, attn_implementation=PACKED_ATTENTION)
         self.post_init()
 
@@ -71,8 +74,23 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         return {
             **{f"towers.{name}": tower for name, tower in self.towers.items()},
             **{f"connectors.{name}": connector for name, connector in self.connectors.items()},
+            **{f"alignments.{name}": head for name, head in self.alignments.items()},
             "language_model": self.language_model,
         }
+
+    def add_alignments(self, sizes: dict[str, dict[str, Any]]) -> None:
+        """Heads for distillation, drawn at random, of streams that have none yet.
+
+        Raises:
+            UserError: a stream has a head already, of other sizes.
+        """
+        for stream, spec in sizes.items():
+            head = AlignmentConfig(**spec).build()
+            if stream not in self.alignments:
+                self.config.alignments[stream] = spec
+                self.alignments[stream] = head.to(device=self.device, dtype=self.dtype)
+            elif self.alignments[stream].config != head.config:
+                raise UserError(f"distillation.{stream}: the model brings a head of {self.alignments[stream].config}")
 
     def encode(self, stream: str, values: Tensor) -> Tensor:
         """Embeddings of media items of one shape, (n, *item) -> (n, N, D). Frozen towers run without a graph."""
@@ -82,10 +100,20 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             features = tower(values.to(device=self.device, dtype=_dtype(tower)))
         return connector(features.to(_dtype(connector)))
 
+    def encode_list(self, stream: str, values: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Embeddings of media items of different shapes together, by a tower that takes lists: list of (N, D)."""
+        parts = self.config.streams[stream]
+        tower, connector = self.towers[parts["tower"]], self.connectors[parts["connector"]]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(tower)):
+            features = tower([value.to(device=self.device, dtype=_dtype(tower)) for value in values])
+        return connector(torch.cat(features).to(_dtype(connector))).split([len(block) for block in features])
+
     def encode_items(self, stream: str, batch: StreamBatch) -> Iterator[Tensor]:
         """Embeddings of every item in order, each cut to the tokens of it that stand in the prompt."""
-        if isinstance(batch.values, Tensor):
-            blocks: Any = self.encode(stream, batch.values)
+        if getattr(self.towers[self.config.streams[stream]["tower"]], "takes_lists", False):
+            blocks: Any = self.encode_list(stream, list(batch.values))
+        elif isinstance(batch.values, Tensor):
+            blocks = self.encode(stream, batch.values)
         else:
             blocks = [self.encode(stream, item.unsqueeze(0))[0] for item in batch.values]
         for block, length in zip(blocks, batch.num_tokens, strict=True):
@@ -115,7 +143,8 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         """Zero, with a graph to every trainable tower and connector that ``media`` does not reach.
 
         Keeps gradients (as zeros) independent of what a batch happens to hold: optimizers then treat every step alike
-        and ranks without a modality take part in the same collectives.
+        and ranks without a modality take part in the same collectives. Towers are touched in eval mode, so that running
+        statistics do not take the zeros up.
         """
         reached = {part for name in media for part in self.config.streams[name].items()}
         total = torch.zeros((), device=self.device)
@@ -127,9 +156,44 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             ]
             if idle:
                 shape = self.config.tower(parts["tower"]).input_shape()
+                tower = self.towers[parts["tower"]]
+                training = tower.training
+                tower.eval()
                 total = total + 0.0 * self.encode(stream, torch.zeros(1, *shape, device=self.device)).float().sum()
+                tower.train(training)
                 reached |= set(parts.items())
         return total
+
+    def alignment(self, hidden_states: Sequence[Tensor], batch: Batch) -> dict[str, tuple[Tensor, int]]:
+        """Distillation losses of a packed batch by stream: the sum over frames, and over how many.
+
+        Divide by the count over all packs of a step, and add the quotient, weighted, to the mean cross-entropy. A head
+        that trains gives a zero with a graph where there is nothing to align; other streams are left out then.
+
+        Args:
+            hidden_states: all of them, (1, L, D) each, as transformers gives them: embeddings first, last one normed.
+            batch: its media carry the teacher's features (:attr:`StreamBatch.teacher`) where they are to be aligned.
+
+        Raises:
+            ValueError: the tower does not tell where its tokens stand.
+        """
+        losses = {}
+        for stream, head in self.alignments.items():
+            media = batch.media.get(stream)
+            if (media is None or media.teacher is None) and not is_trainable(head):
+                continue
+            places: Sequence[Tensor] = []
+            grids = []
+            if media is not None and media.teacher is not None:
+                tower = self.config.tower(self.config.streams[stream]["tower"])
+                if not hasattr(tower, "token_grids"):
+                    raise ValueError(f"stream {stream!r}: distillation needs a tower that tells where its tokens stand")
+                found = (batch.input_ids[0] == self.config.placeholder_ids[stream]).nonzero().squeeze(1)
+                places = found.split(media.num_tokens)
+                grids = [tower.token_grids(tuple(value.shape)) for value in media.values]
+            teacher = [] if media is None or media.teacher is None else list(media.teacher)
+            losses[stream] = aligned_loss(cast(AlignmentHead, head), hidden_states, places, grids, teacher)
+        return losses
 
     def loss_sum(self, batch: Batch) -> Tensor:
         """Summed cross-entropy of a packed batch over its supervised tokens; logits exist at those positions only,
@@ -137,6 +201,10 @@ class VideoLM(PreTrainedModel, GenerationMixin):
 
         Shape: scalar, float32. Divide by :attr:`Batch.num_supervised` (over all micro-batches) for the mean.
         """
+        return self.loss_terms(batch)[0]
+
+    def loss_terms(self, batch: Batch) -> tuple[Tensor, dict[str, tuple[Tensor, int]]]:
+        """What a packed batch is trained on, in one forward pass: :meth:`loss_sum`, and :meth:`alignment` by stream."""
         targets = batch.labels[0, 1:]
         positions = (targets != IGNORED).nonzero().squeeze(1)
         inputs = {
@@ -144,16 +212,19 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             "position_ids": batch.position_ids,
             "cu_seqlens": batch.cu_seqlens,
             "use_cache": False,
+            "output_hidden_states": len(self.alignments) > 0,
         }
         config = self.config.text_config
         if knows_logits(config):
-            hidden = self.language_model.get_decoder()(**inputs).last_hidden_state[0]
+            output = self.language_model.get_decoder()(**inputs)
+            hidden = output.last_hidden_state[0]
             head = self.language_model.get_output_embeddings()
             loss = head_loss_sum(head, hidden[positions], targets[positions], logit_adjustment(config))
         else:
-            logits = self.language_model(**inputs, logits_to_keep=positions).logits
-            loss = cross_entropy(logits[0].float(), targets[positions], reduction="sum")
-        return loss + self.untouched_streams(batch.media)
+            output = self.language_model(**inputs, logits_to_keep=positions)
+            loss = cross_entropy(output.logits[0].float(), targets[positions], reduction="sum")
+        aligned = self.alignment(output.hidden_states, batch) if len(self.alignments) else {}
+        return loss + self.untouched_streams(batch.media), aligned
 
     def forward(
         self,

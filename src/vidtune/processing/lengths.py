@@ -12,16 +12,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vidtune.data.annotations import AnnotationFile, AnnotationTable
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Sample
+from vidtune.models.towers.token_grid import AlignedTower, whole_frames
 from vidtune.processing.packing import Example
 from vidtune.processing.pieces import work_in_processes
 
@@ -58,12 +59,15 @@ class ExampleMaker:
         processor: of the stage.
         prompt: name of the prompt format.
         max_length, max_expanded_length: see `VideoLMProcessor.example`.
+        aligned: of every stream that is aligned with a teacher's, the config of its tower, which knows where tokens
+            stand.
     """
 
     processor: "VideoLMProcessor"
     prompt: str
     max_length: int | None
     max_expanded_length: int | None
+    aligned: "Mapping[str, AlignedTower]" = field(default_factory=dict)
 
     def __call__(self, sample: Sample, seed: int | None = None) -> Example:
         """Raises SampleProblem for a sample that is not usable."""
@@ -75,12 +79,25 @@ class ExampleMaker:
             seed=seed,
         )
 
+    def frames(self, example: Example) -> dict[str, int]:
+        """Of each aligned stream, how many frames of the example are aligned: all of whose tokens stand in it.
+
+        Raises SampleProblem when the metadata of a file cannot be read.
+        """
+        counts = dict.fromkeys(self.aligned, 0)
+        for slot in example.media:
+            if slot.stream in counts:
+                grids = self.aligned[slot.stream].token_grids(self.processor.shape_of(slot.ref))
+                counts[slot.stream] += len(whole_frames(grids, slot.num_tokens))
+        return counts
+
     def key(self) -> str:
         """Hash of what decides the tokens besides the annotations: tokenizer, prompt format, length limits, and of
-        every stream its placeholder, token numbers and preprocessing but for `PIXEL_SETTINGS`.
+        every stream its placeholder, token numbers and preprocessing but for `PIXEL_SETTINGS`; and of the towers that
+        say which frames are aligned.
         """
         chunks = self.processor.chunk_tokenizer
-        parts = {
+        parts: dict[str, Any] = {
             "version": FORMAT_VERSION,
             "tokenizer": hashlib.sha256(chunks.backend.to_str().encode()).hexdigest(),
             "legacy": chunks.legacy,
@@ -92,6 +109,8 @@ class ExampleMaker:
                 for name, settings in self.processor.streams.items()
             },
         }
+        if self.aligned:
+            parts["aligned"] = {stream: repr(tower) for stream, tower in self.aligned.items()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -104,12 +123,14 @@ class LengthTable:
         supervised: (n,) int32, tokens the loss sums over.
         media_tokens: (n,) int32, those of the tokens that stand for media.
         items: stream -> (n,) int32, media items of which tokens are left.
+        frames: stream that is aligned with a teacher's -> (n,) int32, its aligned frames.
     """
 
     tokens: np.ndarray
     supervised: np.ndarray
     media_tokens: np.ndarray
     items: Mapping[str, np.ndarray]
+    frames: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -118,14 +139,17 @@ class LengthTable:
     def fingerprint(self) -> str:
         """Hash of the numbers."""
         digest = hashlib.sha256()
-        for column in (self.tokens, self.supervised, *(self.items[stream] for stream in sorted(self.items))):
+        media = [columns[stream] for columns in (self.items, self.frames) for stream in sorted(columns)]
+        for column in (self.tokens, self.supervised, *media):
             digest.update(np.ascontiguousarray(column, "<i4").tobytes())
         return digest.hexdigest()
 
     def select(self, indices: np.ndarray) -> "LengthTable":
         """The table of some samples."""
-        items = {stream: column[indices] for stream, column in self.items.items()}
-        return LengthTable(self.tokens[indices], self.supervised[indices], self.media_tokens[indices], items)
+        items, frames = (
+            {stream: column[indices] for stream, column in columns.items()} for columns in (self.items, self.frames)
+        )
+        return LengthTable(self.tokens[indices], self.supervised[indices], self.media_tokens[indices], items, frames)
 
 
 def open_lengths(
@@ -142,21 +166,26 @@ def open_lengths(
     whole = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
     if len(table) < whole.shape[1]:
         whole = whole[:, table.selection]
-    tokens, supervised, media_tokens, *items = whole
-    return LengthTable(tokens, supervised, media_tokens, dict(zip(make.processor.streams, items, strict=True)))
+    tokens, supervised, media_tokens, *rest = whole
+    items = dict(zip(make.processor.streams, rest, strict=False))
+    frames = dict(zip(make.aligned, rest[len(items) :], strict=True))
+    return LengthTable(tokens, supervised, media_tokens, items, frames)
 
 
-def table_path(file: AnnotationFile, key: str, cache: Path) -> Path:
-    """Where the finished table of an annotation file lies. Whether it has a media folder counts, not which."""
-    parts = f"{file.content_hash} {file.media is None} {key}"
+def table_path(file: AnnotationFile, key: str, cache: Path, by_media: bool = False) -> Path:
+    """Where the finished table of an annotation file lies. Whether it has a media folder counts, not which, unless
+    tokens are counted by the media files themselves.
+    """
+    folder = file.media if by_media else file.media is None
+    parts = f"{file.content_hash} {folder} {key}"
     return cache / f"lengths-{hashlib.sha256(parts.encode()).hexdigest()[:32]}.npy"
 
 
 def _open_file(
     file: AnnotationFile, make: ExampleMaker, key: str, cache: Path, workers: int, progress: Progress | None
 ) -> np.ndarray:
-    """The table of one annotation file. Shape: (3 + S, m) int32: the columns of a LengthTable"""
-    path = table_path(file, key, cache)
+    """The table of one annotation file. Shape: (3 + S + aligned, m) int32: the columns of a LengthTable"""
+    path = table_path(file, key, cache, make.processor.looks_at_media)
     if not path.is_file():
         _build(file, make, path, workers, progress or (lambda what, done, total: None))
     return np.load(path, mmap_mode="r")
@@ -178,7 +207,7 @@ def _build(file: AnnotationFile, make: ExampleMaker, path: Path, workers: int, t
         done += min(CHUNK, len(file) - number * CHUNK)
         tell(f"tokens of {file.name}", done, len(file))
     parts = [np.load(chunk_path(chunks, number)) for number in numbers]
-    nothing = np.empty((3 + len(make.processor.streams), 0), np.int32)
+    nothing = np.empty((3 + len(make.processor.streams) + len(make.aligned), 0), np.int32)
     save_atomic(path, np.concatenate([nothing, *parts], axis=1))
     shutil.rmtree(chunks, ignore_errors=True)
 
@@ -197,16 +226,18 @@ def count_chunk(file: AnnotationFile, make: ExampleMaker, folder: Path, size: in
     """Count the samples ``number * size`` and following of a file and write them. One that is not usable has zeros."""
     streams = list(make.processor.streams)
     indices = range(number * size, min((number + 1) * size, len(file)))
-    counts = np.zeros((3 + len(streams), len(indices)), np.int32)
+    counts = np.zeros((3 + len(streams) + len(make.aligned), len(indices)), np.int32)
     for column, index in enumerate(indices):
         try:
             example = make(file.sample(index))
+            frames = make.frames(example)
         except SampleProblem:
             continue
         media_tokens = sum(slot.num_tokens for slot in example.media)
         counts[:3, column] = len(example), example.num_supervised, media_tokens
         for slot in example.media:
             counts[3 + streams.index(slot.stream), column] += 1
+        counts[3 + len(streams) :, column] = list(frames.values())
     save_atomic(chunk_path(folder, number), counts)
 
 

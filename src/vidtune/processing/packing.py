@@ -72,37 +72,63 @@ class StreamBatch:
     Args:
         values: (n, *shape) float or uint8 as preprocessing gave them, or a list of tensors when their shapes differ.
         num_tokens: for each item, how many of its tokens stand in the ids, counted from its first.
+        teacher: for each item, the features that distillation aligns it with, (frames, patches, width); None: none.
+        teacher_values: for each item, what a teacher is to look at to tell them, as `values`; None: nothing.
     """
 
     values: torch.Tensor | list[torch.Tensor]
     num_tokens: list[int]
+    teacher: list[torch.Tensor] | None = None
+    teacher_values: list[torch.Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.num_tokens)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "StreamBatch":
         """Move; `dtype` None keeps it."""
-        return self.map(lambda values: values.to(device=device, dtype=dtype, non_blocking=True))
+
+        return self.map(lambda tensor: tensor.to(device=device, dtype=dtype, non_blocking=True))
 
     def to_float(self, preprocessing: Preprocessing) -> "StreamBatch":
-        """What the tower takes; grey levels are normalised where they lie."""
+        """What tower and teacher take; grey levels, which are uint8, are normalised where they lie."""
         return self.map(preprocessing.to_float)
 
     def tensors(self) -> list[torch.Tensor]:
-        """The tensors of values."""
-        return self.values if isinstance(self.values, list) else [self.values]
+        """Every tensor, the teacher's as well."""
+        values = self.values if isinstance(self.values, list) else [self.values]
+        return [*values, *(self.teacher or ()), *(self.teacher_values or ())]
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "StreamBatch":
-        """The same items with every tensor of values changed."""
+        """The same items with every tensor changed."""
+
+        def each(tensors: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
+            return None if tensors is None else [change(tensor) for tensor in tensors]
+
         values = [change(value) for value in self.values] if isinstance(self.values, list) else change(self.values)
-        return StreamBatch(values, self.num_tokens)
+        return replace(self, values=values, teacher=each(self.teacher), teacher_values=each(self.teacher_values))
+
+    def select(self, places: Sequence[int]) -> "StreamBatch":
+        """Some of the items, in the order of ``places``."""
+
+        def each(tensors: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
+            return None if tensors is None else [tensors[place] for place in places]
+
+        chosen = StreamBatch.stack([self.values[place] for place in places], [self.num_tokens[p] for p in places])
+        return replace(chosen, teacher=each(self.teacher), teacher_values=each(self.teacher_values))
 
     @classmethod
-    def stack(cls, arrays: Sequence[np.ndarray | torch.Tensor], num_tokens: Sequence[int]) -> "StreamBatch":
-        """Stack where all shapes agree, else keep a list."""
+    def stack(
+        cls,
+        arrays: Sequence[np.ndarray | torch.Tensor],
+        num_tokens: Sequence[int],
+        teacher_arrays: Sequence[np.ndarray | torch.Tensor] | None = None,
+    ) -> "StreamBatch":
+        """Stack where all shapes agree, else keep a list; what the teacher sees stays a list."""
         tensors = [torch.as_tensor(array) for array in arrays]
         same = len({tensor.shape for tensor in tensors}) == 1
-        return cls(torch.stack(tensors) if same else tensors, list(num_tokens))
+        values = torch.stack(tensors) if same else tensors
+        seen = [torch.as_tensor(array) for array in teacher_arrays] if teacher_arrays else None
+        return cls(values, list(num_tokens), teacher_values=seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,34 +192,52 @@ class Batch:
             yield from batch.tensors()
 
 
-def pack(examples: Sequence[Example], arrays: Sequence[Sequence[np.ndarray | torch.Tensor]]) -> Batch:
+Array = np.ndarray | torch.Tensor
+
+
+def pack(
+    examples: Sequence[Example],
+    arrays: Sequence[Sequence[Array]],
+    teacher_arrays: Sequence[Sequence[Array | None]] | None = None,
+) -> Batch:
     """Join examples into one sequence.
 
     Args:
         examples: at least one, none empty.
         arrays: for each example, its preprocessed media, one array for each of `example.media`.
+        teacher_arrays: the same as a teacher is to see them; None for media without a teacher.
     Raises:
         ValueError: no examples, or arrays and media differ in number; names the sample.
     """
-    if not examples:
-        raise ValueError("a pack needs at least one example")
     if len(arrays) != len(examples):
         raise ValueError(f"{len(examples)} examples but media for {len(arrays)}")
-    by_stream: dict[str, tuple[list[np.ndarray | torch.Tensor], list[int]]] = {}
-    labels = []
-    for example, loaded in zip(examples, arrays, strict=True):
+    media: dict[str, tuple[list[Array], list[int], list[Array]]] = {}
+    for place, (example, loaded) in enumerate(zip(examples, arrays, strict=True)):
         if len(loaded) != len(example.media):
             raise ValueError(f"sample {example.id}: {len(example.media)} media but {len(loaded)} arrays")
-        labels.append(np.concatenate(([IGNORED], example.labels[1:])))
-        for slot, array in zip(example.media, loaded, strict=True):
-            values, num_tokens = by_stream.setdefault(slot.stream, ([], []))
+        seen = teacher_arrays[place] if teacher_arrays else [None] * len(loaded)
+        for slot, array, second in zip(example.media, loaded, seen, strict=True):
+            values, num_tokens, teacher_values = media.setdefault(slot.stream, ([], [], []))
             values.append(array)
             num_tokens.append(slot.num_tokens)
+            teacher_values += [] if second is None else [second]
+    return join(examples, {stream: StreamBatch.stack(*lists) for stream, lists in media.items()})
+
+
+def join(examples: Sequence[Example], media: dict[str, StreamBatch]) -> Batch:
+    """Examples in one sequence, with the media whose tokens stand in it.
+
+    Raises:
+        ValueError: no examples.
+    """
+    if not examples:
+        raise ValueError("a pack needs at least one example")
+    labels = [np.concatenate(([IGNORED], example.labels[1:])) for example in examples]
     return Batch(
         input_ids=torch.from_numpy(np.concatenate([example.input_ids for example in examples]))[None],
         position_ids=torch.cat([torch.arange(len(example)) for example in examples])[None],
         labels=torch.from_numpy(np.concatenate(labels))[None],
         cu_seqlens=[0, *accumulate(len(example) for example in examples)],
         ids=[example.id for example in examples],
-        media={stream: StreamBatch.stack(*lists) for stream, lists in by_stream.items()},
+        media=media,
     )

@@ -119,6 +119,14 @@ class StagePlan:
         """What each pack of a step costs, in language-model tokens. Shape: (packs,) float64"""
         return np.array([self.cost.of(self.lengths, pack).sum() for pack in self.packs(step)])
 
+    def supervised(self, step: int) -> int:
+        """Tokens that the loss of a step sums over, when no file fails."""
+        return int(self.lengths.supervised[np.concatenate(self.packs(step))].sum(dtype=np.int64))
+
+    def frames(self, step: int, stream: str) -> int:
+        """Frames of a stream that a step aligns with a teacher's, when no file fails."""
+        return int(self.lengths.frames[stream][np.concatenate(self.packs(step))].sum(dtype=np.int64))
+
     def packs_of_epoch(self, epoch: int) -> EpochPacks:
         """All packs of an epoch; the last few epochs asked for are remembered."""
         with self._lock:

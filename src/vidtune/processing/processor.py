@@ -1,6 +1,6 @@
 """The processor: samples and questions -> examples, by the tokenizer, streams and prompt formats of one system."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
-from vidtune.errors import UserError
+from vidtune.errors import MediaError, UserError
 from vidtune.media.preprocessing import Preprocessing
+from vidtune.media.probe import MediaInfo, probe
 from vidtune.processing.packing import Example, MediaSlot, StreamBatch
 from vidtune.processing.prompts import PromptFormat
 from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, media_tags
@@ -24,7 +25,8 @@ class StreamSettings(BaseModel):
     Args:
         preprocessing: file -> tensor.
         placeholder_id: token id that stands for one media token; outside the vocabulary.
-        num_tokens: tokens of one item, from the model's config.
+        num_tokens: tokens of one item, from the model's config; where they depend on the item, tokens by the shape of
+            what preprocessing gives ("3x8x252x448"), for every shape it can give.
         num_placeholders: how much an item counts for `max_length`, before its placeholder is expanded.
         max_items: most items in one training sample; None means any number.
     """
@@ -33,9 +35,13 @@ class StreamSettings(BaseModel):
 
     preprocessing: Preprocessing
     placeholder_id: int
-    num_tokens: PositiveInt
+    num_tokens: PositiveInt | dict[str, PositiveInt]
     num_placeholders: PositiveInt = 1
     max_items: PositiveInt | None = None
+
+    def tokens_of(self, shape: Sequence[int]) -> int:
+        """Tokens of an item of which preprocessing gives this shape."""
+        return self.num_tokens if isinstance(self.num_tokens, int) else self.num_tokens["x".join(map(str, shape))]
 
 
 class VideoLMProcessor(ProcessorMixin):
@@ -48,7 +54,13 @@ class VideoLMProcessor(ProcessorMixin):
         legacy: flavour of a sentencepiece tokenizer, see `ChunkTokenizer`; None takes the tokenizer's. Saved, because
             transformers 5 does not save it.
         chat_template: unused, for transformers.
+
+    Attributes:
+        media_info: path -> metadata, for streams whose items differ in tokens; :meth:`ProbeCache.get` remembers it from
+            run to run. Not saved, and never called for other streams.
     """
+
+    media_info: Callable[[str], MediaInfo] = staticmethod(probe)
 
     def __init__(
         self,
@@ -82,6 +94,11 @@ class VideoLMProcessor(ProcessorMixin):
         return {name: settings.preprocessing for name, settings in self.streams.items()}
 
     @property
+    def looks_at_media(self) -> bool:
+        """Whether the metadata of media files decide how many tokens a sample has."""
+        return not all(isinstance(settings.num_tokens, int) for settings in self.streams.values())
+
+    @property
     def placeholder_ids(self) -> dict[str, int]:
         return {name: settings.placeholder_id for name, settings in self.streams.items()}
 
@@ -102,12 +119,14 @@ class VideoLMProcessor(ProcessorMixin):
                 new = type(old).model_validate({**old.model_dump(), **changes})
             except ValueError as error:
                 raise UserError(f"media.{name}: {' '.join(str(error).split())}") from error
-            if new.output_shape() != old.output_shape():
+            if not set(new.output_shapes()) <= set(old.output_shapes()):
                 raise UserError(
                     f"media.{name}: the model takes {old.output_shape()} but this gives {new.output_shape()}"
                 )
             streams[name] = streams[name].model_copy(update={"preprocessing": new})
-        return VideoLMProcessor(self.tokenizer, self.system, streams, self.chunk_tokenizer.legacy)
+        changed = VideoLMProcessor(self.tokenizer, self.system, streams, self.chunk_tokenizer.legacy)
+        changed.media_info = self.media_info
+        return changed
 
     def example(
         self,
@@ -119,7 +138,7 @@ class VideoLMProcessor(ProcessorMixin):
         max_expanded_length: int | None = None,
         seed: int | None = None,
     ) -> Example:
-        """Tokenise a sample; no file is touched.
+        """Tokenise a sample; no file is touched, but for the metadata of media whose number of tokens differs.
 
         Args:
             prompt: name of a prompt format.
@@ -145,7 +164,13 @@ class VideoLMProcessor(ProcessorMixin):
         return _example(sample.id, encoded, sample.media, seed)
 
     def question_example(
-        self, question: str, media: Sequence[MediaRef], prompt: str, history: Sequence[Turn] = (), id: str = ""
+        self,
+        question: str,
+        media: Sequence[MediaRef],
+        prompt: str,
+        history: Sequence[Turn] = (),
+        id: str = "",
+        num_tokens: Sequence[int] | None = None,
     ) -> Example:
         """Tokenise a question whose answer is open; nothing is labelled.
 
@@ -155,6 +180,7 @@ class VideoLMProcessor(ProcessorMixin):
         Args:
             history: earlier turns, user first.
             id: of the example.
+            num_tokens: of every media item; None: as its stream and its file's metadata say.
         Raises:
             SampleProblem: question, tags and media do not fit together; names `id`.
         """
@@ -166,7 +192,7 @@ class VideoLMProcessor(ProcessorMixin):
             turns[first] = Turn("user", f"{tags}{format_.media_separator}{turns[first].text}")
         try:
             self._check_media(media, format_, limit=False)
-            encoded = self._encode(turns, media, prompt, supervise=False, open_answer=True)
+            encoded = self._encode(turns, media, prompt, num_tokens, supervise=False, open_answer=True)
         except SampleProblem as problem:
             raise problem.of(id) if id else problem from None
         return _example(id, encoded, media, None)
@@ -209,8 +235,12 @@ class VideoLMProcessor(ProcessorMixin):
         name = prompt or get_system(self.system).answering_prompt
         items = {stream: list(given) for stream, given in (("image", images), ("video", videos)) if given}
         shares = self._deal_media(questions, items)
+        media = {stream: self._load(stream, given) for stream, given in items.items()}
+        counts = {stream: iter(batch.num_tokens) for stream, batch in media.items()}
         examples = [
-            self.question_example(question, share, name, id=str(number))
+            self.question_example(
+                question, share, name, id=str(number), num_tokens=[next(counts[ref.stream]) for ref in share]
+            )
             for number, (question, share) in enumerate(zip(questions, shares, strict=True))
         ]
         length = max(len(example) for example in examples)
@@ -219,18 +249,19 @@ class VideoLMProcessor(ProcessorMixin):
             [np.pad(example.input_ids, (length - len(example), 0), constant_values=pad) for example in examples]
         )
         mask = np.stack([np.arange(length) >= length - len(example) for example in examples])
-        media = {}
-        for stream, given in items.items():
-            settings = self.streams[stream]
-            arrays = [
-                settings.preprocessing.load(str(item))
-                if isinstance(item, str | Path)
-                else settings.preprocessing.apply(np.asarray(item))
-                for item in given
-            ]
-            batch = StreamBatch.stack(arrays, [settings.num_tokens] * len(arrays))
-            media[stream] = batch.to_float(settings.preprocessing)
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask).long(), "media": media}
+
+    def _load(self, stream: str, items: Sequence[Any]) -> StreamBatch:
+        """Paths, or decoded pixels, as the batch of a stream."""
+        settings = self.streams[stream]
+        arrays = [
+            settings.preprocessing.load(str(item))
+            if isinstance(item, str | Path)
+            else settings.preprocessing.apply(np.asarray(item))
+            for item in items
+        ]
+        batch = StreamBatch.stack(arrays, [settings.tokens_of(array.shape) for array in arrays])
+        return batch.to_float(settings.preprocessing)
 
     def _deal_media(self, questions: Sequence[str], items: Mapping[str, Sequence[Any]]) -> list[list[MediaRef]]:
         for stream in items:
@@ -266,15 +297,42 @@ class VideoLMProcessor(ProcessorMixin):
             "streams": {name: settings.model_dump(mode="json") for name, settings in self.streams.items()},
         }
 
-    def _encode(self, turns: Sequence[Turn], media: Sequence[MediaRef], prompt: str, **options: Any) -> Encoded:
+    def _encode(
+        self,
+        turns: Sequence[Turn],
+        media: Sequence[MediaRef],
+        prompt: str,
+        num_tokens: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Encoded:
         placeholders = []
-        for ref in media:
+        for ref, tokens in zip(media, num_tokens or map(self.media_tokens, media), strict=True):
             settings = self.streams[ref.stream]
-            placeholders.append(
-                Placeholder(ref.stream, settings.placeholder_id, settings.num_tokens, settings.num_placeholders)
-            )
+            placeholders.append(Placeholder(ref.stream, settings.placeholder_id, tokens, settings.num_placeholders))
         format_ = self.prompt_format(prompt)
         return encode(turns, format_, self.chunk_tokenizer, placeholders, streams=tuple(self.streams), **options)
+
+    def media_tokens(self, ref: MediaRef) -> int:
+        """Tokens that a media item becomes; its file's metadata is read only where items differ.
+
+        Raises:
+            SampleProblem: its metadata cannot be read.
+        """
+        settings = self.streams[ref.stream]
+        return settings.num_tokens if isinstance(settings.num_tokens, int) else settings.tokens_of(self.shape_of(ref))
+
+    def shape_of(self, ref: MediaRef) -> tuple[int, ...]:
+        """Shape of what preprocessing will give; the file's metadata is read only where items differ.
+
+        Raises:
+            SampleProblem: its metadata cannot be read.
+        """
+        settings = self.streams[ref.stream]
+        try:
+            info = None if isinstance(settings.num_tokens, int) else self.media_info(ref.path)
+            return settings.preprocessing.output_shape(info)
+        except MediaError as error:
+            raise SampleProblem("media cannot be read", str(error)) from None
 
     def _check_media(self, media: Sequence[MediaRef], prompt: PromptFormat, limit: bool) -> None:
         streams = [ref.stream for ref in media]

@@ -38,6 +38,8 @@ class PromptFormat:
         bos: whether the tokenizer's beginning-of-sequence token, if it has one, stands first.
         only_streams: the only streams whose media this format can carry; None means all.
         media_separator: what stands between the media tags and a question that brings no tags of its own.
+        tags_to_front: streams whose tag, where a user turn ends with it, is moved before the turn's text, separated by
+            `media_separator`.
     """
 
     name: str
@@ -50,6 +52,7 @@ class PromptFormat:
     bos: bool = True
     only_streams: tuple[str, ...] | None = None
     media_separator: str = "\n"
+    tags_to_front: tuple[str, ...] = ()
 
     def render(self, turns: Sequence[Turn], open_answer: bool = False) -> list[Piece]:
         """Write the turns as a prompt.
@@ -83,12 +86,20 @@ class PromptFormat:
             if not turn.text:
                 pieces.append(Piece(f"{role}:", False))
             elif turn.role == "user":
-                pieces.append(Piece(f"{role}: {turn.text}{separator}", False))
+                pieces.append(Piece(f"{role}: {self._arranged(turn.text)}{separator}", False))
             else:
                 pieces += [Piece(f"{role}:", False), Piece(f" {turn.text}{separator}", True)]
         if open_answer:
             pieces.append(Piece(f"{self.assistant}:", False))
         return pieces
+
+    def _arranged(self, text: str) -> str:
+        """The text of a user turn with its media tag where the format wants it."""
+        for stream in self.tags_to_front:
+            rest = text.removesuffix(f"<{stream}>")
+            if rest.strip() and rest != text:
+                return f"<{stream}>{self.media_separator}{rest.strip()}"
+        return text
 
     def _render_plain(self, turns: Sequence[Turn], open_answer: bool) -> list[Piece]:
         streams = self.only_streams or ("image",)

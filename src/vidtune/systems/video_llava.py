@@ -14,6 +14,7 @@ from vidtune.models.config import VideoLMConfig
 from vidtune.models.formats import CheckpointFormat, JsonDict, KeyMap
 from vidtune.processing.prompts import PromptFormat
 from vidtune.systems.base import Sizes, System
+from vidtune.systems.languagebind import TOWER_KEYS, tower_sizes
 
 NAME = "video_llava"
 CURIOUS_USER = (
@@ -127,14 +128,12 @@ _TRANSFORMERS_KEYS = KeyMap(
     ),
     _IGNORED,
 )
-_TOWER_KEYS = KeyMap(
-    (("vision_model.", ""),),
-    (r"text_model\.", r"visual_projection\.", r"text_projection\.", r"logit_scale$", *_IGNORED),
-)
 
 
 def _is_official(config: JsonDict, keys: Iterable[str]) -> bool:
     older = "Video" in config.get("X", ())
+    if config.get("model_type", "llava") != "llava":
+        return False
     return bool(older or config.get("mm_video_tower")) and any(key.startswith("model.embed_tokens") for key in keys)
 
 
@@ -256,18 +255,6 @@ def _transformers_warnings(config: VideoLMConfig) -> list[str]:
     ]
 
 
-def _tower_sizes(config: JsonDict) -> dict[str, Any]:
-    """Sizes in the config.json of a LanguageBind tower."""
-    vision = config.get("vision_config", config)
-    if vision.get("lora_r"):
-        raise ValueError("this tower still holds LoRA layers (lora_r != 0); use the merged one")
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
-    sizes = {name: vision[name] for name in (*names, "hidden_act", "layer_norm_eps") if name in vision}
-    if vision.get("add_time_attn"):
-        sizes |= {"num_frames": vision["num_frames"], "temporal_attention": True}
-    return sizes
-
-
 SYSTEM = System(
     name=NAME,
     title="Video-LLaVA",
@@ -309,8 +296,8 @@ SYSTEM = System(
             file_name="mm_projector.bin",
         ),
     ),
-    tower_keys=_TOWER_KEYS,
-    read_tower_sizes=_tower_sizes,
+    tower_keys=TOWER_KEYS,
+    read_tower_sizes=tower_sizes,
     tower_names=_tower_names,
     connector_sizes=_connector_sizes,
     max_media={"image": 16, "video": 1},

@@ -20,22 +20,24 @@ from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 class Decoded:
     """One decoded file, or the promise of one. All but ``job`` hold once ``done``; ``seconds`` were spent on it."""
 
-    __slots__ = ("array", "done", "error", "job", "seconds")
+    __slots__ = ("array", "done", "error", "job", "second", "seconds")
 
     def __init__(self, job: LoadJob) -> None:
         self.job = job
         self.done = False
         self.array: np.ndarray | None = None
+        self.second: np.ndarray | None = None
         self.error: MediaError | None = None
         self.seconds = 0.0
 
     @property
     def nbytes(self) -> int:
         """Memory it takes; 0 for a promise or a failure."""
-        return 0 if self.array is None else self.array.nbytes
+        return sum(array.nbytes for array in (self.array, self.second) if array is not None)
 
     def fill(self, result: LoadResult) -> None:
-        self.array, self.error, self.seconds, self.done = result.array, result.error, result.seconds, True
+        self.array, self.second = result.array, result.second
+        self.error, self.seconds, self.done = result.error, result.seconds, True
 
 
 class DecodedMedia:

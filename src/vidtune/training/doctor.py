@@ -27,6 +27,7 @@ from vidtune.training.parallel import ParallelStep
 from vidtune.training.parameters import parameter_groups
 from vidtune.training.ranks import Place, Ranks, compute_device
 from vidtune.training.stage import EXCLUSIONS, TABLES, StageSetup, check_stages, set_up
+from vidtune.training.starting_model import frozen_dtype
 from vidtune.training.step import TrainingStep, fill_missing_gradients, gradient_norms
 from vidtune.training.transfer import Transfer
 
@@ -188,6 +189,8 @@ class _Steps:
         self._optimizer = torch.optim.AdamW(groups, betas=stage.betas, eps=1e-8, fused=True)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._transfer = Transfer(device, setup.processor.preprocessing)
+        self._teachers = setup.teachers
+        self._teachers.to(device, frozen_dtype(stage))
 
     def run(self, count: int, packs: Ahead, found: Measurements) -> set[str]:
         """Make steps and add up what they took and held. Returns the media files of their samples."""
@@ -213,9 +216,11 @@ class _Steps:
     def _backward(self, batch: Batch, is_last: bool, found: Measurements) -> None:
         with self._part("transfer", found):
             moved = self._transfer.take(batch)
+        with self._part("forward", found):
+            moved = self._teachers.teach(moved)
         with self._step.accumulate(is_last):
             with self._part("forward", found):
-                loss = self._step.net(moved)
+                loss = self._step.net(moved, self._teachers.weights).total
             with self._part("backward", found):
                 loss.backward()
         found.packs += 1

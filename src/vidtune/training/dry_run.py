@@ -105,7 +105,7 @@ def forecast(recipe: Recipe, out: Path, *, ranks: int = 1, progress: Progress | 
     check_stages(recipe)
     for number, stage in enumerate(recipe.stages):
         config = starting_config(recipe, number)
-        make = example_maker(recipe, stage, stage_processor(recipe, stage, config))
+        make = example_maker(recipe, stage, stage_processor(recipe, stage, config), config)
         exclusions = ExclusionList(out / stage.name / EXCLUSIONS, writes=False)
         plan = open_stage_data(recipe, stage, make, config, out / TABLES, exclusions, progress).plan
         planned = count_plan(plan, len(exclusions.checked_ids), ranks)
@@ -151,7 +151,8 @@ def count_plan(plan: StagePlan, excluded: int, ranks: int) -> StageForecast:
 def rank_memory(config: VideoLMConfig, planned: StageForecast) -> MemoryEstimate | None:
     """What one rank needs; None where the model cannot be counted without its weights."""
     stage = planned.stage
-    components = [*(f"towers.{name}" for name in config.towers), *(f"connectors.{name}" for name in config.connectors)]
+    groups = {"towers": config.towers, "connectors": config.connectors, "alignments": config.alignments}
+    components = [f"{group}.{name}" for group, parts in groups.items() for name in parts]
     trained = select_components([*components, "language_model"], stage.train, stage.name)
     try:
         costs = stage_costs(config, trained, stage.precision)

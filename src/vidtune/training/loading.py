@@ -12,7 +12,7 @@ ready before.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
@@ -21,7 +21,7 @@ import numpy as np
 from vidtune.data.problems import SampleProblem
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.preprocessing import Preprocessing
-from vidtune.processing.packing import Batch, Example, pack
+from vidtune.processing.packing import Batch, Example, StreamBatch, join, pack
 from vidtune.processing.plan import StagePlan, share
 from vidtune.training.decoded import Decoded, DecodedMedia
 from vidtune.training.exclusions import Excluded
@@ -69,8 +69,6 @@ class LoadedPack:
         bad = [failed_before(example, failed, self.step) for example in self.examples]
         if self.batch is None or not any(bad):
             return self
-        values = {stream: iter(batch.values) for stream, batch in self.batch.media.items()}
-        arrays = [[next(values[slot.stream]) for slot in example.media] for example in self.examples]
         kept = [place for place, path in enumerate(bad) if path is None]
         left_out = [
             left_out_again(example.id, index, self.step, path, failed[path], self.rank)
@@ -78,7 +76,7 @@ class LoadedPack:
             if path is not None
         ]
         examples = [self.examples[place] for place in kept]
-        batch = pack(examples, [arrays[place] for place in kept]) if kept else None
+        batch = join(examples, self._media(bad)) if kept else None
         return replace(
             self,
             batch=batch,
@@ -87,6 +85,17 @@ class LoadedPack:
             indices=[self.indices[place] for place in kept],
             examples=examples,
         )
+
+    def _media(self, bad: Sequence[str | None]) -> dict[str, StreamBatch]:
+        """The media of the examples that are not bad."""
+        assert self.batch is not None
+        kept: dict[str, list[int]] = {stream: [] for stream in self.batch.media}
+        place = dict.fromkeys(kept, 0)
+        for example, path in zip(self.examples, bad, strict=True):
+            for slot in example.media:
+                kept[slot.stream] += [place[slot.stream]] if path is None else []
+                place[slot.stream] += 1
+        return {stream: self.batch.media[stream].select(places) for stream, places in kept.items() if places}
 
 
 def failed_before(example: Example, failed: Mapping[str, int], step: int) -> str | None:
@@ -124,6 +133,7 @@ class PackLoader:
         first_step: steps done already.
         known: what the run left out so far, on all ranks; steps that run again leave out the same.
         rank, world: which packs are loaded.
+        teachers: preprocessing of what teachers see, of the streams that have one; a file is decoded once for both.
     """
 
     def __init__(
@@ -137,8 +147,10 @@ class PackLoader:
         known: Iterable[Excluded] = (),
         rank: int = 0,
         world: int = 1,
+        teachers: Mapping[str, Preprocessing] | None = None,
     ) -> None:
         self._plan, self._make_example, self._preprocessing = plan, make_example, preprocessing
+        self._teachers = dict(teachers or {})
         self._rank, self._world = rank, world
         self._next_step = first_step
         self._known = {(entry.index, entry.step): entry for entry in known}
@@ -191,7 +203,10 @@ class PackLoader:
         except SampleProblem as problem:
             planned.excluded.append(Excluded(problem.sample, index, step, None, problem.detail, self._rank))
             return
-        jobs = [LoadJob(slot.ref.path, self._preprocessing[slot.stream], slot.seed) for slot in example.media]
+        jobs = [
+            LoadJob(slot.ref.path, self._preprocessing[slot.stream], slot.seed, self._teachers.get(slot.stream))
+            for slot in example.media
+        ]
         known_to_fail = failed_before(example, self._failed, step) is not None
         planned.indices.append(index)
         planned.examples.append(example)
@@ -201,6 +216,7 @@ class PackLoader:
         indices: list[int] = []
         examples: list[Example] = []
         arrays: list[list[np.ndarray]] = []
+        seconds: list[list[np.ndarray | None]] = []
         excluded = list(planned.excluded)
         for index, example, media in zip(planned.indices, planned.examples, planned.media, strict=True):
             failure = self._failure(example, index, planned.step, media)
@@ -210,7 +226,8 @@ class PackLoader:
             indices.append(index)
             examples.append(example)
             arrays.append([decoded.array for decoded in media if decoded.array is not None])
-        batch = pack(examples, arrays) if examples else None
+            seconds.append([decoded.second for decoded in media])
+        batch = pack(examples, arrays, seconds) if examples else None
         supervised = batch.num_supervised if batch is not None else 0
         return LoadedPack(
             planned.step, planned.number, planned.is_last, batch, excluded, supervised, self._rank, indices, examples

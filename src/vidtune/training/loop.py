@@ -11,11 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vidtune.cores import media_workers
 from vidtune.errors import UserError
 from vidtune.media.pool import MediaPool
+from vidtune.models.statistics import deferred_statistics
 from vidtune.processing.packing import Batch
 from vidtune.processing.plan import share
 from vidtune.training.counts import StepCounts, StepTotals, Window, exchange
@@ -33,8 +34,10 @@ from vidtune.training.saving import Saver, atomic_folder, checkpoints, write_ato
 from vidtune.training.schedule import learning_rate_factor, warmup_steps
 from vidtune.training.signals import StopRequest, TrainingInterrupted
 from vidtune.training.stage import StageSetup
+from vidtune.training.starting_model import frozen_dtype
 from vidtune.training.state import check_state, read_state, stage_state
 from vidtune.training.step import (
+    StepLoss,
     TrainingStep,
     clipping_factor,
     dummy_batch,
@@ -72,7 +75,10 @@ class StageLoop:
         self.warmup = warmup_steps(self.total, self.stage.warmup)
         peak = peak_flops(ranks.device, self.stage.precision)
         self.flops = StepFlops.of_stage(setup.model.config, setup.trained) if peak else None
-        self.window = Window(peak * ranks.world if peak and self.flops else None)
+        self.teachers = setup.teachers
+        self.teachers.to(ranks.device, frozen_dtype(self.stage))
+        self.window = Window(peak * ranks.world if peak and self.flops else None, tuple(self.teachers.weights))
+        self.statistics = deferred_statistics(setup.model)
         self.saver = Saver(setup.folder, self.step.net, self.optimizer, self.stage.keep, ranks)
         self.first_step = 0
         notes = self._resume()
@@ -100,6 +106,7 @@ class StageLoop:
                 known=self.exclusions.entries,
                 rank=self.ranks.rank,
                 world=self.ranks.world,
+                teachers=self.teachers.preprocessing,
             )
             with self.ranks.agreed():
                 self.log = self._open_log() if self.ranks.is_main else None
@@ -139,7 +146,8 @@ class StageLoop:
 
         A rank that cannot go on makes the passes that the others wait for, and says so at the end of the step.
         """
-        counts = StepCounts()
+        counts = StepCounts(tuple(self.teachers.weights))
+        factors = self.teachers.factors(self.plan, step)
         passes = len(share(self.plan.costs(step), self.ranks.world)[self.ranks.rank])
         for place in range(passes):
             batch = None
@@ -153,21 +161,22 @@ class StageLoop:
                     batch = pack.batch
             if batch is None:
                 if self.ranks.world > 1:
-                    self._backward(dummy_batch(), place == passes - 1)
+                    self._backward(dummy_batch(), factors, place == passes - 1)
                 continue
             assert pack.number is not None
             torch.manual_seed(random_seed(self.setup.recipe.seed, step, pack.number))
-            loss = self._backward(batch, place == passes - 1)
+            loss = self._backward(batch, factors, place == passes - 1)
             self.transfer.begin(packs.upcoming())
             counts.add(batch, loss, pack.num_supervised, self._flops_of(batch, pack.num_supervised))
         return counts
 
-    def _backward(self, batch: Batch, is_last: bool) -> Tensor:
-        """Add the gradients of a pack. Returns its summed loss."""
+    def _backward(self, batch: Batch, factors: dict[str, float], is_last: bool) -> StepLoss:
+        """Add the gradients of a pack. Returns its summed losses, without a graph."""
+        taught = self.teachers.teach(self.transfer.take(batch))
         with self.step.accumulate(is_last):
-            loss = self.step.net(self.transfer.take(batch))
-            loss.backward()
-        return loss.detach()
+            loss: StepLoss = self.step.net(taught, factors)
+            loss.total.backward()
+        return loss._replace(total=loss.total.detach())
 
     def _flops_of(self, batch: Batch, supervised: int) -> float:
         if self.flops is None:
@@ -204,13 +213,15 @@ class StageLoop:
         mean = self.ranks.world / max(totals.sum("supervised"), 1)
         *each, total = totals.norms(mean)
         scale_gradients(self.parameters, clipping_factor(total, self.stage.max_grad_norm) * mean)
+        for layer in self.statistics:
+            layer.update_statistics(self.ranks.table(layer.take_statistics()).sum(0))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {**dict(zip(self.by_component, each, strict=True)), "total": total}
 
     def _refuse_nonfinite(self, step: int, counts: StepCounts, totals: StepTotals) -> None:
         packs = [
-            {"rank": self.ranks.rank, "loss": str(float(loss)), "ids": ids}
+            {"rank": self.ranks.rank, "loss": str(float(loss.sum())), "ids": ids}
             for loss, ids in zip(counts.losses, counts.ids, strict=True)
         ]
         report = {

@@ -4,11 +4,13 @@ step.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidtune.errors import UserError
+from vidtune.media.probe import ProbeCache
 from vidtune.models.build import build_processor, recipe_tokenizer
 from vidtune.models.bundle import Base
 from vidtune.models.config import VideoLMConfig
@@ -24,6 +26,7 @@ from vidtune.training.exclusions import ExclusionList
 from vidtune.training.ranks import Place, Ranks
 from vidtune.training.stage_data import PlainProgress, StageData, open_stage_data
 from vidtune.training.starting_model import check_quantization, load_stage_model
+from vidtune.training.teaching import Teachers
 from vidtune.training.trackers import check_trackers
 
 TABLES = "tables"
@@ -44,6 +47,7 @@ class StageSetup:
         data: samples, lengths and plan.
         exclusions: what the run leaves out.
         base, base_sample, adapted: see :class:`StageModel`.
+        teachers: what the stage distils from, on CPU.
     """
 
     recipe: Recipe
@@ -58,6 +62,7 @@ class StageSetup:
     base: Base | None = None
     base_sample: dict[str, Tensor] = field(default_factory=dict)
     adapted: dict[str, list[str]] = field(default_factory=dict)
+    teachers: Teachers = field(default_factory=Teachers)
 
     @property
     def result_needs_frozen(self) -> bool:
@@ -92,7 +97,9 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None) -
         for later in recipe.stages[number:]:
             stage_processor(recipe, later, prepared.model.config)
         config, processor = prepared.model.config, stage_processor(recipe, stage, prepared.model.config)
-        make = example_maker(recipe, stage, processor)
+        processor.media_info = ProbeCache(out / TABLES / "media.jsonl").get
+        make = example_maker(recipe, stage, processor, config)
+        teachers = Teachers.of(recipe, config, processor.preprocessing)
 
     def open_data() -> tuple[StageData, ExclusionList]:
         exclusions = ExclusionList(folder / EXCLUSIONS, writes=ranks.is_main)
@@ -113,6 +120,7 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None) -
         base=prepared.base,
         base_sample=prepared.base_sample,
         adapted=prepared.adapted,
+        teachers=teachers,
     )
 
 
@@ -149,9 +157,14 @@ def stage_processor(recipe: Recipe, stage: Stage, config: VideoLMConfig) -> Vide
         raise UserError(f"stage {stage.name!r}: {error}") from None
 
 
-def example_maker(recipe: Recipe, stage: Stage, processor: VideoLMProcessor) -> ExampleMaker:
-    """What makes the stage's examples."""
-    return ExampleMaker(processor, prompt_name(recipe, stage), stage.max_length, stage.max_expanded_length)
+def example_maker(
+    recipe: Recipe, stage: Stage, processor: VideoLMProcessor, config: VideoLMConfig | None = None
+) -> ExampleMaker:
+    """What makes the stage's examples; with the model's ``config`` it also counts frames that are distilled."""
+    aligned: dict[str, Any] = {}
+    if config is not None:
+        aligned = {stream: config.tower(config.streams[stream]["tower"]) for stream in recipe.distillation}
+    return ExampleMaker(processor, prompt_name(recipe, stage), stage.max_length, stage.max_expanded_length, aligned)
 
 
 def prompt_name(recipe: Recipe, stage: Stage) -> str:

@@ -12,6 +12,7 @@ from vidtune.errors import UserError
 from vidtune.models.bundle import LANGUAGE_MODEL, Base, absolute, weight_sample
 from vidtune.models.lora import add_adapters, target_layers
 from vidtune.models.quantization import quantize_linear_layers, require_bitsandbytes
+from vidtune.models.teachers import alignment_sizes
 from vidtune.models.video_lm import VideoLM
 from vidtune.recipe import Recipe, Stage, Train, component_matches
 from vidtune.training.folder import FINAL
@@ -47,6 +48,7 @@ def load_stage_model(recipe: Recipe, number: int, out: Path) -> StageModel:
     stage = recipe.stages[number]
     base = starting_base(recipe, number, out)
     model = base.load(stage_dtypes(stage), recipe.tokenizer)
+    model.add_alignments(alignment_sizes(recipe, model.config))
     for later in recipe.stages[number:]:
         trained_components(later, model)
     prepared = StageModel(model, trained_components(stage, model))
@@ -59,7 +61,7 @@ def load_stage_model(recipe: Recipe, number: int, out: Path) -> StageModel:
         if how is not None and how.lora is not None:
             seed = random_seed(recipe.seed, number, place)
             prepared.adapted[component] = add_adapters(part, how.lora, seed, _where(stage, component))
-    prepare_components(model, prepared.trained, _frozen_dtype(stage))
+    prepare_components(model, prepared.trained, frozen_dtype(stage))
     if stage.gradient_checkpointing:
         checkpoint_activations(model)
     return prepared
@@ -117,7 +119,7 @@ def stage_dtypes(stage: Stage) -> Callable[[str], torch.dtype]:
 
     def dtype(component: str) -> torch.dtype:
         trains = any(component_matches(glob, component) and not how.lora for glob, how in stage.train.items())
-        return torch.float32 if trains else _frozen_dtype(stage)
+        return torch.float32 if trains else frozen_dtype(stage)
 
     return dtype
 
@@ -133,7 +135,8 @@ def checkpoint_activations(model: VideoLM) -> None:
     enable()
 
 
-def _frozen_dtype(stage: Stage) -> torch.dtype:
+def frozen_dtype(stage: Stage) -> torch.dtype:
+    """The dtype of weights that do not train."""
     return torch.bfloat16 if stage.precision == "bfloat16" else torch.float32
 
 

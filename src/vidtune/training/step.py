@@ -1,6 +1,7 @@
 """One optimizer step: the loss of a batch, and what happens to the summed gradients before the optimizer sees them."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +11,20 @@ from torch.nn.utils import get_total_norm
 
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.packing import IGNORED, Batch
+
+
+class StepLoss(NamedTuple):
+    """What a pack comes to, for S distilled streams.
+
+    Args:
+        total: what gradients are taken of: summed cross-entropy and the alignment losses, each times its factor.
+        terms: (1 + S,) float32, the sums themselves: over supervised tokens, and over the frames of each stream.
+        frames: how many frames of each stream.
+    """
+
+    total: Tensor
+    terms: Tensor
+    frames: list[int]
 
 
 class TrainingStep(nn.Module):
@@ -25,10 +40,20 @@ class TrainingStep(nn.Module):
         self.model = model
         self.autocast = precision == "bfloat16"
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Cross-entropy summed over the supervised tokens of the batch. Shape: scalar, float32"""
+    def forward(self, batch: Batch, factors: Mapping[str, float] | None = None) -> StepLoss:
+        """The losses of a pack.
+
+        Args:
+            factors: what multiplies the alignment loss of each stream that is distilled.
+        """
         with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            return self.model.loss_sum(batch)
+            text, aligned = self.model.loss_terms(batch)
+        factors = factors or {}
+        # A stream without a factor is touched all the same: every pass reaches every trained weight.
+        total = text + sum(factors.get(stream, 0.0) * loss for stream, (loss, _) in aligned.items())
+        found = [aligned.get(stream, (torch.zeros_like(text), 0)) for stream in factors]
+        terms = torch.stack([text, *(loss for loss, _ in found)]).detach()
+        return StepLoss(total, terms, [frames for _, frames in found])
 
 
 def random_seed(*key: int) -> int:

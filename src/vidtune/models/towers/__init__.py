@@ -5,10 +5,15 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from vidtune.models.towers.clip import ClipTowerConfig
+from vidtune.models.towers.stab import StabTowerConfig
 
 
 class TowerConfig(Protocol):
-    """What the rest of the code asks of a tower before it is built."""
+    """What the rest of the code asks of a tower before it is built.
+
+    A tower whose tokens can be aligned with a teacher's also has ``token_grids(shape) -> list[TokenGrid]``, one for
+    each frame of an item.
+    """
 
     @property
     def hidden_size(self) -> int: ...
@@ -25,14 +30,17 @@ class TowerConfig(Protocol):
 
 
 class Tower(Protocol):
-    """Shape: (B, *item) -> (B, N, C)."""
+    """Shape: (B, *item) -> (B, N, C).
+
+    A tower whose ``takes_lists`` is true also takes a list of items of different shapes, and gives a list of (N, C).
+    """
 
     config: TowerConfig
 
     def __call__(self, values: Tensor) -> Tensor: ...
 
 
-TOWERS: dict[str, type] = {"clip": ClipTowerConfig}
+TOWERS: dict[str, type] = {"clip": ClipTowerConfig, "stab": StabTowerConfig}
 
 
 def tower_config(spec: dict[str, Any]) -> TowerConfig:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPAttention, CLIPEncoderLayer
 
+from vidtune.models.towers.token_grid import TokenGrid
+
 POSITION_STD = 0.1
 """Spread of fresh positions in space and time: enough for a tower trained from scratch to tell them apart at once."""
 
@@ -63,6 +65,12 @@ class ClipTowerConfig:
     def num_tokens(self, shape: tuple[int, ...]) -> int:
         """Tokens that an item of ``shape`` ((3, H, W) or (3, T, H, W)) becomes."""
         return (shape[1] if len(shape) == 4 else 1) * self.tokens_per_frame
+
+    def token_grids(self, shape: tuple[int, ...]) -> list[TokenGrid]:
+        """The patches of every frame of an item of ``shape``."""
+        side = self.image_size // self.patch_size
+        firsts = range(int(self.keep_class_token), self.num_tokens(shape), self.tokens_per_frame)
+        return [TokenGrid(first, stride=side, height=side, width=side, top=0, left=0, side=side) for first in firsts]
 
     def build(self) -> "ClipTower":
         return ClipTower(self)

@@ -1,0 +1,284 @@
+"""Video-Panda: no pretrained encoder; a spatio-temporal alignment block feeds Vicuna-7B as EVE-7B trained it.
+
+Source: arXiv:2412.18609, github.com/jh-yi/Video-Panda (constants, key names and prompts of commit 995a737).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from vidtune.media.preprocessing import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing, Preprocessing
+from vidtune.media.transforms import CLIP_MEAN, CLIP_STD
+from vidtune.models.config import VideoLMConfig
+from vidtune.models.formats import CheckpointFormat, JsonDict, KeyMap
+from vidtune.models.letterbox import normalized_color
+from vidtune.models.towers.stab import StabTowerConfig
+from vidtune.processing.prompts import PromptFormat
+from vidtune.systems.base import Sizes, System
+from vidtune.systems.languagebind import TOWER_KEYS, tower_sizes
+
+NAME = "video_panda"
+CURIOUS_USER = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+CURIOUS_HUMAN = CURIOUS_USER.replace("curious user", "curious human").replace("user's", "human's")
+
+# Trained with one system line, evaluated with the other: as published.
+PROMPTS = {
+    "v1": PromptFormat(name="v1", system=CURIOUS_USER, tags_to_front=("video", "image")),
+    "videopanda_v1": PromptFormat(name="videopanda_v1", system=CURIOUS_HUMAN, tags_to_front=("video", "image")),
+}
+
+PADDING_COLOR = (122, 116, 104)
+"""Grey levels around a picture: int(255 * mean of CLIP)."""
+_TOWER: JsonDict = {
+    "type": "stab",
+    "num_frames": 8,
+    "padding_color": list(normalized_color(PADDING_COLOR, CLIP_MEAN, CLIP_STD)),
+}
+_CLIP_HEADS = {1408: 11}
+TEACHER = "LanguageBind/LanguageBind_Video_merge"
+
+
+def build_config(text_config: PreTrainedConfig, towers: Sizes, connectors: Sizes) -> VideoLMConfig:
+    """Images and videos go through one tower and one connector; without sizes everything is as published."""
+    tower = {**_TOWER, **towers.get("video", {})}
+    mlp = {
+        "type": "mlp",
+        "input_size": tower.get("hidden_size", 1024),
+        "output_size": text_config.hidden_size,
+        "depth": 2,
+    }
+    return VideoLMConfig(
+        system=NAME,
+        text_config=text_config,
+        towers={"video": tower},
+        connectors={"visual": {**mlp, **connectors.get("visual", {})}},
+        streams={name: {"tower": "video", "connector": "visual"} for name in ("image", "video")},
+    )
+
+
+def _tower(config: VideoLMConfig) -> StabTowerConfig:
+    tower = config.tower("video")
+    assert isinstance(tower, StabTowerConfig)
+    return tower
+
+
+def preprocessing(config: VideoLMConfig) -> dict[str, Preprocessing]:
+    """Published code mirrors clips at random, also when answering, and the teacher's independently of the student's;
+    here nothing is mirrored unless a stage asks for it."""
+    tower = _tower(config)
+    return {
+        "image": AnyPixelImagePreprocessing(size=tower.image_size, cell=tower.cell_pixels),
+        "video": AnyPixelVideoPreprocessing(size=tower.image_size, cell=tower.cell_pixels, num_frames=tower.num_frames),
+    }
+
+
+def _placeholders(config: VideoLMConfig, stream: str) -> int:
+    """A clip is one placeholder per frame, a picture is one."""
+    return _tower(config).num_frames if stream == "video" else 1
+
+
+_STAB_PARTS = (
+    ("patch_embedding.", "patch_embedding."),
+    ("lmhra1.pos_embed.0.", "local_encoding.norm."),
+    ("lmhra1.pos_embed.1.", "local_encoding.reduce."),
+    ("lmhra1.pos_embed.2.", "local_encoding.over_time."),
+    ("lmhra1.pos_embed.3.", "local_encoding.expand."),
+    ("dpe.", "local_encoding.position."),
+    ("temporal_cls_token", "clip_aggregator.query"),
+    ("dec.attn.in_proj_", "clip_aggregator.in_proj_"),
+    ("dec.attn.out_proj.", "clip_aggregator.out_proj."),
+    ("dec.ln_1.", "clip_aggregator.norm_query."),
+    ("dec.ln_2.", "clip_aggregator.norm_mlp."),
+    ("dec.ln_3.", "clip_aggregator.norm_tokens."),
+    ("dec.mlp.c_fc.", "clip_aggregator.mlp_in."),
+    ("dec.mlp.c_proj.", "clip_aggregator.mlp_out."),
+    *(
+        pair
+        for theirs, ours in (("local_attention.", "downsampling."), ("global_attention.", "frame_aggregator."))
+        for pair in (
+            (theirs + "q.0.", ours + "norm_query."),
+            (theirs + "q.1.", ours + "q_proj."),
+            (theirs + "kv.0.", ours + "norm_members."),
+            (theirs + "kv.1.", ours + "kv_proj."),
+            (theirs + "proj.", ours + "out_proj."),
+        )
+    ),
+    ("class_embedding", "frame_query"),
+    ("balance", "fusion.balance"),
+    ("proj.0.", "fusion.norm."),
+    ("proj.2.", "fusion.proj."),
+    ("split_embedding", "row_end"),
+)
+_ALIGNMENT_PARTS = (("norm_layer.", "layer_proj."), ("input_layer.", "input_proj."), ("output_layer.", "output_proj."))
+
+
+def _prefixed(theirs: str, ours: str, parts: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((theirs + part, ours + our_part) for part, our_part in parts)
+
+
+_TEXT_KEYS = (
+    ("model.embed_tokens.", "language_model.model.embed_tokens."),
+    ("model.layers.", "language_model.model.layers."),
+    ("model.norm.", "language_model.model.norm."),
+    ("lm_head.", "language_model.lm_head."),
+)
+_IGNORED = (r".*\.rotary_emb\.inv_freq$",)
+# The official model holds its tower and projector under two names each; either is read, the first is written.
+_OFFICIAL_KEYS = KeyMap(
+    (
+        *_prefixed("model.video_tower.", "towers.video.", _STAB_PARTS),
+        ("model.video_projector.", "connectors.visual."),
+        *_prefixed("model.video_tower_compressor.", "alignments.video.", _ALIGNMENT_PARTS),
+        *_prefixed("model.vision_tower.", "towers.video.", _STAB_PARTS),
+        ("model.mm_projector.", "connectors.visual."),
+        *_TEXT_KEYS,
+    ),
+    _IGNORED,
+    (
+        (r"model\.(video|image|vision)_teacher\.", "the teacher"),
+        (r"model\.\w+_compressor\.teacher_layer\.", "the teacher"),
+        (r"model\.vision_tower_compressor\.", "image distillation"),
+        (r"model\.(video|vision)_tower\.lmhra2\.", "an unused layer (lmhra2)"),
+    ),
+)
+_EVE_KEYS = KeyMap(
+    (
+        *_prefixed("model.vision_tower.", "towers.video.", _STAB_PARTS),
+        ("model.mm_projector.", "connectors.visual."),
+        *_prefixed("model.vision_tower_compressor.", "alignments.video.", _ALIGNMENT_PARTS),
+        *_TEXT_KEYS,
+    ),
+    _IGNORED,
+    ((r".*clip", "EVE's teacher"),),
+)
+
+
+def _is_official(config: JsonDict, keys: Iterable[str]) -> bool:
+    return any(re.match(r"model\.(video|vision)_tower\.temporal_cls_token$", key) for key in keys)
+
+
+def _is_eve(config: JsonDict, keys: Iterable[str]) -> bool:
+    names = set(keys)
+    has = "model.vision_tower.split_embedding" in names and "model.vision_tower.class_embedding" in names
+    return has and not _is_official(config, names)
+
+
+def _projector_depth(kind: str) -> int:
+    """``linear``, ``identity`` or ``mlpNx_gelu`` as the number of linear layers."""
+    if kind in ("linear", "identity"):
+        return int(kind == "linear")
+    match = re.fullmatch(r"mlp(\d+)x_gelu", kind)
+    if not match:
+        raise ValueError(f"mm_projector_type {kind!r} is not linear, identity or mlpNx_gelu")
+    return int(match[1])
+
+
+def _sizes_from_shapes(prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Tower sizes that tensor shapes tell; the published config.json says nothing of them."""
+    width, _, patch, _ = shapes[prefix + "patch_embedding.weight"]
+    return {"hidden_size": width, "patch_size": patch, "clip_heads": _CLIP_HEADS.get(width, 8)}
+
+
+def _alignment(prefix: str, text: PreTrainedConfig, shapes: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Any]]:
+    """The alignment head that a checkpoint brings along; none where it was taken out."""
+    if prefix + "input_layer.weight" not in shapes:
+        return {}
+    output, width = shapes[prefix + "input_layer.weight"]
+    number = len({key.split(".")[3] for key in shapes if key.startswith(prefix + "norm_layer.")})
+    layers = [text.num_hidden_layers - 4 * k for k in range(number)]
+    return {"video": {"input_size": width, "output_size": output, "layers": layers}}
+
+
+def _read(tower: str, alignment: str, config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:
+    own = ("mm_", "image_", "video_", "vidtune_", "vision_", "tune_", "use_mm", "requires_", "unified_")
+    text = {key: value for key, value in config.items() if not key.startswith(own)}
+    for unused in ("model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "auto_map"):
+        text.pop(unused, None)
+    text_config = AutoConfig.for_model("llama", **text)
+    sizes = {**_sizes_from_shapes(tower, shapes), **config.get("vidtune_tower", {})}
+    depth = _projector_depth(config.get("mm_projector_type", "mlp2x_gelu"))
+    ours = build_config(text_config, {"video": sizes}, {"visual": {"depth": depth}})
+    ours.alignments = _alignment(alignment, text_config, shapes)
+    return ours
+
+
+def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:
+    name = "video" if "model.video_tower.patch_embedding.weight" in shapes else "vision"
+    return _read(f"model.{name}_tower.", "model.video_tower_compressor.", config, shapes)
+
+
+def _read_eve(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:
+    return _read("model.vision_tower.", "model.vision_tower_compressor.", config, shapes)
+
+
+def _write_official(config: VideoLMConfig, towers: Mapping[str, str] | None = None) -> JsonDict:
+    depth = config.connectors["visual"]["depth"]
+    width = config.connectors["visual"]["input_size"]
+    files = "videopanda/config/videopanda-{}-LB-patch14-anypixel-448"
+    return {
+        **config.text_config.to_diff_dict(),
+        "model_type": "videopanda",
+        "architectures": ["VideoPandaLlamaForCausalLM"],
+        "vocab_size": config.text_config.vocab_size,
+        "rope_theta": (config.text_config.rope_parameters or {}).get("rope_theta", 10000.0),
+        "mm_video_tower": files.format("video"),
+        "mm_vision_tower": files.format("vision"),
+        "mm_video_tower_teacher": TEACHER,
+        "video_tower_teacher": TEACHER,
+        "mm_vision_tower_teacher": "LanguageBind/LanguageBind_Image",
+        "video_hidden_size": width,
+        "mm_hidden_size": width,
+        "mm_projector_type": {0: "identity", 1: "linear"}.get(depth, f"mlp{depth}x_gelu"),
+        "requires_video_distill": bool(config.alignments),
+        "requires_image_distill": False,
+        "mm_vision_select_layer": -2,
+        "mm_vision_select_feature": "patch",
+        "image_aspect_ratio": "square",
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "tune_mm_mlp_adapter": False,
+        "use_mm_proj": True,
+        "unified_pel": True,
+        "vidtune_tower": {key: value for key, value in config.towers["video"].items() if key != "type"},
+    }
+
+
+SYSTEM = System(
+    name=NAME,
+    title="Video-Panda",
+    paper="arXiv:2412.18609",
+    repository="https://github.com/jh-yi/Video-Panda",
+    prompts=PROMPTS,
+    training_prompt="v1",
+    answering_prompt="videopanda_v1",
+    build_config=build_config,
+    preprocessing=preprocessing,
+    formats=(
+        CheckpointFormat(
+            name="official",
+            keys=_OFFICIAL_KEYS,
+            matches=_is_official,
+            read_config=_read_official,
+            write_config=_write_official,
+        ),
+        CheckpointFormat(
+            name="eve",
+            keys=_EVE_KEYS,
+            matches=_is_eve,
+            read_config=_read_eve,
+            warnings=lambda config: [
+                "this is EVE, an image model: what mixes frames starts from random weights and has to be trained"
+            ],
+            drawn=(r"towers\.video\.(local_encoding|clip_aggregator|fusion)\.",),
+        ),
+    ),
+    tower_keys=TOWER_KEYS,
+    read_tower_sizes=tower_sizes,
+    max_media={"image": 1, "video": 1},
+    placeholders=_placeholders,
+)

@@ -1,0 +1,84 @@
+"""Distillation in the training loop: the frozen teachers of a stage, and what their losses weigh.
+
+A step minimises its mean cross-entropy per supervised token plus, for every distilled stream, the weighted mean
+alignment loss per frame. Gradients are sums over packs that are divided once, by the number of supervised tokens: the
+alignment of each pack is therefore multiplied by the step's planned tokens per planned frame. The plan knows both
+numbers for all ranks before the first pass, so that the mean does not depend on packs or ranks. Where files fail the
+ratio stays that of the plan, and the weight is off by as much as the failed samples change it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from vidtune.errors import UserError
+from vidtune.media.preprocessing import Preprocessing
+from vidtune.models.config import VideoLMConfig
+from vidtune.models.distillation import Teacher
+from vidtune.models.teachers import build_teacher, teacher_preprocessing
+from vidtune.processing.packing import Batch
+from vidtune.processing.plan import StagePlan
+from vidtune.recipe import Recipe
+
+
+@dataclass
+class Teachers:
+    """The teachers of a stage by stream; without distillation there are none, and nothing happens.
+
+    Args:
+        towers: frozen, and no part of the model.
+        preprocessing: what they see of a media file.
+        weights: of the alignment losses beside the cross-entropy.
+    """
+
+    towers: dict[str, Teacher] = field(default_factory=dict)
+    preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, recipe: Recipe, config: VideoLMConfig, preprocessing: Mapping[str, Preprocessing]) -> "Teachers":
+        """Load a recipe's teachers.
+
+        Args:
+            config: of the student.
+            preprocessing: of the student in this stage.
+
+        Raises:
+            UserError: weights that cannot be found or do not fit; a teacher that cannot look at what the student sees.
+        """
+        teachers = cls()
+        for stream, distillation in recipe.distillation.items():
+            try:
+                tower = build_teacher(recipe, stream, config)
+            except ValueError as error:
+                raise UserError(f"distillation.{stream}.teacher: {error}") from None
+            teachers.towers[stream] = tower
+            teachers.preprocessing[stream] = teacher_preprocessing(preprocessing[stream], tower.config)
+            teachers.weights[stream] = distillation.weight
+        return teachers
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the towers to where they work, in the precision they work in."""
+        for tower in self.towers.values():
+            tower.to(device=device, dtype=dtype)
+
+    def factors(self, plan: StagePlan, step: int) -> dict[str, float]:
+        """What multiplies each stream's summed alignment loss in a step's gradients, see above; 0 without frames."""
+        if not self.weights:
+            return {}
+        tokens = max(plan.supervised(step), 1)
+        frames = {stream: plan.frames(step, stream) for stream in self.weights}
+        return {
+            stream: weight * tokens / frames[stream] if frames[stream] else 0.0
+            for stream, weight in self.weights.items()
+        }
+
+    def teach(self, batch: Batch) -> Batch:
+        """The batch, on the device, with the teachers' features of its media; features it brings along stay."""
+        media = dict(batch.media)
+        for stream, tower in self.towers.items():
+            items = media.get(stream)
+            if items is not None and items.teacher is None and items.teacher_values is not None:
+                media[stream] = replace(items, teacher=tower(items.teacher_values), teacher_values=None)
+        return replace(batch, media=media)

@@ -1,0 +1,237 @@
+"""Distillation in training: what is minimised does not depend on packs or ranks, and the teacher stays outside."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from launched import Launcher, largest_difference, log_lines, printed, with_settings
+from training_world import COLOURS, LANGUAGE_MODEL, conversation, write_video
+
+from vidtune.errors import UserError
+from vidtune.media.pool import MediaPool
+from vidtune.models.checkpoints import load_checkpoint
+from vidtune.recipe import Recipe
+from vidtune.training.loading import LoadedPack, PackLoader
+from vidtune.training.run import train
+from vidtune.training.signals import TrainingInterrupted
+from vidtune.training.stage import StageSetup, set_up
+from vidtune.training.step import TrainingStep, random_seed
+
+STAB = {"hidden_size": 16, "image_size": 16, "patch_size": 2, "clip_heads": 2, "frame_heads": 4, "dropout": 0.0}
+TEACHER = {
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 2,
+    "num_frames": 8,
+    "temporal_attention": True,
+}
+EVERYTHING = {"towers": 1e-3, "connectors": 1e-3, "alignments": 1e-2, "language_model": 1e-3}
+WIDTHS = {"wide": (32, 64, 6), "tall": (64, 32, 3), "square": (32, 32, 12)}
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="module")
+def distilled(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeRecipe:
+    """Recipe of one stage with a teacher, over clips of several shapes and one sample of text."""
+    media = tmp_path_factory.mktemp("shapes")
+    samples: list[dict[str, Any]] = [conversation("Say hello.", "hello.")]
+    for shape, (height, width, frames) in WIDTHS.items():
+        for colour, value in COLOURS.items():
+            file = f"{shape}-{colour}.mp4"
+            write_video(media / file, value, frames, height, width)
+            samples.append(conversation("<video>\nWhat moves?", f"a {colour} box.", video=file))
+    annotations = media / "train.json"
+    annotations.write_text(json.dumps(samples))
+
+    def make(teacher: Any = TEACHER, weight: float = 1.0, **changes: Any) -> Recipe:
+        stage = {
+            "name": "align",
+            "data": [{"annotations": str(annotations), "media": str(media)}],
+            "train": EVERYTHING,
+            "global_batch_size": 6,
+            "max_tokens_per_batch": 420,
+            "max_steps": 4,
+            "workers": 0,
+            "log_every": 1,
+            **changes,
+        }
+        return Recipe.model_validate(
+            {
+                "system": "video_panda",
+                "language_model": {**LANGUAGE_MODEL, "num_hidden_layers": 4},
+                "tokenizer": str(tokenizer),
+                "towers": {"video": STAB},
+                "distillation": {"video": {"teacher": teacher, "weight": weight}},
+                "stages": [stage],
+            }
+        )
+
+    return make
+
+
+def losses(out: Path) -> list[float]:
+    return [line["losses"]["alignments.video"] for line in log_lines(out, "align")]
+
+
+def assert_equal_runs(one: Path, other: Path, tolerance: float = 2e-6) -> None:
+    assert largest_difference(one / "align/final", other / "align/final") <= tolerance
+    for a, b in zip(log_lines(one, "align"), log_lines(other, "align"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["losses"] == pytest.approx(b["losses"], rel=1e-5)
+
+
+def packs_of(setup: StageSetup, step: int) -> list[LoadedPack]:
+    with MediaPool(0, None) as pool:
+        loader = PackLoader(
+            setup.plan,
+            setup.example,
+            setup.processor.preprocessing,
+            pool,
+            teachers=setup.teachers.preprocessing,
+        )
+        return [pack for pack in loader if pack.step == step]
+
+
+@pytest.fixture(scope="module")
+def alone(distilled: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process."""
+    out = tmp_path_factory.mktemp("distilled") / "out"
+    train(distilled(), out, progress=False)
+    return out
+
+
+def test_gradients_are_those_of_mean_cross_entropy_plus_weighted_mean_alignment(
+    distilled: MakeRecipe, tmp_path: Path
+) -> None:
+    setup = set_up(distilled(weight=0.7), 0, tmp_path)
+    packs = packs_of(setup, 0)
+    assert len(packs) > 1 and sum(pack.num_supervised for pack in packs) == setup.plan.supervised(0)
+    net, teachers = TrainingStep(setup.model, "float32"), setup.teachers
+    factors, tokens = teachers.factors(setup.plan, 0), setup.plan.supervised(0)
+    aligned = frames = 0
+    for pack in packs:
+        assert pack.batch is not None
+        found = net(teachers.teach(pack.batch), factors)
+        (found.total / tokens).backward()
+        aligned, frames = aligned + float(found.terms[1]), frames + found.frames[0]
+    ours = {name: p.grad.clone() for name, p in setup.model.named_parameters() if p.grad is not None}
+    assert frames == setup.plan.frames(0, "video") > 0
+    setup.model.zero_grad(set_to_none=True)
+    total = torch.zeros(())
+    for pack in packs:
+        text, terms = setup.model.loss_terms(teachers.teach(pack.batch))
+        total = total + text / tokens + 0.7 * terms["video"][0] / frames
+    total.backward()
+    for name, parameter in setup.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(ours[name], parameter.grad, atol=1e-6, rtol=1e-4, msg=name)
+    assert ours["alignments.video.input_proj.weight"].any()
+
+
+def test_pack_size_does_not_matter_for_weights_losses_or_running_statistics(
+    distilled: MakeRecipe, alone: Path, tmp_path: Path
+) -> None:
+    train(distilled(max_tokens_per_batch=4000), tmp_path / "out", progress=False)
+    assert_equal_runs(alone, tmp_path / "out")
+    norm = load_checkpoint(alone / "align/final").model.towers["video"].local_encoding.norm
+    setup = set_up(distilled(), 0, tmp_path)
+    samples = [index for step in range(4) for pack in setup.plan.packs(step) for index in pack]
+    assert int(norm.num_batches_tracked) == sum(len(setup.data.table[index].media) for index in samples)
+    assert norm.running_mean.any()
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_two_ranks_equal_one_process_with_running_statistics(
+    distilled: MakeRecipe, alone: Path, launcher: Launcher, tmp_path: Path, parallel: str
+) -> None:
+    recipe = with_settings(distilled(), parallel=parallel)
+    assert launcher.run(recipe, tmp_path / "out", 2) == [0, 0], printed(tmp_path / "out")
+    assert_equal_runs(alone, tmp_path / "out")
+
+
+@pytest.mark.parametrize("parallel", ["none", "fsdp2"])
+def test_stopped_after_every_step_and_resumed_is_bit_for_bit_never_stopped(
+    distilled: MakeRecipe, alone: Path, launcher: Launcher, tmp_path: Path, parallel: str
+) -> None:
+    recipe = distilled() if parallel == "none" else with_settings(distilled(), parallel=parallel)
+    ranks = 1 if parallel == "none" else 2
+    reference, out = alone, tmp_path / "out"
+    if ranks == 2:
+        reference = tmp_path / "reference"
+        assert launcher.run(recipe, reference, ranks) == [0, 0]
+    codes = launcher.run(recipe, out, ranks, arguments={"stop_after": 1}, again=True)
+    assert codes == [0] * ranks, printed(out)
+    assert largest_difference(reference / "align/final", out / "align/final") == 0
+    assert losses(reference) == losses(out)
+
+
+def test_the_teacher_is_in_no_result(distilled: MakeRecipe, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(TrainingInterrupted):
+        train(distilled(), out, stop_after=2, progress=False)
+    saved = torch.distributed.checkpoint.FileSystemReader(out / "align/checkpoint-2").read_metadata()
+    names = list(saved.state_dict_metadata)
+    assert any("local_encoding.norm.running_var" in name for name in names)
+    assert not any("teacher" in name for name in names)
+    train(distilled(), out, progress=False)
+    checkpoint = load_checkpoint(out / "align/final")
+    assert not any("teacher" in name for name in checkpoint.model.state_dict())
+    assert not checkpoint.report.missing
+
+
+def test_alignment_loss_falls(distilled: MakeRecipe, tmp_path: Path) -> None:
+    train(distilled(max_steps=25, global_batch_size=4, warmup=0.0), tmp_path / "out", progress=False)
+    found = losses(tmp_path / "out")
+    assert sum(found[-5:]) < 0.6 * sum(found[:5])
+
+
+def test_features_that_are_given_need_no_teacher(distilled: MakeRecipe, tmp_path: Path) -> None:
+    setup = set_up(distilled(), 0, tmp_path)
+    batch = packs_of(setup, 0)[0].batch
+    assert batch is not None
+    taught = setup.teachers.teach(batch)
+    given = replace(
+        batch, media={stream: replace(items, teacher_values=None) for stream, items in taught.media.items()}
+    )
+    for tower in setup.teachers.towers.values():
+        tower.forward = None  # type: ignore[assignment]
+    net, factors = TrainingStep(setup.model, "float32"), setup.teachers.factors(setup.plan, 0)
+    torch.manual_seed(random_seed(0))
+    assert torch.equal(net(setup.teachers.teach(given), factors).terms, net(taught, factors).terms)
+
+
+def test_failed_file_leaves_the_teacher_with_the_clips_that_are_left(distilled: MakeRecipe, tmp_path: Path) -> None:
+    setup = set_up(distilled(max_tokens_per_batch=4000), 0, tmp_path)
+    pack = packs_of(setup, 0)[0]
+    assert pack.batch is not None
+    clips = [slot.ref.path for example in pack.examples for slot in example.media]
+    left = pack.without({clips[1]: -1}).batch
+    assert left is not None
+    before, after = pack.batch.media["video"], left.media["video"]
+    assert before.teacher_values is not None and after.teacher_values is not None
+    assert len(after) == len(before) - 1 == len(after.teacher_values)
+    for place, old in enumerate([0, *range(2, len(before))]):
+        assert torch.equal(after.values[place], before.values[old])
+        assert torch.equal(after.teacher_values[place], before.teacher_values[old])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_frames": 4}, "it sees 4 frames where its student sees 8"),
+        ({"patch_size": 4}, r"its 2 x 2 patches do not divide into the student's 4 x 4 cells"),
+    ],
+)
+def test_teacher_that_cannot_see_what_the_student_sees_is_refused(
+    distilled: MakeRecipe, tmp_path: Path, changes: dict[str, int], message: str
+) -> None:
+    with pytest.raises(UserError, match=f"distillation.video.teacher: {message}"):
+        set_up(distilled({**TEACHER, **changes}), 0, tmp_path)
