@@ -13,6 +13,9 @@ import typer
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for videos, weights, scores and the page.")] = Path("demo"),
+    recipe: Annotated[
+        str | None, typer.Option(help="Another recipe over the same world, into a folder of its name.")
+    ] = None,
 ) -> None:
     """Render a world of mp4 files, train a tiny model on it, score it against a blind run, and write a page."""
     # Matrices this small gain nothing from a second thread (10 % slower on two cores); must be set before torch loads.
@@ -31,41 +34,41 @@ def demo(
     from vidtune.training.run import train
     from vidtune.world import WorldSpec, build_world
 
-    recipe = load_recipe(DEMO_RECIPE, variables={"DATA_ROOT": str(out / "world")})
+    name, results = recipe or DEMO_RECIPE, out if recipe in (None, DEMO_RECIPE) else out / str(recipe)
+    chosen = load_recipe(name, variables={"DATA_ROOT": str(out / "world")})
     typer.echo(f"1/4  rendering the world into {out / 'world'}")
-    prompts = get_system(recipe.system).prompts.values()
+    prompts = get_system(chosen.system).prompts.values()
     known = sorted({f"{prompt.system} {prompt.user}: {prompt.assistant}:" for prompt in prompts})
     with CountProgress() as bars:
         build_world(out / "world", WorldSpec(), known, progress=lambda done, total: bars("files", done, total))
 
-    typer.echo(f"2/4  training {DEMO_RECIPE}: {', then '.join(stage.name for stage in recipe.stages)}")
-    final = train(recipe, out / "run", device=pick_device(None))
+    typer.echo(f"2/4  training {name}: {', then '.join(stage.name for stage in chosen.stages)}")
+    final = train(chosen, results / "run", device=pick_device(None))
 
     typer.echo("3/4  asking about videos it has never seen, and again with black frames")
     loaded = open_checkpoint(final, pick_device(None))
     runs = []
-    for entry in recipe.benchmarks:
+    for entry in chosen.benchmarks:
         for blind in (False, True):
             summary = predict_benchmark(
                 loaded,
                 entry.name,
                 Path(entry.data or out / "world"),
-                out / "evaluation",
+                results / "evaluation",
                 blind=blind,
-                overrides={"generation": recipe.generation},
+                overrides={"generation": chosen.generation},
                 limit=entry.limit,
             )
             runs.append(summary.run_dir)
             print_score(score_run(summary.run_dir))
 
-    page = build_report(runs, out / "report.html", title="vidtune demo")
+    page = build_report(runs, results / "report.html", title="vidtune demo")
     typer.echo(f"4/4  report: {page.resolve()}")
-    _say_what_next(out, final, runs[0])
+    _say_what_next(out, name, final, runs[0])
 
 
-def _say_what_next(out: Path, final: Path, run: Path) -> None:
+def _say_what_next(out: Path, recipe: str, final: Path, run: Path) -> None:
     from vidtune.evaluation.run_folder import RunFolder
-    from vidtune.recipes import DEMO_RECIPE
 
     opened = RunFolder(run)
     asked = next((prediction for prediction in opened.predictions() if prediction.file is not None), None)
@@ -74,6 +77,6 @@ def _say_what_next(out: Path, final: Path, run: Path) -> None:
     if asked is not None:
         video = Path(opened.info.data.folder) / str(asked.file)
         typer.echo(f'  {command} answer {final} --video {video} --question "{asked.question}"')
-    typer.echo(f"  DATA_ROOT={out / 'world'} {command} data check {DEMO_RECIPE} --decode")
+    typer.echo(f"  DATA_ROOT={out / 'world'} {command} data check {recipe} --decode")
     typer.echo(f"  {command} recipes list")
-    typer.echo(f"  {Path(command).with_name('tensorboard')} --logdir {out / 'run'}")
+    typer.echo(f"  {Path(command).with_name('tensorboard')} --logdir {final.parents[1]}")
