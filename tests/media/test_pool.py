@@ -249,3 +249,21 @@ def test_workers_start_from_a_process_that_uses_cuda() -> None:
     torch.zeros(1, device="cuda")
     with MediaPool(2, timeout=30) as pool:
         assert all(result.error is None for result in pool.load(job("report") for _ in range(8)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_second_array_comes_from_the_same_decoded_pixels(tmp_path: Path, workers: int) -> None:
+    path = tmp_path / "clip.mp4"
+    write_clip(path)
+    first, second = VideoPreprocessing(num_frames=3, size=16), VideoPreprocessing(num_frames=3, size=8, pixels="uint8")
+    job = LoadJob(str(path), first, seed=1, second=second)
+    with MediaPool(workers, None) as pool:
+        for result in pool.load([job, LoadJob(str(path), first), job]):
+            assert result.array is not None
+            assert np.array_equal(result.array, first.load(str(path), 1))
+            if result.job is job:
+                assert result.second is not None
+                assert np.array_equal(result.second, second.load(str(path), 1))
+                assert result.nbytes == result.array.nbytes + result.second.nbytes
+            else:
+                assert result.second is None

@@ -1,6 +1,7 @@
 """The alignment block: any mixture of shapes at once equals one by one, and its token counts are known beforehand."""
 
 import copy
+from itertools import permutations
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from tiny_stab import SHAPES, STAB, clips, tiny_stab_model, tiny_tower
 
 from vidtune.media.any_pixel import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.models.letterbox import letterbox
+from vidtune.models.statistics import ClipBatchNorm, deferred_statistics
 from vidtune.models.towers.stab import StabTowerConfig
 from vidtune.models.towers.stab_blocks import attend
 
@@ -133,3 +135,29 @@ def test_a_fresh_block_starts_without_exchange_over_time():
     assert not tower.local_encoding.expand.weight.any()
     assert not tower.fusion.balance.any() and not tower.clip_aggregator.query.any()
     assert float(tower.clip_aggregator.mlp_in.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
+
+
+def test_deferred_statistics_are_the_average_over_all_orders_of_the_clips():
+    torch.manual_seed(0)
+    clips = [torch.randn(2, 4, 4, 3, 3) * scale + scale for scale in (0.5, 1.0, 2.0)]
+    means, variances = [], []
+    for order in permutations(clips):
+        norm = ClipBatchNorm(4).train()
+        for clip in order:
+            norm(clip)
+        means.append(norm.running_mean)
+        variances.append(norm.running_var)
+    parts = [ClipBatchNorm(4).train() for _ in range(2)]
+    (deferred, other) = (deferred_statistics(part)[0] for part in parts)
+    normalized = deferred(torch.cat(clips[:2]), num_clips=2)
+    torch.testing.assert_close(normalized, ClipBatchNorm(4).train()(torch.cat(clips[:2]), num_clips=2))
+    other(clips[2])
+    assert not deferred.running_mean.any()
+    seen = deferred.take_statistics() + other.take_statistics()
+    for norm in (deferred, other):
+        norm.update_statistics(seen)
+        torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0))
+        torch.testing.assert_close(norm.running_var, torch.stack(variances).mean(0))
+        assert norm.num_batches_tracked == 3
+        norm.update_statistics(norm.take_statistics())
+        assert norm.num_batches_tracked == 3, "a step without clips changes nothing"

@@ -235,3 +235,29 @@ def test_teacher_that_cannot_see_what_the_student_sees_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=f"distillation.video.teacher: {message}"):
         set_up(distilled({**TEACHER, **changes}), 0, tmp_path)
+
+
+def test_bfloat16_on_sharded_ranks(distilled: MakeRecipe, launcher: Launcher, tmp_path: Path) -> None:
+    recipe = distilled(precision="bfloat16", gradient_checkpointing=True)
+    train(recipe, tmp_path / "alone", progress=False)
+    assert launcher.run(with_settings(recipe, parallel="fsdp2"), tmp_path / "out", 2) == [0, 0], printed(
+        tmp_path / "out"
+    )
+    for a, b in zip(log_lines(tmp_path / "alone", "align"), log_lines(tmp_path / "out", "align"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=5e-3)
+        assert a["losses"] == pytest.approx(b["losses"], rel=2e-2)
+
+
+def test_tower_of_a_trained_model_can_teach(make_recipe: MakeRecipe, distilled: MakeRecipe, tmp_path: Path) -> None:
+    changes = {"image": {"patch_size": 7, "image_size": 28}, "video": {"patch_size": 7, "num_frames": 8}}
+    recipe = make_recipe(max_steps=1, workers=0)
+    towers = {name: {**recipe.towers[name], **sizes} for name, sizes in changes.items()}
+    final = train(recipe.model_copy(update={"towers": towers}), tmp_path / "first", progress=False)
+    setup = set_up(distilled(str(final)), 0, tmp_path)
+    teacher = setup.teachers.towers["video"]
+    trained = load_checkpoint(final).model.towers["video"]
+    assert trained.config.keep_class_token and not teacher.config.keep_class_token
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(teacher.tower.state_dict()[name], tensor)
+    with pytest.raises(UserError, match="cannot teach"):
+        set_up(distilled({"type": "stab", "hidden_size": 16}), 0, tmp_path)

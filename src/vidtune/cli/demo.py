@@ -15,6 +15,9 @@ TRAINING_PROCESSES = 2
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for videos, weights, scores and the page.")] = Path("demo"),
+    recipe: Annotated[
+        str | None, typer.Option(help="Another recipe over the same world, into a folder of its name.")
+    ] = None,
 ) -> None:
     """Render a world of mp4 files, train a tiny model on it, score it against a blind run, and write a page."""
     # Matrices this small gain nothing from a second thread, but from a second process; must be set before torch loads.
@@ -32,67 +35,64 @@ def demo(
     from vidtune.systems import get_system
     from vidtune.world import WorldSpec, build_world
 
-    recipe = load_recipe(DEMO_RECIPE, variables=_variables(out))
+    name, results = recipe or DEMO_RECIPE, out if recipe in (None, DEMO_RECIPE) else out / str(recipe)
+    variables = {"DATA_ROOT": str(out / "world")}
+    chosen = load_recipe(name, variables=variables)
     typer.echo(f"1/4  rendering the world into {out / 'world'}")
-    prompts = get_system(recipe.system).prompts.values()
+    # The world's tokenizer knows the words of one system's prompts, whatever recipe comes first.
+    prompts = get_system(load_recipe(DEMO_RECIPE, variables=variables).system).prompts.values()
     known = sorted({f"{prompt.system} {prompt.user}: {prompt.assistant}:" for prompt in prompts})
     with CountProgress() as bars:
         build_world(out / "world", WorldSpec(), known, progress=lambda done, total: bars("files", done, total))
 
-    typer.echo(f"2/4  training {DEMO_RECIPE}: {', then '.join(stage.name for stage in recipe.stages)}")
-    final = _train(out)
+    typer.echo(f"2/4  training {name}: {', then '.join(stage.name for stage in chosen.stages)}")
+    final = _train(name, variables, results / "run")
 
     typer.echo("3/4  asking about videos it has never seen, and again with black frames")
     loaded = open_checkpoint(final, pick_device(None))
     runs = []
-    for entry in recipe.benchmarks:
+    for entry in chosen.benchmarks:
         for blind in (False, True):
             summary = predict_benchmark(
                 loaded,
                 entry.name,
                 Path(entry.data or out / "world"),
-                out / "evaluation",
+                results / "evaluation",
                 blind=blind,
-                overrides={"generation": recipe.generation},
+                overrides={"generation": chosen.generation},
                 limit=entry.limit,
             )
             runs.append(summary.run_dir)
             print_score(score_run(summary.run_dir))
 
-    page = build_report(runs, out / "report.html", title="vidtune demo")
+    page = build_report(runs, results / "report.html", title="vidtune demo")
     typer.echo(f"4/4  report: {page.resolve()}")
-    _say_what_next(out, final, runs[0])
+    _say_what_next(out, name, final, runs[0])
 
 
-def _train(out: Path) -> Path:
-    """Train into ``out / "run"``, on two processes where there are two cores and no GPU to do it on."""
+def _train(name: str, variables: dict[str, str], out: Path) -> Path:
+    """Train on two processes where there are two cores and no GPU to do it on."""
     from vidtune.cli.compute import pick_device
     from vidtune.cores import available_cores
     from vidtune.recipe import load_recipe
-    from vidtune.recipes import DEMO_RECIPE
     from vidtune.training.folder import FINAL
     from vidtune.training.launch import launch
     from vidtune.training.run import train
 
-    recipe = load_recipe(DEMO_RECIPE, variables=_variables(out))
-    final = out / "run" / recipe.stages[-1].name / FINAL
+    recipe = load_recipe(name, variables=variables)
+    final = out / recipe.stages[-1].name / FINAL
     device = pick_device(None)
     if final.is_dir() or device != "cpu" or available_cores() < TRAINING_PROCESSES:
-        return train(recipe, out / "run", device=device)
-    os.environ.update(_variables(out))
-    command = [sys.executable, "-m", "vidtune", "train", DEMO_RECIPE, "--out", str(out / "run")]
+        return train(recipe, out, device=device)
+    os.environ.update(variables)
+    command = [sys.executable, "-m", "vidtune", "train", name, "--out", str(out)]
     if code := launch(command, TRAINING_PROCESSES):
         raise SystemExit(code)
     return final
 
 
-def _variables(out: Path) -> dict[str, str]:
-    return {"DATA_ROOT": str(out / "world")}
-
-
-def _say_what_next(out: Path, final: Path, run: Path) -> None:
+def _say_what_next(out: Path, recipe: str, final: Path, run: Path) -> None:
     from vidtune.evaluation.run_folder import RunFolder
-    from vidtune.recipes import DEMO_RECIPE
 
     opened = RunFolder(run)
     asked = next((prediction for prediction in opened.predictions() if prediction.file is not None), None)
@@ -101,6 +101,6 @@ def _say_what_next(out: Path, final: Path, run: Path) -> None:
     if asked is not None:
         video = Path(opened.info.data.folder) / str(asked.file)
         typer.echo(f'  {command} answer {final} --video {video} --question "{asked.question}"')
-    typer.echo(f"  DATA_ROOT={out / 'world'} {command} data check {DEMO_RECIPE} --decode")
+    typer.echo(f"  DATA_ROOT={out / 'world'} {command} data check {recipe} --decode")
     typer.echo(f"  {command} recipes list")
-    typer.echo(f"  {Path(command).with_name('tensorboard')} --logdir {out / 'run'}")
+    typer.echo(f"  {Path(command).with_name('tensorboard')} --logdir {final.parents[1]}")

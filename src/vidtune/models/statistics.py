@@ -44,17 +44,24 @@ class ClipBatchNorm(StepStatistics, nn.BatchNorm3d):
 
     def forward(self, x: Tensor, num_clips: int = 1) -> Tensor:
         if not self.training:
-            return super().forward(x)
-        if not self.defer:
-            return torch.cat([super(ClipBatchNorm, self).forward(clip) for clip in x.chunk(num_clips)])
-        return torch.cat([self._normalize(clip) for clip in x.chunk(num_clips)])
+            return self._normalize(x, self.running_mean, self.running_var)
+        return torch.cat([self._learn(clip) for clip in x.chunk(num_clips)])
 
-    def _normalize(self, clip: Tensor) -> Tensor:
+    def _learn(self, clip: Tensor) -> Tensor:
         with torch.no_grad():
-            var, mean = torch.var_mean(clip.float(), dim=(0, 2, 3, 4))
+            var, mean = torch.var_mean(clip.to(torch.promote_types(clip.dtype, torch.float32)), dim=(0, 2, 3, 4))
             seen = torch.cat([mean, var, mean.new_ones(1)]).double()
             self._seen = seen if self._seen is None else self._seen + seen
-        return nn.functional.batch_norm(clip, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        if not self.defer:
+            self.update_statistics(self.take_statistics())
+        return self._normalize(clip, None, None)
+
+    def _normalize(self, x: Tensor, mean: Tensor | None, var: Tensor | None) -> Tensor:
+        # Weights may be gathered in fewer bits than the running statistics have; both have to agree.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        mean, var = (None if part is None else part.to(dtype) for part in (mean, var))
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        return nn.functional.batch_norm(x, mean, var, weight, bias, mean is None, 0.0, self.eps)
 
     def take_statistics(self) -> Tensor:
         """Sums of the clips' means and of their variances, and their number. Shape: (2 C + 1,)"""

@@ -31,7 +31,11 @@ def teacher_config(recipe: Recipe, stream: str) -> ClipTowerConfig:
     spec = recipe.distillation[stream].teacher
     try:
         sizes = spec if isinstance(spec, dict) else _tower_sizes(recipe.system, locate(spec), stream)
-        return cast(ClipTowerConfig, tower_config({"type": "clip", "hidden_act": "gelu", **sizes}))
+        if sizes.get("type", "clip") != "clip":
+            raise ValueError(f"a tower of type {sizes['type']!r} cannot teach, one of type 'clip' can")
+        return cast(
+            ClipTowerConfig, tower_config({"type": "clip", "hidden_act": "gelu", **sizes, "keep_class_token": False})
+        )
     except (ValueError, KeyError) as error:
         raise UserError(f"distillation.{stream}.teacher: {error}") from None
 

@@ -22,7 +22,6 @@ import numpy as np
 from vidtune.data.annotations import AnnotationFile, AnnotationTable
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Sample
-from vidtune.models.towers.token_grid import AlignedTower, whole_frames
 from vidtune.processing.packing import Example
 from vidtune.processing.pieces import work_in_processes
 
@@ -59,15 +58,15 @@ class ExampleMaker:
         processor: of the stage.
         prompt: name of the prompt format.
         max_length, max_expanded_length: see `VideoLMProcessor.example`.
-        aligned: of every stream that is aligned with a teacher's, the config of its tower, which knows where tokens
-            stand.
+        aligned: for every stream that is aligned with a teacher's, what counts the aligned frames of an item: by its
+            shape and how many of its tokens stand in the prompt. Its ``repr`` says all that it goes by.
     """
 
     processor: "VideoLMProcessor"
     prompt: str
     max_length: int | None
     max_expanded_length: int | None
-    aligned: "Mapping[str, AlignedTower]" = field(default_factory=dict)
+    aligned: Mapping[str, Callable[[tuple[int, ...], int], int]] = field(default_factory=dict)
 
     def __call__(self, sample: Sample, seed: int | None = None) -> Example:
         """Raises SampleProblem for a sample that is not usable."""
@@ -87,14 +86,14 @@ class ExampleMaker:
         counts = dict.fromkeys(self.aligned, 0)
         for slot in example.media:
             if slot.stream in counts:
-                grids = self.aligned[slot.stream].token_grids(self.processor.shape_of(slot.ref))
-                counts[slot.stream] += len(whole_frames(grids, slot.num_tokens))
+                shape = self.processor.shape_of(slot.ref)
+                counts[slot.stream] += self.aligned[slot.stream](shape, slot.num_tokens)
         return counts
 
     def key(self) -> str:
         """Hash of what decides the tokens besides the annotations: tokenizer, prompt format, length limits, and of
-        every stream its placeholder, token numbers and preprocessing but for `PIXEL_SETTINGS`; and of the towers that
-        say which frames are aligned.
+        every stream its placeholder, token numbers and preprocessing but for `PIXEL_SETTINGS`; and of what
+        counts aligned frames.
         """
         chunks = self.processor.chunk_tokenizer
         parts: dict[str, Any] = {
@@ -110,7 +109,7 @@ class ExampleMaker:
             },
         }
         if self.aligned:
-            parts["aligned"] = {stream: repr(tower) for stream, tower in self.aligned.items()}
+            parts["aligned"] = {stream: repr(count) for stream, count in self.aligned.items()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -14,6 +14,7 @@ from vidtune.media.probe import ProbeCache
 from vidtune.models.build import build_processor, recipe_tokenizer
 from vidtune.models.bundle import Base
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.towers.token_grid import FrameCount
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.lengths import ExampleMaker
 from vidtune.processing.packing import Example
@@ -161,9 +162,11 @@ def example_maker(
     recipe: Recipe, stage: Stage, processor: VideoLMProcessor, config: VideoLMConfig | None = None
 ) -> ExampleMaker:
     """What makes the stage's examples; with the model's ``config`` it also counts frames that are distilled."""
-    aligned: dict[str, Any] = {}
+    aligned: dict[str, FrameCount] = {}
     if config is not None:
-        aligned = {stream: config.tower(config.streams[stream]["tower"]) for stream in recipe.distillation}
+        for stream in recipe.distillation:
+            tower: Any = config.tower(config.streams[stream]["tower"])
+            aligned[stream] = FrameCount(tower)
     return ExampleMaker(processor, prompt_name(recipe, stage), stage.max_length, stage.max_expanded_length, aligned)
 
 

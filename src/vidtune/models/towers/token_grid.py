@@ -47,14 +47,25 @@ class TokenGrid:
         return (self.side * rows[:, None] + columns).flatten()
 
 
-class AlignedTower(Protocol):
-    """Sizes of a tower that tell where its tokens stand."""
-
-    def token_grids(self, shape: tuple[int, ...]) -> list[TokenGrid]:
-        """The spatial tokens of every frame of an item of this shape."""
-        ...
-
-
 def whole_frames(grids: Sequence[TokenGrid], num_tokens: int) -> list[TokenGrid]:
     """The frames of an item whose tokens are all in the prompt, where its first ``num_tokens`` stand."""
     return [grid for grid in grids if grid.last < num_tokens]
+
+
+class _KnowsPlaces(Protocol):
+    def token_grids(self, shape: tuple[int, ...]) -> list[TokenGrid]: ...
+
+
+@dataclass(frozen=True)
+class FrameCount:
+    """Counts the frames of an item that can be aligned with a teacher's; to be sent to other processes.
+
+    Args:
+        tower: sizes that tell where its tokens stand.
+    """
+
+    tower: _KnowsPlaces
+
+    def __call__(self, shape: tuple[int, ...], num_tokens: int) -> int:
+        """Of an item of this shape, the first ``num_tokens`` tokens of which are in the prompt."""
+        return len(whole_frames(self.tower.token_grids(shape), num_tokens))
