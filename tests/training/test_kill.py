@@ -5,6 +5,8 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,9 @@ STAGES = [
     {"name": "align", "max_steps": 12, "save_every": 2, "keep": 2},
     {"name": "tune", "max_steps": 16, "save_every": 3, "train": {"connectors": 1e-3, "language_model": 1e-3}},
 ]
-# How many kills of a run of one process, of both processes of a run, and of one of its two.
-ALONE, ALL, ONE = 10, 5, 5
+TOTAL_STEPS = 28
+# How many kills of a run of one process; ten more are of one or both processes of a run of two.
+ALONE = 10
 
 
 @pytest.fixture(scope="module")
@@ -44,43 +47,52 @@ def assert_final(out: Path, expected: dict[str, torch.Tensor]) -> None:
     assert not list(out.rglob("*.partial"))
 
 
-def wait_for_a_moment(run: Run, moments: random.Random) -> None:
-    """Mostly while steps are made and saved, sometimes while the run is still being set up."""
+def killed(run: Run, victims: list[int], moments: random.Random) -> bool:
+    """Kill processes of a run at a random moment: mostly while steps are made and saved, sometimes while it is being
+    set up. False when the run was done before.
+    """
     if moments.random() < 0.8:
-        run.wait_for_steps(logged_steps(run.out) + 1)
+        run.wait_for_steps(min(logged_steps(run.out) + 1, TOTAL_STEPS))
     time.sleep(moments.uniform(0.0, 0.15))
+    for victim in victims:
+        with suppress(ProcessLookupError):
+            os.kill(run.processes[victim], signal.SIGKILL)
+    began = time.monotonic()
+    codes = run.exit_codes()
+    assert time.monotonic() - began < 30, "the other rank hangs"
+    if 0 in codes:
+        return False
+    assert codes.count(-signal.SIGKILL) == len(victims)
+    return True
+
+
+def kill_and_go_on(
+    launcher: Launcher, recipe: Recipe, folder: Path, kills: list[list[int]], expected: dict[str, torch.Tensor]
+) -> None:
+    """Start a run again after every kill; one that was quicker than the kill is looked at, and the next begins anew."""
+    moments, left, ranks = random.Random(7), list(kills), max(map(max, kills)) + 1
+    for number in count():
+        out = folder / str(number)
+        while left and killed(launcher.start(recipe, out, ranks), left[-1], moments):
+            left.pop()
+        assert launcher.run(recipe, out, ranks) == [0] * ranks
+        assert_final(out, expected)
+        if not left:
+            return
 
 
 def test_killed_at_random_moments_ends_with_the_weights_of_an_undisturbed_run(
     launcher: Launcher, recipe: Recipe, expected: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    moments, out = random.Random(7), tmp_path / "out"
-    for _ in range(ALONE):
-        run = launcher.start(recipe, out)
-        wait_for_a_moment(run, moments)
-        os.kill(run.processes[0], signal.SIGKILL)
-        assert run.exit_codes() == [-signal.SIGKILL], "the run ended before it could be killed"
-    assert launcher.run(recipe, out) == [0]
-    assert_final(out, expected)
+    kill_and_go_on(launcher, recipe, tmp_path, [[0]] * ALONE, expected)
 
 
 def test_two_ranks_killed_together_or_one_of_them(launcher: Launcher, recipe: Recipe, tmp_path: Path) -> None:
-    moments, out = random.Random(8), tmp_path / "out"
     recipe = with_settings(recipe, max_tokens_per_batch=200)
     assert launcher.run(recipe, tmp_path / "whole", 2) == [0, 0]
-    for kill in range(ALL + ONE):
-        run = launcher.start(recipe, out, 2)
-        wait_for_a_moment(run, moments)
-        victims = run.processes if kill % 2 else [run.processes[kill // 2 % 2]]
-        for victim in victims:
-            os.kill(victim, signal.SIGKILL)
-        killed = time.monotonic()
-        codes = run.exit_codes()
-        assert time.monotonic() - killed < 30, "the other rank hangs"
-        assert 0 not in codes, "the run ended before it could be killed"
-        assert codes.count(-signal.SIGKILL) == len(victims)
-    assert launcher.run(recipe, out, 2) == [0, 0]
-    assert_final(out, load_file(tmp_path / "whole/tune/final/model.safetensors"))
+    expected = load_file(tmp_path / "whole/tune/final/model.safetensors")
+    kills = [[0, 1], [1], [0, 1], [0], [0, 1], [1], [0, 1], [0], [0, 1], [1]]
+    kill_and_go_on(launcher, recipe, tmp_path, kills, expected)
 
 
 def test_ctrl_c_saves_the_step_and_leaves_with_its_own_exit_code(

@@ -104,6 +104,8 @@ class Slot:
 
     def _views(self, arrays: Sequence[tuple[tuple[int, ...], str]]) -> Iterator[np.ndarray]:
         """The arrays where they lie, one after the other."""
+        if not arrays:  # a slot that nothing was written to cannot be mapped
+            return
         counts = [math.prod(shape) for shape, _ in arrays]
         sizes = [np.dtype(dtype).itemsize * count for (_, dtype), count in zip(arrays, counts, strict=True)]
         if self._memory is None or len(self._memory) < sum(map(_room, sizes)):
