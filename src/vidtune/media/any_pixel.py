@@ -12,38 +12,26 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from vidtune.errors import MediaError
 from vidtune.media import transforms
-from vidtune.media.image import read_image
+from vidtune.media.pixels import PixelPreprocessing
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.sampling import PER_SECOND, frame_indices
 from vidtune.media.video import read_clip
 
-Triple = tuple[float, float, float]
 
-
-class _AnyPixelPreprocessing(BaseModel):
-    """Settings that pictures and clips share.
+class _AnyPixelPreprocessing(PixelPreprocessing):
+    """Settings that pictures and clips share; resizing gives whole grey levels, so both kinds of ``pixels`` are equal.
 
     Args:
         size: long side S in pixels.
         cell: side K of a cell; the short side is rounded up to whole cells, which stretches it a little.
-        mean, std: per channel, of pixel values in [0, 1].
-        blind: black pixels take the place of the real ones; the file is opened for its metadata only.
-        pixels: "float32": normalised values; "uint8": grey levels, which ``to_float`` normalises later, on the device.
-            Resizing gives whole grey levels anyhow, so that both are equal.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: PositiveInt = 448
     cell: PositiveInt = 28
-    mean: Triple = transforms.CLIP_MEAN
-    std: Triple = transforms.CLIP_STD
-    blind: bool = False
-    pixels: Literal["float32", "uint8"] = "float32"
 
     @model_validator(mode="after")
     def _whole_cells(self) -> "_AnyPixelPreprocessing":
@@ -61,21 +49,6 @@ class _AnyPixelPreprocessing(BaseModel):
         """Every height and width that can come out."""
         lengths = range(self.cell, self.size + 1, self.cell)
         return [(n, self.size) for n in lengths] + [(self.size, n) for n in lengths[:-1]]
-
-    def to_float(self, values: torch.Tensor) -> torch.Tensor:
-        """What the tower takes, from what ``load`` and ``apply`` gave, on the device where it lies.
-
-        Shape: uint8 or float (..., 3, [T,] h, w) -> float32, or as given
-        """
-        if values.dtype != torch.uint8:
-            return values
-        x = values.to(torch.float32).div_(255.0)
-        transforms.normalize(x.movedim(-len(self.output_shape()), 0), self.mean, self.std)
-        return x
-
-    def output_shape(self, info: MediaInfo | None = None) -> tuple[int, ...]:
-        """Shape of ``load``'s result, known without decoding; without ``info`` the largest."""
-        raise NotImplementedError
 
     def _resize(self, frames: np.ndarray) -> torch.Tensor:
         """Shape: uint8 RGB (T, H, W, 3) -> float32 or uint8 (3, T, h, w)"""
@@ -103,22 +76,9 @@ class AnyPixelImagePreprocessing(_AnyPixelPreprocessing):
         """Every shape that ``load`` can give."""
         return [(3, *size) for size in self.sizes()]
 
-    def load(self, path: str, seed: int | None = None) -> np.ndarray:
-        """Read an image file. Shape: -> float32 or uint8 (3, h, w)
-
-        Raises:
-            MediaError: the file is no readable image.
-        """
-        return self.apply(self.read(path), seed).numpy()
-
     def read(self, path: str) -> np.ndarray:
         """The pixels that ``load`` applies itself to. Shape: -> uint8 RGB (H, W, 3)"""
-        if not self.blind:
-            return read_image(path)
-        info = probe(path)
-        if info.kind != "image":
-            raise MediaError(path, f"is a {info.kind} file where an image is expected")
-        return np.zeros((info.height, info.width, 3), np.uint8)
+        return self._read_picture(path)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (H, W, 3) -> float32 or uint8 (3, h, w)"""
@@ -148,14 +108,6 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
         """Every shape that ``load`` can give."""
         fewest = 1 if self.sampling == PER_SECOND else self.num_frames
         return [(3, frames, *size) for frames in range(fewest, self.num_frames + 1) for size in self.sizes()]
-
-    def load(self, path: str, seed: int | None = None) -> np.ndarray:
-        """Decode the frames of a video file or a folder of frame images. Shape: -> float32 or uint8 (3, frames, h, w)
-
-        Raises:
-            MediaError: the file is no readable video, or not of the shape that its metadata promise.
-        """
-        return self.apply(self.read(path), seed).numpy()
 
     def read(self, path: str) -> np.ndarray:
         """The frames that ``load`` applies itself to. Shape: -> uint8 RGB (frames, H, W, 3)"""

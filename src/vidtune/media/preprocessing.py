@@ -8,66 +8,38 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from vidtune.errors import MediaError
 from vidtune.media import transforms
 from vidtune.media.any_pixel import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
-from vidtune.media.image import read_image
+from vidtune.media.pixels import PixelPreprocessing
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.sampling import frame_indices
 from vidtune.media.video import read_clip
 
-Triple = tuple[float, float, float]
 Order = Literal["resize_then_normalize", "normalize_then_resize"]
-Pixels = Literal["float32", "uint8"]
 
 
-class _SquarePreprocessing(BaseModel):
+class _SquarePreprocessing(PixelPreprocessing):
     """Settings that both media share.
 
     ``order`` records the published order of the two steps. Filter weights sum to one, so both orders give the same
     values to float rounding (below 1e-6), and the cheaper one is computed: resize first, normalise the small result.
 
+    ``pixels: uint8`` differs from float32 by at most half a grey level (1/510 before normalising), and by what bicubic
+    interpolation shoots over black and white, which grey levels cannot hold.
+
     Args:
         size: side S of the output in pixels.
         interpolation: filter of the resize; the short side becomes S, then the centre is cut out.
         antialias: widen the filter when shrinking.
-        mean, std: per channel, of pixel values in [0, 1].
-        blind: black pixels take the place of the real ones; the file is opened for its metadata only.
-        pixels: what ``load`` and ``apply`` give. "float32": normalised values. "uint8": the resized values rounded to
-            whole grey levels, which ``to_float`` normalises later, on the device: a quarter of the memory and of the
-            transfer. They differ by at most half a grey level (1/510 before normalising), and by what bicubic
-            interpolation shoots over black and white, which grey levels cannot hold.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: PositiveInt = 224
     interpolation: transforms.Interpolation = "bilinear"
     antialias: bool = False
-    mean: Triple = transforms.CLIP_MEAN
-    std: Triple = transforms.CLIP_STD
     order: Order = "resize_then_normalize"
-    blind: bool = False
-    pixels: Pixels = "float32"
-
-    def to_float(self, values: torch.Tensor) -> torch.Tensor:
-        """What the tower takes, from what ``load`` and ``apply`` gave, on the device where it lies.
-
-        Nothing in here waits for the device. Float values are returned as they are.
-
-        Shape: uint8 or float (..., *output_shape()) -> float32, or as given
-        """
-        if values.dtype != torch.uint8:
-            return values
-        x = values.to(torch.float32).div_(255.0)
-        transforms.normalize(x.movedim(-len(self.output_shape()), 0), self.mean, self.std)
-        return x
-
-    def output_shape(self, info: MediaInfo | None = None) -> tuple[int, ...]:
-        """Shape of ``load``'s result, known without decoding; channels first."""
-        raise NotImplementedError
 
     def _finish(self, x: torch.Tensor) -> torch.Tensor:
         """Values in [0, 1] as ``pixels`` wants them. Shape: float32 (C, ...) -> float32 or uint8, the same"""
@@ -95,22 +67,9 @@ class ImagePreprocessing(_SquarePreprocessing):
         """Every shape that ``load`` can give."""
         return [self.output_shape()]
 
-    def load(self, path: str, seed: int | None = None) -> np.ndarray:
-        """Read an image file. Shape: -> float32 or uint8 (3, S, S)
-
-        Raises:
-            MediaError: the file is no readable image.
-        """
-        return self.apply(self.read(path), seed).numpy()
-
     def read(self, path: str) -> np.ndarray:
         """The pixels that ``load`` applies itself to. Shape: -> uint8 RGB (H, W, 3)"""
-        if not self.blind:
-            return read_image(path)
-        info = probe(path)
-        if info.kind != "image":
-            raise MediaError(path, f"is a {info.kind} file where an image is expected")
-        return np.zeros((info.height, info.width, 3), np.uint8)
+        return self._read_picture(path)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (H, W, 3) -> float32 or uint8 (3, S, S)"""
@@ -144,14 +103,6 @@ class VideoPreprocessing(_SquarePreprocessing):
     def output_shapes(self) -> list[tuple[int, ...]]:
         """Every shape that ``load`` can give."""
         return [self.output_shape()]
-
-    def load(self, path: str, seed: int | None = None) -> np.ndarray:
-        """Decode the frames of a video file or a folder of frame images. Shape: -> float32 or uint8 (3, T, S, S)
-
-        Raises:
-            MediaError: the file is no readable video.
-        """
-        return self.apply(self.read(path), seed).numpy()
 
     def read(self, path: str) -> np.ndarray:
         """The frames that ``load`` applies itself to. Shape: -> uint8 RGB (T, H, W, 3)"""
