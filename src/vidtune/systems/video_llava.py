@@ -15,13 +15,9 @@ from vidtune.models.formats import CheckpointFormat, JsonDict, KeyMap
 from vidtune.processing.prompts import PromptFormat
 from vidtune.systems.base import Sizes, System
 from vidtune.systems.languagebind import TOWER_KEYS, tower_sizes
+from vidtune.systems.vicuna import CURIOUS_HUMAN, CURIOUS_USER
 
 NAME = "video_llava"
-CURIOUS_USER = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-CURIOUS_HUMAN = CURIOUS_USER.replace("curious user", "curious human").replace("user's", "human's")
 
 PROMPTS = {
     "v1": PromptFormat(name="v1", system=CURIOUS_USER),
