@@ -59,8 +59,7 @@ class _Worker:
             piece, crash = self.connection.recv()
         except (EOFError, OSError):
             raise UserError(
-                "a worker process that prepares samples died, perhaps for want of memory; run the same command again: "
-                "what is done is kept"
+                "a worker process died, perhaps for want of memory; run the same command again: what is done is kept"
             ) from None
         if crash is not None:
             raise RuntimeError(f"a worker process failed:\n{crash}")

@@ -8,15 +8,14 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from vidtune.cores import available_cores
 from vidtune.errors import UserError
+from vidtune.processing.pieces import work_in_processes
 from vidtune.world.questions import SUBJECTS, Question, ask, describe
 from vidtune.world.render import write_image, write_video
 from vidtune.world.scene import CAST, COLOURS, SHAPES, Scene, make_scene
@@ -128,14 +127,17 @@ def _name(kind: str, index: int) -> str:
     return f"{kind}_{index:05d}"
 
 
-def _render(files: list[_File], spec: WorldSpec, workers: int | None) -> Iterable[None]:
-    write = partial(_write, fps=spec.fps, size=spec.size)
+def _render(files: list[_File], spec: WorldSpec, workers: int | None) -> Iterator[object]:
+    """Write files; yields once for each."""
+    write = partial(_write_numbered, files, spec.fps, spec.size)
     workers = workers or available_cores()
     if workers == 1 or len(files) < 16:
-        yield from map(write, files)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(write, files, chunksize=8)
+        return map(write, range(len(files)))
+    return work_in_processes(write, range(len(files)), workers)
+
+
+def _write_numbered(files: list[_File], fps: int, size: int, number: int) -> None:
+    _write(files[number], fps, size)
 
 
 def _write(file: _File, fps: int, size: int) -> None:
