@@ -18,7 +18,6 @@ from vidtune.errors import UserError
 from vidtune.media.pool import MediaPool
 from vidtune.models.statistics import deferred_statistics
 from vidtune.processing.packing import Batch
-from vidtune.processing.plan import share
 from vidtune.training.counts import StepCounts, StepTotals, Window, exchange
 from vidtune.training.exclusions import Excluded
 from vidtune.training.flops import StepFlops, peak_flops
@@ -148,7 +147,7 @@ class StageLoop:
         """
         counts = StepCounts(tuple(self.teachers.weights))
         factors = self.teachers.factors(self.plan, step)
-        passes = len(share(self.plan.costs(step), self.ranks.world)[self.ranks.rank])
+        passes = -(-len(self.plan.packs(step)) // self.ranks.world)  # of every rank, dummies among them
         for place in range(passes):
             batch = None
             if counts.error is None:
