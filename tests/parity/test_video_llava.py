@@ -516,8 +516,8 @@ def legacy_tokenizer() -> ChunkTokenizer:
 def placeholders_of(turns: list[Turn]) -> list[Placeholder]:
     text = "".join(turn.text for turn in turns)
     media = {
-        "image": Placeholder("image", IMAGE, TOKENS_PER_PICTURE[IMAGE]),
-        "video": Placeholder("video", VIDEO, TOKENS_PER_PICTURE[VIDEO] * FRAMES, FRAMES),
+        "image": Placeholder("image", ((IMAGE, TOKENS_PER_PICTURE[IMAGE]),)),
+        "video": Placeholder("video", ((VIDEO, TOKENS_PER_PICTURE[VIDEO] * FRAMES),), FRAMES),
     }
     tags = [part.split(">")[0] for part in text.split("<")[1:]]
     return [media[tag] for tag in tags if tag in media]

@@ -293,7 +293,7 @@ def assert_statistics(tower, expected, prefix: str) -> None:
 def test_single_pictures_agree(model, inputs, expected):
     pixels = inputs["stab_image.pixel_values"]
     with torch.no_grad():
-        blocks = model.encode_list("image", [item[0] for item in pixels])
+        blocks = model.encode("image", [item[0] for item in pixels])
     for k, block in enumerate(blocks):
         close(block, expected[f"stab_image.eval.projected.frame{k}"])
 
@@ -650,7 +650,9 @@ def encoded(conversation: list[dict], prompt: str, config: dict, **options):
     turns = [Turn("user" if turn["from"] == "human" else "assistant", turn["value"]) for turn in conversation]
     text = "".join(turn.text for turn in turns)
     frames = {"image": 1, "video": config["num_frames"]}
-    placeholders = [Placeholder(tag, MEDIA_ID, number, number) for tag, number in frames.items() if f"<{tag}>" in text]
+    placeholders = [
+        Placeholder(tag, ((MEDIA_ID, number),), number) for tag, number in frames.items() if f"<{tag}>" in text
+    ]
     tokenizer = ChunkTokenizer(load_tokenizer(FOLDER / "tokenizer"))
     return encode(turns, SYSTEM.prompts[prompt], tokenizer, placeholders, streams=("image", "video"), **options)
 

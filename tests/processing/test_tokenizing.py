@@ -14,7 +14,7 @@ from vidtune.processing.prompts import PromptFormat
 from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, load_tokenizer
 
 PROMPT = PromptFormat("two", "Be kind.")
-IMAGE, VIDEO = Placeholder("image", 900, 6), Placeholder("video", 901, 10, 4)
+IMAGE, VIDEO = Placeholder("image", ((900, 6),)), Placeholder("video", ((901, 10),), 4)
 STREAMS = ("image", "video")
 
 

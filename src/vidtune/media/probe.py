@@ -20,16 +20,17 @@ class MediaInfo:
     """Metadata of a media file.
 
     Args:
-        kind: "video", "image", or "frames" (a folder of frame images).
+        kind: "video", "image", "frames" (a folder of frame images), or "audio" (sound alone).
         width, height: pixels as shown, after rotation.
         num_frames: frames that decoding gives; 1 for an image.
         fps: mean frames per second; 0 for images and folders.
         duration: seconds; 0 for images and folders.
         has_audio: an audio stream is present.
         rotation: counterclockwise degrees (0, 90, 180, 270) applied to the stored pixels.
+        audio_seconds: seconds that the sound covers, from the start of the file; 0 without sound.
     """
 
-    kind: Literal["video", "image", "frames"]
+    kind: Literal["video", "image", "frames", "audio"]
     width: int
     height: int
     num_frames: int
@@ -37,6 +38,7 @@ class MediaInfo:
     duration: float
     has_audio: bool
     rotation: int
+    audio_seconds: float = 0.0
 
 
 def probe(path: str | os.PathLike[str]) -> MediaInfo:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from vidtune.errors import MediaError
+from vidtune.media.feature_file import is_feature_file, read_features
 from vidtune.media.memory import resident_bytes
 from vidtune.media.preprocessing import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
@@ -33,7 +34,7 @@ class LoadJob:
     """A media file to read.
 
     Args:
-        path: file, or folder of frame images.
+        path: file, or folder of frame images, or features that are read as they are.
         preprocessing: how it becomes a tensor; None reads the metadata only.
         seed: decides random transforms; None switches them off.
         second: what else the same decoded pixels become, with the same random choices; None: nothing.
@@ -160,6 +161,8 @@ def execute(job: LoadJob) -> list[np.ndarray] | MediaInfo:
     """
     if job.preprocessing is None:
         return probe(job.path)
+    if is_feature_file(job.path):
+        return [read_features(job.path)]
     if job.second is None:
         return [job.preprocessing.load(job.path, job.seed)]
     pixels = job.preprocessing.read(job.path)

@@ -91,6 +91,7 @@ def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTok
             num_tokens=_token_counts(config, name, preprocessing[name]),
             num_placeholders=system.placeholders(config, name),
             max_items=system.max_media.get(name),
+            **_feature_shape(config, name, preprocessing[name]),
         )
         for name, placeholder in config.placeholder_ids.items()
     }
@@ -99,12 +100,23 @@ def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTok
     return VideoLMProcessor(tokenizer, config.system, streams)
 
 
-def _token_counts(config: VideoLMConfig, stream: str, preprocessing: "Preprocessing") -> int | dict[str, int]:
-    """Tokens of an item; by shape where they depend on it."""
+def _token_counts(config: VideoLMConfig, stream: str, preprocessing: "Preprocessing") -> int | dict[str, int] | str:
+    """Tokens of an item; by shape where they depend on it, by row where there may be any number of rows."""
     counts = {shape: config.num_tokens(stream, shape) for shape in preprocessing.output_shapes()}
+    if not counts:
+        tower: Any = config.tower(config.streams[stream]["tower"])
+        return str(tower.tokens_per_row)
     if len(counts) == 1:
         return next(iter(counts.values()))
     return {"x".join(map(str, shape)): tokens for shape, tokens in counts.items()}
+
+
+def _feature_shape(config: VideoLMConfig, stream: str, preprocessing: "Preprocessing") -> dict[str, int]:
+    """Rows, where every item has as many, and width of what the stream's tower gives."""
+    tower = config.tower(config.streams[stream]["tower"])
+    rows = {tower.num_tokens(shape) for shape in preprocessing.output_shapes()}
+    found = {"feature_size": tower.hidden_size}
+    return {**found, "feature_rows": rows.pop()} if len(rows) == 1 else found
 
 
 def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:

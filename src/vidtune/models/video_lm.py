@@ -92,31 +92,46 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             elif self.alignments[stream].config != head.config:
                 raise UserError(f"distillation.{stream}: the model brings a head of {self.alignments[stream].config}")
 
-    def encode(self, stream: str, values: Tensor) -> Tensor:
-        """Embeddings of media items of one shape, (n, *item) -> (n, N, D). Frozen towers run without a graph."""
-        parts = self.config.streams[stream]
-        tower, connector = self.towers[parts["tower"]], self.connectors[parts["connector"]]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(tower)):
-            features = tower(values.to(device=self.device, dtype=_dtype(tower)))
-        return connector(features.to(_dtype(connector)))
+    def tower_features(self, stream: str, values: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
+        """What a stream's tower makes of media items; a frozen one runs without a graph.
 
-    def encode_list(self, stream: str, values: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Embeddings of media items of different shapes together, by a tower that takes lists: list of (N, D)."""
-        parts = self.config.streams[stream]
-        tower, connector = self.towers[parts["tower"]], self.connectors[parts["connector"]]
+        Shape: (n, *item) -> (n, N, C), or a list of items of different shapes -> list of (N, C)
+        """
+        tower = self.towers[self.config.streams[stream]["tower"]]
+        dtype = _dtype(tower)
         with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(tower)):
-            features = tower([value.to(device=self.device, dtype=_dtype(tower)) for value in values])
-        return connector(torch.cat(features).to(_dtype(connector))).split([len(block) for block in features])
+            if getattr(tower, "takes_lists", False):
+                return tower([value.to(device=self.device, dtype=dtype) for value in values])
+            if isinstance(values, Tensor):
+                return tower(values.to(device=self.device, dtype=dtype))
+            return [tower(value.unsqueeze(0).to(device=self.device, dtype=dtype))[0] for value in values]
+
+    def connect(self, stream: str, features: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
+        """Embeddings of tower features, (n, N, C) -> (n, N, D) or list of (N, C) -> list of (N, D)."""
+        connector = self.connectors[self.config.streams[stream]["connector"]]
+        dtype = _dtype(connector)
+        if isinstance(features, Tensor):
+            return connector(features.to(device=self.device, dtype=dtype))
+        together = torch.cat([block.to(device=self.device, dtype=dtype) for block in features])
+        return connector(together).split([len(block) for block in features])
+
+    def encode(self, stream: str, values: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
+        """Embeddings of media items, (n, *item) -> (n, N, D) or, of different shapes, lists of them."""
+        return self.connect(stream, self.tower_features(stream, values))
 
     def encode_items(self, stream: str, batch: StreamBatch) -> Iterator[Tensor]:
         """Embeddings of every item in order, each cut to the tokens of it that stand in the prompt."""
-        if getattr(self.towers[self.config.streams[stream]["tower"]], "takes_lists", False):
-            blocks: Any = self.encode_list(stream, list(batch.values))
-        elif isinstance(batch.values, Tensor):
-            blocks = self.encode(stream, batch.values)
+        encoded = batch.encoded or [False] * len(batch)
+        if all(encoded):
+            features: Any = batch.values
+        elif not any(encoded):
+            features = self.tower_features(stream, batch.values)
         else:
-            blocks = [self.encode(stream, item.unsqueeze(0))[0] for item in batch.values]
-        for block, length in zip(blocks, batch.num_tokens, strict=True):
+            rest = [value for value, done in zip(batch.values, encoded, strict=True) if not done]
+            same = len({value.shape for value in rest}) == 1
+            found = iter(self.tower_features(stream, torch.stack(rest) if same else rest))
+            features = [value if done else next(found) for value, done in zip(batch.values, encoded, strict=True)]
+        for block, length in zip(self.connect(stream, features), batch.num_tokens, strict=True):
             yield block[:length]
 
     def embed(self, input_ids: Tensor, media: dict[str, StreamBatch] | None = None) -> Tensor:
@@ -159,7 +174,8 @@ class VideoLM(PreTrainedModel, GenerationMixin):
                 tower = self.towers[parts["tower"]]
                 training = tower.training
                 tower.eval()
-                total = total + 0.0 * self.encode(stream, torch.zeros(1, *shape, device=self.device)).float().sum()
+                blocks = self.encode(stream, torch.zeros(1, *shape, device=self.device))
+                total = total + 0.0 * torch.stack([block.float().sum() for block in blocks]).sum()
                 tower.train(training)
                 reached |= set(parts.items())
         return total

@@ -108,6 +108,8 @@ class ExampleMaker:
                 for name, settings in self.processor.streams.items()
             },
         }
+        if self.processor.switched_off:
+            parts["switched_off"] = sorted(self.processor.switched_off)
         if self.aligned:
             parts["aligned"] = {stream: repr(count) for stream, count in self.aligned.items()}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from vidtune.data.sample import MediaRef
+from vidtune.media.feature_file import is_feature_file
 from vidtune.media.preprocessing import Preprocessing
 
 IGNORED = -100
@@ -34,6 +35,11 @@ class MediaSlot:
     @property
     def stream(self) -> str:
         return self.ref.stream
+
+    @property
+    def encoded(self) -> bool:
+        """Whether the file holds what the stream's tower gives, so that the tower has nothing to do."""
+        return is_feature_file(self.ref.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,7 @@ class StreamBatch:
 
     Args:
         values: (n, *shape) float or uint8 as preprocessing gave them, or a list of tensors when their shapes differ.
+        encoded: for each item, whether its values are the tower's features already, (tokens, width); None: none are.
         num_tokens: for each item, how many of its tokens stand in the ids, counted from its first.
         teacher: for each item, the features that distillation aligns it with, (frames, patches, width); None: none.
         teacher_values: for each item, what a teacher is to look at to tell them, as `values`; None: nothing.
@@ -80,6 +87,7 @@ class StreamBatch:
     num_tokens: list[int]
     teacher: list[torch.Tensor] | None = None
     teacher_values: list[torch.Tensor] | None = None
+    encoded: list[bool] | None = None
 
     def __len__(self) -> int:
         return len(self.num_tokens)
@@ -114,7 +122,8 @@ class StreamBatch:
             return None if tensors is None else [tensors[place] for place in places]
 
         chosen = StreamBatch.stack([self.values[place] for place in places], [self.num_tokens[p] for p in places])
-        return replace(chosen, teacher=each(self.teacher), teacher_values=each(self.teacher_values))
+        encoded = None if self.encoded is None else [self.encoded[place] for place in places]
+        return replace(chosen, teacher=each(self.teacher), teacher_values=each(self.teacher_values), encoded=encoded)
 
     @classmethod
     def stack(
@@ -122,13 +131,18 @@ class StreamBatch:
         arrays: Sequence[np.ndarray | torch.Tensor],
         num_tokens: Sequence[int],
         teacher_arrays: Sequence[np.ndarray | torch.Tensor] | None = None,
+        encoded: Sequence[bool] = (),
     ) -> "StreamBatch":
-        """Stack where all shapes agree, else keep a list; what the teacher sees stays a list."""
+        """Stack where all shapes agree, else keep a list; what the teacher sees stays a list.
+
+        Args:
+            encoded: see :attr:`encoded`; nothing: no item is.
+        """
         tensors = [torch.as_tensor(array) for array in arrays]
         same = len({tensor.shape for tensor in tensors}) == 1
         values = torch.stack(tensors) if same else tensors
         seen = [torch.as_tensor(array) for array in teacher_arrays] if teacher_arrays else None
-        return cls(values, list(num_tokens), teacher_values=seen)
+        return cls(values, list(num_tokens), teacher_values=seen, encoded=list(encoded) if any(encoded) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,23 +218,25 @@ def pack(
 
     Args:
         examples: at least one, none empty.
-        arrays: for each example, its preprocessed media, one array for each of `example.media`.
+        arrays: for each example, its preprocessed media, or their features where the file holds those; one array for
+            each of `example.media`.
         teacher_arrays: the same as a teacher is to see them; None for media without a teacher.
     Raises:
         ValueError: no examples, or arrays and media differ in number; names the sample.
     """
     if len(arrays) != len(examples):
         raise ValueError(f"{len(examples)} examples but media for {len(arrays)}")
-    media: dict[str, tuple[list[Array], list[int], list[Array]]] = {}
+    media: dict[str, tuple[list[Array], list[int], list[Array], list[bool]]] = {}
     for place, (example, loaded) in enumerate(zip(examples, arrays, strict=True)):
         if len(loaded) != len(example.media):
             raise ValueError(f"sample {example.id}: {len(example.media)} media but {len(loaded)} arrays")
         seen = teacher_arrays[place] if teacher_arrays else [None] * len(loaded)
         for slot, array, second in zip(example.media, loaded, seen, strict=True):
-            values, num_tokens, teacher_values = media.setdefault(slot.stream, ([], [], []))
+            values, num_tokens, teacher_values, encoded = media.setdefault(slot.stream, ([], [], [], []))
             values.append(array)
             num_tokens.append(slot.num_tokens)
             teacher_values += [] if second is None else [second]
+            encoded.append(slot.encoded)
     return join(examples, {stream: StreamBatch.stack(*lists) for stream, lists in media.items()})
 
 

@@ -1,17 +1,20 @@
 """The processor: samples and questions -> examples, by the tokenizer, streams and prompt formats of one system."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import MediaError, UserError
+from vidtune.media.feature_file import feature_shape, is_feature_file, read_features
 from vidtune.media.preprocessing import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.processing.packing import Example, MediaSlot, StreamBatch
@@ -26,22 +29,44 @@ class StreamSettings(BaseModel):
         preprocessing: file -> tensor.
         placeholder_id: token id that stands for one media token; outside the vocabulary.
         num_tokens: tokens of one item, from the model's config; where they depend on the item, tokens by the shape of
-            what preprocessing gives ("3x8x252x448"), for every shape it can give.
+            what preprocessing gives ("3x8x252x448"), for every shape it can give; or as many for each of its rows, the
+            first dimension, where there may be any number of these ("1500/256", rounded down).
         num_placeholders: how much an item counts for `max_length`, before its placeholder is expanded.
         max_items: most items in one training sample; None means any number.
+        feature_rows, feature_size: tokens and width of what the tower gives, which files of features must have; rows
+            are None where they depend on the item, and the width where nothing is known of the tower.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     preprocessing: Preprocessing
     placeholder_id: int
-    num_tokens: PositiveInt | dict[str, PositiveInt]
+    num_tokens: PositiveInt | dict[str, PositiveInt] | Annotated[str, Field(pattern=r"^\d+(/\d+)?$")]
     num_placeholders: PositiveInt = 1
     max_items: PositiveInt | None = None
+    feature_rows: PositiveInt | None = None
+    feature_size: PositiveInt | None = None
 
     def tokens_of(self, shape: Sequence[int]) -> int:
         """Tokens of an item of which preprocessing gives this shape."""
-        return self.num_tokens if isinstance(self.num_tokens, int) else self.num_tokens["x".join(map(str, shape))]
+        if isinstance(self.num_tokens, int):
+            return self.num_tokens
+        if isinstance(self.num_tokens, dict):
+            return self.num_tokens["x".join(map(str, shape))]
+        return int(shape[0] * Fraction(self.num_tokens))
+
+    def tokens_of_features(self, shape: tuple[int, int]) -> int:
+        """Tokens of an item of which the tower's features are stored.
+
+        Raises:
+            ValueError: the features are not of this tower; says in what they differ.
+        """
+        rows, width = shape
+        if self.feature_size is not None and width != self.feature_size:
+            raise ValueError(f"its features have width {width} where the tower gives {self.feature_size}")
+        if self.feature_rows is not None and rows != self.feature_rows:
+            raise ValueError(f"it holds {rows} features where the tower gives {self.feature_rows}")
+        return self.num_tokens if isinstance(self.num_tokens, int) else rows
 
 
 class VideoLMProcessor(ProcessorMixin):
@@ -61,6 +86,7 @@ class VideoLMProcessor(ProcessorMixin):
     """
 
     media_info: Callable[[str], MediaInfo] = staticmethod(probe)
+    switched_off: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -87,6 +113,13 @@ class VideoLMProcessor(ProcessorMixin):
         if name not in self.prompts:
             raise UserError(f"prompt format '{name}': system {self.system} has {', '.join(sorted(self.prompts))}")
         return self.prompts[name]
+
+    @property
+    def companions(self) -> Mapping[str, tuple[str, ...]]:
+        """Streams that read the same file as another one, by that one's name."""
+        from vidtune.systems import get_system
+
+        return get_system(self.system).companions
 
     @property
     def preprocessing(self) -> dict[str, Preprocessing]:
@@ -124,8 +157,21 @@ class VideoLMProcessor(ProcessorMixin):
                     f"media.{name}: the model takes {old.output_shape()} but this gives {new.output_shape()}"
                 )
             streams[name] = streams[name].model_copy(update={"preprocessing": new})
-        changed = VideoLMProcessor(self.tokenizer, self.system, streams, self.chunk_tokenizer.legacy)
-        changed.media_info = self.media_info
+        changed = copy(self)
+        changed.streams = streams
+        return changed
+
+    def without(self, streams: Collection[str]) -> "VideoLMProcessor":
+        """The same processor with some streams switched off: where their tokens would stand, there are none.
+
+        Raises:
+            UserError: a stream that does not exist.
+        """
+        unknown = next((name for name in streams if name not in self.streams), None)
+        if unknown is not None:
+            raise UserError(f"system {self.system} has no stream {unknown!r}, only {', '.join(self.streams)}")
+        changed = copy(self)
+        changed.switched_off = self.switched_off | frozenset(streams)
         return changed
 
     def example(
@@ -151,9 +197,11 @@ class VideoLMProcessor(ProcessorMixin):
         """
         try:
             self._check_media(sample.media, self.prompt_format(prompt), limit=supervise)
+            parts = [self._parts(ref) for ref in sample.media]
             encoded = self._encode(
                 sample.turns,
                 sample.media,
+                parts,
                 prompt,
                 supervise=supervise,
                 max_length=max_length,
@@ -161,7 +209,7 @@ class VideoLMProcessor(ProcessorMixin):
             )
         except SampleProblem as problem:
             raise problem.of(sample.id) from None
-        return _example(sample.id, encoded, sample.media, seed)
+        return _example(sample.id, encoded, parts, seed)
 
     def question_example(
         self,
@@ -170,7 +218,7 @@ class VideoLMProcessor(ProcessorMixin):
         prompt: str,
         history: Sequence[Turn] = (),
         id: str = "",
-        num_tokens: Sequence[int] | None = None,
+        parts: Sequence[Sequence[tuple[MediaRef, int]]] | None = None,
     ) -> Example:
         """Tokenise a question whose answer is open; nothing is labelled.
 
@@ -180,7 +228,8 @@ class VideoLMProcessor(ProcessorMixin):
         Args:
             history: earlier turns, user first.
             id: of the example.
-            num_tokens: of every media item; None: as its stream and its file's metadata say.
+            parts: of every media item, who reads it and the tokens that this gives; None: as its streams and its
+                file's metadata say.
         Raises:
             SampleProblem: question, tags and media do not fit together; names `id`.
         """
@@ -192,10 +241,11 @@ class VideoLMProcessor(ProcessorMixin):
             turns[first] = Turn("user", f"{tags}{format_.media_separator}{turns[first].text}")
         try:
             self._check_media(media, format_, limit=False)
-            encoded = self._encode(turns, media, prompt, num_tokens, supervise=False, open_answer=True)
+            parts = [self._parts(ref) for ref in media] if parts is None else parts
+            encoded = self._encode(turns, media, parts, prompt, supervise=False, open_answer=True)
         except SampleProblem as problem:
             raise problem.of(id) if id else problem from None
-        return _example(id, encoded, media, None)
+        return _example(id, encoded, parts, None)
 
     def split_at_media(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
         """Ids up to and including the last media token, and the rest. Without media the first part is empty.
@@ -234,15 +284,18 @@ class VideoLMProcessor(ProcessorMixin):
         questions = [text] if isinstance(text, str) else list(text)
         name = prompt or get_system(self.system).answering_prompt
         items = {stream: list(given) for stream, given in (("image", images), ("video", videos)) if given}
-        shares = self._deal_media(questions, items)
-        media = {stream: self._load(stream, given) for stream, given in items.items()}
-        counts = {stream: iter(batch.num_tokens) for stream, batch in media.items()}
-        examples = [
-            self.question_example(
-                question, share, name, id=str(number), num_tokens=[next(counts[ref.stream]) for ref in share]
-            )
-            for number, (question, share) in enumerate(zip(questions, shares, strict=True))
-        ]
+        loaded = {stream: iter([self._load(stream, item) for item in given]) for stream, given in items.items()}
+        examples, read = [], []
+        for number, (question, share) in enumerate(zip(questions, self._deal_media(questions, items), strict=True)):
+            found = [next(loaded[ref.stream]) for ref in share]
+            parts = [[(ref, tokens) for ref, tokens, _ in item] for item in found]
+            examples.append(self.question_example(question, share, name, id=str(number), parts=parts))
+            read += [part for item in found for part in item]
+        media = {}
+        for stream in dict.fromkeys(ref.stream for ref, _, _ in read):
+            refs, tokens, arrays = zip(*(part for part in read if part[0].stream == stream), strict=True)
+            batch = StreamBatch.stack(arrays, tokens, encoded=[is_feature_file(ref.path) for ref in refs])
+            media[stream] = batch.to_float(self.streams[stream].preprocessing)
         length = max(len(example) for example in examples)
         pad = self.tokenizer.pad_token_id or 0
         ids = np.stack(
@@ -251,17 +304,17 @@ class VideoLMProcessor(ProcessorMixin):
         mask = np.stack([np.arange(length) >= length - len(example) for example in examples])
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask).long(), "media": media}
 
-    def _load(self, stream: str, items: Sequence[Any]) -> StreamBatch:
-        """Paths, or decoded pixels, as the batch of a stream."""
-        settings = self.streams[stream]
-        arrays = [
-            settings.preprocessing.load(str(item))
-            if isinstance(item, str | Path)
-            else settings.preprocessing.apply(np.asarray(item))
-            for item in items
-        ]
-        batch = StreamBatch.stack(arrays, [settings.tokens_of(array.shape) for array in arrays])
-        return batch.to_float(settings.preprocessing)
+    def _load(self, stream: str, item: Any) -> list[tuple[MediaRef, int, np.ndarray | torch.Tensor]]:
+        """All that is read of a path, or of decoded pixels: by which stream, its tokens, and what towers take."""
+        if not isinstance(item, str | Path):
+            settings = self.streams[stream]
+            array = settings.preprocessing.apply(np.asarray(item))
+            return [(MediaRef(stream, ""), settings.tokens_of(array.shape), array)]
+        return [(ref, tokens, self._read(ref)) for ref, tokens in self._parts(MediaRef(stream, str(item)))]
+
+    def _read(self, ref: MediaRef) -> np.ndarray:
+        """A file as its stream takes it: preprocessed, or the features it holds."""
+        return read_features(ref.path) if is_feature_file(ref.path) else self.preprocessing[ref.stream].load(ref.path)
 
     def _deal_media(self, questions: Sequence[str], items: Mapping[str, Sequence[Any]]) -> list[list[MediaRef]]:
         for stream in items:
@@ -301,24 +354,58 @@ class VideoLMProcessor(ProcessorMixin):
         self,
         turns: Sequence[Turn],
         media: Sequence[MediaRef],
+        parts: Sequence[Sequence[tuple[MediaRef, int]]],
         prompt: str,
-        num_tokens: Sequence[int] | None = None,
         **options: Any,
     ) -> Encoded:
-        placeholders = []
-        for ref, tokens in zip(media, num_tokens or map(self.media_tokens, media), strict=True):
-            settings = self.streams[ref.stream]
-            placeholders.append(Placeholder(ref.stream, settings.placeholder_id, tokens, settings.num_placeholders))
+        placeholders = [
+            Placeholder(
+                ref.stream,
+                tuple((self.streams[part.stream].placeholder_id, tokens) for part, tokens in read),
+                self.streams[ref.stream].num_placeholders,
+            )
+            for ref, read in zip(media, parts, strict=True)
+        ]
         format_ = self.prompt_format(prompt)
         return encode(turns, format_, self.chunk_tokenizer, placeholders, streams=tuple(self.streams), **options)
 
-    def media_tokens(self, ref: MediaRef) -> int:
-        """Tokens that a media item becomes; its file's metadata is read only where items differ.
+    def resolve(self, ref: MediaRef) -> list[MediaRef]:
+        """What is read of a media item: by its stream and by the companions that find something in it, in this order.
 
         Raises:
-            SampleProblem: its metadata cannot be read.
+            SampleProblem: its stream has nothing to read, or metadata cannot be read.
+        """
+        return [part for part, _ in self._parts(ref)]
+
+    def _parts(self, ref: MediaRef) -> list[tuple[MediaRef, int]]:
+        """What is read of a media item, with the tokens that this gives; streams that are switched off read nothing."""
+        parts = []
+        for stream in (ref.stream, *self.companions.get(ref.stream, ())):
+            read = ref.read_by(stream)
+            companion = stream != ref.stream
+            if stream in self.switched_off or (companion and (read is None or _of_another_stream(read, ref))):
+                continue
+            if read is None:
+                raise SampleProblem("no media file", f"there is no file for its {stream}")
+            tokens = self.media_tokens(read)
+            if tokens or not companion:
+                parts.append((read, tokens))
+        return parts
+
+    def media_tokens(self, ref: MediaRef) -> int:
+        """Tokens that one stream makes of a file; its metadata is read only where files differ.
+
+        Raises:
+            SampleProblem: its metadata cannot be read, or it holds features that are not of the stream's tower.
         """
         settings = self.streams[ref.stream]
+        if is_feature_file(ref.path):
+            try:
+                return settings.tokens_of_features(feature_shape(ref.path))
+            except MediaError as error:
+                raise SampleProblem("features cannot be read", str(error)) from None
+            except ValueError as error:
+                raise SampleProblem("features of another tower", f"{ref.path}: {error}") from None
         return settings.num_tokens if isinstance(settings.num_tokens, int) else settings.tokens_of(self.shape_of(ref))
 
     def shape_of(self, ref: MediaRef) -> tuple[int, ...]:
@@ -351,10 +438,17 @@ class VideoLMProcessor(ProcessorMixin):
                 )
 
 
-def _example(id: str, encoded: Encoded, media: Sequence[MediaRef], seed: int | None) -> Example:
+def _of_another_stream(read: MediaRef, ref: MediaRef) -> bool:
+    """Whether a companion would read the features that the item's own stream has in place of a file."""
+    return read.path == ref.path and is_feature_file(ref.path)
+
+
+def _example(id: str, encoded: Encoded, parts: Sequence[Sequence[tuple[MediaRef, int]]], seed: int | None) -> Example:
+    """An example of which the media are the parts whose tokens were kept; those of one file share its seed."""
+    media = [(ref, number) for number, item in enumerate(parts) for ref, _ in item]
     slots = tuple(
         MediaSlot(ref, num_tokens, None if seed is None else seed + number)
-        for number, (ref, num_tokens) in enumerate(zip(media, encoded.media_tokens, strict=True))
+        for (ref, number), num_tokens in zip(media, encoded.media_tokens, strict=True)
         if num_tokens
     )
     return Example(id, encoded.input_ids, encoded.labels, slots, encoded.masked, encoded.truncated)

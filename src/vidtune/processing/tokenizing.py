@@ -131,25 +131,31 @@ def _writes_dummy_prefix(backend: dict) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """What stands in the ids for one media item.
+    """What stands in the ids where a media tag stands in the text.
 
     Args:
-        stream: its tag in the text is ``<stream>``.
-        id: placeholder token id, outside the vocabulary.
-        num_tokens: how many times the id is written, i.e. the number of embeddings the connector gives.
-        num_placeholders: how much it counts for `max_length`, before expansion: one per picture or frame in published
-            systems.
+        stream: the tag is ``<stream>``.
+        parts: placeholder token id, outside the vocabulary, and how many times it is written (the number of embeddings
+            the connector gives), for every stream that reads the file; none where all of them are switched off.
+        num_placeholders: how much the tag counts for `max_length`, before expansion: one per picture or frame in
+            published systems. The parts behind the first count nothing.
     """
 
     stream: str
-    id: int
-    num_tokens: int
+    parts: tuple[tuple[int, int], ...]
     num_placeholders: int = 1
 
-    def shares(self) -> np.ndarray:
-        """How many tokens each placeholder becomes, as even as whole numbers allow. Shape: (num_placeholders,)"""
-        ends = np.arange(self.num_placeholders + 1) * self.num_tokens // self.num_placeholders
-        return np.diff(ends)
+    def units(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What the tag is cut by: of each unit its id, its part, how often the id is written, and what it counts.
+
+        The first part is spread over `num_placeholders` units, as even as whole numbers allow. Shape: (units,) each
+        """
+        first, *rest = self.parts or ((0, 0),)
+        shares = np.diff(np.arange(self.num_placeholders + 1) * first[1] // self.num_placeholders)
+        counts = np.repeat((1, 0), (self.num_placeholders, len(rest)))
+        ids = np.repeat([first[0], *(part[0] for part in rest)], [self.num_placeholders, *(1 for _ in rest)])
+        owners = np.concatenate((np.zeros(self.num_placeholders, int), np.arange(1, len(rest) + 1)))
+        return ids, owners, np.concatenate((shares, [part[1] for part in rest])).astype(int), counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +165,7 @@ class Encoded:
     Args:
         input_ids: (L,) int64, placeholders expanded.
         labels: (L,) int64, -100 where not supervised.
-        media_tokens: for each media item, how many of its tokens were kept; 0 if it was cut off whole.
+        media_tokens: for each part of each placeholder, how many of its tokens were kept; 0 if it was cut off whole.
         masked: why no token is supervised although some were meant to be, or None.
         truncated: whether anything was cut off.
     """
@@ -186,11 +192,11 @@ def encode(
     """Write turns as a prompt and tokenise it.
 
     Args:
-        placeholders: one for each media item, in the order of the tags in the text.
+        placeholders: one for each tag, in the order in which they stand in the text.
         streams: streams whose tags are looked for; any other ``<word>`` is text.
         supervise: label the answers; a sample whose answers cannot be told from its questions is masked whole.
         open_answer: end with the assistant's role.
-        max_length: cut on the right while a media item still counts `Placeholder.num_placeholders`.
+        max_length: cut on the right while a media tag still counts `Placeholder.num_placeholders`.
         max_expanded_length: then cut on the right with placeholders expanded, also inside a media item.
     Raises:
         SampleProblem: turns, tags and media do not fit together.
@@ -206,8 +212,9 @@ def encode(
     bos = [tokenizer.bos_id] if prompt.bos and tokenizer.bos_id is not None else []
     ids, labels = [np.array(bos, np.int64)], [np.full(len(bos), IGNORED)]
     repeats = [np.ones(len(bos), np.int64)]
+    counts = [np.ones(len(bos), np.int64)]
     owners = [np.full(len(bos), NO_OWNER)]
-    start = 0
+    start = first_part = 0
     for number, tag in enumerate([*tags, None]):
         stop = tag.start() if tag else len(text)
         if stop > start:
@@ -216,22 +223,27 @@ def encode(
             ids.append(tokens)
             labels.append(np.where(labelled[begins], tokens, IGNORED))
             repeats.append(np.ones_like(tokens))
+            counts.append(np.ones_like(tokens))
             owners.append(np.full(len(tokens), NO_OWNER))
         if tag:
-            placeholder = placeholders[number]
-            ids.append(np.full(placeholder.num_placeholders, placeholder.id))
-            labels.append(np.full(placeholder.num_placeholders, IGNORED))
-            repeats.append(placeholder.shares())
-            owners.append(np.full(placeholder.num_placeholders, number))
+            unit_ids, part, repeat, count = placeholders[number].units()
+            ids.append(unit_ids)
+            labels.append(np.full(len(unit_ids), IGNORED))
+            repeats.append(repeat)
+            counts.append(count)
+            owners.append(first_part + part)
+            first_part += len(placeholders[number].parts)
             start = tag.end()
 
-    parts = [np.concatenate(column) for column in (ids, labels, owners)]
-    expanded = [np.repeat(part[:max_length], np.concatenate(repeats)[:max_length]) for part in parts]
-    input_ids, all_labels, owner = (part[:max_expanded_length] for part in expanded)
-    truncated = len(parts[0]) > len(parts[0][:max_length]) or len(expanded[0]) > len(input_ids)
+    columns = [np.concatenate(column) for column in (ids, labels, owners)]
+    counted = np.cumsum(np.concatenate(counts))
+    kept = slice(None if max_length is None else int(np.searchsorted(counted, max_length, side="right")))
+    expanded = [np.repeat(column[kept], np.concatenate(repeats)[kept]) for column in columns]
+    input_ids, all_labels, owner = (column[:max_expanded_length] for column in expanded)
+    truncated = len(columns[0][kept]) < len(columns[0]) or len(expanded[0]) > len(input_ids)
     if masked is None and labelled.any() and not (all_labels != IGNORED).any():
         masked = "answers cut off by the length limit"
-    media_tokens = np.bincount(owner[owner != NO_OWNER], minlength=len(placeholders)).tolist()
+    media_tokens = np.bincount(owner[owner != NO_OWNER], minlength=first_part)[:first_part].tolist()
     return Encoded(input_ids, all_labels, media_tokens, masked, truncated)
 
 

@@ -31,6 +31,9 @@ class System:
         tower_names: config.json of a connectors-only checkpoint -> folder or hub id of every tower.
         connector_sizes: config.json of a connectors-only checkpoint -> connector sizes for ``build_config``.
         max_media: stream -> most files in one sample.
+        companions: stream -> streams that read the same file: wherever the stream's tag stands in a prompt, its tokens
+            are followed by those of its companions that the file has.
+        times: rule by which moments are written in texts, see :mod:`vidtune.processing.times`; None: none are.
         placeholders: config, stream -> placeholders a tag stood for before expansion (length limits count these).
         protocols: benchmark name -> overrides of its protocol.
     """
@@ -50,5 +53,7 @@ class System:
     tower_names: Callable[[dict[str, Any]], dict[str, str]] = lambda config: {}
     connector_sizes: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: {}
     max_media: Mapping[str, int] = field(default_factory=dict)
+    companions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    times: str | None = None
     placeholders: Callable[[VideoLMConfig, str], int] = lambda config, stream: 1
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

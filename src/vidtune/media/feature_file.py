@@ -1,0 +1,108 @@
+"""Files of stored tower features: one array of one file's features, as published systems hand them out.
+
+Legend: N tokens, C tower width.
+"""
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from vidtune.errors import MediaError
+from vidtune.media.files import check_file, media_errors
+
+FEATURE_SUFFIXES = (".npy", ".pt", ".pkl", ".safetensors")
+# All that a pickled array needs: how numpy rebuilds one, under its old and its new module names.
+_PICKLED = {
+    (f"numpy.{core}.{module}", name)
+    for core in ("core", "_core")
+    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+} | {("numpy", "ndarray"), ("numpy", "dtype")}
+
+
+def is_feature_file(path: str) -> bool:
+    """Whether a path names stored features; anything else is a media file."""
+    return path.endswith(FEATURE_SUFFIXES)
+
+
+def feature_shape(path: str) -> tuple[int, int]:
+    """(N, C) of a feature file; of ``.npy`` and ``.safetensors`` from the header alone.
+
+    Raises:
+        MediaError: as `read_features`.
+    """
+    with _readable(path):
+        if path.endswith(".npy"):
+            return _two_dimensions(path, np.load(path, mmap_mode="r", allow_pickle=False).shape)
+        if path.endswith(".safetensors"):
+            with safe_open(path, framework="pt") as file:
+                return _two_dimensions(path, tuple(file.get_slice(_only_name(path, list(file.keys()))).get_shape()))
+    return read_features(path).shape
+
+
+def read_features(path: str) -> np.ndarray:
+    """The array of a feature file; one of one dimension counts as one token. bfloat16 becomes float32.
+
+    Shape: -> float16 or float32 (N, C)
+    Raises:
+        MediaError: missing, damaged, not one array of numbers with one or two dimensions, or a pickle that holds
+            anything else: nothing in it is executed.
+    """
+    with _readable(path):
+        value = _load(path)
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    if not isinstance(value, np.ndarray) or not np.issubdtype(value.dtype, np.number):
+        raise MediaError(path, f"holds {type(value).__name__} where one array of features is expected")
+    value = value.reshape(_two_dimensions(path, value.shape))
+    return value if value.dtype in (np.float16, np.float32) else value.astype(np.float32)
+
+
+def _load(path: str) -> Any:
+    if path.endswith(".npy"):
+        return np.load(path, allow_pickle=False)
+    if path.endswith(".safetensors"):
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(_only_name(path, list(file.keys())))
+    if path.endswith(".pt"):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with Path(path).open("rb") as pickled:
+        return _ArrayUnpickler(pickled).load()
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows numpy arrays and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _PICKLED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only an array is read from a pickle")
+        return super().find_class(module, name)
+
+
+def _only_name(path: str, names: list[str]) -> str:
+    if len(names) != 1:
+        raise MediaError(path, f"holds {len(names)} tensors where one is expected")
+    return names[0]
+
+
+def _two_dimensions(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    if len(shape) not in (1, 2):
+        raise MediaError(path, f"has shape {tuple(shape)} where (tokens, width) is expected")
+    return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    with media_errors(path):
+        check_file(path)
+        try:
+            yield
+        except (ValueError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError, KeyError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise MediaError(path, f"is not a file of features ({reason})") from None
