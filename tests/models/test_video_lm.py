@@ -176,3 +176,24 @@ def test_rotary_buffers_survive_loading(model, tmp_path):
     again = VideoLM.from_pretrained(tmp_path)
     expected = model.language_model.model.rotary_emb.inv_freq
     assert torch.equal(again.language_model.model.rotary_emb.inv_freq, expected)
+
+
+@pytest.mark.parametrize("stored", [(0, 1, 2), (1,), (0, 2), ()])
+def test_stored_features_take_the_place_of_the_tower(stored, monkeypatch):
+    model = tiny_model()
+    values = torch.randn(3, *model.config.tower("video").input_shape())
+    tokens = [5, 40, 17]
+    expected = [block.clone() for block in model.encode_items("video", StreamBatch(values, tokens))]
+    features = [model.tower_features("video", value[None])[0] for value in values]
+    mixed = [features[place] if place in stored else values[place] for place in range(3)]
+    batch = StreamBatch.stack(mixed, tokens, encoded=[place in stored for place in range(3)])
+    assert [block.encoded for block in (batch.select([2, 1]),)] == [
+        [2 in stored, 1 in stored] if stored else None,
+    ]
+    ran = []
+    tower = model.towers["video"].forward
+    monkeypatch.setattr(model.towers["video"], "forward", lambda pixels: ran.append(len(pixels)) or tower(pixels))
+    found = list(model.encode_items("video", batch))
+    assert sum(ran) == 3 - len(stored)
+    for block, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(block, wanted, atol=1e-5, rtol=0)

@@ -1,0 +1,110 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vidtune.errors import MediaError
+from vidtune.media.feature_file import feature_shape, is_feature_file, read_features
+from vidtune.media.pool import LoadJob, MediaPool
+from vidtune.media.preprocessing import VideoPreprocessing
+
+VALUES = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+def write(path, array):
+    tensor = torch.from_numpy(array.copy())
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix == ".pt":
+        torch.save(tensor, path)
+    elif path.suffix == ".pkl":
+        path.write_bytes(pickle.dumps(array))
+    else:
+        save_file({"features": tensor}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pt", ".pkl", ".safetensors"])
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_every_kind_of_file_gives_its_array(tmp_path, suffix, kind):
+    path = write(tmp_path / f"a{suffix}", VALUES.astype(kind))
+    assert is_feature_file(path)
+    assert feature_shape(path) == (4, 3)
+    found = read_features(path)
+    assert found.dtype == (np.float16 if kind == np.float16 else np.float32)
+    np.testing.assert_array_equal(found, VALUES)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pt", ".pkl", ".safetensors"])
+def test_one_dimension_is_one_token(tmp_path, suffix):
+    path = write(tmp_path / f"a{suffix}", VALUES[0])
+    assert feature_shape(path) == read_features(path).shape == (1, 3)
+
+
+def test_bfloat16_becomes_float32(tmp_path):
+    save_file({"x": torch.ones(2, 3, dtype=torch.bfloat16)}, tmp_path / "a.safetensors")
+    assert read_features(str(tmp_path / "a.safetensors")).dtype == np.float32
+
+
+class Bomb:
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pt", ".npy"])
+def test_a_pickle_that_would_run_something_is_refused_and_nothing_runs(tmp_path, suffix):
+    path, target = tmp_path / f"bomb{suffix}", tmp_path / "made"
+    if suffix == ".npy":
+        np.save(path, np.array([Bomb(target)], dtype=object), allow_pickle=True)
+    elif suffix == ".pt":
+        torch.save(Bomb(target), path)
+    else:
+        path.write_bytes(pickle.dumps(Bomb(target)))
+    for read in (read_features, feature_shape):
+        with pytest.raises(MediaError, match="is not a file of features"):
+            read(str(path))
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("list.pkl", pickle.dumps([1.0, 2.0]), "holds list where one array"),
+        ("object.pkl", pickle.dumps(np.array([{}], dtype=object)), "holds ndarray where one array"),
+        ("cut.npy", b"\x93NUMPY\x01\x00", "is not a file of features"),
+        ("cut.safetensors", b"\xff" * 20, "is not a file of features"),
+        ("cut.pt", b"PK\x03\x04 nothing", "is not a file of features"),
+        ("text.pkl", b"hello", "is not a file of features"),
+        ("empty.npy", b"", "file is empty"),
+    ],
+)
+def test_what_is_no_array_is_refused(tmp_path, name, content, reason):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=reason):
+        read_features(str(path))
+
+
+def test_wrong_dimensions_and_too_many_tensors_are_refused(tmp_path):
+    cube = write(tmp_path / "cube.npy", np.zeros((2, 3, 4), np.float32))
+    save_file({"a": torch.ones(2), "b": torch.ones(2)}, tmp_path / "two.safetensors")
+    for read in (read_features, feature_shape):
+        with pytest.raises(MediaError, match=r"has shape \(2, 3, 4\)"):
+            read(cube)
+        with pytest.raises(MediaError, match="holds 2 tensors"):
+            read(str(tmp_path / "two.safetensors"))
+    with pytest.raises(MediaError, match="does not exist"):
+        read_features(str(tmp_path / "none.npy"))
+
+
+def test_the_pool_reads_features_as_they_are(tmp_path):
+    path = write(tmp_path / "a.npy", VALUES.astype(np.float16))
+    with MediaPool(1, 30.0) as pool:
+        [result] = pool.load([LoadJob(path, VideoPreprocessing())])
+    np.testing.assert_array_equal(result.array, VALUES)
