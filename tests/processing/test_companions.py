@@ -88,7 +88,7 @@ def test_a_raw_file_is_read_by_all_as_long_as_its_metadata_say(accompanied: Vide
         raise MediaError(path, "is damaged")
 
     accompanied.media_info = refuse
-    with pytest.raises(SampleProblem, match="train:7: /clip.mp4: is damaged"):
+    with pytest.raises(SampleProblem, match=r"train:7: /clip\.mp4: is damaged"):
         accompanied.example(sample(MediaRef("video", "/clip.mp4")), PROMPT)
 
 
