@@ -124,6 +124,13 @@ def test_recipe_that_needs_no_weights_builds_its_model(recipe):
     assert sum(parameter.numel() for parameter in model.parameters()) < 50_000_000
 
 
+def test_system_protocols_change_rules_that_exist(system):
+    for name, changes in system.protocols.items():
+        protocol = get_benchmark(name).protocol(prompt_format=system.answering_prompt)
+        changed = protocol.with_overrides(changes, f"system {system.name}")
+        assert changed.prompt_format in system.prompts
+
+
 def test_benchmark_protocol_hash_is_stable_and_tells_rules_apart(benchmark):
     protocol = benchmark.protocol(prompt_format="v1", stop=("</s>",))
     again = type(protocol).model_validate(json.loads(protocol.model_dump_json()))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from vidtune.data.sample import Turn
+from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.media.any_pixel import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.media.preprocessing import Preprocessing
 from vidtune.media.sampling import frame_indices
@@ -691,3 +692,17 @@ def test_the_modality_grouped_order_equals_the_official_one(case):
 def test_the_systems_preprocessing_is_the_published_one():
     streams: dict[str, Preprocessing] = SYSTEM.preprocessing(SYSTEM.build_config(AutoConfig.for_model("llama"), {}, {}))
     assert streams == {"image": AnyPixelImagePreprocessing(), "video": AnyPixelVideoPreprocessing()}
+
+
+@pytest.mark.parametrize("name", ["msvd_qa", "msrvtt_qa", "tgif_qa", "activitynet_qa"])
+def test_benchmarks_are_asked_as_published(name):
+    """scripts/videopanda/eval/run_qa_*.sh: conversation videopanda_v1, greedy, 1024 new tokens, the question alone."""
+    system = SYSTEM
+    protocol = get_benchmark(name).protocol(prompt_format=system.answering_prompt)
+    protocol = protocol.with_overrides(system.protocols[name], "system")
+    assert protocol.prompt_format == "videopanda_v1"
+    assert not protocol.generation.do_sample and protocol.generation.max_new_tokens == 1024
+    assert protocol.generation.stop == ("</s>",)
+    assert protocol.question_text("Who?") == "<video>\nWho?"
+    assert protocol.file_lookup.prefix == ("v_" if name == "activitynet_qa" else "")
+    assert protocol.file_lookup.extensions == (".mp4", ".avi", ".mov", ".mkv")

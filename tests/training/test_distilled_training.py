@@ -3,18 +3,23 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from launched import Launcher, largest_difference, log_lines, printed, with_settings
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from training_world import COLOURS, LANGUAGE_MODEL, conversation, write_video
 
 from vidtune.errors import UserError
 from vidtune.media.pool import MediaPool
 from vidtune.models.checkpoints import load_checkpoint
 from vidtune.recipe import Recipe
+from vidtune.training.dry_run import forecast, rank_memory
+from vidtune.training.flops import StepFlops
 from vidtune.training.loading import LoadedPack, PackLoader
 from vidtune.training.run import train
 from vidtune.training.signals import TrainingInterrupted
@@ -261,3 +266,34 @@ def test_tower_of_a_trained_model_can_teach(make_recipe: MakeRecipe, distilled: 
         assert torch.equal(teacher.tower.state_dict()[name], tensor)
     with pytest.raises(UserError, match="cannot teach"):
         set_up(distilled({"type": "stab", "hidden_size": 16}), 0, tmp_path)
+
+
+def test_flops_of_teacher_and_head_are_those_of_a_real_step(distilled: MakeRecipe, tmp_path: Path) -> None:
+    setup = set_up(distilled(), 0, tmp_path)
+    [batch, *_] = [pack.batch for pack in packs_of(setup, 0) if pack.batch is not None and pack.batch.media]
+    net, teachers = TrainingStep(setup.model, "float32"), setup.teachers
+    addmm = {torch.ops.aten.addmm_: lambda total, a, b, *rest, **named: 2 * a[0] * a[1] * b[1]}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=addmm) as counter:
+        net(teachers.teach(batch), {"video": 1.0}).total.backward()
+    squares = sum((end - begin) ** 2 for begin, end in pairwise(batch.cu_seqlens))
+    items, tokens = {"video": len(batch.media["video"])}, (batch.num_tokens, squares)
+    taught = {stream: tower.config for stream, tower in teachers.towers.items()}
+    with_teacher = StepFlops.of_stage(setup.model.config, setup.trained, taught)
+    alone = StepFlops.of_stage(setup.model.config, setup.trained)
+    real = counter.get_total_flops()
+    # Items count as the largest there can be; this clip is no full square.
+    found = with_teacher.of(*tokens, items, batch.num_supervised)
+    assert alone.of(*tokens, items, batch.num_supervised) < real < found
+    assert found == pytest.approx(real, rel=0.02)
+
+
+def test_memory_of_a_distilled_stage_holds_the_teacher(distilled: MakeRecipe, tmp_path: Path) -> None:
+    recipe = distilled()
+    [planned] = forecast(recipe, tmp_path)
+    setup = set_up(recipe, 0, tmp_path)
+    teacher = sum(weight.numel() for weight in setup.teachers.towers["video"].tower.parameters())
+    plain = recipe.model_copy(update={"distillation": {}})
+    alone = rank_memory(plain, setup.model.config, planned)
+    assert planned.memory is not None and alone is not None
+    assert planned.memory.weights - alone.weights == pytest.approx(4 * teacher, rel=0.01)
+    assert planned.memory.activations > alone.activations

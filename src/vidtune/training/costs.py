@@ -7,8 +7,8 @@ Legend: n tokens of one example, D language-model width.
 """
 
 import weakref
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.lora import add_adapters
+from vidtune.models.statistics import deferred_statistics
+from vidtune.models.towers import TowerConfig
 from vidtune.models.video_lm import VideoLM, is_trainable
 from vidtune.recipe import Train
 from vidtune.training.parallel import layers as layers_of
@@ -71,6 +73,9 @@ class StageCosts:
         squared_token: flops that attention adds for an example of n tokens, divided by n squared.
         supervised: the head, per supervised token.
         fixed: bytes needed whatever the lengths: weights that autocast has cast.
+        teachers: per distilled stream, the teacher's look at one media item.
+        aligned: per distilled stream, the alignment head for one media item.
+        teacher_weights: of all teachers.
     """
 
     weights: Mapping[str, Weights]
@@ -81,22 +86,38 @@ class StageCosts:
     squared_token: float
     supervised: Cost
     fixed: float
+    teachers: Mapping[str, Cost] = field(default_factory=dict)
+    aligned: Mapping[str, Cost] = field(default_factory=dict)
+    teacher_weights: int = 0
 
 
-def stage_costs(config: VideoLMConfig, trained: Mapping[str, Train], precision: str) -> StageCosts:
+def stage_costs(
+    config: VideoLMConfig,
+    trained: Mapping[str, Train],
+    precision: str,
+    teachers: Mapping[str, TowerConfig] | None = None,
+) -> StageCosts:
     """Count one stage. Takes seconds for seven billion weights, and no memory worth naming.
 
     Args:
         config: of the model.
         trained: how each trained component trains, by its name; the others are frozen.
         precision: "float32" or "bfloat16", as the stage computes.
+        teachers: of the streams that are distilled; their heads belong to ``config``.
 
     Raises:
         RuntimeError: a part needs real values to run, as a mixture of experts does.
     """
-    model = _model(config, trained, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    frozen_dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    model = _model(config, trained, frozen_dtype)
+    with torch.device("meta"):
+        towers = {name: spec.build().to(frozen_dtype) for name, spec in (teachers or {}).items()}
     with FakeTensorMode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         _give_fake_values(model)
+        for tower in towers.values():
+            _give_fake_values(tower)
+        taught = {name: _two(tower, partial(_taught, tower), 1) for name, tower in towers.items()}
+        aligned = {name: _two(model, partial(_aligned, model, name), 1) for name in towers}
         streams = {name: _two(model, partial(_encoded, model, name), 1) for name in config.streams}
         short, long = _two(model, partial(_hidden, model), PROBE)
         head = _two(model, partial(_logits, model), 1)
@@ -106,7 +127,19 @@ def stage_costs(config: VideoLMConfig, trained: Mapping[str, Train], precision: 
     fixed = short.forward - token.forward * PROBE + sum(2 * a.forward - b.forward for a, b in [*streams.values(), head])
     layers = tuple(sum(weight.numel() for weight in layer.parameters()) for layer in layers_of(model.language_model))
     head_weights = _numbers(model.get_output_embeddings(), set(), set())
-    return StageCosts(_weights(model), layers, head_weights, items, token, squared, _difference(*head), fixed)
+    return StageCosts(
+        weights=_weights(model),
+        layers=layers,
+        head=head_weights,
+        items=items,
+        token=token,
+        squared_token=squared,
+        supervised=_difference(*head),
+        fixed=fixed,
+        teachers={name: _difference(*counts) for name, counts in taught.items()},
+        aligned={name: _difference(*counts) for name, counts in aligned.items()},
+        teacher_weights=sum(weight.numel() for tower in towers.values() for weight in tower.parameters()),
+    )
 
 
 def _model(config: VideoLMConfig, trained: Mapping[str, Train], frozen_dtype: torch.dtype) -> VideoLM:
@@ -118,6 +151,7 @@ def _model(config: VideoLMConfig, trained: Mapping[str, Train], frozen_dtype: to
         if how.lora is not None:
             add_adapters(parts[name], how.lora, seed=0, where=name)
     prepare_components(model, trained, frozen_dtype)
+    deferred_statistics(model)  # taking them up reads values
     return model
 
 
@@ -164,6 +198,20 @@ def _encoded(model: VideoLM, stream: str, number: int) -> Tensor:
     return torch.cat(list(model.encode(stream, torch.zeros(number, *shape))))
 
 
+@torch.no_grad()
+def _taught(tower: Any, number: int) -> Tensor:
+    return tower(torch.zeros(number, *tower.config.input_shape(), dtype=next(tower.parameters()).dtype))
+
+
+def _aligned(model: VideoLM, stream: str, number: int) -> Tensor:
+    """The alignment head over all tokens of media items that are aligned."""
+    tower: Any = model.config.tower(model.config.streams[stream]["tower"])
+    tokens = sum(len(grid.tokens()) for grid in tower.token_grids(tower.input_shape()))
+    head: Any = model.alignments[stream]
+    width = model.config.text_config.hidden_size
+    return head(torch.zeros(len(head.config.layers), number * tokens, width, requires_grad=True))
+
+
 def _hidden(model: VideoLM, length: int) -> Tensor:
     """The language model up to its head on one example: (1, n, D)."""
     learns = is_trainable(model.get_input_embeddings()) or any(
@@ -178,7 +226,7 @@ def _logits(model: VideoLM, number: int) -> Tensor:
     return model.get_output_embeddings()(hidden)
 
 
-def _two(model: VideoLM, run: Callable[[int], Tensor], size: int) -> tuple[Cost, Cost]:
+def _two(model: nn.Module, run: Callable[[int], Tensor], size: int) -> tuple[Cost, Cost]:
     """Costs at a size and at twice that size; in between and beyond them all but attention is a straight line."""
     weights = list(model.parameters())
     return _count(lambda: run(size), weights), _count(lambda: run(2 * size), weights)
@@ -188,7 +236,7 @@ def _difference(once: Cost, twice: Cost) -> Cost:
     return Cost(twice.flops - once.flops, twice.forward - once.forward)
 
 
-def _count(run: Callable[[], Tensor], weights: list[Tensor]) -> Cost:
+def _count(run: Callable[[], Tensor], weights: Sequence[Tensor]) -> Cost:
     with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
         with _PeakMemory(weights) as memory:
             output = run()
@@ -200,7 +248,7 @@ def _count(run: Callable[[], Tensor], weights: list[Tensor]) -> Cost:
 class _PeakMemory(TorchDispatchMode):
     """Bytes of all tensors that are alive at the same time, at most; views of ``weights`` do not count."""
 
-    def __init__(self, weights: list[Tensor]) -> None:
+    def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__()
         self.peak = self.alive = 0
         self.known = {storage._cdata for storage in _storages(weights)}

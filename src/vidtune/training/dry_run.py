@@ -10,6 +10,7 @@ from vidtune.models.build import build_config
 from vidtune.models.checkpoints import OURS, load_checkpoint, read_config
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.hub import locate
+from vidtune.models.teachers import alignment_sizes, teacher_config
 from vidtune.processing.lengths import Progress
 from vidtune.processing.plan import StagePlan
 from vidtune.recipe import Recipe, Stage
@@ -105,11 +106,12 @@ def forecast(recipe: Recipe, out: Path, *, ranks: int = 1, progress: Progress | 
     check_stages(recipe)
     for number, stage in enumerate(recipe.stages):
         config = starting_config(recipe, number)
+        config.alignments = {**config.alignments, **alignment_sizes(recipe, config)}
         make = example_maker(recipe, stage, stage_processor(recipe, stage, config), config)
         exclusions = ExclusionList(out / stage.name / EXCLUSIONS, writes=False)
         plan = open_stage_data(recipe, stage, make, config, out / TABLES, exclusions, progress).plan
         planned = count_plan(plan, len(exclusions.checked_ids), ranks)
-        yield replace(planned, memory=rank_memory(config, planned))
+        yield replace(planned, memory=rank_memory(recipe, config, planned))
 
 
 def count_plan(plan: StagePlan, excluded: int, ranks: int) -> StageForecast:
@@ -148,14 +150,15 @@ def count_plan(plan: StagePlan, excluded: int, ranks: int) -> StageForecast:
     )
 
 
-def rank_memory(config: VideoLMConfig, planned: StageForecast) -> MemoryEstimate | None:
+def rank_memory(recipe: Recipe, config: VideoLMConfig, planned: StageForecast) -> MemoryEstimate | None:
     """What one rank needs; None where the model cannot be counted without its weights."""
     stage = planned.stage
     groups = {"towers": config.towers, "connectors": config.connectors, "alignments": config.alignments}
     components = [f"{group}.{name}" for group, parts in groups.items() for name in parts]
     trained = select_components([*components, "language_model"], stage.train, stage.name)
+    teachers = {stream: teacher_config(recipe, stream) for stream in recipe.distillation}
     try:
-        costs = stage_costs(config, trained, stage.precision)
+        costs = stage_costs(config, trained, stage.precision, teachers)
     except RuntimeError:
         return None
     return estimate_memory(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.towers import TowerConfig
 from vidtune.recipe import Train
 from vidtune.training.costs import StageCosts, stage_costs
 
@@ -57,10 +58,15 @@ class StepFlops:
         self._costs = costs
 
     @classmethod
-    def of_stage(cls, config: VideoLMConfig, trained: Mapping[str, Train]) -> "StepFlops | None":
+    def of_stage(
+        cls,
+        config: VideoLMConfig,
+        trained: Mapping[str, Train],
+        teachers: Mapping[str, TowerConfig] | None = None,
+    ) -> "StepFlops | None":
         """Count a stage, see :func:`vidtune.training.costs.stage_costs`; None for a model that cannot be counted."""
         try:
-            return cls(stage_costs(config, trained, "float32"))
+            return cls(stage_costs(config, trained, "float32", teachers))
         except RuntimeError:
             return None
 
@@ -77,8 +83,14 @@ class StepFlops:
             tokens * self._costs.token.flops
             + squared_tokens * self._costs.squared_token
             + supervised * self._costs.supervised.flops
-            + sum(number * self._costs.items[stream].flops for stream, number in items.items())
+            + sum(number * self._of_item(stream) for stream, number in items.items())
         )
+
+    def _of_item(self, stream: str) -> float:
+        """Tower and connector of the model, and where the stream is distilled, teacher and alignment head."""
+        costs = self._costs
+        found = (part.get(stream) for part in (costs.items, costs.teachers, costs.aligned))
+        return sum(cost.flops for cost in found if cost is not None)
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:

@@ -73,8 +73,9 @@ class StageLoop:
         self.total = self.plan.total_steps
         self.warmup = warmup_steps(self.total, self.stage.warmup)
         peak = peak_flops(ranks.device, self.stage.precision)
-        self.flops = StepFlops.of_stage(setup.model.config, setup.trained) if peak else None
         self.teachers = setup.teachers
+        taught = {stream: tower.config for stream, tower in self.teachers.towers.items()}
+        self.flops = StepFlops.of_stage(setup.model.config, setup.trained, taught) if peak else None
         self.teachers.to(ranks.device, frozen_dtype(self.stage))
         self.window = Window(peak * ranks.world if peak and self.flops else None, tuple(self.teachers.weights))
         self.statistics = deferred_statistics(setup.model)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.loss import CHUNK_BYTES
 from vidtune.recipe import Stage
-from vidtune.training.costs import StageCosts
+from vidtune.training.costs import Cost, StageCosts
 from vidtune.training.parallel import WHOLE_GRADIENT_BYTES
 
 FLOAT32, BFLOAT16 = 4, 2
@@ -23,7 +23,8 @@ class MemoryEstimate:
     """Bytes on one rank.
 
     Args:
-        weights: as they are held between steps, and whole copies of what is gathered or cast for computing.
+        weights: as they are held between steps, teachers among them, and whole copies of what is gathered or cast for
+            computing.
         gradients: of the trained weights, float32.
         optimizer: AdamW's two moments, float32.
         activations: the fullest pack's, media included.
@@ -62,7 +63,7 @@ def estimate_memory(
     shards = world if stage.parallel == "fsdp2" else 1
     compute = BFLOAT16 if stage.precision == "bfloat16" else FLOAT32
     trained = sum(part.trained for part in costs.weights.values())
-    weights = trained * FLOAT32 / shards
+    weights = trained * FLOAT32 / shards + costs.teacher_weights * compute
     whole_on_each = 0
     for name, part in costs.weights.items():
         in_few_bits = part.linear if stage.quantize and name == "language_model" else 0
@@ -97,7 +98,12 @@ def _activations(
     layer = language / len(costs.layers)
     if stage.gradient_checkpointing:
         language = tokens * len(costs.layers) * config.text_config.hidden_size * compute + layer
-    media = sum(number * costs.items[stream].forward for stream, number in items.items())
-    # What frozen towers need is free again before the language model runs.
+
+    def of_items(part: Mapping[str, Cost]) -> float:
+        return sum(items[stream] * cost.forward for stream, cost in part.items() if stream in items)
+
+    language += of_items(costs.aligned)
+    media = of_items(costs.items)
+    # What teachers and frozen towers need is free again before the language model runs.
     towers_learn = any(part.trained for name, part in costs.weights.items() if name.startswith("towers."))
-    return layer + (language + media if towers_learn else max(language, media))
+    return layer + max(language + media if towers_learn else max(language, media), of_items(costs.teachers))
