@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 from pydantic import Field, PositiveInt, model_validator
 
-from vidtune.errors import MediaError
 from vidtune.media import transforms
-from vidtune.media.pixels import PixelPreprocessing
+from vidtune.media.pixels import PixelPreprocessing, check_is_clip
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.sampling import PER_SECOND, frame_indices
 from vidtune.media.video import read_clip
@@ -50,6 +49,10 @@ class _AnyPixelPreprocessing(PixelPreprocessing):
         lengths = range(self.cell, self.size + 1, self.cell)
         return [(n, self.size) for n in lengths] + [(self.size, n) for n in lengths[:-1]]
 
+    def _size_of(self, info: MediaInfo | None) -> tuple[int, int]:
+        """Height and width of the result; without a picture the largest."""
+        return self.resized_size(info.height, info.width) if info and info.width else (self.size, self.size)
+
     def _resize(self, frames: np.ndarray) -> torch.Tensor:
         """Shape: uint8 RGB (T, H, W, 3) -> float32 or uint8 (3, T, h, w)"""
         height, width = self.resized_size(*frames.shape[1:3])
@@ -70,7 +73,7 @@ class AnyPixelImagePreprocessing(_AnyPixelPreprocessing):
     kind: Literal["any_pixel_image"] = "any_pixel_image"
 
     def output_shape(self, info: MediaInfo | None = None) -> tuple[int, ...]:
-        return (3, *(self.resized_size(info.height, info.width) if info else (self.size, self.size)))
+        return (3, *self._size_of(info))
 
     def output_shapes(self) -> list[tuple[int, ...]]:
         """Every shape that ``load`` can give."""
@@ -99,10 +102,10 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
     flip_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
 
     def output_shape(self, info: MediaInfo | None = None) -> tuple[int, ...]:
-        if info is None:
-            return (3, self.num_frames, self.size, self.size)
+        if info is None or not info.num_frames:
+            return (3, self.num_frames, *self._size_of(info))
         frames = len(frame_indices(self.sampling, info.num_frames, self.num_frames, info.fps))
-        return (3, frames, *self.resized_size(info.height, info.width))
+        return (3, frames, *self._size_of(info))
 
     def output_shapes(self) -> list[tuple[int, ...]]:
         """Every shape that ``load`` can give."""
@@ -114,8 +117,7 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
         if not self.blind:
             return read_clip(path, self.sampling, self.num_frames, as_probed=True)[0]
         info = probe(path)
-        if info.kind == "image":
-            raise MediaError(path, "is an image file where a video is expected")
+        check_is_clip(path, info)
         return np.zeros((self.output_shape(info)[1], info.height, info.width, 3), np.uint8)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:

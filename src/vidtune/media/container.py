@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
@@ -63,17 +64,17 @@ class PacketTable:
 
 
 @contextmanager
-def open_video(path: str, threads: int = 1) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a local video file and its first video stream (cover pictures do not count); closed on leaving.
+def open_media(path: str, expected: str) -> Iterator[InputContainer]:
+    """Open a local file of video or sound; closed on leaving.
 
     What the file system and FFmpeg raise inside the ``with`` block leaves it as ``MediaError``.
 
     Args:
         path: local file; never taken as an address or a protocol of FFmpeg.
-        threads: decoder threads; 1 decodes in the calling thread.
+        expected: what it should be, for the message when it is not: "a video", "sound".
 
     Raises:
-        MediaError: missing, empty, not a video, cut off before its index, or without a video stream.
+        MediaError: missing, empty, of an unknown format, or cut off before its index.
     """
     with media_errors(path):
         check_file(path)
@@ -81,17 +82,54 @@ def open_video(path: str, threads: int = 1) -> Iterator[tuple[InputContainer, Vi
             options = {"protocol_whitelist": "file", "format_whitelist": CONTAINER_FORMATS}
             container = av.open(str(Path(path).absolute()), options=options)
         except (av.error.InvalidDataError, av.error.ArgumentError):
-            raise MediaError(path, _why_not_a_video(path)) from None
+            raise MediaError(path, _why_not_opened(path, expected)) from None
         with container:
-            streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-            if not streams:
-                raise MediaError(path, "has no video stream")
-            stream = streams[0]
-            if stream.codec_context is None:
-                raise MediaError(path, "its video codec is not supported")
-            stream.thread_type = "NONE" if threads == 1 else "AUTO"
-            stream.codec_context.thread_count = threads
-            yield container, stream
+            yield container
+
+
+def picture_streams(container: InputContainer) -> list[VideoStream]:
+    """The video streams of a file; cover pictures do not count."""
+    return [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+
+
+@contextmanager
+def open_video(path: str, threads: int = 1) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a local video file, as `open_media`, and its first video stream.
+
+    Args:
+        threads: decoder threads; 1 decodes in the calling thread.
+
+    Raises:
+        MediaError: as `open_media`, or without a video stream.
+    """
+    with open_media(path, "a video") as container:
+        yield container, open_video_stream(path, container, threads)
+
+
+def open_video_stream(path: str, container: InputContainer, threads: int = 1) -> VideoStream:
+    """The first video stream of an open file, ready to be decoded.
+
+    Raises:
+        MediaError: there is none, or its codec is unknown.
+    """
+    streams = picture_streams(container)
+    if not streams:
+        raise MediaError(path, "has no video stream")
+    stream = streams[0]
+    set_threads(path, stream, threads)
+    return stream
+
+
+def set_threads(path: str, stream: VideoStream | AudioStream, threads: int) -> None:
+    """Say with how many threads a stream is decoded; 1 decodes in the calling thread.
+
+    Raises:
+        MediaError: its codec is unknown.
+    """
+    if stream.codec_context is None:
+        raise MediaError(path, f"its {stream.type} codec is not supported")
+    stream.codec_context.thread_type = "NONE" if threads == 1 else "AUTO"
+    stream.codec_context.thread_count = threads
 
 
 def read_packet_table(path: str, container: InputContainer, stream: VideoStream) -> PacketTable:
@@ -105,10 +143,10 @@ def read_packet_table(path: str, container: InputContainer, stream: VideoStream)
     timed = codec in SEEKABLE_CODECS and container.format.name not in FORMATS_WITHOUT_TIMES
     last_duration, damaged = 0, False
     latest = 0.0
-    for packet in container.demux(*_streams_to_demux(container, stream)):
+    for packet in container.demux(*streams_to_demux(container, stream)):
         if packet.size == 0:
             continue
-        latest = max(latest, _seconds(packet))
+        latest = max(latest, packet_end(packet))
         if packet.stream_index != stream.index:
             continue
         times.append(packet.pts)
@@ -119,7 +157,7 @@ def read_packet_table(path: str, container: InputContainer, stream: VideoStream)
         damaged = damaged or packet.is_corrupt
     if not any(shown):
         raise MediaError(path, "holds no video frame")
-    _check_complete(path, container, stream, latest, sum(shown), damaged)
+    check_complete(path, container, stream, latest, sum(shown), damaged)
     timed = timed and all(time is not None for time in times) and len(set(times)) == len(times)
     table_times = np.array(times if timed else range(len(times)), dtype=np.int64)
     table_decode_times = np.array(decode_times if timed else table_times, dtype=np.int64)
@@ -132,12 +170,13 @@ def read_packet_table(path: str, container: InputContainer, stream: VideoStream)
     return PacketTable(table_times, table_decode_times, table_keys, np.array(shown), timed, end)
 
 
-def _streams_to_demux(container: InputContainer, stream: VideoStream) -> list[Any]:
-    """All streams where the end of the last of them tells whether the file is whole; else the video alone."""
+def streams_to_demux(container: InputContainer, stream: VideoStream | AudioStream) -> list[Any]:
+    """All streams where the end of the last of them tells whether the file is whole; else that stream alone."""
     return list(container.streams) if "matroska" in container.format.name else [stream]
 
 
-def _seconds(packet: Packet) -> float:
+def packet_end(packet: Packet) -> float:
+    """Seconds at which it ends; 0 where it does not say."""
     if packet.pts is None or packet.time_base is None:
         return 0.0
     return float((packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -151,8 +190,13 @@ def _end_seconds(stream: VideoStream, times: np.ndarray | None, last_duration: i
     return num_frames / float(rate) if rate else 0.0
 
 
-def _check_complete(
-    path: str, container: InputContainer, stream: VideoStream, latest: float, num_frames: int, damaged: bool
+def check_complete(
+    path: str,
+    container: InputContainer,
+    stream: VideoStream | AudioStream,
+    latest: float,
+    num_frames: int,
+    damaged: bool,
 ) -> None:
     """MP4 lists where every frame lies, Matroska states how long it is; what is behind the end has been cut off."""
     file_size = Path(path).stat().st_size
@@ -168,11 +212,11 @@ def _check_complete(
         raise MediaError(path, f"is damaged or cut off after {num_frames} frames")
 
 
-def _why_not_a_video(path: str) -> str:
+def _why_not_opened(path: str, expected: str) -> str:
     if image_size(path):
-        return "is an image file where a video is expected"
+        return f"is an image file where {expected} is expected"
     with Path(path).open("rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp":
         return "its index (moov) is missing: the file is cut off, copy or download it again"
-    return "is not a video file of a known format"
+    return f"is not {expected} file of a known format"

@@ -77,5 +77,18 @@ class PixelPreprocessing(BaseModel):
             return read_image(path)
         info = probe(path)
         if info.kind != "image":
-            raise MediaError(path, f"is a {info.kind} file where an image is expected")
+            article = "an" if info.kind == "audio" else "a"
+            raise MediaError(path, f"is {article} {info.kind} file where an image is expected")
         return np.zeros((info.height, info.width, 3), np.uint8)
+
+
+def check_is_clip(path: str, info: MediaInfo) -> None:
+    """Refuse what has no frames to sample from.
+
+    Raises:
+        MediaError: an image, or sound alone.
+    """
+    if info.kind == "image":
+        raise MediaError(path, "is an image file where a video is expected")
+    if info.kind == "audio":
+        raise MediaError(path, "has no video stream")

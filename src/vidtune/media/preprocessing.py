@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 
-from vidtune.errors import MediaError
 from vidtune.media import transforms
 from vidtune.media.any_pixel import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
-from vidtune.media.pixels import PixelPreprocessing
+from vidtune.media.audio_preprocessing import FbankPreprocessing, LogMelPreprocessing
+from vidtune.media.pixels import PixelPreprocessing, check_is_clip
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.sampling import frame_indices
 from vidtune.media.video import read_clip
@@ -109,8 +109,7 @@ class VideoPreprocessing(_SquarePreprocessing):
         if not self.blind:
             return read_clip(path, self.sampling, self.num_frames)[0]
         info = probe(path)
-        if info.kind == "image":
-            raise MediaError(path, "is an image file where a video is expected")
+        check_is_clip(path, info)
         return np.zeros((self.num_frames, info.height, info.width, 3), np.uint8)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
@@ -130,6 +129,11 @@ class VideoPreprocessing(_SquarePreprocessing):
 
 
 Preprocessing = Annotated[
-    ImagePreprocessing | VideoPreprocessing | AnyPixelImagePreprocessing | AnyPixelVideoPreprocessing,
+    ImagePreprocessing
+    | VideoPreprocessing
+    | AnyPixelImagePreprocessing
+    | AnyPixelVideoPreprocessing
+    | FbankPreprocessing
+    | LogMelPreprocessing,
     Field(discriminator="kind"),
 ]

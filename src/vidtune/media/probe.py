@@ -9,7 +9,8 @@ from typing import Literal
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from vidtune.media.container import PacketTable, open_video, read_packet_table
+from vidtune.media.audio import audio_seconds
+from vidtune.media.container import PacketTable, open_media, open_video_stream, picture_streams, read_packet_table
 from vidtune.media.files import media_errors
 from vidtune.media.image import image_size, list_frames
 from vidtune.media.rotation import header_rotation
@@ -22,8 +23,8 @@ class MediaInfo:
     Args:
         kind: "video", "image", "frames" (a folder of frame images), or "audio" (sound alone).
         width, height: pixels as shown, after rotation.
-        num_frames: frames that decoding gives; 1 for an image.
-        fps: mean frames per second; 0 for images and folders.
+        num_frames: frames that decoding gives; 1 for an image, 0 for sound alone.
+        fps: mean frames per second; 0 for images, folders and sound alone.
         duration: seconds; 0 for images and folders.
         has_audio: an audio stream is present.
         rotation: counterclockwise degrees (0, 90, 180, 270) applied to the stored pixels.
@@ -42,10 +43,10 @@ class MediaInfo:
 
 
 def probe(path: str | os.PathLike[str]) -> MediaInfo:
-    """Read the metadata of a video file, an image file or a folder of frame images.
+    """Read the metadata of a video file, a file of sound alone, an image file or a folder of frame images.
 
     Raises:
-        MediaError: missing, empty, cut off, of an unknown format, or without a video stream.
+        MediaError: missing, empty, cut off, of an unknown format, or with neither a video stream nor sound.
     """
     path = os.fspath(path)
     if Path(path).is_dir():
@@ -56,7 +57,11 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
     size = image_size(path)
     if size:
         return MediaInfo("image", *size, 1, 0.0, 0.0, False, 0)
-    with open_video(path) as (container, stream):
+    with open_media(path, "a video") as container:
+        if container.streams.audio and not picture_streams(container):
+            seconds = audio_seconds(container)
+            return MediaInfo("audio", 0, 0, 0, 0.0, seconds, True, 0, seconds)
+        stream = open_video_stream(path, container)
         return probed_info(path, container, stream, read_packet_table(path, container, stream))
 
 
@@ -74,7 +79,8 @@ def video_info(container: InputContainer, stream: VideoStream, table: PacketTabl
     rate = stream.average_rate or stream.guessed_rate
     fps = table.num_frames / table.end if table.end > 0 else float(rate or 0)
     has_audio = len(container.streams.audio) > 0
-    return MediaInfo("video", width, height, table.num_frames, fps, table.end, has_audio, rotation)
+    seconds = audio_seconds(container)
+    return MediaInfo("video", width, height, table.num_frames, fps, table.end, has_audio, rotation, seconds)
 
 
 class ProbeCache:

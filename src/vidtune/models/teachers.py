@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vidtune.errors import UserError
+from vidtune.media.any_pixel import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.models.checkpoints import OURS, LoadReport, read_config, rename
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.distillation import Teacher, every_fourth_layer
@@ -129,7 +130,6 @@ def _check_sight(stream: str, teacher: ClipTowerConfig, frames: int, side: int) 
 def teacher_preprocessing(preprocessing: "Preprocessing", teacher: ClipTowerConfig) -> "Preprocessing":
     """What the teacher sees of a file: the student's frames, resized for the teacher's own square."""
     changes: dict[str, Any] = {"size": teacher.image_size}
-    cell = getattr(preprocessing, "cell", None)
-    if cell is not None:
-        changes["cell"] = cell * teacher.image_size // preprocessing.size
+    if isinstance(preprocessing, AnyPixelImagePreprocessing | AnyPixelVideoPreprocessing):
+        changes["cell"] = preprocessing.cell * teacher.image_size // preprocessing.size
     return preprocessing.model_copy(update=changes)
