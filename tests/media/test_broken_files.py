@@ -87,7 +87,6 @@ BROKEN = [
     (fragment_lost, "frames are missing at its end"),
     (cluster_lost, "is cut off: it ends after"),
     (no_image, "is a folder without image files"),
-    (sound_only, "has no video stream"),
 ]
 
 
@@ -102,6 +101,13 @@ def test_a_broken_video_is_named_with_its_reason(
     assert caught.value.path == str(path)
     assert reason in caught.value.reason
     assert "\n" not in str(caught.value)
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    path = sound_only(tmp_path)
+    assert probe(path).kind == "audio"
+    with pytest.raises(MediaError, match="has no video stream"):
+        read_clip(path, "linspace", 8)
 
 
 def test_damaged_pictures_are_reported(tmp_path: Path) -> None:

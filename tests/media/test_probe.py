@@ -80,6 +80,16 @@ def test_the_cache_survives_a_line_torn_by_a_kill(tmp_path: Path) -> None:
     assert len(sidecar.read_bytes().splitlines()) == 3
 
 
+def test_the_cache_does_not_believe_an_older_version(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", num_frames=10, sound=True)
+    cache = ProbeCache(tmp_path / "probe.jsonl")
+    cache.get(path)
+    record = json.loads(cache.sidecar.read_text())
+    del record["info"]["audio_seconds"]
+    cache.sidecar.write_text(json.dumps(record) + "\n")
+    assert ProbeCache(cache.sidecar).get(path).audio_seconds > 0.9
+
+
 def test_the_cache_keeps_no_failures(tmp_path: Path) -> None:
     cache = ProbeCache(tmp_path / "probe.jsonl")
     with pytest.raises(MediaError, match="does not exist"):

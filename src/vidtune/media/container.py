@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -64,14 +64,14 @@ class PacketTable:
 
 
 @contextmanager
-def open_media(path: str, expected: str) -> Iterator[InputContainer]:
+def open_media(path: str, expected: Literal["video", "sound"]) -> Iterator[InputContainer]:
     """Open a local file of video or sound; closed on leaving.
 
     What the file system and FFmpeg raise inside the ``with`` block leaves it as ``MediaError``.
 
     Args:
         path: local file; never taken as an address or a protocol of FFmpeg.
-        expected: what it should be, for the message when it is not: "a video", "sound".
+        expected: what it should hold, for the message when it is something else.
 
     Raises:
         MediaError: missing, empty, of an unknown format, or cut off before its index.
@@ -102,7 +102,7 @@ def open_video(path: str, threads: int = 1) -> Iterator[tuple[InputContainer, Vi
     Raises:
         MediaError: as `open_media`, or without a video stream.
     """
-    with open_media(path, "a video") as container:
+    with open_media(path, "video") as container:
         yield container, open_video_stream(path, container, threads)
 
 
@@ -214,9 +214,9 @@ def check_complete(
 
 def _why_not_opened(path: str, expected: str) -> str:
     if image_size(path):
-        return f"is an image file where {expected} is expected"
+        return f"is an image file where {'a video' if expected == 'video' else 'sound'} is expected"
     with Path(path).open("rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp":
         return "its index (moov) is missing: the file is cut off, copy or download it again"
-    return f"is not {expected} file of a known format"
+    return f"is not a {expected} file of a known format"

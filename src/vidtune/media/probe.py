@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +42,9 @@ class MediaInfo:
     audio_seconds: float = 0.0
 
 
+_FIELDS = {field.name for field in fields(MediaInfo)}
+
+
 def probe(path: str | os.PathLike[str]) -> MediaInfo:
     """Read the metadata of a video file, a file of sound alone, an image file or a folder of frame images.
 
@@ -57,7 +60,7 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
     size = image_size(path)
     if size:
         return MediaInfo("image", *size, 1, 0.0, 0.0, False, 0)
-    with open_media(path, "a video") as container:
+    with open_media(path, "video") as container:
         if container.streams.audio and not picture_streams(container):
             seconds = audio_seconds(container)
             return MediaInfo("audio", 0, 0, 0, 0.0, seconds, True, 0, seconds)
@@ -103,8 +106,9 @@ class ProbeCache:
             try:
                 record = json.loads(line)
                 key = (record["path"], record["size"], record["mtime_ns"])
-                self._known[key] = MediaInfo(**record["info"])
-            except (ValueError, KeyError, TypeError):
+                if record["info"].keys() == _FIELDS:  # not those of an older version
+                    self._known[key] = MediaInfo(**record["info"])
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue
 
     def get(self, path: str | os.PathLike[str]) -> MediaInfo:
