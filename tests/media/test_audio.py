@@ -87,7 +87,7 @@ def test_the_clean_way_places_a_late_start_and_the_nearest_does_not(tmp_path: Pa
     assert level(nearest[1000:15500]) > 0.2
 
 
-@pytest.mark.parametrize("start", [0.0, 0.3])
+@pytest.mark.parametrize("start", [0.0, 0.02, 0.3])
 def test_the_clean_way_keeps_an_impulse_where_it_was(tmp_path: Path, start: float) -> None:
     sound = np.zeros((2, 44100), np.float32)
     sound[:, 22050] = 0.9
@@ -258,6 +258,12 @@ def damaged(folder: Path, name: str, codec: str) -> Path:
     return path
 
 
+def no_numbers(folder: Path) -> Path:
+    values = tone(440, 1.0, 16000)
+    values[0, 5000] = np.nan
+    return write_sound(folder / "a.wav", values, 16000, "pcm_f32le")
+
+
 BROKEN: list[tuple[str, Callable[[Path], Path], str]] = [
     ("no sound", no_sound, "has no sound"),
     ("picture", picture, "is an image file where sound is expected"),
@@ -288,6 +294,11 @@ def test_what_cannot_be_heard_is_named_with_its_reason(tmp_path: Path, make, rea
     with pytest.raises(MediaError, match=reason) as caught:
         read_audio(path, way)
     assert caught.value.path == str(path) and "\n" not in str(caught.value)
+
+
+def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="holds samples that are no numbers"):
+        read_audio(no_numbers(tmp_path), "clean")
 
 
 @pytest.mark.parametrize(("broken", "heard"), [(1, True), (8, False)])

@@ -29,7 +29,7 @@ Resampling = Literal["clean", "nearest"]
 SAMPLE_RATE = 16000
 NEAREST_RATE = 44100
 _JITTER = SAMPLE_RATE // 20  # samples by which time stamps may be late without leaving a gap
-_LONGEST = 200 * 3600  # seconds; a header that says more is wrong
+_LONGEST = 48 * 3600  # seconds; a header that says more is wrong
 _KEPT_BYTES = 2**28  # the largest wave that is kept for the next reader: a little over an hour
 _STREAMED_WAV = 0x7FFFF000  # sizes of RIFF files from here on say that the writer did not know
 
@@ -126,6 +126,8 @@ def _read(path: str, resampling: Resampling) -> np.ndarray:
         else:
             start = None if container.start_time is None else container.start_time / av.time_base
             _fill_by_time(wave, frames, start)
+    if not np.isfinite(wave).all():
+        raise MediaError(path, "is damaged: it holds samples that are no numbers")
     return wave
 
 
@@ -203,15 +205,12 @@ class _Converter:
         self._resampler: AudioResampler | None = None
         self._form: Any = None
 
-    def fits(self, frame: AudioFrame) -> bool:
-        """Whether a frame has the form of those before it."""
-        return self._form == _form(frame)
-
     def push(self, frame: AudioFrame) -> Iterator[np.ndarray]:
         """What a frame gives; one of another form starts anew. Shape: -> (C, m) planar, (1, m * C) packed"""
-        if not self.fits(frame):
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if form != self._form:
             yield from self.finish()
-            self._resampler, self._form = self._make(frame), _form(frame)
+            self._resampler, self._form = self._make(frame), form
         yield from self._convert(frame)
 
     def finish(self) -> Iterator[np.ndarray]:
@@ -224,10 +223,6 @@ class _Converter:
             for piece in self._resampler.resample(frame):
                 if piece is not None:
                     yield piece.to_ndarray()
-
-
-def _form(frame: AudioFrame) -> tuple[str, str, int]:
-    return frame.format.name, frame.layout.name, frame.sample_rate
 
 
 def _fill_by_time(wave: np.ndarray, frames: Iterator[AudioFrame], start: float | None) -> None:
@@ -254,7 +249,7 @@ def _fill_by_time(wave: np.ndarray, frames: Iterator[AudioFrame], start: float |
     for number, frame in enumerate(frames):
         start = frame.time if start is None else start
         place = following if frame.time is None or start is None else (frame.time - start) * SAMPLE_RATE
-        if place > following + _JITTER or not converter.fits(frame):
+        if not number or place > following + _JITTER:
             write(converter.finish())
             written = max(round(place), written) if number else round(place)
             following = float(written)
