@@ -34,3 +34,15 @@ class ZeroBiasConv3d(nn.Conv3d):
         super().reset_parameters()
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+
+class XavierLinear(nn.Linear):
+    """Normal weights that keep the variance of what passes, times ``gain``; zero bias."""
+
+    def __init__(self, in_features: int, out_features: int, gain: float = 1.0) -> None:
+        self.gain = gain
+        super().__init__(in_features, out_features)
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_normal_(self.weight, self.gain)
+        nn.init.zeros_(self.bias)

@@ -4,8 +4,11 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from vidtune.models.towers.beats import BeatsTowerConfig
 from vidtune.models.towers.clip import ClipTowerConfig
+from vidtune.models.towers.clip_class import ClipClassTowerConfig
 from vidtune.models.towers.stab import StabTowerConfig
+from vidtune.models.towers.whisper import WhisperTowerConfig
 
 
 class TowerConfig(Protocol):
@@ -40,7 +43,13 @@ class Tower(Protocol):
     def __call__(self, values: Tensor) -> Tensor: ...
 
 
-TOWERS: dict[str, type] = {"clip": ClipTowerConfig, "stab": StabTowerConfig}
+TOWERS: dict[str, type] = {
+    "beats": BeatsTowerConfig,
+    "clip": ClipTowerConfig,
+    "clip_class": ClipClassTowerConfig,
+    "stab": StabTowerConfig,
+    "whisper": WhisperTowerConfig,
+}
 
 
 def tower_config(spec: dict[str, Any]) -> TowerConfig:
