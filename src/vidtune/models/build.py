@@ -1,6 +1,7 @@
 """Building a model from a recipe: from a whole checkpoint, from published parts, or from sizes alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from vidtune.models.config import VideoLMConfig
 from vidtune.models.formats import KeyMap
 from vidtune.models.hub import locate
 from vidtune.models.teachers import alignment_sizes
-from vidtune.models.tensor_files import read_state
+from vidtune.models.tensor_files import read_shapes, read_state
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.recipe import Recipe
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 LANGUAGE_MODEL_KEYS = KeyMap((("", "language_model."),), (r".*\.rotary_emb\.inv_freq$",))
 
 
-def build_model(recipe: Recipe, dtype: Dtypes = None) -> VideoLM:
+def build_model(recipe: Recipe, dtype: Dtypes = None, reports: list[LoadReport] | None = None) -> VideoLM:
     """The model a recipe's first stage starts from; parts without weights are drawn from ``recipe.seed``.
 
     Args:
         dtype: of all parameters, or of each component's; None keeps that of the weights (float32 when all are
             drawn). What is drawn is drawn in float32 and does not depend on it.
+        reports: takes up what became of the keys of every published part.
 
     Raises:
         UserError: weights that cannot be found or do not fit, sizes that contradict each other.
@@ -41,23 +43,28 @@ def build_model(recipe: Recipe, dtype: Dtypes = None) -> VideoLM:
     torch.manual_seed(recipe.seed)
     if recipe.checkpoint:
         return load_checkpoint(recipe.checkpoint, tokenizer=recipe.tokenizer, dtype=dtype).model
-    return _assemble(build_config(recipe), published_weights(recipe), dtype)
+    return _assemble(build_config(recipe), published_weights(recipe), dtype, reports=reports)
 
 
 def published_weights(recipe: Recipe) -> list[tuple[str, str, KeyMap]]:
     """Of every component whose weights the recipe names: where they lie, and their names in ours."""
     system = get_system(recipe.system)
-    weights: list[tuple[str, Any, KeyMap]] = [
-        (f"towers.{name}", spec, _below(system.tower_keys, f"towers.{name}.")) for name, spec in recipe.towers.items()
-    ]
+    weights = _tower_weights(system, recipe.towers)
     weights += [(f"connectors.{name}", spec, _connector_keys(system)) for name, spec in recipe.connectors.items()]
     weights += [("language_model", recipe.language_model, LANGUAGE_MODEL_KEYS)]
     return [(name, spec, keys) for name, spec, keys in weights if isinstance(spec, str)]
 
 
+def _tower_weights(system: System, towers: Mapping[str, Any]) -> list[tuple[str, Any, KeyMap]]:
+    return [
+        (f"towers.{name}", spec, _below(system.tower_file(name).keys, f"towers.{name}."))
+        for name, spec in towers.items()
+    ]
+
+
 def build_config(recipe: Recipe) -> VideoLMConfig:
     """The config of the model that a recipe without ``checkpoint`` describes; reads no weights."""
-    towers = {name: _tower_sizes(get_system(recipe.system), spec) for name, spec in recipe.towers.items()}
+    towers = {name: _tower_sizes(get_system(recipe.system), name, spec) for name, spec in recipe.towers.items()}
     connectors = {name: spec for name, spec in recipe.connectors.items() if isinstance(spec, dict)}
     config = _compose(get_system(recipe.system), _text_config(recipe), towers, connectors)
     config.alignments = alignment_sizes(recipe, config)
@@ -71,10 +78,9 @@ def build_partial(
     system = get_system(system_name)
     text_config = AutoConfig.from_pretrained(locate(base))
     names = system.tower_names(config)
-    towers = {name: _tower_sizes(system, path) for name, path in names.items()}
+    towers = {name: _tower_sizes(system, name, path) for name, path in names.items()}
     composed = _compose(system, text_config, towers, system.connector_sizes(config))
-    weights = [(f"towers.{name}", path, _below(system.tower_keys, f"towers.{name}.")) for name, path in names.items()]
-    weights += [("language_model", base, LANGUAGE_MODEL_KEYS)]
+    weights = [*_tower_weights(system, names), ("language_model", base, LANGUAGE_MODEL_KEYS)]
     return _assemble(composed, weights, dtype, state)
 
 
@@ -143,14 +149,17 @@ def _text_config(recipe: Recipe) -> PreTrainedConfig:
         raise UserError(f"language_model: {str(error).splitlines()[0]}") from None
 
 
-def _tower_sizes(system: System, spec: str | dict[str, Any]) -> dict[str, Any]:
+def _tower_sizes(system: System, name: str, spec: str | dict[str, Any]) -> dict[str, Any]:
     if isinstance(spec, dict):
         return spec
-    folder = locate(spec, weights=False)
+    path = locate(spec, weights=False)
+    settings, shapes = read_shapes(path) if path.is_file() else (read_config(path), {})
     try:
-        return system.read_tower_sizes(read_config(folder))
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{folder}: {error}") from None
+        return system.tower_file(name).read_sizes(settings, shapes)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: {error}") from None
+    except KeyError as error:
+        raise UserError(f"{path}: does not tell {error}") from None
 
 
 def _compose(
@@ -169,7 +178,7 @@ def _compose(
 
 def _below(keys: KeyMap, prefix: str) -> KeyMap:
     """The same map, its names standing below ``prefix``."""
-    return KeyMap(tuple((theirs, prefix + ours) for theirs, ours in keys.prefixes), keys.ignored)
+    return replace(keys, prefixes=tuple((theirs, prefix + ours) for theirs, ours in keys.prefixes))
 
 
 def _connector_keys(system: System) -> KeyMap:
@@ -182,6 +191,7 @@ def _assemble(
     weights: list[tuple[str, str, KeyMap]],
     dtype: Dtypes,
     state: dict[str, Tensor] | None = None,
+    reports: list[LoadReport] | None = None,
 ) -> VideoLM:
     """A model whose named components take the weights at the given paths; the others are drawn."""
     state = dict(state or {})
@@ -189,6 +199,8 @@ def _assemble(
         report = LoadReport(component)
         state |= rename(read_state(locate(path)), keys, report)
         report.refuse_gaps(Path(path))
+        if reports is not None:
+            reports.append(report)
     if not state:
         return cast(VideoLM(config), {}, dtype or torch.float32)
     whole = LoadReport("recipe")

@@ -82,6 +82,11 @@ def rename(state: dict[str, Tensor], keys: KeyMap, report: LoadReport) -> dict[s
         UserError: two names of one weight hold different values.
     """
     ours: dict[str, Tensor] = {}
+    if keys.rewrite is not None:
+        try:
+            state = keys.rewrite(state)
+        except ValueError as error:
+            raise UserError(str(error)) from None
     for name, tensor in state.items():
         new = keys.to_ours(name)
         if new is not None:
@@ -291,7 +296,7 @@ def export_state(model: VideoLM, format: CheckpointFormat) -> dict[str, Tensor]:
         if theirs is None:
             raise UserError(f"format {format.name} has no place for {name!r}")
         exported[theirs] = tensor
-    return exported
+    return exported if format.keys.restore is None else format.keys.restore(exported)
 
 
 def export_format(system: str, name: str) -> CheckpointFormat:

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from vidtune.models.config import VideoLMConfig
 
 JsonDict = dict[str, Any]
+State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,16 @@ class KeyMap:
         prefixes: (their prefix, our prefix) pairs; in either direction the first match wins.
         ignored: patterns (matched from the start) of their keys that carry nothing we need.
         left_out: the same, with what such keys hold; reports name it.
+        rewrite: their tensors -> tensors that ``prefixes`` can name, where tensors are stored in another way (fused,
+            transposed, repeated); what it does not know passes through. ValueError for what cannot be right.
+        restore: the way back.
     """
 
     prefixes: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
+    rewrite: Callable[[State], State] | None = None
+    restore: Callable[[State], State] | None = None
 
     def to_ours(self, key: str) -> str | None:
         """Our name of their key; None when the key is ignored or unknown (see :meth:`is_ignored`)."""
@@ -41,6 +49,21 @@ class KeyMap:
     def why_left_out(self, key: str) -> str | None:
         """What a key holds that is known and left out; None for any other."""
         return next((what for pattern, what in self.left_out if re.match(pattern, key)), None)
+
+
+@dataclass(frozen=True)
+class TowerFile:
+    """How a tower is published alone: as a checkpoint folder, or as one file.
+
+    Args:
+        keys: names in the file -> names below the tower.
+        read_sizes: settings, shapes -> sizes for ``System.build_config``; ValueError for a tower that is none of ours.
+            Of a folder: its config.json, and no shapes. Of a file: the settings that it holds beside its tensors, and
+            their shapes by name.
+    """
+
+    keys: KeyMap
+    read_sizes: Callable[[JsonDict, Mapping[str, tuple[int, ...]]], JsonDict]
 
 
 def _rename(key: str, prefixes: Iterable[tuple[str, str]]) -> str | None:

@@ -1,9 +1,10 @@
 """Reading and writing files of named tensors: safetensors or pickled, single or sharded, never executing anything."""
 
 import json
-import pickle
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,9 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vidtune.errors import UserError
+from vidtune.models.script_archive import ARCHIVE_ERRORS, is_script_archive, read_script_archive, stored_tensors
 
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")
+# Pickled training checkpoints hold their tensors, and what their model was built with, below these keys.
+NESTED, SETTINGS = "model", "cfg"
 
 
 def weight_files(path: Path, names: tuple[str, ...] = SINGLE_NAMES) -> list[Path]:
@@ -42,6 +46,8 @@ def weight_files(path: Path, names: tuple[str, ...] = SINGLE_NAMES) -> list[Path
 def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of everything in one file; safetensors are memory-mapped, pickles load weights only.
 
+    A pickled file may also hold its tensors below the key ``model``; a TorchScript archive is read, not run.
+
     Raises:
         UserError: not a readable file of tensors; names the file.
     """
@@ -50,11 +56,49 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118
                     yield name, file.get_tensor(name)
+        elif is_script_archive(path):
+            yield from read_script_archive(path)
         else:
-            yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable file of tensors ({reason})") from None
+            yield from _tensors_in(_unpickle(path)).items()
+    except (SafetensorError, *ARCHIVE_ERRORS) as error:
+        raise _unreadable(path, error) from None
+
+
+def read_shapes(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """What a single file tells of its model: the settings beside its tensors, and their shapes. Reads no numbers.
+
+    Raises:
+        UserError: not a readable file of tensors; names the file.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return {}, _shapes(dict(read_tensors(path)))
+        if is_script_archive(path):
+            return {}, _shapes(stored_tensors(path))
+        content = _unpickle(path)
+        return dict(content.get(SETTINGS) or {}), _shapes(_tensors_in(content))
+    except (SafetensorError, *ARCHIVE_ERRORS) as error:
+        raise _unreadable(path, error) from None
+
+
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _unpickle(path: Path) -> dict[str, Any]:
+    """A pickled file, memory-mapped where its form allows it; weights and plain values alone."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def _tensors_in(content: dict[str, Any]) -> dict[str, Any]:
+    """The tensors of a pickled file: everything, or what stands below :data:`NESTED`."""
+    nested = content.get(NESTED)
+    return nested if isinstance(nested, dict) else content
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"{path}: not a readable file of tensors ({reason})")
 
 
 def read_state(path: Path, names: tuple[str, ...] = SINGLE_NAMES) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from vidtune.media.preprocessing import Preprocessing
 from vidtune.models.config import VideoLMConfig
-from vidtune.models.formats import CheckpointFormat, KeyMap
+from vidtune.models.formats import CheckpointFormat, JsonDict, KeyMap, TowerFile
 from vidtune.processing.prompts import PromptFormat
 
 Sizes = Mapping[str, Mapping[str, Any]]
@@ -28,6 +28,7 @@ class System:
         formats: checkpoint formats, most specific first.
         tower_keys: key map from a stand-alone tower checkpoint to names below the tower.
         read_tower_sizes: config.json of a stand-alone tower checkpoint -> sizes for ``build_config``.
+        tower_files: tower name -> how that tower is published alone, where the two above do not say it.
         tower_names: config.json of a connectors-only checkpoint -> folder or hub id of every tower.
         connector_sizes: config.json of a connectors-only checkpoint -> connector sizes for ``build_config``.
         max_media: stream -> most files in one sample.
@@ -50,6 +51,7 @@ class System:
     formats: tuple[CheckpointFormat, ...]
     tower_keys: KeyMap = field(default_factory=lambda: KeyMap(()))
     read_tower_sizes: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: {}
+    tower_files: Mapping[str, TowerFile] = field(default_factory=dict)
     tower_names: Callable[[dict[str, Any]], dict[str, str]] = lambda config: {}
     connector_sizes: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: {}
     max_media: Mapping[str, int] = field(default_factory=dict)
@@ -57,3 +59,13 @@ class System:
     times: str | None = None
     placeholders: Callable[[VideoLMConfig, str], int] = lambda config, stream: 1
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def tower_file(self, name: str) -> TowerFile:
+        """How the tower of that name is published alone."""
+
+        def read_sizes(settings: JsonDict, shapes: Mapping[str, tuple[int, ...]]) -> JsonDict:
+            if shapes:
+                raise ValueError("a file tells nothing about this tower; give the folder with its config.json")
+            return self.read_tower_sizes(settings)
+
+        return self.tower_files.get(name, TowerFile(self.tower_keys, read_sizes))

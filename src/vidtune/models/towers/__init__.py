@@ -15,7 +15,8 @@ class TowerConfig(Protocol):
     """What the rest of the code asks of a tower before it is built.
 
     A tower whose tokens can be aligned with a teacher's also has ``token_grids(shape) -> list[TokenGrid]``, one for
-    each frame of an item.
+    each frame of an item. A tower whose items may have any number of rows (their first dimension) also has
+    ``tokens_per_row: Fraction``: ``num_tokens(shape)`` is ``shape[0] * tokens_per_row``, rounded down.
     """
 
     @property

@@ -1,7 +1,7 @@
 """BEATs: a transformer over patches of a log-mel spectrogram; every window of sound becomes one vector.
 
-A patch is 16 frames by 16 mel bins. Time is slow and frequency fast in the order of patches. Positions enter twice: by a
-convolution before the layers, and by a bias on the attention that depends on the distance of two patches, which every
+A patch is 16 frames by 16 mel bins. Time is slow and frequency fast in the order of patches. Positions enter twice: by
+a convolution before the layers, and by a bias on the attention that depends on the distance of two patches, which every
 layer, head and query weighs anew (the gate).
 
 Legend: W windows, F frames and M mel bins of a window, E width of a patch, N patches of a window, C width, H heads,
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import initialization
 
 from vidtune.models.initial import XavierLinear
 
@@ -125,7 +126,7 @@ class _ScaledGradient(torch.autograd.Function):
         return values.view_as(values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.factor, None
 
 
@@ -146,8 +147,7 @@ class PositionConv(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.direction, std=math.sqrt(4.0 / (self.kernel * len(self.bias))))
         nn.init.zeros_(self.bias)
-        with torch.no_grad():
-            self.gain.copy_(self._lengths())
+        initialization.copy_(self.gain, self._lengths())
 
     def _lengths(self) -> Tensor:
         """Of each tap, in float32: half precision overflows in the sum of squares. Shape: (1, 1, kernel)"""
@@ -217,15 +217,14 @@ class BeatsAttention(nn.Module):
         )
         if bias is not None and self.is_gated:
             bias = self.gate(queries) * bias
-        dropout = self.dropout if self.training else 0.0
-        if x.dtype == torch.float32:
-            mixed = functional.scaled_dot_product_attention(queries, keys, values, bias, dropout)
-        else:
-            mixed = functional.dropout(self._weights(queries, keys, bias), dropout) @ values
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        weights = functional.dropout(self.weights(queries, keys, bias), self.dropout, self.training)
+        return self.out_proj((weights @ values).transpose(1, 2).flatten(2))
 
-    def _weights(self, queries: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
-        """Attention in half precision: products are made small, and scaled up once their maximum is taken off."""
+    def weights(self, queries: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
+        """Attention of queries on keys. Shape: (W, H, N, d) twice -> (W, H, N, N)
+
+        float16 overflows in plain products: they are made small, and scaled up once their maximum is taken off.
+        """
         scale = 1.0 / (OVERFLOW_GUARD * math.sqrt(queries.shape[-1]))
         products = (queries * scale) @ keys.transpose(-1, -2)
         logits = (products - products.amax(dim=-1, keepdim=True)) * OVERFLOW_GUARD

@@ -1,6 +1,6 @@
 """CLIP vision tower that gives one vector per frame: the projected class token, as for comparison with text.
 
-Legend: B items, T frames, S side of a frame in pixels, F tokens per frame (class token first), W width, C projected width.
+Legend: B items, T frames, S side of a frame in pixels, W width of the transformer, C projected width.
 Source: CLIP (arXiv:2103.00020, github.com/openai/CLIP), ``encode_image``; not normalised to length one.
 """
 

@@ -4,7 +4,8 @@ A row of an item is the log-mel spectrogram of one piece of sound (30 s as publi
 then the positions of all rows stand in one line, and windows of ``window_positions`` cross the borders of rows. What
 is left over at the end is dropped; the silence that fills the last row is not.
 
-Legend: R rows, M mel bins, P positions of a row, F = 2 P mel frames of a row, N = floor(R P / window_positions), C width.
+Legend: R rows, M mel bins, P positions and F = 2 P mel frames of a row, C width, N = floor(R P / window_positions)
+tokens.
 Source: Whisper (arXiv:2212.04356, github.com/openai/whisper); pooling as in arXiv:2411.19772.
 """
 
@@ -14,7 +15,7 @@ from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
-from transformers import WhisperConfig
+from transformers import WhisperConfig, initialization
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
 
 FRAMES_PER_POSITION = 2
@@ -64,14 +65,6 @@ class WhisperTowerConfig:
         return WhisperTower(self)
 
 
-class SinePositions(nn.Embedding):
-    """Positions that start, and unless trained stay, sines and cosines."""
-
-    def reset_parameters(self) -> None:
-        with torch.no_grad():
-            self.weight.copy_(sinusoids(*self.weight.shape))
-
-
 class WhisperTower(nn.Module):
     """Encoder of transformers, its output pooled over windows.
 
@@ -97,7 +90,11 @@ class WhisperTower(nn.Module):
                 attn_implementation="sdpa",
             )
         )
-        self.encoder.embed_positions = SinePositions(config.max_source_positions, config.hidden_size)
+
+    def reset_parameters(self) -> None:
+        """The layers have started themselves; positions are sines and cosines, not what an embedding starts with."""
+        positions = self.encoder.embed_positions.weight
+        initialization.copy_(positions, sinusoids(*positions.shape))
 
     def encode(self, rows: Tensor) -> Tensor:
         """Shape: (R, M, F) -> (R, P, C)"""
