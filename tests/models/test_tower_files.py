@@ -165,7 +165,7 @@ def test_the_file_of_another_tower_is_refused(make_recipe, files, tower, other, 
 def test_a_file_for_a_tower_that_is_published_in_folders_is_refused(make_recipe, files, monkeypatch):
     system = replace(get_system("video_llava"), build_config=compose)
     monkeypatch.setattr(build, "get_system", lambda name: system)
-    with pytest.raises(UserError, match="give the folder with its config.json"):
+    with pytest.raises(UserError, match="give the folder with its config"):
         build_config(make_recipe({"audio": files["audio"]}))
 
 
