@@ -4,12 +4,22 @@ import math
 
 import pytest
 import torch
-from longvale_fixture import assert_keys_both_ways, assert_restores, expected, load_tower, needs_fixture, read, weights
+from longvale_fixture import (
+    assert_keys_both_ways,
+    assert_restores,
+    expected,
+    load_tower,
+    needs_fixture,
+    read,
+    wave,
+    weights,
+)
 from torch import nn
 from torch.testing import assert_close
 from transformers import AutoConfig
 
 from vidtune.errors import UserError
+from vidtune.media.audio_preprocessing import FbankPreprocessing
 from vidtune.models.checkpoints import LoadReport, load_ours_model, rename
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.towers import beats, tower_config
@@ -99,6 +109,19 @@ def test_every_hidden_state_equals_the_original(official):
     bias = official.encoder.relative_attention_bias(patches.shape[1])
     assert_close(bias[:, :1], theirs["position_bias"], atol=0, rtol=0)
     assert_close(official(theirs["fbank_window0"][None, None])[0], theirs["pooled"][:1], atol=1e-5, rtol=0)
+
+
+@needs_fixture
+@pytest.mark.parametrize(("name", "samples"), [("A", "audio_n"), ("B", "audioB_n")])
+@torch.no_grad()
+def test_vectors_of_a_wave_equal_the_original(official, name, samples):
+    """The original took the mean of a left channel and a right one half as loud."""
+    windows = FbankPreprocessing().apply(0.75 * wave(read("config.json")[samples]))
+    theirs = expected(f"beats.{name}.")
+    assert_close(official([windows])[0], theirs["pooled"], atol=2e-5, rtol=0)
+    if "last_hidden_w1_every8" in theirs:
+        last = official.encoder(official.project(official.patches(windows[1:2])))
+        assert_close(last[:, ::8], theirs["last_hidden_w1_every8"], atol=2e-4, rtol=0)
 
 
 @needs_fixture
