@@ -1,5 +1,6 @@
 """Towers named in a recipe by the file that they were published in; archives are read and never run."""
 
+import json
 import pickle
 import shutil
 import zipfile
@@ -162,6 +163,23 @@ def test_the_file_of_another_tower_is_refused(make_recipe, files, tower, other, 
     assert str(caught.value).startswith(str(files[other])) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"d_model": "wide"}, "'d_model' expected int, got str"),
+        ({"encoder_attention_heads": 3}, "does not divide into 3 heads"),
+        ({"model_type": "bert"}, "'bert' is not Whisper"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(make_recipe, tmp_path, change, message):
+    folder = tmp_path / "whisper"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**whisper_config(), **change}))
+    with pytest.raises(UserError, match=message) as caught:
+        build_config(make_recipe({"speech": folder}))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_file_for_a_tower_that_is_published_in_folders_is_refused(make_recipe, files, monkeypatch):
     system = replace(get_system("video_llava"), build_config=compose)
     monkeypatch.setattr(build, "get_system", lambda name: system)
@@ -307,6 +325,14 @@ def test_an_archive_whose_numbers_are_cut_is_one_line(files, tmp_path):
         read_state(rewritten(files["vision"], tmp_path / "cut.pt", **{name: numbers[: len(numbers) // 2]}))
     with pytest.raises(UserError, match="not a readable file of tensors"):
         read_state(rewritten(files["vision"], tmp_path / "less.pt", **{name: None}))
+
+
+def test_a_pickle_with_other_values_among_its_tensors_is_refused(towers, tmp_path):
+    state = published_names(towers["audio"], BEATS_TOWER)
+    torch.save({"cfg": CFG, "model": {**state, "epoch": 3}}, tmp_path / "mixed.pt")
+    for reader in (read_state, read_shapes):
+        with pytest.raises(UserError, match=r"mixed\.pt: .*'epoch' is no tensor"):
+            reader(tmp_path / "mixed.pt")
 
 
 def test_a_pickle_with_more_than_weights_is_refused(tmp_path):

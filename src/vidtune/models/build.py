@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -156,8 +157,8 @@ def _tower_sizes(system: System, name: str, spec: str | dict[str, Any]) -> dict[
     settings, shapes = read_shapes(path) if path.is_file() else (read_config(path), {})
     try:
         return system.tower_file(name).read_sizes(settings, shapes)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: {error}") from None
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     except KeyError as error:
         raise UserError(f"{path}: does not tell {error}") from None
 

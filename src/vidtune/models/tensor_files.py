@@ -90,10 +90,14 @@ def _unpickle(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
-def _tensors_in(content: dict[str, Any]) -> dict[str, Any]:
+def _tensors_in(content: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors of a pickled file: everything, or what stands below :data:`NESTED`."""
     nested = content.get(NESTED)
-    return nested if isinstance(nested, dict) else content
+    tensors = nested if isinstance(nested, dict) else content
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name!r} is no tensor")
+    return tensors
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
