@@ -22,11 +22,12 @@ from vidtune.models.formats import TowerFile
 from vidtune.models.script_archive import is_script_archive
 from vidtune.models.tensor_files import read_shapes, read_state
 from vidtune.models.towers import tower_config
-from vidtune.recipe import Recipe
+from vidtune.recipe import Recipe, Train
 from vidtune.systems import get_system
 from vidtune.systems.microsoft_beats import BEATS_TOWER, beats_sizes
 from vidtune.systems.openai_clip import CLASS_TOWER
 from vidtune.systems.openai_whisper import ENCODER_TOWER
+from vidtune.training.costs import stage_costs
 
 TYPES = {"vision": "clip_class", "audio": "beats", "speech": "whisper"}
 FILES = {"vision": CLASS_TOWER, "audio": BEATS_TOWER, "speech": ENCODER_TOWER}
@@ -146,6 +147,16 @@ def test_sizes_are_read_without_reading_weights(make_recipe, files, monkeypatch)
     assert config.tower("vision").width == 128 and config.tower("vision").num_attention_heads == 2
     assert config.tower("audio").num_buckets == 16
     assert config.tower("speech").max_source_positions == 300
+
+
+def test_costs_of_training_the_towers_are_counted(make_recipe, files):
+    """Sizes, memory and operations are found without computing a number, so towers must not look at any."""
+    config = build_config(make_recipe(files))
+    config.towers["audio"] = {**config.towers["audio"], "layer_dropout": 0.5}
+    frozen = stage_costs(config, {"connectors.audio": Train(learning_rate=1.0)}, "float32").items
+    trained = stage_costs(config, {f"towers.{name}": Train(learning_rate=1.0) for name in TYPES}, "float32").items
+    for name in TYPES:
+        assert trained[name].flops > 2.5 * frozen[name].flops > 0
 
 
 @pytest.mark.parametrize(

@@ -296,9 +296,9 @@ class BeatsEncoder(nn.Module):
         if self.config.gradient_decay != 1.0 and x.requires_grad:
             x = _ScaledGradient.apply(x, self.config.gradient_decay)
         y = layer(x, bias)
-        if self.training and self.config.layer_dropout and float(torch.rand(())) <= self.config.layer_dropout:
-            return x + 0.0 * y
-        return y
+        if not (self.training and self.config.layer_dropout):
+            return y
+        return torch.where(torch.rand((), device=x.device) > self.config.layer_dropout, y, x)
 
     def forward(self, x: Tensor) -> Tensor:
         for state in self.hidden_states(x):
