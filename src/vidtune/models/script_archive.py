@@ -10,6 +10,7 @@ refused, and the code is never opened.
 
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ DTYPES = {
 ARCHIVE_ERRORS = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
+    zlib.error,
+    OverflowError,
     RuntimeError,
     ValueError,
     TypeError,
