@@ -1,5 +1,5 @@
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from vidtune.errors import UserError
 class Source:
     annotations: Path
     media: Path | None = None
+    features: dict[str, Path] = field(default_factory=dict)
 
 
 def item(question: str, answer: str, **media: object) -> dict[str, object]:

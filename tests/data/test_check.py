@@ -1,7 +1,7 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
@@ -22,6 +22,7 @@ PREPROCESSING = {"image": ImagePreprocessing(size=16), "video": VideoPreprocessi
 class Source:
     annotations: Path
     media: Path
+    features: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass

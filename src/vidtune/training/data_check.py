@@ -13,7 +13,7 @@ from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe import Recipe, Stage
 from vidtune.spelling import suggestion
 from vidtune.training.folder import check_recipe
-from vidtune.training.stage import EXCLUSIONS, TABLES, check_stages, example_maker
+from vidtune.training.stage import EXCLUSIONS, TABLES, check_features, check_stages, example_maker
 
 CHECKED_FILES = "checked_files.jsonl"
 
@@ -39,6 +39,7 @@ def check_recipe_data(
     processor = _processor(recipe)
     for stage in recipe.stages:
         if only in (None, stage.name):
+            check_features(stage, processor)
             yield stage, _check_stage(recipe, stage, processor.with_preprocessing(stage.media), out, decode, progress)
 
 
