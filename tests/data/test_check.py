@@ -12,7 +12,7 @@ from PIL import Image
 from vidtune.data.annotations import AnnotationTable
 from vidtune.data.check import DataReport, check_data
 from vidtune.data.problems import SampleProblem
-from vidtune.data.sample import Sample
+from vidtune.data.sample import MediaRef, Sample
 from vidtune.media.preprocessing import ImagePreprocessing, VideoPreprocessing
 
 PREPROCESSING = {"image": ImagePreprocessing(size=16), "video": VideoPreprocessing(size=16, num_frames=2)}
@@ -26,7 +26,13 @@ class Source:
 
 
 @dataclass
+class Medium:
+    ref: MediaRef
+
+
+@dataclass
 class Checked:
+    media: list[Medium]
     masked: str | None = None
     truncated: bool = False
 
@@ -36,7 +42,8 @@ def encode(sample: Sample) -> Checked:
     text = "".join(turn.text for turn in sample.turns)
     if text.count("<") != len(sample.media):
         raise SampleProblem("tags and media differ in number", "too many tags", sample.id)
-    return Checked("empty answer" if not sample.turns[-1].text else None, len(text) > 50)
+    media = [Medium(ref) for item in sample.media if (ref := item.read_by(item.stream))]
+    return Checked(media, "empty answer" if not sample.turns[-1].text else None, len(text) > 50)
 
 
 def write_video(path: Path) -> None:
@@ -187,3 +194,57 @@ def test_a_line_torn_by_a_kill_does_not_matter(check: Callable[..., DataReport],
     sidecar.write_bytes(whole[:-5])
     assert not check(GOOD).excluded
     assert sidecar.read_bytes() == whole[:-5] + b"\n" + whole
+
+
+@pytest.fixture
+def check_stored(media: Path, tmp_path: Path) -> Callable[..., DataReport]:
+    """Checks samples named by id, one for each of the ids, with the features in the folder ``clip``."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+
+    def run(*ids: str, decode: bool = False, media_folder: Path | None = None, **meta: object) -> DataReport:
+        turns = [{"from": "human", "value": "<video>A?"}, {"from": "gpt", "value": "B"}]
+        path = tmp_path / "stored.json"
+        path.write_text(json.dumps([{"id": name, "conversations": turns, **meta} for name in ids]))
+        table = AnnotationTable.open([Source(path, media_folder, {"video": folder})], tmp_path / "cache")  # type: ignore[arg-type]
+        sidecar = tmp_path / "checked.jsonl"
+        return check_data(table, encode, PREPROCESSING, checked_files=sidecar, decode=decode, workers=0)
+
+    return run
+
+
+def test_missing_features_are_counted_and_listed(check_stored: Callable[..., DataReport], tmp_path: Path) -> None:
+    np.save(tmp_path / "clip/a.npy", np.ones((3, 2), np.float16))
+    report = check_stored("a", "b", "c")
+    assert (report.num_samples, report.num_files) == (3, 1)
+    assert report.excluded == {"features missing": 2}
+    report.write_exclusions(tmp_path / "excluded.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "excluded.jsonl").read_text().splitlines()]
+    assert [(line["id"], line["reason"]) for line in lines] == [
+        ("stored:1", "features missing"), ("stored:2", "features missing")
+    ]  # fmt: skip
+    assert "'b'" in lines[0]["detail"] and str(tmp_path / "clip") in lines[0]["detail"]
+
+
+def test_the_file_itself_is_checked_where_its_features_are_missing(
+    check_stored: Callable[..., DataReport], media: Path
+) -> None:
+    report = check_stored("good", "text", media_folder=media)
+    assert report.excluded == {"unreadable file": 1}
+
+
+def test_features_are_read_only_when_files_are_decoded(check_stored: Callable[..., DataReport], tmp_path: Path) -> None:
+    np.save(tmp_path / "clip/good.npy", np.ones((3, 2), np.float16))
+    np.save(tmp_path / "clip/nan.npy", np.full((3, 2), np.nan, np.float16))
+    whole = (tmp_path / "clip/good.npy").read_bytes()
+    (tmp_path / "clip/short.npy").write_bytes(whole[:-4])
+    assert not check_stored("good", "nan", "short").findings
+    report = check_stored("good", "nan", "short", decode=True)
+    assert report.excluded == {"features not finite": 1, "features cannot be read": 1}
+    assert "nan.npy" in report.findings[0].detail
+
+
+def test_times_that_cannot_be_are_counted(check_stored: Callable[..., DataReport], tmp_path: Path) -> None:
+    np.save(tmp_path / "clip/a.npy", np.ones((3, 2), np.float16))
+    report = check_stored("a", meta={"duration": 9.0, "token": {"<s0>": 5, "<e0>": 4}})
+    assert report.excluded == {"times in the wrong order": 1}

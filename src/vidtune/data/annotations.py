@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,7 +48,7 @@ class AnnotationFile:
 
     Args:
         name: what its sample ids begin with; the file's stem, made unique among the files of a table.
-        path, media, features: the source.
+        path, media, features: the source; ``media_files`` finds what the samples need in its folders.
         content_hash: sha256 of the annotation file.
         folder: where the parsed table lies.
         blob: JSON of all records, memory-mapped bytes.
@@ -56,7 +56,6 @@ class AnnotationFile:
         word_lengths: (m,) int32, see `Record.word_length`.
         has_media: (m,) bool.
         by_id: (m,) bool, whether the medium is named by the sample's id.
-        media_files: finds the files of the samples.
     """
 
     name: str
@@ -64,13 +63,13 @@ class AnnotationFile:
     media: Path | None
     content_hash: str
     folder: Path
+    features: tuple[tuple[str, Path], ...]
+    media_files: MediaFiles
     blob: np.ndarray
     offsets: np.ndarray
     word_lengths: np.ndarray
     has_media: np.ndarray
     by_id: np.ndarray
-    features: tuple[tuple[str, Path], ...]
-    media_files: MediaFiles = field(compare=False)
 
     @classmethod
     def parsed(
@@ -87,7 +86,7 @@ class AnnotationFile:
         blob = np.memmap(blob_path, np.uint8, "r") if blob_path.stat().st_size else np.empty(0, np.uint8)
         columns = (np.load(folder / f"{column}.npy", mmap_mode="r") for column in COLUMNS)
         media_files = MediaFiles(media, dict(features))
-        return cls(name, path, media, content_hash, folder, blob, *columns, features, media_files)
+        return cls(name, path, media, content_hash, folder, features, media_files, blob, *columns)
 
     def __reduce__(self) -> tuple[Any, ...]:
         place = (self.name, self.path, self.media, self.content_hash, self.folder, self.features)

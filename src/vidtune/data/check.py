@@ -3,31 +3,49 @@
 import json
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from vidtune.data.annotations import AnnotationTable
 from vidtune.data.checked_files import CheckedFiles
 from vidtune.data.problems import SampleProblem
-from vidtune.data.sample import Sample
+from vidtune.data.sample import MediaRef, Sample
+from vidtune.media.feature_file import is_feature_file
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.media.preprocessing import Preprocessing
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being checked ("samples", "files", "decoding"), how many are done, how many there are."""
+"""Called with what is being checked ("samples", "files", "decoding", "features"), how many are done, how many there
+are.
+"""
 
 StreamFile = tuple[str, str]
 """A stream and the path of a file that stands in it."""
 
 REPORT_EVERY = 256
 METADATA = "metadata"
+FEATURES = "features"
 KINDS = {"image": ("image",), "video": ("video", "frames")}
+SOUND = ("video", "audio")
+"""Kinds of files that a stream of sound can read; that of `KINDS` are by the stream's preprocessing."""
+
+
+class CheckedMedium(Protocol):
+    """A file that stands in an example."""
+
+    @property
+    def ref(self) -> MediaRef: ...
 
 
 class CheckedExample(Protocol):
     """What the check wants to know of a tokenised sample; the processor's examples have it."""
+
+    @property
+    def media(self) -> Sequence[CheckedMedium]: ...
 
     @property
     def masked(self) -> str | None: ...
@@ -117,10 +135,11 @@ def check_data(
     """Check all samples of a table and all files they need.
 
     Args:
-        encode: makes an example of a sample, as training will; raises SampleProblem.
+        encode: makes an example of a sample, as training will; raises SampleProblem, also for features that do not fit
+            the stream's tower.
         preprocessing: of every stream.
         checked_files: sidecar that remembers good files; a check that was stopped goes on where it was.
-        decode: also decode and preprocess every file; else only its headers and packet table are read.
+        decode: also decode and preprocess every file, and read all features; else only headers and packet tables are.
         workers: processes that read files.
         timeout: seconds for one file.
     """
@@ -134,16 +153,18 @@ def check_data(
         by_sample.setdefault(index, []).append(finding)
 
     for index in range(len(table)):
+        needed: list[MediaRef | None] = []
         try:
             sample = table[index]
-            for ref in sample.media:
-                indices = users.setdefault((ref.stream, ref.path), [])
-                if indices[-1:] != [index]:
-                    indices.append(index)
+            needed = [ref.read_by(ref.stream) for ref in sample.media]
             example = encode(sample)
+            needed = [medium.ref for medium in example.media]
         except SampleProblem as problem:
             find(index, problem.reason, problem.detail)
             continue
+        finally:
+            for file in dict.fromkeys((ref.stream, ref.path) for ref in needed if ref is not None):
+                users.setdefault(file, []).append(index)
         if table.word_lengths[index] == 0:
             find(index, "no words", "no turn has a word in it")
         if example.masked is not None:
@@ -181,13 +202,17 @@ def _file_problems(
         elif file[0] in preprocessing:
             readable.append(file)
 
+    # The headers of features were read to count their tokens.
+    stored = [file for file in readable if is_feature_file(file[1])]
     good: list[StreamFile] = []
     jobs: list[tuple[StreamFile, LoadJob]] = []
     for stream, path in readable:
+        if is_feature_file(path):
+            continue
         kind = known.kind(path, METADATA)
         if kind is None:
             jobs.append(((stream, path), LoadJob(path, None)))
-        elif kind in KINDS[preprocessing[stream].kind]:
+        elif kind in KINDS.get(preprocessing[stream].kind, SOUND):
             good.append((stream, path))
         else:
             yield (stream, path), *_wrong_kind(kind, stream)
@@ -196,7 +221,7 @@ def _file_problems(
             yield (stream, path), "unreadable file", _reason(result)
             continue
         known.add(path, METADATA, result.info.kind)
-        if result.info.kind in KINDS[preprocessing[stream].kind]:
+        if result.info.kind in KINDS.get(preprocessing[stream].kind, SOUND):
             good.append((stream, path))
         else:
             yield (stream, path), *_wrong_kind(result.info.kind, stream)
@@ -214,6 +239,17 @@ def _file_problems(
             known.add(path, checks[stream], preprocessing[stream].kind)
         else:
             yield (stream, path), "cannot be decoded", _reason(result)
+
+    jobs = [
+        (file, LoadJob(file[1], preprocessing[file[0]])) for file in stored if known.kind(file[1], FEATURES) is None
+    ]
+    for (stream, path), result in _load(pool, jobs, "features", tell):
+        if result.array is None:
+            yield (stream, path), "features cannot be read", _reason(result)
+        elif not np.isfinite(result.array).all():
+            yield (stream, path), "features not finite", "some of its numbers are infinite or not a number"
+        else:
+            known.add(path, FEATURES, FEATURES)
 
 
 def _load(

@@ -125,15 +125,19 @@ def _times(meta: Any) -> Times | None:
         return None
     if not isinstance(meta, dict):
         raise ValueError(f"key 'meta': expected an object, found {_name(meta)}")
-    duration, marks = meta.get("duration"), meta.get("token")
+    marks = meta.get("token")
     if not isinstance(marks, dict):
         raise ValueError(f"key 'meta.token': expected an object that gives marks their seconds, found {_name(marks)}")
     if "" in marks:
         raise ValueError("key 'meta.token': expected marks such as <s0>, found an empty one")
-    for key, seconds in (("duration", duration), *((f"token.{mark}", seconds) for mark, seconds in marks.items())):
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-            raise ValueError(f"key 'meta.{key}': expected a number of seconds, found {_name(seconds)}")
-    return Times(duration, tuple(marks.items()))
+    duration = _seconds(meta.get("duration"), "meta.duration")
+    return Times(duration, tuple((mark, _seconds(value, f"meta.token.{mark}")) for mark, value in marks.items()))
+
+
+def _seconds(value: Any, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"key '{key}': expected a number of seconds, found {_name(value)}")
+    return value
 
 
 def check_times(times: Times) -> None:

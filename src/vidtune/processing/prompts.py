@@ -12,6 +12,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -45,9 +46,9 @@ class PromptFormat:
         tags_to_front: streams whose tag, where a user turn ends with it, is moved before the turn's text, separated by
             `media_separator`.
         tag_separator: what stands between the tag and the caption in the style ``plain``; not supervised.
-        cut: where a prompt of one question and its answer may be cut when it is too long: in front of every match of
-            this pattern. One of several questions is then cut in front of every separator after an answer. None:
-            prompts are cut at any token.
+        cut: style ``two``: where a prompt of one question and its answer may be cut when it is too long, in front of
+            every match of this pattern; one of several questions is then cut in front of every separator after an
+            answer. None: prompts are cut at any token.
     """
 
     name: str
@@ -143,7 +144,7 @@ class PromptFormat:
             return "last question has no answer"
         if self.style == "two":
             return self.ambiguity_of("".join(piece.text for piece in self.render(turns)))
-        elif any(f"{self.separators[0]}{role}:" in turn.text for turn in turns for role in (self.user, self.assistant)):
+        if any(f"{self.separators[0]}{role}:" in turn.text for turn in turns for role in (self.user, self.assistant)):
             return "role text in a turn"
         return None
 
@@ -173,7 +174,7 @@ class PromptFormat:
         separator = self.separators[1]
         pattern = self.cut if turns == 2 else re.escape(separator)
         begins = sorted({0, len(text), *(match.start() for match in re.finditer(pattern, text))})
-        spans = [_stripped(text, *span) for span in zip(begins[:-1], begins[1:], strict=True)]
+        spans = [_stripped(text, *span) for span in pairwise(begins)]
         if len(spans) < 2:
             return text, supervised
 

@@ -53,12 +53,15 @@ def mark_times(turns: Sequence[Turn], times: Times | None, rule: str | None) -> 
         times: of the marks; None: the turns stay as they are.
         rule: name of the rule; None: the system writes no times.
     Raises:
-        SampleProblem: there are times but no rule.
+        SampleProblem: a mark stands in the text but there is no rule.
     """
-    if times is None:
+    used = [mark for mark, _ in times.marks if any(mark in turn.text for turn in turns)] if times else []
+    if times is None or not used:
         return tuple(turns)
     if rule is None:
-        raise SampleProblem("times without a rule", "it names moments by marks, but the system has no rule for times")
+        raise SampleProblem(
+            "times without a rule", f"{used[0]} stands for a moment, but the system has no rule for writing moments"
+        )
     write = time_rule(rule).write
     written = [(mark, write(second, times.duration)) for mark, second in times.marks]
     return tuple(replace(turn, text=_replaced(turn.text, written)) for turn in turns)

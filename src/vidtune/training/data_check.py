@@ -7,6 +7,7 @@ from vidtune.cores import media_workers
 from vidtune.data.annotations import AnnotationTable
 from vidtune.data.check import DataReport, Progress, check_data
 from vidtune.errors import UserError
+from vidtune.media.probe import ProbeCache
 from vidtune.models.build import build_config, build_processor, recipe_tokenizer
 from vidtune.models.checkpoints import load_checkpoint
 from vidtune.processing.processor import VideoLMProcessor
@@ -37,6 +38,7 @@ def check_recipe_data(
         raise UserError(f"the recipe has no stage {only!r}; {suggestion(only, names)}")
     check_recipe(out, recipe)
     processor = _processor(recipe)
+    processor.media_info = ProbeCache(out / TABLES / "media.jsonl").get
     for stage in recipe.stages:
         if only in (None, stage.name):
             check_features(stage, processor)
