@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample
 from vidtune.media.preprocessing import ImagePreprocessing, VideoPreprocessing
 
+COMPANIONS: tuple[str, ...] = ()
 PREPROCESSING = {"image": ImagePreprocessing(size=16), "video": VideoPreprocessing(size=16, num_frames=2)}
 
 
@@ -42,7 +44,8 @@ def encode(sample: Sample) -> Checked:
     text = "".join(turn.text for turn in sample.turns)
     if text.count("<") != len(sample.media):
         raise SampleProblem("tags and media differ in number", "too many tags", sample.id)
-    media = [Medium(ref) for item in sample.media if (ref := item.read_by(item.stream))]
+    readers = [(item, stream) for item in sample.media for stream in (item.stream, *COMPANIONS)]
+    media = [Medium(ref) for item, stream in readers if (ref := item.read_by(stream))]
     return Checked(media, "empty answer" if not sample.turns[-1].text else None, len(text) > 50)
 
 
@@ -202,13 +205,14 @@ def check_stored(media: Path, tmp_path: Path) -> Callable[..., DataReport]:
     folder = tmp_path / "clip"
     folder.mkdir()
 
-    def run(*ids: str, decode: bool = False, media_folder: Path | None = None, **meta: object) -> DataReport:
+    def run(*ids: str, source: dict[str, object] | None = None, meta: object = None, **options: object) -> DataReport:
         turns = [{"from": "human", "value": "<video>A?"}, {"from": "gpt", "value": "B"}]
         path = tmp_path / "stored.json"
-        path.write_text(json.dumps([{"id": name, "conversations": turns, **meta} for name in ids]))
-        table = AnnotationTable.open([Source(path, media_folder, {"video": folder})], tmp_path / "cache")  # type: ignore[arg-type]
+        path.write_text(json.dumps([{"id": name, "conversations": turns, "meta": meta} for name in ids]))
+        opened = Source(**{"annotations": path, "media": None, "features": {"video": folder}, **(source or {})})  # type: ignore[arg-type]
+        table = AnnotationTable.open([opened], tmp_path / "cache")
         sidecar = tmp_path / "checked.jsonl"
-        return check_data(table, encode, PREPROCESSING, checked_files=sidecar, decode=decode, workers=0)
+        return check_data(table, encode, PREPROCESSING, checked_files=sidecar, workers=0, **options)  # type: ignore[arg-type]
 
     return run
 
@@ -229,7 +233,7 @@ def test_missing_features_are_counted_and_listed(check_stored: Callable[..., Dat
 def test_the_file_itself_is_checked_where_its_features_are_missing(
     check_stored: Callable[..., DataReport], media: Path
 ) -> None:
-    report = check_stored("good", "text", media_folder=media)
+    report = check_stored("good", "text", source={"media": media})
     assert report.excluded == {"unreadable file": 1}
 
 
@@ -248,3 +252,35 @@ def test_times_that_cannot_be_are_counted(check_stored: Callable[..., DataReport
     np.save(tmp_path / "clip/a.npy", np.ones((3, 2), np.float16))
     report = check_stored("a", meta={"duration": 9.0, "token": {"<s0>": 5, "<e0>": 4}})
     assert report.excluded == {"times in the wrong order": 1}
+
+
+def test_companions_without_features_are_noted(check_stored: Callable[..., DataReport], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        np.save(tmp_path / f"clip/{name}.npy", np.ones((3, 2), np.float16))
+    (tmp_path / "ears").mkdir()
+    np.save(tmp_path / "ears/a.npy", np.ones((3, 2), np.float16))
+    stored = {"features": {"video": tmp_path / "clip", "audio": tmp_path / "ears"}}
+    report = check_stored("a", "b", source=stored, companions={"video": ["audio", "speech"]})
+    assert not report.excluded
+    assert [(finding.id, finding.reason) for finding in report.findings] == [("stored:1", "no audio features")]
+
+
+def test_a_file_much_longer_than_the_clip_of_its_times_is_noted(
+    check_stored: Callable[..., DataReport], media: Path
+) -> None:
+    short, long = ({"duration": seconds, "token": {"<s0>": 0}} for seconds in (1.5, 9.0))
+    for _ in range(2):
+        assert not check_stored("good", source={"media": media}, meta=short).findings
+        report = check_stored("good", source={"media": media}, meta=long)
+        assert not report.excluded and report.noted == {"clip and file differ in length": 1}
+        assert "lasts 0.8 seconds but the times are of a clip of 9" in report.findings[0].detail
+
+
+def test_a_file_that_two_streams_read_is_looked_at_once(
+    check_stored: Callable[..., DataReport], media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(sys.modules[__name__], "COMPANIONS", ("image",))
+    report = check_stored("good", source={"media": media}, progress=lambda *what: seen.append(what))
+    assert [what for what in seen if what[0] == "files"] == [("files", 1, 1)]
+    assert report.excluded == {"wrong kind of file": 1}

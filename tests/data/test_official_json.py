@@ -96,6 +96,12 @@ def test_wrong_times_are_named_by_index_and_key(meta: object, message: str) -> N
         read(json.dumps([timed(meta)]))
 
 
+def test_a_number_of_any_size_is_a_number() -> None:
+    meta = f'{{"duration": 1{"0" * 400}, "token": {{"<s0>": 1}}}}'
+    (record,) = read(f'[{{"conversations": [{TURN}], "meta": {meta}}}]')
+    assert record.times == Times(float("inf"), (("<s0>", 1),))  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("duration", "marks", "reason"),
     [

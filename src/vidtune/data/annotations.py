@@ -176,6 +176,10 @@ class AnnotationTable:
         file, number = self._place(index)
         return file.record(number).original_id
 
+    def features(self, index: int) -> dict[str, Path]:
+        """Stream -> folder of stored features, of the source a sample comes from."""
+        return dict(self._place(index)[0].features)
+
     def source(self, index: int) -> Path:
         """The annotation file a sample comes from."""
         return self._place(index)[0].path

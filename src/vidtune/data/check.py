@@ -1,37 +1,23 @@
 """Looks at every sample and every media file before training, so that nothing fails after hours."""
 
 import json
-import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from vidtune.data.annotations import AnnotationTable
 from vidtune.data.checked_files import CheckedFiles
+from vidtune.data.media_check import MediaCheck, Progress, StreamFile
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample
-from vidtune.media.feature_file import is_feature_file
-from vidtune.media.pool import LoadJob, LoadResult, MediaPool
+from vidtune.media.pool import MediaPool
 from vidtune.media.preprocessing import Preprocessing
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being checked ("samples", "files", "decoding", "features"), how many are done, how many there
-are.
-"""
-
-StreamFile = tuple[str, str]
-"""A stream and the path of a file that stands in it."""
-
 REPORT_EVERY = 256
-METADATA = "metadata"
-FEATURES = "features"
-KINDS = {"image": ("image",), "video": ("video", "frames")}
-SOUND = ("video", "audio")
-"""Kinds of files that a stream of sound can read; that of `KINDS` are by the stream's preprocessing."""
+LENGTH_SECONDS, LENGTH_SHARE = 2.0, 0.05
+"""Seconds, or share of its length, that a file may differ from the clip that its times are of."""
 
 
 class CheckedMedium(Protocol):
@@ -127,6 +113,7 @@ def check_data(
     preprocessing: Mapping[str, Preprocessing],
     *,
     checked_files: Path,
+    companions: Mapping[str, Sequence[str]] | None = None,
     decode: bool = False,
     workers: int = 2,
     timeout: float = 60.0,
@@ -139,6 +126,7 @@ def check_data(
             the stream's tower.
         preprocessing: of every stream.
         checked_files: sidecar that remembers good files; a check that was stopped goes on where it was.
+        companions: stream -> streams that read the same files.
         decode: also decode and preprocess every file, and read all features; else only headers and packet tables are.
         workers: processes that read files.
         timeout: seconds for one file.
@@ -147,6 +135,7 @@ def check_data(
     report = DataReport(num_samples=len(table))
     by_sample: dict[int, list[Finding]] = {}
     users: dict[StreamFile, list[int]] = {}
+    timed: list[tuple[int, str, float]] = []
 
     def find(index: int, reason: str, detail: str, excluded: bool = True) -> None:
         finding = Finding(table.id(index), str(table.source(index)), reason, detail, excluded)
@@ -165,6 +154,12 @@ def check_data(
         finally:
             for file in dict.fromkeys((ref.stream, ref.path) for ref in needed if ref is not None):
                 users.setdefault(file, []).append(index)
+        for ref in sample.media:
+            expected = table.features(index).keys() & (companions or {}).get(ref.stream, ())
+            for stream in sorted(expected - dict(ref.features).keys()) if not ref.path else ():
+                find(index, f"no {stream} features", f"nothing stands for the {stream} of this sample", excluded=False)
+            if sample.times is not None:
+                timed.append((index, ref.path, sample.times.duration))
         if table.word_lengths[index] == 0:
             find(index, "no words", "no turn has a word in it")
         if example.masked is not None:
@@ -176,107 +171,15 @@ def check_data(
     tell("samples", len(table), len(table))
 
     report.num_files = len({path for _, path in users})
+    files = MediaCheck(list(users), preprocessing, CheckedFiles(checked_files), tell)
     with MediaPool(workers, timeout) as pool:
-        for file, reason, detail in _file_problems(
-            list(users), preprocessing, CheckedFiles(checked_files), pool, decode, tell
-        ):
+        for file, (reason, detail) in files.problems(pool, decode):
             for index in users[file]:
                 find(index, reason, f"{file[1]}: {detail}")
+    for index, path, duration in timed:
+        seconds = files.seconds.get(path, 0.0)
+        if seconds and abs(seconds - duration) > max(LENGTH_SECONDS, LENGTH_SHARE * duration):
+            detail = f"{path} lasts {seconds:g} seconds but the times are of a clip of {duration:g}"
+            find(index, "clip and file differ in length", detail, excluded=False)
     report.findings = [finding for index in sorted(by_sample) for finding in by_sample[index]]
     return report
-
-
-def _file_problems(
-    files: list[StreamFile],
-    preprocessing: Mapping[str, Preprocessing],
-    known: CheckedFiles,
-    pool: MediaPool,
-    decode: bool,
-    tell: Progress,
-) -> Iterator[tuple[StreamFile, str, str]]:
-    """Every file that cannot be used, with reason and detail."""
-    readable: list[StreamFile] = []
-    for file in files:
-        if problem := _not_a_file(file[1]):
-            yield file, *problem
-        elif file[0] in preprocessing:
-            readable.append(file)
-
-    # The headers of features were read to count their tokens.
-    stored = [file for file in readable if is_feature_file(file[1])]
-    good: list[StreamFile] = []
-    jobs: list[tuple[StreamFile, LoadJob]] = []
-    for stream, path in readable:
-        if is_feature_file(path):
-            continue
-        kind = known.kind(path, METADATA)
-        if kind is None:
-            jobs.append(((stream, path), LoadJob(path, None)))
-        elif kind in KINDS.get(preprocessing[stream].kind, SOUND):
-            good.append((stream, path))
-        else:
-            yield (stream, path), *_wrong_kind(kind, stream)
-    for (stream, path), result in _load(pool, jobs, "files", tell):
-        if result.info is None:
-            yield (stream, path), "unreadable file", _reason(result)
-            continue
-        known.add(path, METADATA, result.info.kind)
-        if result.info.kind in KINDS.get(preprocessing[stream].kind, SOUND):
-            good.append((stream, path))
-        else:
-            yield (stream, path), *_wrong_kind(result.info.kind, stream)
-
-    if not decode:
-        return
-    checks = {stream: f"decoded {settings.model_dump_json()}" for stream, settings in preprocessing.items()}
-    jobs = [
-        ((stream, path), LoadJob(path, preprocessing[stream]))
-        for stream, path in good
-        if known.kind(path, checks[stream]) is None
-    ]
-    for (stream, path), result in _load(pool, jobs, "decoding", tell):
-        if result.error is None:
-            known.add(path, checks[stream], preprocessing[stream].kind)
-        else:
-            yield (stream, path), "cannot be decoded", _reason(result)
-
-    jobs = [
-        (file, LoadJob(file[1], preprocessing[file[0]])) for file in stored if known.kind(file[1], FEATURES) is None
-    ]
-    for (stream, path), result in _load(pool, jobs, "features", tell):
-        if result.array is None:
-            yield (stream, path), "features cannot be read", _reason(result)
-        elif not np.isfinite(result.array).all():
-            yield (stream, path), "features not finite", "some of its numbers are infinite or not a number"
-        else:
-            known.add(path, FEATURES, FEATURES)
-
-
-def _load(
-    pool: MediaPool, jobs: list[tuple[StreamFile, LoadJob]], what: str, tell: Progress
-) -> Iterator[tuple[StreamFile, LoadResult]]:
-    results = pool.load(job for _, job in jobs)
-    for done, ((file, _), result) in enumerate(zip(jobs, results, strict=True), 1):
-        yield file, result
-        tell(what, done, len(jobs))
-
-
-def _reason(result: LoadResult) -> str:
-    return result.error.reason if result.error is not None else "has no metadata"
-
-
-def _wrong_kind(kind: str, stream: str) -> tuple[str, str]:
-    return "wrong kind of file", f"is of the kind '{kind}' but stands in the stream '{stream}'"
-
-
-def _not_a_file(path: str) -> tuple[str, str] | None:
-    """Reason and detail if there is no file or folder at a path that could be opened without waiting; else None."""
-    try:
-        mode = Path(path).stat().st_mode
-    except FileNotFoundError:
-        return "missing file", "does not exist"
-    except OSError as error:
-        return "unreadable file", error.strerror or str(error)
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        return "unreadable file", "is neither a file nor a folder"
-    return None

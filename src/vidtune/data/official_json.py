@@ -137,7 +137,10 @@ def _times(meta: Any) -> Times | None:
 def _seconds(value: Any, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"key '{key}': expected a number of seconds, found {_name(value)}")
-    return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def check_times(times: Times) -> None:

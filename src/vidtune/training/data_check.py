@@ -53,6 +53,7 @@ def _check_stage(
         example_maker(recipe, stage, processor),
         {name: settings.preprocessing for name, settings in processor.streams.items()},
         checked_files=out / CHECKED_FILES,
+        companions=processor.companions,
         decode=decode,
         workers=max(1, media_workers(stage.workers)),
         timeout=stage.media_timeout,
