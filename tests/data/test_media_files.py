@@ -55,6 +55,10 @@ def test_features_of_all_streams_are_found_by_id_then_by_path(place: Path) -> No
     assert refs(files, "AbC", ("video", None)) == (MediaRef("video", "", both),)
     assert refs(files, "AbC", ("video", "sub/b.mp4")) == (MediaRef("video", "", both),)
     assert refs(files, "", ("video", "sub/b.mp4")) == (MediaRef("video", "", (("video", f"{clip}/sub/b.npy"),)),)
+    (place / "clip/v.1.npy").touch()
+    assert refs(MediaFiles(None, {"video": place / "clip"}), "", ("video", "v.1"))[0].features == (
+        ("video", f"{clip}/v.1.npy"),
+    )
     assert refs(files, "seven", ("video", None)) == (MediaRef("video", "", (("video", f"{clip}/seven.pt"),)),)
 
 

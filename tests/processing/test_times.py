@@ -1,8 +1,13 @@
-import pytest
+from dataclasses import replace
 
+import pytest
+from tiny_stage import PROMPT, SYSTEM, maker
+
+from vidtune import systems
 from vidtune.data.problems import SampleProblem
-from vidtune.data.sample import Times, Turn
+from vidtune.data.sample import Sample, Times, Turn
 from vidtune.errors import UserError
+from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.times import mark_times, spans_in_text, time_rule
 
 TURNS = (Turn("user", "<video>\nFrom <s1> to <e1>?"), Turn("assistant", "From <s1> to <e10>, a dog; <s1>."))
@@ -62,9 +67,25 @@ def test_a_mark_needs_a_rule() -> None:
         ("From 00 to 08, a dog.\nFrom 09 to 99, a cat.", [(0.0, 16.0), (18.0, 198.0)]),
         ("between 07 and 12", [(14.0, 24.0)]),
         ("From 25 to 10.", [(50.0, 20.0)]),
-        ("From 100 to 129, or 1999 to 2004, or 5 to 9", []),
+        ("From 100 to 129, or 19 to 2004, or 5 to 9", []),
         ("nothing", []),
     ],
 )
 def test_stretches_of_time_in_an_answer(text: str, spans: list[tuple[float, float]]) -> None:
     assert spans_in_text(text, 200.0, "percent") == spans
+
+
+def test_examples_are_made_of_moments_by_the_rule_of_the_system(
+    processor: VideoLMProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = Sample("train:3", (Turn("user", "From <s1>?"), Turn("assistant", "To <e1>.")), (), TIMES)
+    plain = Sample("train:3", (Turn("user", "From 02?"), Turn("assistant", "To 05.")))
+    with pytest.raises(SampleProblem, match="sample train:3: <s1> stands for a moment"):
+        processor.example(timed, PROMPT)
+    key = maker(processor).key()
+    with_rule = replace(systems.get_system(SYSTEM), times="percent")
+    monkeypatch.setattr(systems, "get_system", lambda name: with_rule)
+    example, expected = processor.example(timed, PROMPT), processor.example(plain, PROMPT)
+    assert example.input_ids.tolist() == expected.input_ids.tolist()
+    assert example.labels.tolist() == expected.labels.tolist()
+    assert maker(processor).key() != key

@@ -22,6 +22,8 @@ from vidtune.data.sample import Sample, Times, Turn
 from vidtune.errors import UserError
 
 FORMAT_VERSION = 2
+"""Of parsed tables; another one has files parsed anew, but leaves the samples and their order in training as they are."""
+FINGERPRINT_VERSION = 1
 COLUMNS = ("offsets", "word_lengths", "has_media", "by_id")
 
 
@@ -197,7 +199,7 @@ class AnnotationTable:
     @property
     def fingerprint(self) -> str:
         """Hash of the samples and their order, wherever the files lie."""
-        digest = hashlib.sha256(f"{FORMAT_VERSION}".encode())
+        digest = hashlib.sha256(f"{FINGERPRINT_VERSION}".encode())
         for file in self.files:
             digest.update(file.content_hash.encode())
         digest.update(self._selection.astype("<i8").tobytes())

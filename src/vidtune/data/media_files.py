@@ -23,7 +23,7 @@ class MediaFiles:
     Args:
         media: folder that media paths are relative to; None if there is none.
         features: stream -> folder of its tower's features, one file for each medium: ``<id><suffix>``, or the medium's
-            path with another suffix.
+            path with another suffix, or with one more.
     """
 
     def __init__(self, media: Path | None, features: Mapping[str, Path]) -> None:
@@ -75,7 +75,7 @@ class MediaFiles:
 
     def _feature_file(self, folder: MediaRoot, path: str | None, record: Record) -> str | None:
         """The features of a medium; those under the record's id come first, where it has one medium only."""
-        names = [] if path is None else [os.path.splitext(path)[0]]  # noqa: PTH122
+        names = [] if path is None else [os.path.splitext(path)[0], path]  # noqa: PTH122
         if path is None or (len(record.media) == 1 and is_relative(record.original_id)):
             names.insert(0, record.original_id)
         return next((file for name in names if (file := folder.find(name, FEATURE_SUFFIXES))), None)
