@@ -22,7 +22,7 @@ from vidtune.data.sample import Sample, Times, Turn
 from vidtune.errors import UserError
 
 FORMAT_VERSION = 2
-"""Of parsed tables; another one has files parsed anew, but leaves the samples and their order in training as they are."""
+"""Of parsed tables. Another one has files parsed anew, but leaves samples and their order in training as they are."""
 FINGERPRINT_VERSION = 1
 COLUMNS = ("offsets", "word_lengths", "has_media", "by_id")
 
