@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import av
 import numpy as np
@@ -12,9 +13,10 @@ from PIL import Image
 
 from vidtune.data.annotations import AnnotationTable
 from vidtune.data.check import DataReport, check_data
+from vidtune.data.media_check import KINDS
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample
-from vidtune.media.preprocessing import ImagePreprocessing, VideoPreprocessing
+from vidtune.media.preprocessing import ImagePreprocessing, Preprocessing, VideoPreprocessing
 
 COMPANIONS: tuple[str, ...] = ()
 PREPROCESSING = {"image": ImagePreprocessing(size=16), "video": VideoPreprocessing(size=16, num_frames=2)}
@@ -284,3 +286,8 @@ def test_a_file_that_two_streams_read_is_looked_at_once(
     report = check_stored("good", source={"media": media}, progress=lambda *what: seen.append(what))
     assert [what for what in seen if what[0] == "files"] == [("files", 1, 1)]
     assert report.excluded == {"wrong kind of file": 1}
+
+
+def test_the_check_knows_what_every_preprocessing_reads() -> None:
+    (members, *_) = get_args(Preprocessing)
+    assert set(KINDS) == {member.model_fields["kind"].default for member in get_args(members)}

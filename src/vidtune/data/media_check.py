@@ -25,9 +25,16 @@ Name = TypeVar("Name")
 
 METADATA = "kind and length"
 FEATURES = "features"
-KINDS = {"image": ("image",), "video": ("video", "frames")}
-SOUND = ("video", "audio")
-"""Kinds of files that a stream of sound can read; those of `KINDS` are by the stream's preprocessing."""
+PICTURES, CLIPS, SOUND = ("image",), ("video", "frames"), ("video", "audio")
+KINDS = {
+    "image": PICTURES,
+    "any_pixel_image": PICTURES,
+    "video": CLIPS,
+    "any_pixel_video": CLIPS,
+    "fbank": SOUND,
+    "log_mel": SOUND,
+}
+"""Kinds of files that each kind of preprocessing reads."""
 
 
 class MediaCheck:
@@ -69,7 +76,7 @@ class MediaCheck:
             kind = kinds[path]
             if not isinstance(kind, str):
                 yield (stream, path), kind
-            elif kind in KINDS.get(self._preprocessing[stream].kind, SOUND):
+            elif kind in KINDS[self._preprocessing[stream].kind]:
                 good.append((stream, path))
             else:
                 detail = f"is of the kind '{kind}' but stands in the stream '{stream}'"
@@ -92,11 +99,9 @@ class MediaCheck:
             if result.info is None:
                 kinds[path] = ("unreadable file", _reason(result))
                 continue
+            kinds[path] = result.info.kind
             # A file of sound alone lasts as long as its sound.
-            kinds[path], self.seconds[path] = (
-                result.info.kind,
-                round(result.info.duration or result.info.audio_seconds, 2),
-            )
+            self.seconds[path] = round(result.info.duration or result.info.audio_seconds, 2)
             self._known.add(path, METADATA, f"{kinds[path]} {self.seconds[path]}")
         return kinds
 

@@ -161,11 +161,12 @@ def _require_few(
     if not too_many(recorded + len(problems), samples, stage.max_excluded):
         return
     reasons = [f"{reason}: {count}" for reason, count in Counter(p.reason for p, _ in problems).most_common()]
-    found = f"the first one: {problems[0][0]}; " if problems else ""
+    if recorded:
+        reasons.append(f"recorded in {record}: {recorded}")
+    first = f"the first one: {problems[0][0]}; " if problems else ""
     raise UserError(
-        f"stage {stage.name!r}: {recorded + len(problems)} of {samples} samples cannot be used "
-        f"({', '.join([*reasons, *([f'recorded in {record}: {recorded}'] if recorded else [])])}), more than "
-        f"max_excluded ({stage.max_excluded:g}); {found}mend them, or raise max_excluded"
+        f"stage {stage.name!r}: {recorded + len(problems)} of {samples} samples cannot be used ({', '.join(reasons)}), "
+        f"more than max_excluded ({stage.max_excluded:g}); {first}mend them, or raise max_excluded"
     )
 
 
