@@ -105,6 +105,7 @@ def write_tables(folder: Path, size: int, seed: int) -> None:
     np.save(folder / "offsets.npy", np.zeros(size + 1, np.int64))
     np.save(folder / "word_lengths.npy", np.where(media > 0, text, -text))
     np.save(folder / "has_media.npy", media > 0)
+    np.save(folder / "by_id.npy", np.zeros(size, bool))
 
 
 def child(options: argparse.Namespace, folder: str, size: int, order: str, trace: bool) -> dict[str, Any]:

@@ -29,6 +29,7 @@ EXECUTION_SETTINGS = (
     "keep",
     "workers",
     "media_timeout",
+    "max_excluded",
     "log_every",
     "parallel",
     "max_tokens_per_batch",
@@ -66,12 +67,16 @@ class DataSource(Settings):
 
     Args:
         annotations: the file.
-        media: the folder; None: text only.
+        media: the folder; None: text only, or features alone.
+        features: per stream, folder of its tower's stored features, one file for each medium: named by the sample's id,
+            or as the medium but for the suffix. A medium's stream reads the medium itself only where both are given
+            and its features are missing.
         weight: how often an epoch takes each sample: 2 twice, 0.5 a random half of the file, drawn anew every epoch.
     """
 
     annotations: FilePath
     media: FilePath | None = None
+    features: dict[str, FilePath] = Field(default_factory=dict)
     weight: float = Field(default=1.0, gt=0)
 
 
@@ -158,6 +163,8 @@ class Stage(Settings):
         workers: processes that decode media, for each training process; 0: decode in the training process. None: one
             less than its share of the machine's cores, 1 to 8.
         media_timeout: seconds one media file may take.
+        max_excluded: share of the samples that may be left out, because of a bad file or annotation, before the stage
+            stops; ten samples always may.
         log_every: optimizer steps between log lines.
     """
 
@@ -187,6 +194,7 @@ class Stage(Settings):
     keep: int = Field(default=1, gt=0)
     workers: int | None = Field(default=None, ge=0)
     media_timeout: float = Field(default=60.0, gt=0)
+    max_excluded: float = Field(default=0.05, ge=0, le=1)
     log_every: int = Field(default=10, gt=0)
 
 

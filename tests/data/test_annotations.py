@@ -1,5 +1,6 @@
 import json
-from dataclasses import dataclass
+import pickle
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from vidtune.data.annotations import AnnotationTable
 from vidtune.data.problems import SampleProblem
-from vidtune.data.sample import MediaRef, Turn
+from vidtune.data.sample import MediaRef, Times, Turn
 from vidtune.errors import UserError
 
 
@@ -16,6 +17,7 @@ from vidtune.errors import UserError
 class Source:
     annotations: Path
     media: Path | None = None
+    features: dict[str, Path] = field(default_factory=dict)
 
 
 def item(question: str, answer: str, **media: object) -> dict[str, object]:
@@ -143,3 +145,37 @@ def test_an_index_beyond_the_table_is_an_index_error(source: Source, tmp_path: P
     assert table[-1].id == "train:3"
     with pytest.raises(IndexError):
         table[4]
+
+
+def test_times_come_back_from_the_parsed_table(source: Source, tmp_path: Path) -> None:
+    meta = {"duration": 54.2, "token": {"<s0>": 0, "<e0>": 9.4}}
+    wrong = {"duration": 54.2, "token": {"<s0>": 9.4, "<e0>": 2}}
+    items = [{**item("<s0> to <e0>?", "No."), "meta": meta}, item("A?", "B"), {**item("<s0>?", "C"), "meta": wrong}]
+    source.annotations.write_text(json.dumps(items))
+    table = AnnotationTable.open([source], tmp_path / "cache")
+    assert table[0].times == Times(54.2, (("<s0>", 0), ("<e0>", 9.4)))
+    assert table[0].turns[0].text == "<s0> to <e0>?"
+    assert table[1].times is None
+    with pytest.raises(SampleProblem, match=r"sample train:2: <e0>, 2 seconds, comes before <s0>, 9\.4 seconds"):
+        table[2]
+
+
+def test_media_named_by_id_and_their_features_are_found_after_a_journey_to_another_process(
+    source: Source, tmp_path: Path
+) -> None:
+    (tmp_path / "media/AbC.mp4").touch()
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip/AbC.npy").touch()
+    source.annotations.write_text(
+        json.dumps([{"id": "AbC", **item("<video>", "B")}, {"id": "XyZ", **item("<video>", "B")}])
+    )
+    source.features = {"video": tmp_path / "clip"}
+    table = AnnotationTable.open([source], tmp_path / "cache")
+    root = tmp_path.resolve()
+    expected = MediaRef("video", str(root / "media/AbC.mp4"), (("video", str(root / "clip/AbC.npy")),))
+    for opened in (table, pickle.loads(pickle.dumps(table))):
+        assert opened[0].media == (expected,)
+        with pytest.raises(SampleProblem, match="sample train:1: there are no features of 'XyZ'"):
+            opened[1]
+    assert table.files[0].by_id.tolist() == [True, True]
+    assert table.has_media.tolist() == [True, True]

@@ -1,8 +1,10 @@
 import json
 import os
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import av
 import numpy as np
@@ -11,10 +13,12 @@ from PIL import Image
 
 from vidtune.data.annotations import AnnotationTable
 from vidtune.data.check import DataReport, check_data
+from vidtune.data.media_check import KINDS
 from vidtune.data.problems import SampleProblem
-from vidtune.data.sample import Sample
-from vidtune.media.preprocessing import ImagePreprocessing, VideoPreprocessing
+from vidtune.data.sample import MediaRef, Sample
+from vidtune.media.preprocessing import ImagePreprocessing, Preprocessing, VideoPreprocessing
 
+COMPANIONS: tuple[str, ...] = ()
 PREPROCESSING = {"image": ImagePreprocessing(size=16), "video": VideoPreprocessing(size=16, num_frames=2)}
 
 
@@ -22,10 +26,17 @@ PREPROCESSING = {"image": ImagePreprocessing(size=16), "video": VideoPreprocessi
 class Source:
     annotations: Path
     media: Path
+    features: dict[str, Path] = field(default_factory=dict)
+
+
+@dataclass
+class Medium:
+    ref: MediaRef
 
 
 @dataclass
 class Checked:
+    media: list[Medium]
     masked: str | None = None
     truncated: bool = False
 
@@ -35,7 +46,9 @@ def encode(sample: Sample) -> Checked:
     text = "".join(turn.text for turn in sample.turns)
     if text.count("<") != len(sample.media):
         raise SampleProblem("tags and media differ in number", "too many tags", sample.id)
-    return Checked("empty answer" if not sample.turns[-1].text else None, len(text) > 50)
+    readers = [(item, stream) for item in sample.media for stream in (item.stream, *COMPANIONS)]
+    media = [Medium(ref) for item, stream in readers if (ref := item.read_by(stream))]
+    return Checked(media, "empty answer" if not sample.turns[-1].text else None, len(text) > 50)
 
 
 def write_video(path: Path) -> None:
@@ -186,3 +199,95 @@ def test_a_line_torn_by_a_kill_does_not_matter(check: Callable[..., DataReport],
     sidecar.write_bytes(whole[:-5])
     assert not check(GOOD).excluded
     assert sidecar.read_bytes() == whole[:-5] + b"\n" + whole
+
+
+@pytest.fixture
+def check_stored(media: Path, tmp_path: Path) -> Callable[..., DataReport]:
+    """Checks samples named by id, one for each of the ids, with the features in the folder ``clip``."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+
+    def run(*ids: str, source: dict[str, object] | None = None, meta: object = None, **options: object) -> DataReport:
+        turns = [{"from": "human", "value": "<video>A?"}, {"from": "gpt", "value": "B"}]
+        path = tmp_path / "stored.json"
+        path.write_text(json.dumps([{"id": name, "conversations": turns, "meta": meta} for name in ids]))
+        opened = Source(**{"annotations": path, "media": None, "features": {"video": folder}, **(source or {})})  # type: ignore[arg-type]
+        table = AnnotationTable.open([opened], tmp_path / "cache")
+        sidecar = tmp_path / "checked.jsonl"
+        return check_data(table, encode, PREPROCESSING, checked_files=sidecar, workers=0, **options)  # type: ignore[arg-type]
+
+    return run
+
+
+def test_missing_features_are_counted_and_listed(check_stored: Callable[..., DataReport], tmp_path: Path) -> None:
+    np.save(tmp_path / "clip/a.npy", np.ones((3, 2), np.float16))
+    report = check_stored("a", "b", "c")
+    assert (report.num_samples, report.num_files) == (3, 1)
+    assert report.excluded == {"features missing": 2}
+    report.write_exclusions(tmp_path / "excluded.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "excluded.jsonl").read_text().splitlines()]
+    assert [(line["id"], line["reason"]) for line in lines] == [
+        ("stored:1", "features missing"), ("stored:2", "features missing")
+    ]  # fmt: skip
+    assert "'b'" in lines[0]["detail"] and str(tmp_path / "clip") in lines[0]["detail"]
+
+
+def test_the_file_itself_is_checked_where_its_features_are_missing(
+    check_stored: Callable[..., DataReport], media: Path
+) -> None:
+    report = check_stored("good", "text", source={"media": media})
+    assert report.excluded == {"unreadable file": 1}
+
+
+def test_features_are_read_only_when_files_are_decoded(check_stored: Callable[..., DataReport], tmp_path: Path) -> None:
+    np.save(tmp_path / "clip/good.npy", np.ones((3, 2), np.float16))
+    np.save(tmp_path / "clip/nan.npy", np.full((3, 2), np.nan, np.float16))
+    whole = (tmp_path / "clip/good.npy").read_bytes()
+    (tmp_path / "clip/short.npy").write_bytes(whole[:-4])
+    assert not check_stored("good", "nan", "short").findings
+    report = check_stored("good", "nan", "short", decode=True)
+    assert report.excluded == {"features not finite": 1, "features cannot be read": 1}
+    assert "nan.npy" in report.findings[0].detail
+
+
+def test_times_that_cannot_be_are_counted(check_stored: Callable[..., DataReport], tmp_path: Path) -> None:
+    np.save(tmp_path / "clip/a.npy", np.ones((3, 2), np.float16))
+    report = check_stored("a", meta={"duration": 9.0, "token": {"<s0>": 5, "<e0>": 4}})
+    assert report.excluded == {"times in the wrong order": 1}
+
+
+def test_companions_without_features_are_noted(check_stored: Callable[..., DataReport], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        np.save(tmp_path / f"clip/{name}.npy", np.ones((3, 2), np.float16))
+    (tmp_path / "ears").mkdir()
+    np.save(tmp_path / "ears/a.npy", np.ones((3, 2), np.float16))
+    stored = {"features": {"video": tmp_path / "clip", "audio": tmp_path / "ears"}}
+    report = check_stored("a", "b", source=stored, companions={"video": ["audio", "speech"]})
+    assert not report.excluded
+    assert [(finding.id, finding.reason) for finding in report.findings] == [("stored:1", "no audio features")]
+
+
+def test_a_file_much_longer_than_the_clip_of_its_times_is_noted(
+    check_stored: Callable[..., DataReport], media: Path
+) -> None:
+    short, long = ({"duration": seconds, "token": {"<s0>": 0}} for seconds in (1.5, 9.0))
+    for _ in range(2):
+        assert not check_stored("good", source={"media": media}, meta=short).findings
+        report = check_stored("good", source={"media": media}, meta=long)
+        assert not report.excluded and report.noted == {"clip and file differ in length": 1}
+        assert "lasts 0.8 seconds but the times are of a clip of 9" in report.findings[0].detail
+
+
+def test_a_file_that_two_streams_read_is_looked_at_once(
+    check_stored: Callable[..., DataReport], media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(sys.modules[__name__], "COMPANIONS", ("image",))
+    report = check_stored("good", source={"media": media}, progress=lambda *what: seen.append(what))
+    assert [what for what in seen if what[0] == "files"] == [("files", 1, 1)]
+    assert report.excluded == {"wrong kind of file": 1}
+
+
+def test_the_check_knows_what_every_preprocessing_reads() -> None:
+    (members, *_) = get_args(Preprocessing)
+    assert set(KINDS) == {member.model_fields["kind"].default for member in get_args(members)}

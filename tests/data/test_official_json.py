@@ -1,9 +1,12 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vidtune.data.official_json import read_records
+from vidtune.data.official_json import check_times, read_records
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import Times
 from vidtune.errors import UserError
 
 TURN = '{"from": "human", "value": "A?"}'
@@ -59,3 +62,87 @@ def test_a_wrong_type_is_named_by_index_and_key(sample: dict[str, object], messa
     good = {"conversations": [json.loads(TURN)]}
     with pytest.raises(UserError, match=f"train.json: item 1: .*{message}"):
         read(json.dumps([good, sample]))
+
+
+def timed(meta: object, **item: object) -> dict[str, object]:
+    return {"id": "a", **item, "conversations": [json.loads(TURN)], "meta": meta}
+
+
+def test_times_are_the_duration_and_the_seconds_of_every_mark() -> None:
+    meta = {"duration": 54.2, "split": [129.8, 184.0], "token": {"<s0>": 0, "<e0>": 9.4, "<s9>": 50}}
+    with_times, without, null = read(json.dumps([timed(meta), {"conversations": [json.loads(TURN)]}, timed(None)]))
+    assert with_times.times == Times(54.2, (("<s0>", 0), ("<e0>", 9.4), ("<s9>", 50)))  # type: ignore[attr-defined]
+    assert without.times is null.times is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        ([], "key 'meta': expected an object, found an empty one"),
+        ({"token": {}}, "key 'meta.duration': expected a number of seconds, found nothing"),
+        ({"duration": 3.0}, "key 'meta.token': expected an object .* found nothing"),
+        ({"duration": "3", "token": {}}, "key 'meta.duration': .* found a string"),
+        ({"duration": True, "token": {}}, "key 'meta.duration': .* found a truth value"),
+        ({"duration": 3, "token": ["<s0>"]}, "key 'meta.token': .* found a list"),
+        (
+            {"duration": 3, "token": {"<s0>": None}},
+            "key 'meta.token.<s0>': expected a number of seconds, found nothing",
+        ),
+        ({"duration": 3, "token": {"": 1}}, "key 'meta.token': expected marks .* found an empty one"),
+    ],
+)
+def test_wrong_times_are_named_by_index_and_key(meta: object, message: str) -> None:
+    with pytest.raises(UserError, match=f"train.json: item 0: {message}"):
+        read(json.dumps([timed(meta)]))
+
+
+def test_a_number_of_any_size_is_a_number() -> None:
+    meta = f'{{"duration": 1{"0" * 400}, "token": {{"<s0>": 1}}}}'
+    (record,) = read(f'[{{"conversations": [{TURN}], "meta": {meta}}}]')
+    assert record.times == Times(float("inf"), (("<s0>", 1),))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("duration", "marks", "reason"),
+    [
+        (9.0, {"<s0>": 1, "<e0>": 1, "<s1>": 8, "<e1>": 9.5, "<e2>": 0, "<s3>": 4}, None),
+        (9.0, {"<e0>": 1.0, "<s0>": 2.0}, "times in the wrong order"),
+        (9.0, {"<s0>": 1.0, "<e0>": 3.0, "<s10>": 5, "<e10>": 4}, "times in the wrong order"),
+        (9.0, {"<s0>": -0.5}, "time outside the clip"),
+        (9.0, {"<s0>": float("nan")}, "time outside the clip"),
+        (0.0, {}, "no duration"),
+        (float("inf"), {"<s0>": 1.0}, "no duration"),
+    ],
+)
+def test_times_that_cannot_be_are_a_problem_of_their_sample(
+    duration: float, marks: dict[str, float], reason: str | None
+) -> None:
+    times = Times(duration, tuple(marks.items()))
+    if reason is None:
+        check_times(times)
+        return
+    with pytest.raises(SampleProblem) as caught:
+        check_times(times)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("item", "media"),
+    [
+        ({"id": "AbC"}, (("video", None),)),
+        ({"id": 17}, (("video", None),)),
+        ({"id": "AbC", "video": "b.mp4"}, (("video", "b.mp4"),)),
+        ({"id": "AbC", "video": None}, ()),
+        ({"id": ""}, ()),
+        ({}, ()),
+    ],
+)
+def test_a_tag_without_a_file_is_named_by_the_id(item: dict[str, Any], media: tuple[object, ...]) -> None:
+    turns = [{"from": "human", "value": "<video>\nA?"}, {"from": "gpt", "value": "B"}]
+    (record,) = read(json.dumps([{**item, "conversations": turns}]))
+    assert record.media == media  # type: ignore[attr-defined]
+
+
+def test_two_tags_cannot_both_be_the_id() -> None:
+    (record,) = read('[{"id": "a", "conversations": [{"from": "human", "value": "<video><image>"}]}]')
+    assert record.media == ()  # type: ignore[attr-defined]

@@ -181,3 +181,23 @@ def test_a_worker_that_fails_shows_why_and_one_that_dies_is_no_riddle() -> None:
         list(work_in_processes(partial(operator.floordiv, 1), [0], 2))
     with pytest.raises(UserError, match="a worker process died"):
         list(work_in_processes(os._exit, [3], 1))
+
+
+def test_features_that_come_later_are_counted_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    samples = [{"id": name, **sample} for name, sample in zip("ab", conversations(2, media=False), strict=True)]
+    for sample in samples:
+        sample["conversations"][0]["value"] = "<video>\n?"
+    source = Source(write_annotations(tmp_path / "stored.json", samples), None, {"video": folder})
+    make, cache = maker(), tmp_path / "cache"
+    tokens = make.processor.streams["video"].num_tokens
+    np.save(folder / "a.npy", np.zeros((tokens, 6), np.float16))
+
+    def counted() -> list[int]:
+        return (open_lengths(AnnotationTable.open([source], cache), make, cache).tokens > 0).tolist()
+
+    assert counted() == [True, False]
+    np.save(folder / "b.npy", np.zeros((tokens, 6), np.float16))
+    os.utime(folder, ns=(0, folder.stat().st_mtime_ns + 1))
+    assert counted() == [True, True]

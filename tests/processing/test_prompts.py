@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from vidtune.data.problems import SampleProblem
@@ -85,3 +86,63 @@ def test_answers_that_published_code_cannot_find_are_named(texts: tuple[str, ...
 def test_roles_in_a_single_separator_format_are_ambiguous_only_after_the_separator() -> None:
     assert SINGLE.ambiguity(turns("A?", "An Assistant: yes.")) is None
     assert SINGLE.ambiguity(turns("A?", "B###Human: C")) == "separator in a turn"
+
+
+def test_a_separator_after_the_tag_is_not_supervised_and_the_tag_may_stand_anywhere() -> None:
+    prompt = PromptFormat(
+        "plain", "", separators=("\n", "\n"), style="plain", only_streams=("video", "image"), tag_separator="\n"
+    )
+    for stream in ("image", "video"):
+        for question in (f"<{stream}>\nDescribe.", f"Describe. <{stream}>", f"Look <{stream}> here."):
+            pieces = prompt.render(turns(question, "A dog."))
+            assert [(piece.text, piece.supervised) for piece in pieces] == [
+                (f"<{stream}>\n", False),
+                ("A dog.\n", True),
+            ]
+    with pytest.raises(SampleProblem, match="one <video> or <image> and one caption"):
+        prompt.render(turns("<image><video>", "A dog."))
+
+
+CUTTING = PromptFormat("two", "Be kind.", cut=r"From \d+ to \d+,")
+
+
+def shortened(length: int, *texts: str) -> tuple[str, str]:
+    """The prompt cut to a number of characters, and what of it is supervised."""
+    pieces = CUTTING.render(turns(*texts))
+    text = "".join(piece.text for piece in pieces)
+    flags = np.concatenate([np.full(len(piece.text), piece.supervised) for piece in pieces])
+    found, supervised = CUTTING.shortened(text, flags, len(texts), lambda shorter: len(shorter) <= length)
+    assert len(found) == len(supervised)
+    return found, "".join(character for character, flag in zip(found, supervised, strict=True) if flag)
+
+
+EVENTS = "Events: From 00 to 08, a dog.\nFrom 09 to 17, a cat.   From 18 to 26, a cow."
+
+
+def test_one_answer_is_cut_in_front_of_what_the_pattern_finds() -> None:
+    start = "Be kind. USER: A? ASSISTANT:"
+    whole = f"{start} {EVENTS}</s>"
+    two, one = " Events: From 00 to 08, a dog. From 09 to 17, a cat.</s>", " Events: From 00 to 08, a dog.</s>"
+    assert shortened(len(whole) - 1, "A?", EVENTS) == (start + two, two)
+    assert shortened(len(start + two), "A?", EVENTS) == (start + two, two)
+    assert shortened(len(start + two) - 1, "A?", EVENTS) == (start + one, one)
+    assert shortened(0, "A?", EVENTS) == (f"{start} Events:</s>", " Events:</s>")
+    assert shortened(0, "A?", EVENTS.removeprefix("Events: ")) == (f"{start}</s>", "")
+    assert shortened(0, "A?", "Nothing to cut.")[0] == f"{start} Nothing to cut.</s>"
+
+
+def test_a_question_too_is_cut_where_the_pattern_stands_in_it() -> None:
+    assert shortened(0, "From 10 to 20, what?", "A dog.") == ("Be kind. USER:</s>", "")
+
+
+def test_several_answers_are_cut_in_front_of_their_separators() -> None:
+    conversation = ("A?", "B.", "From 10 to 20, C?", "D. \n", "E?", "F.")
+    two = "Be kind. USER: A? ASSISTANT: B. </s>USER: From 10 to 20, C? ASSISTANT: D.</s>"
+    assert shortened(0, *conversation) == ("Be kind. USER: A? ASSISTANT: B.</s>", " B.</s>")
+    assert shortened(len(two), *conversation) == (two, " B. </s> D.</s>")
+    # An assistant's turn at the start makes a third one.
+    greeted = [Turn("assistant", "Hello."), *turns("A?", EVENTS)]
+    pieces = CUTTING.render(greeted)
+    flags = np.concatenate([np.full(len(piece.text), piece.supervised) for piece in pieces])
+    text = "".join(piece.text for piece in pieces)
+    assert CUTTING.shortened(text, flags, len(greeted), lambda shorter: False)[0] == text

@@ -149,3 +149,62 @@ def test_a_folder_that_says_nothing_has_the_older_flavour(tmp_path: Path) -> Non
 def test_a_folder_without_tokenizer_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no tokenizer"):
         load_tokenizer(tmp_path)
+
+
+CUTTING = PromptFormat("two", "Be kind.", cut=r"From \d+ to \d+,")
+EVENTS = ("<video>\nWhat?", "From 00 to 08, a dog. From 09 to 17, a cow. From 18 to 26, a cat.")
+
+
+def cut(tokenizer: LlamaTokenizer, texts: tuple[str, ...], *media: Placeholder, **options: object) -> Encoded:
+    return encode(conversation(*texts), CUTTING, ChunkTokenizer(tokenizer), media, streams=STREAMS, **options)  # type: ignore[arg-type]
+
+
+def test_a_prompt_that_fits_is_not_cut(tokenizer: LlamaTokenizer) -> None:
+    whole = cut(tokenizer, EVENTS, VIDEO)
+    counted = len(whole.input_ids) - VIDEO.parts[0][1] + VIDEO.num_placeholders
+    fitting = cut(tokenizer, EVENTS, VIDEO, max_length=counted)
+    assert (fitting.input_ids == whole.input_ids).all() and not fitting.truncated
+    shorter = cut(tokenizer, EVENTS, VIDEO, max_length=counted - 1)
+    assert shorter.truncated
+    assert supervised_text(tokenizer, shorter) == " From 00 to 08, a dog. From 09 to 17, a cow.</s>"
+    assert shorter.media_tokens == [10]
+
+
+def test_a_prompt_of_which_nothing_supervised_is_left_says_so(tokenizer: LlamaTokenizer) -> None:
+    encoded = cut(tokenizer, EVENTS, VIDEO, max_length=50)
+    assert encoded.masked == "answers cut off by the length limit"
+    assert (encoded.labels == IGNORED).all()
+    assert encoded.input_ids[-1] == tokenizer.eos_token_id
+
+
+def test_what_is_still_too_long_is_cut_at_a_token(tokenizer: LlamaTokenizer) -> None:
+    encoded = cut(tokenizer, ("<video>\nWhat?", "A dog and a cow."), VIDEO, max_length=50)
+    plain = run(tokenizer, ("<video>\nWhat?", "A dog and a cow."), VIDEO, max_length=50)
+    assert (encoded.input_ids == plain.input_ids).all()
+    first = cut(tokenizer, ("<video>\nWhat?", "A dog and a cow.", "Who?", "B."), VIDEO, max_length=40)
+    assert first.truncated and first.input_ids[-1] != tokenizer.eos_token_id
+
+
+def test_media_of_questions_that_are_cut_off_are_gone(tokenizer: LlamaTokenizer) -> None:
+    texts = ("<image>\nA?", "B.", "<image><video>\nC?", "D.", "E?", "F.")
+    encoded = cut(tokenizer, texts, IMAGE, IMAGE, VIDEO, max_length=60)
+    assert encoded.media_tokens == [6, 0, 0]
+    assert supervised_text(tokenizer, encoded) == " B.</s>"
+
+
+def test_a_mistake_in_a_turn_that_is_cut_off_does_not_mask_the_others(tokenizer: LlamaTokenizer) -> None:
+    texts = ("A?", "B.", "C?", "")
+    assert cut(tokenizer, texts).masked == "empty answer"
+    encoded = cut(tokenizer, texts, max_length=45)
+    assert encoded.masked is None
+    assert supervised_text(tokenizer, encoded) == " B.</s>"
+    kept = cut(tokenizer, ("A?", "B ASSISTANT: C.", "D?", "E."), max_length=60)
+    assert kept.masked == "role text in a turn"
+
+
+def test_a_question_with_an_open_answer_is_not_cut(tokenizer: LlamaTokenizer) -> None:
+    turns = conversation("A?", "B.", "From 10 to 20, C?")
+    options = {"streams": STREAMS, "supervise": False, "open_answer": True, "max_length": 40}
+    encoded = encode(turns, CUTTING, ChunkTokenizer(tokenizer), (), **options)  # type: ignore[arg-type]
+    whole = encode(turns, PROMPT, ChunkTokenizer(tokenizer), (), **options)  # type: ignore[arg-type]
+    assert (encoded.input_ids == whole.input_ids).all()

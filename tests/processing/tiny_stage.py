@@ -1,7 +1,7 @@
 """A stage's way from samples to examples, and annotations for it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ class Source:
 
     annotations: Path
     media: Path | None = None
+    features: dict[str, Path] = field(default_factory=dict)
     weight: float = 1.0
 
 

@@ -13,7 +13,7 @@ from vidtune.errors import UserError
 from vidtune.models.build import build_config
 from vidtune.recipe import Recipe
 from vidtune.training.exclusions import ExclusionList
-from vidtune.training.stage import EXCLUSIONS, set_up
+from vidtune.training.stage import EXCLUSIONS, check_stages, set_up
 from vidtune.training.stage_data import cost_model
 
 OUTSIDE = conversation("<video>\nWhat?", "x", video="../../etc/passwd")
@@ -48,6 +48,58 @@ def test_mostly_unusable_annotations_stop_before_training(make_recipe, tmp_path:
     recipe = make_recipe([*mixed_samples(), *[OUTSIDE] * 12])
     with pytest.raises(UserError, match=r"stage 'align': 12 of 23 samples cannot be used.*sample train:11: .*passwd"):
         set_up(recipe, 0, tmp_path)
+
+
+def test_how_many_may_be_left_out_is_the_stages_to_say(make_recipe, tmp_path: Path) -> None:
+    def usable(bad: int, share: float) -> int:
+        out = tmp_path / f"{bad} {share}"
+        out.mkdir()
+        return len(set_up(make_recipe([*mixed_samples(), *[OUTSIDE] * bad], max_excluded=share), 0, out).data.table)
+
+    assert usable(10, 0) == usable(12, 0.53) == len(mixed_samples())
+    with pytest.raises(UserError, match=r"12 of 23 samples .*\(unsafe path: 12\), more than max_excluded \(0.5\)"):
+        usable(12, 0.5)
+
+
+def test_samples_that_were_recorded_before_count_too(make_recipe, tmp_path: Path) -> None:
+    recipe = make_recipe([*mixed_samples(), *[OUTSIDE] * 6])
+    (tmp_path / "align").mkdir()
+    lines = [json.dumps({"id": f"train:{number}", "reason": "missing file"}) for number in range(5)]
+    (tmp_path / "align" / EXCLUSIONS).write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"11 of 17 samples cannot be used \(unsafe path: 6, recorded in .*: 5\)"):
+        set_up(recipe, 0, tmp_path)
+
+
+def test_samples_without_features_are_recorded_and_never_enter_the_plan(make_recipe, tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    samples = [conversation("<video>\nWhat moves?", "a box.", id=name) for name in ("a", "b", "c")]
+    source = {"annotations": str(tmp_path / "stored.json"), "features": {"video": str(tmp_path / "clip")}}
+    Path(source["annotations"]).write_text(json.dumps(samples))
+    recipe = make_recipe(data=[source])
+    config = build_config(recipe)
+    tower = config.tower("video")
+    shape = (tower.num_tokens(tower.input_shape()), tower.hidden_size)
+    for name in ("a", "c"):
+        np.save(tmp_path / f"clip/{name}.npy", np.zeros(shape, np.float16))
+    np.save(tmp_path / "clip/c.npy", np.zeros((shape[0], shape[1] + 1), np.float16))
+    setup = set_up(recipe, 0, tmp_path)
+    assert [setup.data.table.id(k) for k in range(len(setup.data.table))] == ["stored:0"]
+    assert setup.example(0, 0).media[0].encoded
+    assert [(line["id"], line["reason"]) for line in unusable_lines(tmp_path)] == [
+        ("stored:1", "features missing"), ("stored:2", "features of another tower")
+    ]  # fmt: skip
+
+
+def test_features_need_a_folder_and_a_stream(make_recipe, tmp_path: Path) -> None:
+    def recipe(**features: Path) -> Recipe:
+        found = make_recipe()
+        source = found.stages[0].data[0].model_copy(update={"features": {k: str(v) for k, v in features.items()}})
+        return found.model_copy(update={"stages": (found.stages[0].model_copy(update={"data": (source,)}),)})
+
+    with pytest.raises(UserError, match=r"stage 'align': the folder of video features .*nowhere does not exist"):
+        check_stages(recipe(video=tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"stage 'align': .*train.json: no stream 'vide' .*did you mean 'video'"):
+        set_up(recipe(vide=tmp_path), 0, tmp_path)
 
 
 def test_the_longest_sample_is_named_when_no_pack_can_hold_it(make_recipe, tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ def test_step_without_any_usable_sample_goes_on(make_recipe, tmp_path: Path) -> 
 def test_media_that_fail_wholesale_stop_the_run(make_recipe, tmp_path: Path) -> None:
     samples = [conversation("<image>\nWhich?", "x", image=f"gone{number}.png") for number in range(20)]
     with pytest.raises(
-        UserError, match=r"excluded.jsonl: 12 of 12 samples could not be used, more than 5%.*gone\d+.png"
+        UserError,
+        match=r"excluded.jsonl: 12 of 12 samples could not be used, more than max_excluded \(0.05\).*gone\d+.png",
     ):
         run(make_recipe(samples, workers=0), tmp_path / "out")
 

@@ -8,31 +8,38 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from vidtune.data.media_root import resolve
-from vidtune.data.official_json import Record, read_records
+from vidtune.data.media_files import MediaFiles
+from vidtune.data.official_json import Record, check_times, read_records
 from vidtune.data.problems import SampleProblem
-from vidtune.data.sample import MediaRef, Sample, Turn
+from vidtune.data.sample import Sample, Times, Turn
 from vidtune.errors import UserError
 
-FORMAT_VERSION = 1
-COLUMNS = ("offsets", "word_lengths", "has_media")
+FORMAT_VERSION = 2
+"""Of parsed tables. Another one has files parsed anew, but leaves samples and their order in training as they are."""
+FINGERPRINT_VERSION = 1
+COLUMNS = ("offsets", "word_lengths", "has_media", "by_id")
 
 
 class DataSource(Protocol):
-    """An annotation file and the folder its media paths are relative to; a recipe's data source is one."""
+    """An annotation file, the folder its media paths are relative to, and a folder of stored features per stream; a
+    recipe's data source is one.
+    """
 
     @property
     def annotations(self) -> str | Path: ...
 
     @property
     def media(self) -> str | Path | None: ...
+
+    @property
+    def features(self) -> Mapping[str, str | Path]: ...
 
 
 @dataclass(frozen=True)
@@ -43,13 +50,14 @@ class AnnotationFile:
 
     Args:
         name: what its sample ids begin with; the file's stem, made unique among the files of a table.
-        path, media: the source.
+        path, media, features: the source; ``media_files`` finds what the samples need in its folders.
         content_hash: sha256 of the annotation file.
         folder: where the parsed table lies.
         blob: JSON of all records, memory-mapped bytes.
         offsets: (m + 1,) int64, where each record begins in `blob`, and its end.
         word_lengths: (m,) int32, see `Record.word_length`.
         has_media: (m,) bool.
+        by_id: (m,) bool, whether the medium is named by the sample's id.
     """
 
     name: str
@@ -57,39 +65,63 @@ class AnnotationFile:
     media: Path | None
     content_hash: str
     folder: Path
+    features: tuple[tuple[str, Path], ...]
+    media_files: MediaFiles
     blob: np.ndarray
     offsets: np.ndarray
     word_lengths: np.ndarray
     has_media: np.ndarray
+    by_id: np.ndarray
 
     @classmethod
-    def parsed(cls, name: str, path: Path, media: Path | None, content_hash: str, folder: Path) -> "AnnotationFile":
+    def parsed(
+        cls,
+        name: str,
+        path: Path,
+        media: Path | None,
+        content_hash: str,
+        folder: Path,
+        features: tuple[tuple[str, Path], ...] = (),
+    ) -> "AnnotationFile":
         """Open the parsed table in ``folder``."""
         blob_path = folder / "records.bin"
         blob = np.memmap(blob_path, np.uint8, "r") if blob_path.stat().st_size else np.empty(0, np.uint8)
         columns = (np.load(folder / f"{column}.npy", mmap_mode="r") for column in COLUMNS)
-        return cls(name, path, media, content_hash, folder, blob, *columns)
+        media_files = MediaFiles(media, dict(features))
+        return cls(name, path, media, content_hash, folder, features, media_files, blob, *columns)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return AnnotationFile.parsed, (self.name, self.path, self.media, self.content_hash, self.folder)
+        place = (self.name, self.path, self.media, self.content_hash, self.folder, self.features)
+        return AnnotationFile.parsed, place
 
     def __len__(self) -> int:
         return len(self.word_lengths)
 
     def sample(self, index: int) -> Sample:
-        """Raises SampleProblem if a media path does not stay below the media root."""
+        """Raises SampleProblem for media that cannot be found or do not stay below their folder, and wrong times."""
         record = self.record(index)
         sample_id = f"{self.name}:{index}"
         try:
-            media = tuple(MediaRef(stream, resolve(self.media, path)) for stream, path in record.media)
+            media = self.media_files.refs(record)
+            if record.times is not None:
+                check_times(record.times)
         except SampleProblem as problem:
             raise problem.of(sample_id) from None
-        return Sample(sample_id, record.turns, media)
+        return Sample(sample_id, record.turns, media, record.times)
 
     def record(self, index: int) -> Record:
         begin, end = self.offsets[index : index + 2]
-        identity, turns, media = json.loads(self.blob[begin:end].tobytes())
-        return Record(identity, tuple(Turn(*turn) for turn in turns), tuple((s, p) for s, p in media))
+        identity, turns, media, *times = json.loads(self.blob[begin:end].tobytes())
+        return Record(
+            identity,
+            tuple(Turn(*turn) for turn in turns),
+            tuple((stream, path) for stream, path in media),
+            Times(times[0], tuple((mark, second) for mark, second in times[1])) if times else None,
+        )
+
+    def listing(self) -> str:
+        """Hash of the listings of folders that decide which files the samples have; empty where none does."""
+        return self.media_files.fingerprint(bool(self.by_id.any()))
 
 
 class AnnotationTable:
@@ -125,14 +157,14 @@ class AnnotationTable:
         for source in sources:
             path = Path(source.annotations)
             names.append(_unique_name(path.stem, names))
-            files.append(_open_file(names[-1], path, Path(source.media) if source.media is not None else None, cache))
+            files.append(_open_file(names[-1], path, source, cache))
         return cls(files)
 
     def __len__(self) -> int:
         return len(self._selection)
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises SampleProblem if a media path does not stay below its media root."""
+        """Raises SampleProblem as `AnnotationFile.sample`."""
         file, number = self._place(index)
         return file.sample(number)
 
@@ -145,6 +177,10 @@ class AnnotationTable:
         """The id the annotation file gives; empty if none, and often not unique."""
         file, number = self._place(index)
         return file.record(number).original_id
+
+    def features(self, index: int) -> dict[str, Path]:
+        """Stream -> folder of stored features, of the source a sample comes from."""
+        return dict(self._place(index)[0].features)
 
     def source(self, index: int) -> Path:
         """The annotation file a sample comes from."""
@@ -163,7 +199,7 @@ class AnnotationTable:
     @property
     def fingerprint(self) -> str:
         """Hash of the samples and their order, wherever the files lie."""
-        digest = hashlib.sha256(f"{FORMAT_VERSION}".encode())
+        digest = hashlib.sha256(f"{FINGERPRINT_VERSION}".encode())
         for file in self.files:
             digest.update(file.content_hash.encode())
         digest.update(self._selection.astype("<i8").tobytes())
@@ -194,7 +230,7 @@ def _unique_name(stem: str, taken: Collection[str]) -> str:
     return name
 
 
-def _open_file(name: str, path: Path, media: Path | None, cache: Path) -> AnnotationFile:
+def _open_file(name: str, path: Path, source: DataSource, cache: Path) -> AnnotationFile:
     try:
         with path.open("rb") as file:
             content_hash = hashlib.file_digest(file, "sha256").hexdigest()
@@ -203,7 +239,9 @@ def _open_file(name: str, path: Path, media: Path | None, cache: Path) -> Annota
     folder = cache / f"{content_hash[:32]}-v{FORMAT_VERSION}"
     if not folder.is_dir():
         _build(path, path.read_bytes(), folder)
-    return AnnotationFile.parsed(name, path, media, content_hash, folder)
+    media = None if source.media is None else Path(source.media)
+    features = tuple((stream, Path(place)) for stream, place in source.features.items())
+    return AnnotationFile.parsed(name, path, media, content_hash, folder, features)
 
 
 def _build(path: Path, content: bytes, folder: Path) -> None:
@@ -211,18 +249,21 @@ def _build(path: Path, content: bytes, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        offsets, word_lengths, has_media = [0], [], []
+        offsets, word_lengths, has_media, by_id = [0], [], [], []
         with (building / "records.bin").open("wb") as blob:
             for record in read_records(path, content):
                 turns = [(turn.role, turn.text) for turn in record.turns]
+                times = (record.times.duration, record.times.marks) if record.times else ()
                 # ASCII with escapes, because JSON strings may hold lone surrogates, which UTF-8 cannot.
-                blob.write(json.dumps([record.original_id, turns, record.media]).encode("ascii"))
+                blob.write(json.dumps([record.original_id, turns, record.media, *times]).encode("ascii"))
                 offsets.append(blob.tell())
                 word_lengths.append(record.word_length)
                 has_media.append(bool(record.media))
+                by_id.append(any(path is None for _, path in record.media))
         np.save(building / "offsets.npy", np.array(offsets, np.int64))
         np.save(building / "word_lengths.npy", np.array(word_lengths, np.int32))
         np.save(building / "has_media.npy", np.array(has_media, bool))
+        np.save(building / "by_id.npy", np.array(by_id, bool))
         try:
             os.rename(building, folder)  # noqa: PTH104
         except OSError:

@@ -1,33 +1,37 @@
 """Looks at every sample and every media file before training, so that nothing fails after hours."""
 
 import json
-import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from vidtune.data.annotations import AnnotationTable
 from vidtune.data.checked_files import CheckedFiles
+from vidtune.data.media_check import MediaCheck, Progress, StreamFile
 from vidtune.data.problems import SampleProblem
-from vidtune.data.sample import Sample
-from vidtune.media.pool import LoadJob, LoadResult, MediaPool
+from vidtune.data.sample import MediaRef, Sample
+from vidtune.media.pool import MediaPool
 from vidtune.media.preprocessing import Preprocessing
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being checked ("samples", "files", "decoding"), how many are done, how many there are."""
-
-StreamFile = tuple[str, str]
-"""A stream and the path of a file that stands in it."""
-
 REPORT_EVERY = 256
-METADATA = "metadata"
-KINDS = {"image": ("image",), "video": ("video", "frames")}
+LENGTH_SECONDS, LENGTH_SHARE = 2.0, 0.05
+"""Seconds, or share of its length, that a file may differ from the clip that its times are of."""
+
+
+class CheckedMedium(Protocol):
+    """A file that stands in an example."""
+
+    @property
+    def ref(self) -> MediaRef: ...
 
 
 class CheckedExample(Protocol):
     """What the check wants to know of a tokenised sample; the processor's examples have it."""
+
+    @property
+    def media(self) -> Sequence[CheckedMedium]: ...
 
     @property
     def masked(self) -> str | None: ...
@@ -109,6 +113,7 @@ def check_data(
     preprocessing: Mapping[str, Preprocessing],
     *,
     checked_files: Path,
+    companions: Mapping[str, Sequence[str]] | None = None,
     decode: bool = False,
     workers: int = 2,
     timeout: float = 60.0,
@@ -117,10 +122,12 @@ def check_data(
     """Check all samples of a table and all files they need.
 
     Args:
-        encode: makes an example of a sample, as training will; raises SampleProblem.
+        encode: makes an example of a sample, as training will; raises SampleProblem, also for features that do not fit
+            the stream's tower.
         preprocessing: of every stream.
         checked_files: sidecar that remembers good files; a check that was stopped goes on where it was.
-        decode: also decode and preprocess every file; else only its headers and packet table are read.
+        companions: stream -> streams that read the same files.
+        decode: also decode and preprocess every file, and read all features; else only headers and packet tables are.
         workers: processes that read files.
         timeout: seconds for one file.
     """
@@ -128,22 +135,31 @@ def check_data(
     report = DataReport(num_samples=len(table))
     by_sample: dict[int, list[Finding]] = {}
     users: dict[StreamFile, list[int]] = {}
+    timed: list[tuple[int, str, float]] = []
 
     def find(index: int, reason: str, detail: str, excluded: bool = True) -> None:
         finding = Finding(table.id(index), str(table.source(index)), reason, detail, excluded)
         by_sample.setdefault(index, []).append(finding)
 
     for index in range(len(table)):
+        needed: list[MediaRef | None] = []
         try:
             sample = table[index]
-            for ref in sample.media:
-                indices = users.setdefault((ref.stream, ref.path), [])
-                if indices[-1:] != [index]:
-                    indices.append(index)
+            needed = [ref.read_by(ref.stream) for ref in sample.media]
             example = encode(sample)
+            needed = [medium.ref for medium in example.media]
         except SampleProblem as problem:
             find(index, problem.reason, problem.detail)
             continue
+        finally:
+            for file in dict.fromkeys((ref.stream, ref.path) for ref in needed if ref is not None):
+                users.setdefault(file, []).append(index)
+        for ref in sample.media:
+            expected = table.features(index).keys() & (companions or {}).get(ref.stream, ())
+            for stream in sorted(expected - dict(ref.features).keys()) if not ref.path else ():
+                find(index, f"no {stream} features", f"nothing stands for the {stream} of this sample", excluded=False)
+            if sample.times is not None:
+                timed.append((index, ref.path, sample.times.duration))
         if table.word_lengths[index] == 0:
             find(index, "no words", "no turn has a word in it")
         if example.masked is not None:
@@ -155,92 +171,15 @@ def check_data(
     tell("samples", len(table), len(table))
 
     report.num_files = len({path for _, path in users})
+    files = MediaCheck(list(users), preprocessing, CheckedFiles(checked_files), tell)
     with MediaPool(workers, timeout) as pool:
-        for file, reason, detail in _file_problems(
-            list(users), preprocessing, CheckedFiles(checked_files), pool, decode, tell
-        ):
+        for file, (reason, detail) in files.problems(pool, decode):
             for index in users[file]:
                 find(index, reason, f"{file[1]}: {detail}")
+    for index, path, duration in timed:
+        seconds = files.seconds.get(path, 0.0)
+        if seconds and abs(seconds - duration) > max(LENGTH_SECONDS, LENGTH_SHARE * duration):
+            detail = f"{path} lasts {seconds:g} seconds but the times are of a clip of {duration:g}"
+            find(index, "clip and file differ in length", detail, excluded=False)
     report.findings = [finding for index in sorted(by_sample) for finding in by_sample[index]]
     return report
-
-
-def _file_problems(
-    files: list[StreamFile],
-    preprocessing: Mapping[str, Preprocessing],
-    known: CheckedFiles,
-    pool: MediaPool,
-    decode: bool,
-    tell: Progress,
-) -> Iterator[tuple[StreamFile, str, str]]:
-    """Every file that cannot be used, with reason and detail."""
-    readable: list[StreamFile] = []
-    for file in files:
-        if problem := _not_a_file(file[1]):
-            yield file, *problem
-        elif file[0] in preprocessing:
-            readable.append(file)
-
-    good: list[StreamFile] = []
-    jobs: list[tuple[StreamFile, LoadJob]] = []
-    for stream, path in readable:
-        kind = known.kind(path, METADATA)
-        if kind is None:
-            jobs.append(((stream, path), LoadJob(path, None)))
-        elif kind in KINDS[preprocessing[stream].kind]:
-            good.append((stream, path))
-        else:
-            yield (stream, path), *_wrong_kind(kind, stream)
-    for (stream, path), result in _load(pool, jobs, "files", tell):
-        if result.info is None:
-            yield (stream, path), "unreadable file", _reason(result)
-            continue
-        known.add(path, METADATA, result.info.kind)
-        if result.info.kind in KINDS[preprocessing[stream].kind]:
-            good.append((stream, path))
-        else:
-            yield (stream, path), *_wrong_kind(result.info.kind, stream)
-
-    if not decode:
-        return
-    checks = {stream: f"decoded {settings.model_dump_json()}" for stream, settings in preprocessing.items()}
-    jobs = [
-        ((stream, path), LoadJob(path, preprocessing[stream]))
-        for stream, path in good
-        if known.kind(path, checks[stream]) is None
-    ]
-    for (stream, path), result in _load(pool, jobs, "decoding", tell):
-        if result.error is None:
-            known.add(path, checks[stream], preprocessing[stream].kind)
-        else:
-            yield (stream, path), "cannot be decoded", _reason(result)
-
-
-def _load(
-    pool: MediaPool, jobs: list[tuple[StreamFile, LoadJob]], what: str, tell: Progress
-) -> Iterator[tuple[StreamFile, LoadResult]]:
-    results = pool.load(job for _, job in jobs)
-    for done, ((file, _), result) in enumerate(zip(jobs, results, strict=True), 1):
-        yield file, result
-        tell(what, done, len(jobs))
-
-
-def _reason(result: LoadResult) -> str:
-    return result.error.reason if result.error is not None else "has no metadata"
-
-
-def _wrong_kind(kind: str, stream: str) -> tuple[str, str]:
-    return "wrong kind of file", f"is of the kind '{kind}' but stands in the stream '{stream}'"
-
-
-def _not_a_file(path: str) -> tuple[str, str] | None:
-    """Reason and detail if there is no file or folder at a path that could be opened without waiting; else None."""
-    try:
-        mode = Path(path).stat().st_mode
-    except FileNotFoundError:
-        return "missing file", "does not exist"
-    except OSError as error:
-        return "unreadable file", error.strerror or str(error)
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        return "unreadable file", "is neither a file nor a folder"
-    return None

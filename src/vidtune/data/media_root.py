@@ -1,9 +1,14 @@
 """Paths in annotations are relative to a media root and must stay below it, wherever symbolic links lead."""
 
+import hashlib
 import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from vidtune.data.problems import SampleProblem
+
+LISTINGS_KEPT = 64
 
 
 def resolve(root: Path | None, relative: str) -> str:
@@ -16,11 +21,100 @@ def resolve(root: Path | None, relative: str) -> str:
     """
     if root is None:
         raise SampleProblem("no media folder", f"{relative!r} is named but the data source has no media folder")
-    parts = Path(relative).parts
-    if not parts or Path(relative).is_absolute() or ".." in parts or "\0" in relative:
-        raise SampleProblem("unsafe path", f"{relative!r} is not a path below the media folder {root}")
+    _check_relative(root, relative)
     base = os.path.realpath(root)
     target = os.path.realpath(os.path.join(base, relative))  # noqa: PTH118
     if os.path.commonpath([base, target]) != base:
         raise SampleProblem("unsafe path", f"{relative!r} leads out of the media folder {root} through a symbolic link")
     return target
+
+
+def is_relative(path: str) -> bool:
+    """Whether a path is relative and does not climb."""
+    parts = Path(path).parts
+    return bool(parts) and not Path(path).is_absolute() and ".." not in parts and "\0" not in path
+
+
+class MediaRoot:
+    """Finds files below a folder without asking the file system for each: every folder is listed once.
+
+    Files that come later are not seen; a new object sees them.
+
+    Args:
+        folder: need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._listings: dict[str, tuple[str, frozenset[str], frozenset[str]]] = {}
+
+    def find(self, name: str, suffixes: Sequence[str] = ("",)) -> str | None:
+        """Absolute path of the first of ``name + suffix`` that is there; None if none is.
+
+        Raises:
+            SampleProblem: as `resolve`.
+        """
+        _check_relative(self.folder, name)
+        parent, stem = os.path.split(name)
+        if parent not in self._listings:
+            self._listings[parent] = self._list(parent)
+        base, names, links = self._listings[parent]
+        for suffix in suffixes:
+            found = stem + suffix
+            if found in links:
+                return resolve(self.folder, name + suffix)
+            if found in names:
+                return f"{base}/{found}"
+        return None
+
+    def fingerprint(self, sizes: bool = False) -> str:
+        """Hash of the names of all files below the folder, and of their sizes if wanted."""
+        digest = hashlib.sha256()
+        for line in sorted(_files_below(str(self.folder), "", sizes)):
+            digest.update(line.encode(errors="surrogateescape") + b"\n")
+        return digest.hexdigest()
+
+    def _list(self, parent: str) -> tuple[str, frozenset[str], frozenset[str]]:
+        base = resolve(self.folder, parent) if parent else os.path.realpath(self.folder)
+        try:
+            modified = os.stat(base).st_mtime_ns  # noqa: PTH116
+        except OSError:
+            return base, frozenset(), frozenset()
+        return base, *_names_in(base, modified)
+
+
+def _check_relative(root: Path, relative: str) -> None:
+    if not is_relative(relative):
+        raise SampleProblem("unsafe path", f"{relative!r} is not a path below the media folder {root}")
+
+
+@lru_cache(maxsize=LISTINGS_KEPT)
+def _names_in(folder: str, modified: int) -> tuple[frozenset[str], frozenset[str]]:
+    """Names in a folder, and which of them are symbolic links; for all objects that look into it."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name, entry.is_symlink()) for entry in entries]
+    except OSError:
+        found = []
+    return frozenset(name for name, _ in found), frozenset(name for name, link in found if link)
+
+
+def _files_below(folder: str, relative: str, sizes: bool) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            found = list(entries)
+    except OSError:
+        return
+    for entry in found:
+        name = f"{relative}{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_below(entry.path, f"{name}/", sizes)
+        else:
+            yield f"{name} {_size(entry)}" if sizes else name
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return -1

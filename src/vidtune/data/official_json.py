@@ -4,22 +4,32 @@
                                                       {"from": "gpt", "value": "A dog runs."}]}, ...]
 
 `image` and `video` may be a string or a list of strings, both may be there, or neither. `id` may be missing.
+Where there is neither but one tag stands in the text, the medium is named by the `id`, without an extension.
+
+    {"id": "AbC", "conversations": [...], "meta": {"duration": 61.4, "token": {"<s0>": 0.0, "<e0>": 7.2}}}
+
+`meta` gives the seconds that marks in the text stand for, from the start of the clip. Its `split`, which part of a
+longer video the clip is, and `source`, the data set it came from, are documentation (github.com/huangb23/VTimeLLM).
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vidtune.data.sample import Turn
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import Times, Turn
 from vidtune.errors import UserError
 
 ROLES: dict[str, Literal["user", "assistant"]] = {"human": "user", "gpt": "assistant"}
 # With both keys in a sample, published training code takes the videos before the images.
 STREAMS = ("video", "image")
 WHITESPACE = re.compile(r"[ \t\n\r]*")
+TAG = re.compile(f"<({'|'.join(STREAMS)})>")
+START_MARK = re.compile(r"<s(\w+)>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +38,14 @@ class Record:
 
     Args:
         original_id: as the file has it; empty if missing.
-        media: (stream, relative path), videos first.
+        media: (stream, relative path), videos first. No path: the medium is named by the id.
+        times: of the marks in the turns.
     """
 
     original_id: str
     turns: tuple[Turn, ...]
-    media: tuple[tuple[str, str], ...]
+    media: tuple[tuple[str, str | None], ...]
+    times: Times | None = None
 
     @property
     def word_length(self) -> int:
@@ -97,13 +109,57 @@ def _record(item: Any) -> Record:
     identity = item.get("id", "")
     if not isinstance(identity, str | int | float):
         raise ValueError(f"key 'id': expected a string or number, found {_name(identity)}")
-    media = [(stream, path) for stream in STREAMS for path in _paths(item, stream)]
-    turns = item.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        raise ValueError(f"key 'conversations': expected a list of turns, found {_name(turns)}")
-    return Record(
-        str(identity), tuple(_turn(turn, f"conversations[{k}]") for k, turn in enumerate(turns)), tuple(media)
-    )
+    media: list[tuple[str, str | None]] = [(stream, path) for stream in STREAMS for path in _paths(item, stream)]
+    conversation = item.get("conversations")
+    if not isinstance(conversation, list) or not conversation:
+        raise ValueError(f"key 'conversations': expected a list of turns, found {_name(conversation)}")
+    turns = tuple(_turn(turn, f"conversations[{k}]") for k, turn in enumerate(conversation))
+    tags = [tag for turn in turns for tag in TAG.findall(turn.text)]
+    if len(tags) == 1 and str(identity) and not any(key in item for key in STREAMS):
+        media = [(tags[0], None)]
+    return Record(str(identity), turns, tuple(media), _times(item.get("meta")))
+
+
+def _times(meta: Any) -> Times | None:
+    if meta is None:
+        return None
+    if not isinstance(meta, dict):
+        raise ValueError(f"key 'meta': expected an object, found {_name(meta)}")
+    marks = meta.get("token")
+    if not isinstance(marks, dict):
+        raise ValueError(f"key 'meta.token': expected an object that gives marks their seconds, found {_name(marks)}")
+    if "" in marks:
+        raise ValueError("key 'meta.token': expected marks such as <s0>, found an empty one")
+    duration = _seconds(meta.get("duration"), "meta.duration")
+    return Times(duration, tuple((mark, _seconds(value, f"meta.token.{mark}")) for mark, value in marks.items()))
+
+
+def _seconds(value: Any, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"key '{key}': expected a number of seconds, found {_name(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def check_times(times: Times) -> None:
+    """Raise SampleProblem for times that cannot be: no duration, a moment before the clip, an end before its start.
+
+    A moment behind the end of the clip is not refused: published files round durations down.
+    """
+    if not (math.isfinite(times.duration) and times.duration > 0):
+        raise SampleProblem("no duration", f"the duration is {times.duration:g} seconds")
+    seconds = dict(times.marks)
+    for mark, moment in times.marks:
+        if not (math.isfinite(moment) and moment >= 0):
+            raise SampleProblem("time outside the clip", f"{mark} stands for {moment:g} seconds")
+        start = START_MARK.fullmatch(mark)
+        end = f"<e{start[1]}>" if start else ""
+        if end in seconds and seconds[end] < moment:
+            raise SampleProblem(
+                "times in the wrong order", f"{end}, {seconds[end]:g} seconds, comes before {mark}, {moment:g} seconds"
+            )
 
 
 def _paths(item: dict[str, Any], key: str) -> list[str]:

@@ -108,6 +108,8 @@ class ExampleMaker:
                 for name, settings in self.processor.streams.items()
             },
         }
+        if self.processor.times:
+            parts["times"] = self.processor.times
         if self.processor.switched_off:
             parts["switched_off"] = sorted(self.processor.switched_off)
         if self.aligned:
@@ -175,10 +177,11 @@ def open_lengths(
 
 def table_path(file: AnnotationFile, key: str, cache: Path, by_media: bool = False) -> Path:
     """Where the finished table of an annotation file lies. Whether it has a media folder counts, not which, unless
-    tokens are counted by the media files themselves.
+    tokens are counted by the media files themselves; where there are features, or media are named by ids, all names in
+    the folders count too.
     """
     folder = file.media if by_media else file.media is None
-    parts = f"{file.content_hash} {folder} {key}"
+    parts = f"{file.content_hash} {folder} {key} {file.listing()}"
     return cache / f"lengths-{hashlib.sha256(parts.encode()).hexdigest()[:32]}.npy"
 
 

@@ -19,6 +19,7 @@ from vidtune.media.preprocessing import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.processing.packing import Example, MediaSlot, StreamBatch
 from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.times import mark_times
 from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, media_tags
 
 
@@ -122,6 +123,13 @@ class VideoLMProcessor(ProcessorMixin):
         return get_system(self.system).companions
 
     @property
+    def times(self) -> str | None:
+        """Name of the rule by which moments are written in texts; None where none are."""
+        from vidtune.systems import get_system
+
+        return get_system(self.system).times
+
+    @property
     def preprocessing(self) -> dict[str, Preprocessing]:
         """How media of each stream become tensors."""
         return {name: settings.preprocessing for name, settings in self.streams.items()}
@@ -199,7 +207,7 @@ class VideoLMProcessor(ProcessorMixin):
             self._check_media(sample.media, self.prompt_format(prompt), limit=supervise)
             parts = [self._parts(ref) for ref in sample.media]
             encoded = self._encode(
-                sample.turns,
+                mark_times(sample.turns, sample.times, self.times),
                 sample.media,
                 parts,
                 prompt,

@@ -8,9 +8,14 @@ A format is a record of strings. Three styles cover the published ones (conversa
 ``plain``   ``<image>caption\\n``: no roles; the user turn shrinks to its one media tag
 """
 
-from collections.abc import Sequence
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
+
+import numpy as np
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
@@ -40,6 +45,10 @@ class PromptFormat:
         media_separator: what stands between the media tags and a question that brings no tags of its own.
         tags_to_front: streams whose tag, where a user turn ends with it, is moved before the turn's text, separated by
             `media_separator`.
+        tag_separator: what stands between the tag and the caption in the style ``plain``; not supervised.
+        cut: style ``two``: where a prompt of one question and its answer may be cut when it is too long, in front of
+            every match of this pattern; one of several questions is then cut in front of every separator after an
+            answer. None: prompts are cut at any token.
     """
 
     name: str
@@ -53,6 +62,8 @@ class PromptFormat:
     only_streams: tuple[str, ...] | None = None
     media_separator: str = "\n"
     tags_to_front: tuple[str, ...] = ()
+    tag_separator: str = ""
+    cut: str | None = None
 
     def render(self, turns: Sequence[Turn], open_answer: bool = False) -> list[Piece]:
         """Write the turns as a prompt.
@@ -109,7 +120,7 @@ class PromptFormat:
             raise SampleProblem(
                 "not for a plain prompt", f"the prompt format '{self.name}' takes one {expected} and one caption"
             )
-        pieces = [Piece(tags[0], False)]
+        pieces = [Piece(tags[0] + self.tag_separator, False)]
         if not open_answer:
             pieces.append(Piece(turns[1].text + self.separators[1], True))
         return pieces
@@ -132,13 +143,57 @@ class PromptFormat:
         if turns and turns[-1].role == "user":
             return "last question has no answer"
         if self.style == "two":
-            prompt = "".join(piece.text for piece in self.render(turns))
-            answer_start = f"{self.separators[0]}{self.assistant}: "
-            if any(round_.count(answer_start) != 1 for round_ in prompt.split(self.separators[1])[:-1]):
-                return "role text in a turn"
-        elif any(f"{self.separators[0]}{role}:" in turn.text for turn in turns for role in (self.user, self.assistant)):
+            return self.ambiguity_of("".join(piece.text for piece in self.render(turns)))
+        if any(f"{self.separators[0]}{role}:" in turn.text for turn in turns for role in (self.user, self.assistant)):
             return "role text in a turn"
         return None
+
+    def ambiguity_of(self, prompt: str) -> str | None:
+        """Why the answers cannot be told from the questions in a string of the style ``two``; None if they can."""
+        answer_start = f"{self.separators[0]}{self.assistant}: "
+        rounds = prompt.split(self.separators[1])[:-1]
+        return "role text in a turn" if any(round_.count(answer_start) != 1 for round_ in rounds) else None
+
+    def shortened(
+        self, text: str, supervised: np.ndarray, turns: int, fits: Callable[[str], bool]
+    ) -> tuple[str, np.ndarray]:
+        """A prompt that is too long without its last pieces, as few of them as possible; the first piece always stays.
+
+        The pieces that are left are joined by a space and closed by the separator after an answer, as published code
+        does it (`preprocess_v1` of github.com/huangb23/VTimeLLM): the space before a separator is then supervised.
+
+        Args:
+            text: of the whole prompt.
+            supervised: (characters,) bool.
+            turns: of the conversation, a first one of the assistant too: two of them are one question.
+            fits: whether a text is short enough; longer ones are not when shorter ones are not.
+        Returns:
+            the shorter text, and which of its characters are supervised; both as given where there is one piece only.
+        """
+        assert self.cut is not None
+        separator = self.separators[1]
+        pattern = self.cut if turns == 2 else re.escape(separator)
+        begins = sorted({0, len(text), *(match.start() for match in re.finditer(pattern, text))})
+        spans = [_stripped(text, *span) for span in pairwise(begins)]
+        if len(spans) < 2:
+            return text, supervised
+
+        def without_last(number: int) -> str:
+            return " ".join(text[begin:end] for begin, end in spans[:-number]) + separator
+
+        dropped = bisect_right(range(1, len(spans) - 1), False, key=lambda number: fits(without_last(number))) + 1
+        kept = spans[:-dropped]
+        # A space counts as what follows it does, the closing separator as what it follows.
+        flags = [flag for begin, end in kept for flag in (supervised[begin : begin + 1], supervised[begin:end])]
+        closing = np.full(len(separator), supervised[kept[-1][1] - 1])
+        return without_last(dropped), np.concatenate([*flags[1:], closing])
+
+
+def _stripped(text: str, begin: int, end: int) -> tuple[int, int]:
+    """The span of a stretch of text without the white space around it."""
+    part = text[begin:end]
+    stop = begin + len(part.rstrip())
+    return min(end - len(part.lstrip()), stop), stop
 
 
 def without_leading_answer(turns: Sequence[Turn]) -> Sequence[Turn]:

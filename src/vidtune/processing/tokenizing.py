@@ -29,6 +29,9 @@ UNDERLINE = "▁"
 """What sentencepiece writes for a space."""
 NO_OWNER = -1
 """In place of the number of a media item: text."""
+NO_TEXT = -1
+"""In place of a character: media, or the beginning of the sequence."""
+CUT_OFF = "answers cut off by the length limit"
 
 
 def load_tokenizer(path: str | Path, legacy: bool | None = None) -> PreTrainedTokenizerBase:
@@ -196,7 +199,8 @@ def encode(
         streams: streams whose tags are looked for; any other ``<word>`` is text.
         supervise: label the answers; a sample whose answers cannot be told from its questions is masked whole.
         open_answer: end with the assistant's role.
-        max_length: cut on the right while a media tag still counts `Placeholder.num_placeholders`.
+        max_length: cut on the right while a media tag still counts `Placeholder.num_placeholders`; where the prompt
+            format says how, first by whole pieces of the prompt, see `PromptFormat.cut`.
         max_expanded_length: then cut on the right with placeholders expanded, also inside a media item.
     Raises:
         SampleProblem: turns, tags and media do not fit together.
@@ -204,47 +208,87 @@ def encode(
     pieces = prompt.render(turns, open_answer)
     text = "".join(piece.text for piece in pieces)
     supervised = np.repeat([piece.supervised for piece in pieces], [len(piece.text) for piece in pieces])
-    tags = media_tags(text, streams)
-    _check_tags([tag[1] for tag in tags], [placeholder.stream for placeholder in placeholders])
+    _check_tags([tag[1] for tag in media_tags(text, streams)], [placeholder.stream for placeholder in placeholders])
+    bos = [tokenizer.bos_id] if prompt.bos and tokenizer.bos_id is not None else []
+
+    def units_of(text: str) -> _Units:
+        return _Units.of(text, bos, tokenizer, placeholders, streams)
 
     masked = prompt.ambiguity(turns) if supervise else None
-    labelled = supervised & (supervise and masked is None)
-    bos = [tokenizer.bos_id] if prompt.bos and tokenizer.bos_id is not None else []
-    ids, labels = [np.array(bos, np.int64)], [np.full(len(bos), IGNORED)]
-    repeats = [np.ones(len(bos), np.int64)]
-    counts = [np.ones(len(bos), np.int64)]
-    owners = [np.full(len(bos), NO_OWNER)]
-    start = first_part = 0
-    for number, tag in enumerate([*tags, None]):
-        stop = tag.start() if tag else len(text)
-        if stop > start:
-            chunk = tokenizer(text[start:stop])
-            tokens, begins = np.array(chunk.ids, np.int64), np.array(chunk.starts, np.int64) + start
-            ids.append(tokens)
-            labels.append(np.where(labelled[begins], tokens, IGNORED))
-            repeats.append(np.ones_like(tokens))
-            counts.append(np.ones_like(tokens))
-            owners.append(np.full(len(tokens), NO_OWNER))
-        if tag:
-            unit_ids, part, repeat, count = placeholders[number].units()
-            ids.append(unit_ids)
-            labels.append(np.full(len(unit_ids), IGNORED))
-            repeats.append(repeat)
-            counts.append(count)
-            owners.append(first_part + part)
-            first_part += len(placeholders[number].parts)
-            start = tag.end()
+    units = units_of(text)
+    shortened = False
+    if prompt.cut is not None and max_length is not None and not open_answer and units.count > max_length:
+        whole = text
+        text, supervised = prompt.shortened(
+            whole, supervised, len(turns), lambda shorter: units_of(shorter).count <= max_length
+        )
+        if shortened := text != whole:
+            units = units_of(text)
+            masked = (prompt.ambiguity_of(text) if supervised.any() else CUT_OFF) if supervise else None
 
-    columns = [np.concatenate(column) for column in (ids, labels, owners)]
-    counted = np.cumsum(np.concatenate(counts))
-    kept = slice(None if max_length is None else int(np.searchsorted(counted, max_length, side="right")))
-    expanded = [np.repeat(column[kept], np.concatenate(repeats)[kept]) for column in columns]
+    labelled = supervised & (supervise and masked is None)
+    labels = np.where((units.starts != NO_TEXT) & labelled[units.starts], units.ids, IGNORED)
+    kept = slice(None if max_length is None else int(np.searchsorted(np.cumsum(units.counts), max_length, "right")))
+    expanded = [np.repeat(column[kept], units.repeats[kept]) for column in (units.ids, labels, units.owners)]
     input_ids, all_labels, owner = (column[:max_expanded_length] for column in expanded)
-    truncated = len(columns[0][kept]) < len(columns[0]) or len(expanded[0]) > len(input_ids)
+    truncated = shortened or len(units.ids[kept]) < len(units.ids) or len(expanded[0]) > len(input_ids)
     if masked is None and labelled.any() and not (all_labels != IGNORED).any():
-        masked = "answers cut off by the length limit"
-    media_tokens = np.bincount(owner[owner != NO_OWNER], minlength=first_part)[:first_part].tolist()
+        masked = CUT_OFF
+    parts = sum(len(placeholder.parts) for placeholder in placeholders)
+    media_tokens = np.bincount(owner[owner != NO_OWNER], minlength=parts)[:parts].tolist()
     return Encoded(input_ids, all_labels, media_tokens, masked, truncated)
+
+
+@dataclass(frozen=True, slots=True)
+class _Units:
+    """What a prompt is cut by: the tokens of its text, and the units of its media. Shape: (units,) int64 each
+
+    Args:
+        ids: one id for each.
+        starts: character at which it begins, or NO_TEXT.
+        owners: which of all parts of the placeholders it belongs to, or NO_OWNER.
+        repeats: how often its id is written.
+        counts: what it counts for a length limit before placeholders are expanded.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    owners: np.ndarray
+    repeats: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def count(self) -> int:
+        return int(self.counts.sum())
+
+    @classmethod
+    def of(
+        cls,
+        text: str,
+        bos: Sequence[int],
+        tokenizer: ChunkTokenizer,
+        placeholders: Sequence[Placeholder],
+        streams: Sequence[str],
+    ) -> "_Units":
+        """Tokenise a text around its tags, the first of which stand for the first placeholders."""
+        columns = [_text_units(bos, [NO_TEXT] * len(bos))]
+        start = first_part = 0
+        for number, tag in enumerate([*media_tags(text, streams), None]):
+            stop = tag.start() if tag else len(text)
+            if stop > start:
+                chunk = tokenizer(text[start:stop])
+                columns.append(_text_units(chunk.ids, [start + begin for begin in chunk.starts]))
+            if tag:
+                ids, part, repeats, counts = placeholders[number].units()
+                columns.append((ids, np.full(len(ids), NO_TEXT), first_part + part, repeats, counts))
+                first_part += len(placeholders[number].parts)
+                start = tag.end()
+        return cls(*(np.concatenate(column).astype(np.int64) for column in zip(*columns, strict=True)))
+
+
+def _text_units(ids: Sequence[int], starts: Sequence[int]) -> tuple[np.ndarray, ...]:
+    once = np.ones(len(ids), np.int64)
+    return np.array(ids, np.int64), np.array(starts, np.int64), np.full(len(ids), NO_OWNER), once, once
 
 
 def media_tags(text: str, streams: Collection[str]) -> list[re.Match[str]]:

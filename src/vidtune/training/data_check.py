@@ -7,13 +7,14 @@ from vidtune.cores import media_workers
 from vidtune.data.annotations import AnnotationTable
 from vidtune.data.check import DataReport, Progress, check_data
 from vidtune.errors import UserError
+from vidtune.media.probe import ProbeCache
 from vidtune.models.build import build_config, build_processor, recipe_tokenizer
 from vidtune.models.checkpoints import load_checkpoint
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe import Recipe, Stage
 from vidtune.spelling import suggestion
 from vidtune.training.folder import check_recipe
-from vidtune.training.stage import EXCLUSIONS, TABLES, check_stages, example_maker
+from vidtune.training.stage import EXCLUSIONS, TABLES, check_features, check_stages, example_maker
 
 CHECKED_FILES = "checked_files.jsonl"
 
@@ -37,8 +38,10 @@ def check_recipe_data(
         raise UserError(f"the recipe has no stage {only!r}; {suggestion(only, names)}")
     check_recipe(out, recipe)
     processor = _processor(recipe)
+    processor.media_info = ProbeCache(out / TABLES / "media.jsonl").get
     for stage in recipe.stages:
         if only in (None, stage.name):
+            check_features(stage, processor)
             yield stage, _check_stage(recipe, stage, processor.with_preprocessing(stage.media), out, decode, progress)
 
 
@@ -50,6 +53,7 @@ def _check_stage(
         example_maker(recipe, stage, processor),
         {name: settings.preprocessing for name, settings in processor.streams.items()},
         checked_files=out / CHECKED_FILES,
+        companions=processor.companions,
         decode=decode,
         workers=max(1, media_workers(stage.workers)),
         timeout=stage.media_timeout,

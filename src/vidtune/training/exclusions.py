@@ -15,8 +15,8 @@ from typing import Any
 from vidtune.data.problems import SampleProblem
 from vidtune.errors import UserError
 
-TOLERATED_SHARE = 0.05
 TOLERATED_COUNT = 10
+"""Samples that may always be left out; more than these only up to a share, the stage's ``max_excluded``."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,11 @@ class ExclusionList:
     Args:
         path: the file; need not exist.
         writes: whether this process writes it; of many ranks, one does.
+        max_share: of the samples, how many may be left out.
     """
 
-    def __init__(self, path: Path, writes: bool = True) -> None:
-        self.path, self.writes = path, writes
+    def __init__(self, path: Path, writes: bool = True, max_share: float = 1.0) -> None:
+        self.path, self.writes, self.max_share = path, writes, max_share
         lines = _complete_lines(path)
         self.checked_ids: set[str] = {line["id"] for line in lines if "step" not in line}
         self.entries = [Excluded(**line) for line in lines if "step" in line]
@@ -98,21 +99,27 @@ class ExclusionList:
         """Stop a run whose media are broken wholesale (a file system that is not mounted, a wrong media root).
 
         Raises:
-            UserError: more than ``TOLERATED_COUNT`` samples and ``TOLERATED_SHARE`` of those seen so far were left out.
+            UserError: more than ``TOLERATED_COUNT`` samples and ``max_share`` of those seen so far were left out.
         """
         count = sum(entry.step <= step for entry in self.entries)
-        if count > TOLERATED_COUNT and count > TOLERATED_SHARE * samples_seen:
+        if too_many(count, samples_seen, self.max_share):
             last = self.entries[-1]
             where = f"{last.path}: " if last.path else ""
             raise UserError(
-                f"{self.path}: {count} of {samples_seen} samples could not be used, more than {TOLERATED_SHARE:.0%}; "
-                f"the last one: sample {last.id!r}, {where}{last.reason}; mend them, delete this list, and start again"
+                f"{self.path}: {count} of {samples_seen} samples could not be used, more than max_excluded "
+                f"({self.max_share:g}); the last one: sample {last.id!r}, {where}{last.reason}; mend them and delete "
+                "this list, or raise max_excluded, and start again"
             )
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         if lines and self.writes:
             with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def too_many(count: int, samples: int, max_share: float) -> bool:
+    """Whether ``count`` of so many samples are more than may be left out."""
+    return count > TOLERATED_COUNT and count > max_share * samples
 
 
 def _complete_lines(path: Path) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None) -
         teachers = Teachers.of(recipe, config, processor.preprocessing)
 
     def open_data() -> tuple[StageData, ExclusionList]:
-        exclusions = ExclusionList(folder / EXCLUSIONS, writes=ranks.is_main)
+        exclusions = ExclusionList(folder / EXCLUSIONS, writes=ranks.is_main, max_share=stage.max_excluded)
         progress = PlainProgress(stage.name)
         return open_stage_data(recipe, stage, make, config, out / TABLES, exclusions, progress), exclusions
 
@@ -147,15 +147,37 @@ def check_stages(recipe: Recipe) -> None:
                 raise UserError(
                     f"stage {stage.name!r}: media folder {source.media} does not exist; mend data in the recipe"
                 )
+            for stream, folder in source.features.items():
+                if not Path(folder).is_dir():
+                    raise UserError(
+                        f"stage {stage.name!r}: the folder of {stream} features {folder} does not exist; mend data in "
+                        "the recipe"
+                    )
 
 
 def stage_processor(recipe: Recipe, stage: Stage, config: VideoLMConfig) -> VideoLMProcessor:
-    """The system's processor with the stage's own preprocessing settings."""
+    """The system's processor with the stage's own preprocessing settings.
+
+    Raises:
+        UserError: a preprocessing setting that does not fit, or features of a stream that the system does not have.
+    """
     processor = build_processor(config, recipe_tokenizer(recipe))
+    check_features(stage, processor)
     try:
         return processor.with_preprocessing(stage.media)
     except UserError as error:
         raise UserError(f"stage {stage.name!r}: {error}") from None
+
+
+def check_features(stage: Stage, processor: VideoLMProcessor) -> None:
+    """Raise UserError when the stage's data name features of a stream that the system does not have."""
+    for source in stage.data:
+        for stream in source.features:
+            if stream not in processor.streams:
+                raise UserError(
+                    f"stage {stage.name!r}: {source.annotations}: no stream {stream!r} for its features; "
+                    f"{suggestion(stream, processor.streams)}"
+                )
 
 
 def example_maker(

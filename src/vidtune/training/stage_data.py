@@ -1,6 +1,7 @@
 """The data of a stage before it runs: annotations, lengths, what is left out, and the plan."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from vidtune.processing.lengths import ExampleMaker, LengthTable, Progress, open
 from vidtune.processing.packing import Example
 from vidtune.processing.plan import StagePlan
 from vidtune.recipe import Recipe, Stage
-from vidtune.training.exclusions import TOLERATED_COUNT, TOLERATED_SHARE, ExclusionList
+from vidtune.training.exclusions import ExclusionList, too_many
 from vidtune.training.step import random_seed
 
 PROGRESS_SECONDS = 10.0
@@ -77,17 +78,13 @@ def open_stage_data(
     Raises:
         UserError: annotations that are missing, broken, empty or mostly not usable; a sample longer than a pack.
     """
-    table = AnnotationTable.open(stage.data, cache).without(exclusions.checked_ids)
+    whole = AnnotationTable.open(stage.data, cache)
+    table = whole.without(exclusions.checked_ids)
     lengths = open_lengths(table, make, cache, workers=available_cores(), progress=progress)
     unusable = np.flatnonzero(lengths.tokens == 0)
-    if unusable.size:
-        problems = [(_problem(table, make, int(index)), table.source(int(index))) for index in unusable]
-        if len(problems) > max(TOLERATED_COUNT, TOLERATED_SHARE * len(table)):
-            raise UserError(
-                f"stage {stage.name!r}: {len(problems)} of {len(table)} samples cannot be used, more than "
-                f"{TOLERATED_SHARE:.0%}; the first one: {problems[0][0]}; mend the annotations, or let vidtune data "
-                "check record what is to be left out"
-            )
+    problems = [(_problem(table, make, int(index)), table.source(int(index))) for index in unusable]
+    _require_few(stage, len(whole) - len(table), problems, len(whole), exclusions.path)
+    if problems:
         exclusions.add_unusable(problems)
         table = table.without([problem.sample for problem, _ in problems])
         lengths = lengths.select(np.flatnonzero(lengths.tokens))
@@ -155,6 +152,22 @@ def _problem(table: AnnotationTable, make: ExampleMaker, index: int) -> SamplePr
     except SampleProblem as problem:
         return problem
     return SampleProblem("no tokens", "the sample has no tokens", table.id(index))
+
+
+def _require_few(
+    stage: Stage, recorded: int, problems: list[tuple[SampleProblem, Path]], samples: int, record: Path
+) -> None:
+    """Raise UserError when more samples are left out than the stage may: those recorded before, and the problems."""
+    if not too_many(recorded + len(problems), samples, stage.max_excluded):
+        return
+    reasons = [f"{reason}: {count}" for reason, count in Counter(p.reason for p, _ in problems).most_common()]
+    if recorded:
+        reasons.append(f"recorded in {record}: {recorded}")
+    first = f"the first one: {problems[0][0]}; " if problems else ""
+    raise UserError(
+        f"stage {stage.name!r}: {recorded + len(problems)} of {samples} samples cannot be used ({', '.join(reasons)}), "
+        f"more than max_excluded ({stage.max_excluded:g}); {first}mend them, or raise max_excluded"
+    )
 
 
 def _require_room(stage: Stage, table: AnnotationTable, lengths: LengthTable) -> None:

@@ -1,0 +1,85 @@
+"""Moments as text: the rules by which systems write seconds of a clip into prompts and read them out of answers."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import Times, Turn
+from vidtune.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRule:
+    """How a system writes moments.
+
+    Args:
+        write: second of a moment, duration of the clip -> text.
+        read: text, duration -> second.
+        span: what a stretch of time looks like in an answer; groups 1 and 2 are its start and its end.
+    """
+
+    write: Callable[[float, float], str]
+    read: Callable[[str, float], float]
+    span: re.Pattern[str]
+
+
+def _write_percent(second: float, duration: float) -> str:
+    # Divided first, as published: 7 of 200 seconds is then 3.5000000000000004 percent, and not rounded to even.
+    return f"{min(round(second / duration * 100), 99):02d}"
+
+
+RULES = {
+    # Hundredths of the clip in two digits, 00 to 99 (VTimeLLM, arXiv:2311.18445, section 3; `train/dataset.py`).
+    "percent": TimeRule(
+        write=_write_percent,
+        read=lambda text, duration: int(text) * duration / 100,
+        span=re.compile(r"(?<!\d)(\d\d) (?:to|and) (\d\d)(?!\d)"),
+    )
+}
+
+
+def time_rule(name: str) -> TimeRule:
+    """Raises UserError for a name that is no rule."""
+    if name not in RULES:
+        raise UserError(f"unknown rule for times {name!r}; there are {', '.join(RULES)}")
+    return RULES[name]
+
+
+def mark_times(turns: Sequence[Turn], times: Times | None, rule: str | None) -> tuple[Turn, ...]:
+    """The turns with every mark replaced by the moment that it stands for, as text.
+
+    Args:
+        times: of the marks; None: the turns stay as they are.
+        rule: name of the rule; None: the system writes no times.
+    Raises:
+        SampleProblem: a mark stands in the text but there is no rule.
+    """
+    used = [mark for mark, _ in times.marks if any(mark in turn.text for turn in turns)] if times else []
+    if times is None or not used:
+        return tuple(turns)
+    if rule is None:
+        raise SampleProblem(
+            "times without a rule", f"{used[0]} stands for a moment, but the system has no rule for writing moments"
+        )
+    write = time_rule(rule).write
+    written = [(mark, write(second, times.duration)) for mark, second in times.marks]
+    return tuple(replace(turn, text=_replaced(turn.text, written)) for turn in turns)
+
+
+def spans_in_text(text: str, duration: float, rule: str) -> list[tuple[float, float]]:
+    """The stretches of time that an answer names, as it names them: (start, end) in seconds.
+
+    Args:
+        text: such as ``From 10 to 25, a dog barks.``
+        duration: seconds of the clip that was asked about.
+        rule: name of the rule.
+    """
+    read, span = time_rule(rule).read, time_rule(rule).span
+    return [(read(found[1], duration), read(found[2], duration)) for found in span.finditer(text)]
+
+
+def _replaced(text: str, written: Sequence[tuple[str, str]]) -> str:
+    for mark, moment in written:
+        text = text.replace(mark, moment)
+    return text
