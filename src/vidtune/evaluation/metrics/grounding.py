@@ -1,0 +1,59 @@
+"""Temporal grounding: an answer such as "From 10 to 20." against an interval.
+
+The metric definition is that of VTimeLLM (arXiv:2311.18445; github.com/huangb23/VTimeLLM), kept with its quirks because
+published numbers contain them: exactly two digits are read on each side, the union of two intervals is their hull, and
+an IoU is rounded to two decimals before it is averaged or compared with a threshold.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from vidtune.evaluation.metrics.scores import Id, Scores, TaskScores, join
+
+THRESHOLDS = (0.3, 0.5, 0.7)
+Interval = tuple[float, float]
+_ANSWER = re.compile(r"(\d{2}) (?:to|and) (\d{2})")
+
+
+def parse_interval(answer: str) -> Interval | None:
+    """The first interval an answer names, as fractions of the duration; None: it names none."""
+    found = _ANSWER.search(answer)
+    return (int(found[1]) / 100, int(found[2]) / 100) if found else None
+
+
+def interval_iou(first: Interval, second: Interval) -> float:
+    """Intersection over hull, not rounded; 0 when both are the same point."""
+    hull = max(first[1], second[1]) - min(first[0], second[0])
+    if hull == 0:
+        return 0.0
+    return max(0.0, (min(first[1], second[1]) - max(first[0], second[0])) / hull)
+
+
+def score_grounding(
+    answers: Mapping[Id, str],
+    truths: Mapping[Id, Interval],
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    strict: bool = False,
+) -> TaskScores[Id]:
+    """mIoU and the share of answers with at least a certain IoU.
+
+    Args:
+        truths: as fractions of the duration.
+        strict: an item without an answer counts as an empty one.
+
+    Returns:
+        ``mIoU`` and one ``R1@...`` per threshold.
+    """
+    joined = join(answers, truths, strict)
+    ious, unparsed = [], []
+    for one in joined.ids:
+        answer = answers.get(one, "")
+        interval = parse_interval(answer)
+        if interval is None and one in answers:
+            unparsed.append(one)
+        ious.append(round(interval_iou(interval, truths[one]), 2) if interval else 0.0)
+    metrics = {"mIoU": Scores.mean(ious)}
+    for threshold in thresholds:
+        metrics[f"R1@{threshold}"] = Scores.mean([float(iou >= threshold) for iou in ious])
+    return TaskScores(joined.ids, joined.missing, joined.unknown, tuple(unparsed), metrics)

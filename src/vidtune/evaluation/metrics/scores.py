@@ -1,0 +1,105 @@
+"""What every metric returns: a value per item, and what makes values of any set of items.
+
+A metric is additive statistics per item and a function from their sum to the value. The mean, BLEU, METEOR and F1 all
+have that form, so one bootstrap over clusters of items (videos) fits all of them: sum the rows of each cluster once,
+then add up the drawn clusters.
+
+Legend: I items, S statistics per item.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+Id = TypeVar("Id", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One metric over I items.
+
+    Args:
+        per_item: (I,) the value of each item.
+        statistics: (I, S) rows that add up: the value of a set of items is ``from_sums`` of the sum of their rows.
+        from_sums: (..., S) -> (...) the value behind sums of rows.
+    """
+
+    per_item: np.ndarray
+    statistics: np.ndarray
+    from_sums: Callable[[np.ndarray], np.ndarray]
+
+    @classmethod
+    def mean(cls, values: Sequence[float] | np.ndarray) -> "Scores":
+        """A metric that is the mean of its items. Shape: (I,)"""
+        per_item = np.asarray(values, dtype=np.float64)
+        return cls(per_item, np.stack([per_item, np.ones_like(per_item)], axis=-1), mean_of_sums)
+
+    @classmethod
+    def of(cls, statistics: np.ndarray, from_sums: Callable[[np.ndarray], np.ndarray]) -> "Scores":
+        """A metric whose items are valued like the whole. Shape: (I, S)"""
+        return cls(from_sums(statistics), statistics, from_sums)
+
+    @property
+    def value(self) -> float | None:
+        """Over all items; None without items."""
+        if not len(self.per_item):
+            return None
+        return float(self.from_sums(self.statistics.sum(axis=0)))
+
+
+def mean_of_sums(sums: np.ndarray) -> np.ndarray:
+    """Sum of values over number of values. Shape: (..., 2) -> (...)"""
+    return sums[..., 0] / sums[..., 1]
+
+
+# (references of each item, prediction of each item) -> scores; all text is tokenised, tokens stand between blanks
+CaptionMetric = Callable[[Sequence[Sequence[str]], Sequence[str]], Scores]
+
+
+@dataclass(frozen=True)
+class TaskScores(Generic[Id]):
+    """The metrics of one task. Answers and truths are joined by id, never by position.
+
+    Args:
+        ids: the items scored, in the order of the truth; the items of every metric.
+        missing: items of the truth without an answer. They are in no value, unless scored strictly: then they are in
+            ``ids``, as empty answers.
+        unknown: answers to nothing in the truth; in no value.
+        unparsed: of ``ids``, those with an answer in which nothing could be read; they score nothing.
+        metrics: by name.
+    """
+
+    ids: tuple[Id, ...]
+    missing: tuple[Id, ...]
+    unknown: tuple[Id, ...]
+    unparsed: tuple[Id, ...]
+    metrics: dict[str, Scores]
+
+
+@dataclass(frozen=True)
+class Joined(Generic[Id]):
+    """Which ids meet; see TaskScores."""
+
+    ids: tuple[Id, ...]
+    missing: tuple[Id, ...]
+    unknown: tuple[Id, ...]
+
+
+def join(answers: Mapping[Id, object], truths: Mapping[Id, object], strict: bool) -> Joined[Id]:
+    """The ids to score, in the order of the truth: those with an answer, or all of them when ``strict``."""
+    return Joined(
+        ids=tuple(one for one in truths if strict or one in answers),
+        missing=tuple(one for one in truths if one not in answers),
+        unknown=tuple(one for one in answers if one not in truths),
+    )
+
+
+def check_pairs(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> None:
+    """Raises ValueError unless there are references for each prediction."""
+    if len(references) != len(predictions):
+        raise ValueError(f"{len(references)} items have references, {len(predictions)} have a prediction")
+    for number, texts in enumerate(references):
+        if not texts:
+            raise ValueError(f"item {number} has no reference")
