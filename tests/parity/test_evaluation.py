@@ -1,10 +1,15 @@
-"""Zero-shot video QA as the published scripts do it: judge replies to scores, test set to prompts and records."""
+"""Evaluation as the published scripts do it.
+
+Zero-shot video QA: judge replies to scores, test set to prompts and records. Captions and intervals: the metrics,
+those by METEOR where its program is installed.
+"""
 
 import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluation"))
@@ -18,6 +23,20 @@ from vidtune.evaluation.judges.base import JudgeItem
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
 from vidtune.evaluation.judges.replies import aggregate
 from vidtune.evaluation.judging import judge_items
+from vidtune.evaluation.metrics.bleu import bleu
+from vidtune.evaluation.metrics.cider import cider
+from vidtune.evaluation.metrics.dense_captions import (
+    Truth,
+    merge_neighbours,
+    read_events,
+    score_dense_captions,
+)
+from vidtune.evaluation.metrics.grounding import interval_iou, parse_interval, score_grounding
+from vidtune.evaluation.metrics.meteor import Meteor, meteor_problem
+from vidtune.evaluation.metrics.rouge import rouge_l
+from vidtune.evaluation.metrics.segment_captions import score_segment_captions
+from vidtune.evaluation.metrics.soda import Event, best_matching, event_iou, soda_c
+from vidtune.evaluation.metrics.tokenizer import tokenize, tokenizer_problem
 from vidtune.evaluation.official_results import combine, import_official_results
 from vidtune.evaluation.predict import predict
 from vidtune.evaluation.run_folder import Prediction
@@ -184,3 +203,189 @@ def test_files_prompts_and_records_are_those_of_the_published_script(inference_f
             assert protocol.generation.max_new_tokens == asked_for["max_new_tokens"]
             greedy = not asked_for["do_sample"] or asked_for["temperature"] == 0
             assert protocol.generation.do_sample == (not greedy)
+
+
+@pytest.fixture(scope="module")
+def meteor():
+    """The metric, by one process for all tests."""
+    problem = meteor_problem()
+    if problem:
+        pytest.skip(f"METEOR: {problem}")
+    with Meteor() as running:
+        yield running.scores
+
+
+def caption_cases(folder):
+    fixture = load(folder, "caption_metrics")
+    return list(zip(fixture["inputs"]["cases"], fixture["expected"], strict=True))
+
+
+def test_caption_metrics_are_those_of_pycocoevalcap(parity_folder):
+    for _, expected in caption_cases(parity_folder):
+        references, predictions = expected["tokenized_references"], expected["tokenized_predictions"]
+        scores = [*bleu(references, predictions), rouge_l(references, predictions), cider(references, predictions)]
+        for name, found in zip(["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"], scores, strict=True):
+            assert found.value == pytest.approx(expected[name]["corpus"], rel=1e-9, abs=1e-15), name
+            assert found.per_item == pytest.approx(expected[name]["per_item"], rel=1e-9, abs=1e-15), name
+
+
+def test_meteor_is_that_of_pycocoevalcap(parity_folder, meteor):
+    for _, expected in caption_cases(parity_folder):
+        found = meteor(expected["tokenized_references"], expected["tokenized_predictions"])
+        assert found.value == pytest.approx(expected["METEOR"]["corpus"], abs=1e-9)
+        assert found.per_item == pytest.approx(expected["METEOR"]["per_item"], abs=1e-9)
+
+
+@pytest.mark.parametrize("tokenizer", ["ptb", "java"])
+def test_captions_are_tokenised_as_by_the_treebank_tokenizer(parity_folder, tokenizer):
+    problem = tokenizer_problem(tokenizer)
+    if problem:
+        pytest.skip(f"tokenizer {tokenizer}: {problem}")
+    fixture = load(parity_folder, "ptb_tokenizer")
+    captions = fixture["inputs"]["captions"]
+    assert tokenize(captions, tokenizer) == fixture["expected"]["batched"]
+    assert [tokenize([caption], tokenizer)[0] for caption in captions] == fixture["expected"]["one_by_one"]
+    for case, expected in caption_cases(parity_folder):
+        assert tokenize(case["predictions"], tokenizer) == expected["tokenized_predictions"]
+        listed = [text for texts in case["references"] for text in texts]
+        wanted = [text for texts in expected["tokenized_references"] for text in texts]
+        assert tokenize(listed, tokenizer) == wanted
+
+
+def test_interval_overlaps_and_matchings_are_those_of_soda(parity_folder):
+    fixture = load(parity_folder, "soda")
+    for (first, second), expected in zip(fixture["inputs"]["iou_pairs"], fixture["expected"]["iou"], strict=True):
+        found = event_iou([Event(*first, "")], [Event(*second, "")])
+        assert found.tolist() == [[pytest.approx(expected, abs=1e-12)]]
+    for matrix, expected in zip(fixture["inputs"]["matrices"], fixture["expected"]["dp"], strict=True):
+        assert best_matching(np.array(matrix, dtype=float)) == pytest.approx(expected["max_score"], abs=1e-12)
+
+
+def events_of(record):
+    times = zip(record["timestamps"], record["sentences"], strict=True)
+    return tuple(Event(start, end, sentence) for (start, end), sentence in times)
+
+
+def plain(text):
+    return tokenize(["".join(char if char.isascii() else " " for char in text)])[0]
+
+
+def test_soda_c_is_that_of_the_published_scorer(parity_folder, meteor):
+    fixture = load(parity_folder, "soda")
+    for case, expected in zip(fixture["inputs"]["cases"], fixture["expected"]["soda"], strict=True):
+        predicted = [
+            [Event(*event["timestamp"], plain(event["sentence"])) for event in events]
+            for events in case["predictions"].values()
+        ]
+        truths = [
+            [Event(event.start, event.end, plain(event.sentence)) for event in events_of(case["ground_truth"][video])]
+            for video in case["predictions"]
+        ]
+        videos = soda_c(predicted, truths, meteor)
+        wanted = expected["soda_c"]
+        assert np.mean([video.precision for video in videos]) == pytest.approx(wanted["precision"], abs=1e-9)
+        assert np.mean([video.recall for video in videos]) == pytest.approx(wanted["recall"], abs=1e-9)
+        assert np.mean([video.f1 for video in videos]) == pytest.approx(expected["eval_soda"]["soda_c"], abs=1e-9)
+
+
+def test_grounding_answers_are_read_and_scored_as_published(parity_folder):
+    fixture = load(parity_folder, "longvale_grounding")
+    answers, truths = {}, {}
+    for number, (answer, truth) in enumerate(fixture["inputs"]["answers"]):
+        answers[number], truths[number] = answer, tuple(truth)
+        interval = parse_interval(answer)
+        found = round(interval_iou(interval, tuple(truth)), 2) if interval else 0
+        assert found == pytest.approx(fixture["expected"]["iou"][number], abs=1e-12), answer
+    scores = score_grounding(dict(reversed(answers.items())), truths)
+    assert scores.metrics["mIoU"].per_item == pytest.approx(fixture["expected"]["iou"], abs=1e-12)
+    for name, expected in fixture["expected"]["metrics"].items():
+        assert scores.metrics[name].value * 100 == pytest.approx(expected, abs=1e-9), name
+    assert score_grounding({}, truths).metrics["mIoU"].value is fixture["expected"]["metrics_empty"] is None
+
+
+def test_neighbours_are_merged_as_published(parity_folder):
+    fixture = load(parity_folder, "longvale_dense_captioning")
+    for events, expected in zip(fixture["inputs"]["merge"], fixture["expected"]["merge"], strict=True):
+        assert merge_neighbours([as_event(event) for event in events]) == [as_event(event) for event in expected]
+
+
+def as_event(record):
+    return Event(*record["timestamp"], record["sentence"])
+
+
+def dense_cases(folder):
+    """(answers, truths, expected) of each case; a later record of a video replaces an earlier one."""
+    fixture = load(folder, "longvale_dense_captioning")
+    for case, expected in zip(fixture["inputs"]["cases"], fixture["expected"]["cases"], strict=True):
+        truths = {video: Truth(record["duration"], events_of(record)) for video, record in case["annotations"].items()}
+        answers = {log["video_id"]: log["answer"] for log in case["logs"] if log["task"] == "captioning"}
+        yield answers, truths, expected
+
+
+def test_dense_captions_are_read_as_published(parity_folder):
+    for answers, truths, expected in dense_cases(parity_folder):
+        for video, events in (expected["predictions_after_parsing"] or {}).items():
+            found = read_events(answers[video], truths[video].duration)
+            assert [event.sentence for event in found] == [event["sentence"] for event in events]
+            for event, wanted in zip(found, events, strict=True):
+                assert (event.start, event.end) == pytest.approx(tuple(wanted["timestamp"]), abs=1e-9)
+
+
+def check_dense(found, expected, without=()):
+    for name, value in expected["eval_dvc_all"].items():
+        if name not in without:
+            assert found.metrics[name].value == pytest.approx(value, rel=1e-9, abs=1e-15), name
+
+
+def test_dense_captions_score_as_published(parity_folder):
+    for answers, truths, expected in dense_cases(parity_folder):
+        found = score_dense_captions(dict(reversed(answers.items())), dict(reversed(truths.items())))
+        if "error" in expected:  # there a stranger among the answers ends the evaluation
+            assert found.unknown and not set(found.unknown) & set(truths)
+            continue
+        assert set(found.ids) == set(answers) and set(found.missing) == set(truths) - set(answers)
+        check_dense(found, expected, without=["METEOR"])
+
+
+def test_dense_captions_score_as_published_with_meteor(parity_folder, meteor):
+    for answers, truths, expected in dense_cases(parity_folder):
+        if "error" in expected:
+            continue
+        found = score_dense_captions(answers, truths, meteor=meteor)
+        check_dense(found, expected)
+        for name, value in expected["metrics_percent"].items():
+            ours = {"soda_c": "SODA_c"}.get(name, name)
+            assert found.metrics[ours].value * 100 == pytest.approx(value, abs=1e-7), name
+
+
+def check_segments(folder, scorer, names):
+    fixture = load(folder, "longvale_segment_captioning")
+    for case, expected in zip(fixture["inputs"]["cases"], fixture["expected"], strict=True):
+        logs = [log for log in case["logs"] if log["task"] == "seg_captioning"]
+        answers = {(log["video_id"], log["info"]["sentence_id"]): log["answer"] for log in logs}
+        references = {
+            (video, number): sentence
+            for video, record in case["annotations"].items()
+            for number, sentence in enumerate(record["sentences"])
+        }
+        found = score_segment_captions(answers, references, meteor=scorer)
+        asked = [one for one in references if one[0] in {video for video, _ in answers}]
+        if list(answers) == asked:  # only then the published pairing, by position, pairs what belongs together
+            for name in names:
+                assert found.metrics[name].value == pytest.approx(expected[name], rel=1e-9, abs=1e-15), name
+        else:
+            ordered = score_segment_captions(
+                {one: answers[one] for one in asked if one in answers}, references, meteor=scorer
+            )
+            for name in names:
+                assert found.metrics[name].value == ordered.metrics[name].value
+        if "error" in expected:
+            assert set(asked) & set(found.missing)
+
+
+def test_segment_captions_score_as_published(parity_folder):
+    check_segments(parity_folder, None, ["BLEU4", "Rouge", "CIDEr"])
+
+
+def test_segment_captions_score_as_published_with_meteor(parity_folder, meteor):
+    check_segments(parity_folder, meteor, ["BLEU4", "METEOR", "Rouge", "CIDEr"])

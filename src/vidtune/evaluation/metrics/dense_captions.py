@@ -1,8 +1,9 @@
 """Dense captioning: an answer "From 00 to 24, a man enters." per line against the events of a video.
 
-Two families of metrics, as VTimeLLM computes them (arXiv:2311.18445; github.com/huangb23/VTimeLLM): SODA_c, and the
-ActivityNet evaluation (Krishna et al., arXiv:1705.00754): at each IoU threshold every prediction is compared with all
-events it overlaps enough, or with garbage if there is none; scores are averaged over videos, then over thresholds.
+Two families of metrics, as VTimeLLM computes them (arXiv:2311.18445; github.com/huangb23/VTimeLLM): SODA_c, and those
+of Krishna et al. (arXiv:1705.00754; github.com/ranjaykrishna/densevid_eval): at each IoU threshold every prediction is
+compared with all events it overlaps enough, or with garbage if there is none; scores are averaged over videos, then
+over thresholds.
 """
 
 import difflib
@@ -20,7 +21,7 @@ from vidtune.evaluation.metrics.soda import Event, event_iou, soda_c
 from vidtune.evaluation.metrics.tokenizer import TokenizerName, tokenize
 
 IOUS = (0.3, 0.5, 0.7, 0.9)
-MOST_PREDICTIONS = 1000  # per video, in the ActivityNet family
+MOST_PREDICTIONS = 1000  # per video, in the second family
 SAME_SENTENCE = 0.98
 GARBAGE = "qxzvjkwqhgfzx"  # the original draws 10 to 20 random letters; what matters is that no caption has the word
 # A longer run of digits is no time: such a number would not even fit a float.

@@ -5,6 +5,7 @@ The program aligns a caption with its references and replies with counts; a scor
 serves all calls, and pairs that come again are not asked again.
 """
 
+import re
 import subprocess
 import tempfile
 import threading
@@ -160,4 +161,4 @@ def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 def _one_line(text: str) -> str:
     """Without what has a meaning to the program: line ends, and the mark between texts."""
-    return " ".join(text.replace("|||", "").split())
+    return re.sub("[ \r\n]+", " ", text.replace("|||", "")).strip(" ")

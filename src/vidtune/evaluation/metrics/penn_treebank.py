@@ -4,8 +4,8 @@ The conventions are those of the treebank (Marcus et al., Computational Linguist
 (``do n't``, ``john 's``, ``can not``), brackets get names (``-lrb-``), quotes are directed. What counts as a number,
 an abbreviation, an address or a smiley was found by asking the published tokeniser (see ``tokenizer.py``) about
 millions of made-up words; tests/evaluation/test_metrics_tokenizer.py compares the two where Java is installed. They
-differ only in rare cases: phone numbers that are written with blanks, scripts that are younger than that program, a
-caption that ends in "U.S." before one that begins with a word such as "The".
+differ only in rare cases: signs run together without a blank (``Mr.-é``), phone numbers that are written with blanks,
+scripts that are younger than that program, and where it looks past the end of a line ("No." before a line "5 men").
 
 A token is the longest match of the rules; of two as long, the earlier rule wins.
 """
@@ -49,13 +49,14 @@ _CONTRACTED = (
     rf"(?:{_APOSTROPHE}(?i:s|d|m)(?:[^A-Za-z]|\Z)|\u2019(?i:ll|ve|re)(?:[^A-Za-z]|\Z)|'(?i:ll|ve|re)[^A-Za-z])"
 )
 _ABBREVIATIONS = (
-    "adj|adm|adv|al|ala|alex|apr|ariz|assn|asst|atty|aug|ave|bhd|bldg|blvd|brig|bros|capt|cf|cie|cmdr|co|col|colo|"
-    "conn|corp|cos|cpl|ct|dak|dec|dept|det|dr|drs|elec|ens|esq|est|etc|ext|feb|fla|fri|ft|ga|gen|gov|govs|hon|inc|"
-    "ind|insp|intl|invt|jan|jos|jr|jul|jun|kan|kans|ky|lt|ltd|maj|mar|md|mich|minn|mlle|mme|mo|mon|mont|mr|mrs|ms|"
-    "msgr|mt|natl|neb|nev|nov|oct|okla|penn|pfc|ph|plc|pres|prof|pvt|rd|rep|reps|rev|rt|sen|sens|sep|sept|seq|sfc|"
-    "sgt|spc|sq|sr|st|ste|supt|sys|tel|tenn|thu|tue|tues|univ|va|vs|vt|wed|wis|wisc|wm|wyo"
+    "adj|adm|adv|al|ala|alex|apr|ariz|assn|assoc|asst|atty|attys|aug|ave|bancorp|bhd|bldg|blvd|brig|bros|calif|capt|"
+    "cf|cie|cmdr|co|col|colo|comdr|conn|corp|cos|cpl|ct|dak|dec|dept|det|dr|drs|elec|ens|esq|est|etc|ext|feb|fla|fri|"
+    "ft|ga|gen|gov|govs|hon|inc|ind|insp|intl|invt|jan|jos|jr|jul|jun|kan|kans|ky|lieut|lt|ltd|maj|mar|md|messrs|"
+    "mich|minn|mlle|mme|mo|mon|mont|mr|mrs|ms|msgr|mt|natl|neb|nev|nov|oct|okla|penn|pfc|ph|plc|pres|prof|profs|pvt|"
+    "rd|rep|reps|rev|rt|sen|sens|sep|sept|seq|sfc|sgt|spc|sq|sr|st|ste|supt|supts|sys|tel|tenn|thu|thurs|treas|tue|"
+    "tues|univ|va|vs|vt|wed|wis|wisc|wm|wyo"
 )
-_LOWER_OR_TITLE = "mfg|mtg|ppte|ppty|ptes?|ptys?"
+_LOWER_OR_TITLE = "mfg|mtg|pptes?|pptys?|ptes?|ptys?"
 _CAPITALISED = "ark|az|del|ill|la|mass|miss|ore|pa|tex|wash"
 _BEFORE_NUMBERS = "art|ca|figs?|nos?|op|pp|prop"
 # Behind "C." and one of these a sentence begins, and the period belongs to the one before.
@@ -72,6 +73,10 @@ _LISTED = "|".join(
     ]
 )
 _NAME = r"[A-Za-z_:][A-Za-z0-9_:.-]*"  # of a tag
+_FILES = (  # what may follow a number and a period; behind words everything may
+    "c|h|x|gz|pl|ps|py|bat|bmp|cgi|class|cpp|dll|docx?|exe|gif|html?|jar|java|jpe?g|mov|mp3|pdf|php|png|ppt|sql|tar|txt|"
+    "wav|xml|zip"
+)
 _URL_END = r"[^\s\"<>|().,;:!?/'\u2019-]"
 _SIDE = "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"  # of a slash
 _RULES = [
@@ -119,6 +124,7 @@ _RULES = [
         rf"({_APOSTROPHE}(?:[0-9]0s(?!{_A})|[0-9]{{2}}s?(?!\S)))",
         # Numbers
         r"([-+]?[.,:]?[0-9]+(?:[.,:][0-9]+)*)",
+        rf"([0-9]+(?:\.[0-9]+)*\.(?i:{_FILES})(?!{_A}))",
         r"((?:[0-9]{1,4}[- ])?[0-9]{1,4}[/\u2044][0-9]{1,4})",
         r"([0-9]{1,2}/[0-9]{1,2}/[0-9]{2,4})",
         r"(\([0-9]{3}\) ?[0-9]{3}-[0-9]{4})",
@@ -145,7 +151,7 @@ _RULES = [
 ]
 # Most of a caption, without the rules: words (none is split, all abbreviations are shorter than those with a period
 # behind them here) and marks that stand for themselves.
-_PLAIN = re.compile(r"[A-Za-z]+(?=[ ,]|$)|[A-Za-z]{5,}(?=\.(?: |$))|[.,;:!?](?= |$)")
+_PLAIN = re.compile(r"[A-Za-z]+(?=[ ,]|$)|[A-Za-z]{8,}(?=\.(?: |$))|[.,;:!?](?= |$)")
 _SPLIT = frozenset(["cannot", "gonna", "wanna", "gotta", "lemme", "gimme"])
 
 
