@@ -16,7 +16,7 @@ import numpy as np
 Id = TypeVar("Id", bound=Hashable)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
     """One metric over I items.
 
@@ -58,7 +58,7 @@ def mean_of_sums(sums: np.ndarray) -> np.ndarray:
 CaptionMetric = Callable[[Sequence[Sequence[str]], Sequence[str]], Scores]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TaskScores(Generic[Id]):
     """The metrics of one task. Answers and truths are joined by id, never by position.
 
