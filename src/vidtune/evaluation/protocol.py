@@ -6,16 +6,20 @@ judged again.
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from vidtune.errors import UserError
 from vidtune.spelling import suggestion
 
 QUESTION = "{question}"
 MEDIA = "{media}"
+NAMED = re.compile(r"\{(\w+)\}")
+# Rules that came later are left out of the record where they say nothing, so that the hashes of before hold.
+LATER_RULES = ("templates", "companions", "features", "without")
 
 
 class GenerationRules(BaseModel):
@@ -53,9 +57,13 @@ class Protocol(BaseModel):
         version: raised whenever the rules of the benchmark in this package change.
         prompt_format: name of the system's conversation format.
         question_template: the user turn; ``{media}`` is replaced by the media tag, ``{question}`` by the question.
+        templates: question type -> the user turn of that type instead; it may name further fields of the question.
         stream: the stream that reads the videos; its tag in the text is ``<stream>``.
         preprocessing: frame sampling and transform of that stream, as stored in the processor.
-        blind: frames are black: what a model scores without seeing.
+        companions: the same of the other streams that read the same file, by name.
+        features: streams that were given as stored features instead of being read from the file.
+        without: streams that were switched off: nothing of them stands in the prompt.
+        blind: frames are black, sound is silent: what a model scores without seeing or hearing.
         missing_videos: questions whose video file does not exist are not asked; they count as wrong in the strict
             score.
     """
@@ -66,9 +74,13 @@ class Protocol(BaseModel):
     version: int = 1
     prompt_format: str
     question_template: str = f"{MEDIA}\n{QUESTION}"
+    templates: dict[str, str] = Field(default_factory=dict)
     stream: str = "video"
     file_lookup: FileLookup
     preprocessing: dict[str, Any] = Field(default_factory=dict)
+    companions: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    features: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     generation: GenerationRules = GenerationRules()
     postprocessing: Literal["strip, one trailing stop string removed, strip"] = (
         "strip, one trailing stop string removed, strip"
@@ -76,19 +88,34 @@ class Protocol(BaseModel):
     missing_videos: Literal["excluded"] = "excluded"
     blind: bool = False
 
+    @model_serializer(mode="wrap")
+    def _record(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {rule: value for rule, value in whole(self).items() if value or rule not in LATER_RULES}
+
     @property
     def hash(self) -> str:
         """First 12 hex digits of the SHA-256 of the record as canonical JSON."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()[:12]
 
-    def question_text(self, question: str, media: str | None = None) -> str:
+    @property
+    def run_name(self) -> str:
+        """Name of the folder of a run by these rules: the benchmark, and what the model was not given."""
+        parts = [self.benchmark, *(["blind"] if self.blind else [])]
+        return "-".join([*parts, *(["without", *self.without] if self.without else [])])
+
+    def question_text(
+        self, question: str, media: str | None = None, kind: str | None = None, fields: Mapping[str, str] | None = None
+    ) -> str:
         """The user turn of one question.
 
         Args:
             media: what stands for the video; None is the stream's tag.
+            kind: the question's type.
+            fields: further fields of the question, by the names that the template has for them.
         """
-        text = self.question_template.replace(MEDIA, f"<{self.stream}>" if media is None else media)
-        return text.replace(QUESTION, question)
+        template = self.question_template if kind is None else self.templates.get(kind, self.question_template)
+        values = {"question": question, "media": f"<{self.stream}>" if media is None else media, **(fields or {})}
+        return NAMED.sub(lambda name: values.get(name[1], name[0]), template)
 
     def clean(self, text: str) -> str:
         """The prediction made of a decoded answer."""
@@ -109,13 +136,19 @@ class Protocol(BaseModel):
             UserError: unknown rule (the nearest one is named) or a value of the wrong type.
         """
         for key in overrides:
-            _require_known(key, type(self), source)
+            _require_known(key, type(self).model_fields, source)
         for name, part in (("generation", GenerationRules), ("file_lookup", FileLookup)):
             changes = overrides.get(name, {})
             if not isinstance(changes, Mapping):
                 raise UserError(f"{source}: {name!r} takes a mapping, not {changes!r}")
             for key in changes:
-                _require_known(key, part, f"{source}: {name}")
+                _require_known(key, part.model_fields, f"{source}: {name}")
+        for name, there in (("templates", self.templates), ("companions", self.companions)):
+            changes = overrides.get(name, {})
+            if not isinstance(changes, Mapping):
+                raise UserError(f"{source}: {name!r} takes a mapping, not {changes!r}")
+            for key in changes:
+                _require_known(key, there, f"{source}: {name}")
         values = _merge(self.model_dump(), overrides)
         try:
             return type(self).model_validate(values)
@@ -138,6 +171,6 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _require_known(key: str, model: type[BaseModel], source: str) -> None:
-    if key not in model.model_fields:
-        raise UserError(f"{source}: unknown protocol rule {key!r}; {suggestion(key, model.model_fields)}")
+def _require_known(key: str, known: Iterable[str], source: str) -> None:
+    if key not in known:
+        raise UserError(f"{source}: unknown protocol rule {key!r}; {suggestion(key, known)}")

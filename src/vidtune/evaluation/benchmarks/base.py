@@ -1,14 +1,22 @@
-"""What every benchmark offers: its questions, read from the official files, and its default protocol."""
+"""What every benchmark offers: its questions, read from the official files, and its default protocol.
+
+A benchmark is judged (free-form answers, `evaluation.judging`) unless it is a `benchmarks.measured.MeasuredBenchmark`,
+whose answers are measured by metrics.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.protocol import Protocol
 
+if TYPE_CHECKING:
+    from vidtune.evaluation.run_folder import Prediction
+
+OFFICIAL_FIELDS = ("id", "question", "answer", "pred")
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -20,6 +28,9 @@ class Question:
         video: name of the video: the cluster of the statistics.
         file: path of the video below `QuestionSet.folder`; None when it does not exist.
         type: question type by name, if the benchmark has types.
+        fields: what stands for further names in the protocol's template of this type.
+        reference: what metrics compare the answer with, as JSON values; None where a judge compares with ``answer``.
+        features: (stream, path) of stored features that stand in for the file.
     """
 
     index: int
@@ -29,6 +40,14 @@ class Question:
     question: str
     answer: str | int | float
     type: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    reference: Mapping[str, Any] | None = None
+    features: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is nothing to ask about."""
+        return self.file is None and not self.features
 
 
 @dataclass(frozen=True)
@@ -38,12 +57,14 @@ class QuestionSet:
     Args:
         folder: absolute path below which every video lies.
         fingerprint: hash of the question and answer files.
+        features: stream -> absolute folder of stored features that are read instead of the videos.
     """
 
     benchmark: str
     folder: Path
     fingerprint: str
     questions: tuple[Question, ...] = field(repr=False)
+    features: Mapping[str, str] = field(default_factory=dict)
 
 
 def chunk(questions: Sequence[Question], rank: int, count: int) -> Sequence[Question]:
@@ -55,15 +76,51 @@ def chunk(questions: Sequence[Question], rank: int, count: int) -> Sequence[Ques
 
 
 class Benchmark(ABC):
-    """A test set with its rules."""
+    """A test set with its rules.
+
+    Args:
+        official_file: name of the file with the answers in the form that the published scripts read.
+    """
 
     name: str
     title: str
     source: str
+    official_file: str = "merge.jsonl"
 
     @abstractmethod
     def load(self, data: Path) -> QuestionSet:
         """Read the questions below ``data``; raises UserError naming the file and what is wrong with it."""
+
+    def with_features(self, questions: QuestionSet, folders: Mapping[str, Path], stream: str) -> QuestionSet:
+        """The questions with stored features in the place of videos.
+
+        Args:
+            folders: stream -> folder of feature files, named after the videos.
+            stream: the protocol's; a video without a feature file of this one is missing.
+
+        Raises:
+            UserError: no such folder.
+        """
+        from vidtune.evaluation.benchmarks.files import feature_files
+
+        found = {name: feature_files(name, folder) for name, folder in folders.items()}
+        return replace(
+            questions,
+            features={name: str(Path(folder).resolve()) for name, folder in folders.items()},
+            questions=tuple(_with_features(question, found, stream) for question in questions.questions),
+        )
+
+    def official_records(
+        self, predictions: "Sequence[Prediction]", references: Mapping[int, Mapping[str, Any]]
+    ) -> Iterator[dict[str, Any]]:
+        """The answered questions as the published scripts record them.
+
+        Args:
+            references: by question index, for benchmarks whose questions have one.
+        """
+        for prediction in predictions:
+            if prediction.error is None:
+                yield {name: getattr(prediction, name) for name in OFFICIAL_FIELDS}
 
     @abstractmethod
     def protocol(
@@ -75,3 +132,11 @@ class Benchmark(ABC):
         blind: bool = False,
     ) -> Protocol:
         """The default rules for a system with this conversation format and preprocessing."""
+
+
+def _with_features(question: Question, found: Mapping[str, Mapping[str, str]], stream: str) -> Question:
+    """The question with the feature files of its video; without any and without file when the stream has none."""
+    features = tuple((name, files[question.video]) for name, files in found.items() if question.video in files)
+    if stream in found and question.video not in found[stream]:
+        return replace(question, file=None, features=())
+    return replace(question, features=features)

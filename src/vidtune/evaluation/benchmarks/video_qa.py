@@ -7,7 +7,6 @@ quantitative_evaluation.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark, Question, QuestionSet
+from vidtune.evaluation.benchmarks.files import locate_video, read_annotations
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 
 QUESTIONS_FILE = "test_q.json"
@@ -101,7 +101,7 @@ class VideoQA(Benchmark):
         asked, answered = folder / QUESTIONS_FILE, folder / ANSWERS_FILE
         video = str(_field(asked, index, entry, "video_name", (str, int)))
         if video not in files:
-            files[video] = self._locate(folder, video, f"{asked}: entry {index}")
+            files[video] = locate_video(self.lookup, folder, video, f"{asked}: entry {index}", "video_name")
         kind = answer.get("type") if isinstance(answer, dict) else None
         return Question(
             index=index,
@@ -113,37 +113,9 @@ class VideoQA(Benchmark):
             type=None if kind is None else self.types.get(str(kind), str(kind)),
         )
 
-    def _locate(self, folder: Path, video: str, where: str) -> str | None:
-        """Path of the video below ``folder``, or None when no file has one of the extensions.
-
-        The folder of videos may itself be a link to another disk; what lies in it may not lead out of it.
-        """
-        stem = Path(self.lookup.folder) / f"{self.lookup.prefix}{video}"
-        if not video or stem.is_absolute() or ".." in stem.parts or "\0" in video:
-            raise UserError(f"{where}: video_name {video!r} leaves the folder of the test set; use a plain file name")
-        videos = (folder / self.lookup.folder).resolve()
-        for extension in self.lookup.extensions:
-            path = folder / f"{stem}{extension}"
-            if not path.exists():
-                continue
-            if not path.resolve().is_relative_to(videos):
-                raise UserError(f"{where}: {path} is a link that leaves {videos}; copy the video into that folder")
-            return f"{stem}{extension}"
-        return None
-
 
 def _read_list(path: Path) -> tuple[list[Any], bytes]:
-    try:
-        content = path.read_bytes()
-        entries = json.loads(content.decode("utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply; expected a list of objects") from None
+    entries, content = read_annotations(path)
     if not isinstance(entries, list):
         raise UserError(f"{path}: expected a list of objects, found {type(entries).__name__}")
     return entries, content
