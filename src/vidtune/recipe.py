@@ -205,11 +205,15 @@ class BenchmarkEntry(Settings):
         name: as ``vidtune benchmarks`` lists it.
         data: its folder; None: given on the command line.
         limit: number of questions to answer; None: all.
+        features: per stream, the folder of published feature files that are read instead of the videos.
+        without: ablations: one more run for each list, with its streams switched off, such as ``[[audio], [speech]]``.
     """
 
     name: str
     data: FilePath | None = None
     limit: int | None = Field(default=None, gt=0)
+    features: dict[str, FilePath] = Field(default_factory=dict)
+    without: tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -48,17 +48,22 @@ def demo(
     typer.echo(f"2/4  training {name}: {', then '.join(stage.name for stage in chosen.stages)}")
     final = _train(name, variables, results / "run")
 
-    typer.echo("3/4  asking about videos it has never seen, and again with black frames")
+    ablations = ", and with streams switched off" if any(entry.without for entry in chosen.benchmarks) else ""
+    typer.echo(f"3/4  asking about videos it has never seen, and again with black frames{ablations}")
     loaded = open_checkpoint(final, pick_device(None))
     runs = []
     for entry in chosen.benchmarks:
-        for blind in (False, True):
+        # Stored features cannot be made black.
+        others = [*([] if entry.features else [(True, ())]), *((False, off) for off in entry.without)]
+        for blind, without in ((False, ()), *others):
             summary = predict_benchmark(
                 loaded,
                 entry.name,
                 Path(entry.data or out / "world"),
                 results / "evaluation",
                 blind=blind,
+                without=without,
+                features=entry.features,
                 overrides={"generation": chosen.generation},
                 limit=entry.limit,
             )
@@ -95,7 +100,8 @@ def _say_what_next(out: Path, recipe: str, final: Path, run: Path) -> None:
     from vidtune.evaluation.run_folder import RunFolder
 
     opened = RunFolder(run)
-    asked = next((prediction for prediction in opened.predictions() if prediction.file is not None), None)
+    answered = (prediction for prediction in opened.predictions() if prediction.file is not None)
+    asked = next((prediction for prediction in answered if "\n" not in prediction.question), None)
     command = sys.argv[0] if Path(sys.argv[0]).name == "vidtune" else "vidtune"
     typer.echo("\nWhat to try next:")
     if asked is not None:

@@ -30,7 +30,17 @@ def evaluate(
         list[str] | None, typer.Option(help="May be repeated; default: those of the recipe beside the checkpoint.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the test set, or one that holds several.")] = None,
-    blind: Annotated[bool, typer.Option("--blind", help="Black frames: what the model scores without seeing.")] = False,
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Black frames and silence: what the model scores without seeing or hearing.")
+    ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STREAM", help="Switch a stream off, such as audio; may be repeated, for one run."),
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STREAM=DIR", help="Read stored features instead of videos; one option per stream."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask only this many questions.")] = None,
     protocol: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change a rule, as generation.max_new_tokens=64.")
@@ -53,7 +63,7 @@ def evaluate(
     media_timeout: Annotated[float, typer.Option(help="Seconds one video may take.")] = 60.0,
     batch: Annotated[int, typer.Option(min=1, help="Questions about one video answered at a time.")] = 8,
 ) -> None:
-    """Answer the questions of a benchmark, then judge and score the answers."""
+    """Answer the questions of a benchmark, then judge or measure the answers and print the scores."""
     from vidtune.cli.compute import pick_device, pick_dtype
     from vidtune.evaluation.benchmarks import get_benchmark
     from vidtune.evaluation.checkpoint import open_checkpoint
@@ -63,8 +73,11 @@ def evaluate(
 
     folder = locate(checkpoint)
     entries, generation = _entries(folder, benchmark, data, limit)
+    given = _folders(features or ())
     for entry in entries:
-        get_benchmark(entry.name).load(Path(entry.data or "."))
+        test_set = get_benchmark(entry.name)
+        folders = {stream: Path(folder) for stream, folder in (given or entry.features).items()}
+        test_set.with_features(test_set.load(Path(entry.data or ".")), folders, stream="video")
     rules = Document({"generation": generation})
     for assignment in protocol or ():
         rules.override(assignment)
@@ -85,21 +98,41 @@ def evaluate(
     for warning in loaded.checkpoint.report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     for entry in entries:
-        summary = predict_benchmark(
-            loaded,
-            entry.name,
-            Path(entry.data or "."),
-            out,
-            blind=blind,
-            overrides=rules.value,
-            limit=entry.limit,
-            workers=workers,
-            media_timeout=media_timeout,
-            max_batch_questions=batch,
-        )
-        typer.echo(f"{summary.run_dir}: {summary.answered} of {summary.planned} questions answered")
-        if judge is not None:
-            judge_and_score(summary.run_dir, judge)
+        # Ablations of the recipe are further runs, unless one run is asked for by what it goes without.
+        ablations = () if blind or without else entry.without
+        for off in (tuple(without or ()), *ablations):
+            summary = predict_benchmark(
+                loaded,
+                entry.name,
+                Path(entry.data or "."),
+                out,
+                blind=blind,
+                without=off,
+                features=given or entry.features,
+                overrides=rules.value,
+                limit=entry.limit,
+                workers=workers,
+                media_timeout=media_timeout,
+                max_batch_questions=batch,
+            )
+            typer.echo(f"{summary.run_dir}: {summary.answered} of {summary.planned} questions answered")
+            if judge is not None:
+                judge_and_score(summary.run_dir, judge)
+
+
+def _folders(assignments: list[str] | tuple[str, ...]) -> dict[str, str]:
+    """Stream -> folder of ``STREAM=DIR`` options."""
+    from vidtune.errors import UserError
+
+    folders = {}
+    for assignment in assignments:
+        stream, equals, folder = assignment.partition("=")
+        if not (stream and equals and folder):
+            raise UserError(f"--features {assignment!r}: expected STREAM=DIR, for example video=features/visual")
+        if stream in folders:
+            raise UserError(f"--features {assignment!r}: {stream} has a folder already, {folders[stream]}")
+        folders[stream] = folder
+    return folders
 
 
 def _entries(

@@ -65,11 +65,19 @@ def build_judge(
 
 
 def judge_and_score(run_dir: Path, judge: "Judge") -> None:
-    """Judge a run, say what it takes before and what it took after, and print the scores."""
+    """Judge a run, say what it takes before and what it took after, and print the scores.
+
+    A run of a benchmark that metrics score is measured again instead, whoever the judge is.
+    """
     from vidtune.cli.scores import print_score
     from vidtune.evaluation.judging import estimate_run, judge_run
+    from vidtune.evaluation.measuring import measured_benchmark
+    from vidtune.evaluation.run_folder import RunFolder
     from vidtune.evaluation.score import score_run
 
+    if measured_benchmark(RunFolder(run_dir).info.benchmark):
+        print_score(score_run(run_dir))
+        return
     estimate = estimate_run(run_dir, judge)
     if estimate.calls:
         tokens = estimate.prompt_tokens + estimate.completion_tokens

@@ -1,6 +1,6 @@
 """From a checkpoint folder and a protocol to the engine that answers by it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,12 @@ from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.identity import CheckpointIdentity, identify_checkpoint
 from vidtune.evaluation.protocol import Protocol
 from vidtune.generation.settings import GenerationSettings
+from vidtune.spelling import suggestion
 
 if TYPE_CHECKING:
     from vidtune.generation.engine import AnswerEngine
     from vidtune.models.checkpoints import Checkpoint
+    from vidtune.processing.processor import StreamSettings, VideoLMProcessor
     from vidtune.systems.base import System
 
 RECIPE_FILE = "recipe.yaml"
@@ -70,11 +72,21 @@ def protocol_for(
     benchmark: Benchmark,
     *,
     blind: bool = False,
+    without: Sequence[str] = (),
+    features: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> Protocol:
-    """The rules of the benchmark for this checkpoint: the benchmark's own, then the system's, then ``overrides``."""
+    """The rules of the benchmark for this checkpoint: the benchmark's own, then the system's, then ``overrides``.
+
+    Args:
+        blind, without, features: see `Protocol`.
+
+    Raises:
+        UserError: rules that this checkpoint cannot follow, or that exclude each other.
+    """
     system = loaded.system
     protocol = benchmark.protocol(prompt_format=system.answering_prompt, blind=blind)
+    protocol = protocol.model_copy(update={"companions": {name: {} for name in _companions(loaded, protocol)}})
     chosen = (
         (f"system {system.name}", system.protocols.get(benchmark.name, {})),
         ("protocol overrides", overrides or {}),
@@ -89,11 +101,21 @@ def protocol_for(
     if not protocol.generation.stop:
         stop = {"generation": {"stop": system.prompts[protocol.prompt_format].stop}}
         protocol = protocol.with_overrides(stop, f"system {system.name}")
-    settings = _processor_for(loaded, protocol).streams[protocol.stream].preprocessing.model_dump(mode="json")
-    del settings["blind"]
-    if settings.get("pixels") == "float32":  # as all records had it before there was a choice; their hashes hold
-        del settings["pixels"]
-    return protocol.model_copy(update={"preprocessing": settings})
+    protocol = protocol.model_copy(
+        update={
+            "without": _in_order(loaded, (*protocol.without, *without)),
+            "features": _in_order(loaded, (*protocol.features, *features)),
+        }
+    )
+    _require_possible(loaded, protocol)
+    streams = _processor_for(loaded, protocol).streams
+    companions = [name for name in _companions(loaded, protocol) if name in streams]
+    return protocol.model_copy(
+        update={
+            "preprocessing": _settings(streams[protocol.stream]),
+            "companions": {name: _settings(streams[name]) for name in companions},
+        }
+    )
 
 
 def engine_for(
@@ -120,10 +142,54 @@ def engine_for(
     )
 
 
-def _processor_for(loaded: LoadedCheckpoint, protocol: Protocol) -> Any:
-    """The checkpoint's processor with the protocol's preprocessing."""
+def _processor_for(loaded: LoadedCheckpoint, protocol: Protocol) -> "VideoLMProcessor":
+    """The checkpoint's processor with the protocol's preprocessing and without the streams it switches off."""
     processor = loaded.checkpoint.processor
     if protocol.stream not in processor.streams:
         known = ", ".join(processor.streams)
         raise UserError(f"{protocol.benchmark} needs the stream {protocol.stream!r}; this checkpoint has: {known}")
-    return processor.with_preprocessing({protocol.stream: {**protocol.preprocessing, "blind": protocol.blind}})
+    changes = {protocol.stream: protocol.preprocessing}
+    changes |= {name: protocol.companions.get(name, {}) for name in _companions(loaded, protocol)}
+    blind = {"blind": protocol.blind}
+    processor = processor.with_preprocessing({name: {**change, **blind} for name, change in changes.items()})
+    return processor.without(protocol.without) if protocol.without else processor
+
+
+def _companions(loaded: LoadedCheckpoint, protocol: Protocol) -> list[str]:
+    """Streams of the checkpoint that read the same file as the protocol's stream."""
+    known = loaded.checkpoint.processor.streams
+    return [name for name in loaded.system.companions.get(protocol.stream, ()) if name in known]
+
+
+def _in_order(loaded: LoadedCheckpoint, streams: Sequence[str]) -> tuple[str, ...]:
+    """Streams without repetitions, in the checkpoint's order: rules that say the same are the same record."""
+    known = loaded.checkpoint.processor.streams
+    if unknown := next((name for name in streams if name not in known), None):
+        raise UserError(f"this checkpoint has no stream {unknown!r}; {suggestion(unknown, known)}")
+    return tuple(name for name in known if name in streams)
+
+
+def _require_possible(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
+    """Refuse streams that no question of this benchmark uses, and blind runs on stored features."""
+    used = (protocol.stream, *_companions(loaded, protocol))
+    for what, streams in (("switched off", protocol.without), ("read from stored features", protocol.features)):
+        if stranger := next((name for name in streams if name not in used), None):
+            raise UserError(
+                f"{protocol.benchmark}: the stream {stranger!r} cannot be {what}: its videos are read by "
+                + ", ".join(used)
+            )
+    if protocol.blind and protocol.features:
+        off = " ".join(f"--without {name}" for name in used)
+        raise UserError(
+            f"{protocol.benchmark}: stored features cannot be made black or silent; for what the model scores without "
+            f"seeing or hearing, switch the streams off: {off}"
+        )
+
+
+def _settings(stream: "StreamSettings") -> dict[str, Any]:
+    """Preprocessing of a stream as the record has it."""
+    settings = stream.preprocessing.model_dump(mode="json")
+    settings.pop("blind", None)
+    if settings.get("pixels") == "float32":  # as all records had it before there was a choice; their hashes hold
+        del settings["pixels"]
+    return settings

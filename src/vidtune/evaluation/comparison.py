@@ -1,4 +1,4 @@
-"""Two runs of one benchmark, question by question."""
+"""Two runs of one benchmark, question by question: by the verdicts of a judge, or by metrics."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,10 +6,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.measured import Metric, MeasuredBenchmark
 from vidtune.evaluation.judges import DEFAULT_JUDGE
+from vidtune.evaluation.measuring import METRICS, Measurement, measured_benchmark, measurements_of, percent, rows_of
 from vidtune.evaluation.run_folder import RunFolder
 from vidtune.evaluation.score import Outcome, outcomes_of
-from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate, mean_difference
+from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate, difference_of_sums, mean_difference
 
 Pair = tuple[Outcome, Outcome]
 
@@ -45,8 +47,49 @@ class Comparison(BaseModel):
     intervals: str = f"{LEVEL:.0%}, {METHOD}, questions paired"
 
 
-def compare_runs(first: Path, second: Path, judge: str = DEFAULT_JUDGE) -> Comparison:
-    """Compare two runs that the same judge has judged.
+class MetricDifference(BaseModel):
+    """One metric of the first run minus that of the second, in percent; None where one of them has none.
+
+    Args:
+        official: over the questions answered in both runs.
+        strict: over all questions of both; whatever was not answered counts as an empty answer.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    name: str
+    official: Estimate | None
+    strict: Estimate | None
+
+
+class MetricComparison(BaseModel):
+    """First run minus second run of a benchmark that metrics score.
+
+    Args:
+        differs_in: rules in which the two protocols differ; the difference of scores is then also theirs.
+        questions: that both runs hold; ``answered`` of them in both.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    benchmark: str
+    first: str
+    second: str
+    judge: str = METRICS
+    differs_in: tuple[str, ...]
+    questions: int
+    answered: int
+    differences: tuple[MetricDifference, ...]
+    intervals: str = f"{LEVEL:.0%}, {METHOD}, questions paired"
+
+    def difference(self, type: str, name: str) -> MetricDifference:
+        """The difference in this metric."""
+        return next(one for one in self.differences if (one.type, one.name) == (type, name))
+
+
+def compare_runs(first: Path, second: Path, judge: str = DEFAULT_JUDGE) -> Comparison | MetricComparison:
+    """Compare two runs that the same judge has judged, or that metrics have scored.
 
     Raises:
         UserError: different benchmarks or test sets, or no common question.
@@ -60,6 +103,8 @@ def compare_runs(first: Path, second: Path, judge: str = DEFAULT_JUDGE) -> Compa
         raise UserError(
             f"{first} and {second} were asked different versions of {one.info.benchmark}; they cannot be paired"
         )
+    if benchmark := measured_benchmark(one.info.benchmark):
+        return _compare_metrics(one, two, benchmark)
     for run in (one, two):
         if judge not in run.judges():
             known = ", ".join(run.judges()) or "none yet"
@@ -98,6 +143,46 @@ def compare_runs(first: Path, second: Path, judge: str = DEFAULT_JUDGE) -> Compa
     )
 
 
+def _compare_metrics(one: RunFolder, two: RunFolder, benchmark: MeasuredBenchmark) -> MetricComparison:
+    found = [measurements_of(run) for run in (one, two)]
+    for run, measurements in zip((one, two), found, strict=True):
+        if not measurements:
+            raise UserError(f"{run.path}: not scored yet; score both runs first")
+    common = sorted(found[0].keys() & found[1].keys())
+    if not common:
+        raise UserError(f"{one.path} and {two.path} have no question in common")
+    pairs = [(found[0][index], found[1][index]) for index in common]
+    answered = [pair for pair in pairs if all(measurement.answered for measurement in pair)]
+    types = {first.type for first, _ in pairs}
+    return MetricComparison(
+        benchmark=one.info.benchmark,
+        first=str(one.path),
+        second=str(two.path),
+        differs_in=_differences(one, two),
+        questions=len(pairs),
+        answered=len(answered),
+        differences=tuple(
+            MetricDifference(
+                type=metric.type,
+                name=metric.name,
+                official=_metric_difference(answered, metric, strict=False),
+                strict=_metric_difference(pairs, metric, strict=True),
+            )
+            for metric in benchmark.metrics
+            if metric.type in types
+        ),
+    )
+
+
+def _metric_difference(
+    pairs: Sequence[tuple[Measurement, Measurement]], metric: Metric, strict: bool
+) -> Estimate | None:
+    (first, videos), (second, _) = (rows_of([pair[side] for pair in pairs], metric, strict) for side in (0, 1))
+    if first.shape != second.shape:  # one of the runs was scored where this metric could not be computed
+        return None
+    return percent(difference_of_sums(first, second, metric.from_sums, videos))
+
+
 def _difference(pairs: Sequence[Pair], value: Callable[[Outcome], float]) -> Estimate | None:
     first, second = ([value(pair[side]) for pair in pairs] for side in (0, 1))
     return mean_difference(first, second, [pair[0].video for pair in pairs])
@@ -105,7 +190,7 @@ def _difference(pairs: Sequence[Pair], value: Callable[[Outcome], float]) -> Est
 
 def _differences(one: RunFolder, two: RunFolder) -> tuple[str, ...]:
     first, second = (run.info.protocol.model_dump(mode="json") for run in (one, two))
-    return tuple(key for key in first if first[key] != second[key])
+    return tuple(key for key in {**first, **second} if first.get(key) != second.get(key))
 
 
 def _right(outcome: Outcome) -> float:

@@ -67,6 +67,8 @@ def predict_benchmark(
     out: Path,
     *,
     blind: bool = False,
+    without: Sequence[str] = (),
+    features: Mapping[str, Path | str] | None = None,
     overrides: Mapping[str, Any] | None = None,
     rank: int = 0,
     ranks: int = 1,
@@ -85,8 +87,11 @@ def predict_benchmark(
     Args:
         checkpoint: a folder, or the result of `open_checkpoint` when several benchmarks follow each other.
         data: folder of the test set, or one above it.
-        out: folder of results; the run goes to ``out/<benchmark>`` or ``out/<benchmark>-blind``.
-        blind: black frames.
+        out: folder of results; the run goes to ``out/<benchmark>``, ``out/<benchmark>-blind`` or
+            ``out/<benchmark>-without-<stream>``.
+        blind: black frames, and silence.
+        without: streams that are switched off.
+        features: stream -> folder of stored features, one file per video named after it, read instead of the videos.
         overrides: changes to the protocol, after the system's own.
         rank, ranks: ask only the rank-th slice of the questions.
         limit: only the first questions of the test set.
@@ -102,8 +107,13 @@ def predict_benchmark(
     loaded = (
         checkpoint if isinstance(checkpoint, LoadedCheckpoint) else open_checkpoint(Path(checkpoint), device, dtype)
     )
-    protocol = protocol_for(loaded, test_set, blind=blind, overrides=overrides)
-    run_dir = Path(out) / (f"{benchmark}-blind" if blind else benchmark)
+    protocol = protocol_for(
+        loaded, test_set, blind=blind, without=without, features=tuple(features or ()), overrides=overrides
+    )
+    if features:
+        folders = {stream: Path(folder) for stream, folder in features.items()}
+        questions = test_set.with_features(questions, folders, protocol.stream)
+    run_dir = Path(out) / protocol.run_name
     with engine_for(
         loaded,
         protocol,
@@ -160,13 +170,14 @@ def predict(
         ),
     )
     planned = questions.questions[: run.planned]
-    missing = [question for question in planned if question.file is None]
+    missing = [question for question in planned if question.missing]
     run.write_missing(missing)
+    run.write_references(planned)
 
     with JsonLines(run.predictions_file(rank, ranks)) as records:
         done = {prediction.index for prediction in run.predictions() if prediction.error is None or not retry_errors}
         mine = group_by_video(chunk(questions.questions[:limit], rank, ranks))
-        pending = [question for question in mine if question.file is not None and question.index not in done]
+        pending = [question for question in mine if not question.missing and question.index not in done]
         started = time.monotonic()
         _log_session(run, rank, ranks, len(pending))
         with progress_bar(f"asking {protocol.benchmark}", len(pending), enabled=progress) as advance:
@@ -203,8 +214,8 @@ def _ask(engine: Engine, questions: Sequence[Question], protocol: Protocol, fold
     requests = [
         Request(
             id=request,
-            media=(MediaRef(protocol.stream, str(folder / str(question.file))),),
-            question=protocol.question_text(question.question),
+            media=(_media(question, protocol.stream, folder),),
+            question=_text(question, protocol),
         )
         for request, question in by_request.items()
     ]
@@ -213,7 +224,7 @@ def _ask(engine: Engine, questions: Sequence[Question], protocol: Protocol, fold
         question = by_request[answer.id]
         yield Prediction(
             id=question.id,
-            question=question.question,
+            question=_text(question, protocol, media="").strip() if protocol.templates else question.question,
             answer=question.answer,
             pred="" if answer.error is not None else protocol.clean(answer.text),
             index=question.index,
@@ -223,6 +234,14 @@ def _ask(engine: Engine, questions: Sequence[Question], protocol: Protocol, fold
             finish_reason=answer.finish_reason,
             error=answer.error,
         )
+
+
+def _media(question: Question, stream: str, folder: Path) -> MediaRef:
+    return MediaRef(stream, "" if question.file is None else str(folder / question.file), question.features)
+
+
+def _text(question: Question, protocol: Protocol, media: str | None = None) -> str:
+    return protocol.question_text(question.question, media, question.type, question.fields)
 
 
 def _log_session(run: RunFolder, rank: int, ranks: int, pending: int) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vidtune.errors import UserError
 from vidtune.spelling import suggestion
@@ -18,8 +18,11 @@ from vidtune.spelling import suggestion
 QUESTION = "{question}"
 MEDIA = "{media}"
 NAMED = re.compile(r"\{(\w+)\}")
-# Rules that came later are left out of the record where they say nothing, so that the hashes of before hold.
-LATER_RULES = ("templates", "companions", "features", "without")
+
+
+def _says_nothing(rule: Any) -> bool:
+    """Whether a rule that came later is left out of the record, so that hashes of before hold."""
+    return not rule
 
 
 class GenerationRules(BaseModel):
@@ -74,23 +77,19 @@ class Protocol(BaseModel):
     version: int = 1
     prompt_format: str
     question_template: str = f"{MEDIA}\n{QUESTION}"
-    templates: dict[str, str] = Field(default_factory=dict)
+    templates: dict[str, str] = Field(default_factory=dict, exclude_if=_says_nothing)
     stream: str = "video"
     file_lookup: FileLookup
     preprocessing: dict[str, Any] = Field(default_factory=dict)
-    companions: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    features: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
+    companions: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude_if=_says_nothing)
+    features: tuple[str, ...] = Field(default=(), exclude_if=_says_nothing)
+    without: tuple[str, ...] = Field(default=(), exclude_if=_says_nothing)
     generation: GenerationRules = GenerationRules()
     postprocessing: Literal["strip, one trailing stop string removed, strip"] = (
         "strip, one trailing stop string removed, strip"
     )
     missing_videos: Literal["excluded"] = "excluded"
     blind: bool = False
-
-    @model_serializer(mode="wrap")
-    def _record(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {rule: value for rule, value in whole(self).items() if value or rule not in LATER_RULES}
 
     @property
     def hash(self) -> str:

@@ -4,8 +4,8 @@ The page needs no network and loads nothing; every text from outside is escaped.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 from vidtune import __version__
 from vidtune.errors import MediaError, UserError
 from vidtune.evaluation.benchmarks import list_benchmarks
-from vidtune.evaluation.comparison import Comparison, compare_runs
+from vidtune.evaluation.comparison import Comparison, MetricComparison, compare_runs
 from vidtune.evaluation.frame_strip import frame_strip
+from vidtune.evaluation.measuring import METRICS, MetricScore, measured_benchmark, measurements_of
 from vidtune.evaluation.records import write_atomically
 from vidtune.evaluation.run_folder import Prediction, RunFolder
-from vidtune.evaluation.score import Outcome, RunScore, outcomes_of, read_score
+from vidtune.evaluation.score import AnyScore, RunScore, outcomes_of, read_score
 
 TEMPLATE = "report.html"
 
@@ -27,13 +28,19 @@ class Reply:
     """What one run said to a question.
 
     Args:
-        verdict: right, wrong, unclear (the judge said neither), unjudged, error, or absent.
+        verdict: right, wrong, unclear (the judge said neither), unjudged, error, or absent; measured where metrics
+            stand in the place of a judge.
+        values: metric -> its value for this answer, in percent.
     """
 
     pred: str
     verdict: str
     score: int | None = None
     error: str | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+ABSENT = Reply("", "absent")
 
 
 @dataclass(frozen=True)
@@ -63,15 +70,22 @@ class SampleVideo:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that were asked the same questions; everything that can be compared."""
+    """Runs that were asked the same questions; everything that can be compared.
+
+    Args:
+        scores, main_scores: of all judges, and of the one whose verdicts are shown; ``main_scores`` is empty where
+            metrics stand in its place.
+        metric_scores: one per run, where metrics do.
+    """
 
     title: str
     judge: str
     runs: tuple[RunFolder, ...]
     labels: tuple[str, ...]
-    scores: tuple[tuple[str, RunScore], ...]
+    scores: tuple[tuple[str, AnyScore], ...]
     main_scores: tuple[RunScore, ...]
-    comparisons: tuple[tuple[str, str, Comparison], ...]
+    metric_scores: tuple[MetricScore, ...]
+    comparisons: tuple[tuple[str, str, Comparison | MetricComparison], ...]
     types: tuple[str, ...]
     problems: tuple[tuple[str, str, str], ...]
     videos: tuple[SampleVideo, ...]
@@ -109,8 +123,9 @@ def build_report(
         raise UserError("a report needs at least one run folder")
     folders = [RunFolder(path) for path in runs]
     for run in folders:
-        if not run.judges() or (judge is not None and judge not in run.judges()):
-            raise UserError(f"{run.path}: not scored by {judge or 'any judge'}; judge the run first")
+        wanted = METRICS if measured_benchmark(run.info.benchmark) else judge
+        if not run.judges() or (wanted is not None and wanted not in run.judges()):
+            raise UserError(f"{run.path}: not scored by {wanted or 'any judge'}; judge the run first")
     labels = _labels([run.path for run in folders])
     grouped: dict[tuple[str, str], list[int]] = {}
     for number, run in enumerate(folders):
@@ -120,7 +135,7 @@ def build_report(
         for numbers in grouped.values()
     ]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.globals.update(percent=_percent, points=_points, number=_number)
+    environment.globals.update(percent=_percent, points=_points, number=_number, plain=_plain, signed=_signed)
     source = resources.files("vidtune.evaluation").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
     page = environment.from_string(source).render(title=title, groups=groups, version=__version__)
     write_atomically(Path(out), page)
@@ -128,14 +143,14 @@ def build_report(
 
 
 def _group(runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None, max_samples: int, frames: int) -> Group:
-    judge = judge or _common_judge(runs)
-    judged = [(run, label) for run, label in zip(runs, labels, strict=True) if judge in run.judges()]
-    outcomes = [{outcome.index: outcome for outcome in outcomes_of(run, judge)[0]} for run, _ in judged]
-    predictions = [{prediction.index: prediction for prediction in run.predictions()} for run, _ in judged]
-    main_scores = tuple(read_score(run.path, judge) for run, _ in judged)
-    asked = {index: prediction for listed in predictions for index, prediction in listed.items()}
-    titles = {benchmark.name: benchmark.title for benchmark in list_benchmarks()}
     name = runs[0].info.benchmark
+    measured = measured_benchmark(name) is not None
+    judge = METRICS if measured else judge or _common_judge(runs)
+    judged = [(run, label) for run, label in zip(runs, labels, strict=True) if judge in run.judges()]
+    replies = [_measured_replies(run) if measured else _judged_replies(run, judge) for run, _ in judged]
+    main_scores = [read_score(run.path, judge) for run, _ in judged]
+    asked = {prediction.index: prediction for run, _ in judged for prediction in run.predictions()}
+    titles = {benchmark.name: benchmark.title for benchmark in list_benchmarks()}
     return Group(
         title=titles.get(name, name),
         judge=judge,
@@ -144,13 +159,21 @@ def _group(runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None, 
         scores=tuple(
             (label, read_score(run.path, one)) for run, label in zip(runs, labels, strict=True) for one in run.judges()
         ),
-        main_scores=main_scores,
+        main_scores=tuple(score for score in main_scores if isinstance(score, RunScore)),
+        metric_scores=tuple(score for score in main_scores if isinstance(score, MetricScore)),
         comparisons=tuple(_comparisons(judged, judge)),
-        types=tuple(sorted({kind for score in main_scores for kind in score.by_type})),
+        types=_types(main_scores),
         problems=tuple(_problems(judged)),
-        videos=tuple(_samples(judged[0][0], asked, predictions, outcomes, max_samples, frames)),
+        videos=tuple(_samples(judged[0][0], asked, replies, max_samples, frames)),
         total_questions=len(asked),
     )
+
+
+def _types(scores: Sequence[AnyScore]) -> tuple[str, ...]:
+    """Question types: by name where a judge scores them, in the order of the tasks where metrics do."""
+    judged = sorted({kind for score in scores if isinstance(score, RunScore) for kind in score.by_type})
+    tasks = [task.type for score in scores if isinstance(score, MetricScore) for task in score.tasks]
+    return tuple(dict.fromkeys([*judged, *tasks]))
 
 
 def _common_judge(runs: Sequence[RunFolder]) -> str:
@@ -159,15 +182,22 @@ def _common_judge(runs: Sequence[RunFolder]) -> str:
     return min(set(names), key=lambda name: (-names.count(name), name.startswith("rules-"), name))
 
 
-def _comparisons(judged: Sequence[tuple[RunFolder, str]], judge: str) -> Iterable[tuple[str, str, Comparison]]:
-    """Every run against its own blind run, and the first run against every other that sees."""
-    seeing = [entry for entry in judged if not entry[0].info.protocol.blind]
-    for run, label in seeing:
-        for blind, blind_label in judged:
-            if blind.info.protocol.blind and blind.info.checkpoint.fingerprint == run.info.checkpoint.fingerprint:
-                yield label, blind_label, compare_runs(run.path, blind.path, judge)
-    for run, label in seeing[1:]:
-        yield seeing[0][1], label, compare_runs(seeing[0][0].path, run.path, judge)
+def _comparisons(
+    judged: Sequence[tuple[RunFolder, str]], judge: str
+) -> Iterable[tuple[str, str, Comparison | MetricComparison]]:
+    """Every whole run against its own blind run and ablations, and the first run against every other whole one."""
+    whole = [entry for entry in judged if not _is_reduced(entry[0])]
+    for run, label in whole:
+        for other, other_label in judged:
+            if _is_reduced(other) and other.info.checkpoint.fingerprint == run.info.checkpoint.fingerprint:
+                yield label, other_label, compare_runs(run.path, other.path, judge)
+    for run, label in whole[1:]:
+        yield whole[0][1], label, compare_runs(whole[0][0].path, run.path, judge)
+
+
+def _is_reduced(run: RunFolder) -> bool:
+    """Whether the model was not given all it could see and hear."""
+    return run.info.protocol.blind or bool(run.info.protocol.without)
 
 
 def _problems(judged: Sequence[tuple[RunFolder, str]]) -> Iterable[tuple[str, str, str]]:
@@ -183,8 +213,7 @@ def _problems(judged: Sequence[tuple[RunFolder, str]]) -> Iterable[tuple[str, st
 def _samples(
     run: RunFolder,
     asked: dict[int, Prediction],
-    predictions: Sequence[dict[int, Prediction]],
-    outcomes: Sequence[dict[int, Outcome]],
+    replies: Sequence[Mapping[int, Reply]],
     max_samples: int,
     frames: int,
 ) -> Iterable[SampleVideo]:
@@ -211,29 +240,47 @@ def _samples(
                     question=question.question,
                     answer=str(question.answer),
                     type=question.type,
-                    replies=tuple(
-                        _reply(listed.get(question.index), known.get(question.index))
-                        for listed, known in zip(predictions, outcomes, strict=True)
-                    ),
+                    replies=tuple(listed.get(question.index, ABSENT) for listed in replies),
                 )
                 for question in questions
             ),
         )
 
 
-def _reply(prediction: Prediction | None, outcome: Outcome | None) -> Reply:
-    if prediction is None:
-        return Reply("", "absent")
-    if prediction.error is not None:
-        return Reply("", "error", error=prediction.error)
-    if outcome is None or outcome.status != "judged":
-        return Reply(prediction.pred, "unjudged")
-    verdict = {True: "right", False: "wrong", None: "unclear"}[outcome.verdict.correct]
-    return Reply(prediction.pred, verdict, outcome.verdict.score)
+def _judged_replies(run: RunFolder, judge: str) -> dict[int, Reply]:
+    """Replies of a run with the verdict of a judge, by question index."""
+    outcomes = {outcome.index: outcome for outcome in outcomes_of(run, judge)[0]}
+    replies = {}
+    for prediction in run.predictions():
+        outcome = outcomes.get(prediction.index)
+        if prediction.error is not None:
+            reply = Reply("", "error", error=prediction.error)
+        elif outcome is None or outcome.status != "judged":
+            reply = Reply(prediction.pred, "unjudged")
+        else:
+            verdict = {True: "right", False: "wrong", None: "unclear"}[outcome.verdict.correct]
+            reply = Reply(prediction.pred, verdict, outcome.verdict.score)
+        replies[prediction.index] = reply
+    return replies
+
+
+def _measured_replies(run: RunFolder) -> dict[int, Reply]:
+    """Replies of a run with what metrics say of each, by question index."""
+    measurements = measurements_of(run)
+    replies = {}
+    for prediction in run.predictions():
+        known = measurements.get(prediction.index)
+        if prediction.error is not None:
+            replies[prediction.index] = Reply("", "error", error=prediction.error)
+        else:
+            replies[prediction.index] = Reply(prediction.pred, "measured", values=known.values if known else {})
+    return replies
 
 
 def _strip(folder: Path, file: str | None, frames: int) -> tuple[str | None, str | None]:
-    if file is None or PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+    if file is None:
+        return None, "no video file"
+    if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
         return None, "no video"
     if not (folder / file).exists():
         return None, f"{folder / file} is no longer there"
@@ -259,6 +306,14 @@ def _percent(value: Any) -> str:
 
 def _points(value: Any) -> str:
     return "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _plain(value: Any) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _signed(value: Any) -> str:
+    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
 
 
 def _number(value: Any) -> str:

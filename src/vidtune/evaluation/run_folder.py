@@ -5,39 +5,47 @@
 ``predictions.jsonl``           one line per question asked, the official fields ``id, question, answer, pred`` first
 ``predictions-<n>_<k>.jsonl``   the same, when rank k of n wrote it
 ``missing.jsonl``               questions whose video does not exist
-``merge.jsonl``                 the answered questions in the order of the test set, official fields only
+``references.jsonl``            what metrics compare with, of every question of the run; only where metrics score it
+``merge.jsonl``                 the answered questions as the published scripts record them, in the order of the test
+                                set; a benchmark may have another name for it
 ``sessions.jsonl``              when the run was started and resumed, with which versions
 ``judgements/<judge>.jsonl``    the verdicts of a judge
-``scores/<judge>.json``         the numbers made of them
+``measurements.jsonl``          what metrics made of each question
+``scores/<judge>.json``         the numbers made of them; ``scores/metrics.json`` of metrics
 ==============================  =======================================================================================
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.benchmarks.base import Question, QuestionSet
 from vidtune.evaluation.identity import CheckpointIdentity
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.records import read_object, read_records, write_atomically
 
 RUN_FILE = "run.json"
-OFFICIAL_FIELDS = ("id", "question", "answer", "pred")
 
 
 class DataIdentity(BaseModel):
-    """The test set: where it was, the hash of its question and answer files, and how many questions it holds."""
+    """The test set: where it was, the hash of its question and answer files, and how many questions it holds.
+
+    Args:
+        features: stream -> folder of the stored features that were read instead of the videos.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     folder: str
     fingerprint: str
     questions: int
+    features: dict[str, str] = Field(default_factory=dict, exclude_if=lambda folders: not folders)
 
 
 class RunInfo(BaseModel):
@@ -166,10 +174,34 @@ class RunFolder:
         ]
         write_atomically(self.path / "missing.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
+    def write_references(self, questions: Sequence[Question]) -> None:
+        """Keep what metrics compare with, so that the run can be scored without the test set."""
+        lines = [
+            {
+                "index": question.index,
+                "id": question.id,
+                "video": question.video,
+                "type": question.type,
+                "reference": question.reference,
+            }
+            for question in questions
+            if question.reference is not None
+        ]
+        if lines:
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            write_atomically(self.path / "references.jsonl", text)
+
+    def references(self) -> list[dict[str, Any]]:
+        """What metrics compare with, of every question of the run, in the order of the test set."""
+        return list(read_records(self.path / "references.jsonl"))
+
     def write_official(self) -> Path:
-        """Write ``merge.jsonl``: what the official judge reads. Questions without an answer are left out."""
-        path = self.path / "merge.jsonl"
-        write_atomically(path, "".join(json.dumps(record) + "\n" for record in official_records(self.predictions())))
+        """Write the answers as the published scripts record them. Questions without an answer are left out."""
+        benchmark = get_benchmark(self.info.benchmark)
+        references = {line["index"]: line["reference"] for line in self.references()}
+        path = self.path / benchmark.official_file
+        records = benchmark.official_records(self.predictions(), references)
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
         return path
 
     @property
@@ -192,6 +224,7 @@ class RunFolder:
             ("checkpoint", mine.checkpoint.fingerprint, asked.checkpoint.fingerprint),
             ("protocol", mine.protocol_hash, asked.protocol_hash),
             ("test set", mine.data.fingerprint, asked.data.fingerprint),
+            ("features", _folders(mine.data), _folders(asked.data)),
         ]
         for what, old, new in differences:
             if old != new:
@@ -203,15 +236,15 @@ class RunFolder:
 
 def data_identity(questions: QuestionSet) -> DataIdentity:
     return DataIdentity(
-        folder=str(questions.folder), fingerprint=questions.fingerprint, questions=len(questions.questions)
+        folder=str(questions.folder),
+        fingerprint=questions.fingerprint,
+        questions=len(questions.questions),
+        features=dict(questions.features),
     )
 
 
-def official_records(predictions: Sequence[Prediction]) -> Iterator[dict[str, Any]]:
-    """The four official fields of every answered question."""
-    for prediction in predictions:
-        if prediction.error is None:
-            yield {field: getattr(prediction, field) for field in OFFICIAL_FIELDS}
+def _folders(data: DataIdentity) -> str:
+    return ", ".join(f"{stream} from {folder}" for stream, folder in sorted(data.features.items())) or "none"
 
 
 def _parse_prediction(file: Path, record: dict[str, Any]) -> Prediction:

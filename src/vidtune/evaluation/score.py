@@ -6,6 +6,8 @@ official  accuracy = yes / (yes + no), average score = sum of scores / judged; m
 strict    right answers / all questions asked so far, and the sum of scores / the same; whatever is missing,
           failed or unjudged counts as wrong
 ========  ==================================================================================================
+
+A benchmark whose answers are measured by metrics is scored by `evaluation.measuring` instead.
 """
 
 import json
@@ -14,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from vidtune.errors import UserError
 from vidtune.evaluation.identity import CheckpointIdentity
 from vidtune.evaluation.judges import DEFAULT_JUDGE, Judge, get_judge
 from vidtune.evaluation.judges.replies import Verdict, read_verdict
 from vidtune.evaluation.judging import judge_identity, judge_run, judgements_of
+from vidtune.evaluation.measuring import MetricScore, measure_run, measured_benchmark
 from vidtune.evaluation.records import read_object, write_atomically
 from vidtune.evaluation.run_folder import RunFolder
 from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate, ratio
@@ -90,6 +93,7 @@ class RunScore(BaseModel):
 
     benchmark: str
     blind: bool
+    without: tuple[str, ...] = Field(default=(), exclude_if=lambda streams: not streams)
     protocol_hash: str
     checkpoint: CheckpointIdentity
     system: str | None
@@ -102,8 +106,11 @@ class RunScore(BaseModel):
     by_type: dict[str, Scores]
 
 
-def score_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bool = True) -> RunScore:
-    """Score a run and store the result.
+AnyScore = RunScore | MetricScore
+
+
+def score_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bool = True) -> AnyScore:
+    """Score a run and store the result; by metrics, without judge, where its benchmark is measured.
 
     Args:
         judge: a judge, which first judges what it has not judged yet; or a name: of a judge without settings, or of
@@ -113,6 +120,8 @@ def score_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
         UserError: no run there, nothing asked yet, or no judgements of that name.
     """
     run = RunFolder(run_dir)
+    if benchmark := measured_benchmark(run.info.benchmark):
+        return measure_run(run, benchmark)
     if judge in ("rules", DEFAULT_JUDGE):
         judge = get_judge()
     if isinstance(judge, Judge):
@@ -126,6 +135,7 @@ def score_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
     score = RunScore(
         benchmark=run.info.benchmark,
         blind=run.info.protocol.blind,
+        without=run.info.protocol.without,
         protocol_hash=run.info.protocol_hash,
         checkpoint=run.info.checkpoint,
         system=run.info.system,
@@ -141,9 +151,10 @@ def score_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
     return score
 
 
-def read_score(run_dir: Path, judge: str) -> RunScore:
+def read_score(run_dir: Path, judge: str) -> AnyScore:
     """A stored score."""
-    return RunScore.model_validate(read_object(Path(run_dir) / "scores" / f"{judge}.json"))
+    stored = read_object(Path(run_dir) / "scores" / f"{judge}.json")
+    return MetricScore.model_validate(stored) if "measuring" in stored else RunScore.model_validate(stored)
 
 
 def outcomes_of(run: RunFolder, judge: str) -> tuple[list[Outcome], int]:

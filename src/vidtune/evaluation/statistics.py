@@ -7,10 +7,13 @@ runs are compared by the difference per question, drawn together, which removes 
 A bootstrap of answers that are all right (or all wrong) has no width. There the exact binomial bound with one trial per
 video takes its place, the widest reading of what clustering can mean (Clopper & Pearson, Biometrika 1934).
 
-Legend: Q questions, G clusters (videos), R resamples.
+A value that is no mean (BLEU, METEOR of a corpus) is a function of sums over the questions; whole videos are drawn just
+the same, and the function is applied to the sums of what was drawn.
+
+Legend: Q questions, G clusters (videos), R resamples, S sums that a value is made of.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -67,7 +70,8 @@ def ratio(
     if bounds is not None and value in bounds:
         low, high = _exact_bounds(value, bounds, count)
     else:
-        resampled = _resample(tops, bottoms)
+        sums = _resampled_sums(np.stack([tops, bottoms], axis=-1))
+        resampled = sums[:, 0] / sums[:, 1]
         low, high = (float(x) for x in np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     return Estimate(value=value, low=low, high=high, clusters=count)
 
@@ -80,23 +84,76 @@ def mean_difference(first: Sequence[float], second: Sequence[float], clusters: S
     return ratio(np.subtract(first, second).tolist(), [1.0] * len(first), clusters)
 
 
+def of_sums(
+    statistics: np.ndarray, from_sums: Callable[[np.ndarray], np.ndarray], clusters: Sequence[Hashable]
+) -> Estimate | None:
+    """A value made of sums over the questions.
+
+    Args:
+        statistics: (Q, S) one row per question.
+        from_sums: (..., S) -> (...) the value behind sums of rows.
+        clusters: (Q,) the video of each question.
+
+    Returns:
+        None without questions.
+    """
+    if not len(statistics):
+        return None
+    value = float(from_sums(statistics.sum(axis=0)))
+    sums = _sums_per_cluster(statistics, clusters)
+    return _interval(value, len(sums), lambda: from_sums(_resampled_sums(sums)))
+
+
+def difference_of_sums(
+    first: np.ndarray,
+    second: np.ndarray,
+    from_sums: Callable[[np.ndarray], np.ndarray],
+    clusters: Sequence[Hashable],
+) -> Estimate | None:
+    """The value of ``first`` minus that of ``second`` over paired questions, whose videos are drawn together.
+
+    Shape: (Q, S), (Q, S), (..., S) -> (...), (Q,)
+    """
+    if not len(first):
+        return None
+    width = first.shape[1]
+    sums = _sums_per_cluster(np.concatenate([first, second], axis=1), clusters)
+
+    def difference(both: np.ndarray) -> np.ndarray:
+        return from_sums(both[..., :width]) - from_sums(both[..., width:])
+
+    return _interval(float(difference(sums.sum(axis=0))), len(sums), lambda: difference(_resampled_sums(sums)))
+
+
+def _interval(value: float, clusters: int, resampled: Callable[[], np.ndarray]) -> Estimate:
+    if clusters < 2:
+        return Estimate(value=value, low=None, high=None, clusters=clusters)
+    low, high = (float(x) for x in np.quantile(resampled(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    return Estimate(value=value, low=low, high=high, clusters=clusters)
+
+
+def _sums_per_cluster(statistics: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
+    """Shape: (Q, S), (Q,) -> (G, S)"""
+    return np.stack([_per_cluster(column.tolist(), clusters) for column in statistics.T], axis=-1)
+
+
+def _resampled_sums(sums: np.ndarray) -> np.ndarray:
+    """Sums over clusters drawn with replacement. Shape: (G, S) -> (R, S)"""
+    count = len(sums)
+    random = np.random.default_rng(SEED)
+    rows = max(1, _CELLS_AT_ONCE // count)
+    drawn = []
+    for start in range(0, RESAMPLES, rows):
+        places = random.integers(count, size=(min(rows, RESAMPLES - start), count))
+        drawn.append(np.stack([column[places].sum(axis=1) for column in sums.T], axis=-1))
+    return np.concatenate(drawn)
+
+
 def _per_cluster(values: Sequence[float], clusters: Sequence[Hashable]) -> np.ndarray:
     """Shape: (Q,), (Q,) -> (G,) sums, clusters in the order of their first question."""
     numbers: dict[Hashable, int] = {}
     index = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
     return np.bincount(index, weights=np.asarray(values, dtype=np.float64), minlength=len(numbers))
-
-
-def _resample(tops: np.ndarray, bottoms: np.ndarray) -> np.ndarray:
-    """Shape: (G,), (G,) -> (R,) ratios of resampled sums."""
-    count = len(tops)
-    random = np.random.default_rng(SEED)
-    rows = max(1, _CELLS_AT_ONCE // count)
-    ratios = []
-    for start in range(0, RESAMPLES, rows):
-        drawn = random.integers(count, size=(min(rows, RESAMPLES - start), count))
-        ratios.append(tops[drawn].sum(axis=1) / bottoms[drawn].sum(axis=1))
-    return np.concatenate(ratios)
 
 
 def _exact_bounds(value: float, bounds: tuple[float, float], count: int) -> tuple[float, float]:

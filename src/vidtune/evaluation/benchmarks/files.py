@@ -6,7 +6,6 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.protocol import FileLookup
-from vidtune.media.feature_file import FEATURE_SUFFIXES
 
 
 def read_annotations(path: Path) -> tuple[Any, bytes]:
@@ -48,6 +47,8 @@ def locate_video(lookup: FileLookup, folder: Path, video: str, where: str, key: 
 
 def feature_files(stream: str, folder: Path) -> dict[str, str]:
     """Feature files of a folder by the name of their video; raises UserError when there is no such folder."""
+    from vidtune.media.feature_file import FEATURE_SUFFIXES
+
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise UserError(f"features of {stream}: {folder} is no folder")

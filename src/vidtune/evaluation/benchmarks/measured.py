@@ -1,0 +1,86 @@
+"""Benchmarks whose answers are measured by metrics, without a judge.
+
+What is compared with is the ``reference`` of each question. A run keeps it, so that stored answers can be measured
+again, with another metric or where a program was missing before.
+
+Legend: Q questions, S sums that a value is made of.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vidtune.evaluation.benchmarks.base import Benchmark
+from vidtune.evaluation.metrics.scores import TaskScores, mean_of_sums
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question of a run with its answer.
+
+    Args:
+        pred: what the model answered; None when it was not asked, or could not be.
+    """
+
+    index: int
+    id: str
+    video: str
+    type: str
+    reference: Mapping[str, Any]
+    pred: str | None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that a benchmark reports, times 100.
+
+    Args:
+        name: as it is published, and as the scores of `MeasuredBenchmark.measure` call it.
+        type: the question type it is measured on.
+        highest: the largest value there can be, before it is multiplied.
+        of_one: what the value of a single answer is called; None where that says little.
+        from_sums: (..., S) -> (...) the value behind sums over questions.
+    """
+
+    name: str
+    type: str
+    highest: float = 1.0
+    of_one: str | None = None
+    from_sums: Callable[[np.ndarray], np.ndarray] = mean_of_sums
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What metrics make of a run. Scores are of the questions with these indices.
+
+    Args:
+        official: question type -> scores over the answered questions.
+        strict: over all of them, those without an answer as empty ones.
+        left_out: metric -> why it could not be computed here.
+    """
+
+    official: Mapping[str, TaskScores[int]]
+    strict: Mapping[str, TaskScores[int]]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+class MeasuredBenchmark(Benchmark):
+    """A test set whose answers are measured.
+
+    Args:
+        metrics: in the order in which they are shown.
+    """
+
+    metrics: tuple[Metric, ...]
+
+    @property
+    @abstractmethod
+    def measuring(self) -> dict[str, Any]:
+        """Everything that can change a value, as JSON values; stands in every score."""
+
+    @abstractmethod
+    def measure(self, items: Sequence[Item]) -> Measured:
+        """Measure the answers of a run; a metric that cannot be computed here is left out with the reason."""

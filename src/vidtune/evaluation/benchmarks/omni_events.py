@@ -1,0 +1,315 @@
+"""Benchmarks about the events of videos: captioning of a whole video, grounding and captioning of each event.
+
+A set is an annotation file, ``{video: {duration, timestamps: [[start, end], ...], sentences: [...]}}`` or a list of such
+objects with ``id``, and ``videos/<id>.<extension>`` beside it, or stored features. Times are in seconds; in questions and
+answers they are percent of the duration in two digits, 00 to 99.
+
+Metrics and their parsing: `evaluation.metrics`. Answers are joined by video and sentence, never by position.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.base import Question, QuestionSet
+from vidtune.evaluation.benchmarks.files import locate_video, read_annotations
+from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark, Metric
+from vidtune.evaluation.metrics.bleu import bleu4
+from vidtune.evaluation.metrics.dense_captions import Event, Truth, score_dense_captions
+from vidtune.evaluation.metrics.grounding import interval_iou, parse_interval, score_grounding
+from vidtune.evaluation.metrics.meteor import Meteor, meteor_of_sums, meteor_problem
+from vidtune.evaluation.metrics.scores import CaptionMetric, TaskScores
+from vidtune.evaluation.metrics.segment_captions import score_segment_captions
+from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
+
+if TYPE_CHECKING:
+    from vidtune.evaluation.run_folder import Prediction
+
+CAPTIONING, GROUNDING, SEG_CAPTIONING = "captioning", "grounding", "seg_captioning"
+LOOKUP = FileLookup(folder="videos", extensions=(".mp4", ".avi", ".mov", ".mkv", ".webm"))
+# How far an event may reach past the end: annotated times and the durations of files differ by fractions of a second.
+SLACK_SECONDS = 0.5
+TOKENIZER = "ptb"
+METEOR_METRICS = ("SODA_c", "METEOR")
+CIDER_HIGHEST = 10.0
+METRICS = (
+    Metric("SODA_c", CAPTIONING, of_one="SODA_c"),
+    Metric("CIDEr", CAPTIONING, CIDER_HIGHEST, of_one="CIDEr"),
+    Metric("METEOR", CAPTIONING),
+    Metric("mIoU", GROUNDING, of_one="IoU"),
+    Metric("R1@0.3", GROUNDING),
+    Metric("R1@0.5", GROUNDING),
+    Metric("R1@0.7", GROUNDING),
+    Metric("BLEU4", SEG_CAPTIONING, from_sums=bleu4([["a"]], ["a"]).from_sums),
+    Metric("METEOR", SEG_CAPTIONING, of_one="METEOR", from_sums=meteor_of_sums),
+    Metric("Rouge", SEG_CAPTIONING, of_one="Rouge"),
+    Metric("CIDEr", SEG_CAPTIONING, CIDER_HIGHEST, of_one="CIDEr"),
+)
+
+
+@dataclass(frozen=True)
+class AnnotatedEvent:
+    """One event of a video; times in seconds."""
+
+    start: float
+    end: float
+    sentence: str
+
+
+@dataclass(frozen=True)
+class AnnotatedVideo:
+    """A video with its events, in the order of the file."""
+
+    id: str
+    duration: float
+    events: tuple[AnnotatedEvent, ...]
+
+    def percents(self, event: AnnotatedEvent) -> tuple[str, str]:
+        """Start and end of an event as they are written in a query."""
+        start, end = (two_digits(time, self.duration) for time in (event.start, event.end))
+        return start, end
+
+
+def two_digits(time: float, duration: float) -> str:
+    """A moment as percent of the duration, 00 to 99; halves are rounded to even, as the original does."""
+    return f"{max(0, min(round(time / duration * 100), 99)):02d}"
+
+
+def grounding_sentence(sentence: str) -> str:
+    """A sentence as it stands in a grounding query."""
+    return sentence.strip().lower().removesuffix(".")
+
+
+@dataclass(frozen=True)
+class OmniEvents(MeasuredBenchmark):
+    """One test set, or one task of it.
+
+    Args:
+        annotations: name of the annotation file.
+        folder: where it lies below a folder of data sets.
+        templates: task -> query.
+        tasks: those asked, in their order within a video.
+    """
+
+    name: str
+    title: str
+    source: str
+    annotations: str
+    folder: str
+    templates: Mapping[str, str]
+    tasks: tuple[str, ...]
+    generation: GenerationRules
+    lookup: FileLookup = LOOKUP
+    version: int = 1
+    official_file: str = "log.jsonl"
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:  # type: ignore[override]
+        return tuple(metric for task in self.tasks for metric in METRICS if metric.type == task)
+
+    def load(self, data: Path) -> QuestionSet:
+        """Read the set: per video captioning, then grounding of every event, then captioning of every event.
+
+        Args:
+            data: the annotation file, its folder, or one above it.
+
+        Raises:
+            UserError: no such file, broken JSON (line and column), or an annotation that makes no sense (file, video
+                and number of the event).
+        """
+        path = self._find(Path(data)).resolve()
+        value, content = read_annotations(path)
+        questions: list[Question] = []
+        for video in read_videos(path, value):
+            file = locate_video(self.lookup, path.parent, video.id, str(path), "video")
+            for task in self.tasks:
+                questions += self._questions(task, video, file, len(questions))
+        fingerprint = hashlib.sha256(content).hexdigest()[:16]
+        return QuestionSet(self.name, path.parent, fingerprint, tuple(questions))
+
+    def protocol(
+        self,
+        *,
+        prompt_format: str,
+        stop: Sequence[str] = (),
+        preprocessing: Mapping[str, Any] | None = None,
+        blind: bool = False,
+    ) -> Protocol:
+        return Protocol(
+            benchmark=self.name,
+            version=self.version,
+            prompt_format=prompt_format,
+            templates={task: self.templates[task] for task in self.tasks},
+            file_lookup=self.lookup,
+            preprocessing=dict(preprocessing or {}),
+            generation=self.generation.model_copy(update={"stop": tuple(stop)}),
+            blind=blind,
+        )
+
+    @property
+    def measuring(self) -> dict[str, Any]:
+        return {"tokenizer": TOKENIZER, "meteor": None if meteor_problem() else "1.5"}
+
+    def measure(self, items: Sequence[Item]) -> Measured:
+        wanted = any(metric.name in METEOR_METRICS for metric in self.metrics)
+        problem = meteor_problem() if wanted else None
+        with ExitStack() as stack:
+            meteor = stack.enter_context(Meteor()).scores if wanted and problem is None else None
+            official, strict = (
+                {task: _score([item for item in items if item.type == task], task, meteor, strict) for task in self.tasks}
+                for strict in (False, True)
+            )
+        left_out = {metric.name: problem for metric in self.metrics if problem and metric.name in METEOR_METRICS}
+        return Measured(official, strict, left_out)
+
+    def official_records(
+        self, predictions: "Sequence[Prediction]", references: Mapping[int, Mapping[str, Any]]
+    ) -> Iterator[dict[str, Any]]:
+        """The answered questions as the published script logs them."""
+        for prediction in predictions:
+            if prediction.error is not None:
+                continue
+            reference = references[prediction.index]
+            record: dict[str, Any] = {"video_id": prediction.video, "task": prediction.type, "query_id": 0}
+            record["answer"] = prediction.pred
+            if prediction.type != CAPTIONING:
+                record["info"] = {"sentence_id": reference["sentence_id"]}
+            if prediction.type == GROUNDING:
+                found = parse_interval(prediction.pred)
+                record["info"]["iou"] = round(interval_iou(found, _interval(reference)), 2) if found else 0
+            yield record
+
+    def _find(self, data: Path) -> Path:
+        candidates = (data, data / self.annotations, data / self.folder / self.annotations)
+        for candidate in candidates:
+            if candidate.is_file():
+                return candidate
+        raise UserError(
+            f"{data}: no {self.annotations} here or in {self.folder}/; give the folder that holds the {self.title} "
+            "annotations, or the file"
+        )
+
+    def _questions(self, task: str, video: AnnotatedVideo, file: str | None, index: int) -> Iterator[Question]:
+        common: dict[str, Any] = {"video": video.id, "file": file, "type": task}
+        if task == CAPTIONING:
+            lines = (f"From {' to '.join(video.percents(event))}, {event.sentence.strip()}" for event in video.events)
+            reference = {
+                "duration": video.duration,
+                "timestamps": [[event.start, event.end] for event in video.events],
+                "sentences": [event.sentence for event in video.events],
+            }
+            yield Question(
+                index=index,
+                id=f"{video.id}/{task}",
+                question="",
+                answer="\n".join(lines),
+                reference=reference,
+                **common,
+            )
+            return
+        for number, event in enumerate(video.events):
+            start, end = video.percents(event)
+            yield Question(
+                index=index + number,
+                id=f"{video.id}/{task}/{number}",
+                question=grounding_sentence(event.sentence),
+                answer=f"From {start} to {end}." if task == GROUNDING else event.sentence.strip(),
+                fields={"start": start, "end": end},
+                reference={
+                    "sentence_id": number,
+                    "duration": video.duration,
+                    "timestamps": [event.start, event.end],
+                    "sentence": event.sentence,
+                },
+                **common,
+            )
+
+
+def read_videos(path: Path, value: Any) -> list[AnnotatedVideo]:
+    """The videos of an annotation file, checked.
+
+    Args:
+        path: the file, for messages.
+        value: its JSON.
+
+    Raises:
+        UserError: names file, video and number of the event.
+    """
+    if isinstance(value, dict):
+        entries = list(value.items())
+    elif isinstance(value, list):
+        entries = [(entry.get("id") if isinstance(entry, dict) else None, entry) for entry in value]
+    else:
+        raise UserError(f"{path}: expected an object or a list of objects, found {type(value).__name__}")
+    if not entries:
+        raise UserError(f"{path}: holds no video")
+    videos: dict[str, AnnotatedVideo] = {}
+    for place, (name, entry) in enumerate(entries):
+        if not isinstance(name, str) or not name:
+            raise UserError(f"{path}: entry {place} has no 'id' that names its video")
+        if name in videos:
+            raise UserError(f"{path}: video {name!r} stands there twice")
+        videos[name] = _read_video(f"{path}: video {name!r}", name, entry)
+    return list(videos.values())
+
+
+def _read_video(where: str, name: str, entry: Any) -> AnnotatedVideo:
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} is {type(entry).__name__}, expected an object")
+    for key in ("duration", "timestamps", "sentences"):
+        if key not in entry:
+            raise UserError(f"{where} has no {key!r}")
+    duration, times, sentences = entry["duration"], entry["timestamps"], entry["sentences"]
+    if not _is_number(duration) or duration <= 0:
+        raise UserError(f"{where}: duration is {duration!r}, expected seconds above 0")
+    if not isinstance(times, list) or not isinstance(sentences, list) or len(times) != len(sentences):
+        raise UserError(f"{where}: 'timestamps' and 'sentences' must be lists of the same length")
+    if not times:
+        raise UserError(f"{where} has no event")
+    events = []
+    for number, (span, sentence) in enumerate(zip(times, sentences, strict=True)):
+        event = f"{where}: event {number}"
+        if not isinstance(span, list) or len(span) != 2 or not all(map(_is_number, span)):
+            raise UserError(f"{event}: timestamps are {span!r}, expected [start, end] in seconds")
+        if not isinstance(sentence, str) or not sentence.strip():
+            raise UserError(f"{event}: the sentence is {'empty' if isinstance(sentence, str) else repr(sentence)}")
+        start, end = span
+        if end < start:
+            raise UserError(f"{event}: ends at {end} s, before it starts at {start} s")
+        if start < 0 or start > duration or end > duration + SLACK_SECONDS:
+            raise UserError(f"{event}: {start} to {end} s is not within the {duration} s of the video")
+        events.append(AnnotatedEvent(start, end, sentence))
+    return AnnotatedVideo(name, duration, tuple(events))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _interval(reference: Mapping[str, Any]) -> tuple[float, float]:
+    """Where an event is, as fractions of the duration."""
+    start, end = (time / reference["duration"] for time in reference["timestamps"])
+    return start, end
+
+
+def _score(items: Sequence[Item], task: str, meteor: CaptionMetric | None, strict: bool) -> TaskScores[int]:
+    answers = {item.index: item.pred for item in items if item.pred is not None}
+    references = {item.index: item.reference for item in items}
+    if task == GROUNDING:
+        intervals = {index: _interval(reference) for index, reference in references.items()}
+        return score_grounding(answers, intervals, strict=strict)
+    if task == SEG_CAPTIONING:
+        sentences = {index: reference["sentence"] for index, reference in references.items()}
+        return score_segment_captions(answers, sentences, meteor=meteor, tokenizer=TOKENIZER, strict=strict)
+    truths = {index: _truth(reference) for index, reference in references.items()}
+    return score_dense_captions(answers, truths, meteor=meteor, tokenizer=TOKENIZER, strict=strict)
+
+
+def _truth(reference: Mapping[str, Any]) -> Truth:
+    spans = zip(reference["timestamps"], reference["sentences"], strict=True)
+    return Truth(reference["duration"], tuple(Event(start, end, sentence) for (start, end), sentence in spans))
