@@ -4,19 +4,22 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "generation"))
 
+from event_sets import write_events
 from qa_sets import records, write_set, write_video
 from tiny_language_models import CONFIGS, byte_tokenizer, sharpen
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks import get_benchmark
-from vidtune.evaluation.checkpoint import open_checkpoint, protocol_for
-from vidtune.evaluation.predict import predict_benchmark
+from vidtune.evaluation.checkpoint import engine_for, open_checkpoint, protocol_for
+from vidtune.evaluation.predict import predict, predict_benchmark
 from vidtune.evaluation.run_folder import RunFolder
+from vidtune.evaluation.score import score_run
 from vidtune.models.build import build_processor
 from vidtune.models.video_lm import VideoLM
 from vidtune.systems import get_system
@@ -110,6 +113,99 @@ def test_system_overrides_come_before_those_of_the_caller(checkpoint):
 def test_rules_that_the_checkpoint_cannot_follow_are_refused(checkpoint, overrides, message):
     with pytest.raises(UserError, match=message):
         protocol_for(open_checkpoint(checkpoint), get_benchmark("world_qa"), overrides=overrides)
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory):
+    """Two videos of three events each."""
+    spans, sentences = [[0, 0.4], [0.3, 0.7], [0.5, 1]], ["It starts.", "It moves.", "It stops."]
+    annotated = {"duration": 1.0, "timestamps": spans, "sentences": sentences}
+    folder = write_events(tmp_path_factory.mktemp("events"), {"red": annotated, "blue": annotated})
+    write_video(folder / "videos" / "red.mp4", (200, 20, 20))
+    write_video(folder / "videos" / "blue.mp4", (20, 20, 200))
+    return folder
+
+
+def test_all_tasks_of_a_video_share_its_decoding_encoding_and_prefill(checkpoint, events, tmp_path):
+    loaded, benchmark = open_checkpoint(checkpoint), get_benchmark("world_events")
+    rules = {"generation": {"max_new_tokens": 4}}
+    answers = {}
+    for shared in (True, False):
+        protocol = protocol_for(loaded, benchmark, overrides=rules)
+        options = {"workers": 0, "share_prefix": shared, "max_batch_questions": 3}
+        with engine_for(loaded, protocol, **options) as engine:
+            run = tmp_path / str(shared)
+            predict(engine, benchmark.load(events), protocol, run, checkpoint=loaded.identity, progress=False)
+            counted = engine.stats
+        assert counted.questions == 2 * (1 + 3 + 3)
+        expected = 2 if shared else 14
+        assert (counted.media_loaded, counted.encodings, counted.prefills) == (expected, expected, expected)
+        answers[shared] = [prediction.pred for prediction in RunFolder(run).predictions()]
+    assert answers[True] == answers[False]
+    assert len(set(answers[True])) > 2
+
+
+def test_a_run_without_a_stream_does_not_see_it_and_is_named_after_it(checkpoint, events, tmp_path):
+    loaded = open_checkpoint(checkpoint)
+    seeing = predict_benchmark(loaded, "world_events", events, tmp_path, **QUICK).run_dir
+    without = predict_benchmark(loaded, "world_events", events, tmp_path, without=["video"], **QUICK).run_dir
+    assert without == tmp_path / "world_events-without-video"
+    one, other = (RunFolder(run).info for run in (seeing, without))
+    assert other.protocol.without == ("video",) and other.protocol_hash != one.protocol_hash
+    answers = {run: {line["id"]: line["pred"] for line in records(run / "predictions.jsonl")} for run in (seeing, without)}
+    same = [name for name in answers[seeing] if name.startswith("red")]
+    assert all(answers[without][name] == answers[without][name.replace("red", "blue")] for name in same)
+    assert any(answers[seeing][name] != answers[seeing][name.replace("red", "blue")] for name in same)
+    assert score_run(without).without == ("video",)
+
+
+def accompanied(loaded):
+    """The checkpoint as if its system read every video through two streams."""
+    return replace(loaded, system=replace(loaded.system, companions={"video": ("image",)}))
+
+
+def test_all_streams_of_a_file_are_in_the_protocol_and_blind_together(checkpoint):
+    loaded, benchmark = accompanied(open_checkpoint(checkpoint)), get_benchmark("world_events")
+    protocol = protocol_for(loaded, benchmark, blind=True, overrides={"companions": {"image": {"pad_to_square": True}}})
+    assert protocol.companions["image"]["pad_to_square"] and "blind" not in protocol.companions["image"]
+    with engine_for(loaded, protocol, workers=0) as engine:
+        streams = engine.processor.preprocessing
+    assert streams["video"].blind and streams["image"].blind and streams["image"].pad_to_square
+    plain = protocol_for(loaded, benchmark, without=["image", "video", "image"])
+    assert plain.without == tuple(name for name in loaded.checkpoint.processor.streams if name in ("image", "video"))
+    assert plain.run_name == f"world_events-without-{'-'.join(plain.without)}"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"without": ["adio"]}, "this checkpoint has no stream 'adio'; did you mean 'video'|known: image, video"),
+        ({"without": ["image"]}, "the stream 'image' cannot be switched off: its videos are read by video"),
+        ({"features": {"image": "."}}, "the stream 'image' cannot be read from stored features"),
+        ({"features": {"video": "nowhere"}}, "features of video: .*nowhere is no folder"),
+        ({"features": {"video": "."}, "blind": True}, "cannot be made black or silent.*--without video"),
+    ],
+)
+def test_streams_that_cannot_be_switched_off_or_replaced_are_refused(checkpoint, events, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        predict_benchmark(open_checkpoint(checkpoint), "world_events", events, tmp_path, **options, **QUICK)
+    assert not list(tmp_path.iterdir())
+
+
+def test_stored_features_are_answered_from_and_a_wrong_one_is_named(checkpoint, events, tmp_path):
+    loaded = open_checkpoint(checkpoint)
+    settings = loaded.checkpoint.processor.streams["video"]
+    folder = tmp_path / "visual"
+    folder.mkdir()
+    shape = (settings.num_tokens, settings.feature_size)
+    np.save(folder / "red.npy", np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    np.save(folder / "blue.npy", np.zeros((3, 5), np.float32))
+    out = {"features": {"video": folder}, **QUICK}
+    summary = predict_benchmark(loaded, "world_events", events, tmp_path / "out", **out)
+    assert (summary.answered, summary.errors, summary.missing) == (7, 7, 0)
+    assert RunFolder(summary.run_dir).info.protocol.features == ("video",)
+    failed = [prediction.error for prediction in RunFolder(summary.run_dir).predictions() if prediction.error]
+    assert all("blue.npy" in error and "width 5" in error for error in failed)
 
 
 @pytest.mark.parametrize("dtype", ["float99", "nn"])

@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from event_sets import event_run, many_events, write_events
 from qa_sets import counted_set, records, stub_run
 
 from vidtune.evaluation.run_folder import RunFolder
+from vidtune.evaluation.score import score_run
 
 SCRIPT = Path(__file__).with_name("killed_run.py")
 QUESTIONS = 150
@@ -19,6 +21,15 @@ QUESTIONS = 150
 def lines_written(run: Path) -> int:
     file = run / "predictions.jsonl"
     return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def kill_when_written(kind: str, data: Path, run: Path, lines: int) -> None:
+    """Predict in a process of its own, and end it by ``kill -9`` once so many answers are written."""
+    process = subprocess.Popen([sys.executable, str(SCRIPT), kind, str(data), str(run)])
+    while lines_written(run) < lines and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +45,26 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_predictions(undistu
     run = tmp_path / "run"
     moments = sorted(random.Random(1).sample(range(QUESTIONS - 10), 10))
     for moment in moments:
-        process = subprocess.Popen([sys.executable, str(SCRIPT), str(data), str(run)])
-        while lines_written(run) < moment and process.poll() is None:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        kill_when_written("qa", data, run, moment)
         assert moment <= lines_written(run) < QUESTIONS
     summary = stub_run(data, run)
     assert summary.complete and 0 < summary.asked_now < QUESTIONS
     for file in ("predictions.jsonl", "merge.jsonl"):
         assert (run / file).read_bytes() == (reference / file).read_bytes()
+
+
+def test_killed_among_the_tasks_of_a_video_and_resumed_gives_the_same_scores(tmp_path):
+    data = write_events(tmp_path / "set", many_events(videos=12, events=5))
+    questions = 12 * (1 + 5 + 5)
+    event_run(data, tmp_path / "reference")
+    for moment in (3, 40, 77):
+        kill_when_written("events", data, tmp_path / "run", moment)
+        assert moment <= lines_written(tmp_path / "run") < questions
+    assert event_run(data, tmp_path / "run").complete
+    for folder in ("reference", "run"):
+        score_run(tmp_path / folder)
+    for file in ("predictions.jsonl", "log.jsonl", "references.jsonl", "measurements.jsonl", "scores/metrics.json"):
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "reference" / file).read_bytes()
 
 
 @pytest.mark.parametrize("cut", [1, 10, 60, 500, 4321])
