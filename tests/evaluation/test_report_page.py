@@ -6,6 +6,7 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
+from event_sets import event_protocol, event_run, write_events
 from qa_sets import StubEngine, stub_protocol, stub_run, write_set, write_video
 
 from vidtune.errors import UserError
@@ -107,6 +108,71 @@ def test_a_run_without_score_is_refused(page, tmp_path):
         build_report([run], tmp_path / "report.html")
     with pytest.raises(UserError, match="at least one run"):
         build_report([], tmp_path / "report.html")
+
+
+@pytest.fixture(scope="module")
+def events_page(tmp_path_factory):
+    """Runs of an event benchmark: whole, without a stream (finds nothing), blind; and a judged run beside them."""
+    folder = tmp_path_factory.mktemp("events")
+    annotated = {"duration": 1.0, "timestamps": [[0, 0.5], [0.4, 1]], "sentences": ["A bell rings.", EVIL]}
+    data = write_events(folder / "set", {"clip0": annotated, "clip1": annotated, "gone": annotated}, missing=["gone"])
+    for name in ("clip0", "clip1"):
+        write_video(data / "videos" / f"{name}.mp4", (20, 60, 160))
+    nothing = {f"clip{video}/grounding/{number}": "nowhere" for video in (0, 1) for number in (0, 1)}
+    out = folder / "out"
+    runs = [
+        event_run(data, out / "world_events").run_dir,
+        event_run(
+            data, out / "world_events-without-audio", replies=nothing, protocol=event_protocol(without=("audio",))
+        ).run_dir,
+        event_run(data, out / "world_events-blind", replies=nothing, protocol=event_protocol(blind=True)).run_dir,
+        stub_run(write_set(folder / "qa", ENTRIES), out / "world_qa").run_dir,
+    ]
+    for run in runs:
+        score_run(run)
+    return build_report(runs, folder / "report.html")
+
+
+def cells(text: str, title: str) -> list[list[str]]:
+    """The texts of the first table after a heading, row by row."""
+    table = re.search(r"<tbody>(.*?)</tbody>", text[text.index(title) :], re.DOTALL)[1]
+    rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+    plain = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+    return [[" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in row] for row in plain]
+
+
+def test_metrics_stand_side_by_side_with_one_column_per_run(events_page):
+    text = events_page.read_text()
+    rows = {row[1]: row[2:] for row in cells(text, "World-Events: scores")}
+    assert [value.split()[0] for value in rows["mIoU"]] == ["99.0", "0.0", "0.0"]
+    assert "strict 66.0" in rows["mIoU"][0]
+    assert rows["SODA_c"][0].startswith(("100", "left out"))
+    answered = [row[2] for row in cells(text, "World-Events: scores") if row[1] == "answered"]
+    assert answered == ["2 of 3, 3 videos; 1 without video", *["4 of 6, 3 videos; 2 without video"] * 2]
+
+
+def test_the_whole_run_is_compared_with_its_ablations(events_page):
+    text = events_page.read_text()
+    rows = {(row[0], row[1]): row[2:] for row in cells(text, "Paired differences, in points")}
+    assert [value.split()[0] for value in rows["grounding", "mIoU"]] == ["+99.0", "+99.0"]
+    assert "[+" in rows["grounding", "mIoU"][0]
+    heading = text[text.index("Paired differences, in points") :]
+    assert re.search(r"world_events − world_events-without-audio.*?protocols differ in without", heading, re.DOTALL)
+
+
+def test_samples_show_the_measurements_of_each_answer(events_page):
+    text = events_page.read_text()
+    assert '<span class="badge">IoU 98.0</span>' in text and '<span class="badge">IoU 0.0</span>' in text
+    assert "Can you describe what occurred from 00 to 50 in the video?" in text
+    events = text[text.index("World-Events: samples") : text.index("World-QA: scores")]
+    assert 'name="verdict"' not in events and 'name="type"' in events
+    assert EVIL not in text and "&lt;script&gt;alert" in text
+
+
+def test_judged_and_measured_runs_share_a_page(events_page):
+    text = events_page.read_text()
+    assert "World-QA: scores" in text and "rules-v1" in text
+    assert build_report(sorted((events_page.parent / "out").iterdir()), events_page.parent / "again.html").exists()
 
 
 def rendered(page, tmp_path, state: str) -> str:
