@@ -1,18 +1,12 @@
 """A real checkpoint, real videos, the real engine: protocol, blind runs, broken files, resuming."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-
-sys.path.append(str(Path(__file__).parents[1] / "generation"))
-
 from event_sets import write_events
 from qa_sets import records, write_set, write_video
-from tiny_language_models import CONFIGS, byte_tokenizer, sharpen
+from tiny_checkpoint import write_checkpoint
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks import get_benchmark
@@ -20,38 +14,14 @@ from vidtune.evaluation.checkpoint import engine_for, open_checkpoint, protocol_
 from vidtune.evaluation.predict import predict, predict_benchmark
 from vidtune.evaluation.run_folder import RunFolder
 from vidtune.evaluation.score import score_run
-from vidtune.models.build import build_processor
-from vidtune.models.video_lm import VideoLM
-from vidtune.systems import get_system
 
-TOWER = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
 QUICK = {"workers": 0, "progress": False, "overrides": {"generation": {"max_new_tokens": 4}}}
 ENTRIES = [("red", "what?", "x"), ("blue", "what?", "x"), ("red", "who?", "y"), ("broken", "what?", "z")]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(0)
-    config = get_system("video_llava").build_config(
-        CONFIGS["llama"], {"image": TOWER, "video": {**TOWER, "num_frames": 2}}, {}
-    )
-    model = VideoLM(config)
-    sharpen(model)
-    embeddings = model.towers["video"].embeddings
-    for where in (embeddings.class_embedding, embeddings.position_embedding.weight):
-        where.data.zero_()  # what is seen decides the answer, not where it is seen
-    model.save_pretrained(folder)
-    build_processor(config, byte_tokenizer()).save_pretrained(folder)
-    (folder / "recipe.yaml").write_text("system: video_llava\n")
-    return folder
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""``vidtune judge``: judge stored predictions again, with another judge or after a failure."""
+"""``vidtune judge``: judge or measure stored predictions again, or those that another program has written."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,12 @@ from vidtune.cli.judging import (
 
 
 def judge(
-    run: Annotated[list[Path], typer.Argument(help="Folder of one evaluation, OUT/BENCHMARK; may be repeated.")],
+    run: Annotated[
+        list[Path],
+        typer.Argument(help="Folder of one evaluation, OUT/BENCHMARK, or a log file of published scripts; repeatable."),
+    ],
+    benchmark: Annotated[str | None, typer.Option(help="Of a log file; its run goes to a folder beside it.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the test set, for a log file.")] = None,
     name: JudgeName = "rules",
     judge_url: JudgeUrl = None,
     judge_key: JudgeKey = None,
@@ -29,8 +34,9 @@ def judge(
     judge_max_calls: JudgeMaxCalls = None,
     judge_concurrency: JudgeConcurrency = 8,
 ) -> None:
-    """Judge the stored predictions of RUN and print the scores; judgements that are there are not asked for again."""
-    for folder in run:
+    """Judge or measure the stored predictions of RUN and print the scores; no judgement is asked for twice."""
+    for path in run:
+        folder = _imported(path, benchmark, data) if path.is_file() else path
         chosen = build_judge(
             name,
             folder.parent / CACHE,
@@ -42,3 +48,15 @@ def judge(
             judge_concurrency,
         )
         judge_and_score(folder, chosen)
+
+
+def _imported(log: Path, benchmark: str | None, data: Path | None) -> Path:
+    """A log file as a run, in a folder of its name."""
+    from vidtune.errors import UserError
+    from vidtune.evaluation.official_log import import_log
+
+    if benchmark is None or data is None:
+        raise UserError(f"{log}: a file of answers needs --benchmark and --data, the folder of its test set")
+    run = import_log(log, benchmark, data, log.with_name(f"{log.stem}-{benchmark}"))
+    typer.echo(f"{run.path}: {len(run.predictions())} of {run.planned} questions answered in {log.name}")
+    return run.path

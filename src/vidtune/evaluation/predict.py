@@ -222,18 +222,31 @@ def _ask(engine: Engine, questions: Sequence[Question], protocol: Protocol, fold
     answers = engine.answer(requests) if requests else iter(())
     for answer in answers:
         question = by_request[answer.id]
-        yield Prediction(
-            id=question.id,
-            question=_text(question, protocol, media="").strip() if protocol.templates else question.question,
-            answer=question.answer,
-            pred="" if answer.error is not None else protocol.clean(answer.text),
-            index=question.index,
-            video=question.video,
-            file=question.file,
-            type=question.type,
+        yield prediction_of(
+            question,
+            protocol,
+            "" if answer.error is not None else protocol.clean(answer.text),
             finish_reason=answer.finish_reason,
             error=answer.error,
         )
+
+
+def prediction_of(
+    question: Question, protocol: Protocol, pred: str, finish_reason: str | None = None, error: str | None = None
+) -> Prediction:
+    """The record of an answer to a question."""
+    return Prediction(
+        id=question.id,
+        question=_text(question, protocol, media="").strip() if protocol.templates else question.question,
+        answer=question.answer,
+        pred=pred,
+        index=question.index,
+        video=question.video,
+        file=question.file,
+        type=question.type,
+        finish_reason=finish_reason,
+        error=error,
+    )
 
 
 def _media(question: Question, stream: str, folder: Path) -> MediaRef:

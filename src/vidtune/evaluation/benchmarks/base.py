@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.files import feature_files
 from vidtune.evaluation.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -101,8 +102,6 @@ class Benchmark(ABC):
         Raises:
             UserError: no such folder.
         """
-        from vidtune.evaluation.benchmarks.files import feature_files
-
         found = {name: feature_files(name, folder) for name, folder in folders.items()}
         return replace(
             questions,
@@ -121,6 +120,14 @@ class Benchmark(ABC):
         for prediction in predictions:
             if prediction.error is None:
                 yield {name: getattr(prediction, name) for name in OFFICIAL_FIELDS}
+
+    def from_official(self, record: Mapping[str, Any]) -> tuple[str, str]:
+        """Question id and answer of a record that `official_records` or a published script wrote.
+
+        Raises:
+            KeyError: a field that is not there.
+        """
+        return str(record["id"]), str(record["pred"])
 
     @abstractmethod
     def protocol(

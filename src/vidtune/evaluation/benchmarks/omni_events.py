@@ -184,6 +184,12 @@ class OmniEvents(MeasuredBenchmark):
                 record["info"]["iou"] = round(interval_iou(found, _interval(reference)), 2) if found else 0
             yield record
 
+    def from_official(self, record: Mapping[str, Any]) -> tuple[str, str]:
+        name = f"{record['video_id']}/{record['task']}"
+        if record["task"] != CAPTIONING:
+            name += f"/{record['info']['sentence_id']}"
+        return name, str(record["answer"])
+
     def _find(self, data: Path) -> Path:
         candidates = (data, data / self.annotations, data / self.folder / self.annotations)
         for candidate in candidates:

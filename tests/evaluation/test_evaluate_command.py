@@ -1,0 +1,88 @@
+"""``vidtune evaluate`` on a benchmark that metrics score: streams off, stored features, ablations of a recipe."""
+
+import json
+
+import numpy as np
+import pytest
+from event_sets import write_events
+from qa_sets import records, write_video
+from tiny_checkpoint import write_checkpoint
+
+from vidtune.cli.main import run
+
+SHORT = ["--protocol", "generation.max_new_tokens=3", "--workers", "0", "--device", "cpu"]
+RECIPE = """\
+system: video_llava
+language_model: {{model_type: llama}}
+benchmarks:
+  - {{name: world_events, data: "{data}", without: [[video]]}}
+generation: {{max_new_tokens: 3}}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    annotated = {"duration": 1.0, "timestamps": [[0, 0.5]], "sentences": ["A thing moves."]}
+    folder = write_events(tmp_path_factory.mktemp("events"), {"red": annotated, "gone": annotated}, missing=["gone"])
+    write_video(folder / "videos" / "red.mp4", (200, 20, 20))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, data):
+    folder = write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+    (folder / "recipe.yaml").write_text(RECIPE.format(data=data))
+    return folder
+
+
+def test_a_recipe_s_ablations_are_runs_beside_the_whole_one(checkpoint, tmp_path, capsys):
+    assert run(["evaluate", str(checkpoint), "--out", str(tmp_path), "--workers", "0", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["world_events", "world_events-without-video"]
+    assert "world_events: metrics in %" in shown and "world_events, without video: metrics in %" in shown
+    assert "grounding: 1 of 2 answered, 2 videos; 1 without video" in shown and "mIoU" in shown
+    page = tmp_path / "report.html"
+    assert run(["report", *map(str, sorted(tmp_path.iterdir())), "--out", str(page)]) == 0
+    assert "world_events − world_events-without-video" in page.read_text()
+
+
+def test_one_run_is_asked_for_by_what_it_goes_without(checkpoint, data, tmp_path, capsys):
+    name = ["--benchmark", "world_events", "--data", str(data)]
+    assert run(["evaluate", str(checkpoint), *name, "--out", str(tmp_path), "--without", "video", *SHORT]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["world_events-without-video"]
+    message = refusal(capsys, checkpoint, [*name, "--without", "adio", *SHORT], tmp_path)
+    assert "no stream 'adio'" in message
+
+
+def refusal(capsys, checkpoint, arguments, out):
+    capsys.readouterr()
+    assert run(["evaluate", str(checkpoint), "--out", str(out / "refused"), *arguments]) == 2
+    assert not (out / "refused").exists()
+    return capsys.readouterr().err
+
+
+def test_stored_features_are_read_from_the_folders_given(checkpoint, data, tmp_path, capsys):
+    folder = tmp_path / "visual"
+    folder.mkdir()
+    width = json.loads((checkpoint / "processor_config.json").read_text())["streams"]["video"]["feature_size"]
+    tokens = json.loads((checkpoint / "processor_config.json").read_text())["streams"]["video"]["num_tokens"]
+    np.save(folder / "gone.npy", np.zeros((tokens, width), np.float16))
+    name = ["--benchmark", "world_events", "--data", str(data), *SHORT]
+    out = tmp_path / "out"
+    assert run(["evaluate", str(checkpoint), *name, "--out", str(out), "--features", f"video={folder}"]) == 0
+    asked = records(out / "world_events" / "predictions.jsonl")
+    assert {line["video"] for line in asked} == {"gone"} and not any("error" in line for line in asked)
+    assert {line["video"] for line in records(out / "world_events" / "missing.jsonl")} == {"red"}
+    for wrong, message in [
+        (["--features", "video"], "expected STREAM=DIR"),
+        (["--features", f"video={folder}", "--features", "video=x"], "video has a folder already"),
+        (["--features", f"video={tmp_path / 'none'}"], "none is no folder"),
+        (["--features", f"video={folder}", "--blind"], "switch the streams off: --without video"),
+    ]:
+        assert message in refusal(capsys, checkpoint, [*name, *wrong], tmp_path)
+
+
+def test_nothing_is_scored_when_no_judge_is_wanted(checkpoint, data, tmp_path):
+    name = ["--benchmark", "world_events", "--data", str(data), *SHORT]
+    assert run(["evaluate", str(checkpoint), *name, "--out", str(tmp_path), "--judge", "none"]) == 0
+    assert not (tmp_path / "world_events" / "scores").exists()
