@@ -122,7 +122,9 @@ def test_a_run_without_a_stream_does_not_see_it_and_is_named_after_it(checkpoint
     assert without == tmp_path / "world_events-without-video"
     one, other = (RunFolder(run).info for run in (seeing, without))
     assert other.protocol.without == ("video",) and other.protocol_hash != one.protocol_hash
-    answers = {run: {line["id"]: line["pred"] for line in records(run / "predictions.jsonl")} for run in (seeing, without)}
+    answers = {
+        run: {line["id"]: line["pred"] for line in records(run / "predictions.jsonl")} for run in (seeing, without)
+    }
     same = [name for name in answers[seeing] if name.startswith("red")]
     assert all(answers[without][name] == answers[without][name.replace("red", "blue")] for name in same)
     assert any(answers[seeing][name] != answers[seeing][name.replace("red", "blue")] for name in same)

@@ -1,5 +1,6 @@
 """``vidtune evaluate``: ask a checkpoint the questions of a benchmark, then judge and score the answers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,11 +121,11 @@ def evaluate(
                 judge_and_score(summary.run_dir, judge)
 
 
-def _folders(assignments: list[str] | tuple[str, ...]) -> dict[str, str]:
+def _folders(assignments: Sequence[str]) -> dict[str, str]:
     """Stream -> folder of ``STREAM=DIR`` options."""
     from vidtune.errors import UserError
 
-    folders = {}
+    folders: dict[str, str] = {}
     for assignment in assignments:
         stream, equals, folder = assignment.partition("=")
         if not (stream and equals and folder):

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.measured import Metric, MeasuredBenchmark
+from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark, Metric
 from vidtune.evaluation.judges import DEFAULT_JUDGE
 from vidtune.evaluation.measuring import METRICS, Measurement, measured_benchmark, measurements_of, percent, rows_of
 from vidtune.evaluation.run_folder import RunFolder

@@ -41,7 +41,9 @@ def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolde
             name, answer = test_set.from_official(record)
         except (KeyError, TypeError) as error:
             what = f"has no {error}" if isinstance(error, KeyError) else "is not of that form"
-            raise UserError(f"{log}: line {number}: {what}; expected answers as the scripts of {benchmark} log them") from None
+            raise UserError(
+                f"{log}: line {number}: {what}; expected answers as the scripts of {benchmark} log them"
+            ) from None
         if name not in by_id:
             raise UserError(f"{log}: line {number}: {name!r} is no question of {questions.folder}")
         answers.update({question.index: answer for question in by_id[name]})

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OFFICIAL_FIELDS = ("id", "question", "answer", "pred")
 
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """One question, already paired with its reference answer.

@@ -1,8 +1,8 @@
 """LongVALE: events of long videos, seen, heard and spoken of: find them, list them, describe them.
 
 Geng et al., LongVALE: Vision-Audio-Language-Event Benchmark, CVPR 2025, arXiv:2411.19772;
-github.com/ttgeng233/LongVALE, `longvalellm/eval/eval.py`. The words of the queries are part of the published scores: the
-spelling "fromat" and the blank that only two of them have after the line end are the original's.
+github.com/ttgeng233/LongVALE, `longvalellm/eval/eval.py`. The words of the queries are part of the published scores:
+the spelling "fromat" and the blank that only two of them have after the line end are the original's.
 """
 
 from vidtune.evaluation.benchmarks.omni_events import CAPTIONING, GROUNDING, SEG_CAPTIONING, OmniEvents

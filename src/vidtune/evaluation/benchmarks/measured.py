@@ -68,13 +68,12 @@ class Measured:
 
 
 class MeasuredBenchmark(Benchmark):
-    """A test set whose answers are measured.
+    """A test set whose answers are measured."""
 
-    Args:
-        metrics: in the order in which they are shown.
-    """
-
-    metrics: tuple[Metric, ...]
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """In the order in which they are shown."""
 
     @property
     @abstractmethod

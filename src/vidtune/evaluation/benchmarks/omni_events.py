@@ -1,8 +1,8 @@
 """Benchmarks about the events of videos: captioning of a whole video, grounding and captioning of each event.
 
-A set is an annotation file, ``{video: {duration, timestamps: [[start, end], ...], sentences: [...]}}`` or a list of such
-objects with ``id``, and ``videos/<id>.<extension>`` beside it, or stored features. Times are in seconds; in questions and
-answers they are percent of the duration in two digits, 00 to 99.
+A set is an annotation file, ``{video: {duration, timestamps: [[start, end], ...], sentences: [...]}}`` or a list of
+such objects with ``id``, and ``videos/<id>.<extension>`` beside it, or stored features. Times are in seconds; in
+questions and answers they are percent of the duration in two digits, 00 to 99.
 
 Metrics and their parsing: `evaluation.metrics`. Answers are joined by video and sentence, never by position.
 """
@@ -25,6 +25,7 @@ from vidtune.evaluation.metrics.grounding import interval_iou, parse_interval, s
 from vidtune.evaluation.metrics.meteor import Meteor, meteor_of_sums, meteor_problem
 from vidtune.evaluation.metrics.scores import CaptionMetric, TaskScores
 from vidtune.evaluation.metrics.segment_captions import score_segment_captions
+from vidtune.evaluation.metrics.tokenizer import TokenizerName
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ CAPTIONING, GROUNDING, SEG_CAPTIONING = "captioning", "grounding", "seg_captioni
 LOOKUP = FileLookup(folder="videos", extensions=(".mp4", ".avi", ".mov", ".mkv", ".webm"))
 # How far an event may reach past the end: annotated times and the durations of files differ by fractions of a second.
 SLACK_SECONDS = 0.5
-TOKENIZER = "ptb"
+TOKENIZER: TokenizerName = "ptb"
 METEOR_METRICS = ("SODA_c", "METEOR")
 CIDER_HIGHEST = 10.0
 METRICS = (
@@ -109,7 +110,7 @@ class OmniEvents(MeasuredBenchmark):
     official_file: str = "log.jsonl"
 
     @property
-    def metrics(self) -> tuple[Metric, ...]:  # type: ignore[override]
+    def metrics(self) -> tuple[Metric, ...]:
         return tuple(metric for task in self.tasks for metric in METRICS if metric.type == task)
 
     def load(self, data: Path) -> QuestionSet:
@@ -161,7 +162,10 @@ class OmniEvents(MeasuredBenchmark):
         with ExitStack() as stack:
             meteor = stack.enter_context(Meteor()).scores if wanted and problem is None else None
             official, strict = (
-                {task: _score([item for item in items if item.type == task], task, meteor, strict) for task in self.tasks}
+                {
+                    task: _score([item for item in items if item.type == task], task, meteor, strict)
+                    for task in self.tasks
+                }
                 for strict in (False, True)
             )
         left_out = {metric.name: problem for metric in self.metrics if problem and metric.name in METEOR_METRICS}
