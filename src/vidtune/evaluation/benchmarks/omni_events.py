@@ -161,13 +161,12 @@ class OmniEvents(MeasuredBenchmark):
         problem = meteor_problem() if wanted else None
         with ExitStack() as stack:
             meteor = stack.enter_context(Meteor()).scores if wanted and problem is None else None
-            official, strict = (
-                {
-                    task: _score([item for item in items if item.type == task], task, meteor, strict)
-                    for task in self.tasks
-                }
-                for strict in (False, True)
-            )
+            by_task = {task: [item for item in items if item.type == task] for task in self.tasks}
+            official = {task: _score(mine, task, meteor, strict=False) for task, mine in by_task.items()}
+            strict = {
+                task: _score(mine, task, meteor, strict=True) if official[task].missing else official[task]
+                for task, mine in by_task.items()
+            }
         left_out = {metric.name: problem for metric in self.metrics if problem and metric.name in METEOR_METRICS}
         return Measured(official, strict, left_out)
 
