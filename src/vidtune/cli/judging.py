@@ -75,7 +75,9 @@ def judge_and_score(run_dir: Path, judge: "Judge") -> None:
     from vidtune.evaluation.run_folder import RunFolder
     from vidtune.evaluation.score import score_run
 
-    if measured_benchmark(RunFolder(run_dir).info.benchmark):
+    run = RunFolder(run_dir)
+    if measured_benchmark(run.info.benchmark):
+        typer.echo(f"measuring {len(run.predictions())} answers", err=True)
         print_score(score_run(run_dir))
         return
     estimate = estimate_run(run_dir, judge)
