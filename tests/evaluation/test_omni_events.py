@@ -9,7 +9,7 @@ from qa_sets import records
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks import get_benchmark
-from vidtune.evaluation.benchmarks.omni_events import grounding_sentence, two_digits
+from vidtune.evaluation.benchmarks.omni_events import AnnotatedEvent, AnnotatedVideo, grounding_sentence
 from vidtune.evaluation.run_folder import RunFolder
 
 WORLD = get_benchmark("world_events")
@@ -69,7 +69,7 @@ def test_the_folder_above_and_the_file_itself_are_found(tmp_path):
     [(0.5, 100, "00"), (1.5, 100, "02"), (2.5, 100, "02"), (100, 100, "99"), (10.4, 10, "99"), (0.3, 37.3, "01")],
 )
 def test_moments_are_two_digits_and_halves_go_to_even(time, duration, percent):
-    assert two_digits(time, duration) == percent
+    assert AnnotatedVideo("v", duration, ()).percents(AnnotatedEvent(0, time, "x")) == ("00", percent)
 
 
 def test_a_sentence_is_lowered_and_loses_one_full_stop():

@@ -27,6 +27,7 @@ from vidtune.evaluation.metrics.scores import CaptionMetric, TaskScores
 from vidtune.evaluation.metrics.segment_captions import score_segment_captions
 from vidtune.evaluation.metrics.tokenizer import TokenizerName
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
+from vidtune.processing.times import time_rule
 
 if TYPE_CHECKING:
     from vidtune.evaluation.run_folder import Prediction
@@ -72,13 +73,8 @@ class AnnotatedVideo:
 
     def percents(self, event: AnnotatedEvent) -> tuple[str, str]:
         """Start and end of an event as they are written in a query."""
-        start, end = (two_digits(time, self.duration) for time in (event.start, event.end))
-        return start, end
-
-
-def two_digits(time: float, duration: float) -> str:
-    """A moment as percent of the duration, 00 to 99; halves are rounded to even, as the original does."""
-    return f"{max(0, min(round(time / duration * 100), 99)):02d}"
+        write = time_rule("percent").write
+        return write(event.start, self.duration), write(event.end, self.duration)
 
 
 def grounding_sentence(sentence: str) -> str:
