@@ -124,6 +124,16 @@ def test_stored_features_stand_in_for_videos_and_a_video_without_visual_ones_is_
     assert RunFolder(tmp_path / "run").info.data.features == {"video": visual, "audio": audio}
 
 
+def test_features_of_another_stream_do_not_stand_in_for_a_video_that_is_not_there(tmp_path):
+    data = write_events(tmp_path / "set", missing=["v2"])
+    engine = Perfect(WORLD.load(data).questions)
+    features = {"audio": feature_folder(tmp_path / "audio", ["v1", "v2"])}
+    summary = event_run(data, tmp_path / "run", engine, features=features)
+    assert (summary.answered, summary.missing) == (10, 5)
+    assert {len(request.media[0].features) for request in engine.asked if "v3" not in request.media[0].path} == {1}
+    assert {line["reason"] for line in records(tmp_path / "run" / "missing.jsonl")} == {"no stored features"}
+
+
 def test_features_of_another_folder_are_another_run(tmp_path):
     data = write_events(tmp_path / "set")
     first, second = (feature_folder(tmp_path / name, EVENTS) for name in ("first", "second"))

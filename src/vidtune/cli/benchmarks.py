@@ -8,4 +8,4 @@ def benchmarks() -> None:
     from vidtune.evaluation.benchmarks import list_benchmarks
 
     for benchmark in list_benchmarks():
-        typer.echo(f"{benchmark.name:16} {benchmark.title:16} {benchmark.source}")
+        typer.echo(f"{benchmark.name:24} {benchmark.title:18} {benchmark.source}")

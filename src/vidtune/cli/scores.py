@@ -23,7 +23,7 @@ def print_score(score: "AnyScore") -> None:
 def _print_judged(score: "RunScore") -> None:
     """Accuracy and average score, overall and by question type."""
     blind = ", blind (black frames)" if score.blind else ""
-    without = f", without {' and '.join(score.without)}" if score.without else ""
+    without = f", without {', '.join(score.without)}" if score.without else ""
     typer.echo(f"{score.benchmark}{blind}{without}: judge {score.judge}, protocol {score.protocol_hash}")
     overall = score.overall
     typer.echo(f"  accuracy       {estimate_text(overall.accuracy)}  {overall.yes} of {overall.yes + overall.no} right")
@@ -40,7 +40,7 @@ def _print_judged(score: "RunScore") -> None:
 def _print_metrics(score: "MetricScore") -> None:
     """Every metric by task, in percent, with the strict value where it is another one."""
     blind = ", blind (black frames, silence)" if score.blind else ""
-    without = f", without {' and '.join(score.without)}" if score.without else ""
+    without = f", without {', '.join(score.without)}" if score.without else ""
     typer.echo(f"{score.benchmark}{blind}{without}: metrics in %, protocol {score.protocol_hash}")
     for task in score.tasks:
         typer.echo(f"  {task.type}: {_coverage(task)}")

@@ -103,8 +103,8 @@ def protocol_for(
         protocol = protocol.with_overrides(stop, f"system {system.name}")
     protocol = protocol.model_copy(
         update={
-            "without": _in_order(loaded, (*protocol.without, *without)),
-            "features": _in_order(loaded, (*protocol.features, *features)),
+            "without": _in_order(loaded, protocol, (*protocol.without, *without)),
+            "features": _in_order(loaded, protocol, (*protocol.features, *features)),
         }
     )
     _require_possible(loaded, protocol)
@@ -161,12 +161,13 @@ def _companions(loaded: LoadedCheckpoint, protocol: Protocol) -> list[str]:
     return [name for name in loaded.system.companions.get(protocol.stream, ()) if name in known]
 
 
-def _in_order(loaded: LoadedCheckpoint, streams: Sequence[str]) -> tuple[str, ...]:
-    """Streams without repetitions, in the checkpoint's order: rules that say the same are the same record."""
+def _in_order(loaded: LoadedCheckpoint, protocol: Protocol, streams: Sequence[str]) -> tuple[str, ...]:
+    """Streams without repetitions, in the order in which they stand in a prompt: what says the same is the same."""
     known = loaded.checkpoint.processor.streams
     if unknown := next((name for name in streams if name not in known), None):
         raise UserError(f"this checkpoint has no stream {unknown!r}; {suggestion(unknown, known)}")
-    return tuple(name for name in known if name in streams)
+    order = dict.fromkeys((protocol.stream, *_companions(loaded, protocol), *known))
+    return tuple(name for name in order if name in streams)
 
 
 def _require_possible(loaded: LoadedCheckpoint, protocol: Protocol) -> None:

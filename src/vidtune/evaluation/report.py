@@ -204,7 +204,7 @@ def _problems(judged: Sequence[tuple[RunFolder, str]]) -> Iterable[tuple[str, st
     """(run, question id, reason) of everything that was not answered."""
     for run, label in judged:
         for record in run.missing():
-            yield label, record["id"], f"{record['video']}: no video file"
+            yield label, record["id"], f"{record['video']}: {record['reason']}"
         for prediction in run.predictions():
             if prediction.error is not None:
                 yield label, prediction.id, prediction.error

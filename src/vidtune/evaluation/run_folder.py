@@ -162,13 +162,14 @@ class RunFolder:
         return list(read_records(self.path / "missing.jsonl"))
 
     def write_missing(self, questions: Sequence[Question]) -> None:
+        reason = "no stored features" if self.info.data.features else "no video file"
         lines = [
             {
                 "index": question.index,
                 "id": question.id,
                 "video": question.video,
                 **({"type": question.type} if question.type is not None else {}),
-                "reason": "no video file",
+                "reason": reason,
             }
             for question in questions
         ]

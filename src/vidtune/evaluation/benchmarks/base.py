@@ -143,8 +143,9 @@ class Benchmark(ABC):
 
 
 def _with_features(question: Question, found: Mapping[str, Mapping[str, str]], stream: str) -> Question:
-    """The question with the feature files of its video; without any and without file when the stream has none."""
-    features = tuple((name, files[question.video]) for name, files in found.items() if question.video in files)
-    if stream in found and question.video not in found[stream]:
+    """The question with the feature files of its video; without anything when there is nothing for the stream."""
+    nothing = question.video not in found[stream] if stream in found else question.file is None
+    if nothing:
         return replace(question, file=None, features=())
+    features = tuple((name, files[question.video]) for name, files in found.items() if question.video in files)
     return replace(question, features=features)
