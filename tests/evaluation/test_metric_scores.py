@@ -143,6 +143,17 @@ def test_java_is_started_once_and_only_where_it_is_needed(tmp_path, data, java, 
     assert CountedMeteor.started == 1
 
 
+def test_a_program_that_ends_leaves_out_its_metrics_alone(run, java, monkeypatch):
+    def end(self, references, predictions):
+        raise UserError("METEOR: the Java program ended (exit code 1): out of memory")
+
+    java()
+    monkeypatch.setattr(CountedMeteor, "scores", end)
+    score = score_run(run)
+    assert set(score.left_out) == {"SODA_c", "METEOR"} and "out of memory" in score.left_out["METEOR"]
+    assert score.task("seg_captioning").metric("CIDEr").official is not None
+
+
 def test_a_score_is_stored_with_all_it_depends_on(run):
     score = score_run(run)
     stored = json.loads((run / "scores" / "metrics.json").read_text())

@@ -121,6 +121,7 @@ def test_stored_features_stand_in_for_videos_and_a_video_without_visual_ones_is_
         (("video", f"{visual}/v1.npy"), ("audio", f"{audio}/v1.npy")): str(data / "videos" / "v1.mp4"),
         (("video", f"{visual}/v2.npy"),): "",
     }
+    assert {line["reason"] for line in records(tmp_path / "run" / "missing.jsonl")} == {"no stored features"}
     assert RunFolder(tmp_path / "run").info.data.features == {"video": visual, "audio": audio}
 
 
@@ -131,7 +132,7 @@ def test_features_of_another_stream_do_not_stand_in_for_a_video_that_is_not_ther
     summary = event_run(data, tmp_path / "run", engine, features=features)
     assert (summary.answered, summary.missing) == (10, 5)
     assert {len(request.media[0].features) for request in engine.asked if "v3" not in request.media[0].path} == {1}
-    assert {line["reason"] for line in records(tmp_path / "run" / "missing.jsonl")} == {"no stored features"}
+    assert {line["reason"] for line in records(tmp_path / "run" / "missing.jsonl")} == {"no video file"}
 
 
 def test_features_of_another_folder_are_another_run(tmp_path):

@@ -162,7 +162,8 @@ class RunFolder:
         return list(read_records(self.path / "missing.jsonl"))
 
     def write_missing(self, questions: Sequence[Question]) -> None:
-        reason = "no stored features" if self.info.data.features else "no video file"
+        stored = self.info.protocol.stream in self.info.data.features
+        reason = "no stored features" if stored else "no video file"
         lines = [
             {
                 "index": question.index,

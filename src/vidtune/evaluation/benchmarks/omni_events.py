@@ -10,8 +10,7 @@ Metrics and their parsing: `evaluation.metrics`. Answers are joined by video and
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,18 +152,26 @@ class OmniEvents(MeasuredBenchmark):
         return {"tokenizer": TOKENIZER, "meteor": None if meteor_problem() else "1.5"}
 
     def measure(self, items: Sequence[Item]) -> Measured:
-        wanted = any(metric.name in METEOR_METRICS for metric in self.metrics)
-        problem = meteor_problem() if wanted else None
-        with ExitStack() as stack:
-            meteor = stack.enter_context(Meteor()).scores if wanted and problem is None else None
-            by_task = {task: [item for item in items if item.type == task] for task in self.tasks}
-            official = {task: _score(mine, task, meteor, strict=False) for task, mine in by_task.items()}
-            strict = {
-                task: _score(mine, task, meteor, strict=True) if official[task].missing else official[task]
-                for task, mine in by_task.items()
-            }
-        left_out = {metric.name: problem for metric in self.metrics if problem and metric.name in METEOR_METRICS}
-        return Measured(official, strict, left_out)
+        needing = [metric.name for metric in self.metrics if metric.name in METEOR_METRICS]
+        if not needing:
+            return self._measured(items, None)
+        problem = meteor_problem()
+        if problem is None:
+            try:
+                with Meteor() as program:
+                    return self._measured(items, program.scores)
+            except UserError as error:  # the program ended; all that needs no METEOR is measured all the same
+                problem = str(error)
+        return replace(self._measured(items, None), left_out=dict.fromkeys(needing, problem))
+
+    def _measured(self, items: Sequence[Item], meteor: CaptionMetric | None) -> Measured:
+        by_task = {task: [item for item in items if item.type == task] for task in self.tasks}
+        official = {task: _score(mine, task, meteor, strict=False) for task, mine in by_task.items()}
+        strict = {
+            task: _score(mine, task, meteor, strict=True) if official[task].missing else official[task]
+            for task, mine in by_task.items()
+        }
+        return Measured(official, strict)
 
     def official_records(
         self, predictions: "Sequence[Prediction]", references: Mapping[int, Mapping[str, Any]]
