@@ -1,0 +1,1 @@
+"""The feature store: what frozen towers give, computed once and read many times."""

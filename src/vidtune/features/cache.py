@@ -1,0 +1,165 @@
+"""Features of one stream, found in the store or put there behind the back of the work that made them.
+
+``add`` copies and returns; a thread checks, gathers a shard and writes it. What waits for the disk is bounded: where the
+disk is too slow, features are left out, to be made again when they are next needed. Nothing that goes wrong with the
+store stops the work; :attr:`FeatureCache.problem` tells.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vidtune.data.sample import MediaRef
+from vidtune.features.collection import Collection, CollectionSpec
+from vidtune.features.identity import MediaIdentities
+
+SHARD_BYTES = 64 * 2**20
+SHARD_SECONDS = 30.0
+"""How old features may grow before they are written, in a shard of whatever size: what a kill may cost."""
+WAITING_BYTES = 512 * 2**20
+"""What may wait to be written."""
+TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class FeatureCache:
+    """The features of one tower by one rule, for the files that it is asked about.
+
+    Args:
+        store: folder of all collections.
+        spec: what makes the features.
+        identities: of media files; shared by the caches of a process, so that each file is looked into once.
+        shard_bytes, shard_seconds: a shard is written when it is so large, or its first item so old.
+        waiting_bytes: what may wait for the disk.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        spec: CollectionSpec,
+        identities: MediaIdentities | None = None,
+        *,
+        shard_bytes: int = SHARD_BYTES,
+        shard_seconds: float = SHARD_SECONDS,
+        waiting_bytes: int = WAITING_BYTES,
+    ) -> None:
+        self.spec = spec
+        self.collection = Collection.create(store, spec)
+        self.problem: str | None = None
+        self.left_out = 0
+        self._identities = identities or MediaIdentities()
+        self._shard_bytes, self._shard_seconds, self._waiting_bytes = shard_bytes, shard_seconds, waiting_bytes
+        self._dtype = TORCH_DTYPES[spec.dtype]
+        self._lock = threading.Lock()
+        self._taken: set[str] = set()
+        self._waiting: dict[str, Tensor] = {}
+        self._sources: dict[str, str] = {}
+        self._bytes = 0
+        self._first_came = time.monotonic()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="feature-writer")
+        self._last: Future[None] | None = None
+        self._copies: torch.cuda.Stream | None = None
+
+    def key(self, ref: MediaRef) -> str | None:
+        """The item's name in the collection; None for a file that cannot be read."""
+        return self._identities.of(ref.path) if ref.path else None
+
+    def find(self, ref: MediaRef) -> Tensor | None:
+        """The item's features, memory-mapped, (N, C); None when there are none."""
+        key = self.key(ref)
+        return None if key is None else self.get(key)
+
+    def get(self, key: str) -> Tensor | None:
+        """As :meth:`find`, of an item whose name is known."""
+        with self._lock:
+            waiting = self._waiting.get(key)
+            old = bool(self._waiting) and time.monotonic() - self._first_came >= self._shard_seconds
+        if old:
+            self._submit(self._write, self._shard_seconds)
+        return waiting if waiting is not None else self.collection.get(key)
+
+    def add(self, key: str, features: Tensor, source: str = "", *, wait: bool = False) -> None:
+        """Take the features of an item to be written; returns before they are.
+
+        Args:
+            features: on any device; later changes of the tensor do not count.
+            source: the file, for people.
+            wait: for the disk, where too much waits for it; else the features are left out then.
+        """
+        size = features.numel() * self._dtype.itemsize
+        if wait and self._bytes + size > self._waiting_bytes:
+            self.flush()
+        with self._lock:
+            if key in self._taken or self.problem is not None:
+                return
+            if self._bytes + size > self._waiting_bytes:
+                self.left_out += 1
+                return
+            self._taken.add(key)
+            self._bytes += size
+        copy, ready = self._copy(features.detach())
+        self._submit(self._take, key, copy, ready, source)
+
+    def flush(self) -> None:
+        """Write all that waits, and return when it is on disk."""
+        self._submit(self._write, 0.0)
+        if self._last is not None:
+            self._last.result()
+
+    def close(self) -> None:
+        """Flush, and end the thread. Closing twice is allowed."""
+        if self._last is not None:
+            self.flush()
+            self._last = None
+        self._writer.shutdown()
+
+    def _copy(self, features: Tensor) -> tuple[Tensor, "torch.cuda.Event | None"]:
+        """The features in the collection's dtype on their way to the CPU, and what tells that they have arrived."""
+        if features.device.type != "cuda":
+            return features.to(device="cpu", dtype=self._dtype, copy=True, memory_format=torch.contiguous_format), None
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(features.device)
+        self._copies.wait_stream(torch.cuda.current_stream(features.device))
+        with torch.cuda.stream(self._copies):
+            there = features.to(self._dtype).contiguous()
+            host = torch.empty(there.shape, dtype=self._dtype, pin_memory=True)
+            host.copy_(there, non_blocking=True)
+            features.record_stream(self._copies)
+            ready = torch.cuda.Event()
+            ready.record(self._copies)
+        return host, ready
+
+    def _submit(self, work: Callable[..., None], *arguments: object) -> None:
+        self._last = self._writer.submit(work, *arguments)
+
+    def _take(self, key: str, copy: Tensor, ready: "torch.cuda.Event | None", source: str) -> None:
+        if ready is not None:
+            ready.synchronize()
+            copy = copy.clone()  # pinned memory is scarce
+        with self._lock:
+            if not self._waiting:
+                self._first_came = time.monotonic()
+            self._waiting[key] = copy
+            self._sources[key] = source
+            full = sum(tensor.nbytes for tensor in self._waiting.values()) >= self._shard_bytes
+        self._write(0.0 if full else self._shard_seconds)
+
+    def _write(self, age: float) -> None:
+        """Write what waits as a shard, if it is as old as this."""
+        with self._lock:
+            if not self._waiting or time.monotonic() - self._first_came < age:
+                return
+            features, sources = dict(self._waiting), dict(self._sources)
+        try:
+            self.collection.write(features, sources)
+        except OSError as error:
+            self.problem = f"{self.collection.folder}: features cannot be stored: {error.strerror or error}"
+        with self._lock:
+            self._bytes -= sum(tensor.nbytes for tensor in features.values())
+            self._waiting = {key: tensor for key, tensor in self._waiting.items() if key not in features}
+            self._sources = {key: self._sources[key] for key in self._waiting}
+            self._first_came = time.monotonic()

@@ -1,0 +1,78 @@
+"""Names that follow content: of a tower by its weights, of a media file by what is in it and never by where it lies."""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+BLOCK = 32 * 1024
+"""Bytes of each sampled piece of a file."""
+SAMPLED = 3
+"""Pieces: first, middle, last. Of a folder of pictures, that many files."""
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes; 64 hex digits. Reads about as fast as memory gives."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as crew:
+        names = sorted(tensors)
+        digests = dict(zip(names, crew.map(lambda name: _tensor_hash(tensors[name]), names), strict=True))
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def _tensor_hash(tensor: Tensor) -> str:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+    digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+class MediaIdentities:
+    """Content names of media files; each file is looked into once, as long as size and time of change stay the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[int, int], str]] = {}
+
+    def of(self, path: str) -> str | None:
+        """32 hex digits from size, time of change and pieces of the content; None for a file that cannot be read.
+
+        The same file under another path has the same name; a changed one has another.
+        """
+        try:
+            status = os.stat(path)  # noqa: PTH116
+            version = (status.st_size, status.st_mtime_ns)
+            known = self._known.get(path)
+            if known is not None and known[0] == version:
+                return known[1]
+            parts = _of_folder(Path(path)) if stat.S_ISDIR(status.st_mode) else _of_file(Path(path), *version)
+            digest = hashlib.sha256()
+            for part in parts:
+                digest.update(part)
+        except OSError:
+            return None
+        name = digest.hexdigest()[:32]
+        self._known[path] = (version, name)
+        return name
+
+
+def _of_file(path: Path, size: int, mtime_ns: int) -> Iterator[bytes]:
+    yield f"{size} {mtime_ns} ".encode()
+    last = max(size - BLOCK, 0)
+    with path.open("rb", buffering=0) as file:
+        for begin in sorted({last * piece // (SAMPLED - 1) for piece in range(SAMPLED)}):
+            yield os.pread(file.fileno(), BLOCK, begin)
+
+
+def _of_folder(path: Path) -> Iterator[bytes]:
+    files = sorted(entry for entry in path.iterdir() if entry.is_file())
+    status = [file.stat() for file in files]
+    lines = [f"{file.name} {of.st_size} {of.st_mtime_ns}\n" for file, of in zip(files, status, strict=True)]
+    yield "".join(lines).encode()
+    last = len(files) - 1
+    for place in sorted({last * piece // (SAMPLED - 1) for piece in range(SAMPLED)}) if files else ():
+        yield from _of_file(files[place], status[place].st_size, status[place].st_mtime_ns)
