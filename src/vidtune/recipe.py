@@ -36,7 +36,7 @@ EXECUTION_SETTINGS = (
     "gradient_checkpointing",
 )
 # Parts of a recipe that do not change the weights.
-OTHER_PARTS = {"benchmarks", "generation", "trackers"}
+OTHER_PARTS = {"benchmarks", "generation", "trackers", "features"}
 
 
 def _expand_home(path: str) -> str:
@@ -233,6 +233,8 @@ class Recipe(Settings):
         checkpoint: a whole model to start from instead; language model and towers are then taken from it.
         connectors: per connector, folder or file of its weights, or sizes that differ from the published ones.
         distillation: per stream, the teacher of all stages.
+        features: where what frozen towers give is stored and found again, so that no file is decoded and encoded twice:
+            "auto" ($VIDTUNE_FEATURES, or ``features`` in the run's folder) or a folder; None: nowhere.
         seed: of initial weights, data order and random preprocessing.
         stages: training phases, in the order in which they run.
         benchmarks: what ``vidtune evaluate`` scores the result on.
@@ -247,6 +249,7 @@ class Recipe(Settings):
     checkpoint: FilePath | None = None
     connectors: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
     distillation: dict[str, Distillation] = Field(default_factory=dict)
+    features: FilePath | None = None
     seed: int = 42
     stages: tuple[Stage, ...] = ()
     benchmarks: tuple[BenchmarkEntry, ...] = ()

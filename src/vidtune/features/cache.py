@@ -1,8 +1,8 @@
 """Features of one stream, found in the store or put there behind the back of the work that made them.
 
-``add`` copies and returns; a thread checks, gathers a shard and writes it. What waits for the disk is bounded: where the
-disk is too slow, features are left out, to be made again when they are next needed. Nothing that goes wrong with the
-store stops the work; :attr:`FeatureCache.problem` tells.
+``add`` copies and returns; a thread gathers a shard and writes it. What waits for the disk is bounded: where the disk
+is too slow, features are left out, to be made again when they are next needed. Nothing that goes wrong with the store
+stops the work; :attr:`FeatureCache.problem` tells.
 """
 
 import threading

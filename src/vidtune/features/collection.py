@@ -63,7 +63,7 @@ class CollectionSpec:
 
     @classmethod
     def of(
-        cls, tower: nn.Module, config: Any, preprocessing: Preprocessing, dtype: str, **origin: str
+        cls, tower: nn.Module, config: Any, preprocessing: Preprocessing, dtype: str, origin: Mapping[str, str]
     ) -> "CollectionSpec":
         """The spec of a tower as it stands.
 

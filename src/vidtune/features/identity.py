@@ -28,7 +28,7 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
 def _tensor_hash(tensor: Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -92,15 +92,13 @@ def import_folder(
             items[item] = path
     lines: list[dict[str, Any]] = []
     for done, (item, path, features, reason) in enumerate(_read_all(items), 1):
-        if features is not None and report.width is None:
+        if features is not None and report.width in (None, features.shape[1]):
             report.width = features.shape[1]
-        if features is not None and features.shape[1] != report.width:
-            features, reason = None, f"has width {features.shape[1]}, not {report.width}"
-        if features is None:
-            _fail(report, target, path, reason)
-        else:
             lines.append(_write(target, item, features, path))
             report.imported += 1
+        else:
+            reason = reason if features is None else f"has width {features.shape[1]}, not {report.width}"
+            _fail(report, target, path, reason)
         if len(lines) >= LINES_AT_ONCE:
             append_lines(target / INDEX, lines)
             lines = []
@@ -126,7 +124,7 @@ def check_loose(folder: Path) -> Iterator[tuple[str, str | None]]:
         except MediaError as error:
             yield item, error.reason
             continue
-        yield item, None if zlib.crc32(memoryview(features).cast("B")) == entry.get("crc32") else "its bytes changed"
+        yield item, None if zlib.crc32(features.data) == entry.get("crc32") else "its bytes changed"
 
 
 def _target(folder: Path, store: Path, name: str) -> Path:

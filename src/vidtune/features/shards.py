@@ -66,7 +66,7 @@ def write_shard(path: Path, features: Mapping[str, Tensor], sources: Mapping[str
     Returns: the entry of every item: shape, crc32 of its bytes, source.
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
-    views = {item: memoryview(tensor.reshape(-1).view(torch.uint8).numpy()) for item, tensor in features.items()}
+    views = {item: raw_bytes(tensor) for item, tensor in features.items()}
     entries: dict[str, dict[str, Any]] = {
         item: {"shape": list(tensor.shape), "crc32": zlib.crc32(views[item]), "source": sources.get(item, "")}
         for item, tensor in features.items()
@@ -139,7 +139,7 @@ class MappedShard:
     def __init__(self, path: Path) -> None:
         self.header = read_header(path)
         # Private: whoever writes into a tensor writes into a copy of the page.
-        self._bytes = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+        self._bytes: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
 
     def __getitem__(self, item: str) -> Tensor:
         """An item's features. Raises KeyError for one that the shard does not hold."""
@@ -150,7 +150,12 @@ class MappedShard:
         if place.begin % dtype.itemsize:  # of another program; ours begin at multiples of eight bytes
             whole = torch.empty(0, dtype=torch.uint8).set_(self._bytes)
             return whole[place.begin : place.end].clone().view(dtype).view(place.shape)
-        return values.set_(self._bytes, place.begin // dtype.itemsize, place.shape, strides)  # type: ignore[arg-type]
+        return values.set_(self._bytes, place.begin // dtype.itemsize, place.shape, strides)
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor of any dtype, where they lie."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def sync_folder(folder: Path) -> None:

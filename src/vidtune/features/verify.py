@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from vidtune.errors import UserError
 from vidtune.features.collection import COLLECTION, FAILED, INDEX, SHARDS, collections, parse_lines, read_about
 from vidtune.features.loose import check_loose, is_loose
-from vidtune.features.shards import MappedShard
+from vidtune.features.shards import MappedShard, raw_bytes
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being checked, how many of it are done, how many there are."""
@@ -114,12 +113,11 @@ def _verify_shards(folder: Path, found: Verification, tell: Progress) -> None:
 
 
 def _is_intact(shard: MappedShard, item: str, listed: dict[str, Any]) -> bool:
-    """Whether an item's bytes and shape are those that the shard and the index say."""
+    """Whether an item's bytes and shape are those that the shard says, and the index says the same."""
     entry, features = shard.header.entries[item], shard[item]
-    if listed and (listed.get("crc32"), listed.get("shape")) != (entry.get("crc32"), entry.get("shape")):
+    if listed and any(listed.get(name) != value for name, value in entry.items()):
         return False
-    data = memoryview(features.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return list(features.shape) == entry.get("shape") and zlib.crc32(data) == entry.get("crc32")
+    return list(features.shape) == entry.get("shape") and zlib.crc32(raw_bytes(features)) == entry.get("crc32")
 
 
 def _title(about: dict[str, Any]) -> str:
@@ -135,7 +133,5 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def require_collections(store: Path) -> None:
     """Raise UserError when a folder holds no collection."""
-    from vidtune.errors import UserError
-
     if next(collections(store), None) is None:
         raise UserError(f"{store}: no feature store: no folder in it holds a {COLLECTION}")

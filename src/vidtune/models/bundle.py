@@ -56,7 +56,7 @@ class Base(BaseModel):
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> "Base":
         """The recipe's parts, local ones by their absolute paths."""
-        left_out: dict[str, object] = {"stages": (), "benchmarks": (), "generation": {}}
+        left_out: dict[str, object] = {"stages": (), "benchmarks": (), "generation": {}, "features": None}
         changes = {
             name: {key: _absolute_part(spec) for key, spec in getattr(recipe, name).items()}
             for name in ("towers", "connectors")

@@ -3,7 +3,7 @@
 Legend: B batch, L tokens, D language-model width, V vocabulary, n media items of a stream, N tokens of an item.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -41,6 +41,8 @@ class VideoLM(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
+    keep_features: Callable[[str, str, Tensor], None] | None = None
+    """Told stream, key (:attr:`StreamBatch.keys`) and tower features, (N, C), of every item that a tower encoded."""
 
     def __init__(self, config: VideoLMConfig) -> None:
         super().__init__(config)
@@ -131,6 +133,10 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             same = len({value.shape for value in rest}) == 1
             found = iter(self.tower_features(stream, torch.stack(rest) if same else rest))
             features = [value if done else next(found) for value, done in zip(batch.values, encoded, strict=True)]
+        if self.keep_features is not None and batch.keys is not None:
+            for key, block, done in zip(batch.keys, features, encoded, strict=True):
+                if key is not None and not done:
+                    self.keep_features(stream, key, block)
         for block, length in zip(self.connect(stream, features), batch.num_tokens, strict=True):
             yield block[:length]
 

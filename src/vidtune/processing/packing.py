@@ -6,6 +6,7 @@ Legend: S examples, L tokens of the whole pack, n media items of a stream.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,6 +82,9 @@ class StreamBatch:
         num_tokens: for each item, how many of its tokens stand in the ids, counted from its first.
         teacher: for each item, the features that distillation aligns it with, (frames, patches, width); None: none.
         teacher_values: for each item, what a teacher is to look at to tell them, as `values`; None: nothing.
+        keys: for each item, the name under which the tower's features are stored when they are computed; None: they
+            are not.
+        taught, teacher_keys: the same as `encoded` and `keys`, of the teacher.
     """
 
     values: torch.Tensor | list[torch.Tensor]
@@ -88,6 +92,9 @@ class StreamBatch:
     teacher: list[torch.Tensor] | None = None
     teacher_values: list[torch.Tensor] | None = None
     encoded: list[bool] | None = None
+    keys: list[str | None] | None = None
+    taught: list[bool] | None = None
+    teacher_keys: list[str | None] | None = None
 
     def __len__(self) -> int:
         return len(self.num_tokens)
@@ -118,22 +125,23 @@ class StreamBatch:
     def select(self, places: Sequence[int]) -> "StreamBatch":
         """Some of the items, in the order of ``places``."""
 
-        def each(tensors: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
-            return None if tensors is None else [tensors[place] for place in places]
+        def each(values: list[Any] | None) -> list[Any] | None:
+            return None if values is None else [values[place] for place in places]
 
         chosen = StreamBatch.stack([self.values[place] for place in places], [self.num_tokens[p] for p in places])
-        encoded = None if self.encoded is None else [self.encoded[place] for place in places]
-        return replace(chosen, teacher=each(self.teacher), teacher_values=each(self.teacher_values), encoded=encoded)
+        return replace(
+            chosen,
+            teacher=each(self.teacher),
+            teacher_values=each(self.teacher_values),
+            encoded=each(self.encoded),
+            keys=each(self.keys),
+            taught=each(self.taught),
+            teacher_keys=each(self.teacher_keys),
+        )
 
     @classmethod
-    def stack(
-        cls,
-        arrays: Sequence[np.ndarray | torch.Tensor],
-        num_tokens: Sequence[int],
-        teacher_arrays: Sequence[np.ndarray | torch.Tensor] | None = None,
-        encoded: Sequence[bool] = (),
-    ) -> "StreamBatch":
-        """Stack where all shapes agree, else keep a list; what the teacher sees stays a list.
+    def stack(cls, arrays: Sequence["Array"], num_tokens: Sequence[int], encoded: Sequence[bool] = ()) -> "StreamBatch":
+        """Stack where all shapes agree, else keep a list.
 
         Args:
             encoded: see :attr:`encoded`; nothing: no item is.
@@ -141,8 +149,33 @@ class StreamBatch:
         tensors = [torch.as_tensor(array) for array in arrays]
         same = len({tensor.shape for tensor in tensors}) == 1
         values = torch.stack(tensors) if same else tensors
-        seen = [torch.as_tensor(array) for array in teacher_arrays] if teacher_arrays else None
-        return cls(values, list(num_tokens), teacher_values=seen, encoded=list(encoded) if any(encoded) else None)
+        return cls(values, list(num_tokens), encoded=list(encoded) if any(encoded) else None)
+
+    @classmethod
+    def of(cls, items: Sequence["LoadedItem"], num_tokens: Sequence[int]) -> "StreamBatch":
+        """Items as they were loaded; values are stacked where all shapes agree, what the teacher sees stays a list."""
+        keys, teacher_keys = [item.key for item in items], [item.teacher_key for item in items]
+        taught = [item.taught for item in items]
+        seen = [torch.as_tensor(item.teacher_values) for item in items if item.teacher_values is not None]
+        return replace(
+            cls.stack([item.values for item in items], num_tokens, [item.encoded for item in items]),
+            teacher_values=seen or None,
+            keys=keys if any(keys) else None,
+            taught=taught if any(taught) else None,
+            teacher_keys=teacher_keys if any(teacher_keys) else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedItem:
+    """A media item on its way into a batch; one value of each list of a :class:`StreamBatch`."""
+
+    values: "Array"
+    encoded: bool = False
+    key: str | None = None
+    teacher_values: "Array | None" = None
+    taught: bool = False
+    teacher_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,35 +242,27 @@ class Batch:
 Array = np.ndarray | torch.Tensor
 
 
-def pack(
-    examples: Sequence[Example],
-    arrays: Sequence[Sequence[Array]],
-    teacher_arrays: Sequence[Sequence[Array | None]] | None = None,
-) -> Batch:
+def pack(examples: Sequence[Example], media: Sequence[Sequence[Array | LoadedItem]]) -> Batch:
     """Join examples into one sequence.
 
     Args:
         examples: at least one, none empty.
-        arrays: for each example, its preprocessed media, or their features where the file holds those; one array for
-            each of `example.media`.
-        teacher_arrays: the same as a teacher is to see them; None for media without a teacher.
+        media: for each example, one array for each of `example.media`: preprocessed, or features where the file holds
+            those; or the item with all that belongs to it.
     Raises:
-        ValueError: no examples, or arrays and media differ in number; names the sample.
+        ValueError: no examples, or files and arrays differ in number; names the sample.
     """
-    if len(arrays) != len(examples):
-        raise ValueError(f"{len(examples)} examples but media for {len(arrays)}")
-    media: dict[str, tuple[list[Array], list[int], list[Array], list[bool]]] = {}
-    for place, (example, loaded) in enumerate(zip(examples, arrays, strict=True)):
+    if len(media) != len(examples):
+        raise ValueError(f"{len(examples)} examples but media for {len(media)}")
+    streams: dict[str, tuple[list[LoadedItem], list[int]]] = {}
+    for example, loaded in zip(examples, media, strict=True):
         if len(loaded) != len(example.media):
             raise ValueError(f"sample {example.id}: {len(example.media)} media but {len(loaded)} arrays")
-        seen = teacher_arrays[place] if teacher_arrays else [None] * len(loaded)
-        for slot, array, second in zip(example.media, loaded, seen, strict=True):
-            values, num_tokens, teacher_values, encoded = media.setdefault(slot.stream, ([], [], [], []))
-            values.append(array)
+        for slot, item in zip(example.media, loaded, strict=True):
+            items, num_tokens = streams.setdefault(slot.stream, ([], []))
+            items.append(item if isinstance(item, LoadedItem) else LoadedItem(item, slot.encoded))
             num_tokens.append(slot.num_tokens)
-            teacher_values += [] if second is None else [second]
-            encoded.append(slot.encoded)
-    return join(examples, {stream: StreamBatch.stack(*lists) for stream, lists in media.items()})
+    return join(examples, {stream: StreamBatch.of(*lists) for stream, lists in streams.items()})
 
 
 def join(examples: Sequence[Example], media: dict[str, StreamBatch]) -> Batch:

@@ -2,7 +2,7 @@
 
 A thread takes this rank's packs of every step from the plan and tokenises them, worker processes decode, and finished
 packs wait in a short queue. Everything is done in plan order, so what is loaded, and what is left out because a file
-failed, does not depend on timing.
+failed, does not depend on timing. What the feature store holds of a file is taken from there, and not decoded.
 
 A file that failed in a step is left out by the packs that saw it fail, and by every pack of later steps on every rank:
 what other ranks saw arrives by :meth:`PackLoader.learn`, and :meth:`LoadedPack.without` takes it out of packs that were
@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
-import numpy as np
-
 from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import MediaRef
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.preprocessing import Preprocessing
-from vidtune.processing.packing import Batch, Example, StreamBatch, join, pack
+from vidtune.processing.packing import Batch, Example, LoadedItem, MediaSlot, StreamBatch, join, pack
 from vidtune.processing.plan import StagePlan, share
 from vidtune.training.decoded import Decoded, DecodedMedia
 from vidtune.training.exclusions import Excluded
+from vidtune.training.stored_features import Found, StoredFeatures
 
 PACKS_AHEAD = 8
 CLOSING_SECONDS = 2.0  # a thread that waits for a hanging file is left behind; closing the pool ends it
@@ -109,16 +109,56 @@ def left_out_again(id: str, index: int, step: int, path: str, failed_in: int, ra
     return Excluded(id, index, step, path, f"failed in step {failed_in} and is not tried again", rank)
 
 
+@dataclass(frozen=True)
+class Requested:
+    """A media item on its way.
+
+    Args:
+        found: what the store has of it.
+        decoded: the file, for the rest; None: nothing else is needed.
+        teacher_alone: whether the file is decoded for the teacher, and the stream's own features are found.
+    """
+
+    found: Found
+    decoded: Decoded | None
+    teacher_alone: bool = False
+
+    def loaded(self, slot: MediaSlot, is_unchanged: Callable[[MediaRef, str], bool]) -> LoadedItem:
+        """The item, once it is decoded.
+
+        Args:
+            is_unchanged: whether a file still has a key; features of one that changed meanwhile are not stored.
+        """
+        found, decoded = self.found, self.decoded
+        array, second = (decoded.array, decoded.second) if decoded is not None else (None, None)
+        if self.teacher_alone:
+            array, second = None, array
+        values = array if found.features is None else found.features
+        assert values is not None
+
+        def usable(key: str | None) -> str | None:
+            return key if key is not None and is_unchanged(slot.ref, key) else None
+
+        return LoadedItem(
+            values,
+            slot.encoded or found.features is not None,
+            usable(found.key),
+            second if found.taught is None else found.taught,
+            found.taught is not None,
+            usable(found.teacher_key),
+        )
+
+
 @dataclass
 class PlannedPack:
-    """A pack whose media are on their way; ``media`` has the files of each example. ``excluded``: left out already."""
+    """A pack whose media are on their way; ``media`` has the items of each example. ``excluded``: left out already."""
 
     step: int
     number: int | None
     is_last: bool
     indices: list[int] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
-    media: list[list[Decoded]] = field(default_factory=list)
+    media: list[list[Requested]] = field(default_factory=list)
     excluded: list[Excluded] = field(default_factory=list)
 
 
@@ -134,6 +174,7 @@ class PackLoader:
         known: what the run left out so far, on all ranks; steps that run again leave out the same.
         rank, world: which packs are loaded.
         teachers: preprocessing of what teachers see, of the streams that have one; a file is decoded once for both.
+        stored: where features are found that were computed before; None: nowhere.
     """
 
     def __init__(
@@ -148,9 +189,11 @@ class PackLoader:
         rank: int = 0,
         world: int = 1,
         teachers: Mapping[str, Preprocessing] | None = None,
+        stored: StoredFeatures | None = None,
     ) -> None:
         self._plan, self._make_example, self._preprocessing = plan, make_example, preprocessing
         self._teachers = dict(teachers or {})
+        self._stored = stored or StoredFeatures()
         self._rank, self._world = rank, world
         self._next_step = first_step
         self._known = {(entry.index, entry.step): entry for entry in known}
@@ -203,20 +246,27 @@ class PackLoader:
         except SampleProblem as problem:
             planned.excluded.append(Excluded(problem.sample, index, step, None, problem.detail, self._rank))
             return
-        jobs = [
-            LoadJob(slot.ref.path, self._preprocessing[slot.stream], slot.seed, self._teachers.get(slot.stream))
-            for slot in example.media
-        ]
         known_to_fail = failed_before(example, self._failed, step) is not None
         planned.indices.append(index)
         planned.examples.append(example)
-        planned.media.append([] if known_to_fail else [self._media.request(job) for job in jobs])
+        planned.media.append([] if known_to_fail else [self._request(slot) for slot in example.media])
+
+    def _request(self, slot: MediaSlot) -> Requested:
+        """Look an item up in the store, and ask for its file where that has not all of it."""
+        found = self._stored.find(slot.ref)
+        own, second = self._preprocessing[slot.stream], self._teachers.get(slot.stream)
+        if found.taught is not None:
+            second = None
+        if found.features is None:
+            return Requested(found, self._media.request(LoadJob(slot.ref.path, own, slot.seed, second)))
+        if second is None:
+            return Requested(found, None)
+        return Requested(found, self._media.request(LoadJob(slot.ref.path, second, slot.seed)), teacher_alone=True)
 
     def _load(self, planned: PlannedPack) -> LoadedPack:
         indices: list[int] = []
         examples: list[Example] = []
-        arrays: list[list[np.ndarray]] = []
-        seconds: list[list[np.ndarray | None]] = []
+        items: list[list[LoadedItem]] = []
         excluded = list(planned.excluded)
         for index, example, media in zip(planned.indices, planned.examples, planned.media, strict=True):
             failure = self._failure(example, index, planned.step, media)
@@ -225,20 +275,23 @@ class PackLoader:
                 continue
             indices.append(index)
             examples.append(example)
-            arrays.append([decoded.array for decoded in media if decoded.array is not None])
-            seconds.append([decoded.second for decoded in media])
-        batch = pack(examples, arrays, seconds) if examples else None
+            unchanged = self._stored.is_unchanged
+            items.append([item.loaded(slot, unchanged) for slot, item in zip(example.media, media, strict=True)])
+        batch = pack(examples, items) if examples else None
         supervised = batch.num_supervised if batch is not None else 0
         return LoadedPack(
             planned.step, planned.number, planned.is_last, batch, excluded, supervised, self._rank, indices, examples
         )
 
-    def _failure(self, example: Example, index: int, step: int, media: list[Decoded]) -> Excluded | None:
+    def _failure(self, example: Example, index: int, step: int, media: list[Requested]) -> Excluded | None:
         """Wait for an example's files; why it is left out, or None."""
         path = failed_before(example, self._failed, step)
         if path is not None:
             return left_out_again(example.id, index, step, path, self._failed[path], self._rank)
-        for slot, decoded in zip(example.media, media, strict=True):
+        for slot, item in zip(example.media, media, strict=True):
+            decoded = item.decoded
+            if decoded is None:
+                continue
             self._media.wait_for(decoded)
             if decoded.error is not None:
                 self.learn({slot.ref.path: step})

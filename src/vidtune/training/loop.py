@@ -77,6 +77,8 @@ class StageLoop:
         taught = {stream: tower.config for stream, tower in self.teachers.towers.items()}
         self.flops = StepFlops.of_stage(setup.model.config, setup.trained, taught) if peak else None
         self.teachers.to(ranks.device, frozen_dtype(self.stage))
+        self.stored = setup.stored
+        setup.model.keep_features, self.teachers.keep_features = self.stored.keep, self.stored.keep_taught
         self.window = Window(peak * ranks.world if peak and self.flops else None, tuple(self.teachers.weights))
         self.statistics = deferred_statistics(setup.model)
         self.saver = Saver(setup.folder, self.step.net, self.optimizer, self.stage.keep, ranks)
@@ -84,7 +86,7 @@ class StageLoop:
         notes = self._resume()
         recent = recent_step_seconds(setup.folder, self.first_step) if ranks.is_main else ()
         self.console = StageProgress(self.stage.name, self.total, self.first_step, progress and ranks.is_main, recent)
-        for note in notes:
+        for note in [*notes, *self.stored.notes]:
             self._note(note)
 
     def run(self) -> Path:
@@ -96,7 +98,8 @@ class StageLoop:
         """
         stage = self.stage
         workers = media_workers(stage.workers, self.ranks.local_world)
-        with MediaPool(workers, stage.media_timeout, processes=self.ranks.local_world) as pool, self.saver:
+        pool = MediaPool(workers, stage.media_timeout, processes=self.ranks.local_world)
+        with pool, self.saver, self.stored:
             self.loader = PackLoader(
                 self.plan,
                 self.setup.example,
@@ -107,6 +110,7 @@ class StageLoop:
                 rank=self.ranks.rank,
                 world=self.ranks.world,
                 teachers=self.teachers.preprocessing,
+                stored=self.stored,
             )
             with self.ranks.agreed():
                 self.log = self._open_log() if self.ranks.is_main else None
@@ -182,7 +186,7 @@ class StageLoop:
         if self.flops is None:
             return 0.0
         squares = sum((end - begin) ** 2 for begin, end in pairwise(batch.cu_seqlens))
-        items = {stream: len(media) for stream, media in batch.media.items()}
+        items = {stream: len(media) - sum(media.encoded or ()) for stream, media in batch.media.items()}
         return self.flops.of(batch.num_tokens, squares, items, supervised)
 
     def _exchange(self, step: int, counts: StepCounts, waited: float) -> StepTotals:
@@ -254,6 +258,8 @@ class StageLoop:
         if self.log is not None:
             self.log.write(line)
             self.console.numbers(line)
+        for problem in self.stored.problems():
+            self._note(problem)
 
     def _note(self, text: str) -> None:
         if self.ranks.is_main:

@@ -27,6 +27,7 @@ from vidtune.training.exclusions import ExclusionList
 from vidtune.training.ranks import Place, Ranks
 from vidtune.training.stage_data import PlainProgress, StageData, open_stage_data
 from vidtune.training.starting_model import check_quantization, load_stage_model
+from vidtune.training.stored_features import StoredFeatures, store_folder
 from vidtune.training.teaching import Teachers
 from vidtune.training.trackers import check_trackers
 
@@ -49,6 +50,7 @@ class StageSetup:
         exclusions: what the run leaves out.
         base, base_sample, adapted: see :class:`StageModel`.
         teachers: what the stage distils from, on CPU.
+        stored: features that are served from the store, and put there.
     """
 
     recipe: Recipe
@@ -64,6 +66,7 @@ class StageSetup:
     base_sample: dict[str, Tensor] = field(default_factory=dict)
     adapted: dict[str, list[str]] = field(default_factory=dict)
     teachers: Teachers = field(default_factory=Teachers)
+    stored: StoredFeatures = field(default_factory=StoredFeatures)
 
     @property
     def result_needs_frozen(self) -> bool:
@@ -108,6 +111,11 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None) -
         return open_stage_data(recipe, stage, make, config, out / TABLES, exclusions, progress), exclusions
 
     data, exclusions = ranks.main_first(open_data)
+    store, stored = store_folder(recipe.features, out), StoredFeatures()
+    with ranks.agreed():
+        if store is not None:
+            held = {name: how for name, how in processor.preprocessing.items() if data.plan.lengths.items[name].any()}
+            stored = StoredFeatures.of(store, recipe, stage, prepared.model, held, teachers)
     return StageSetup(
         recipe=recipe,
         stage=stage,
@@ -122,6 +130,7 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None) -
         base_sample=prepared.base_sample,
         adapted=prepared.adapted,
         teachers=teachers,
+        stored=stored,
     )
 
 

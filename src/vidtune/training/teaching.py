@@ -7,17 +7,18 @@ numbers for all ranks before the first pass, so that the mean does not depend on
 ratio stays that of the plan, and the weight is off by as much as the failed samples change it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from vidtune.errors import UserError
 from vidtune.media.preprocessing import Preprocessing
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.distillation import Teacher
 from vidtune.models.teachers import build_teacher, teacher_preprocessing
-from vidtune.processing.packing import Batch
+from vidtune.processing.packing import Batch, StreamBatch
 from vidtune.processing.plan import StagePlan
 from vidtune.recipe import Recipe
 
@@ -30,11 +31,14 @@ class Teachers:
         towers: frozen, and no part of the model.
         preprocessing: what they see of a media file.
         weights: of the alignment losses beside the cross-entropy.
+        keep_features: told stream, key (:attr:`StreamBatch.teacher_keys`) and features of every item that a tower
+            looked at.
     """
 
     towers: dict[str, Teacher] = field(default_factory=dict)
     preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    keep_features: Callable[[str, str, Tensor], None] | None = None
 
     @classmethod
     def of(cls, recipe: Recipe, config: VideoLMConfig, preprocessing: Mapping[str, Preprocessing]) -> "Teachers":
@@ -80,5 +84,17 @@ class Teachers:
         for stream, tower in self.towers.items():
             items = media.get(stream)
             if items is not None and items.teacher is None and items.teacher_values is not None:
-                media[stream] = replace(items, teacher=tower(items.teacher_values), teacher_values=None)
+                media[stream] = replace(items, teacher=self._features(stream, tower, items), teacher_values=None)
         return replace(batch, media=media)
+
+    def _features(self, stream: str, tower: Teacher, items: StreamBatch) -> list[Tensor]:
+        """What a teacher says of all items; those of the store stand among its values already."""
+        values = items.teacher_values or []
+        taught, keys = items.taught or [False] * len(values), items.teacher_keys or [None] * len(values)
+        rest = [value for value, done in zip(values, taught, strict=True) if not done]
+        found = iter(tower(rest) if rest else ())
+        features = [value if done else next(found) for value, done in zip(values, taught, strict=True)]
+        for key, block, done in zip(keys, features, taught, strict=True):
+            if self.keep_features is not None and key is not None and not done:
+                self.keep_features(stream, key, block)
+        return features
