@@ -22,6 +22,7 @@ from vidtune.cli.data import data
 from vidtune.cli.demo import demo
 from vidtune.cli.doctor import doctor
 from vidtune.cli.evaluate import evaluate
+from vidtune.cli.features import features
 from vidtune.cli.judge import judge
 from vidtune.cli.recipes import recipes
 from vidtune.cli.report import report
@@ -57,6 +58,7 @@ app = typer.Typer(
 for command in (demo, train, doctor, evaluate, judge, report, answer, convert):
     app.command()(command)
 app.add_typer(data, name="data")
+app.add_typer(features, name="features")
 app.add_typer(recipes, name="recipes")
 app.command()(systems)
 app.command()(benchmarks)

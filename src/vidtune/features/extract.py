@@ -56,6 +56,23 @@ class TowerStream:
             return list(self.tower(list(values) if getattr(self.tower, "takes_lists", False) else values))
 
 
+@dataclass(frozen=True)
+class Extraction:
+    """What is to be extracted.
+
+    Args:
+        title: what it is for.
+        streams: by name.
+        refused: why other streams are not among them, a line each.
+        refs: what they read.
+    """
+
+    title: str
+    streams: dict[str, TowerStream]
+    refused: list[str] = field(default_factory=list)
+    refs: list[MediaRef] = field(default_factory=list)
+
+
 @dataclass
 class StreamReport:
     """What became of a stream's files.
@@ -93,6 +110,13 @@ def refs_of_folder(folder: Path, streams: Iterable[TowerStream]) -> list[MediaRe
     """What the streams read of a folder; all of a file stands together."""
     wanted = list(streams)
     return [MediaRef(s.name, path) for path in media_files(folder) for s in wanted if readable_by(s, path)]
+
+
+def share_of(refs: Sequence[MediaRef], rank: int, ranks: int) -> list[MediaRef]:
+    """Every ``ranks``-th file of them, with all the streams that read it."""
+    paths = list(dict.fromkeys(ref.path for ref in refs))
+    mine = set(paths[rank::ranks])
+    return [ref for ref in refs if ref.path in mine]
 
 
 def extract(

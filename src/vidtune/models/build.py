@@ -63,11 +63,15 @@ def _tower_weights(system: System, towers: Mapping[str, Any]) -> list[tuple[str,
     ]
 
 
-def build_config(recipe: Recipe) -> VideoLMConfig:
-    """The config of the model that a recipe without ``checkpoint`` describes; reads no weights."""
+def build_config(recipe: Recipe, text_config: PreTrainedConfig | None = None) -> VideoLMConfig:
+    """The config of the model that a recipe without ``checkpoint`` describes; reads no weights.
+
+    Args:
+        text_config: of the language model; None: as the recipe says.
+    """
     towers = {name: _tower_sizes(get_system(recipe.system), name, spec) for name, spec in recipe.towers.items()}
     connectors = {name: spec for name, spec in recipe.connectors.items() if isinstance(spec, dict)}
-    config = _compose(get_system(recipe.system), _text_config(recipe), towers, connectors)
+    config = _compose(get_system(recipe.system), text_config or _text_config(recipe), towers, connectors)
     config.alignments = alignment_sizes(recipe, config)
     return config
 

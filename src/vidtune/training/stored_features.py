@@ -22,7 +22,7 @@ from vidtune.features.identity import MediaIdentities
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.preprocessing import Preprocessing
 from vidtune.models.distillation import Teacher
-from vidtune.models.video_lm import VideoLM
+from vidtune.models.video_lm import VideoLM, is_trainable
 from vidtune.recipe import Recipe, Stage
 from vidtune.training.starting_model import frozen_dtype
 from vidtune.training.teaching import Teachers
@@ -91,7 +91,8 @@ class StoredFeatures:
         stored, identities = cls(), MediaIdentities()
         specs: dict[str, CollectionSpec] = {}
         for stream, how in preprocessing.items():
-            reason = unstorable(stage, stream, model.config.streams[stream]["tower"], how, model)
+            tower = model.config.streams[stream]["tower"]
+            reason = unstorable(stage, stream, tower, how, is_trainable(model.towers[tower]))
             if reason is not None:
                 stored.notes.append(f"{reason}: its features are computed anew each time")
             else:
@@ -157,9 +158,13 @@ class StoredFeatures:
         return [*self.towers.values(), *self.teachers.values()]
 
 
-def unstorable(stage: Stage, stream: str, tower: str, preprocessing: Preprocessing, model: VideoLM) -> str | None:
-    """Why a stream's features cannot be stored in a stage; None when they can."""
-    if any(parameter.requires_grad for parameter in model.towers[tower].parameters()):
+def unstorable(stage: Stage, stream: str, tower: str, preprocessing: Preprocessing, trains: bool) -> str | None:
+    """Why a stream's features cannot be stored in a stage; None when they can.
+
+    Args:
+        trains: whether its tower does.
+    """
+    if trains:
         return f"stage {stage.name!r}: stream {stream}: towers.{tower} trains"
     setting = random_setting(preprocessing)
     if setting is not None:

@@ -1,0 +1,174 @@
+"""``vidtune features``: the store of what frozen towers give."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from vidtune.features.extract import StreamReport
+
+features = typer.Typer(
+    help="Extract, list, verify and import stored features.", no_args_is_help=True, rich_markup_mode=None
+)
+SHOWN = 10
+"""Failed files that are named; the rest is in failed.jsonl."""
+Store = Annotated[Path, typer.Option(envvar="VIDTUNE_FEATURES", help="Folder of the store.")]
+
+
+@features.callback()
+def group() -> None:
+    """Extract, list, verify and import stored features."""
+
+
+@features.command()
+def extract(
+    store: Store,
+    recipe: Annotated[str | None, typer.Argument(help="Name of a shipped recipe, or a YAML file.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as stages.finetune.precision=bfloat16.")
+    ] = None,
+    tower: Annotated[
+        list[str] | None, typer.Option(metavar="SYSTEM:STREAM[=WEIGHTS]", help="Instead of a recipe; may be repeated.")
+    ] = None,
+    videos: Annotated[Path | None, typer.Option(help="Folder of files; default: those of the recipe's data.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Of the recipe; default: all.")] = None,
+    stream: Annotated[list[str] | None, typer.Option(help="Of the recipe; default: all; may be repeated.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the recipe's run, where an earlier stage trained the tower.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; default: that of the stage, else float32.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; default: as training.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one file may take.")] = 60.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items that a tower is given at once.")] = 8,
+    rank: Annotated[int | None, typer.Option(min=0, help="Which share of the files; default: the launcher's.")] = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="How many shares; default: the launcher's.")] = None,
+    device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,
+) -> None:
+    """Put what frozen towers make of files into the store; the same command goes on where it stopped."""
+    import tempfile
+
+    from vidtune.cli.progress import CountProgress
+    from vidtune.cores import media_workers
+    from vidtune.errors import UserError
+    from vidtune.features.cache import TORCH_DTYPES
+    from vidtune.features.extract import extract as run
+    from vidtune.features.extract import refs_of_folder, share_of
+    from vidtune.features.towers import named_extraction
+    from vidtune.media.pool import MediaPool
+    from vidtune.recipe import load_recipe
+    from vidtune.training.extraction import stage_extractions
+    from vidtune.training.ranks import Place, compute_device
+
+    if (recipe is None) == (not tower):
+        raise UserError("name a recipe, or towers with --tower")
+    if tower and videos is None:
+        raise UserError("--tower: say what it is to look at with --videos")
+    if videos is not None and not videos.is_dir():
+        raise UserError(f"{videos}: no such folder")
+    if dtype is not None and dtype not in TORCH_DTYPES:
+        raise UserError(f"--dtype {dtype}: choose {', '.join(TORCH_DTYPES)}")
+    place = Place.from_environment()
+    share, shares = place.rank if rank is None else rank, place.world if ranks is None else ranks
+    if share >= shares:
+        raise UserError(f"--rank {share} does not go with --ranks {shares}: it counts from 0")
+    target = compute_device(place, device)
+    with (
+        tempfile.TemporaryDirectory() as tables,
+        MediaPool(media_workers(workers), timeout) as pool,
+        CountProgress() as progress,
+    ):
+        if recipe is None:
+            found = iter([named_extraction(tower or (), store, dtype or "float32", target)])
+        else:
+            found = stage_extractions(
+                load_recipe(recipe, overrides or ()),
+                store,
+                Path(tables),
+                only=stage,
+                streams=stream or (),
+                run=out,
+                dtype=dtype,
+                device=target,
+            )
+        refused, extracted = [], False
+        for work in found:
+            for reason in work.refused:
+                typer.echo(f"not stored: {reason}")
+            refused += work.refused
+            refs = work.refs if videos is None else refs_of_folder(videos, work.streams.values())
+            refs = share_of(refs, share, shares)
+            reports = run(refs, work.streams, pool, batch_size=batch_size, progress=progress)
+            print_reports(work.title, reports)
+            extracted = extracted or bool(reports)
+        if not extracted:
+            raise UserError(f"nothing can be stored: {refused[0] if refused else 'the data hold no files'}")
+
+
+def print_reports(title: str, reports: "Mapping[str, StreamReport]") -> None:
+    """What became of every stream's files."""
+    for stream, report in reports.items():
+        counts = {"stored": report.stored, "found": report.found, "without it": report.absent}
+        counts["failed"] = len(report.failed)
+        typer.echo(f"{title}: {stream}: " + ", ".join(f"{number:,} {what}" for what, number in counts.items()))
+        for path, reason in report.failed[:SHOWN]:
+            typer.echo(f"  failed: {path}: {reason}")
+        if len(report.failed) > SHOWN:
+            typer.echo(f"  and {len(report.failed) - SHOWN:,} more, in failed.jsonl of the collection")
+
+
+@features.command("list")
+def list_all(store: Store) -> None:
+    """Name the collections of a store, with what made them and how much they hold."""
+    from vidtune.features.verify import require_collections, summaries
+
+    require_collections(store)
+    for found in summaries(store):
+        failed = f", {found.failed:,} failed" if found.failed else ""
+        size = f"{found.bytes / 2**30:.2f} GiB" if found.bytes >= 2**30 else f"{found.bytes / 2**20:.1f} MiB"
+        typer.echo(f"{found.name}  {found.items:,} items, {size}{failed}  {found.title} {found.dtype}".rstrip())
+
+
+@features.command()
+def verify(store: Store) -> None:
+    """Compare every byte of a store with its checksums; exit code 2 when something is wrong."""
+    from vidtune.cli.progress import CountProgress
+    from vidtune.errors import UserError
+    from vidtune.features.verify import require_collections
+    from vidtune.features.verify import verify as check
+
+    require_collections(store)
+    problems = 0
+    with CountProgress() as progress:
+        for found in check(store, progress):
+            twice = f", {found.twice:,} of them twice" if found.twice else ""
+            typer.echo(f"{found.name}  {found.items:,} items intact{twice}, {len(found.problems)} problems")
+            for problem in found.problems:
+                typer.echo(f"  {problem}")
+            problems += len(found.problems)
+    if problems:
+        raise UserError(f"{store}: {problems} problems, listed above")
+
+
+@features.command("import")
+def import_loose(
+    folder: Annotated[Path, typer.Argument(help="Published .npy, .pkl, .pt or .safetensors files, one per item.")],
+    store: Store,
+    name: Annotated[str, typer.Option(help="Of the collection.")],
+    width: Annotated[int | None, typer.Option(min=1, help="That features must have; default: the first one's.")] = None,
+) -> None:
+    """Make a collection of a published feature folder, reading nothing but arrays; a recipe can name its folder."""
+    from vidtune.cli.progress import CountProgress
+    from vidtune.features.loose import import_folder
+
+    with CountProgress() as progress:
+        report = import_folder(folder, store, name, width=width, progress=progress)
+    counts = f"{report.imported:,} imported, {report.found:,} found, {len(report.failed):,} refused"
+    typer.echo(f"{store / name}: {counts}; width {report.width}")
+    for path, reason in report.failed[:SHOWN]:
+        typer.echo(f"  refused: {path}: {reason}")
+    if len(report.failed) > SHOWN:
+        typer.echo(f"  and {len(report.failed) - SHOWN:,} more, in {store / name / 'failed.jsonl'}")

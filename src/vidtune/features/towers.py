@@ -1,0 +1,72 @@
+"""Towers named on the command line, with the preprocessing that their system prescribes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import LlamaConfig
+
+from vidtune.errors import UserError
+from vidtune.features.cache import TORCH_DTYPES, FeatureCache
+from vidtune.features.collection import CollectionSpec
+from vidtune.features.extract import Extraction, TowerStream
+from vidtune.features.identity import MediaIdentities
+from vidtune.models.build import build_config
+from vidtune.models.lone_towers import tower_of_recipe
+from vidtune.recipe import Recipe
+from vidtune.spelling import suggestion
+from vidtune.systems import get_system
+
+
+def frozen(tower: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The tower as a stage that does not train it has it."""
+    tower.requires_grad_(False)
+    for parameter in tower.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return tower.eval().to(device)
+
+
+def named_extraction(names: Sequence[str], store: Path, dtype: str, device: torch.device) -> Extraction:
+    """The streams of ``SYSTEM:STREAM=WEIGHTS`` arguments; without weights, those that the system names.
+
+    Raises:
+        UserError: no such system or stream, two systems at once, weights that cannot be found or do not fit.
+    """
+    wanted: dict[str, str | None] = {}
+    systems = []
+    for name in names:
+        what, _, weights = name.partition("=")
+        system_name, _, stream = what.partition(":")
+        if not stream:
+            raise UserError(f"--tower {name}: write SYSTEM:STREAM or SYSTEM:STREAM=WEIGHTS")
+        systems.append(system_name)
+        wanted[stream] = weights or None
+    if len(set(systems)) > 1:
+        raise UserError(f"--tower: of one system at a time, not {', '.join(dict.fromkeys(systems))}")
+    system = get_system(systems[0])
+    # Sizes of a language model are needed for the connectors, which are not built.
+    text_config = LlamaConfig(hidden_size=4096)
+    streams = system.build_config(text_config, {}, {}).streams
+    towers: dict[str, str] = {}
+    for stream, given in wanted.items():
+        if stream not in streams:
+            raise UserError(f"system {system.name} has no stream {stream!r}; {suggestion(stream, list(streams))}")
+        tower = streams[stream]["tower"]
+        found = given or towers.get(tower) or system.tower_names({}).get(tower)
+        if found is None:
+            raise UserError(f"--tower {system.name}:{stream}: say where its weights lie: {system.name}:{stream}=FOLDER")
+        towers[tower] = found
+    recipe = Recipe.model_validate({"system": system.name, "language_model": "none", "towers": towers})
+    config = build_config(recipe, text_config)
+    preprocessing, identities = system.preprocessing(config), MediaIdentities()
+    built = {name: frozen(tower_of_recipe(recipe, name, config), TORCH_DTYPES[dtype], device) for name in towers}
+    found_streams = {}
+    for stream in wanted:
+        tower = streams[stream]["tower"]
+        origin = {"system": system.name, "stream": stream, "tower": f"towers.{tower}", "from": towers[tower]}
+        spec = CollectionSpec.of(built[tower], config.tower(tower), preprocessing[stream], dtype, origin)
+        cache = FeatureCache(store, spec, identities)
+        found_streams[stream] = TowerStream(stream, built[tower], preprocessing[stream], cache)
+    return Extraction(system.title, found_streams)
