@@ -166,7 +166,7 @@ def test_header_that_lies_is_refused(tmp_path: Path, spec: object) -> None:
     header = json.dumps({"a": spec}).encode()
     path = tmp_path / "bad.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
-    with pytest.raises(ValueError, match="bytes|header"):
+    with pytest.raises(ValueError, match=r"bytes|header"):
         MappedShard(path)
 
 

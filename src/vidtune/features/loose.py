@@ -80,16 +80,18 @@ def import_folder(
         raise UserError(f"{folder}: holds no {', '.join(FEATURE_SUFFIXES)} files")
     about = read_about(target) if (target / COLLECTION).is_file() else None
     report = ImportReport(width or (about or {}).get("imported", {}).get("width"))
-    known = {entry.get("item") for entry in _entries(target)}
+    _write_about(target, folder, report.width)
+    known = {entry.get("item") for entry in _lines(target / INDEX)}
     items: dict[str, Path] = {}
     for path in paths:
         item = path.relative_to(folder).with_suffix("").as_posix()
-        if item in known and (target / f"{item}.safetensors").is_file():
-            report.found += 1
-        elif item in items:
-            _fail(report, target, path, f"{items[item].name} beside it is of the same item")
+        if item in items:
+            report.failed.append((str(path), f"{items[item].name} beside it is of the same item"))
         else:
             items[item] = path
+    there = {item for item in items if item in known and (target / f"{item}.safetensors").is_file()}
+    items = {item: path for item, path in items.items() if item not in there}
+    report.found = len(there)
     lines: list[dict[str, Any]] = []
     for done, (item, path, features, reason) in enumerate(_read_all(items), 1):
         if features is not None and report.width in (None, features.shape[1]):
@@ -98,23 +100,24 @@ def import_folder(
             report.imported += 1
         else:
             reason = reason if features is None else f"has width {features.shape[1]}, not {report.width}"
-            _fail(report, target, path, reason)
+            report.failed.append((str(path), reason))
         if len(lines) >= LINES_AT_ONCE:
             append_lines(target / INDEX, lines)
             lines = []
         if progress is not None:
             progress(f"files of {folder.name}", report.found + done, len(paths))
     append_lines(target / INDEX, lines)
-    if about is None:
-        origin = {"vidtune": __version__, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        write_about(target, {"imported": {"from": str(folder.resolve()), "width": report.width}, "origin": origin})
+    listed = {(entry.get("path"), entry.get("reason")) for entry in _lines(target / FAILED)}
+    fresh = [(path, reason) for path, reason in report.failed if (path, reason) not in listed]
+    append_lines(target / FAILED, [{"path": path, "reason": reason} for path, reason in fresh])
+    _write_about(target, folder, report.width)
     return report
 
 
 def check_loose(folder: Path) -> Iterator[tuple[str, str | None]]:
     """Every item of an imported collection, and what is wrong with it."""
     seen = set()
-    for entry in _entries(folder):
+    for entry in _lines(folder / INDEX):
         item = str(entry.get("item"))
         if item in seen:
             continue
@@ -130,7 +133,7 @@ def check_loose(folder: Path) -> Iterator[tuple[str, str | None]]:
 def _target(folder: Path, store: Path, name: str) -> Path:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    if name != Path(name).name or name.startswith("."):
+    if not name or name != Path(name).name or name.startswith("."):
         raise UserError(f"{name!r}: cannot be the name of a collection; give one that can name a folder")
     target = store / name
     if target.resolve().is_relative_to(folder.resolve()):
@@ -141,6 +144,11 @@ def _target(folder: Path, store: Path, name: str) -> Path:
             raise UserError(f"{target}: holds another collection; choose another name")
     target.mkdir(parents=True, exist_ok=True)
     return target
+
+
+def _write_about(target: Path, folder: Path, width: int | None) -> None:
+    origin = {"vidtune": __version__, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    write_about(target, {"imported": {"from": str(folder.resolve()), "width": width}, "origin": origin})
 
 
 def _read_all(items: dict[str, Path]) -> Iterator[tuple[str, Path, np.ndarray | None, str]]:
@@ -167,11 +175,5 @@ def _write(target: Path, item: str, features: np.ndarray, source: Path) -> dict[
     return {"item": item, "shard": f"{item}.safetensors", "tensor": TENSOR, **entry}
 
 
-def _fail(report: ImportReport, target: Path, path: Path, reason: str) -> None:
-    report.failed.append((str(path), reason))
-    append_lines(target / FAILED, [{"path": str(path), "reason": reason}])
-
-
-def _entries(target: Path) -> Iterator[dict[str, Any]]:
-    path = target / INDEX
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
     return parse_lines(path.read_bytes() if path.is_file() else b"")

@@ -121,6 +121,7 @@ class StageLoop:
                 if self.log is not None:
                     self.log.close()
             self.saver.wait()
+        self._note_problems()
         return self._save_final()
 
     def _train(self, packs: Ahead) -> None:
@@ -258,6 +259,9 @@ class StageLoop:
         if self.log is not None:
             self.log.write(line)
             self.console.numbers(line)
+        self._note_problems()
+
+    def _note_problems(self) -> None:
         for problem in self.stored.problems():
             self._note(problem)
 

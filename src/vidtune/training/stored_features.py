@@ -147,10 +147,8 @@ class StoredFeatures:
 
     def problems(self) -> list[str]:
         """What went wrong since the last call: training goes on without the store."""
-        fresh = []
-        for cache in self._caches():
-            if cache.problem is not None and cache.problem not in self.notes:
-                fresh.append(cache.problem)
+        found = [cache.problem for cache in self._caches() if cache.problem is not None]
+        fresh = [problem for problem in found if problem not in self.notes]
         self.notes += fresh
         return fresh
 
