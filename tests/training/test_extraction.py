@@ -1,5 +1,6 @@
 """Extraction before training: what a recipe's stages take from the store is what the command put there."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from vidtune.cli.main import run
 from vidtune.features.collection import Collection, collections
 from vidtune.models.build import build_model
 from vidtune.recipe import Recipe, dump_recipe
+from vidtune.systems import get_system
 from vidtune.training.run import train
 
 __all__ = ["work"]
@@ -27,6 +29,7 @@ def command(recipe: Recipe, folder: Path, *options: str) -> list[str]:
 
 def refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
     """The one line that a command is refused with."""
+    capsys.readouterr()
     assert run(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
@@ -53,9 +56,7 @@ def test_shares_and_worker_processes(make_recipe, tmp_path: Path, capsys: pytest
     samples = [*mixed_samples(), conversation("<video>\nWhat?", "x", video="gone.mp4")]
     recipe = make_recipe(samples, **FROZEN)
     for rank in ("0", "1"):
-        assert (
-            run([*command(recipe, tmp_path, "--rank", rank, "--ranks", "2")[:-6], "--rank", rank, "--ranks", "2"]) == 0
-        )
+        assert run(command(recipe, tmp_path, "--rank", rank, "--ranks", "2", "--workers", rank)) == 0
     told = capsys.readouterr().out
     assert held(tmp_path / "store") == {"towers.image image": ALL, "towers.video video": ALL}
     assert told.count("gone.mp4: file does not exist") == 1
@@ -124,8 +125,6 @@ def test_weights_that_a_recipe_names_are_read_without_its_language_model(
 def published(recipe: Recipe, folder: Path) -> dict[str, str]:
     """Towers as they are published: a folder of config.json and weights under their own names, each."""
     model = build_model(recipe)
-    from vidtune.systems import get_system
-
     keys = get_system(recipe.system).tower_keys
     found = {}
     for name, tower in model.towers.items():
@@ -136,7 +135,7 @@ def published(recipe: Recipe, folder: Path) -> dict[str, str]:
         vision = {**TOWER, "patch_size": 14, "hidden_act": "gelu", "layer_norm_eps": 1e-5}
         if name == "video":
             vision |= {"add_time_attn": True, "num_frames": 4}
-        (target / "config.json").write_text(__import__("json").dumps({"vision_config": vision}))
+        (target / "config.json").write_text(json.dumps({"vision_config": vision}))
         found[name] = str(target)
     return found
 
