@@ -244,6 +244,33 @@ def test_streams_read_the_files_of_their_medium(clips: Path, tmp_path: Path) -> 
     assert [(ref.stream, Path(ref.path).name) for ref in refs] == [("video", "a.mp4"), ("image", "b.jpg")]
 
 
+def test_streams_that_begin_with_the_same_pixels_share_their_decoding(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Counter[str]()
+    real = VideoPreprocessing.read
+
+    def counted(self: VideoPreprocessing, path: str) -> np.ndarray:
+        read[path] += 1
+        return real(self, path)
+
+    monkeypatch.setattr(VideoPreprocessing, "read", counted)
+    other_rule = VideoPreprocessing(size=28, num_frames=4, sampling="arange")
+    streams = [
+        stream_into(tmp_path / "store"),
+        stream_into(tmp_path / "store", preprocessing=other_rule, name="another rule"),
+        stream_into(tmp_path / "store", seed=1, name="another tower"),
+    ]
+    reports = run(clips, *streams)
+    assert [report.stored for report in reports.values()] == [CLIPS] * 3
+    assert set(read.values()) == {2}
+    alone = stream_into(tmp_path / "alone", seed=1)
+    run(clips, alone)
+    for path in media_files(clips):
+        ref = MediaRef("video", path)
+        assert torch.equal(streams[2].cache.find(ref), alone.cache.find(ref))
+
+
 def test_equal_files_are_encoded_once(clips: Path, tmp_path: Path) -> None:
     folder = tmp_path / "videos"
     folder.mkdir()

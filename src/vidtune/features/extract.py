@@ -9,7 +9,9 @@ Legend: B items run together, N tokens, C tower width.
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,6 +114,13 @@ def refs_of_folder(folder: Path, streams: Iterable[TowerStream]) -> list[MediaRe
     return [MediaRef(s.name, path) for path in media_files(folder) for s in wanted if readable_by(s, path)]
 
 
+def reads_alike(one: Preprocessing, other: Preprocessing) -> bool:
+    """Whether two kinds of preprocessing begin with the same pixels or the same wave, so that a file is read once."""
+    owner: Any = next(kind for kind in type(one).__mro__ if "read" in vars(kind))
+    same = getattr(type(other), "read", None) is owner.read
+    return same and all(getattr(one, name) == getattr(other, name) for name in owner.model_fields)
+
+
 def share_of(refs: Sequence[MediaRef], rank: int, ranks: int) -> list[MediaRef]:
     """Every ``ranks``-th file of them, with all the streams that read it."""
     paths = list(dict.fromkeys(ref.path for ref in refs))
@@ -130,7 +139,7 @@ def extract(
     """Put the features of all files into the store.
 
     Args:
-        refs: what is to be read by which stream; what is asked for twice is done once.
+        refs: what is to be read by which stream, all of a file together; what is asked for twice is done once.
         streams: by name.
         pool: decodes; owned by the caller.
         batch_size: items B that a tower is given at once.
@@ -157,49 +166,59 @@ class _Extraction:
         self.reports = {name: StreamReport() for name in streams}
         self._refs, self._streams, self._batch_size = refs, streams, batch_size
         self._drawn = 0
-        self._asked: deque[tuple[MediaRef, str | None]] = deque()
+        self._asked: deque[list[tuple[MediaRef, str | None]]] = deque()
         self._waiting: dict[tuple[str, tuple[int, ...]], list[tuple[MediaRef, str, np.ndarray]]] = defaultdict(list)
         self._perhaps_silent: list[tuple[MediaRef, str]] = []
         self._listed = {name: _listed(stream) for name, stream in streams.items()}
 
     @property
     def done(self) -> int:
-        """How many files are through."""
-        return self._drawn - len(self._asked)
+        """How many refs are through."""
+        return self._drawn - sum(map(len, self._asked))
 
     def jobs(self) -> Iterator[LoadJob]:
         """What has to be decoded, as it is drawn; what is in the store is passed over."""
         requested: set[tuple[str, str]] = set()
-        for ref in self._refs:
-            self._drawn += 1
-            stream = self._streams[ref.stream]
-            key = stream.cache.key(ref)  # None: the worker will say what is wrong with the file
-            if key is not None:
-                if (ref.stream, key) in requested or key in stream.cache.collection:
+        for path, refs in groupby(self._refs, key=lambda ref: ref.path):
+            wanted: list[tuple[MediaRef, str | None]] = []
+            for ref in refs:
+                self._drawn += 1
+                cache = self._streams[ref.stream].cache
+                key = cache.key(ref)  # None: the worker will say what is wrong with the file
+                if key is not None and ((ref.stream, key) in requested or key in cache.collection):
                     self.reports[ref.stream].found += 1
                     continue
-                requested.add((ref.stream, key))
-            self._asked.append((ref, key))
-            yield LoadJob(ref.path, stream.preprocessing)
+                requested |= {(ref.stream, key)} if key is not None else set()
+                wanted.append((ref, key))
+            while wanted:
+                asked = [wanted.pop(0)]
+                own = self._streams[asked[0][0].stream].preprocessing
+                alike = (part for part in wanted if reads_alike(own, self._streams[part[0].stream].preprocessing))
+                second = next(alike, None)
+                if second is not None:
+                    wanted.remove(second)
+                    asked.append(second)
+                self._asked.append(asked)
+                yield LoadJob(path, own, second=second and self._streams[second[0].stream].preprocessing)
 
     def take(self, result: LoadResult) -> None:
         """The next of the jobs is done."""
-        ref, key = self._asked.popleft()
-        stream, report = self._streams[ref.stream], self.reports[ref.stream]
-        if result.error is not None:
-            if stream.preprocessing.output_shapes():
-                self._fail(ref, result.error.reason)
+        for (ref, key), array in zip(self._asked.popleft(), (result.array, result.second), strict=False):
+            stream, report = self._streams[ref.stream], self.reports[ref.stream]
+            if result.error is not None:
+                if stream.preprocessing.output_shapes():
+                    self._fail(ref, result.error.reason)
+                else:
+                    self._perhaps_silent.append((ref, result.error.reason))
+            elif key is None or stream.cache.key(ref) != key:
+                self._fail(ref, "changed while it was read")
+            elif array is None or not array.size:
+                report.absent += 1
             else:
-                self._perhaps_silent.append((ref, result.error.reason))
-        elif key is None or stream.cache.key(ref) != key:
-            self._fail(ref, "changed while it was read")
-        elif result.array is None or not result.array.size:
-            report.absent += 1
-        else:
-            waiting = self._waiting[ref.stream, result.array.shape]
-            waiting.append((ref, key, result.array))
-            if len(waiting) >= self._batch_size:
-                self._encode(stream, self._waiting.pop((ref.stream, result.array.shape)))
+                waiting = self._waiting[ref.stream, array.shape]
+                waiting.append((ref, key, array))
+                if len(waiting) >= self._batch_size:
+                    self._encode(stream, self._waiting.pop((ref.stream, array.shape)))
 
     def finish(self, pool: MediaPool) -> None:
         """Encode what still waits, tell files without sound from bad ones, and write everything."""
