@@ -244,6 +244,25 @@ def test_streams_read_the_files_of_their_medium(clips: Path, tmp_path: Path) -> 
     assert [(ref.stream, Path(ref.path).name) for ref in refs] == [("video", "a.mp4"), ("image", "b.jpg")]
 
 
+def test_file_that_changes_while_it_is_read_is_listed_and_not_stored(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    path = write_clip(folder / "a.mp4")
+    load = VideoPreprocessing.load
+
+    def change(self: VideoPreprocessing, *arguments: Any) -> np.ndarray:
+        found = load(self, *arguments)
+        write_clip(path, seed=1)
+        return found
+
+    monkeypatch.setattr(VideoPreprocessing, "load", change)
+    report = run(folder, stream_into(tmp_path / "store"))["video"]
+    assert (report.stored, report.failed) == (0, [(str(path), "changed while it was read")])
+    assert not stored(tmp_path / "store")
+
+
 def test_streams_that_begin_with_the_same_pixels_share_their_decoding(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

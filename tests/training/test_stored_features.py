@@ -254,6 +254,42 @@ def test_teacher_is_served_from_the_store_and_looks_once(
             assert a["losses"] == pytest.approx(b["losses"], rel=1e-5)
 
 
+def test_frozen_tower_of_a_distilled_stream_runs_each_time_and_its_teacher_once(
+    distilled: MakeRecipe, tmp_path: Path, work: Counter[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = distilled(max_steps=5, train={"alignments": 1e-2, "connectors": 1e-3})
+    train(recipe, tmp_path / "plain", progress=False)
+    stored = with_store(recipe, str(tmp_path / "store"))
+    train(stored, tmp_path / "first", progress=False)
+    assert "stream video: it is distilled" in capfd.readouterr().err
+    work.clear()
+    train(stored, tmp_path / "second", progress=False)
+    assert not work["taught"]
+    assert list(held(tmp_path / "store")) == ["teacher video"]
+    for name in ("first", "second"):
+        assert difference(tmp_path / "plain", tmp_path / name) < 2e-6
+
+
+def test_file_that_changes_while_it_is_decoded_is_not_stored(
+    make_recipe, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "media"
+    shutil.copytree(media, own)
+    recipe = make_recipe(**{**FROZEN, "epochs": 1})
+    data = [source.model_copy(update={"media": str(own)}) for source in recipe.stages[0].data]
+    execute = pool_module.execute
+
+    def change(job: LoadJob) -> object:
+        found = execute(job)
+        if job.path.endswith("red.mp4"):
+            write_video(own / "red.mp4", (1, 2, 3))
+        return found
+
+    monkeypatch.setattr(pool_module, "execute", change)
+    train(with_store(with_settings(recipe, data=tuple(data))), tmp_path / "out", progress=False)
+    assert held(tmp_path / "out/features") == {"towers.image image": len(COLOURS), "towers.video video": 3}
+
+
 def test_set_up_opens_no_store_where_none_is_asked_for(make_recipe, tmp_path: Path) -> None:
     setup = set_up(make_recipe(**FROZEN), 0, tmp_path)
     assert not setup.stored.towers and not setup.stored.notes

@@ -18,12 +18,14 @@ from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 
 
 class Decoded:
-    """One decoded file, or the promise of one. All but ``job`` hold once ``done``; ``seconds`` were spent on it."""
+    """One decoded file, or the promise of one. All but ``job`` and ``identity`` hold once ``done``; ``seconds`` were
+    spent on it. ``identity`` names the content that the file had before; None where nobody asks.
+    """
 
-    __slots__ = ("array", "done", "error", "job", "second", "seconds")
+    __slots__ = ("array", "done", "error", "identity", "job", "second", "seconds")
 
-    def __init__(self, job: LoadJob) -> None:
-        self.job = job
+    def __init__(self, job: LoadJob, identity: str | None = None) -> None:
+        self.job, self.identity = job, identity
         self.done = False
         self.array: np.ndarray | None = None
         self.second: np.ndarray | None = None
@@ -60,11 +62,11 @@ class DecodedMedia:
         self._bytes = 0
         self._results: Iterator[LoadResult] = iter(())
 
-    def request(self, job: LoadJob) -> Decoded:
-        """The file, now or later."""
+    def request(self, job: LoadJob, identity: str | None = None) -> Decoded:
+        """The file, now or later; one that is remembered keeps the identity that it was first asked for with."""
         decoded = self._known.get(job)
         if decoded is None:
-            decoded = self._known[job] = Decoded(job)
+            decoded = self._known[job] = Decoded(job, identity)
             self._waiting.append(decoded)
         else:
             self._known.move_to_end(job)

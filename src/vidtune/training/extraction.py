@@ -85,10 +85,10 @@ def _stage_extraction(
     trained = trained_towers(stage, config)
     for stream in [name for name in processor.streams if name in held and name in (wanted or held)]:
         name, how = config.streams[stream]["tower"], processor.preprocessing[stream]
-        reason = unstorable(stage, stream, name, how, name in trained)
+        reason = unstorable(recipe, stage, stream, name, how, name in trained)
         if reason is not None:
             if wanted:
-                raise UserError(f"{reason}: its features are not the same each time and cannot be stored")
+                raise UserError(f"{reason}: its features cannot be stored")
             found.refused.append(reason)
             continue
         kind = dtype or stage.precision

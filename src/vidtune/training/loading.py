@@ -116,12 +116,10 @@ class Requested:
     Args:
         found: what the store has of it.
         decoded: the file, for the rest; None: nothing else is needed.
-        teacher_alone: whether the file is decoded for the teacher, and the stream's own features are found.
     """
 
     found: Found
     decoded: Decoded | None
-    teacher_alone: bool = False
 
     def loaded(self, slot: MediaSlot, is_unchanged: Callable[[MediaRef, str], bool]) -> LoadedItem:
         """The item, once it is decoded.
@@ -131,13 +129,12 @@ class Requested:
         """
         found, decoded = self.found, self.decoded
         array, second = (decoded.array, decoded.second) if decoded is not None else (None, None)
-        if self.teacher_alone:
-            array, second = None, array
         values = array if found.features is None else found.features
         assert values is not None
 
         def usable(key: str | None) -> str | None:
-            return key if key is not None and is_unchanged(slot.ref, key) else None
+            same = decoded is not None and key is not None and key == decoded.identity
+            return key if same and key is not None and is_unchanged(slot.ref, key) else None
 
         return LoadedItem(
             values,
@@ -257,11 +254,10 @@ class PackLoader:
         own, second = self._preprocessing[slot.stream], self._teachers.get(slot.stream)
         if found.taught is not None:
             second = None
-        if found.features is None:
-            return Requested(found, self._media.request(LoadJob(slot.ref.path, own, slot.seed, second)))
-        if second is None:
+        if found.features is not None:
             return Requested(found, None)
-        return Requested(found, self._media.request(LoadJob(slot.ref.path, second, slot.seed)), teacher_alone=True)
+        job = LoadJob(slot.ref.path, own, slot.seed, second)
+        return Requested(found, self._media.request(job, found.key or found.teacher_key))
 
     def _load(self, planned: PlannedPack) -> LoadedPack:
         indices: list[int] = []

@@ -92,7 +92,7 @@ class StoredFeatures:
         specs: dict[str, CollectionSpec] = {}
         for stream, how in preprocessing.items():
             tower = model.config.streams[stream]["tower"]
-            reason = unstorable(stage, stream, tower, how, is_trainable(model.towers[tower]))
+            reason = unstorable(recipe, stage, stream, tower, how, is_trainable(model.towers[tower]))
             if reason is not None:
                 stored.notes.append(f"{reason}: its features are computed anew each time")
             else:
@@ -156,7 +156,9 @@ class StoredFeatures:
         return [*self.towers.values(), *self.teachers.values()]
 
 
-def unstorable(stage: Stage, stream: str, tower: str, preprocessing: Preprocessing, trains: bool) -> str | None:
+def unstorable(
+    recipe: Recipe, stage: Stage, stream: str, tower: str, preprocessing: Preprocessing, trains: bool
+) -> str | None:
     """Why a stream's features cannot be stored in a stage; None when they can.
 
     Args:
@@ -167,6 +169,8 @@ def unstorable(stage: Stage, stream: str, tower: str, preprocessing: Preprocessi
     setting = random_setting(preprocessing)
     if setting is not None:
         return f"stage {stage.name!r}: stream {stream}: its preprocessing is random (media.{stream}.{setting})"
+    if stream in recipe.distillation:
+        return f"stage {stage.name!r}: stream {stream}: it is distilled, which goes by the shape of its pixels"
     return None
 
 
