@@ -229,9 +229,12 @@ class Recipe(Settings):
         language_model: folder or hub id of a causal language model, or a transformers config (with ``model_type``) to
             build from scratch.
         tokenizer: folder or hub id; None: the language model's own.
-        towers: per tower, folder or hub id of its weights, or a config to build from scratch.
+        towers: per tower, folder or hub id of its weights, or a config to build from scratch; of a system that is
+            published without its towers, one that is not named is left out, and its features are read from files.
         checkpoint: a whole model to start from instead; language model and towers are then taken from it.
         connectors: per connector, folder or file of its weights, or sizes that differ from the published ones.
+        lora_runs: folders or hub ids of published LoRA runs that are merged into all of these, in this order, before
+            the first stage.
         distillation: per stream, the teacher of all stages.
         features: where what frozen towers give is stored and found again, so that no file is decoded and encoded twice:
             "auto" ($VIDTUNE_FEATURES, or ``features`` in the run's folder) or a folder; None: nowhere.
@@ -248,6 +251,7 @@ class Recipe(Settings):
     towers: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
     checkpoint: FilePath | None = None
     connectors: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
+    lora_runs: tuple[FilePath, ...] = ()
     distillation: dict[str, Distillation] = Field(default_factory=dict)
     features: FilePath | None = None
     seed: int = 42

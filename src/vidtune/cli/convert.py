@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
+from vidtune.cli.loading import ModelBase, Towers, assignments
+
 
 def convert(
     source: Annotated[str, typer.Argument(help="Folder, file or hub id of a checkpoint in any known format.")],
     to_folder: Annotated[Path, typer.Argument(metavar="OUT", help="New folder; one that holds files is refused.")],
     to: Annotated[str, typer.Option(help="Format to write: vidtune, or one that `vidtune systems` lists.")] = "vidtune",
-    model_base: Annotated[
-        str | None,
-        typer.Option(help="Language model of a checkpoint without one; where the base of a LoRA result has moved to."),
-    ] = None,
+    model_base: ModelBase = None,
+    tower: Towers = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer, when the checkpoint's folder holds none: folder or hub id.")
     ] = None,
@@ -24,7 +24,9 @@ def convert(
     """
     from vidtune.models.checkpoints import load_checkpoint, save_checkpoint
 
-    checkpoint = load_checkpoint(source, base=model_base, tokenizer=tokenizer)
+    checkpoint = load_checkpoint(
+        source, base=model_base, towers=assignments(tower, "--tower"), tokenizer=tokenizer
+    )
     typer.echo(checkpoint.report)
     for warning in checkpoint.report.warnings:
         typer.echo(f"warning: {warning}", err=True)

@@ -19,6 +19,7 @@ from vidtune.cli.judging import (
     build_judge,
     judge_and_score,
 )
+from vidtune.cli.loading import ModelBase, Towers, assignments
 
 if TYPE_CHECKING:
     from vidtune.recipe import BenchmarkEntry
@@ -53,10 +54,8 @@ def evaluate(
     judge_max_cost: JudgeMaxCost = None,
     judge_max_calls: JudgeMaxCalls = None,
     judge_concurrency: JudgeConcurrency = 8,
-    model_base: Annotated[
-        str | None,
-        typer.Option(help="Language model of a checkpoint without one; where the base of a LoRA result has moved to."),
-    ] = None,
+    model_base: ModelBase = None,
+    tower: Towers = None,
     tokenizer: Annotated[str | None, typer.Option(help="When the checkpoint's folder holds none.")] = None,
     device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None,
@@ -95,7 +94,14 @@ def evaluate(
             judge_concurrency,
         )
     pick_dtype(dtype)
-    loaded = open_checkpoint(folder, pick_device(device), dtype, base=model_base, tokenizer=tokenizer)
+    loaded = open_checkpoint(
+        folder,
+        pick_device(device),
+        dtype,
+        base=model_base,
+        towers=assignments(tower, "--tower"),
+        tokenizer=tokenizer,
+    )
     for warning in loaded.checkpoint.report.warnings:
         typer.echo(f"warning: {warning}", err=True)
     for entry in entries:

@@ -36,19 +36,26 @@ class LoadedCheckpoint:
 
 
 def open_checkpoint(
-    path: Path, device: str = "cpu", dtype: str | None = None, *, base: str | None = None, tokenizer: str | None = None
+    path: Path,
+    device: str = "cpu",
+    dtype: str | None = None,
+    *,
+    base: Sequence[str] | None = None,
+    towers: Mapping[str, str] | None = None,
+    tokenizer: str | None = None,
 ) -> LoadedCheckpoint:
     """Load a checkpoint of any known format.
 
     Args:
         dtype: name of a torch type, e.g. "bfloat16"; None keeps the stored one.
-        base: language model of a checkpoint that holds connectors only, folder or name.
+        base: what a checkpoint that is not whole stands on, bottom up: folders, files or names.
+        towers: tower -> weights of a model that comes without it.
         tokenizer: of the language model, when the checkpoint's folder holds none.
 
     Raises:
         UserError: no checkpoint there, or not one that can be loaded.
     """
-    identity = identify_checkpoint(path, base)
+    identity = identify_checkpoint(path, [*(base or ()), *(towers or {}).values()])
     import torch
 
     from vidtune.models.checkpoints import load_checkpoint
@@ -57,7 +64,7 @@ def open_checkpoint(
     kind = None if dtype is None else getattr(torch, dtype, None)
     if dtype is not None and not isinstance(kind, torch.dtype):
         raise UserError(f"dtype {dtype!r} does not exist; use float32, bfloat16 or float16")
-    checkpoint = load_checkpoint(path, base=base, tokenizer=tokenizer, dtype=kind, device=device)
+    checkpoint = load_checkpoint(path, base=base, towers=towers, tokenizer=tokenizer, dtype=kind, device=device)
     recipe = path / RECIPE_FILE
     return LoadedCheckpoint(
         checkpoint=checkpoint,

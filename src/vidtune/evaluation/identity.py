@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -31,15 +32,15 @@ class CheckpointIdentity(BaseModel):
     fingerprint: str
 
 
-def identify_checkpoint(path: Path, base: str | None = None) -> CheckpointIdentity:
+def identify_checkpoint(path: Path, others: Sequence[str] = ()) -> CheckpointIdentity:
     """Identity of a checkpoint folder or file.
 
     Args:
-        base: folder or name of the language model that a checkpoint of connectors only is completed with.
+        others: folders, files or names of what completes a checkpoint that is not whole.
     """
     fingerprint = checkpoint_fingerprint(path)
-    if base is not None:
-        below = checkpoint_fingerprint(Path(base)) if Path(base).exists() else base
+    for other in others:
+        below = checkpoint_fingerprint(Path(other)) if Path(other).exists() else other
         fingerprint = hashlib.sha256(f"{fingerprint} on {below}".encode()).hexdigest()[:16]
     return CheckpointIdentity(path=str(path.resolve()), fingerprint=fingerprint)
 

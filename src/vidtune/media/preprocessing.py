@@ -121,7 +121,9 @@ class VideoPreprocessing(_SquarePreprocessing):
             pixels = pixels[frame_indices(self.sampling, len(pixels), self.num_frames)]
         if self.blind:
             pixels = np.zeros_like(pixels)
-        x = transforms.resize_and_crop(pixels, self.size, self.interpolation, self.antialias, "ratio_first")
+        # The two published orders are those of two libraries, which round the long side each in its own way.
+        long_side: transforms.LongSide = "ratio_first" if self.order == "normalize_then_resize" else "product_first"
+        x = transforms.resize_and_crop(pixels, self.size, self.interpolation, self.antialias, long_side)
         x = self._finish(x)
         if transforms.decide_flip(self.flip_probability, seed):
             x = transforms.horizontal_flip(x)

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from vidtune.errors import UserError
-from vidtune.models.checkpoints import Dtypes, LoadReport, cast, load_checkpoint, model_from_state, read_config, rename
+from vidtune.models.checkpoints import (
+    Dtypes,
+    LoadReport,
+    cast,
+    load_checkpoint,
+    model_from_state,
+    read_config,
+    rename,
+)
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.formats import KeyMap
 from vidtune.models.hub import locate
@@ -41,10 +49,16 @@ def build_model(recipe: Recipe, dtype: Dtypes = None, reports: list[LoadReport] 
     Raises:
         UserError: weights that cannot be found or do not fit, sizes that contradict each other.
     """
+    from vidtune.models.stack import put_on, require_layer
+
     torch.manual_seed(recipe.seed)
     if recipe.checkpoint:
-        return load_checkpoint(recipe.checkpoint, tokenizer=recipe.tokenizer, dtype=dtype).model
-    return _assemble(build_config(recipe), published_weights(recipe), dtype, reports=reports)
+        model = load_checkpoint(recipe.checkpoint, tokenizer=recipe.tokenizer, dtype=dtype).model
+    else:
+        model = _assemble(build_config(recipe), published_weights(recipe), dtype, reports=reports)
+    for folder in recipe.lora_runs:
+        put_on(model, require_layer(folder, recipe.system))
+    return model
 
 
 def published_weights(recipe: Recipe) -> list[tuple[str, str, KeyMap]]:
@@ -69,7 +83,7 @@ def build_config(recipe: Recipe, text_config: PreTrainedConfig | None = None) ->
     Args:
         text_config: of the language model; None: as the recipe says.
     """
-    towers = {name: _tower_sizes(get_system(recipe.system), name, spec) for name, spec in recipe.towers.items()}
+    towers = {name: tower_sizes(get_system(recipe.system), name, spec) for name, spec in recipe.towers.items()}
     connectors = {name: spec for name, spec in recipe.connectors.items() if isinstance(spec, dict)}
     config = _compose(get_system(recipe.system), text_config or _text_config(recipe), towers, connectors)
     config.alignments = alignment_sizes(recipe, config)
@@ -78,15 +92,20 @@ def build_config(recipe: Recipe, text_config: PreTrainedConfig | None = None) ->
 
 def build_partial(
     system_name: str, config: dict[str, Any], base: str, state: dict[str, Tensor], dtype: Dtypes
-) -> VideoLM:
-    """A model from connector weights, the language model they were trained for, and the towers their config names."""
+) -> tuple[VideoLM, list[str]]:
+    """A model from connector weights, the language model they were trained for, and the towers their config names.
+
+    Returns: the model, and the connectors that ``state`` does not hold, which are drawn.
+    """
     system = get_system(system_name)
     text_config = AutoConfig.from_pretrained(locate(base))
     names = system.tower_names(config)
-    towers = {name: _tower_sizes(system, name, path) for name, path in names.items()}
-    composed = _compose(system, text_config, towers, system.connector_sizes(config))
+    towers = {name: tower_sizes(system, name, path) for name, path in names.items()}
+    composed = _compose(system, text_config, {**system.tower_sizes(config), **towers}, system.connector_sizes(config))
     weights = [*_tower_weights(system, names), ("language_model", base, LANGUAGE_MODEL_KEYS)]
-    return _assemble(composed, weights, dtype, state)
+    connectors = [f"connectors.{name}" for name in composed.connectors]
+    drawn = [name for name in connectors if not any(key.startswith(name + ".") for key in state)]
+    return _assemble(composed, weights, dtype, state), drawn
 
 
 def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTokenizerBase) -> "VideoLMProcessor":
@@ -154,7 +173,8 @@ def _text_config(recipe: Recipe) -> PreTrainedConfig:
         raise UserError(f"language_model: {str(error).splitlines()[0]}") from None
 
 
-def _tower_sizes(system: System, name: str, spec: str | dict[str, Any]) -> dict[str, Any]:
+def tower_sizes(system: System, name: str, spec: str | dict[str, Any]) -> dict[str, Any]:
+    """Sizes of a tower: as given, or as the place of its weights tells. Raises UserError where it does not."""
     if isinstance(spec, dict):
         return spec
     path = locate(spec, weights=False)
@@ -202,8 +222,10 @@ def _assemble(
     state = dict(state or {})
     for component, path, keys in weights:
         report = LoadReport(component)
-        state |= rename(read_state(locate(path)), keys, report)
+        found = rename(read_state(locate(path)), keys, report)
         report.refuse_gaps(Path(path))
+        # A file of several connectors gives the one that it is named for.
+        state |= {name: tensor for name, tensor in found.items() if name.startswith(component + ".")}
         if reports is not None:
             reports.append(report)
     if not state:
@@ -221,7 +243,7 @@ def _assemble(
 def _drawn(config: VideoLMConfig, names: list[str]) -> dict[str, Tensor]:
     """Random weights, in float32, of the components that have none among ``names``."""
     builders: dict[str, Callable[[], nn.Module]] = {
-        **{f"towers.{name}": config.tower(name).build for name in config.towers},
+        **{f"towers.{name}": config.tower(name).build for name in config.towers if name not in config.absent_towers},
         **{f"connectors.{name}": config.connector(name).build for name in config.connectors},
         **{f"alignments.{name}": config.alignment(name).build for name in config.alignments},
         "language_model": lambda: AutoModelForCausalLM.from_config(config.text_config),

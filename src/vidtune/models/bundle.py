@@ -43,7 +43,8 @@ class Base(BaseModel):
         parts: the recipe's own parts, which :func:`build_model` makes a model of; or
         checkpoint: folder or hub id of a whole checkpoint, with
         beside: the way to it from the folder of the bundle, when both belong to one run;
-        language_model: of a checkpoint that needs one.
+        stands_on: what a checkpoint that is not whole stands on, bottom up, see :mod:`vidtune.models.stack`;
+        language_model: the same in results of earlier versions, where it was one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +52,13 @@ class Base(BaseModel):
     parts: Recipe | None = None
     checkpoint: str | None = None
     beside: str | None = None
+    stands_on: tuple[str, ...] = ()
     language_model: str | None = None
+
+    @property
+    def below(self) -> tuple[str, ...]:
+        """What the checkpoint stands on."""
+        return self.stands_on or ((self.language_model,) if self.language_model else ())
 
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> "Base":
@@ -61,6 +68,7 @@ class Base(BaseModel):
             name: {key: _absolute_part(spec) for key, spec in getattr(recipe, name).items()}
             for name in ("towers", "connectors")
         } | {name: _absolute_part(getattr(recipe, name)) for name in ("language_model", "tokenizer", "checkpoint")}
+        changes["lora_runs"] = tuple(map(absolute, recipe.lora_runs))
         return cls(parts=recipe.model_copy(update={**left_out, **changes}))
 
     def load(self, dtype: Dtypes, tokenizer: str | None = None) -> VideoLM:
@@ -73,7 +81,7 @@ class Base(BaseModel):
             named = {"tokenizer": tokenizer} if tokenizer else {}
             return build_model(self.parts.model_copy(update=named), dtype)
         assert self.checkpoint is not None
-        return load_checkpoint(self.checkpoint, base=self.language_model, tokenizer=tokenizer, dtype=dtype).model
+        return load_checkpoint(self.checkpoint, base=self.below, tokenizer=tokenizer, dtype=dtype).model
 
     def found(self, bundle: Path, given: str | None) -> "Base":
         """The base where it lies now.
@@ -89,9 +97,9 @@ class Base(BaseModel):
             return Base(parts=self.parts.model_copy(update={"language_model": given}))
         base = self
         if given is not None:
-            base = Base(checkpoint=given, language_model=self.language_model)
+            base = Base(checkpoint=given, stands_on=self.below)
         elif self.beside is not None and (bundle / self.beside).is_dir():
-            base = Base(checkpoint=str(bundle / self.beside), language_model=self.language_model)
+            base = Base(checkpoint=str(bundle / self.beside), stands_on=self.below)
         for what, place in base._places().items():
             try:
                 locate(place)
@@ -104,8 +112,9 @@ class Base(BaseModel):
 
     def _places(self) -> dict[str, str]:
         if self.parts is None:
-            return {"checkpoint": str(self.checkpoint)}
+            return {"checkpoint": str(self.checkpoint), **{f"base {place}": place for place in self.below}}
         named = {"checkpoint": self.parts.checkpoint, "language model": self.parts.language_model}
+        named |= {f"LoRA run {place}": place for place in self.parts.lora_runs}
         named |= {f"tower {name}": spec for name, spec in self.parts.towers.items()}
         named |= {f"connector {name}": spec for name, spec in self.parts.connectors.items()}
         return {what: place for what, place in named.items() if isinstance(place, str)}

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,20 +116,22 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def find_format(
-    config: dict[str, Any], keys: list[str], where: Path, adapter: bool = False
+    config: dict[str, Any], keys: list[str], where: Path, adapter: bool = False, system: str | None = None
 ) -> tuple[str, CheckpointFormat]:
     """The (system name, format) that recognises a config.json and the keys beside it.
 
     Args:
         adapter: whether a low-rank adapter lies beside them.
+        system: look among its formats alone; None: among those of all systems.
     """
     from vidtune.systems import get_system, list_systems
 
-    for name in list_systems():
+    for name in [system] if system else list_systems():
         for candidate in get_system(name).formats:
             if candidate.adapter == adapter and candidate.matches(config, keys):
                 return name, candidate
-    raise UserError(f"{where}: not a checkpoint of a known system (model_type {config.get('model_type')!r})")
+    what = f"of system {system}" if system else "of a known system"
+    raise UserError(f"{where}: not a checkpoint {what} (model_type {config.get('model_type')!r})")
 
 
 def holds_video_lm(path: Path) -> bool:
@@ -149,7 +151,8 @@ def holds_video_lm(path: Path) -> bool:
 def load_checkpoint(
     name_or_path: str | Path,
     *,
-    base: str | None = None,
+    base: str | Sequence[str] | None = None,
+    towers: Mapping[str, str] | None = None,
     tokenizer: str | None = None,
     dtype: Dtypes = None,
     device: str = "cpu",
@@ -158,57 +161,48 @@ def load_checkpoint(
 
     Args:
         name_or_path: folder or hub id; connectors alone, or a published LoRA run, need ``base``.
-        base: language model that a connectors-only or LoRA checkpoint was trained for; for our own LoRA results also
-            the whole checkpoint they stand on, where it has moved.
+        base: what a connectors-only or LoRA checkpoint stands on, bottom up, see :mod:`vidtune.models.stack`; for our
+            own LoRA results where their base, or its language model, has moved.
+        towers: tower -> file, folder or hub id of its weights, for a model that comes without it.
         tokenizer: folder or hub id, when the checkpoint's folder holds none.
         dtype: of all parameters, or of each component's; None keeps the file's.
 
     Raises:
         UserError: unknown format, missing or unexpected keys, no tokenizer; one line that names the path.
     """
-    from vidtune.models.build import build_partial, build_processor
+    from vidtune.models.added_towers import add_towers
+    from vidtune.models.build import build_processor
+    from vidtune.models.stack import load_stack, read_layer
 
-    path = locate(str(name_or_path))
-    if path.is_dir() and (path / "config.json").is_file() and read_config(path).get("model_type") == OURS:
-        return _load_ours(path, base, dtype, device)
-    names = ("model.safetensors", "pytorch_model.bin", *_partial_names())
-    config = read_config(path) if path.is_dir() else {}
-    adapter = adapters.is_adapter(path)
-    state = adapters.read_trainables(path) if adapter else read_state(path, names)
-    system, format = find_format(config, list(state), path, adapter)
-    report = LoadReport(format.name)
-    if format.partial:
-        if base is None:
-            raise UserError(
-                f"{path}: holds {', '.join(format.partial)} only; name its language model with --model-base"
-            )
-        model = build_partial(system, config, base, rename(state, format.keys, report), dtype)
-        if adapter:
-            update = adapters.read_adapter(path)
-            adapters.merge(model, update, format.keys, path)
-            report.loaded += 2 * len(update.factors)
-        tokenizer = tokenizer or base
+    path, below = locate(str(name_or_path)), [base] if isinstance(base, str) else list(base or ())
+    if is_ours(path):
+        loaded = _load_ours(path, below, dtype)
+    elif layer := read_layer(path):
+        model, report = load_stack([*below, path], layer.system, dtype)
+        loaded = Checkpoint(model, build_processor(model.config, tokenizer or below[0]), report)
     else:
-        model = _load_whole(format, config, state, report, path, dtype)
-    report.warnings = format.warnings(model.config)
-    report.refuse_gaps(path)
-    processor = build_processor(model.config, str(tokenizer or path))
-    return Checkpoint(model.to(device).eval(), processor, report)
+        model, report = _load_whole(path, dtype)
+        loaded = Checkpoint(model, build_processor(model.config, str(tokenizer or path)), report)
+    if towers:
+        add_towers(loaded, towers, dtype)
+    loaded.model.to(device).eval()
+    return loaded
 
 
-def _partial_names() -> tuple[str, ...]:
-    from vidtune.systems import get_system, list_systems
-
-    formats = [format for name in list_systems() for format in get_system(name).formats]
-    return tuple(dict.fromkeys(f.file_name for f in formats if f.partial and not f.adapter))
+def is_ours(path: Path) -> bool:
+    """Whether a folder holds a model that this package wrote."""
+    return path.is_dir() and (path / "config.json").is_file() and read_config(path).get("model_type") == OURS
 
 
-def _load_ours(path: Path, base: str | None, dtype: Dtypes, device: str) -> Checkpoint:
+def _load_ours(path: Path, below: list[str], dtype: Dtypes) -> Checkpoint:
     from vidtune.models.bundle import is_bundle, load_bundle
     from vidtune.processing.processor import VideoLMProcessor
 
-    model, report = load_bundle(path, base, dtype) if is_bundle(path) else load_ours_model(path, dtype)
-    return Checkpoint(model.to(device).eval(), VideoLMProcessor.from_pretrained(path), report)
+    if len(below) > 1:
+        raise UserError(f"{path}: knows what it stands on; give --model-base once, where that has moved")
+    given = below[0] if below else None
+    model, report = load_bundle(path, given, dtype) if is_bundle(path) else load_ours_model(path, dtype)
+    return Checkpoint(model, VideoLMProcessor.from_pretrained(path), report)
 
 
 def load_ours_model(path: Path, dtype: Dtypes = None) -> tuple[VideoLM, LoadReport]:
@@ -226,15 +220,13 @@ def load_ours_model(path: Path, dtype: Dtypes = None) -> tuple[VideoLM, LoadRepo
     return model, report
 
 
-def _load_whole(
-    format: CheckpointFormat,
-    config: dict[str, Any],
-    state: dict[str, Tensor],
-    report: LoadReport,
-    path: Path,
-    dtype: Dtypes,
-) -> VideoLM:
-    assert format.read_config is not None
+def _load_whole(path: Path, dtype: Dtypes) -> tuple[VideoLM, LoadReport]:
+    """A published model in one folder."""
+    config, state = read_config(path) if path.is_dir() else {}, read_state(path)
+    _, format = find_format(config, list(state), path)
+    report = LoadReport(format.name)
+    if format.read_config is None:
+        raise UserError(f"{path}: a checkpoint of format {format.name} holds no whole model")
     try:
         ours = format.read_config(config, {name: tuple(tensor.shape) for name, tensor in state.items()})
     except (ValueError, KeyError) as error:
@@ -242,7 +234,9 @@ def _load_whole(
     model = model_from_state(ours, rename(state, format.keys, report), report, dtype)
     report.drawn = [key for key in report.missing if any(re.match(pattern, key) for pattern in format.drawn)]
     report.missing = [key for key in report.missing if key not in report.drawn]
-    return model
+    report.warnings = format.warnings(model.config)
+    report.refuse_gaps(path)
+    return model, report
 
 
 def model_from_state(
@@ -262,7 +256,9 @@ def model_from_state(
     if callable(dtype):
         common = min((dtype(component) for component in empty.components()), key=lambda kind: kind.itemsize)
     else:
-        stored = (tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+        # Connectors beside a language model in half precision may be stored in full.
+        names = sorted(state, key=lambda name: not name.startswith("language_model."))
+        stored = (state[name].dtype for name in names if state[name].is_floating_point())
         common = dtype or next(stored, torch.float32)
     with without_progress_bar():
         model, info = VideoLM.from_pretrained(
@@ -290,7 +286,7 @@ def export_state(model: VideoLM, format: CheckpointFormat) -> dict[str, Tensor]:
     wanted = tuple(component + "." for component in format.partial)
     exported = {}
     for name, tensor in model.state_dict().items():
-        if wanted and not name.startswith(wanted):
+        if (wanted and not name.startswith(wanted)) or (format.without_towers and name.startswith("towers.")):
             continue
         theirs = format.keys.to_theirs(name)
         if theirs is None:

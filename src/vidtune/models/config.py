@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from vidtune.models.connectors import ConnectorConfig, connector_config
 from vidtune.models.distillation import AlignmentConfig
 from vidtune.models.towers import TowerConfig, tower_config
+from vidtune.models.towers.absent import AbsentTower
 
 
 class VideoLMConfig(PreTrainedConfig):
@@ -15,7 +17,8 @@ class VideoLMConfig(PreTrainedConfig):
     Args:
         system: name of the published system whose prompts and preprocessing belong to it.
         text_config: config of any causal language model of transformers.
-        towers: name -> ``{"type": ..., **sizes}``, see :mod:`vidtune.models.towers`.
+        towers: name -> ``{"type": ..., **sizes}``, see :mod:`vidtune.models.towers`; with ``"absent": "name"`` the
+            model is without that tower, whose weights are published by that name, and reads its features only.
         connectors: name -> ``{"type": ..., **sizes}``, see :mod:`vidtune.models.connectors`.
         streams: name -> ``{"tower": name, "connector": name}``. The k-th stream owns placeholder id
             ``text_config.vocab_size + k``, which is outside the vocabulary.
@@ -54,8 +57,19 @@ class VideoLMConfig(PreTrainedConfig):
         """Placeholder token id of every stream."""
         return {name: self.text_config.vocab_size + k for k, name in enumerate(self.streams)}
 
+    @property
+    def absent_towers(self) -> list[str]:
+        """Towers that the model is without."""
+        return [name for name, spec in self.towers.items() if spec.get("absent")]
+
     def tower(self, name: str) -> TowerConfig:
-        return tower_config(self.towers[name])
+        """The sizes of a tower, of an absent one as well."""
+        return tower_config({key: value for key, value in self.towers[name].items() if key != "absent"})
+
+    def build_tower(self, name: str) -> nn.Module:
+        """A new tower, or what stands in the place of an absent one."""
+        absent = self.towers[name].get("absent")
+        return AbsentTower(name, absent) if absent else self.tower(name).build()
 
     def connector(self, name: str) -> ConnectorConfig:
         return connector_config(self.connectors[name])

@@ -89,6 +89,7 @@ class CheckpointFormat:
         file_name: name of the weight file of a partial format.
         adapter: a LoRA run: low-rank adapters of the language model lie beside the components of ``partial``.
         drawn: patterns of our keys that such a file does not hold and that start from random weights.
+        without_towers: such a checkpoint never holds its towers, and is written without them.
     """
 
     name: str
@@ -101,3 +102,4 @@ class CheckpointFormat:
     file_name: str = "model.safetensors"
     adapter: bool = False
     drawn: tuple[str, ...] = ()
+    without_towers: bool = False

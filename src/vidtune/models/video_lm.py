@@ -47,7 +47,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: VideoLMConfig) -> None:
         super().__init__(config)
         check_attention(config.text_config)
-        self.towers = nn.ModuleDict({name: config.tower(name).build() for name in config.towers})
+        self.towers = nn.ModuleDict({name: config.build_tower(name) for name in config.towers})
         self.connectors = nn.ModuleDict({name: config.connector(name).build() for name in config.connectors})
         self.alignments = nn.ModuleDict({name: config.alignment(name).build() for name in config.alignments})
         self.language_model = AutoModelForCausalLM.from_config(config.text_config, attn_implementation=PACKED_ATTENTION)
@@ -72,9 +72,10 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         self.language_model.set_output_embeddings(value)
 
     def components(self) -> dict[str, nn.Module]:
-        """Every part by the name that a recipe's ``train`` mapping uses, e.g. ``towers.video``."""
+        """Every part by the name that a recipe's ``train`` mapping uses, e.g. ``towers.video``; no absent towers."""
+        absent = self.config.absent_towers
         return {
-            **{f"towers.{name}": tower for name, tower in self.towers.items()},
+            **{f"towers.{name}": tower for name, tower in self.towers.items() if name not in absent},
             **{f"connectors.{name}": connector for name, connector in self.connectors.items()},
             **{f"alignments.{name}": head for name, head in self.alignments.items()},
             "language_model": self.language_model,
@@ -176,15 +177,28 @@ class VideoLM(PreTrainedModel, GenerationMixin):
                 if (kind, parts[kind]) not in reached and is_trainable(part[parts[kind]])
             ]
             if idle:
-                shape = self.config.tower(parts["tower"]).input_shape()
                 tower = self.towers[parts["tower"]]
                 training = tower.training
                 tower.eval()
-                blocks = self.encode(stream, torch.zeros(1, *shape, device=self.device))
+                blocks = self.encode_zeros(stream, through_tower=is_trainable(tower))
                 total = total + 0.0 * torch.stack([block.float().sum() for block in blocks]).sum()
                 tower.train(training)
                 reached |= set(parts.items())
         return total
+
+    def encode_zeros(self, stream: str, number: int = 1, through_tower: bool = True) -> Sequence[Tensor]:
+        """Embeddings of items in which all values are zero, list of (N, D).
+
+        Args:
+            through_tower: False, or an absent tower: the tower's features are zero instead.
+        """
+        name = self.config.streams[stream]["tower"]
+        tower = self.config.tower(name)
+        shape = tower.input_shape()
+        if through_tower and name not in self.config.absent_towers:
+            return list(self.encode(stream, torch.zeros(number, *shape, device=self.device)))
+        features = torch.zeros(number, tower.num_tokens(shape), tower.hidden_size, device=self.device)
+        return list(self.connect(stream, features))
 
     def alignment(self, hidden_states: Sequence[Tensor], batch: Batch) -> dict[str, tuple[Tensor, int]]:
         """Distillation losses of a packed batch by stream: the sum over frames, and over how many.

@@ -10,7 +10,7 @@ from vidtune.spelling import suggestion
 if TYPE_CHECKING:
     from vidtune.systems.base import System
 
-SYSTEMS = ("video_llava", "video_panda")
+SYSTEMS = ("video_llava", "video_panda", "longvale")
 
 
 def list_systems() -> tuple[str, ...]:

@@ -23,12 +23,13 @@ class System:
         prompts: prompt formats by name.
         training_prompt, answering_prompt: names of the formats used unless a recipe or protocol says otherwise.
         build_config: language-model config, sizes of towers and of connectors by name (empty: as published) ->
-            whole config.
+            whole config; where checkpoints come without their towers, one that is not named is ``absent``.
         preprocessing: whole config -> preprocessing of every stream.
         formats: checkpoint formats, most specific first.
         tower_keys: key map from a stand-alone tower checkpoint to names below the tower.
         read_tower_sizes: config.json of a stand-alone tower checkpoint -> sizes for ``build_config``.
         tower_files: tower name -> how that tower is published alone, where the two above do not say it.
+        tower_sizes: config.json of a connectors-only checkpoint -> sizes of towers that it does not name, by tower.
         tower_names: config.json of a connectors-only checkpoint -> folder or hub id of every tower.
         connector_sizes: config.json of a connectors-only checkpoint -> connector sizes for ``build_config``.
         max_media: stream -> most files in one sample.
@@ -52,6 +53,7 @@ class System:
     tower_keys: KeyMap = field(default_factory=lambda: KeyMap(()))
     read_tower_sizes: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: {}
     tower_files: Mapping[str, TowerFile] = field(default_factory=dict)
+    tower_sizes: Callable[[dict[str, Any]], dict[str, dict[str, Any]]] = lambda config: {}
     tower_names: Callable[[dict[str, Any]], dict[str, str]] = lambda config: {}
     connector_sizes: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: {}
     max_media: Mapping[str, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""System lines of Vicuna's conversations, which several published systems took over.
+"""What several published systems took over from Vicuna: system lines of its conversations, names of its weights.
 
 Source: github.com/lm-sys/FastChat, as copied into haotian-liu/LLaVA.
 """
@@ -8,3 +8,11 @@ CURIOUS_USER = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 CURIOUS_HUMAN = CURIOUS_USER.replace("curious user", "curious human").replace("user's", "human's")
+
+LANGUAGE_MODEL_KEYS = (
+    ("model.embed_tokens.", "language_model.model.embed_tokens."),
+    ("model.layers.", "language_model.model.layers."),
+    ("model.norm.", "language_model.model.norm."),
+    ("lm_head.", "language_model.lm_head."),
+)
+"""Names in a whole published checkpoint -> ours."""

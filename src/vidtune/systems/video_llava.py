@@ -135,7 +135,8 @@ def _is_official(config: JsonDict, keys: Iterable[str]) -> bool:
 
 def _is_projector(config: JsonDict, keys: Iterable[str]) -> bool:
     names = list(keys)
-    return bool(names) and all(_PROJECTOR_KEYS.to_ours(key) for key in names)
+    numbered = config.get("mm_projector_type") == "linear" or all(re.search(r"\.\d+\.\w+$", key) for key in names)
+    return bool(names) and numbered and all(_PROJECTOR_KEYS.to_ours(key) for key in names)
 
 
 def _is_transformers(config: JsonDict, keys: Iterable[str]) -> bool:

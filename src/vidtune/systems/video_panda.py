@@ -18,7 +18,7 @@ from vidtune.models.towers.stab import StabTowerConfig
 from vidtune.processing.prompts import PromptFormat
 from vidtune.systems.base import Sizes, System
 from vidtune.systems.languagebind import TOWER_KEYS, tower_sizes
-from vidtune.systems.vicuna import CURIOUS_HUMAN, CURIOUS_USER
+from vidtune.systems.vicuna import CURIOUS_HUMAN, CURIOUS_USER, LANGUAGE_MODEL_KEYS
 
 NAME = "video_panda"
 
@@ -117,12 +117,6 @@ def _prefixed(theirs: str, ours: str, parts: Iterable[tuple[str, str]]) -> tuple
     return tuple((theirs + part, ours + our_part) for part, our_part in parts)
 
 
-_TEXT_KEYS = (
-    ("model.embed_tokens.", "language_model.model.embed_tokens."),
-    ("model.layers.", "language_model.model.layers."),
-    ("model.norm.", "language_model.model.norm."),
-    ("lm_head.", "language_model.lm_head."),
-)
 _IGNORED = (r".*\.rotary_emb\.inv_freq$",)
 # The official model holds its tower and projector under two names each; either is read, the first is written.
 _OFFICIAL_KEYS = KeyMap(
@@ -132,7 +126,7 @@ _OFFICIAL_KEYS = KeyMap(
         *_prefixed("model.video_tower_compressor.", "alignments.video.", _ALIGNMENT_PARTS),
         *_prefixed("model.vision_tower.", "towers.video.", _STAB_PARTS),
         ("model.mm_projector.", "connectors.visual."),
-        *_TEXT_KEYS,
+        *LANGUAGE_MODEL_KEYS,
     ),
     _IGNORED,
     (
@@ -147,7 +141,7 @@ _EVE_KEYS = KeyMap(
         *_prefixed("model.vision_tower.", "towers.video.", _STAB_PARTS),
         ("model.mm_projector.", "connectors.visual."),
         *_prefixed("model.vision_tower_compressor.", "alignments.video.", _ALIGNMENT_PARTS),
-        *_TEXT_KEYS,
+        *LANGUAGE_MODEL_KEYS,
     ),
     _IGNORED,
     ((r".*clip", "EVE's teacher"),),

@@ -194,8 +194,7 @@ def _numbers(part: nn.Module, linear: set[int], seen: set[int]) -> Weights:
 
 
 def _encoded(model: VideoLM, stream: str, number: int) -> Tensor:
-    shape = model.config.tower(model.config.streams[stream]["tower"]).input_shape()
-    return torch.cat(list(model.encode(stream, torch.zeros(number, *shape))))
+    return torch.cat(list(model.encode_zeros(stream, number)))
 
 
 @torch.no_grad()

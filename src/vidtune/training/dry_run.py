@@ -20,6 +20,7 @@ from vidtune.training.memory import MemoryEstimate, estimate_memory
 from vidtune.training.parameters import select_components
 from vidtune.training.stage import EXCLUSIONS, TABLES, check_stages, example_maker, stage_processor
 from vidtune.training.stage_data import open_stage_data
+from vidtune.training.starting_model import stands_on
 
 IDLE_SHARE = 0.15
 """Share of idle places from which on a forecast warns."""
@@ -153,7 +154,8 @@ def count_plan(plan: StagePlan, excluded: int, ranks: int) -> StageForecast:
 def rank_memory(recipe: Recipe, config: VideoLMConfig, planned: StageForecast) -> MemoryEstimate | None:
     """What one rank needs; None where the model cannot be counted without its weights."""
     stage = planned.stage
-    groups = {"towers": config.towers, "connectors": config.connectors, "alignments": config.alignments}
+    towers = [name for name in config.towers if name not in config.absent_towers]
+    groups = {"towers": towers, "connectors": config.connectors, "alignments": config.alignments}
     components = [f"{group}.{name}" for group, parts in groups.items() for name in parts]
     trained = select_components([*components, "language_model"], stage.train, stage.name)
     teachers = {stream: teacher_config(recipe, stream) for stream in recipe.distillation}
@@ -209,5 +211,4 @@ def starting_config(recipe: Recipe, number: int) -> VideoLMConfig:
     folder = locate(source, weights=False)
     if folder.is_dir() and (folder / "config.json").is_file() and read_config(folder).get("model_type") == OURS:
         return VideoLMConfig.from_pretrained(folder)
-    base = recipe.language_model if isinstance(recipe.language_model, str) else None
-    return load_checkpoint(source, base=base, tokenizer=recipe.tokenizer).model.config
+    return load_checkpoint(source, base=stands_on(recipe, source), tokenizer=recipe.tokenizer).model.config

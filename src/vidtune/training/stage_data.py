@@ -116,7 +116,7 @@ def cost_model(config: VideoLMConfig) -> CostModel:
     with torch.device("meta"):
         language_model = AutoModelForCausalLM.from_config(config.text_config)
         weights = _size(language_model.get_decoder()) - _size(language_model.get_input_embeddings())
-        towers = {name: _size(config.tower(name).build()) for name in config.towers}
+        towers = {name: _size(config.build_tower(name)) for name in config.towers}
     items = {}
     for stream, parts in config.streams.items():
         tower = config.tower(parts["tower"])

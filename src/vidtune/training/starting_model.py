@@ -10,8 +10,10 @@ from torch import Tensor
 
 from vidtune.errors import UserError
 from vidtune.models.bundle import LANGUAGE_MODEL, Base, absolute, weight_sample
+from vidtune.models.hub import locate
 from vidtune.models.lora import add_adapters, target_layers
 from vidtune.models.quantization import quantize_linear_layers, require_bitsandbytes
+from vidtune.models.stack import read_layer
 from vidtune.models.teachers import alignment_sizes
 from vidtune.models.video_lm import VideoLM
 from vidtune.recipe import Recipe, Stage, Train, component_matches
@@ -78,8 +80,15 @@ def starting_base(recipe: Recipe, number: int, out: Path) -> Base:
         final = out / source / FINAL
         beside = os.path.relpath(final, out / stage.name / FINAL)
         return Base(checkpoint=str(final.resolve()), beside=beside)
-    named = recipe.language_model if isinstance(recipe.language_model, str) else None
-    return Base(checkpoint=absolute(source), language_model=absolute(named) if named else None)
+    return Base(checkpoint=absolute(source), stands_on=tuple(map(absolute, stands_on(recipe, source))))
+
+
+def stands_on(recipe: Recipe, source: str) -> tuple[str, ...]:
+    """What a checkpoint that a stage starts from stands on, of the recipe's own parts; nothing for a whole one."""
+    if read_layer(locate(source)) is None or not isinstance(recipe.language_model, str):
+        return ()
+    connectors = tuple(spec for spec in recipe.connectors.values() if isinstance(spec, str))
+    return (recipe.language_model, *connectors, *recipe.lora_runs)
 
 
 def leaves_bundle(stage: Stage) -> bool:

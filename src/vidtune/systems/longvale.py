@@ -1,0 +1,211 @@
+"""LongVALE-LLM: sees, hears and understands speech; one linear layer per modality in front of Vicuna-7B v1.5.
+
+Towers run outside the model: its published checkpoints hold connectors and LoRA runs, stacked on VTimeLLM's first stage
+(arXiv:2311.18445). Moments are written as hundredths of the clip.
+
+Source: arXiv:2411.19772, github.com/ttgeng233/LongVALE (constants, key names and prompts of commit 2eb88ce).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from vidtune.media.audio_preprocessing import FbankPreprocessing, LogMelPreprocessing
+from vidtune.media.preprocessing import ImagePreprocessing, Preprocessing, VideoPreprocessing
+from vidtune.models.config import VideoLMConfig
+from vidtune.models.formats import CheckpointFormat, JsonDict, KeyMap
+from vidtune.models.towers.clip_class import ClipClassTowerConfig
+from vidtune.processing.prompts import PromptFormat
+from vidtune.systems.base import Sizes, System
+from vidtune.systems.microsoft_beats import BEATS_TOWER
+from vidtune.systems.openai_clip import CLASS_TOWER
+from vidtune.systems.openai_whisper import ENCODER_TOWER
+from vidtune.systems.vicuna import CURIOUS_USER, LANGUAGE_MODEL_KEYS
+
+NAME = "longvale"
+MODEL_TYPE = "LongVALE-LLM"
+
+PROMPTS = {
+    "v1": PromptFormat(name="v1", system=CURIOUS_USER, cut=r"From \d+ to \d+,"),
+    "plain": PromptFormat(
+        name="plain",
+        system="",
+        separators=("\n", "\n"),
+        style="plain",
+        stop=("\n",),
+        only_streams=("video", "image"),
+        tag_separator="\n",
+    ),
+}
+
+# What each tower was published as stands in its place where it is absent.
+_TOWERS: dict[str, tuple[JsonDict, int, str]] = {
+    "vision": ({"type": "clip_class"}, 768, "ViT-L-14.pt"),
+    "audio": ({"type": "beats"}, 768, "BEATs_iter3_plus_AS20K.pt"),
+    "speech": ({"type": "whisper"}, 1280, "openai/whisper-large-v2"),
+}
+_CONNECTORS = {"visual": "vision", "audio": "audio", "speech": "speech"}
+_STREAMS = {
+    "video": ("vision", "visual"),
+    "image": ("vision", "visual"),
+    "audio": ("audio", "audio"),
+    "speech": ("speech", "speech"),
+}
+
+
+def build_config(text_config: PreTrainedConfig, towers: Sizes, connectors: Sizes) -> VideoLMConfig:
+    """Each modality has its tower and its connector; a tower that is not given is absent, at its published size."""
+    specs = {
+        name: {**spec, **towers[name]} if name in towers else {**spec, "absent": published}
+        for name, (spec, _, published) in _TOWERS.items()
+    }
+    mlps = {
+        name: {
+            "type": "mlp",
+            "input_size": specs[tower].get("hidden_size", _TOWERS[tower][1]),
+            "output_size": text_config.hidden_size,
+            "depth": 1,
+            **connectors.get(name, {}),
+        }
+        for name, tower in _CONNECTORS.items()
+    }
+    return VideoLMConfig(
+        system=NAME,
+        text_config=text_config,
+        towers=specs,
+        connectors=mlps,
+        streams={name: {"tower": tower, "connector": connector} for name, (tower, connector) in _STREAMS.items()},
+    )
+
+
+def preprocessing(config: VideoLMConfig) -> dict[str, Preprocessing]:
+    """As the published features were made: resized without antialiasing, sound thinned to 16 kHz by nearest samples.
+
+    New data may have the clean resampling, by ``media`` in a stage; published features cannot.
+    """
+    tower = config.tower("vision")
+    assert isinstance(tower, ClipClassTowerConfig)
+    return {
+        "video": VideoPreprocessing(
+            size=tower.image_size,
+            num_frames=tower.num_frames,
+            interpolation="bicubic",
+            order="resize_then_normalize",
+        ),
+        "image": ImagePreprocessing(size=tower.image_size),
+        "audio": FbankPreprocessing(resampling="nearest"),
+        "speech": LogMelPreprocessing(resampling="nearest"),
+    }
+
+
+_CONNECTOR_KEYS = (
+    ("model.mm_projector.", "connectors.visual.0."),
+    ("model.audio_mm_projector.", "connectors.audio.0."),
+    ("model.asr_mm_projector.", "connectors.speech.0."),
+)
+_OFFICIAL_KEYS = KeyMap((*_CONNECTOR_KEYS, *LANGUAGE_MODEL_KEYS), (r".*\.rotary_emb\.inv_freq$",))
+# Whole prefixes: the published loader takes whatever contains "mm_projector", and mixes the three up.
+_PROJECTOR_KEYS = KeyMap(
+    tuple(
+        (prefix + theirs.removeprefix("model."), ours)
+        for prefix in ("model.", "base_model.model.model.", "")
+        for theirs, ours in _CONNECTOR_KEYS
+    )
+)
+_PROJECTOR = re.compile(r"(base_model\.model\.)?(model\.)?(audio_|asr_)?mm_projector\.(weight|bias)")
+
+
+def _is_official(config: JsonDict, keys: Iterable[str]) -> bool:
+    names = set(keys)
+    return "model.embed_tokens.weight" in names and "model.asr_mm_projector.weight" in names
+
+
+def _is_projector(config: JsonDict, keys: Iterable[str]) -> bool:
+    """One linear layer, of vision at least."""
+    names = list(keys)
+    has_visual = any(name.split(".")[-2] == "mm_projector" for name in names if "." in name)
+    return has_visual and all(_PROJECTOR.fullmatch(name) for name in names)
+
+
+def _is_lora(config: JsonDict, keys: Iterable[str]) -> bool:
+    names = list(keys)
+    hears = any("audio_mm_projector" in name or "asr_mm_projector" in name for name in names)
+    return hears and all(_PROJECTOR.fullmatch(name) for name in names)
+
+
+def _stored_sizes(config: JsonDict) -> dict[str, dict[str, Any]]:
+    """Towers that are absent, in the sizes that a config of ours tells; published configs tell none."""
+    stored = config.get("vidtune_towers", {})
+    return {name: {"absent": published, **stored.get(name, {})} for name, (_, _, published) in _TOWERS.items()}
+
+
+def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:
+    own = ("mm_", "vidtune_", "pretrain", "tune_", "freeze_", "use_mm", "training_stage")
+    text = {key: value for key, value in config.items() if not key.startswith(own)}
+    for unused in ("model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "auto_map"):
+        text.pop(unused, None)
+    towers = _stored_sizes(config)
+    for theirs, ours in _CONNECTOR_KEYS:
+        towers[_CONNECTORS[ours.split(".")[1]]]["hidden_size"] = shapes[theirs + "weight"][1]
+    return build_config(AutoConfig.for_model("llama", **text), towers, {})
+
+
+def _write_official(config: VideoLMConfig, towers: Mapping[str, str]) -> JsonDict:
+    if any(connector["depth"] != 1 for connector in config.connectors.values()):
+        raise ValueError("a connector is not one linear layer, which is all that the format has")
+    return {
+        **config.text_config.to_diff_dict(),
+        "model_type": MODEL_TYPE,
+        "architectures": ["LongVALELLMLlamaForCausalLM"],
+        "vocab_size": config.text_config.vocab_size,
+        "rope_theta": (config.text_config.rope_parameters or {}).get("rope_theta", 10000.0),
+        "vidtune_towers": {
+            name: {key: value for key, value in spec.items() if key not in ("type", "absent")}
+            for name, spec in config.towers.items()
+        },
+    }
+
+
+SYSTEM = System(
+    name=NAME,
+    title="LongVALE-LLM",
+    paper="arXiv:2411.19772",
+    repository="https://github.com/ttgeng233/LongVALE",
+    prompts=PROMPTS,
+    training_prompt="v1",
+    answering_prompt="v1",
+    build_config=build_config,
+    preprocessing=preprocessing,
+    formats=(
+        CheckpointFormat(
+            name="official",
+            keys=_OFFICIAL_KEYS,
+            matches=_is_official,
+            read_config=_read_official,
+            write_config=_write_official,
+            without_towers=True,
+        ),
+        CheckpointFormat(
+            name="official_lora",
+            keys=_OFFICIAL_KEYS,
+            matches=_is_lora,
+            write_config=_write_official,
+            partial=("connectors.audio", "connectors.speech"),
+            adapter=True,
+        ),
+        CheckpointFormat(
+            name="projector",
+            keys=_PROJECTOR_KEYS,
+            matches=_is_projector,
+            partial=("connectors.visual",),
+            file_name="mm_projector.bin",
+        ),
+    ),
+    tower_files={"vision": CLASS_TOWER, "audio": BEATS_TOWER, "speech": ENCODER_TOWER},
+    tower_sizes=_stored_sizes,
+    max_media={"video": 1, "image": 1},
+    companions={"video": ("audio", "speech")},
+    times="percent",
+)
