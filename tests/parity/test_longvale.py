@@ -166,9 +166,7 @@ def rows_of(batch: Batch, values: torch.Tensor) -> list[torch.Tensor]:
 
 def logits(model: VideoLM, batch: Batch) -> list[torch.Tensor]:
     with torch.no_grad():
-        output = model(
-            batch.input_ids, position_ids=batch.position_ids, cu_seqlens=batch.cu_seqlens, media=batch.media
-        )
+        output = model(batch.input_ids, position_ids=batch.position_ids, cu_seqlens=batch.cu_seqlens, media=batch.media)
     return rows_of(batch, output.logits[0])
 
 

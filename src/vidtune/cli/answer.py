@@ -1,10 +1,17 @@
 """``vidtune answer``: ask a checkpoint about videos and images."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from vidtune.cli.loading import ModelBase, Towers, assignments
+
+if TYPE_CHECKING:
+    from vidtune.data.sample import MediaRef
+    from vidtune.systems.base import System
 
 
 def answer(
@@ -14,33 +21,47 @@ def answer(
     ],
     video: Annotated[list[Path] | None, typer.Option(help="Video file or folder of frames; may be repeated.")] = None,
     image: Annotated[list[Path] | None, typer.Option(help="Image file; may be repeated. Images follow videos.")] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STREAM=FILE", help="Extracted features that a stream reads in place of the file; may be repeated."
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="STREAM", help="Switch a stream off, as audio; may be repeated.")
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option(min=0, help="Seconds of the video, where there are features of it alone.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per question.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 512,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above, tokens are drawn.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Draw from the tokens that hold this share of probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the drawing.")] = 42,
     prompt: Annotated[str | None, typer.Option(help="Prompt format; default: the system's for answering.")] = None,
-    model_base: Annotated[
-        str | None,
-        typer.Option(help="Language model of a checkpoint without one; where the base of a LoRA result has moved to."),
-    ] = None,
+    model_base: ModelBase = None,
+    tower: Towers = None,
     tokenizer: Annotated[str | None, typer.Option(help="When the checkpoint's folder holds none.")] = None,
     device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None,
     media_timeout: Annotated[float, typer.Option(help="Seconds one media file may take.")] = 60.0,
 ) -> None:
-    """Answer questions about videos and images; all questions share the media."""
+    """Answer questions about videos and images; all questions share the media.
+
+    What else a system hears in a video is read from the same file. Moments in an answer are shown in seconds too.
+    """
     from vidtune.cli.compute import pick_device, pick_dtype
-    from vidtune.data.sample import MediaRef
     from vidtune.errors import UserError
     from vidtune.generation.engine import AnswerEngine
     from vidtune.generation.settings import GenerationSettings, Request
     from vidtune.models.checkpoints import load_checkpoint
+    from vidtune.processing.times import with_seconds
     from vidtune.systems import get_system
 
-    files = [("video", path) for path in video or ()] + [("image", path) for path in image or ()]
-    if absent := next((path for _, path in files if not path.exists()), None):
+    given = {"video": video or [], "image": image or []}
+    if absent := next((path for paths in given.values() for path in paths if not path.exists()), None):
         raise UserError(f"{absent}: no such file")
+    stand_in = assignments(features, "--features")
     settings = GenerationSettings(
         max_new_tokens=max_new_tokens,
         do_sample=temperature > 0,
@@ -49,22 +70,85 @@ def answer(
         seed=seed,
     )
     loaded = load_checkpoint(
-        checkpoint, base=model_base, tokenizer=tokenizer, dtype=pick_dtype(dtype), device=pick_device(device)
+        checkpoint,
+        base=model_base,
+        towers=assignments(tower, "--tower"),
+        tokenizer=tokenizer,
+        dtype=pick_dtype(dtype),
+        device=pick_device(device),
     )
     for warning in loaded.report.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    media = tuple(MediaRef(stream, str(path.resolve())) for stream, path in files)
+    system = get_system(loaded.processor.system)
+    media = _media(given, stand_in, system)
+    processor = loaded.processor.without({*(without or ()), *_unread(media)})
+    seconds = _duration(media, duration) if system.times else None
     requests = [Request(str(number), media, text) for number, text in enumerate(question)]
-    prompt = prompt or get_system(loaded.processor.system).answering_prompt
-    with AnswerEngine(loaded.model, loaded.processor, settings, prompt=prompt, media_timeout=media_timeout) as engine:
+    prompt = prompt or system.answering_prompt
+    with AnswerEngine(loaded.model, processor, settings, prompt=prompt, media_timeout=media_timeout) as engine:
         for reply in engine.answer(requests):
             if reply.error is not None:
                 raise UserError(reply.error)
             asked = question[int(reply.id)]
             if as_json:
                 record = {"question": asked, "answer": reply.text, "finish_reason": reply.finish_reason}
+                record |= _spans(reply.text, seconds, system.times)
                 typer.echo(json.dumps(record, ensure_ascii=False))
-            elif len(question) > 1:
-                typer.echo(f"{asked}\n  {reply.text}")
-            else:
-                typer.echo(reply.text)
+                continue
+            text = with_seconds(reply.text, seconds, system.times) if seconds and system.times else reply.text
+            typer.echo(f"{asked}\n  {text}" if len(question) > 1 else text)
+
+
+def _media(
+    given: Mapping[str, Sequence[Path]], features: Mapping[str, str], system: "System"
+) -> "tuple[MediaRef, ...]":
+    """The files by stream, in this order, each with the features that stand in for it.
+
+    Raises:
+        UserError: features of no known kind, or of several files.
+    """
+    from vidtune.data.sample import MediaRef
+    from vidtune.errors import UserError
+    from vidtune.media.feature_file import FEATURE_SUFFIXES, is_feature_file
+
+    files = {stream: [str(path.resolve()) for path in paths] for stream, paths in given.items()}
+    owners = {companion: owner for owner, companions in system.companions.items() for companion in companions}
+    found: dict[str, list[tuple[str, str]]] = {}
+    for stream, path in features.items():
+        if not Path(path).is_file():
+            raise UserError(f"--features {stream}: {path}: no such file")
+        if not is_feature_file(path):
+            raise UserError(f"--features {stream}: {path}: features are read from {', '.join(FEATURE_SUFFIXES)}")
+        found.setdefault(owners.get(stream, stream), []).append((stream, str(Path(path).resolve())))
+    refs = []
+    for stream in dict.fromkeys((*files, *found)):
+        paths, stand_in = files.get(stream, []), tuple(found.get(stream, ()))
+        if stand_in and len(paths) > 1:
+            raise UserError(f"--features {stand_in[0][0]}: can stand in for one {stream} file only, not {len(paths)}")
+        refs += [MediaRef(stream, path, stand_in) for path in paths or ([""] if stand_in else [])]
+    return tuple(refs)
+
+
+def _unread(media: "Sequence[MediaRef]") -> set[str]:
+    """Streams of which there is neither a file nor features, only companions' features."""
+    return {ref.stream for ref in media if ref.read_by(ref.stream) is None}
+
+
+def _duration(media: "Sequence[MediaRef]", told: float | None) -> float | None:
+    """Seconds that answers about the media are timed by; None where there is not one file that has them."""
+    from vidtune.media.probe import probe
+
+    if told is not None:
+        return told
+    paths = [ref.path for ref in media if ref.path]
+    return (probe(paths[0]).duration or None) if len(paths) == 1 else None
+
+
+def _spans(text: str, duration: float | None, rule: str | None) -> dict[str, Any]:
+    """Stretches of time that an answer names, in seconds."""
+    from vidtune.processing.times import spans_in_text
+
+    if duration is None or rule is None:
+        return {}
+    spans = spans_in_text(text, duration, rule)
+    return {"duration": round(duration, 2), "spans": [[round(start, 2), round(end, 2)] for start, end in spans]}

@@ -24,9 +24,7 @@ def convert(
     """
     from vidtune.models.checkpoints import load_checkpoint, save_checkpoint
 
-    checkpoint = load_checkpoint(
-        source, base=model_base, towers=assignments(tower, "--tower"), tokenizer=tokenizer
-    )
+    checkpoint = load_checkpoint(source, base=model_base, towers=assignments(tower, "--tower"), tokenizer=tokenizer)
     typer.echo(checkpoint.report)
     for warning in checkpoint.report.warnings:
         typer.echo(f"warning: {warning}", err=True)

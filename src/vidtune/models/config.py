@@ -20,7 +20,7 @@ class VideoLMConfig(PreTrainedConfig):
         towers: name -> ``{"type": ..., **sizes}``, see :mod:`vidtune.models.towers`; with ``"absent": "name"`` the
             model is without that tower, whose weights are published by that name, and reads its features only.
         connectors: name -> ``{"type": ..., **sizes}``, see :mod:`vidtune.models.connectors`.
-        streams: name -> ``{"tower": name, "connector": name}``. The k-th stream owns placeholder id
+        streams: name -> ``{"tower": name, "connector": name}``. The k-th stream by alphabet owns placeholder id
             ``text_config.vocab_size + k``, which is outside the vocabulary.
         alignments: stream -> sizes of the head that aligns its hidden states with a teacher's features, see
             :mod:`vidtune.models.distillation`; empty without distillation.
@@ -54,8 +54,8 @@ class VideoLMConfig(PreTrainedConfig):
 
     @property
     def placeholder_ids(self) -> dict[str, int]:
-        """Placeholder token id of every stream."""
-        return {name: self.text_config.vocab_size + k for k, name in enumerate(self.streams)}
+        """Placeholder token id of every stream; saving a config forgets the order in which streams were given."""
+        return {name: self.text_config.vocab_size + k for k, name in enumerate(sorted(self.streams))}
 
     @property
     def absent_towers(self) -> list[str]:

@@ -3,7 +3,7 @@
 Legend: B batch, L tokens, D language-model width, V vocabulary, n media items of a stream, N tokens of an item.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -17,6 +17,7 @@ from vidtune.models.attention import PACKED_ATTENTION, check_attention, register
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_loss
 from vidtune.models.loss import head_loss_sum, knows_logits, logit_adjustment
+from vidtune.models.towers.absent import absent_message
 from vidtune.processing.packing import IGNORED, Batch, StreamBatch
 from vidtune.processing.processor import VideoLMProcessor
 
@@ -80,6 +81,12 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             **{f"alignments.{name}": head for name, head in self.alignments.items()},
             "language_model": self.language_model,
         }
+
+    def missing_towers(self, streams: Iterable[str]) -> str | None:
+        """What to do about towers that files of these streams need and the model is without; None if it has all."""
+        needed = dict.fromkeys(self.config.streams[stream]["tower"] for stream in streams)
+        absent = {name: self.config.towers[name]["absent"] for name in needed if name in self.config.absent_towers}
+        return absent_message(absent) if absent else None
 
     def add_alignments(self, sizes: dict[str, dict[str, Any]]) -> None:
         """Heads for distillation, drawn at random, of streams that have none yet.

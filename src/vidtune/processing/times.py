@@ -79,6 +79,16 @@ def spans_in_text(text: str, duration: float, rule: str) -> list[tuple[float, fl
     return [(read(found[1], duration), read(found[2], duration)) for found in span.finditer(text)]
 
 
+def with_seconds(text: str, duration: float, rule: str) -> str:
+    """An answer in which every stretch of time is followed by its seconds: ``From 10 to 25 (6.1 s to 15.3 s), ...``."""
+    read, span = time_rule(rule).read, time_rule(rule).span
+
+    def told(found: re.Match[str]) -> str:
+        return f"{found[0]} ({read(found[1], duration):.1f} s to {read(found[2], duration):.1f} s)"
+
+    return span.sub(told, text)
+
+
 def _replaced(text: str, written: Sequence[tuple[str, str]]) -> str:
     for mark, moment in written:
         text = text.replace(mark, moment)

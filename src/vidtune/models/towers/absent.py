@@ -1,5 +1,6 @@
 """In the place of a tower that a model is without: its features come from files."""
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from torch import nn
@@ -15,22 +16,24 @@ class AbsentTower(nn.Module):
 
     Args:
         name: of the tower in its model.
-        published: what its weights are published as; empty where that is not known.
+        published: what its weights are published as.
     """
 
-    def __init__(self, name: str, published: str = "") -> None:
+    def __init__(self, name: str, published: str) -> None:
         super().__init__()
         self.name, self.published = name, published
 
     def forward(self, values: Any) -> NoReturn:
         """Raises UserError: there is nothing to encode with."""
-        raise UserError(self.message)
+        raise UserError(absent_message({self.name: self.published}))
 
-    @property
-    def message(self) -> str:
-        """What to do about it."""
-        known = f" (published as {self.published})" if self.published else ""
-        return (
-            f"the model comes without its tower {self.name!r}{known}: name its weights with --tower {self.name}=PLACE, "
-            "or give extracted features"
-        )
+
+def absent_message(published: Mapping[str, str]) -> str:
+    """What to do about towers that are asked for and not there.
+
+    Args:
+        published: by tower, what its weights are published as.
+    """
+    names = ", ".join(f"{name} (published as {place})" for name, place in published.items())
+    options = " ".join(f"--tower {name}=PLACE" for name in published)
+    return f"the model comes without its towers: {names}; name their weights with {options}, or give extracted features"
