@@ -99,11 +99,11 @@ def load_stack(places: Sequence[str | Path], system: str, dtype: Dtypes = None) 
     state = {name: tensor for layer in layers for name, tensor in layer.state.items()}
     if holds_video_lm(locate(bottom)):
         model, drawn = load_checkpoint(bottom, dtype=dtype).model, []
+        if model.config.system != system:
+            raise UserError(f"{top.path}: is of system {system}, but {bottom} of {model.config.system}")
         _copy_connectors(model, state, top.path)
     else:
         model, drawn = build_partial(system, top.config, bottom, state, dtype)
-    if model.config.system != system:
-        raise UserError(f"{top.path}: is of system {system}, but {bottom} of {model.config.system}")
     if drawn and any(layer.adapter for layer in layers):
         raise UserError(
             f"{top.path}: a LoRA run stands on a whole model, and {', '.join(drawn)} is in none of what was named; "
