@@ -233,8 +233,8 @@ class Recipe(Settings):
             published without its towers, one that is not named is left out, and its features are read from files.
         checkpoint: a whole model to start from instead; language model and towers are then taken from it.
         connectors: per connector, folder or file of its weights, or sizes that differ from the published ones.
-        lora_runs: folders or hub ids of published LoRA runs that are merged into all of these, in this order, before
-            the first stage.
+        lora_runs: folders or hub ids of published LoRA runs that are merged into the model, in this order, before the
+            first stage.
         distillation: per stream, the teacher of all stages.
         features: where what frozen towers give is stored and found again, so that no file is decoded and encoded twice:
             "auto" ($VIDTUNE_FEATURES, or ``features`` in the run's folder) or a folder; None: nowhere.

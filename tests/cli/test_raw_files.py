@@ -5,6 +5,7 @@ The towers and the language model are the fixture's, in the files that they are 
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -204,3 +205,22 @@ def test_moments_are_shown_in_seconds(work, whole, capsys, monkeypatch):
     record = json.loads(capsys.readouterr().out)
     assert record["answer"] == "From 10 to 50, a tone rises."
     assert record["spans"] == [[0.9, 4.5]] and record["duration"] == 9.0
+
+
+def test_benchmark_over_raw_files_needs_the_towers_and_says_so_first(work, whole, capsys):
+    data = work / "eval"
+    (data / "videos").mkdir(parents=True)
+    shutil.copy(work / "talk.mp4", data / "videos/talk.mp4")
+    events = {"talk": {"duration": SECONDS, "timestamps": [[1.0, 4.0]], "sentences": ["A tone rises."]}}
+    (data / "longvale-annotations-eval.json").write_text(json.dumps(events))
+    command = ["--benchmark", "longvale_grounding", "--data", str(data), "--protocol", "generation.max_new_tokens=4"]
+    assert run(["evaluate", str(work / "published"), *command, "--out", str(work / "refused")]) == 2
+    assert "--tower vision=PLACE" in capsys.readouterr().err
+    assert not (work / "refused").exists()
+    assert run(["evaluate", str(whole), *command, "--out", str(work / "scored")]) == 0
+    assert "1 of 1 questions answered" in capsys.readouterr().out
+    assert run(["evaluate", str(work / "published"), *towers(work), *command, "--out", str(work / "again")]) == 0
+    first, second = (
+        json.loads((work / name / "longvale_grounding/predictions.jsonl").read_text()) for name in ("scored", "again")
+    )
+    assert first["pred"] == second["pred"]

@@ -178,8 +178,12 @@ def _in_order(loaded: LoadedCheckpoint, protocol: Protocol, streams: Sequence[st
 
 
 def _require_possible(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
-    """Refuse streams that no question of this benchmark uses, and blind runs on stored features."""
+    """Refuse streams that no question of this benchmark uses, blind runs on stored features, and files to encode
+    where the model comes without its towers."""
     used = (protocol.stream, *_companions(loaded, protocol))
+    needed = [] if protocol.features else [name for name in used if name not in protocol.without]
+    if message := loaded.checkpoint.model.missing_towers(needed):
+        raise UserError(f"{protocol.benchmark}: {message}")
     for what, streams in (("switched off", protocol.without), ("read from stored features", protocol.features)):
         if stranger := next((name for name in streams if name not in used), None):
             raise UserError(
