@@ -201,3 +201,12 @@ def test_absent_tower_cannot_be_trained(published: Published, tmp_path: Path) ->
     wrong = recipe(published, lora_stage(published, "tower", train={"towers.vision": 1e-3}))
     with pytest.raises(UserError, match=r"train names no component by 'towers\.vision'"):
         train(wrong, tmp_path / "out", progress=False)
+
+
+def test_videos_without_features_are_refused_before_training(published: Published, media: Path, tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "a box."}]
+    samples = [{"id": name, "video": f"{name}.mp4", "conversations": turns} for name in ("red", "blue")]
+    (tmp_path / "raw.json").write_text(json.dumps(samples))
+    source = {"annotations": str(tmp_path / "raw.json"), "media": str(media)}
+    with pytest.raises(UserError, match=r"no sample to train on; the first: .*comes without its towers: vision \(published as ViT-L-14"):
+        train(recipe(published, lora_stage(published, "raw", data=[source])), tmp_path / "out", progress=False)

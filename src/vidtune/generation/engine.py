@@ -136,9 +136,6 @@ class AnswerEngine:
             )
         except UserError as error:
             return failure(request.id, str(error))
-        missing = self.model.missing_towers(slot.stream for slot in example.media if not slot.encoded)
-        if missing is not None:
-            return failure(request.id, missing)
         media_ids, text_ids = self.processor.split_at_media(example)
         if not len(text_ids):
             return failure(request.id, f"prompt format {self.prompt!r} leaves nothing after the media; use another")

@@ -121,6 +121,7 @@ def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTok
             num_tokens=_token_counts(config, name, preprocessing[name]),
             num_placeholders=system.placeholders(config, name),
             max_items=system.max_media.get(name),
+            absent_tower=_absent_tower(config, name),
             **_feature_shape(config, name, preprocessing[name]),
         )
         for name, placeholder in config.placeholder_ids.items()
@@ -128,6 +129,12 @@ def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTok
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(locate(str(tokenizer), weights=False))
     return VideoLMProcessor(tokenizer, config.system, streams)
+
+
+def _absent_tower(config: VideoLMConfig, stream: str) -> tuple[str, str] | None:
+    """The stream's tower and what it is published as, where the model is without it."""
+    name = config.streams[stream]["tower"]
+    return (name, config.towers[name]["absent"]) if name in config.absent_towers else None
 
 
 def _token_counts(config: VideoLMConfig, stream: str, preprocessing: "Preprocessing") -> int | dict[str, int] | str:

@@ -17,7 +17,7 @@ from vidtune.models.attention import PACKED_ATTENTION, check_attention, register
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_loss
 from vidtune.models.loss import head_loss_sum, knows_logits, logit_adjustment
-from vidtune.models.towers.absent import absent_message
+from vidtune.processing.absent_towers import absent_message
 from vidtune.processing.packing import IGNORED, Batch, StreamBatch
 from vidtune.processing.processor import VideoLMProcessor
 

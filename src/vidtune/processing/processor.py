@@ -17,6 +17,7 @@ from vidtune.errors import MediaError, UserError
 from vidtune.media.feature_file import feature_shape, is_feature_file, read_features
 from vidtune.media.preprocessing import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
+from vidtune.processing.absent_towers import absent_message
 from vidtune.processing.packing import Example, MediaSlot, StreamBatch
 from vidtune.processing.prompts import PromptFormat
 from vidtune.processing.times import mark_times
@@ -34,6 +35,8 @@ class StreamSettings(BaseModel):
             first dimension, where there may be any number of these ("1500/256", rounded down).
         num_placeholders: how much an item counts for `max_length`, before its placeholder is expanded.
         max_items: most items in one training sample; None means any number.
+        absent_tower: name of the stream's tower and what it is published as, where the model is without it: the stream
+            reads stored features alone.
         feature_rows, feature_size: tokens and width of what the tower gives, which files of features must have; rows
             are None where they depend on the item, and the width where nothing is known of the tower.
     """
@@ -45,6 +48,7 @@ class StreamSettings(BaseModel):
     num_tokens: PositiveInt | dict[str, PositiveInt] | Annotated[str, Field(pattern=r"^\d+(/\d+)?$")]
     num_placeholders: PositiveInt = 1
     max_items: PositiveInt | None = None
+    absent_tower: tuple[str, str] | None = None
     feature_rows: PositiveInt | None = None
     feature_size: PositiveInt | None = None
 
@@ -386,8 +390,13 @@ class VideoLMProcessor(ProcessorMixin):
         return [part for part, _ in self._parts(ref)]
 
     def _parts(self, ref: MediaRef) -> list[tuple[MediaRef, int]]:
-        """What is read of a media item, with the tokens that this gives; streams that are switched off read nothing."""
+        """What is read of a media item, with the tokens that this gives; streams that are switched off read nothing.
+
+        Raises:
+            SampleProblem: as `resolve`, or a file has to be encoded by towers that the model is without.
+        """
         parts = []
+        absent: dict[str, str] = {}
         for stream in (ref.stream, *self.companions.get(ref.stream, ())):
             read = ref.read_by(stream)
             companion = stream != ref.stream
@@ -396,8 +405,13 @@ class VideoLMProcessor(ProcessorMixin):
             if read is None:
                 raise SampleProblem("no media file", f"there is no file for its {stream}")
             tokens = self.media_tokens(read)
+            tower = self.streams[stream].absent_tower
+            if tokens and tower is not None and not is_feature_file(read.path):
+                absent |= {tower[0]: tower[1]}
             if tokens or not companion:
                 parts.append((read, tokens))
+        if absent:
+            raise SampleProblem("towers that the model is without", absent_message(absent))
         return parts
 
     def media_tokens(self, ref: MediaRef) -> int:

@@ -89,7 +89,8 @@ def open_stage_data(
         table = table.without([problem.sample for problem, _ in problems])
         lengths = lengths.select(np.flatnonzero(lengths.tokens))
     if not len(table):
-        raise UserError(f"stage {stage.name!r}: its annotations hold no sample to train on")
+        why = f"; the first: {problems[0][0]}" if problems else ""
+        raise UserError(f"stage {stage.name!r}: its annotations hold no sample to train on{why}")
     _require_room(stage, table, lengths)
     wordless = np.flatnonzero(table.word_lengths == 0)
     if stage.order == "modality_grouped" and wordless.size:

@@ -1,11 +1,11 @@
 """In the place of a tower that a model is without: its features come from files."""
 
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from torch import nn
 
 from vidtune.errors import UserError
+from vidtune.processing.absent_towers import absent_message
 
 
 class AbsentTower(nn.Module):
@@ -26,14 +26,3 @@ class AbsentTower(nn.Module):
     def forward(self, values: Any) -> NoReturn:
         """Raises UserError: there is nothing to encode with."""
         raise UserError(absent_message({self.name: self.published}))
-
-
-def absent_message(published: Mapping[str, str]) -> str:
-    """What to do about towers that are asked for and not there.
-
-    Args:
-        published: by tower, what its weights are published as.
-    """
-    names = ", ".join(f"{name} (published as {place})" for name, place in published.items())
-    options = " ".join(f"--tower {name}=PLACE" for name in published)
-    return f"the model comes without its towers: {names}; name their weights with {options}, or give extracted features"
