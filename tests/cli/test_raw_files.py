@@ -74,7 +74,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {f"model.encoder.{k}": v for k, v in below("whisper_encoder.").items()}, work / "whisper/model.safetensors"
     )
     (work / "whisper/config.json").write_text(json.dumps({"model_type": "whisper", **config["whisper"]}))
-    text = AutoConfig.for_model("llama", **config["llm"], vocab_size=config["vocab_size"])
+    text = AutoConfig.for_model("llama", **{**config["llm"], "vocab_size": config["vocab_size"]})
     widths = {
         "vision": config["clip"]["output_dim"],
         "audio": config["beats"]["encoder_embed_dim"],

@@ -292,7 +292,8 @@ def test_greedy_generation_agrees(checkpoint, features, inputs, expected, result
     model, processor = checkpoint.model, checkpoint.processor
     example = processor.question_example(grounding(results)["query"], features[:1], "v1")
     batch = packed([example])
-    prompt, new = inputs["gen.input_ids"][0], 12
+    prompt = inputs["gen.input_ids"][0]
+    new = expected["gen.greedy_output_ids"].shape[1] - len(prompt)
     output = model.generate(
         batch.input_ids,
         attention_mask=torch.ones_like(batch.input_ids),

@@ -22,6 +22,7 @@ from vidtune.models.checkpoints import load_checkpoint, save_checkpoint
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.recipe import Recipe
+from vidtune.training.dry_run import forecast
 from vidtune.training.run import train
 
 WIDTHS = {"video": (100, 768), "audio": (3, 768), "speech": (5, 1280)}
@@ -208,5 +209,14 @@ def test_videos_without_features_are_refused_before_training(published: Publishe
     samples = [{"id": name, "video": f"{name}.mp4", "conversations": turns} for name in ("red", "blue")]
     (tmp_path / "raw.json").write_text(json.dumps(samples))
     source = {"annotations": str(tmp_path / "raw.json"), "media": str(media)}
-    with pytest.raises(UserError, match=r"no sample to train on; the first: .*comes without its towers: vision \(published as ViT-L-14"):
+    message = r"no sample to train on; the first: .*comes without its towers: vision \(published as ViT-L-14"
+    with pytest.raises(UserError, match=message):
         train(recipe(published, lora_stage(published, "raw", data=[source])), tmp_path / "out", progress=False)
+
+
+def test_forecast_counts_no_tower(published: Published, tmp_path: Path) -> None:
+    (planned,) = forecast(recipe(published, lora_stage(published, "perceive")), tmp_path / "out")
+    assert planned.memory is not None and planned.memory.total > 0
+    with_tower = recipe(published, lora_stage(published, "perceive"), towers={"speech": {"num_hidden_layers": 1}})
+    (heavier,) = forecast(with_tower, tmp_path / "heavier")
+    assert heavier.memory is not None and heavier.memory.total > planned.memory.total

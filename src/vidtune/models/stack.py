@@ -97,8 +97,9 @@ def load_stack(places: Sequence[str | Path], system: str, dtype: Dtypes = None) 
     if _is_layer(locate(bottom), system):
         raise UserError(f"{bottom}: holds no language model, which has to be the first; name it {_HOW}")
     state = {name: tensor for layer in layers for name, tensor in layer.state.items()}
+    drawn: list[str] = []
     if holds_video_lm(locate(bottom)):
-        model, drawn = load_checkpoint(bottom, dtype=dtype).model, []
+        model = load_checkpoint(bottom, dtype=dtype).model
         if model.config.system != system:
             raise UserError(f"{top.path}: is of system {system}, but {bottom} of {model.config.system}")
         _copy_connectors(model, state, top.path)

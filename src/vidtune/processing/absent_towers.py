@@ -12,6 +12,6 @@ def absent_message(published: Mapping[str, str]) -> str:
     names = ", ".join(f"{name} (published as {place})" for name, place in published.items())
     options = " ".join(f"--tower {name}=PLACE" for name in published)
     return (
-        f"the model comes without its towers: {names}; name their weights with {options} (towers: in a recipe), or give "
-        "extracted features"
+        f"the model comes without its towers: {names}; name their weights with {options} (towers: in a recipe), or "
+        "give extracted features"
     )
