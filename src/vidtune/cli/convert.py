@@ -22,7 +22,7 @@ def convert(
 
     Low-rank adapters are merged, except into a format that is made of them.
     """
-    from vidtune.models.checkpoints import load_checkpoint, save_checkpoint
+    from vidtune.models.checkpoints import load_checkpoint, save_checkpoint, towers_left_out
 
     checkpoint = load_checkpoint(source, base=model_base, towers=assignments(tower, "--tower"), tokenizer=tokenizer)
     typer.echo(checkpoint.report)
@@ -30,3 +30,5 @@ def convert(
         typer.echo(f"warning: {warning}", err=True)
     save_checkpoint(checkpoint, to_folder, to, source)
     typer.echo(f"written: {to_folder} ({to})")
+    if lost := towers_left_out(checkpoint, to):
+        typer.echo(f"warning: format {to} has no place for the towers {', '.join(lost)}: keep their weights", err=True)

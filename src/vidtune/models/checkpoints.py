@@ -305,6 +305,14 @@ def export_format(system: str, name: str) -> CheckpointFormat:
     return formats[name]
 
 
+def towers_left_out(checkpoint: Checkpoint, format_name: str) -> list[str]:
+    """Towers of a model that a format has no place for, and that a written checkpoint is without."""
+    config = checkpoint.model.config
+    if format_name == OURS or not export_format(config.system, format_name).without_towers:
+        return []
+    return [name for name in config.towers if name not in config.absent_towers]
+
+
 def save_checkpoint(
     checkpoint: Checkpoint, out: Path, format_name: str = OURS, source: str | Path | None = None
 ) -> None:
