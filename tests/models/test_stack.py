@@ -69,7 +69,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     shutil.copy(TOKENIZER, root / "llm/tokenizer.model")
     torch.save(connector("mm_projector", 5), root / "projector.bin")
     runs = {name: write_run(root / name, seed) for name, seed in (("lower", 10), ("upper", 20))}
-    return {"llm": root / "llm", "projector": root / "projector.bin", **runs}
+    (root / "nothing").mkdir()
+    return {"llm": root / "llm", "nothing": root / "nothing", "projector": root / "projector.bin", **runs}
 
 
 def load(parts: dict[str, Path], *names: str, **options) -> Checkpoint:
@@ -125,6 +126,7 @@ def test_projector_alone_draws_the_other_connectors_and_says_so(parts):
         (("llm", "upper"), "connectors.visual is in none of what was named; put the file that holds it before it"),
         (("projector", "upper"), "projector.bin: holds no language model, which has to be the first"),
         (("lower", "upper"), "lower: holds no language model, which has to be the first"),
+        (("nothing", "projector", "upper"), "nothing: holds no language model"),
         (("llm", "llm", "upper"), "llm: not a checkpoint of system longvale"),
     ],
     ids=str,
@@ -162,6 +164,22 @@ def test_adapter_that_does_not_fit_the_base_is_refused(parts, tmp_path):
     )
     with pytest.raises(UserError, match=r"base model has no weight 'model\.layers\.7\.self_attn\.q_proj\.weight'"):
         load_checkpoint(wrong, base=[str(parts["llm"]), str(parts["projector"])])
+
+
+def test_half_a_connector_is_refused(parts, tmp_path):
+    wrong = shutil.copytree(parts["upper"], tmp_path / "wrong")
+    others = torch.load(wrong / "non_lora_trainables.bin", weights_only=True)
+    del others["base_model.model.model.asr_mm_projector.bias"]
+    torch.save(others, wrong / "non_lora_trainables.bin")
+    below = [str(parts["llm"]), str(parts["projector"])]
+    with pytest.raises(
+        UserError, match=r"1 keys missing as connectors checkpoint, first 'connectors\.speech\.0\.bias'"
+    ):
+        load_checkpoint(wrong, base=below)
+    more = {**others, "base_model.model.model.asr_mm_projector.gain": torch.ones(1)}
+    torch.save(more, wrong / "non_lora_trainables.bin")
+    with pytest.raises(UserError, match="wrong: not a checkpoint of a known system"):
+        load_checkpoint(wrong, base=below)
 
 
 def test_file_of_three_connectors_is_not_mixed_up(parts, tmp_path):

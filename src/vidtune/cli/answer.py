@@ -140,8 +140,8 @@ def _duration(media: "Sequence[MediaRef]", told: float | None) -> float | None:
 
     if told is not None:
         return told
-    paths = [ref.path for ref in media if ref.path]
-    return (probe(paths[0]).duration or None) if len(paths) == 1 else None
+    timed = [seconds for ref in media if ref.path and (seconds := probe(ref.path).duration) > 0]
+    return timed[0] if len(timed) == 1 else None
 
 
 def _spans(text: str, duration: float | None, rule: str | None) -> dict[str, Any]:

@@ -90,22 +90,31 @@ def build_config(recipe: Recipe, text_config: PreTrainedConfig | None = None) ->
     return config
 
 
-def build_partial(
-    system_name: str, config: dict[str, Any], base: str, state: dict[str, Tensor], dtype: Dtypes
-) -> tuple[VideoLM, list[str]]:
-    """A model from connector weights, the language model they were trained for, and the towers their config names.
+def partial_config(system_name: str, config: dict[str, Any], base: str) -> VideoLMConfig:
+    """The config of a model of which only connectors were published.
 
-    Returns: the model, and the connectors that ``state`` does not hold, which are drawn.
+    Args:
+        config: the config.json beside them; empty without one.
+        base: the language model they were trained for.
     """
     system = get_system(system_name)
-    text_config = AutoConfig.from_pretrained(locate(base))
-    names = system.tower_names(config)
-    towers = {name: tower_sizes(system, name, path) for name, path in names.items()}
-    composed = _compose(system, text_config, {**system.tower_sizes(config), **towers}, system.connector_sizes(config))
-    weights = [*_tower_weights(system, names), ("language_model", base, LANGUAGE_MODEL_KEYS)]
-    connectors = [f"connectors.{name}" for name in composed.connectors]
-    drawn = [name for name in connectors if not any(key.startswith(name + ".") for key in state)]
-    return _assemble(composed, weights, dtype, state), drawn
+    named = {name: tower_sizes(system, name, path) for name, path in system.tower_names(config).items()}
+    text_config = read_text_config(base)
+    return _compose(system, text_config, {**system.tower_sizes(config), **named}, system.connector_sizes(config))
+
+
+def build_partial(
+    ours: VideoLMConfig, config: dict[str, Any], base: str, state: dict[str, Tensor], dtype: Dtypes
+) -> VideoLM:
+    """A model from connector weights, the language model they were trained for, and the towers their config names.
+
+    Args:
+        ours: what :func:`partial_config` made of ``config``.
+        state: connectors; those it does not hold are drawn.
+    """
+    system = get_system(ours.system)
+    weights = [*_tower_weights(system, system.tower_names(config)), ("language_model", base, LANGUAGE_MODEL_KEYS)]
+    return _assemble(ours, weights, dtype, state)
 
 
 def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTokenizerBase) -> "VideoLMProcessor":
@@ -170,7 +179,7 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
 
 def _text_config(recipe: Recipe) -> PreTrainedConfig:
     if isinstance(recipe.language_model, str):
-        return AutoConfig.from_pretrained(locate(recipe.language_model, weights=False))
+        return read_text_config(recipe.language_model)
     sizes, tokens = dict(recipe.language_model or {}), len(recipe_tokenizer(recipe))
     if sizes.setdefault("vocab_size", tokens) < tokens:
         raise UserError(f"language_model: vocab_size {sizes['vocab_size']} is less than the tokenizer's {tokens}")
@@ -178,6 +187,15 @@ def _text_config(recipe: Recipe) -> PreTrainedConfig:
         return AutoConfig.for_model(**sizes)
     except (ValueError, TypeError) as error:
         raise UserError(f"language_model: {str(error).splitlines()[0]}") from None
+
+
+def read_text_config(place: str) -> PreTrainedConfig:
+    """The config of the language model in a folder or hub repository; UserError where there is none."""
+    path = locate(place, weights=False)
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{place}: holds no language model ({str(error).splitlines()[0]})") from None
 
 
 def tower_sizes(system: System, name: str, spec: str | dict[str, Any]) -> dict[str, Any]:
@@ -242,6 +260,8 @@ def _assemble(
     for component, path, _ in weights:
         gaps = [key for key in whole.missing if key.startswith(component + ".")]
         LoadReport(component, missing=gaps).refuse_gaps(Path(path))
+    halves = [key for key in whole.missing if key.startswith("connectors.")]
+    LoadReport("connectors", missing=halves).refuse_gaps(Path("connectors"))
     whole.missing = []
     whole.refuse_gaps(Path("recipe"))
     return model

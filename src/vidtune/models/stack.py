@@ -88,7 +88,7 @@ def load_stack(places: Sequence[str | Path], system: str, dtype: Dtypes = None) 
         UserError: no language model at the bottom, something that does not fit, or a LoRA run without the connectors
             that it was trained with.
     """
-    from vidtune.models.build import build_partial
+    from vidtune.models.build import build_partial, partial_config
 
     layers = [require_layer(place, system) for place in places[1:] or places]
     top, bottom = layers[-1], str(places[0])
@@ -104,12 +104,14 @@ def load_stack(places: Sequence[str | Path], system: str, dtype: Dtypes = None) 
             raise UserError(f"{top.path}: is of system {system}, but {bottom} of {model.config.system}")
         _copy_connectors(model, state, top.path)
     else:
-        model, drawn = build_partial(system, top.config, bottom, state, dtype)
-    if drawn and any(layer.adapter for layer in layers):
-        raise UserError(
-            f"{top.path}: a LoRA run stands on a whole model, and {', '.join(drawn)} is in none of what was named; "
-            "put the file that holds it before it with --model-base"
-        )
+        config = partial_config(system, top.config, bottom)
+        drawn = [f"connectors.{name}" for name in config.connectors if not _holds(state, f"connectors.{name}")]
+        if drawn and any(layer.adapter for layer in layers):
+            raise UserError(
+                f"{top.path}: a LoRA run stands on a whole model, and {', '.join(drawn)} is in none of what was named; "
+                "put the file that holds it before it with --model-base"
+            )
+        model = build_partial(config, top.config, bottom, state, dtype)
     for layer in layers:
         _merge(model, layer)
     top.report.warnings = [*top.format.warnings(model.config), *([_drawn_warning(drawn)] if drawn else [])]
@@ -148,6 +150,10 @@ def require_layer(place: str | Path, system: str) -> Layer:
     if layer is None:
         raise UserError(f"{path}: is a whole model; it can only stand at the bottom of --model-base")
     return layer
+
+
+def _holds(state: dict[str, Tensor], component: str) -> bool:
+    return any(name.startswith(component + ".") for name in state)
 
 
 def _is_layer(path: Path, system: str) -> bool:
