@@ -231,3 +231,63 @@ def test_format_without_towers_says_what_it_leaves_out(work, whole, capsys):
     assert "no place for the towers audio, speech, vision" in capsys.readouterr().err
     given = ask(capsys, work / "official", "--video", work / "talk.mp4", *towers(work))
     assert given == ask(capsys, whole, "--video", work / "talk.mp4")
+
+
+PLACES = {"vision": "ViT-L-14.pt", "audio": "BEATs.pt", "speech": "whisper"}
+
+
+def test_published_towers_fill_the_store(work, features, capsys):
+    (work / "raw_videos").mkdir()
+    for name in ("talk.mp4", "silent.mp4"):
+        shutil.copy(work / name, work / "raw_videos")
+    named = {"video": "vision", "audio": "audio", "speech": "speech"}
+    words = [w for s, tower in named.items() for w in ("--tower", f"longvale:{s}={work / PLACES[tower]}")]
+    assert (
+        run(["features", "extract", "--store", str(work / "store"), *words, "--videos", str(work / "raw_videos")]) == 0
+    )
+    said = capsys.readouterr().out
+    assert "video: 2 stored" in said and "audio: 1 stored" in said and "speech: 1 stored" in said
+
+
+def test_stage_on_videos_runs_the_towers_that_the_recipe_names(work, whole, capsys):
+    """Adapters and connectors learn; every file is decoded and encoded once, in two epochs."""
+    published = load_checkpoint(work / "published")
+    published.model.language_model.save_pretrained(work / "llm")
+    published.processor.tokenizer.save_pretrained(work / "llm")
+    (work / "media").mkdir()
+    samples = []
+    for name in ("talk", "silent"):
+        shutil.copy(work / f"{name}.mp4", work / "media")
+        turns = [
+            {"from": "human", "value": "<video>\nWhen?"},
+            {"from": "gpt", "value": "From <s0> to <e0>."},
+        ]
+        meta = {"duration": SECONDS, "token": {"<s0>": 1.0, "<e0>": 4.0}}
+        samples.append({"id": name, "video": f"{name}.mp4", "conversations": turns, "meta": meta})
+    (work / "train.json").write_text(json.dumps(samples))
+    recipe = {
+        "system": "longvale",
+        "language_model": str(work / "llm"),
+        "towers": {name: str(work / place) for name, place in PLACES.items()},
+        "features": "auto",
+        "stages": [
+            {
+                "name": "perceive",
+                "train": {"language_model": {"learning_rate": 1e-3, "lora": {"rank": 2}}, "connectors": 1e-3},
+                "data": [{"annotations": str(work / "train.json"), "media": str(work / "media")}],
+                "global_batch_size": 2,
+                "epochs": 2,
+                "workers": 1,
+            }
+        ],
+    }
+    (work / "recipe.yaml").write_text(json.dumps(recipe))
+    assert run(["train", str(work / "recipe.yaml"), "--out", str(work / "run")]) == 0
+    capsys.readouterr()
+    assert run(["features", "list", "--store", str(work / "run/features")]) == 0
+    listed = capsys.readouterr().out
+    assert listed.count(" items") == 3
+    trained = work / "run/perceive/final"
+    assert load_checkpoint(trained).model.config.absent_towers == []
+    raw = ask(capsys, trained, "--video", work / "talk.mp4")
+    assert raw != ask(capsys, trained, "--video", work / "talk.mp4", "--without", "audio")
