@@ -16,6 +16,9 @@ from transformers import AutoConfig
 
 from vidtune.data.official_json import read_records
 from vidtune.data.sample import MediaRef, Sample
+from vidtune.evaluation.benchmarks.longvale import TEMPLATES
+from vidtune.evaluation.metrics.grounding import score_grounding
+from vidtune.media.sampling import frame_indices
 from vidtune.models.adapters import adapter_config, read_adapter
 from vidtune.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from vidtune.models.lora import add_adapters
@@ -23,6 +26,7 @@ from vidtune.models.stack import require_layer
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.packing import Batch, Example, pack
 from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.times import time_rule
 from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.recipe import LoRA, load_recipe
 from vidtune.systems import get_system
@@ -176,8 +180,16 @@ def loss(model: VideoLM, batch: Batch) -> torch.Tensor:
 
 def test_prompts_companions_and_times_are_the_published_ones():
     v1 = PromptFormat(name="v1", system=CURIOUS_USER, cut=r"From \d+ to \d+,")
-    assert SYSTEM.prompts["v1"] == v1
-    assert SYSTEM.prompts["plain"].tag_separator == SYSTEM.prompts["plain"].separators[1] == "\n"
+    plain = PromptFormat(
+        name="plain",
+        system="",
+        separators=("\n", "\n"),
+        style="plain",
+        stop=("\n",),
+        only_streams=("video", "image"),
+        tag_separator="\n",
+    )
+    assert SYSTEM.prompts == {"v1": v1, "plain": plain}
     assert SYSTEM.companions == {"video": ("audio", "speech")}
     assert SYSTEM.times == "percent"
 
@@ -459,6 +471,54 @@ def test_adapter_config_is_the_official_one(places, results):
     layers = {name.split(".lora_")[0].rpartition(".")[2] for name, _ in model.named_parameters() if ".lora_" in name}
     assert adapter_config(settings, layers, "", "CAUSAL_LM") == wanted
     assert read_adapter(places["s2"]).config == wanted
+
+
+def test_frames_and_pixels_of_the_system_are_the_official_ones(config, inputs, expected):
+    """From a whole clip, and from a picture: which frames, resized without antialiasing, cut and normalised."""
+    size = config["clip"]["input_resolution"]
+    sizes = {"hidden_size": 768, "image_size": size, "patch_size": config["clip"]["patch_size"]}
+    steps = SYSTEM.preprocessing(SYSTEM.build_config(AutoConfig.for_model("llama"), {"vision": sizes}, {}))
+    clip = steps["video"].apply(inputs["clip.video_u8"].numpy())
+    wanted = expected["clip.video.pixels_frames_0_33_50_99_stride16"]
+    close(clip.transpose(0, 1)[[0, 33, 50, 99]][..., ::16, ::16], wanted, 1e-5)
+    frame = inputs["clip.frame_half_u8"].repeat_interleave(2, 0).repeat_interleave(2, 1).numpy()
+    close(steps["image"].apply(frame)[None, :, ::3, ::3], expected["clip.frame.pixels_stride3"], 1e-5)
+    total = len(inputs["clip.video_u8"])
+    assert frame_indices("linspace", total, 100) == expected["clip.video.sampled_indices"].tolist()
+
+
+def test_frame_choice_agrees_at_every_length_and_cut(results):
+    """The published script never passes a cut: a clip is a file of its own, whose frames are these."""
+    assert len(results["frame_sampling_N100"]) > 5
+    for case in results["frame_sampling_N100"]:
+        first, last = 0, case["total_frames"] - 1
+        if case["split"]:
+            first, last = int(case["fps"] * case["split"][0]), min(int(case["fps"] * case["split"][1]), last)
+        found = [first + index for index in frame_indices("linspace", last - first + 1, len(case["indices"]))]
+        assert found == case["indices"]
+
+
+def test_intersections_of_answers_agree(results):
+    for case in results["iou_cases"]:
+        scores = score_grounding({"a": case["answer"]}, {"a": tuple(case["gt"])})
+        assert scores.metrics["mIoU"].value == pytest.approx(case["iou"], abs=1e-12), case
+
+
+def test_benchmark_asks_in_the_published_words(results):
+    questions = results["eval_questions"]
+    assert questions.keys() == TEMPLATES.keys()
+    fields = {"<start>": "{start}", "<end>": "{end}", "{}": "{question}"}
+    for task, (published,) in questions.items():
+        for theirs, ours in fields.items():
+            published = published.replace(theirs, ours)
+        assert TEMPLATES[task].removeprefix("{media}").strip() == published
+
+
+def test_a_moment_is_written_as_published_and_read_back(results):
+    rule = time_rule(SYSTEM.times)
+    for case in results["timestamp_conversion"]:
+        assert rule.write(case["seconds"], case["duration"]) == case["text"]
+        assert abs(rule.read(case["text"], case["duration"]) - case["seconds"]) <= 0.0101 * case["duration"]
 
 
 def full_size_config():
