@@ -518,7 +518,8 @@ def test_a_moment_is_written_as_published_and_read_back(results):
     rule = time_rule(SYSTEM.times)
     for case in results["timestamp_conversion"]:
         assert rule.write(case["seconds"], case["duration"]) == case["text"]
-        assert abs(rule.read(case["text"], case["duration"]) - case["seconds"]) <= 0.0101 * case["duration"]
+        inside = min(case["seconds"], case["duration"])
+        assert abs(rule.read(case["text"], case["duration"]) - inside) <= 0.0101 * case["duration"]
 
 
 def full_size_config():
