@@ -117,6 +117,7 @@ def protocol_for(
     _require_possible(loaded, protocol)
     streams = _processor_for(loaded, protocol).streams
     companions = [name for name in _companions(loaded, protocol) if name in streams]
+    _require_towers(loaded, protocol)
     return protocol.model_copy(
         update={
             "preprocessing": _settings(streams[protocol.stream]),
@@ -178,12 +179,8 @@ def _in_order(loaded: LoadedCheckpoint, protocol: Protocol, streams: Sequence[st
 
 
 def _require_possible(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
-    """Refuse streams that no question of this benchmark uses, blind runs on stored features, and files to encode
-    where the model comes without its towers."""
+    """Refuse streams that no question of this benchmark uses, and blind runs on stored features."""
     used = (protocol.stream, *_companions(loaded, protocol))
-    needed = [] if protocol.features else [name for name in used if name not in protocol.without]
-    if message := loaded.checkpoint.model.missing_towers(needed):
-        raise UserError(f"{protocol.benchmark}: {message}")
     for what, streams in (("switched off", protocol.without), ("read from stored features", protocol.features)):
         if stranger := next((name for name in streams if name not in used), None):
             raise UserError(
@@ -196,6 +193,15 @@ def _require_possible(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
             f"{protocol.benchmark}: stored features cannot be made black or silent; for what the model scores without "
             f"seeing or hearing, switch the streams off: {off}"
         )
+
+
+def _require_towers(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
+    """Refuse to read videos where the model comes without its towers."""
+    if not protocol.features:
+        used = (protocol.stream, *_companions(loaded, protocol))
+        message = loaded.checkpoint.model.missing_towers(name for name in used if name not in protocol.without)
+        if message is not None:
+            raise UserError(f"{protocol.benchmark}: {message}")
 
 
 def _settings(stream: "StreamSettings") -> dict[str, Any]:
