@@ -146,7 +146,8 @@ def test_a_checkpoint_is_identified_by_its_content(tmp_path):
         (tmp_path / name / "config.json").write_text("{}")
     one, copy, other = (identify_checkpoint(tmp_path / name).fingerprint for name in ("one", "copy", "other"))
     assert one == copy != other
-    assert identify_checkpoint(tmp_path / "one", base="some/model").fingerprint != one
+    below = (["some/model"], ["some/model", "some/run"], ["some/run", "some/model"])
+    assert len({one, *(identify_checkpoint(tmp_path / "one", others).fingerprint for others in below)}) == 4
 
 
 def test_one_changed_byte_in_a_large_file_s_sampled_block_is_seen(tmp_path, monkeypatch):
