@@ -204,6 +204,21 @@ def test_absent_tower_cannot_be_trained(published: Published, tmp_path: Path) ->
         train(wrong, tmp_path / "out", progress=False)
 
 
+@pytest.mark.parametrize("kind", ["run", "whole"])
+def test_towers_named_for_a_checkpoint_without_them_are_not_ignored(
+    kind: str, published: Published, run: Path, exported: dict[str, Path], tmp_path: Path
+) -> None:
+    stage = lora_stage(
+        published, "more", **{"from": str(exported["perceive"] if kind == "run" else final(run, "projector"))}
+    )
+    parts = {"connectors": {"visual": str(exported["projector"])}, "towers": {"speech": "whisper-large-v2"}}
+    message = (
+        r"comes without the towers that the recipe names; .* OUT --tower speech=whisper-large-v2`, and start from OUT"
+    )
+    with pytest.raises(UserError, match=message):
+        train(recipe(published, stage, **parts), tmp_path / "out", progress=False)
+
+
 def test_videos_without_features_are_refused_before_training(published: Published, media: Path, tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "a box."}]
     samples = [{"id": name, "video": f"{name}.mp4", "conversations": turns} for name in ("red", "blue")]

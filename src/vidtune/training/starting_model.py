@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vidtune.errors import UserError
 from vidtune.models.bundle import LANGUAGE_MODEL, Base, absolute, weight_sample
+from vidtune.models.config import VideoLMConfig
 from vidtune.models.hub import locate
 from vidtune.models.lora import add_adapters, target_layers
 from vidtune.models.quantization import quantize_linear_layers, require_bitsandbytes
@@ -50,6 +51,7 @@ def load_stage_model(recipe: Recipe, number: int, out: Path) -> StageModel:
     stage = recipe.stages[number]
     base = starting_base(recipe, number, out)
     model = base.load(stage_dtypes(stage), recipe.tokenizer)
+    require_named_towers(recipe, model.config, base.checkpoint or recipe.checkpoint)
     model.add_alignments(alignment_sizes(recipe, model.config))
     for later in recipe.stages[number:]:
         trained_components(later, model)
@@ -89,6 +91,24 @@ def stands_on(recipe: Recipe, source: str) -> tuple[str, ...]:
         return ()
     connectors = tuple(spec for spec in recipe.connectors.values() if isinstance(spec, str))
     return (recipe.language_model, *connectors, *recipe.lora_runs)
+
+
+def require_named_towers(recipe: Recipe, config: VideoLMConfig, source: str | None) -> None:
+    """Raise UserError where a recipe names towers but starts from a checkpoint that comes without them.
+
+    Args:
+        config: of the model that the stage starts from.
+        source: the checkpoint; None where the recipe's parts made the model.
+    """
+    ignored = {name: spec for name, spec in recipe.towers.items() if name in config.absent_towers}
+    if ignored:
+        options = " ".join(
+            f"--tower {name}={spec if isinstance(spec, str) else 'PLACE'}" for name, spec in ignored.items()
+        )
+        raise UserError(
+            f"{source}: comes without the towers that the recipe names; put them in with `vidtune convert {source} OUT "
+            f"{options}`, and start from OUT"
+        )
 
 
 def leaves_bundle(stage: Stage) -> bool:
