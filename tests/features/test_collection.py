@@ -142,6 +142,13 @@ def test_writers_at_once_lose_nothing_and_readers_see_it(tmp_path: Path, monkeyp
     assert len(reader) == 12
 
 
+def test_item_that_is_there_is_not_written_again(tmp_path: Path) -> None:
+    collection = filled(tmp_path, "ab")
+    collection.write({item: features_of(item) for item in "bc"}, {})
+    collection.write({"a": features_of("a")}, {})
+    assert sorted(sorted(read_header(path).places) for path in shards(collection)) == [["a", "b"], ["c"]]
+
+
 def test_tensor_at_an_odd_place_is_read(tmp_path: Path) -> None:
     header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     header += b" " * (len(header) % 2 == 0)
