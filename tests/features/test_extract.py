@@ -224,6 +224,21 @@ def test_what_is_stored_is_what_the_tower_gives_at_any_batch_size(clips: Path, t
             torch.testing.assert_close(found.float(), direct, rtol=0, atol=tolerance)
 
 
+def test_items_of_many_shapes_do_not_pile_up(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = PREPROCESSING.load(media_files(clips)[0]).nbytes
+    monkeypatch.setattr("vidtune.features.extract.WAITING_BYTES", 3 * largest)
+    given: list[int] = []
+    encode = TowerStream.encode
+
+    def counted(self: TowerStream, arrays: Any) -> list[torch.Tensor]:
+        given.append(len(arrays))
+        return encode(self, arrays)
+
+    monkeypatch.setattr(TowerStream, "encode", counted)
+    assert run(clips, stream_into(tmp_path), batch_size=100)["video"].stored == CLIPS
+    assert max(given) == 4 and sum(given) == CLIPS
+
+
 def test_grey_levels_are_normalised_before_the_tower(clips: Path, tmp_path: Path) -> None:
     grey = VideoPreprocessing(size=28, num_frames=4, pixels="uint8")
     stream = stream_into(tmp_path, preprocessing=grey)

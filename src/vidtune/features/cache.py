@@ -21,8 +21,8 @@ from vidtune.features.identity import MediaIdentities
 SHARD_BYTES = 64 * 2**20
 SHARD_SECONDS = 30.0
 """How old features may grow before they are written, in a shard of whatever size: what a kill may cost."""
-WAITING_BYTES = 512 * 2**20
-"""What may wait to be written."""
+WAITING_BYTES = 256 * 2**20
+"""What may wait to be written, of one stream."""
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -77,9 +77,12 @@ class FeatureCache:
         """As :meth:`find`, of an item whose name is known."""
         with self._lock:
             waiting = self._waiting.get(key)
-            old = bool(self._waiting) and time.monotonic() - self._first_came >= self._shard_seconds
+            now = time.monotonic()
+            old = bool(self._waiting) and now - self._first_came >= self._shard_seconds
+            if old:  # asked for once, however long the disk takes
+                self._first_came = now
         if old:
-            self._submit(self._write, self._shard_seconds)
+            self._submit(self._write, 0.0)
         return waiting if waiting is not None else self.collection.get(key)
 
     def add(self, key: str, features: Tensor, source: str = "", *, wait: bool = False) -> None:

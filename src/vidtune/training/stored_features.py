@@ -148,6 +148,11 @@ class StoredFeatures:
     def problems(self) -> list[str]:
         """What went wrong since the last call: training goes on without the store."""
         found = [cache.problem for cache in self._caches() if cache.problem is not None]
+        found += [
+            f"{cache.collection.folder}: the disk is slower than the towers: not all features are stored this time"
+            for cache in self._caches()
+            if cache.left_out
+        ]
         fresh = [problem for problem in found if problem not in self.notes]
         self.notes += fresh
         return fresh
