@@ -92,6 +92,8 @@ class StoredFeatures:
         specs: dict[str, CollectionSpec] = {}
         for stream, how in preprocessing.items():
             tower = model.config.streams[stream]["tower"]
+            if next(model.towers[tower].parameters(), None) is None:
+                continue  # a model without this tower: its features come from files
             reason = unstorable(recipe, stage, stream, tower, how, is_trainable(model.towers[tower]))
             if reason is not None:
                 stored.notes.append(f"{reason}: its features are computed anew each time")
