@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -282,10 +283,17 @@ def test_cache_writes_shards_by_size_and_by_age(tmp_path: Path) -> None:
         by_size.add(item, features_of(item))  # 60 bytes
     by_size.flush()
     assert len(shards(by_size.collection)) == 2
-    by_age = FeatureCache(tmp_path / "age", SPEC, shard_seconds=0.0)
+    by_age = FeatureCache(tmp_path / "age", SPEC, shard_seconds=0.2)
     by_age.add("a", features_of("a"))
-    by_age._writer.shutdown()
-    assert len(shards(by_age.collection)) == 1
+    assert by_age.get("b") is None and not shards(by_age.collection)
+    time.sleep(0.25)
+    by_age.get("b")
+    for _ in range(100):
+        if len(shards(by_age.collection)) == 1:
+            break
+        time.sleep(0.05)
+    (found,) = shards(by_age.collection)
+    assert list(read_header(found).places) == ["a"]
 
 
 def test_features_of_other_dtypes_are_stored_as_the_collection_wants(tmp_path: Path) -> None:
