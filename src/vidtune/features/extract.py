@@ -160,10 +160,14 @@ def extract(
     """
     work = _Extraction(list(dict.fromkeys(refs)), streams, batch_size)
     tell = progress or (lambda what, done, total: None)
-    for result in pool.load(work.jobs()):
-        work.take(result)
-        tell("files", work.done, len(refs))
-    work.finish(pool)
+    try:
+        for result in pool.load(work.jobs()):
+            work.take(result)
+            tell("files", work.done, len(refs))
+        work.finish(pool)
+    finally:
+        for stream in streams.values():
+            stream.cache.flush()  # also what was encoded before Ctrl-C
     tell("files", len(refs), len(refs))
     return work.reports
 
