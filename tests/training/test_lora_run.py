@@ -65,6 +65,17 @@ def test_second_lora_stage_stands_on_the_merged_first_one(undisturbed: tuple[Rec
         assert torch.equal(align.get_parameter(name), before) == (not adapted and "connectors" not in name), name
 
 
+def test_tied_embeddings_stand_in_no_bundle_and_the_next_stage_stands_on_it(make_recipe, tmp_path: Path) -> None:
+    recipe = make_recipe(stages=STAGES)
+    tied = {**recipe.language_model, "tie_word_embeddings": True}
+    run(recipe.model_copy(update={"language_model": tied}), tmp_path / "out")
+    for name in ("tune", "more"):
+        others = load_file(tmp_path / "out" / name / "final/other_weights.safetensors")
+        assert not any(key.startswith("language_model") for key in others)
+    more = load_checkpoint(tmp_path / "out/more/final").model.language_model
+    assert more.lm_head.weight is more.get_input_embeddings().weight
+
+
 def test_stopped_and_resumed_lora_run_equals_one_never_stopped(
     undisturbed: tuple[Recipe, Path], tmp_path: Path
 ) -> None:

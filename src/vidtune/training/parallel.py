@@ -75,6 +75,9 @@ class ParallelStep:
         """
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=not frozen)
         weights = cast("dict[str, Tensor]", get_model_state_dict(self.net, options=options))
+        if not frozen:  # torch leaves the second name of a frozen weight that is tied
+            trained = {name for name, weight in self.net.named_parameters() if weight.requires_grad}
+            weights = {name: tensor for name, tensor in weights.items() if name in trained}
         return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
 
 
