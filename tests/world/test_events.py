@@ -1,0 +1,100 @@
+import random
+from collections import Counter
+from itertools import pairwise
+
+from vidtune.world.event_questions import (
+    NOTHING,
+    ask_at_moments,
+    ask_in_order,
+    ask_when_and_what,
+    marks,
+    named,
+    tell_all,
+)
+from vidtune.world.events import SENSES, make_event_clip
+
+CLIPS = [make_event_clip(0, "train", i, 16.0, 29.0) for i in range(300)]
+
+
+def test_a_clip_is_a_pure_function_of_seed_split_and_index():
+    random.seed(1)
+    assert make_event_clip(0, "train", 5, 16.0, 29.0) == CLIPS[5]
+    assert make_event_clip(1, "train", 5, 16.0, 29.0) != CLIPS[5]
+    assert make_event_clip(0, "test", 5, 16.0, 29.0) != CLIPS[5]
+
+
+def test_events_follow_each_other_inside_their_clip():
+    for clip in CLIPS:
+        assert 16 <= clip.duration <= 29 and 2 <= len(clip.events) <= 4
+        edges = [0.0] + [edge for event in clip.events for edge in (event.start, event.end)] + [clip.duration]
+        assert all(after - before >= 0.35 for before, after in pairwise(edges))
+        assert all(event.end - event.start >= 4.99 for event in clip.events if event.senses != ("seen",))
+
+
+def test_a_sentence_names_one_event_and_so_does_what_each_sense_tells():
+    for clip in CLIPS:
+        assert len({event.sentence for event in clip.events}) == len(clip.events)
+        for sense in SENSES:
+            told = [told for event in clip.events if (told := event.told_by(sense))]
+            assert len(set(told)) == len(told)
+
+
+def test_each_sense_alone_tells_of_a_part_of_the_events():
+    alone = Counter(event.senses for clip in CLIPS for event in clip.events)
+    total = sum(alone.values())
+    assert all(alone[(sense,)] > 0.15 * total for sense in SENSES)
+    assert sum(count for senses, count in alone.items() if len(senses) > 1) > 0.15 * total
+
+
+def test_one_answer_for_all_questions_of_when_is_seldom_right():
+    spans = [(e.start / clip.duration, e.end / clip.duration) for clip in CLIPS for e in clip.events]
+
+    def overlap(first, last):
+        inside = [max(0.0, min(e, last) - max(s, first)) / (max(e, last) - min(s, first)) for s, e in spans]
+        return sum(inside) / len(inside)
+
+    edges = [k / 20 for k in range(21)]
+    assert max(overlap(s, e) for s in edges for e in edges if e > s) < 0.27
+
+
+def test_a_conversation_tells_the_time_of_no_event_that_it_asks_for():
+    for number, clip in enumerate(CLIPS):
+        turns = ask_when_and_what(clip, random.Random(number))
+        assert len(turns) == len(clip.events)
+        assert turns[0][0].startswith("<video>\n") and not any("<video>" in question for question, _ in turns[1:])
+        spans = {f"<s{k}> to <e{k}>": event for k, event in enumerate(clip.events)}
+        for question, answer in turns:
+            (span,) = [span for span in spans if span in question + answer]
+            event = spans.pop(span)
+            assert (span in answer and named(event) in question) or (span in question and answer == event.sentence)
+
+
+def test_the_answers_at_moments_are_what_the_senses_tell_there():
+    answers = Counter()
+    for number, clip in enumerate(CLIPS):
+        turns, moments = ask_at_moments(clip, 6, random.Random(number))
+        assert len(turns) == len(moments) == 6
+        for question, answer in turns:
+            (mark,) = [mark for mark in moments if mark in question]
+            sense = {"seen": "seen", "heard": "heard", "said": "spoken"}[question.split("What is ")[1].split()[0]]
+            there = [event for event in clip.events if event.start <= moments[mark] < event.end]
+            told = there[0].told_by(sense) if there else None
+            assert answer == (NOTHING if told is None else f"{told}.")
+            answers[answer == NOTHING] += 1
+    assert min(answers.values()) > 0.2 * sum(answers.values())
+
+
+def test_all_events_are_told_in_order_and_order_questions_agree():
+    for number, clip in enumerate(CLIPS):
+        ((_, told),) = tell_all(clip)
+        lines = told.split("\n")
+        assert [line.split(", ", 1)[1] for line in lines] == [event.sentence for event in clip.events]
+        assert list(marks(clip).values()) == sorted(marks(clip).values())
+        for question, answer in ask_in_order(clip, random.Random(number)):
+            if "How many" in question:
+                assert answer == {2: "two.", 3: "three.", 4: "four."}[len(clip.events)]
+            elif "first" in question:
+                assert answer == lines[0]
+            else:
+                (place,) = [k for k, event in enumerate(clip.events) if f"after {named(event)}?" in question]
+                assert answer == [*lines, NOTHING][place + 1]
