@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from vidtune.world.event_questions import Tokens, Turn, ask_at_moments, ask_in_order, ask_when_and_what, marks, tell_all
+from vidtune.world.event_questions import Tokens, Turn, ask_in_order, ask_when_and_what, list_moments, marks, tell_all
 from vidtune.world.event_render import write_event_video
 from vidtune.world.events import EventClip, make_event_clip
 from vidtune.world.files import Json, Progress, claim, file_name, render_missing, write_json
@@ -35,7 +35,7 @@ class EventWorldSpec:
         shortest, longest: bounds of a clip's duration in seconds.
         fps: frames per second.
         size: side of the frame in pixels.
-        moments: questions of what is there at one moment, per clip.
+        moments: how many moments of a clip are told one by one.
     """
 
     seed: int = 0
@@ -45,7 +45,7 @@ class EventWorldSpec:
     longest: float = 29.0
     fps: int = 4
     size: int = 48
-    moments: int = 8
+    moments: int = 20
 
     def clip(self, split: str, index: int) -> EventClip:
         """Clip number ``index`` of a split, "train" or "test"."""
@@ -101,9 +101,9 @@ def _write(spec: EventWorldSpec, clip: EventClip, path: Path) -> None:
 
 
 def _perception(spec: EventWorldSpec) -> Iterator[Json]:
-    """What is there at single moments: teaches encoders to tell one thing from another."""
+    """What is there moment by moment: teaches encoders to tell one thing from another, and a reader where it stands."""
     for id_, clip in spec.clips("train"):
-        turns, moments = ask_at_moments(clip, spec.moments, _dice(spec, "moments", id_))
+        turns, moments = list_moments(clip, spec.moments, _dice(spec, "moments", id_))
         yield _sample(id_, clip, turns, moments)
 
 

@@ -7,7 +7,7 @@ published evaluation of arXiv:2411.19772, with its slip "fromat".
 
 import random
 
-from vidtune.world.events import SENSES, EventClip, TimedEvent
+from vidtune.world.events import EventClip, TimedEvent
 
 ALL_EVENTS = (
     "Could you please detail the events that took place during different time segments in the video? "
@@ -17,7 +17,9 @@ WHEN = (
     "At which time interval can we find {} taking place in the video? Give the timestamps in the fromat: From xx to xx."
 )
 WHAT = "Can you describe what occurred from {} to {} in the video? Please give the event description directly."
-AT_MOMENT = {"seen": "What is seen at {}?", "heard": "What is heard at {}?", "spoken": "What is said at {}?"}
+WATCHED = ("colours", "shapes", "ways", "sounds", "words")
+LISTING = "List the {} of the video, moment by moment."
+NOTHING_THERE = "none"
 HOW_MANY = "How many events are there in the video?"
 FIRST = "What happens first in the video?"
 NEXT = "What happens after {}?"
@@ -56,17 +58,31 @@ def ask_when_and_what(clip: EventClip, rng: random.Random) -> list[Turn]:
     return [(_OPENINGS[first] + question, answer), *(turn for _, turn in turns[1:])]
 
 
-def ask_at_moments(clip: EventClip, number: int, rng: random.Random) -> tuple[list[Turn], Tokens]:
-    """What one sense tells at ``number`` random moments; the marks of those moments come along."""
-    turns, moments = [], {}
-    for k in range(number):
-        moment = round(rng.uniform(0, clip.duration), 2)
-        sense = rng.choice(SENSES)
-        moments[f"<t{k}>"] = moment
-        there = next((event for event in clip.events if event.start <= moment < event.end), None)
-        answer = there.told_by(sense) if there is not None else None
-        turns.append((AT_MOMENT[sense].format(f"<t{k}>"), NOTHING if answer is None else f"{answer}."))
+def list_moments(clip: EventClip, number: int, rng: random.Random) -> tuple[list[Turn], Tokens]:
+    """Three of WATCHED, one in a turn, each told at ``number`` moments evenly over the clip; their marks come along."""
+    moments = {f"<t{k}>": k * clip.duration / number for k in range(number)}
+    turns = []
+    for watched in rng.sample(WATCHED, 3):
+        there = [
+            next((told_in(event, watched) for event in clip.events if event.start <= t < event.end), None)
+            for t in moments.values()
+        ]
+        told = [f"{mark} {word or NOTHING_THERE}" for mark, word in zip(moments, there, strict=True)]
+        turns.append((LISTING.format(watched), " ".join(told) + "."))
     return _with_media(turns), moments
+
+
+def told_in(event: TimedEvent, watched: str) -> str | None:
+    """One word about an event, such as "red" or "alpha"; None when it shows or sounds nothing of the kind."""
+    sight, sound = event.sight, event.sound
+    words = {
+        "colours": sight and sight.colour,
+        "shapes": sight and sight.shape,
+        "ways": sight and sight.action.split()[-1],
+        "sounds": sound and sound.split()[0],
+        "words": event.word,
+    }
+    return words[watched]
 
 
 def ask_in_order(clip: EventClip, rng: random.Random) -> list[Turn]:

@@ -15,8 +15,12 @@ from vidtune.world.scene import COLOURS
 _BACKGROUND = 30
 _RADIUS = 0.22
 _TRAIL_WIDTH = 0.06
+_BAR = 0.06
+_BAR_LEVEL = 200
+_NOISE_LEVEL = 0.002
 _BLINK_SECONDS = 0.5
 _RAMP_SECONDS = 0.05
+_SOUND_BIT_RATE = 32000
 _SOUND_LEVEL = 0.2
 _VOICE_LEVEL = 0.3
 _VOICE_HERTZ = 120.0
@@ -32,9 +36,14 @@ _PAUSES = (0.08, 0.2)
 
 
 def draw_event_frames(clip: EventClip, fps: int, size: int) -> np.ndarray:
-    """All frames of a clip: (T, S, S, 3) uint8 RGB; frame t shows the moment t / fps."""
+    """All frames of a clip: (T, S, S, 3) uint8 RGB; frame t shows the moment t / fps.
+
+    A bar along the lower edge grows as the clip runs, as players draw it: a single frame tells when it is.
+    """
     frames = np.full((round(clip.duration * fps), size, size, 3), _BACKGROUND, np.uint8)
     grid = (np.arange(size) + 0.5) / size
+    for t, frame in enumerate(frames):
+        frame[np.ix_(grid > 1 - _BAR, grid <= (t + 1) / len(frames))] = _BAR_LEVEL
     for event in clip.events:
         if event.sight is not None:
             for t in range(len(frames)):
@@ -60,8 +69,9 @@ def _draw(sight: Sight, way: float, seconds: float, frame: np.ndarray, grid: np.
 
 
 def draw_event_sound(clip: EventClip) -> np.ndarray:
-    """Sounds and voices of a clip, mixed into one track: (A,) float32 in [-1, 1] at SAMPLE_RATE."""
-    track = np.zeros(round(clip.duration * SAMPLE_RATE), np.float32)
+    """Sounds and voices of a clip over a faint noise, mixed into one track: (A,) float32 in [-1, 1] at SAMPLE_RATE."""
+    rng = np.random.default_rng(round(1000 * clip.duration))
+    track = _NOISE_LEVEL * rng.standard_normal(round(clip.duration * SAMPLE_RATE), np.float32)
     for event in clip.events:
         if event.sound is not None:
             _mix(track, event, _SOUND_LEVEL * _sound(event.sound))
@@ -123,4 +133,4 @@ def _seconds(duration: float) -> np.ndarray:
 
 def write_event_video(clip: EventClip, path: Path, fps: int, size: int) -> None:
     """Write a clip; the file appears whole or not at all, and is the same for the same arguments."""
-    write_clip(path, draw_event_frames(clip, fps, size), draw_event_sound(clip), fps)
+    write_clip(path, draw_event_frames(clip, fps, size), draw_event_sound(clip), fps, _SOUND_BIT_RATE)

@@ -55,8 +55,12 @@ def write_video(scene: Scene, path: Path, fps: int, size: int) -> None:
     write_clip(path, draw_frames(scene, fps, size), draw_sound(scene), fps)
 
 
-def write_clip(path: Path, frames: np.ndarray, sound: np.ndarray, fps: int) -> None:
-    """Write frames (T, S, S, 3) uint8 RGB and a sound track (A,) float32 at SAMPLE_RATE as mp4, whole or not at all."""
+def write_clip(path: Path, frames: np.ndarray, sound: np.ndarray, fps: int, sound_bit_rate: int | None = None) -> None:
+    """Write frames (T, S, S, 3) uint8 RGB and a sound track (A,) float32 at SAMPLE_RATE as mp4, whole or not at all.
+
+    Args:
+        sound_bit_rate: bits per second of the sound; None leaves it to the encoder.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with av.open(str(part), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=fps, options=_VIDEO_OPTIONS)
@@ -64,6 +68,8 @@ def write_clip(path: Path, frames: np.ndarray, sound: np.ndarray, fps: int) -> N
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
         track = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", options=_SOUND_OPTIONS)
+        if sound_bit_rate is not None:
+            track.bit_rate = sound_bit_rate
         for pixels in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(video.encode(None))
