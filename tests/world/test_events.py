@@ -1,18 +1,16 @@
 import random
-import re
 from collections import Counter
 from itertools import pairwise
 
 from vidtune.world.event_questions import (
+    NEVER,
     NOTHING,
-    NOTHING_THERE,
-    WATCHED,
     ask_in_order,
     ask_when_and_what,
-    list_moments,
     marks,
     named,
     tell_all,
+    tell_each,
 )
 from vidtune.world.events import SENSES, make_event_clip
 
@@ -72,26 +70,19 @@ def test_a_conversation_tells_the_time_of_no_event_that_it_asks_for():
             assert (span in answer and named(event) in question) or (span in question and answer == event.sentence)
 
 
-def test_lists_tell_what_is_there_at_each_moment():
-    words = Counter()
+def test_each_thing_is_told_with_its_time_or_never():
     for number, clip in enumerate(CLIPS):
-        turns, moments = list_moments(clip, 20, random.Random(number))
-        assert len(turns) == 3 and len(moments) == 20 and max(moments.values()) < clip.duration
-        for question, answer in turns:
-            (watched,) = [watched for watched in WATCHED if watched in question]
-            told = answer.removesuffix(".").split()
-            assert told[::2] == list(moments)
-            for moment, word in zip(moments.values(), told[1::2], strict=True):
-                sentence = next((f" {e.sentence}" for e in clip.events if e.start <= moment < e.end), "")
-                assert (word == NOTHING_THERE) == (told_in_sentence(sentence, watched) is None)
-                assert word == NOTHING_THERE or f" {word}" in sentence
-                words[watched, word] += 1
-    assert len(words) == 4 + 3 + 3 + 4 + 4 + len(WATCHED)
-
-
-def told_in_sentence(sentence, watched):
-    sign = {"sounds": "tone|siren|drum", "words": "says"}.get(watched, "red|green|blue|yellow")
-    return re.search(sign, sentence)
+        turns = tell_each(clip, random.Random(number))
+        assert turns[0][0].startswith("<video>\n") and len(turns) == 3
+        told = " ".join(answer for _, answer in turns)
+        for k, event in enumerate(clip.events):
+            span = f"<s{k}> to <e{k}>"
+            assert told.count(span) == len(event.senses)
+            if event.sight is not None:
+                assert f"{event.sight.colour} {span} {event.sight.shape} {event.sight.action}" in told
+            assert event.sound is None or f"{event.sound.split()[0]} {span}" in told
+            assert event.word is None or f"{event.word} {span}" in told
+        assert told.count(NEVER) == 12 - sum(len(event.senses) for event in clip.events)
 
 
 def test_all_events_are_told_in_order_and_order_questions_agree():

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from vidtune.world.event_questions import Tokens, Turn, ask_in_order, ask_when_and_what, list_moments, marks, tell_all
+from vidtune.world.event_questions import Turn, ask_in_order, ask_when_and_what, marks, tell_all, tell_each
 from vidtune.world.event_render import write_event_video
 from vidtune.world.events import EventClip, make_event_clip
 from vidtune.world.files import Json, Progress, claim, file_name, render_missing, write_json
@@ -35,17 +35,15 @@ class EventWorldSpec:
         shortest, longest: bounds of a clip's duration in seconds.
         fps: frames per second.
         size: side of the frame in pixels.
-        moments: how many moments of a clip are told one by one.
     """
 
     seed: int = 0
     videos: int = 800
     test_videos: int = 60
-    shortest: float = 16.0
-    longest: float = 29.0
+    shortest: float = 24.0
+    longest: float = 26.0
     fps: int = 4
     size: int = 48
-    moments: int = 20
 
     def clip(self, split: str, index: int) -> EventClip:
         """Clip number ``index`` of a split, "train" or "test"."""
@@ -101,10 +99,9 @@ def _write(spec: EventWorldSpec, clip: EventClip, path: Path) -> None:
 
 
 def _perception(spec: EventWorldSpec) -> Iterator[Json]:
-    """What is there moment by moment: teaches encoders to tell one thing from another, and a reader where it stands."""
+    """When each thing is there: teaches encoders to tell one from another, and a reader of them when it is."""
     for id_, clip in spec.clips("train"):
-        turns, moments = list_moments(clip, spec.moments, _dice(spec, "moments", id_))
-        yield _sample(id_, clip, turns, moments)
+        yield _sample(id_, clip, tell_each(clip, _dice(spec, "each", id_)))
 
 
 def _boundary_perception(spec: EventWorldSpec) -> Iterator[Json]:
@@ -130,12 +127,12 @@ def _dice(spec: EventWorldSpec, kind: str, id_: str) -> random.Random:
     return random.Random(f"{spec.seed} {kind} {id_}")
 
 
-def _sample(id_: str, clip: EventClip, turns: Sequence[Turn], moments: Tokens | None = None) -> Json:
+def _sample(id_: str, clip: EventClip, turns: Sequence[Turn]) -> Json:
     conversation = []
     for question, answer in turns:
         conversation += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     told = " ".join(turn["value"] for turn in conversation)
-    tokens = {mark: moment for mark, moment in {**marks(clip), **(moments or {})}.items() if mark in told}
+    tokens = {mark: moment for mark, moment in marks(clip).items() if mark in told}
     return {
         "id": id_,
         "source": "events",

@@ -7,7 +7,7 @@ published evaluation of arXiv:2411.19772, with its slip "fromat".
 
 import random
 
-from vidtune.world.events import EventClip, TimedEvent
+from vidtune.world.events import SIGHT_COLOURS, SOUNDS, WORDS, EventClip, TimedEvent
 
 ALL_EVENTS = (
     "Could you please detail the events that took place during different time segments in the video? "
@@ -17,9 +17,8 @@ WHEN = (
     "At which time interval can we find {} taking place in the video? Give the timestamps in the fromat: From xx to xx."
 )
 WHAT = "Can you describe what occurred from {} to {} in the video? Please give the event description directly."
-WATCHED = ("colours", "shapes", "ways", "sounds", "words")
-LISTING = "List the {} of the video, moment by moment."
-NOTHING_THERE = "none"
+EACH = "Say of each of the {} when it is there in the video."
+NEVER = "never"
 HOW_MANY = "How many events are there in the video?"
 FIRST = "What happens first in the video?"
 NEXT = "What happens after {}?"
@@ -41,7 +40,7 @@ def marks(clip: EventClip) -> Tokens:
 
 def tell_all(clip: EventClip) -> list[Turn]:
     """One turn: a line for each event, in the order of time."""
-    lines = [f"From <s{k}> to <e{k}>, {event.sentence}" for k, event in enumerate(clip.events)]
+    lines = [f"From {_span(k)}, {event.sentence}" for k, event in enumerate(clip.events)]
     return [(_OPENINGS["all"] + ALL_EVENTS, "\n".join(lines))]
 
 
@@ -50,7 +49,7 @@ def ask_when_and_what(clip: EventClip, rng: random.Random) -> list[Turn]:
     turns: list[tuple[str, Turn]] = []
     for number, event in enumerate(clip.events):
         if rng.random() < 0.6:
-            turns.append(("when", (WHEN.format(named(event)), f"From <s{number}> to <e{number}>.")))
+            turns.append(("when", (WHEN.format(named(event)), f"From {_span(number)}.")))
         else:
             turns.append(("what", (WHAT.format(f"<s{number}>", f"<e{number}>"), event.sentence)))
     rng.shuffle(turns)
@@ -58,36 +57,35 @@ def ask_when_and_what(clip: EventClip, rng: random.Random) -> list[Turn]:
     return [(_OPENINGS[first] + question, answer), *(turn for _, turn in turns[1:])]
 
 
-def list_moments(clip: EventClip, number: int, rng: random.Random) -> tuple[list[Turn], Tokens]:
-    """Three of WATCHED, one in a turn, each told at ``number`` moments evenly over the clip; their marks come along."""
-    moments = {f"<t{k}>": k * clip.duration / number for k in range(number)}
-    turns = []
-    for watched in rng.sample(WATCHED, 3):
-        there = [
-            next((told_in(event, watched) for event in clip.events if event.start <= t < event.end), None)
-            for t in moments.values()
-        ]
-        told = [f"{mark} {word or NOTHING_THERE}" for mark, word in zip(moments, there, strict=True)]
-        turns.append((LISTING.format(watched), " ".join(told) + "."))
-    return _with_media(turns), moments
+def tell_each(clip: EventClip, rng: random.Random) -> list[Turn]:
+    """Every colour, sound and word that there can be, with the time when it is there: a turn for each sense.
+
+    A time stands right behind what it belongs to: the shortest way there is to learn to look up when something happens.
+    """
+    seen = {event.sight.colour: (k, event.sight) for k, event in enumerate(clip.events) if event.sight is not None}
+    heard = {event.sound: k for k, event in enumerate(clip.events)}
+    spoken = {event.word: k for k, event in enumerate(clip.events)}
+    colours = [
+        f"{colour} {_span(seen[colour][0])} {seen[colour][1].shape} {seen[colour][1].action}"
+        if colour in seen
+        else f"{colour} {NEVER}"
+        for colour in SIGHT_COLOURS
+    ]
+    sounds = [f"{sound.split()[0]} {_span(heard[sound]) if sound in heard else NEVER}" for sound in SOUNDS]
+    words = [f"{word} {_span(spoken[word]) if word in spoken else NEVER}" for word in WORDS]
+    lists = {"colours": colours, "sounds": sounds, "words": words}
+    turns = [(EACH.format(name), f"{', '.join(told)}.") for name, told in lists.items()]
+    rng.shuffle(turns)
+    return _with_media(turns)
 
 
-def told_in(event: TimedEvent, watched: str) -> str | None:
-    """One word about an event, such as "red" or "alpha"; None when it shows or sounds nothing of the kind."""
-    sight, sound = event.sight, event.sound
-    words = {
-        "colours": sight and sight.colour,
-        "shapes": sight and sight.shape,
-        "ways": sight and sight.action.split()[-1],
-        "sounds": sound and sound.split()[0],
-        "words": event.word,
-    }
-    return words[watched]
+def _span(number: int) -> str:
+    return f"<s{number}> to <e{number}>"
 
 
 def ask_in_order(clip: EventClip, rng: random.Random) -> list[Turn]:
     """How many events there are, and what comes first or after another one, with its time."""
-    told = [f"From <s{k}> to <e{k}>, {event.sentence}" for k, event in enumerate(clip.events)]
+    told = [f"From {_span(k)}, {event.sentence}" for k, event in enumerate(clip.events)]
     place = rng.randrange(len(clip.events))
     after = told[place + 1] if place + 1 < len(told) else NOTHING
     turns = [
