@@ -8,12 +8,13 @@ and the moment of every mark in the texts, and the media file is ``<id>.mp4``. T
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 from vidtune.world.event_questions import Turn, ask_in_order, ask_when_and_what, marks, tell_all, tell_each
 from vidtune.world.event_render import write_event_video
-from vidtune.world.events import EventClip, make_event_clip
+from vidtune.world.events import SLOT_SECONDS, EventClip, make_event_clip
 from vidtune.world.files import Json, Progress, claim, file_name, render_missing, write_json
 from vidtune.world.tokenizer import train_tokenizer
 
@@ -32,22 +33,21 @@ class EventWorldSpec:
         seed: of every clip and question.
         videos: training clips.
         test_videos: held-out clips.
-        shortest, longest: bounds of a clip's duration in seconds.
-        fps: frames per second.
+        slots: of a clip, 5.12 seconds each.
+        frames: of each slot.
         size: side of the frame in pixels.
     """
 
     seed: int = 0
     videos: int = 800
     test_videos: int = 60
-    shortest: float = 24.0
-    longest: float = 26.0
-    fps: int = 4
+    slots: int = 10
+    frames: int = 4
     size: int = 48
 
     def clip(self, split: str, index: int) -> EventClip:
         """Clip number ``index`` of a split, "train" or "test"."""
-        return make_event_clip(self.seed, split, index, self.shortest, self.longest)
+        return make_event_clip(self.seed, split, index, self.slots)
 
     def clips(self, split: str) -> Iterator[tuple[str, EventClip]]:
         """Id and clip of all clips of a split."""
@@ -95,7 +95,8 @@ def _files(out: Path, spec: EventWorldSpec) -> Iterator[tuple[Path, EventClip]]:
 
 
 def _write(spec: EventWorldSpec, clip: EventClip, path: Path) -> None:
-    write_event_video(clip, path, spec.fps, spec.size)
+    fps = spec.frames / Fraction(str(SLOT_SECONDS))
+    write_event_video(clip, path, fps, spec.size)
 
 
 def _perception(spec: EventWorldSpec) -> Iterator[Json]:

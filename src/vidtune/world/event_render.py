@@ -3,6 +3,7 @@
 Legend: T frames, S side of the frame in pixels, A audio samples.
 """
 
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,8 +19,11 @@ _TRAIL_WIDTH = 0.06
 _BAR = 0.06
 _BAR_LEVEL = 200
 _NOISE_LEVEL = 0.002
+_HUM_LEVEL = 0.02
+_HUM_HERTZ = (300.0, 7000.0)
 _BLINK_SECONDS = 0.5
 _RAMP_SECONDS = 0.05
+_HALF_MILLISECOND = 0.0005
 _SOUND_BIT_RATE = 32000
 _SOUND_LEVEL = 0.2
 _VOICE_LEVEL = 0.3
@@ -35,21 +39,21 @@ _PAUSES = (0.08, 0.2)
 """Seconds after a syllable, and after a word."""
 
 
-def draw_event_frames(clip: EventClip, fps: int, size: int) -> np.ndarray:
+def draw_event_frames(clip: EventClip, fps: Fraction, size: int) -> np.ndarray:
     """All frames of a clip: (T, S, S, 3) uint8 RGB; frame t shows the moment t / fps.
 
     A bar along the lower edge grows as the clip runs, as players draw it: a single frame tells when it is.
     """
-    frames = np.full((round(clip.duration * fps), size, size, 3), _BACKGROUND, np.uint8)
+    frames = np.full((round(clip.duration * float(fps)), size, size, 3), _BACKGROUND, np.uint8)
     grid = (np.arange(size) + 0.5) / size
     for t, frame in enumerate(frames):
         frame[np.ix_(grid > 1 - _BAR, grid <= (t + 1) / len(frames))] = _BAR_LEVEL
     for event in clip.events:
         if event.sight is not None:
             for t in range(len(frames)):
-                if event.start <= t / fps < event.end:
-                    way = (t / fps - event.start) / (event.end - event.start)
-                    _draw(event.sight, way, t / fps - event.start, frames[t], grid)
+                seconds = t / float(fps) - event.start
+                if 0 <= seconds + _HALF_MILLISECOND < event.end - event.start:
+                    _draw(event.sight, seconds / (event.end - event.start), seconds, frames[t], grid)
     return frames
 
 
@@ -69,9 +73,16 @@ def _draw(sight: Sight, way: float, seconds: float, frame: np.ndarray, grid: np.
 
 
 def draw_event_sound(clip: EventClip) -> np.ndarray:
-    """Sounds and voices of a clip over a faint noise, mixed into one track: (A,) float32 in [-1, 1] at SAMPLE_RATE."""
+    """Sounds and voices of a clip, mixed into one track: (A,) float32 in [-1, 1] at SAMPLE_RATE.
+
+    Under them lie a faint noise and a faint hum that rises as the clip runs: a single window tells when it is.
+    """
     rng = np.random.default_rng(round(1000 * clip.duration))
     track = _NOISE_LEVEL * rng.standard_normal(round(clip.duration * SAMPLE_RATE), np.float32)
+    time = np.arange(len(track)) / SAMPLE_RATE
+    first, last = _HUM_HERTZ
+    turns = (first + (last - first) * time / clip.duration / 2) * time
+    track += (_HUM_LEVEL * np.sin(2 * np.pi * turns)).astype(np.float32)
     for event in clip.events:
         if event.sound is not None:
             _mix(track, event, _SOUND_LEVEL * _sound(event.sound))
@@ -131,6 +142,6 @@ def _seconds(duration: float) -> np.ndarray:
     return np.arange(round(duration * SAMPLE_RATE)) / SAMPLE_RATE
 
 
-def write_event_video(clip: EventClip, path: Path, fps: int, size: int) -> None:
+def write_event_video(clip: EventClip, path: Path, fps: Fraction, size: int) -> None:
     """Write a clip; the file appears whole or not at all, and is the same for the same arguments."""
     write_clip(path, draw_event_frames(clip, fps, size), draw_event_sound(clip), fps, _SOUND_BIT_RATE)

@@ -4,6 +4,7 @@ Legend: T frames, S side of the frame in pixels, A audio samples.
 """
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -55,7 +56,9 @@ def write_video(scene: Scene, path: Path, fps: int, size: int) -> None:
     write_clip(path, draw_frames(scene, fps, size), draw_sound(scene), fps)
 
 
-def write_clip(path: Path, frames: np.ndarray, sound: np.ndarray, fps: int, sound_bit_rate: int | None = None) -> None:
+def write_clip(
+    path: Path, frames: np.ndarray, sound: np.ndarray, fps: int | Fraction, sound_bit_rate: int | None = None
+) -> None:
     """Write frames (T, S, S, 3) uint8 RGB and a sound track (A,) float32 at SAMPLE_RATE as mp4, whole or not at all.
 
     Args:
