@@ -287,6 +287,11 @@ def test_stage_on_videos_runs_the_towers_that_the_recipe_names(work, whole, caps
     assert run(["features", "list", "--store", str(work / "run/features")]) == 0
     listed = capsys.readouterr().out
     assert listed.count(" items") == 3
+    # What extraction builds, tower by tower, is what the whole model holds.
+    words = ["features", "extract", str(work / "recipe.yaml"), "--store", str(work / "run/features"), "--workers", "0"]
+    assert run(words) == 0
+    said = capsys.readouterr().out
+    assert "video: 0 stored, 2 found" in said and "audio: 0 stored, 1 found" in said and "speech: 0 stored, 1" in said
     trained = work / "run/perceive/final"
     assert load_checkpoint(trained).model.config.absent_towers == []
     raw = ask(capsys, trained, "--video", work / "talk.mp4")

@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,13 @@ def test_writers_at_once_lose_nothing_and_readers_see_it(tmp_path: Path, monkeyp
     assert len(reader) == 12
 
 
+def test_item_that_is_there_is_not_written_again(tmp_path: Path) -> None:
+    collection = filled(tmp_path, "ab")
+    collection.write({item: features_of(item) for item in "bc"}, {})
+    collection.write({"a": features_of("a")}, {})
+    assert sorted(sorted(read_header(path).places) for path in shards(collection)) == [["a", "b"], ["c"]]
+
+
 def test_tensor_at_an_odd_place_is_read(tmp_path: Path) -> None:
     header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     header += b" " * (len(header) % 2 == 0)
@@ -275,10 +283,17 @@ def test_cache_writes_shards_by_size_and_by_age(tmp_path: Path) -> None:
         by_size.add(item, features_of(item))  # 60 bytes
     by_size.flush()
     assert len(shards(by_size.collection)) == 2
-    by_age = FeatureCache(tmp_path / "age", SPEC, shard_seconds=0.0)
+    by_age = FeatureCache(tmp_path / "age", SPEC, shard_seconds=0.2)
     by_age.add("a", features_of("a"))
-    by_age._writer.shutdown()
-    assert len(shards(by_age.collection)) == 1
+    assert by_age.get("b") is None and not shards(by_age.collection)
+    time.sleep(0.25)
+    by_age.get("b")
+    for _ in range(100):
+        if len(shards(by_age.collection)) == 1:
+            break
+        time.sleep(0.05)
+    (found,) = shards(by_age.collection)
+    assert list(read_header(found).places) == ["a"]
 
 
 def test_features_of_other_dtypes_are_stored_as_the_collection_wants(tmp_path: Path) -> None:

@@ -224,6 +224,33 @@ def test_what_is_stored_is_what_the_tower_gives_at_any_batch_size(clips: Path, t
             torch.testing.assert_close(found.float(), direct, rtol=0, atol=tolerance)
 
 
+def test_interrupted_extraction_keeps_what_was_encoded(clips: Path, tmp_path: Path) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 10:
+            raise KeyboardInterrupt
+
+    stream = stream_into(tmp_path, shard_seconds=1e9)
+    with pytest.raises(KeyboardInterrupt):
+        run(clips, stream, batch_size=4, progress=stop)
+    assert len(stored(tmp_path)) == 8
+    assert run(clips, stream_into(tmp_path))["video"].found == 8
+
+
+def test_items_of_many_shapes_do_not_pile_up(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = PREPROCESSING.load(media_files(clips)[0]).nbytes
+    monkeypatch.setattr("vidtune.features.extract.WAITING_BYTES", 3 * largest)
+    given: list[int] = []
+    encode = TowerStream.encode
+
+    def counted(self: TowerStream, arrays: Any) -> list[torch.Tensor]:
+        given.append(len(arrays))
+        return encode(self, arrays)
+
+    monkeypatch.setattr(TowerStream, "encode", counted)
+    assert run(clips, stream_into(tmp_path), batch_size=100)["video"].stored == CLIPS
+    assert max(given) == 4 and sum(given) == CLIPS
+
+
 def test_grey_levels_are_normalised_before_the_tower(clips: Path, tmp_path: Path) -> None:
     grey = VideoPreprocessing(size=28, num_frames=4, pixels="uint8")
     stream = stream_into(tmp_path, preprocessing=grey)

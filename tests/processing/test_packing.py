@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from vidtune.data.sample import MediaRef
-from vidtune.processing.packing import IGNORED, Example, MediaSlot, pack
+from vidtune.processing.packing import IGNORED, Example, LoadedItem, MediaSlot, StreamBatch, pack
 
 
 def example(id: str, length: int, *streams: str, num_tokens: int = 1) -> Example:
@@ -58,3 +58,18 @@ def test_packing_leaves_the_examples_alone() -> None:
 def test_a_missing_array_names_the_sample() -> None:
     with pytest.raises(ValueError, match="sample a: 1 media but 0 arrays"):
         pack([example("a", 2, "image")], [[]])
+
+
+def test_selected_items_keep_all_that_belongs_to_them():
+    def item(number: int) -> LoadedItem:
+        own, seen = np.full((2, 3), number, np.float32), np.full(4, 10 + number, np.float32)
+        return LoadedItem(own, number == 1, f"key {number}", seen, number == 2, f"teacher's {number}")
+
+    loaded = StreamBatch.of([item(number) for number in range(3)], [2, 1, 2])
+    chosen = loaded.select([2, 1])
+    assert [float(value[0, 0]) for value in chosen.values] == [2, 1]
+    assert [float(value[0]) for value in chosen.teacher_values] == [12, 11]
+    assert (chosen.num_tokens, chosen.encoded, chosen.taught) == ([2, 1], [False, True], [True, False])
+    assert (chosen.keys, chosen.teacher_keys) == (["key 2", "key 1"], ["teacher's 2", "teacher's 1"])
+    plain = StreamBatch.of([LoadedItem(np.zeros(2))], [1])
+    assert (plain.encoded, plain.keys, plain.taught, plain.teacher_keys, plain.teacher_values) == (None,) * 5

@@ -1,13 +1,17 @@
 """Extraction before training: what a recipe's stages take from the store is what the command put there."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from launched import with_settings
 from safetensors.torch import save_file
-from test_stored_features import FROZEN, held, with_store, work
+from test_stored_features import FROZEN, TOLERANCE, difference, held, with_store, work
 from training_world import COLOURS, TOWER, conversation, mixed_samples
 
 from vidtune.cli.main import run
@@ -16,6 +20,7 @@ from vidtune.models.build import build_model
 from vidtune.recipe import Recipe, dump_recipe
 from vidtune.systems import get_system
 from vidtune.training.run import train
+from vidtune.training.stage import set_up
 
 __all__ = ["work"]
 ALL = len(COLOURS)
@@ -138,6 +143,34 @@ def published(recipe: Recipe, folder: Path) -> dict[str, str]:
         (target / "config.json").write_text(json.dumps({"vision_config": vision}))
         found[name] = str(target)
     return found
+
+
+def test_imported_features_stand_in_for_the_files_of_a_recipe(
+    make_recipe, media: Path, tmp_path: Path, work: Counter[str]
+) -> None:
+    samples = [conversation("<video>\nWhat moves?", f"a {c} box.", video=f"{c}.mp4") for c in COLOURS]
+    recipe = make_recipe(samples, **FROZEN)
+    train(recipe, tmp_path / "plain", progress=False)
+    folder = tmp_path / "published"
+    folder.mkdir()
+    setup = set_up(recipe, 0, tmp_path)
+    for number, colour in enumerate(COLOURS):
+        pixels = torch.from_numpy(setup.processor.preprocessing["video"].load(str(media / f"{colour}.mp4")))
+        features = setup.model.towers["video"](pixels[None])[0].detach()
+        if number % 2:
+            np.save(folder / f"{colour}.npy", features.numpy())
+        else:
+            torch.save(features, folder / f"{colour}.pt")
+    store = tmp_path / "store"
+    assert run(["features", "import", str(folder), "--store", str(store), "--name", "mine"]) == 0
+    shutil.rmtree(folder)
+    (source,) = recipe.stages[0].data
+    source = source.model_copy(update={"features": {"video": str(store / "mine")}})
+    work.clear()
+    train(with_settings(with_store(recipe), data=(source,)), tmp_path / "out", progress=False)
+    assert set(work) == {f"{colour}.safetensors" for colour in COLOURS}
+    assert difference(tmp_path / "plain", tmp_path / "out") < TOLERANCE
+    assert not held(tmp_path / "out/features")["towers.video video"]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
 """Features of one stream, found in the store or put there behind the back of the work that made them.
 
-``add`` copies and returns; a thread gathers a shard and writes it. What waits for the disk is bounded: where the disk
-is too slow, features are left out, to be made again when they are next needed. Nothing that goes wrong with the store
-stops the work; :attr:`FeatureCache.problem` tells.
+``add`` copies and returns; a thread writes a shard when enough was gathered. What waits for the disk is bounded: where
+the disk is too slow, features are left out, to be made again when they are next needed. Nothing that goes wrong with
+the store stops the work; :attr:`FeatureCache.problem` tells.
 """
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,8 +21,8 @@ from vidtune.features.identity import MediaIdentities
 SHARD_BYTES = 64 * 2**20
 SHARD_SECONDS = 30.0
 """How old features may grow before they are written, in a shard of whatever size: what a kill may cost."""
-WAITING_BYTES = 512 * 2**20
-"""What may wait to be written."""
+WAITING_BYTES = 256 * 2**20
+"""What may wait to be written, of one stream."""
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -56,9 +56,9 @@ class FeatureCache:
         self._dtype = TORCH_DTYPES[spec.dtype]
         self._lock = threading.Lock()
         self._taken: set[str] = set()
-        self._waiting: dict[str, Tensor] = {}
-        self._sources: dict[str, str] = {}
-        self._bytes = 0
+        self._waiting: dict[str, _Waiting] = {}
+        self._gathered: list[str] = []
+        self._bytes = self._gathered_bytes = 0
         self._first_came = time.monotonic()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="feature-writer")
         self._last: Future[None] | None = None
@@ -77,10 +77,9 @@ class FeatureCache:
         """As :meth:`find`, of an item whose name is known."""
         with self._lock:
             waiting = self._waiting.get(key)
-            old = bool(self._waiting) and time.monotonic() - self._first_came >= self._shard_seconds
-        if old:
-            self._submit(self._write, self._shard_seconds)
-        return waiting if waiting is not None else self.collection.get(key)
+            if self._gathered and time.monotonic() - self._first_came >= self._shard_seconds:
+                self._begin_writing()
+        return waiting.settled() if waiting is not None else self.collection.get(key)
 
     def add(self, key: str, features: Tensor, source: str = "", *, wait: bool = False) -> None:
         """Take the features of an item to be written; returns before they are.
@@ -99,28 +98,41 @@ class FeatureCache:
             if self._bytes + size > self._waiting_bytes:
                 self.left_out += 1
                 return
+            if not self._gathered:
+                self._first_came = time.monotonic()
             self._taken.add(key)
+            self._waiting[key] = self._copy(features.detach(), source)
+            self._gathered.append(key)
             self._bytes += size
-        copy, ready = self._copy(features.detach())
-        self._submit(self._take, key, copy, ready, source)
+            self._gathered_bytes += size
+            old = time.monotonic() - self._first_came >= self._shard_seconds
+            if old or self._gathered_bytes >= self._shard_bytes:
+                self._begin_writing()
 
     def flush(self) -> None:
         """Write all that waits, and return when it is on disk."""
-        self._submit(self._write, 0.0)
-        if self._last is not None:
-            self._last.result()
+        with self._lock:
+            self._begin_writing()
+            last = self._last
+        if last is not None:
+            last.result()
 
     def close(self) -> None:
         """Flush, and end the thread. Closing twice is allowed."""
-        if self._last is not None:
-            self.flush()
-            self._last = None
+        self.flush()
         self._writer.shutdown()
 
-    def _copy(self, features: Tensor) -> tuple[Tensor, "torch.cuda.Event | None"]:
-        """The features in the collection's dtype on their way to the CPU, and what tells that they have arrived."""
+    def _begin_writing(self) -> None:
+        """Hand what was gathered to the thread; holds the lock."""
+        if self._gathered:
+            self._last = self._writer.submit(self._write, self._gathered)
+            self._gathered, self._gathered_bytes = [], 0
+
+    def _copy(self, features: Tensor, source: str) -> "_Waiting":
+        """The features in the collection's dtype, on their way to the CPU; nothing waits for the device."""
         if features.device.type != "cuda":
-            return features.to(device="cpu", dtype=self._dtype, copy=True, memory_format=torch.contiguous_format), None
+            copy = features.to(device="cpu", dtype=self._dtype, copy=True, memory_format=torch.contiguous_format)
+            return _Waiting(copy, None, source)
         if self._copies is None:
             self._copies = torch.cuda.Stream(features.device)
         self._copies.wait_stream(torch.cuda.current_stream(features.device))
@@ -131,35 +143,31 @@ class FeatureCache:
             features.record_stream(self._copies)
             ready = torch.cuda.Event()
             ready.record(self._copies)
-        return host, ready
+        return _Waiting(host, ready, source)
 
-    def _submit(self, work: Callable[..., None], *arguments: object) -> None:
-        self._last = self._writer.submit(work, *arguments)
-
-    def _take(self, key: str, copy: Tensor, ready: "torch.cuda.Event | None", source: str) -> None:
-        if ready is not None:
-            ready.synchronize()
-            copy = copy.clone()  # pinned memory is scarce
-        with self._lock:
-            if not self._waiting:
-                self._first_came = time.monotonic()
-            self._waiting[key] = copy
-            self._sources[key] = source
-            full = sum(tensor.nbytes for tensor in self._waiting.values()) >= self._shard_bytes
-        self._write(0.0 if full else self._shard_seconds)
-
-    def _write(self, age: float) -> None:
-        """Write what waits as a shard, if it is as old as this."""
-        with self._lock:
-            if not self._waiting or time.monotonic() - self._first_came < age:
-                return
-            features, sources = dict(self._waiting), dict(self._sources)
+    def _write(self, keys: list[str]) -> None:
+        """Write a shard; runs in the thread."""
+        waiting = {key: self._waiting[key] for key in keys}
+        features = {key: item.settled() for key, item in waiting.items()}
         try:
-            self.collection.write(features, sources)
+            self.collection.write(features, {key: item.source for key, item in waiting.items()})
         except OSError as error:
             self.problem = f"{self.collection.folder}: features cannot be stored: {error.strerror or error}"
         with self._lock:
             self._bytes -= sum(tensor.nbytes for tensor in features.values())
-            self._waiting = {key: tensor for key, tensor in self._waiting.items() if key not in features}
-            self._sources = {key: self._sources[key] for key in self._waiting}
-            self._first_came = time.monotonic()
+            for key in keys:
+                del self._waiting[key]
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """Features that are not on disk yet; ``ready`` tells when they have arrived from the device."""
+
+    features: Tensor
+    ready: "torch.cuda.Event | None"
+    source: str
+
+    def settled(self) -> Tensor:
+        if self.ready is not None:
+            self.ready.synchronize()
+        return self.features

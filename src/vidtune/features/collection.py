@@ -281,7 +281,7 @@ def collections(store: Path) -> Iterator[Path]:
 
 def append_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """Append JSON lines in one piece, whatever other processes append; a torn line before them stays alone."""
-    text = "".join(json.dumps(entry, ensure_ascii=False, default=str) + "\n" for entry in entries).encode()
+    text = "".join(json.dumps(entry, default=str) + "\n" for entry in entries).encode()
     if not text:
         return
     with path.open("ab+", buffering=0) as file:

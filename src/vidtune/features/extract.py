@@ -27,6 +27,8 @@ from vidtune.media.preprocessing import Preprocessing
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"})
 AUDIO_SUFFIXES = frozenset({".wav", ".mp3", ".flac", ".m4a", ".aac", ".ogg", ".opus"})
+WAITING_BYTES = 256 * 2**20
+"""What may be decoded and wait for others of its shape."""
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many items are done, how many there are."""
 
@@ -47,15 +49,22 @@ class TowerStream:
     preprocessing: Preprocessing
     cache: FeatureCache
 
+    @property
+    def takes_lists(self) -> bool:
+        """Whether the tower encodes items of different shapes together."""
+        return getattr(self.tower, "takes_lists", False)
+
     @torch.no_grad()
     def encode(self, arrays: Sequence[np.ndarray]) -> list[Tensor]:
-        """Features of items of one shape, as a training step computes them. Shape: B of *item -> B of (N, C)"""
+        """Features of items, of one shape unless the tower takes lists, as a training step computes them.
+
+        Shape: B of *item -> B of (N, C)
+        """
         weight = next(self.tower.parameters())
-        values = torch.stack([torch.as_tensor(array) for array in arrays]).to(weight.device)
-        values = self.preprocessing.to_float(values).to(weight.dtype)
-        autocast = torch.autocast(values.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16)
-        with autocast:
-            return list(self.tower(list(values) if getattr(self.tower, "takes_lists", False) else values))
+        items = [self.preprocessing.to_float(torch.as_tensor(array).to(weight.device)) for array in arrays]
+        values = [item.to(weight.dtype) for item in items]
+        with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
+            return list(self.tower(values if self.takes_lists else torch.stack(values)))
 
 
 @dataclass(frozen=True)
@@ -151,10 +160,14 @@ def extract(
     """
     work = _Extraction(list(dict.fromkeys(refs)), streams, batch_size)
     tell = progress or (lambda what, done, total: None)
-    for result in pool.load(work.jobs()):
-        work.take(result)
-        tell("files", work.done, len(refs))
-    work.finish(pool)
+    try:
+        for result in pool.load(work.jobs()):
+            work.take(result)
+            tell("files", work.done, len(refs))
+        work.finish(pool)
+    finally:
+        for stream in streams.values():
+            stream.cache.flush()  # also what was encoded before Ctrl-C
     tell("files", len(refs), len(refs))
     return work.reports
 
@@ -165,7 +178,7 @@ class _Extraction:
     def __init__(self, refs: list[MediaRef], streams: Mapping[str, TowerStream], batch_size: int) -> None:
         self.reports = {name: StreamReport() for name in streams}
         self._refs, self._streams, self._batch_size = refs, streams, batch_size
-        self._drawn = 0
+        self._drawn = self._bytes = 0
         self._asked: deque[list[tuple[MediaRef, str | None]]] = deque()
         self._waiting: dict[tuple[str, tuple[int, ...]], list[tuple[MediaRef, str, np.ndarray]]] = defaultdict(list)
         self._perhaps_silent: list[tuple[MediaRef, str]] = []
@@ -215,15 +228,17 @@ class _Extraction:
             elif array is None or not array.size:
                 report.absent += 1
             else:
-                waiting = self._waiting[ref.stream, array.shape]
-                waiting.append((ref, key, array))
-                if len(waiting) >= self._batch_size:
-                    self._encode(stream, self._waiting.pop((ref.stream, array.shape)))
+                group = (ref.stream, () if stream.takes_lists else array.shape)
+                self._waiting[group].append((ref, key, array))
+                self._bytes += array.nbytes
+                if len(self._waiting[group]) >= self._batch_size:
+                    self._encode(stream, self._waiting.pop(group))
+        if self._bytes > WAITING_BYTES:  # items of many shapes, few of each
+            self._encode_all()
 
     def finish(self, pool: MediaPool) -> None:
         """Encode what still waits, tell files without sound from bad ones, and write everything."""
-        for (name, _), waiting in self._waiting.items():
-            self._encode(self._streams[name], waiting)
+        self._encode_all()
         results = pool.load(LoadJob(ref.path, None) for ref, _ in self._perhaps_silent)
         for (ref, reason), result in zip(self._perhaps_silent, results, strict=True):
             if result.info is not None and not result.info.audio_seconds:
@@ -234,8 +249,13 @@ class _Extraction:
             stream.cache.flush()
             _require_store(stream.cache)
 
+    def _encode_all(self) -> None:
+        for name, shape in list(self._waiting):
+            self._encode(self._streams[name], self._waiting.pop((name, shape)))
+
     def _encode(self, stream: TowerStream, waiting: Sequence[tuple[MediaRef, str, np.ndarray]]) -> None:
         report = self.reports[stream.name]
+        self._bytes -= sum(array.nbytes for *_, array in waiting)
         for (ref, key, _), features in zip(waiting, stream.encode([array for *_, array in waiting]), strict=True):
             if len(features):
                 stream.cache.add(key, features, ref.path, wait=True)

@@ -93,7 +93,10 @@ def _stage_extraction(
             continue
         kind = dtype or stage.precision
         if name not in towers:
-            towers[name] = frozen(_starting_tower(recipe, number, name, config, run), TORCH_DTYPES[kind], device)
+            tower = _starting_tower(recipe, number, name, config, run)
+            if next(tower.parameters(), None) is None:
+                raise UserError(f"stream {stream}: the model is without its tower; name its weights in towers.{name}")
+            towers[name] = frozen(tower, TORCH_DTYPES[kind], device)
         origin = {"system": recipe.system, "stream": stream, "tower": f"towers.{name}"}
         spec = CollectionSpec.of(towers[name], config.tower(name), how, kind, origin)
         found.streams[stream] = TowerStream(stream, towers[name], how, FeatureCache(store, spec, identities))
@@ -102,16 +105,20 @@ def _stage_extraction(
 
 
 def media_refs(stage: Stage, processor: VideoLMProcessor, tables: Path) -> list[MediaRef]:
-    """Every file of a stage's data with every stream that reads it, once; stored features are none of them."""
+    """Every file of a stage's data with every stream that may read it, once; stored features are none of them. No file
+    is looked into.
+    """
     table = AnnotationTable.open(stage.data, tables)
     refs: dict[MediaRef, None] = {}
     for index in range(len(table)):
         try:
-            for ref in table[index].media:
-                refs.update(dict.fromkeys(processor.resolve(ref)))
+            media = table[index].media
         except SampleProblem:
             continue  # training leaves it out, and says so
-    return [ref for ref in refs if not is_feature_file(ref.path)]
+        for ref in media:
+            read = (ref.read_by(stream) for stream in (ref.stream, *processor.companions.get(ref.stream, ())))
+            refs.update((part, None) for part in read if part is not None and not is_feature_file(part.path))
+    return list(refs)
 
 
 def trained_towers(stage: Stage, config: VideoLMConfig) -> set[str]:

@@ -92,6 +92,8 @@ class StoredFeatures:
         specs: dict[str, CollectionSpec] = {}
         for stream, how in preprocessing.items():
             tower = model.config.streams[stream]["tower"]
+            if next(model.towers[tower].parameters(), None) is None:
+                continue  # a model without this tower: its features come from files
             reason = unstorable(recipe, stage, stream, tower, how, is_trainable(model.towers[tower]))
             if reason is not None:
                 stored.notes.append(f"{reason}: its features are computed anew each time")
@@ -148,6 +150,11 @@ class StoredFeatures:
     def problems(self) -> list[str]:
         """What went wrong since the last call: training goes on without the store."""
         found = [cache.problem for cache in self._caches() if cache.problem is not None]
+        found += [
+            f"{cache.collection.folder}: the disk is slower than the towers: not all features are stored this time"
+            for cache in self._caches()
+            if cache.left_out
+        ]
         fresh = [problem for problem in found if problem not in self.notes]
         self.notes += fresh
         return fresh
