@@ -36,6 +36,7 @@ class ParallelStep:
 
     def __init__(self, step: TrainingStep, stage: Stage, ranks: Ranks) -> None:
         self.net: nn.Module = step
+        self._step = step
         self.is_sharded = ranks.world > 1 and stage.parallel == "fsdp2"
         self._waits_for_last = True
         if self.is_sharded:
@@ -75,6 +76,10 @@ class ParallelStep:
         """
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=not frozen)
         weights = cast("dict[str, Tensor]", get_model_state_dict(self.net, options=options))
+        if not frozen:  # torch leaves the second name of a frozen weight that is tied
+            named = self._step.named_parameters(remove_duplicate=False)
+            not_trained = {name for name, weight in named if not weight.requires_grad}
+            weights = {name: tensor for name, tensor in weights.items() if name not in not_trained}
         return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
 
 

@@ -41,7 +41,7 @@ class EventWorldSpec:
     seed: int = 0
     videos: int = 800
     test_videos: int = 60
-    slots: int = 10
+    slots: int = 5
     frames: int = 4
     size: int = 48
 

@@ -14,7 +14,7 @@ from vidtune.world.render import SAMPLE_RATE, inside_shape, write_clip
 from vidtune.world.scene import COLOURS
 
 _BACKGROUND = 30
-_RADIUS = 0.22
+_RADIUS = 0.32
 _TRAIL_WIDTH = 0.06
 _BAR = 0.06
 _BAR_LEVEL = 200
