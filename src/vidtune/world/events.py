@@ -1,12 +1,12 @@
 """Clips in which something is seen, heard or said from one moment to another: for questions of when.
 
-A clip holds two to four events that do not overlap. Each is a shape that moves or blinks (seen), a sound (heard), a
-voice that says a word over and over (spoken), or two or three of these at once; no colour, sound or word comes twice in
-a clip, so that a sentence names one event. Times are seconds.
+A clip is cut into slots of 5.12 seconds, the windows in which audio encoders hear, and two to four of them hold an
+event each, from their start to their end. An event is a shape that moves or blinks (seen), a sound (heard), a voice
+that says a word over and over (spoken), or two or three of these at once; no colour, sound or word comes twice in a
+clip, so that a sentence names one event. Times are seconds.
 """
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 SIGHT_COLOURS = ("red", "green", "blue", "yellow")
@@ -25,11 +25,9 @@ _MIXES = (
     ("heard", "spoken"),
     ("seen", "heard", "spoken"),
 )
-_COUNTS = (2, 3, 3, 4)
-# What is heard lasts about as long as the windows in which audio encoders hear (5.12 s).
-_SEEN_SECONDS = (3.0, 6.0)
-_HEARD_SECONDS = (5.0, 6.5)
-_LEAST_GAP = 0.4
+SLOT_SECONDS = 5.12
+COUNTS = (2, 3, 3, 4)
+"""Numbers of events in a clip, as often as they stand here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,33 +76,23 @@ class EventClip:
     events: tuple[TimedEvent, ...]
 
 
-def make_event_clip(seed: int, split: str, index: int, shortest: float, longest: float) -> EventClip:
+def make_event_clip(seed: int, split: str, index: int, slots: int) -> EventClip:
     """The clip number ``index`` of a split ("train", "test"): a pure function of its arguments.
 
     Args:
-        shortest, longest: bounds of its duration; 14 seconds hold the shortest two events.
+        slots: that its duration is cut into; four at least.
     """
     rng = random.Random(f"{seed} events {split} {index}")
-    while True:
-        duration = round(rng.uniform(shortest, longest), 1)
-        mixes = [rng.choice(_MIXES) for _ in range(rng.choice(_COUNTS))]
-        lengths = [rng.uniform(*(_SEEN_SECONDS if mix == ("seen",) else _HEARD_SECONDS)) for mix in mixes]
-        spare = duration - sum(lengths) - _LEAST_GAP * (len(mixes) + 1)
-        if spare >= 0:
-            return EventClip(duration, _draw_events(rng, mixes, lengths, spare))
-
-
-def _draw_events(
-    rng: random.Random, mixes: Sequence[tuple[str, ...]], lengths: Sequence[float], spare: float
-) -> tuple[TimedEvent, ...]:
     colours, sounds, words = (rng.sample(names, len(names)) for names in (SIGHT_COLOURS, SOUNDS, WORDS))
-    waits = sorted(rng.uniform(0, spare) for _ in mixes)
-    events, before = [], 0.0
-    for number, (mix, length) in enumerate(zip(mixes, lengths, strict=True)):
-        start = round(before + waits[number] + _LEAST_GAP * (number + 1), 2)
+    events = []
+    for number, slot in enumerate(sorted(rng.sample(range(slots), rng.choice(COUNTS)))):
+        mix = rng.choice(_MIXES)
         sight = Sight(colours[number], rng.choice(SIGHT_SHAPES), rng.choice(ACTIONS)) if "seen" in mix else None
         sound = sounds[number] if "heard" in mix else None
         word = words[number] if "spoken" in mix else None
-        events.append(TimedEvent(start, round(start + length, 2), sight, sound, word))
-        before += length
-    return tuple(events)
+        events.append(TimedEvent(_slot_start(slot), _slot_start(slot + 1), sight, sound, word))
+    return EventClip(_slot_start(slots), tuple(events))
+
+
+def _slot_start(slot: int) -> float:
+    return round(slot * SLOT_SECONDS, 2)
