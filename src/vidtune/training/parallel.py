@@ -75,7 +75,13 @@ class ParallelStep:
         """
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=not frozen)
         weights = cast("dict[str, Tensor]", get_model_state_dict(self.net, options=options))
-        return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+        # torch leaves out a frozen weight under one of its names alone: tied ones have two.
+        trains = {
+            name.removeprefix("module."): parameter.requires_grad
+            for name, parameter in self.net.named_parameters(remove_duplicate=False)
+        }
+        kept = {name: tensor for name, tensor in weights.items() if frozen or trains.get(name, True)}
+        return {name.removeprefix("model."): tensor for name, tensor in kept.items()}
 
 
 def shard(step: TrainingStep, ranks: Ranks, dtype: torch.dtype | None) -> None:
