@@ -1,6 +1,7 @@
 import random
 from collections import Counter
-from itertools import pairwise
+
+import pytest
 
 from vidtune.world.event_questions import (
     NEVER,
@@ -12,24 +13,27 @@ from vidtune.world.event_questions import (
     tell_all,
     tell_each,
 )
-from vidtune.world.events import SENSES, make_event_clip
+from vidtune.world.events import SENSES, SLOT_SECONDS, make_event_clip
 
-CLIPS = [make_event_clip(0, "train", i, 16.0, 29.0) for i in range(300)]
+CLIPS = [make_event_clip(0, "train", i, 5) for i in range(300)]
 
 
 def test_a_clip_is_a_pure_function_of_seed_split_and_index():
     random.seed(1)
-    assert make_event_clip(0, "train", 5, 16.0, 29.0) == CLIPS[5]
-    assert make_event_clip(1, "train", 5, 16.0, 29.0) != CLIPS[5]
-    assert make_event_clip(0, "test", 5, 16.0, 29.0) != CLIPS[5]
+    assert make_event_clip(0, "train", 5, 5) == CLIPS[5]
+    assert make_event_clip(1, "train", 5, 5) != CLIPS[5]
+    assert make_event_clip(0, "test", 5, 5) != CLIPS[5]
 
 
-def test_events_follow_each_other_inside_their_clip():
+def test_every_event_fills_a_slot_of_its_own():
     for clip in CLIPS:
-        assert 16 <= clip.duration <= 29 and 2 <= len(clip.events) <= 4
-        edges = [0.0] + [edge for event in clip.events for edge in (event.start, event.end)] + [clip.duration]
-        assert all(after - before >= 0.35 for before, after in pairwise(edges))
-        assert all(event.end - event.start >= 4.99 for event in clip.events if event.senses != ("seen",))
+        assert clip.duration == 25.6 and 2 <= len(clip.events) <= 4
+        slots = [round(event.start / SLOT_SECONDS) for event in clip.events]
+        assert slots == sorted(set(slots)) and set(slots) <= set(range(5))
+        for slot, event in zip(slots, clip.events, strict=True):
+            assert (event.start, event.end) == pytest.approx((slot * SLOT_SECONDS, (slot + 1) * SLOT_SECONDS))
+    starts = Counter(event.start for clip in CLIPS for event in clip.events)
+    assert len(starts) == 5 and min(starts.values()) > 0.7 * max(starts.values())
 
 
 def test_a_sentence_names_one_event_and_so_does_what_each_sense_tells():
