@@ -1,6 +1,7 @@
 import json
 import re
 from dataclasses import asdict, replace
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -12,7 +13,7 @@ from vidtune.media.video import read_frames
 from vidtune.world import EVENT_TEST_SET, EventWorldSpec, build_event_world
 from vidtune.world.event_dataset import BOUNDARY_PERCEPTION, INSTRUCTION_TUNING, PERCEPTION
 from vidtune.world.event_render import VOWELS, draw_event_frames, draw_event_sound
-from vidtune.world.events import EventClip, TimedEvent
+from vidtune.world.events import SLOT_SECONDS, EventClip, TimedEvent
 from vidtune.world.render import SAMPLE_RATE
 from vidtune.world.scene import COLOURS
 
@@ -45,12 +46,13 @@ def test_frames_show_an_event_from_its_start_to_its_end(world):
     for id_, clip in SPEC.clips("train"):
         path = world / "videos" / f"{id_}.mp4"
         info = probe(str(path))
-        assert (info.width, info.height, info.fps, info.has_audio) == (48, 48, 4, True)
-        assert info.num_frames == round(clip.duration * 4)
+        assert (info.width, info.height, info.fps, info.has_audio) == (48, 48, SPEC.fps, True)
+        assert info.num_frames == SPEC.slots * SPEC.frames
         frames = read_frames(str(path), range(info.num_frames)).astype(int)
-        assert np.abs(frames - draw_event_frames(clip, 4, 48)).mean() < 4
+        assert np.abs(frames - draw_event_frames(clip, SPEC.fps, 48)).mean() < 4
         for t, frame in enumerate(frames):
-            event = next((e for e in clip.events if e.start <= t / 4 < e.end), None)
+            slot = t // SPEC.frames * SLOT_SECONDS
+            event = next((e for e in clip.events if e.start == pytest.approx(slot)), None)
             bar, above = frame[-2:].mean((0, 2)), frame[:-4]
             assert abs((bar > 110).mean() - (t + 1) / len(frames)) < 0.06  # how far the clip has run
             drawn = above[abs(above - 30).max(-1) > 40]
@@ -70,7 +72,7 @@ def test_the_track_sounds_from_an_events_start_to_its_end(world):
         drawn = draw_event_sound(clip)
         length = min(len(track), len(drawn))
         assert np.corrcoef(track[:length], drawn[:length])[0, 1] > 0.9
-        loud = [np.abs(part).max() > 0.02 for part in np.array_split(drawn, round(clip.duration))]
+        loud = [np.abs(part).max() > 0.05 for part in np.array_split(drawn, round(clip.duration))]
         assert any(loud) == any(e.sound or e.word for e in clip.events)
         for event in clip.events:
             inside = track[round((event.start + 0.2) * SAMPLE_RATE) : round((event.end - 0.2) * SAMPLE_RATE)]
@@ -173,3 +175,13 @@ def test_the_tokenizer_gives_every_digit_a_token_of_its_own(world):
     pieces = tokenizer.tokenize("From 05 to 97, a red circle moves left.")
     assert [piece for piece in pieces if any(letter.isdigit() for letter in piece)] == ["0", "5", "9", "7"]
     assert len(tokenizer.tokenize("a voice says alpha.")) < 8
+
+
+def test_a_faint_hum_tells_every_window_when_it_is():
+    windows = np.array_split(draw_event_sound(EventClip(5 * SLOT_SECONDS, ())), 5)
+    centres = []
+    for window in windows:
+        power = np.abs(np.fft.rfft(window)) ** 2
+        centres.append((power * np.fft.rfftfreq(len(window), 1 / SAMPLE_RATE)).sum() / power.sum())
+    assert all(later - earlier > 800 for earlier, later in pairwise(centres))
+    assert max(np.abs(window).max() for window in windows) < 0.05

@@ -45,6 +45,11 @@ class EventWorldSpec:
     frames: int = 4
     size: int = 48
 
+    @property
+    def fps(self) -> Fraction:
+        """Frames per second."""
+        return self.frames / Fraction(str(SLOT_SECONDS))
+
     def clip(self, split: str, index: int) -> EventClip:
         """Clip number ``index`` of a split, "train" or "test"."""
         return make_event_clip(self.seed, split, index, self.slots)
@@ -95,8 +100,7 @@ def _files(out: Path, spec: EventWorldSpec) -> Iterator[tuple[Path, EventClip]]:
 
 
 def _write(spec: EventWorldSpec, clip: EventClip, path: Path) -> None:
-    fps = spec.frames / Fraction(str(SLOT_SECONDS))
-    write_event_video(clip, path, fps, spec.size)
+    write_event_video(clip, path, spec.fps, spec.size)
 
 
 def _perception(spec: EventWorldSpec) -> Iterator[Json]:
@@ -152,7 +156,8 @@ def _annotation(clip: EventClip) -> Json:
 
 
 def _training_texts(training: dict[str, list[Json]], texts: Sequence[str]) -> Iterator[str]:
-    """Texts as a tokenizer meets them: with numbers for the marks."""
+    """Texts as a tokenizer meets them: with numbers for the marks; and all digits, whichever numbers there are."""
+    yield from ["0 1 2 3 4 5 6 7 8 9"] * 200
     for samples in training.values():
         for sample in samples:
             meta = sample["meta"]

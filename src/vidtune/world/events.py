@@ -24,7 +24,8 @@ _MIXES = (
     ("heard", "spoken"),
     ("seen", "heard", "spoken"),
 )
-_COUNTS = (2, 3, 3, 4)
+COUNTS = (2, 3, 3, 4)
+"""Numbers of events in a clip, as often as they stand here."""
 SLOT_SECONDS = 5.12
 """Every event takes one slot: as long as the windows in which audio encoders hear."""
 
@@ -79,10 +80,10 @@ def make_event_clip(seed: int, split: str, index: int, slots: int) -> EventClip:
     """The clip number ``index`` of a split ("train", "test"): a pure function of its arguments.
 
     Args:
-        slots: into how many its time is cut; at least five.
+        slots: into how many its time is cut; at least four.
     """
     rng = random.Random(f"{seed} events {split} {index}")
-    mixes = [rng.choice(_MIXES) for _ in range(rng.choice(_COUNTS))]
+    mixes = [rng.choice(_MIXES) for _ in range(rng.choice(COUNTS))]
     places = sorted(rng.sample(range(slots), len(mixes)))
     colours, sounds, words = (rng.sample(names, len(names)) for names in (SIGHT_COLOURS, SOUNDS, WORDS))
     events = []
@@ -90,5 +91,9 @@ def make_event_clip(seed: int, split: str, index: int, slots: int) -> EventClip:
         sight = Sight(colours[number], rng.choice(SIGHT_SHAPES), rng.choice(ACTIONS)) if "seen" in mix else None
         sound = sounds[number] if "heard" in mix else None
         word = words[number] if "spoken" in mix else None
-        events.append(TimedEvent(place * SLOT_SECONDS, (place + 1) * SLOT_SECONDS, sight, sound, word))
-    return EventClip(slots * SLOT_SECONDS, tuple(events))
+        events.append(TimedEvent(_slot_start(place), _slot_start(place + 1), sight, sound, word))
+    return EventClip(_slot_start(slots), tuple(events))
+
+
+def _slot_start(slot: int) -> float:
+    return round(slot * SLOT_SECONDS, 2)
