@@ -36,7 +36,7 @@ EXECUTION_SETTINGS = (
     "gradient_checkpointing",
 )
 # Parts of a recipe that do not change the weights.
-OTHER_PARTS = {"benchmarks", "generation", "trackers", "features"}
+OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features"}
 
 
 def _expand_home(path: str) -> str:
@@ -239,6 +239,7 @@ class Recipe(Settings):
         features: where what frozen towers give is stored and found again, so that no file is decoded and encoded twice:
             "auto" ($VIDTUNE_FEATURES, or ``features`` in the run's folder) or a folder; None: nowhere.
         seed: of initial weights, data order and random preprocessing.
+        world: the synthetic world that ``vidtune demo`` renders for this recipe; DATA_ROOT is its folder.
         stages: training phases, in the order in which they run.
         benchmarks: what ``vidtune evaluate`` scores the result on.
         generation: decoding settings that differ from the protocol when the recipe's own benchmarks are run.
@@ -255,6 +256,7 @@ class Recipe(Settings):
     distillation: dict[str, Distillation] = Field(default_factory=dict)
     features: FilePath | None = None
     seed: int = 42
+    world: Literal["shapes", "events"] | None = None
     stages: tuple[Stage, ...] = ()
     benchmarks: tuple[BenchmarkEntry, ...] = ()
     generation: dict[str, Any] = Field(default_factory=dict)

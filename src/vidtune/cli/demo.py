@@ -16,7 +16,7 @@ TRAINING_PROCESSES = 2
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for videos, weights, scores and the page.")] = Path("demo"),
     recipe: Annotated[
-        str | None, typer.Option(help="Another recipe over the same world, into a folder of its name.")
+        str | None, typer.Option(help="Another recipe that names a world, into a folder of its name.")
     ] = None,
 ) -> None:
     """Render a world of mp4 files, train a tiny model on it, score it against a blind run, and write a page."""
@@ -24,7 +24,6 @@ def demo(
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     from vidtune.cli.compute import pick_device
-    from vidtune.cli.progress import CountProgress
     from vidtune.cli.scores import print_score
     from vidtune.evaluation.checkpoint import open_checkpoint
     from vidtune.evaluation.predict import predict_benchmark
@@ -32,18 +31,11 @@ def demo(
     from vidtune.evaluation.score import score_run
     from vidtune.recipe import load_recipe
     from vidtune.recipes import DEMO_RECIPE
-    from vidtune.systems import get_system
-    from vidtune.world import WorldSpec, build_world
 
     name, results = recipe or DEMO_RECIPE, out if recipe in (None, DEMO_RECIPE) else out / str(recipe)
-    variables = {"DATA_ROOT": str(out / "world")}
+    world = _render(name, out)
+    variables = {"DATA_ROOT": str(world)}
     chosen = load_recipe(name, variables=variables)
-    typer.echo(f"1/4  rendering the world into {out / 'world'}")
-    # The world's tokenizer knows the words of one system's prompts, whatever recipe comes first.
-    prompts = get_system(load_recipe(DEMO_RECIPE, variables=variables).system).prompts.values()
-    known = sorted({f"{prompt.system} {prompt.user}: {prompt.assistant}:" for prompt in prompts})
-    with CountProgress() as bars:
-        build_world(out / "world", WorldSpec(), known, progress=lambda done, total: bars("files", done, total))
 
     typer.echo(f"2/4  training {name}: {', then '.join(stage.name for stage in chosen.stages)}")
     final = _train(name, variables, results / "run")
@@ -59,7 +51,7 @@ def demo(
             summary = predict_benchmark(
                 loaded,
                 entry.name,
-                Path(entry.data or out / "world"),
+                Path(entry.data or world),
                 results / "evaluation",
                 blind=blind,
                 without=without,
@@ -72,7 +64,29 @@ def demo(
 
     page = build_report(runs, results / "report.html", title="vidtune demo")
     typer.echo(f"4/4  report: {page.resolve()}")
-    _say_what_next(out, name, final, runs[0])
+    _say_what_next(world, name, final, runs[0])
+
+
+def _render(name: str, out: Path) -> Path:
+    """Render the world that the recipe names; returns its folder."""
+    from vidtune.cli.progress import CountProgress
+    from vidtune.errors import UserError
+    from vidtune.recipe import load_recipe
+    from vidtune.recipes import WORLD_RECIPES
+    from vidtune.systems import get_system
+    from vidtune.world import WORLDS
+
+    kind = load_recipe(name, expand=False).world
+    if kind is None:
+        raise UserError(f"{name} names no world to render (world: {' or '.join(WORLDS)}); vidtune train runs it")
+    folder = out / WORLDS[kind].folder
+    typer.echo(f"1/4  rendering the world of {kind} into {folder}")
+    # A world's tokenizer knows the words of one system's prompts, whatever recipe comes first.
+    prompts = get_system(load_recipe(WORLD_RECIPES[kind], expand=False).system).prompts.values()
+    known = sorted({f"{prompt.system} {prompt.user}: {prompt.assistant}:" for prompt in prompts})
+    with CountProgress() as bars:
+        WORLDS[kind].build(folder, texts=known, progress=lambda done, total: bars("files", done, total))
+    return folder
 
 
 def _train(name: str, variables: dict[str, str], out: Path) -> Path:
@@ -96,7 +110,7 @@ def _train(name: str, variables: dict[str, str], out: Path) -> Path:
     return final
 
 
-def _say_what_next(out: Path, recipe: str, final: Path, run: Path) -> None:
+def _say_what_next(world: Path, recipe: str, final: Path, run: Path) -> None:
     from vidtune.evaluation.run_folder import RunFolder
 
     opened = RunFolder(run)
@@ -107,6 +121,6 @@ def _say_what_next(out: Path, recipe: str, final: Path, run: Path) -> None:
     if asked is not None:
         video = Path(opened.info.data.folder) / str(asked.file)
         typer.echo(f'  {command} answer {final} --video {video} --question "{asked.question}"')
-    typer.echo(f"  DATA_ROOT={out / 'world'} {command} data check {recipe} --decode")
+    typer.echo(f"  DATA_ROOT={world} {command} data check {recipe} --decode")
     typer.echo(f"  {command} recipes list")
     typer.echo(f"  {Path(command).with_name('tensorboard')} --logdir {final.parents[1]}")

@@ -7,6 +7,8 @@ from vidtune.errors import UserError
 from vidtune.spelling import suggestion
 
 DEMO_RECIPE = "video_llava_tiny"
+WORLD_RECIPES = {"shapes": DEMO_RECIPE, "events": "longvale_tiny"}
+"""For each synthetic world the recipe that was made for it: its prompts are what the world's tokenizer knows."""
 
 
 def list_recipes() -> list[str]:

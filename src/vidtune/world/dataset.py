@@ -4,18 +4,14 @@ Training annotations are in the JSON format of LLaVA-style trainers (a list of {
 "conversations"}); the test set is in the layout of zero-shot video QA (``test_q.json``, ``test_a.json``, ``videos/``).
 """
 
-import json
-import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vidtune.cores import available_cores
-from vidtune.errors import UserError
-from vidtune.processing.pieces import work_in_processes
+from vidtune.world.files import Json, Progress, claim, file_name, render_missing, write_json
 from vidtune.world.questions import SUBJECTS, Question, ask, describe
 from vidtune.world.render import write_image, write_video
 from vidtune.world.scene import CAST, COLOURS, SHAPES, Scene, make_scene
@@ -23,8 +19,6 @@ from vidtune.world.tokenizer import train_tokenizer
 
 TEST_SET = Path("eval/GPT_Zero_Shot_QA/World_Zero_Shot_QA")
 CAPTION_PROMPT = "Describe the {stream} by {subject}."
-Json = dict[str, Any]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -59,12 +53,6 @@ class WorldSpec:
         return make_scene(self.seed, index, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    scene: Scene
-    path: Path
-
-
 def build_world(
     out: Path,
     spec: WorldSpec,
@@ -83,14 +71,8 @@ def build_world(
     Raises:
         UserError: ``out`` holds a world of another spec.
     """
-    _claim(out, spec)
-    files = list(_files(out, spec))
-    missing = [file for file in files if not file.path.exists()]
-    if progress:
-        progress(len(files) - len(missing), len(files))
-    for done, _ in enumerate(_render(missing, spec, workers), start=len(files) - len(missing) + 1):
-        if progress:
-            progress(done, len(files))
+    claim(out, spec)
+    render_missing(list(_files(out, spec)), partial(_write, spec), workers, progress)
     annotations = {
         "pt_json/captions.json": list(_captions(spec)),
         "ft_json/questions.json": list(_conversations(spec)),
@@ -98,82 +80,55 @@ def build_world(
         str(TEST_SET / "test_a.json"): [answer for _, answer in _test_set(spec)],
     }
     for name, value in annotations.items():
-        _write_json(out / name, value)
-    _write_json(out / "truth.json", {"train": _truth(spec, "train"), "test": _truth(spec, "test")})
+        write_json(out / name, value)
+    write_json(out / "truth.json", {"train": _truth(spec, "train"), "test": _truth(spec, "test")})
     if not (out / "tokenizer" / "tokenizer_config.json").exists():
         train_tokenizer(_training_texts(annotations, texts), out / "tokenizer")
 
 
-def _claim(out: Path, spec: WorldSpec) -> None:
-    record = out / "world.json"
-    if record.exists() and json.loads(record.read_text()) != asdict(spec):
-        raise UserError(f"{out}: holds a world of another size or seed; choose another folder or remove it")
-    _write_json(record, asdict(spec))
-
-
-def _files(out: Path, spec: WorldSpec) -> Iterator[_File]:
-    folders = {"train": out / "videos", "image": out / "images", "test": out / TEST_SET / "videos"}
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
+def _files(out: Path, spec: WorldSpec) -> Iterator[tuple[Path, Scene]]:
     for i in range(spec.videos):
-        yield _File(spec.train_scene(i), folders["train"] / f"{_name('train', i)}.mp4")
+        yield out / "videos" / f"{file_name('train', i)}.mp4", spec.train_scene(i)
     for i in range(spec.images):
-        yield _File(spec.image_scene(i), folders["image"] / f"{_name('image', i)}.png")
+        yield out / "images" / f"{file_name('image', i)}.png", spec.image_scene(i)
     for i in range(spec.test_videos):
-        yield _File(spec.test_scene(i), folders["test"] / f"{_name('test', i)}.mp4")
+        yield out / TEST_SET / "videos" / f"{file_name('test', i)}.mp4", spec.test_scene(i)
 
 
-def _name(kind: str, index: int) -> str:
-    return f"{kind}_{index:05d}"
-
-
-def _render(files: list[_File], spec: WorldSpec, workers: int | None) -> Iterator[object]:
-    """Write files; yields once for each."""
-    write = partial(_write_numbered, files, spec.fps, spec.size)
-    workers = workers or available_cores()
-    if workers == 1 or len(files) < 16:
-        return map(write, range(len(files)))
-    return work_in_processes(write, range(len(files)), workers)
-
-
-def _write_numbered(files: list[_File], fps: int, size: int, number: int) -> None:
-    _write(files[number], fps, size)
-
-
-def _write(file: _File, fps: int, size: int) -> None:
-    if file.path.suffix == ".png":
-        write_image(file.scene, file.path, size)
+def _write(spec: WorldSpec, scene: Scene, path: Path) -> None:
+    if path.suffix == ".png":
+        write_image(scene, path, spec.size)
     else:
-        write_video(file.scene, file.path, fps, size)
+        write_video(scene, path, spec.fps, spec.size)
 
 
 def _captions(spec: WorldSpec) -> Iterator[Json]:
     for i in range(spec.videos):
         turns = [_caption_turn("video", spec.train_scene(i), i)]
-        yield _sample(_name("train", i), turns, video=f"videos/{_name('train', i)}.mp4")
+        yield _sample(file_name("train", i), turns, video=f"videos/{file_name('train', i)}.mp4")
     for i in range(spec.images):
         turns = [_caption_turn("image", spec.image_scene(i), i)]
-        yield _sample(_name("image", i), turns, image=f"images/{_name('image', i)}.png")
+        yield _sample(file_name("image", i), turns, image=f"images/{file_name('image', i)}.png")
 
 
 def _conversations(spec: WorldSpec) -> Iterator[Json]:
     """Several questions about one clip stand in one conversation, so that it is decoded once for all of them."""
     for i in range(spec.videos):
         turns = _turns(ask(spec.train_scene(i), _dice(spec, "train", i)))
-        yield _sample(_name("train", i), turns, video=f"videos/{_name('train', i)}.mp4")
+        yield _sample(file_name("train", i), turns, video=f"videos/{file_name('train', i)}.mp4")
     for i in range(spec.images):
         scene = spec.image_scene(i)
         questions = [q for q in ask(scene, _dice(spec, "image", i)) if q.type in ("colour", "shape", "count")]
-        yield _sample(_name("image", i), _turns(questions), image=f"images/{_name('image', i)}.png")
+        yield _sample(file_name("image", i), _turns(questions), image=f"images/{file_name('image', i)}.png")
     for i in range(spec.texts):
-        yield _sample(_name("text", i), [_text_turn(_dice(spec, "text", i))])
+        yield _sample(file_name("text", i), [_text_turn(_dice(spec, "text", i))])
 
 
 def _test_set(spec: WorldSpec) -> Iterator[tuple[Json, Json]]:
     for i in range(spec.test_videos):
         for number, question in enumerate(ask(spec.test_scene(i), _dice(spec, "test", i))):
-            id_ = f"{_name('test', i)}_{number}"
-            asked = {"video_name": _name("test", i), "question": question.text, "question_id": id_}
+            id_ = f"{file_name('test', i)}_{number}"
+            asked = {"video_name": file_name("test", i), "question": question.text, "question_id": id_}
             yield asked, {"answer": question.answer, "question_id": id_, "type": question.type}
 
 
@@ -214,7 +169,7 @@ def _truth(spec: WorldSpec, split: str) -> dict[str, Json]:
     truth: dict[str, Json] = {}
     for i in range(count):
         scene = scene_of(i)
-        truth[_name(split, i)] = {
+        truth[file_name(split, i)] = {
             "captions": {subject: describe(scene, subject) for subject in SUBJECTS},
             "actors": [{"shape": actor.shape, "colour": actor.colour} for actor in scene.actors],
             "events": [{**asdict(event), "tone": event.tone} for event in scene.events],
@@ -234,10 +189,3 @@ def _training_texts(annotations: dict[str, Any], texts: Sequence[str]) -> Iterat
                 yield turn["value"]
     for text in texts:
         yield from [text] * 200
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(value, indent=None if isinstance(value, dict) else 1))
-    part.replace(path)

@@ -4,6 +4,7 @@ Legend: T frames, S side of the frame in pixels, A audio samples.
 """
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -28,7 +29,7 @@ def draw_frame(scene: Scene, time: float, size: int) -> np.ndarray:
         if actor.visible_at(time):
             x, y = actor.centre_at(time)
             frame[_trail(actor, (x, y), grid)] = np.asarray(COLOURS[actor.colour_at(time)]) // 2
-            inside = _inside(actor.shape, (grid[None] - x) / actor.radius, (grid[:, None] - y) / actor.radius)
+            inside = inside_shape(actor.shape, (grid[None] - x) / actor.radius, (grid[:, None] - y) / actor.radius)
             frame[inside] = COLOURS[actor.colour_at(time)]
     return frame
 
@@ -52,19 +53,33 @@ def draw_sound(scene: Scene) -> np.ndarray:
 
 def write_video(scene: Scene, path: Path, fps: int, size: int) -> None:
     """Write a clip; the file appears whole or not at all, and is the same for the same arguments."""
+    write_clip(path, draw_frames(scene, fps, size), draw_sound(scene), fps)
+
+
+def write_clip(
+    path: Path, frames: np.ndarray, sound: np.ndarray, fps: int | Fraction, sound_bit_rate: int | None = None
+) -> None:
+    """Write frames (T, S, S, 3) uint8 RGB and a sound track (A,) float32 at SAMPLE_RATE as mp4, whole or not at all.
+
+    Args:
+        sound_bit_rate: bits per second of the sound; None leaves it to the encoder.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with av.open(str(part), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=fps, options=_VIDEO_OPTIONS)
-        video.width, video.height, video.pix_fmt = size, size, "yuv420p"
+        video.height, video.width = frames.shape[1:3]
+        video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
-        sound = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", options=_SOUND_OPTIONS)
-        for pixels in draw_frames(scene, fps, size):
+        track = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", options=_SOUND_OPTIONS)
+        if sound_bit_rate is not None:
+            track.bit_rate = sound_bit_rate
+        for pixels in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(video.encode(None))
-        wave = av.AudioFrame.from_ndarray(draw_sound(scene)[None], format="fltp", layout="mono")
+        wave = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
         wave.sample_rate = SAMPLE_RATE
-        container.mux(sound.encode(wave))
-        container.mux(sound.encode(None))
+        container.mux(track.encode(wave))
+        container.mux(track.encode(None))
     part.replace(path)
 
 
@@ -84,7 +99,7 @@ def _trail(actor: Actor, centre: tuple[float, float], grid: np.ndarray) -> np.nd
     return along[:, None] & across[None] if width else np.zeros((len(grid), len(grid)), bool)
 
 
-def _inside(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def inside_shape(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Which points lie in the shape; x (1, S) and y (S, 1) are measured from its centre in radii -> (S, S) bool.
 
     A ring, a full square, a triangle and a thin cross: they share little area, so that small models tell them apart.

@@ -16,8 +16,12 @@ _CONFIG = {
 }
 
 
-def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
-    """Train on ``texts`` and write what ``AutoTokenizer`` loads; the same texts give the same files."""
+def train_tokenizer(texts: Iterable[str], folder: Path, *, split_digits: bool = False) -> None:
+    """Train on ``texts`` and write what ``AutoTokenizer`` loads; the same texts give the same files.
+
+    Args:
+        split_digits: make every digit a token of its own, as Llama's tokenizer does.
+    """
     import sentencepiece
 
     model = io.BytesIO()
@@ -30,6 +34,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
         byte_fallback=True,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
+        split_digits=split_digits,
         pad_id=-1,
         num_threads=1,
         minloglevel=2,

@@ -1,0 +1,170 @@
+"""The world of events as a dataset: mp4 files with sound, conversations to train on, timed annotations to test with.
+
+Training annotations are lists of {"id", "source", "video", "conversations", "meta"}: ``meta`` holds the clip's duration
+and the moment of every mark in the texts, and the media file is ``<id>.mp4``. The test set is one JSON object,
+{id: {"duration", "timestamps", "sentences"}}, beside ``videos/``. Both as published with arXiv:2411.19772.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+from vidtune.world.event_questions import Turn, ask_in_order, ask_when_and_what, marks, tell_all, tell_each
+from vidtune.world.event_render import write_event_video
+from vidtune.world.events import SLOT_SECONDS, EventClip, make_event_clip
+from vidtune.world.files import Json, Progress, claim, file_name, render_missing, write_json
+from vidtune.world.tokenizer import train_tokenizer
+
+EVENT_TEST_SET = Path("eval/events")
+PERCEPTION = "sft/perception.json"
+BOUNDARY_PERCEPTION = "sft/boundary_perception.json"
+INSTRUCTION_TUNING = "sft/instruction_tuning.json"
+_DENSE_EVERY = 5
+
+
+@dataclass(frozen=True)
+class EventWorldSpec:
+    """How large a world of events is and what its files look like.
+
+    Args:
+        seed: of every clip and question.
+        videos: training clips.
+        test_videos: held-out clips.
+        slots: of a clip, 5.12 seconds each.
+        frames: of each slot.
+        size: side of the frame in pixels.
+    """
+
+    seed: int = 0
+    videos: int = 800
+    test_videos: int = 60
+    slots: int = 5
+    frames: int = 4
+    size: int = 48
+
+    @property
+    def fps(self) -> Fraction:
+        """Frames per second."""
+        return self.frames / Fraction(str(SLOT_SECONDS))
+
+    def clip(self, split: str, index: int) -> EventClip:
+        """Clip number ``index`` of a split, "train" or "test"."""
+        return make_event_clip(self.seed, split, index, self.slots)
+
+    def clips(self, split: str) -> Iterator[tuple[str, EventClip]]:
+        """Id and clip of all clips of a split."""
+        for index in range(self.videos if split == "train" else self.test_videos):
+            yield file_name(split, index), self.clip(split, index)
+
+
+def build_event_world(
+    out: Path,
+    spec: EventWorldSpec,
+    texts: Sequence[str] = (),
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write the world into ``out``; what is there already is kept, so a stopped call goes on where it was.
+
+    Args:
+        texts: strings besides the annotations that the tokenizer should know, such as a prompt's system line.
+        workers: processes that render; None means one for each core.
+        progress: called with files done and files in all.
+
+    Raises:
+        UserError: ``out`` holds another world.
+    """
+    claim(out, spec)
+    render_missing(list(_files(out, spec)), partial(_write, spec), workers, progress)
+    training = {
+        PERCEPTION: list(_perception(spec)),
+        BOUNDARY_PERCEPTION: list(_boundary_perception(spec)),
+        INSTRUCTION_TUNING: list(_instruction_tuning(spec)),
+    }
+    for name, samples in training.items():
+        write_json(out / name, samples)
+    write_json(out / EVENT_TEST_SET / "annotations.json", {id_: _annotation(clip) for id_, clip in spec.clips("test")})
+    write_json(out / "truth.json", {split: {i: asdict(c) for i, c in spec.clips(split)} for split in ("train", "test")})
+    if not (out / "tokenizer" / "tokenizer_config.json").exists():
+        train_tokenizer(_training_texts(training, texts), out / "tokenizer", split_digits=True)
+
+
+def _files(out: Path, spec: EventWorldSpec) -> Iterator[tuple[Path, EventClip]]:
+    for split, folder in (("train", out / "videos"), ("test", out / EVENT_TEST_SET / "videos")):
+        for id_, clip in spec.clips(split):
+            yield folder / f"{id_}.mp4", clip
+
+
+def _write(spec: EventWorldSpec, clip: EventClip, path: Path) -> None:
+    write_event_video(clip, path, spec.fps, spec.size)
+
+
+def _perception(spec: EventWorldSpec) -> Iterator[Json]:
+    """When each thing is there: teaches encoders to tell one from another, and a reader of them when it is."""
+    for id_, clip in spec.clips("train"):
+        yield _sample(id_, clip, tell_each(clip, _dice(spec, "each", id_)))
+
+
+def _boundary_perception(spec: EventWorldSpec) -> Iterator[Json]:
+    """One clip in five with all its events in one turn, the others with several questions of when and what."""
+    for number, (id_, clip) in enumerate(spec.clips("train")):
+        dense = number % _DENSE_EVERY == 0
+        turns = tell_all(clip) if dense else ask_when_and_what(clip, _dice(spec, "boundary", id_))
+        yield _sample(id_, clip, turns)
+
+
+def _instruction_tuning(spec: EventWorldSpec) -> Iterator[Json]:
+    """A third each: all events, when and what, how many and in which order."""
+    for number, (id_, clip) in enumerate(spec.clips("train")):
+        dice = _dice(spec, "instruction", id_)
+        if number % 3 == 0:
+            turns = tell_all(clip)
+        else:
+            turns = ask_when_and_what(clip, dice) if number % 3 == 1 else ask_in_order(clip, dice)
+        yield _sample(id_, clip, turns)
+
+
+def _dice(spec: EventWorldSpec, kind: str, id_: str) -> random.Random:
+    return random.Random(f"{spec.seed} {kind} {id_}")
+
+
+def _sample(id_: str, clip: EventClip, turns: Sequence[Turn]) -> Json:
+    conversation = []
+    for question, answer in turns:
+        conversation += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    told = " ".join(turn["value"] for turn in conversation)
+    tokens = {mark: moment for mark, moment in marks(clip).items() if mark in told}
+    return {
+        "id": id_,
+        "source": "events",
+        "video": f"{id_}.mp4",
+        "conversations": conversation,
+        "meta": {"duration": clip.duration, "token": tokens},
+    }
+
+
+def _annotation(clip: EventClip) -> Json:
+    return {
+        "duration": clip.duration,
+        "timestamps": [[event.start, event.end] for event in clip.events],
+        "sentences": [event.sentence for event in clip.events],
+    }
+
+
+def _training_texts(training: dict[str, list[Json]], texts: Sequence[str]) -> Iterator[str]:
+    """Texts as a tokenizer meets them: with numbers for the marks; and all digits, whichever numbers there are."""
+    yield from ["0 1 2 3 4 5 6 7 8 9"] * 200
+    for samples in training.values():
+        for sample in samples:
+            meta = sample["meta"]
+            for turn in sample["conversations"]:
+                text = turn["value"]
+                for mark, moment in meta["token"].items():
+                    text = text.replace(mark, f"{min(round(100 * moment / meta['duration']), 99):02d}")
+                yield text
+    for text in texts:
+        yield from [text] * 200

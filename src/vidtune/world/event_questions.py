@@ -1,0 +1,106 @@
+"""What is asked and told about a clip with events: when something happens, what happens in a span, all that happens.
+
+Times stand in the texts as marks, ``<s0>`` for the start of event 0 and ``<e0>`` for its end; an annotation says which
+moments the marks stand for. Published training data are written so, and the three tasks are asked in the words of the
+published evaluation of arXiv:2411.19772, with its slip "fromat".
+"""
+
+import random
+
+from vidtune.world.events import SIGHT_COLOURS, SOUNDS, WORDS, EventClip, TimedEvent
+
+ALL_EVENTS = (
+    "Could you please detail the events that took place during different time segments in the video? "
+    "List the events in the format: From xx to xx, event1. \n From xx to xx, event2. \n ..."
+)
+WHEN = (
+    "At which time interval can we find {} taking place in the video? Give the timestamps in the fromat: From xx to xx."
+)
+WHAT = "Can you describe what occurred from {} to {} in the video? Please give the event description directly."
+EACH = "Say of each of the {} when it is there in the video."
+NEVER = "never"
+HOW_MANY = "How many events are there in the video?"
+FIRST = "What happens first in the video?"
+NEXT = "What happens after {}?"
+NOTHING = "nothing."
+NUMBERS = {2: "two", 3: "three", 4: "four"}
+# Published evaluation puts another blank before two of its questions.
+MEDIA_TAG = "<video>\n"
+_OPENINGS = {"all": MEDIA_TAG + " ", "what": MEDIA_TAG + " ", "when": MEDIA_TAG}
+
+Turn = tuple[str, str]
+Tokens = dict[str, float]
+
+
+def marks(clip: EventClip) -> Tokens:
+    """The moment in seconds of every mark."""
+    spans = [(f"<s{k}>", event.start, f"<e{k}>", event.end) for k, event in enumerate(clip.events)]
+    return {mark: moment for start, s, end, e in spans for mark, moment in ((start, s), (end, e))}
+
+
+def tell_all(clip: EventClip) -> list[Turn]:
+    """One turn: a line for each event, in the order of time."""
+    lines = [f"From {_span(k)}, {event.sentence}" for k, event in enumerate(clip.events)]
+    return [(_OPENINGS["all"] + ALL_EVENTS, "\n".join(lines))]
+
+
+def ask_when_and_what(clip: EventClip, rng: random.Random) -> list[Turn]:
+    """A turn for each event in random order; no turn tells the answer of another."""
+    turns: list[tuple[str, Turn]] = []
+    for number, event in enumerate(clip.events):
+        if rng.random() < 0.6:
+            turns.append(("when", (WHEN.format(named(event)), f"From {_span(number)}.")))
+        else:
+            turns.append(("what", (WHAT.format(f"<s{number}>", f"<e{number}>"), event.sentence)))
+    rng.shuffle(turns)
+    first, (question, answer) = turns[0]
+    return [(_OPENINGS[first] + question, answer), *(turn for _, turn in turns[1:])]
+
+
+def tell_each(clip: EventClip, rng: random.Random) -> list[Turn]:
+    """Every colour, sound and word that there can be, with the time when it is there: a turn for each sense.
+
+    A time stands right behind what it belongs to: the shortest way there is to learn to look up when something happens.
+    """
+    seen = {event.sight.colour: (k, event.sight) for k, event in enumerate(clip.events) if event.sight is not None}
+    heard = {event.sound: k for k, event in enumerate(clip.events)}
+    spoken = {event.word: k for k, event in enumerate(clip.events)}
+    colours = [
+        f"{colour} {_span(seen[colour][0])} {seen[colour][1].shape} {seen[colour][1].action}"
+        if colour in seen
+        else f"{colour} {NEVER}"
+        for colour in SIGHT_COLOURS
+    ]
+    sounds = [f"{sound.split()[0]} {_span(heard[sound]) if sound in heard else NEVER}" for sound in SOUNDS]
+    words = [f"{word} {_span(spoken[word]) if word in spoken else NEVER}" for word in WORDS]
+    lists = {"colours": colours, "sounds": sounds, "words": words}
+    turns = [(EACH.format(name), f"{', '.join(told)}.") for name, told in lists.items()]
+    rng.shuffle(turns)
+    return _with_media(turns)
+
+
+def _span(number: int) -> str:
+    return f"<s{number}> to <e{number}>"
+
+
+def ask_in_order(clip: EventClip, rng: random.Random) -> list[Turn]:
+    """How many events there are, and what comes first or after another one, with its time."""
+    told = [f"From {_span(k)}, {event.sentence}" for k, event in enumerate(clip.events)]
+    place = rng.randrange(len(clip.events))
+    after = told[place + 1] if place + 1 < len(told) else NOTHING
+    turns = [
+        (HOW_MANY, f"{NUMBERS[len(told)]}."),
+        (FIRST, told[0]) if rng.random() < 0.5 else (NEXT.format(named(clip.events[place])), after),
+    ]
+    rng.shuffle(turns)
+    return _with_media(turns)
+
+
+def named(event: TimedEvent) -> str:
+    """The event inside a question."""
+    return event.sentence.removesuffix(".")
+
+
+def _with_media(turns: list[Turn]) -> list[Turn]:
+    (question, answer), *others = turns
+    return [(MEDIA_TAG + question, answer), *others]

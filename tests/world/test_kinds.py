@@ -1,0 +1,33 @@
+from typing import get_args
+
+import pytest
+import yaml
+
+from vidtune.cli.demo import demo
+from vidtune.errors import UserError
+from vidtune.recipe import Recipe, load_recipe, recipe_fingerprint
+from vidtune.recipes import WORLD_RECIPES
+from vidtune.world import WORLDS
+
+
+def test_a_recipe_can_name_each_world_and_each_world_has_a_folder_of_its_own():
+    (named, _) = get_args(Recipe.model_fields["world"].annotation)
+    assert set(get_args(named)) == set(WORLDS) == set(WORLD_RECIPES)
+    assert len({world.folder for world in WORLDS.values()}) == len(WORLDS)
+
+
+def test_the_world_does_not_change_the_weights_a_recipe_gives():
+    recipe = load_recipe(WORLD_RECIPES["shapes"], expand=False)
+    assert recipe.world == "shapes"
+    assert recipe_fingerprint(recipe.model_copy(update={"world": None})) == recipe_fingerprint(recipe)
+
+
+def test_the_demo_refuses_a_recipe_without_a_world(tmp_path):
+    values = load_recipe(WORLD_RECIPES["shapes"], expand=False).model_dump(
+        mode="json", by_alias=True, exclude={"world"}
+    )
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=r"mine.yaml names no world to render \(world: shapes or events\)"):
+        demo(tmp_path / "out", str(path))
+    assert not (tmp_path / "out").exists()
