@@ -39,7 +39,7 @@ class EventWorldSpec:
     """
 
     seed: int = 0
-    videos: int = 800
+    videos: int = 1600
     test_videos: int = 60
     slots: int = 5
     frames: int = 4
