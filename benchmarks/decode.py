@@ -20,8 +20,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from vidtune.media.preprocessing.sampling import frame_indices
 from vidtune.media.probe import probe
-from vidtune.media.sampling import frame_indices
 from vidtune.media.video import read_frames
 
 WIDTH, HEIGHT, FPS = 1280, 720, 30

@@ -31,19 +31,19 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from vidtune.cores import available_cores
 from vidtune.data.sample import MediaRef
 from vidtune.features.cache import FeatureCache
 from vidtune.features.collection import CollectionSpec
-from vidtune.media.preprocessing import ImagePreprocessing, Preprocessing, VideoPreprocessing
+from vidtune.machine.cores import available_cores
+from vidtune.media.preprocessing.streams import ImagePreprocessing, Preprocessing, VideoPreprocessing
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.lengths import LengthTable
-from vidtune.processing.packing import Example, MediaSlot
-from vidtune.processing.plan import PlannedSource, StagePlan
-from vidtune.recipe import Stage
+from vidtune.planning.lengths import LengthTable
+from vidtune.planning.plan import PlannedSource, StagePlan
+from vidtune.processing.batch import Example, MediaSlot
+from vidtune.recipe.types import Stage
 from vidtune.systems import get_system
-from vidtune.training.loading import Ahead, PackLoader
-from vidtune.training.stored_features import StoredFeatures
+from vidtune.training.packs.loading import Ahead, PackLoader
+from vidtune.training.setup.stored_features import StoredFeatures
 
 FRAMES, SIZE, PATCH = 8, 224, 16
 TOWER = {

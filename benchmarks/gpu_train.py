@@ -45,8 +45,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.utils import is_flash_attn_2_available
 
-from vidtune.models.attention import PACKED_ATTENTION, packed_kernel, register_attention
-from vidtune.models.loss import has_liger
+from vidtune.models.language_model.attention import PACKED_ATTENTION, packed_kernel, register_attention
+from vidtune.models.language_model.loss import has_liger
 
 GIB = 2**30
 BYTES_PER_WEIGHT = {"lora": 2.2, "full": 16}

@@ -32,15 +32,15 @@ import decode
 import numpy as np
 import torch
 
-from vidtune.cores import available_cores
 from vidtune.data.sample import MediaRef
+from vidtune.machine.cores import available_cores
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
-from vidtune.media.preprocessing import ImagePreprocessing, Preprocessing, VideoPreprocessing
-from vidtune.processing.lengths import LengthTable
-from vidtune.processing.packing import Example, MediaSlot
-from vidtune.processing.plan import PlannedSource, StagePlan
-from vidtune.recipe import Stage
-from vidtune.training.loading import Ahead, PackLoader
+from vidtune.media.preprocessing.streams import ImagePreprocessing, Preprocessing, VideoPreprocessing
+from vidtune.planning.lengths import LengthTable
+from vidtune.planning.plan import PlannedSource, StagePlan
+from vidtune.processing.batch import Example, MediaSlot
+from vidtune.recipe.types import Stage
+from vidtune.training.packs.loading import Ahead, PackLoader
 
 FRAMES, SIZE, SECONDS_OF_VIDEO = 8, 224, 10
 TOKENS = {"video": FRAMES * 257, "image": 256}

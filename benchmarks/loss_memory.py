@@ -33,7 +33,7 @@ import transformers
 from torch import Tensor, nn
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from vidtune.models.loss import CHUNK_BYTES, head_loss_sum
+from vidtune.models.language_model.loss import CHUNK_BYTES, head_loss_sum
 
 IGNORED = -100
 GIB = 2**30

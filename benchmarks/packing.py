@@ -33,8 +33,8 @@ import transformers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vidtune.models.attention import PACKED_ATTENTION, register_attention
-from vidtune.models.loss import head_loss_sum
+from vidtune.models.language_model.attention import PACKED_ATTENTION, register_attention
+from vidtune.models.language_model.loss import head_loss_sum
 
 IGNORED = -100
 SHARES = {"video": 0.13, "image": 0.82, "text": 0.05}

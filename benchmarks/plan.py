@@ -28,11 +28,11 @@ from typing import Any
 
 import numpy as np
 
-from vidtune.data.annotations import AnnotationFile, AnnotationTable
-from vidtune.processing.balancing import CostModel
-from vidtune.processing.lengths import LengthTable
-from vidtune.processing.plan import StagePlan
-from vidtune.recipe import Stage
+from vidtune.data.tables import AnnotationFile, AnnotationTable
+from vidtune.planning.lengths import LengthTable
+from vidtune.planning.packing import CostModel
+from vidtune.planning.plan import StagePlan
+from vidtune.recipe.types import Stage
 
 ORDERS = ("shuffled", "modality_grouped")
 COST = CostModel(squared=2e-5, items={"image": 12.0, "video": 130.0})

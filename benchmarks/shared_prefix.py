@@ -36,13 +36,13 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
+from vidtune.checkpoints.build import build_processor
 from vidtune.data.sample import MediaRef
-from vidtune.generation.branches import Branches, Prefix, check_language_model
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
 from vidtune.generation.engine import AnswerEngine
 from vidtune.generation.settings import GenerationSettings, Request
+from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
-from vidtune.models.build import build_processor
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.systems import get_system, list_systems

@@ -9,8 +9,8 @@ from transformers import AutoConfig
 
 from vidtune.data.sample import Turn
 from vidtune.evaluation.benchmarks import get_benchmark, list_benchmarks
-from vidtune.recipe import component_matches, load_recipe
-from vidtune.recipes import list_recipes
+from vidtune.recipe.shipped import list_recipes
+from vidtune.recipe.types import component_matches, load_recipe
 from vidtune.systems import get_system, list_systems
 
 TURNS = (Turn("user", "What is shown?"), Turn("assistant", "A cat."))
@@ -119,7 +119,7 @@ def test_recipe_that_needs_no_weights_builds_its_model(recipe):
     parts = [recipe.language_model, *recipe.towers.values(), *recipe.connectors.values()]
     if recipe.checkpoint or any(isinstance(part, str) for part in parts):
         pytest.skip("starts from published weights")
-    from vidtune.models.build import build_model
+    from vidtune.checkpoints.build import build_model
 
     # A teacher is no part of the model.
     model = build_model(recipe.model_copy(update={"tokenizer": str(TOKENIZER), "distillation": {}}))

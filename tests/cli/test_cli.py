@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vidtune.cli.main import run
-from vidtune.recipes import list_recipes
+from vidtune.recipe.shipped import list_recipes
 
 HEAVY = ("torch", "transformers", "av", "numpy", "pydantic", "openai", "rich", "yaml")
 
@@ -29,7 +29,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "mine.yaml"
-    path.write_text((Path(__file__).parents[2] / "src/vidtune/recipes/video_llava.yaml").read_text())
+    path.write_text((Path(__file__).parents[2] / "src/vidtune/recipe/shipped/video_llava.yaml").read_text())
     return path
 
 

@@ -6,23 +6,20 @@ The towers and the language model are the fixture's, in the files that they are 
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from openai_archive import save_archive
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from vidtune.checkpoints.build import build_processor
+from vidtune.checkpoints.checkpoints import Checkpoint, LoadReport, load_checkpoint, save_checkpoint
 from vidtune.cli.main import run
 from vidtune.data.sample import MediaRef
-from vidtune.models.build import build_processor
-from vidtune.models.checkpoints import Checkpoint, LoadReport, load_checkpoint, save_checkpoint
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.systems import get_system

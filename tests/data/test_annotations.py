@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidtune.data.annotations import AnnotationTable
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Times, Turn
+from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 
 

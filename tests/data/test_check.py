@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidtune.data.annotations import AnnotationTable
 from vidtune.data.check import DataReport, check_data
 from vidtune.data.media_check import KINDS
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample
-from vidtune.media.preprocessing import ImagePreprocessing, Preprocessing, VideoPreprocessing
+from vidtune.data.tables import AnnotationTable
+from vidtune.media.preprocessing.streams import ImagePreprocessing, Preprocessing, VideoPreprocessing
 
 COMPANIONS: tuple[str, ...] = ()
 PREPROCESSING = {"image": ImagePreprocessing(size=16), "video": VideoPreprocessing(size=16, num_frames=2)}

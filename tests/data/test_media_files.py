@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from vidtune.data.conversations import Record
 from vidtune.data.media_files import MediaFiles
-from vidtune.data.official_json import Record
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Turn
 

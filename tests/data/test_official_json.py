@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from vidtune.data.official_json import check_times, read_records
+from vidtune.data.conversations import check_times, read_records
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Times
 from vidtune.errors import UserError

@@ -8,11 +8,11 @@ from qa_sets import CHECKPOINT, StubEngine, counted_set, records, stub_protocol,
 
 from vidtune.errors import UserError
 from vidtune.evaluation.comparison import compare_runs
-from vidtune.evaluation.identity import CheckpointIdentity
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
 from vidtune.evaluation.judging import estimate_run, judge_run
-from vidtune.evaluation.official_results import adopt_official_results, import_official_results
-from vidtune.evaluation.run_folder import RunFolder
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.identity import CheckpointIdentity
+from vidtune.evaluation.runs.official_results import adopt_official_results, import_official_results
 from vidtune.evaluation.score import read_score, score_run
 
 ENTRIES = [

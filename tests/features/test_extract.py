@@ -26,7 +26,7 @@ from vidtune.features.extract import StreamReport, TowerStream, extract, media_f
 from vidtune.features.shards import PARTIAL, read_header
 from vidtune.features.verify import verify
 from vidtune.media.pool import MediaPool
-from vidtune.media.preprocessing import ImagePreprocessing, VideoPreprocessing
+from vidtune.media.preprocessing.streams import ImagePreprocessing, VideoPreprocessing
 
 KILLS = 10
 CLIPS = 24
@@ -91,7 +91,7 @@ class Children:
 
 @pytest.fixture(scope="module")
 def children() -> Iterator[Children]:
-    command = [sys.executable, str(Path(__file__).with_name("extraction_process.py"))]
+    command = [sys.executable, str(Path(__file__).parents[1] / "support" / "extraction_process.py")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     yield Children(process)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_language_models import byte_tokenizer, language_model
 
-from vidtune.generation.branches import Branches, Prefix, check_language_model
 from vidtune.generation.decoding import TokenChooser, decode_steps
 from vidtune.generation.settings import GenerationSettings
+from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0]).log_softmax(-1)

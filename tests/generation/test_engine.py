@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from tiny_language_models import CONFIGS, byte_tokenizer, sharpen
 
+from vidtune.checkpoints.build import build_processor
 from vidtune.data.sample import MediaRef, Turn
 from vidtune.errors import MediaError, UserError
 from vidtune.generation import engine as engine_module
 from vidtune.generation.engine import AnswerEngine
 from vidtune.generation.grouping import group_by_media
 from vidtune.generation.settings import GenerationSettings, Request
-from vidtune.models.build import build_processor
 from vidtune.models.video_lm import VideoLM
 from vidtune.systems import get_system
 

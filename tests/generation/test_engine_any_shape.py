@@ -6,10 +6,10 @@ import pytest
 import torch
 from tiny_language_models import CONFIGS, byte_tokenizer, sharpen
 
+from vidtune.checkpoints.build import build_processor
 from vidtune.data.sample import MediaRef
 from vidtune.generation.engine import AnswerEngine
 from vidtune.generation.settings import GenerationSettings, Request
-from vidtune.models.build import build_processor
 from vidtune.models.video_lm import VideoLM
 from vidtune.systems import get_system
 

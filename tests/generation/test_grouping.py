@@ -3,7 +3,7 @@ import numpy as np
 from vidtune.data.sample import MediaRef
 from vidtune.generation.grouping import Prompt, common_length, group_by_media
 from vidtune.generation.settings import Answer
-from vidtune.processing.packing import Example, MediaSlot
+from vidtune.processing.batch import Example, MediaSlot
 
 A, B = MediaRef("video", "/a.mp4"), MediaRef("video", "/b.mp4")
 

@@ -5,13 +5,13 @@ import torch
 from tiny_models import tiny_model
 from tiny_stab import STAB, clips, tiny_stab_model
 
+from vidtune.checkpoints.teachers import alignment_sizes, build_teacher, teacher_preprocessing
 from vidtune.errors import UserError
 from vidtune.models.distillation import AlignmentConfig, Teacher, teacher_tokens
-from vidtune.models.teachers import alignment_sizes, build_teacher, teacher_preprocessing
 from vidtune.models.towers.clip import ClipTowerConfig
 from vidtune.models.towers.token_grid import TokenGrid
-from vidtune.processing.packing import Batch, StreamBatch
-from vidtune.recipe import Recipe
+from vidtune.processing.batch import Batch, StreamBatch
+from vidtune.recipe.types import Recipe
 
 TEACHER = {
     "hidden_size": 24,

@@ -8,9 +8,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModel, AutoModelForCausalLM
 
-from vidtune.models.loss import CHUNK_BYTES, head_loss_sum
+from vidtune.models.language_model.loss import CHUNK_BYTES, head_loss_sum
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.packing import StreamBatch
+from vidtune.processing.batch import StreamBatch
 
 
 def gradients(model) -> dict[str, torch.Tensor]:

@@ -5,15 +5,11 @@ those by METEOR where its program is installed.
 """
 
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "evaluation"))
-
 from judge_server import Reply, judge_server
 from qa_sets import CHECKPOINT, records
 
@@ -37,9 +33,9 @@ from vidtune.evaluation.metrics.rouge import rouge_l
 from vidtune.evaluation.metrics.segment_captions import score_segment_captions
 from vidtune.evaluation.metrics.soda import Event, best_matching, event_iou, soda_c
 from vidtune.evaluation.metrics.tokenizer import tokenize, tokenizer_problem
-from vidtune.evaluation.official_results import combine, import_official_results
 from vidtune.evaluation.predict import predict
-from vidtune.evaluation.run_folder import Prediction
+from vidtune.evaluation.runs.folder import Prediction
+from vidtune.evaluation.runs.official_results import combine, import_official_results
 from vidtune.generation.settings import Answer, Request
 from vidtune.systems import get_system
 

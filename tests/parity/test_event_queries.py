@@ -1,20 +1,15 @@
 """The three event tasks as the published scripts ask, log and score them, from the test set to the numbers."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "evaluation"))
-
 from event_sets import InTurn, event_run
 from qa_sets import records
 
 from vidtune.errors import UserError
 from vidtune.evaluation.measuring import MetricScore
 from vidtune.evaluation.metrics.meteor import meteor_problem
-from vidtune.evaluation.official_log import import_log
+from vidtune.evaluation.runs.official_log import import_log
 from vidtune.evaluation.score import score_run
 
 TOLERANCE = 1e-6

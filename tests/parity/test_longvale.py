@@ -14,24 +14,24 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from vidtune.data.official_json import read_records
+from vidtune.checkpoints.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from vidtune.checkpoints.lora.adapters import adapter_config, read_adapter
+from vidtune.checkpoints.lora.injection import add_adapters
+from vidtune.checkpoints.stack import require_layer
+from vidtune.data.conversations import read_records
 from vidtune.data.sample import MediaRef, Sample
 from vidtune.evaluation.benchmarks.longvale import TEMPLATES
 from vidtune.evaluation.metrics.grounding import score_grounding
-from vidtune.media.sampling import frame_indices
-from vidtune.models.adapters import adapter_config, read_adapter
-from vidtune.models.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from vidtune.models.lora import add_adapters
-from vidtune.models.stack import require_layer
+from vidtune.media.preprocessing.sampling import frame_indices
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.packing import Batch, Example, pack
+from vidtune.processing.batch import Batch, Example, pack
 from vidtune.processing.prompts import PromptFormat
 from vidtune.processing.times import time_rule
 from vidtune.processing.tokenizing import load_tokenizer
-from vidtune.recipe import LoRA, load_recipe
+from vidtune.recipe.types import LoRA, load_recipe
 from vidtune.systems import get_system
-from vidtune.systems.vicuna import CURIOUS_USER
-from vidtune.training.parameters import prepare_components, select_components
+from vidtune.systems.parts.vicuna import CURIOUS_USER
+from vidtune.training.setup.parameters import prepare_components, select_components
 
 FOLDER = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parent / "fixtures")) / "longvale"
 SYSTEM = get_system("longvale")

@@ -11,12 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from vidtune.data.problems import SampleProblem
-from vidtune.data.sample import Turn
-from vidtune.media.preprocessing import ImagePreprocessing, VideoPreprocessing
-from vidtune.media.sampling import frame_indices
-from vidtune.models import adapters
-from vidtune.models.checkpoints import (
+from vidtune.checkpoints.checkpoints import (
     LoadReport,
     export_state,
     load_checkpoint,
@@ -24,9 +19,14 @@ from vidtune.models.checkpoints import (
     rename,
     save_checkpoint,
 )
+from vidtune.checkpoints.lora import adapters
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import Turn
+from vidtune.media.preprocessing.sampling import frame_indices
+from vidtune.media.preprocessing.streams import ImagePreprocessing, VideoPreprocessing
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.order import modality_grouped_order
-from vidtune.processing.packing import Batch, StreamBatch
+from vidtune.planning.order import modality_grouped_order
+from vidtune.processing.batch import Batch, StreamBatch
 from vidtune.processing.prompts import PromptFormat
 from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, load_tokenizer
 from vidtune.systems import get_system

@@ -10,24 +10,24 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
+from vidtune.checkpoints.checkpoints import LoadReport, export_state, load_checkpoint, model_from_state, rename
 from vidtune.data.sample import Turn
 from vidtune.evaluation.benchmarks import get_benchmark
-from vidtune.media.any_pixel import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
-from vidtune.media.preprocessing import Preprocessing
-from vidtune.media.sampling import frame_indices
-from vidtune.models.checkpoints import LoadReport, export_state, load_checkpoint, model_from_state, rename
+from vidtune.media.preprocessing.any_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
+from vidtune.media.preprocessing.sampling import frame_indices
+from vidtune.media.preprocessing.streams import Preprocessing
 from vidtune.models.distillation import Teacher, aligned_loss, every_fourth_layer
 from vidtune.models.letterbox import letterbox
 from vidtune.models.towers import tower_config
 from vidtune.models.towers.token_grid import TokenGrid
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.order import modality_grouped_order
-from vidtune.processing.packing import Batch, StreamBatch
+from vidtune.planning.order import modality_grouped_order
+from vidtune.processing.batch import Batch, StreamBatch
 from vidtune.processing.tokenizing import ChunkTokenizer, Placeholder, encode, load_tokenizer
-from vidtune.recipe import load_recipe
+from vidtune.recipe.types import load_recipe
 from vidtune.systems import get_system
-from vidtune.training.parameters import parameter_groups
-from vidtune.training.starting_model import trained_components
+from vidtune.training.setup.parameters import parameter_groups
+from vidtune.training.setup.starting_model import trained_components
 
 FOLDER = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parent / "fixtures")) / "video_panda"
 SYSTEM = get_system("video_panda")

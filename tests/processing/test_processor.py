@@ -8,7 +8,7 @@ from tiny_tokenizers import tiny_tokenizer
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import UserError
-from vidtune.processing.packing import IGNORED
+from vidtune.processing.batch import IGNORED
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.systems import get_system, list_systems
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from vidtune.data.official_json import read_records
-from vidtune.processing.packing import IGNORED
+from vidtune.data.conversations import read_records
+from vidtune.processing.batch import IGNORED
 from vidtune.processing.prompts import PromptFormat
 from vidtune.processing.times import mark_times, time_rule
 from vidtune.processing.tokenizing import ChunkTokenizer, Placeholder, encode, load_tokenizer

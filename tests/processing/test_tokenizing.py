@@ -9,7 +9,7 @@ from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
 from vidtune.errors import UserError
-from vidtune.processing.packing import IGNORED
+from vidtune.processing.batch import IGNORED
 from vidtune.processing.prompts import PromptFormat
 from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, load_tokenizer
 

@@ -8,11 +8,11 @@ from grey_clips import write_grey_clip
 from tiny_tokenizers import tiny_tokenizer
 from transformers import AutoConfig
 
+from vidtune.checkpoints.build import build_processor
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import UserError
 from vidtune.media.probe import MediaInfo, ProbeCache
-from vidtune.models.build import build_processor
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.systems import get_system
 

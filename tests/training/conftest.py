@@ -15,7 +15,7 @@ from PIL import Image
 from training_world import COLOURS, LANGUAGE_MODEL, TOWER, mixed_samples, write_video
 from transformers import LlamaTokenizer
 
-from vidtune.recipe import Recipe
+from vidtune.recipe.types import Recipe
 
 # One thread: results compare bit for bit, and a busy machine does not stall tiny matrix products.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -14,16 +14,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from training_world import COLOURS, LANGUAGE_MODEL, conversation, write_video
 
+from vidtune.checkpoints.checkpoints import load_checkpoint
 from vidtune.errors import UserError
 from vidtune.media.pool import MediaPool
-from vidtune.models.checkpoints import load_checkpoint
-from vidtune.recipe import Recipe
-from vidtune.training.dry_run import forecast, rank_memory
-from vidtune.training.flops import StepFlops
-from vidtune.training.loading import LoadedPack, PackLoader
+from vidtune.recipe.types import Recipe
+from vidtune.training.inspection.dry_run import forecast, rank_memory
+from vidtune.training.inspection.flops import StepFlops
+from vidtune.training.packs.loading import LoadedPack, PackLoader
 from vidtune.training.run import train
+from vidtune.training.setup.stage import StageSetup, set_up
 from vidtune.training.signals import TrainingInterrupted
-from vidtune.training.stage import StageSetup, set_up
 from vidtune.training.step import TrainingStep, random_seed
 
 STAB = {"hidden_size": 16, "image_size": 16, "patch_size": 2, "clip_heads": 2, "frame_heads": 4, "dropout": 0.0}

@@ -14,7 +14,7 @@ import torch
 from launched import Launcher, Run, logged_steps, with_settings
 from safetensors.torch import load_file
 
-from vidtune.recipe import Recipe
+from vidtune.recipe.types import Recipe
 from vidtune.training.run import train
 from vidtune.training.signals import TrainingInterrupted
 

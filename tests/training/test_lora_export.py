@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from training_world import LANGUAGE_MODEL, TOWER
 
+from vidtune.checkpoints.build import build_model
+from vidtune.checkpoints.checkpoints import load_checkpoint, save_checkpoint
 from vidtune.errors import UserError
-from vidtune.models.build import build_model
-from vidtune.models.checkpoints import load_checkpoint, save_checkpoint
-from vidtune.recipe import Recipe
+from vidtune.recipe.types import Recipe
 from vidtune.training.run import train
 
 LORA = {"learning_rate": 1e-2, "lora": {"rank": 4, "alpha": 8}}

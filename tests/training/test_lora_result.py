@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vidtune.checkpoints.build import build_model
+from vidtune.checkpoints.checkpoints import load_checkpoint, save_checkpoint
+from vidtune.checkpoints.lora.adapters import is_adapter_weight
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import UserError
-from vidtune.models.adapters import is_adapter_weight
-from vidtune.models.build import build_model
-from vidtune.models.checkpoints import load_checkpoint, save_checkpoint
-from vidtune.processing.packing import Batch, pack
-from vidtune.training.parameters import parameter_groups
+from vidtune.processing.batch import Batch, pack
 from vidtune.training.result import write_result
-from vidtune.training.stage import StageSetup, set_up
+from vidtune.training.setup.parameters import parameter_groups
+from vidtune.training.setup.stage import StageSetup, set_up
 
 LORA = {"learning_rate": 1e-2, "lora": {"rank": 4, "alpha": 8, "dropout": 0.1}}
 TRAIN: dict[str, Any] = {

@@ -10,11 +10,11 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
+from vidtune.checkpoints.build import build_model
+from vidtune.checkpoints.checkpoints import load_checkpoint
+from vidtune.checkpoints.lora.adapters import is_adapter_weight
 from vidtune.errors import UserError
-from vidtune.models.adapters import is_adapter_weight
-from vidtune.models.build import build_model
-from vidtune.models.checkpoints import load_checkpoint
-from vidtune.recipe import Recipe
+from vidtune.recipe.types import Recipe
 from vidtune.training.run import train
 from vidtune.training.saving import checkpoints
 from vidtune.training.signals import TrainingInterrupted
@@ -161,7 +161,7 @@ def test_mistakes_of_a_later_stage_are_found_before_the_first_step(
 
 
 def test_missing_bitsandbytes_names_the_command(make_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidtune.models.quantization.find_spec", lambda name: None)
+    monkeypatch.setattr("vidtune.models.language_model.quantization.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"quantize: 8bit: needs the package bitsandbytes; pip install bitsandbytes"):
         run(make_recipe(quantize="8bit", train={"language_model": LORA}), tmp_path / "out")
 

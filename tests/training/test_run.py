@@ -11,10 +11,10 @@ import torch
 from launched import with_settings
 from safetensors.torch import load_file
 
+from vidtune.checkpoints.build import build_model
+from vidtune.checkpoints.checkpoints import load_checkpoint
 from vidtune.errors import UserError
-from vidtune.models.build import build_model
-from vidtune.models.checkpoints import load_checkpoint
-from vidtune.recipe import Recipe, load_recipe
+from vidtune.recipe.types import Recipe, load_recipe
 from vidtune.training.run import train
 from vidtune.training.saving import checkpoints
 from vidtune.training.signals import TrainingInterrupted

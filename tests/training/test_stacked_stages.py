@@ -15,14 +15,14 @@ import torch
 from training_world import LANGUAGE_MODEL
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from vidtune.checkpoints.build import build_model
+from vidtune.checkpoints.checkpoints import load_checkpoint, save_checkpoint
+from vidtune.checkpoints.lora.bundle import bundle_adapters
 from vidtune.errors import UserError
-from vidtune.models.build import build_model
-from vidtune.models.bundle import bundle_adapters
-from vidtune.models.checkpoints import load_checkpoint, save_checkpoint
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.tokenizing import load_tokenizer
-from vidtune.recipe import Recipe
-from vidtune.training.dry_run import forecast
+from vidtune.recipe.types import Recipe
+from vidtune.training.inspection.dry_run import forecast
 from vidtune.training.run import train
 
 WIDTHS = {"video": (100, 768), "audio": (3, 768), "speech": (5, 1280)}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vidtune.processing.packing import Batch, Example, pack
-from vidtune.training.stage import StageSetup, set_up
+from vidtune.processing.batch import Batch, Example, pack
+from vidtune.training.setup.stage import StageSetup, set_up
 from vidtune.training.step import (
     TrainingStep,
     clipping_factor,

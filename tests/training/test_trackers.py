@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vidtune.errors import UserError
-from vidtune.recipe import Recipe
+from vidtune.recipe.types import Recipe
 from vidtune.training import trackers
 from vidtune.training.log import TrainingLog
 from vidtune.training.trackers import KINDS, Kind, background, check_trackers, open_trackers

@@ -14,7 +14,7 @@ from training_world import COLOURS, conversation, mixed_samples
 from vidtune.errors import UserError
 from vidtune.media import pool
 from vidtune.models.video_lm import VideoLM
-from vidtune.recipe import Recipe
+from vidtune.recipe.types import Recipe
 from vidtune.training.run import train
 from vidtune.training.signals import TrainingInterrupted
 

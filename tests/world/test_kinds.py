@@ -5,8 +5,8 @@ import yaml
 
 from vidtune.cli.demo import demo
 from vidtune.errors import UserError
-from vidtune.recipe import Recipe, load_recipe, recipe_fingerprint
-from vidtune.recipes import WORLD_RECIPES
+from vidtune.recipe.shipped import WORLD_RECIPES
+from vidtune.recipe.types import Recipe, load_recipe, recipe_fingerprint
 from vidtune.world import WORLDS
 
 

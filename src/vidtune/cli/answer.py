@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidtune.cli.loading import ModelBase, Towers, assignments
+from vidtune.cli.options.loading import ModelBase, Towers, assignments
 
 if TYPE_CHECKING:
     from vidtune.data.sample import MediaRef
@@ -50,11 +50,11 @@ def answer(
 
     What else a system hears in a video is read from the same file. Moments in an answer are shown in seconds too.
     """
-    from vidtune.cli.compute import pick_device, pick_dtype
+    from vidtune.checkpoints.checkpoints import load_checkpoint
+    from vidtune.cli.options.compute import pick_device, pick_dtype
     from vidtune.errors import UserError
     from vidtune.generation.engine import AnswerEngine
     from vidtune.generation.settings import GenerationSettings, Request
-    from vidtune.models.checkpoints import load_checkpoint
     from vidtune.processing.times import with_seconds
     from vidtune.systems import get_system
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vidtune.cli.loading import ModelBase, Towers, assignments
+from vidtune.cli.options.loading import ModelBase, Towers, assignments
 
 
 def convert(
@@ -22,7 +22,7 @@ def convert(
 
     Low-rank adapters are merged, except into a format that is made of them.
     """
-    from vidtune.models.checkpoints import load_checkpoint, save_checkpoint, towers_left_out
+    from vidtune.checkpoints.checkpoints import load_checkpoint, save_checkpoint, towers_left_out
 
     checkpoint = load_checkpoint(source, base=model_base, towers=assignments(tower, "--tower"), tokenizer=tokenizer)
     typer.echo(checkpoint.report)

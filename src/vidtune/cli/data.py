@@ -30,8 +30,8 @@ def check(
     from contextlib import nullcontext
 
     from vidtune.cli.progress import CountProgress
-    from vidtune.recipe import load_recipe
-    from vidtune.training.data_check import check_recipe_data
+    from vidtune.recipe.types import load_recipe
+    from vidtune.training.inspection.data_check import check_recipe_data
 
     loaded = load_recipe(recipe, overrides or ())
     with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as folder, CountProgress() as progress:

@@ -23,14 +23,14 @@ def demo(
     # Matrices this small gain nothing from a second thread, but from a second process; must be set before torch loads.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-    from vidtune.cli.compute import pick_device
-    from vidtune.cli.scores import print_score
+    from vidtune.cli.options.compute import pick_device
+    from vidtune.cli.options.score_lines import print_score
     from vidtune.evaluation.checkpoint import open_checkpoint
     from vidtune.evaluation.predict import predict_benchmark
-    from vidtune.evaluation.report import build_report
+    from vidtune.evaluation.report.page import build_report
     from vidtune.evaluation.score import score_run
-    from vidtune.recipe import load_recipe
-    from vidtune.recipes import DEMO_RECIPE
+    from vidtune.recipe.shipped import DEMO_RECIPE
+    from vidtune.recipe.types import load_recipe
 
     name, results = recipe or DEMO_RECIPE, out if recipe in (None, DEMO_RECIPE) else out / str(recipe)
     world = _render(name, out)
@@ -71,8 +71,8 @@ def _render(name: str, out: Path) -> Path:
     """Render the world that the recipe names; returns its folder."""
     from vidtune.cli.progress import CountProgress
     from vidtune.errors import UserError
-    from vidtune.recipe import load_recipe
-    from vidtune.recipes import WORLD_RECIPES
+    from vidtune.recipe.shipped import WORLD_RECIPES
+    from vidtune.recipe.types import load_recipe
     from vidtune.systems import get_system
     from vidtune.world import WORLDS
 
@@ -91,12 +91,12 @@ def _render(name: str, out: Path) -> Path:
 
 def _train(name: str, variables: dict[str, str], out: Path) -> Path:
     """Train on two processes where there are two cores and no GPU to do it on."""
-    from vidtune.cli.compute import pick_device
-    from vidtune.cores import available_cores
-    from vidtune.recipe import load_recipe
-    from vidtune.training.folder import FINAL
-    from vidtune.training.launch import launch
+    from vidtune.cli.options.compute import pick_device
+    from vidtune.machine.cores import available_cores
+    from vidtune.recipe.types import load_recipe
+    from vidtune.training.ranks.launch import launch
     from vidtune.training.run import train
+    from vidtune.training.setup.run_folder import FINAL
 
     recipe = load_recipe(name, variables=variables)
     final = out / recipe.stages[-1].name / FINAL
@@ -111,7 +111,7 @@ def _train(name: str, variables: dict[str, str], out: Path) -> Path:
 
 
 def _say_what_next(world: Path, recipe: str, final: Path, run: Path) -> None:
-    from vidtune.evaluation.run_folder import RunFolder
+    from vidtune.evaluation.runs.folder import RunFolder
 
     opened = RunFolder(run)
     answered = (prediction for prediction in opened.predictions() if prediction.file is not None)

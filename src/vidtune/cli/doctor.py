@@ -19,9 +19,9 @@ def doctor(
     ] = None,
 ) -> None:
     """Run a few steps of a stage of RECIPE, show what takes the time, and say what to change."""
-    from vidtune.recipe import load_recipe
-    from vidtune.training.advice import describe
-    from vidtune.training.doctor import examine
+    from vidtune.recipe.types import load_recipe
+    from vidtune.training.inspection.advice import describe
+    from vidtune.training.inspection.doctor import examine
 
     found = examine(load_recipe(recipe, overrides or ()), stage=stage, steps=steps, device=device, out=out)
     typer.echo(describe(found))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidtune.cli.judging import (
+from vidtune.cli.options.judging import (
     CACHE,
     NO_JUDGE,
     JudgeConcurrency,
@@ -19,10 +19,10 @@ from vidtune.cli.judging import (
     build_judge,
     judge_and_score,
 )
-from vidtune.cli.loading import ModelBase, Towers, assignments
+from vidtune.cli.options.loading import ModelBase, Towers, assignments
 
 if TYPE_CHECKING:
-    from vidtune.recipe import BenchmarkEntry
+    from vidtune.recipe.types import BenchmarkEntry
 
 
 def evaluate(
@@ -64,12 +64,12 @@ def evaluate(
     batch: Annotated[int, typer.Option(min=1, help="Questions about one video answered at a time.")] = 8,
 ) -> None:
     """Answer the questions of a benchmark, then judge or measure the answers and print the scores."""
-    from vidtune.cli.compute import pick_device, pick_dtype
+    from vidtune.checkpoints.files.hub import locate
+    from vidtune.cli.options.compute import pick_device, pick_dtype
     from vidtune.evaluation.benchmarks import get_benchmark
     from vidtune.evaluation.checkpoint import open_checkpoint
     from vidtune.evaluation.predict import predict_benchmark
-    from vidtune.models.hub import locate
-    from vidtune.yaml_document import Document
+    from vidtune.recipe.yaml_document import Document
 
     folder = locate(checkpoint)
     entries, generation = _entries(folder, benchmark, data, limit)
@@ -147,7 +147,7 @@ def _entries(
 ) -> "tuple[list[BenchmarkEntry], dict[str, Any]]":
     """The benchmarks asked for; without names, those of the recipe beside the checkpoint with its decoding settings."""
     from vidtune.errors import UserError
-    from vidtune.recipe import BenchmarkEntry, load_recipe
+    from vidtune.recipe.types import BenchmarkEntry, load_recipe
 
     entries, generation = [BenchmarkEntry(name=name) for name in names or ()], {}
     if not names and (folder / "recipe.yaml").is_file():

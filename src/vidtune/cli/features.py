@@ -52,16 +52,16 @@ def extract(
     import tempfile
 
     from vidtune.cli.progress import CountProgress
-    from vidtune.cores import media_workers
     from vidtune.errors import UserError
     from vidtune.features.cache import TORCH_DTYPES
     from vidtune.features.extract import extract as run
     from vidtune.features.extract import refs_of_folder, share_of
     from vidtune.features.towers import named_extraction
+    from vidtune.machine.cores import media_workers
     from vidtune.media.pool import MediaPool
-    from vidtune.recipe import load_recipe
-    from vidtune.training.extraction import stage_extractions
-    from vidtune.training.ranks import Place, compute_device
+    from vidtune.recipe.types import load_recipe
+    from vidtune.training.inspection.extraction import stage_extractions
+    from vidtune.training.ranks.group import Place, compute_device
 
     if (recipe is None) == (not tower):
         raise UserError("name a recipe, or towers with --tower")

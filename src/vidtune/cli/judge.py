@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vidtune.cli.judging import (
+from vidtune.cli.options.judging import (
     CACHE,
     JudgeConcurrency,
     JudgeKey,
@@ -53,7 +53,7 @@ def judge(
 def _imported(log: Path, benchmark: str | None, data: Path | None) -> Path:
     """A log file as a run, in a folder of its name."""
     from vidtune.errors import UserError
-    from vidtune.evaluation.official_log import import_log
+    from vidtune.evaluation.runs.official_log import import_log
 
     if benchmark is None or data is None:
         raise UserError(f"{log}: a file of answers needs --benchmark and --data, the folder of its test set")

@@ -11,8 +11,8 @@ recipes = typer.Typer(help="List, show and copy the shipped recipes.", no_args_i
 @recipes.command("list")
 def list_all() -> None:
     """Name the shipped recipes with their system and stages."""
-    from vidtune.recipe import load_recipe
-    from vidtune.recipes import list_recipes
+    from vidtune.recipe.shipped import list_recipes
+    from vidtune.recipe.types import load_recipe
 
     for name in list_recipes():
         recipe = load_recipe(name, expand=False)
@@ -29,7 +29,7 @@ def show(
     resolved: Annotated[bool, typer.Option("--resolved", help="Write out every default.")] = False,
 ) -> None:
     """Print a recipe: the file as it is, or resolved."""
-    from vidtune.recipe import dump_recipe, load_recipe, recipe_file
+    from vidtune.recipe.types import dump_recipe, load_recipe, recipe_file
 
     if resolved or overrides:
         typer.echo(dump_recipe(load_recipe(recipe, overrides or (), expand=False)), nl=False)
@@ -44,7 +44,7 @@ def copy(
 ) -> None:
     """Copy a shipped recipe to a file of your own."""
     from vidtune.errors import UserError
-    from vidtune.recipe import recipe_file
+    from vidtune.recipe.types import recipe_file
 
     target = to / f"{recipe}.yaml" if to.is_dir() else to
     try:
@@ -62,7 +62,7 @@ def schema(
     """Give the JSON schema of recipes, with which an editor completes, explains and checks their keys."""
     import json
 
-    from vidtune.recipes.schema import recipe_schema
+    from vidtune.recipe.json_schema import recipe_schema
 
     text = json.dumps(recipe_schema(), indent=2)
     if out is None:

@@ -15,7 +15,7 @@ def report(
     frames: Annotated[int, typer.Option(min=1, help="Frames shown per video.")] = 4,
 ) -> None:
     """Write one HTML page: scores with intervals, comparisons, frames, questions, answers and verdicts."""
-    from vidtune.evaluation.report import build_report
+    from vidtune.evaluation.report.page import build_report
 
     page = build_report(run, out, judge=judge, title=title, max_samples=samples, frames=frames)
     typer.echo(f"written: {page}")

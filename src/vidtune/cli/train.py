@@ -38,16 +38,16 @@ def train(
     if out is None:
         raise typer.BadParameter("name the folder of the run", param_hint="--out")
     if processes > 1:
-        from vidtune.training.launch import launch
+        from vidtune.training.ranks.launch import launch
 
         command = [sys.executable, "-m", "vidtune", "train", recipe, "--out", str(out)]
         options = ["--device", device] if device else []
         raise SystemExit(launch([*command, *options, "--", *(overrides or ())], processes))
     # Remarks of torch's C++ part that are meant for its developers, once per process.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from vidtune.recipe import load_recipe
-    from vidtune.training.launch import follow_launcher
-    from vidtune.training.ranks import joined, speaking_once
+    from vidtune.recipe.types import load_recipe
+    from vidtune.training.ranks.group import joined, speaking_once
+    from vidtune.training.ranks.launch import follow_launcher
     from vidtune.training.run import train as run_stages
 
     follow_launcher()
@@ -67,8 +67,8 @@ def print_plan(
     from contextlib import nullcontext
 
     from vidtune.cli.progress import CountProgress
-    from vidtune.recipe import load_recipe
-    from vidtune.training.dry_run import describe, forecast
+    from vidtune.recipe.types import load_recipe
+    from vidtune.training.inspection.dry_run import describe, forecast
 
     loaded = load_recipe(recipe, overrides)
     with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as folder, CountProgress() as progress:

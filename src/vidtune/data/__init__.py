@@ -1,0 +1,1 @@
+"""Annotations to samples: one reader per format, tables, checking."""

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vidtune.data.annotations import AnnotationTable
 from vidtune.data.checked_files import CheckedFiles
 from vidtune.data.media_check import MediaCheck, Progress, StreamFile
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample
+from vidtune.data.tables import AnnotationTable
 from vidtune.media.pool import MediaPool
-from vidtune.media.preprocessing import Preprocessing
+from vidtune.media.preprocessing.streams import Preprocessing
 
 REPORT_EVERY = 256
 LENGTH_SECONDS, LENGTH_SHARE = 2.0, 0.05

@@ -10,7 +10,7 @@ import numpy as np
 from vidtune.data.checked_files import CheckedFiles
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
-from vidtune.media.preprocessing import Preprocessing
+from vidtune.media.preprocessing.streams import Preprocessing
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being checked ("samples", "files", "decoding", "features"), how many are done, how many there

@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from vidtune.data.conversations import Record
 from vidtune.data.media_root import MediaRoot, is_relative, resolve
-from vidtune.data.official_json import Record
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.media.feature_file import FEATURE_SUFFIXES

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
-from vidtune.evaluation.identity import CheckpointIdentity, identify_checkpoint
 from vidtune.evaluation.protocol import Protocol
+from vidtune.evaluation.runs.identity import CheckpointIdentity, identify_checkpoint
 from vidtune.generation.settings import GenerationSettings
 from vidtune.spelling import suggestion
 
 if TYPE_CHECKING:
+    from vidtune.checkpoints.checkpoints import Checkpoint
     from vidtune.generation.engine import AnswerEngine
-    from vidtune.models.checkpoints import Checkpoint
     from vidtune.processing.processor import StreamSettings, VideoLMProcessor
     from vidtune.systems.base import System
 
@@ -58,7 +58,7 @@ def open_checkpoint(
     identity = identify_checkpoint(path, [*(base or ()), *(towers or {}).values()])
     import torch
 
-    from vidtune.models.checkpoints import load_checkpoint
+    from vidtune.checkpoints.checkpoints import load_checkpoint
     from vidtune.systems import get_system
 
     kind = None if dtype is None else getattr(torch, dtype, None)

@@ -9,7 +9,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark, Metric
 from vidtune.evaluation.judges import DEFAULT_JUDGE
 from vidtune.evaluation.measuring import METRICS, Measurement, measured_benchmark, measurements_of, percent, rows_of
-from vidtune.evaluation.run_folder import RunFolder
+from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.score import Outcome, outcomes_of
 from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate, difference_of_sums, mean_difference
 

@@ -13,8 +13,8 @@ from vidtune.errors import UserError
 from vidtune.evaluation.judges import DEFAULT_JUDGE, get_judge
 from vidtune.evaluation.judges.base import Estimate, Judge, JudgeItem, Judgement, Usage
 from vidtune.evaluation.progress import progress_bar
-from vidtune.evaluation.records import JsonLines, read_object, read_records, write_atomically
-from vidtune.evaluation.run_folder import Prediction, RunFolder
+from vidtune.evaluation.runs.folder import Prediction, RunFolder
+from vidtune.machine.records import JsonLines, read_object, read_records, write_atomically
 
 
 @dataclass(frozen=True)

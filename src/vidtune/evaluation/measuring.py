@@ -20,11 +20,11 @@ from pydantic import BaseModel, ConfigDict
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks import list_benchmarks
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark, Metric
-from vidtune.evaluation.identity import CheckpointIdentity
 from vidtune.evaluation.metrics.scores import TaskScores, mean_of_sums
-from vidtune.evaluation.records import read_records, write_atomically
-from vidtune.evaluation.run_folder import RunFolder
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.identity import CheckpointIdentity
 from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate, of_sums, ratio
+from vidtune.machine.records import read_records, write_atomically
 
 METRICS = "metrics"
 """Stands where a judge's name would: of the score file, and in reports."""

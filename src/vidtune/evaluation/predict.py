@@ -18,12 +18,12 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.benchmarks.base import Question, QuestionSet, chunk
 from vidtune.evaluation.checkpoint import LoadedCheckpoint, engine_for, open_checkpoint, protocol_for
-from vidtune.evaluation.identity import CheckpointIdentity, software_versions
 from vidtune.evaluation.progress import progress_bar
 from vidtune.evaluation.protocol import Protocol
-from vidtune.evaluation.records import JsonLines
-from vidtune.evaluation.run_folder import Prediction, RunFolder, RunInfo, data_identity
+from vidtune.evaluation.runs.folder import Prediction, RunFolder, RunInfo, data_identity
+from vidtune.evaluation.runs.identity import CheckpointIdentity, software_versions
 from vidtune.generation.settings import Answer, Request
+from vidtune.machine.records import JsonLines
 
 
 class Engine(Interface):

@@ -19,14 +19,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from vidtune.errors import UserError
-from vidtune.evaluation.identity import CheckpointIdentity
 from vidtune.evaluation.judges import DEFAULT_JUDGE, Judge, get_judge
 from vidtune.evaluation.judges.replies import Verdict, read_verdict
 from vidtune.evaluation.judging import judge_identity, judge_run, judgements_of
 from vidtune.evaluation.measuring import MetricScore, measure_run, measured_benchmark
-from vidtune.evaluation.records import read_object, write_atomically
-from vidtune.evaluation.run_folder import RunFolder
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.identity import CheckpointIdentity
 from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate, ratio
+from vidtune.machine.records import read_object, write_atomically
 
 HIGHEST_SCORE = 5.0
 NO_VERDICT = Verdict(None, None)

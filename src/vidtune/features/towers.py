@@ -7,14 +7,14 @@ import torch
 from torch import nn
 from transformers import LlamaConfig
 
+from vidtune.checkpoints.build import build_config
+from vidtune.checkpoints.lone_towers import tower_of_recipe
 from vidtune.errors import UserError
 from vidtune.features.cache import TORCH_DTYPES, FeatureCache
 from vidtune.features.collection import CollectionSpec
 from vidtune.features.extract import Extraction, TowerStream
 from vidtune.features.identity import MediaIdentities
-from vidtune.models.build import build_config
-from vidtune.models.lone_towers import tower_of_recipe
-from vidtune.recipe import Recipe
+from vidtune.recipe.types import Recipe
 from vidtune.spelling import suggestion
 from vidtune.systems import get_system
 

@@ -1,0 +1,1 @@
+"""The answer engine: shared prefix, batching, decoding settings."""

@@ -25,7 +25,7 @@ _NO_IDS = cast(torch.LongTensor, torch.empty(0, dtype=torch.long))
 
 
 class PromptBatch(Protocol):
-    """A batch of prompts that tokens are appended to, see :class:`vidtune.generation.branches.Branches`."""
+    """A batch of prompts that tokens are appended to, see :class:`vidtune.generation.shared_prefix.Branches`."""
 
     def start(self, questions: Sequence[Sequence[int]]) -> Tensor: ...
     def step(self, tokens: Sequence[int]) -> Tensor: ...

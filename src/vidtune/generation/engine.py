@@ -11,14 +11,14 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from vidtune.errors import UserError
-from vidtune.generation.branches import Branches, Prefix, check_language_model
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
 from vidtune.generation.grouping import MediaGroup, Prompt, common_length, group_by_media
 from vidtune.generation.settings import Answer, EngineStats, GenerationSettings, Request
+from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.packing import pack
+from vidtune.processing.batch import pack
 from vidtune.processing.processor import VideoLMProcessor
 
 MAX_QUESTION_TOKENS = 8192

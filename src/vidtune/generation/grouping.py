@@ -10,7 +10,7 @@ from vidtune.data.sample import MediaRef
 from vidtune.errors import MediaError
 from vidtune.generation.settings import Answer
 from vidtune.media.pool import LoadResult
-from vidtune.processing.packing import Example
+from vidtune.processing.batch import Example
 
 
 @dataclass(frozen=True)

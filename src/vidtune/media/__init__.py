@@ -1,0 +1,1 @@
+"""Media files to tensors: containers, probing, decoding, a pool of worker processes."""

@@ -26,9 +26,9 @@ from typing import Any, Self
 import numpy as np
 
 from vidtune.errors import MediaError, UserError
-from vidtune.media.memory import waiting_memory, worker_memory
+from vidtune.machine.memory import waiting_memory, worker_memory
+from vidtune.machine.worker_start import start_worker
 from vidtune.media.probe import MediaInfo
-from vidtune.media.processes import start_worker
 from vidtune.media.worker import LoadJob, Report, Slot, execute, serve
 
 __all__ = ["LoadJob", "LoadResult", "MediaPool"]

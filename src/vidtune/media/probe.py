@@ -11,7 +11,7 @@ from av.video.stream import VideoStream
 
 from vidtune.media.audio import audio_seconds
 from vidtune.media.container import PacketTable, open_media, open_video_stream, picture_streams, read_packet_table
-from vidtune.media.files import media_errors
+from vidtune.media.file_kind import media_errors
 from vidtune.media.image import image_size, list_frames
 from vidtune.media.rotation import header_rotation
 

@@ -27,9 +27,9 @@ from av.video.stream import VideoStream
 from vidtune.errors import MediaError
 from vidtune.media.container import PacketTable, open_video, read_packet_table
 from vidtune.media.image import list_frames, read_frame_images
+from vidtune.media.preprocessing.sampling import frame_indices
 from vidtune.media.probe import MediaInfo, probe, probed_info, video_info
 from vidtune.media.rotation import quarter_turns
-from vidtune.media.sampling import frame_indices
 
 # Codecs whose decoder recognises pictures nothing refers to.
 _SKIPPING_CODECS = frozenset({"h264", "mpeg4", "mpeg1video", "mpeg2video"})
@@ -77,7 +77,7 @@ def read_clip(
     """Decode ``count`` frames of the whole clip, chosen by a sampling rule; the file is opened once.
 
     Args:
-        rule: as ``vidtune.media.sampling.frame_indices`` knows it.
+        rule: as ``vidtune.media.preprocessing.sampling.frame_indices`` knows it.
         as_probed: refuse a file that gives another number of frames, or another picture, than ``probe`` tells; for
             those who have counted on it.
 

@@ -1,0 +1,1 @@
+"""Neural networks: VideoLM, its config, towers, connectors, language model, distillation."""

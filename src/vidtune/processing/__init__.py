@@ -1,0 +1,1 @@
+"""Samples to examples and batches: prompts, tokens, labels, placeholders."""

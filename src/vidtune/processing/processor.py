@@ -15,10 +15,10 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import MediaError, UserError
 from vidtune.media.feature_file import feature_shape, is_feature_file, read_features
-from vidtune.media.preprocessing import Preprocessing
+from vidtune.media.preprocessing.streams import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.processing.absent_towers import absent_message
-from vidtune.processing.packing import Example, MediaSlot, StreamBatch
+from vidtune.processing.batch import Example, MediaSlot, StreamBatch
 from vidtune.processing.prompts import PromptFormat
 from vidtune.processing.times import mark_times
 from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, media_tags

@@ -22,7 +22,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
 from vidtune.errors import UserError
-from vidtune.processing.packing import IGNORED
+from vidtune.processing.batch import IGNORED
 from vidtune.processing.prompts import PromptFormat
 
 UNDERLINE = "▁"

@@ -6,9 +6,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from vidtune.media.preprocessing import Preprocessing
+from vidtune.checkpoints.formats import CheckpointFormat, JsonDict, KeyMap, TowerFile
+from vidtune.media.preprocessing.streams import Preprocessing
 from vidtune.models.config import VideoLMConfig
-from vidtune.models.formats import CheckpointFormat, JsonDict, KeyMap, TowerFile
 from vidtune.processing.prompts import PromptFormat
 
 Sizes = Mapping[str, Mapping[str, Any]]

@@ -12,17 +12,17 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from vidtune.media.audio_preprocessing import FbankPreprocessing, LogMelPreprocessing
-from vidtune.media.preprocessing import ImagePreprocessing, Preprocessing, VideoPreprocessing
+from vidtune.checkpoints.formats import CheckpointFormat, JsonDict, KeyMap
+from vidtune.media.preprocessing.sound import FbankPreprocessing, LogMelPreprocessing
+from vidtune.media.preprocessing.streams import ImagePreprocessing, Preprocessing, VideoPreprocessing
 from vidtune.models.config import VideoLMConfig
-from vidtune.models.formats import CheckpointFormat, JsonDict, KeyMap
 from vidtune.models.towers.clip_class import ClipClassTowerConfig
 from vidtune.processing.prompts import PromptFormat
 from vidtune.systems.base import Sizes, System
-from vidtune.systems.microsoft_beats import BEATS_TOWER
-from vidtune.systems.openai_clip import CLASS_TOWER
-from vidtune.systems.openai_whisper import ENCODER_TOWER
-from vidtune.systems.vicuna import CURIOUS_USER, LANGUAGE_MODEL_KEYS
+from vidtune.systems.parts.microsoft_beats import BEATS_TOWER
+from vidtune.systems.parts.openai_clip import CLASS_TOWER
+from vidtune.systems.parts.openai_whisper import ENCODER_TOWER
+from vidtune.systems.parts.vicuna import CURIOUS_USER, LANGUAGE_MODEL_KEYS
 
 NAME = "longvale"
 MODEL_TYPE = "LongVALE-LLM"

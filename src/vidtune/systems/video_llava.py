@@ -9,13 +9,13 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from vidtune.media.preprocessing import ImagePreprocessing, Preprocessing, VideoPreprocessing
+from vidtune.checkpoints.formats import CheckpointFormat, JsonDict, KeyMap
+from vidtune.media.preprocessing.streams import ImagePreprocessing, Preprocessing, VideoPreprocessing
 from vidtune.models.config import VideoLMConfig
-from vidtune.models.formats import CheckpointFormat, JsonDict, KeyMap
 from vidtune.processing.prompts import PromptFormat
 from vidtune.systems.base import Sizes, System
-from vidtune.systems.languagebind import TOWER_KEYS, tower_sizes
-from vidtune.systems.vicuna import CURIOUS_HUMAN, CURIOUS_USER
+from vidtune.systems.parts.languagebind import TOWER_KEYS, tower_sizes
+from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER
 
 NAME = "video_llava"
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from vidtune.media.preprocessing import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing, Preprocessing
-from vidtune.media.transforms import CLIP_MEAN, CLIP_STD
+from vidtune.checkpoints.formats import CheckpointFormat, JsonDict, KeyMap
+from vidtune.media.preprocessing.streams import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing, Preprocessing
+from vidtune.media.preprocessing.transforms import CLIP_MEAN, CLIP_STD
 from vidtune.models.config import VideoLMConfig
-from vidtune.models.formats import CheckpointFormat, JsonDict, KeyMap
 from vidtune.models.letterbox import normalized_color
 from vidtune.models.towers.stab import StabTowerConfig
 from vidtune.processing.prompts import PromptFormat
 from vidtune.systems.base import Sizes, System
-from vidtune.systems.languagebind import TOWER_KEYS, tower_sizes
-from vidtune.systems.vicuna import CURIOUS_HUMAN, CURIOUS_USER, LANGUAGE_MODEL_KEYS
+from vidtune.systems.parts.languagebind import TOWER_KEYS, tower_sizes
+from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER, LANGUAGE_MODEL_KEYS
 
 NAME = "video_panda"
 

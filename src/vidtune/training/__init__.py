@@ -1,0 +1,1 @@
+"""Training: the loop over the stages of a recipe, saving, logging."""

@@ -13,27 +13,28 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vidtune.cores import media_workers
 from vidtune.errors import UserError
+from vidtune.machine.cores import media_workers
 from vidtune.media.pool import MediaPool
-from vidtune.models.statistics import deferred_statistics
-from vidtune.processing.packing import Batch
-from vidtune.training.counts import StepCounts, StepTotals, Window, exchange
+from vidtune.models.batch_norm_statistics import deferred_statistics
+from vidtune.processing.batch import Batch
 from vidtune.training.exclusions import Excluded
-from vidtune.training.flops import StepFlops, peak_flops
-from vidtune.training.folder import FINAL
-from vidtune.training.loading import Ahead, PackLoader
+from vidtune.training.inspection.flops import StepFlops, peak_flops
 from vidtune.training.log import TrainingLog, recent_step_seconds
-from vidtune.training.parallel import ParallelStep
-from vidtune.training.parameters import parameter_groups
+from vidtune.training.packs.counts import StepCounts, StepTotals, Window, exchange
+from vidtune.training.packs.loading import Ahead, PackLoader
+from vidtune.training.packs.transfer import Transfer
 from vidtune.training.progress import StageProgress
-from vidtune.training.ranks import Ranks
+from vidtune.training.ranks.group import Ranks
+from vidtune.training.ranks.parallel import ParallelStep
 from vidtune.training.result import write_result
 from vidtune.training.saving import Saver, atomic_folder, checkpoints, write_atomic
 from vidtune.training.schedule import learning_rate_factor, warmup_steps
+from vidtune.training.setup.parameters import parameter_groups
+from vidtune.training.setup.run_folder import FINAL
+from vidtune.training.setup.stage import StageSetup
+from vidtune.training.setup.starting_model import frozen_dtype
 from vidtune.training.signals import StopRequest, TrainingInterrupted
-from vidtune.training.stage import StageSetup
-from vidtune.training.starting_model import frozen_dtype
 from vidtune.training.state import check_state, read_state, stage_state
 from vidtune.training.step import (
     StepLoss,
@@ -46,7 +47,6 @@ from vidtune.training.step import (
     scale_gradients,
 )
 from vidtune.training.trackers import open_trackers
-from vidtune.training.transfer import Transfer
 
 
 class StageLoop:

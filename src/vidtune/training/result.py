@@ -4,12 +4,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vidtune.models.adapters import adapter_config, adapter_from_state, is_adapter_weight
-from vidtune.models.bundle import LANGUAGE_MODEL, write_bundle
-from vidtune.models.progress import without_progress_bar
-from vidtune.recipe import dump_recipe
-from vidtune.training.folder import RECIPE
-from vidtune.training.stage import StageSetup
+from vidtune.checkpoints.lora.adapters import adapter_config, adapter_from_state, is_adapter_weight
+from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, write_bundle
+from vidtune.checkpoints.quiet import without_progress_bar
+from vidtune.recipe.types import dump_recipe
+from vidtune.training.setup.run_folder import RECIPE
+from vidtune.training.setup.stage import StageSetup
 
 
 def write_result(setup: StageSetup, folder: Path, state: dict[str, Tensor]) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from vidtune.cores import media_workers, thread_budget
-from vidtune.recipe import Recipe
-from vidtune.training.folder import FINAL, claimed
+from vidtune.machine.cores import media_workers, thread_budget
+from vidtune.recipe.types import Recipe
 from vidtune.training.loop import StageLoop
-from vidtune.training.ranks import Ranks, joined
+from vidtune.training.ranks.group import Ranks, joined
+from vidtune.training.setup.run_folder import FINAL, claimed
+from vidtune.training.setup.stage import check_stages, set_up
 from vidtune.training.signals import StopRequest, TrainingInterrupted
-from vidtune.training.stage import check_stages, set_up
 
 
 def train(

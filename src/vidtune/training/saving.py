@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.optim import Optimizer
 
 from vidtune.errors import UserError
-from vidtune.training.ranks import SET_UP_TIMEOUT, Ranks
+from vidtune.training.ranks.group import SET_UP_TIMEOUT, Ranks
 
 PARTIAL = ".partial"
 PREFIX = "checkpoint-"

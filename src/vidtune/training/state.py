@@ -10,10 +10,10 @@ import transformers
 
 import vidtune
 from vidtune.errors import UserError
-from vidtune.processing.plan import explain_difference
-from vidtune.recipe import recipe_fingerprint
-from vidtune.training.ranks import Ranks
-from vidtune.training.stage import StageSetup
+from vidtune.planning.plan import explain_difference
+from vidtune.recipe.types import recipe_fingerprint
+from vidtune.training.ranks.group import Ranks
+from vidtune.training.setup.stage import StageSetup
 
 
 def stage_state(setup: StageSetup, ranks: Ranks, step: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.packing import IGNORED, Batch
+from vidtune.processing.batch import IGNORED, Batch
 
 
 class StepLoss(NamedTuple):

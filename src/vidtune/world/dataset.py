@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vidtune.world.files import Json, Progress, claim, file_name, render_missing, write_json
+from vidtune.world.layout import Json, Progress, claim, file_name, render_missing, write_json
 from vidtune.world.questions import SUBJECTS, Question, ask, describe
 from vidtune.world.render import write_image, write_video
 from vidtune.world.scene import CAST, COLOURS, SHAPES, Scene, make_scene

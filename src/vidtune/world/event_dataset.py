@@ -15,7 +15,7 @@ from pathlib import Path
 from vidtune.world.event_questions import Turn, ask_in_order, ask_when_and_what, marks, tell_all, tell_each
 from vidtune.world.event_render import write_event_video
 from vidtune.world.events import SLOT_SECONDS, EventClip, make_event_clip
-from vidtune.world.files import Json, Progress, claim, file_name, render_missing, write_json
+from vidtune.world.layout import Json, Progress, claim, file_name, render_missing, write_json
 from vidtune.world.tokenizer import train_tokenizer
 
 EVENT_TEST_SET = Path("eval/events")

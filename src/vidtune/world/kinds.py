@@ -8,7 +8,7 @@ from typing import Protocol
 
 from vidtune.world.dataset import WorldSpec, build_world
 from vidtune.world.event_dataset import EventWorldSpec, build_event_world
-from vidtune.world.files import Progress
+from vidtune.world.layout import Progress
 
 
 class Build(Protocol):

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.files import feature_files
+from vidtune.evaluation.benchmarks.test_set_files import feature_files
 from vidtune.evaluation.protocol import Protocol
 
 if TYPE_CHECKING:
-    from vidtune.evaluation.run_folder import Prediction
+    from vidtune.evaluation.runs.folder import Prediction
 
 OFFICIAL_FIELDS = ("id", "question", "answer", "pred")
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Question, QuestionSet
-from vidtune.evaluation.benchmarks.files import locate_video, read_annotations
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark, Metric
+from vidtune.evaluation.benchmarks.test_set_files import locate_video, read_annotations
 from vidtune.evaluation.metrics.bleu import bleu4
 from vidtune.evaluation.metrics.dense_captions import Event, Truth, score_dense_captions
 from vidtune.evaluation.metrics.grounding import interval_iou, parse_interval, score_grounding
@@ -29,7 +29,7 @@ from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 from vidtune.processing.times import time_rule
 
 if TYPE_CHECKING:
-    from vidtune.evaluation.run_folder import Prediction
+    from vidtune.evaluation.runs.folder import Prediction
 
 CAPTIONING, GROUNDING, SEG_CAPTIONING = "captioning", "grounding", "seg_captioning"
 LOOKUP = FileLookup(folder="videos", extensions=(".mp4", ".avi", ".mov", ".mkv", ".webm"))

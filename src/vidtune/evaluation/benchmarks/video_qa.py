@@ -14,7 +14,7 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark, Question, QuestionSet
-from vidtune.evaluation.benchmarks.files import locate_video, read_annotations
+from vidtune.evaluation.benchmarks.test_set_files import locate_video, read_annotations
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 
 QUESTIONS_FILE = "test_q.json"

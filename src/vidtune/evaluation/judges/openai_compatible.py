@@ -23,7 +23,7 @@ from vidtune.evaluation.judges.failures import Failure, explain
 from vidtune.evaluation.judges.prompts import VIDEO_QA, JudgePrompt
 from vidtune.evaluation.judges.replies import UnparsableReply, parse_reply
 from vidtune.evaluation.protocol import canonical_json
-from vidtune.evaluation.records import JsonLines, read_records
+from vidtune.machine.records import JsonLines, read_records
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

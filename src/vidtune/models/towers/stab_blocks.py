@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vidtune.models.batch_norm_statistics import ClipBatchNorm
 from vidtune.models.initial import NormalLinear, ZeroBiasConv3d, ZeroConv3d
-from vidtune.models.statistics import ClipBatchNorm
 
 LAYER_NORM_EPS = 1e-5
 

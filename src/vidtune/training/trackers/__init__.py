@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.recipe import Recipe
+from vidtune.recipe.types import Recipe
 from vidtune.training.log import last_logged_step
 from vidtune.training.saving import write_atomic
 from vidtune.training.trackers.background import InBackground, reason

@@ -1,0 +1,1 @@
+"""Checkpoints: recognise what a path holds, load it into a model, write it in any format."""

@@ -1,0 +1,1 @@
+"""Files of checkpoints: tensors, archives, snapshots of hub repositories."""

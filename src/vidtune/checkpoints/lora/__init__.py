@@ -1,0 +1,1 @@
+"""Low-rank adapters: put into a model, stored as bundles, merged, exported."""

@@ -1,0 +1,179 @@
+"""Low-rank adapters as files: PEFT's own, and those of LLaVA-style trainers; read, written, merged into base weights.
+
+Legend: r rank, I inputs and O outputs of a linear layer.
+Source: LoRA (arXiv:2106.09685); files as PEFT and LLaVA-style trainers write them (``adapter_config.json``,
+``adapter_model``, and ``non_lora_trainables`` for the parts trained fully beside it).
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vidtune.checkpoints.files.tensors import read_state
+from vidtune.checkpoints.formats import KeyMap
+from vidtune.errors import UserError
+from vidtune.recipe.types import LoRA
+
+CONFIG_NAME = "adapter_config.json"
+ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
+TRAINABLE_NAMES = ("non_lora_trainables.bin", "non_lora_trainables.safetensors")
+WRAPPER = "base_model.model."
+_FACTOR = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
+# What PEFT can add to plain LoRA and we cannot merge; absent or empty in a config we take.
+_EXTRAS = (
+    "use_dora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "layer_replication",
+    "trainable_token_indices",
+)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Low-rank updates of linear layers.
+
+    Args:
+        config: the content of ``adapter_config.json``.
+        factors: layer name -> (A of shape (r, I), B of shape (O, r)); the update of its weight is ``scale * B A``.
+    """
+
+    config: dict[str, Any]
+    factors: dict[str, tuple[Tensor, Tensor]]
+
+    @property
+    def scale(self) -> float:
+        rank = self.config["r"]
+        return self.config["lora_alpha"] / (rank**0.5 if self.config.get("use_rslora") else rank)
+
+    def renamed(self, rename: KeyMap, where: Path) -> "Adapter":
+        """The same with the layers' names in the format that ``rename`` leads to.
+
+        Raises:
+            UserError: the format has no place for a layer.
+        """
+        factors = {}
+        for layer, pair in self.factors.items():
+            theirs = rename.to_theirs(layer + ".weight")
+            if theirs is None:
+                raise UserError(f"{where}: the format has no place for an adapter of {layer!r}")
+            factors[theirs.removesuffix(".weight")] = pair
+        return Adapter(self.config, factors)
+
+
+def is_adapter_weight(name: str) -> bool:
+    """Whether a parameter's name is that of a low-rank factor."""
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / CONFIG_NAME).is_file()
+
+
+def adapter_config(settings: LoRA, layers: Iterable[str], base: str, task: str | None) -> dict[str, Any]:
+    """``adapter_config.json`` in the keys that every version of PEFT knows, the pinned ones of published code too.
+
+    Args:
+        layers: names of the adapted layers, or the last parts of them.
+        base: folder or hub id of what was adapted.
+        task: PEFT's name of the task, "CAUSAL_LM" for a language model.
+    """
+    return {
+        "auto_mapping": None,
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "lora_alpha": int(settings.alpha) if settings.alpha == int(settings.alpha) else settings.alpha,
+        "lora_dropout": settings.dropout,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": settings.rank,
+        "revision": None,
+        "target_modules": sorted(layers),
+        "task_type": task,
+    }
+
+
+def adapter_from_state(state: dict[str, Tensor], config: dict[str, Any], where: str | Path) -> Adapter:
+    """An adapter from its tensors, named ``<layer>.lora_A.weight`` with or without PEFT's wrapper and adapter name.
+
+    Raises:
+        UserError: an adapter that is more than plain LoRA, or a factor without its partner.
+    """
+    extra = next((key for key in _EXTRAS if config.get(key)), None)
+    if config.get("peft_type") != "LORA" or extra or config.get("bias", "none") != "none":
+        raise UserError(
+            f"{where}/{CONFIG_NAME}: only plain LoRA without biases can be merged" + (f", not {extra}" if extra else "")
+        )
+    sides: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        match = _FACTOR.fullmatch(name.removeprefix(WRAPPER))
+        if match is None:
+            raise UserError(f"{where}: {name!r} is no LoRA factor")
+        sides.setdefault(match["layer"], {})[match["side"]] = tensor
+    alone = next((layer for layer, found in sides.items() if len(found) != 2), None)
+    if alone is not None:
+        raise UserError(f"{where}: one of the two LoRA factors of {alone!r} is missing")
+    return Adapter(config, {layer: (found["A"], found["B"]) for layer, found in sides.items()})
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter in a folder; see :func:`adapter_from_state` for what is refused."""
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    return adapter_from_state(read_state(folder, ADAPTER_NAMES), config, folder)
+
+
+def write_adapter(adapter: Adapter, folder: Path, *, pickled: bool = False) -> None:
+    """Write an adapter so that PEFT reads it; ``pickled`` as ``adapter_model.bin``, which old versions want."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        f"{WRAPPER}{layer}.lora_{side}.weight": factor.contiguous()
+        for layer, pair in adapter.factors.items()
+        for side, factor in zip("AB", pair, strict=True)
+    }
+    if pickled:
+        torch.save(state, folder / "adapter_model.bin")
+    else:
+        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / CONFIG_NAME).write_text(json.dumps(adapter.config, indent=1), encoding="utf-8")
+
+
+def read_trainables(folder: Path) -> dict[str, Tensor]:
+    """Parts trained fully beside the adapter, under the names of the whole official checkpoint."""
+    state = read_state(folder, TRAINABLE_NAMES)
+    return {re.sub(r"^(base_model\.)?model\.(?=model\.)", "", name): tensor for name, tensor in state.items()}
+
+
+@torch.no_grad()
+def merge(model: nn.Module, adapter: Adapter, keys: KeyMap, where: str | Path) -> None:
+    """Add an adapter's updates to the model's weights, one layer at a time; sums are rounded to the weights' dtype.
+
+    Args:
+        keys: leads from the adapter's names of weights to the model's.
+
+    Raises:
+        UserError: an update whose weight is not there or has another shape; names it.
+    """
+    parameters = dict(model.named_parameters())
+    for layer, (down, up) in adapter.factors.items():
+        name = f"{layer}.weight"
+        weight = parameters.get(keys.to_ours(name) or "")
+        if weight is None or weight.shape != (up.shape[0], down.shape[1]):
+            shape = (up.shape[0], down.shape[1])
+            raise UserError(f"{where}: the base model has no weight {name!r} of shape {shape}")
+        update = (up.to(weight.device).float() @ down.to(weight.device).float()) * adapter.scale
+        weight.copy_(weight.float() + update)

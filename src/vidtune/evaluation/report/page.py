@@ -1,0 +1,320 @@
+"""One self-contained HTML page about evaluation runs: scores with intervals, comparisons, and samples to look at.
+
+The page needs no network and loads nothing; every text from outside is escaped.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vidtune import __version__
+from vidtune.errors import MediaError, UserError
+from vidtune.evaluation.benchmarks import list_benchmarks
+from vidtune.evaluation.comparison import Comparison, MetricComparison, compare_runs
+from vidtune.evaluation.measuring import METRICS, MetricScore, measured_benchmark, measurements_of
+from vidtune.evaluation.report.frame_strip import frame_strip
+from vidtune.evaluation.runs.folder import Prediction, RunFolder
+from vidtune.evaluation.score import AnyScore, RunScore, outcomes_of, read_score
+from vidtune.machine.records import write_atomically
+
+TEMPLATE = "report.html"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one run said to a question.
+
+    Args:
+        verdict: right, wrong, unclear (the judge said neither), unjudged, error, or absent; measured where metrics
+            stand in the place of a judge.
+        values: metric -> its value for this answer, in percent.
+    """
+
+    pred: str
+    verdict: str
+    score: int | None = None
+    error: str | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+ABSENT = Reply("", "absent")
+
+
+@dataclass(frozen=True)
+class SampleQuestion:
+    """A question with the replies of all runs of its group, in their order."""
+
+    id: str
+    question: str
+    answer: str
+    type: str | None
+    replies: tuple[Reply, ...]
+
+
+@dataclass(frozen=True)
+class SampleVideo:
+    """A video with its questions.
+
+    Args:
+        strip: frames as a data address; None when they cannot be shown, for the reason in ``note``.
+    """
+
+    name: str
+    strip: str | None
+    note: str | None
+    questions: tuple[SampleQuestion, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that were asked the same questions; everything that can be compared.
+
+    Args:
+        scores, main_scores: of all judges, and of the one whose verdicts are shown; ``main_scores`` is empty where
+            metrics stand in its place.
+        metric_scores: one per run, where metrics do.
+    """
+
+    title: str
+    judge: str
+    runs: tuple[RunFolder, ...]
+    labels: tuple[str, ...]
+    scores: tuple[tuple[str, AnyScore], ...]
+    main_scores: tuple[RunScore, ...]
+    metric_scores: tuple[MetricScore, ...]
+    comparisons: tuple[tuple[str, str, Comparison | MetricComparison], ...]
+    types: tuple[str, ...]
+    problems: tuple[tuple[str, str, str], ...]
+    videos: tuple[SampleVideo, ...]
+    total_questions: int
+
+    @property
+    def shown_questions(self) -> int:
+        return sum(len(video.questions) for video in self.videos)
+
+
+def build_report(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    judge: str | None = None,
+    title: str = "Evaluation report",
+    max_samples: int = 240,
+    frames: int = 4,
+) -> Path:
+    """Write the page.
+
+    Args:
+        runs: folders of scored runs; those of one test set are shown together.
+        out: the HTML file.
+        judge: whose verdicts the samples and comparisons show; None takes the one that scored most of the runs.
+        max_samples: questions shown per test set, spread over its videos; every question counts in the scores.
+        frames: frames shown per video.
+
+    Raises:
+        UserError: no runs, or one that is not scored.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    if not runs:
+        raise UserError("a report needs at least one run folder")
+    folders = [RunFolder(path) for path in runs]
+    for run in folders:
+        wanted = METRICS if measured_benchmark(run.info.benchmark) else judge
+        if not run.judges() or (wanted is not None and wanted not in run.judges()):
+            raise UserError(f"{run.path}: not scored by {wanted or 'any judge'}; judge the run first")
+    labels = _labels([run.path for run in folders])
+    grouped: dict[tuple[str, str], list[int]] = {}
+    for number, run in enumerate(folders):
+        grouped.setdefault((run.info.benchmark, run.info.data.fingerprint), []).append(number)
+    groups = [
+        _group([folders[n] for n in numbers], [labels[n] for n in numbers], judge, max_samples, frames)
+        for numbers in grouped.values()
+    ]
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.globals.update(percent=_percent, points=_points, number=_number, plain=_plain, signed=_signed)
+    source = resources.files("vidtune.evaluation.report").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
+    page = environment.from_string(source).render(title=title, groups=groups, version=__version__)
+    write_atomically(Path(out), page)
+    return Path(out)
+
+
+def _group(runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None, max_samples: int, frames: int) -> Group:
+    name = runs[0].info.benchmark
+    measured = measured_benchmark(name) is not None
+    judge = METRICS if measured else judge or _common_judge(runs)
+    judged = [(run, label) for run, label in zip(runs, labels, strict=True) if judge in run.judges()]
+    replies = [_measured_replies(run) if measured else _judged_replies(run, judge) for run, _ in judged]
+    main_scores = [read_score(run.path, judge) for run, _ in judged]
+    asked = {prediction.index: prediction for run, _ in judged for prediction in run.predictions()}
+    titles = {benchmark.name: benchmark.title for benchmark in list_benchmarks()}
+    return Group(
+        title=titles.get(name, name),
+        judge=judge,
+        runs=tuple(run for run, _ in judged),
+        labels=tuple(label for _, label in judged),
+        scores=tuple(
+            (label, read_score(run.path, one)) for run, label in zip(runs, labels, strict=True) for one in run.judges()
+        ),
+        main_scores=tuple(score for score in main_scores if isinstance(score, RunScore)),
+        metric_scores=tuple(score for score in main_scores if isinstance(score, MetricScore)),
+        comparisons=tuple(_comparisons(judged, judge)),
+        types=_types(main_scores),
+        problems=tuple(_problems(judged)),
+        videos=tuple(_samples(judged[0][0], asked, replies, max_samples, frames)),
+        total_questions=len(asked),
+    )
+
+
+def _types(scores: Sequence[AnyScore]) -> tuple[str, ...]:
+    """Question types: by name where a judge scores them, in the order of the tasks where metrics do."""
+    judged = sorted({kind for score in scores if isinstance(score, RunScore) for kind in score.by_type})
+    tasks = [task.type for score in scores if isinstance(score, MetricScore) for task in score.tasks]
+    return tuple(dict.fromkeys([*judged, *tasks]))
+
+
+def _common_judge(runs: Sequence[RunFolder]) -> str:
+    """The judge that scored most of the runs; of several, the one that is not a set of rules, then by name."""
+    names = [name for run in runs for name in run.judges()]
+    return min(set(names), key=lambda name: (-names.count(name), name.startswith("rules-"), name))
+
+
+def _comparisons(
+    judged: Sequence[tuple[RunFolder, str]], judge: str
+) -> Iterable[tuple[str, str, Comparison | MetricComparison]]:
+    """Every whole run against its own blind run and ablations, and the first run against every other whole one."""
+    whole = [entry for entry in judged if not _is_reduced(entry[0])]
+    for run, label in whole:
+        for other, other_label in judged:
+            if _is_reduced(other) and other.info.checkpoint.fingerprint == run.info.checkpoint.fingerprint:
+                yield label, other_label, compare_runs(run.path, other.path, judge)
+    for run, label in whole[1:]:
+        yield whole[0][1], label, compare_runs(whole[0][0].path, run.path, judge)
+
+
+def _is_reduced(run: RunFolder) -> bool:
+    """Whether the model was not given all it could see and hear."""
+    return run.info.protocol.blind or bool(run.info.protocol.without)
+
+
+def _problems(judged: Sequence[tuple[RunFolder, str]]) -> Iterable[tuple[str, str, str]]:
+    """(run, question id, reason) of everything that was not answered."""
+    for run, label in judged:
+        for record in run.missing():
+            yield label, record["id"], f"{record['video']}: {record['reason']}"
+        for prediction in run.predictions():
+            if prediction.error is not None:
+                yield label, prediction.id, prediction.error
+
+
+def _samples(
+    run: RunFolder,
+    asked: dict[int, Prediction],
+    replies: Sequence[Mapping[int, Reply]],
+    max_samples: int,
+    frames: int,
+) -> Iterable[SampleVideo]:
+    """Whole videos, chosen by the hash of their name until there are enough questions; in the order of the test set."""
+    by_video: dict[str, list[Prediction]] = {}
+    for index in sorted(asked):
+        by_video.setdefault(asked[index].video, []).append(asked[index])
+    chosen, count = set(), 0
+    for video in sorted(by_video, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if count < max_samples:
+            chosen.add(video)
+            count += len(by_video[video])
+    for video, questions in by_video.items():
+        if video not in chosen:
+            continue
+        strip, note = _strip(Path(run.info.data.folder), questions[0].file, frames)
+        yield SampleVideo(
+            name=video,
+            strip=strip,
+            note=note,
+            questions=tuple(
+                SampleQuestion(
+                    id=question.id,
+                    question=question.question,
+                    answer=str(question.answer),
+                    type=question.type,
+                    replies=tuple(listed.get(question.index, ABSENT) for listed in replies),
+                )
+                for question in questions
+            ),
+        )
+
+
+def _judged_replies(run: RunFolder, judge: str) -> dict[int, Reply]:
+    """Replies of a run with the verdict of a judge, by question index."""
+    outcomes = {outcome.index: outcome for outcome in outcomes_of(run, judge)[0]}
+    replies = {}
+    for prediction in run.predictions():
+        outcome = outcomes.get(prediction.index)
+        if prediction.error is not None:
+            reply = Reply("", "error", error=prediction.error)
+        elif outcome is None or outcome.status != "judged":
+            reply = Reply(prediction.pred, "unjudged")
+        else:
+            verdict = {True: "right", False: "wrong", None: "unclear"}[outcome.verdict.correct]
+            reply = Reply(prediction.pred, verdict, outcome.verdict.score)
+        replies[prediction.index] = reply
+    return replies
+
+
+def _measured_replies(run: RunFolder) -> dict[int, Reply]:
+    """Replies of a run with what metrics say of each, by question index."""
+    measurements = measurements_of(run)
+    replies = {}
+    for prediction in run.predictions():
+        known = measurements.get(prediction.index)
+        if prediction.error is not None:
+            replies[prediction.index] = Reply("", "error", error=prediction.error)
+        else:
+            replies[prediction.index] = Reply(prediction.pred, "measured", values=known.values if known else {})
+    return replies
+
+
+def _strip(folder: Path, file: str | None, frames: int) -> tuple[str | None, str | None]:
+    if file is None:
+        return None, "no video file"
+    if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+        return None, "no video"
+    if not (folder / file).exists():
+        return None, f"{folder / file} is no longer there"
+    try:
+        return frame_strip(folder / file, frames), None
+    except MediaError as error:
+        return None, error.reason
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """The shortest trailing part of each path that no other one has."""
+    parts = [path.resolve().parts for path in paths]
+    labels = []
+    for own in parts:
+        length = next((n for n in range(1, len(own) + 1) if sum(p[-n:] == own[-n:] for p in parts) == 1), len(own))
+        labels.append("/".join(own[-length:]))
+    return labels
+
+
+def _percent(value: Any) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _points(value: Any) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _plain(value: Any) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _signed(value: Any) -> str:
+    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+
+
+def _number(value: Any) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,0 +1,1 @@
+"""Evaluation runs on disk: folder, identity of what was evaluated, files of the official scripts."""

@@ -1,0 +1,258 @@
+"""The folder of one run: one checkpoint, one benchmark, one protocol.
+
+==============================  =======================================================================================
+``run.json``                    what the run is: protocol and its hash, checkpoint, test set, recipe, versions
+``predictions.jsonl``           one line per question asked, the official fields ``id, question, answer, pred`` first
+``predictions-<n>_<k>.jsonl``   the same, when rank k of n wrote it
+``missing.jsonl``               questions whose video does not exist
+``references.jsonl``            what metrics compare with, of every question of the run; only where metrics score it
+``merge.jsonl``                 the answered questions as the published scripts record them, in the order of the test
+                                set; a benchmark may have another name for it
+``sessions.jsonl``              when the run was started and resumed, with which versions
+``judgements/<judge>.jsonl``    the verdicts of a judge
+``measurements.jsonl``          what metrics made of each question
+``scores/<judge>.json``         the numbers made of them; ``scores/metrics.json`` of metrics
+==============================  =======================================================================================
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks import get_benchmark
+from vidtune.evaluation.benchmarks.base import Question, QuestionSet
+from vidtune.evaluation.protocol import Protocol
+from vidtune.evaluation.runs.identity import CheckpointIdentity
+from vidtune.machine.records import read_object, read_records, write_atomically
+
+RUN_FILE = "run.json"
+
+
+class DataIdentity(BaseModel):
+    """The test set: where it was, the hash of its question and answer files, and how many questions it holds.
+
+    Args:
+        features: stream -> folder of the stored features that were read instead of the videos.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: str
+    fingerprint: str
+    questions: int
+    features: dict[str, str] = Field(default_factory=dict, exclude_if=lambda folders: not folders)
+
+
+class RunInfo(BaseModel):
+    """What a run is; stored in ``run.json``.
+
+    Args:
+        limit: only this many questions from the start of the test set belong to the run; None is all.
+        recipe: the recipe of the checkpoint, as YAML.
+        versions: of the session that began the run; later ones are in ``sessions.jsonl``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = 1
+    protocol: Protocol
+    protocol_hash: str
+    checkpoint: CheckpointIdentity
+    data: DataIdentity
+    system: str | None = None
+    limit: int | None = None
+    recipe: str | None = None
+    versions: dict[str, str]
+
+    @property
+    def benchmark(self) -> str:
+        return self.protocol.benchmark
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One line of ``predictions.jsonl``.
+
+    Args:
+        pred: the answer after post-processing; empty when there was an error or when the model said nothing.
+        file: video below the folder of the test set.
+        finish_reason: why generation ended.
+        error: why the question could not be asked (unreadable video, too long); None when it was.
+    """
+
+    id: str
+    question: str
+    answer: str | int | float
+    pred: str
+    index: int
+    video: str
+    file: str | None = None
+    type: str | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The line as a mapping. Fields that are None are left out: the official judge evaluates lines as Python."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+class RunFolder:
+    """An existing run.
+
+    Raises:
+        UserError: the folder holds no run, or one of another format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if not (self.path / RUN_FILE).is_file():
+            raise UserError(f"{self.path}: no {RUN_FILE} here; give the folder of one evaluation run")
+        try:
+            self.info = RunInfo.model_validate(read_object(self.path / RUN_FILE))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"{self.path / RUN_FILE}: {key}: {first['msg']}; was it written by another version?"
+            ) from None
+
+    @classmethod
+    def open(cls, path: Path, info: RunInfo) -> "RunFolder":
+        """Begin a run, or resume the same one.
+
+        Raises:
+            UserError: the folder holds another run (other protocol, checkpoint or test set) or something else.
+        """
+        if (path / RUN_FILE).exists():
+            run = cls(path)
+            run._require_same(info)
+            if run.info.limit is not None and (info.limit is None or info.limit > run.info.limit):
+                run.info = run.info.model_copy(update={"limit": info.limit})
+                run._write_info()
+            return run
+        if path.exists() and (not path.is_dir() or any(path.glob("predictions*.jsonl"))):
+            raise UserError(f"{path}: holds predictions without a {RUN_FILE}; choose another output folder")
+        run = cls.__new__(cls)
+        run.path, run.info = path, info
+        run._write_info()
+        return run
+
+    def predictions_file(self, rank: int = 0, count: int = 1) -> Path:
+        return self.path / ("predictions.jsonl" if count == 1 else f"predictions-{count}_{rank}.jsonl")
+
+    def predictions(self) -> list[Prediction]:
+        """Every question asked so far, in the order of the test set; a later record replaces an earlier error."""
+        latest: dict[int, Prediction] = {}
+        for file in sorted(self.path.glob("predictions*.jsonl")):
+            for record in read_records(file):
+                prediction = _parse_prediction(file, record)
+                known = latest.get(prediction.index)
+                if known is None or known.error is not None or prediction.error is None:
+                    latest[prediction.index] = prediction
+        limit = self.info.limit
+        return [latest[index] for index in sorted(latest) if limit is None or index < limit]
+
+    def missing(self) -> list[dict[str, Any]]:
+        """Questions of the run whose video does not exist."""
+        return list(read_records(self.path / "missing.jsonl"))
+
+    def write_missing(self, questions: Sequence[Question]) -> None:
+        stored = self.info.protocol.stream in self.info.data.features
+        reason = "no stored features" if stored else "no video file"
+        lines = [
+            {
+                "index": question.index,
+                "id": question.id,
+                "video": question.video,
+                **({"type": question.type} if question.type is not None else {}),
+                "reason": reason,
+            }
+            for question in questions
+        ]
+        write_atomically(self.path / "missing.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+    def write_references(self, questions: Sequence[Question]) -> None:
+        """Keep what metrics compare with, so that the run can be scored without the test set."""
+        lines = [
+            {
+                "index": question.index,
+                "id": question.id,
+                "video": question.video,
+                "type": question.type,
+                "reference": question.reference,
+            }
+            for question in questions
+            if question.reference is not None
+        ]
+        if lines:
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            write_atomically(self.path / "references.jsonl", text)
+
+    def references(self) -> list[dict[str, Any]]:
+        """What metrics compare with, of every question of the run, in the order of the test set."""
+        return list(read_records(self.path / "references.jsonl"))
+
+    def write_official(self) -> Path:
+        """Write the answers as the published scripts record them. Questions without an answer are left out."""
+        benchmark = get_benchmark(self.info.benchmark)
+        references = {line["index"]: line["reference"] for line in self.references()}
+        path = self.path / benchmark.official_file
+        records = benchmark.official_records(self.predictions(), references)
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
+        return path
+
+    @property
+    def planned(self) -> int:
+        """Questions that belong to the run."""
+        total = self.info.data.questions
+        return total if self.info.limit is None else min(total, self.info.limit)
+
+    def judges(self) -> list[str]:
+        """Names of the judges that have scored this run."""
+        return sorted(file.stem for file in (self.path / "scores").glob("*.json"))
+
+    def _write_info(self) -> None:
+        write_atomically(self.path / RUN_FILE, json.dumps(self.info.model_dump(mode="json"), indent=1) + "\n")
+
+    def _require_same(self, info: RunInfo) -> None:
+        mine, asked = self.info, info
+        differences = [
+            ("benchmark", mine.benchmark, asked.benchmark),
+            ("checkpoint", mine.checkpoint.fingerprint, asked.checkpoint.fingerprint),
+            ("protocol", mine.protocol_hash, asked.protocol_hash),
+            ("test set", mine.data.fingerprint, asked.data.fingerprint),
+            ("features", _folders(mine.data), _folders(asked.data)),
+        ]
+        for what, old, new in differences:
+            if old != new:
+                raise UserError(
+                    f"{self.path}: holds the results of another run ({what} {old}, not {new}); "
+                    "choose another output folder"
+                )
+
+
+def data_identity(questions: QuestionSet) -> DataIdentity:
+    return DataIdentity(
+        folder=str(questions.folder),
+        fingerprint=questions.fingerprint,
+        questions=len(questions.questions),
+        features=dict(questions.features),
+    )
+
+
+def _folders(data: DataIdentity) -> str:
+    return ", ".join(f"{stream} from {folder}" for stream, folder in sorted(data.features.items())) or "none"
+
+
+def _parse_prediction(file: Path, record: dict[str, Any]) -> Prediction:
+    known = Prediction.__dataclass_fields__
+    try:
+        return Prediction(**{key: value for key, value in record.items() if key in known})
+    except TypeError:
+        absent = [name for name in ("id", "question", "answer", "pred", "index", "video") if name not in record]
+        raise UserError(f"{file}: a record ({record.get('id')!r}) has no {', '.join(absent)}") from None

@@ -1,0 +1,77 @@
+"""Result folders of the published judge scripts: one ``<id>.json`` per question, and the combined form of them.
+
+Each file is ``[judgement, {"q": question, "a": reference, "pred": prediction}]``.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidtune.errors import UserError
+from vidtune.evaluation.judges.base import Judgement
+from vidtune.evaluation.judging import judge_items, store_judgements
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.machine.records import read_json
+
+
+@dataclass(frozen=True, slots=True)
+class OfficialResult:
+    """One stored judgement with the texts it was made of."""
+
+    id: str
+    judgement: Any
+    question: str | None
+    answer: str | None
+    pred: str | None
+
+
+def import_official_results(folder: Path) -> dict[str, OfficialResult]:
+    """Every ``<id>.json`` of a result folder, by id, in the order of names.
+
+    All of them count, as in the original, also those of ids that no prediction has.
+
+    Raises:
+        UserError: no such folder, or a file that is not ``[judgement, texts]``.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of judge results")
+    return {path.stem: _read_result(path) for path in sorted(folder.glob("*.json"))}
+
+
+def adopt_official_results(run_dir: Path, folder: Path, judge: str) -> int:
+    """Store official results as the judgements of a judge of this name, where their texts are those of the run.
+
+    Returns:
+        How many were adopted. Results of other texts are stale and left out.
+    """
+    items = {item.id: item for item in judge_items(RunFolder(run_dir).predictions())}
+    judgements = {}
+    for result in import_official_results(folder).values():
+        item = items.get(result.id)
+        if item and (result.question, result.answer, result.pred) == (item.question, item.answer, item.pred):
+            judgements[result.id] = result.judgement
+    return store_judgements(run_dir, judge, {"kind": "imported", "name": judge}, judgements)
+
+
+def combine(
+    judgements: Iterable[Judgement], imported: Mapping[str, OfficialResult] | None = None
+) -> dict[str, list[Any]]:
+    """The combined file of the original, ``{id: [judgement, texts]}``; unjudged items are left out."""
+    combined: dict[str, list[Any]] = {
+        result.id: [result.judgement, {"q": result.question, "a": result.answer, "pred": result.pred}]
+        for result in (imported or {}).values()
+    }
+    for judgement in judgements:
+        if judgement.error is None:
+            item = judgement.item
+            combined[item.id] = [judgement.value, {"q": item.question, "a": item.answer, "pred": item.pred}]
+    return combined
+
+
+def _read_result(path: Path) -> OfficialResult:
+    value = read_json(path)
+    if not isinstance(value, list) or len(value) != 2 or not isinstance(value[1], dict):
+        raise UserError(f"{path}: expected [judgement, texts]; only results of the published judge scripts belong here")
+    texts = [None if value[1].get(key) is None else str(value[1][key]) for key in ("q", "a", "pred")]
+    return OfficialResult(path.stem, value[0], *texts)

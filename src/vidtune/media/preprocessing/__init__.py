@@ -1,0 +1,1 @@
+"""Media to the tensors that towers take: frame sampling rules, transforms, sound."""

@@ -1,0 +1,131 @@
+"""Preprocessing that keeps the aspect ratio: the long side gets a fixed length, the short one whole cells.
+
+What comes out is the picture alone. The square it stands on, its padding and the frames a short clip lacks are added by
+the tower, on the device; the shape says where they go, so that the number of tokens is known from a file's metadata.
+
+Legend: S length of the long side, K side of a cell, h and w pixels of the result (one of them S, both multiples of K),
+T frames, H and W pixels of the source.
+"""
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field, PositiveInt, model_validator
+
+from vidtune.media.preprocessing import transforms
+from vidtune.media.preprocessing.pixels import PixelPreprocessing, check_is_clip
+from vidtune.media.preprocessing.sampling import PER_SECOND, frame_indices
+from vidtune.media.probe import MediaInfo, probe
+from vidtune.media.video import read_clip
+
+
+class _AnyPixelPreprocessing(PixelPreprocessing):
+    """Settings that pictures and clips share; resizing gives whole grey levels, so both kinds of ``pixels`` are equal.
+
+    Args:
+        size: long side S in pixels.
+        cell: side K of a cell; the short side is rounded up to whole cells, which stretches it a little.
+    """
+
+    size: PositiveInt = 448
+    cell: PositiveInt = 28
+
+    @model_validator(mode="after")
+    def _whole_cells(self) -> "_AnyPixelPreprocessing":
+        if self.size % self.cell:
+            raise ValueError(f"size {self.size} is not a multiple of cell {self.cell}")
+        return self
+
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that a picture is resized to."""
+        cells = self.size // self.cell
+        short = self.cell * -(-cells * min(height, width) // max(height, width))
+        return (short, self.size) if width > height else (self.size, short)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Every height and width that can come out."""
+        lengths = range(self.cell, self.size + 1, self.cell)
+        return [(n, self.size) for n in lengths] + [(self.size, n) for n in lengths[:-1]]
+
+    def _size_of(self, info: MediaInfo | None) -> tuple[int, int]:
+        """Height and width of the result; without a picture the largest."""
+        return self.resized_size(info.height, info.width) if info and info.width else (self.size, self.size)
+
+    def _resize(self, frames: np.ndarray) -> torch.Tensor:
+        """Shape: uint8 RGB (T, H, W, 3) -> float32 or uint8 (3, T, h, w)"""
+        height, width = self.resized_size(*frames.shape[1:3])
+        if self.blind:
+            resized = np.zeros((len(frames), height, width, 3), np.uint8)
+        else:
+            pictures = [Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames]
+            resized = np.stack([np.asarray(picture) for picture in pictures])
+        values = torch.from_numpy(resized).permute(3, 0, 1, 2).contiguous()
+        if self.pixels == "uint8":
+            return values
+        return transforms.normalize(values.to(torch.float32).div_(255.0), self.mean, self.std)
+
+
+class AnyPixelImagePreprocessing(_AnyPixelPreprocessing):
+    """Still image -> (3, h, w)."""
+
+    kind: Literal["any_pixel_image"] = "any_pixel_image"
+
+    def output_shape(self, info: MediaInfo | None = None) -> tuple[int, ...]:
+        return (3, *self._size_of(info))
+
+    def output_shapes(self) -> list[tuple[int, ...]]:
+        """Every shape that ``load`` can give."""
+        return [(3, *size) for size in self.sizes()]
+
+    def read(self, path: str) -> np.ndarray:
+        """The pixels that ``load`` applies itself to. Shape: -> uint8 RGB (H, W, 3)"""
+        return self._read_picture(path)
+
+    def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
+        """Shape: uint8 RGB (H, W, 3) -> float32 or uint8 (3, h, w)"""
+        return self._resize(pixels[None])[:, 0]
+
+
+class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
+    """Clip -> (3, up to T frames, h, w).
+
+    Args:
+        num_frames: most frames T taken from the whole clip.
+        flip_probability: chance that the whole clip is mirrored, decided by the seed alone; no seed, no flip.
+    """
+
+    kind: Literal["any_pixel_video"] = "any_pixel_video"
+    num_frames: PositiveInt = 8
+    sampling: Literal["per_second", "linspace"] = "per_second"
+    flip_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+
+    def output_shape(self, info: MediaInfo | None = None) -> tuple[int, ...]:
+        if info is None or not info.num_frames:
+            return (3, self.num_frames, *self._size_of(info))
+        frames = len(frame_indices(self.sampling, info.num_frames, self.num_frames, info.fps))
+        return (3, frames, *self._size_of(info))
+
+    def output_shapes(self) -> list[tuple[int, ...]]:
+        """Every shape that ``load`` can give."""
+        fewest = 1 if self.sampling == PER_SECOND else self.num_frames
+        return [(3, frames, *size) for frames in range(fewest, self.num_frames + 1) for size in self.sizes()]
+
+    def read(self, path: str) -> np.ndarray:
+        """The frames that ``load`` applies itself to. Shape: -> uint8 RGB (frames, H, W, 3)"""
+        if not self.blind:
+            return read_clip(path, self.sampling, self.num_frames, as_probed=True)[0]
+        info = probe(path)
+        check_is_clip(path, info)
+        return np.zeros((self.output_shape(info)[1], info.height, info.width, 3), np.uint8)
+
+    def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
+        """Shape: uint8 RGB (any number of frames, H, W, 3) -> float32 or uint8 (3, up to T frames, h, w)
+
+        More frames than T are sampled evenly.
+        """
+        if len(pixels) > self.num_frames:
+            pixels = pixels[frame_indices("linspace", len(pixels), self.num_frames)]
+        x = self._resize(pixels)
+        return transforms.horizontal_flip(x) if transforms.decide_flip(self.flip_probability, seed) else x

@@ -1,0 +1,141 @@
+"""Preprocessing of one stream: a media file, or pixels already decoded, to the tensor its tower takes.
+
+Legend: C colour channels (3), T frames, H and W pixels of the source, S side of the square output.
+The settings are frozen values, saved in the processor's configuration, and build the tensor themselves.
+"""
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+
+from vidtune.media.preprocessing import transforms
+from vidtune.media.preprocessing.any_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
+from vidtune.media.preprocessing.pixels import PixelPreprocessing, check_is_clip
+from vidtune.media.preprocessing.sampling import frame_indices
+from vidtune.media.preprocessing.sound import FbankPreprocessing, LogMelPreprocessing
+from vidtune.media.probe import MediaInfo, probe
+from vidtune.media.video import read_clip
+
+Order = Literal["resize_then_normalize", "normalize_then_resize"]
+
+
+class _SquarePreprocessing(PixelPreprocessing):
+    """Settings that both media share.
+
+    ``order`` records the published order of the two steps. Filter weights sum to one, so both orders give the same
+    values to float rounding (below 1e-6), and the cheaper one is computed: resize first, normalise the small result.
+
+    ``pixels: uint8`` differs from float32 by at most half a grey level (1/510 before normalising), and by what bicubic
+    interpolation shoots over black and white, which grey levels cannot hold.
+
+    Args:
+        size: side S of the output in pixels.
+        interpolation: filter of the resize; the short side becomes S, then the centre is cut out.
+        antialias: widen the filter when shrinking.
+    """
+
+    size: PositiveInt = 224
+    interpolation: transforms.Interpolation = "bilinear"
+    antialias: bool = False
+    order: Order = "resize_then_normalize"
+
+    def _finish(self, x: torch.Tensor) -> torch.Tensor:
+        """Values in [0, 1] as ``pixels`` wants them. Shape: float32 (C, ...) -> float32 or uint8, the same"""
+        if self.pixels == "uint8":
+            return transforms.to_grey_levels(x)
+        return transforms.normalize(x, self.mean, self.std)
+
+
+class ImagePreprocessing(_SquarePreprocessing):
+    """Still image -> (3, S, S).
+
+    Args:
+        pad_to_square: centre the picture on a square of the mean colour before resizing, so that nothing is cut off.
+    """
+
+    kind: Literal["image"] = "image"
+    interpolation: transforms.Interpolation = "bicubic"
+    pad_to_square: bool = False
+
+    def output_shape(self, info: MediaInfo | None = None) -> tuple[int, int, int]:
+        """Shape of ``load``'s result, known without decoding."""
+        return (3, self.size, self.size)
+
+    def output_shapes(self) -> list[tuple[int, ...]]:
+        """Every shape that ``load`` can give."""
+        return [self.output_shape()]
+
+    def read(self, path: str) -> np.ndarray:
+        """The pixels that ``load`` applies itself to. Shape: -> uint8 RGB (H, W, 3)"""
+        return self._read_picture(path)
+
+    def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
+        """Shape: uint8 RGB (H, W, 3) -> float32 or uint8 (3, S, S)"""
+        if self.blind:
+            pixels = np.zeros_like(pixels)
+        if self.pad_to_square:
+            pixels = transforms.pad_to_square(pixels, self.mean)
+        x = transforms.resize_and_crop(pixels[None], self.size, self.interpolation, self.antialias)
+        return self._finish(x)[:, 0]
+
+
+class VideoPreprocessing(_SquarePreprocessing):
+    """Clip -> (3, T, S, S), channel first, then time.
+
+    Args:
+        num_frames: frames T taken from the whole clip.
+        sampling: rule that chooses them (``vidtune.media.preprocessing.sampling.RULES``).
+        flip_probability: chance that the whole clip is mirrored, decided by the seed alone; no seed, no flip.
+    """
+
+    kind: Literal["video"] = "video"
+    num_frames: PositiveInt = 8
+    sampling: Literal["linspace", "linspace_float32", "arange"] = "linspace"
+    order: Order = "normalize_then_resize"
+    flip_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+
+    def output_shape(self, info: MediaInfo | None = None) -> tuple[int, int, int, int]:
+        """Shape of ``load``'s result, known without decoding."""
+        return (3, self.num_frames, self.size, self.size)
+
+    def output_shapes(self) -> list[tuple[int, ...]]:
+        """Every shape that ``load`` can give."""
+        return [self.output_shape()]
+
+    def read(self, path: str) -> np.ndarray:
+        """The frames that ``load`` applies itself to. Shape: -> uint8 RGB (T, H, W, 3)"""
+        if not self.blind:
+            return read_clip(path, self.sampling, self.num_frames)[0]
+        info = probe(path)
+        check_is_clip(path, info)
+        return np.zeros((self.num_frames, info.height, info.width, 3), np.uint8)
+
+    def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
+        """Shape: uint8 RGB (any number of frames, H, W, 3) -> float32 or uint8 (3, T, S, S)
+
+        Another number of frames than T is taken as the whole clip and sampled by the rule.
+        """
+        if len(pixels) != self.num_frames:
+            pixels = pixels[frame_indices(self.sampling, len(pixels), self.num_frames)]
+        if self.blind:
+            pixels = np.zeros_like(pixels)
+        # The two published orders are those of two libraries, which round the long side each in its own way.
+        long_side: transforms.LongSide = "ratio_first" if self.order == "normalize_then_resize" else "product_first"
+        x = transforms.resize_and_crop(pixels, self.size, self.interpolation, self.antialias, long_side)
+        x = self._finish(x)
+        if transforms.decide_flip(self.flip_probability, seed):
+            x = transforms.horizontal_flip(x)
+        return x
+
+
+Preprocessing = Annotated[
+    ImagePreprocessing
+    | VideoPreprocessing
+    | AnyPixelImagePreprocessing
+    | AnyPixelVideoPreprocessing
+    | FbankPreprocessing
+    | LogMelPreprocessing,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,1 @@
+"""The language model: packed attention, loss, quantised weights."""

@@ -1,0 +1,255 @@
+"""Length tables: how many tokens every sample becomes, known before a plan is made and before any pixel is decoded.
+
+A table belongs to the content of one annotation file and to everything that decides the tokens of its samples
+(:meth:`ExampleMaker.key`). It is counted once, by the processor's own ``example``, chunk by chunk: every finished chunk
+is a file, so that a killed run goes on where it was. Finished, it is one memory-mapped file.
+
+Legend: n samples of a stage, m of one annotation file, S streams.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import Sample
+from vidtune.data.tables import AnnotationFile, AnnotationTable
+from vidtune.machine.sharded_work import work_in_processes
+from vidtune.processing.batch import Example
+
+if TYPE_CHECKING:
+    from vidtune.processing.processor import VideoLMProcessor
+
+FORMAT_VERSION = 1
+CHUNK = 2048
+"""Samples of a chunk: about a second of work, which is what a kill may cost each worker."""
+WORTH_PROCESSES = 25_000
+"""Samples from which on starting worker processes costs less than it saves."""
+PIXEL_SETTINGS = {
+    "interpolation",
+    "antialias",
+    "mean",
+    "std",
+    "order",
+    "blind",
+    "pad_to_square",
+    "flip_probability",
+    "pixels",
+}
+"""Preprocessing settings that decide pixel values, never the number of tokens."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being counted, how many samples are done, how many there are."""
+
+
+@dataclass(frozen=True)
+class ExampleMaker:
+    """Makes the example of a sample, as one stage trains on it.
+
+    Args:
+        processor: of the stage.
+        prompt: name of the prompt format.
+        max_length, max_expanded_length: see `VideoLMProcessor.example`.
+        aligned: for every stream that is aligned with a teacher's, what counts the aligned frames of an item: by its
+            shape and how many of its tokens stand in the prompt. Its ``repr`` says all that it goes by.
+    """
+
+    processor: "VideoLMProcessor"
+    prompt: str
+    max_length: int | None
+    max_expanded_length: int | None
+    aligned: Mapping[str, Callable[[tuple[int, ...], int], int]] = field(default_factory=dict)
+
+    def __call__(self, sample: Sample, seed: int | None = None) -> Example:
+        """Raises SampleProblem for a sample that is not usable."""
+        return self.processor.example(
+            sample,
+            self.prompt,
+            max_length=self.max_length,
+            max_expanded_length=self.max_expanded_length,
+            seed=seed,
+        )
+
+    def frames(self, example: Example) -> dict[str, int]:
+        """Of each aligned stream, how many frames of the example are aligned: all of whose tokens stand in it.
+
+        Raises SampleProblem when the metadata of a file cannot be read.
+        """
+        counts = dict.fromkeys(self.aligned, 0)
+        for slot in example.media:
+            if slot.stream in counts:
+                shape = self.processor.shape_of(slot.ref)
+                counts[slot.stream] += self.aligned[slot.stream](shape, slot.num_tokens)
+        return counts
+
+    def key(self) -> str:
+        """Hash of what decides the tokens besides the annotations: tokenizer, prompt format, length limits, and of
+        every stream its placeholder, token numbers and preprocessing but for `PIXEL_SETTINGS`; and of what
+        counts aligned frames.
+        """
+        chunks = self.processor.chunk_tokenizer
+        parts: dict[str, Any] = {
+            "version": FORMAT_VERSION,
+            "tokenizer": hashlib.sha256(chunks.backend.to_str().encode()).hexdigest(),
+            "legacy": chunks.legacy,
+            "bos": chunks.bos_id,
+            "prompt": repr(self.processor.prompt_format(self.prompt)),
+            "limits": [self.max_length, self.max_expanded_length],
+            "streams": {
+                name: settings.model_dump(mode="json", exclude={"preprocessing": PIXEL_SETTINGS})
+                for name, settings in self.processor.streams.items()
+            },
+        }
+        if self.processor.times:
+            parts["times"] = self.processor.times
+        if self.processor.switched_off:
+            parts["switched_off"] = sorted(self.processor.switched_off)
+        if self.aligned:
+            parts["aligned"] = {stream: repr(count) for stream, count in self.aligned.items()}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class LengthTable:
+    """Lengths of a stage's samples, in the order of its annotation table.
+
+    Args:
+        tokens: (n,) int32, expanded and cut to the limits; 0 where the annotation is not usable.
+        supervised: (n,) int32, tokens the loss sums over.
+        media_tokens: (n,) int32, those of the tokens that stand for media.
+        items: stream -> (n,) int32, media items of which tokens are left.
+        frames: stream that is aligned with a teacher's -> (n,) int32, its aligned frames.
+    """
+
+    tokens: np.ndarray
+    supervised: np.ndarray
+    media_tokens: np.ndarray
+    items: Mapping[str, np.ndarray]
+    frames: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the numbers."""
+        digest = hashlib.sha256()
+        media = [columns[stream] for columns in (self.items, self.frames) for stream in sorted(columns)]
+        for column in (self.tokens, self.supervised, *media):
+            digest.update(np.ascontiguousarray(column, "<i4").tobytes())
+        return digest.hexdigest()
+
+    def select(self, indices: np.ndarray) -> "LengthTable":
+        """The table of some samples."""
+        items, frames = (
+            {stream: column[indices] for stream, column in columns.items()} for columns in (self.items, self.frames)
+        )
+        return LengthTable(self.tokens[indices], self.supervised[indices], self.media_tokens[indices], items, frames)
+
+
+def open_lengths(
+    table: AnnotationTable, make: ExampleMaker, cache: Path, *, workers: int = 1, progress: Progress | None = None
+) -> LengthTable:
+    """The lengths of a table's samples; counts those of annotation files that were not counted before.
+
+    Args:
+        cache: folder of finished tables and chunks; may be deleted at any time.
+        workers: processes that count, where there is enough to count.
+    """
+    key = make.key()
+    columns = [_open_file(file, make, key, cache, workers, progress) for file in table.files]
+    whole = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+    if len(table) < whole.shape[1]:
+        whole = whole[:, table.selection]
+    tokens, supervised, media_tokens, *rest = whole
+    items = dict(zip(make.processor.streams, rest, strict=False))
+    frames = dict(zip(make.aligned, rest[len(items) :], strict=True))
+    return LengthTable(tokens, supervised, media_tokens, items, frames)
+
+
+def table_path(file: AnnotationFile, key: str, cache: Path, by_media: bool = False) -> Path:
+    """Where the finished table of an annotation file lies. Whether it has a media folder counts, not which, unless
+    tokens are counted by the media files themselves; where there are features, or media are named by ids, all names in
+    the folders count too.
+    """
+    folder = file.media if by_media else file.media is None
+    parts = f"{file.content_hash} {folder} {key} {file.listing()}"
+    return cache / f"lengths-{hashlib.sha256(parts.encode()).hexdigest()[:32]}.npy"
+
+
+def _open_file(
+    file: AnnotationFile, make: ExampleMaker, key: str, cache: Path, workers: int, progress: Progress | None
+) -> np.ndarray:
+    """The table of one annotation file. Shape: (3 + S + aligned, m) int32: the columns of a LengthTable"""
+    path = table_path(file, key, cache, make.processor.looks_at_media)
+    if not path.is_file():
+        _build(file, make, path, workers, progress or (lambda what, done, total: None))
+    return np.load(path, mmap_mode="r")
+
+
+def _build(file: AnnotationFile, make: ExampleMaker, path: Path, workers: int, tell: Progress) -> None:
+    chunks = path.with_suffix(".chunks")
+    chunks.mkdir(parents=True, exist_ok=True)
+    count = partial(count_chunk, file, make, chunks, CHUNK)
+    numbers = range(-(-len(file) // CHUNK))
+    missing = [number for number in numbers if not chunk_path(chunks, number).is_file()]
+    done = len(file) - sum(min(CHUNK, len(file) - number * CHUNK) for number in missing)
+    if len(missing) * CHUNK < WORTH_PROCESSES or workers < 2:
+        finished = _count_here(count, missing)
+    else:
+        finished = work_in_processes(count, missing, workers)
+    tell(f"tokens of {file.name}", done, len(file))
+    for number in finished:
+        done += min(CHUNK, len(file) - number * CHUNK)
+        tell(f"tokens of {file.name}", done, len(file))
+    parts = [np.load(chunk_path(chunks, number)) for number in numbers]
+    nothing = np.empty((3 + len(make.processor.streams) + len(make.aligned), 0), np.int32)
+    save_atomic(path, np.concatenate([nothing, *parts], axis=1))
+    shutil.rmtree(chunks, ignore_errors=True)
+
+
+def _count_here(count: Callable[[int], None], numbers: list[int]) -> Iterator[int]:
+    for number in numbers:
+        count(number)
+        yield number
+
+
+def chunk_path(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.npy"
+
+
+def count_chunk(file: AnnotationFile, make: ExampleMaker, folder: Path, size: int, number: int) -> None:
+    """Count the samples ``number * size`` and following of a file and write them. One that is not usable has zeros."""
+    streams = list(make.processor.streams)
+    indices = range(number * size, min((number + 1) * size, len(file)))
+    counts = np.zeros((3 + len(streams) + len(make.aligned), len(indices)), np.int32)
+    for column, index in enumerate(indices):
+        try:
+            example = make(file.sample(index))
+            frames = make.frames(example)
+        except SampleProblem:
+            continue
+        media_tokens = sum(slot.num_tokens for slot in example.media)
+        counts[:3, column] = len(example), example.num_supervised, media_tokens
+        for slot in example.media:
+            counts[3 + streams.index(slot.stream), column] += 1
+        counts[3 + len(streams) :, column] = list(frames.values())
+    save_atomic(chunk_path(folder, number), counts)
+
+
+def save_atomic(path: Path, array: np.ndarray) -> None:
+    """Write an array so that the file is there whole or not at all, also when several processes write it."""
+    partial_path = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial_path.open("wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())
+    partial_path.replace(path)

@@ -1,0 +1,227 @@
+"""The plan of a stage: which samples stand in which optimizer step and in which pack, before any pixel is read.
+
+A pure function of data, lengths, seed and the stage's settings, the same on any number of ranks; which rank takes which
+pack is derived from it by :func:`share`.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from vidtune.data.tables import AnnotationTable
+from vidtune.planning.lengths import LengthTable
+from vidtune.planning.order import epoch_order, generator
+from vidtune.planning.packing import CostModel, EpochPacks, pack_epoch
+from vidtune.recipe.types import Stage
+
+EPOCHS_KEPT = 2
+
+
+@dataclass(frozen=True)
+class PlannedSource:
+    """An annotation file as the plan sees it.
+
+    Args:
+        path: for messages.
+        content: hash of the file.
+        count: samples the plan draws from; those excluded do not count.
+        weight: how often an epoch takes each of them.
+    """
+
+    path: str
+    content: str
+    count: int
+    weight: float = 1.0
+
+    @property
+    def per_epoch(self) -> int:
+        """How many samples an epoch takes; the same number in every epoch."""
+        copies, part = divmod(self.weight, 1)
+        return int(copies) * self.count + round(part * self.count)
+
+
+class StagePlan:
+    """The order of a stage.
+
+    Args:
+        stage: gives rule, batch size, limit and length.
+        sources: annotation files in the order of the table.
+        lengths: of all samples; none is 0 or more than the stage's ``max_tokens_per_batch``.
+        word_lengths: see `AnnotationTable.word_lengths`.
+        data: fingerprint of the samples; other data, another order.
+        seed: the recipe's.
+        cost: what packs are balanced by.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        sources: Sequence[PlannedSource],
+        lengths: LengthTable,
+        word_lengths: np.ndarray,
+        data: str,
+        seed: int,
+        cost: CostModel | None = None,
+    ) -> None:
+        self.stage, self.sources, self.lengths, self.data, self.seed = stage, list(sources), lengths, data, seed
+        self.cost = cost or CostModel()
+        self.samples_per_epoch = sum(source.per_epoch for source in self.sources)
+        self._word_lengths = word_lengths
+        self._epochs: dict[int, EpochPacks] = {}
+        self._lock = Lock()
+
+    @classmethod
+    def of(
+        cls, stage: Stage, table: AnnotationTable, lengths: LengthTable, seed: int, cost: CostModel | None = None
+    ) -> "StagePlan":
+        """The plan of a stage over its annotation table."""
+        sources = [
+            PlannedSource(str(file.path), file.content_hash, count, source.weight)
+            for file, count, source in zip(table.files, table.counts, stage.data, strict=True)
+        ]
+        return cls(stage, sources, lengths, table.word_lengths, table.fingerprint, seed, cost)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The last step of an epoch takes what is left, as transformers' Trainer does."""
+        return math.ceil(self.samples_per_epoch / self.stage.global_batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the stage."""
+        return self.stage.max_steps or math.ceil(self.stage.epochs * self.steps_per_epoch)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of :meth:`identity`."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+    def epoch(self, step: int) -> int:
+        """The epoch that a step (from 0) falls into."""
+        return step // self.steps_per_epoch
+
+    def samples_until(self, step: int) -> int:
+        """How many samples the steps before this one held."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        return epochs * self.samples_per_epoch + min(steps * self.stage.global_batch_size, self.samples_per_epoch)
+
+    def packs(self, step: int) -> list[np.ndarray]:
+        """Table indices of each pack of a step; a pack's number is its place here."""
+        return self.packs_of_epoch(self.epoch(step)).step(step % self.steps_per_epoch)
+
+    def costs(self, step: int) -> np.ndarray:
+        """What each pack of a step costs, in language-model tokens. Shape: (packs,) float64"""
+        return np.array([self.cost.of(self.lengths, pack).sum() for pack in self.packs(step)])
+
+    def supervised(self, step: int) -> int:
+        """Tokens that the loss of a step sums over, when no file fails."""
+        return int(self.lengths.supervised[np.concatenate(self.packs(step))].sum(dtype=np.int64))
+
+    def frames(self, step: int, stream: str) -> int:
+        """Frames of a stream that a step aligns with a teacher's, when no file fails."""
+        return int(self.lengths.frames[stream][np.concatenate(self.packs(step))].sum(dtype=np.int64))
+
+    def packs_of_epoch(self, epoch: int) -> EpochPacks:
+        """All packs of an epoch; the last few epochs asked for are remembered."""
+        with self._lock:
+            if epoch not in self._epochs:
+                self._epochs[epoch] = pack_epoch(
+                    self._order(epoch),
+                    self.lengths,
+                    self.cost,
+                    self.stage.global_batch_size,
+                    self.stage.max_tokens_per_batch,
+                )
+                while len(self._epochs) > EPOCHS_KEPT:
+                    del self._epochs[next(iter(self._epochs))]
+            return self._epochs[epoch]
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the order of the stage, fit for JSON; see :func:`explain_difference`."""
+        return {
+            "files": [vars(source) for source in self.sources],
+            "samples": self.data,
+            "lengths": self.lengths.fingerprint,
+            "seed": self.seed,
+            "order": self.stage.order,
+            "global_batch_size": self.stage.global_batch_size,
+        }
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Table indices in the order of an epoch. Shape: (samples_per_epoch,)"""
+        taken = self._taken(epoch)
+        order = epoch_order(
+            self.stage.order,
+            self._word_lengths if taken is None else self._word_lengths[taken],
+            fingerprint=self.data,
+            seed=self.seed,
+            epoch=epoch,
+            global_batch_size=self.stage.global_batch_size,
+        )
+        return order if taken is None else taken[order]
+
+    def _taken(self, epoch: int) -> np.ndarray | None:
+        """Table indices that an epoch takes, source after source, by the sources' weights; None: each once."""
+        if all(source.weight == 1 for source in self.sources):
+            return None
+        taken, begin = [], 0
+        for number, source in enumerate(self.sources):
+            indices = np.arange(begin, begin + source.count)
+            copies = int(source.weight)
+            drawn = generator(self.data, self.seed, epoch, "source", number).permutation(indices)
+            taken += [indices] * copies + [np.sort(drawn[: source.per_epoch - copies * source.count])]
+            begin += source.count
+        return np.concatenate(taken)
+
+
+def explain_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """What of the data differs between two plans (:meth:`StagePlan.identity`), in a sentence; None: nothing."""
+    if old == new:
+        return None
+    if len(old["files"]) != len(new["files"]):
+        return f"there were {len(old['files'])} annotation files and are {len(new['files'])}"
+    for before, now in zip(old["files"], new["files"], strict=True):
+        if before["content"] != now["content"]:
+            return f"the content of {now['path']} differs"
+    for before, now in zip(old["files"], new["files"], strict=True):
+        if before["weight"] != now["weight"]:
+            return f"the weight of {now['path']} was {before['weight']:g} and is {now['weight']:g}"
+    if old["samples"] != new["samples"]:
+        counts = [sum(file["count"] for file in identity["files"]) for identity in (old, new)]
+        return f"other samples are excluded: {counts[0]} were left to train on and {counts[1]} are now"
+    for key in ("seed", "order", "global_batch_size"):
+        if old[key] != new[key]:
+            return f"{key} was {old[key]} and is {new[key]}"
+    if old["lengths"] != new["lengths"]:
+        return "the samples have other tokens: the tokenizer, the prompt format or a length limit differs"
+    return None
+
+
+def share(costs: np.ndarray, world: int) -> list[list[int | None]]:
+    """Deal the packs of a step out over the ranks: equally many each, of about the same cost.
+
+    Packs of like cost come at the same place on all ranks, because sharded ranks wait for each other in every pack;
+    where packs run out, dummies (None) take their place, at the end.
+
+    Args:
+        costs: (P,) of each pack.
+
+    Returns: for each rank, pack numbers.
+    """
+    costliest_first = np.argsort(-np.asarray(costs), kind="stable").tolist()
+    shares: list[list[int | None]] = [[] for _ in range(world)]
+    loads = [0.0] * world
+    for start in range(0, len(costliest_first), world):
+        row = costliest_first[start : start + world]
+        lightest_first = sorted(range(world), key=lambda rank: (loads[rank], rank))
+        for place, rank in enumerate(lightest_first):
+            number = row[place] if place < len(row) else None
+            shares[rank].append(number)
+            loads[rank] += float(costs[number]) if number is not None else 0.0
+    return shares

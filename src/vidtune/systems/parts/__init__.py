@@ -1,0 +1,1 @@
+"""How others publish towers and language models that several systems use."""

@@ -1,0 +1,33 @@
+"""LanguageBind's image and video towers as files: a tower of one published system, the teacher of another.
+
+Source: arXiv:2310.01852, github.com/PKU-YuanGroup/LanguageBind.
+"""
+
+from typing import Any
+
+from vidtune.checkpoints.formats import JsonDict, KeyMap
+
+TOWER_KEYS = KeyMap(
+    (("vision_model.", ""),),
+    (
+        r"text_model\.",
+        r"visual_projection\.",
+        r"text_projection\.",
+        r"logit_scale$",
+        r".*\.rotary_emb\.inv_freq$",
+        r".*\.position_ids$",
+    ),
+)
+"""Names in a stand-alone file -> names below our tower."""
+
+
+def tower_sizes(config: JsonDict) -> dict[str, Any]:
+    """Sizes in the config.json of a LanguageBind tower."""
+    vision = config.get("vision_config", config)
+    if vision.get("lora_r"):
+        raise ValueError("this tower still holds LoRA layers (lora_r != 0); use the merged one")
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+    sizes = {name: vision[name] for name in (*names, "hidden_act", "layer_norm_eps") if name in vision}
+    if vision.get("add_time_attn"):
+        sizes |= {"num_frames": vision["num_frames"], "temporal_attention": True}
+    return sizes

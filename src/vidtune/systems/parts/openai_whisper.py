@@ -1,0 +1,38 @@
+"""Whisper as a speech tower: the encoder in a folder of transformers (openai/whisper-large-v2).
+
+Source: arXiv:2212.04356, github.com/openai/whisper; names of transformers.
+"""
+
+from collections.abc import Mapping
+
+from transformers import WhisperConfig
+
+from vidtune.checkpoints.formats import JsonDict, KeyMap, TowerFile
+
+ENCODER_KEYS = KeyMap(
+    (("encoder.", "encoder."), ("model.encoder.", "encoder.")),
+    left_out=((r"(model\.)?decoder\.|proj_out\.", "the decoder"),),
+)
+"""Names in a folder (whole model, without head, or encoder alone) -> names below a tower of type ``whisper``."""
+
+
+def encoder_sizes(config: JsonDict, shapes: Mapping[str, tuple[int, ...]] | None = None) -> JsonDict:
+    """Sizes of a ``whisper`` tower from the config.json of transformers."""
+    if shapes:
+        raise ValueError("a file does not tell the heads of Whisper; give the folder with its config.json")
+    if config.get("model_type") != "whisper":
+        raise ValueError(f"model_type {config.get('model_type')!r} is not Whisper")
+    whole = WhisperConfig(**config)
+    return {
+        "hidden_size": whole.d_model,
+        "intermediate_size": whole.encoder_ffn_dim,
+        "num_hidden_layers": whole.encoder_layers,
+        "num_attention_heads": whole.encoder_attention_heads,
+        "num_mel_bins": whole.num_mel_bins,
+        "max_source_positions": whole.max_source_positions,
+        "hidden_act": whole.activation_function,
+    }
+
+
+ENCODER_TOWER = TowerFile(ENCODER_KEYS, encoder_sizes)
+"""A ``whisper`` tower from a folder of transformers."""

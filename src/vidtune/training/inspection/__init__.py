@@ -1,0 +1,1 @@
+"""Looking at a stage without training it: dry run, costs, memory, FLOPs, doctor, data check."""

@@ -1,0 +1,289 @@
+"""What a stage computes and stores per token and per media item, counted on tensors without values.
+
+The stage's own modules run forward and backward once in torch's fake mode, where every operation knows its shapes but
+no number is computed: towers and connectors to come need no formula here.
+
+Legend: n tokens of one example, D language-model width.
+"""
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from vidtune.checkpoints.lora.injection import add_adapters
+from vidtune.models.batch_norm_statistics import deferred_statistics
+from vidtune.models.config import VideoLMConfig
+from vidtune.models.towers import TowerConfig
+from vidtune.models.video_lm import VideoLM, is_trainable
+from vidtune.recipe.types import Train
+from vidtune.training.ranks.parallel import layers as layers_of
+from vidtune.training.setup.parameters import prepare_components
+
+PROBE = 128
+"""Tokens of the shorter of the two examples that the language model is run on."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one unit.
+
+    Args:
+        flops: floating-point operations of forward and backward; a multiply-add is two.
+        forward: bytes that forward needs at its peak, what it keeps for backward included, weights not.
+    """
+
+    flops: float
+    forward: float
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Numbers of one component's weights.
+
+    Args:
+        trained: with gradients.
+        frozen: all others.
+        linear: those of the frozen ones that stand in linear layers, the output head not counted.
+    """
+
+    trained: int
+    frozen: int
+    linear: int
+
+
+@dataclass(frozen=True)
+class StageCosts:
+    """Costs of one stage's parts.
+
+    Args:
+        weights: per component.
+        layers: weights in each of the language model's layers.
+        head: weights of the output head.
+        items: per stream, tower and connector for one media item.
+        token: the language model without its head, per token; ``forward`` assumes fused attention.
+        squared_token: flops that attention adds for an example of n tokens, divided by n squared.
+        supervised: the head, per supervised token.
+        fixed: bytes needed whatever the lengths: weights that autocast has cast.
+        teachers: per distilled stream, the teacher's look at one media item.
+        aligned: per distilled stream, the alignment head for one media item.
+        teacher_weights: of all teachers.
+    """
+
+    weights: Mapping[str, Weights]
+    layers: tuple[int, ...]
+    head: Weights
+    items: Mapping[str, Cost]
+    token: Cost
+    squared_token: float
+    supervised: Cost
+    fixed: float
+    teachers: Mapping[str, Cost] = field(default_factory=dict)
+    aligned: Mapping[str, Cost] = field(default_factory=dict)
+    teacher_weights: int = 0
+
+
+def stage_costs(
+    config: VideoLMConfig,
+    trained: Mapping[str, Train],
+    precision: str,
+    teachers: Mapping[str, TowerConfig] | None = None,
+) -> StageCosts:
+    """Count one stage. Takes seconds for seven billion weights, and no memory worth naming.
+
+    Args:
+        config: of the model.
+        trained: how each trained component trains, by its name; the others are frozen.
+        precision: "float32" or "bfloat16", as the stage computes.
+        teachers: of the streams that are distilled; their heads belong to ``config``.
+
+    Raises:
+        RuntimeError: a part needs real values to run, as a mixture of experts does.
+    """
+    frozen_dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    model = _model(config, trained, frozen_dtype)
+    with torch.device("meta"):
+        towers = {name: spec.build().to(frozen_dtype) for name, spec in (teachers or {}).items()}
+    with FakeTensorMode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        _give_fake_values(model)
+        for tower in towers.values():
+            _give_fake_values(tower)
+        taught = {name: _two(tower, partial(_taught, tower), 1) for name, tower in towers.items()}
+        aligned = {name: _two(model, partial(_aligned, model, name), 1) for name in towers}
+        streams = {name: _two(model, partial(_encoded, model, name), 1) for name in config.streams}
+        short, long = _two(model, partial(_hidden, model), PROBE)
+        head = _two(model, partial(_logits, model), 1)
+    squared = (long.flops - 2 * short.flops) / (2 * PROBE**2)
+    token = Cost(short.flops / PROBE - squared * PROBE, (long.forward - short.forward) / PROBE)
+    items = {name: _difference(*counts) for name, counts in streams.items()}
+    fixed = short.forward - token.forward * PROBE + sum(2 * a.forward - b.forward for a, b in [*streams.values(), head])
+    layers = tuple(sum(weight.numel() for weight in layer.parameters()) for layer in layers_of(model.language_model))
+    head_weights = _numbers(model.get_output_embeddings(), set(), set())
+    return StageCosts(
+        weights=_weights(model),
+        layers=layers,
+        head=head_weights,
+        items=items,
+        token=token,
+        squared_token=squared,
+        supervised=_difference(*head),
+        fixed=fixed,
+        teachers={name: _difference(*counts) for name, counts in taught.items()},
+        aligned={name: _difference(*counts) for name, counts in aligned.items()},
+        teacher_weights=sum(weight.numel() for tower in towers.values() for weight in tower.parameters()),
+    )
+
+
+def _model(config: VideoLMConfig, trained: Mapping[str, Train], frozen_dtype: torch.dtype) -> VideoLM:
+    """The stage's model on the meta device, frozen and cast as the stage does it."""
+    with torch.device("meta"):
+        model = VideoLM(config)
+    parts = model.components()
+    for name, how in trained.items():
+        if how.lora is not None:
+            add_adapters(parts[name], how.lora, seed=0, where=name)
+    prepare_components(model, trained, frozen_dtype)
+    deferred_statistics(model)  # taking them up reads values
+    return model
+
+
+def _give_fake_values(model: nn.Module) -> None:
+    """Replace all meta tensors by fake ones; called in fake mode."""
+    fakes: dict[int, Tensor] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in fakes:
+                values = torch.empty(parameter.shape, dtype=parameter.dtype)
+                fakes[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
+            setattr(module, name, fakes[id(parameter)])
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+
+
+def _weights(model: VideoLM) -> dict[str, Weights]:
+    """A weight that two components share counts for the first."""
+    seen: set[int] = set()
+    numbers = {}
+    for component, part in model.components().items():
+        linear = {
+            id(layer.weight)
+            for layer in part.modules()
+            if isinstance(layer, nn.Linear) and layer is not model.get_output_embeddings()
+        }
+        numbers[component] = _numbers(part, linear, seen)
+        seen |= {id(weight) for weight in part.parameters()}
+    return numbers
+
+
+def _numbers(part: nn.Module, linear: set[int], seen: set[int]) -> Weights:
+    fresh = [weight for weight in part.parameters() if id(weight) not in seen]
+    frozen = [weight for weight in fresh if not weight.requires_grad]
+    return Weights(
+        trained=sum(weight.numel() for weight in fresh if weight.requires_grad),
+        frozen=sum(weight.numel() for weight in frozen),
+        linear=sum(weight.numel() for weight in frozen if id(weight) in linear),
+    )
+
+
+def _encoded(model: VideoLM, stream: str, number: int) -> Tensor:
+    return torch.cat(list(model.encode_zeros(stream, number)))
+
+
+@torch.no_grad()
+def _taught(tower: Any, number: int) -> Tensor:
+    return tower(torch.zeros(number, *tower.config.input_shape(), dtype=next(tower.parameters()).dtype))
+
+
+def _aligned(model: VideoLM, stream: str, number: int) -> Tensor:
+    """The alignment head over all tokens of media items that are aligned."""
+    tower: Any = model.config.tower(model.config.streams[stream]["tower"])
+    tokens = sum(len(grid.tokens()) for grid in tower.token_grids(tower.input_shape()))
+    head: Any = model.alignments[stream]
+    width = model.config.text_config.hidden_size
+    return head(torch.zeros(len(head.config.layers), number * tokens, width, requires_grad=True))
+
+
+def _hidden(model: VideoLM, length: int) -> Tensor:
+    """The language model up to its head on one example: (1, n, D)."""
+    learns = is_trainable(model.get_input_embeddings()) or any(
+        is_trainable(part) for name, part in model.components().items() if name != "language_model"
+    )
+    embeds = torch.zeros(1, length, model.config.text_config.hidden_size, requires_grad=learns)
+    return model.language_model.get_decoder()(inputs_embeds=embeds, use_cache=False).last_hidden_state
+
+
+def _logits(model: VideoLM, number: int) -> Tensor:
+    hidden = torch.zeros(number, model.config.text_config.hidden_size, requires_grad=True)
+    return model.get_output_embeddings()(hidden)
+
+
+def _two(model: nn.Module, run: Callable[[int], Tensor], size: int) -> tuple[Cost, Cost]:
+    """Costs at a size and at twice that size; in between and beyond them all but attention is a straight line."""
+    weights = list(model.parameters())
+    return _count(lambda: run(size), weights), _count(lambda: run(2 * size), weights)
+
+
+def _difference(once: Cost, twice: Cost) -> Cost:
+    return Cost(twice.flops - once.flops, twice.forward - once.forward)
+
+
+def _count(run: Callable[[], Tensor], weights: Sequence[Tensor]) -> Cost:
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+        with _PeakMemory(weights) as memory:
+            output = run()
+        if output.requires_grad:
+            output.sum().backward()
+    return Cost(counter.get_total_flops(), memory.peak)
+
+
+class _PeakMemory(TorchDispatchMode):
+    """Bytes of all tensors that are alive at the same time, at most; views of ``weights`` do not count."""
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.peak = self.alive = 0
+        self.known = {storage._cdata for storage in _storages(weights)}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for storage in _storages(result):
+            if storage._cdata not in self.known:
+                self.known.add(storage._cdata)
+                self.alive += storage.nbytes()
+                self.peak = max(self.peak, self.alive)
+                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+        return result
+
+    def _forget(self, storage: int, size: int) -> None:
+        self.known.discard(storage)
+        self.alive -= size
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flops(
+    gradient: Any, query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any
+) -> int:
+    """Twice the forward: what a kernel computes again to save memory is not the model's work."""
+    return 2 * sdpa_flop_count(query, key, value)
+
+
+# torch counts its CUDA kernels only, and the fake tensors are CPU tensors.
+_CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}

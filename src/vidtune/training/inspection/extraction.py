@@ -1,0 +1,149 @@
+"""Extraction of what a recipe's stages would take from the feature store, before they run."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from vidtune.checkpoints.lone_towers import tower_of_checkpoint, tower_of_recipe
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import MediaRef
+from vidtune.data.tables import AnnotationTable
+from vidtune.errors import UserError
+from vidtune.features.cache import TORCH_DTYPES, FeatureCache
+from vidtune.features.collection import CollectionSpec
+from vidtune.features.extract import Extraction, TowerStream
+from vidtune.features.identity import MediaIdentities
+from vidtune.features.towers import frozen
+from vidtune.media.feature_file import is_feature_file
+from vidtune.models.config import VideoLMConfig
+from vidtune.processing.processor import VideoLMProcessor
+from vidtune.recipe.types import Recipe, Stage
+from vidtune.spelling import suggestion
+from vidtune.training.inspection.dry_run import starting_config
+from vidtune.training.setup.parameters import select_components
+from vidtune.training.setup.run_folder import FINAL
+from vidtune.training.setup.stage import check_stages, stage_processor
+from vidtune.training.setup.stored_features import unstorable
+
+
+def stage_extractions(
+    recipe: Recipe,
+    store: Path,
+    tables: Path,
+    *,
+    only: str | None = None,
+    streams: Sequence[str] = (),
+    run: Path | None = None,
+    dtype: str | None = None,
+    device: torch.device | None = None,
+) -> Iterator[Extraction]:
+    """What to extract, stage by stage.
+
+    Args:
+        store: folder of the collections.
+        tables: folder of parsed annotations.
+        only: name of one stage; None: all of them.
+        streams: names; empty: all that the data hold and that can be stored.
+        run: folder of the recipe's run, where a stage starts from towers that an earlier one trained.
+        dtype: of the features; None: the one in which the stage will compute.
+        device: where towers work; None: the CPU.
+
+    Raises:
+        UserError: no such stage or stream; a stream that is asked for cannot be stored; weights that are not there.
+    """
+    check_stages(recipe)
+    names = [stage.name for stage in recipe.stages]
+    if only is not None and only not in names:
+        raise UserError(f"the recipe has no stage {only!r}; {suggestion(only, names)}")
+    for number, stage in enumerate(recipe.stages):
+        if only in (None, stage.name):
+            yield _stage_extraction(recipe, number, store, tables, streams, run, dtype, device or torch.device("cpu"))
+
+
+def _stage_extraction(
+    recipe: Recipe,
+    number: int,
+    store: Path,
+    tables: Path,
+    wanted: Sequence[str],
+    run: Path | None,
+    dtype: str | None,
+    device: torch.device,
+) -> Extraction:
+    stage = recipe.stages[number]
+    config = starting_config(recipe, number)
+    processor = stage_processor(recipe, stage, config)
+    for stream in wanted:
+        if stream not in processor.streams:
+            raise UserError(f"stream {stream!r} does not exist; {suggestion(stream, list(processor.streams))}")
+    refs = media_refs(stage, processor, tables)
+    held = {ref.stream for ref in refs}
+    found = Extraction(f"stage {stage.name}", {})
+    identities = MediaIdentities()
+    towers: dict[str, torch.nn.Module] = {}
+    trained = trained_towers(stage, config)
+    for stream in [name for name in processor.streams if name in held and name in (wanted or held)]:
+        name, how = config.streams[stream]["tower"], processor.preprocessing[stream]
+        reason = unstorable(recipe, stage, stream, name, how, name in trained)
+        if reason is not None:
+            if wanted:
+                raise UserError(f"{reason}: its features cannot be stored")
+            found.refused.append(reason)
+            continue
+        kind = dtype or stage.precision
+        if name not in towers:
+            tower = _starting_tower(recipe, number, name, config, run)
+            if next(tower.parameters(), None) is None:
+                raise UserError(f"stream {stream}: the model is without its tower; name its weights in towers.{name}")
+            towers[name] = frozen(tower, TORCH_DTYPES[kind], device)
+        origin = {"system": recipe.system, "stream": stream, "tower": f"towers.{name}"}
+        spec = CollectionSpec.of(towers[name], config.tower(name), how, kind, origin)
+        found.streams[stream] = TowerStream(stream, towers[name], how, FeatureCache(store, spec, identities))
+    found.refs.extend(ref for ref in refs if ref.stream in found.streams)
+    return found
+
+
+def media_refs(stage: Stage, processor: VideoLMProcessor, tables: Path) -> list[MediaRef]:
+    """Every file of a stage's data with every stream that may read it, once; stored features are none of them. No file
+    is looked into.
+    """
+    table = AnnotationTable.open(stage.data, tables)
+    refs: dict[MediaRef, None] = {}
+    for index in range(len(table)):
+        try:
+            media = table[index].media
+        except SampleProblem:
+            continue  # training leaves it out, and says so
+        for ref in media:
+            read = (ref.read_by(stream) for stream in (ref.stream, *processor.companions.get(ref.stream, ())))
+            refs.update((part, None) for part in read if part is not None and not is_feature_file(part.path))
+    return list(refs)
+
+
+def trained_towers(stage: Stage, config: VideoLMConfig) -> set[str]:
+    """Names of the towers that a stage trains."""
+    groups = {"towers": config.towers, "connectors": config.connectors, "alignments": config.alignments}
+    components = [f"{group}.{name}" for group, parts in groups.items() for name in parts]
+    trained = select_components([*components, "language_model"], stage.train, stage.name)
+    return {name for name in config.towers if f"towers.{name}" in trained}
+
+
+def _starting_tower(recipe: Recipe, number: int, name: str, config: VideoLMConfig, run: Path | None) -> torch.nn.Module:
+    """A tower as a stage starts with it: as the last stage left it that trained it, or as the recipe has it."""
+    names = [stage.name for stage in recipe.stages]
+    while True:
+        source = recipe.stages[number].from_ or (names[number - 1] if number else None)
+        if source is None:
+            return tower_of_recipe(recipe, name, config)
+        if source not in names[:number]:
+            return tower_of_checkpoint(source, name, recipe)
+        number = names.index(source)
+        if name in trained_towers(recipe.stages[number], config):
+            final = None if run is None else run / source / FINAL
+            if final is None or not final.is_dir():
+                raise UserError(
+                    f"towers.{name} is trained in stage {source!r} first: train that, and give the run's folder with "
+                    "--out"
+                )
+            return tower_of_checkpoint(str(final), name, recipe)

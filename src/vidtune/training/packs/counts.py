@@ -1,0 +1,176 @@
+"""What the packs of a step came to: on one rank, on all of them, and since the last log line.
+
+The ranks exchange these numbers once per step, together with everything else they have to know of each other: a stop
+asked for on one of them, a failure, new bad files, and their part of the gradients' norms.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidtune.processing.batch import Batch
+from vidtune.training.exclusions import Excluded
+from vidtune.training.log import peak_memory_gib
+from vidtune.training.ranks.group import Ranks
+from vidtune.training.step import StepLoss
+
+SUMMED = ("loss", "samples", "tokens", "supervised", "flops")
+
+
+@dataclass
+class StepCounts:
+    """One rank's part of a step; ``losses`` and ``ids`` have one entry per pack.
+
+    Args:
+        streams: those that are distilled, S.
+        losses: the terms of each pack, see :class:`StepLoss`.
+        frames: aligned frames of each of ``streams``.
+        flops: floating-point operations; 0 where they are not counted.
+        excluded: samples left out.
+        error: why the rank could not do its part.
+    """
+
+    streams: tuple[str, ...] = ()
+    losses: list[Tensor] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)
+    ids: list[list[str]] = field(default_factory=list)
+    tokens: int = 0
+    supervised: int = 0
+    flops: float = 0.0
+    excluded: list[Excluded] = field(default_factory=list)
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.frames = [0 for _ in self.streams]
+
+    def add(self, batch: Batch, loss: StepLoss, supervised: int, flops: float) -> None:
+        """Count a pack that was trained on."""
+        self.losses.append(loss.terms)
+        self.frames = [before + more for before, more in zip(self.frames, loss.frames, strict=True)]
+        self.ids.append(batch.ids)
+        self.tokens += batch.num_tokens
+        self.supervised += supervised
+        self.flops += flops
+
+
+class StepTotals:
+    """A step's numbers of all ranks.
+
+    Args:
+        table: (world, names and one squared norm per component), float64.
+        names: of its first columns.
+        norm_is_shared: the ranks hold parts of one gradient; otherwise each holds all of it.
+    """
+
+    def __init__(self, table: Tensor, names: Sequence[str], norm_is_shared: bool) -> None:
+        self._columns = {name: table[:, place] for place, name in enumerate(names)}
+        squares = table[:, len(names) :]
+        self.is_finite = bool(torch.isfinite(table).all())
+        self._squares = squares.sum(0) if norm_is_shared else squares[0]
+
+    def sum(self, name: str) -> float:
+        """Over all ranks."""
+        return float(self._columns[name].sum())
+
+    def of_ranks(self, name: str) -> Tensor:
+        """Of each rank. Shape: (world,)"""
+        return self._columns[name]
+
+    def norms(self, factor: float) -> list[float]:
+        """Norm of each component's gradient times ``factor``, and that of all of them."""
+        squares = self._squares.tolist()
+        return [factor * math.sqrt(square) for square in [*squares, math.fsum(squares)]]
+
+
+def exchange(
+    ranks: Ranks, counts: StepCounts, norms: Tensor, norm_is_shared: bool, waited: float, stopping: bool
+) -> StepTotals:
+    """What this rank's step came to, for what all of them did.
+
+    Args:
+        norms: gradient norm of each component, of what this rank holds of it. Shape: (components,)
+        waited: seconds this rank has waited for data since the run began.
+        stopping: whether this rank was asked to stop.
+    """
+    terms = ["loss", *(aligned(stream) for stream in counts.streams)]
+    losses = torch.stack(counts.losses).sum(0) if counts.losses else norms.new_zeros(len(terms))
+    found = torch.cat([losses.to(norms), norms]).tolist()
+    numbers: dict[str, float] = {
+        **dict(zip(terms, found, strict=False)),
+        **dict(zip(map(frames_of, counts.streams), counts.frames, strict=True)),
+        "samples": sum(len(ids) for ids in counts.ids),
+        "tokens": counts.tokens,
+        "supervised": counts.supervised,
+        "flops": counts.flops,
+        "excluded": len(counts.excluded),
+        "stopping": stopping,
+        "failed": counts.error is not None,
+        "waited": waited,
+        "memory": peak_memory_gib(ranks.device),
+    }
+    squares = [part**2 for part in found[len(terms) :]]
+    table = ranks.table(torch.tensor([*numbers.values(), *squares], dtype=torch.float64))
+    return StepTotals(table, list(numbers), norm_is_shared)
+
+
+def aligned(stream: str) -> str:
+    """Name of a stream's alignment loss, as its head is named."""
+    return f"alignments.{stream}"
+
+
+def frames_of(stream: str) -> str:
+    """Name of the number of frames that a stream's alignment loss sums over."""
+    return f"frames.{stream}"
+
+
+class Window:
+    """Sums over the steps since the last log line.
+
+    Args:
+        peak: floating-point operations per second of all ranks' devices together; None where it is not known.
+        streams: those that are distilled.
+    """
+
+    def __init__(self, peak: float | None, streams: Sequence[str] = ()) -> None:
+        self._peak, self._streams = peak, tuple(streams)
+        self._begin(torch.zeros(()))
+
+    def _begin(self, waited: Tensor) -> None:
+        self._started, self._waited = time.perf_counter(), waited
+        terms = [name(stream) for stream in self._streams for name in (aligned, frames_of)]
+        self._sums = dict.fromkeys((*SUMMED, *terms), 0.0)
+
+    def add(self, totals: StepTotals) -> None:
+        """One more step."""
+        for name in self._sums:
+            self._sums[name] += totals.sum(name)
+
+    def line(self, totals: StepTotals) -> dict[str, Any]:
+        """The numbers for the log, see :mod:`vidtune.training.log`; the next window begins.
+
+        Args:
+            totals: of the last step.
+        """
+        seconds, waited = time.perf_counter() - self._started, totals.of_ranks("waited")
+        sums = self._sums
+        line: dict[str, Any] = {
+            "loss": sums["loss"] / max(sums["supervised"], 1),
+            "samples": int(sums["samples"]),
+            "tokens": int(sums["tokens"]),
+            "supervised_tokens": int(sums["supervised"]),
+            "tokens_per_second": sums["tokens"] / seconds,
+            "data_wait": float((waited - self._waited).max()) / seconds,
+            "memory_gib": float(totals.of_ranks("memory").max()),
+            "seconds": seconds,
+        }
+        if self._streams:
+            line["losses"] = {aligned(s): sums[aligned(s)] / max(sums[frames_of(s)], 1) for s in self._streams}
+        if self._peak:
+            line["mfu"] = sums["flops"] / seconds / self._peak
+        self._begin(waited)
+        return line

@@ -1,0 +1,63 @@
+"""Packs on their way to the device: copied beside the computation, grey levels normalised where they arrive."""
+
+from collections.abc import Mapping
+
+import torch
+
+from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.processing.batch import Batch
+
+
+def to_device(batch: Batch, device: torch.device, preprocessing: Mapping[str, Preprocessing]) -> Batch:
+    """The batch on a device, media as the towers take them. From pinned memory nothing waits for the copy.
+
+    Args:
+        preprocessing: per stream.
+    """
+    return batch.to(device).to_float(preprocessing)
+
+
+class Transfer:
+    """Brings packs to the device; on CUDA the next one travels while the present one is computed::
+
+        batch = transfer.take(pack.batch)
+        ...  # launch forward and backward
+        transfer.begin(packs.upcoming())
+
+    ``begin`` pins the batch and copies it on a stream of its own; neither it nor ``take`` waits for the device. On
+    other devices ``begin`` does nothing.
+
+    Args:
+        device: where the packs go.
+        preprocessing: per stream.
+    """
+
+    def __init__(self, device: torch.device, preprocessing: Mapping[str, Preprocessing]) -> None:
+        self.device, self.preprocessing = device, preprocessing
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._begun: tuple[Batch, Batch] | None = None
+
+    def begin(self, batch: Batch | None) -> None:
+        """Start copying the batch that ``take`` will ask for next; for None nothing happens."""
+        if self._stream is None or batch is None:
+            return
+        self._begun = batch, self._copy(batch)
+
+    def take(self, batch: Batch) -> Batch:
+        """The batch on the device; the copy that was begun if it is of this batch, else a new one."""
+        if self._stream is None:
+            return to_device(batch, self.device, self.preprocessing)
+        if self._begun is not None and self._begun[0] is batch:
+            moved, self._begun = self._begun[1], None
+        else:
+            moved = self._copy(batch)
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self._stream)
+        for tensor in moved.tensors():
+            tensor.record_stream(current)  # its memory belongs to the other stream; keep it until this one is done
+        return moved
+
+    def _copy(self, batch: Batch) -> Batch:
+        with torch.cuda.stream(self._stream):
+            pinned = batch.map(lambda tensor: tensor.pin_memory())
+            return to_device(pinned, self.device, self.preprocessing)

@@ -1,0 +1,182 @@
+"""The data of a stage before it runs: annotations, lengths, what is left out, and the plan."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from vidtune.data.problems import SampleProblem
+from vidtune.data.tables import AnnotationTable
+from vidtune.errors import UserError
+from vidtune.machine.cores import available_cores
+from vidtune.models.config import VideoLMConfig
+from vidtune.planning.lengths import ExampleMaker, LengthTable, Progress, open_lengths
+from vidtune.planning.packing import CostModel
+from vidtune.planning.plan import StagePlan
+from vidtune.processing.batch import Example
+from vidtune.recipe.types import Recipe, Stage
+from vidtune.training.exclusions import ExclusionList, too_many
+from vidtune.training.step import random_seed
+
+PROGRESS_SECONDS = 10.0
+FROZEN_SHARE = 1 / 3
+"""A forward pass without a backward one, in units of both."""
+
+
+@dataclass(frozen=True, eq=False)
+class StageData:
+    """What a stage trains on.
+
+    Args:
+        table: the samples that can be used.
+        plan: over them; holds their lengths.
+        make: sample -> example.
+        seed: the recipe's.
+    """
+
+    table: AnnotationTable
+    plan: StagePlan
+    make: ExampleMaker
+    seed: int
+
+    def example(self, index: int, epoch: int) -> Example:
+        """The sample at a table index, tokenised; random preprocessing is seeded by (seed, epoch, index).
+
+        Raises:
+            SampleProblem: the annotation is not usable.
+        """
+        streams = self.make.processor.streams.values()
+        is_random = any(getattr(stream.preprocessing, "flip_probability", 0.0) for stream in streams)
+        return self.make(self.table[index], random_seed(self.seed, epoch, index) if is_random else None)
+
+
+def open_stage_data(
+    recipe: Recipe,
+    stage: Stage,
+    make: ExampleMaker,
+    config: VideoLMConfig,
+    cache: Path,
+    exclusions: ExclusionList,
+    progress: Progress | None = None,
+) -> StageData:
+    """Open a stage's data; what was not parsed and counted before is now.
+
+    Samples whose annotation is not usable are recorded in ``exclusions`` and never enter the plan. Of many processes
+    one should come first, the others then find its tables.
+
+    Args:
+        config: of the model.
+        cache: folder of parsed tables and lengths.
+        progress: told while samples are counted.
+
+    Raises:
+        UserError: annotations that are missing, broken, empty or mostly not usable; a sample longer than a pack.
+    """
+    whole = AnnotationTable.open(stage.data, cache)
+    table = whole.without(exclusions.checked_ids)
+    lengths = open_lengths(table, make, cache, workers=available_cores(), progress=progress)
+    unusable = np.flatnonzero(lengths.tokens == 0)
+    problems = [(_problem(table, make, int(index)), table.source(int(index))) for index in unusable]
+    _require_few(stage, len(whole) - len(table), problems, len(whole), exclusions.path)
+    if problems:
+        exclusions.add_unusable(problems)
+        table = table.without([problem.sample for problem, _ in problems])
+        lengths = lengths.select(np.flatnonzero(lengths.tokens))
+    if not len(table):
+        why = f"; the first: {problems[0][0]}" if problems else ""
+        raise UserError(f"stage {stage.name!r}: its annotations hold no sample to train on{why}")
+    _require_room(stage, table, lengths)
+    wordless = np.flatnonzero(table.word_lengths == 0)
+    if stage.order == "modality_grouped" and wordless.size:
+        raise UserError(
+            f"stage {stage.name!r}: sample {table.id(int(wordless[0]))} has no words, which order 'modality_grouped' "
+            "goes by; mend it, or let vidtune data check record that it is left out"
+        )
+    plan = StagePlan.of(stage, table, lengths, recipe.seed, cost_model(config))
+    for source in plan.sources:
+        if source.count and not source.per_epoch:
+            raise UserError(
+                f"stage {stage.name!r}: {source.path}: weight {source.weight:g} takes none of its {source.count} "
+                "samples; raise it, or remove the source"
+            )
+    return StageData(table, plan, make, recipe.seed)
+
+
+def cost_model(config: VideoLMConfig) -> CostModel:
+    """What samples cost, from the sizes of the model alone: about two operations per weight and token, forward.
+
+    Towers count as frozen; where they train, media cost more than this says, alike for all.
+    `vidtune.training.inspection.costs` counts better, but takes seconds and may count otherwise with another
+    release of torch, and packs should not.
+    """
+    with torch.device("meta"):
+        language_model = AutoModelForCausalLM.from_config(config.text_config)
+        weights = _size(language_model.get_decoder()) - _size(language_model.get_input_embeddings())
+        towers = {name: _size(config.build_tower(name)) for name in config.towers}
+    items = {}
+    for stream, parts in config.streams.items():
+        tower = config.tower(parts["tower"])
+        items[stream] = FROZEN_SHARE * towers[parts["tower"]] / weights * tower.num_tokens(tower.input_shape())
+    # Scores and their use: two operations each per layer, width and pair of tokens; half of the pairs are in the past.
+    return CostModel(config.text_config.num_hidden_layers * config.text_config.hidden_size / weights, items)
+
+
+class PlainProgress:
+    """Says on stderr how far the counting is, when it takes long.
+
+    Args:
+        stage: its name.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self._stage, self._last = stage, time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= PROGRESS_SECONDS:
+            self._last = now
+            Console(stderr=True).print(f"{self._stage}: {what}: {done:,} of {total:,}", highlight=False)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _problem(table: AnnotationTable, make: ExampleMaker, index: int) -> SampleProblem:
+    try:
+        make(table[index])
+    except SampleProblem as problem:
+        return problem
+    return SampleProblem("no tokens", "the sample has no tokens", table.id(index))
+
+
+def _require_few(
+    stage: Stage, recorded: int, problems: list[tuple[SampleProblem, Path]], samples: int, record: Path
+) -> None:
+    """Raise UserError when more samples are left out than the stage may: those recorded before, and the problems."""
+    if not too_many(recorded + len(problems), samples, stage.max_excluded):
+        return
+    reasons = [f"{reason}: {count}" for reason, count in Counter(p.reason for p, _ in problems).most_common()]
+    if recorded:
+        reasons.append(f"recorded in {record}: {recorded}")
+    first = f"the first one: {problems[0][0]}; " if problems else ""
+    raise UserError(
+        f"stage {stage.name!r}: {recorded + len(problems)} of {samples} samples cannot be used ({', '.join(reasons)}), "
+        f"more than max_excluded ({stage.max_excluded:g}); {first}mend them, or raise max_excluded"
+    )
+
+
+def _require_room(stage: Stage, table: AnnotationTable, lengths: LengthTable) -> None:
+    longest = int(lengths.tokens.argmax())
+    tokens, limit = int(lengths.tokens[longest]), stage.max_tokens_per_batch
+    if tokens > limit:
+        raise UserError(
+            f"stage {stage.name!r}: sample {table.id(longest)} has {tokens} tokens but max_tokens_per_batch is "
+            f"{limit}: set max_tokens_per_batch to at least {tokens}, or lower max_expanded_length"
+        )

@@ -1,0 +1,95 @@
+"""What trains, at which rate, in which precision: component globs of a stage become optimizer parameter groups.
+
+A component is a named part of the model, see :meth:`VideoLM.components`.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from vidtune.checkpoints.lora.adapters import is_adapter_weight
+from vidtune.checkpoints.lora.injection import has_adapters
+from vidtune.errors import UserError
+from vidtune.models.video_lm import VideoLM
+from vidtune.recipe.types import Train, component_matches
+from vidtune.spelling import suggestion
+
+
+def select_components(names: list[str], train: Mapping[str, Train], stage: str) -> dict[str, Train]:
+    """How each trained component trains, in the order of ``names``.
+
+    Args:
+        names: all components of the model.
+        train: the same per glob, as the stage says.
+        stage: name of the stage, for error messages.
+
+    Raises:
+        UserError: a glob that matches nothing (the nearest name is given), or two globs for one component.
+    """
+    chosen: dict[str, Train] = {}
+    claimed: dict[str, str] = {}
+    for glob, how in train.items():
+        matches = [name for name in names if component_matches(glob, name)]
+        if not matches:
+            raise UserError(f"stage {stage!r}: train names no component by {glob!r}; {suggestion(glob, names)}")
+        for name in matches:
+            if name in claimed:
+                raise UserError(
+                    f"stage {stage!r}: train names {name!r} twice, by {claimed[name]!r} and {glob!r}; keep one"
+                )
+            claimed[name], chosen[name] = glob, how
+    return {name: chosen[name] for name in names if name in chosen}
+
+
+def prepare_components(model: VideoLM, trained: Collection[str], frozen_dtype: torch.dtype) -> None:
+    """Freeze all but the trained components; trained weights are float32, frozen ones ``frozen_dtype``.
+
+    A trained component that holds low-rank adapters trains these alone. Frozen towers and connectors are put into eval
+    mode. The language model always stays in train mode: gradients run through it even when it is frozen, and
+    transformers checkpoints activations in train mode only. Buffers keep their precision, which rotary embeddings
+    need; so do weights that are held in 8 or 4 bits.
+    """
+    model.requires_grad_(False)
+    for name, part in model.components().items():
+        part.train(name in trained or name == "language_model")
+        adapted = has_adapters(part)
+        for key, parameter in part.named_parameters():
+            trains = name in trained and (not adapted or is_adapter_weight(key))
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(torch.float32 if trains else frozen_dtype)
+            parameter.requires_grad_(trains)
+
+
+def parameter_groups(model: VideoLM, trained: Mapping[str, Train], weight_decay: float) -> list[dict[str, Any]]:
+    """Optimizer groups: one per trained component, and a second one without weight decay for its biases and norms.
+
+    Each group carries ``component`` and ``peak`` (the rate before the schedule). A weight shared by two components
+    belongs to the one named first.
+    """
+    parts = model.components()
+    groups: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    for name, how in trained.items():
+        exempt = _biases_and_norms(parts[name])
+        fresh = [p for p in parts[name].parameters() if p.requires_grad and id(p) not in seen]
+        seen |= {id(p) for p in fresh}
+        for decay, members in (
+            (weight_decay, [p for p in fresh if id(p) not in exempt]),
+            (0.0, [p for p in fresh if id(p) in exempt]),
+        ):
+            if members:
+                rate = how.learning_rate
+                group = {"params": members, "lr": rate, "peak": rate, "weight_decay": decay, "component": name}
+                groups.append(group)
+    return groups
+
+
+def _biases_and_norms(part: nn.Module) -> set[int]:
+    return {
+        id(parameter)
+        for owner in part.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+        if "bias" in name or "Norm" in type(owner).__name__
+    }

@@ -1,0 +1,173 @@
+"""The model a stage trains: loaded from what it starts from, adapted, frozen and cast as the stage says."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vidtune.checkpoints.files.hub import locate
+from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, Base, absolute, weight_sample
+from vidtune.checkpoints.lora.injection import add_adapters, target_layers
+from vidtune.checkpoints.stack import read_layer
+from vidtune.checkpoints.teachers import alignment_sizes
+from vidtune.errors import UserError
+from vidtune.models.config import VideoLMConfig
+from vidtune.models.language_model.quantization import quantize_linear_layers, require_bitsandbytes
+from vidtune.models.video_lm import VideoLM
+from vidtune.recipe.types import Recipe, Stage, Train, component_matches
+from vidtune.training.setup.parameters import prepare_components, select_components
+from vidtune.training.setup.run_folder import FINAL
+from vidtune.training.step import random_seed
+
+
+@dataclass
+class StageModel:
+    """A stage's model, and what its result has to tell about it.
+
+    Args:
+        model: on CPU, frozen and cast as the stage wants.
+        trained: how each trained component trains.
+        base: where the model came from, when the result is a bundle that stands on it; else None.
+        base_sample: :func:`weight_sample` of the base.
+        adapted: names of the adapted layers, as a PEFT config has them, by component.
+    """
+
+    model: VideoLM
+    trained: dict[str, Train]
+    base: Base | None = None
+    base_sample: dict[str, Tensor] = field(default_factory=dict)
+    adapted: dict[str, list[str]] = field(default_factory=dict)
+
+
+def load_stage_model(recipe: Recipe, number: int, out: Path) -> StageModel:
+    """Build the model of stage ``number``; what is wrong with the training of later stages is found as well.
+
+    Raises:
+        UserError: weights that are not there; a component or layer that does not exist.
+    """
+    stage = recipe.stages[number]
+    base = starting_base(recipe, number, out)
+    model = base.load(stage_dtypes(stage), recipe.tokenizer)
+    require_named_towers(recipe, model.config, base.checkpoint or recipe.checkpoint)
+    model.add_alignments(alignment_sizes(recipe, model.config))
+    for later in recipe.stages[number:]:
+        trained_components(later, model)
+    prepared = StageModel(model, trained_components(stage, model))
+    if leaves_bundle(stage):
+        prepared.base, prepared.base_sample = base, weight_sample(model)
+    if stage.quantize:
+        quantize_linear_layers(model.language_model, stage.quantize)
+    for place, (component, part) in enumerate(model.components().items()):
+        how = prepared.trained.get(component)
+        if how is not None and how.lora is not None:
+            seed = random_seed(recipe.seed, number, place)
+            prepared.adapted[component] = add_adapters(part, how.lora, seed, _where(stage, component))
+    prepare_components(model, prepared.trained, frozen_dtype(stage))
+    if stage.gradient_checkpointing:
+        checkpoint_activations(model)
+    return prepared
+
+
+def starting_base(recipe: Recipe, number: int, out: Path) -> Base:
+    """What the stage starts from: the recipe's parts, an earlier stage's result, or a checkpoint."""
+    stage = recipe.stages[number]
+    earlier = [s.name for s in recipe.stages[:number]]
+    source = stage.from_ or (earlier[-1] if earlier else None)
+    if source is None:
+        return Base.of_recipe(recipe)
+    if source in earlier:
+        final = out / source / FINAL
+        beside = os.path.relpath(final, out / stage.name / FINAL)
+        return Base(checkpoint=str(final.resolve()), beside=beside)
+    return Base(checkpoint=absolute(source), stands_on=tuple(map(absolute, stands_on(recipe, source))))
+
+
+def stands_on(recipe: Recipe, source: str) -> tuple[str, ...]:
+    """What a checkpoint that a stage starts from stands on, of the recipe's own parts; nothing for a whole one."""
+    if read_layer(locate(source)) is None or not isinstance(recipe.language_model, str):
+        return ()
+    connectors = tuple(spec for spec in recipe.connectors.values() if isinstance(spec, str))
+    return (recipe.language_model, *connectors, *recipe.lora_runs)
+
+
+def require_named_towers(recipe: Recipe, config: VideoLMConfig, source: str | None) -> None:
+    """Raise UserError where a recipe names towers but starts from a checkpoint that comes without them.
+
+    Args:
+        config: of the model that the stage starts from.
+        source: the checkpoint; None where the recipe's parts made the model.
+    """
+    ignored = {name: spec for name, spec in recipe.towers.items() if name in config.absent_towers}
+    if ignored:
+        options = " ".join(
+            f"--tower {name}={spec if isinstance(spec, str) else 'PLACE'}" for name, spec in ignored.items()
+        )
+        raise UserError(
+            f"{source}: comes without the towers that the recipe names; put them in with `vidtune convert {source} OUT "
+            f"{options}`, and start from OUT"
+        )
+
+
+def leaves_bundle(stage: Stage) -> bool:
+    """Whether the stage's result stands on its base: adapters were trained, or the base was held in few bits."""
+    return bool(stage.quantize) or any(how.lora for how in stage.train.values())
+
+
+def trained_components(stage: Stage, model: VideoLM) -> dict[str, Train]:
+    """How each component that the stage trains does so.
+
+    Raises:
+        UserError: a component, or a layer to adapt, that does not exist.
+    """
+    parts = model.components()
+    trained = select_components(list(parts), stage.train, stage.name)
+    for component, how in trained.items():
+        if how.lora is not None:
+            target_layers(parts[component], how.lora, _where(stage, component))
+    return trained
+
+
+def check_quantization(stage: Stage) -> None:
+    """Raise UserError when ``quantize`` contradicts other settings of the stage, or cannot be had here."""
+    if stage.quantize is None:
+        return
+    where = f"stage {stage.name!r}: quantize: {stage.quantize}"
+    whole = next((g for g, how in stage.train.items() if component_matches(g, LANGUAGE_MODEL) and not how.lora), None)
+    if whole is not None:
+        raise UserError(f"{where}: train.{whole} trains all of the language model; give it lora, or remove quantize")
+    if stage.parallel == "fsdp2":
+        raise UserError(f"{where}: weights in few bits cannot be sharded; use parallel: ddp")
+    require_bitsandbytes(where)
+
+
+def stage_dtypes(stage: Stage) -> Callable[[str], torch.dtype]:
+    """The dtype of a component's weights: float32 where all of them train, the frozen dtype elsewhere."""
+
+    def dtype(component: str) -> torch.dtype:
+        trains = any(component_matches(glob, component) and not how.lora for glob, how in stage.train.items())
+        return torch.float32 if trains else frozen_dtype(stage)
+
+    return dtype
+
+
+def checkpoint_activations(model: VideoLM) -> None:
+    """Recompute the language model's activations in the backward pass; on the whole model it would switch frozen
+    towers too.
+    """
+    language_model = model.language_model
+    enable: Callable[[], None] = getattr(
+        language_model, "activation_checkpointing_enable", language_model.gradient_checkpointing_enable
+    )
+    enable()
+
+
+def frozen_dtype(stage: Stage) -> torch.dtype:
+    """The dtype of weights that do not train."""
+    return torch.bfloat16 if stage.precision == "bfloat16" else torch.float32
+
+
+def _where(stage: Stage, component: str) -> str:
+    return f"stage {stage.name!r}: train.{component}.lora"

@@ -1,0 +1,199 @@
+"""The feature store in training: what of a stage's towers and teachers is stored, and who serves it.
+
+Frozen towers whose preprocessing is not random give the same features in every epoch and every run. What the store has
+is neither decoded nor encoded; the rest is computed in the step as without a store, and written behind it. Features
+that were stored are equal to float rounding, and exactly equal where a tower would be given the same items together.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidtune.data.sample import MediaRef
+from vidtune.features.cache import FeatureCache
+from vidtune.features.collection import CollectionSpec, random_setting
+from vidtune.features.identity import MediaIdentities
+from vidtune.media.feature_file import is_feature_file
+from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.models.distillation import Teacher
+from vidtune.models.video_lm import VideoLM, is_trainable
+from vidtune.recipe.types import Recipe, Stage
+from vidtune.training.setup.starting_model import frozen_dtype
+from vidtune.training.setup.teaching import Teachers
+
+AUTO = "auto"
+ENVIRONMENT = "VIDTUNE_FEATURES"
+
+
+def store_folder(features: str | None, out: Path) -> Path | None:
+    """Where a recipe's features are stored; None: nowhere.
+
+    Args:
+        features: as the recipe says.
+        out: folder of the run.
+    """
+    if features != AUTO:
+        return Path(features) if features else None
+    return Path(os.environ.get(ENVIRONMENT) or out / "features")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the store has of an item.
+
+    Args:
+        features: of the stream's tower, (N, C); None: they have to be computed, and stored as ``key`` if there is one.
+        taught, teacher_key: the same of the stream's teacher.
+    """
+
+    features: Tensor | None = None
+    key: str | None = None
+    taught: Tensor | None = None
+    teacher_key: str | None = None
+
+
+@dataclass
+class StoredFeatures:
+    """The stored features of a stage; without a store there are none, and nothing happens.
+
+    Args:
+        towers, teachers: by stream, where there is something to store.
+        notes: what to tell about it, once.
+    """
+
+    towers: dict[str, FeatureCache] = field(default_factory=dict)
+    teachers: dict[str, FeatureCache] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _paths: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        store: Path,
+        recipe: Recipe,
+        stage: Stage,
+        model: VideoLM,
+        preprocessing: Mapping[str, Preprocessing],
+        teachers: Teachers,
+    ) -> "StoredFeatures":
+        """Open the collections of a stage.
+
+        Args:
+            model: frozen and cast as the stage wants.
+            preprocessing: of the stage, by the streams that its data hold.
+        """
+        stored, identities = cls(), MediaIdentities()
+        specs: dict[str, CollectionSpec] = {}
+        for stream, how in preprocessing.items():
+            tower = model.config.streams[stream]["tower"]
+            if next(model.towers[tower].parameters(), None) is None:
+                continue  # a model without this tower: its features come from files
+            reason = unstorable(recipe, stage, stream, tower, how, is_trainable(model.towers[tower]))
+            if reason is not None:
+                stored.notes.append(f"{reason}: its features are computed anew each time")
+            else:
+                specs[stream] = tower_spec(recipe, stage, stream, model, how)
+                stored.towers[stream] = FeatureCache(store, specs[stream], identities)
+        teachers.to(torch.device("cpu"), frozen_dtype(stage))
+        for stream, teacher in teachers.towers.items():
+            if stream in preprocessing and random_setting(preprocessing[stream]) is None:
+                spec = teacher_spec(recipe, stage, stream, teacher, teachers.preprocessing[stream])
+                stored.teachers[stream] = FeatureCache(store, spec, identities)
+        for what, caches in (("", stored.towers), ("teacher of ", stored.teachers)):
+            for stream, cache in caches.items():
+                stored.notes.append(
+                    f"features of {what}{stream}: {len(cache.collection):,} in {cache.collection.folder}"
+                )
+        return stored
+
+    def __enter__(self) -> "StoredFeatures":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for cache in self._caches():
+            cache.close()
+
+    def find(self, ref: MediaRef) -> Found:
+        """What the store has of an item, and under which names the rest is to be stored."""
+        if is_feature_file(ref.path):
+            return Found()
+        found: list[Any] = []
+        for cache in (self.towers.get(ref.stream), self.teachers.get(ref.stream)):
+            key = cache.key(ref) if cache is not None else None
+            features = cache.get(key) if cache is not None and key is not None else None
+            if key is not None and features is None:
+                self._paths[key] = ref.path
+            found += [features, key if features is None else None]
+        return Found(*found)
+
+    def is_unchanged(self, ref: MediaRef, key: str) -> bool:
+        """Whether a file is still the one that had this key before it was decoded."""
+        caches = (self.towers.get(ref.stream), self.teachers.get(ref.stream))
+        return any(cache is not None and cache.key(ref) == key for cache in caches)
+
+    def keep(self, stream: str, key: str, features: Tensor) -> None:
+        """Store what a tower gave."""
+        self.towers[stream].add(key, features, self._paths.get(key, ""))
+
+    def keep_taught(self, stream: str, key: str, features: Tensor) -> None:
+        """Store what a teacher gave."""
+        self.teachers[stream].add(key, features, self._paths.get(key, ""))
+
+    def problems(self) -> list[str]:
+        """What went wrong since the last call: training goes on without the store."""
+        found = [cache.problem for cache in self._caches() if cache.problem is not None]
+        found += [
+            f"{cache.collection.folder}: the disk is slower than the towers: not all features are stored this time"
+            for cache in self._caches()
+            if cache.left_out
+        ]
+        fresh = [problem for problem in found if problem not in self.notes]
+        self.notes += fresh
+        return fresh
+
+    def _caches(self) -> list[FeatureCache]:
+        return [*self.towers.values(), *self.teachers.values()]
+
+
+def unstorable(
+    recipe: Recipe, stage: Stage, stream: str, tower: str, preprocessing: Preprocessing, trains: bool
+) -> str | None:
+    """Why a stream's features cannot be stored in a stage; None when they can.
+
+    Args:
+        trains: whether its tower does.
+    """
+    if trains:
+        return f"stage {stage.name!r}: stream {stream}: towers.{tower} trains"
+    setting = random_setting(preprocessing)
+    if setting is not None:
+        return f"stage {stage.name!r}: stream {stream}: its preprocessing is random (media.{stream}.{setting})"
+    if stream in recipe.distillation:
+        return f"stage {stage.name!r}: stream {stream}: it is distilled, which goes by the shape of its pixels"
+    return None
+
+
+def tower_spec(
+    recipe: Recipe, stage: Stage, stream: str, model: VideoLM, preprocessing: Preprocessing
+) -> CollectionSpec:
+    """What decides the features of a stream in a stage."""
+    name = model.config.streams[stream]["tower"]
+    origin = {"system": recipe.system, "stream": stream, "tower": f"towers.{name}"}
+    return CollectionSpec.of(model.towers[name], model.config.tower(name), preprocessing, stage.precision, origin)
+
+
+def teacher_spec(
+    recipe: Recipe, stage: Stage, stream: str, teacher: Teacher, preprocessing: Preprocessing
+) -> CollectionSpec:
+    """What decides what a stream's teacher says; unlike the model's towers, it runs without autocast."""
+    origin = {"system": recipe.system, "stream": stream, "tower": "teacher"}
+    spec = CollectionSpec.of(teacher, teacher.config, preprocessing, stage.precision, origin)
+    return replace(spec, tower={"teacher": spec.tower, "cell": teacher.cell, "color": teacher.color.tolist()})

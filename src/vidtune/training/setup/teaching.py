@@ -1,0 +1,100 @@
+"""Distillation in the training loop: the frozen teachers of a stage, and what their losses weigh.
+
+A step minimises its mean cross-entropy per supervised token plus, for every distilled stream, the weighted mean
+alignment loss per frame. Gradients are sums over packs that are divided once, by the number of supervised tokens: the
+alignment of each pack is therefore multiplied by the step's planned tokens per planned frame. The plan knows both
+numbers for all ranks before the first pass, so that the mean does not depend on packs or ranks. Where files fail the
+ratio stays that of the plan, and the weight is off by as much as the failed samples change it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from vidtune.checkpoints.teachers import build_teacher, teacher_preprocessing
+from vidtune.errors import UserError
+from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.models.config import VideoLMConfig
+from vidtune.models.distillation import Teacher
+from vidtune.planning.plan import StagePlan
+from vidtune.processing.batch import Batch, StreamBatch
+from vidtune.recipe.types import Recipe
+
+
+@dataclass
+class Teachers:
+    """The teachers of a stage by stream; without distillation there are none, and nothing happens.
+
+    Args:
+        towers: frozen, and no part of the model.
+        preprocessing: what they see of a media file.
+        weights: of the alignment losses beside the cross-entropy.
+        keep_features: told stream, key (:attr:`StreamBatch.teacher_keys`) and features of every item that a tower
+            looked at.
+    """
+
+    towers: dict[str, Teacher] = field(default_factory=dict)
+    preprocessing: dict[str, Preprocessing] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    keep_features: Callable[[str, str, Tensor], None] | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, config: VideoLMConfig, preprocessing: Mapping[str, Preprocessing]) -> "Teachers":
+        """Load a recipe's teachers.
+
+        Args:
+            config: of the student.
+            preprocessing: of the student in this stage.
+
+        Raises:
+            UserError: weights that cannot be found or do not fit; a teacher that cannot look at what the student sees.
+        """
+        teachers = cls()
+        for stream, distillation in recipe.distillation.items():
+            try:
+                tower = build_teacher(recipe, stream, config)
+            except ValueError as error:
+                raise UserError(f"distillation.{stream}.teacher: {error}") from None
+            teachers.towers[stream] = tower
+            teachers.preprocessing[stream] = teacher_preprocessing(preprocessing[stream], tower.config)
+            teachers.weights[stream] = distillation.weight
+        return teachers
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the towers to where they work, in the precision they work in."""
+        for tower in self.towers.values():
+            tower.to(device=device, dtype=dtype)
+
+    def factors(self, plan: StagePlan, step: int) -> dict[str, float]:
+        """What multiplies each stream's summed alignment loss in a step's gradients, see above; 0 without frames."""
+        if not self.weights:
+            return {}
+        tokens = max(plan.supervised(step), 1)
+        frames = {stream: plan.frames(step, stream) for stream in self.weights}
+        return {
+            stream: weight * tokens / frames[stream] if frames[stream] else 0.0
+            for stream, weight in self.weights.items()
+        }
+
+    def teach(self, batch: Batch) -> Batch:
+        """The batch, on the device, with the teachers' features of its media; features it brings along stay."""
+        media = dict(batch.media)
+        for stream, tower in self.towers.items():
+            items = media.get(stream)
+            if items is not None and items.teacher is None and items.teacher_values is not None:
+                media[stream] = replace(items, teacher=self._features(stream, tower, items), teacher_values=None)
+        return replace(batch, media=media)
+
+    def _features(self, stream: str, tower: Teacher, items: StreamBatch) -> list[Tensor]:
+        """What a teacher says of all items; those of the store stand among its values already."""
+        values = items.teacher_values or []
+        taught, keys = items.taught or [False] * len(values), items.teacher_keys or [None] * len(values)
+        rest = [value for value, done in zip(values, taught, strict=True) if not done]
+        found = iter(tower(rest) if rest else ())
+        features = [value if done else next(found) for value, done in zip(values, taught, strict=True)]
+        for key, block, done in zip(keys, features, taught, strict=True):
+            if self.keep_features is not None and key is not None and not done:
+                self.keep_features(stream, key, block)
+        return features

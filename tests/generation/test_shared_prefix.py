@@ -1,0 +1,128 @@
+"""Questions over one copy of a prefix give the tokens of answering each prompt from scratch."""
+
+import pytest
+import torch
+from tiny_language_models import CONFIGS, byte_tokenizer, language_model
+from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, Qwen2Config
+
+from vidtune.errors import UserError
+from vidtune.generation import shared_prefix as branches
+from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
+from vidtune.generation.settings import GenerationSettings
+from vidtune.generation.shared_prefix import Branches, Prefix, attend_with_total, check_language_model
+from vidtune.generation.stopping import AnswerInProgress
+
+QUESTIONS = [[1, 2, 3], [5], [4, 4, 4, 9, 3, 2, 8], [7, 7], [1, 2, 3]]
+NEW_TOKENS = 12
+
+
+def answers_in_progress(count, eos_ids=()):
+    tokenizer = byte_tokenizer()
+    return [AnswerInProgress(f"q{i}", tokenizer, eos_ids, (), NEW_TOKENS) for i in range(count)]
+
+
+def run(prompts, questions, answers):
+    for _ in decode_steps(prompts, questions, answers, TokenChooser(GenerationSettings())):
+        pass
+    return [answer.token_ids for answer in answers]
+
+
+def alone(model, prefix, question, **kwargs):
+    embeds = torch.cat([prefix, model.get_input_embeddings()(torch.tensor([question]))], dim=1).detach()
+    return run(SinglePrompt(model, embeds), [()], answers_in_progress(1, **kwargs))[0]
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request):
+    model = language_model(request.param)
+    check_language_model(model)
+    return model
+
+
+@pytest.mark.parametrize("prefix_length", [0, 1, 37])
+def test_shared_prefix_equals_plain(model, prefix_length):
+    prefix = torch.randn(1, prefix_length, 32)
+    shared = run(Branches(Prefix(model, prefix)), QUESTIONS, answers_in_progress(len(QUESTIONS)))
+    assert shared == [alone(model, prefix, question) for question in QUESTIONS]
+    assert len({tuple(tokens) for tokens in shared}) == 4
+
+
+def test_plain_equals_transformers_generate(model):
+    prefix = torch.randn(1, 37, 32)
+    embeds = torch.cat([prefix, model.get_input_embeddings()(torch.tensor([QUESTIONS[2]]))], dim=1)
+    ids = model.generate(
+        inputs_embeds=embeds,
+        attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    assert ids[0].tolist() == alone(model, prefix, QUESTIONS[2])
+
+
+def test_answers_that_end_early_leave_the_rest_unchanged(model):
+    prefix = torch.randn(1, 37, 32)
+    free = [alone(model, prefix, question) for question in QUESTIONS]
+    eos = {free[0][2], free[2][5]}
+    shared = run(Branches(Prefix(model, prefix)), QUESTIONS, answers_in_progress(len(QUESTIONS), eos))
+    assert shared == [alone(model, prefix, question, eos_ids=eos) for question in QUESTIONS]
+    assert len({len(tokens) for tokens in shared}) > 2
+
+
+def test_several_batches_use_the_same_prefix(model):
+    prefix = Prefix(model, torch.randn(1, 37, 32))
+    whole = run(Branches(prefix), QUESTIONS, answers_in_progress(len(QUESTIONS)))
+    parts = [run(Branches(prefix), [question], answers_in_progress(1))[0] for question in QUESTIONS]
+    assert parts == whole
+
+
+def test_logits_agree_to_rounding(model):
+    embeds, question = torch.randn(1, 37, 32), QUESTIONS[2]
+    branched = Branches(Prefix(model, embeds)).start([[9], question])[1]
+    with torch.inference_mode():
+        whole = torch.cat([embeds, model.get_input_embeddings()(torch.tensor([question]))], dim=1)
+        torch.testing.assert_close(branched, model(inputs_embeds=whole).logits[0, -1], rtol=0, atol=2e-5)
+
+
+def test_the_model_keeps_its_own_attention(model):
+    before = model.config._attn_implementation
+    run(Branches(Prefix(model, torch.randn(1, 5, 32))), [[1]], answers_in_progress(1))
+    assert model.config._attn_implementation == before
+
+
+def test_sliced_queries_give_the_same_attention(monkeypatch):
+    query, key, value = torch.randn(2, 3, 11, 8), torch.randn(2, 3, 17, 8), torch.randn(2, 3, 17, 8)
+    hidden = torch.ones(2, 1, 11, 17, dtype=torch.bool).triu(4)
+    whole = attend_with_total(query, key, value, 0.3, hidden)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, ~hidden, scale=0.3)
+    torch.testing.assert_close(whole[0], expected)
+    monkeypatch.setattr(branches, "SCORE_BYTES", 4 * 2 * 3 * 17 * 2)
+    for sliced, single in zip(attend_with_total(query, key, value, 0.3, hidden), whole, strict=True):
+        torch.testing.assert_close(sliced, single)
+
+
+def test_bfloat16_stays_close_to_plain(model):
+    model = model.to(torch.bfloat16)
+    prefix = torch.randn(1, 37, 32, dtype=torch.bfloat16)
+    logits = Branches(Prefix(model, prefix)).start(QUESTIONS)
+    with torch.inference_mode():
+        whole = torch.cat([prefix, model.get_input_embeddings()(torch.tensor([QUESTIONS[0]]))], dim=1)
+        plain = model(inputs_embeds=whole).logits[0, -1]
+    assert (logits[0] - plain).abs().max() < 0.05 * plain.abs().max()
+
+
+SMALL = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 9}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=8, max_window_layers=0), "sliding_attention"),
+        (Gemma2Config(**SMALL, head_dim=4, layer_types=["full_attention"]), "soft-capped attention"),
+        (BloomConfig(hidden_size=8, n_head=2, n_layer=1, vocab_size=9), "attention of its own"),
+    ],
+)
+def test_language_models_that_cannot_share_a_prefix_are_refused(config, reason):
+    with pytest.raises(UserError, match=f"{reason}.*share_prefix=False"):
+        check_language_model(AutoModelForCausalLM.from_config(config))

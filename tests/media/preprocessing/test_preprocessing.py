@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from synthetic_clips import decode_plainly, write_clip
+
+from vidtune.errors import MediaError
+from vidtune.media.preprocessing.sampling import frame_indices
+from vidtune.media.preprocessing.streams import ImagePreprocessing, Preprocessing, VideoPreprocessing
+
+
+def test_loading_a_video_samples_and_transforms_its_frames(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", num_frames=21)
+    preprocessing = VideoPreprocessing(num_frames=4, size=24)
+    frames = decode_plainly(path)
+    expected = preprocessing.apply(np.stack([frames[index] for index in frame_indices("linspace", 21, 4)]))
+    loaded = preprocessing.load(str(path))
+    assert loaded.dtype == np.float32
+    assert loaded.shape == preprocessing.output_shape() == (3, 4, 24, 24)
+    assert np.array_equal(loaded, expected.numpy())
+
+
+def test_loading_an_image_gives_the_announced_shape(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 30), (255, 0, 0)).save(tmp_path / "red.png")
+    preprocessing = ImagePreprocessing(size=20)
+    loaded = preprocessing.load(str(tmp_path / "red.png"))
+    assert loaded.shape == preprocessing.output_shape() == (3, 20, 20)
+    assert loaded[0].min() > 1.9 and loaded[1].max() < -1.7
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_blind_images_are_black_pictures_of_the_same_size(tmp_path: Path, padded: bool) -> None:
+    Image.new("RGB", (50, 30), (255, 0, 0)).save(tmp_path / "red.png")
+    preprocessing = ImagePreprocessing(size=20, pad_to_square=padded, blind=True)
+    sighted = preprocessing.model_copy(update={"blind": False})
+    expected = sighted.apply(np.zeros((30, 50, 3), np.uint8)).numpy()
+    assert np.array_equal(preprocessing.load(str(tmp_path / "red.png")), expected)
+
+
+def test_blind_videos_are_black_but_the_file_must_be_one(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", num_frames=3)
+    preprocessing = VideoPreprocessing(num_frames=2, size=16, blind=True)
+    loaded = torch.from_numpy(preprocessing.load(str(path)))
+    assert torch.allclose(loaded, loaded[:, :1, :1, :1].expand_as(loaded))
+    assert (loaded < -1.4).all()
+    with pytest.raises(MediaError, match="does not exist"):
+        preprocessing.load(str(tmp_path / "missing.mp4"))
+
+
+def test_the_flip_mirrors_the_whole_clip_and_needs_a_seed(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", num_frames=5)
+    plain = VideoPreprocessing(num_frames=3, size=16).load(str(path), seed=1)
+    flipping = VideoPreprocessing(num_frames=3, size=16, flip_probability=1.0)
+    assert np.array_equal(flipping.load(str(path), seed=1), plain[..., ::-1])
+    assert np.array_equal(flipping.load(str(path)), plain)
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_file_of_the_other_medium_is_named_as_such(tmp_path: Path, blind: bool) -> None:
+    video = write_clip(tmp_path / "clip.mp4", num_frames=3)
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    with pytest.raises(MediaError, match=r"picture\.png: is an image file where a video is expected"):
+        VideoPreprocessing(blind=blind).load(str(tmp_path / "picture.png"))
+    with pytest.raises(MediaError, match=r"clip\.mp4: is (not an image|a video file where an image)"):
+        ImagePreprocessing(blind=blind).load(str(video))
+
+
+@pytest.mark.parametrize("preprocessing", [ImagePreprocessing(pad_to_square=True), VideoPreprocessing(num_frames=4)])
+def test_settings_survive_json(preprocessing: ImagePreprocessing | VideoPreprocessing) -> None:
+    adapter: TypeAdapter[Preprocessing] = TypeAdapter(Preprocessing)
+    assert adapter.validate_json(preprocessing.model_dump_json()) == preprocessing
+
+
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(ValidationError, match="num_frame"):
+        VideoPreprocessing(num_frame=3)  # type: ignore[call-arg]

@@ -1,0 +1,117 @@
+"""Training runs in processes of their own, of one rank or several, started by ``launcher.py``."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from vidtune.recipe.types import Recipe, dump_recipe
+
+HANGS_AFTER = 100.0
+
+
+class Launcher:
+    """The process that forks runs."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+
+    def start(self, recipe: Recipe, out: Path, ranks: int = 1, **order: Any) -> "Run":
+        """Begin a run; ``order`` as ``launcher.py`` describes it."""
+        file = out.with_suffix(".yaml")
+        file.write_text(dump_recipe(recipe))
+        line = {"recipe": str(file), "out": str(out), "ranks": ranks, **order}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(line).encode() + b"\n")
+        processes = self.answer()
+        assert processes is not None
+        return Run(self, out, processes)
+
+    def run(self, recipe: Recipe, out: Path, ranks: int = 1, **order: Any) -> list[int]:
+        """A whole run; its exit codes."""
+        return self.start(recipe, out, ranks, **order).exit_codes()
+
+    def answer(self, seconds: float = HANGS_AFTER) -> list[int] | None:
+        """The next line of the launcher; None when it does not come."""
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], seconds)
+        return json.loads(self._process.stdout.readline()) if ready else None
+
+
+class Run:
+    """A run that goes on, or has ended."""
+
+    def __init__(self, launcher: Launcher, out: Path, processes: list[int]) -> None:
+        self._launcher, self.out, self.processes = launcher, out, processes
+
+    def exit_codes(self) -> list[int]:
+        codes = self._launcher.answer()
+        if codes is None:
+            for process in self.processes:
+                with suppress(ProcessLookupError):
+                    os.killpg(process, signal.SIGKILL)
+            self._launcher.answer()
+        assert codes is not None, f"{self.out}: the run hangs"
+        return codes
+
+    def wait_for_steps(self, count: int) -> None:
+        deadline = time.monotonic() + 60
+        while logged_steps(self.out) < count:
+            assert time.monotonic() < deadline, "the run does not move"
+            time.sleep(0.01)
+
+
+@contextmanager
+def started_launcher() -> Iterator[Launcher]:
+    command = [sys.executable, str(Path(__file__).with_name("launcher.py"))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    # Without a buffer, so that what has not been read is seen by select.
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
+    ) as process:
+        yield Launcher(process)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def printed(out: Path, rank: int = 0) -> str:
+    """What a rank of the last run into ``out`` printed."""
+    return Path(f"{out}.{rank}").read_text()
+
+
+def log_lines(out: Path, stage: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / stage / "log.jsonl").read_text().splitlines()]
+
+
+def logged_steps(out: Path) -> int:
+    """Steps in the logs of all stages."""
+    return sum(len(path.read_bytes().splitlines()) for path in out.glob("*/log.jsonl"))
+
+
+def weights(final: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a result, a checkpoint or a bundle, by file and name."""
+    files = sorted(final.rglob("*.safetensors"))
+    assert files
+    return {f"{file.name}: {name}": tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def largest_difference(one: Path, other: Path) -> float:
+    """Between the weights of two results, over all components."""
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    return max(float((a[name].float() - b[name].float()).abs().max()) for name in a)
+
+
+def with_settings(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with other settings in all stages."""
+    return recipe.model_copy(update={"stages": tuple(stage.model_copy(update=changes) for stage in recipe.stages)})

@@ -1,0 +1,117 @@
+"""Starts training runs in child processes without importing torch each time: forks for every line of stdin.
+
+A line is a JSON object: {"recipe": file, "out": folder, "ranks": number of processes that train together, "arguments":
+of train, "again": start again after an interruption, "sabotage": {"rank", "step", "how"}}. What process ``r`` prints
+goes to ``<out>.<r>``. The launcher answers with the processes' ids, waits for all of them, and answers with their exit
+codes: 0, the interruption's own, 2 for a user's mistake, 1 for another error, or minus the signal.
+"""
+
+import json
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils.tensorboard
+
+from vidtune.errors import UserError
+from vidtune.models.video_lm import VideoLM
+from vidtune.recipe.types import load_recipe
+from vidtune.training.packs import loading
+from vidtune.training.ranks import parallel
+from vidtune.training.ranks.group import Ranks, joined
+from vidtune.training.run import train
+from vidtune.training.signals import TrainingInterrupted
+
+
+def train_here(order: dict[str, Any]) -> int:
+    recipe, out = load_recipe(order["recipe"]), Path(order["out"])
+    try:
+        with joined("cpu") as ranks:
+            sabotage(ranks, order.get("sabotage"))
+            while True:
+                try:
+                    train(recipe, out, progress=False, ranks=ranks, **order.get("arguments", {}))
+                    return 0
+                except TrainingInterrupted:
+                    if not order.get("again"):
+                        raise
+    except TrainingInterrupted as interruption:
+        print(interruption, file=sys.stderr)
+        return interruption.exit_code
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+def sabotage(ranks: Ranks, what: dict[str, Any] | None) -> None:
+    """Make one rank fail: its loader ("loader"), its forward pass ("forward"), or its loss ("nan")."""
+    if what is None:
+        return
+    if what["how"] == "reduce every pack":
+        parallel.WHOLE_GRADIENT_BYTES = 0
+    elif what["how"] == "loader" and ranks.rank == what["rank"]:
+        real = loading.PackLoader.__iter__
+
+        def broken(self: loading.PackLoader) -> Iterator[loading.LoadedPack]:
+            for pack in real(self):
+                if pack.step == what["step"]:
+                    raise UserError("the disk is gone; bring it back")
+                yield pack
+
+        loading.PackLoader.__iter__ = broken
+    elif ranks.rank == what["rank"]:
+        loss_terms = VideoLM.loss_terms
+
+        def poisoned(self: VideoLM, batch: Any) -> Any:
+            if what["how"] == "forward":
+                raise RuntimeError("out of memory, say")
+            text, aligned = loss_terms(self, batch)
+            return text * (float("nan") if batch.ids else 1.0), aligned
+
+        VideoLM.loss_terms = poisoned
+
+
+def environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+    if ranks == 1:
+        return {}
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
+
+
+def fork(order: dict[str, Any], rank: int, port: int) -> int:
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.environ.update(environment(rank, order["ranks"], port))
+        output = os.open(f"{order['out']}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        code = train_here(order)
+        sys.stderr.flush()
+        os._exit(code)
+    return child
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        order = json.loads(line)
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        children = [fork(order, rank, port) for rank in range(order["ranks"])]
+        print(json.dumps(children), flush=True)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        print(json.dumps(codes), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""A checkpoint of a few thousand weights whose answers depend on what it sees."""
+
+from pathlib import Path
+
+import torch
+from tiny_language_models import CONFIGS, byte_tokenizer, sharpen
+
+from vidtune.checkpoints.build import build_processor
+from vidtune.models.video_lm import VideoLM
+from vidtune.systems import get_system
+
+TOWER = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+
+def write_checkpoint(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = get_system("video_llava").build_config(
+        CONFIGS["llama"], {"image": TOWER, "video": {**TOWER, "num_frames": 2}}, {}
+    )
+    model = VideoLM(config)
+    sharpen(model)
+    embeddings = model.towers["video"].embeddings
+    for where in (embeddings.class_embedding, embeddings.position_embedding.weight):
+        where.data.zero_()  # what is seen decides the answer, not where it is seen
+    model.save_pretrained(folder)
+    build_processor(config, byte_tokenizer()).save_pretrained(folder)
+    (folder / "recipe.yaml").write_text("system: video_llava\n")
+    return folder

@@ -1,0 +1,85 @@
+"""Packs wait for the step that needs them: some, but no more than there is room for."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from vidtune.processing.batch import Example, pack
+from vidtune.training.packs.loading import Ahead, LoadedPack
+
+TOKENS = 1000
+
+
+def packs(count: int, made: list[int], error: Exception | None = None) -> Iterator[LoadedPack]:
+    for number in range(count):
+        made.append(number)
+        ids = np.full(TOKENS, number)
+        yield LoadedPack(number, 0, True, pack([Example(str(number), ids, ids)], [[]]))
+    if error is not None:
+        raise error
+
+
+SIZE = next(packs(1, [])).nbytes
+
+
+def settle(made: list[int]) -> int:
+    """How many were made when no more come."""
+    seen = -1
+    while seen != len(made):
+        seen = len(made)
+        time.sleep(0.05)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("limit", "ahead"),
+    [({"depth": 3}, 3), ({"max_bytes": 4 * SIZE}, 4), ({"max_bytes": 10}, 1), ({"depth": 2, "max_bytes": 4 * SIZE}, 2)],
+)
+def test_as_many_are_made_ahead_as_there_is_room_for(limit: dict[str, int], ahead: int) -> None:
+    made: list[int] = []
+    with Ahead(packs(20, made), **limit) as waiting:
+        for number in range(20):
+            # And one in the hands of the thread, that waits for room.
+            assert settle(made) == min(20, number + ahead + 1)
+            assert waiting.upcoming() is not None
+            assert waiting.next().step == number
+        assert waiting.upcoming() is None
+
+
+def test_upcoming_is_what_next_gives_and_stays() -> None:
+    with Ahead(packs(3, [])) as waiting:
+        for _ in range(3):
+            settle([])
+            batch = waiting.upcoming()
+            assert batch is not None and batch is waiting.upcoming()
+            assert waiting.next().batch is batch
+
+
+def test_an_error_arrives_in_its_place() -> None:
+    with Ahead(packs(2, [], ValueError("the third"))) as waiting:
+        assert [waiting.next().step for _ in range(2)] == [0, 1]
+        with pytest.raises(ValueError, match="the third"):
+            waiting.next()
+
+
+def test_leaving_early_ends_the_thread() -> None:
+    made: list[int] = []
+    with Ahead(packs(100, made), depth=2) as waiting:
+        waiting.next()
+        settle(made)
+    assert not waiting._thread.is_alive()
+    assert len(made) <= 4
+
+
+def test_time_spent_waiting_is_counted() -> None:
+    def slowly() -> Iterator[LoadedPack]:
+        for item in packs(3, []):
+            time.sleep(0.1)
+            yield item
+
+    with Ahead(slowly()) as waiting:
+        for _ in range(3):
+            waiting.next()
+        assert 0.25 < waiting.seconds_waited < 2

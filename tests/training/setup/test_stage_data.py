@@ -1,0 +1,144 @@
+"""A stage's data: opened once, unusable samples named, limits checked, costs from the model's sizes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from training_world import conversation, mixed_samples
+
+from vidtune.checkpoints.build import build_config
+from vidtune.data.problems import SampleProblem
+from vidtune.errors import UserError
+from vidtune.recipe.types import Recipe
+from vidtune.training.exclusions import ExclusionList
+from vidtune.training.setup.data import cost_model
+from vidtune.training.setup.stage import EXCLUSIONS, check_stages, set_up
+
+OUTSIDE = conversation("<video>\nWhat?", "x", video="../../etc/passwd")
+
+
+def unusable_lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "align" / EXCLUSIONS).read_text().splitlines()]
+
+
+def test_unusable_annotations_never_enter_the_plan_and_are_recorded_once(make_recipe, tmp_path: Path) -> None:
+    recipe = make_recipe([OUTSIDE, *mixed_samples(), OUTSIDE])
+    first, second = set_up(recipe, 0, tmp_path), set_up(recipe, 0, tmp_path)
+    for setup in (first, second):
+        assert len(setup.data.table) == len(setup.plan.lengths) == len(mixed_samples())
+        assert setup.plan.lengths.tokens.min() > 0
+        assert setup.data.table.id(0) == "train:1"
+    assert first.plan.fingerprint == second.plan.fingerprint
+    lines = unusable_lines(tmp_path)
+    assert [line["id"] for line in lines] == ["train:0", "train:12"]
+    assert lines[0]["reason"] == "unsafe path" and "step" not in lines[0]
+
+
+def test_a_process_that_does_not_write_leaves_them_out_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / EXCLUSIONS
+    exclusions = ExclusionList(path, writes=False)
+    exclusions.add_unusable([(SampleProblem("bad", "is bad", "train:3"), Path("train.json"))])
+    assert exclusions.checked_ids == {"train:3"}
+    assert not path.exists()
+
+
+def test_mostly_unusable_annotations_stop_before_training(make_recipe, tmp_path: Path) -> None:
+    recipe = make_recipe([*mixed_samples(), *[OUTSIDE] * 12])
+    with pytest.raises(UserError, match=r"stage 'align': 12 of 23 samples cannot be used.*sample train:11: .*passwd"):
+        set_up(recipe, 0, tmp_path)
+
+
+def test_how_many_may_be_left_out_is_the_stages_to_say(make_recipe, tmp_path: Path) -> None:
+    def usable(bad: int, share: float) -> int:
+        out = tmp_path / f"{bad} {share}"
+        out.mkdir()
+        return len(set_up(make_recipe([*mixed_samples(), *[OUTSIDE] * bad], max_excluded=share), 0, out).data.table)
+
+    assert usable(10, 0) == usable(12, 0.53) == len(mixed_samples())
+    with pytest.raises(UserError, match=r"12 of 23 samples .*\(unsafe path: 12\), more than max_excluded \(0.5\)"):
+        usable(12, 0.5)
+
+
+def test_samples_that_were_recorded_before_count_too(make_recipe, tmp_path: Path) -> None:
+    recipe = make_recipe([*mixed_samples(), *[OUTSIDE] * 6])
+    (tmp_path / "align").mkdir()
+    lines = [json.dumps({"id": f"train:{number}", "reason": "missing file"}) for number in range(5)]
+    (tmp_path / "align" / EXCLUSIONS).write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"11 of 17 samples cannot be used \(unsafe path: 6, recorded in .*: 5\)"):
+        set_up(recipe, 0, tmp_path)
+
+
+def test_samples_without_features_are_recorded_and_never_enter_the_plan(make_recipe, tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    samples = [conversation("<video>\nWhat moves?", "a box.", id=name) for name in ("a", "b", "c")]
+    source = {"annotations": str(tmp_path / "stored.json"), "features": {"video": str(tmp_path / "clip")}}
+    Path(source["annotations"]).write_text(json.dumps(samples))
+    recipe = make_recipe(data=[source])
+    config = build_config(recipe)
+    tower = config.tower("video")
+    shape = (tower.num_tokens(tower.input_shape()), tower.hidden_size)
+    for name in ("a", "c"):
+        np.save(tmp_path / f"clip/{name}.npy", np.zeros(shape, np.float16))
+    np.save(tmp_path / "clip/c.npy", np.zeros((shape[0], shape[1] + 1), np.float16))
+    setup = set_up(recipe, 0, tmp_path)
+    assert [setup.data.table.id(k) for k in range(len(setup.data.table))] == ["stored:0"]
+    assert setup.example(0, 0).media[0].encoded
+    assert [(line["id"], line["reason"]) for line in unusable_lines(tmp_path)] == [
+        ("stored:1", "features missing"), ("stored:2", "features of another tower")
+    ]  # fmt: skip
+
+
+def test_features_need_a_folder_and_a_stream(make_recipe, tmp_path: Path) -> None:
+    def recipe(**features: Path) -> Recipe:
+        found = make_recipe()
+        source = found.stages[0].data[0].model_copy(update={"features": {k: str(v) for k, v in features.items()}})
+        return found.model_copy(update={"stages": (found.stages[0].model_copy(update={"data": (source,)}),)})
+
+    with pytest.raises(UserError, match=r"stage 'align': the folder of video features .*nowhere does not exist"):
+        check_stages(recipe(video=tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"stage 'align': .*train.json: no stream 'vide' .*did you mean 'video'"):
+        set_up(recipe(vide=tmp_path), 0, tmp_path)
+
+
+def test_the_longest_sample_is_named_when_no_pack_can_hold_it(make_recipe, tmp_path: Path) -> None:
+    samples = [*mixed_samples(), conversation("Say much.", "word " * 40), conversation("Say it all.", "word " * 90)]
+    recipe = make_recipe(samples, max_tokens_per_batch=90)
+    with pytest.raises(UserError, match=r"stage 'align': sample train:12 has (\d+) tokens .* at least \1"):
+        set_up(recipe, 0, tmp_path)
+
+
+def test_other_tokens_of_the_same_data_are_another_identity(make_recipe, tmp_path: Path) -> None:
+    recipe = make_recipe()
+    stage = recipe.stages[0].model_copy(update={"max_length": 40})
+    shorter = recipe.model_copy(update={"stages": (stage,)})
+    one, other = set_up(recipe, 0, tmp_path), set_up(shorter, 0, tmp_path)
+    assert other.plan.lengths.tokens.max() < one.plan.lengths.tokens.max()
+    assert one.plan.identity()["files"] == other.plan.identity()["files"]
+    assert one.plan.identity()["lengths"] != other.plan.identity()["lengths"]
+
+
+def test_costs_follow_the_sizes_of_tower_and_language_model(make_recipe) -> None:
+    config = build_config(make_recipe())
+    cost = cost_model(config)
+    text = config.text_config
+    per_layer = 4 * text.hidden_size**2 + 3 * text.hidden_size * text.intermediate_size + 2 * text.hidden_size
+    weights = text.num_hidden_layers * per_layer + text.hidden_size
+    assert cost.squared == pytest.approx(text.num_hidden_layers * text.hidden_size / weights)
+    for stream, patches in (("image", 4), ("video", 4 * 5)):
+        tower = sum(np.prod(p.shape) for p in config.tower(stream).build().parameters())
+        assert cost.items[stream] == pytest.approx(tower / weights / 3 * patches)
+
+
+def test_a_weight_that_takes_nothing_and_a_sample_without_words_are_refused(make_recipe, tmp_path: Path) -> None:
+    recipe = make_recipe([*mixed_samples(), conversation("", "")])
+
+    def changed(**changes: Any) -> Recipe:
+        return recipe.model_copy(update={"stages": (recipe.stages[0].model_copy(update=changes),)})
+
+    light = recipe.stages[0].data[0].model_copy(update={"weight": 0.01})
+    with pytest.raises(UserError, match=r"train.json: weight 0.01 takes none of its 12 samples"):
+        set_up(changed(data=(light,)), 0, tmp_path)
+    with pytest.raises(UserError, match=r"stage 'align': sample train:11 has no words"):
+        set_up(changed(order="modality_grouped"), 0, tmp_path)
