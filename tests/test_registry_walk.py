@@ -126,9 +126,10 @@ def test_recipe_that_needs_no_weights_builds_its_model(recipe):
     assert sum(parameter.numel() for parameter in model.parameters()) < 50_000_000
 
 
-def test_system_protocols_change_rules_that_exist(system):
-    for name, changes in system.protocols.items():
-        protocol = get_benchmark(name).protocol(prompt_format=system.answering_prompt)
+def test_system_rules_of_a_benchmark_change_rules_that_exist(benchmark):
+    for name, changes in benchmark.system_rules.items():
+        system = get_system(name)
+        protocol = benchmark.protocol(prompt_format=system.answering_prompt)
         changed = protocol.with_overrides(changes, f"system {system.name}")
         assert changed.prompt_format in system.prompts
 

@@ -64,10 +64,10 @@ def test_system_overrides_come_before_those_of_the_caller(checkpoint):
     benchmark = get_benchmark("world_qa")
     plain = protocol_for(loaded, benchmark)
     assert plain.prompt_format == loaded.system.answering_prompt
-    own = {"world_qa": {"generation": {"max_new_tokens": 7}, "version": 3}, "msvd_qa": {"version": 5}}
-    particular = replace(loaded, system=replace(loaded.system, protocols=own))
-    assert protocol_for(particular, benchmark).generation.max_new_tokens == 7
-    changed = protocol_for(particular, benchmark, overrides={"generation": {"max_new_tokens": 9}})
+    own = {"video_llava": {"generation": {"max_new_tokens": 7}, "version": 3}, "video_panda": {"version": 5}}
+    particular = replace(benchmark, system_rules=own)
+    assert protocol_for(loaded, particular).generation.max_new_tokens == 7
+    changed = protocol_for(loaded, particular, overrides={"generation": {"max_new_tokens": 9}})
     assert (changed.generation.max_new_tokens, changed.version) == (9, 3)
     assert changed.generation.stop == plain.generation.stop
 

@@ -698,8 +698,9 @@ def test_the_systems_preprocessing_is_the_published_one():
 def test_benchmarks_are_asked_as_published(name):
     """scripts/videopanda/eval/run_qa_*.sh: conversation videopanda_v1, greedy, 1024 new tokens, the question alone."""
     system = SYSTEM
-    protocol = get_benchmark(name).protocol(prompt_format=system.answering_prompt)
-    protocol = protocol.with_overrides(system.protocols[name], "system")
+    benchmark = get_benchmark(name)
+    protocol = benchmark.protocol(prompt_format=system.answering_prompt)
+    protocol = protocol.with_overrides(benchmark.system_rules[system.name], "system")
     assert protocol.prompt_format == "videopanda_v1"
     assert not protocol.generation.do_sample and protocol.generation.max_new_tokens == 1024
     assert protocol.generation.stop == ("</s>",)

@@ -95,7 +95,7 @@ def protocol_for(
     protocol = benchmark.protocol(prompt_format=system.answering_prompt, blind=blind)
     protocol = protocol.model_copy(update={"companions": {name: {} for name in _companions(loaded, protocol)}})
     chosen = (
-        (f"system {system.name}", system.protocols.get(benchmark.name, {})),
+        (f"system {system.name}", benchmark.system_rules.get(system.name, {})),
         ("protocol overrides", overrides or {}),
     )
     for source, changes in chosen:

@@ -37,7 +37,6 @@ class System:
             are followed by those of its companions that the file has.
         times: rule by which moments are written in texts, see :mod:`vidtune.processing.times`; None: none are.
         placeholders: config, stream -> placeholders a tag stood for before expansion (length limits count these).
-        protocols: benchmark name -> overrides of its protocol.
     """
 
     name: str
@@ -60,7 +59,6 @@ class System:
     companions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     times: str | None = None
     placeholders: Callable[[VideoLMConfig, str], int] = lambda config, stream: 1
-    protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def tower_file(self, name: str) -> TowerFile:
         """How the tower of that name is published alone."""

@@ -238,10 +238,6 @@ def _write_official(config: VideoLMConfig, towers: Mapping[str, str] | None = No
     }
 
 
-_VIDEO_QA = ("msvd_qa", "msrvtt_qa", "tgif_qa", "activitynet_qa")
-# scripts/videopanda/eval/run_qa_*.sh: greedy, the question as it stands behind the frames.
-_ANSWERS = {"do_sample": False, "max_new_tokens": 1024, "stop": ("</s>",)}
-
 SYSTEM = System(
     name=NAME,
     title="Video-Panda",
@@ -273,7 +269,6 @@ SYSTEM = System(
     ),
     tower_keys=TOWER_KEYS,
     read_tower_sizes=tower_sizes,
-    protocols={name: {"prompt_format": "videopanda_v1", "generation": _ANSWERS} for name in _VIDEO_QA},
     max_media={"image": 1, "video": 1},
     placeholders=_placeholders,
 )

@@ -1,7 +1,6 @@
 """The benchmarks, by name."""
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.activitynet_qa import ACTIVITYNET_QA
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.longvale import (
     LONGVALE,
@@ -9,11 +8,8 @@ from vidtune.evaluation.benchmarks.longvale import (
     LONGVALE_GROUNDING,
     LONGVALE_SEG_CAPTIONING,
 )
-from vidtune.evaluation.benchmarks.msrvtt_qa import MSRVTT_QA
-from vidtune.evaluation.benchmarks.msvd_qa import MSVD_QA
-from vidtune.evaluation.benchmarks.tgif_qa import TGIF_QA
-from vidtune.evaluation.benchmarks.world_events import WORLD_EVENTS
-from vidtune.evaluation.benchmarks.world_qa import WORLD_QA
+from vidtune.evaluation.benchmarks.world import WORLD_EVENTS, WORLD_QA
+from vidtune.evaluation.benchmarks.zero_shot_qa import ACTIVITYNET_QA, MSRVTT_QA, MSVD_QA, TGIF_QA
 from vidtune.spelling import suggestion
 
 _BENCHMARKS: tuple[Benchmark, ...] = (

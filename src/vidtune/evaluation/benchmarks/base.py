@@ -82,12 +82,14 @@ class Benchmark(ABC):
 
     Args:
         official_file: name of the file with the answers in the form that the published scripts read.
+        system_rules: name of a system -> changes to the protocol with which that system was published.
     """
 
     name: str
     title: str
     source: str
     official_file: str = "merge.jsonl"
+    system_rules: Mapping[str, Mapping[str, Any]]
 
     @abstractmethod
     def load(self, data: Path) -> QuestionSet:

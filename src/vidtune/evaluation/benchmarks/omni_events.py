@@ -10,7 +10,7 @@ Metrics and their parsing: `evaluation.metrics`. Answers are joined by video and
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,7 @@ class OmniEvents(MeasuredBenchmark):
     lookup: FileLookup = LOOKUP
     version: int = 1
     official_file: str = "log.jsonl"
+    system_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

@@ -42,6 +42,7 @@ class VideoQA(Benchmark):
     parent: str = "GPT_Zero_Shot_QA"
     types: Mapping[str, str] = field(default_factory=dict)
     version: int = 1
+    system_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def load(self, data: Path) -> QuestionSet:
         """Read the set.

@@ -1,0 +1,29 @@
+"""Benchmarks on the synthetic video worlds, with exact ground truth.
+
+- World-QA: questions about colour, shape, direction, count and order;
+- World-Events: events that are seen and heard, asked about and scored like LongVALE.
+"""
+
+from vidtune.evaluation.benchmarks.longvale import TEMPLATES
+from vidtune.evaluation.benchmarks.omni_events import CAPTIONING, GROUNDING, SEG_CAPTIONING, OmniEvents
+from vidtune.evaluation.benchmarks.video_qa import VideoQA
+from vidtune.evaluation.protocol import FileLookup, GenerationRules
+
+WORLD_QA = VideoQA(
+    name="world_qa",
+    title="World-QA",
+    folder="World_Zero_Shot_QA",
+    lookup=FileLookup(folder="videos", extensions=(".mp4",)),
+    source="vidtune.world",
+)
+
+WORLD_EVENTS = OmniEvents(
+    name="world_events",
+    title="World-Events",
+    source="vidtune.world",
+    annotations="annotations.json",
+    folder="eval/events",
+    templates=TEMPLATES,
+    tasks=(CAPTIONING, GROUNDING, SEG_CAPTIONING),
+    generation=GenerationRules(),
+)
