@@ -1,6 +1,6 @@
 # make demo   install, then train and score a tiny model on a rendered video world (minutes, CPU)
 # make test   install, then run all tests
-# make lint   ruff, format check, type check
+# make lint   ruff, format check, type check, import laws
 PYTHON ?= python3
 JOBS ?= 2
 OUT ?= demo
@@ -20,9 +20,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) build dist demo src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist demo src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

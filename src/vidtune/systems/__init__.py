@@ -1,4 +1,4 @@
-"""Registry of the published systems. Everything else reaches a system by its name, through here."""
+"""Published systems: one file each, and what they are made of."""
 
 from functools import cache
 from importlib import import_module

@@ -1,4 +1,7 @@
-"""The judges: what scores free-form answers. The name of the judge stands in every score."""
+"""Judges of free-form answers: offline rules, or any endpoint that speaks the OpenAI protocol.
+
+The name of the judge is part of every score.
+"""
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import Judge

@@ -1,1 +1,1 @@
-"""Offline metrics: captions against captions, intervals against intervals. Pure functions on text and numbers."""
+"""Metrics of structured answers, as pure functions: captions against captions, intervals against intervals."""

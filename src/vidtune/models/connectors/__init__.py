@@ -1,4 +1,7 @@
-"""Connectors: tower features -> language-model embeddings. A connector config is a frozen dataclass that builds it."""
+"""Connectors: tower features -> language-model embeddings.
+
+The config of a connector is a frozen dataclass that builds it.
+"""
 
 from typing import Any, Protocol
 

@@ -1,4 +1,7 @@
-"""Towers: encoders of one medium. A tower config is a frozen dataclass that gives shapes and builds the tower."""
+"""Towers: encoders of one medium.
+
+The config of a tower is a frozen dataclass that states shapes and builds the tower.
+"""
 
 from typing import Any, Protocol
 

@@ -1,0 +1,42 @@
+"""What import-linter does not check of the shape of the house: sizes and sentences of folders, the README's tree."""
+
+import grimp
+import networkx
+import pytest
+import readme_tree
+
+FOLDERS = readme_tree.folders()
+MOST_FILES = 14
+
+
+def name_of(folder) -> str:
+    return str(folder.relative_to(readme_tree.PACKAGE.parent))
+
+
+@pytest.mark.xfail(reason="rooms are still being moved")
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
+def test_a_folder_shows_few_files(folder):
+    shown = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(shown) <= MOST_FILES, f"{name_of(folder)} shows {len(shown)} files: make rooms in it"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
+def test_a_folder_says_in_one_sentence_what_it_is_for(folder):
+    first = readme_tree.docstring(folder / "__init__.py").partition("\n\n")[0]
+    assert "\n" not in first, f"{name_of(folder)}/__init__.py: the docstring starts with a paragraph of one line"
+    assert first.endswith(".") and ". " not in first, f"{name_of(folder)}/__init__.py: one sentence, not {first!r}"
+
+
+def test_the_readme_shows_this_tree():
+    assert readme_tree.written_tree() == readme_tree.tree(), "run: python tests/support/readme_tree.py"
+
+
+@pytest.mark.xfail(reason="rooms are still being moved")
+def test_no_circle_of_files():
+    """Import-linter compares siblings; this also sees a circle of a file and the ``__init__`` above it."""
+    graph = grimp.build_graph("vidtune", exclude_type_checking_imports=True, cache_dir=None)
+    imports = networkx.DiGraph(
+        (module, imported) for module in graph.modules for imported in graph.find_modules_directly_imported_by(module)
+    )
+    circles = [sorted(files) for files in networkx.strongly_connected_components(imports) if len(files) > 1]
+    assert circles == []
