@@ -31,7 +31,7 @@ from vidtune.evaluation.metrics.grounding import interval_iou, parse_interval, s
 from vidtune.evaluation.metrics.meteor import Meteor, meteor_problem
 from vidtune.evaluation.metrics.rouge import rouge_l
 from vidtune.evaluation.metrics.segment_captions import score_segment_captions
-from vidtune.evaluation.metrics.soda import Event, best_matching, event_iou, soda_c
+from vidtune.evaluation.metrics.soda import TimedSentence, best_matching, event_iou, soda_c
 from vidtune.evaluation.metrics.tokenizer import tokenize, tokenizer_problem
 from vidtune.evaluation.predict import predict
 from vidtune.evaluation.runs.folder import Prediction
@@ -251,7 +251,7 @@ def test_captions_are_tokenised_as_by_the_treebank_tokenizer(parity_folder, toke
 def test_interval_overlaps_and_matchings_are_those_of_soda(parity_folder):
     fixture = load(parity_folder, "soda")
     for (first, second), expected in zip(fixture["inputs"]["iou_pairs"], fixture["expected"]["iou"], strict=True):
-        found = event_iou([Event(*first, "")], [Event(*second, "")])
+        found = event_iou([TimedSentence(*first, "")], [TimedSentence(*second, "")])
         assert found.tolist() == [[pytest.approx(expected, abs=1e-12)]]
     for matrix, expected in zip(fixture["inputs"]["matrices"], fixture["expected"]["dp"], strict=True):
         assert best_matching(np.array(matrix, dtype=float)) == pytest.approx(expected["max_score"], abs=1e-12)
@@ -259,7 +259,7 @@ def test_interval_overlaps_and_matchings_are_those_of_soda(parity_folder):
 
 def events_of(record):
     times = zip(record["timestamps"], record["sentences"], strict=True)
-    return tuple(Event(start, end, sentence) for (start, end), sentence in times)
+    return tuple(TimedSentence(start, end, sentence) for (start, end), sentence in times)
 
 
 def plain(text):
@@ -271,11 +271,14 @@ def test_soda_c_is_that_of_the_published_scorer(parity_folder, meteor):
     for case, expected in zip(fixture["inputs"]["cases"], fixture["expected"]["soda"], strict=True):
         both = [video for video in case["predictions"] if video in case["ground_truth"]]
         predicted = [
-            [Event(*event["timestamp"], plain(event["sentence"])) for event in case["predictions"][video]]
+            [TimedSentence(*event["timestamp"], plain(event["sentence"])) for event in case["predictions"][video]]
             for video in both
         ]
         truths = [
-            [Event(event.start, event.end, plain(event.sentence)) for event in events_of(case["ground_truth"][video])]
+            [
+                TimedSentence(event.start, event.end, plain(event.sentence))
+                for event in events_of(case["ground_truth"][video])
+            ]
             for video in both
         ]
         videos = soda_c(predicted, truths, meteor)
@@ -307,7 +310,7 @@ def test_neighbours_are_merged_as_published(parity_folder):
 
 
 def as_event(record):
-    return Event(*record["timestamp"], record["sentence"])
+    return TimedSentence(*record["timestamp"], record["sentence"])
 
 
 def dense_cases(folder):

@@ -11,7 +11,7 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges import DEFAULT_JUDGE, get_judge
-from vidtune.evaluation.judges.base import Estimate, Judge, JudgeItem, Judgement, Usage
+from vidtune.evaluation.judges.base import ExpectedUsage, Judge, JudgeItem, Judgement, Usage
 from vidtune.evaluation.progress import progress_bar
 from vidtune.evaluation.runs.folder import Prediction, RunFolder
 from vidtune.machine.records import JsonLines, read_object, read_records, write_atomically
@@ -70,7 +70,7 @@ def judge_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
     )
 
 
-def estimate_run(run_dir: Path, judge: Judge) -> Estimate:
+def estimate_run(run_dir: Path, judge: Judge) -> ExpectedUsage:
     """What `judge_run` would take; asks nobody."""
     run = RunFolder(run_dir)
     known = judgements_of(run, judge.name)

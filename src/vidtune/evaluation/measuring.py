@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks import list_benchmarks
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark, Metric
-from vidtune.evaluation.metrics.scores import TaskScores, mean_of_sums
+from vidtune.evaluation.metrics.base import TaskValues, mean_of_sums
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.identity import CheckpointIdentity
 from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate, of_sums, ratio
@@ -256,7 +256,7 @@ def _measurements(items: Sequence[Item], measured: Measured, metrics: Sequence[M
     ]
 
 
-def _rows(scored: Mapping[str, TaskScores[int]], metrics: Sequence[Metric]) -> dict[int, dict[str, list[float]]]:
+def _rows(scored: Mapping[str, TaskValues[int]], metrics: Sequence[Metric]) -> dict[int, dict[str, list[float]]]:
     """Question index -> metric -> (S,) sums."""
     rows: dict[int, dict[str, list[float]]] = {}
     for metric in metrics:
@@ -267,7 +267,7 @@ def _rows(scored: Mapping[str, TaskScores[int]], metrics: Sequence[Metric]) -> d
     return rows
 
 
-def _values(scored: Mapping[str, TaskScores[int]], metrics: Sequence[Metric]) -> dict[int, dict[str, float]]:
+def _values(scored: Mapping[str, TaskValues[int]], metrics: Sequence[Metric]) -> dict[int, dict[str, float]]:
     """Question index -> what a metric calls the value of one answer -> that value in percent."""
     values: dict[int, dict[str, float]] = {}
     for metric in metrics:

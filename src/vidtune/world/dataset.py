@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.world.layout import Json, Progress, claim, file_name, render_missing, write_json
-from vidtune.world.questions import SUBJECTS, Question, ask, describe
+from vidtune.world.questions import SUBJECTS, SceneQuestion, ask, describe
 from vidtune.world.render import write_image, write_video
 from vidtune.world.scene import CAST, COLOURS, SHAPES, Scene, make_scene
 from vidtune.world.tokenizer import train_tokenizer
@@ -136,7 +136,7 @@ def _dice(spec: WorldSpec, kind: str, index: int) -> random.Random:
     return random.Random(f"{spec.seed} {kind} {index}")
 
 
-def _turns(questions: Iterable[Question]) -> list[tuple[str, str]]:
+def _turns(questions: Iterable[SceneQuestion]) -> list[tuple[str, str]]:
     return [(question.text, question.reply) for question in questions]
 
 

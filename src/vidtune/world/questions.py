@@ -13,7 +13,7 @@ SUBJECTS = ("shape", "colour")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SceneQuestion:
     """A question about a scene.
 
     Args:
@@ -29,32 +29,32 @@ class Question:
     type: str
 
 
-def ask(scene: Scene, rng: random.Random) -> list[Question]:
+def ask(scene: Scene, rng: random.Random) -> list[SceneQuestion]:
     """Questions of all types the scene allows, in random order: up to two about each shape, and two about all.
 
     Shapes that change colour are not asked for theirs, and a shape that one question names is the answer of no other
     but the order: each question needs the video even when all stand in one conversation.
     """
     number = NUMBERS[len(scene.actors)]
-    questions = [Question("How many shapes are there?", number, _how_many(scene), "count")]
+    questions = [SceneQuestion("How many shapes are there?", number, _how_many(scene), "count")]
     for actor in scene.actors:
         named = actor.direction is not None and rng.random() < 0.6
         if named:
             text = f"Which way does the {actor.shape} move?"
-            questions.append(Question(text, str(actor.direction), _way(actor, "shape"), "direction"))
+            questions.append(SceneQuestion(text, str(actor.direction), _way(actor, "shape"), "direction"))
         if actor.turns is not None:
             continue
         if named or rng.random() < 0.3:
             text = f"What colour is the {actor.shape}?"
-            questions.append(Question(text, actor.colour, _identity(actor, "shape"), "colour"))
+            questions.append(SceneQuestion(text, actor.colour, _identity(actor, "shape"), "colour"))
         else:
             questions.append(
-                Question(f"Which shape is {actor.colour}?", actor.shape, _identity(actor, "colour"), "shape")
+                SceneQuestion(f"Which shape is {actor.colour}?", actor.shape, _identity(actor, "colour"), "shape")
             )
     if len(scene.actors) > 1:
         place, actor = rng.choice((("first", scene.actors[0]), ("last", scene.actors[-1])))
         reply = f"the {actor.shape} appears {place}."
-        questions.append(Question(f"Which shape appears {place}?", actor.shape, reply, "order"))
+        questions.append(SceneQuestion(f"Which shape appears {place}?", actor.shape, reply, "order"))
     rng.shuffle(questions)
     return questions
 

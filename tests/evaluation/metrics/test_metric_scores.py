@@ -12,8 +12,8 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks import omni_events
 from vidtune.evaluation.comparison import compare_runs
 from vidtune.evaluation.measuring import measurements_of
+from vidtune.evaluation.metrics.base import MetricValues
 from vidtune.evaluation.metrics.meteor import STATISTICS
-from vidtune.evaluation.metrics.scores import Scores
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.score import read_score, score_run
 from vidtune.evaluation.statistics import difference_of_sums, mean_difference, of_sums, ratio
@@ -48,7 +48,7 @@ class CountedMeteor:
             # exact content words of both sides, and as many words: precision and recall are the share of them
             row[:2] = len(words), len(others)
             row[4:6] = row[21:23] = len(words & others)
-        return Scores.of(rows, omni_events.meteor_of_sums)
+        return MetricValues.of(rows, omni_events.meteor_of_sums)
 
 
 @pytest.fixture(autouse=True)

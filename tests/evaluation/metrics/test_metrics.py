@@ -19,13 +19,20 @@ from vidtune.evaluation.metrics.dense_captions import (
 from vidtune.evaluation.metrics.grounding import interval_iou, parse_interval, score_grounding
 from vidtune.evaluation.metrics.rouge import rouge_l
 from vidtune.evaluation.metrics.segment_captions import score_segment_captions
-from vidtune.evaluation.metrics.soda import Event, Soda, best_matching, event_iou, soda_c
+from vidtune.evaluation.metrics.soda import Soda, TimedSentence, best_matching, event_iou, soda_c
 
 REFERENCES = [["a man rides a brown horse"], ["two dogs play", "the dogs are playing"], ["he opens the door"], ["rain"]]
 PREDICTIONS = ["a man rides a horse", "two dogs are playing with a ball", "", "snow falls"]
 METRICS = [bleu4, rouge_l, cider]
-EVENTS = (Event(0, 20, "A man walks in."), Event(20, 60, "He talks to a woman."), Event(55, 100, "They leave."))
-TRUTHS = {"v1": Truth(100, EVENTS), "v2": Truth(30, (Event(0, 10, "A car stops."), Event(10, 30, "A dog barks.")))}
+EVENTS = (
+    TimedSentence(0, 20, "A man walks in."),
+    TimedSentence(20, 60, "He talks to a woman."),
+    TimedSentence(55, 100, "They leave."),
+)
+TRUTHS = {
+    "v1": Truth(100, EVENTS),
+    "v2": Truth(30, (TimedSentence(0, 10, "A car stops."), TimedSentence(10, 30, "A dog barks."))),
+}
 GOOD = "From 00 to 19, A man walks in.\nFrom 20 to 59, He talks to a woman.\nFrom 55 to 99, They leave."
 
 
@@ -150,12 +157,12 @@ def test_a_metric_that_is_given_gets_tokens():
         ("", []),
         ("from 10 to 20, small letter", []),
         ("From 10 to 20: colon", []),
-        ("From 90 to 10,  backwards  ", [Event(90, 10, "backwards")]),
+        ("From 90 to 10,  backwards  ", [TimedSentence(90, 10, "backwards")]),
         ("From 1 to 2, one. From 3 to 4, two\nFrom 5 to 6, three",
-         [Event(1, 2, "one. From 3 to 4, two"), Event(5, 6, "three")]),
-        ("From ٣ to 7, digits", [Event(3, 7, "digits")]),
-        (f"From {'9' * 5000} to 7, endless\nFrom 1 to 2, then", [Event(1, 2, "then")]),
-        ("From 1 to 2, 日本 😀", [Event(1, 2, "日本 😀")]),
+         [TimedSentence(1, 2, "one. From 3 to 4, two"), TimedSentence(5, 6, "three")]),
+        ("From ٣ to 7, digits", [TimedSentence(3, 7, "digits")]),
+        (f"From {'9' * 5000} to 7, endless\nFrom 1 to 2, then", [TimedSentence(1, 2, "then")]),
+        ("From 1 to 2, 日本 😀", [TimedSentence(1, 2, "日本 😀")]),
     ],
 )  # fmt: skip
 def test_dense_answers(answer, events):
@@ -163,13 +170,23 @@ def test_dense_answers(answer, events):
 
 
 def test_only_neighbours_in_time_and_words_are_merged():
-    chain = [Event(0, 9, "x y"), Event(10, 19, "x y"), Event(19, 30, "x y"), Event(40, 50, "x y"), Event(51, 60, "z")]
-    assert merge_neighbours(chain) == [Event(0, 30, "x y"), Event(40, 50, "x y"), Event(51, 60, "z")]
+    chain = [
+        TimedSentence(0, 9, "x y"),
+        TimedSentence(10, 19, "x y"),
+        TimedSentence(19, 30, "x y"),
+        TimedSentence(40, 50, "x y"),
+        TimedSentence(51, 60, "z"),
+    ]
+    assert merge_neighbours(chain) == [
+        TimedSentence(0, 30, "x y"),
+        TimedSentence(40, 50, "x y"),
+        TimedSentence(51, 60, "z"),
+    ]
 
 
 def test_the_last_hundredth_counts_in_full():
-    assert read_events("From 00 to 99, all", 50.0) == [Event(0.0, 50.0, "all")]
-    assert read_events("From 90 to 10, backwards", 200) == [Event(180.0, 22.0, "backwards")]
+    assert read_events("From 00 to 99, all", 50.0) == [TimedSentence(0.0, 50.0, "all")]
+    assert read_events("From 90 to 10, backwards", 200) == [TimedSentence(180.0, 22.0, "backwards")]
 
 
 def test_dense_captions_of_a_perfect_answer():
@@ -226,21 +243,21 @@ def test_soda_asks_with_the_prediction_as_reference_and_only_where_times_meet():
         seen.extend(zip(references, predictions, strict=True))
         return rouge_l(references, predictions)
 
-    events = [Event(20, 30, "late"), Event(0, 10, "early")]
-    videos = soda_c([[Event(0, 10, "first guess")], []], [events, events], meteor)
+    events = [TimedSentence(20, 30, "late"), TimedSentence(0, 10, "early")]
+    videos = soda_c([[TimedSentence(0, 10, "first guess")], []], [events, events], meteor)
     assert seen == [(["first guess"], "early")]
     assert videos == [Soda(0, 0, 0), Soda(0, 0, 0)]
 
 
 def test_soda_keeps_the_order_of_time():
-    crossed = [Event(0, 10, "b"), Event(5, 15, "a")]
-    events = [Event(0, 10, "a"), Event(5, 15, "b")]
+    crossed = [TimedSentence(0, 10, "b"), TimedSentence(5, 15, "a")]
+    events = [TimedSentence(0, 10, "a"), TimedSentence(5, 15, "b")]
     (video,) = soda_c([crossed], [events], rouge_l)
     assert video.precision == pytest.approx(1 / 3 / 2)  # either pair alone, each with an IoU of 1/3
 
 
 def test_soda_sorts_both_sides():
-    late, middle, early = Event(50, 60, "c"), Event(20, 30, "b"), Event(0, 10, "a")
+    late, middle, early = TimedSentence(50, 60, "c"), TimedSentence(20, 30, "b"), TimedSentence(0, 10, "a")
     (video,) = soda_c([[middle, late, early]], [[late, middle, early]], rouge_l)
     assert video.f1 == pytest.approx(1)
 
@@ -271,8 +288,8 @@ def test_matching_thousands_takes_seconds():
 
 
 def test_overlap_of_events_without_length_is_zero():
-    point, backwards = Event(1, 1, ""), Event(3, 1, "")
-    assert event_iou([point, backwards], [point, backwards, Event(0, 4, "")]).tolist() == [[0, 0, 0], [0, 0, 0]]
+    point, backwards = TimedSentence(1, 1, ""), TimedSentence(3, 1, "")
+    assert event_iou([point, backwards], [point, backwards, TimedSentence(0, 4, "")]).tolist() == [[0, 0, 0], [0, 0, 0]]
     assert event_iou([], [point]).shape == (0, 1)
 
 

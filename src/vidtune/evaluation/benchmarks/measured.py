@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vidtune.evaluation.benchmarks.base import Benchmark
-from vidtune.evaluation.metrics.scores import TaskScores, mean_of_sums
+from vidtune.evaluation.metrics.base import TaskValues, mean_of_sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Measured:
-    """What metrics make of a run. Scores are of the questions with these indices.
+    """What metrics make of a run. Values are of the questions with these indices.
 
     Args:
         official: question type -> scores over the answered questions.
@@ -62,8 +62,8 @@ class Measured:
         left_out: metric -> why it could not be computed here.
     """
 
-    official: Mapping[str, TaskScores[int]]
-    strict: Mapping[str, TaskScores[int]]
+    official: Mapping[str, TaskValues[int]]
+    strict: Mapping[str, TaskValues[int]]
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 

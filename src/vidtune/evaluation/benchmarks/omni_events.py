@@ -18,11 +18,11 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Question, QuestionSet
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark, Metric
 from vidtune.evaluation.benchmarks.test_set_files import locate_video, read_annotations
+from vidtune.evaluation.metrics.base import CaptionMetric, TaskValues
 from vidtune.evaluation.metrics.bleu import bleu4
-from vidtune.evaluation.metrics.dense_captions import Event, Truth, score_dense_captions
+from vidtune.evaluation.metrics.dense_captions import TimedSentence, Truth, score_dense_captions
 from vidtune.evaluation.metrics.grounding import interval_iou, parse_interval, score_grounding
 from vidtune.evaluation.metrics.meteor import Meteor, meteor_of_sums, meteor_problem
-from vidtune.evaluation.metrics.scores import CaptionMetric, TaskScores
 from vidtune.evaluation.metrics.segment_captions import score_segment_captions
 from vidtune.evaluation.metrics.tokenizer import TokenizerName
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
@@ -308,7 +308,7 @@ def _interval(reference: Mapping[str, Any]) -> tuple[float, float]:
     return start, end
 
 
-def _score(items: Sequence[Item], task: str, meteor: CaptionMetric | None, strict: bool) -> TaskScores[int]:
+def _score(items: Sequence[Item], task: str, meteor: CaptionMetric | None, strict: bool) -> TaskValues[int]:
     answers = {item.index: item.pred for item in items if item.pred is not None}
     references = {item.index: item.reference for item in items}
     if task == GROUNDING:
@@ -323,4 +323,4 @@ def _score(items: Sequence[Item], task: str, meteor: CaptionMetric | None, stric
 
 def _truth(reference: Mapping[str, Any]) -> Truth:
     spans = zip(reference["timestamps"], reference["sentences"], strict=True)
-    return Truth(reference["duration"], tuple(Event(start, end, sentence) for (start, end), sentence in spans))
+    return Truth(reference["duration"], tuple(TimedSentence(start, end, sentence) for (start, end), sentence in spans))

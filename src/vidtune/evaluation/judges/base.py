@@ -54,7 +54,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ExpectedUsage:
     """What judging will take if no request has to be repeated.
 
     Args:
@@ -83,9 +83,9 @@ class Judge(ABC):
     def judge(self, items: Sequence[JudgeItem], done: Callable[[Judgement], None]) -> Usage:
         """Judge all items; ``done`` is called once per item, in any order, as soon as its judgement is known."""
 
-    def estimate(self, items: Sequence[JudgeItem]) -> Estimate:
+    def estimate(self, items: Sequence[JudgeItem]) -> ExpectedUsage:
         """What `judge` would take; asks nobody."""
-        return Estimate()
+        return ExpectedUsage()
 
 
 def require_file_name(name: str) -> str:

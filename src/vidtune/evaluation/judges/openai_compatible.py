@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from vidtune.errors import UserError
-from vidtune.evaluation.judges.base import Estimate, Judge, JudgeItem, Judgement, Usage, require_file_name
+from vidtune.evaluation.judges.base import ExpectedUsage, Judge, JudgeItem, Judgement, Usage, require_file_name
 from vidtune.evaluation.judges.failures import Failure, explain
 from vidtune.evaluation.judges.prompts import VIDEO_QA, JudgePrompt
 from vidtune.evaluation.judges.replies import UnparsableReply, parse_reply
@@ -131,14 +131,14 @@ class OpenAICompatibleJudge(Judge):
             return readable
         return f"{readable.strip('-._')}-{hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()[:6]}"
 
-    def estimate(self, items: Sequence[JudgeItem]) -> Estimate:
+    def estimate(self, items: Sequence[JudgeItem]) -> ExpectedUsage:
         """Requests and tokens if none is repeated; four characters are taken for a token."""
         known = self._known_replies()
         chats = {self._key(item): self.prompt.messages(item) for item in items}
         unknown = [chat for key, chat in chats.items() if key not in known]
         characters = sum(len(message["content"]) for chat in unknown for message in chat)
         prompt_tokens, completion_tokens = characters // CHARACTERS_PER_TOKEN, REPLY_TOKENS * len(unknown)
-        return Estimate(
+        return ExpectedUsage(
             calls=len(unknown),
             cached=len(items) - len(unknown),
             prompt_tokens=prompt_tokens,
@@ -161,7 +161,7 @@ class OpenAICompatibleJudge(Judge):
             cache = stack.enter_context(JsonLines(self.cache, shared=True)) if self.cache else None
             return asyncio.run(_Round(self, key, cache, done).run(items))
 
-    def _require_within_limits(self, estimate: Estimate) -> None:
+    def _require_within_limits(self, estimate: ExpectedUsage) -> None:
         limits = self.limits
         if limits.max_calls is not None and estimate.calls > limits.max_calls:
             raise UserError(

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from vidtune.evaluation.metrics.scores import Scores, check_pairs
+from vidtune.evaluation.metrics.base import MetricValues, check_pairs
 
 ORDERS = 4
 _ABOVE, _BELOW = 1e-15, 1e-9  # added above and below a fraction line
@@ -27,7 +27,7 @@ def ngrams(tokens: Sequence[str], orders: int = ORDERS) -> Counter[tuple[str, ..
     )
 
 
-def bleu(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> list[Scores]:
+def bleu(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> list[MetricValues]:
     """BLEU-1 to BLEU-4 of a corpus of tokenised captions.
 
     Args:
@@ -39,10 +39,10 @@ def bleu(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> lis
     check_pairs(references, predictions)
     rows = [_statistics(texts, prediction) for texts, prediction in zip(references, predictions, strict=True)]
     statistics = np.array(rows, dtype=np.float64).reshape(len(rows), 2 + 2 * ORDERS)
-    return [Scores.of(statistics, partial(_from_sums, order=order)) for order in range(1, ORDERS + 1)]
+    return [MetricValues.of(statistics, partial(_from_sums, order=order)) for order in range(1, ORDERS + 1)]
 
 
-def bleu4(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> Scores:
+def bleu4(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> MetricValues:
     """BLEU-4, a CaptionMetric."""
     return bleu(references, predictions)[ORDERS - 1]
 

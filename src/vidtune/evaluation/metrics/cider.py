@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vidtune.evaluation.metrics.base import MetricValues, check_pairs
 from vidtune.evaluation.metrics.bleu import ORDERS, ngrams
-from vidtune.evaluation.metrics.scores import Scores, check_pairs
 
 SIGMA = 6.0
 _Gram = tuple[str, ...]
@@ -33,7 +33,7 @@ class _Vector:
     length: int
 
 
-def cider(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> Scores:
+def cider(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> MetricValues:
     """CIDEr of tokenised captions, a CaptionMetric; 10 is the most an item can have.
 
     The items are valued at the document frequencies of all of them.
@@ -52,7 +52,7 @@ def cider(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> Sc
         candidate = _vector(ngrams(prediction.split()), documents, items)
         similar = [_similarity(candidate, _vector(count, documents, items)) for count in counts]
         values.append(10 * sum(similar) / len(similar))
-    return Scores.mean(values)
+    return MetricValues.mean(values)
 
 
 def _vector(counts: Counter[_Gram], documents: Counter[_Gram], items: float) -> _Vector:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vidtune.evaluation.metrics.base import CaptionMetric, Id, MetricValues, TaskValues, join
 from vidtune.evaluation.metrics.bleu import ORDERS, bleu
 from vidtune.evaluation.metrics.cider import cider
 from vidtune.evaluation.metrics.rouge import rouge_l
-from vidtune.evaluation.metrics.scores import CaptionMetric, Id, Scores, TaskScores, join
-from vidtune.evaluation.metrics.soda import Event, event_iou, soda_c
+from vidtune.evaluation.metrics.soda import TimedSentence, event_iou, soda_c
 from vidtune.evaluation.metrics.tokenizer import TokenizerName, tokenize
 
 IOUS = (0.3, 0.5, 0.7, 0.9)
@@ -33,17 +33,17 @@ class Truth:
     """What happens in a video; everything in seconds."""
 
     duration: float
-    events: tuple[Event, ...]
+    events: tuple[TimedSentence, ...]
 
 
-def parse_events(answer: str) -> list[Event]:
+def parse_events(answer: str) -> list[TimedSentence]:
     """The events an answer lists, with times as written: hundredths of the duration, the last one included."""
-    return [Event(int(start), int(end), sentence.strip()) for start, end, sentence in _LINE.findall(answer)]
+    return [TimedSentence(int(start), int(end), sentence.strip()) for start, end, sentence in _LINE.findall(answer)]
 
 
-def merge_neighbours(events: Sequence[Event]) -> list[Event]:
+def merge_neighbours(events: Sequence[TimedSentence]) -> list[TimedSentence]:
     """Join events with (nearly) one sentence that follow each other at most one unit apart, either way."""
-    merged: list[Event] = []
+    merged: list[TimedSentence] = []
     for event in events:
         last = merged[-1] if merged else None
         if last and -1 <= event.start - last.end <= 1 and _same(last.sentence, event.sentence):
@@ -53,14 +53,14 @@ def merge_neighbours(events: Sequence[Event]) -> list[Event]:
     return merged
 
 
-def to_seconds(events: Sequence[Event], duration: float) -> list[Event]:
+def to_seconds(events: Sequence[TimedSentence], duration: float) -> list[TimedSentence]:
     """From hundredths, the last one included, to seconds; an end before the start stays there."""
     return [
         replace(event, start=event.start * duration / 100, end=(event.end + 1) * duration / 100) for event in events
     ]
 
 
-def read_events(answer: str, duration: float) -> list[Event]:
+def read_events(answer: str, duration: float) -> list[TimedSentence]:
     """The events of an answer in seconds, neighbours merged."""
     return to_seconds(merge_neighbours(parse_events(answer)), duration)
 
@@ -72,7 +72,7 @@ def score_dense_captions(
     meteor: CaptionMetric | None = None,
     tokenizer: TokenizerName = "ptb",
     strict: bool = False,
-) -> TaskScores[Id]:
+) -> TaskValues[Id]:
     """All metrics of dense captioning; the items are videos.
 
     Args:
@@ -87,14 +87,14 @@ def score_dense_captions(
     predicted = [read_events(answers.get(one, ""), truths[one].duration) for one in joined.ids]
     unparsed = tuple(one for one, events in zip(joined.ids, predicted, strict=True) if one in answers and not events)
     predicted, listed = _tokenized(predicted, [truths[one].events for one in joined.ids], tokenizer)
-    metrics: dict[str, Scores] = {}
+    metrics: dict[str, MetricValues] = {}
     if meteor is not None:
-        metrics["SODA_c"] = Scores.mean([video.f1 for video in soda_c(predicted, listed, meteor)])
+        metrics["SODA_c"] = MetricValues.mean([video.f1 for video in soda_c(predicted, listed, meteor)])
     predicted = [events[:MOST_PREDICTIONS] for events in predicted]
     ious = [event_iou(events, predictions) for predictions, events in zip(predicted, listed, strict=True)]
     metrics.update(_caption_scores(predicted, listed, ious, meteor))
     metrics.update(_interval_scores(ious))
-    return TaskScores(joined.ids, joined.missing, joined.unknown, unparsed, metrics)
+    return TaskValues(joined.ids, joined.missing, joined.unknown, unparsed, metrics)
 
 
 def _same(first: str, second: str) -> bool:
@@ -102,8 +102,8 @@ def _same(first: str, second: str) -> bool:
 
 
 def _tokenized(
-    predictions: Sequence[Sequence[Event]], truths: Sequence[Sequence[Event]], tokenizer: TokenizerName
-) -> tuple[list[list[Event]], list[list[Event]]]:
+    predictions: Sequence[Sequence[TimedSentence]], truths: Sequence[Sequence[TimedSentence]], tokenizer: TokenizerName
+) -> tuple[list[list[TimedSentence]], list[list[TimedSentence]]]:
     """The same events with tokenised sentences, all of them tokenised in one go."""
     videos = [*predictions, *truths]
     tokens = iter(tokenize([_ascii(event.sentence) for events in videos for event in events], tokenizer))
@@ -116,11 +116,11 @@ def _ascii(text: str) -> str:
 
 
 def _caption_scores(
-    predictions: Sequence[Sequence[Event]],
-    truths: Sequence[Sequence[Event]],
+    predictions: Sequence[Sequence[TimedSentence]],
+    truths: Sequence[Sequence[TimedSentence]],
     ious: Sequence[np.ndarray],
     meteor: CaptionMetric | None,
-) -> dict[str, Scores]:
+) -> dict[str, MetricValues]:
     """Means over videos of the mean over thresholds. Shape: ious (G, P) per video"""
     names = (["METEOR"] if meteor else []) + ["CIDEr", "Rouge-L", *(f"Bleu_{order}" for order in range(1, ORDERS + 1))]
     values = np.zeros((len(ious), len(IOUS), len(names)))
@@ -130,11 +130,11 @@ def _caption_scores(
             scores = [meteor(references, captions)] if meteor else []
             scores += [cider(references, captions), rouge_l(references, captions), *bleu(references, captions)]
             values[video, number] = [score.value or 0.0 for score in scores]
-    return {name: Scores.mean(column) for name, column in zip(names, values.mean(axis=1).T, strict=True)}
+    return {name: MetricValues.mean(column) for name, column in zip(names, values.mean(axis=1).T, strict=True)}
 
 
 def _pairs(
-    predicted: Sequence[Event], events: Sequence[Event], overlapping: np.ndarray
+    predicted: Sequence[TimedSentence], events: Sequence[TimedSentence], overlapping: np.ndarray
 ) -> tuple[list[list[str]], list[str]]:
     """(references, predictions), one item per pair; a prediction without a pair goes with garbage. Shape: (G, P)"""
     references, captions = [], []
@@ -145,7 +145,7 @@ def _pairs(
     return references, captions
 
 
-def _interval_scores(ious: Sequence[np.ndarray]) -> dict[str, Scores]:
+def _interval_scores(ious: Sequence[np.ndarray]) -> dict[str, MetricValues]:
     """How well the intervals alone agree. Shape: ious (G, P) per video
 
     Precision is the share of predictions that overlap an event by more than the threshold, recall the share of events
@@ -161,10 +161,10 @@ def _interval_scores(ious: Sequence[np.ndarray]) -> dict[str, Scores]:
     scores = {}
     for name, chosen in [("", list(range(len(IOUS))))] + [(f"@{iou}", [number]) for number, iou in enumerate(IOUS)]:
         part = values[..., chosen]
-        scores[f"Precision{name}"] = Scores.mean(part[:, 0].mean(axis=-1))
-        scores[f"Recall{name}"] = Scores.mean(part[:, 1].mean(axis=-1))
+        scores[f"Precision{name}"] = MetricValues.mean(part[:, 0].mean(axis=-1))
+        scores[f"Recall{name}"] = MetricValues.mean(part[:, 1].mean(axis=-1))
         rows = np.concatenate([part.reshape(len(ious), 2 * len(chosen)), np.ones((len(ious), 1))], axis=-1)
-        scores[f"F1{name}"] = Scores.of(rows, _f1_of_sums)
+        scores[f"F1{name}"] = MetricValues.of(rows, _f1_of_sums)
     return scores
 
 

@@ -8,7 +8,7 @@ an IoU is rounded to two decimals before it is averaged or compared with a thres
 import re
 from collections.abc import Mapping, Sequence
 
-from vidtune.evaluation.metrics.scores import Id, Scores, TaskScores, join
+from vidtune.evaluation.metrics.base import Id, MetricValues, TaskValues, join
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 Interval = tuple[float, float]
@@ -35,7 +35,7 @@ def score_grounding(
     *,
     thresholds: Sequence[float] = THRESHOLDS,
     strict: bool = False,
-) -> TaskScores[Id]:
+) -> TaskValues[Id]:
     """mIoU and the share of answers with at least a certain IoU.
 
     Args:
@@ -53,7 +53,7 @@ def score_grounding(
         if interval is None and one in answers:
             unparsed.append(one)
         ious.append(round(interval_iou(interval, truths[one]), 2) if interval else 0.0)
-    metrics = {"mIoU": Scores.mean(ious)}
+    metrics = {"mIoU": MetricValues.mean(ious)}
     for threshold in thresholds:
-        metrics[f"R1@{threshold}"] = Scores.mean([float(iou >= threshold) for iou in ious])
-    return TaskScores(joined.ids, joined.missing, joined.unknown, tuple(unparsed), metrics)
+        metrics[f"R1@{threshold}"] = MetricValues.mean([float(iou >= threshold) for iou in ious])
+    return TaskValues(joined.ids, joined.missing, joined.unknown, tuple(unparsed), metrics)

@@ -16,8 +16,8 @@ from typing import IO
 import numpy as np
 
 from vidtune.errors import UserError
+from vidtune.evaluation.metrics.base import MetricValues, check_pairs
 from vidtune.evaluation.metrics.java import METEOR_JAR, UTF8, java_problem, java_program
-from vidtune.evaluation.metrics.scores import Scores, check_pairs
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # of matches that are exact, of stems, synonyms, paraphrases
@@ -65,7 +65,7 @@ class Meteor:
         self._process.communicate()
         self._errors.close()
 
-    def scores(self, references: Sequence[Sequence[str]], predictions: Sequence[str]) -> Scores:
+    def scores(self, references: Sequence[Sequence[str]], predictions: Sequence[str]) -> MetricValues:
         """METEOR of tokenised captions, a CaptionMetric; the value of the corpus is that of its summed counts.
 
         Raises:
@@ -83,7 +83,7 @@ class Meteor:
                 part = asked[start : start + _LINES_AT_ONCE]
                 self._known.update(zip(part, self._ask(part), strict=True))
             rows = [self._known[pair] for pair in pairs]
-        return Scores.of(np.array(rows, dtype=np.float64).reshape(len(rows), STATISTICS), meteor_of_sums)
+        return MetricValues.of(np.array(rows, dtype=np.float64).reshape(len(rows), STATISTICS), meteor_of_sums)
 
     def _ask(self, pairs: Sequence[_Pair]) -> list[np.ndarray]:
         """Shape: pairs -> list of (STATISTICS,)"""

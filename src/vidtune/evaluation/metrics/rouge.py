@@ -5,19 +5,19 @@ With several references the best precision and the best recall are taken, each f
 
 from collections.abc import Sequence
 
-from vidtune.evaluation.metrics.scores import Scores, check_pairs
+from vidtune.evaluation.metrics.base import MetricValues, check_pairs
 
 BETA = 1.2
 
 
-def rouge_l(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> Scores:
+def rouge_l(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> MetricValues:
     """ROUGE-L of tokenised captions, a CaptionMetric.
 
     Raises:
         ValueError: an item without reference, or lists of different length.
     """
     check_pairs(references, predictions)
-    return Scores.mean([_item(texts, text) for texts, text in zip(references, predictions, strict=True)])
+    return MetricValues.mean([_item(texts, text) for texts, text in zip(references, predictions, strict=True)])
 
 
 def _item(references: Sequence[str], prediction: str) -> float:

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from vidtune.evaluation.metrics.base import CaptionMetric, Id, TaskValues, join
 from vidtune.evaluation.metrics.bleu import bleu4
 from vidtune.evaluation.metrics.cider import cider
 from vidtune.evaluation.metrics.rouge import rouge_l
-from vidtune.evaluation.metrics.scores import CaptionMetric, Id, TaskScores, join
 from vidtune.evaluation.metrics.tokenizer import TokenizerName, tokenize
 
 
@@ -16,7 +16,7 @@ def score_segment_captions(
     meteor: CaptionMetric | None = None,
     tokenizer: TokenizerName = "ptb",
     strict: bool = False,
-) -> TaskScores[Id]:
+) -> TaskValues[Id]:
     """The four captioning metrics; METEOR only where it is given.
 
     Args:
@@ -40,4 +40,4 @@ def score_segment_captions(
     named: dict[str, CaptionMetric | None] = {"BLEU4": bleu4, "METEOR": meteor, "Rouge": rouge_l, "CIDEr": cider}
     metrics = {name: metric(listed, predictions) for name, metric in named.items() if metric is not None}
     unparsed = tuple(one for one in joined.ids if one in answers and not answers[one].strip())
-    return TaskScores(joined.ids, joined.missing, joined.unknown, unparsed, metrics)
+    return TaskValues(joined.ids, joined.missing, joined.unknown, unparsed, metrics)

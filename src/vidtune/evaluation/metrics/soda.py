@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vidtune.evaluation.metrics.scores import CaptionMetric
+from vidtune.evaluation.metrics.base import CaptionMetric
 
 
 @dataclass(frozen=True)
-class Event:
+class TimedSentence:
     """Something that happens.
 
     Args:
@@ -38,7 +38,7 @@ class Soda:
     f1: float
 
 
-def event_iou(first: Sequence[Event], second: Sequence[Event]) -> np.ndarray:
+def event_iou(first: Sequence[TimedSentence], second: Sequence[TimedSentence]) -> np.ndarray:
     """IoU of every pair. Shape: G events, P events -> (G, P)"""
     start, end = (np.array(values, dtype=np.float64)[:, None] for values in _times(first))
     other_start, other_end = (np.array(values, dtype=np.float64)[None] for values in _times(second))
@@ -64,7 +64,7 @@ def best_matching(scores: np.ndarray) -> float:
 
 
 def soda_c(
-    predictions: Sequence[Sequence[Event]], truths: Sequence[Sequence[Event]], meteor: CaptionMetric
+    predictions: Sequence[Sequence[TimedSentence]], truths: Sequence[Sequence[TimedSentence]], meteor: CaptionMetric
 ) -> list[Soda]:
     """SODA_c of each video; all its sentences are tokenised.
 
@@ -100,5 +100,5 @@ def _soda(matrix: np.ndarray) -> Soda:
     return Soda(precision, recall, f1)
 
 
-def _times(events: Sequence[Event]) -> tuple[list[float], list[float]]:
+def _times(events: Sequence[TimedSentence]) -> tuple[list[float], list[float]]:
     return [event.start for event in events], [event.end for event in events]

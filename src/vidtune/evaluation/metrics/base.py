@@ -17,7 +17,7 @@ Id = TypeVar("Id", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class MetricValues:
     """One metric over I items.
 
     Args:
@@ -31,13 +31,13 @@ class Scores:
     from_sums: Callable[[np.ndarray], np.ndarray]
 
     @classmethod
-    def mean(cls, values: Sequence[float] | np.ndarray) -> "Scores":
+    def mean(cls, values: Sequence[float] | np.ndarray) -> "MetricValues":
         """A metric that is the mean of its items. Shape: (I,)"""
         per_item = np.asarray(values, dtype=np.float64)
         return cls(per_item, np.stack([per_item, np.ones_like(per_item)], axis=-1), mean_of_sums)
 
     @classmethod
-    def of(cls, statistics: np.ndarray, from_sums: Callable[[np.ndarray], np.ndarray]) -> "Scores":
+    def of(cls, statistics: np.ndarray, from_sums: Callable[[np.ndarray], np.ndarray]) -> "MetricValues":
         """A metric whose items are valued like the whole. Shape: (I, S)"""
         return cls(from_sums(statistics), statistics, from_sums)
 
@@ -55,11 +55,11 @@ def mean_of_sums(sums: np.ndarray) -> np.ndarray:
 
 
 # (references of each item, prediction of each item) -> scores; all text is tokenised, tokens stand between blanks
-CaptionMetric = Callable[[Sequence[Sequence[str]], Sequence[str]], Scores]
+CaptionMetric = Callable[[Sequence[Sequence[str]], Sequence[str]], MetricValues]
 
 
 @dataclass(frozen=True, eq=False)
-class TaskScores(Generic[Id]):
+class TaskValues(Generic[Id]):
     """The metrics of one task. Answers and truths are joined by id, never by position.
 
     Args:
@@ -75,12 +75,12 @@ class TaskScores(Generic[Id]):
     missing: tuple[Id, ...]
     unknown: tuple[Id, ...]
     unparsed: tuple[Id, ...]
-    metrics: dict[str, Scores]
+    metrics: dict[str, MetricValues]
 
 
 @dataclass(frozen=True)
 class Joined(Generic[Id]):
-    """Which ids meet; see TaskScores."""
+    """Which ids meet; see TaskValues."""
 
     ids: tuple[Id, ...]
     missing: tuple[Id, ...]
