@@ -14,7 +14,8 @@ from vidtune.evaluation.judges import DEFAULT_JUDGE, get_judge
 from vidtune.evaluation.judges.base import ExpectedUsage, Judge, JudgeItem, Judgement, Usage
 from vidtune.evaluation.progress import progress_bar
 from vidtune.evaluation.runs.folder import Prediction, RunFolder
-from vidtune.machine.records import JsonLines, read_object, read_records, write_atomically
+from vidtune.machine.files import read_object, write_text_atomically
+from vidtune.machine.records import RecordWriter, read_records
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def judge_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
     run = RunFolder(run_dir)
     items = judge_items(run.predictions())
     _require_same_judge(run, judge)
-    with JsonLines(_judgements_file(run, judge.name)) as records:
+    with RecordWriter(_judgements_file(run, judge.name)) as records:
         known = judgements_of(run, judge.name)
         pending = [item for item in items if item.id not in known or known[item.id].error is not None]
         reasons: dict[str, int] = {}
@@ -121,7 +122,7 @@ def store_judgements(run_dir: Path, name: str, identity: Mapping[str, Any], judg
     """
     run = RunFolder(run_dir)
     _require_identity(run, name, dict(identity))
-    with JsonLines(_judgements_file(run, name)) as records:
+    with RecordWriter(_judgements_file(run, name)) as records:
         known = judgements_of(run, name)
         new = [
             Judgement(item, judgements[item.id])
@@ -149,7 +150,7 @@ def _require_identity(run: RunFolder, name: str, identity: dict[str, Any]) -> No
     if path.exists() and read_object(path) != identity:
         raise UserError(f"{path}: another judge already has the name {name!r}; give this one another name")
     if not path.exists():
-        write_atomically(path, json.dumps(identity, indent=1) + "\n")
+        write_text_atomically(path, json.dumps(identity, indent=1) + "\n")
 
 
 def _judgements_file(run: RunFolder, judge: str) -> Path:

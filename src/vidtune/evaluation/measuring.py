@@ -24,7 +24,8 @@ from vidtune.evaluation.metrics.base import TaskValues, mean_of_sums
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.identity import CheckpointIdentity
 from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate, of_sums, ratio
-from vidtune.machine.records import read_records, write_atomically
+from vidtune.machine.files import write_text_atomically
+from vidtune.machine.records import read_records
 
 METRICS = "metrics"
 """Stands where a judge's name would: of the score file, and in reports."""
@@ -158,7 +159,7 @@ def measure_run(run: RunFolder, benchmark: MeasuredBenchmark) -> MetricScore:
     measured = benchmark.measure(items)
     measurements = _measurements(items, measured, benchmark.metrics)
     lines = "".join(json.dumps(one.record()) + "\n" for one in measurements)
-    write_atomically(run.path / "measurements.jsonl", lines)
+    write_text_atomically(run.path / "measurements.jsonl", lines)
     protocol = run.info.protocol
     score = MetricScore(
         benchmark=run.info.benchmark,
@@ -177,7 +178,7 @@ def measure_run(run: RunFolder, benchmark: MeasuredBenchmark) -> MetricScore:
         ),
     )
     text = json.dumps(score.model_dump(mode="json"), indent=1)
-    write_atomically(run.path / "scores" / f"{METRICS}.json", text + "\n")
+    write_text_atomically(run.path / "scores" / f"{METRICS}.json", text + "\n")
     return score
 
 

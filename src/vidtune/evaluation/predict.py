@@ -23,7 +23,7 @@ from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.runs.folder import Prediction, RunFolder, RunInfo, data_identity
 from vidtune.evaluation.runs.identity import CheckpointIdentity, software_versions
 from vidtune.generation.settings import Answer, Request
-from vidtune.machine.records import JsonLines
+from vidtune.machine.records import RecordWriter
 
 
 class Engine(Interface):
@@ -174,7 +174,7 @@ def predict(
     run.write_missing(missing)
     run.write_references(planned)
 
-    with JsonLines(run.predictions_file(rank, ranks)) as records:
+    with RecordWriter(run.predictions_file(rank, ranks)) as records:
         done = {prediction.index for prediction in run.predictions() if prediction.error is None or not retry_errors}
         mine = group_by_video(chunk(questions.questions[:limit], rank, ranks))
         pending = [question for question in mine if not question.missing and question.index not in done]
@@ -258,7 +258,7 @@ def _text(question: Question, protocol: Protocol, media: str | None = None) -> s
 
 
 def _log_session(run: RunFolder, rank: int, ranks: int, pending: int) -> None:
-    with contextlib.closing(JsonLines(run.path / "sessions.jsonl", shared=True)) as sessions:
+    with contextlib.closing(RecordWriter(run.path / "sessions.jsonl", shared=True)) as sessions:
         sessions.append(
             {
                 "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -26,7 +26,7 @@ from vidtune.evaluation.measuring import MetricScore, measure_run, measured_benc
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.identity import CheckpointIdentity
 from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate, ratio
-from vidtune.machine.records import read_object, write_atomically
+from vidtune.machine.files import read_object, write_text_atomically
 
 HIGHEST_SCORE = 5.0
 NO_VERDICT = Verdict(None, None)
@@ -147,7 +147,7 @@ def score_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
         by_type={kind: score_outcomes([one for one in outcomes if one.type == kind]) for kind in types},
     )
     text = json.dumps(score.model_dump(mode="json"), indent=1)
-    write_atomically(run.path / "scores" / f"{judge}.json", text + "\n")
+    write_text_atomically(run.path / "scores" / f"{judge}.json", text + "\n")
     return score
 
 

@@ -1,67 +1,99 @@
-"""Append-only JSON Lines files that survive ``kill -9``: every evaluated question is one line, written once.
+"""Append-only files of JSON lines: one record per line, written once. Every such file of the package goes through here.
 
-A line is written with one system call, so a killed process leaves whole lines and at most one torn one at the end,
-which the next writer cuts off. The operating system holds the lines at once; they are forced to disk every few seconds
-and on closing.
+Only a line with its line end counts. A process that is killed while it writes leaves complete lines and at most one
+torn line at the end: readers ignore that line, and the next writer cuts it off. Readers never write.
 """
 
-import fcntl
 import json
 import os
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from vidtune.errors import UserError
+from vidtune.machine.files import write_text_atomically
+from vidtune.machine.locks import LockUnavailableError, locked
 
 SYNC_SECONDS = 5.0
+_REFUSAL = "another process is writing this file; wait for it or stop it"
+_BLOCK = 65536
 
 
-class JsonLines:
-    """An append-only file of JSON objects, open for one writer.
+class RecordWriter:
+    """Appends records to a file. May be used from several threads.
+
+    The operating system has a record as soon as ``append`` returns. Records are forced to disk every few seconds and
+    when the writer is closed.
 
     Args:
-        path: created with its folder if missing.
-        shared: several processes may append at the same time (a cache). Torn lines are then left where they are and
-            skipped by readers; otherwise a second writer is refused.
+        path: file; created with its folder if missing.
+        shared: several processes may append at the same time, each record or list of records in one piece. Otherwise
+            the writer holds the lock of the file until it is closed.
 
     Raises:
-        UserError: another process is writing the file.
+        UserError: another process is writing the file, and it is not shared.
     """
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path = path
+        self._shared = shared
+        self._thread_lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
+        with ExitStack() as held:
             if not shared:
-                self._lock()
-                os.ftruncate(self._file, _whole_lines(self._file))
-            elif _whole_lines(self._file) != os.fstat(self._file).st_size:
-                os.write(self._file, b"\n")
-        except BaseException:
-            os.close(self._file)
-            raise
+                held.enter_context(locked(path, refusal=_REFUSAL))
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+            self._file = os.open(path, flags, 0o644)
+            held.callback(os.close, self._file)
+            if not shared:
+                _cut_torn_line(self._file)
+            self._held = held.pop_all()
         self._synced = time.monotonic()
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record as one line, keys in the order given."""
-        line = memoryview((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
-        while line:
-            line = line[os.write(self._file, line) :]
-        if time.monotonic() - self._synced >= SYNC_SECONDS:
-            os.fsync(self._file)
-            self._synced = time.monotonic()
+    def append(self, record: Any) -> None:
+        """Write one record as one line, its keys in the order given."""
+        self.append_all([record])
+
+    def append_all(self, records: Iterable[Any]) -> None:
+        """Write several records in one piece: no record of another process comes between them."""
+        data = "".join(_line(record) for record in records).encode("utf-8", "backslashreplace")
+        if not data:
+            return
+        with self._thread_lock, ExitStack() as turn:
+            if self._shared:
+                self._prepare_shared(turn)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+            if time.monotonic() - self._synced >= SYNC_SECONDS:
+                os.fsync(self._file)
+                self._synced = time.monotonic()
+
+    def _prepare_shared(self, turn: ExitStack) -> None:
+        """Take this writer's turn, and separate what follows from a torn line of a killed process."""
+        try:
+            turn.enter_context(locked(self.path))
+        except LockUnavailableError:
+            # Another process may be writing: its line must not be cut off. A reader skips what this leaves.
+            if not _ends_whole(self._file):
+                os.write(self._file, b"\n")
+        else:
+            _cut_torn_line(self._file)
 
     def close(self) -> None:
-        if self._file >= 0:
-            os.fsync(self._file)
-            os.close(self._file)
-            self._file = -1
+        """Force the records to disk and release the file. Closing twice is allowed."""
+        with self._thread_lock:
+            held, self._held = self._held, ExitStack()
+            with held:
+                if self._file >= 0:
+                    os.fsync(self._file)
+                    self._file = -1
 
-    def __enter__(self) -> "JsonLines":
+    def __enter__(self) -> "RecordWriter":
         return self
 
     def __exit__(
@@ -69,78 +101,117 @@ class JsonLines:
     ) -> None:
         self.close()
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{self.path}: another process is writing this file; wait for it or stop it") from None
+
+def write_records(path: Path, records: Iterable[Any]) -> None:
+    """Replace the file by these records in one step."""
+    write_text_atomically(path, "".join(_line(record) for record in records))
 
 
 def read_records(path: Path, *, skip_broken: bool = False) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file, in order; nothing when the file does not exist.
+    """Yield the records of the complete lines of a file, in order; nothing when the file does not exist.
 
-    A last line without line end is torn and left out.
+    Args:
+        skip_broken: ignore complete lines that are no JSON objects, as in caches that any process may append to.
 
     Raises:
-        UserError: a whole line is not a JSON object; names the line and column.
+        UserError: a complete line is not a JSON object; names the line and column.
     """
-    if not path.exists():
+    for number, record in _numbered_values(path, skip_broken):
+        if isinstance(record, dict):
+            yield record
+        elif not skip_broken:
+            raise UserError(f"{path}: line {number}: not valid JSON (expected an object)")
+
+
+def read_values(path: Path, *, skip_broken: bool = False) -> Iterator[Any]:
+    """Yield the JSON values, of any type, of the complete lines of a file. See `read_records`."""
+    for _, value in _numbered_values(path, skip_broken):
+        yield value
+
+
+class RecordFollower:
+    """Reads the records that processes append to a file, as they come. Lines that are no JSON objects are skipped.
+
+    Args:
+        path: file; need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._position = 0
+
+    def new_records(self) -> list[dict[str, Any]]:
+        """Return the records appended since the last call; all of them if the file has become shorter."""
+        try:
+            with self.path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._position:
+                    self._position = 0
+                file.seek(self._position)
+                content = file.read()
+        except FileNotFoundError:
+            return []
+        whole = content[: content.rfind(b"\n") + 1]
+        self._position += len(whole)
+        records = []
+        for line in whole.split(b"\n")[:-1]:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                records.append(record)
+        return records
+
+
+def _numbered_values(path: Path, skip_broken: bool) -> Iterator[tuple[int, Any]]:
+    """Yield line numbers, from 1, and the values of the complete lines."""
+    try:
+        lines = path.open("rb")
+    except FileNotFoundError:
         return
-    with path.open("rb") as lines:
+    with lines:
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 return
             try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError("expected an object")
+                value = json.loads(line)
             except ValueError as error:
                 if skip_broken:
                     continue
                 column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
                 reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
                 raise UserError(f"{path}: line {number}{column}: not valid JSON ({reason})") from None
-            yield record
+            yield number, value
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old or the new content, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _line(record: Any) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file's value; raises UserError naming the file, and line and column of a mistake."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+def _cut_torn_line(file: int) -> None:
+    """Cut off what follows the last line end of a file."""
+    if not _ends_whole(file):
+        os.ftruncate(file, _whole_length(file))
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object; raises UserError naming line and column."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected an object, found {type(value).__name__}")
-    return value
+def _ends_whole(file: int) -> bool:
+    """Whether the file is empty or ends with a line end."""
+    end = os.lseek(file, 0, os.SEEK_END)
+    return end == 0 or _read_at(file, end - 1, 1) == b"\n"
 
 
-def _whole_lines(file: int) -> int:
-    """Length in bytes of the file up to and including its last line end."""
-    end = os.fstat(file).st_size
+def _whole_length(file: int) -> int:
+    """Return the length in bytes of the file up to and including its last line end."""
+    end = os.lseek(file, 0, os.SEEK_END)
     while end > 0:
-        start = max(0, end - 65536)
-        found = os.pread(file, end - start, start).rfind(b"\n")
+        start = max(0, end - _BLOCK)
+        found = _read_at(file, start, end - start).rfind(b"\n")
         if found >= 0:
             return start + found + 1
         end = start
     return 0
+
+
+def _read_at(file: int, start: int, count: int) -> bytes:
+    os.lseek(file, start, os.SEEK_SET)
+    return os.read(file, count)

@@ -64,7 +64,7 @@ class _Worker:
         if crash is not None:
             raise RuntimeError(f"a worker process failed:\n{crash}")
         self.held -= 1
-        return piece
+        return int(piece)
 
     def end(self) -> None:
         self.process.kill()

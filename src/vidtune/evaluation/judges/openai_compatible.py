@@ -23,7 +23,7 @@ from vidtune.evaluation.judges.failures import Failure, explain
 from vidtune.evaluation.judges.prompts import VIDEO_QA, JudgePrompt
 from vidtune.evaluation.judges.replies import UnparsableReply, parse_reply
 from vidtune.evaluation.protocol import canonical_json
-from vidtune.machine.records import JsonLines, read_records
+from vidtune.machine.records import RecordWriter, read_records
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -158,7 +158,7 @@ class OpenAICompatibleJudge(Judge):
         if self.api_key_env and not key:
             raise UserError(f"the judge {self.name} needs an API key: set the environment variable {self.api_key_env}")
         with ExitStack() as stack:
-            cache = stack.enter_context(JsonLines(self.cache, shared=True)) if self.cache else None
+            cache = stack.enter_context(RecordWriter(self.cache, shared=True)) if self.cache else None
             return asyncio.run(_Round(self, key, cache, done).run(items))
 
     def _require_within_limits(self, estimate: ExpectedUsage) -> None:
@@ -190,7 +190,7 @@ class _Round:
     """One call of `OpenAICompatibleJudge.judge`."""
 
     def __init__(
-        self, judge: OpenAICompatibleJudge, key: str, cache: JsonLines | None, done: Callable[[Judgement], None]
+        self, judge: OpenAICompatibleJudge, key: str, cache: RecordWriter | None, done: Callable[[Judgement], None]
     ) -> None:
         self.judge = judge
         self.limits = judge.limits

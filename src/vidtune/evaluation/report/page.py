@@ -18,7 +18,7 @@ from vidtune.evaluation.measuring import METRICS, MetricScore, measured_benchmar
 from vidtune.evaluation.report.frame_strip import frame_strip
 from vidtune.evaluation.runs.folder import Prediction, RunFolder
 from vidtune.evaluation.score import AnyScore, RunScore, outcomes_of, read_score
-from vidtune.machine.records import write_atomically
+from vidtune.machine.files import write_text_atomically
 
 TEMPLATE = "report.html"
 
@@ -138,7 +138,7 @@ def build_report(
     environment.globals.update(percent=_percent, points=_points, number=_number, plain=_plain, signed=_signed)
     source = resources.files("vidtune.evaluation.report").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
     page = environment.from_string(source).render(title=title, groups=groups, version=__version__)
-    write_atomically(Path(out), page)
+    write_text_atomically(Path(out), page)
     return Path(out)
 
 

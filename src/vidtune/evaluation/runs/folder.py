@@ -28,7 +28,8 @@ from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.benchmarks.base import Question, QuestionSet
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.runs.identity import CheckpointIdentity
-from vidtune.machine.records import read_object, read_records, write_atomically
+from vidtune.machine.files import read_object, write_text_atomically
+from vidtune.machine.records import read_records
 
 RUN_FILE = "run.json"
 
@@ -174,7 +175,7 @@ class RunFolder:
             }
             for question in questions
         ]
-        write_atomically(self.path / "missing.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        write_text_atomically(self.path / "missing.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
     def write_references(self, questions: Sequence[Question]) -> None:
         """Keep what metrics compare with, so that the run can be scored without the test set."""
@@ -191,7 +192,7 @@ class RunFolder:
         ]
         if lines:
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            write_atomically(self.path / "references.jsonl", text)
+            write_text_atomically(self.path / "references.jsonl", text)
 
     def references(self) -> list[dict[str, Any]]:
         """What metrics compare with, of every question of the run, in the order of the test set."""
@@ -203,7 +204,7 @@ class RunFolder:
         references = {line["index"]: line["reference"] for line in self.references()}
         path = self.path / benchmark.official_file
         records = benchmark.official_records(self.predictions(), references)
-        write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
+        write_text_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
         return path
 
     @property
@@ -217,7 +218,7 @@ class RunFolder:
         return sorted(file.stem for file in (self.path / "scores").glob("*.json"))
 
     def _write_info(self) -> None:
-        write_atomically(self.path / RUN_FILE, json.dumps(self.info.model_dump(mode="json"), indent=1) + "\n")
+        write_text_atomically(self.path / RUN_FILE, json.dumps(self.info.model_dump(mode="json"), indent=1) + "\n")
 
     def _require_same(self, info: RunInfo) -> None:
         mine, asked = self.info, info

@@ -10,7 +10,8 @@ from vidtune.evaluation.benchmarks.base import Question
 from vidtune.evaluation.predict import prediction_of
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
 from vidtune.evaluation.runs.identity import CheckpointIdentity, software_versions
-from vidtune.machine.records import read_records, write_atomically
+from vidtune.machine.files import write_text_atomically
+from vidtune.machine.records import read_records
 
 UNKNOWN_PROMPT = "not known: answers were imported"
 
@@ -64,6 +65,6 @@ def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolde
         if question.index in answers
     ]
     lines = "".join(json.dumps(prediction.record(), ensure_ascii=False) + "\n" for prediction in predictions)
-    write_atomically(run.predictions_file(), lines)
+    write_text_atomically(run.predictions_file(), lines)
     run.write_references(questions.questions)
     return run

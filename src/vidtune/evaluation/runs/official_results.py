@@ -12,7 +12,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import Judgement
 from vidtune.evaluation.judging import judge_items, store_judgements
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.machine.records import read_json
+from vidtune.machine.files import read_json
 
 
 @dataclass(frozen=True, slots=True)

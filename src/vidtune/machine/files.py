@@ -1,0 +1,157 @@
+"""Files and folders that appear complete or not at all, and JSON files that are read with good error messages.
+
+A writer fills a temporary file or folder beside the target. Its name holds a random part, so two writers never share
+it, also not on two hosts that share a disk. After all bytes are on disk, the temporary takes the name of the target in
+one step. A process that is killed leaves its temporary behind; ``remove_leftovers`` deletes those, and nothing else.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from vidtune.errors import UserError
+
+_LEFTOVER = re.compile(r"\..*\.[0-9a-f]{32}\.partial")
+_NAME_LENGTH = 100
+"""Characters of the target's name that the temporary name repeats; file systems allow 255 bytes in all."""
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Context manager that replaces a file in one step: a reader sees the old content or the new, never a part.
+
+    Yields the path of a temporary file that the block must create. It lies in the folder of ``path`` (which is created
+    if missing) and does not end with the suffix of ``path``: give the format to libraries that guess it from the name.
+    If the block raises, the temporary is removed and ``path`` stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        move_into_place(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Context manager that makes a folder which is there complete or not at all.
+
+    Yields the path of an empty temporary folder beside ``path``. If the block raises, the temporary is removed.
+
+    Raises:
+        FileExistsError: ``path`` exists and is not an empty folder.
+    """
+    temporary = temporary_beside(path)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        move_into_place(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 in one step. Lone surrogates, which UTF-8 cannot hold, become escapes."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def write_json_atomically(path: Path, value: Any, *, indent: int | None = 1) -> None:
+    """Write a JSON file in one step.
+
+    Args:
+        indent: spaces of indentation; None writes one line.
+    """
+    write_text_atomically(path, json.dumps(value, indent=indent) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of a JSON file.
+
+    Raises:
+        UserError: the file cannot be read or is not valid JSON; names the file, line and column.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the object of a JSON file.
+
+    Raises:
+        UserError: the file cannot be read, is not valid JSON or holds another value; names the file.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected an object, found {type(value).__name__}")
+    return value
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a new name in the folder of ``path``, unique over processes and hosts. Nothing is created."""
+    return path.with_name(f".{path.name[:_NAME_LENGTH]}.{uuid.uuid4().hex}.partial")
+
+
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Give a complete file or folder its final name, after all its bytes are on disk.
+
+    Raises:
+        FileExistsError: a folder would take the place of a file or of a folder that is not empty.
+    """
+    is_folder = temporary.is_dir()
+    for written in [*temporary.rglob("*"), temporary] if is_folder else [temporary]:
+        force_to_disk(written)
+    try:
+        os.replace(temporary, path)  # noqa: PTH105 - Path.replace says the same; this is the documented atomic call
+    except OSError as error:
+        if is_folder and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise FileExistsError(error.errno, "exists already", str(path)) from None
+        raise
+    force_to_disk(path.parent)
+
+
+def force_to_disk(path: Path) -> None:
+    """Wait until the content of a file, or the list of names in a folder, outlives a loss of power."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():  # Windows opens no folders
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
+    """Delete the temporaries that killed processes left in a folder. Other files are not touched, whatever their name.
+
+    Args:
+        older_than: seconds since the last change; use it where another process may be writing into the folder now.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not _LEFTOVER.fullmatch(path.name):
+            continue
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime < older_than:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()

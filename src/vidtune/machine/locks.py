@@ -1,0 +1,66 @@
+"""Locks between processes, on one host or on several that share a disk (library ``filelock``).
+
+The lock of a folder is the file ``.lock`` in it; the lock of a file ``NAME`` is the file ``.NAME.lock`` beside it. The
+operating system releases a lock when its process ends, also after ``kill -9``. Lock files stay: to delete one that
+another process is about to take would break the lock.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, SoftFileLock, Timeout
+
+from vidtune.errors import UserError
+
+_POLL_SECONDS = 0.005
+
+
+class LockUnavailableError(UserError):
+    """The lock cannot be taken by anybody: the folder may only be read, or its file system has no locks."""
+
+
+@contextmanager
+def locked(path: Path, *, refusal: str | None = None) -> Iterator[None]:
+    """Context manager that holds the lock of a file or folder. The lock is not re-entrant.
+
+    Args:
+        path: the file, which need not exist, or the folder, which must.
+        refusal: text of the error when another process holds the lock. None: wait for that process.
+
+    Raises:
+        UserError: another process holds the lock; the message is "PATH: REFUSAL", with process and host if known.
+        LockUnavailableError: the lock file cannot be written or locked.
+    """
+    place = lock_file(path)
+    # Not thread-local: a record file may be closed by another thread than the one that opened it.
+    lock = FileLock(str(place), timeout=-1 if refusal is None else 0, thread_local=False)
+    try:
+        lock.acquire(poll_interval=_POLL_SECONDS)
+    except Timeout:
+        raise UserError(f"{path}: {refusal}{_holder(place)}") from None
+    except OSError as error:
+        raise LockUnavailableError(f"{path}: cannot be locked ({error.strerror})") from None
+    try:
+        if refusal is not None and not isinstance(lock, SoftFileLock):
+            with suppress(OSError):
+                place.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def lock_file(path: Path) -> Path:
+    """Return the path of the lock file of a file or folder."""
+    return path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
+
+
+def _holder(place: Path) -> str:
+    """Return which process holds a lock, as " (process 12 on host)"; empty when that is not known."""
+    try:
+        text = place.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+    return f" ({text})" if text.startswith("process ") else ""

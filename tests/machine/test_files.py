@@ -1,0 +1,104 @@
+"""Atomic files and folders."""
+
+import json
+import os
+import time
+
+import pytest
+
+from vidtune.errors import UserError
+from vidtune.machine.files import (
+    atomic_file,
+    atomic_folder,
+    read_object,
+    remove_leftovers,
+    temporary_beside,
+    write_json_atomically,
+    write_text_atomically,
+)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_an_atomic_write_leaves_nothing_else_behind(tmp_path):
+    write_text_atomically(tmp_path / "a" / "run.json", "one")
+    write_text_atomically(tmp_path / "a" / "run.json", "two")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["run.json"]
+    assert (tmp_path / "a" / "run.json").read_text() == "two"
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_file(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old" and names(tmp_path) == ["run.json"]
+
+
+def test_temporary_names_are_unique_and_lie_beside_the_target(tmp_path):
+    path = tmp_path / ("x" * 250)
+    names = {temporary_beside(path) for _ in range(1000)}
+    assert len(names) == 1000
+    assert all(name.parent == tmp_path and len(name.name) < 255 for name in names)
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "run.json"
+    with atomic_file(path) as first, atomic_file(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first" and names(tmp_path) == ["run.json"]
+
+
+def test_a_folder_of_a_user_that_is_named_partial_stays(tmp_path):
+    theirs = tmp_path / "out.partial"
+    theirs.mkdir()
+    (theirs / "thesis.txt").write_text("mine")
+    with atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "weights").write_text("w")
+    assert (theirs / "thesis.txt").read_text() == "mine"
+    assert (tmp_path / "out/weights").read_text() == "w"
+    assert names(tmp_path) == ["out", "out.partial"]
+
+
+def test_a_failed_folder_is_removed(tmp_path):
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "weights").write_text("w")
+        raise ZeroDivisionError
+    assert names(tmp_path) == []
+
+
+def test_a_folder_replaces_an_empty_one_only(tmp_path):
+    (tmp_path / "out").mkdir()
+    with atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "weights").write_text("first")
+    with pytest.raises(FileExistsError), atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "weights").write_text("second")
+    assert (tmp_path / "out/weights").read_text() == "first" and names(tmp_path) == ["out"]
+
+
+def test_only_leftovers_of_killed_writers_are_removed(tmp_path):
+    kept = [tmp_path / name for name in ("a.partial", ".b.partial", "data.json", ".c.0123.partial")]
+    for path in kept:
+        path.write_text("")
+    old, new = temporary_beside(tmp_path / "old"), temporary_beside(tmp_path / "new")
+    new.write_text("")
+    old.mkdir()
+    (old / "part").write_text("")
+    os.utime(old, (time.time() - 7200,) * 2)
+    remove_leftovers(tmp_path, older_than=3600)
+    assert not old.exists() and new.exists()
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_json_is_written_and_read(tmp_path):
+    write_json_atomically(tmp_path / "run.json", {"a": [1, "é"]})
+    assert read_object(tmp_path / "run.json") == {"a": [1, "é"]}
+    write_json_atomically(tmp_path / "run.json", [json.dumps("x")], indent=None)
+    assert (tmp_path / "run.json").read_text().count("\n") == 1
+    with pytest.raises(UserError, match=r"run\.json: expected an object, found list"):
+        read_object(tmp_path / "run.json")
