@@ -42,7 +42,8 @@ from vidtune.planning.plan import PlannedSource, StagePlan
 from vidtune.processing.batch import Example, MediaSlot
 from vidtune.recipe.types import Stage
 from vidtune.systems import get_system
-from vidtune.training.packs.loading import Ahead, PackLoader
+from vidtune.training.packs.ahead import Ahead
+from vidtune.training.packs.loading import PackLoader
 from vidtune.training.setup.stored_features import StoredFeatures
 
 FRAMES, SIZE, PATCH = 8, 224, 16

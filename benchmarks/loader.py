@@ -40,7 +40,8 @@ from vidtune.planning.lengths import LengthTable
 from vidtune.planning.plan import PlannedSource, StagePlan
 from vidtune.processing.batch import Example, MediaSlot
 from vidtune.recipe.types import Stage
-from vidtune.training.packs.loading import Ahead, PackLoader
+from vidtune.training.packs.ahead import Ahead
+from vidtune.training.packs.loading import PackLoader
 
 FRAMES, SIZE, SECONDS_OF_VIDEO = 8, 224, 10
 TOKENS = {"video": FRAMES * 257, "image": 256}

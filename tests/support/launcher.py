@@ -22,6 +22,7 @@ from vidtune.errors import UserError
 from vidtune.models.video_lm import VideoLM
 from vidtune.recipe.types import load_recipe
 from vidtune.training.packs import loading
+from vidtune.training.packs.pack import LoadedPack
 from vidtune.training.ranks import parallel
 from vidtune.training.ranks.group import Ranks, joined
 from vidtune.training.run import train
@@ -60,7 +61,7 @@ def sabotage(ranks: Ranks, what: dict[str, Any] | None) -> None:
     elif what["how"] == "loader" and ranks.rank == what["rank"]:
         real = loading.PackLoader.__iter__
 
-        def broken(self: loading.PackLoader) -> Iterator[loading.LoadedPack]:
+        def broken(self: loading.PackLoader) -> Iterator[LoadedPack]:
             for pack in real(self):
                 if pack.step == what["step"]:
                     raise UserError("the disk is gone; bring it back")

@@ -17,14 +17,16 @@ from training_world import COLOURS, LANGUAGE_MODEL, conversation, write_video
 from vidtune.checkpoints.checkpoints import load_checkpoint
 from vidtune.errors import UserError
 from vidtune.media.pool import MediaPool
+from vidtune.planning.randomness import random_seed
 from vidtune.recipe.types import Recipe
 from vidtune.training.inspection.dry_run import forecast, rank_memory
 from vidtune.training.inspection.flops import StepFlops
-from vidtune.training.packs.loading import LoadedPack, PackLoader
+from vidtune.training.packs.forward import PackForward
+from vidtune.training.packs.loading import PackLoader
+from vidtune.training.packs.pack import LoadedPack
 from vidtune.training.run import train
 from vidtune.training.setup.stage import StageSetup, set_up
 from vidtune.training.signals import TrainingInterrupted
-from vidtune.training.step import TrainingStep, random_seed
 
 STAB = {"hidden_size": 16, "image_size": 16, "patch_size": 2, "clip_heads": 2, "frame_heads": 4, "dropout": 0.0}
 TEACHER = {
@@ -119,7 +121,7 @@ def test_gradients_are_those_of_mean_cross_entropy_plus_weighted_mean_alignment(
     setup = set_up(distilled(weight=0.7), 0, tmp_path)
     packs = packs_of(setup, 0)
     assert len(packs) > 1 and sum(pack.num_supervised for pack in packs) == setup.plan.supervised(0)
-    net, teachers = TrainingStep(setup.model, "float32"), setup.teachers
+    net, teachers = PackForward(setup.model, "float32"), setup.teachers
     factors, tokens = teachers.factors(setup.plan, 0), setup.plan.supervised(0)
     aligned = frames = 0
     for pack in packs:
@@ -208,7 +210,7 @@ def test_features_that_are_given_need_no_teacher(distilled: MakeRecipe, tmp_path
     )
     for tower in setup.teachers.towers.values():
         tower.forward = None  # type: ignore[assignment]
-    net, factors = TrainingStep(setup.model, "float32"), setup.teachers.factors(setup.plan, 0)
+    net, factors = PackForward(setup.model, "float32"), setup.teachers.factors(setup.plan, 0)
     torch.manual_seed(random_seed(0))
     assert torch.equal(net(setup.teachers.teach(given), factors).terms, net(taught, factors).terms)
 
@@ -271,7 +273,7 @@ def test_tower_of_a_trained_model_can_teach(make_recipe: MakeRecipe, distilled: 
 def test_flops_of_teacher_and_head_are_those_of_a_real_step(distilled: MakeRecipe, tmp_path: Path) -> None:
     setup = set_up(distilled(), 0, tmp_path)
     [batch, *_] = [pack.batch for pack in packs_of(setup, 0) if pack.batch is not None and pack.batch.media]
-    net, teachers = TrainingStep(setup.model, "float32"), setup.teachers
+    net, teachers = PackForward(setup.model, "float32"), setup.teachers
     addmm = {torch.ops.aten.addmm_: lambda total, a, b, *rest, **named: 2 * a[0] * a[1] * b[1]}
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=addmm) as counter:
         net(teachers.teach(batch), {"video": 1.0}).total.backward()

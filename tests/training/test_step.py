@@ -3,16 +3,11 @@
 import pytest
 import torch
 
+from vidtune.planning.randomness import random_seed
 from vidtune.processing.batch import Batch, Example, pack
+from vidtune.training.packs.forward import PackForward
 from vidtune.training.setup.stage import StageSetup, set_up
-from vidtune.training.step import (
-    TrainingStep,
-    clipping_factor,
-    fill_missing_gradients,
-    gradient_norms,
-    random_seed,
-    scale_gradients,
-)
+from vidtune.training.step import clipping_factor, fill_missing_gradients, gradient_norms, scale_gradients
 
 TRAINED = {"connectors.visual": 1e-3, "language_model": 1e-3, "towers.video": 1e-3}
 
@@ -29,7 +24,7 @@ def make_batch(setup: StageSetup, examples: list[Example]) -> Batch:
 
 
 def gradients(setup: StageSetup, packs: list[list[Example]]) -> tuple[float, dict[str, torch.Tensor]]:
-    net = TrainingStep(setup.model, "float32")
+    net = PackForward(setup.model, "float32")
     net.zero_grad(set_to_none=True)
     total, count = 0.0, 0
     for examples in packs:
@@ -85,7 +80,7 @@ def test_seeds_differ_by_every_part_of_the_key() -> None:
 def test_bfloat16_runs_and_stays_close(setup: StageSetup) -> None:
     batch = make_batch(setup, [setup.example(0, 0), setup.example(9, 0)])
     with torch.no_grad():
-        exact = float(TrainingStep(setup.model, "float32")(batch).total)
-        rounded = float(TrainingStep(setup.model, "bfloat16")(batch).total)
+        exact = float(PackForward(setup.model, "float32")(batch).total)
+        rounded = float(PackForward(setup.model, "bfloat16")(batch).total)
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.02)

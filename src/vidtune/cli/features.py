@@ -61,7 +61,7 @@ def extract(
     from vidtune.media.pool import MediaPool
     from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.extraction import stage_extractions
-    from vidtune.training.ranks.group import Place, compute_device
+    from vidtune.training.ranks.group import ProcessPlace, compute_device
 
     if (recipe is None) == (not tower):
         raise UserError("name a recipe, or towers with --tower")
@@ -71,7 +71,7 @@ def extract(
         raise UserError(f"{videos}: no such folder")
     if dtype is not None and dtype not in TORCH_DTYPES:
         raise UserError(f"--dtype {dtype}: choose {', '.join(TORCH_DTYPES)}")
-    place = Place.from_environment()
+    place = ProcessPlace.from_environment()
     share, shares = place.rank if rank is None else rank, place.world if ranks is None else ranks
     if share >= shares:
         raise UserError(f"--rank {share} does not go with --ranks {shares}: it counts from 0")

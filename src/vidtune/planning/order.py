@@ -3,7 +3,6 @@
 Legend: n samples.
 """
 
-import hashlib
 import heapq
 from typing import Literal
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from vidtune.errors import UserError
+from vidtune.planning.randomness import generator, torch_generator
 
 OrderRule = Literal["shuffled", "modality_grouped", "sequential"]
 
@@ -34,17 +34,7 @@ def epoch_order(
         return np.arange(len(lengths))
     if rule == "shuffled":
         return generator(fingerprint, seed, epoch).permutation(len(lengths))
-    torch_generator = torch.Generator().manual_seed(int.from_bytes(_key(fingerprint, seed, epoch)[:7], "little"))
-    return modality_grouped_order(lengths, global_batch_size, 1, torch_generator)
-
-
-def generator(*key: object) -> np.random.Generator:
-    """A generator of its own for everything drawn at one place, e.g. (fingerprint, seed, epoch)."""
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(_key(*key)[:16], np.uint64)))
-
-
-def _key(*parts: object) -> bytes:
-    return hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
+    return modality_grouped_order(lengths, global_batch_size, 1, torch_generator(fingerprint, seed, epoch))
 
 
 def modality_grouped_order(

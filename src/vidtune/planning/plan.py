@@ -16,8 +16,9 @@ import numpy as np
 
 from vidtune.data.tables import AnnotationTable
 from vidtune.planning.lengths import LengthTable
-from vidtune.planning.order import epoch_order, generator
+from vidtune.planning.order import epoch_order
 from vidtune.planning.packing import CostModel, EpochPacks, pack_epoch
+from vidtune.planning.randomness import generator
 from vidtune.recipe.types import Stage
 
 EPOCHS_KEPT = 2

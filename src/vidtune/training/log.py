@@ -12,14 +12,12 @@ import resource
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from vidtune.training.saving import write_atomic
-
-if TYPE_CHECKING:
-    from vidtune.training.trackers.base import Tracker
+from vidtune.training.trackers.base import Tracker
 
 LOG = "log.jsonl"
 RECENT_LINES = 20
@@ -35,7 +33,7 @@ class TrainingLog:
         tracker: takes the numbers as well.
     """
 
-    def __init__(self, folder: Path, first_step: int, tracker: "Tracker | None" = None) -> None:
+    def __init__(self, folder: Path, first_step: int, tracker: Tracker | None = None) -> None:
         path = folder / LOG
         kept = [line for line in _lines(path) if line["step"] <= first_step]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -1,73 +1,155 @@
-"""One optimizer step: the loss of a batch, and what happens to the summed gradients before the optimizer sees them."""
+"""The optimizer step: forward and backward over the packs of a step, scaling, clipping, and the update of the weights.
+
+A step takes ``global_batch_size`` samples, in as many packs as ``max_tokens_per_batch`` makes of them, shared out among
+the ranks. The gradients of the plain sum of losses are accumulated over the packs. They are divided once, by the number
+of supervised tokens that all ranks really processed. So the minimised loss depends neither on the packing, nor on the
+number of ranks, nor on a file that failed.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
-from vidtune.models.video_lm import VideoLM
-from vidtune.processing.batch import IGNORED, Batch
+from vidtune.models.batch_norm_statistics import deferred_statistics
+from vidtune.planning.randomness import random_seed
+from vidtune.processing.batch import Batch
+from vidtune.training.inspection.flops import StepFlops, peak_flops
+from vidtune.training.packs.ahead import Ahead
+from vidtune.training.packs.counts import StepCounts, StepTotals, exchange
+from vidtune.training.packs.forward import PackForward, PackLosses, dummy_batch
+from vidtune.training.packs.transfer import Transfer
+from vidtune.training.ranks.group import Ranks
+from vidtune.training.ranks.parallel import ParallelForward
+from vidtune.training.schedule import learning_rate_factor, warmup_steps
+from vidtune.training.setup.parameters import parameter_groups
+from vidtune.training.setup.stage import StageSetup
+from vidtune.training.setup.starting_model import frozen_dtype
 
 
-class StepLoss(NamedTuple):
-    """What a pack comes to, for S distilled streams.
+class OptimizerStep:
+    """Makes the optimizer steps of a stage on this rank.
+
+    For each step call `set_learning_rates`, `accumulate`, `exchange` and `update`, in this order and on all ranks.
 
     Args:
-        total: what gradients are taken of: summed cross-entropy and the alignment losses, each times its factor.
-        terms: (1 + S,) float32, the sums themselves: over supervised tokens, and over the frames of each stream.
-        frames: how many frames of each stream.
+        setup: the stage; its model and its teachers are moved to this rank's device.
+        ranks: the processes that train together.
     """
 
-    total: Tensor
-    terms: Tensor
-    frames: list[int]
+    def __init__(self, setup: StageSetup, ranks: Ranks) -> None:
+        stage, model = setup.stage, setup.model
+        self._setup, self._ranks, self._plan = setup, ranks, setup.plan
+        self._transfer = Transfer(ranks.device, setup.processor.preprocessing)
+        self.forward = ParallelForward(PackForward(model, stage.precision), stage, ranks)
+        groups = parameter_groups(model, setup.trained, stage.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, betas=stage.betas, eps=1e-8, fused=True)
+        self._by_component: dict[str, list[nn.Parameter]] = {name: [] for name in setup.trained}
+        for group in groups:
+            self._by_component[group["component"]] += group["params"]
+        self._parameters = [parameter for part in self._by_component.values() for parameter in part]
+        self._warmup = warmup_steps(self._plan.total_steps, stage.warmup)
+        self._teachers = setup.teachers
+        peak = peak_flops(ranks.device, stage.precision)
+        taught = {stream: tower.config for stream, tower in self._teachers.towers.items()}
+        self._flops = StepFlops.of_stage(model.config, setup.trained, taught) if peak else None
+        self.peak_flops = peak * ranks.world if peak and self._flops else None
+        """Floating-point operations per second of the devices of all ranks; None where it is not known."""
+        self._teachers.to(ranks.device, frozen_dtype(stage))
+        self._statistics = deferred_statistics(model)
 
+    def set_learning_rates(self, step: int) -> dict[str, float]:
+        """Set the learning rates of a step (from 0). Returns the rate of each trained component."""
+        stage = self._setup.stage
+        factor = learning_rate_factor(stage.schedule, step, self._plan.total_steps, self._warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        return {name: how.learning_rate * factor for name, how in self._setup.trained.items()}
 
-class TrainingStep(nn.Module):
-    """The whole forward pass as one module, which is what wrappers for many processes hook into.
+    def accumulate(self, step: int, packs: Ahead, failed_files: Mapping[str, int]) -> StepCounts:
+        """Add up the gradients of this rank's packs of a step.
 
-    Args:
-        model: its trained parts in float32.
-        precision: "float32", or "bfloat16" for autocast.
-    """
-
-    def __init__(self, model: VideoLM, precision: str) -> None:
-        super().__init__()
-        self.model = model
-        self.autocast = precision == "bfloat16"
-
-    def forward(self, batch: Batch, factors: Mapping[str, float] | None = None) -> StepLoss:
-        """The losses of a pack.
+        A rank that cannot continue still makes the passes that the other ranks wait for; its error is in the result.
 
         Args:
-            factors: what multiplies the alignment loss of each stream that is distilled.
+            packs: source of this rank's packs.
+            failed_files: media path -> first step in which it failed; samples that need such a file are left out.
         """
-        with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            text, aligned = self.model.loss_terms(batch)
-        factors = factors or {}
-        # A stream without a factor is touched all the same: every pass reaches every trained weight.
-        total = text + sum(factors.get(stream, 0.0) * loss for stream, (loss, _) in aligned.items())
-        found = [aligned.get(stream, (torch.zeros_like(text), 0)) for stream in factors]
-        terms = torch.stack([text, *(loss for loss, _ in found)]).detach()
-        return StepLoss(total, terms, [frames for _, frames in found])
+        counts = StepCounts(tuple(self._teachers.weights))
+        factors = self._teachers.factors(self._plan, step)
+        passes = -(-len(self._plan.packs(step)) // self._ranks.world)  # the same on every rank, dummies included
+        for place in range(passes):
+            batch = None
+            if counts.error is None:
+                try:
+                    pack = packs.next().without(failed_files)
+                except Exception as error:
+                    counts.error = error
+                else:
+                    counts.excluded += pack.excluded
+                    batch = pack.batch
+            if batch is None:
+                if self._ranks.world > 1:
+                    self._backward(dummy_batch(), factors, place == passes - 1)
+                continue
+            assert pack.number is not None
+            torch.manual_seed(random_seed(self._setup.recipe.seed, step, pack.number))
+            losses = self._backward(batch, factors, place == passes - 1)
+            self._transfer.begin(packs.upcoming())
+            counts.add(batch, losses, pack.num_supervised, self._flops_of(batch, pack.num_supervised))
+        return counts
 
+    def exchange(self, counts: StepCounts, waited: float, stopping: bool) -> StepTotals:
+        """Exchange the numbers of a step with the other ranks. Returns the numbers of all ranks.
 
-def random_seed(*key: int) -> int:
-    """A seed for everything random at one place of the run, e.g. (recipe seed, step, pack): no generator state has to
-    be saved.
-    """
-    return int(np.random.SeedSequence([abs(number) for number in key]).generate_state(1, np.uint64)[0] >> 2)
+        Args:
+            counts: this rank's part of the step.
+            waited: seconds this rank has waited for data since the run began.
+            stopping: whether this rank was asked to stop.
+        """
+        fill_missing_gradients(self._parameters)
+        norms = gradient_norms(self._by_component)
+        return exchange(self._ranks, counts, norms, self.forward.is_sharded, waited, stopping)
+
+    def update(self, totals: StepTotals) -> dict[str, float]:
+        """Scale and clip the gradients and update the weights.
+
+        Returns: gradient norm before clipping of each component, and of all of them as "total".
+        """
+        # The gradients are averaged over the ranks. Wanted is their sum, divided by the tokens of all ranks.
+        mean = self._ranks.world / max(totals.sum("supervised"), 1)
+        *each, total = totals.norms(mean)
+        scale_gradients(self._parameters, clipping_factor(total, self._setup.stage.max_grad_norm) * mean)
+        for layer in self._statistics:
+            layer.update_statistics(self._ranks.table(layer.take_statistics()).sum(0))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {**dict(zip(self._by_component, each, strict=True)), "total": total}
+
+    def _backward(self, batch: Batch, factors: dict[str, float], is_last: bool) -> PackLosses:
+        """Add the gradients of a pack. Returns its losses, detached from the graph."""
+        taught = self._teachers.teach(self._transfer.take(batch))
+        with self.forward.accumulate(is_last):
+            losses: PackLosses = self.forward.net(taught, factors)
+            losses.total.backward()
+        return losses._replace(total=losses.total.detach())
+
+    def _flops_of(self, batch: Batch, supervised: int) -> float:
+        if self._flops is None:
+            return 0.0
+        squares = sum((end - begin) ** 2 for begin, end in pairwise(batch.cu_seqlens))
+        items = {stream: len(media) - sum(media.encoded or ()) for stream, media in batch.media.items()}
+        return self._flops.of(batch.num_tokens, squares, items, supervised)
 
 
 def fill_missing_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Zeros where no batch of the step reached a trained weight.
+    """Give a gradient of zeros to every parameter that no pack of the step reached.
 
-    AdamW moves a weight with a zero gradient (momentum, decay) but skips one without: every step treats every weight
-    alike, whatever its batches happened to hold.
+    AdamW moves a weight with a zero gradient (momentum, weight decay) but skips a weight without a gradient. With
+    zeros, every step treats every weight alike, whatever its packs happened to hold.
     """
     for parameter in parameters:
         if parameter.grad is None:
@@ -75,7 +157,7 @@ def fill_missing_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def gradient_norms(parameters: Mapping[str, Sequence[nn.Parameter]]) -> Tensor:
-    """L2 norm of the gradients of each component; of sharded ones, of the part this rank holds.
+    """Returns the L2 norm of the gradients of each component; of sharded gradients, of the part on this rank.
 
     Shape: (len(parameters),)
     """
@@ -88,20 +170,11 @@ def scale_gradients(parameters: Sequence[nn.Parameter], factor: Tensor | float) 
 
 
 def local_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """The gradients that there are, as plain tensors; of sharded ones, the part this rank holds."""
+    """Returns the existing gradients as plain tensors; of sharded gradients, the part on this rank."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
 
 
 def clipping_factor(norm: float, max_norm: float | None) -> float:
-    """What brings gradients of this norm down to ``max_norm``; one when they are within it, or for None."""
+    """Returns the factor that reduces gradients of this norm to ``max_norm``; 1 if the norm is smaller, or for None."""
     return 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
-
-
-def dummy_batch() -> Batch:
-    """Two tokens of text without a label: a forward and backward pass for a rank that has no pack left in a step.
-
-    Sharded ranks gather weights and reduce gradients together, so all of them make equally many passes.
-    """
-    ids = torch.zeros(1, 2, dtype=torch.long)
-    return Batch(ids, torch.arange(2)[None], torch.full_like(ids, IGNORED), [0, 2], [])

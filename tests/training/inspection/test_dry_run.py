@@ -14,7 +14,7 @@ from vidtune.cli.main import run as run_command
 from vidtune.recipe.types import Recipe, dump_recipe
 from vidtune.training import loop
 from vidtune.training.inspection.dry_run import describe, forecast
-from vidtune.training.packs.loading import LoadedPack
+from vidtune.training.packs.pack import LoadedPack
 from vidtune.training.run import train
 
 STAGES: list[dict[str, Any]] = [

@@ -7,8 +7,8 @@ from tiny_stages import batch_of, composed, prepared, trained_parts
 from vidtune.recipe.types import Stage
 from vidtune.training.inspection.costs import _PeakMemory, stage_costs
 from vidtune.training.inspection.memory import estimate_memory
+from vidtune.training.packs.forward import PackForward
 from vidtune.training.setup.starting_model import checkpoint_activations
-from vidtune.training.step import TrainingStep
 
 LENGTHS, ITEMS, SUPERVISED = [300, 200, 250], {"image": 2, "video": 3}, 40
 
@@ -31,7 +31,7 @@ def measured(trained, settings: Stage) -> int:
         checkpoint_activations(model)
     batch = batch_of(config, LENGTHS, ITEMS, SUPERVISED)
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
-    step = TrainingStep(model, settings.precision)
+    step = PackForward(model, settings.precision)
     step(batch).total.backward()
     optimizer.step()
     optimizer.zero_grad()

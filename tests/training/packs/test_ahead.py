@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from vidtune.processing.batch import Example, pack
-from vidtune.training.packs.loading import Ahead, LoadedPack
+from vidtune.training.packs.ahead import Ahead
+from vidtune.training.packs.pack import LoadedPack
 
 TOKENS = 1000
 

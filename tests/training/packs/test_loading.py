@@ -11,8 +11,9 @@ from vidtune.media import pool as pool_module
 from vidtune.media.pool import MediaPool
 from vidtune.processing.batch import Batch, Example
 from vidtune.recipe.types import Recipe
-from vidtune.training.exclusions import Excluded
-from vidtune.training.packs.loading import LoadedPack, PackLoader
+from vidtune.training.packs.loading import PackLoader
+from vidtune.training.packs.pack import LoadedPack
+from vidtune.training.setup.exclusions import Excluded
 from vidtune.training.setup.stage import StageSetup, set_up
 
 SETTINGS = {"workers": 0, "max_tokens_per_batch": 300, "global_batch_size": 6, "epochs": 2}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vidtune.errors import UserError
-from vidtune.training.ranks.group import Place, Ranks, compute_device, first_host
+from vidtune.training.ranks.group import ProcessPlace, Ranks, compute_device, first_host
 
 TORCHRUN = {
     "RANK": "5",
@@ -24,31 +24,31 @@ SLURM = {
 
 
 def test_without_variables_there_is_one_process_and_no_group() -> None:
-    assert Place.from_environment({"PATH": "/bin"}) == Place()
-    ranks = Ranks(Place(), torch.device("cpu"))
+    assert ProcessPlace.from_environment({"PATH": "/bin"}) == ProcessPlace()
+    ranks = Ranks(ProcessPlace(), torch.device("cpu"))
     assert (ranks.is_main, ranks.gather("x"), ranks.main_first(lambda: 3)) == (True, ["x"], 3)
     assert ranks.table(torch.tensor([1.0, 2.0])).tolist() == [[1.0, 2.0]]
     assert not torch.distributed.is_initialized()
 
 
 def test_variables_of_torchrun() -> None:
-    assert Place.from_environment(TORCHRUN) == Place(5, 8, 1, 4, "node1", 29500)
+    assert ProcessPlace.from_environment(TORCHRUN) == ProcessPlace(5, 8, 1, 4, "node1", 29500)
 
 
 def test_torchrun_started_by_slurm_is_torchrun() -> None:
-    assert Place.from_environment({**SLURM, "SLURM_NTASKS": "2", "SLURM_PROCID": "1", **TORCHRUN}).world == 8
+    assert ProcessPlace.from_environment({**SLURM, "SLURM_NTASKS": "2", "SLURM_PROCID": "1", **TORCHRUN}).world == 8
 
 
 def test_variables_of_slurm() -> None:
-    place = Place.from_environment(SLURM)
+    place = ProcessPlace.from_environment(SLURM)
     assert (place.rank, place.world, place.local_rank, place.host) == (5, 8, 1, "gpu007")
-    assert place.port == Place.from_environment({**SLURM, "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}).port
-    assert Place.from_environment({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}).local_world == 4
-    assert Place.from_environment({**SLURM, "MASTER_ADDR": "here", "MASTER_PORT": "1234"}).host == "here"
+    assert place.port == ProcessPlace.from_environment({**SLURM, "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}).port
+    assert ProcessPlace.from_environment({**SLURM, "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}).local_world == 4
+    assert ProcessPlace.from_environment({**SLURM, "MASTER_ADDR": "here", "MASTER_PORT": "1234"}).host == "here"
     # A step may have fewer tasks than its job.
     assert (
-        Place.from_environment({**SLURM, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "1"})
-        == Place()
+        ProcessPlace.from_environment({**SLURM, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "1"})
+        == ProcessPlace()
     )
 
 
@@ -75,14 +75,14 @@ def test_first_host_of_a_slurm_list(nodes: str, host: str) -> None:
 def test_contradicting_variables_are_named(changes: dict[str, str | None], message: str) -> None:
     environment = {key: value for key, value in {**TORCHRUN, **changes}.items() if value is not None}
     with pytest.raises(UserError, match=message):
-        Place.from_environment(environment)
+        ProcessPlace.from_environment(environment)
 
 
 def test_contradicting_variables_of_slurm_are_named() -> None:
     with pytest.raises(UserError, match=r"SLURM_PROCID=5 does not go with SLURM_STEP_NUM_TASKS=2"):
-        Place.from_environment({**SLURM, "SLURM_STEP_NUM_TASKS": "2"})
+        ProcessPlace.from_environment({**SLURM, "SLURM_STEP_NUM_TASKS": "2"})
     with pytest.raises(UserError, match=r"neither MASTER_ADDR nor SLURM_JOB_NODELIST"):
-        Place.from_environment({**SLURM, "SLURM_JOB_NODELIST": ""})
+        ProcessPlace.from_environment({**SLURM, "SLURM_JOB_NODELIST": ""})
 
 
 @pytest.mark.parametrize(("count", "visible", "device"), [(4, None, "cuda:1"), (1, "3", "cuda:0"), (1, None, None)])
@@ -94,7 +94,7 @@ def test_each_process_has_its_own_gpu(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    place = Place.from_environment(TORCHRUN)
+    place = ProcessPlace.from_environment(TORCHRUN)
     if device is None:
         with pytest.raises(UserError, match=r"process 2 of this machine finds 1 GPU"):
             compute_device(place, None)

@@ -4,7 +4,7 @@ import pytest
 
 from vidtune.cli.main import run
 from vidtune.recipe.types import dump_recipe
-from vidtune.training.trackers import KINDS, Kind
+from vidtune.training.trackers.opening import KINDS, Kind
 
 
 @pytest.mark.parametrize(

@@ -22,14 +22,16 @@ from vidtune.processing.batch import Batch, Example
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.spelling import suggestion
 from vidtune.training.log import peak_memory_gib
-from vidtune.training.packs.loading import Ahead, PackLoader
+from vidtune.training.packs.ahead import Ahead
+from vidtune.training.packs.forward import PackForward
+from vidtune.training.packs.loading import PackLoader
 from vidtune.training.packs.transfer import Transfer
-from vidtune.training.ranks.group import Place, Ranks, compute_device
-from vidtune.training.ranks.parallel import ParallelStep
+from vidtune.training.ranks.group import ProcessPlace, Ranks, compute_device
+from vidtune.training.ranks.parallel import ParallelForward
 from vidtune.training.setup.parameters import parameter_groups
 from vidtune.training.setup.stage import EXCLUSIONS, TABLES, StageSetup, check_stages, set_up
 from vidtune.training.setup.starting_model import frozen_dtype
-from vidtune.training.step import TrainingStep, fill_missing_gradients, gradient_norms
+from vidtune.training.step import fill_missing_gradients, gradient_norms
 
 PARTS = ("transfer", "forward", "backward", "optimizer")
 
@@ -110,7 +112,7 @@ def examine(
     """
     alone = _only(recipe, stage, steps + 1)
     check_stages(alone)
-    target = compute_device(Place(), device)
+    target = compute_device(ProcessPlace(), device)
     with tempfile.TemporaryDirectory(prefix="vidtune-doctor-") as folder:
         if out is not None:
             _borrow(out, Path(folder), alone.stages[0].name)
@@ -184,7 +186,7 @@ class _Steps:
     def __init__(self, setup: StageSetup, device: torch.device) -> None:
         stage = setup.stage
         self._device = device
-        self._step = ParallelStep(TrainingStep(setup.model, stage.precision), stage, Ranks(Place(), device))
+        self._step = ParallelForward(PackForward(setup.model, stage.precision), stage, Ranks(ProcessPlace(), device))
         groups = parameter_groups(setup.model, setup.trained, stage.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, betas=stage.betas, eps=1e-8, fused=True)
         self._parameters = [parameter for group in groups for parameter in group["params"]]

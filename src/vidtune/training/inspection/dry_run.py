@@ -14,12 +14,12 @@ from vidtune.models.config import VideoLMConfig
 from vidtune.planning.lengths import Progress
 from vidtune.planning.plan import StagePlan
 from vidtune.recipe.types import Recipe, Stage
-from vidtune.training.exclusions import ExclusionList
 from vidtune.training.inspection.costs import stage_costs
 from vidtune.training.inspection.memory import MemoryEstimate, estimate_memory
-from vidtune.training.setup.data import open_stage_data
+from vidtune.training.setup.exclusions import ExclusionList
 from vidtune.training.setup.parameters import select_components
 from vidtune.training.setup.stage import EXCLUSIONS, TABLES, check_stages, example_maker, stage_processor
+from vidtune.training.setup.stage_data import open_stage_data
 from vidtune.training.setup.starting_model import stands_on
 
 IDLE_SHARE = 0.15

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from vidtune.processing.batch import Batch
-from vidtune.training.exclusions import Excluded
 from vidtune.training.log import peak_memory_gib
+from vidtune.training.packs.forward import PackLosses
 from vidtune.training.ranks.group import Ranks
-from vidtune.training.step import StepLoss
+from vidtune.training.setup.exclusions import Excluded
 
 SUMMED = ("loss", "samples", "tokens", "supervised", "flops")
 
@@ -28,7 +28,7 @@ class StepCounts:
 
     Args:
         streams: those that are distilled, S.
-        losses: the terms of each pack, see :class:`StepLoss`.
+        losses: the terms of each pack, see :class:`PackLosses`.
         frames: aligned frames of each of ``streams``.
         flops: floating-point operations; 0 where they are not counted.
         excluded: samples left out.
@@ -48,7 +48,7 @@ class StepCounts:
     def __post_init__(self) -> None:
         self.frames = [0 for _ in self.streams]
 
-    def add(self, batch: Batch, loss: StepLoss, supervised: int, flops: float) -> None:
+    def add(self, batch: Batch, loss: PackLosses, supervised: int, flops: float) -> None:
         """Count a pack that was trained on."""
         self.losses.append(loss.terms)
         self.frames = [before + more for before, more in zip(self.frames, loss.frames, strict=True)]

@@ -1,112 +1,31 @@
-"""From the plan to packs ready for the model, ahead of the step that needs them.
+"""Loads packs: takes them from the plan, tokenises their samples and has their media decoded.
 
-A thread takes this rank's packs of every step from the plan and tokenises them, worker processes decode, and finished
-packs wait in a short queue. Everything is done in plan order, so what is loaded, and what is left out because a file
-failed, does not depend on timing. What the feature store holds of a file is taken from there, and not decoded.
+A thread takes this rank's packs of every step from the plan and tokenises them, and worker processes decode the media.
+Everything is done in the order of the plan. So what is loaded, and what is left out because a file failed, does not
+depend on timing. Features that are in the feature store are read from there; their files are not decoded.
 
-A file that failed in a step is left out by the packs that saw it fail, and by every pack of later steps on every rank:
-what other ranks saw arrives by :meth:`PackLoader.learn`, and :meth:`LoadedPack.without` takes it out of packs that were
-ready before.
+A file that fails in a step is left out of the packs that saw it fail, and of every pack of later steps on every rank.
+What other ranks saw arrives by :meth:`PackLoader.learn`; :meth:`LoadedPack.without` removes such a file from packs that
+were loaded before it arrived.
 """
 
-import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from types import TracebackType
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.preprocessing.streams import Preprocessing
 from vidtune.planning.plan import StagePlan, share
-from vidtune.processing.batch import Batch, Example, LoadedItem, MediaSlot, StreamBatch, join, pack
-from vidtune.training.exclusions import Excluded
+from vidtune.processing.batch import Example, LoadedItem, MediaSlot, pack
 from vidtune.training.packs.decoded import Decoded, DecodedMedia
+from vidtune.training.packs.pack import LoadedPack, failed_before, left_out_again
+from vidtune.training.setup.exclusions import Excluded
 from vidtune.training.setup.stored_features import Found, StoredFeatures
 
-PACKS_AHEAD = 8
-CLOSING_SECONDS = 2.0  # a thread that waits for a hanging file is left behind; closing the pool ends it
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedPack:
-    """A micro-batch of a step, or an empty place in it.
-
-    Args:
-        step: the optimizer step it belongs to, from 0.
-        number: the pack's number in the step, from 0; None for a dummy, which keeps ranks equally long.
-        is_last: whether the step ends with it on this rank.
-        batch: None for a dummy, and when every sample was left out.
-        excluded: samples left out.
-        num_supervised: tokens the loss of ``batch`` sums over.
-        rank: whose it is.
-        indices, examples: table indices and examples of ``batch``, in its order.
-    """
-
-    step: int
-    number: int | None
-    is_last: bool
-    batch: Batch | None = None
-    excluded: list[Excluded] = field(default_factory=list)
-    num_supervised: int = 0
-    rank: int = 0
-    indices: list[int] = field(default_factory=list)
-    examples: list[Example] = field(default_factory=list)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the batch."""
-        return 0 if self.batch is None else self.batch.nbytes
-
-    def without(self, failed: Mapping[str, int]) -> "LoadedPack":
-        """The pack without samples that need a file which failed in an earlier step; itself when there is none.
-
-        Args:
-            failed: media path -> first step it failed in, on any rank.
-        """
-        bad = [failed_before(example, failed, self.step) for example in self.examples]
-        if self.batch is None or not any(bad):
-            return self
-        kept = [place for place, path in enumerate(bad) if path is None]
-        left_out = [
-            left_out_again(example.id, index, self.step, path, failed[path], self.rank)
-            for example, index, path in zip(self.examples, self.indices, bad, strict=True)
-            if path is not None
-        ]
-        examples = [self.examples[place] for place in kept]
-        batch = join(examples, self._media(bad)) if kept else None
-        return replace(
-            self,
-            batch=batch,
-            excluded=self.excluded + left_out,
-            num_supervised=batch.num_supervised if batch is not None else 0,
-            indices=[self.indices[place] for place in kept],
-            examples=examples,
-        )
-
-    def _media(self, bad: Sequence[str | None]) -> dict[str, StreamBatch]:
-        """The media of the examples that are not bad."""
-        assert self.batch is not None
-        kept: dict[str, list[int]] = {stream: [] for stream in self.batch.media}
-        place = dict.fromkeys(kept, 0)
-        for example, path in zip(self.examples, bad, strict=True):
-            for slot in example.media:
-                kept[slot.stream] += [place[slot.stream]] if path is None else []
-                place[slot.stream] += 1
-        return {stream: self.batch.media[stream].select(places) for stream, places in kept.items() if places}
-
-
-def failed_before(example: Example, failed: Mapping[str, int], step: int) -> str | None:
-    """The first of an example's files that failed in an earlier step."""
-    paths = (slot.ref.path for slot in example.media)
-    return next((path for path in paths if failed.get(path, step) < step), None)
-
-
-def left_out_again(id: str, index: int, step: int, path: str, failed_in: int, rank: int) -> Excluded:
-    """The record of a sample whose file is known to fail."""
-    return Excluded(id, index, step, path, f"failed in step {failed_in} and is not tried again", rank)
+PLANNED_PACKS = 8
+"""Packs whose media are requested before the pack is needed."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +134,7 @@ class PackLoader:
             self._failed[path] = min(step, self._failed.get(path, step))
 
     def _plan_if_near(self) -> bool:
-        return len(self._planned) < PACKS_AHEAD and self._plan_step()
+        return len(self._planned) < PLANNED_PACKS and self._plan_step()
 
     def _plan_step(self) -> bool:
         if self._next_step >= self._plan.total_steps:
@@ -294,77 +213,3 @@ class PackLoader:
                 reason, seconds = decoded.error.reason, decoded.seconds
                 return Excluded(example.id, index, step, slot.ref.path, reason, self._rank, seconds)
         return None
-
-
-class Ahead:
-    """Runs an iterator in a thread and keeps a few of its items ready; errors of the thread arrive in their place.
-
-    Args:
-        items: consumed in the thread only.
-        depth: how many may wait.
-        max_bytes: how much memory their batches may take, about; one may always wait. None: any.
-    """
-
-    def __init__(self, items: Iterator[LoadedPack], depth: int = PACKS_AHEAD, max_bytes: float | None = None) -> None:
-        self._items, self._depth, self._max_bytes = items, depth, max_bytes
-        self._ready: deque[LoadedPack | BaseException | None] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="pack-loader", daemon=True)
-        self.seconds_waited = 0.0
-
-    def __enter__(self) -> "Ahead":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._thread.join(CLOSING_SECONDS)
-
-    def next(self) -> LoadedPack:
-        """The next item; time spent waiting for it is added to ``seconds_waited``."""
-        started = time.perf_counter()
-        with self._changed:
-            self._changed.wait_for(lambda: self._ready)
-            item = self._ready.popleft()
-            self._changed.notify_all()
-        self.seconds_waited += time.perf_counter() - started
-        if isinstance(item, BaseException):
-            raise item
-        if item is None:
-            raise RuntimeError("no pack is left")
-        return item
-
-    def upcoming(self) -> Batch | None:
-        """The batch of the item that `next` will give, if it is ready; nothing is taken."""
-        with self._changed:
-            item = self._ready[0] if self._ready else None
-        return item.batch if isinstance(item, LoadedPack) else None
-
-    def _run(self) -> None:
-        try:
-            for item in self._items:
-                if not self._put(item):
-                    return
-            self._put(None)
-        except BaseException as error:
-            self._put(error)
-
-    def _put(self, item: LoadedPack | BaseException | None) -> bool:
-        """Add an item when there is room; False when nobody wants it any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._has_room(item))
-            self._ready.append(item)
-            self._changed.notify_all()
-            return not self._closed
-
-    def _has_room(self, item: LoadedPack | BaseException | None) -> bool:
-        if not self._ready or not isinstance(item, LoadedPack):
-            return True
-        waiting = [other for other in self._ready if isinstance(other, LoadedPack)]
-        fits = self._max_bytes is None or sum(pack.nbytes for pack in [*waiting, item]) <= self._max_bytes
-        return fits and len(waiting) < self._depth

@@ -39,7 +39,7 @@ class RankFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessPlace:
     """Which process this is.
 
     Args:
@@ -56,7 +56,7 @@ class Place:
     port: int | None = None
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Place":
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ProcessPlace":
         """Read the launcher's variables.
 
         Raises:
@@ -69,7 +69,7 @@ class Place:
         return cls()
 
     @classmethod
-    def _from_torchrun(cls, environment: Mapping[str, str]) -> "Place":
+    def _from_torchrun(cls, environment: Mapping[str, str]) -> "ProcessPlace":
         world = _number(environment, "WORLD_SIZE")
         rank = _number(environment, "RANK")
         local_rank = _number(environment, "LOCAL_RANK", 0 if world == 1 else None)
@@ -86,7 +86,7 @@ class Place:
         return cls(rank, world, local_rank, local_world, host, _number(environment, "MASTER_PORT"))
 
     @classmethod
-    def _from_slurm(cls, environment: Mapping[str, str]) -> "Place":
+    def _from_slurm(cls, environment: Mapping[str, str]) -> "ProcessPlace":
         # SLURM_NTASKS is the job's; a step (srun) may have fewer tasks.
         size = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
         rank, world = _number(environment, "SLURM_PROCID"), _number(environment, size)
@@ -114,7 +114,7 @@ class Ranks:
         device: where it computes.
     """
 
-    def __init__(self, place: Place, device: torch.device) -> None:
+    def __init__(self, place: ProcessPlace, device: torch.device) -> None:
         self.rank, self.world = place.rank, place.world
         self.local_rank, self.local_world = place.local_rank, place.local_world
         self.device = device
@@ -226,7 +226,7 @@ def joined(device: str | None = None) -> Iterator[Ranks]:
     Raises:
         UserError: variables that contradict each other, too few GPUs, or processes that do not come.
     """
-    place = Place.from_environment()
+    place = ProcessPlace.from_environment()
     target = compute_device(place, device)
     if place.world == 1 or dist.is_initialized():
         yield Ranks(place, target)
@@ -258,7 +258,7 @@ def joined(device: str | None = None) -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
-def compute_device(place: Place, device: str | None) -> torch.device:
+def compute_device(place: ProcessPlace, device: str | None) -> torch.device:
     """The device of a process: ``device`` as given, this process's own GPU, or the CPU."""
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if target.type != "cuda" or target.index is not None or place.world == 1:

@@ -17,15 +17,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vidtune.models.video_lm import is_trainable
 from vidtune.recipe.types import Stage
+from vidtune.training.packs.forward import PackForward
 from vidtune.training.ranks.group import Ranks
-from vidtune.training.step import TrainingStep
 
 # Up to this size FSDP2 adds up whole gradients over the packs of a step and reduces them once; larger ones, which
 # would cost the memory that sharding saves, are reduced after every pack.
 WHOLE_GRADIENT_BYTES = 2 * 2**30
 
 
-class ParallelStep:
+class ParallelForward:
     """A training step on this process's share of the work.
 
     Args:
@@ -34,7 +34,7 @@ class ParallelStep:
         ranks: with one process nothing is wrapped.
     """
 
-    def __init__(self, step: TrainingStep, stage: Stage, ranks: Ranks) -> None:
+    def __init__(self, step: PackForward, stage: Stage, ranks: Ranks) -> None:
         self.net: nn.Module = step
         self._step = step
         self.is_sharded = ranks.world > 1 and stage.parallel == "fsdp2"
@@ -83,7 +83,7 @@ class ParallelStep:
         return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
 
 
-def shard(step: TrainingStep, ranks: Ranks, dtype: torch.dtype | None) -> None:
+def shard(step: PackForward, ranks: Ranks, dtype: torch.dtype | None) -> None:
     """Cut all weights up between the ranks, in place; frozen towers, connectors apart, stay whole on each.
 
     The units, gathered one at a time, are the language model's layers; everything else is gathered once per forward.

@@ -23,13 +23,13 @@ from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage, Train
 from vidtune.spelling import suggestion
 from vidtune.systems import get_system
-from vidtune.training.exclusions import ExclusionList
-from vidtune.training.ranks.group import Place, Ranks
-from vidtune.training.setup.data import PlainProgress, StageData, open_stage_data
+from vidtune.training.ranks.group import ProcessPlace, Ranks
+from vidtune.training.setup.exclusions import ExclusionList
+from vidtune.training.setup.stage_data import PlainProgress, StageData, open_stage_data
 from vidtune.training.setup.starting_model import check_quantization, load_stage_model
 from vidtune.training.setup.stored_features import StoredFeatures, store_folder
 from vidtune.training.setup.teaching import Teachers
-from vidtune.training.trackers import check_trackers
+from vidtune.training.trackers.opening import check_trackers
 
 TABLES = "tables"
 EXCLUSIONS = "excluded.jsonl"
@@ -94,7 +94,7 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None) -
     """
     stage = recipe.stages[number]
     folder = out / stage.name
-    ranks = ranks or Ranks(Place(), torch.device("cpu"))
+    ranks = ranks or Ranks(ProcessPlace(), torch.device("cpu"))
     with ranks.agreed():
         folder.mkdir(exist_ok=True)
         prepared = load_stage_model(recipe, number, out)

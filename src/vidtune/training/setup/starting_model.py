@@ -17,10 +17,10 @@ from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.language_model.quantization import quantize_linear_layers, require_bitsandbytes
 from vidtune.models.video_lm import VideoLM
+from vidtune.planning.randomness import random_seed
 from vidtune.recipe.types import Recipe, Stage, Train, component_matches
 from vidtune.training.setup.parameters import prepare_components, select_components
 from vidtune.training.setup.run_folder import FINAL
-from vidtune.training.step import random_seed
 
 
 @dataclass

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from vidtune.training.log import TrainingLog, last_logged_step, recent_step_seconds
-from vidtune.training.progress import HINT, StageProgress, duration, summary
+from vidtune.training.trackers.console import HINT, StageProgress, duration, summary
 
 LINE = {
     "step": 10,

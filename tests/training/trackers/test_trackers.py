@@ -10,10 +10,11 @@ import pytest
 
 from vidtune.errors import UserError
 from vidtune.recipe.types import Recipe
-from vidtune.training import trackers
 from vidtune.training.log import TrainingLog
-from vidtune.training.trackers import KINDS, Kind, background, check_trackers, open_trackers
+from vidtune.training.trackers import background
+from vidtune.training.trackers import opening as trackers
 from vidtune.training.trackers.base import TrackedRun
+from vidtune.training.trackers.opening import KINDS, Kind, check_trackers, open_trackers
 
 
 class Notebook:

@@ -19,10 +19,10 @@ from vidtune.models.config import VideoLMConfig
 from vidtune.planning.lengths import ExampleMaker, LengthTable, Progress, open_lengths
 from vidtune.planning.packing import CostModel
 from vidtune.planning.plan import StagePlan
+from vidtune.planning.randomness import random_seed
 from vidtune.processing.batch import Example
 from vidtune.recipe.types import Recipe, Stage
-from vidtune.training.exclusions import ExclusionList, too_many
-from vidtune.training.step import random_seed
+from vidtune.training.setup.exclusions import ExclusionList, too_many
 
 PROGRESS_SECONDS = 10.0
 FROZEN_SHARE = 1 / 3

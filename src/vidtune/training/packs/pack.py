@@ -1,0 +1,86 @@
+"""A pack that is ready for the model, and the samples in it that had to be left out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from vidtune.processing.batch import Batch, Example, StreamBatch, join
+from vidtune.training.setup.exclusions import Excluded
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedPack:
+    """A micro-batch of a step, or an empty place in it.
+
+    Args:
+        step: the optimizer step it belongs to, from 0.
+        number: the pack's number in the step, from 0; None for a dummy, which keeps ranks equally long.
+        is_last: whether the step ends with it on this rank.
+        batch: None for a dummy, and when every sample was left out.
+        excluded: samples left out.
+        num_supervised: tokens the loss of ``batch`` sums over.
+        rank: whose it is.
+        indices, examples: table indices and examples of ``batch``, in its order.
+    """
+
+    step: int
+    number: int | None
+    is_last: bool
+    batch: Batch | None = None
+    excluded: list[Excluded] = field(default_factory=list)
+    num_supervised: int = 0
+    rank: int = 0
+    indices: list[int] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the batch."""
+        return 0 if self.batch is None else self.batch.nbytes
+
+    def without(self, failed: Mapping[str, int]) -> "LoadedPack":
+        """The pack without samples that need a file which failed in an earlier step; itself when there is none.
+
+        Args:
+            failed: media path -> first step it failed in, on any rank.
+        """
+        bad = [failed_before(example, failed, self.step) for example in self.examples]
+        if self.batch is None or not any(bad):
+            return self
+        kept = [place for place, path in enumerate(bad) if path is None]
+        left_out = [
+            left_out_again(example.id, index, self.step, path, failed[path], self.rank)
+            for example, index, path in zip(self.examples, self.indices, bad, strict=True)
+            if path is not None
+        ]
+        examples = [self.examples[place] for place in kept]
+        batch = join(examples, self._media(bad)) if kept else None
+        return replace(
+            self,
+            batch=batch,
+            excluded=self.excluded + left_out,
+            num_supervised=batch.num_supervised if batch is not None else 0,
+            indices=[self.indices[place] for place in kept],
+            examples=examples,
+        )
+
+    def _media(self, bad: Sequence[str | None]) -> dict[str, StreamBatch]:
+        """The media of the examples that are not bad."""
+        assert self.batch is not None
+        kept: dict[str, list[int]] = {stream: [] for stream in self.batch.media}
+        place = dict.fromkeys(kept, 0)
+        for example, path in zip(self.examples, bad, strict=True):
+            for slot in example.media:
+                kept[slot.stream] += [place[slot.stream]] if path is None else []
+                place[slot.stream] += 1
+        return {stream: self.batch.media[stream].select(places) for stream, places in kept.items() if places}
+
+
+def failed_before(example: Example, failed: Mapping[str, int], step: int) -> str | None:
+    """The first of an example's files that failed in an earlier step."""
+    paths = (slot.ref.path for slot in example.media)
+    return next((path for path in paths if failed.get(path, step) < step), None)
+
+
+def left_out_again(id: str, index: int, step: int, path: str, failed_in: int, rank: int) -> Excluded:
+    """The record of a sample whose file is known to fail."""
+    return Excluded(id, index, step, path, f"failed in step {failed_in} and is not tried again", rank)

@@ -1,0 +1,130 @@
+"""Trackers: TensorBoard by default, Weights & Biases, MLflow and trackio where they are installed.
+
+``log.jsonl`` is the source of truth and does not depend on any of them. A stage is one run of a tracker: its id stands
+in ``trackers.json`` in the stage's folder, so a resumed stage goes on with the same run. Numbers of steps that run
+again after a crash are not sent twice; TensorBoard purges and takes them anew.
+"""
+
+import importlib
+import json
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from vidtune.errors import UserError
+from vidtune.recipe.types import Recipe
+from vidtune.training.log import last_logged_step
+from vidtune.training.saving import write_atomic
+from vidtune.training.trackers.background import InBackground, reason
+from vidtune.training.trackers.base import TrackedRun, Tracker
+
+STATE = "trackers.json"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A tracker that is imported only when it is named.
+
+    Args:
+        package: of Python, also the name of vidtune's extra.
+        module, factory: where the class stands.
+        rewrites: takes back what it was told about steps after the resumed one.
+    """
+
+    package: str
+    module: str
+    factory: str
+    rewrites: bool = False
+
+    def open(self, run: TrackedRun) -> Tracker:
+        return getattr(importlib.import_module(self.module), self.factory)(run)
+
+
+KINDS = {
+    "tensorboard": Kind("tensorboard", f"{__package__}.tensorboard", "TensorBoard", rewrites=True),
+    "wandb": Kind("wandb", f"{__package__}.wandb", "WeightsAndBiases"),
+    "mlflow": Kind("mlflow", f"{__package__}.mlflow", "MLflow"),
+    "trackio": Kind("trackio", f"{__package__}.trackio", "Trackio"),
+}
+
+
+class Trackers:
+    """Several trackers as one."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = trackers
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.log(step, values)
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Find a missing package before anything is done.
+
+    Raises:
+        UserError: gives the pip command.
+    """
+    for name in names:
+        package = KINDS[name].package
+        spec = find_spec(package)
+        # A folder of that name in the working directory, as trackers leave behind, is no package.
+        if spec is None or spec.origin is None:
+            raise UserError(
+                f"trackers: {name!r} needs the package {package}: pip install 'vidtune[{package}]', or take it out of "
+                "the recipe's trackers"
+            )
+
+
+def open_trackers(
+    names: Iterable[str], folder: Path, recipe: Recipe, first_step: int, note: Callable[[str], None]
+) -> Trackers:
+    """Start the trackers of a stage, or go on with the runs that ``folder`` remembers. For one process of a run.
+
+    Call it before the stage's `TrainingLog` is opened, which forgets the lines of steps that run again.
+
+    Args:
+        names: of ``KINDS``.
+        folder: of the stage.
+        first_step: optimizer steps done so far.
+        note: prints a line.
+
+    Raises:
+        UserError: a tracker cannot start and nothing has been trained yet; later, a line says so and it is left out.
+    """
+    folder = folder.resolve()
+    fresh = first_step == 0 and folder.name == recipe.stages[0].name
+    state = _read_state(folder / STATE)
+    state["seen_until"] = max(state["seen_until"], last_logged_step(folder))
+    opened: list[Tracker] = []
+    for name in names:
+        run = TrackedRun(
+            project=recipe.system,
+            name=f"{folder.parent.name}/{folder.name}",
+            id=state["ids"].get(name) or secrets.token_hex(8),
+            resumed=name in state["ids"],
+            folder=folder,
+            first_step=first_step,
+            config=recipe.model_dump(mode="json", by_alias=True, exclude_none=True),
+        )
+        after = state["seen_until"] if run.resumed and not KINDS[name].rewrites else 0
+        try:
+            opened.append(InBackground(name, partial(KINDS[name].open, run), note, after, must_open=fresh))
+        except Exception as error:
+            advice = "mend that, or take it out of the recipe's trackers"
+            raise UserError(f"tracker {name}: does not start: {reason(error)}; {advice}") from error
+        state["ids"][name] = run.id
+    write_atomic(folder / STATE, json.dumps(state))
+    return Trackers(opened)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {"seen_until": 0, "ids": {}}
