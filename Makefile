@@ -1,6 +1,7 @@
 # make demo   install, then train and score a tiny model on a rendered video world (minutes, CPU)
 # make test   install, then run all tests
 # make lint   ruff, format check, type check, import laws
+# make hooks  the checks of `make lint` before each commit
 PYTHON ?= python3
 JOBS ?= 2
 OUT ?= demo
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint hooks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vidtune demo --out $(OUT)
@@ -21,6 +22,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+hooks: $(VENV)/.installed-dev
+	$(BIN)/pre-commit install
 
 clean:
 	rm -rf $(VENV) build dist demo src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
