@@ -171,6 +171,15 @@ def test_save_and_load_is_identity(tied, tmp_path, mixture):
             assert again.loss_sum(batch) == loss
 
 
+def test_loaded_running_statistics_are_not_drawn_anew(model):
+    norm = torch.nn.BatchNorm1d(4)
+    for value in (*norm.parameters(), *norm.buffers()):
+        value.data.fill_(7)
+        value._is_hf_initialized = True  # as transformers marks what it loaded
+    model._init_weights(norm)
+    assert all((value == 7).all() for value in (*norm.parameters(), *norm.buffers()))
+
+
 def test_rotary_buffers_survive_loading(model, tmp_path):
     model.save_pretrained(tmp_path)
     again = VideoLM.from_pretrained(tmp_path)

@@ -55,7 +55,14 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Each module of a tower or connector starts as it was built; the language model knows its own rule."""
+        """Each module of a tower or connector starts as it was built; the language model knows its own rule.
+
+        A module whose values were all loaded keeps them: transformers before 5.17 asks for every module and protects
+        parameters alone, so the running statistics of a batch norm would be lost.
+        """
+        values = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if values and all(getattr(value, "_is_hf_initialized", False) for value in values):
+            return
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:
             reset()
