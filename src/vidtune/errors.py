@@ -1,17 +1,17 @@
-"""The two errors a user can cause; the command line prints them as one line and exits with code 2."""
+"""Errors that a user can cause; the command line prints them as one line and exits with code 2."""
 
 
 class UserError(Exception):
     """A mistake in the user's input. The message is one line: where, what is wrong, what to do.
 
-    ``exit_code`` is what the process ends with.
+    ``exit_code`` is the exit code of the process.
     """
 
     exit_code = 2
 
 
 class MediaError(UserError):
-    """A media file that cannot be read, or not in time.
+    """A media file that cannot be read, or whose reading takes too long.
 
     Args:
         path: the file.

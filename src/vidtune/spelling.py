@@ -1,11 +1,11 @@
-"""What to say when a name is not known: the nearest known one."""
+"""Suggests the nearest known name for an unknown one."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Close a message about an unknown ``name``: the nearest known name, or all of them when none is near."""
+    """Returns the end of a message about an unknown ``name``: the nearest known name, or all if none is near."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.55)
     if near:

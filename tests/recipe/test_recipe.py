@@ -1,5 +1,6 @@
 """Recipes: what is read, what is refused and how the message reads."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_variables_numbers_and_short_forms_are_read(write):
 def test_missing_variable_is_named_with_file_and_line(write, monkeypatch):
     path = write()
     monkeypatch.delenv("ROOT")
-    assert refusal(path).startswith(f"{path}:6: the variable ROOT is not set")
+    assert refusal(path).startswith(f"{path}:6:26: the variable ROOT is not set")
     assert load_recipe(path, expand=False).stages[0].data[0].media == "${ROOT}"
 
 
@@ -94,7 +95,10 @@ def test_mistake_is_refused_with_its_line(write, old, new, line, words):
     path = write(RECIPE.replace(old, new, 1) if "from: aling" not in new else RECIPE.replace(old, new))
     message = refusal(path)
     assert all(word in message for word in words), message
-    assert message.startswith(f"{path}:{line}: "), message
+    place = re.match(rf"{re.escape(str(path))}:{line}:(?P<column>\d+): ", message)
+    assert place, message
+    if unknown := re.search(r"unknown key '(\w+)'", message):
+        assert path.read_text().splitlines()[line - 1][int(place["column"]) - 1 :].startswith(unknown[1])
 
 
 def test_wrong_syntax_is_refused_with_line_and_column(write):
@@ -193,3 +197,35 @@ def test_a_group_name_matches_all_its_components():
     assert component_matches("*", "language_model")
     assert not component_matches("towers.video", "towers.image")
     assert not component_matches("language_model", "language_model_2")
+
+
+PINNED = "system: any\ncheckpoint: org/model\nrevision: v1\n"
+
+
+def test_revision_pins_the_checkpoint(write):
+    recipe = load_recipe(write(PINNED))
+    assert (recipe.checkpoint, recipe.starting_place) == ("org/model", "org/model@v1")
+    assert load_recipe(write(PINNED.replace("revision: v1\n", ""))).starting_place == "org/model"
+    assert load_recipe(write()).starting_place is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("checkpoint: org/model", "language_model: org/model", "belongs to a checkpoint"),
+        ("org/model", "org/model@v2", "names a revision already"),
+        ("v1", '""', "at least 1 character"),
+    ],
+)
+def test_a_revision_without_a_place_to_pin_is_refused(write, old, new, words):
+    path = write(PINNED.replace(old, new))
+    message = refusal(path)
+    assert words in message
+    assert message.startswith(f"{path}:3:1: "), message
+
+
+def test_fingerprints_written_before_stay(write):
+    """Runs of earlier releases resume: keys that came later do not count where they are not set."""
+    assert recipe_fingerprint(load_recipe(write())) == "3e0ecaad42b0f8c8"
+    pinned, free = load_recipe(write(PINNED)), load_recipe(write(PINNED.replace("revision: v1\n", "")))
+    assert recipe_fingerprint(pinned) != recipe_fingerprint(free)

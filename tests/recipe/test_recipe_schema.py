@@ -103,6 +103,8 @@ def test_every_key_says_what_it_means():
     for model in MODELS:
         assert set(documented_keys(model)) == set(model.model_fields), model
     stage = schema["$defs"]["Stage"]["properties"]
-    assert stage["from"]["description"].endswith("for the first, the model as the recipe describes it.")
-    assert stage["max_grad_norm"]["description"] == "gradient norm to clip at; null: no clipping."
+    assert stage["from"]["description"].endswith("for the first stage, the model that the recipe describes.")
+    assert (
+        stage["max_grad_norm"]["description"] == "gradient norm above which gradients are clipped; null: no clipping."
+    )
     assert stage["max_tokens_per_batch"]["default"] == 8192

@@ -69,6 +69,7 @@ def evaluate(
     from vidtune.evaluation.benchmarks import get_benchmark
     from vidtune.evaluation.checkpoint import open_checkpoint
     from vidtune.evaluation.predict import predict_benchmark
+    from vidtune.recipe.overrides import override
     from vidtune.recipe.yaml_document import Document
 
     folder = locate(checkpoint)
@@ -80,7 +81,7 @@ def evaluate(
         test_set.with_features(test_set.load(Path(entry.data or ".")), folders, stream="video")
     rules = Document({"generation": generation})
     for assignment in protocol or ():
-        rules.override(assignment)
+        override(rules, assignment)
     judge = None
     if name != NO_JUDGE:
         judge = build_judge(

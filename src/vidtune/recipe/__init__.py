@@ -1,1 +1,1 @@
-"""Recipes: YAML files that say which system is built, how it is trained, and what it is scored on."""
+"""Recipes: YAML files that describe a system, its training stages and its benchmarks, as typed values."""

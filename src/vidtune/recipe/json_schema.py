@@ -1,4 +1,4 @@
-"""The JSON schema of recipe files, for editors: made from the recipe's own classes and their docstrings."""
+"""JSON schema of recipe files for editors, generated from the recipe's classes and their docstrings."""
 
 import inspect
 import re
@@ -12,7 +12,7 @@ from vidtune.recipe.types import COMPONENT_GLOB, BenchmarkEntry, DataSource, LoR
 MODELS: tuple[type[Settings], ...] = (Recipe, Stage, Train, LoRA, DataSource, BenchmarkEntry)
 DRAFT = "http://json-schema.org/draft-07/schema#"
 ARGUMENT = re.compile(r"^    (?P<names>\w+(?:, \w+)*): (?P<text>.*)$")
-# How a number may be written besides as itself: a variable, or what an editor's YAML does not take for a number (1e-3).
+# A number may also be written as text: a variable, or a form that an editor's YAML parser reads as text (1e-3).
 AS_TEXT: dict[str, Any] = {"type": "string", "pattern": r"\$\{[A-Za-z_]|^[-+]?[0-9.]+([eE][-+]?[0-9]+)?$"}
 SHORT_FORMS: dict[str, dict[str, Any]] = {
     "Train": {"type": "number", "exclusiveMinimum": 0},
@@ -21,7 +21,7 @@ SHORT_FORMS: dict[str, dict[str, Any]] = {
 
 
 def recipe_schema() -> dict[str, Any]:
-    """JSON schema (draft 7) of a recipe as it is written: short forms and ``${NAME}`` in place of numbers included."""
+    """JSON schema (draft 7) of recipe files; short forms and ``${NAME}`` in place of a number are valid."""
     schema = Recipe.model_json_schema(by_alias=True)
     definitions = schema.pop("$defs")
     for model in MODELS:
@@ -40,7 +40,7 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def documented_keys(model: type[BaseModel]) -> dict[str, str]:
-    """What each field of a recipe class means, from the Args of its docstring; names as in the class."""
+    """Returns the description of each field of a recipe class, read from the Args of its docstring."""
     texts: dict[str, str] = {}
     names: list[str] = []
     for line in _arguments(model):
@@ -64,7 +64,7 @@ def _arguments(model: type[BaseModel]) -> Iterator[str]:
 
 
 def _describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Replace pydantic's titles by what the docstrings say; numbers may be variables."""
+    """Replace pydantic's titles by the descriptions in the docstrings, and allow variables in place of numbers."""
     texts = documented_keys(model)
     schema.pop("title", None)
     schema["description"] = _summary(schema)
@@ -78,7 +78,7 @@ def _describe(schema: dict[str, Any], model: type[BaseModel]) -> None:
 
 
 def _or_text(spec: dict[str, Any]) -> dict[str, Any]:
-    """The same schema, or, for numbers and flags, text that becomes one."""
+    """The schema of a value; for numbers and flags, extended by text that is converted to one."""
     if "anyOf" in spec:
         choices = [choice for part in spec["anyOf"] for choice in _or_text(part).get("anyOf", [part])]
         return {**spec, "anyOf": choices}
@@ -91,7 +91,7 @@ def _or_text(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _for_editors(text: str) -> str:
-    """In YAML's words instead of Python's."""
+    """A description with the words of YAML in place of Python's."""
     return re.sub(r"\bNone\b", "null", text.replace("``", "`"))
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in one line that says where."""
+"""Messages about a wrong recipe: one line with file, line and column."""
 
 from collections.abc import Callable
 from typing import Any, get_args
@@ -10,11 +10,11 @@ from vidtune.spelling import suggestion
 
 
 class Misplaced(ValueError):
-    """A mistake that a check of several values together finds in one of them.
+    """A wrong value that is found by a check of several values together.
 
     Args:
         message: what is wrong.
-        path: keys and indices from the checked value to the wrong one.
+        path: keys and indices that lead from the checked value to the wrong one.
     """
 
     def __init__(self, message: str, *path: Key) -> None:
@@ -22,21 +22,24 @@ class Misplaced(ValueError):
         self.path = path
 
 
-# pydantic speaks of Python where it does not know YAML.
+SHOWN = 200
+"""Characters of a wrong value that a message shows."""
+
+# Replace pydantic's messages that use Python's words ("tuple", "dictionary") for YAML.
 OURS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "model_type": lambda problem: f"expected a mapping of keys to values, not {problem['input']!r}",
-    "dict_type": lambda problem: f"expected a mapping of keys to values, not {problem['input']!r}",
-    "tuple_type": lambda problem: f"expected a list, not {problem['input']!r}",
+    "model_type": lambda problem: f"expected a mapping of keys to values, not {_shortened(problem['input'])}",
+    "dict_type": lambda problem: f"expected a mapping of keys to values, not {_shortened(problem['input'])}",
+    "tuple_type": lambda problem: f"expected a list, not {_shortened(problem['input'])}",
     "too_short": lambda problem: "must not be empty",
 }
 
 
 def explain(error: ValidationError, document: Document, model: type[BaseModel]) -> str:
-    """One line for the first thing that is wrong; unknown keys come first, for they often cause the rest.
+    """Returns one line about the first mistake; unknown keys come first, because they often cause the other mistakes.
 
     Args:
-        document: what did not fit.
-        model: what it was to become.
+        document: the recipe as it was read.
+        model: the class that refused it.
     """
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
     problem: dict[str, Any] = dict(problems[0])
@@ -55,11 +58,17 @@ def explain(error: ValidationError, document: Document, model: type[BaseModel]) 
     if kind in OURS:
         return f"{place}: {name}: {OURS[kind](problem)}"
     text = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
-    return f"{place}: {name}: {text}, not {problem['input']!r}"
+    return f"{place}: {name}: {text}, not {_shortened(problem['input'])}"
+
+
+def _shortened(value: Any) -> str:
+    """Representation of a value of the recipe, cut off where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _known_keys(path: tuple[Key, ...], model: type[BaseModel]) -> list[str]:
-    """Keys of the value at ``path`` in a ``model``; indices, globs and stream names on the way change nothing."""
+    """Known keys of the value at ``path`` in a ``model``; indices, globs and stream names in the path are skipped."""
     for key in path:
         if key in _fields(model):
             model = next(iter(_models_in(_fields(model)[str(key)].annotation)), model)
@@ -77,7 +86,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _dotted(path: tuple[Key, ...], value: Any) -> str:
-    """A path as an override would write it: list items by their name where they have one."""
+    """A path in the form of an override: list items are written by their name where they have one."""
     words = []
     for key in path:
         try:

@@ -1,7 +1,7 @@
-"""The recipe: one YAML file that says which system is built, how it is trained stage by stage, what it is tested on.
+"""Typed values of a recipe: the system, its training stages and its benchmarks.
 
-Everything here is a frozen value; unknown keys are refused with file, line and the nearest known key. Paths are
-relative to the folder the command runs in; ``~`` stands for the home folder.
+All values are frozen. An unknown key is refused with file, line, column and the nearest known key. Paths are relative
+to the folder in which the command runs; ``~`` is the home folder.
 """
 
 import hashlib
@@ -17,13 +17,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from vidtune.errors import UserError
 from vidtune.recipe.mistakes import Misplaced, explain
+from vidtune.recipe.overrides import override
 from vidtune.recipe.shipped import list_recipes, recipe_path
 from vidtune.recipe.yaml_document import read_yaml
 from vidtune.spelling import suggestion
 
 COMPONENT_GLOB = re.compile(r"(towers|connectors|alignments)(\.[A-Za-z0-9_*?\[\]!-]+)?|language_model|\*")
 STAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
-# Settings of a stage that do not change the weights it gives, or by float rounding alone.
+# Settings of a stage that do not change its resulting weights, or change them by float rounding only.
 EXECUTION_SETTINGS = (
     "save_every",
     "keep",
@@ -35,8 +36,10 @@ EXECUTION_SETTINGS = (
     "max_tokens_per_batch",
     "gradient_checkpointing",
 )
-# Parts of a recipe that do not change the weights.
+# Keys of a recipe that do not change the weights.
 OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features"}
+# Keys that were added after the first release: a fingerprint contains them only where they are set.
+LATER_KEYS = ("revision",)
 
 
 def _expand_home(path: str) -> str:
@@ -57,21 +60,20 @@ ComponentGlob = Annotated[str, AfterValidator(_component_glob)]
 
 
 class Settings(BaseModel):
-    """Base of all recipe values: frozen, unknown keys refused."""
+    """Base of all recipe values: frozen, unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, coerce_numbers_to_str=True)
 
 
 class DataSource(Settings):
-    """Annotations and the folder their media paths are relative to.
+    """An annotation file and the folder that contains its media.
 
     Args:
-        annotations: the file.
-        media: the folder; None: text only, or features alone.
-        features: per stream, folder of its tower's stored features, one file for each medium: named by the sample's id,
-            or as the medium but for the suffix. A medium's stream reads the medium itself only where both are given
-            and its features are missing.
-        weight: how often an epoch takes each sample: 2 twice, 0.5 a random half of the file, drawn anew every epoch.
+        annotations: path of the annotation file.
+        media: folder that the media paths in the file are relative to; None: text only, or stored features only.
+        features: per stream, folder of stored features, one file per medium, named after the sample's id or after the
+            medium (without its suffix). If ``media`` is given too, a medium without a feature file is decoded instead.
+        weight: how often an epoch uses each sample: 2: twice; 0.5: a random half of the file, drawn anew every epoch.
     """
 
     annotations: FilePath
@@ -84,10 +86,10 @@ class LoRA(Settings):
     """Low-rank adaptation of a component's linear layers (arXiv:2106.09685); the update is scaled by alpha / rank.
 
     Args:
-        rank: width of the update.
-        alpha: the update is scaled by alpha / rank.
-        dropout: share of the inputs that the update does not see, drawn anew each time.
-        layers: names of the linear layers, such as ``q_proj``; None: all but the output head.
+        rank: rank of the update matrices.
+        alpha: numerator of the scale of the update, alpha / rank.
+        dropout: probability with which an input value of the update is set to zero during training.
+        layers: names of the linear layers, such as ``q_proj``; None: all except the output head.
     """
 
     rank: int = Field(default=64, gt=0)
@@ -97,15 +99,16 @@ class LoRA(Settings):
 
 
 class Distillation(Settings):
-    """Pulls the hidden states at a stream's media towards what a frozen tower sees in the same media.
+    """Alignment loss: pulls the hidden states at a stream's media towards the output of a frozen teacher tower.
 
-    The head that maps the one to the other is the component ``alignments.STREAM``.
+    A trained head, the component ``alignments.STREAM``, maps the hidden states to the width of the teacher.
 
     Args:
-        teacher: folder or hub id of the tower's weights; or of a whole model of ours, whose tower of this stream it is;
-            or its sizes, to draw it at random. No checkpoint holds it.
-        weight: of the alignment loss beside the cross-entropy.
-        layers: hidden states that are fused, the embeddings being 0; None: the last and every fourth before it.
+        teacher: folder or hub id of the weights of the teacher tower; or folder of a vidtune model, whose tower of this
+            stream is used; or the sizes of a tower, which then gets random weights. Checkpoints do not contain it.
+        weight: factor of the alignment loss, which is added to the cross-entropy.
+        layers: indices of the hidden states that are fused, 0 being the embeddings; None: the last and every fourth
+            before it.
     """
 
     teacher: str | dict[str, Any]
@@ -114,11 +117,11 @@ class Distillation(Settings):
 
 
 class Train(Settings):
-    """How one component trains; a bare number is its peak learning rate.
+    """How one component is trained; a bare number is its peak learning rate.
 
     Args:
-        learning_rate: at its peak, after the warm-up.
-        lora: train low-rank adapters in its linear layers; None: all of its weights.
+        learning_rate: peak learning rate, reached at the end of the warm-up.
+        lora: settings of low-rank adapters in the linear layers of the component; None: all weights are trained.
     """
 
     learning_rate: float = Field(gt=0)
@@ -131,41 +134,42 @@ class Train(Settings):
 
 
 class Stage(Settings):
-    """One training phase. Components that ``train`` does not name are frozen.
+    """One training stage. Components that ``train`` does not name are frozen.
 
     Args:
-        name: also the name of the stage's folder.
-        from_: where its weights come from: an earlier stage, or the path of a checkpoint. None: the stage before this
-            one; for the first, the model as the recipe describes it.
-        train: component glob ("towers.video", "connectors.*", "language_model") to learning rate; a group's name means
-            all of the group.
-        data: sources, concatenated in this order.
-        epochs: passes over the data; 0.5 stops half way.
-        max_steps: optimizer steps; None: as many as ``epochs`` makes.
-        global_batch_size: samples per optimizer step, over all ranks and micro-batches.
-        max_tokens_per_batch: tokens that one forward may hold; bounds memory, not results.
-        parallel: how several processes share the work: "ddp" holds the weights on each, "fsdp2" shards them.
-        prompt: name of the system's prompt format; None: the one it was trained with.
+        name: name of the stage and of its folder.
+        from_: where the initial weights come from: an earlier stage, or the path of a checkpoint. None: the previous
+            stage; for the first stage, the model that the recipe describes.
+        train: component glob ("towers.video", "connectors.*", "language_model") to learning rate or settings; the name
+            of a group means all components of the group.
+        data: data sources, concatenated in this order.
+        epochs: number of passes over the data; may be a fraction.
+        max_steps: number of optimizer steps; None: ``epochs`` decides.
+        global_batch_size: number of samples per optimizer step, over all ranks and micro-batches.
+        max_tokens_per_batch: maximum number of tokens in one forward pass; limits memory, does not change results.
+        parallel: how several processes share the work: "ddp" keeps all weights on each process, "fsdp2" shards them.
+        prompt: name of the system's prompt format; None: the format the system was trained with.
         media: per stream, preprocessing settings that differ from the system's.
-        order: how samples are dealt into steps; "modality_grouped" keeps text-only samples and like lengths together.
-        schedule: how the learning rate falls after the warm-up.
-        warmup: share of the steps over which the learning rate rises.
-        weight_decay: of AdamW; biases and norms are exempt.
-        max_grad_norm: gradient norm to clip at; None: no clipping.
-        betas: of AdamW.
-        precision: what is computed in; trained weights and the optimizer are float32 in either.
+        order: how samples are assigned to steps; "modality_grouped" keeps text-only samples together, and samples of
+            similar length.
+        schedule: how the learning rate changes after the warm-up.
+        warmup: fraction of the steps during which the learning rate rises.
+        weight_decay: weight decay of AdamW; biases and norms are exempt.
+        max_grad_norm: gradient norm above which gradients are clipped; None: no clipping.
+        betas: coefficients of AdamW's running averages.
+        precision: dtype of the computation; trained weights and optimizer state are always float32.
         gradient_checkpointing: recompute the language model's activations in the backward pass instead of storing them.
-        quantize: hold the frozen weights of the language model in 8 or 4 bits (needs bitsandbytes; for LoRA).
-        max_length: tokens per sample before placeholders are expanded; the rest is cut.
-        max_expanded_length: tokens per sample after expansion; the rest is cut.
-        save_every: optimizer steps between checkpoints.
-        keep: checkpoints kept besides the final one.
-        workers: processes that decode media, for each training process; 0: decode in the training process. None: one
-            less than its share of the machine's cores, 1 to 8.
-        media_timeout: seconds one media file may take.
-        max_excluded: share of the samples that may be left out, because of a bad file or annotation, before the stage
-            stops; ten samples always may.
-        log_every: optimizer steps between log lines.
+        quantize: store the frozen weights of the language model in 8 or 4 bits (needs bitsandbytes; for LoRA).
+        max_length: maximum number of tokens of a sample before placeholders are expanded; the rest is cut off.
+        max_expanded_length: maximum number of tokens of a sample after expansion; the rest is cut off.
+        save_every: number of optimizer steps between checkpoints.
+        keep: number of checkpoints that are kept besides the final one.
+        workers: number of processes that decode media, for each training process; 0: decode in the training process.
+            None: one less than the process's share of the CPU cores, at least 1 and at most 8.
+        media_timeout: maximum time in seconds for one media file.
+        max_excluded: maximum fraction of samples that may be excluded because of a bad file or annotation before the
+            stage stops with an error; ten samples are always allowed.
+        log_every: number of optimizer steps between log lines.
     """
 
     name: str = Field(pattern=STAGE_NAME)
@@ -199,14 +203,15 @@ class Stage(Settings):
 
 
 class BenchmarkEntry(Settings):
-    """A benchmark to score the trained model on; a bare string is its name.
+    """A benchmark for the trained model; a bare string is its name.
 
     Args:
-        name: as ``vidtune benchmarks`` lists it.
-        data: its folder; None: given on the command line.
-        limit: number of questions to answer; None: all.
-        features: per stream, the folder of published feature files that are read instead of the videos.
-        without: ablations: one more run for each list, with its streams switched off, such as ``[[audio], [speech]]``.
+        name: name of the benchmark, as ``vidtune benchmarks`` lists it.
+        data: folder of the benchmark's data; None: it is given on the command line.
+        limit: maximum number of questions; None: all.
+        features: per stream, folder of published feature files that are read instead of the videos.
+        without: ablations: one additional run per list, with the streams of the list switched off, for example
+            ``[[audio], [speech]]``.
     """
 
     name: str
@@ -222,28 +227,30 @@ class BenchmarkEntry(Settings):
 
 
 class Recipe(Settings):
-    """A system, its ordered stages and its benchmarks.
+    """A system, its training stages in order, and its benchmarks.
 
     Args:
-        system: as ``vidtune systems`` lists it.
+        system: name of the system, as ``vidtune systems`` lists it.
         language_model: folder or hub id of a causal language model, or a transformers config (with ``model_type``) to
-            build from scratch.
-        tokenizer: folder or hub id; None: the language model's own.
-        towers: per tower, folder or hub id of its weights, or a config to build from scratch; of a system that is
-            published without its towers, one that is not named is left out, and its features are read from files.
-        checkpoint: a whole model to start from instead; language model and towers are then taken from it.
+            build one with random weights.
+        tokenizer: folder or hub id of the tokenizer; None: the language model's own.
+        towers: per tower, folder or hub id of its weights, or a config to build it with random weights. If a system is
+            published without its towers, a tower that is not named is not built, and its features are read from files.
+        checkpoint: folder or hub id of a whole model to start from; replaces ``language_model`` and ``towers``.
+        revision: branch, tag or commit of a ``checkpoint`` on the hub; None: the newest. Other hub ids are pinned by a
+            suffix: ``org/name@REVISION``.
         connectors: per connector, folder or file of its weights, or sizes that differ from the published ones.
         lora_runs: folders or hub ids of published LoRA runs that are merged into the model, in this order, before the
             first stage.
-        distillation: per stream, the teacher of all stages.
-        features: where what frozen towers give is stored and found again, so that no file is decoded and encoded twice:
-            "auto" ($VIDTUNE_FEATURES, or ``features`` in the run's folder) or a folder; None: nowhere.
-        seed: of initial weights, data order and random preprocessing.
+        distillation: per stream, the teacher used in all stages.
+        features: store for the outputs of frozen towers, so that each file is decoded and encoded only once: "auto"
+            ($VIDTUNE_FEATURES, or ``features`` in the run's folder) or a folder; None: no store.
+        seed: seed of initial weights, data order and random preprocessing.
         world: the synthetic world that ``vidtune demo`` renders for this recipe; DATA_ROOT is its folder.
-        stages: training phases, in the order in which they run.
-        benchmarks: what ``vidtune evaluate`` scores the result on.
+        stages: training stages in the order in which they run.
+        benchmarks: benchmarks that ``vidtune evaluate`` runs on the trained model.
         generation: decoding settings that differ from the protocol when the recipe's own benchmarks are run.
-        trackers: where a run's numbers go besides its log.jsonl.
+        trackers: services that receive the metrics of a run in addition to its log.jsonl.
     """
 
     system: str
@@ -251,6 +258,7 @@ class Recipe(Settings):
     tokenizer: FilePath | None = None
     towers: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
     checkpoint: FilePath | None = None
+    revision: str | None = Field(default=None, min_length=1)
     connectors: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
     lora_runs: tuple[FilePath, ...] = ()
     distillation: dict[str, Distillation] = Field(default_factory=dict)
@@ -267,6 +275,21 @@ class Recipe(Settings):
         if self.language_model is None and self.checkpoint is None:
             raise ValueError("give a language_model, or a checkpoint to start from")
         return self
+
+    @model_validator(mode="after")
+    def _revision_is_of_a_checkpoint(self) -> "Recipe":
+        if self.revision is None:
+            return self
+        if self.checkpoint is None:
+            raise Misplaced("belongs to a checkpoint; pin other hub ids as org/name@REVISION", "revision")
+        if "@" in self.checkpoint:
+            raise Misplaced(f"the checkpoint {self.checkpoint!r} names a revision already", "revision")
+        return self
+
+    @property
+    def starting_place(self) -> str | None:
+        """Folder or hub id of the checkpoint, with ``@REVISION`` where the recipe pins one; None: no checkpoint."""
+        return self.checkpoint if self.revision is None else f"{self.checkpoint}@{self.revision}"
 
     @field_validator("stages")
     @classmethod
@@ -290,7 +313,7 @@ class Recipe(Settings):
 
 
 def component_matches(glob: str, component: str) -> bool:
-    """Whether a ``train`` key names a component: a glob over its name, or the name of the group it stands in."""
+    """Whether a ``train`` key names a component: it is a glob over its name, or the name of its group."""
     return fnmatchcase(component, glob) or component.startswith(glob + ".")
 
 
@@ -303,19 +326,20 @@ def load_recipe(
     """Read a recipe.
 
     Args:
-        name_or_path: a shipped recipe's name, or a file.
+        name_or_path: name of a shipped recipe, or path of a file.
         overrides: ``key=value`` strings; stages are addressed by name or index: ``stages.finetune.epochs=0.5``.
-        expand: False keeps ``${NAME}`` as text where the variable is not set, to look at a recipe without its data.
+        expand: False: keep ``${NAME}`` as text where the variable is not set, to show a recipe without its data.
         variables: values of ``${NAME}``; None: the process environment.
 
     Raises:
-        UserError: with file and line: wrong syntax, unknown key (nearest named), wrong value, variable that is not set.
+        UserError: wrong syntax, unknown key (names the nearest), wrong value, variable that is not set; with file, line
+            and column.
     """
     document = read_yaml(recipe_file(name_or_path), variables)
     if not isinstance(document.value, dict):
         raise UserError(f"{name_or_path}: a recipe is a mapping that starts with system: NAME")
     for assignment in overrides:
-        document.override(assignment)
+        override(document, assignment)
     try:
         recipe = Recipe.model_validate(document.value)
     except ValidationError as error:
@@ -328,14 +352,17 @@ def load_recipe(
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The whole recipe as YAML, defaults written out; `load_recipe` reads it back to an equal value."""
+    """Returns the recipe as YAML with all defaults; `load_recipe` reads it back to an equal value."""
     values = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
 def recipe_fingerprint(recipe: Recipe) -> str:
-    """16 hex digits that name the weights a recipe gives; benchmarks and execution settings do not count."""
+    """Returns 16 hex digits that identify the training; benchmarks and execution settings have no influence."""
     values = recipe.model_dump(mode="json", by_alias=True, exclude=OTHER_PARTS)
+    for key in LATER_KEYS:
+        if values[key] is None:
+            del values[key]
     for stage in values["stages"]:
         for setting in EXECUTION_SETTINGS:
             del stage[setting]
@@ -343,7 +370,7 @@ def recipe_fingerprint(recipe: Recipe) -> str:
 
 
 def recipe_file(name_or_path: str | Path) -> Path:
-    """The file of a shipped recipe, or the file itself; UserError when there is neither."""
+    """Returns the path of a shipped recipe, or of the file itself; raises UserError if neither exists."""
     path = Path(name_or_path).expanduser()
     if str(name_or_path) in list_recipes():
         return recipe_path(str(name_or_path))

@@ -1,10 +1,10 @@
-"""YAML as plain values that remember their lines, with environment variables and key=value overrides.
+"""Reads YAML into plain values and remembers the line and column of each value.
 
-A value may hold ``${NAME}`` or ``${NAME:-default}``. References are lifted out of the text before YAML sees it, so they
-may stand unquoted anywhere, also inside ``{...}``, and a value from the environment can never be read as YAML syntax.
+Scalars follow YAML 1.1 (``yes``, ``on``, ``010``, ``1_000``), except that ``1e-3`` is a number as in YAML 1.2. Keys are
+always text. A file from an unknown source is safe to read: tags build no Python objects, and the depth and the number
+of values are limited.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,32 +14,46 @@ from typing import Any
 import yaml
 
 from vidtune.errors import UserError
-from vidtune.spelling import suggestion
+from vidtune.recipe.variables import FILL, OPEN, References
 
 Key = str | int
-REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}\n]*))?\}")
-# Private-use characters stand for a lifted reference: opening, its number, then fill, so that columns stay true.
-OPEN, NUMBER, FILL = "\ue000", 0xE100, "\ue001"
-LIFTED = re.compile(f"{OPEN}(.){FILL}*", re.DOTALL)
+MAX_DEPTH = 100
+"""Levels of nested mappings and lists."""
+TOO_DEEP = f"more than {MAX_DEPTH} nested levels"
+MAX_VALUES = 20_000
+"""Values of a document; a value that aliases repeat is counted each time."""
+MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-3`` as a number, as YAML 1.2 does."""
+    """SafeLoader that reads ``1e-3`` as a number and limits the depth of a document."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self._depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=TOO_DEEP, problem_mark=self.peek_event().start_mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
 )
+FORBIDDEN = re.compile(f"{yaml.SafeLoader.NON_PRINTABLE.pattern}|[{OPEN}{FILL}]")
+"""Characters that YAML forbids, and those that mark variables."""
 
 
 @dataclass
 class Document:
-    """Plain values of one YAML file and where each of them was written.
+    """Plain values of one YAML file and the place where each of them was written.
 
     Args:
         value: mappings, lists and scalars.
-        places: place ("file.yaml:12") of the value at each path of keys and indices.
-        unset: what to say about the values whose variable is not set; they hold the reference as it is written.
+        places: place ("file.yaml:12:5") of the value at each path of keys and indices.
+        unset: message for each path whose variable is not set; the value there is the reference as it was written.
     """
 
     value: Any
@@ -47,126 +61,16 @@ class Document:
     unset: dict[tuple[Key, ...], str] = field(default_factory=dict)
 
     def place(self, path: tuple[Key, ...]) -> str:
-        """Where the value at ``path`` was written, or the nearest thing around it."""
+        """Returns the place of the value at ``path``, or of the nearest value that contains it."""
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, "")
 
     def require_set(self) -> "Document":
-        """The document itself; raises UserError naming the first variable that is not set."""
+        """Returns the document; raises UserError if a variable is not set, naming the first."""
         for message in self.unset.values():
             raise UserError(message)
         return self
-
-    def override(self, assignment: str) -> None:
-        """Apply ``a.b.c=value``; list items are addressed by index or by their ``name``, the value is YAML.
-
-        Raises:
-            UserError: the assignment has no ``=``, or leads through something that is not there.
-        """
-        dotted, equals, text = assignment.partition("=")
-        if not equals or not dotted.strip():
-            raise UserError(f"override {assignment!r}: expected key=value, for example seed=1 or stages.0.epochs=2")
-        source = f"override {assignment!r}"
-        value = parse_yaml(text, source).require_set().value
-        parts = dotted.strip().split(".")
-        path: tuple[Key, ...] = ()
-        here = self.value
-        while parts:
-            key: Key
-            if isinstance(here, list):
-                key, taken = _item_index(here, parts[0], source), 1
-                if len(parts) > 1 and isinstance(here[key], str):
-                    here[key] = {"name": here[key]}
-            elif isinstance(here, dict):
-                key, taken = _mapping_key(here, parts, inside=path[-1] if path else "")
-                if here.get(key) is None:
-                    here[key] = {}
-                    self.places[*path, key] = source
-            else:
-                raise UserError(f"{source}: {_dotted(path)} is {here!r} and has no keys")
-            path, parts = (*path, key), parts[taken:]
-            if not parts:
-                here[key] = value
-            here = here[key]
-        self.places = {known: place for known, place in self.places.items() if known[: len(path)] != path}
-        self.unset = {known: message for known, message in self.unset.items() if known[: len(path)] != path}
-        self.places[path] = source
-
-
-def parse_yaml(text: str, source: str, variables: Mapping[str, str] | None = None) -> Document:
-    """Parse one YAML document.
-
-    Args:
-        text: the document.
-        source: what errors call it, usually the file's path.
-        variables: values of ``${NAME}``; None: the process environment.
-
-    Raises:
-        UserError: wrong syntax (with line and column), a key given twice.
-    """
-    variables = os.environ if variables is None else variables
-    references: list[re.Match[str]] = []
-
-    def lift(match: re.Match[str]) -> str:
-        references.append(match)
-        return (OPEN + chr(NUMBER + len(references) - 1)).ljust(len(match.group()), FILL)
-
-    loader = _Loader(REFERENCE.sub(lift, text))
-    try:
-        root = loader.get_single_node()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        raise UserError(f"{where}: not valid YAML: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
-
-    document = Document(None)
-
-    def restore(scalar: str, place: str, path: tuple[Key, ...]) -> str:
-        def value_of(match: re.Match[str]) -> str:
-            reference = references[ord(match.group(1)) - NUMBER]
-            name, default = reference.groups()
-            value = variables.get(name) or default
-            if value is None:
-                hint = f"the variable {name} is not set; set it, as in {name}=/path vidtune ..."
-                document.unset.setdefault(path, f"{place}: {hint}")
-                return reference.group()
-            return value
-
-        return LIFTED.sub(value_of, scalar)
-
-    def build(node: yaml.Node, path: tuple[Key, ...], parents: tuple[int, ...]) -> Any:
-        place = f"{source}:{node.start_mark.line + 1}"
-        document.places.setdefault(path, place)
-        if id(node) in parents:
-            raise UserError(f"{place}: an alias stands inside its own anchor")
-        parents = (*parents, id(node))
-        if isinstance(node, yaml.SequenceNode):
-            return [build(item, (*path, index), parents) for index, item in enumerate(node.value)]
-        if isinstance(node, yaml.MappingNode):
-            _refuse_duplicate_keys(node, source)
-            loader.flatten_mapping(node)
-            mapping: dict[str, Any] = {}
-            for key_node, value_node in node.value:
-                key = restore(key_node.value, place, path)
-                document.places[*path, key] = f"{source}:{key_node.start_mark.line + 1}"
-                mapping[key] = build(value_node, (*path, key), parents)
-            return mapping
-        assert isinstance(node, yaml.ScalarNode)
-        restored = restore(node.value, place, path)
-        if restored != node.value and node.style is None:
-            node = yaml.ScalarNode(loader.resolve(yaml.ScalarNode, restored, (True, False)), restored, node.start_mark)
-        else:
-            node.value = restored
-        try:
-            return loader.construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:
-            raise UserError(f"{place}: not a valid value: {restored!r}") from error
-
-    document.value = None if root is None else build(root, (), ())
-    return document
 
 
 def read_yaml(path: Path, variables: Mapping[str, str] | None = None) -> Document:
@@ -180,38 +84,139 @@ def read_yaml(path: Path, variables: Mapping[str, str] | None = None) -> Documen
     return parse_yaml(text, str(path), variables)
 
 
-def _refuse_duplicate_keys(node: yaml.MappingNode, source: str) -> None:
-    seen: dict[str, int] = {}
-    for key_node, _ in node.value:
-        line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise UserError(f"{source}:{line}: a key must be a plain word")
-        if key_node.value in seen and key_node.value != "<<":
-            raise UserError(
-                f"{source}:{line}: the key {key_node.value!r} is given twice, first in line {seen[key_node.value]}"
-            )
-        seen[key_node.value] = line
+def parse_yaml(text: str, source: str, variables: Mapping[str, str] | None = None) -> Document:
+    """Parse one YAML document.
+
+    Args:
+        text: the document.
+        source: name of the document in messages, usually the path of the file.
+        variables: values of ``${NAME}``; None: the process environment.
+
+    Raises:
+        UserError: wrong syntax, a forbidden character, a key that is given twice, an alias inside its own anchor, too
+            many levels or values; with line and column.
+    """
+    if forbidden := FORBIDDEN.search(text):
+        before = text[: forbidden.start()]
+        where = f"{source}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+        raise UserError(f"{where}: not valid YAML: the character U+{ord(forbidden.group()):04X} is not allowed")
+    references = References(text, variables)
+    loader = _Loader(references.marked)
+    root = _node_tree(loader, source)
+    builder = _Builder(loader, source, references)
+    if root is not None:
+        builder.document.value = builder.build(root, (), ())
+    return builder.document
 
 
-def _mapping_key(mapping: dict[str, Any], parts: list[str], inside: Key) -> tuple[str, int]:
-    """The key of ``mapping`` that starts the dotted rest, and how many parts it takes; a key may hold dots itself."""
-    for taken in range(len(parts), 0, -1):
-        if ".".join(parts[:taken]) in mapping:
-            return ".".join(parts[:taken]), taken
-    if inside == "train":
-        return ".".join(parts), len(parts)
-    return parts[0], 1
+def _node_tree(loader: yaml.SafeLoader, source: str) -> yaml.Node | None:
+    try:
+        return loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        raise UserError(f"{where}: not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def _item_index(items: list[Any], part: str, source: str) -> int:
-    names = [item.get("name") if isinstance(item, dict) else item for item in items]
-    if part in names:
-        return names.index(part)
-    if part.isdigit() and int(part) < len(items):
-        return int(part)
-    known = [name for name in names if isinstance(name, str)]
-    raise UserError(f"{source}: there is no {part!r} among {len(items)} items; {suggestion(part, known)}")
+class _Builder:
+    """Builds the plain values of one document from the nodes of the YAML parser.
+
+    Args:
+        loader: gives scalars their type.
+        source: name of the document in messages.
+        references: variables of the document.
+    """
+
+    def __init__(self, loader: yaml.SafeLoader, source: str, references: References) -> None:
+        self.document = Document(None)
+        self._loader, self._source, self._references = loader, source, references
+        self._count = 0
+        self._entries_of: dict[int, dict[str, _Entry]] = {}
+
+    def build(self, node: yaml.Node, path: tuple[Key, ...], parents: tuple[int, ...]) -> Any:
+        """Returns the value of a node.
+
+        Args:
+            path: keys and indices that lead to it.
+            parents: identities of the nodes that contain it.
+        """
+        place = self._place(node)
+        self.document.places.setdefault(path, place)
+        self._check_size(node, place, parents)
+        inside = (*parents, id(node))
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*path, index), inside) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            mapping: dict[str, Any] = {}
+            for key_node, value_node in self._entries(node).values():
+                key = self._text(key_node, path)
+                self.document.places[*path, key] = self._place(key_node)
+                mapping[key] = self.build(value_node, (*path, key), inside)
+            return mapping
+        return self._scalar(node, place, path)
+
+    def _check_size(self, node: yaml.Node, place: str, parents: tuple[int, ...]) -> None:
+        if id(node) in parents:
+            raise UserError(f"{place}: an alias stands inside its own anchor")
+        if len(parents) >= MAX_DEPTH:
+            raise UserError(f"{place}: {TOO_DEEP}")
+        self._count += 1
+        if self._count > MAX_VALUES:
+            raise UserError(f"{place}: more than {MAX_VALUES:,} values, counting those that aliases repeat")
+
+    def _entries(self, node: yaml.MappingNode) -> "dict[str, _Entry]":
+        """Entries of a mapping by key. Entries of a merge key (``<<``) come first; the mapping's own replace them."""
+        if id(node) in self._entries_of:
+            return self._entries_of[id(node)]
+        self._entries_of[id(node)] = {}  # what a mapping that merges itself finds
+        merged: dict[str, _Entry] = {}
+        own: dict[str, _Entry] = {}
+        for key_node, value_node in node.value:
+            place = self._place(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise UserError(f"{place}: a key must be a plain word")
+            if key_node.tag == MERGE:
+                for mapping in reversed(self._merged_mappings(value_node)):
+                    merged |= self._entries(mapping)
+            elif key_node.value in own:
+                first = own[key_node.value][0].start_mark.line + 1
+                raise UserError(f"{place}: the key {key_node.value!r} is given twice, first in line {first}")
+            else:
+                own[key_node.value] = (key_node, value_node)
+        self._entries_of[id(node)] = merged | own
+        return self._entries_of[id(node)]
+
+    def _merged_mappings(self, node: yaml.Node) -> list[yaml.MappingNode]:
+        """Mappings that a merge key names: one, or a list of which the first counts most."""
+        mappings = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        for mapping in mappings:
+            if not isinstance(mapping, yaml.MappingNode):
+                raise UserError(f"{self._place(mapping)}: << merges a mapping or a list of mappings")
+        return mappings
+
+    def _scalar(self, node: yaml.Node, place: str, path: tuple[Key, ...]) -> Any:
+        text = self._text(node, path)
+        if text != node.value:
+            plain = node.style is None
+            tag = self._loader.resolve(yaml.ScalarNode, text, (True, False)) if plain else node.tag
+            node = yaml.ScalarNode(tag, text, node.start_mark)
+        try:
+            return self._loader.construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            raise UserError(f"{place}: not a valid value: {text!r}") from error
+
+    def _text(self, node: yaml.Node, path: tuple[Key, ...]) -> str:
+        """Text of a scalar with the values of its variables; a variable that is not set is recorded at ``path``."""
+        text, missing = self._references.resolve(node.value)
+        if missing is not None:
+            hint = f"the variable {missing} is not set; set it, as in {missing}=/path vidtune ..."
+            self.document.unset.setdefault(path, f"{self._place(node)}: {hint}")
+        return text
+
+    def _place(self, node: yaml.Node) -> str:
+        return f"{self._source}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
 
 
-def _dotted(path: tuple[Key, ...]) -> str:
-    return ".".join(str(key) for key in path)
+_Entry = tuple[yaml.ScalarNode, yaml.Node]
