@@ -76,7 +76,9 @@ def test_typo_in_a_recipe_names_line_and_nearest_key(recipe, tmp_path, capsys):
     )
     line = next(n for n, text in enumerate(recipe.read_text().splitlines(), 1) if "batch_size: 256" in text)
     message = refusal(capsys, "train", str(recipe), "--out", str(tmp_path / "out"))
-    assert f"{recipe}:{line}: unknown key 'batch_size' in stages.pretrain; did you mean 'global_batch_size'?" in message
+    column = recipe.read_text().splitlines()[line - 1].index("batch_size") + 1
+    place = f"{recipe}:{line}:{column}: "
+    assert f"{place}unknown key 'batch_size' in stages.pretrain; did you mean 'global_batch_size'?" in message
     assert not (tmp_path / "out").exists()
 
 
