@@ -13,7 +13,8 @@ from vidtune.evaluation.judging import estimate_run, judge_run
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.identity import CheckpointIdentity
 from vidtune.evaluation.runs.official_results import adopt_official_results, import_official_results
-from vidtune.evaluation.score import read_score, score_run
+from vidtune.evaluation.score_file import read_score, score_record
+from vidtune.evaluation.scoring import score_run
 
 ENTRIES = [
     ("a", "one?", "red"),
@@ -49,26 +50,26 @@ def chat_judge(server, **options):
 
 def test_official_and_strict_scores_stand_side_by_side(run):
     overall = score_run(run).overall
-    assert (overall.questions, overall.judged, overall.yes, overall.no) == (7, 5, 3, 2)
+    assert (overall.questions, overall.scored, overall.yes, overall.no) == (7, 5, 3, 2)
     assert (overall.missing, overall.errors, overall.unjudged, overall.empty) == (1, 1, 0, 1)
-    assert overall.accuracy.value == 3 / 5
-    assert overall.strict_accuracy.value == 3 / 7
-    assert overall.average_score.value == (5 + 5 + 5) / 5
-    assert overall.strict_average_score.value == 15 / 7
-    assert overall.accuracy.low <= 3 / 5 <= overall.accuracy.high
-    assert (overall.accuracy.clusters, overall.videos) == (3, 5)
+    assert overall.value("accuracy").official.value == 3 / 5
+    assert overall.value("accuracy").strict.value == 3 / 7
+    assert overall.value("average_score").official.value == (5 + 5 + 5) / 5
+    assert overall.value("average_score").strict.value == 15 / 7
+    assert overall.value("accuracy").official.low <= 3 / 5 <= overall.value("accuracy").official.high
+    assert (overall.value("accuracy").official.clusters, overall.videos) == (3, 5)
 
 
 def test_scores_by_type_add_up(run):
     score = score_run(run)
-    assert {kind: part.questions for kind, part in score.by_type.items()} == {
+    assert {part.type: part.questions for part in score.groups} == {
         "colour": 4,
         "count": 1,
         "direction": 1,
         "shape": 1,
     }
-    assert score.by_type["colour"].accuracy.value == 1.0
-    assert score.by_type["colour"].strict_accuracy.value == 0.5
+    assert score.value("accuracy", "colour").official.value == 1.0
+    assert score.value("accuracy", "colour").strict.value == 0.5
 
 
 def test_a_score_names_its_judge_protocol_and_checkpoint(run):
@@ -77,7 +78,7 @@ def test_a_score_names_its_judge_protocol_and_checkpoint(run):
     assert stored["protocol_hash"] == stub_protocol().hash
     assert stored["checkpoint"] == CHECKPOINT.model_dump()
     assert "bootstrap" in stored["intervals"]
-    assert read_score(run, "rules-v1").model_dump(mode="json") == stored
+    assert score_record(read_score(run, "rules-v1")) == stored
 
 
 def test_scoring_twice_gives_the_same_file(run):
@@ -92,7 +93,7 @@ def test_predictions_are_judged_again_by_another_judge(run, server):
     before = (run / "predictions.jsonl").read_bytes()
     by_chat = score_run(run, chat_judge(server))
     assert (by_rules.overall.yes, by_chat.overall.yes) == (3, 5)
-    assert by_chat.overall.average_score.value == 4
+    assert by_chat.overall.value("average_score").official.value == 4
     assert RunFolder(run).judges() == ["chat", "rules-v1"]
     assert (run / "predictions.jsonl").read_bytes() == before
     assert score_run(run, "chat") == by_chat
@@ -109,8 +110,8 @@ def test_judging_resumes_and_tries_the_unjudged_again(run, tmp_path):
         summary = judge_run(run, chat_judge(server))
         assert (summary.items, summary.unjudged, summary.usage.calls) == (5, 1, 6)
         score = score_run(run, "chat")
-        assert (score.overall.unjudged, score.overall.judged) == (1, 4)
-        assert score.overall.strict_accuracy.value == 4 / 7
+        assert (score.overall.unjudged, score.overall.scored) == (1, 4)
+        assert score.overall.value("accuracy").strict.value == 4 / 7
         assert estimate_run(run, chat_judge(server)).calls == 1
         working = True
         again = judge_run(run, chat_judge(server))
@@ -152,8 +153,8 @@ def test_an_unknown_judge_is_named_with_those_there(run):
 def test_only_yes_and_no_make_an_accuracy(run):
     with judge_server(lambda body, earlier: Reply(content="{'pred': 'maybe', 'score': 2}")) as server:
         overall = score_run(run, chat_judge(server)).overall
-    assert overall.accuracy is None and overall.reason == "none of 5 judgements says yes or no"
-    assert overall.average_score.value == 2
+    assert overall.value("accuracy").official is None and overall.reason == "none of 5 judgements says yes or no"
+    assert overall.value("average_score").official.value == 2
 
 
 def test_questions_not_asked_yet_are_in_no_number(tmp_path):
@@ -161,7 +162,7 @@ def test_questions_not_asked_yet_are_in_no_number(tmp_path):
     run = stub_run(data, tmp_path / "run", rank=0, ranks=2).run_dir
     score = score_run(run)
     assert (score.unanswered, score.overall.questions) == (5, 5)
-    assert score.overall.strict_accuracy.value == 1.0
+    assert score.overall.value("accuracy").strict.value == 1.0
 
 
 def test_a_repeated_id_is_scored_once_with_its_last_text(tmp_path):
@@ -185,7 +186,7 @@ def test_official_result_folders_are_imported_and_adopted_where_texts_agree(run,
     assert set(import_official_results(folder)) == {"a_0", "a_1", "stray"}
     assert adopt_official_results(run, folder, "gpt-3.5-turbo-0613") == 1
     score = score_run(run, "gpt-3.5-turbo-0613")
-    assert (score.overall.judged, score.overall.unjudged) == (1, 4)
+    assert (score.overall.scored, score.overall.unjudged) == (1, 4)
     (folder / "broken.json").write_text('[{"pred": }]')
     with pytest.raises(UserError, match=r"broken\.json: line 1, column 11"):
         import_official_results(folder)
@@ -205,12 +206,13 @@ def pair(tmp_path):
 
 def test_two_runs_are_compared_question_by_question(pair):
     comparison = compare_runs(*pair)
-    assert comparison.accuracy.value == pytest.approx(0.6)
-    assert comparison.accuracy.low > 0
-    counts = (comparison.both_right, comparison.only_first, comparison.only_second, comparison.both_wrong)
+    assert comparison.difference("accuracy").official.value == pytest.approx(0.6)
+    assert comparison.difference("accuracy").official.low > 0
+    agreement = comparison.agreement
+    counts = (agreement.both_right, agreement.only_first, agreement.only_second, agreement.both_wrong)
     assert counts == (4, 6, 0, 0)
     assert comparison.differs_in == ("blind",)
-    assert compare_runs(*reversed(pair)).accuracy.value == pytest.approx(-0.6)
+    assert compare_runs(*reversed(pair)).difference("accuracy").official.value == pytest.approx(-0.6)
 
 
 def test_runs_that_cannot_be_paired_are_refused(pair, tmp_path):

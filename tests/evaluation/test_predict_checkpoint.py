@@ -13,7 +13,7 @@ from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.checkpoint import engine_for, open_checkpoint, protocol_for
 from vidtune.evaluation.predict import predict, predict_benchmark
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.score import score_run
+from vidtune.evaluation.scoring import score_run
 
 QUICK = {"workers": 0, "progress": False, "overrides": {"generation": {"max_new_tokens": 4}}}
 ENTRIES = [("red", "what?", "x"), ("blue", "what?", "x"), ("red", "who?", "y"), ("broken", "what?", "z")]

@@ -34,8 +34,8 @@ from vidtune.evaluation.metrics.segment_captions import score_segment_captions
 from vidtune.evaluation.metrics.soda import TimedSentence, best_matching, event_iou, soda_c
 from vidtune.evaluation.metrics.tokenizer import tokenize, tokenizer_problem
 from vidtune.evaluation.predict import predict
-from vidtune.evaluation.runs.folder import Prediction
 from vidtune.evaluation.runs.official_results import combine, import_official_results
+from vidtune.evaluation.runs.prediction import Prediction
 from vidtune.generation.settings import Answer, Request
 from vidtune.systems import get_system
 

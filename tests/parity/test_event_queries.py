@@ -7,10 +7,10 @@ from event_sets import InTurn, event_run
 from qa_sets import records
 
 from vidtune.errors import UserError
-from vidtune.evaluation.measuring import MetricScore
 from vidtune.evaluation.metrics.meteor import meteor_problem
 from vidtune.evaluation.runs.official_log import import_log
-from vidtune.evaluation.score import score_run
+from vidtune.evaluation.score import Score
+from vidtune.evaluation.scoring import score_run
 
 TOLERANCE = 1e-6
 
@@ -47,7 +47,7 @@ def test_queries_are_asked_in_the_published_words_and_order(fixture, tmp_path):
     assert missing == set(given["missing_video_features"]) and summary.complete
 
 
-def scored(folder, annotations, log) -> MetricScore:
+def scored(folder, annotations, log) -> Score:
     """The score of a published log against its annotations."""
     folder.mkdir()
     (folder / "annotations.json").write_text(json.dumps(annotations))
@@ -55,9 +55,9 @@ def scored(folder, annotations, log) -> MetricScore:
     return score_run(import_log(folder / "log.jsonl", "longvale", folder / "annotations.json", folder / "run").path)
 
 
-def published(score: MetricScore, task: str) -> dict[str, float]:
+def published(score: Score, task: str) -> dict[str, float]:
     """Official values in percent; without Java those of METEOR are not there."""
-    return {metric.name: metric.official.value for metric in score.task(task).metrics if metric.official}
+    return {metric.name: metric.official.value for metric in score.group(task).values if metric.official}
 
 
 def expected_here(values: dict[str, float]) -> dict[str, float]:
@@ -111,4 +111,4 @@ def test_segment_captions_are_joined_by_sentence_where_the_published_script_pair
             assert published(score, "seg_captioning") == published(again, "seg_captioning")
         else:
             assert "error" in expected
-            assert score.task("seg_captioning").answered == len(order)
+            assert score.group("seg_captioning").scored == len(order)

@@ -28,7 +28,7 @@ def demo(
     from vidtune.evaluation.checkpoint import open_checkpoint
     from vidtune.evaluation.predict import predict_benchmark
     from vidtune.evaluation.report.page import build_report
-    from vidtune.evaluation.score import score_run
+    from vidtune.evaluation.scoring import score_run
     from vidtune.recipe.shipped import DEMO_RECIPE
     from vidtune.recipe.types import load_recipe
 

@@ -18,11 +18,12 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.benchmarks.base import Question, QuestionSet, chunk
 from vidtune.evaluation.checkpoint import LoadedCheckpoint, engine_for, open_checkpoint, protocol_for
-from vidtune.evaluation.progress import progress_bar
 from vidtune.evaluation.protocol import Protocol
-from vidtune.evaluation.runs.folder import Prediction, RunFolder, RunInfo, data_identity
+from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
 from vidtune.evaluation.runs.identity import CheckpointIdentity, software_versions
+from vidtune.evaluation.runs.prediction import Prediction
 from vidtune.generation.settings import Answer, Request
+from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter
 
 
@@ -180,10 +181,12 @@ def predict(
         pending = [question for question in mine if not question.missing and question.index not in done]
         started = time.monotonic()
         _log_session(run, rank, ranks, len(pending))
-        with progress_bar(f"asking {protocol.benchmark}", len(pending), enabled=progress) as advance:
+        task = f"asking {protocol.benchmark}"
+        with ProgressDisplay(enabled=progress and bool(pending)) as display:
+            display.start(task, len(pending))
             for prediction in _ask(engine, pending, protocol, questions.folder):
                 records.append(prediction.record())
-                advance()
+                display.advance(task)
         seconds = time.monotonic() - started
 
     predictions = run.predictions()

@@ -1,231 +1,211 @@
-"""Scores of a judged run: the published numbers, strict ones beside them, and what stands behind them.
+"""The score of a run: named values with intervals, over all questions and per question type.
 
 ========  ==================================================================================================
-official  accuracy = yes / (yes + no), average score = sum of scores / judged; missing videos, errors and
-          unjudged answers are in neither
-strict    right answers / all questions asked so far, and the sum of scores / the same; whatever is missing,
-          failed or unjudged counts as wrong
+official  as the published scripts compute it: only the questions that were answered (and judged)
+strict    all questions that belong to the score: whatever is missing, failed or unjudged counts as wrong, or as an
+          empty answer
 ========  ==================================================================================================
 
-A benchmark whose answers are measured by metrics is scored by `evaluation.measuring` instead.
+Judged and measured benchmarks have the same kind of score: `evaluation.scoring` computes it, `evaluation.score_file`
+stores it.
 """
 
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from html import escape
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from vidtune.errors import UserError
-from vidtune.evaluation.judges import DEFAULT_JUDGE, Judge, get_judge
-from vidtune.evaluation.judges.replies import Verdict, read_verdict
-from vidtune.evaluation.judging import judge_identity, judge_run, judgements_of
-from vidtune.evaluation.measuring import MetricScore, measure_run, measured_benchmark
-from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.identity import CheckpointIdentity
-from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate, ratio
-from vidtune.machine.files import read_object, write_text_atomically
+from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate
 
-HIGHEST_SCORE = 5.0
-NO_VERDICT = Verdict(None, None)
-Status = Literal["judged", "unjudged", "missing", "error"]
+METRICS = "metrics"
+"""Stands for the judge's name where metrics score the answers: in score files and reports."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one question.
+class NamedValue(BaseModel):
+    """One number of a score with its interval.
 
     Args:
-        verdict: of the judge; holds nothing unless ``status`` is "judged".
-        empty: the model answered nothing.
-    """
-
-    index: int
-    id: str
-    video: str
-    type: str | None
-    status: Status
-    verdict: Verdict = NO_VERDICT
-    empty: bool = False
-
-
-class Scores(BaseModel):
-    """Numbers over a set of questions.
-
-    Args:
-        questions: asked so far, with missing videos and errors.
-        judged, yes, no: judgements, and those that say yes, or no; the rest says neither.
-        empty: answers without any text; they are judged like others.
-        accuracy, average_score: official; None with a ``reason``.
-        strict_accuracy, strict_average_score: None when there is no question.
+        name: such as "accuracy" or "mIoU".
+        official, strict: see the top of this file; None when it cannot be computed.
+        reason: why there is no official value.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    questions: int
-    videos: int
-    judged: int
-    yes: int
-    no: int
-    unjudged: int
-    missing: int
-    errors: int
-    empty: int
-    accuracy: Estimate | None
-    average_score: Estimate | None
-    strict_accuracy: Estimate | None
-    strict_average_score: Estimate | None
+    name: str
+    official: Estimate | None
+    strict: Estimate | None
     reason: str | None = None
 
 
-class RunScore(BaseModel):
-    """The scores of one run by one judge; stored in ``scores/<judge>.json``.
+class ScoreGroup(BaseModel):
+    """The values of a set of questions, and the counts behind them.
 
     Args:
-        unanswered: questions of the run that were not asked yet; in no number.
-        duplicates: questions whose official id comes again later in the test set; only the last of them is scored.
-        intervals: how the 95 % intervals were made.
+        type: question type; None: all questions.
+        questions: number of questions in the strict values.
+        scored: number of them in the official values: answered, and judged where a judge scores them.
+        yes, no: number of judgements that say yes, or no; the other judgements say neither.
+        unjudged: answers without a judgement.
+        missing: questions whose video does not exist.
+        errors: questions that could not be asked.
+        unanswered: questions of this group that were not asked yet.
+        empty: answers without any text; they are scored like others.
+        unread: answers in which nothing of the requested form could be read; they count as wrong.
+        videos: number of videos of these questions.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str | None = None
+    questions: int
+    scored: int
+    yes: int = 0
+    no: int = 0
+    unjudged: int = 0
+    missing: int = 0
+    errors: int = 0
+    unanswered: int = 0
+    empty: int = 0
+    unread: int = 0
+    videos: int
+    values: tuple[NamedValue, ...]
+
+    def value(self, name: str) -> NamedValue:
+        """The value of this name.
+
+        Raises:
+            KeyError: there is no such value; the message lists the names.
+        """
+        return _named(self.values, name, "value")
+
+    @property
+    def reason(self) -> str | None:
+        """Why one of the official values is missing."""
+        return next((value.reason for value in self.values if value.reason), None)
+
+
+class Score(BaseModel):
+    """The score of one run, by one judge or by metrics.
+
+    Args:
+        judge: name of the judge, or "metrics".
+        identity: everything that can change a value: the judge, or the programs that measure.
+        intervals: how the 95 % intervals were computed.
+        unanswered: number of questions of the run that were not asked yet.
+        duplicates: number of questions left out because their id comes again later in the test set; only the last one
+            with an id is scored.
+        left_out: metric -> reason why it could not be computed; scoring again where it can be computed adds it.
+        overall: over all questions; None when each question type has metrics of its own.
+        groups: one per question type.
     """
 
     model_config = ConfigDict(frozen=True)
 
     benchmark: str
     blind: bool
-    without: tuple[str, ...] = Field(default=(), exclude_if=lambda streams: not streams)
+    without: tuple[str, ...] = ()
     protocol_hash: str
     checkpoint: CheckpointIdentity
     system: str | None
     judge: str
-    judge_identity: dict[str, Any]
+    identity: dict[str, Any]
     intervals: str = f"{LEVEL:.0%}, {METHOD}"
-    unanswered: int
-    duplicates: int
-    overall: Scores
-    by_type: dict[str, Scores]
+    unanswered: int = 0
+    duplicates: int = 0
+    left_out: dict[str, str] = {}
+    overall: ScoreGroup | None
+    groups: tuple[ScoreGroup, ...]
 
+    @property
+    def measured(self) -> bool:
+        """Whether metrics computed the values; otherwise a judge gave verdicts."""
+        return self.judge == METRICS
 
-AnyScore = RunScore | MetricScore
+    @property
+    def coverage(self) -> float:
+        """Share of the run's questions that are in the official values, 0 to 1."""
+        parts = self.groups if self.overall is None else (self.overall,)
+        scored, questions = (sum(getattr(part, name) for part in parts) for name in ("scored", "questions"))
+        if self.overall is not None:
+            questions += self.unanswered
+        return scored / questions if questions else 0.0
 
+    def group(self, type: str | None = None) -> ScoreGroup:
+        """The group of a question type; None: that of all questions.
 
-def score_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bool = True) -> AnyScore:
-    """Score a run and store the result; by metrics, without judge, where its benchmark is measured.
+        Raises:
+            KeyError: there is no such group; the message lists the types.
+        """
+        if type is None and self.overall is not None:
+            return self.overall
+        found = next((group for group in self.groups if group.type == type), None)
+        if found is None:
+            raise KeyError(f"no values for {type!r}; there are {', '.join(str(group.type) for group in self.groups)}")
+        return found
 
-    Args:
-        judge: a judge, which first judges what it has not judged yet; or a name: of a judge without settings, or of
-            stored judgements.
+    def value(self, name: str, type: str | None = None) -> NamedValue:
+        """The value of this name, over all questions or of one question type.
 
-    Raises:
-        UserError: no run there, nothing asked yet, or no judgements of that name.
-    """
-    run = RunFolder(run_dir)
-    if benchmark := measured_benchmark(run.info.benchmark):
-        return measure_run(run, benchmark)
-    if judge in ("rules", DEFAULT_JUDGE):
-        judge = get_judge()
-    if isinstance(judge, Judge):
-        judge_run(run.path, judge, progress=progress)
-        judge = judge.name
-    identity = judge_identity(run, judge)
-    outcomes, duplicates = outcomes_of(run, judge)
-    if not outcomes:
-        raise UserError(f"{run.path}: no question was asked yet; run the evaluation first")
-    types = sorted({outcome.type for outcome in outcomes if outcome.type is not None})
-    score = RunScore(
-        benchmark=run.info.benchmark,
-        blind=run.info.protocol.blind,
-        without=run.info.protocol.without,
-        protocol_hash=run.info.protocol_hash,
-        checkpoint=run.info.checkpoint,
-        system=run.info.system,
-        judge=judge,
-        judge_identity=identity,
-        unanswered=run.planned - len(outcomes) - duplicates,
-        duplicates=duplicates,
-        overall=score_outcomes(outcomes),
-        by_type={kind: score_outcomes([one for one in outcomes if one.type == kind]) for kind in types},
-    )
-    text = json.dumps(score.model_dump(mode="json"), indent=1)
-    write_text_atomically(run.path / "scores" / f"{judge}.json", text + "\n")
-    return score
+        Raises:
+            KeyError: there is no such value or type; the message lists what there is.
+        """
+        return self.group(type).value(name)
 
+    @property
+    def accuracy(self) -> float | None:
+        """Official accuracy over all questions, 0 to 1; None when it cannot be computed, or metrics score the run."""
+        found = self._accuracy
+        return None if found is None else found.value
 
-def read_score(run_dir: Path, judge: str) -> AnyScore:
-    """A stored score."""
-    stored = read_object(Path(run_dir) / "scores" / f"{judge}.json")
-    return MetricScore.model_validate(stored) if "measuring" in stored else RunScore.model_validate(stored)
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of `accuracy`; None when there is none (one video, or no accuracy)."""
+        found = self._accuracy
+        return None if found is None or found.low is None or found.high is None else (found.low, found.high)
 
+    @property
+    def _accuracy(self) -> Estimate | None:
+        values = () if self.overall is None else self.overall.values
+        return next((value.official for value in values if value.name == "accuracy"), None)
 
-def outcomes_of(run: RunFolder, judge: str) -> tuple[list[Outcome], int]:
-    """What became of every question asked so far, in test-set order, and the number of repeated ids left out."""
-    judgements = judgements_of(run, judge)
-    outcomes = [
-        Outcome(record["index"], record["id"], record["video"], record.get("type"), "missing")
-        for record in run.missing()
-    ]
-    for prediction in run.predictions():
-        judgement = judgements.get(prediction.id)
-        status: Status = "judged"
-        verdict = NO_VERDICT
-        if prediction.error is not None:
-            status = "error"
-        elif judgement is None or judgement.error is not None:
-            status = "unjudged"
-        else:
-            verdict = read_verdict(judgement.value)
-        outcomes.append(
-            Outcome(
-                prediction.index,
-                prediction.id,
-                prediction.video,
-                prediction.type,
-                status,
-                verdict,
-                empty=prediction.error is None and not prediction.pred,
-            )
+    def _repr_html_(self) -> str:
+        """The score as a table, for notebooks."""
+        rows = [
+            _html_row("all" if group.type is None else group.type, group, value)
+            for group in ((self.overall,) if self.overall else ()) + self.groups
+            for value in group.values
+        ]
+        without = "".join(f", without {name}" for name in self.without)
+        title = f"{self.benchmark}{', blind' if self.blind else ''}{without}"
+        by = "metrics, in percent" if self.measured else f"judge {self.judge}"
+        head = "".join(
+            f"<th>{name}</th>" for name in ("questions", "value", "official", "interval", "strict", "scored")
         )
-    outcomes.sort(key=lambda outcome: outcome.index)
-    last = {outcome.id: outcome for outcome in outcomes if outcome.status in ("judged", "unjudged")}
-    kept = [outcome for outcome in outcomes if last.get(outcome.id, outcome) is outcome]
-    return kept, len(outcomes) - len(kept)
+        return (
+            f"<table><caption>{escape(title)}: {escape(by)}, protocol {escape(self.protocol_hash)}</caption>"
+            f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        )
 
 
-def score_outcomes(outcomes: Sequence[Outcome]) -> Scores:
-    """The numbers over these questions."""
-    judged = [outcome for outcome in outcomes if outcome.status == "judged"]
-    decided = [outcome for outcome in judged if outcome.verdict.correct is not None]
-    yes = sum(outcome.verdict.correct is True for outcome in decided)
-    reason = None
-    if not decided:
-        reason = f"none of {len(judged)} judgements says yes or no" if judged else "nothing was judged"
-    return Scores(
-        questions=len(outcomes),
-        videos=len({outcome.video for outcome in outcomes}),
-        judged=len(judged),
-        yes=yes,
-        no=len(decided) - yes,
-        unjudged=sum(outcome.status == "unjudged" for outcome in outcomes),
-        missing=sum(outcome.status == "missing" for outcome in outcomes),
-        errors=sum(outcome.status == "error" for outcome in outcomes),
-        empty=sum(outcome.empty for outcome in outcomes),
-        accuracy=_mean(decided, _right, 1.0),
-        average_score=_mean(judged, _points, HIGHEST_SCORE),
-        strict_accuracy=_mean(outcomes, _right, 1.0),
-        strict_average_score=_mean(outcomes, _points, HIGHEST_SCORE),
-        reason=reason,
-    )
+def _html_row(name: str, group: ScoreGroup, value: NamedValue) -> str:
+    official, strict = value.official, value.strict
+    has_interval = official is not None and official.low is not None
+    cells = [
+        name,
+        value.name,
+        "none" if official is None else f"{official.value:.3f}",
+        f"[{official.low:.3f}, {official.high:.3f}]" if official is not None and has_interval else "",
+        "none" if strict is None else f"{strict.value:.3f}",
+        f"{group.scored} of {group.questions}",
+    ]
+    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
-def _mean(outcomes: Iterable[Outcome], value: Callable[[Outcome], float], largest: float) -> Estimate | None:
-    listed = list(outcomes)
-    values = [value(outcome) for outcome in listed]
-    return ratio(values, [1.0] * len(values), [outcome.video for outcome in listed], bounds=(0.0, largest))
-
-
-def _right(outcome: Outcome) -> float:
-    return float(outcome.verdict.correct is True)
-
-
-def _points(outcome: Outcome) -> float:
-    return float(outcome.verdict.score or 0)
+def _named(values: Sequence[NamedValue], name: str, what: str) -> NamedValue:
+    found = next((value for value in values if value.name == name), None)
+    if found is None:
+        raise KeyError(f"no {what} {name!r}; there are {', '.join(value.name for value in values)}")
+    return found

@@ -40,6 +40,14 @@ class Estimate(BaseModel):
     high: float | None
     clusters: int
 
+    def scaled(self, factor: float) -> "Estimate":
+        """The estimate times a factor."""
+        if factor == 1:
+            return self
+        numbers = {"value": self.value, "low": self.low, "high": self.high}
+        changes = {name: factor * number for name, number in numbers.items() if number is not None}
+        return self.model_copy(update=changes)
+
 
 def ratio(
     numerators: Sequence[float],
@@ -82,6 +90,19 @@ def mean_difference(first: Sequence[float], second: Sequence[float], clusters: S
     Shape: (Q,), (Q,), (Q,)
     """
     return ratio(np.subtract(first, second).tolist(), [1.0] * len(first), clusters)
+
+
+def difference_of_means(
+    first: np.ndarray,
+    second: np.ndarray,
+    from_sums: Callable[[np.ndarray], np.ndarray],
+    clusters: Sequence[Hashable],
+) -> Estimate | None:
+    """`mean_difference` of rows (value, 1), with the arguments of `difference_of_sums`.
+
+    Shape: (Q, 2), (Q, 2), unused, (Q,)
+    """
+    return mean_difference(first[:, 0].tolist(), second[:, 0].tolist(), clusters) if len(first) else None
 
 
 def of_sums(

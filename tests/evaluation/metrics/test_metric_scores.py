@@ -11,11 +11,11 @@ from qa_sets import counted_set, stub_run
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks import omni_events
 from vidtune.evaluation.comparison import compare_runs
-from vidtune.evaluation.measuring import measurements_of
 from vidtune.evaluation.metrics.base import MetricValues
 from vidtune.evaluation.metrics.meteor import STATISTICS
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.score import read_score, score_run
+from vidtune.evaluation.score_file import read_score
+from vidtune.evaluation.scoring import score_run, source_for
 from vidtune.evaluation.statistics import difference_of_sums, mean_difference, of_sums, ratio
 
 NO_JAVA = "METEOR needs Java; install a runtime"
@@ -74,19 +74,19 @@ def run(data, tmp_path):
 
 
 def test_official_and_strict_values_stand_side_by_side(run):
-    task = score_run(run).task("grounding")
-    assert (task.questions, task.answered, task.missing, task.videos) == (6, 5, 1, 3)
-    miou = task.metric("mIoU")
+    task = score_run(run).group("grounding")
+    assert (task.questions, task.scored, task.missing, task.videos) == (6, 5, 1, 3)
+    miou = task.value("mIoU")
     assert miou.official.value == pytest.approx(100 * (0.5 + 0 + 0.98 + 0.98 + 0) / 5)
     assert miou.strict.value == pytest.approx(100 * (0.5 + 0 + 0.98 + 0.98 + 0) / 6)
     assert (miou.official.clusters, miou.strict.clusters) == (2, 3)
     assert miou.official.low < miou.official.value < miou.official.high
-    assert task.metric("R1@0.5").official.value == pytest.approx(60)
+    assert task.value("R1@0.5").official.value == pytest.approx(60)
     assert task.unread == 1
 
 
 def test_every_task_has_its_published_metrics(run):
-    names = {task.type: [metric.name for metric in task.metrics] for task in score_run(run).tasks}
+    names = {task.type: [metric.name for metric in task.values] for task in score_run(run).groups}
     assert names == {
         "captioning": ["SODA_c", "CIDEr", "METEOR"],
         "grounding": ["mIoU", "R1@0.3", "R1@0.5", "R1@0.7"],
@@ -97,39 +97,39 @@ def test_every_task_has_its_published_metrics(run):
 def test_errors_count_as_nothing_in_the_strict_value_and_questions_not_asked_too(data, tmp_path):
     failed = event_run(data, tmp_path / "failed", errors={"v2.mp4": "no frames"}).run_dir
     score = score_run(failed)
-    task = score.task("grounding")
-    assert (task.answered, task.errors, task.missing, task.unanswered) == (3, 2, 1, 0)
-    assert task.metric("R1@0.7").official.value == 100
-    assert task.metric("R1@0.7").strict.value == 50
+    task = score.group("grounding")
+    assert (task.scored, task.errors, task.missing, task.unanswered) == (3, 2, 1, 0)
+    assert task.value("R1@0.7").official.value == 100
+    assert task.value("R1@0.7").strict.value == 50
     assert score.coverage == 7 / 15
     begun = event_run(data, tmp_path / "begun", rank=0, ranks=3).run_dir
-    tasks = {task.type: (task.answered, task.unanswered, task.missing) for task in score_run(begun).tasks}
+    tasks = {task.type: (task.scored, task.unanswered, task.missing) for task in score_run(begun).groups}
     assert tasks == {"captioning": (1, 1, 1), "grounding": (3, 2, 1), "seg_captioning": (1, 4, 1)}
 
 
 def test_a_run_without_any_answer_of_a_task_says_so(data, tmp_path):
     run = event_run(data, tmp_path / "run", errors={"v": "no frames"}).run_dir
-    for task in score_run(run).tasks:
-        for metric in task.metrics:
+    for task in score_run(run).groups:
+        for metric in task.values:
             assert metric.official is None and metric.reason
-    assert score_run(run).task("grounding").metric("mIoU").strict.value == 0
+    assert score_run(run).group("grounding").value("mIoU").strict.value == 0
 
 
 def test_without_java_its_metrics_are_left_out_with_the_reason_and_added_later(run, java):
     before = score_run(run)
     assert before.left_out == {"SODA_c": NO_JAVA, "METEOR": NO_JAVA}
     for task in ("captioning", "seg_captioning"):
-        meteor = before.task(task).metric("METEOR")
+        meteor = before.group(task).value("METEOR")
         assert (meteor.official, meteor.strict, meteor.reason) == (None, None, NO_JAVA)
     predictions = (run / "predictions.jsonl").read_bytes()
     java()
     after = score_run(run)
-    assert after.left_out == {} and after.measuring["meteor"] == "1.5"
-    assert after.task("captioning").metric("SODA_c").official.value > 0
-    segments = after.task("seg_captioning").metric("METEOR")
+    assert after.left_out == {} and after.identity["meteor"] == "1.5"
+    assert after.group("captioning").value("SODA_c").official.value > 0
+    segments = after.group("seg_captioning").value("METEOR")
     assert segments.official.low < segments.official.value < segments.official.high
     assert segments.strict.value < segments.official.value
-    assert after.task("grounding") == before.task("grounding")
+    assert after.group("grounding") == before.group("grounding")
     assert (run / "predictions.jsonl").read_bytes() == predictions
 
 
@@ -151,7 +151,7 @@ def test_a_program_that_ends_leaves_out_its_metrics_alone(run, java, monkeypatch
     monkeypatch.setattr(CountedMeteor, "scores", end)
     score = score_run(run)
     assert set(score.left_out) == {"SODA_c", "METEOR"} and "out of memory" in score.left_out["METEOR"]
-    assert score.task("seg_captioning").metric("CIDEr").official is not None
+    assert score.group("seg_captioning").value("CIDEr").official is not None
 
 
 def test_a_score_is_stored_with_all_it_depends_on(run):
@@ -181,10 +181,10 @@ def test_answers_are_joined_by_sentence_whatever_their_order(data, run, tmp_path
 def test_every_question_has_its_own_measurements(run):
     score_run(run)
     by_id = {line["id"]: line["index"] for line in RunFolder(run).references()}
-    measured = measurements_of(RunFolder(run))
+    measured = {one.index: one for one in source_for(RunFolder(run)).stored()}
     assert measured[by_id["v1/grounding/0"]].values == {"IoU": 50.0}
     assert measured[by_id["v1/seg_captioning/0"]].values["Rouge"] == 100.0
-    assert not measured[by_id["v3/grounding/0"]].answered
+    assert measured[by_id["v3/grounding/0"]].status != "scored"
     assert measured[by_id["v3/grounding/0"]].official == {}
 
 
@@ -216,17 +216,17 @@ def pair(data, tmp_path, run):
 
 def test_two_runs_are_compared_metric_by_metric(pair):
     comparison = compare_runs(*pair)
-    assert (comparison.questions, comparison.answered) == (15, 12)
+    assert (comparison.questions, comparison.scored) == (15, 12)
     assert comparison.differs_in == ("without",)
-    scores = [read_score(run, "metrics").task("grounding").metric("mIoU") for run in pair]
-    miou = comparison.difference("grounding", "mIoU")
+    scores = [read_score(run, "metrics").group("grounding").value("mIoU") for run in pair]
+    miou = comparison.difference("mIoU", "grounding")
     assert miou.official.value == pytest.approx(scores[0].official.value - scores[1].official.value)
     assert miou.strict.value == pytest.approx(scores[0].strict.value - scores[1].strict.value)
     assert miou.official.low <= miou.official.value <= miou.official.high
-    bleu = comparison.difference("seg_captioning", "BLEU4")
+    bleu = comparison.difference("BLEU4", "seg_captioning")
     assert bleu.official.value < 0 and bleu.official.clusters == 2
-    assert comparison.difference("captioning", "METEOR").official is None
-    assert compare_runs(*reversed(pair)).difference("grounding", "mIoU").official.value == -miou.official.value
+    assert comparison.difference("METEOR", "captioning").official is None
+    assert compare_runs(*reversed(pair)).difference("mIoU", "grounding").official.value == -miou.official.value
 
 
 def test_runs_that_were_not_scored_or_answered_other_sets_are_not_compared(pair, data, tmp_path):
@@ -242,9 +242,9 @@ def test_runs_that_were_not_scored_or_answered_other_sets_are_not_compared(pair,
 def test_a_metric_that_only_one_run_has_makes_no_difference(pair, java):
     java()
     score_run(pair[0])
-    assert compare_runs(*pair).difference("seg_captioning", "METEOR").official is None
+    assert compare_runs(*pair).difference("METEOR", "seg_captioning").official is None
     score_run(pair[1])
-    assert compare_runs(*pair).difference("seg_captioning", "METEOR").official is not None
+    assert compare_runs(*pair).difference("METEOR", "seg_captioning").official is not None
 
 
 def test_the_bootstrap_of_sums_is_that_of_ratios():

@@ -10,7 +10,7 @@ from vidtune.cli.main import run as vidtune
 from vidtune.errors import UserError
 from vidtune.evaluation.comparison import compare_runs
 from vidtune.evaluation.runs.official_log import import_log
-from vidtune.evaluation.score import score_run
+from vidtune.evaluation.scoring import score_run
 
 REPLIES = {"v1/grounding/0": "From 10 to 20.", "v1/seg_captioning/1": "He talks to a man."}
 
@@ -27,7 +27,7 @@ def ours(data, tmp_path):
 
 def test_our_own_log_scores_the_same_as_the_run_it_came_from(data, ours, tmp_path):
     run = import_log(ours / "log.jsonl", "world_events", data, tmp_path / "imported")
-    assert score_run(run.path).tasks == score_run(ours).tasks
+    assert score_run(run.path).groups == score_run(ours).groups
     assert all(one.official.value == 0 for one in compare_runs(ours, run.path).differences if one.official)
 
 
@@ -43,9 +43,9 @@ def test_the_last_of_several_answers_counts_and_missing_ones_lower_the_strict_va
     lines = (ours / "log.jsonl").read_text().splitlines(keepends=True)
     better = json.dumps({**json.loads(lines[1]), "answer": "From 00 to 20."}) + "\n"
     log.write_text("".join([*lines[:8], better]))
-    task = score_run(import_log(log, "world_events", data, tmp_path / "run").path).task("grounding")
-    assert (task.answered, task.unanswered) == (3, 3)
-    assert task.metric("R1@0.7").official.value == 100 and task.metric("R1@0.7").strict.value == 50
+    task = score_run(import_log(log, "world_events", data, tmp_path / "run").path).group("grounding")
+    assert (task.scored, task.unanswered) == (3, 3)
+    assert task.value("R1@0.7").official.value == 100 and task.value("R1@0.7").strict.value == 50
 
 
 @pytest.mark.parametrize(

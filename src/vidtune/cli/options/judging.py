@@ -9,7 +9,7 @@ import typer
 from vidtune.errors import UserError
 
 if TYPE_CHECKING:
-    from vidtune.evaluation.judges.base import Judge
+    from vidtune.evaluation.judges.base import Judge, JudgingSummary
 
 NO_JUDGE = "none"
 CACHE = "judge-replies.jsonl"
@@ -70,29 +70,33 @@ def judge_and_score(run_dir: Path, judge: "Judge") -> None:
     A run of a benchmark that metrics score is measured again instead, whoever the judge is.
     """
     from vidtune.cli.options.score_lines import print_score
-    from vidtune.evaluation.judging import estimate_run, judge_run
-    from vidtune.evaluation.measuring import measured_benchmark
     from vidtune.evaluation.runs.folder import RunFolder
-    from vidtune.evaluation.score import score_run
+    from vidtune.evaluation.score import METRICS
+    from vidtune.evaluation.scoring import score_collected, source_for
 
     run = RunFolder(run_dir)
-    if measured_benchmark(run.info.benchmark):
+    source = source_for(run, judge)
+    if source.name == METRICS:
         typer.echo(f"measuring {len(run.predictions())} answers", err=True)
-        print_score(score_run(run_dir))
-        return
-    estimate = estimate_run(run_dir, judge)
-    if estimate.calls:
-        tokens = estimate.prompt_tokens + estimate.completion_tokens
-        cost = _cost(estimate.cost)
-        typer.echo(f"judging with {judge.name}: {estimate.calls} requests, about {tokens} tokens{cost}")
-    summary = judge_run(run_dir, judge)
+    expected = source.expected()
+    if expected.calls:
+        tokens = expected.prompt_tokens + expected.completion_tokens
+        typer.echo(
+            f"judging with {source.name}: {expected.calls} requests, about {tokens} tokens{_cost(expected.cost)}"
+        )
+    collected = source.collect(progress=True)
+    if collected.summary is not None:
+        _say_what_it_took(collected.summary)
+    print_score(score_collected(run, source, collected))
+
+
+def _say_what_it_took(summary: "JudgingSummary") -> None:
     usage = summary.usage
     if usage.calls:
         tokens = usage.prompt_tokens + usage.completion_tokens
         typer.echo(f"judged: {usage.calls} requests, {tokens} tokens{_cost(usage.cost)}, {usage.cached} replies known")
     for reason, count in summary.reasons.items():
         typer.echo(f"unjudged: {count} answers: {reason}", err=True)
-    print_score(score_run(run_dir, judge.name))
 
 
 def _cost(cost: float | None) -> str:

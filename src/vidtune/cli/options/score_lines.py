@@ -1,74 +1,86 @@
 """How a score is printed."""
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
-    from vidtune.evaluation.measuring import MetricScore, Task
-    from vidtune.evaluation.score import AnyScore, RunScore, Scores
+    from vidtune.evaluation.score import NamedValue, Score, ScoreGroup
     from vidtune.evaluation.statistics import Estimate
 
 
-def print_score(score: "AnyScore") -> None:
-    """The numbers of a run with their intervals, and what is not in them."""
-    from vidtune.evaluation.measuring import MetricScore
-
-    if isinstance(score, MetricScore):
-        _print_metrics(score)
-    else:
-        _print_judged(score)
-
-
-def _print_judged(score: "RunScore") -> None:
-    """Accuracy and average score, overall and by question type."""
-    blind = ", blind (black frames)" if score.blind else ""
-    without = f", without {', '.join(score.without)}" if score.without else ""
-    typer.echo(f"{score.benchmark}{blind}{without}: judge {score.judge}, protocol {score.protocol_hash}")
-    overall = score.overall
-    typer.echo(f"  accuracy       {estimate_text(overall.accuracy)}  {overall.yes} of {overall.yes + overall.no} right")
-    typer.echo(f"  average score  {estimate_text(overall.average_score)}  of 5")
-    left_out = _left_out(overall, score.unanswered)
-    if left_out:
-        typer.echo(f"  not counted    {left_out}; with these as wrong: {estimate_text(overall.strict_accuracy)}")
-    for kind, scores in score.by_type.items():
-        typer.echo(f"  {kind:14} {estimate_text(scores.accuracy)}  {scores.yes} of {scores.yes + scores.no}")
-    if overall.reason:
-        typer.echo(f"  no accuracy: {overall.reason}")
-
-
-def _print_metrics(score: "MetricScore") -> None:
-    """Every metric by task, in percent, with the strict value where it is another one."""
-    blind = ", blind (black frames, silence)" if score.blind else ""
-    without = f", without {', '.join(score.without)}" if score.without else ""
-    typer.echo(f"{score.benchmark}{blind}{without}: metrics in %, protocol {score.protocol_hash}")
-    for task in score.tasks:
-        typer.echo(f"  {task.type}: {_coverage(task)}")
-        for metric in task.metrics:
-            if metric.name in score.left_out:
-                continue
-            strict = ""
-            if metric.official and metric.strict and metric.strict.value != metric.official.value:
-                strict = f"  strict {estimate_text(metric.strict)}"
-            typer.echo(f"    {metric.name:12} {estimate_text(metric.official)}{strict}")
+def print_score(score: "Score") -> None:
+    """Print the values of a run with their intervals, and what is not in them."""
+    typer.echo(_title(score))
+    if score.overall is not None:
+        for line in _overall_lines(score.overall, score.unanswered):
+            typer.echo(line)
+    for group in score.groups:
+        for line in _task_lines(group, score.left_out) if score.overall is None else _type_lines(group):
+            typer.echo(line)
+    if score.overall is not None and score.overall.reason:
+        typer.echo(f"  no accuracy: {score.overall.reason}")
     for reason, names in _by_reason(score).items():
         typer.echo(f"  left out: {', '.join(names)}: {reason}")
 
 
-def _coverage(task: "Task") -> str:
-    """For example ``38 of 40 answered, 8 videos; 2 without video``."""
-    counts = {
-        "without video": task.missing,
-        "failed": task.errors,
-        "not asked yet": task.unanswered,
-        "answers not of the form asked for": task.unread,
+def _title(score: "Score") -> str:
+    blind = f", blind ({'black frames, silence' if score.measured else 'black frames'})" if score.blind else ""
+    without = f", without {', '.join(score.without)}" if score.without else ""
+    by = "metrics in %" if score.measured else f"judge {score.judge}"
+    return f"{score.benchmark}{blind}{without}: {by}, protocol {score.protocol_hash}"
+
+
+def _overall_lines(group: "ScoreGroup", unanswered: int) -> Iterator[str]:
+    """Accuracy and average score over all questions, and what is not counted."""
+    accuracy, average = group.value("accuracy"), group.value("average_score")
+    yield f"  accuracy       {estimate_text(accuracy.official)}  {group.yes} of {group.yes + group.no} right"
+    yield f"  average score  {estimate_text(average.official)}  of 5"
+    left_out = {
+        "without video": group.missing,
+        "failed": group.errors,
+        "unjudged": group.unjudged,
+        "not asked yet": unanswered,
     }
-    notes = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f"{task.answered} of {task.questions} answered, {task.videos} videos{'; ' if notes else ''}{notes}"
+    if any(left_out.values()):
+        yield f"  not counted    {_counts(left_out)}; with these as wrong: {estimate_text(accuracy.strict)}"
 
 
-def _by_reason(score: "MetricScore") -> dict[str, list[str]]:
-    """Metrics that could not be computed, by why."""
+def _type_lines(group: "ScoreGroup") -> Iterator[str]:
+    """The accuracy of one question type."""
+    accuracy = group.value("accuracy").official
+    yield f"  {group.type:14} {estimate_text(accuracy)}  {group.yes} of {group.yes + group.no}"
+
+
+def _task_lines(group: "ScoreGroup", without: Mapping[str, str]) -> Iterator[str]:
+    """The values of a question type that has metrics of its own, with the strict value where it differs."""
+    left_out = {
+        "without video": group.missing,
+        "failed": group.errors,
+        "not asked yet": group.unanswered,
+        "answers not of the form asked for": group.unread,
+    }
+    notes = _counts(left_out)
+    coverage = f"{group.scored} of {group.questions} answered, {group.videos} videos"
+    yield f"  {group.type}: {coverage}{'; ' if notes else ''}{notes}"
+    for value in group.values:
+        if value.name not in without:
+            yield f"    {value.name:12} {estimate_text(value.official)}{_strict(value)}"
+
+
+def _strict(value: "NamedValue") -> str:
+    if not (value.official and value.strict and value.strict.value != value.official.value):
+        return ""
+    return f"  strict {estimate_text(value.strict)}"
+
+
+def _counts(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in numbers.items() if count)
+
+
+def _by_reason(score: "Score") -> dict[str, list[str]]:
+    """Reason -> metrics that could not be computed because of it."""
     names: dict[str, list[str]] = {}
     for name, reason in score.left_out.items():
         names.setdefault(reason, []).append(name)
@@ -82,13 +94,3 @@ def estimate_text(estimate: "Estimate | None") -> str:
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.2f} [one video: no interval]"
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
-
-
-def _left_out(scores: "Scores", unanswered: int) -> str:
-    counts = {
-        "without video": scores.missing,
-        "failed": scores.errors,
-        "unjudged": scores.unjudged,
-        "not asked yet": unanswered,
-    }
-    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)

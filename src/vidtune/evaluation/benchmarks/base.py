@@ -8,14 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.test_set_files import feature_files
 from vidtune.evaluation.protocol import Protocol
-
-if TYPE_CHECKING:
-    from vidtune.evaluation.runs.folder import Prediction
+from vidtune.evaluation.runs.prediction import Prediction
 
 OFFICIAL_FIELDS = ("id", "question", "answer", "pred")
 
@@ -82,6 +80,7 @@ class Benchmark(ABC):
 
     Args:
         official_file: name of the file with the answers in the form that the published scripts read.
+        metrics: what is computed from the answers, in the order in which it is shown; empty: a judge scores them.
         system_rules: name of a system -> changes to the protocol with which that system was published.
     """
 
@@ -113,7 +112,7 @@ class Benchmark(ABC):
         )
 
     def official_records(
-        self, predictions: "Sequence[Prediction]", references: Mapping[int, Mapping[str, Any]]
+        self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]]
     ) -> Iterator[dict[str, Any]]:
         """The answered questions as the published scripts record them.
 

@@ -2,19 +2,16 @@
 
 What is compared with is the ``reference`` of each question. A run keeps it, so that stored answers can be measured
 again, with another metric or where a program was missing before.
-
-Legend: Q questions, S sums that a value is made of.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from vidtune.evaluation.benchmarks.base import Benchmark
-from vidtune.evaluation.metrics.base import TaskValues, mean_of_sums
+from vidtune.evaluation.metrics.base import TaskValues
+from vidtune.evaluation.outcome import Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +28,6 @@ class Item:
     type: str
     reference: Mapping[str, Any]
     pred: str | None
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One number that a benchmark reports, times 100.
-
-    Args:
-        name: as it is published, and as the scores of `MeasuredBenchmark.measure` call it.
-        type: the question type it is measured on.
-        highest: the largest value there can be, before it is multiplied.
-        of_one: what the value of a single answer is called; None where that says little.
-        from_sums: (..., S) -> (...) the value behind sums over questions.
-    """
-
-    name: str
-    type: str
-    highest: float = 1.0
-    of_one: str | None = None
-    from_sums: Callable[[np.ndarray], np.ndarray] = mean_of_sums
 
 
 @dataclass(frozen=True)

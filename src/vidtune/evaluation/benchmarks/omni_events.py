@@ -12,11 +12,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Question, QuestionSet
-from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark, Metric
+from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
 from vidtune.evaluation.benchmarks.test_set_files import locate_video, read_annotations
 from vidtune.evaluation.metrics.base import CaptionMetric, TaskValues
 from vidtune.evaluation.metrics.bleu import bleu4
@@ -25,11 +25,10 @@ from vidtune.evaluation.metrics.grounding import interval_iou, parse_interval, s
 from vidtune.evaluation.metrics.meteor import Meteor, meteor_of_sums, meteor_problem
 from vidtune.evaluation.metrics.segment_captions import score_segment_captions
 from vidtune.evaluation.metrics.tokenizer import TokenizerName
+from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
+from vidtune.evaluation.runs.prediction import Prediction
 from vidtune.processing.times import time_rule
-
-if TYPE_CHECKING:
-    from vidtune.evaluation.runs.folder import Prediction
 
 CAPTIONING, GROUNDING, SEG_CAPTIONING = "captioning", "grounding", "seg_captioning"
 LOOKUP = FileLookup(folder="videos", extensions=(".mp4", ".avi", ".mov", ".mkv", ".webm"))
@@ -38,7 +37,7 @@ METEOR_METRICS = ("SODA_c", "METEOR")
 CIDER_HIGHEST = 10.0
 METRICS = (
     Metric("SODA_c", CAPTIONING, of_one="SODA_c"),
-    Metric("CIDEr", CAPTIONING, CIDER_HIGHEST, of_one="CIDEr"),
+    Metric("CIDEr", CAPTIONING, highest=CIDER_HIGHEST, of_one="CIDEr"),
     Metric("METEOR", CAPTIONING),
     Metric("mIoU", GROUNDING, of_one="IoU"),
     Metric("R1@0.3", GROUNDING),
@@ -47,7 +46,7 @@ METRICS = (
     Metric("BLEU4", SEG_CAPTIONING, from_sums=bleu4([["a"]], ["a"]).from_sums),
     Metric("METEOR", SEG_CAPTIONING, of_one="METEOR", from_sums=meteor_of_sums),
     Metric("Rouge", SEG_CAPTIONING, of_one="Rouge"),
-    Metric("CIDEr", SEG_CAPTIONING, CIDER_HIGHEST, of_one="CIDEr"),
+    Metric("CIDEr", SEG_CAPTIONING, highest=CIDER_HIGHEST, of_one="CIDEr"),
 )
 
 
@@ -173,7 +172,7 @@ class OmniEvents(MeasuredBenchmark):
         return Measured(official, strict)
 
     def official_records(
-        self, predictions: "Sequence[Prediction]", references: Mapping[int, Mapping[str, Any]]
+        self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]]
     ) -> Iterator[dict[str, Any]]:
         """The answered questions as the published script logs them."""
         for prediction in predictions:

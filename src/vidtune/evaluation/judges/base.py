@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,26 @@ class ExpectedUsage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float | None = None
+
+
+@dataclass(frozen=True)
+class JudgingSummary:
+    """What one judging pass did.
+
+    Args:
+        judge: the judge's name.
+        items: answers that have a judgement or were asked for one.
+        reused: judgements of this judge that were stored before.
+        unjudged: answers without a judgement after all attempts.
+        reasons: why, and how often.
+    """
+
+    judge: str
+    items: int
+    reused: int
+    unjudged: int
+    reasons: Mapping[str, int]
+    usage: Usage
 
 
 class Judge(ABC):

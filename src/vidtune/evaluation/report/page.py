@@ -13,11 +13,14 @@ from typing import Any
 from vidtune import __version__
 from vidtune.errors import MediaError, UserError
 from vidtune.evaluation.benchmarks import list_benchmarks
-from vidtune.evaluation.comparison import Comparison, MetricComparison, compare_runs
-from vidtune.evaluation.measuring import METRICS, MetricScore, measured_benchmark, measurements_of
+from vidtune.evaluation.comparison import Comparison, compare_runs
+from vidtune.evaluation.outcome import Outcome
 from vidtune.evaluation.report.frame_strip import frame_strip
-from vidtune.evaluation.runs.folder import Prediction, RunFolder
-from vidtune.evaluation.score import AnyScore, RunScore, outcomes_of, read_score
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.prediction import Prediction
+from vidtune.evaluation.score import METRICS, Score
+from vidtune.evaluation.score_file import read_score
+from vidtune.evaluation.scoring import source_for
 from vidtune.machine.files import write_text_atomically
 
 TEMPLATE = "report.html"
@@ -29,7 +32,7 @@ class Reply:
 
     Args:
         verdict: right, wrong, unclear (the judge said neither), unjudged, error, or absent; measured where metrics
-            stand in the place of a judge.
+            take the place of a judge.
         values: metric -> its value for this answer, in percent.
     """
 
@@ -69,23 +72,25 @@ class SampleVideo:
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Runs that were asked the same questions; everything that can be compared.
 
     Args:
-        scores, main_scores: of all judges, and of the one whose verdicts are shown; ``main_scores`` is empty where
-            metrics stand in its place.
-        metric_scores: one per run, where metrics do.
+        judge: name of the judge whose verdicts are shown, or "metrics".
+        measured: metrics take the place of a judge.
+        runs, labels, main_scores: the runs that this judge has scored, their names on the page and their scores.
+        scores: (label, score) of every run by every judge.
+        types: question types of ``main_scores``.
     """
 
     title: str
     judge: str
+    measured: bool
     runs: tuple[RunFolder, ...]
     labels: tuple[str, ...]
-    scores: tuple[tuple[str, AnyScore], ...]
-    main_scores: tuple[RunScore, ...]
-    metric_scores: tuple[MetricScore, ...]
-    comparisons: tuple[tuple[str, str, Comparison | MetricComparison], ...]
+    scores: tuple[tuple[str, Score], ...]
+    main_scores: tuple[Score, ...]
+    comparisons: tuple[tuple[str, str, Comparison], ...]
     types: tuple[str, ...]
     problems: tuple[tuple[str, str, str], ...]
     videos: tuple[SampleVideo, ...]
@@ -123,7 +128,7 @@ def build_report(
         raise UserError("a report needs at least one run folder")
     folders = [RunFolder(path) for path in runs]
     for run in folders:
-        wanted = METRICS if measured_benchmark(run.info.benchmark) else judge
+        wanted = METRICS if METRICS in run.judges() else judge
         if not run.judges() or (wanted is not None and wanted not in run.judges()):
             raise UserError(f"{run.path}: not scored by {wanted or 'any judge'}; judge the run first")
     labels = _labels([run.path for run in folders])
@@ -142,38 +147,38 @@ def build_report(
     return Path(out)
 
 
-def _group(runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None, max_samples: int, frames: int) -> Group:
+def _group(
+    runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None, max_samples: int, frames: int
+) -> RunGroup:
     name = runs[0].info.benchmark
-    measured = measured_benchmark(name) is not None
+    measured = METRICS in runs[0].judges()
     judge = METRICS if measured else judge or _common_judge(runs)
     judged = [(run, label) for run, label in zip(runs, labels, strict=True) if judge in run.judges()]
-    replies = [_measured_replies(run) if measured else _judged_replies(run, judge) for run, _ in judged]
-    main_scores = [read_score(run.path, judge) for run, _ in judged]
+    main_scores = tuple(read_score(run.path, judge) for run, _ in judged)
     asked = {prediction.index: prediction for run, _ in judged for prediction in run.predictions()}
     titles = {benchmark.name: benchmark.title for benchmark in list_benchmarks()}
-    return Group(
+    return RunGroup(
         title=titles.get(name, name),
         judge=judge,
+        measured=measured,
         runs=tuple(run for run, _ in judged),
         labels=tuple(label for _, label in judged),
         scores=tuple(
             (label, read_score(run.path, one)) for run, label in zip(runs, labels, strict=True) for one in run.judges()
         ),
-        main_scores=tuple(score for score in main_scores if isinstance(score, RunScore)),
-        metric_scores=tuple(score for score in main_scores if isinstance(score, MetricScore)),
+        main_scores=main_scores,
         comparisons=tuple(_comparisons(judged, judge)),
         types=_types(main_scores),
         problems=tuple(_problems(judged)),
-        videos=tuple(_samples(judged[0][0], asked, replies, max_samples, frames)),
+        videos=tuple(_samples(judged[0][0], asked, [_replies(run, judge) for run, _ in judged], max_samples, frames)),
         total_questions=len(asked),
     )
 
 
-def _types(scores: Sequence[AnyScore]) -> tuple[str, ...]:
-    """Question types: by name where a judge scores them, in the order of the tasks where metrics do."""
-    judged = sorted({kind for score in scores if isinstance(score, RunScore) for kind in score.by_type})
-    tasks = [task.type for score in scores if isinstance(score, MetricScore) for task in score.tasks]
-    return tuple(dict.fromkeys([*judged, *tasks]))
+def _types(scores: Sequence[Score]) -> tuple[str, ...]:
+    """Question types with values: by name where all have the same metrics, otherwise in the order of the scores."""
+    types = dict.fromkeys(group.type for score in scores for group in score.groups if group.type is not None)
+    return tuple(sorted(types) if any(score.overall for score in scores) else types)
 
 
 def _common_judge(runs: Sequence[RunFolder]) -> str:
@@ -182,9 +187,7 @@ def _common_judge(runs: Sequence[RunFolder]) -> str:
     return min(set(names), key=lambda name: (-names.count(name), name.startswith("rules-"), name))
 
 
-def _comparisons(
-    judged: Sequence[tuple[RunFolder, str]], judge: str
-) -> Iterable[tuple[str, str, Comparison | MetricComparison]]:
+def _comparisons(judged: Sequence[tuple[RunFolder, str]], judge: str) -> Iterable[tuple[str, str, Comparison]]:
     """Every whole run against its own blind run and ablations, and the first run against every other whole one."""
     whole = [entry for entry in judged if not _is_reduced(entry[0])]
     for run, label in whole:
@@ -247,34 +250,18 @@ def _samples(
         )
 
 
-def _judged_replies(run: RunFolder, judge: str) -> dict[int, Reply]:
-    """Replies of a run with the verdict of a judge, by question index."""
-    outcomes = {outcome.index: outcome for outcome in outcomes_of(run, judge)[0]}
-    replies = {}
-    for prediction in run.predictions():
-        outcome = outcomes.get(prediction.index)
-        if prediction.error is not None:
-            reply = Reply("", "error", error=prediction.error)
-        elif outcome is None or outcome.status != "judged":
-            reply = Reply(prediction.pred, "unjudged")
-        else:
-            verdict = {True: "right", False: "wrong", None: "unclear"}[outcome.verdict.correct]
-            reply = Reply(prediction.pred, verdict, outcome.verdict.score)
-        replies[prediction.index] = reply
-    return replies
+def _replies(run: RunFolder, judge: str) -> dict[int, Reply]:
+    """Replies of a run with the verdict or the values of each, by question index."""
+    outcomes = {outcome.index: outcome for outcome in source_for(run, judge).stored()}
+    return {one.index: _reply(one, outcomes.get(one.index)) for one in run.predictions()}
 
 
-def _measured_replies(run: RunFolder) -> dict[int, Reply]:
-    """Replies of a run with what metrics say of each, by question index."""
-    measurements = measurements_of(run)
-    replies = {}
-    for prediction in run.predictions():
-        known = measurements.get(prediction.index)
-        if prediction.error is not None:
-            replies[prediction.index] = Reply("", "error", error=prediction.error)
-        else:
-            replies[prediction.index] = Reply(prediction.pred, "measured", values=known.values if known else {})
-    return replies
+def _reply(prediction: Prediction, outcome: Outcome | None) -> Reply:
+    if prediction.error is not None:
+        return Reply("", "error", error=prediction.error)
+    if outcome is None or outcome.verdict is None:
+        return Reply(prediction.pred, "unjudged")
+    return Reply(prediction.pred, outcome.verdict, outcome.points, values=outcome.values)
 
 
 def _strip(folder: Path, file: str | None, frames: int) -> tuple[str | None, str | None]:

@@ -17,7 +17,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.benchmarks.base import Question, QuestionSet
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.runs.identity import CheckpointIdentity
+from vidtune.evaluation.runs.prediction import Prediction, read_prediction
 from vidtune.machine.files import read_object, write_text_atomically
 from vidtune.machine.records import read_records
 
@@ -73,33 +73,6 @@ class RunInfo(BaseModel):
     @property
     def benchmark(self) -> str:
         return self.protocol.benchmark
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One line of ``predictions.jsonl``.
-
-    Args:
-        pred: the answer after post-processing; empty when there was an error or when the model said nothing.
-        file: video below the folder of the test set.
-        finish_reason: why generation ended.
-        error: why the question could not be asked (unreadable video, too long); None when it was.
-    """
-
-    id: str
-    question: str
-    answer: str | int | float
-    pred: str
-    index: int
-    video: str
-    file: str | None = None
-    type: str | None = None
-    finish_reason: str | None = None
-    error: str | None = None
-
-    def record(self) -> dict[str, Any]:
-        """The line as a mapping. Fields that are None are left out: the official judge evaluates lines as Python."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 class RunFolder:
@@ -151,7 +124,7 @@ class RunFolder:
         latest: dict[int, Prediction] = {}
         for file in sorted(self.path.glob("predictions*.jsonl")):
             for record in read_records(file):
-                prediction = _parse_prediction(file, record)
+                prediction = read_prediction(file, record)
                 known = latest.get(prediction.index)
                 if known is None or known.error is not None or prediction.error is None:
                     latest[prediction.index] = prediction
@@ -248,12 +221,3 @@ def data_identity(questions: QuestionSet) -> DataIdentity:
 
 def _folders(data: DataIdentity) -> str:
     return ", ".join(f"{stream} from {folder}" for stream, folder in sorted(data.features.items())) or "none"
-
-
-def _parse_prediction(file: Path, record: dict[str, Any]) -> Prediction:
-    known = Prediction.__dataclass_fields__
-    try:
-        return Prediction(**{key: value for key, value in record.items() if key in known})
-    except TypeError:
-        absent = [name for name in ("id", "question", "answer", "pred", "index", "video") if name not in record]
-        raise UserError(f"{file}: a record ({record.get('id')!r}) has no {', '.join(absent)}") from None

@@ -1,0 +1,159 @@
+"""What a score is made of: metrics, the outcome of every question, and the sources that outcomes come from.
+
+A judge and a program that measures answers differ only in where the outcomes come from (`ScoreSource`). Everything
+after that is the same for both: values with intervals (`scoring`), paired differences (`comparison`), the report.
+
+Legend: Q questions, S sums that a value is computed from.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from vidtune.evaluation.judges.base import ExpectedUsage, JudgingSummary
+from vidtune.evaluation.metrics.base import mean_of_sums
+from vidtune.evaluation.statistics import Estimate, difference_of_sums, of_sums, ratio
+
+Status = Literal["scored", "unjudged", "missing", "error", "unanswered"]
+Difference = Callable[
+    [np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray], Sequence[str]],
+    Estimate | None,
+]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that a score reports.
+
+    Args:
+        name: name of the number, as it is published.
+        type: type of the questions that it is computed on; None: all questions, and also each type separately.
+        highest: largest possible value, before scaling.
+        scale: factor of the reported value; 100 for percent.
+        of_one: name of the value of a single answer; None: it is not shown.
+        from_sums: (..., S) -> (...) computes the value from sums over questions.
+        right_or_wrong: the value of one answer is 1 (right) or 0 (wrong).
+        difference: computes the difference between two runs over paired questions.
+    """
+
+    name: str
+    type: str | None
+    highest: float = 1.0
+    scale: float = 100.0
+    of_one: str | None = None
+    from_sums: Callable[[np.ndarray], np.ndarray] = mean_of_sums
+    right_or_wrong: bool = False
+    difference: Difference = difference_of_sums
+
+    def estimate(self, rows: np.ndarray, videos: Sequence[str]) -> Estimate | None:
+        """The scaled value with its interval; None without rows. Shape: (Q, S), (Q,)"""
+        if self.from_sums is not mean_of_sums:
+            found = of_sums(rows, self.from_sums, videos)
+        else:
+            tops, bottoms = rows.reshape(-1, 2).T.tolist()
+            found = ratio(tops, bottoms, videos, bounds=(0.0, self.highest))
+        return found and found.scaled(self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Outcome of one question.
+
+    Args:
+        status: "scored" when the answer counts in the official values; otherwise the reason why it does not.
+        official: metric -> (S,) sums that this question adds to the official value; absent when it adds nothing.
+        strict: metric -> (S,) sums that this question adds to the strict value.
+        empty: the model gave an empty answer.
+        unread: nothing in the requested form could be read in the answer.
+        verdict: "right", "wrong" or "unclear" (the judge said neither); "measured" where metrics take the place of a
+            judge; None: not scored.
+        points: score given by the judge, 0 to 5.
+        values: name -> value of this answer alone, scaled; only what a report shows.
+    """
+
+    index: int
+    video: str
+    type: str | None
+    status: Status
+    official: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    strict: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    empty: bool = False
+    unread: bool = False
+    verdict: str | None = None
+    points: int | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
+
+    def sums(self, strict: bool) -> Mapping[str, Sequence[float]]:
+        """Metric -> (S,) sums of the strict or of the official value."""
+        return self.strict if strict else self.official
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Outcomes of one run, from one source.
+
+    Args:
+        outcomes: in the order of the test set.
+        identity: everything that can change a value, as JSON values: the judge, or the programs that measure.
+        unanswered: number of questions of the run that were not asked yet.
+        duplicates: number of questions left out because their id comes again later in the test set.
+        left_out: metric -> reason why it could not be computed here.
+        summary: what the judge did now; None when no judge was asked.
+    """
+
+    outcomes: list[Outcome]
+    identity: Mapping[str, Any]
+    unanswered: int = 0
+    duplicates: int = 0
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    summary: JudgingSummary | None = None
+
+
+class ScoreSource(ABC):
+    """Where the outcomes of one run come from.
+
+    Args:
+        name: name of the source in scores and of the score file: a judge's name, or "metrics".
+        metrics: what is computed, in the order in which it is shown.
+    """
+
+    name: str
+    metrics: tuple[Metric, ...]
+
+    @abstractmethod
+    def collect(self, progress: bool) -> Collected:
+        """Judge or measure what has to be, store it with the run, and return all outcomes.
+
+        Raises:
+            UserError: no question was asked yet, or the answers cannot be judged or measured.
+        """
+
+    def expected(self) -> ExpectedUsage:
+        """What `collect` will take from a judge; asks nobody."""
+        return ExpectedUsage()
+
+    @abstractmethod
+    def stored(self) -> list[Outcome]:
+        """Outcomes from what was stored before, in the order of the test set; asks and computes nothing.
+
+        Raises:
+            UserError: nothing was stored by this source.
+        """
+
+    @abstractmethod
+    def no_value(self, metric: Metric, outcomes: Sequence[Outcome]) -> str | None:
+        """The reason why a metric has no value over these questions."""
+
+
+def rows_of(outcomes: Sequence[Outcome], metric: Metric, strict: bool) -> tuple[np.ndarray, list[str]]:
+    """The sums that these questions add to a metric, and their videos. Shape: (Q, S), (Q,)"""
+    rows, videos = [], []
+    for outcome in outcomes:
+        row = outcome.sums(strict).get(metric.name)
+        if row is not None and metric.type in (None, outcome.type):
+            rows.append(row)
+            videos.append(outcome.video)
+    return np.array(rows, dtype=np.float64), videos

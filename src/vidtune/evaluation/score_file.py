@@ -1,0 +1,131 @@
+"""Files of scores, ``scores/<judge>.json``: the layout in which a `Score` is stored.
+
+A score over all questions is stored as ``overall`` and ``by_type``, each with flat values (``accuracy``,
+``strict_accuracy``, ...). A score whose question types have metrics of their own is stored as ``tasks``, each with a
+list of ``metrics``. Both layouts are those of the first version of this package.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vidtune.evaluation.score import METRICS, NamedValue, Score, ScoreGroup
+from vidtune.machine.files import read_object, write_json_atomically
+
+_TOTAL_COUNTS = {"questions": "questions", "videos": "videos", "judged": "scored", "yes": "yes", "no": "no"}
+_TOTAL_COUNTS |= {name: name for name in ("unjudged", "missing", "errors", "empty")}
+_TASK_COUNTS = {"questions": "questions", "answered": "scored", "missing": "missing", "errors": "errors"}
+_TASK_COUNTS |= {name: name for name in ("unanswered", "empty", "unread", "videos")}
+_STRICT = "strict_"
+
+
+def score_path(run: Path, judge: str) -> Path:
+    """Path of the score file of a judge, or of "metrics"."""
+    return run / "scores" / f"{judge}.json"
+
+
+def write_score(run: Path, score: Score) -> None:
+    """Store a score in the folder of its run."""
+    write_json_atomically(score_path(run, score.judge), score_record(score))
+
+
+def read_score(run: Path, judge: str) -> Score:
+    """Read a stored score.
+
+    Raises:
+        UserError: no such file, or not valid JSON.
+    """
+    return score_of(read_object(score_path(Path(run), judge)))
+
+
+def score_record(score: Score) -> dict[str, Any]:
+    """The score as the JSON object that is stored."""
+    header: dict[str, Any] = {"benchmark": score.benchmark, "blind": score.blind}
+    if score.without or score.overall is None:
+        header["without"] = list(score.without)
+    header |= {
+        "protocol_hash": score.protocol_hash,
+        "checkpoint": score.checkpoint.model_dump(mode="json"),
+        "system": score.system,
+        "judge": score.judge,
+    }
+    if score.overall is None:
+        return header | {
+            "measuring": score.identity,
+            "intervals": score.intervals,
+            "coverage": score.coverage,
+            "left_out": score.left_out,
+            "tasks": [_task_record(group) for group in score.groups],
+        }
+    return header | {
+        "judge_identity": score.identity,
+        "intervals": score.intervals,
+        "unanswered": score.unanswered,
+        "duplicates": score.duplicates,
+        "overall": _total_record(score.overall),
+        "by_type": {group.type: _total_record(group) for group in score.groups},
+    }
+
+
+def score_of(record: Mapping[str, Any]) -> Score:
+    """The score that a stored JSON object holds."""
+    common = {name: record[name] for name in ("benchmark", "blind", "protocol_hash", "checkpoint", "system")}
+    common["without"] = record.get("without", ())
+    if "intervals" in record:
+        common["intervals"] = record["intervals"]
+    if "tasks" in record:
+        groups = tuple(_task_of(task) for task in record["tasks"])
+        return Score(
+            **common,
+            judge=record.get("judge", METRICS),
+            identity=record["measuring"],
+            left_out=record["left_out"],
+            unanswered=sum(group.unanswered for group in groups),
+            overall=None,
+            groups=groups,
+        )
+    return Score(
+        **common,
+        judge=record["judge"],
+        identity=record["judge_identity"],
+        unanswered=record["unanswered"],
+        duplicates=record["duplicates"],
+        overall=_total_of(record["overall"], None),
+        groups=tuple(_total_of(part, kind) for kind, part in record["by_type"].items()),
+    )
+
+
+def _total_record(group: ScoreGroup) -> dict[str, Any]:
+    record = {theirs: getattr(group, ours) for theirs, ours in _TOTAL_COUNTS.items()}
+    dumped = [value.model_dump(mode="json") for value in group.values]
+    record |= {value["name"]: value["official"] for value in dumped}
+    record |= {_STRICT + value["name"]: value["strict"] for value in dumped}
+    return record | {"reason": group.reason}
+
+
+def _total_of(record: Mapping[str, Any], kind: str | None) -> ScoreGroup:
+    names = [key for key in record if key not in _TOTAL_COUNTS and _STRICT + key in record]
+    values = [
+        NamedValue(
+            name=name,
+            official=record[name],
+            strict=record[_STRICT + name],
+            reason=record.get("reason") if number == 0 else None,
+        )
+        for number, name in enumerate(names)
+    ]
+    counts = {ours: record[theirs] for theirs, ours in _TOTAL_COUNTS.items()}
+    return ScoreGroup(type=kind, **counts, values=tuple(values))
+
+
+def _task_record(group: ScoreGroup) -> dict[str, Any]:
+    return {
+        "type": group.type,
+        **{theirs: getattr(group, ours) for theirs, ours in _TASK_COUNTS.items()},
+        "metrics": [value.model_dump(mode="json") for value in group.values],
+    }
+
+
+def _task_of(record: Mapping[str, Any]) -> ScoreGroup:
+    counts = {ours: record[theirs] for theirs, ours in _TASK_COUNTS.items()}
+    return ScoreGroup(type=record["type"], **counts, values=tuple(record["metrics"]))
