@@ -18,7 +18,6 @@ from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.judges.base import JudgeItem
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
 from vidtune.evaluation.judges.replies import aggregate
-from vidtune.evaluation.judging import judge_items
 from vidtune.evaluation.metrics.bleu import bleu
 from vidtune.evaluation.metrics.cider import cider
 from vidtune.evaluation.metrics.dense_captions import (
@@ -34,8 +33,9 @@ from vidtune.evaluation.metrics.segment_captions import score_segment_captions
 from vidtune.evaluation.metrics.soda import TimedSentence, best_matching, event_iou, soda_c
 from vidtune.evaluation.metrics.tokenizer import tokenize, tokenizer_problem
 from vidtune.evaluation.predict import predict
+from vidtune.evaluation.question import Prediction
+from vidtune.evaluation.runs.judgements import judge_items
 from vidtune.evaluation.runs.official_results import combine, import_official_results
-from vidtune.evaluation.runs.prediction import Prediction
 from vidtune.generation.settings import Answer, Request
 from vidtune.systems import get_system
 

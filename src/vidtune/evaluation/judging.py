@@ -1,23 +1,26 @@
-"""Judge the stored predictions of a run: a separate pass that can be repeated with any judge, and resumed.
+"""Judge the stored predictions of a run: a separate pass that can be repeated with any judge, and resumed."""
 
-``judgements/<judge>.jsonl`` gets one line per judged id; ``judgements/<judge>.judge.json`` says who that judge is.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges import DEFAULT_JUDGE, get_judge
-from vidtune.evaluation.judges.base import ExpectedUsage, Judge, JudgeItem, Judgement, JudgingSummary
+from vidtune.evaluation.judges.base import ExpectedUsage, Judge, Judgement, JudgingSummary
 from vidtune.evaluation.judges.replies import Verdict, read_verdict
 from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource, Status
+from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.runs.prediction import Prediction
+from vidtune.evaluation.runs.judgements import (
+    judge_identity,
+    judge_items,
+    judgement_record,
+    judgements_file,
+    judgements_of,
+    require_identity,
+)
 from vidtune.evaluation.statistics import difference_of_means
-from vidtune.machine.files import read_object, write_json_atomically
 from vidtune.machine.progress import ProgressDisplay
-from vidtune.machine.records import RecordWriter, read_records
+from vidtune.machine.records import RecordWriter
 
 HIGHEST_SCORE = 5.0
 ACCURACY = Metric("accuracy", None, scale=1.0, right_or_wrong=True, difference=difference_of_means)
@@ -144,8 +147,8 @@ def judge_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
     judge = get_judge(judge) if isinstance(judge, str) else judge
     run = RunFolder(run_dir)
     items = judge_items(run.predictions())
-    _require_same_judge(run, judge)
-    with RecordWriter(_judgements_file(run, judge.name)) as records:
+    require_identity(run, judge.name, judge.identity)
+    with RecordWriter(judgements_file(run, judge.name)) as records:
         known = judgements_of(run, judge.name)
         pending = [item for item in items if item.id not in known or known[item.id].error is not None]
         reasons: dict[str, int] = {}
@@ -154,7 +157,7 @@ def judge_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
             display.start(task, len(pending))
 
             def store(judgement: Judgement) -> None:
-                records.append(_record(judgement))
+                records.append(judgement_record(judgement))
                 if judgement.error is not None:
                     reasons[judgement.error] = reasons.get(judgement.error, 0) + 1
                 display.advance(task)
@@ -176,85 +179,3 @@ def estimate_run(run_dir: Path, judge: Judge) -> ExpectedUsage:
     known = judgements_of(run, judge.name)
     items = judge_items(run.predictions())
     return judge.estimate([item for item in items if item.id not in known or known[item.id].error is not None])
-
-
-def judge_items(predictions: Sequence[Prediction]) -> list[JudgeItem]:
-    """What is judged: one item per official id; of repeated ids the last text counts, as in the published scripts."""
-    latest = {
-        prediction.id: JudgeItem(prediction.id, prediction.question, str(prediction.answer), prediction.pred)
-        for prediction in predictions
-        if prediction.error is None
-    }
-    return list(latest.values())
-
-
-def judgements_of(run: RunFolder, judge: str) -> dict[str, Judgement]:
-    """Stored judgements by id, of the texts as they are now; a judgement of another text does not count."""
-    items = {item.id: item for item in judge_items(run.predictions())}
-    found: dict[str, Judgement] = {}
-    for record in read_records(_judgements_file(run, judge)):
-        item = items.get(record.get("id", ""))
-        texts = (record.get("question"), record.get("answer"), record.get("pred"))
-        if item is None or texts != (item.question, item.answer, item.pred):
-            continue
-        judgement = Judgement(item, record.get("judgement"), record.get("error"), record.get("attempts", 0))
-        if judgement.error is None or item.id not in found or found[item.id].error is not None:
-            found[item.id] = judgement
-    return found
-
-
-def judge_identity(run: RunFolder, judge: str) -> dict[str, Any]:
-    """Who the judge of this name is; raises UserError when it has judged nothing here."""
-    path = _identity_file(run, judge)
-    if not path.exists():
-        there = sorted(file.name.removesuffix(".judge.json") for file in path.parent.glob("*.judge.json"))
-        known = f"there are {', '.join(there)}" if there else "nothing was judged yet"
-        raise UserError(f"{run.path}: no judgements by {judge!r}; {known}")
-    return read_object(path)
-
-
-def store_judgements(run_dir: Path, name: str, identity: Mapping[str, Any], judgements: Mapping[str, Any]) -> int:
-    """Take over judgements made elsewhere, by id; those of ids that the run has not answered are left out.
-
-    Returns:
-        How many were stored.
-    """
-    run = RunFolder(run_dir)
-    _require_identity(run, name, dict(identity))
-    with RecordWriter(_judgements_file(run, name)) as records:
-        known = judgements_of(run, name)
-        new = [
-            Judgement(item, judgements[item.id])
-            for item in judge_items(run.predictions())
-            if item.id in judgements and item.id not in known
-        ]
-        for judgement in new:
-            records.append(_record(judgement))
-    return len(new)
-
-
-def _record(judgement: Judgement) -> dict[str, Any]:
-    item = judgement.item
-    record = {"id": item.id, "question": item.question, "answer": item.answer, "pred": item.pred}
-    outcome = {"judgement": judgement.value} if judgement.error is None else {"error": judgement.error}
-    return record | outcome | {"attempts": judgement.attempts}
-
-
-def _require_same_judge(run: RunFolder, judge: Judge) -> None:
-    _require_identity(run, judge.name, judge.identity)
-
-
-def _require_identity(run: RunFolder, name: str, identity: dict[str, Any]) -> None:
-    path = _identity_file(run, name)
-    if path.exists() and read_object(path) != identity:
-        raise UserError(f"{path}: another judge already has the name {name!r}; give this one another name")
-    if not path.exists():
-        write_json_atomically(path, identity)
-
-
-def _judgements_file(run: RunFolder, judge: str) -> Path:
-    return run.path / "judgements" / f"{judge}.jsonl"
-
-
-def _identity_file(run: RunFolder, judge: str) -> Path:
-    return run.path / "judgements" / f"{judge}.judge.json"

@@ -16,12 +16,11 @@ from typing import Protocol as Interface
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks import get_benchmark
-from vidtune.evaluation.benchmarks.base import Question, QuestionSet, chunk
 from vidtune.evaluation.checkpoint import LoadedCheckpoint, engine_for, open_checkpoint, protocol_for
 from vidtune.evaluation.protocol import Protocol
+from vidtune.evaluation.question import Prediction, Question, QuestionSet, chunk, prediction_of, question_text
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
 from vidtune.evaluation.runs.identity import CheckpointIdentity, software_versions
-from vidtune.evaluation.runs.prediction import Prediction
 from vidtune.generation.settings import Answer, Request
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter
@@ -218,7 +217,7 @@ def _ask(engine: Engine, questions: Sequence[Question], protocol: Protocol, fold
         Request(
             id=request,
             media=(_media(question, protocol.stream, folder),),
-            question=_text(question, protocol),
+            question=question_text(question, protocol),
         )
         for request, question in by_request.items()
     ]
@@ -234,30 +233,8 @@ def _ask(engine: Engine, questions: Sequence[Question], protocol: Protocol, fold
         )
 
 
-def prediction_of(
-    question: Question, protocol: Protocol, pred: str, finish_reason: str | None = None, error: str | None = None
-) -> Prediction:
-    """The record of an answer to a question."""
-    return Prediction(
-        id=question.id,
-        question=_text(question, protocol, media="").strip() if protocol.templates else question.question,
-        answer=question.answer,
-        pred=pred,
-        index=question.index,
-        video=question.video,
-        file=question.file,
-        type=question.type,
-        finish_reason=finish_reason,
-        error=error,
-    )
-
-
 def _media(question: Question, stream: str, folder: Path) -> MediaRef:
     return MediaRef(stream, "" if question.file is None else str(folder / question.file), question.features)
-
-
-def _text(question: Question, protocol: Protocol, media: str | None = None) -> str:
-    return protocol.question_text(question.question, media, question.type, question.fields)
 
 
 def _log_session(run: RunFolder, rank: int, ranks: int, pending: int) -> None:

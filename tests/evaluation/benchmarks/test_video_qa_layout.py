@@ -7,8 +7,8 @@ from qa_sets import counted_set, write_set
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks import get_benchmark, list_benchmarks
-from vidtune.evaluation.benchmarks.base import chunk
 from vidtune.evaluation.benchmarks.video_qa import VideoQA
+from vidtune.evaluation.question import chunk
 
 ENTRIES = [("a", "what?", "cat"), ("b", "who?", "man"), ("a", "where?", "park")]
 

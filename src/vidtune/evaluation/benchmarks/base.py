@@ -6,73 +6,15 @@ whose answers are measured by metrics.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.test_set_files import feature_files
 from vidtune.evaluation.protocol import Protocol
-from vidtune.evaluation.runs.prediction import Prediction
+from vidtune.evaluation.question import Prediction, Question, QuestionSet
 
 OFFICIAL_FIELDS = ("id", "question", "answer", "pred")
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One question, already paired with its reference answer.
-
-    Args:
-        index: position in the test set, unique and independent of chunking.
-        id: the official id, as a string; the test set may repeat one.
-        video: name of the video: the cluster of the statistics.
-        file: path of the video below `QuestionSet.folder`; None when it does not exist.
-        type: question type by name, if the benchmark has types.
-        fields: what stands for further names in the protocol's template of this type.
-        reference: what metrics compare the answer with, as JSON values; None where a judge compares with ``answer``.
-        features: (stream, path) of stored features that stand in for the file.
-    """
-
-    index: int
-    id: str
-    video: str
-    file: str | None
-    question: str
-    answer: str | int | float
-    type: str | None = None
-    fields: Mapping[str, str] = field(default_factory=dict)
-    reference: Mapping[str, Any] | None = None
-    features: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def missing(self) -> bool:
-        """Whether there is nothing to ask about."""
-        return self.file is None and not self.features
-
-
-@dataclass(frozen=True)
-class QuestionSet:
-    """The questions of a benchmark as found on disk.
-
-    Args:
-        folder: absolute path below which every video lies.
-        fingerprint: hash of the question and answer files.
-        features: stream -> absolute folder of stored features that are read instead of the videos.
-    """
-
-    benchmark: str
-    folder: Path
-    fingerprint: str
-    questions: tuple[Question, ...] = field(repr=False)
-    features: Mapping[str, str] = field(default_factory=dict)
-
-
-def chunk(questions: Sequence[Question], rank: int, count: int) -> Sequence[Question]:
-    """The ``rank``-th of ``count`` consecutive slices of ``ceil(n / count)`` questions; late slices may be empty."""
-    if not 0 <= rank < count:
-        raise UserError(f"chunk {rank} of {count} does not exist; chunks are numbered from 0 to {count - 1}")
-    size = -(-len(questions) // count)
-    return questions[rank * size : (rank + 1) * size]
 
 
 class Benchmark(ABC):

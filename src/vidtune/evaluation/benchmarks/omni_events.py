@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.base import Question, QuestionSet
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
 from vidtune.evaluation.benchmarks.test_set_files import locate_video, read_annotations
 from vidtune.evaluation.metrics.base import CaptionMetric, TaskValues
@@ -27,7 +26,7 @@ from vidtune.evaluation.metrics.segment_captions import score_segment_captions
 from vidtune.evaluation.metrics.tokenizer import TokenizerName
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
-from vidtune.evaluation.runs.prediction import Prediction
+from vidtune.evaluation.question import Prediction, Question, QuestionSet
 from vidtune.processing.times import time_rule
 
 CAPTIONING, GROUNDING, SEG_CAPTIONING = "captioning", "grounding", "seg_captioning"

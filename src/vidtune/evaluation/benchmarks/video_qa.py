@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.base import Benchmark, Question, QuestionSet
+from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.test_set_files import locate_video, read_annotations
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
+from vidtune.evaluation.question import Question, QuestionSet
 
 QUESTIONS_FILE = "test_q.json"
 ANSWERS_FILE = "test_a.json"

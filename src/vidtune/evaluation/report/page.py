@@ -15,9 +15,9 @@ from vidtune.errors import MediaError, UserError
 from vidtune.evaluation.benchmarks import list_benchmarks
 from vidtune.evaluation.comparison import Comparison, compare_runs
 from vidtune.evaluation.outcome import Outcome
+from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.report.frame_strip import frame_strip
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.runs.prediction import Prediction
 from vidtune.evaluation.score import METRICS, Score
 from vidtune.evaluation.score_file import read_score
 from vidtune.evaluation.scoring import source_for

@@ -24,10 +24,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks import get_benchmark
-from vidtune.evaluation.benchmarks.base import Question, QuestionSet
 from vidtune.evaluation.protocol import Protocol
+from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_prediction
 from vidtune.evaluation.runs.identity import CheckpointIdentity
-from vidtune.evaluation.runs.prediction import Prediction, read_prediction
 from vidtune.machine.files import read_object, write_text_atomically
 from vidtune.machine.records import read_records
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks import get_benchmark
-from vidtune.evaluation.benchmarks.base import Question
-from vidtune.evaluation.predict import prediction_of
+from vidtune.evaluation.question import Question, prediction_of
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
 from vidtune.evaluation.runs.identity import CheckpointIdentity, software_versions
 from vidtune.machine.files import write_text_atomically

@@ -10,8 +10,8 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import Judgement
-from vidtune.evaluation.judging import judge_items, store_judgements
 from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.judgements import judge_items, store_judgements
 from vidtune.machine.files import read_json
 
 

@@ -1,0 +1,130 @@
+"""A question of a test set, and the answer that a model gives to it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vidtune.errors import UserError
+from vidtune.evaluation.protocol import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question, already paired with its reference answer.
+
+    Args:
+        index: position in the test set, unique and independent of chunking.
+        id: the official id, as a string; the test set may repeat one.
+        video: name of the video: the cluster of the statistics.
+        file: path of the video below `QuestionSet.folder`; None when it does not exist.
+        type: question type by name, if the benchmark has types.
+        fields: what stands for further names in the protocol's template of this type.
+        reference: what metrics compare the answer with, as JSON values; None where a judge compares with ``answer``.
+        features: (stream, path) of stored features that stand in for the file.
+    """
+
+    index: int
+    id: str
+    video: str
+    file: str | None
+    question: str
+    answer: str | int | float
+    type: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    reference: Mapping[str, Any] | None = None
+    features: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is nothing to ask about."""
+        return self.file is None and not self.features
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """The questions of a benchmark as found on disk.
+
+    Args:
+        folder: absolute path below which every video lies.
+        fingerprint: hash of the question and answer files.
+        features: stream -> absolute folder of stored features that are read instead of the videos.
+    """
+
+    benchmark: str
+    folder: Path
+    fingerprint: str
+    questions: tuple[Question, ...] = field(repr=False)
+    features: Mapping[str, str] = field(default_factory=dict)
+
+
+def chunk(questions: Sequence[Question], rank: int, count: int) -> Sequence[Question]:
+    """The ``rank``-th of ``count`` consecutive slices of ``ceil(n / count)`` questions; late slices may be empty."""
+    if not 0 <= rank < count:
+        raise UserError(f"chunk {rank} of {count} does not exist; chunks are numbered from 0 to {count - 1}")
+    size = -(-len(questions) // count)
+    return questions[rank * size : (rank + 1) * size]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One line of ``predictions.jsonl``.
+
+    Args:
+        pred: the answer after post-processing; empty when there was an error or when the model said nothing.
+        file: video below the folder of the test set.
+        finish_reason: why generation ended.
+        error: why the question could not be asked (unreadable video, too long); None when it was.
+    """
+
+    id: str
+    question: str
+    answer: str | int | float
+    pred: str
+    index: int
+    video: str
+    file: str | None = None
+    type: str | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The line as a mapping. Fields that are None are left out: the official judge evaluates lines as Python."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def read_prediction(file: Path, record: dict[str, Any]) -> Prediction:
+    """The prediction that a line of a file holds; further fields are ignored.
+
+    Raises:
+        UserError: a required field is missing; names the file and the field.
+    """
+    known = Prediction.__dataclass_fields__
+    try:
+        return Prediction(**{key: value for key, value in record.items() if key in known})
+    except TypeError:
+        absent = [name for name in ("id", "question", "answer", "pred", "index", "video") if name not in record]
+        raise UserError(f"{file}: a record ({record.get('id')!r}) has no {', '.join(absent)}") from None
+
+
+def question_text(question: Question, protocol: Protocol, media: str | None = None) -> str:
+    """The user turn in which a question is asked; ``media`` stands for the video, None: the tag of its stream."""
+    return protocol.question_text(question.question, media, question.type, question.fields)
+
+
+def prediction_of(
+    question: Question, protocol: Protocol, pred: str, finish_reason: str | None = None, error: str | None = None
+) -> Prediction:
+    """The record of an answer to a question."""
+    return Prediction(
+        id=question.id,
+        question=question_text(question, protocol, media="").strip() if protocol.templates else question.question,
+        answer=question.answer,
+        pred=pred,
+        index=question.index,
+        video=question.video,
+        file=question.file,
+        type=question.type,
+        finish_reason=finish_reason,
+        error=error,
+    )

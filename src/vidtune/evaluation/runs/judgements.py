@@ -1,0 +1,100 @@
+"""Judgements in the folder of a run: one file per judge, and the identity of that judge beside it.
+
+``judgements/<judge>.jsonl`` gets one line per judged id; ``judgements/<judge>.judge.json`` says who that judge is.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vidtune.errors import UserError
+from vidtune.evaluation.judges.base import JudgeItem, Judgement
+from vidtune.evaluation.question import Prediction
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.machine.files import read_object, write_json_atomically
+from vidtune.machine.records import RecordWriter, read_records
+
+
+def judge_items(predictions: Sequence[Prediction]) -> list[JudgeItem]:
+    """What is judged: one item per official id; of repeated ids the last text counts, as in the published scripts."""
+    latest = {
+        prediction.id: JudgeItem(prediction.id, prediction.question, str(prediction.answer), prediction.pred)
+        for prediction in predictions
+        if prediction.error is None
+    }
+    return list(latest.values())
+
+
+def judgements_of(run: RunFolder, judge: str) -> dict[str, Judgement]:
+    """Stored judgements by id, of the texts as they are now; a judgement of another text does not count."""
+    items = {item.id: item for item in judge_items(run.predictions())}
+    found: dict[str, Judgement] = {}
+    for record in read_records(judgements_file(run, judge)):
+        item = items.get(record.get("id", ""))
+        texts = (record.get("question"), record.get("answer"), record.get("pred"))
+        if item is None or texts != (item.question, item.answer, item.pred):
+            continue
+        judgement = Judgement(item, record.get("judgement"), record.get("error"), record.get("attempts", 0))
+        if judgement.error is None or item.id not in found or found[item.id].error is not None:
+            found[item.id] = judgement
+    return found
+
+
+def judge_identity(run: RunFolder, judge: str) -> dict[str, Any]:
+    """Who the judge of this name is; raises UserError when it has judged nothing here."""
+    path = _identity_file(run, judge)
+    if not path.exists():
+        there = sorted(file.name.removesuffix(".judge.json") for file in path.parent.glob("*.judge.json"))
+        known = f"there are {', '.join(there)}" if there else "nothing was judged yet"
+        raise UserError(f"{run.path}: no judgements by {judge!r}; {known}")
+    return read_object(path)
+
+
+def store_judgements(run_dir: Path, name: str, identity: Mapping[str, Any], judgements: Mapping[str, Any]) -> int:
+    """Take over judgements made elsewhere, by id; those of ids that the run has not answered are left out.
+
+    Returns:
+        How many were stored.
+    """
+    run = RunFolder(run_dir)
+    require_identity(run, name, dict(identity))
+    with RecordWriter(judgements_file(run, name)) as records:
+        known = judgements_of(run, name)
+        new = [
+            Judgement(item, judgements[item.id])
+            for item in judge_items(run.predictions())
+            if item.id in judgements and item.id not in known
+        ]
+        for judgement in new:
+            records.append(judgement_record(judgement))
+    return len(new)
+
+
+def judgement_record(judgement: Judgement) -> dict[str, Any]:
+    """The line of a judgement in ``judgements/<judge>.jsonl``."""
+    item = judgement.item
+    record = {"id": item.id, "question": item.question, "answer": item.answer, "pred": item.pred}
+    outcome = {"judgement": judgement.value} if judgement.error is None else {"error": judgement.error}
+    return record | outcome | {"attempts": judgement.attempts}
+
+
+def require_identity(run: RunFolder, name: str, identity: dict[str, Any]) -> None:
+    """Store who the judge of this name is.
+
+    Raises:
+        UserError: another judge already has the name.
+    """
+    path = _identity_file(run, name)
+    if path.exists() and read_object(path) != identity:
+        raise UserError(f"{path}: another judge already has the name {name!r}; give this one another name")
+    if not path.exists():
+        write_json_atomically(path, identity)
+
+
+def judgements_file(run: RunFolder, judge: str) -> Path:
+    """Path of the file that holds the judgements of a judge."""
+    return run.path / "judgements" / f"{judge}.jsonl"
+
+
+def _identity_file(run: RunFolder, judge: str) -> Path:
+    return run.path / "judgements" / f"{judge}.judge.json"
