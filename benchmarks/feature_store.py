@@ -41,7 +41,7 @@ from vidtune.planning.lengths import LengthTable
 from vidtune.planning.plan import PlannedSource, StagePlan
 from vidtune.processing.batch import Example, MediaSlot
 from vidtune.recipe.types import Stage
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 from vidtune.training.packs.ahead import Ahead
 from vidtune.training.packs.loading import PackLoader
 from vidtune.training.setup.stored_features import StoredFeatures
@@ -89,7 +89,7 @@ def build() -> VideoLM:
         "llama", vocab_size=100, hidden_size=256, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
     )
     video = {**TOWER, "num_frames": FRAMES}
-    model = VideoLM(get_system("video_llava").build_config(text, {"image": TOWER, "video": video}, {}))
+    model = VideoLM(SYSTEMS["video_llava"].architecture.build_config(text, {"image": TOWER, "video": video}, {}))
     return model.requires_grad_(False).eval()
 
 

@@ -45,7 +45,7 @@ from vidtune.generation.shared_prefix import Branches, Prefix, check_language_mo
 from vidtune.generation.stopping import AnswerInProgress
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.processor import VideoLMProcessor
-from vidtune.systems import get_system, list_systems
+from vidtune.registry import SYSTEMS
 
 IMAGE_SIZE, PATCH_SIZE = 224, 14
 TOKENS_PER_FRAME = (IMAGE_SIZE // PATCH_SIZE) ** 2 + 1
@@ -109,7 +109,7 @@ def build(options: argparse.Namespace) -> tuple[VideoLM, VideoLMProcessor]:
         "patch_size": PATCH_SIZE,
     }
     towers = {"video": {**tower, "num_frames": options.frames}, "image": {**tower, "num_hidden_layers": 2}}
-    config = get_system(list_systems()[0]).build_config(text_config, towers, {})
+    config = SYSTEMS[SYSTEMS.names()[0]].architecture.build_config(text_config, towers, {})
     words = Tokenizer(WordLevel({f"w{i}": i for i in range(options.vocab)}, unk_token="w0"))
     words.pre_tokenizer = Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0")
@@ -202,7 +202,7 @@ def measure_everything(options: argparse.Namespace, model: VideoLM, processor: V
             rng.integers(1, options.vocab, (options.questions, options.question_tokens - closing))
         )
     ]
-    prompt = get_system(list_systems()[0]).answering_prompt
+    prompt = SYSTEMS[SYSTEMS.names()[0]].dialect.answering_prompt
 
     def answer(share: bool, count: int) -> TokenIds:
         with AnswerEngine(model, processor, settings, prompt=prompt, workers=0, share_prefix=share) as engine:

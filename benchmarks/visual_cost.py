@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
 from vidtune.models.config import VideoLMConfig
-from vidtune.systems import get_system, list_systems
+from vidtune.registry import SYSTEMS
 
 STREAM = "video"
 SHAPES = {"square": (1, 1), "16:9": (9, 16)}
@@ -31,7 +31,7 @@ def clip_shape(system: str, config: VideoLMConfig, height: int, width: int) -> t
     from vidtune.media.probe import MediaInfo
 
     info = MediaInfo("video", width * 100, height * 100, 1000, 25.0, 40.0, False, 0)
-    return get_system(system).preprocessing(config)[STREAM].output_shape(info)
+    return SYSTEMS[system].architecture.preprocessing(config)[STREAM].output_shape(info)
 
 
 def see(part: nn.ModuleList, clips: Tensor) -> Tensor:
@@ -77,8 +77,8 @@ def main() -> None:
     print("| system | clip | parameters (M) | GFLOP per clip | tokens | seconds per clip | frames per second |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     text = AutoConfig.for_model("llama")
-    for name in list_systems():
-        config = get_system(name).build_config(text, {}, {})
+    for name in SYSTEMS.names():
+        config = SYSTEMS[name].architecture.build_config(text, {}, {})
         if STREAM not in config.streams:
             continue
         part = visual_part(config).to(arguments.device, dtype)

@@ -11,14 +11,14 @@ from vidtune.data.sample import Turn
 from vidtune.evaluation.benchmarks import get_benchmark, list_benchmarks
 from vidtune.recipe.shipped import list_recipes
 from vidtune.recipe.types import component_matches, load_recipe
-from vidtune.systems import get_system, list_systems
+from vidtune.registry import SYSTEMS
 
 TURNS = (Turn("user", "What is shown?"), Turn("assistant", "A cat."))
 
 
-@pytest.fixture(params=list_systems())
+@pytest.fixture(params=SYSTEMS.names())
 def system(request):
-    return get_system(request.param)
+    return SYSTEMS[request.param]
 
 
 @pytest.fixture(params=list_recipes())
@@ -41,7 +41,7 @@ def small_config(system):
         num_attention_heads=2,
         num_key_value_heads=2,
     )
-    return system.build_config(text, {}, {})
+    return system.architecture.build_config(text, {}, {})
 
 
 def test_system_says_where_it_was_published(system):
@@ -51,8 +51,8 @@ def test_system_says_where_it_was_published(system):
 
 
 def test_system_prompts_render_question_and_answer(system):
-    assert {system.training_prompt, system.answering_prompt} <= set(system.prompts)
-    for name, prompt in system.prompts.items():
+    assert {system.dialect.training_prompt, system.dialect.answering_prompt} <= set(system.dialect.prompts)
+    for name, prompt in system.dialect.prompts.items():
         assert prompt.name == name
         if prompt.only_streams is not None:
             continue
@@ -70,21 +70,21 @@ def test_system_config_survives_saving_and_fits_its_preprocessing(system, tmp_pa
     again = type(config).from_pretrained(tmp_path)
     assert again.to_dict() == config.to_dict()
     assert again.placeholder_ids == config.placeholder_ids
-    preprocessing = system.preprocessing(config)
+    preprocessing = system.architecture.preprocessing(config)
     assert set(preprocessing) == set(config.streams) == set(config.placeholder_ids)
     for stream, steps in preprocessing.items():
         assert config.num_tokens(stream, steps.output_shape()) > 0
-        assert system.placeholders(config, stream) >= 1
+        assert system.architecture.placeholders(config, stream) >= 1
     assert all(placeholder >= config.text_config.vocab_size for placeholder in config.placeholder_ids.values())
 
 
 def test_system_formats_have_distinct_names_and_reversible_keys(system):
-    names = [form.name for form in system.formats]
+    names = [form.name for form in system.publication.formats]
     assert len(set(names)) == len(names) and "vidtune" not in names
 
 
 def test_recipe_fits_its_system(recipe):
-    system = get_system(recipe.system)
+    system = SYSTEMS[recipe.system]
     config = small_config(system)
     components = [
         *(f"towers.{name}" for name in config.towers),
@@ -97,11 +97,11 @@ def test_recipe_fits_its_system(recipe):
     assert set(recipe.distillation) <= set(config.streams)
     assert recipe.stages
     for stage in recipe.stages:
-        assert stage.prompt is None or stage.prompt in system.prompts
+        assert stage.prompt is None or stage.prompt in system.dialect.prompts
         assert set(stage.media) <= set(config.streams)
         for glob in stage.train:
             assert any(component_matches(glob, component) for component in components), glob
-        preprocessing = system.preprocessing(config)
+        preprocessing = system.architecture.preprocessing(config)
         for stream, changes in stage.media.items():
             preprocessing[stream].model_validate({**preprocessing[stream].model_dump(), **changes})
 
@@ -128,10 +128,10 @@ def test_recipe_that_needs_no_weights_builds_its_model(recipe):
 
 def test_system_rules_of_a_benchmark_change_rules_that_exist(benchmark):
     for name, changes in benchmark.system_rules.items():
-        system = get_system(name)
-        protocol = benchmark.protocol(prompt_format=system.answering_prompt)
+        system = SYSTEMS[name]
+        protocol = benchmark.protocol(prompt_format=system.dialect.answering_prompt)
         changed = protocol.with_overrides(changes, f"system {system.name}")
-        assert changed.prompt_format in system.prompts
+        assert changed.prompt_format in system.dialect.prompts
 
 
 def test_benchmark_protocol_hash_is_stable_and_tells_rules_apart(benchmark):

@@ -14,7 +14,7 @@ from vidtune.checkpoints.checkpoints import Checkpoint, LoadReport, load_checkpo
 from vidtune.errors import UserError
 from vidtune.models.video_lm import VideoLM
 from vidtune.recipe.types import Recipe
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_sizes_that_contradict_each_other_are_one_line(parts):
 def test_a_model_without_attention_over_time_is_not_written_as_official(tokenizer, tmp_path):
     text = tiny_model().config.text_config
     video = {**TOWER, "temporal_attention": False}
-    config = get_system("video_llava").build_config(text, {"image": TOWER, "video": video}, {})
+    config = SYSTEMS["video_llava"].architecture.build_config(text, {"image": TOWER, "video": video}, {})
     plain = Checkpoint(VideoLM(config), build_processor(config, tokenizer), LoadReport("memory"))
     with pytest.raises(UserError, match="no attention over time"):
         save_checkpoint(plain, tmp_path / "out", "official")

@@ -19,7 +19,7 @@ from vidtune.models.towers.absent import AbsentTower
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Batch, StreamBatch
 from vidtune.recipe.types import Recipe
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 from vidtune.systems.parts.openai_whisper import ENCODER_TOWER
 
 D, RANK, ALPHA = 32, 2, 6
@@ -259,5 +259,5 @@ def test_tower_of_another_width_is_refused(parts, tmp_path):
 
 
 def test_formats_are_listed_for_conversion():
-    formats = {form.name for form in get_system("longvale").formats if form.write_config or form.partial}
+    formats = {form.name for form in SYSTEMS["longvale"].publication.formats if form.write_config or form.partial}
     assert formats == {"official", "official_lora", "projector"}

@@ -14,7 +14,6 @@ from tiny_models import TOKENIZER
 from torch import nn
 from transformers import LlamaTokenizer, WhisperConfig, WhisperModel
 
-from vidtune.checkpoints import build
 from vidtune.checkpoints.build import build_config, build_model
 from vidtune.checkpoints.files.script_archive import is_script_archive
 from vidtune.checkpoints.files.tensors import read_shapes, read_state
@@ -23,7 +22,8 @@ from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.towers import tower_config
 from vidtune.recipe.types import Recipe, Train
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
+from vidtune.systems.parts.languagebind import LANGUAGEBIND_TOWER
 from vidtune.systems.parts.microsoft_beats import BEATS_TOWER, beats_sizes
 from vidtune.systems.parts.openai_clip import CLASS_TOWER
 from vidtune.systems.parts.openai_whisper import ENCODER_TOWER
@@ -113,9 +113,15 @@ def files(towers, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def make_recipe(monkeypatch, tmp_path):
-    system = replace(get_system("video_llava"), name="three", build_config=compose, tower_files=FILES)
-    monkeypatch.setattr(build, "get_system", lambda name: system)
+def make_recipe(tmp_path):
+    like = SYSTEMS["video_llava"]
+    system = replace(
+        like,
+        name="three",
+        architecture=replace(like.architecture, build_config=compose),
+        publication=replace(like.publication, towers=FILES),
+    )
+    SYSTEMS.register("three", system)
     shutil.copy(TOKENIZER, tmp_path / "tokenizer.model")
     LlamaTokenizer.from_pretrained(str(tmp_path)).save_pretrained(tmp_path)
 
@@ -125,7 +131,8 @@ def make_recipe(monkeypatch, tmp_path):
             {"system": "three", "language_model": LANGUAGE_MODEL, "tokenizer": str(tmp_path), "towers": named}
         )
 
-    return make
+    yield make
+    SYSTEMS.unregister("three")
 
 
 def test_a_recipe_names_towers_by_their_published_files(make_recipe, files, towers):
@@ -141,7 +148,7 @@ def test_a_recipe_names_towers_by_their_published_files(make_recipe, files, towe
 
 
 def test_sizes_are_read_without_reading_weights(make_recipe, files, monkeypatch):
-    monkeypatch.setattr(build, "read_state", lambda path: pytest.fail("weights were read"))
+    monkeypatch.setattr("vidtune.checkpoints.build.read_state", lambda path: pytest.fail("weights were read"))
     monkeypatch.setattr(
         "vidtune.checkpoints.files.script_archive._read", lambda *stored: pytest.fail("weights were read")
     )
@@ -194,8 +201,10 @@ def test_settings_that_cannot_be_are_one_line(make_recipe, tmp_path, change, mes
 
 
 def test_a_file_for_a_tower_that_is_published_in_folders_is_refused(make_recipe, files, monkeypatch):
-    system = replace(get_system("video_llava"), build_config=compose)
-    monkeypatch.setattr(build, "get_system", lambda name: system)
+    like = SYSTEMS["three"]
+    files_in_folders = dict.fromkeys(FILES, LANGUAGEBIND_TOWER)
+    system = replace(like, publication=replace(like.publication, towers=files_in_folders))
+    monkeypatch.setitem(SYSTEMS.loaded, "three", system)
     with pytest.raises(UserError, match="give the folder with its config"):
         build_config(make_recipe({"audio": files["audio"]}))
 

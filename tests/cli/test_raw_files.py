@@ -22,7 +22,7 @@ from vidtune.cli.main import run
 from vidtune.data.sample import MediaRef
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.tokenizing import load_tokenizer
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 
 FOLDER = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parents[1] / "parity/fixtures")) / "longvale"
 STREAMS = ("video", "audio", "speech")
@@ -82,7 +82,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     absent["audio"]["num_attention_heads"] = config["beats"]["encoder_attention_heads"]
     absent["speech"]["num_attention_heads"] = config["whisper"]["encoder_attention_heads"]
     torch.manual_seed(0)
-    model = VideoLM(get_system("longvale").build_config(text, absent, {})).eval()
+    model = VideoLM(SYSTEMS["longvale"].architecture.build_config(text, absent, {})).eval()
     language_model = {k: v for k, v in below("llm.").items() if "mm_projector" not in k and "inv_freq" not in k}
     model.language_model.load_state_dict(language_model)
     with torch.no_grad():

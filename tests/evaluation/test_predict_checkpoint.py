@@ -63,7 +63,7 @@ def test_system_overrides_come_before_those_of_the_caller(checkpoint):
     loaded = open_checkpoint(checkpoint)
     benchmark = get_benchmark("world_qa")
     plain = protocol_for(loaded, benchmark)
-    assert plain.prompt_format == loaded.system.answering_prompt
+    assert plain.prompt_format == loaded.system.dialect.answering_prompt
     own = {"video_llava": {"generation": {"max_new_tokens": 7}, "version": 3}, "video_panda": {"version": 5}}
     particular = replace(benchmark, system_rules=own)
     assert protocol_for(loaded, particular).generation.max_new_tokens == 7

@@ -21,7 +21,7 @@ from vidtune.generation.engine import AnswerEngine
 from vidtune.generation.grouping import group_by_media
 from vidtune.generation.settings import GenerationSettings, Request
 from vidtune.models.video_lm import VideoLM
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 
 TOWER = {
     "hidden_size": 16,
@@ -44,8 +44,10 @@ def answer_in_letters(model):
 
 def build(name):
     torch.manual_seed(0)
-    system = get_system("video_llava")
-    model = VideoLM(system.build_config(CONFIGS[name], {"image": TOWER, "video": {**TOWER, "num_frames": 2}}, {}))
+    system = SYSTEMS["video_llava"]
+    model = VideoLM(
+        system.architecture.build_config(CONFIGS[name], {"image": TOWER, "video": {**TOWER, "num_frames": 2}}, {})
+    )
     sharpen(model)
     answer_in_letters(model)
     return model.eval(), build_processor(model.config, byte_tokenizer())

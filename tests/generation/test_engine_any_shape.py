@@ -11,7 +11,7 @@ from vidtune.data.sample import MediaRef
 from vidtune.generation.engine import AnswerEngine
 from vidtune.generation.settings import GenerationSettings, Request
 from vidtune.models.video_lm import VideoLM
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 
 TOWER = {"hidden_size": 16, "image_size": 16, "patch_size": 2, "clip_heads": 2, "frame_heads": 4}
 SHAPES = {"wide": (64, 32, 20), "tall": (32, 64, 20), "short": (32, 32, 3)}
@@ -36,7 +36,7 @@ def clips(tmp_path_factory):
 @pytest.fixture(scope="module")
 def parts():
     torch.manual_seed(0)
-    model = VideoLM(get_system("video_panda").build_config(CONFIGS["llama"], {"video": TOWER}, {}))
+    model = VideoLM(SYSTEMS["video_panda"].architecture.build_config(CONFIGS["llama"], {"video": TOWER}, {}))
     sharpen(model)
     return model.eval(), build_processor(model.config, byte_tokenizer())
 

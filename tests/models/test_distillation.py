@@ -166,9 +166,9 @@ def test_what_is_wrong_with_a_distillation_is_named(distillation, message, model
 
 
 def test_the_teacher_sees_the_same_frames_at_its_own_size(model):
-    from vidtune.systems import get_system
+    from vidtune.registry import SYSTEMS
 
-    student = get_system("video_panda").preprocessing(model.config)["video"]
+    student = SYSTEMS["video_panda"].architecture.preprocessing(model.config)["video"]
     seen = teacher_preprocessing(student, ClipTowerConfig(**TEACHER))
     assert (student.size, student.cell) == (STAB["image_size"], 4)
     assert (seen.size, seen.cell, seen.num_frames) == (12, 2, 8)

@@ -37,7 +37,7 @@ from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.judgements import judge_items
 from vidtune.evaluation.runs.official_results import combine, import_official_results
 from vidtune.generation.settings import Answer, Request
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 
 IMAGES_PER_VIDEO = 8
 PATIENT = Limits(attempts=12, backoff=0.001, timeout=20)
@@ -158,7 +158,7 @@ def write_inference_set(folder: Path, inputs, videos: str) -> Path:
 
 def test_files_prompts_and_records_are_those_of_the_published_script(inference_fixture, tmp_path):
     inputs = inference_fixture["inputs"]
-    prompt_format = get_system("video_llava").prompts["llava_v1"]
+    prompt_format = SYSTEMS["video_llava"].dialect.prompts["llava_v1"]
     for number, (key, chunks) in enumerate(inference_fixture["expected"].items()):
         driver, marks, count = key.split("|")
         benchmark = get_benchmark(BENCHMARKS[driver])

@@ -29,13 +29,13 @@ from vidtune.processing.prompts import PromptFormat
 from vidtune.processing.times import time_rule
 from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.recipe.types import LoRA, load_recipe
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 from vidtune.systems.parts.vicuna import CURIOUS_USER
 from vidtune.training.setup.parameters import prepare_components, select_components
 
 FOLDER = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parent / "fixtures")) / "longvale"
-SYSTEM = get_system("longvale")
-FORMATS = {format.name: format for format in SYSTEM.formats}
+SYSTEM = SYSTEMS["longvale"]
+FORMATS = {format.name: format for format in SYSTEM.publication.formats}
 STREAMS = {"video": "visual", "audio": "audio", "speech": "speech"}
 OF_SAMPLE = ({"video": 0, "audio": 0, "speech": 0}, {"video": 1, "audio": 1}, {"video": 2, "speech": 1}, {"video": 3})
 """Which stored features each sample of the batch has, by stream."""
@@ -189,9 +189,9 @@ def test_prompts_companions_and_times_are_the_published_ones():
         only_streams=("video", "image"),
         tag_separator="\n",
     )
-    assert SYSTEM.prompts == {"v1": v1, "plain": plain}
-    assert SYSTEM.companions == {"video": ("audio", "speech")}
-    assert SYSTEM.times == "percent"
+    assert SYSTEM.dialect.prompts == {"v1": v1, "plain": plain}
+    assert SYSTEM.dialect.companions == {"video": ("audio", "speech")}
+    assert SYSTEM.dialect.times == "percent"
 
 
 def test_published_model_is_read_without_its_towers(checkpoint, weights):
@@ -477,7 +477,9 @@ def test_frames_and_pixels_of_the_system_are_the_official_ones(config, inputs, e
     """From a whole clip, and from a picture: which frames, resized without antialiasing, cut and normalised."""
     size = config["clip"]["input_resolution"]
     sizes = {"hidden_size": 768, "image_size": size, "patch_size": config["clip"]["patch_size"]}
-    steps = SYSTEM.preprocessing(SYSTEM.build_config(AutoConfig.for_model("llama"), {"vision": sizes}, {}))
+    steps = SYSTEM.architecture.preprocessing(
+        SYSTEM.architecture.build_config(AutoConfig.for_model("llama"), {"vision": sizes}, {})
+    )
     clip = steps["video"].apply(inputs["clip.video_u8"].numpy())
     wanted = expected["clip.video.pixels_frames_0_33_50_99_stride16"]
     close(clip.transpose(0, 1)[[0, 33, 50, 99]][..., ::16, ::16], wanted, 1e-5)
@@ -515,7 +517,7 @@ def test_benchmark_asks_in_the_published_words(results):
 
 
 def test_a_moment_is_written_as_published_and_read_back(results):
-    rule = time_rule(SYSTEM.times)
+    rule = time_rule(SYSTEM.dialect.times)
     for case in results["timestamp_conversion"]:
         assert rule.write(case["seconds"], case["duration"]) == case["text"]
         inside = min(case["seconds"], case["duration"])
@@ -527,7 +529,7 @@ def full_size_config():
         "llama", vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
         num_attention_heads=32,
     )  # fmt: skip
-    return SYSTEM.build_config(text, {}, {})
+    return SYSTEM.architecture.build_config(text, {}, {})
 
 
 def shapes_of(state: dict) -> dict[str, tuple[int, ...]]:

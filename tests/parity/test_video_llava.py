@@ -29,11 +29,11 @@ from vidtune.planning.order import modality_grouped_order
 from vidtune.processing.batch import Batch, StreamBatch
 from vidtune.processing.prompts import PromptFormat
 from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, load_tokenizer
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 
 FOLDER = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parent / "fixtures")) / "video_llava"
-SYSTEM = get_system("video_llava")
-FORMATS = {format.name: format for format in SYSTEM.formats}
+SYSTEM = SYSTEMS["video_llava"]
+FORMATS = {format.name: format for format in SYSTEM.publication.formats}
 ATOL = 1e-4
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no video_llava fixtures in this folder")
@@ -57,7 +57,7 @@ def make_config(config: dict):
         name: {**tower_sizes(config[f"{name}_tower"]), "feature_layer": config["mm_vision_select_layer"]}
         for name in ("image", "video")
     }
-    return SYSTEM.build_config(AutoConfig.for_model("llama", **config["llm"]), towers, {})
+    return SYSTEM.architecture.build_config(AutoConfig.for_model("llama", **config["llm"]), towers, {})
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +345,7 @@ def full_size_config(vocab_size: int):
         "llama", vocab_size=vocab_size, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
         num_attention_heads=32,
     )  # fmt: skip
-    return SYSTEM.build_config(text, {}, {})
+    return SYSTEM.architecture.build_config(text, {}, {})
 
 
 @pytest.mark.parametrize(("name", "file"), [("official", "full_keys.json"), ("transformers", "hf_full_keys.json")])
@@ -495,8 +495,8 @@ def test_lora_run_is_read_from_its_folder_and_written_back_unchanged(lora_run, t
     assert all(torch.equal(tensor, again[name]) for name, tensor in loaded.model.state_dict().items())
 
 
-PROMPTS = SYSTEM.prompts
-TRAINING_PROMPT = PROMPTS[SYSTEM.training_prompt]
+PROMPTS = SYSTEM.dialect.prompts
+TRAINING_PROMPT = PROMPTS[SYSTEM.dialect.training_prompt]
 TOKENS = json.loads((FOLDER / "tokens.json").read_text()) if (FOLDER / "tokens.json").is_file() else {}
 FRAMES = len(next(iter(TOKENS.get("frame_indices_linspace8", {"": [0] * 8}).values())))
 IMAGE, VIDEO = 10_000, 10_001
@@ -695,5 +695,5 @@ def test_clips_equal_the_official_transform(name, flip_probability, pixels):
 
 
 def test_the_systems_preprocessing_is_the_published_one():
-    streams = SYSTEM.preprocessing(full_size_config(32000))
+    streams = SYSTEM.architecture.preprocessing(full_size_config(32000))
     assert streams == {"image": ImagePreprocessing(), "video": VideoPreprocessing()}

@@ -25,13 +25,13 @@ from vidtune.planning.order import modality_grouped_order
 from vidtune.processing.batch import Batch, StreamBatch
 from vidtune.processing.tokenizing import ChunkTokenizer, Placeholder, encode, load_tokenizer
 from vidtune.recipe.types import load_recipe
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 from vidtune.training.setup.parameters import parameter_groups
 from vidtune.training.setup.starting_model import trained_components
 
 FOLDER = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parent / "fixtures")) / "video_panda"
-SYSTEM = get_system("video_panda")
-FORMATS = {format.name: format for format in SYSTEM.formats}
+SYSTEM = SYSTEMS["video_panda"]
+FORMATS = {format.name: format for format in SYSTEM.publication.formats}
 KEYS = FORMATS["official"].keys
 ATOL = 1e-4
 
@@ -103,7 +103,7 @@ def load(config, rotary_is_noise):
 
 
 def load_model(config: dict, dropout: float) -> VideoLM:
-    ours = SYSTEM.build_config(
+    ours = SYSTEM.architecture.build_config(
         AutoConfig.for_model("llama", **config["llm"]), {"video": tower_sizes(config, dropout)}, {}
     )
     assert tuple(config["compressor"]["layer_idx"]) == every_fourth_layer(config["llm"]["num_hidden_layers"])
@@ -147,8 +147,11 @@ def model(config, load) -> VideoLM:
 @pytest.fixture(scope="module")
 def teacher(config) -> Teacher:
     spec = dict(config["teacher_vision_config"])
-    sizes = {**SYSTEM.read_tower_sizes(spec), "feature_layer": config["teacher_select_layer"]}
-    color = SYSTEM.build_config(AutoConfig.for_model("llama"), {}, {}).towers["video"]["padding_color"]
+    sizes = {
+        **SYSTEM.publication.teachers["video"].read_sizes(spec, {}),
+        "feature_layer": config["teacher_select_layer"],
+    }
+    color = SYSTEM.architecture.build_config(AutoConfig.for_model("llama"), {}, {}).towers["video"]["padding_color"]
     cell = config["preprocessor"]["patch_stride_teacher"]
     loaded = Teacher(tower_config({"type": "clip", **sizes}), cell=cell, color=color)
     prefix = "model.video_teacher.video_tower."
@@ -571,7 +574,7 @@ def full_size_model() -> VideoLM:
         num_hidden_layers=len(layers),
         num_attention_heads=width // 128,
     )
-    config = SYSTEM.build_config(text, {}, {})
+    config = SYSTEM.architecture.build_config(text, {}, {})
     teacher = published["model.video_tower_compressor.input_layer.weight"][0]
     layers = every_fourth_layer(len(layers))
     config.alignments = {"video": {"input_size": width, "output_size": teacher, "layers": layers}}
@@ -618,7 +621,9 @@ def test_pictures_on_their_square_equal_the_official_ones(name, config, inputs, 
     cell = sizes["patch_stride"] * sizes["conv_stride"]
     preprocessing = AnyPixelVideoPreprocessing(size=sizes["image_size"], cell=cell)
     clip = preprocessing.apply(inputs[f"preprocess.{name}.raw_uint8_THWC"].numpy())
-    color = torch.tensor(SYSTEM.build_config(AutoConfig.for_model("llama"), {}, {}).towers["video"]["padding_color"])
+    color = torch.tensor(
+        SYSTEM.architecture.build_config(AutoConfig.for_model("llama"), {}, {}).towers["video"]["padding_color"]
+    )
     square = letterbox(clip, sizes["image_size"], cell, 1, color)[:, 0]
     wanted = expected[f"preprocess.{name}.frame0"]
     close(square, wanted[:3], 1e-5)
@@ -655,21 +660,21 @@ def encoded(conversation: list[dict], prompt: str, config: dict, **options):
         Placeholder(tag, ((MEDIA_ID, number),), number) for tag, number in frames.items() if f"<{tag}>" in text
     ]
     tokenizer = ChunkTokenizer(load_tokenizer(FOLDER / "tokenizer"))
-    return encode(turns, SYSTEM.prompts[prompt], tokenizer, placeholders, streams=("image", "video"), **options)
+    return encode(turns, SYSTEM.dialect.prompts[prompt], tokenizer, placeholders, streams=("image", "video"), **options)
 
 
 @pytest.mark.parametrize("name", [name for name in TEXT if name != "eval_prompt"])
 def test_training_tokens_and_labels_equal_the_official_ones(name, config):
-    result = encoded(TEXT[name]["conversations"], SYSTEM.training_prompt, config)
+    result = encoded(TEXT[name]["conversations"], SYSTEM.dialect.training_prompt, config)
     ids = np.where(result.input_ids == MEDIA_ID, config["image_token_index"], result.input_ids)
     assert ids.tolist() == TEXT[name]["input_ids"]
     assert result.labels.tolist() == TEXT[name]["labels"]
 
 
 def test_the_question_prompt_equals_the_official_one(config):
-    case, prompt = TEXT["eval_prompt"], SYSTEM.prompts[SYSTEM.answering_prompt]
+    case, prompt = TEXT["eval_prompt"], SYSTEM.dialect.prompts[SYSTEM.dialect.answering_prompt]
     conversation = [{"from": "human", "value": f"<video>{prompt.media_separator}{case['question']}"}]
-    result = encoded(conversation, SYSTEM.answering_prompt, config, supervise=False, open_answer=True)
+    result = encoded(conversation, SYSTEM.dialect.answering_prompt, config, supervise=False, open_answer=True)
     ids = np.where(result.input_ids == MEDIA_ID, config["image_token_index"], result.input_ids)
     assert ids.tolist() == case["input_ids"]
     rendered = "".join(p.text for p in prompt.render([Turn("user", conversation[0]["value"])], open_answer=True))
@@ -690,7 +695,9 @@ def test_the_modality_grouped_order_equals_the_official_one(case):
 
 
 def test_the_systems_preprocessing_is_the_published_one():
-    streams: dict[str, Preprocessing] = SYSTEM.preprocessing(SYSTEM.build_config(AutoConfig.for_model("llama"), {}, {}))
+    streams: dict[str, Preprocessing] = SYSTEM.architecture.preprocessing(
+        SYSTEM.architecture.build_config(AutoConfig.for_model("llama"), {}, {})
+    )
     assert streams == {"image": AnyPixelImagePreprocessing(), "video": AnyPixelVideoPreprocessing()}
 
 
@@ -699,7 +706,7 @@ def test_benchmarks_are_asked_as_published(name):
     """scripts/videopanda/eval/run_qa_*.sh: conversation videopanda_v1, greedy, 1024 new tokens, the question alone."""
     system = SYSTEM
     benchmark = get_benchmark(name)
-    protocol = benchmark.protocol(prompt_format=system.answering_prompt)
+    protocol = benchmark.protocol(prompt_format=system.dialect.answering_prompt)
     protocol = protocol.with_overrides(benchmark.system_rules[system.name], "system")
     assert protocol.prompt_format == "videopanda_v1"
     assert not protocol.generation.do_sample and protocol.generation.max_new_tokens == 1024

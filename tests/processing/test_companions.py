@@ -6,16 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidtune import systems
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import MediaError, UserError
 from vidtune.media.probe import MediaInfo
 from vidtune.processing.processor import StreamSettings, VideoLMProcessor
-from vidtune.systems import get_system, list_systems
+from vidtune.registry import SYSTEMS
 
-SYSTEM = get_system(list_systems()[0])
-PROMPT = SYSTEM.training_prompt
+SYSTEM = SYSTEMS[SYSTEMS.names()[0]]
+PROMPT = SYSTEM.dialect.training_prompt
 FRAMES, WIDTH = 4, 6
 VIDEO_TOKENS = 5 * FRAMES
 
@@ -23,8 +22,8 @@ VIDEO_TOKENS = 5 * FRAMES
 @pytest.fixture
 def accompanied(processor: VideoLMProcessor, monkeypatch: pytest.MonkeyPatch) -> VideoLMProcessor:
     """Videos are read by the stream "image" as well, which gives 3 tokens for every 2 rows."""
-    system = replace(SYSTEM, companions={"video": ("image",)})
-    monkeypatch.setattr(systems, "get_system", lambda name: system)
+    system = replace(SYSTEM, dialect=replace(SYSTEM.dialect, companions={"video": ("image",)}))
+    monkeypatch.setitem(SYSTEMS.loaded, SYSTEM.name, system)
     changed = processor.without([])
     video = processor.streams["video"].model_copy(update={"feature_rows": VIDEO_TOKENS, "feature_size": WIDTH})
     image = processor.streams["image"].model_copy(update={"num_tokens": "3/2", "feature_size": WIDTH})

@@ -10,11 +10,11 @@ from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import UserError
 from vidtune.processing.batch import IGNORED
 from vidtune.processing.processor import VideoLMProcessor
-from vidtune.systems import get_system, list_systems
+from vidtune.registry import SYSTEMS
 
-SYSTEM = get_system(list_systems()[0])
+SYSTEM = SYSTEMS[SYSTEMS.names()[0]]
 FRAMES = 4
-TRAINING, ANSWERING = SYSTEM.training_prompt, SYSTEM.answering_prompt
+TRAINING, ANSWERING = SYSTEM.dialect.training_prompt, SYSTEM.dialect.answering_prompt
 CLIP, PICTURE = MediaRef("video", "/data/clip.mp4"), MediaRef("image", "/data/picture.png")
 
 

@@ -3,12 +3,12 @@ from dataclasses import replace
 import pytest
 from tiny_stage import PROMPT, SYSTEM, maker
 
-from vidtune import systems
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Sample, Times, Turn
 from vidtune.errors import UserError
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.times import mark_times, spans_in_text, time_rule
+from vidtune.registry import SYSTEMS
 
 TURNS = (Turn("user", "<video>\nFrom <s1> to <e1>?"), Turn("assistant", "From <s1> to <e10>, a dog; <s1>."))
 TIMES = Times(200.0, (("<s1>", 5.0), ("<e1>", 9.4), ("<e10>", 250.0), ("<s2>", 7.0)))
@@ -83,8 +83,9 @@ def test_examples_are_made_of_moments_by_the_rule_of_the_system(
     with pytest.raises(SampleProblem, match="sample train:3: <s1> stands for a moment"):
         processor.example(timed, PROMPT)
     key = maker(processor).key()
-    with_rule = replace(systems.get_system(SYSTEM), times="percent")
-    monkeypatch.setattr(systems, "get_system", lambda name: with_rule)
+    system = SYSTEMS[SYSTEM]
+    with_rule = replace(system, dialect=replace(system.dialect, times="percent"))
+    monkeypatch.setitem(SYSTEMS.loaded, SYSTEM, with_rule)
     example, expected = processor.example(timed, PROMPT), processor.example(plain, PROMPT)
     assert example.input_ids.tolist() == expected.input_ids.tolist()
     assert example.labels.tolist() == expected.labels.tolist()

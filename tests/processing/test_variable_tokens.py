@@ -14,7 +14,7 @@ from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import UserError
 from vidtune.media.probe import MediaInfo, ProbeCache
 from vidtune.processing.processor import VideoLMProcessor
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 
 SIZES = {"image_size": 24, "patch_size": 2, "hidden_size": 16, "clip_heads": 2, "frame_heads": 4}
 WIDE, SQUARE = 8 * (1 + 3 * 7), 8 * (1 + 6 * 7)
@@ -23,7 +23,7 @@ WIDE, SQUARE = 8 * (1 + 3 * 7), 8 * (1 + 6 * 7)
 @pytest.fixture(scope="module")
 def config():
     text = AutoConfig.for_model("llama", vocab_size=512, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
-    return get_system("video_panda").build_config(text, {"video": SIZES}, {})
+    return SYSTEMS["video_panda"].architecture.build_config(text, {"video": SIZES}, {})
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_frames_count_one_each_for_the_length_limit_before_expansion(processor):
 
 
 def test_streams_of_constant_length_never_look_at_files(tokenizer):
-    config = get_system("video_llava").build_config(
+    config = SYSTEMS["video_llava"].architecture.build_config(
         AutoConfig.for_model("llama", vocab_size=512, hidden_size=32, num_attention_heads=2), {}, {}
     )
     made = build_processor(config, tokenizer)

@@ -7,7 +7,7 @@ from tiny_language_models import CONFIGS, byte_tokenizer, sharpen
 
 from vidtune.checkpoints.build import build_processor
 from vidtune.models.video_lm import VideoLM
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 
 TOWER = {
     "hidden_size": 16,
@@ -21,7 +21,7 @@ TOWER = {
 
 def write_checkpoint(folder: Path) -> Path:
     torch.manual_seed(0)
-    config = get_system("video_llava").build_config(
+    config = SYSTEMS["video_llava"].architecture.build_config(
         CONFIGS["llama"], {"image": TOWER, "video": {**TOWER, "num_frames": 2}}, {}
     )
     model = VideoLM(config)

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from vidtune.data.sample import MediaRef
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Batch, Example, MediaSlot, pack
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 
 TOKENIZER = Path(__file__).parent.parent / "parity" / "fixtures" / "video_llava" / "tokenizer.model"
 TOWER = {
@@ -34,7 +34,7 @@ def tiny_model(text_type: str = "llama", **text) -> VideoLM:
     }
     text_config = AutoConfig.for_model(text_type, **{**sizes, **text})
     torch.manual_seed(0)
-    config = get_system("video_llava").build_config(text_config, {"image": TOWER, "video": TOWER}, {})
+    config = SYSTEMS["video_llava"].architecture.build_config(text_config, {"image": TOWER, "video": TOWER}, {})
     return VideoLM(config).eval()
 
 

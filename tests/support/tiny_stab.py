@@ -5,7 +5,7 @@ from transformers import AutoConfig
 
 from vidtune.models.towers.stab import StabTower, StabTowerConfig
 from vidtune.models.video_lm import VideoLM
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 
 STAB = {"hidden_size": 16, "image_size": 24, "patch_size": 2, "clip_heads": 2, "frame_heads": 4, "dropout": 0.0}
 SHAPES = [(3, 8, 24, 24), (3, 8, 12, 24), (3, 5, 24, 8), (3, 1, 4, 24)]
@@ -39,7 +39,7 @@ def tiny_stab_model(**alignment) -> VideoLM:
         num_key_value_heads=2,
         max_position_embeddings=1024,
     )
-    config = get_system("video_panda").build_config(text, {"video": STAB}, {})
+    config = SYSTEMS["video_panda"].architecture.build_config(text, {"video": STAB}, {})
     sizes = {"input_size": 32, "output_size": 24, "layers": [4, 2, 0], "num_heads": 4}
     config.alignments = {"video": {**sizes, **alignment}}
     return VideoLM(config).eval()

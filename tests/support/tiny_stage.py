@@ -11,7 +11,7 @@ from tiny_tokenizers import tiny_tokenizer
 from vidtune.media.preprocessing.streams import ImagePreprocessing, VideoPreprocessing
 from vidtune.planning.lengths import ExampleMaker
 from vidtune.processing.processor import StreamSettings, VideoLMProcessor
-from vidtune.systems import get_system, list_systems
+from vidtune.registry import SYSTEMS
 
 
 @dataclass
@@ -24,8 +24,8 @@ class Source:
     weight: float = 1.0
 
 
-SYSTEM = list_systems()[0]
-PROMPT = get_system(SYSTEM).training_prompt
+SYSTEM = SYSTEMS.names()[0]
+PROMPT = SYSTEMS[SYSTEM].dialect.training_prompt
 
 
 def tiny_processor(frames: int = 4) -> VideoLMProcessor:

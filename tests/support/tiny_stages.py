@@ -9,7 +9,7 @@ from vidtune.models.config import VideoLMConfig
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Batch, Example, MediaSlot, pack
 from vidtune.recipe.types import LoRA, Train
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 from vidtune.training.setup.parameters import prepare_components
 
 FULL, LORA = Train(learning_rate=1e-3), Train(learning_rate=1e-3, lora=LoRA(rank=4))
@@ -22,7 +22,7 @@ def composed(kind: str = "llama", **text) -> VideoLMConfig:
         kind, **{**sizes, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, **text}
     )
     video = {**TOWER, "num_frames": 4, "temporal_attention": True}
-    return get_system("video_llava").build_config(text_config, {"image": TOWER, "video": video}, {})
+    return SYSTEMS["video_llava"].architecture.build_config(text_config, {"image": TOWER, "video": video}, {})
 
 
 def batch_of(config: VideoLMConfig, lengths: list[int], items: dict[str, int], supervised: int) -> Batch:

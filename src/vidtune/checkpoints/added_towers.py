@@ -8,8 +8,8 @@ from vidtune.checkpoints.checkpoints import Checkpoint, Dtypes, LoadReport, rena
 from vidtune.checkpoints.files.hub import locate
 from vidtune.checkpoints.files.tensors import read_state
 from vidtune.errors import UserError
+from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
-from vidtune.systems import get_system
 
 
 def add_towers(checkpoint: Checkpoint, towers: Mapping[str, str], dtype: Dtypes = None) -> None:
@@ -23,13 +23,13 @@ def add_towers(checkpoint: Checkpoint, towers: Mapping[str, str], dtype: Dtypes 
         UserError: no such tower, weights that do not fit, or features of another width than the connector takes.
     """
     model, config = checkpoint.model, checkpoint.model.config
-    system = get_system(config.system)
+    files = SYSTEMS[config.system].publication
     for name, place in towers.items():
         if name not in config.towers:
             raise UserError(f"--tower {name}: no such tower; {suggestion(name, list(config.towers))}")
         report = LoadReport(f"tower {name}")
-        found = tower_sizes(system, name, place)
-        state = rename(read_state(locate(place)), system.tower_file(name).keys, report)
+        found = tower_sizes(config.system, name, place)
+        state = rename(read_state(locate(place)), files.tower(name).keys, report)
         width = config.tower(name).hidden_size
         # What the file does not tell, as the number of frames, stays as it was.
         config.towers[name] = {key: value for key, value in config.towers[name].items() if key != "absent"} | found

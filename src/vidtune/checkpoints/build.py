@@ -28,8 +28,7 @@ from vidtune.models.config import VideoLMConfig
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.recipe.types import Recipe
-from vidtune.systems import get_system
-from vidtune.systems.base import System
+from vidtune.registry import SYSTEMS
 
 if TYPE_CHECKING:
     from vidtune.media.preprocessing.streams import Preprocessing
@@ -63,17 +62,20 @@ def build_model(recipe: Recipe, dtype: Dtypes = None, reports: list[LoadReport] 
 
 def published_weights(recipe: Recipe) -> list[tuple[str, str, KeyMap]]:
     """Of every component whose weights the recipe names: where they lie, and their names in ours."""
-    system = get_system(recipe.system)
-    weights = _tower_weights(system, recipe.towers)
-    weights += [(f"connectors.{name}", spec, _connector_keys(system)) for name, spec in recipe.connectors.items()]
+    weights = _tower_weights(recipe.system, recipe.towers)
+    weights += [
+        (f"connectors.{name}", spec, _connector_keys(recipe.system)) for name, spec in recipe.connectors.items()
+    ]
     weights += [("language_model", recipe.language_model, LANGUAGE_MODEL_KEYS)]
     return [(name, spec, keys) for name, spec, keys in weights if isinstance(spec, str)]
 
 
-def _tower_weights(system: System, towers: Mapping[str, Any]) -> list[tuple[str, Any, KeyMap]]:
+def _tower_weights(system: str, towers: Mapping[str, Any]) -> list[tuple[str, Any, KeyMap]]:
+    files = SYSTEMS[system].publication
     return [
-        (f"towers.{name}", spec, _below(system.tower_file(name).keys, f"towers.{name}."))
+        (f"towers.{name}", spec, _below(files.tower(name).keys, f"towers.{name}."))
         for name, spec in towers.items()
+        if isinstance(spec, str)
     ]
 
 
@@ -83,9 +85,9 @@ def build_config(recipe: Recipe, text_config: PreTrainedConfig | None = None) ->
     Args:
         text_config: of the language model; None: as the recipe says.
     """
-    towers = {name: tower_sizes(get_system(recipe.system), name, spec) for name, spec in recipe.towers.items()}
+    towers = {name: tower_sizes(recipe.system, name, spec) for name, spec in recipe.towers.items()}
     connectors = {name: spec for name, spec in recipe.connectors.items() if isinstance(spec, dict)}
-    config = _compose(get_system(recipe.system), text_config or _text_config(recipe), towers, connectors)
+    config = _compose(recipe.system, text_config or _text_config(recipe), towers, connectors)
     config.alignments = alignment_sizes(recipe, config)
     return config
 
@@ -97,10 +99,9 @@ def partial_config(system_name: str, config: dict[str, Any], base: str) -> Video
         config: the config.json beside them; empty without one.
         base: the language model they were trained for.
     """
-    system = get_system(system_name)
-    named = {name: tower_sizes(system, name, path) for name, path in system.tower_names(config).items()}
-    text_config = read_text_config(base)
-    return _compose(system, text_config, {**system.tower_sizes(config), **named}, system.connector_sizes(config))
+    named = SYSTEMS[system_name].publication.named_parts(config)
+    towers = {name: tower_sizes(system_name, name, spec) for name, spec in named.towers.items()}
+    return _compose(system_name, read_text_config(base), towers, dict(named.connectors))
 
 
 def build_partial(
@@ -112,8 +113,8 @@ def build_partial(
         ours: what :func:`partial_config` made of ``config``.
         state: connectors; those it does not hold are drawn.
     """
-    system = get_system(ours.system)
-    weights = [*_tower_weights(system, system.tower_names(config)), ("language_model", base, LANGUAGE_MODEL_KEYS)]
+    named = SYSTEMS[ours.system].publication.named_parts(config)
+    weights = [*_tower_weights(ours.system, named.tower_places), ("language_model", base, LANGUAGE_MODEL_KEYS)]
     return _assemble(ours, weights, dtype, state)
 
 
@@ -121,15 +122,15 @@ def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTok
     """The processor of a model: a tokenizer (or its folder) and the preprocessing its system prescribes."""
     from vidtune.processing.processor import StreamSettings, VideoLMProcessor
 
-    system = get_system(config.system)
-    preprocessing = system.preprocessing(config)
+    system = SYSTEMS[config.system]
+    preprocessing = system.architecture.preprocessing(config)
     streams = {
         name: StreamSettings(
             preprocessing=preprocessing[name],
             placeholder_id=placeholder,
             num_tokens=_token_counts(config, name, preprocessing[name]),
-            num_placeholders=system.placeholders(config, name),
-            max_items=system.max_media.get(name),
+            num_placeholders=system.architecture.placeholders(config, name),
+            max_items=system.dialect.max_media.get(name),
             absent_tower=_absent_tower(config, name),
             **_feature_shape(config, name, preprocessing[name]),
         )
@@ -198,14 +199,14 @@ def read_text_config(place: str) -> PreTrainedConfig:
         raise UserError(f"{place}: holds no language model ({str(error).splitlines()[0]})") from None
 
 
-def tower_sizes(system: System, name: str, spec: str | dict[str, Any]) -> dict[str, Any]:
+def tower_sizes(system: str, name: str, spec: str | dict[str, Any]) -> dict[str, Any]:
     """Sizes of a tower: as given, or as the place of its weights tells. Raises UserError where it does not."""
     if isinstance(spec, dict):
         return spec
     path = locate(spec, weights=False)
     settings, shapes = read_shapes(path) if path.is_file() else (read_config(path), {})
     try:
-        return system.tower_file(name).read_sizes(settings, shapes)
+        return SYSTEMS[system].publication.tower(name).read_sizes(settings, shapes)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     except KeyError as error:
@@ -213,16 +214,16 @@ def tower_sizes(system: System, name: str, spec: str | dict[str, Any]) -> dict[s
 
 
 def _compose(
-    system: System, text_config: PreTrainedConfig, towers: dict[str, Any], connectors: dict[str, Any]
+    system: str, text_config: PreTrainedConfig, towers: dict[str, Any], connectors: dict[str, Any]
 ) -> VideoLMConfig:
     try:
-        config = system.build_config(text_config, towers, connectors)
+        config = SYSTEMS[system].architecture.build_config(text_config, towers, connectors)
         for name in config.towers:
             config.tower(name)
         for name in config.connectors:
             config.connector(name)
     except (ValueError, TypeError) as error:
-        raise UserError(f"system {system.name}: {error}") from None
+        raise UserError(f"system {system}: {error}") from None
     return config
 
 
@@ -231,8 +232,8 @@ def _below(keys: KeyMap, prefix: str) -> KeyMap:
     return replace(keys, prefixes=tuple((theirs, prefix + ours) for theirs, ours in keys.prefixes))
 
 
-def _connector_keys(system: System) -> KeyMap:
-    partial = [format for format in system.formats if format.partial and not format.adapter]
+def _connector_keys(system: str) -> KeyMap:
+    partial = [format for format in SYSTEMS[system].publication.formats if format.partial and not format.adapter]
     return KeyMap(tuple(pair for format in partial for pair in format.keys.prefixes))
 
 

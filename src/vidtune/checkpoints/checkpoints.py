@@ -19,6 +19,7 @@ from vidtune.checkpoints.quiet import without_progress_bar
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.video_lm import VideoLM
+from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
 
 if TYPE_CHECKING:
@@ -124,10 +125,8 @@ def find_format(
         adapter: whether a low-rank adapter lies beside them.
         system: look among its formats alone; None: among those of all systems.
     """
-    from vidtune.systems import get_system, list_systems
-
-    for name in [system] if system else list_systems():
-        for candidate in get_system(name).formats:
+    for name in [system] if system else SYSTEMS.names():
+        for candidate in SYSTEMS[name].publication.formats:
             if candidate.adapter == adapter and candidate.matches(config, keys):
                 return name, candidate
     what = f"of system {system}" if system else "of a known system"
@@ -297,9 +296,8 @@ def export_state(model: VideoLM, format: CheckpointFormat) -> dict[str, Tensor]:
 
 def export_format(system: str, name: str) -> CheckpointFormat:
     """A writable format of a system by name; UserError names the nearest."""
-    from vidtune.systems import get_system
-
-    formats = {format.name: format for format in get_system(system).formats if format.write_config or format.partial}
+    known = SYSTEMS[system].publication.formats
+    formats = {format.name: format for format in known if format.write_config or format.partial}
     if name not in formats:
         raise UserError(f"cannot write format {name!r} of system {system!r}; {suggestion(name, [*formats, OURS])}")
     return formats[name]

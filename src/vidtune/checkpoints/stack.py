@@ -27,6 +27,7 @@ from vidtune.checkpoints.formats import CheckpointFormat, JsonDict
 from vidtune.checkpoints.lora import adapters
 from vidtune.errors import UserError
 from vidtune.models.video_lm import VideoLM
+from vidtune.registry import SYSTEMS
 
 _HOW = "with --model-base, and what else it stands on by more of them, bottom up"
 
@@ -168,7 +169,5 @@ def _drawn_warning(components: Sequence[str]) -> str:
 
 
 def _file_names() -> tuple[str, ...]:
-    from vidtune.systems import get_system, list_systems
-
-    formats = [format for name in list_systems() for format in get_system(name).formats]
+    formats = [format for name in SYSTEMS.names() for format in SYSTEMS[name].publication.formats]
     return tuple(dict.fromkeys(f.file_name for f in formats if f.partial and not f.adapter))

@@ -9,6 +9,7 @@ from torch import Tensor
 from vidtune.checkpoints.checkpoints import OURS, LoadReport, read_config, rename
 from vidtune.checkpoints.files.hub import locate
 from vidtune.checkpoints.files.tensors import read_state
+from vidtune.checkpoints.formats import TowerFile
 from vidtune.errors import UserError
 from vidtune.media.preprocessing.any_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.models.config import VideoLMConfig
@@ -16,8 +17,8 @@ from vidtune.models.distillation import Teacher, every_fourth_layer
 from vidtune.models.towers import tower_config
 from vidtune.models.towers.clip import ClipTowerConfig
 from vidtune.recipe.types import Distillation, Recipe
+from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
-from vidtune.systems import get_system
 
 if TYPE_CHECKING:
     from vidtune.media.preprocessing.streams import Preprocessing
@@ -45,17 +46,23 @@ def _tower_sizes(system: str, folder: Path, stream: str) -> dict[str, Any]:
     """Sizes of the tower in a folder: a tower alone, or the stream's in a whole model of ours."""
     config = read_config(folder)
     if config.get("model_type") != OURS:
-        return get_system(system).read_tower_sizes(config)
+        return _published_teacher(system, stream).read_sizes(config, {})
     if stream not in config["streams"]:
         raise ValueError(f"the model in {folder} has no stream {stream!r}")
     return config["towers"][config["streams"][stream]["tower"]]
+
+
+def _published_teacher(system: str, stream: str) -> TowerFile:
+    """How the teacher of a stream is published: by itself, or as the tower of that name."""
+    publication = SYSTEMS[system].publication
+    return publication.teachers.get(stream) or publication.tower(stream)
 
 
 def _tower_state(system: str, folder: Path, stream: str, report: LoadReport) -> dict[str, Tensor]:
     """Its weights under our names; what else a whole model of ours holds is ignored."""
     config, state = read_config(folder), read_state(folder)
     if config.get("model_type") != OURS:
-        return rename(state, get_system(system).tower_keys, report)
+        return rename(state, _published_teacher(system, stream).keys, report)
     prefix = f"towers.{config['streams'][stream]['tower']}."
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
@@ -101,7 +108,7 @@ def build_teacher(recipe: Recipe, stream: str, config: VideoLMConfig) -> Teacher
     spec, sizes = recipe.distillation[stream].teacher, teacher_config(recipe, stream)
     tower: Any = config.tower(config.streams[stream]["tower"])
     side = tower.token_grids(tower.input_shape())[0].side
-    shape = get_system(recipe.system).preprocessing(config)[stream].output_shape()
+    shape = SYSTEMS[recipe.system].architecture.preprocessing(config)[stream].output_shape()
     _check_sight(stream, sizes, shape[1] if len(shape) == 4 else 1, side)
     torch.manual_seed(recipe.seed)
     teacher = Teacher(sizes, cell=sizes.image_size // side, color=getattr(tower, "padding_color", (0.0, 0.0, 0.0)))

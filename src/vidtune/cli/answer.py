@@ -56,7 +56,7 @@ def answer(
     from vidtune.generation.engine import AnswerEngine
     from vidtune.generation.settings import GenerationSettings, Request
     from vidtune.processing.times import with_seconds
-    from vidtune.systems import get_system
+    from vidtune.registry import SYSTEMS
 
     given = {"video": video or [], "image": image or []}
     if absent := next((path for paths in given.values() for path in paths if not path.exists()), None):
@@ -79,12 +79,12 @@ def answer(
     )
     for warning in loaded.report.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    system = get_system(loaded.processor.system)
+    system = SYSTEMS[loaded.processor.system]
     media = _media(given, stand_in, system)
     processor = loaded.processor.without({*(without or ()), *_unread(media)})
-    seconds = _duration(media, duration) if system.times else None
+    seconds = _duration(media, duration) if system.dialect.times else None
     requests = [Request(str(number), media, text) for number, text in enumerate(question)]
-    prompt = prompt or system.answering_prompt
+    prompt = prompt or system.dialect.answering_prompt
     with AnswerEngine(loaded.model, processor, settings, prompt=prompt, media_timeout=media_timeout) as engine:
         for reply in engine.answer(requests):
             if reply.error is not None:
@@ -92,10 +92,14 @@ def answer(
             asked = question[int(reply.id)]
             if as_json:
                 record = {"question": asked, "answer": reply.text, "finish_reason": reply.finish_reason}
-                record |= _spans(reply.text, seconds, system.times)
+                record |= _spans(reply.text, seconds, system.dialect.times)
                 typer.echo(json.dumps(record, ensure_ascii=False))
                 continue
-            text = with_seconds(reply.text, seconds, system.times) if seconds and system.times else reply.text
+            text = (
+                with_seconds(reply.text, seconds, system.dialect.times)
+                if seconds and system.dialect.times
+                else reply.text
+            )
             typer.echo(f"{asked}\n  {text}" if len(question) > 1 else text)
 
 
@@ -112,7 +116,7 @@ def _media(
     from vidtune.media.feature_file import FEATURE_SUFFIXES, is_feature_file
 
     files = {stream: [str(path.resolve()) for path in paths] for stream, paths in given.items()}
-    owners = {companion: owner for owner, companions in system.companions.items() for companion in companions}
+    owners = {companion: owner for owner, companions in system.dialect.companions.items() for companion in companions}
     found: dict[str, list[tuple[str, str]]] = {}
     for stream, path in features.items():
         if not Path(path).is_file():

@@ -73,7 +73,7 @@ def _render(name: str, out: Path) -> Path:
     from vidtune.errors import UserError
     from vidtune.recipe.shipped import WORLD_RECIPES
     from vidtune.recipe.types import load_recipe
-    from vidtune.systems import get_system
+    from vidtune.registry import SYSTEMS
     from vidtune.world import WORLDS
 
     kind = load_recipe(name, expand=False).world
@@ -82,7 +82,7 @@ def _render(name: str, out: Path) -> Path:
     folder = out / WORLDS[kind].folder
     typer.echo(f"1/4  rendering the world of {kind} into {folder}")
     # A world's tokenizer knows the words of one system's prompts, whatever recipe comes first.
-    prompts = get_system(load_recipe(WORLD_RECIPES[kind], expand=False).system).prompts.values()
+    prompts = SYSTEMS[load_recipe(WORLD_RECIPES[kind], expand=False).system].dialect.prompts.values()
     known = sorted({f"{prompt.system} {prompt.user}: {prompt.assistant}:" for prompt in prompts})
     with CountProgress() as bars:
         WORLDS[kind].build(folder, texts=known, progress=lambda done, total: bars("files", done, total))

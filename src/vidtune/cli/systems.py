@@ -5,10 +5,12 @@ import typer
 
 def systems() -> None:
     """List the systems with their papers, prompt formats and checkpoint formats."""
-    from vidtune.systems import get_system, list_systems
+    from vidtune.registry import SYSTEMS
 
-    for name in list_systems():
-        system = get_system(name)
+    for name in SYSTEMS.names():
+        system = SYSTEMS[name]
         typer.echo(f"{system.name}: {system.title}, {system.paper}, {system.repository}")
-        typer.echo(f"  prompts      {', '.join(system.prompts)} (trained with {system.training_prompt})")
-        typer.echo(f"  checkpoints  vidtune, {', '.join(form.name for form in system.formats)}")
+        typer.echo(
+            f"  prompts      {', '.join(system.dialect.prompts)} (trained with {system.dialect.training_prompt})"
+        )
+        typer.echo(f"  checkpoints  vidtune, {', '.join(form.name for form in system.publication.formats)}")

@@ -59,7 +59,7 @@ def open_checkpoint(
     import torch
 
     from vidtune.checkpoints.checkpoints import load_checkpoint
-    from vidtune.systems import get_system
+    from vidtune.registry import SYSTEMS
 
     kind = None if dtype is None else getattr(torch, dtype, None)
     if dtype is not None and not isinstance(kind, torch.dtype):
@@ -68,7 +68,7 @@ def open_checkpoint(
     recipe = path / RECIPE_FILE
     return LoadedCheckpoint(
         checkpoint=checkpoint,
-        system=get_system(checkpoint.processor.system),
+        system=SYSTEMS[checkpoint.processor.system],
         identity=identity,
         recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
     )
@@ -92,7 +92,7 @@ def protocol_for(
         UserError: rules that this checkpoint cannot follow, or that exclude each other.
     """
     system = loaded.system
-    protocol = benchmark.protocol(prompt_format=system.answering_prompt, blind=blind)
+    protocol = benchmark.protocol(prompt_format=system.dialect.answering_prompt, blind=blind)
     protocol = protocol.model_copy(update={"companions": {name: {} for name in _companions(loaded, protocol)}})
     chosen = (
         (f"system {system.name}", benchmark.system_rules.get(system.name, {})),
@@ -100,13 +100,13 @@ def protocol_for(
     )
     for source, changes in chosen:
         protocol = protocol.with_overrides(changes, source)
-    if protocol.prompt_format not in system.prompts:
-        known = ", ".join(system.prompts)
+    if protocol.prompt_format not in system.dialect.prompts:
+        known = ", ".join(system.dialect.prompts)
         raise UserError(
             f"{benchmark.name}: system {system.name} has no prompt format {protocol.prompt_format!r}; known: {known}"
         )
     if not protocol.generation.stop:
-        stop = {"generation": {"stop": system.prompts[protocol.prompt_format].stop}}
+        stop = {"generation": {"stop": system.dialect.prompts[protocol.prompt_format].stop}}
         protocol = protocol.with_overrides(stop, f"system {system.name}")
     protocol = protocol.model_copy(
         update={
@@ -166,7 +166,7 @@ def _processor_for(loaded: LoadedCheckpoint, protocol: Protocol) -> "VideoLMProc
 def _companions(loaded: LoadedCheckpoint, protocol: Protocol) -> list[str]:
     """Streams of the checkpoint that read the same file as the protocol's stream."""
     known = loaded.checkpoint.processor.streams
-    return [name for name in loaded.system.companions.get(protocol.stream, ()) if name in known]
+    return [name for name in loaded.system.dialect.companions.get(protocol.stream, ()) if name in known]
 
 
 def _in_order(loaded: LoadedCheckpoint, protocol: Protocol, streams: Sequence[str]) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from vidtune.features.collection import CollectionSpec
 from vidtune.features.extract import Extraction, TowerStream
 from vidtune.features.identity import MediaIdentities
 from vidtune.recipe.types import Recipe
+from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
-from vidtune.systems import get_system
 
 
 def frozen(tower: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -45,22 +45,22 @@ def named_extraction(names: Sequence[str], store: Path, dtype: str, device: torc
         wanted[stream] = weights or None
     if len(set(systems)) > 1:
         raise UserError(f"--tower: of one system at a time, not {', '.join(dict.fromkeys(systems))}")
-    system = get_system(systems[0])
+    system = SYSTEMS[systems[0]]
     # Sizes of a language model are needed for the connectors, which are not built.
     text_config = LlamaConfig(hidden_size=4096)
-    streams = system.build_config(text_config, {}, {}).streams
+    streams = system.architecture.build_config(text_config, {}, {}).streams
     towers: dict[str, str] = {}
     for stream, given in wanted.items():
         if stream not in streams:
             raise UserError(f"system {system.name} has no stream {stream!r}; {suggestion(stream, list(streams))}")
         tower = streams[stream]["tower"]
-        found = given or towers.get(tower) or system.tower_names({}).get(tower)
+        found = given or towers.get(tower) or system.publication.named_parts({}).tower_places.get(tower)
         if found is None:
             raise UserError(f"--tower {system.name}:{stream}: say where its weights lie: {system.name}:{stream}=FOLDER")
         towers[tower] = found
     recipe = Recipe.model_validate({"system": system.name, "language_model": "none", "towers": towers})
     config = build_config(recipe, text_config)
-    preprocessing, identities = system.preprocessing(config), MediaIdentities()
+    preprocessing, identities = system.architecture.preprocessing(config), MediaIdentities()
     built = {name: frozen(tower_of_recipe(recipe, name, config), TORCH_DTYPES[dtype], device) for name in towers}
     found_streams = {}
     for stream in wanted:

@@ -22,6 +22,7 @@ from vidtune.processing.batch import Example, MediaSlot, StreamBatch
 from vidtune.processing.prompts import PromptFormat
 from vidtune.processing.times import mark_times
 from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, media_tags
+from vidtune.registry import SYSTEMS
 
 
 class StreamSettings(BaseModel):
@@ -109,9 +110,7 @@ class VideoLMProcessor(ProcessorMixin):
     @property
     def prompts(self) -> Mapping[str, PromptFormat]:
         """The system's prompt formats by name."""
-        from vidtune.systems import get_system
-
-        return get_system(self.system).prompts
+        return SYSTEMS[self.system].dialect.prompts
 
     def prompt_format(self, name: str) -> PromptFormat:
         """Raises UserError for a name the system does not know."""
@@ -122,16 +121,12 @@ class VideoLMProcessor(ProcessorMixin):
     @property
     def companions(self) -> Mapping[str, tuple[str, ...]]:
         """Streams that read the same file as another one, by that one's name."""
-        from vidtune.systems import get_system
-
-        return get_system(self.system).companions
+        return SYSTEMS[self.system].dialect.companions
 
     @property
     def times(self) -> str | None:
         """Name of the rule by which moments are written in texts; None where none are."""
-        from vidtune.systems import get_system
-
-        return get_system(self.system).times
+        return SYSTEMS[self.system].dialect.times
 
     @property
     def preprocessing(self) -> dict[str, Preprocessing]:
@@ -291,10 +286,8 @@ class VideoLMProcessor(ProcessorMixin):
         Raises:
             SampleProblem: tags and media do not fit together.
         """
-        from vidtune.systems import get_system
-
         questions = [text] if isinstance(text, str) else list(text)
-        name = prompt or get_system(self.system).answering_prompt
+        name = prompt or SYSTEMS[self.system].dialect.answering_prompt
         items = {stream: list(given) for stream, given in (("image", images), ("video", videos)) if given}
         loaded = {stream: iter([self._load(stream, item) for item in given]) for stream, given in items.items()}
         examples, read = [], []

@@ -13,12 +13,15 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from vidtune.checkpoints.formats import CheckpointFormat, JsonDict, KeyMap
+from vidtune.checkpoints.publication import NamedParts, Publication
 from vidtune.media.preprocessing.sound import FbankPreprocessing, LogMelPreprocessing
 from vidtune.media.preprocessing.streams import ImagePreprocessing, Preprocessing, VideoPreprocessing
+from vidtune.models.architecture import Architecture, Sizes
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.towers.clip_class import ClipClassTowerConfig
+from vidtune.processing.dialect import Dialect
 from vidtune.processing.prompts import PromptFormat
-from vidtune.systems.base import Sizes, System
+from vidtune.systems.base import System
 from vidtune.systems.parts.microsoft_beats import BEATS_TOWER
 from vidtune.systems.parts.openai_clip import CLASS_TOWER
 from vidtune.systems.parts.openai_whisper import ENCODER_TOWER
@@ -173,39 +176,42 @@ SYSTEM = System(
     title="LongVALE-LLM",
     paper="arXiv:2411.19772",
     repository="https://github.com/ttgeng233/LongVALE",
-    prompts=PROMPTS,
-    training_prompt="v1",
-    answering_prompt="v1",
-    build_config=build_config,
-    preprocessing=preprocessing,
-    formats=(
-        CheckpointFormat(
-            name="official",
-            keys=_OFFICIAL_KEYS,
-            matches=_is_official,
-            read_config=_read_official,
-            write_config=_write_official,
-            without_towers=True,
-        ),
-        CheckpointFormat(
-            name="official_lora",
-            keys=_OFFICIAL_KEYS,
-            matches=_is_lora,
-            write_config=_write_official,
-            partial=("connectors.audio", "connectors.speech"),
-            adapter=True,
-        ),
-        CheckpointFormat(
-            name="projector",
-            keys=_PROJECTOR_KEYS,
-            matches=_is_projector,
-            partial=("connectors.visual",),
-            file_name="mm_projector.bin",
-        ),
+    dialect=Dialect(
+        prompts=PROMPTS,
+        training_prompt="v1",
+        answering_prompt="v1",
+        max_media={"video": 1, "image": 1},
+        companions={"video": ("audio", "speech")},
+        times="percent",
     ),
-    tower_files={"vision": CLASS_TOWER, "audio": BEATS_TOWER, "speech": ENCODER_TOWER},
-    tower_sizes=_stored_sizes,
-    max_media={"video": 1, "image": 1},
-    companions={"video": ("audio", "speech")},
-    times="percent",
+    architecture=Architecture(build_config, preprocessing),
+    publication=Publication(
+        formats=(
+            CheckpointFormat(
+                name="official",
+                keys=_OFFICIAL_KEYS,
+                matches=_is_official,
+                read_config=_read_official,
+                write_config=_write_official,
+                without_towers=True,
+            ),
+            CheckpointFormat(
+                name="official_lora",
+                keys=_OFFICIAL_KEYS,
+                matches=_is_lora,
+                write_config=_write_official,
+                partial=("connectors.audio", "connectors.speech"),
+                adapter=True,
+            ),
+            CheckpointFormat(
+                name="projector",
+                keys=_PROJECTOR_KEYS,
+                matches=_is_projector,
+                partial=("connectors.visual",),
+                file_name="mm_projector.bin",
+            ),
+        ),
+        towers={"vision": CLASS_TOWER, "audio": BEATS_TOWER, "speech": ENCODER_TOWER},
+        named_parts=lambda config: NamedParts(towers=_stored_sizes(config)),
+    ),
 )

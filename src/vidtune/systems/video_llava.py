@@ -10,11 +10,14 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from vidtune.checkpoints.formats import CheckpointFormat, JsonDict, KeyMap
+from vidtune.checkpoints.publication import NamedParts, Publication
 from vidtune.media.preprocessing.streams import ImagePreprocessing, Preprocessing, VideoPreprocessing
+from vidtune.models.architecture import Architecture, Sizes
 from vidtune.models.config import VideoLMConfig
+from vidtune.processing.dialect import Dialect
 from vidtune.processing.prompts import PromptFormat
-from vidtune.systems.base import Sizes, System
-from vidtune.systems.parts.languagebind import TOWER_KEYS, tower_sizes
+from vidtune.systems.base import System
+from vidtune.systems.parts.languagebind import LANGUAGEBIND_TOWER
 from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER
 
 NAME = "video_llava"
@@ -153,13 +156,17 @@ def _projector_depth(kind: str) -> int:
     return int(match[1])
 
 
-def _connector_sizes(config: JsonDict) -> dict[str, Any]:
+def _connector_sizes(config: JsonDict) -> dict[str, JsonDict]:
     return {"visual": {"depth": _projector_depth(config.get("mm_projector_type", "mlp2x_gelu"))}}
 
 
 def _tower_names(config: JsonDict) -> dict[str, str]:
     published = {"image": "LanguageBind/LanguageBind_Image", "video": "LanguageBind/LanguageBind_Video_merge"}
     return {name: config.get(f"mm_{name}_tower") or default for name, default in published.items()}
+
+
+def _named_parts(config: JsonDict) -> NamedParts:
+    return NamedParts(_tower_names(config), _connector_sizes(config))
 
 
 def _sizes_from_shapes(prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -257,46 +264,46 @@ SYSTEM = System(
     title="Video-LLaVA",
     paper="arXiv:2311.10122",
     repository="https://github.com/PKU-YuanGroup/Video-LLaVA",
-    prompts=PROMPTS,
-    training_prompt="v1",
-    answering_prompt="llava_v1",
-    build_config=build_config,
-    preprocessing=preprocessing,
-    formats=(
-        CheckpointFormat(
-            name="official",
-            keys=_OFFICIAL_KEYS,
-            matches=_is_official,
-            read_config=_read_official,
-            write_config=_write_official,
-        ),
-        CheckpointFormat(
-            name="transformers",
-            keys=_TRANSFORMERS_KEYS,
-            matches=_is_transformers,
-            read_config=_read_transformers,
-            warnings=_transformers_warnings,
-        ),
-        CheckpointFormat(
-            name="official_lora",
-            keys=_OFFICIAL_KEYS,
-            matches=_is_projector,
-            write_config=_write_official,
-            partial=("connectors.visual",),
-            adapter=True,
-        ),
-        CheckpointFormat(
-            name="projector",
-            keys=_PROJECTOR_KEYS,
-            matches=_is_projector,
-            partial=("connectors.visual",),
-            file_name="mm_projector.bin",
-        ),
+    dialect=Dialect(
+        prompts=PROMPTS,
+        training_prompt="v1",
+        answering_prompt="llava_v1",
+        max_media={"image": 16, "video": 1},
     ),
-    tower_keys=TOWER_KEYS,
-    read_tower_sizes=tower_sizes,
-    tower_names=_tower_names,
-    connector_sizes=_connector_sizes,
-    max_media={"image": 16, "video": 1},
-    placeholders=_placeholders,
+    architecture=Architecture(build_config, preprocessing, _placeholders),
+    publication=Publication(
+        formats=(
+            CheckpointFormat(
+                name="official",
+                keys=_OFFICIAL_KEYS,
+                matches=_is_official,
+                read_config=_read_official,
+                write_config=_write_official,
+            ),
+            CheckpointFormat(
+                name="transformers",
+                keys=_TRANSFORMERS_KEYS,
+                matches=_is_transformers,
+                read_config=_read_transformers,
+                warnings=_transformers_warnings,
+            ),
+            CheckpointFormat(
+                name="official_lora",
+                keys=_OFFICIAL_KEYS,
+                matches=_is_projector,
+                write_config=_write_official,
+                partial=("connectors.visual",),
+                adapter=True,
+            ),
+            CheckpointFormat(
+                name="projector",
+                keys=_PROJECTOR_KEYS,
+                matches=_is_projector,
+                partial=("connectors.visual",),
+                file_name="mm_projector.bin",
+            ),
+        ),
+        towers=dict.fromkeys(_TOWERS, LANGUAGEBIND_TOWER),
+        named_parts=_named_parts,
+    ),
 )

@@ -10,14 +10,17 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from vidtune.checkpoints.formats import CheckpointFormat, JsonDict, KeyMap
+from vidtune.checkpoints.publication import Publication
 from vidtune.media.preprocessing.streams import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing, Preprocessing
 from vidtune.media.preprocessing.transforms import CLIP_MEAN, CLIP_STD
+from vidtune.models.architecture import Architecture, Sizes
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.letterbox import normalized_color
 from vidtune.models.towers.stab import StabTowerConfig
+from vidtune.processing.dialect import Dialect
 from vidtune.processing.prompts import PromptFormat
-from vidtune.systems.base import Sizes, System
-from vidtune.systems.parts.languagebind import TOWER_KEYS, tower_sizes
+from vidtune.systems.base import System
+from vidtune.systems.parts.languagebind import LANGUAGEBIND_TOWER
 from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER, LANGUAGE_MODEL_KEYS
 
 NAME = "video_panda"
@@ -243,32 +246,33 @@ SYSTEM = System(
     title="Video-Panda",
     paper="arXiv:2412.18609",
     repository="https://github.com/jh-yi/Video-Panda",
-    prompts=PROMPTS,
-    training_prompt="v1",
-    answering_prompt="videopanda_v1",
-    build_config=build_config,
-    preprocessing=preprocessing,
-    formats=(
-        CheckpointFormat(
-            name="official",
-            keys=_OFFICIAL_KEYS,
-            matches=_is_official,
-            read_config=_read_official,
-            write_config=_write_official,
-        ),
-        CheckpointFormat(
-            name="eve",
-            keys=_EVE_KEYS,
-            matches=_is_eve,
-            read_config=_read_eve,
-            warnings=lambda config: [
-                "this is EVE, an image model: what mixes frames starts from random weights and has to be trained"
-            ],
-            drawn=(r"towers\.video\.(local_encoding|clip_aggregator|fusion)\.",),
-        ),
+    dialect=Dialect(
+        prompts=PROMPTS,
+        training_prompt="v1",
+        answering_prompt="videopanda_v1",
+        max_media={"image": 1, "video": 1},
     ),
-    tower_keys=TOWER_KEYS,
-    read_tower_sizes=tower_sizes,
-    max_media={"image": 1, "video": 1},
-    placeholders=_placeholders,
+    architecture=Architecture(build_config, preprocessing, _placeholders),
+    publication=Publication(
+        formats=(
+            CheckpointFormat(
+                name="official",
+                keys=_OFFICIAL_KEYS,
+                matches=_is_official,
+                read_config=_read_official,
+                write_config=_write_official,
+            ),
+            CheckpointFormat(
+                name="eve",
+                keys=_EVE_KEYS,
+                matches=_is_eve,
+                read_config=_read_eve,
+                warnings=lambda config: [
+                    "this is EVE, an image model: what mixes frames starts from random weights and has to be trained"
+                ],
+                drawn=(r"towers\.video\.(local_encoding|clip_aggregator|fusion)\.",),
+            ),
+        ),
+        teachers=dict.fromkeys(("image", "video"), LANGUAGEBIND_TOWER),
+    ),
 )

@@ -18,7 +18,7 @@ from vidtune.checkpoints.build import build_model
 from vidtune.cli.main import run
 from vidtune.features.collection import Collection, collections
 from vidtune.recipe.types import Recipe, dump_recipe
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 from vidtune.training.run import train
 from vidtune.training.setup.stage import set_up
 
@@ -130,12 +130,15 @@ def test_weights_that_a_recipe_names_are_read_without_its_language_model(
 def published(recipe: Recipe, folder: Path) -> dict[str, str]:
     """Towers as they are published: a folder of config.json and weights under their own names, each."""
     model = build_model(recipe)
-    keys = get_system(recipe.system).tower_keys
+    published = SYSTEMS[recipe.system].publication
     found = {}
     for name, tower in model.towers.items():
         target = folder / f"tower-{name}"
         target.mkdir()
-        state = {str(keys.to_theirs(key)): tensor.contiguous() for key, tensor in tower.state_dict().items()}
+        state = {
+            str(published.tower(name).keys.to_theirs(key)): tensor.contiguous()
+            for key, tensor in tower.state_dict().items()
+        }
         save_file(state, target / "model.safetensors")
         vision = {**TOWER, "patch_size": 14, "hidden_act": "gelu", "layer_norm_eps": 1e-5}
         if name == "video":

@@ -28,7 +28,7 @@ from vidtune.checkpoints.lora.bundle import (
 )
 from vidtune.errors import UserError
 from vidtune.recipe.types import load_recipe
-from vidtune.systems import get_system
+from vidtune.registry import SYSTEMS
 
 
 def write_lora_run(checkpoint: Checkpoint, source: Path, format: CheckpointFormat, folder: Path) -> None:
@@ -42,7 +42,7 @@ def write_lora_run(checkpoint: Checkpoint, source: Path, format: CheckpointForma
         adapter, towers = _bundle_parts(checkpoint, source, format)
     elif is_adapter(source):
         adapter = read_adapter(source)
-        towers = get_system(checkpoint.model.config.system).tower_names(read_config(source))
+        towers = SYSTEMS[checkpoint.model.config.system].publication.named_parts(read_config(source)).tower_places
     else:
         raise UserError(f"{source}: holds no low-rank adapter, which format {format.name} is for")
     config = _config(checkpoint, format, towers)

@@ -3,9 +3,10 @@
 Source: arXiv:2310.01852, github.com/PKU-YuanGroup/LanguageBind.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from vidtune.checkpoints.formats import JsonDict, KeyMap
+from vidtune.checkpoints.formats import JsonDict, KeyMap, TowerFile
 
 TOWER_KEYS = KeyMap(
     (("vision_model.", ""),),
@@ -21,8 +22,10 @@ TOWER_KEYS = KeyMap(
 """Names in a stand-alone file -> names below our tower."""
 
 
-def tower_sizes(config: JsonDict) -> dict[str, Any]:
-    """Sizes in the config.json of a LanguageBind tower."""
+def tower_sizes(config: JsonDict, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Sizes in the config.json of a LanguageBind tower; a file of weights alone does not tell them."""
+    if shapes:
+        raise ValueError("a file tells nothing about this tower; give the folder with its config.json")
     vision = config.get("vision_config", config)
     if vision.get("lora_r"):
         raise ValueError("this tower still holds LoRA layers (lora_r != 0); use the merged one")
@@ -31,3 +34,7 @@ def tower_sizes(config: JsonDict) -> dict[str, Any]:
     if vision.get("add_time_attn"):
         sizes |= {"num_frames": vision["num_frames"], "temporal_attention": True}
     return sizes
+
+
+LANGUAGEBIND_TOWER = TowerFile(TOWER_KEYS, tower_sizes)
+"""A ``clip`` tower from a folder of LanguageBind."""

@@ -21,8 +21,8 @@ from vidtune.planning.plan import StagePlan
 from vidtune.processing.batch import Example
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage, Train
+from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
-from vidtune.systems import get_system
 from vidtune.training.ranks.group import ProcessPlace, Ranks
 from vidtune.training.setup.exclusions import ExclusionList
 from vidtune.training.setup.stage_data import PlainProgress, StageData, open_stage_data
@@ -203,8 +203,8 @@ def example_maker(
 
 def prompt_name(recipe: Recipe, stage: Stage) -> str:
     """The stage's prompt format, by default the one the system was trained with."""
-    system = get_system(recipe.system)
-    name = stage.prompt or system.training_prompt
-    if name not in system.prompts:
-        raise UserError(f"stage {stage.name!r}: no prompt format {name!r}; {suggestion(name, system.prompts)}")
+    system = SYSTEMS[recipe.system]
+    name = stage.prompt or system.dialect.training_prompt
+    if name not in system.dialect.prompts:
+        raise UserError(f"stage {stage.name!r}: no prompt format {name!r}; {suggestion(name, system.dialect.prompts)}")
     return name

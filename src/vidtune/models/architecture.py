@@ -1,0 +1,31 @@
+"""What a system is made of: the builder of its config, and the preprocessing of each stream."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.models.config import VideoLMConfig
+
+Sizes = Mapping[str, Mapping[str, Any]]
+"""Component name -> sizes that differ from the published ones."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What models need to know of a system.
+
+    Args:
+        build_config: config of the language model, sizes of towers, sizes of connectors -> config of the whole model.
+            Components without sizes are as published; where checkpoints come without their towers, a tower without
+            sizes is ``absent``. Raises ValueError for sizes that contradict each other.
+        preprocessing: config of the whole model -> preprocessing of every stream.
+        placeholders: config, stream -> number of placeholders that a media tag stands for before expansion; length
+            limits of published code count these.
+    """
+
+    build_config: Callable[[PreTrainedConfig, Sizes, Sizes], VideoLMConfig]
+    preprocessing: Callable[[VideoLMConfig], dict[str, Preprocessing]]
+    placeholders: Callable[[VideoLMConfig, str], int] = lambda config, stream: 1
