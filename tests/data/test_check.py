@@ -4,14 +4,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from vidtune.data.check import DataReport, check_data
+from vidtune.data.check import DataCheck
+from vidtune.data.findings import DataReport
 from vidtune.data.media_check import KINDS
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample
@@ -78,6 +79,11 @@ def media(tmp_path: Path) -> Path:
     return folder
 
 
+def run_check(table: AnnotationTable, sidecar: Path, **options: Any) -> DataReport:
+    told = {"progress": options.pop("progress")} if "progress" in options else {}
+    return DataCheck(PREPROCESSING, sidecar, workers=0, **options).run(table, encode, **told)
+
+
 @pytest.fixture
 def check(media: Path, tmp_path: Path) -> Callable[..., DataReport]:
     def run(*items: tuple[str, str, dict[str, object]], decode: bool = False, **options: object) -> DataReport:
@@ -88,15 +94,7 @@ def check(media: Path, tmp_path: Path) -> Callable[..., DataReport]:
         path = tmp_path / "train.json"
         path.write_text(json.dumps(samples))
         table = AnnotationTable.open([Source(path, media)], tmp_path / "cache")
-        return check_data(
-            table,
-            encode,
-            PREPROCESSING,
-            checked_files=tmp_path / "checked.jsonl",
-            decode=decode,
-            workers=0,
-            **options,  # type: ignore[arg-type]
-        )
+        return run_check(table, tmp_path / "checked.jsonl", decode=decode, **options)
 
     return run
 
@@ -198,7 +196,7 @@ def test_a_line_torn_by_a_kill_does_not_matter(check: Callable[..., DataReport],
     whole = sidecar.read_bytes()
     sidecar.write_bytes(whole[:-5])
     assert not check(GOOD).excluded
-    assert sidecar.read_bytes() == whole[:-5] + b"\n" + whole
+    assert sidecar.read_bytes() == whole
 
 
 @pytest.fixture
@@ -213,8 +211,7 @@ def check_stored(media: Path, tmp_path: Path) -> Callable[..., DataReport]:
         path.write_text(json.dumps([{"id": name, "conversations": turns, "meta": meta} for name in ids]))
         opened = Source(**{"annotations": path, "media": None, "features": {"video": folder}, **(source or {})})  # type: ignore[arg-type]
         table = AnnotationTable.open([opened], tmp_path / "cache")
-        sidecar = tmp_path / "checked.jsonl"
-        return check_data(table, encode, PREPROCESSING, checked_files=sidecar, workers=0, **options)  # type: ignore[arg-type]
+        return run_check(table, tmp_path / "checked.jsonl", **options)
 
     return run
 

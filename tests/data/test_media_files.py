@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vidtune.data.conversations import Record
+from vidtune.data.annotation import Annotation
 from vidtune.data.media_files import MediaFiles
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Turn
@@ -18,8 +18,8 @@ def place(tmp_path: Path) -> Path:
     return tmp_path.resolve()
 
 
-def record(identity: str, *media: tuple[str, str | None]) -> Record:
-    return Record(identity, (Turn("user", "?"),), media)
+def record(identity: str, *media: tuple[str, str | None]) -> Annotation:
+    return Annotation(identity, (Turn("user", "?"),), media)
 
 
 def refs(files: MediaFiles, *arguments: object) -> tuple[MediaRef, ...]:

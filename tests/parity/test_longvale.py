@@ -18,7 +18,7 @@ from vidtune.checkpoints.checkpoints import Checkpoint, load_checkpoint, save_ch
 from vidtune.checkpoints.lora.adapters import adapter_config, read_adapter
 from vidtune.checkpoints.lora.injection import add_adapters
 from vidtune.checkpoints.stack import require_layer
-from vidtune.data.conversations import read_records
+from vidtune.data.conversations import read_conversations
 from vidtune.data.sample import MediaRef, Sample
 from vidtune.evaluation.benchmarks.longvale import TEMPLATES
 from vidtune.evaluation.metrics.grounding import score_grounding
@@ -142,7 +142,7 @@ def features(inputs, tmp_path_factory) -> list[MediaRef]:
 @pytest.fixture(scope="module")
 def samples(features) -> list[Sample]:
     cases = [case for case in read("text_cases.json")["text_cases"] if case["case"] == "sft" and not case["legacy"]]
-    records = list(read_records(Path("sft.json"), json.dumps([case["sample"] for case in cases]).encode()))
+    records = list(read_conversations(Path("sft.json"), json.dumps([case["sample"] for case in cases]).encode()))
     return [
         Sample(str(number), record.turns, (ref,), record.times)
         for number, (record, ref) in enumerate(zip(records, features, strict=True))

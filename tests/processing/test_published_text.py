@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vidtune.data.conversations import read_records
+from vidtune.data.conversations import read_conversations
 from vidtune.processing.batch import IGNORED
 from vidtune.processing.prompts import PromptFormat
 from vidtune.processing.times import mark_times, time_rule
@@ -56,7 +56,7 @@ def number_of(case: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("case", CASES, ids=number_of)
 def test_ids_and_labels_equal_the_official_ones(case: dict[str, Any]) -> None:
-    (record,) = read_records(Path("train.json"), json.dumps([case["sample"]]).encode())
+    (record,) = read_conversations(Path("train.json"), json.dumps([case["sample"]]).encode())
     ((stream, path),) = record.media
     assert path is None
     encoded = encode(
@@ -80,7 +80,7 @@ def test_moments_are_written_as_the_official_code_does(case: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("case", RESULTS.get("inference_prompts", []), ids=lambda case: case["task"])
 def test_questions_equal_the_official_prompts(case: dict[str, Any], tokenizer: ChunkTokenizer) -> None:
-    (record,) = read_records(
+    (record,) = read_conversations(
         Path("train.json"),
         json.dumps([{"id": "a", "conversations": [{"from": "human", "value": case["query"]}]}]).encode(),
     )

@@ -1,1 +1,4 @@
-"""Annotations to samples: one reader per format, tables, checking."""
+"""Annotations become samples: one reader per annotation format, memory-mapped tables, checks of samples and files."""
+
+PARTS = {"conversations": "vidtune.data.conversations:read_conversations"}
+"""Annotation formats by name. A reader is a function of a file's path and content that yields Annotations."""

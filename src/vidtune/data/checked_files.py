@@ -1,35 +1,35 @@
-"""Remembers which media files were found good, so that a check that was stopped need not look at them again."""
+"""Remembers which media files passed a check, so that a check that was stopped does not read them again."""
 
-import json
 import os
 from pathlib import Path
+from types import TracebackType
+
+from vidtune.machine.records import RecordWriter, read_values
 
 Key = tuple[str, int, int, str]
 
 
 class CheckedFiles:
-    """Files found good, in an append-only JSONL sidecar, keyed by path, size, modification time and what was checked.
+    """Files that passed a check, stored as JSON lines: path, size, modification time, name of the check, kind.
 
-    A line torn by a killed process is ignored. Bad files are not kept: the next check looks again.
+    Files that failed are not stored: the next check reads them again. A context manager; several processes may write
+    the same file.
 
     Args:
-        sidecar: the file; need not exist.
+        sidecar: path of the JSON lines file; need not exist.
     """
 
     def __init__(self, sidecar: Path) -> None:
         self.sidecar = sidecar
+        self._writer: RecordWriter | None = None
         self._kinds: dict[Key, str] = {}
-        content = sidecar.read_bytes() if sidecar.is_file() else b""
-        self._torn = bool(content) and not content.endswith(b"\n")
-        for line in content.splitlines():
-            try:
-                path, size, mtime_ns, checked, kind = json.loads(line)
-            except ValueError:
-                continue
-            self._kinds[path, size, mtime_ns, checked] = kind
+        for value in read_values(sidecar, skip_broken=True):
+            if isinstance(value, list) and len(value) == 5:
+                path, size, mtime_ns, checked, kind = value
+                self._kinds[path, size, mtime_ns, checked] = kind
 
     def kind(self, path: str, checked: str) -> str | None:
-        """The kind of a file that passed a check and has not changed since; None if it must be looked at.
+        """Returns the kind of a file that passed a check and has not changed since then; None: it must be checked.
 
         Args:
             checked: name of the check.
@@ -43,10 +43,23 @@ class CheckedFiles:
         if key is None or key in self._kinds:
             return
         self._kinds[key] = kind
-        self.sidecar.parent.mkdir(parents=True, exist_ok=True)
-        with self.sidecar.open("ab") as file:
-            file.write((b"\n" if self._torn else b"") + json.dumps([*key, kind]).encode() + b"\n")
-        self._torn = False
+        if self._writer is None:
+            self._writer = RecordWriter(self.sidecar, shared=True)
+        self._writer.append([*key, kind])
+
+    def close(self) -> None:
+        """Release the file. Closing twice is allowed."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def __enter__(self) -> "CheckedFiles":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def _key(path: str, checked: str) -> Key | None:

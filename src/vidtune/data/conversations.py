@@ -1,77 +1,55 @@
-"""The annotation format of LLaVA and its descendants: one JSON list of conversations about images and videos.
+"""Reader of the annotation format of LLaVA-style trainers: one JSON list of conversations about images and videos.
 
     [{"id": 0, "video": "clip.mp4", "conversations": [{"from": "human", "value": "<video>\\nWhat happens?"},
                                                       {"from": "gpt", "value": "A dog runs."}]}, ...]
 
-`image` and `video` may be a string or a list of strings, both may be there, or neither. `id` may be missing.
-Where there is neither but one tag stands in the text, the medium is named by the `id`, without an extension.
+`image` and `video` are a string or a list of strings; an item may have both, or neither. `id` may be missing.
+If an item has neither, but its text contains one tag, the `id` is the name of the medium, without an extension.
 
     {"id": "AbC", "conversations": [...], "meta": {"duration": 61.4, "token": {"<s0>": 0.0, "<e0>": 7.2}}}
 
-`meta` gives the seconds that marks in the text stand for, from the start of the clip. Its `split`, which part of a
-longer video the clip is, and `source`, the data set it came from, are documentation (github.com/huangb23/VTimeLLM).
+`meta` gives the time of each mark in the text, in seconds from the start of the clip. Its keys `split` (the part of a
+longer video that the clip is) and `source` (the data set it came from) are ignored (github.com/huangb23/VTimeLLM).
 """
 
 import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vidtune.data.problems import SampleProblem
+from vidtune.data.annotation import Annotation
 from vidtune.data.sample import Times, Turn
 from vidtune.errors import UserError
 
 ROLES: dict[str, Literal["user", "assistant"]] = {"human": "user", "gpt": "assistant"}
-# With both keys in a sample, published training code takes the videos before the images.
+# If an item has both keys, published training code puts the videos before the images.
 STREAMS = ("video", "image")
 WHITESPACE = re.compile(r"[ \t\n\r]*")
 TAG = re.compile(f"<({'|'.join(STREAMS)})>")
-START_MARK = re.compile(r"<s(\w+)>")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One item of the list.
+def read_conversations(path: Path, content: bytes) -> Iterator[Annotation]:
+    """Yield the items of an annotation file one by one.
 
     Args:
-        original_id: as the file has it; empty if missing.
-        media: (stream, relative path), videos first. No path: the medium is named by the id.
-        times: of the marks in the turns.
-    """
+        path: path of the file, for messages.
+        content: content of the whole file.
 
-    original_id: str
-    turns: tuple[Turn, ...]
-    media: tuple[tuple[str, str | None], ...]
-    times: Times | None = None
-
-    @property
-    def word_length(self) -> int:
-        """Words over all turns, separated by white space; negative for a text-only sample."""
-        words = sum(len(turn.text.split()) for turn in self.turns)
-        return words if self.media else -words
-
-
-def read_records(path: Path, content: bytes) -> Iterator[Record]:
-    """Read the items of an annotation file one by one.
-
-    Args:
-        path: for messages.
-        content: the whole file.
     Raises:
-        UserError: not UTF-8 or broken JSON, with line and column; an item of the wrong form, with its index and key.
+        UserError: the file is not UTF-8 or not valid JSON (names line and column), or an item has the wrong form (names
+            its index and key).
     """
     for index, item in enumerate(_list_items(path, content)):
         try:
-            yield _record(item)
+            yield _annotation(item)
         except ValueError as error:
             raise UserError(f"{path}: item {index}: {error}") from None
 
 
 def _list_items(path: Path, content: bytes) -> Iterator[Any]:
-    """Items of a JSON list; no more than one is held as a Python object at a time."""
+    """Yield the items of a JSON list; only one at a time exists as a Python object."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -103,7 +81,7 @@ def _skip_space(text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def _record(item: Any) -> Record:
+def _annotation(item: Any) -> Annotation:
     if not isinstance(item, dict):
         raise ValueError(f"expected an object, found {_name(item)}")
     identity = item.get("id", "")
@@ -117,7 +95,7 @@ def _record(item: Any) -> Record:
     tags = [tag for turn in turns for tag in TAG.findall(turn.text)]
     if len(tags) == 1 and str(identity) and not any(key in item for key in STREAMS):
         media = [(tags[0], None)]
-    return Record(str(identity), turns, tuple(media), _times(item.get("meta")))
+    return Annotation(str(identity), turns, tuple(media), _times(item.get("meta")))
 
 
 def _times(meta: Any) -> Times | None:
@@ -141,25 +119,6 @@ def _seconds(value: Any, key: str) -> float:
         return float(value)
     except OverflowError:
         return math.inf
-
-
-def check_times(times: Times) -> None:
-    """Raise SampleProblem for times that cannot be: no duration, a moment before the clip, an end before its start.
-
-    A moment behind the end of the clip is not refused: published files round durations down.
-    """
-    if not (math.isfinite(times.duration) and times.duration > 0):
-        raise SampleProblem("no duration", f"the duration is {times.duration:g} seconds")
-    seconds = dict(times.marks)
-    for mark, moment in times.marks:
-        if not (math.isfinite(moment) and moment >= 0):
-            raise SampleProblem("time outside the clip", f"{mark} stands for {moment:g} seconds")
-        start = START_MARK.fullmatch(mark)
-        end = f"<e{start[1]}>" if start else ""
-        if end in seconds and seconds[end] < moment:
-            raise SampleProblem(
-                "times in the wrong order", f"{end}, {seconds[end]:g} seconds, comes before {mark}, {moment:g} seconds"
-            )
 
 
 def _paths(item: dict[str, Any], key: str) -> list[str]:

@@ -1,26 +1,22 @@
-"""Looks at media files and files of features: are they there, of the right kind, and whole?"""
+"""Checks media files and feature files: whether they exist, are of the right kind, and can be read to the end."""
 
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from vidtune.data.checked_files import CheckedFiles
+from vidtune.machine.progress import ProgressCallback
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.media.preprocessing.streams import Preprocessing
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being checked ("samples", "files", "decoding", "features"), how many are done, how many there
-are.
-"""
-
 StreamFile = tuple[str, str]
-"""A stream and the path of a file that stands in it."""
+"""A stream, and the path of a file that it reads."""
 Problem = tuple[str, str]
-"""A reason to count by, and a detail."""
+"""A short reason, by which reports count, and a detail."""
 Name = TypeVar("Name")
 
 METADATA = "kind and length"
@@ -41,27 +37,31 @@ class MediaCheck:
     """A check of files.
 
     Args:
-        files: each with a stream that reads it.
-        preprocessing: of every stream.
-        known: remembers good files.
-        tell: how far it is.
+        files: each file with a stream that reads it.
+        preprocessing: preprocessing settings of every stream.
+        known: files that passed an earlier check.
+        progress: progress callback; its tasks are "files", "decoding" and "features".
 
     Attributes:
-        seconds: path -> how long a file lasts; 0 where it has no length. Known after `problems`.
+        seconds: path -> duration of the file in seconds; 0: it has no duration. Filled by `problems`.
     """
 
     def __init__(
-        self, files: list[StreamFile], preprocessing: Mapping[str, Preprocessing], known: CheckedFiles, tell: Progress
+        self,
+        files: list[StreamFile],
+        preprocessing: Mapping[str, Preprocessing],
+        known: CheckedFiles,
+        progress: ProgressCallback,
     ) -> None:
-        self._files, self._preprocessing, self._known, self._tell = files, preprocessing, known, tell
+        self._files, self._preprocessing, self._known, self._progress = files, preprocessing, known, progress
         self.seconds: dict[str, float] = {}
 
     def problems(self, pool: MediaPool, decode: bool) -> Iterator[tuple[StreamFile, Problem]]:
-        """Every file that cannot be used, and why; several times if several things are wrong.
+        """Yields every file that cannot be used, with the problem; a file with several problems comes several times.
 
         Args:
-            decode: also decode and preprocess every file, and read all features. The headers of features are not
-                looked at: their tokens have been counted by then.
+            decode: also decode and preprocess every file, and read all features. The headers of feature files are not
+                checked here: they were read before, when the tokens of the samples were counted.
         """
         media: list[StreamFile] = []
         features: list[StreamFile] = []
@@ -86,7 +86,7 @@ class MediaCheck:
             yield from self._read(features, pool)
 
     def _kinds(self, files: list[StreamFile], pool: MediaPool) -> dict[str, str | Problem]:
-        """Path -> of which kind the file is, or what is wrong with it."""
+        """Path -> kind of the file, or its problem."""
         kinds: dict[str, str | Problem] = {}
         jobs: list[tuple[str, LoadJob]] = []
         for path in dict.fromkeys(path for _, path in files):
@@ -100,7 +100,7 @@ class MediaCheck:
                 kinds[path] = ("unreadable file", _reason(result))
                 continue
             kinds[path] = result.info.kind
-            # A file of sound alone lasts as long as its sound.
+            # The duration of a file that holds only sound is that of its sound.
             self.seconds[path] = round(result.info.duration or result.info.audio_seconds, 2)
             self._known.add(path, METADATA, f"{kinds[path]} {self.seconds[path]}")
         return kinds
@@ -132,11 +132,11 @@ class MediaCheck:
             else:
                 self._known.add(file[1], FEATURES, FEATURES)
 
-    def _load(self, pool: MediaPool, jobs: list[tuple[Name, LoadJob]], what: str) -> Iterator[tuple[Name, LoadResult]]:
+    def _load(self, pool: MediaPool, jobs: list[tuple[Name, LoadJob]], task: str) -> Iterator[tuple[Name, LoadResult]]:
         results = pool.load(job for _, job in jobs)
         for done, ((name, _), result) in enumerate(zip(jobs, results, strict=True), 1):
             yield name, result
-            self._tell(what, done, len(jobs))
+            self._progress(task, done, len(jobs))
 
 
 def _reason(result: LoadResult) -> str:
@@ -144,7 +144,7 @@ def _reason(result: LoadResult) -> str:
 
 
 def _not_a_file(path: str) -> Problem | None:
-    """Reason and detail if there is no file or folder at a path that could be opened without waiting; else None."""
+    """Returns the problem of a path that is no file or folder, or could block when opened; None: no problem."""
     try:
         mode = Path(path).stat().st_mode
     except FileNotFoundError:

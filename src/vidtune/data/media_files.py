@@ -1,16 +1,16 @@
-"""From what a record says of its media to files: below the media folder, and in folders of stored features."""
+"""Finds the media files of an annotation: below the media folder, and in folders of stored features."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from vidtune.data.conversations import Record
+from vidtune.data.annotation import Annotation
 from vidtune.data.media_root import MediaRoot, is_relative, resolve
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.media.feature_file import FEATURE_SUFFIXES
 
-# The medium itself comes first: an id with its extension, or a folder of frames.
+# First the name without a suffix: an id that has its extension, or a folder of frames.
 VIDEO_SUFFIXES = ("", ".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
 AUDIO_SUFFIXES = (".wav", ".mp3", ".flac", ".m4a", ".aac", ".ogg", ".opus")
 IMAGE_SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -18,46 +18,47 @@ SUFFIXES = {"image": IMAGE_SUFFIXES}
 
 
 class MediaFiles:
-    """The files of a data source's records.
+    """Files of the annotations of a data source.
 
     Args:
-        media: folder that media paths are relative to; None if there is none.
-        features: stream -> folder of its tower's features, one file for each medium: ``<id><suffix>``, or the medium's
-            path with another suffix, or with one more.
+        media: folder that media paths are relative to; None: there is none.
+        features: stream -> folder of stored features, one file per medium: ``<id><suffix>``, or the path of the medium
+            with its suffix replaced or with a suffix added.
     """
 
     def __init__(self, media: Path | None, features: Mapping[str, Path]) -> None:
         self._media = None if media is None else MediaRoot(media)
         self._features = {stream: MediaRoot(folder) for stream, folder in features.items()}
 
-    def refs(self, record: Record) -> tuple[MediaRef, ...]:
-        """The record's media, each with all feature files that there are of it.
+    def refs(self, annotation: Annotation) -> tuple[MediaRef, ...]:
+        """Returns the media of an annotation, each with all its feature files.
 
-        A medium needs no file of its own where its stream has features of it; where the file is there as well, streams
-        without features read it.
+        A medium whose stream has a feature file needs no media file. If the media file exists too, streams without
+        features read it.
 
         Raises:
-            SampleProblem: a path that does not stay below its folder, or nothing that the medium's stream could read.
+            SampleProblem: a path leads out of its folder, or there is neither a media file nor a feature file.
         """
-        return tuple(self._ref(stream, path, record) for stream, path in record.media)
+        return tuple(self._ref(stream, path, annotation) for stream, path in annotation.media)
 
     def fingerprint(self, by_id: bool) -> str:
-        """Hash of what decides which files the records have, as far as it is looked at: names, and of features their
-        sizes too. Empty where nothing is.
+        """Returns a hash of the folder listings that decide which files are used; empty: no listing matters.
+
+        It covers the names of files, and the sizes of feature files.
 
         Args:
-            by_id: whether records name their media by their id.
+            by_id: whether media are named by the id of their annotation.
         """
         parts = [f"{stream} {folder.fingerprint(sizes=True)}" for stream, folder in self._features.items()]
         if self._media is not None and (by_id or parts):
             parts.append(self._media.fingerprint())
         return " ".join(parts)
 
-    def _ref(self, stream: str, path: str | None, record: Record) -> MediaRef:
+    def _ref(self, stream: str, path: str | None, annotation: Annotation) -> MediaRef:
         if path is not None and not self._features:
             return MediaRef(stream, resolve(self._media.folder if self._media else None, path))
-        name = record.original_id if path is None else path
-        found = {wanted: self._feature_file(folder, path, record) for wanted, folder in self._features.items()}
+        name = annotation.original_id if path is None else path
+        found = {wanted: self._feature_file(folder, path, annotation) for wanted, folder in self._features.items()}
         suffixes = SUFFIXES.get(stream, (*VIDEO_SUFFIXES, *AUDIO_SUFFIXES)) if path is None else ("",)
         file = self._media.find(name, suffixes) if self._media else None
         if file is None and found.get(stream) is None:
@@ -73,9 +74,9 @@ class MediaFiles:
             return SampleProblem("missing file", no_file)
         return SampleProblem("no media folder", f"{name!r} is named but the data source has no media folder")
 
-    def _feature_file(self, folder: MediaRoot, path: str | None, record: Record) -> str | None:
-        """The features of a medium; those under the record's id come first, where it has one medium only."""
+    def _feature_file(self, folder: MediaRoot, path: str | None, annotation: Annotation) -> str | None:
+        """Returns the path of a feature file; one named by the id comes first if the annotation has one medium only."""
         names = [] if path is None else [os.path.splitext(path)[0], path]  # noqa: PTH122
-        if path is None or (len(record.media) == 1 and is_relative(record.original_id)):
-            names.insert(0, record.original_id)
+        if path is None or (len(annotation.media) == 1 and is_relative(annotation.original_id)):
+            names.insert(0, annotation.original_id)
         return next((file for name in names if (file := folder.find(name, FEATURE_SUFFIXES))), None)

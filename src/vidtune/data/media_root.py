@@ -1,4 +1,4 @@
-"""Paths in annotations are relative to a media root and must stay below it, wherever symbolic links lead."""
+"""Resolves paths in annotations: relative to a media root, which they must not leave, also not by symbolic links."""
 
 import hashlib
 import os
@@ -12,12 +12,13 @@ LISTINGS_KEPT = 64
 
 
 def resolve(root: Path | None, relative: str) -> str:
-    """Absolute path of a file that an annotation names; the file need not exist.
+    """Returns the absolute path of a file that an annotation names; the file need not exist.
 
     Args:
-        root: media root; None if the data source has none.
+        root: media root; None: the data source has none.
+
     Raises:
-        SampleProblem: the path is absolute, climbs with "..", or leaves the root through a symbolic link.
+        SampleProblem: the path is absolute, contains "..", or leaves the root through a symbolic link.
     """
     if root is None:
         raise SampleProblem("no media folder", f"{relative!r} is named but the data source has no media folder")
@@ -30,18 +31,18 @@ def resolve(root: Path | None, relative: str) -> str:
 
 
 def is_relative(path: str) -> bool:
-    """Whether a path is relative and does not climb."""
+    """Whether a path is relative and contains no ".."."""
     parts = Path(path).parts
     return bool(parts) and not Path(path).is_absolute() and ".." not in parts and "\0" not in path
 
 
 class MediaRoot:
-    """Finds files below a folder without asking the file system for each: every folder is listed once.
+    """Finds files below a folder. Each subfolder is listed once, so that a lookup needs no call of the file system.
 
-    Files that come later are not seen; a new object sees them.
+    Files that are created later are not found; a new object finds them.
 
     Args:
-        folder: need not exist.
+        folder: path of the folder; need not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,10 +50,10 @@ class MediaRoot:
         self._listings: dict[str, tuple[str, frozenset[str], frozenset[str]]] = {}
 
     def find(self, name: str, suffixes: Sequence[str] = ("",)) -> str | None:
-        """Absolute path of the first of ``name + suffix`` that is there; None if none is.
+        """Returns the absolute path of the first existing ``name + suffix``; None: none exists.
 
         Raises:
-            SampleProblem: as `resolve`.
+            SampleProblem: see `resolve`.
         """
         _check_relative(self.folder, name)
         parent, stem = os.path.split(name)
@@ -68,7 +69,7 @@ class MediaRoot:
         return None
 
     def fingerprint(self, sizes: bool = False) -> str:
-        """Hash of the names of all files below the folder, and of their sizes if wanted."""
+        """Returns a hash of the names of all files below the folder, and of their sizes if ``sizes`` is true."""
         digest = hashlib.sha256()
         for line in sorted(_files_below(str(self.folder), "", sizes)):
             digest.update(line.encode(errors="surrogateescape") + b"\n")
@@ -90,7 +91,7 @@ def _check_relative(root: Path, relative: str) -> None:
 
 @lru_cache(maxsize=LISTINGS_KEPT)
 def _names_in(folder: str, modified: int) -> tuple[frozenset[str], frozenset[str]]:
-    """Names in a folder, and which of them are symbolic links; for all objects that look into it."""
+    """Names in a folder, and those of them that are symbolic links; the cache is shared by all objects."""
     try:
         with os.scandir(folder) as entries:
             found = [(entry.name, entry.is_symlink()) for entry in entries]

@@ -1,4 +1,4 @@
-"""What can be wrong with one sample: a short reason to count by, and a sentence for the user."""
+"""Problems of a single sample: a short reason, by which reports count, and a sentence for the user."""
 
 from vidtune.errors import UserError
 
@@ -7,9 +7,9 @@ class SampleProblem(UserError):
     """A sample that cannot be used.
 
     Args:
-        reason: a few words, the same for every sample with this problem; reports count by it.
+        reason: short text, equal for every sample with this problem; reports count by it.
         detail: one sentence about this sample.
-        sample: the sample's id, or its place in the file; filled in by `of` where it is known.
+        sample: the sample's id, or its position in the file; `of` sets it where it is known.
     """
 
     def __init__(self, reason: str, detail: str, sample: str = "") -> None:
@@ -19,7 +19,7 @@ class SampleProblem(UserError):
         self.sample = sample
 
     def of(self, sample: str) -> "SampleProblem":
-        """The same problem, naming the sample."""
+        """Returns the same problem with the id of the sample."""
         return SampleProblem(self.reason, self.detail, sample)
 
     def __reduce__(self) -> tuple[type["SampleProblem"], tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""A sample: one annotated conversation about zero or more media files, before any tokenising or decoding."""
+"""Samples: annotated conversations about zero or more media files, before tokenising and decoding."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,13 +6,13 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class MediaRef:
-    """A media file that stands in a prompt.
+    """A reference to a medium in a prompt.
 
     Args:
-        stream: the stream that reads it ("image", "video"); its tag in the text is ``<stream>``.
-        path: absolute path, already checked to lie below its media root; empty if there is none.
-        features: files of tower features that stand in for the file, as (stream, absolute path); any stream that has
-            one here reads it instead of ``path``.
+        stream: stream that reads it ("image", "video"); its tag in the text is ``<stream>``.
+        path: absolute path of the media file, checked to be below its media root; empty: there is none.
+        features: feature files of the medium as (stream, absolute path); a stream with an entry here reads the feature
+            file instead of ``path``.
     """
 
     stream: str
@@ -20,14 +20,14 @@ class MediaRef:
     features: tuple[tuple[str, str], ...] = ()
 
     def read_by(self, stream: str) -> "MediaRef | None":
-        """What a stream reads of it: its feature file, or the file; None when there is neither."""
+        """Returns what a stream reads: its feature file, else the media file; None: there is neither."""
         path = dict(self.features).get(stream, self.path)
         return MediaRef(stream, path) if path else None
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a conversation; its text may hold stream tags such as ``<video>``."""
+    """One turn of a conversation; its text may contain stream tags such as ``<video>``."""
 
     role: Literal["user", "assistant"]
     text: str
@@ -35,11 +35,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Moments that the text of a sample names by marks.
+    """Times that the text of a sample contains as marks.
 
     Args:
-        duration: seconds of the clip that the sample is about.
-        marks: what stands in the text ("<s0>"), and the second it means, from the start of the clip.
+        duration: duration of the sample's clip in seconds.
+        marks: (mark, seconds): a mark in the text ("<s0>") and the time it stands for, from the start of the clip.
     """
 
     duration: float
@@ -48,7 +48,14 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An annotated conversation. ``media`` stands in the order of the tags in the text; ``times`` are of its marks."""
+    """An annotated conversation.
+
+    Args:
+        id: ``<annotation file>:<index>``.
+        turns: turns of the conversation.
+        media: in the order of their tags in the text.
+        times: times of the marks in the text; None: there are none.
+    """
 
     id: str
     turns: tuple[Turn, ...]

@@ -1,36 +1,35 @@
-"""Annotations as memory-mapped tables: parsed once, then shared by all processes without a Python object per sample.
+"""Annotations as memory-mapped tables: parsed once, shared by all processes, without a Python object per sample.
 
 Legend: n samples of a table, m of one file.
 """
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from vidtune.data.conversations import Record, check_times, read_records
+from vidtune.data.annotation import Annotation, check_times
+from vidtune.data.conversations import read_conversations
 from vidtune.data.media_files import MediaFiles
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Sample, Times, Turn
 from vidtune.errors import UserError
+from vidtune.machine.files import atomic_folder
 
 FORMAT_VERSION = 2
-"""Of parsed tables. Another one has files parsed anew, but leaves samples and their order in training as they are."""
+"""Version of parsed tables. A new version parses files again; samples and their order in training stay the same."""
 FINGERPRINT_VERSION = 1
+BLOB = "records.bin"
 COLUMNS = ("offsets", "word_lengths", "has_media", "by_id")
 
 
 class DataSource(Protocol):
-    """An annotation file, the folder its media paths are relative to, and a folder of stored features per stream; a
-    recipe's data source is one.
-    """
+    """An annotation file, the folder of its media, and a folder of stored features per stream; see the recipe's."""
 
     @property
     def annotations(self) -> str | Path: ...
@@ -44,20 +43,21 @@ class DataSource(Protocol):
 
 @dataclass(frozen=True)
 class AnnotationFile:
-    """The table of one annotation file, open.
-
-    Pickled, it takes its place on disk along, not the samples.
+    """The open table of one annotation file. A pickled one contains its path on disk, not the samples.
 
     Args:
-        name: what its sample ids begin with; the file's stem, made unique among the files of a table.
-        path, media, features: the source; ``media_files`` finds what the samples need in its folders.
+        name: first part of its sample ids: the stem of the file, made unique among the files of a table.
+        path: path of the annotation file.
+        media: folder of its media; None: there is none.
         content_hash: sha256 of the annotation file.
-        folder: where the parsed table lies.
-        blob: JSON of all records, memory-mapped bytes.
-        offsets: (m + 1,) int64, where each record begins in `blob`, and its end.
-        word_lengths: (m,) int32, see `Record.word_length`.
-        has_media: (m,) bool.
-        by_id: (m,) bool, whether the medium is named by the sample's id.
+        folder: folder of the parsed table.
+        features: (stream, folder of stored features).
+        media_files: finds the media files and feature files of the samples.
+        blob: JSON of all annotations, memory-mapped bytes.
+        offsets: (m + 1,) int64, position of each annotation in `blob`, and the end of the last.
+        word_lengths: (m,) int32, see `Annotation.word_length`.
+        has_media: (m,) bool, whether the annotation has media.
+        by_id: (m,) bool, whether the medium is named by the id of the annotation.
     """
 
     name: str
@@ -84,7 +84,7 @@ class AnnotationFile:
         features: tuple[tuple[str, Path], ...] = (),
     ) -> "AnnotationFile":
         """Open the parsed table in ``folder``."""
-        blob_path = folder / "records.bin"
+        blob_path = folder / BLOB
         blob = np.memmap(blob_path, np.uint8, "r") if blob_path.stat().st_size else np.empty(0, np.uint8)
         columns = (np.load(folder / f"{column}.npy", mmap_mode="r") for column in COLUMNS)
         media_files = MediaFiles(media, dict(features))
@@ -98,21 +98,22 @@ class AnnotationFile:
         return len(self.word_lengths)
 
     def sample(self, index: int) -> Sample:
-        """Raises SampleProblem for media that cannot be found or do not stay below their folder, and wrong times."""
-        record = self.record(index)
+        """Returns a sample; raises SampleProblem for media that are missing or outside their folder, or wrong times."""
+        annotation = self.annotation(index)
         sample_id = f"{self.name}:{index}"
         try:
-            media = self.media_files.refs(record)
-            if record.times is not None:
-                check_times(record.times)
+            media = self.media_files.refs(annotation)
+            if annotation.times is not None:
+                check_times(annotation.times)
         except SampleProblem as problem:
             raise problem.of(sample_id) from None
-        return Sample(sample_id, record.turns, media, record.times)
+        return Sample(sample_id, annotation.turns, media, annotation.times)
 
-    def record(self, index: int) -> Record:
+    def annotation(self, index: int) -> Annotation:
+        """Returns the annotation of a sample, as the file has it."""
         begin, end = self.offsets[index : index + 2]
         identity, turns, media, *times = json.loads(self.blob[begin:end].tobytes())
-        return Record(
+        return Annotation(
             identity,
             tuple(Turn(*turn) for turn in turns),
             tuple((stream, path) for stream, path in media),
@@ -120,7 +121,7 @@ class AnnotationFile:
         )
 
     def listing(self) -> str:
-        """Hash of the listings of folders that decide which files the samples have; empty where none does."""
+        """Returns a hash of the folder listings that decide which files the samples use; empty: no listing matters."""
         return self.media_files.fingerprint(bool(self.by_id.any()))
 
 
@@ -131,7 +132,7 @@ class AnnotationTable:
 
     Args:
         files: open files, in order.
-        selection: (n,) int64, which of all their samples the table holds; None means all.
+        selection: (n,) int64, indices of the samples in the table, counted over all files; None: all.
     """
 
     def __init__(self, files: Sequence[AnnotationFile], selection: np.ndarray | None = None) -> None:
@@ -143,12 +144,14 @@ class AnnotationTable:
 
     @classmethod
     def open(cls, sources: Sequence[DataSource], cache: Path) -> "AnnotationTable":
-        """Open annotation files, parsing those that were not parsed before.
+        """Open annotation files, and parse those that were not parsed before.
 
         Args:
+            sources: data sources, in order.
             cache: folder of parsed tables, one for each content; may be deleted at any time.
+
         Raises:
-            UserError: no source, a missing file, broken JSON, an item of the wrong form; says where.
+            UserError: no source, a missing file, invalid JSON, an item of the wrong form; says where.
         """
         if not sources:
             raise UserError("data: no annotation file is named")
@@ -164,41 +167,41 @@ class AnnotationTable:
         return len(self._selection)
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises SampleProblem as `AnnotationFile.sample`."""
+        """Returns a sample; raises SampleProblem, see `AnnotationFile.sample`."""
         file, number = self._place(index)
         return file.sample(number)
 
     def id(self, index: int) -> str:
-        """Id of a sample, without reading it."""
+        """Returns the id of a sample without reading the sample."""
         file, number = self._place(index)
         return f"{file.name}:{number}"
 
     def original_id(self, index: int) -> str:
-        """The id the annotation file gives; empty if none, and often not unique."""
+        """Returns the id in the annotation file; empty if missing, and often not unique."""
         file, number = self._place(index)
-        return file.record(number).original_id
+        return file.annotation(number).original_id
 
     def features(self, index: int) -> dict[str, Path]:
-        """Stream -> folder of stored features, of the source a sample comes from."""
+        """Returns stream -> folder of stored features of the sample's source."""
         return dict(self._place(index)[0].features)
 
     def source(self, index: int) -> Path:
-        """The annotation file a sample comes from."""
+        """Returns the path of the sample's annotation file."""
         return self._place(index)[0].path
 
     @property
     def selection(self) -> np.ndarray:
-        """Which samples of all the files, one after the other, the table holds. Shape: (n,) int64, ascending"""
+        """Indices of the samples in the table, counted over all files. Shape: (n,) int64, ascending"""
         return self._selection
 
     @property
     def counts(self) -> list[int]:
-        """How many samples of each file the table holds."""
+        """Number of samples of each file in the table."""
         return np.diff(np.searchsorted(self._selection, self._begins)).tolist()
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the samples and their order, wherever the files lie."""
+        """Hash of the samples and their order; does not depend on the paths of the files."""
         digest = hashlib.sha256(f"{FINGERPRINT_VERSION}".encode())
         for file in self.files:
             digest.update(file.content_hash.encode())
@@ -206,7 +209,7 @@ class AnnotationTable:
         return digest.hexdigest()
 
     def without(self, ids: Collection[str]) -> "AnnotationTable":
-        """The table without some samples; ids it does not hold are ignored."""
+        """Returns the table without some samples; ids that are not in the table are ignored."""
         begins = {file.name: int(begin) for file, begin in zip(self.files, self._begins[:-1], strict=True)}
         excluded = []
         for sample_id in ids:
@@ -238,36 +241,31 @@ def _open_file(name: str, path: Path, source: DataSource, cache: Path) -> Annota
         raise UserError(f"{path}: annotations cannot be read: {error.strerror}") from None
     folder = cache / f"{content_hash[:32]}-v{FORMAT_VERSION}"
     if not folder.is_dir():
-        _build(path, path.read_bytes(), folder)
+        with suppress(FileExistsError), atomic_folder(folder) as building:  # it exists: another process was faster
+            _write_table(read_conversations(path, path.read_bytes()), building)
     media = None if source.media is None else Path(source.media)
     features = tuple((stream, Path(place)) for stream, place in source.features.items())
     return AnnotationFile.parsed(name, path, media, content_hash, folder, features)
 
 
-def _build(path: Path, content: bytes, folder: Path) -> None:
-    """Parse a file into `folder`, which appears whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    try:
-        offsets, word_lengths, has_media, by_id = [0], [], [], []
-        with (building / "records.bin").open("wb") as blob:
-            for record in read_records(path, content):
-                turns = [(turn.role, turn.text) for turn in record.turns]
-                times = (record.times.duration, record.times.marks) if record.times else ()
-                # ASCII with escapes, because JSON strings may hold lone surrogates, which UTF-8 cannot.
-                blob.write(json.dumps([record.original_id, turns, record.media, *times]).encode("ascii"))
-                offsets.append(blob.tell())
-                word_lengths.append(record.word_length)
-                has_media.append(bool(record.media))
-                by_id.append(any(path is None for _, path in record.media))
-        np.save(building / "offsets.npy", np.array(offsets, np.int64))
-        np.save(building / "word_lengths.npy", np.array(word_lengths, np.int32))
-        np.save(building / "has_media.npy", np.array(has_media, bool))
-        np.save(building / "by_id.npy", np.array(by_id, bool))
-        try:
-            os.rename(building, folder)  # noqa: PTH104
-        except OSError:
-            if not folder.is_dir():  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+def _write_table(annotations: Iterable[Annotation], folder: Path) -> None:
+    """Write the table of the annotations of one file into an empty folder."""
+    offsets, word_lengths, has_media, by_id = [0], [], [], []
+    with (folder / BLOB).open("wb") as blob:
+        for annotation in annotations:
+            turns = [(turn.role, turn.text) for turn in annotation.turns]
+            times = (annotation.times.duration, annotation.times.marks) if annotation.times else ()
+            # ASCII with escapes, because JSON strings may hold lone surrogates, which UTF-8 cannot.
+            blob.write(json.dumps([annotation.original_id, turns, annotation.media, *times]).encode("ascii"))
+            offsets.append(blob.tell())
+            word_lengths.append(annotation.word_length)
+            has_media.append(bool(annotation.media))
+            by_id.append(any(path is None for _, path in annotation.media))
+    columns = (
+        np.array(offsets, np.int64),
+        np.array(word_lengths, np.int32),
+        np.array(has_media, bool),
+        np.array(by_id, bool),
+    )
+    for name, column in zip(COLUMNS, columns, strict=True):
+        np.save(folder / f"{name}.npy", column)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from vidtune.checkpoints.build import build_config, build_processor, recipe_tokenizer
 from vidtune.checkpoints.checkpoints import load_checkpoint
-from vidtune.data.check import DataReport, Progress, check_data
+from vidtune.data.check import DataCheck
+from vidtune.data.findings import DataReport
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.machine.cores import media_workers
+from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.probe import ProbeCache
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage
@@ -20,7 +22,12 @@ CHECKED_FILES = "checked_files.jsonl"
 
 
 def check_recipe_data(
-    recipe: Recipe, out: Path, *, only: str | None = None, decode: bool = False, progress: Progress | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    only: str | None = None,
+    decode: bool = False,
+    progress: ProgressCallback = no_progress,
 ) -> Iterator[tuple[Stage, DataReport]]:
     """Check the data of every stage and write ``<out>/<stage>/excluded.jsonl``, which training into ``out`` follows.
 
@@ -46,19 +53,18 @@ def check_recipe_data(
 
 
 def _check_stage(
-    recipe: Recipe, stage: Stage, processor: VideoLMProcessor, out: Path, decode: bool, progress: Progress | None
+    recipe: Recipe, stage: Stage, processor: VideoLMProcessor, out: Path, decode: bool, progress: ProgressCallback
 ) -> DataReport:
-    report = check_data(
-        AnnotationTable.open(stage.data, out / TABLES),
-        example_maker(recipe, stage, processor),
+    check = DataCheck(
         {name: settings.preprocessing for name, settings in processor.streams.items()},
         checked_files=out / CHECKED_FILES,
         companions=processor.companions,
         decode=decode,
         workers=max(1, media_workers(stage.workers)),
         timeout=stage.media_timeout,
-        progress=progress,
     )
+    table = AnnotationTable.open(stage.data, out / TABLES)
+    report = check.run(table, example_maker(recipe, stage, processor), progress)
     report.write_exclusions(out / stage.name / EXCLUSIONS)
     return report
 

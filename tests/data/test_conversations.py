@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from vidtune.data.conversations import check_times, read_records
+from vidtune.data.annotation import check_times
+from vidtune.data.conversations import read_conversations
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Times
 from vidtune.errors import UserError
@@ -13,7 +14,7 @@ TURN = '{"from": "human", "value": "A?"}'
 
 
 def read(content: str | bytes) -> list[object]:
-    return list(read_records(Path("train.json"), content.encode() if isinstance(content, str) else content))
+    return list(read_conversations(Path("train.json"), content.encode() if isinstance(content, str) else content))
 
 
 @pytest.mark.parametrize("content", ["[]", " \n[ \t]\r\n", "\ufeff[]"])

@@ -1,0 +1,52 @@
+"""Annotations: conversations as an annotation file has them, before their media files are found."""
+
+import math
+import re
+from dataclasses import dataclass
+
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import Times, Turn
+
+START_MARK = re.compile(r"<s(\w+)>")
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One item of an annotation file; every reader of a format yields these.
+
+    Args:
+        original_id: id in the file; empty if missing.
+        turns: turns of the conversation.
+        media: (stream, relative path) in the order of the tags in the text. No path: the medium is named by the id.
+        times: times of the marks in the turns; None: there are none.
+    """
+
+    original_id: str
+    turns: tuple[Turn, ...]
+    media: tuple[tuple[str, str | None], ...]
+    times: Times | None = None
+
+    @property
+    def word_length(self) -> int:
+        """Number of words in all turns, separated by white space; negative for a text-only annotation."""
+        words = sum(len(turn.text.split()) for turn in self.turns)
+        return words if self.media else -words
+
+
+def check_times(times: Times) -> None:
+    """Raise SampleProblem for impossible times: no duration, a time before the clip, an end before its start.
+
+    A time after the end of the clip is allowed: published files round durations down.
+    """
+    if not (math.isfinite(times.duration) and times.duration > 0):
+        raise SampleProblem("no duration", f"the duration is {times.duration:g} seconds")
+    seconds = dict(times.marks)
+    for mark, moment in times.marks:
+        if not (math.isfinite(moment) and moment >= 0):
+            raise SampleProblem("time outside the clip", f"{mark} stands for {moment:g} seconds")
+        start = START_MARK.fullmatch(mark)
+        end = f"<e{start[1]}>" if start else ""
+        if end in seconds and seconds[end] < moment:
+            raise SampleProblem(
+                "times in the wrong order", f"{end}, {seconds[end]:g} seconds, comes before {mark}, {moment:g} seconds"
+            )

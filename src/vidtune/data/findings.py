@@ -1,0 +1,76 @@
+"""Results of a data check: findings about samples, and the list of samples to exclude from training."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from vidtune.machine.locks import locked
+from vidtune.machine.records import read_records, write_records
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One finding about one sample.
+
+    Args:
+        id: the sample's id, ``<annotation file>:<index>``.
+        source: path of the annotation file.
+        reason: short text, equal for all samples with this problem; reports count by it.
+        detail: one sentence about this sample; names the media file if the problem is in one.
+        excluded: whether training must exclude the sample. Otherwise it is used, but the user should know.
+    """
+
+    id: str
+    source: str
+    reason: str
+    detail: str
+    excluded: bool
+
+
+@dataclass
+class DataReport:
+    """Result of a check.
+
+    Args:
+        num_samples: number of checked samples.
+        num_files: number of checked files; a file that several samples need counts once.
+        findings: in the order of the samples; a sample may have several.
+    """
+
+    num_samples: int = 0
+    num_files: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def excluded(self) -> Counter[str]:
+        """Number of samples to exclude, by reason (the first one of each sample)."""
+        return Counter(finding.reason for finding in self._first_exclusions().values())
+
+    @property
+    def noted(self) -> Counter[str]:
+        """Number of findings about samples that are used, by reason."""
+        gone = self._first_exclusions()
+        return Counter(f.reason for f in self.findings if not f.excluded and f.id not in gone)
+
+    def write_exclusions(self, path: Path) -> int:
+        """Write the samples to exclude as JSON lines and return their number.
+
+        Lines that a training run added (they have the key ``step``) are kept. Lines of an earlier check are replaced.
+
+        Raises:
+            UserError: a training run is writing the file.
+        """
+        first = self._first_exclusions()
+        lines = [{name: value for name, value in asdict(f).items() if name != "excluded"} for f in first.values()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path, refusal="a training run is writing this file; wait for it, or check into another folder"):
+            kept = [line for line in read_records(path, skip_broken=True) if "step" in line]
+            write_records(path, [*lines, *kept])
+        return len(first)
+
+    def _first_exclusions(self) -> dict[str, Finding]:
+        first: dict[str, Finding] = {}
+        for finding in self.findings:
+            if finding.excluded:
+                first.setdefault(finding.id, finding)
+        return first
