@@ -12,7 +12,7 @@ from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatible
 from vidtune.evaluation.judging import estimate_run, judge_run
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.identity import CheckpointIdentity
-from vidtune.evaluation.runs.official_results import adopt_official_results, import_official_results
+from vidtune.evaluation.runs.official_results import adopt_official_results, combine, import_official_results
 from vidtune.evaluation.score_file import read_score, score_record
 from vidtune.evaluation.scoring import score_run
 
@@ -190,6 +190,12 @@ def test_official_result_folders_are_imported_and_adopted_where_texts_agree(run,
     (folder / "broken.json").write_text('[{"pred": }]')
     with pytest.raises(UserError, match=r"broken\.json: line 1, column 11"):
         import_official_results(folder)
+
+
+@pytest.mark.parametrize("stored", [[{"pred": "yes"}, {}], [{}, {}], [{}, {"q": 1, "pred": None, "more": [2]}]])
+def test_an_official_result_is_written_again_as_it_was(tmp_path, stored):
+    (tmp_path / "a.json").write_text(json.dumps(stored))
+    assert combine([], import_official_results(tmp_path)) == {"a": stored}
 
 
 @pytest.fixture

@@ -175,6 +175,9 @@ def test_files_prompts_and_records_are_those_of_the_published_script(inference_f
             predict(
                 engine, questions, protocol, run, checkpoint=CHECKPOINT, rank=rank, ranks=len(chunks), progress=False
             )
+            if "error" in expected:  # the published script has no such chunk; here it holds no question
+                assert expected["error"] == "IndexError" and engine.requests == []
+                continue
             name = "predictions.jsonl" if len(chunks) == 1 else f"predictions-{len(chunks)}_{rank}.jsonl"
             found = [
                 {field: record[field] for field in ("id", "question", "answer", "pred")}

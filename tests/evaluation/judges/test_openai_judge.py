@@ -1,6 +1,10 @@
 """The chat-model judge against a real HTTP server that answers, fails, talks nonsense or hangs."""
 
+import asyncio
 import json
+import os
+import signal
+import threading
 import time
 from email.utils import formatdate
 
@@ -260,3 +264,42 @@ def test_a_wrong_address_is_refused(address):
 def test_credentials_in_the_address_are_not_stored():
     identity = OpenAICompatibleJudge("m", base_url="https://user:secret@host:8/v1?token=secret").identity
     assert identity["base_url"] == "https://host:8/v1"
+
+
+def test_it_judges_inside_a_running_event_loop():
+    """As in a notebook: the caller's loop stays usable, and results arrive before the call returns."""
+
+    async def cell():
+        found, usage = ask(judge(server, limits=Limits(timeout=5)), items(5))
+        await asyncio.sleep(0)
+        return found, usage
+
+    with judge_server(lambda body, earlier: Reply()) as server:
+        found, usage = asyncio.run(cell())
+    assert usage.calls == 5 and all(judgement.value["pred"] == "yes" for judgement in found.values())
+
+
+def test_a_refusal_inside_a_running_event_loop_is_the_same_error():
+    async def cell():
+        ask(judge(server, limits=Limits(timeout=5)), items(2))
+
+    with judge_server(lambda body, earlier: Reply(status=401)) as server, pytest.raises(UserError, match="HTTP 401"):
+        asyncio.run(cell())
+
+
+def test_an_interrupt_inside_a_running_event_loop_ends_the_judging():
+    async def cell():
+        ask(judge(server, limits=Limits(timeout=60)), items(8))
+
+    loop = asyncio.new_event_loop()  # as a notebook's kernel: SIGINT raises KeyboardInterrupt
+    with judge_server(lambda body, earlier: Reply(delay=30)) as server:
+        timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        started = time.monotonic()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                loop.run_until_complete(cell())
+        finally:
+            timer.cancel()
+            loop.close()
+        assert time.monotonic() - started < 20

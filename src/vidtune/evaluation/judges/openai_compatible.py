@@ -1,8 +1,13 @@
 """A language model as judge, behind any endpoint that speaks the OpenAI chat API.
 
-Every reply that can be read is kept in an append-only cache, so no question is paid for twice. Requests that fail for a
-reason that may pass (429, 5xx, lost connection, time-out, unreadable reply) are repeated a bounded number of times with
-growing, jittered pauses, never before the moment the server asks for; what is left then is reported as unjudged.
+Every readable reply is kept in an append-only cache, so that no question is paid for twice. Requests that fail for a
+reason that may pass (429, 5xx, lost connection, time-out, unreadable reply) are repeated a limited number of times,
+with growing random pauses, and never before the time that the server asks for. What is left then is reported as
+unjudged.
+
+The client's own retries are switched off, because they do less: they are counted in no limit of requests or cost, they
+do not repeat an unreadable reply, they end no response that keeps coming byte by byte, and a wait that the server asks
+for holds back one request instead of all of them.
 """
 
 import asyncio
@@ -10,7 +15,7 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +164,7 @@ class OpenAICompatibleJudge(Judge):
             raise UserError(f"the judge {self.name} needs an API key: set the environment variable {self.api_key_env}")
         with ExitStack() as stack:
             cache = stack.enter_context(RecordWriter(self.cache, shared=True)) if self.cache else None
-            return asyncio.run(_Round(self, key, cache, done).run(items))
+            return run_to_end(_Round(self, key, cache, done).run, items)
 
     def _require_within_limits(self, estimate: ExpectedUsage) -> None:
         limits = self.limits
@@ -184,6 +189,22 @@ class OpenAICompatibleJudge(Judge):
             with suppress(UnparsableReply, KeyError, TypeError):
                 known[record["key"]] = parse_reply(record["reply"])
         return known
+
+
+def run_to_end(ask: Callable[[Sequence[JudgeItem]], Coroutine[Any, Any, Usage]], items: Sequence[JudgeItem]) -> Usage:
+    """Run a coroutine and wait for its result.
+
+    Where an event loop runs already in this thread, as in a notebook, the coroutine runs in another thread, on its own
+    loop; an interrupt ends it there too.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(ask(items))
+    from anyio.from_thread import start_blocking_portal
+
+    with start_blocking_portal() as portal:
+        return portal.call(ask, items)
 
 
 class _Round:
@@ -215,6 +236,8 @@ class _Round:
         client = AsyncOpenAI(
             api_key=self.key or "none", base_url=self.judge.base_url, timeout=self.limits.timeout, max_retries=0
         )
+
+        client.chat.completions  # noqa: B018 - loads modules, which must not take the time of the first request
 
         async def work() -> None:
             for key in unknown:

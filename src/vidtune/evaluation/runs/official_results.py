@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.evaluation.judges.base import Judgement
+from vidtune.evaluation.judges.base import JudgeItem, Judgement
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.judgements import judge_items, store_judgements
 from vidtune.machine.files import read_json
@@ -17,13 +17,20 @@ from vidtune.machine.files import read_json
 
 @dataclass(frozen=True, slots=True)
 class OfficialResult:
-    """One stored judgement with the texts it was made of."""
+    """One stored judgement with the texts that were judged.
+
+    Args:
+        texts: as stored, usually "q", "a" and "pred"; may be empty.
+    """
 
     id: str
     judgement: Any
-    question: str | None
-    answer: str | None
-    pred: str | None
+    texts: Mapping[str, Any]
+
+    def is_about(self, item: JudgeItem) -> bool:
+        """Whether exactly the texts of this item were judged."""
+        stored = [self.texts.get(key) for key in ("q", "a", "pred")]
+        return [None if text is None else str(text) for text in stored] == [item.question, item.answer, item.pred]
 
 
 def import_official_results(folder: Path) -> dict[str, OfficialResult]:
@@ -49,7 +56,7 @@ def adopt_official_results(run_dir: Path, folder: Path, judge: str) -> int:
     judgements = {}
     for result in import_official_results(folder).values():
         item = items.get(result.id)
-        if item and (result.question, result.answer, result.pred) == (item.question, item.answer, item.pred):
+        if item and result.is_about(item):
             judgements[result.id] = result.judgement
     return store_judgements(run_dir, judge, {"kind": "imported", "name": judge}, judgements)
 
@@ -57,10 +64,12 @@ def adopt_official_results(run_dir: Path, folder: Path, judge: str) -> int:
 def combine(
     judgements: Iterable[Judgement], imported: Mapping[str, OfficialResult] | None = None
 ) -> dict[str, list[Any]]:
-    """The combined file of the original, ``{id: [judgement, texts]}``; unjudged items are left out."""
+    """The combined file of the original, ``{id: [judgement, texts]}``; unjudged items are left out.
+
+    Imported results are written as they were read, also where their texts are empty.
+    """
     combined: dict[str, list[Any]] = {
-        result.id: [result.judgement, {"q": result.question, "a": result.answer, "pred": result.pred}]
-        for result in (imported or {}).values()
+        result.id: [result.judgement, dict(result.texts)] for result in (imported or {}).values()
     }
     for judgement in judgements:
         if judgement.error is None:
@@ -73,5 +82,4 @@ def _read_result(path: Path) -> OfficialResult:
     value = read_json(path)
     if not isinstance(value, list) or len(value) != 2 or not isinstance(value[1], dict):
         raise UserError(f"{path}: expected [judgement, texts]; only results of the published judge scripts belong here")
-    texts = [None if value[1].get(key) is None else str(value[1][key]) for key in ("q", "a", "pred")]
-    return OfficialResult(path.stem, value[0], *texts)
+    return OfficialResult(path.stem, value[0], value[1])
