@@ -77,7 +77,7 @@ def test_the_cache_survives_a_line_torn_by_a_kill(tmp_path: Path) -> None:
     again = ProbeCache(sidecar)
     assert asdict(again.get(first)) == asdict(probe(first))
     assert again.get(second).num_frames == 3
-    assert len(sidecar.read_bytes().splitlines()) == 3
+    assert len(sidecar.read_bytes().splitlines()) == 2  # the torn line was cut off
 
 
 def test_the_cache_does_not_believe_an_older_version(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tiny_tokenizers import tiny_tokenizer
 
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
-from vidtune.machine.sharded_work import work_in_processes
+from vidtune.machine.parallel_work import work_in_processes
 from vidtune.planning import lengths
 from vidtune.planning.lengths import ExampleMaker, LengthTable, open_lengths, table_path
 from vidtune.processing.processor import VideoLMProcessor

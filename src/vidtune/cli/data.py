@@ -29,12 +29,15 @@ def check(
     import tempfile
     from contextlib import nullcontext
 
-    from vidtune.cli.progress import CountProgress
+    from vidtune.machine.progress import ProgressDisplay
     from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.data_check import check_recipe_data
 
     loaded = load_recipe(recipe, overrides or ())
-    with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as folder, CountProgress() as progress:
+    with (
+        tempfile.TemporaryDirectory() if out is None else nullcontext(out) as folder,
+        ProgressDisplay(transient=True) as progress,
+    ):
         for checked, report in check_recipe_data(loaded, Path(folder), only=stage, decode=decode, progress=progress):
             unusable = sum(report.excluded.values())
             typer.echo(f"{checked.name}: {report.num_samples} samples, {report.num_files} files, {unusable} unusable")

@@ -69,8 +69,8 @@ def demo(
 
 def _render(name: str, out: Path) -> Path:
     """Render the world that the recipe names; returns its folder."""
-    from vidtune.cli.progress import CountProgress
     from vidtune.errors import UserError
+    from vidtune.machine.progress import ProgressDisplay
     from vidtune.recipe.shipped import WORLD_RECIPES
     from vidtune.recipe.types import load_recipe
     from vidtune.registry import SYSTEMS
@@ -84,7 +84,7 @@ def _render(name: str, out: Path) -> Path:
     # A world's tokenizer knows the words of one system's prompts, whatever recipe comes first.
     prompts = SYSTEMS[load_recipe(WORLD_RECIPES[kind], expand=False).system].dialect.prompts.values()
     known = sorted({f"{prompt.system} {prompt.user}: {prompt.assistant}:" for prompt in prompts})
-    with CountProgress() as bars:
+    with ProgressDisplay(transient=True) as bars:
         WORLDS[kind].build(folder, texts=known, progress=lambda done, total: bars("files", done, total))
     return folder
 

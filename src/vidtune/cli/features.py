@@ -51,13 +51,13 @@ def extract(
     """Put what frozen towers make of files into the store; the same command goes on where it stopped."""
     import tempfile
 
-    from vidtune.cli.progress import CountProgress
     from vidtune.errors import UserError
     from vidtune.features.cache import TORCH_DTYPES
     from vidtune.features.extract import extract as run
     from vidtune.features.extract import refs_of_folder, share_of
     from vidtune.features.towers import named_extraction
     from vidtune.machine.cores import media_workers
+    from vidtune.machine.progress import ProgressDisplay
     from vidtune.media.pool import MediaPool
     from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.extraction import stage_extractions
@@ -79,7 +79,7 @@ def extract(
     with (
         tempfile.TemporaryDirectory() as tables,
         MediaPool(media_workers(workers), timeout) as pool,
-        CountProgress() as progress,
+        ProgressDisplay(transient=True) as progress,
     ):
         if recipe is None:
             found = iter([named_extraction(tower or (), store, dtype or "float32", target)])
@@ -135,14 +135,14 @@ def list_all(store: Store) -> None:
 @features.command()
 def verify(store: Store) -> None:
     """Compare every byte of a store with its checksums; exit code 2 when something is wrong."""
-    from vidtune.cli.progress import CountProgress
     from vidtune.errors import UserError
     from vidtune.features.verify import require_collections
     from vidtune.features.verify import verify as check
+    from vidtune.machine.progress import ProgressDisplay
 
     require_collections(store)
     problems = 0
-    with CountProgress() as progress:
+    with ProgressDisplay(transient=True) as progress:
         for found in check(store, progress):
             twice = f", {found.twice:,} of them twice" if found.twice else ""
             typer.echo(f"{found.name}  {found.items:,} items intact{twice}, {len(found.problems)} problems")
@@ -161,10 +161,10 @@ def import_loose(
     width: Annotated[int | None, typer.Option(min=1, help="That features must have; default: the first one's.")] = None,
 ) -> None:
     """Make a collection of a published feature folder, reading nothing but arrays; a recipe can name its folder."""
-    from vidtune.cli.progress import CountProgress
     from vidtune.features.loose import import_folder
+    from vidtune.machine.progress import ProgressDisplay
 
-    with CountProgress() as progress:
+    with ProgressDisplay(transient=True) as progress:
         report = import_folder(folder, store, name, width=width, progress=progress)
     counts = f"{report.imported:,} imported, {report.found:,} found, {len(report.failed):,} refused"
     typer.echo(f"{store / name}: {counts}; width {report.width}")

@@ -66,11 +66,14 @@ def print_plan(
     import tempfile
     from contextlib import nullcontext
 
-    from vidtune.cli.progress import CountProgress
+    from vidtune.machine.progress import ProgressDisplay
     from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.dry_run import describe, forecast
 
     loaded = load_recipe(recipe, overrides)
-    with tempfile.TemporaryDirectory() if out is None else nullcontext(out) as folder, CountProgress() as progress:
+    with (
+        tempfile.TemporaryDirectory() if out is None else nullcontext(out) as folder,
+        ProgressDisplay(transient=True) as progress,
+    ):
         for planned in forecast(loaded, Path(folder), ranks=ranks, progress=progress):
             typer.echo(describe(planned, tokens_per_second))

@@ -26,21 +26,22 @@ _BLOCK = 65536
 class RecordWriter:
     """Appends records to a file. May be used from several threads.
 
-    The operating system has a record as soon as ``append`` returns. Records are forced to disk every few seconds and
-    when the writer is closed.
+    The operating system has a record as soon as ``append`` returns: it outlives the process. Records are forced to disk
+    every few seconds and when the writer is closed.
 
     Args:
         path: file; created with its folder if missing.
         shared: several processes may append at the same time, each record or list of records in one piece. Otherwise
             the writer holds the lock of the file until it is closed.
+        durable: records outlive a loss of power; False for caches, whose records can be made again.
 
     Raises:
         UserError: another process is writing the file, and it is not shared.
     """
 
-    def __init__(self, path: Path, *, shared: bool = False) -> None:
+    def __init__(self, path: Path, *, shared: bool = False, durable: bool = True) -> None:
         self.path = path
-        self._shared = shared
+        self._shared, self._durable = shared, durable
         self._thread_lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
@@ -69,7 +70,7 @@ class RecordWriter:
             rest = memoryview(data)
             while rest:
                 rest = rest[os.write(self._file, rest) :]
-            if time.monotonic() - self._synced >= SYNC_SECONDS:
+            if self._durable and time.monotonic() - self._synced >= SYNC_SECONDS:
                 os.fsync(self._file)
                 self._synced = time.monotonic()
 
@@ -89,9 +90,9 @@ class RecordWriter:
         with self._thread_lock:
             held, self._held = self._held, ExitStack()
             with held:
-                if self._file >= 0:
+                if self._file >= 0 and self._durable:
                     os.fsync(self._file)
-                    self._file = -1
+                self._file = -1
 
     def __enter__(self) -> "RecordWriter":
         return self

@@ -27,7 +27,7 @@ import numpy as np
 
 from vidtune.errors import MediaError, UserError
 from vidtune.machine.memory import waiting_memory, worker_memory
-from vidtune.machine.worker_start import start_worker
+from vidtune.machine.workers import Worker
 from vidtune.media.probe import MediaInfo
 from vidtune.media.worker import LoadJob, Report, Slot, execute, serve
 
@@ -80,7 +80,8 @@ class _Worker:
     def __init__(self) -> None:
         self.slots = (Slot(), Slot())
         self.next_slot = cycle(self.slots)
-        self.process, self.connection = start_worker(serve, self.slots)
+        self.process = Worker(serve, descriptors=[slot.descriptor for slot in self.slots])
+        self.connection = self.process.connection
         self.ready = False
         self.task: _Task | None = None
         self.begun = False
@@ -92,9 +93,7 @@ class _Worker:
 
     def end(self) -> None:
         """Kill the process. One that is stuck in the kernel is left to its fate after a second."""
-        self.process.kill()
-        self.process.join(1.0)
-        self.connection.close()
+        self.process.end()
         for slot in self.slots:
             slot.close()
 
@@ -286,8 +285,7 @@ class MediaPool:
             self._replace(worker)
 
     def _bury(self, worker: _Worker) -> None:
-        worker.process.join(1.0)
-        code = worker.process.exitcode
+        code = worker.process.exit_code()
         task = worker.task
         self._replace(worker)
         if task is not None and not worker.begun:

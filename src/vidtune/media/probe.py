@@ -1,7 +1,7 @@
 """What a media file is, from its headers and packets, without decoding a pixel; cached in a sidecar file."""
 
-import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -9,6 +9,7 @@ from typing import Literal
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from vidtune.machine.records import RecordWriter, read_records
 from vidtune.media.audio import audio_seconds
 from vidtune.media.container import PacketTable, open_media, open_video_stream, picture_streams, read_packet_table
 from vidtune.media.file_kind import media_errors
@@ -87,35 +88,27 @@ def video_info(container: InputContainer, stream: VideoStream, table: PacketTabl
 
 
 class ProbeCache:
-    """Metadata of many files, kept in an append-only JSONL sidecar keyed by path, size and modification time.
+    """Metadata of many files, kept in a record file and keyed by path, size and modification time.
 
-    A line torn by a killed process is ignored. Failures are not kept: the next run looks again.
+    Several processes may use one record file. Errors are not kept: the next run probes such a file again.
+
+    Args:
+        sidecar: path of the record file; need not exist.
     """
 
     def __init__(self, sidecar: Path) -> None:
         self.sidecar = Path(sidecar)
         self._known: dict[tuple[str, int, int], MediaInfo] = {}
-        self._torn = False
-        if self.sidecar.exists():
-            self._load()
-
-    def _load(self) -> None:
-        content = self.sidecar.read_bytes()
-        self._torn = bool(content) and not content.endswith(b"\n")
-        for line in content.splitlines():
-            try:
-                record = json.loads(line)
-                key = (record["path"], record["size"], record["mtime_ns"])
-                if record["info"].keys() == _FIELDS:  # not those of an older version
-                    self._known[key] = MediaInfo(**record["info"])
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
+        for record in read_records(self.sidecar, skip_broken=True):
+            with suppress(KeyError, TypeError, AttributeError):  # a record of another program
+                if record["info"].keys() == _FIELDS:  # not of an older version
+                    self._known[record["path"], record["size"], record["mtime_ns"]] = MediaInfo(**record["info"])
 
     def get(self, path: str | os.PathLike[str]) -> MediaInfo:
-        """Metadata of a file, probed only when it is new or has changed.
+        """Return the metadata of a file, probed only if the file is new or has changed.
 
         Raises:
-            MediaError: as ``probe``.
+            MediaError: as `probe`.
         """
         path = os.fspath(path)
         with media_errors(path):
@@ -123,16 +116,7 @@ class ProbeCache:
         key = (path, status.st_size, status.st_mtime_ns)
         if key not in self._known:
             info = probe(path)
-            self._append({"path": path, "size": key[1], "mtime_ns": key[2], "info": asdict(info)})
+            with RecordWriter(self.sidecar, shared=True, durable=False) as records:
+                records.append({"path": path, "size": key[1], "mtime_ns": key[2], "info": asdict(info)})
             self._known[key] = info
         return self._known[key]
-
-    def _append(self, record: dict[str, object]) -> None:
-        self.sidecar.parent.mkdir(parents=True, exist_ok=True)
-        line = ("\n" if self._torn else "") + json.dumps(record) + "\n"
-        descriptor = os.open(self.sidecar, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
-        self._torn = False

@@ -6,16 +6,13 @@ import os
 import pickle
 import signal
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from multiprocessing import parent_process, reduction
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -81,9 +78,6 @@ class Slot:
         self.descriptor = descriptor
         self._memory: mmap.mmap | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _attach_slot, (reduction.DupFd(self.descriptor),)
-
     def write(self, arrays: Sequence[np.ndarray]) -> None:
         """Raises OSError when the memory cannot be had."""
         size = max(sum(_room(array.nbytes) for array in arrays), mmap.PAGESIZE)
@@ -130,22 +124,21 @@ def _anonymous_file() -> int:
     return descriptor
 
 
-def _attach_slot(duplicate: Any) -> Slot:
-    return Slot(duplicate.detach())
+def serve(connection: Connection, *slot_descriptors: int) -> None:
+    """Body of a media worker: do the jobs that come in until the parent is gone.
 
+    The worker sends an empty report when it is ready, then for each job None when it begins and a report when it is
+    done. It fills the slots in turn, so that the parent can read one while the next job is being done.
 
-def serve(connection: Connection, slots: Sequence[Slot]) -> None:
-    """Work until the parent is gone. It hears when this is up (an empty report), takes up a job (None), and is done.
-
-    The slots are used in turn, so that the parent can empty one while the next job is being done.
+    Args:
+        slot_descriptors: of the shared memory of each slot.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
         connection.send(Report())
-        for slot in cycle(slots):
+        for slot in cycle([Slot(descriptor) for descriptor in slot_descriptors]):
             message = connection.recv_bytes()
             connection.send(None)
             connection.send(_work(message, slot))
@@ -195,10 +188,3 @@ def _work(message: bytes, slot: Slot) -> Report:
         crash = traceback.format_exc()
     seconds, cpu_seconds = time.perf_counter() - started, time.thread_time() - used
     return Report(arrays, info, error, crash, seconds, cpu_seconds, resident_bytes())
-
-
-def _leave_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

@@ -22,7 +22,7 @@ import numpy as np
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Sample
 from vidtune.data.tables import AnnotationFile, AnnotationTable
-from vidtune.machine.sharded_work import work_in_processes
+from vidtune.machine.parallel_work import work_in_processes
 from vidtune.processing.batch import Example
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from vidtune.errors import UserError
 from vidtune.machine.cores import available_cores
-from vidtune.machine.sharded_work import work_in_processes
+from vidtune.machine.parallel_work import work_in_processes
 
 Drawn = TypeVar("Drawn")
 Json = dict[str, Any]

@@ -1,32 +1,33 @@
-"""Numbered pieces of work in worker processes; every piece leaves its own result on disk."""
+"""Work that is cut into numbered pieces and runs in worker processes. Each piece leaves its result on disk."""
 
 import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 
 from vidtune.errors import UserError
-from vidtune.machine.worker_start import start_worker
+from vidtune.machine.workers import Worker
 
 HELD = 2
-"""Pieces that a worker holds: the one it works on, and the next."""
+"""Number of pieces that a worker holds: the one it works on, and the next, so that it never waits for its parent."""
 
 
 def work_in_processes(work: Callable[[int], None], pieces: Sequence[int], workers: int) -> Iterator[int]:
-    """Run ``work(piece)`` for all pieces in ``workers`` processes; yields the piece that has been done, in any order.
+    """Run ``work(piece)`` for all pieces in ``workers`` processes. Yields each piece when it is done, in any order.
 
-    Workers end with the caller, however it ends. The main module is not imported again.
+    The workers end with the caller, however it ends. The main module is not imported again.
 
     Args:
-        work: picklable; a second run of the same piece must do no harm.
+        work: picklable; may run twice for a piece.
 
     Raises:
-        UserError: a worker died. RuntimeError: ``work`` raised; holds the worker's traceback.
+        UserError: a worker died. RuntimeError: ``work`` raised; holds the traceback of the worker.
     """
     left = list(reversed(pieces))
-    crew = [_Worker(work) for _ in range(min(workers, len(pieces)))]
+    crew = [_PieceWorker(work) for _ in range(min(workers, len(pieces)))]
     try:
         for worker in crew:
             worker.fill(left)
@@ -41,13 +42,16 @@ def work_in_processes(work: Callable[[int], None], pieces: Sequence[int], worker
             worker.end()
 
 
-class _Worker:
+class _PieceWorker:
+    """The parent's end of a worker process."""
+
     def __init__(self, work: Callable[[int], None]) -> None:
-        self.process, self.connection = start_worker(_serve, work)
+        self._process = Worker(_serve, work, modules=[_module_of(work)])
+        self.connection = self._process.connection
         self.held = 0
 
     def fill(self, left: list[int]) -> None:
-        """Hand out pieces, so many that the process never waits for its parent."""
+        """Hand out pieces, up to `HELD` of them."""
         while left and self.held < HELD:
             piece = left.pop()
             with suppress(OSError):  # a process that has died is noticed where its answer is missing
@@ -55,11 +59,13 @@ class _Worker:
             self.held += 1
 
     def finished(self) -> int:
+        """Return the piece that the worker has done. Raises as `work_in_processes`."""
         try:
             piece, crash = self.connection.recv()
         except (EOFError, OSError):
             raise UserError(
-                "a worker process died, perhaps for want of memory; run the same command again: what is done is kept"
+                "a worker process died, perhaps because memory was full; run the same command again: finished work is "
+                "kept"
             ) from None
         if crash is not None:
             raise RuntimeError(f"a worker process failed:\n{crash}")
@@ -67,9 +73,14 @@ class _Worker:
         return int(piece)
 
     def end(self) -> None:
-        self.process.kill()
-        self.process.join(1.0)
-        self.connection.close()
+        self._process.end()
+
+
+def _module_of(work: Callable[[int], None]) -> str:
+    """Return the module of a function, also of one with bound arguments."""
+    while isinstance(work, partial):
+        work = work.func
+    return getattr(work, "__module__", None) or __name__
 
 
 def _serve(connection: Connection, work: Callable[[int], None]) -> None:

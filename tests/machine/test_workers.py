@@ -1,0 +1,146 @@
+"""Worker processes and the server that they are forked from."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from worker_bodies import die, double, echo, hang, write_to
+
+from vidtune.errors import UserError
+from vidtune.machine import workers
+from vidtune.machine.parallel_work import work_in_processes
+from vidtune.machine.workers import Worker
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not [pid for pid in pids if is_running(pid)]
+
+
+def test_a_worker_gets_its_arguments_and_answers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "later"))  # after the server has started
+    worker = Worker(echo, 1, "two", [3])
+    values, pid, folder, path, _ = worker.connection.recv()
+    assert values == (1, "two", [3]) and pid == worker.pid != os.getpid()
+    assert Path(folder) == tmp_path and path == sys.path
+    worker.connection.send("hello")
+    assert worker.connection.recv() == "hello"
+    worker.end()
+    worker.end()
+    assert worker.exit_code() == -signal.SIGKILL and not is_running(worker.pid)
+
+
+def test_a_worker_shares_open_files_and_ends_by_itself(tmp_path):
+    with (tmp_path / "shared").open("wb") as file:
+        worker = Worker(write_to, "from the worker", descriptors=[file.fileno()])
+        with pytest.raises(EOFError):
+            worker.connection.recv()
+        assert worker.exit_code() == 0
+    worker.end()
+    assert (tmp_path / "shared").read_text() == "from the worker"
+
+
+def test_a_worker_that_hangs_is_killed():
+    worker = Worker(hang)
+    assert worker.connection.recv() == worker.pid
+    worker.end()
+    assert not is_running(worker.pid)
+
+
+def test_a_killed_server_is_replaced():
+    first = Worker(hang)
+    first.connection.recv()
+    assert workers._server is not None
+    server = workers._server._process.pid
+    os.kill(server, signal.SIGKILL)
+    second = Worker(echo)
+    assert second.connection.recv()[1] == second.pid
+    assert workers._server._process.pid != server
+    first.end()
+    second.end()
+    wait_until_gone([first.pid, second.pid])
+
+
+def test_an_interrupted_request_does_not_mix_up_the_answers(monkeypatch):
+    worker = Worker(echo)
+    worker.connection.recv()
+
+    def interrupted(link):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(workers, "receive_message", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Worker(hang)
+    worker.end()
+    wait_until_gone([worker.pid])
+    again = Worker(echo, "again")
+    values, pid, *_ = again.connection.recv()
+    assert values == ("again",) and pid == again.pid
+    again.end()
+
+
+SCRIPT = """
+import sys
+from worker_bodies import echo, hang
+from vidtune.machine.workers import Worker
+
+MARK = "main ran"
+print("main", flush=True)
+workers = [Worker(echo), Worker(hang)]
+print(workers[0].connection.recv()[4], workers[0].pid, workers[1].connection.recv(), flush=True)
+if sys.argv[1] == "wait":
+    input()
+"""
+
+
+@pytest.mark.parametrize("end", ["kill", "return"])
+def test_workers_and_server_end_with_the_program_and_do_not_run_its_script(tmp_path, end):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    program = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), "wait" if end == "kill" else "go on"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert program.stdout.readline() == "main\n"
+    mark, *pids = program.stdout.readline().split()
+    assert mark == "None"
+    if end == "kill":
+        children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+        assert len(children) == 1  # the server
+        pids += children
+        program.kill()
+    rest, _ = program.communicate(timeout=60)
+    assert rest == "" and program.returncode == (-signal.SIGKILL if end == "kill" else 0)
+    wait_until_gone([int(pid) for pid in pids])
+
+
+def test_pieces_are_done_by_several_processes(tmp_path):
+    assert sorted(work_in_processes(partial(double, str(tmp_path)), range(20), 2)) == list(range(20))
+    results = [(tmp_path / str(number)).read_text().split() for number in range(20)]
+    assert [int(result) for result, _ in results] == [2 * number for number in range(20)]
+    assert len({pid for _, pid in results}) == 2
+
+
+def test_a_mistake_and_a_dead_process_are_told_apart(tmp_path):
+    with pytest.raises(RuntimeError, match=r"(?s)a worker process failed:.*ValueError: piece -1"):
+        list(work_in_processes(partial(double, str(tmp_path)), [-1], 2))
+    with pytest.raises(UserError, match="a worker process died"):
+        list(work_in_processes(die, [0, 1], 2))
