@@ -8,10 +8,9 @@ import pytest
 from transformers import AutoConfig
 
 from vidtune.data.sample import Turn
-from vidtune.evaluation.benchmarks import get_benchmark, list_benchmarks
 from vidtune.recipe.shipped import list_recipes
 from vidtune.recipe.types import component_matches, load_recipe
-from vidtune.registry import SYSTEMS
+from vidtune.registry import BENCHMARKS, SYSTEMS
 
 TURNS = (Turn("user", "What is shown?"), Turn("assistant", "A cat."))
 
@@ -26,9 +25,9 @@ def recipe(request):
     return load_recipe(request.param, expand=False)
 
 
-@pytest.fixture(params=[benchmark.name for benchmark in list_benchmarks()])
+@pytest.fixture(params=[benchmark.name for benchmark in BENCHMARKS.values()])
 def benchmark(request):
-    return get_benchmark(request.param)
+    return BENCHMARKS[request.param]
 
 
 def small_config(system):
@@ -109,7 +108,7 @@ def test_recipe_fits_its_system(recipe):
 def test_recipe_benchmarks_are_registered(recipe):
     assert recipe.benchmarks
     for entry in recipe.benchmarks:
-        assert get_benchmark(entry.name).name == entry.name
+        assert BENCHMARKS[entry.name].name == entry.name
 
 
 TOKENIZER = Path(__file__).parent / "parity" / "fixtures" / "video_llava"
@@ -144,7 +143,7 @@ def test_benchmark_protocol_hash_is_stable_and_tells_rules_apart(benchmark):
 
 
 def test_benchmark_protocol_hashes_differ_between_benchmarks():
-    hashes = [benchmark.protocol(prompt_format="v1").hash for benchmark in list_benchmarks()]
+    hashes = [benchmark.protocol(prompt_format="v1").hash for benchmark in BENCHMARKS.values()]
     assert len(set(hashes)) == len(hashes)
 
 

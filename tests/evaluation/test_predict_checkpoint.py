@@ -9,11 +9,11 @@ from qa_sets import records, write_set, write_video
 from tiny_checkpoint import write_checkpoint
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.checkpoint import engine_for, open_checkpoint, protocol_for
 from vidtune.evaluation.predict import predict, predict_benchmark
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scoring import score_run
+from vidtune.registry import BENCHMARKS
 
 QUICK = {"workers": 0, "progress": False, "overrides": {"generation": {"max_new_tokens": 4}}}
 ENTRIES = [("red", "what?", "x"), ("blue", "what?", "x"), ("red", "who?", "y"), ("broken", "what?", "z")]
@@ -61,7 +61,7 @@ def test_a_blind_run_sees_no_difference_between_videos(checkpoint, data, tmp_pat
 
 def test_system_overrides_come_before_those_of_the_caller(checkpoint):
     loaded = open_checkpoint(checkpoint)
-    benchmark = get_benchmark("world_qa")
+    benchmark = BENCHMARKS["world_qa"]
     plain = protocol_for(loaded, benchmark)
     assert plain.prompt_format == loaded.system.dialect.answering_prompt
     own = {"video_llava": {"generation": {"max_new_tokens": 7}, "version": 3}, "video_panda": {"version": 5}}
@@ -82,7 +82,7 @@ def test_system_overrides_come_before_those_of_the_caller(checkpoint):
 )
 def test_rules_that_the_checkpoint_cannot_follow_are_refused(checkpoint, overrides, message):
     with pytest.raises(UserError, match=message):
-        protocol_for(open_checkpoint(checkpoint), get_benchmark("world_qa"), overrides=overrides)
+        protocol_for(open_checkpoint(checkpoint), BENCHMARKS["world_qa"], overrides=overrides)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def events(tmp_path_factory):
 
 
 def test_all_tasks_of_a_video_share_its_decoding_encoding_and_prefill(checkpoint, events, tmp_path):
-    loaded, benchmark = open_checkpoint(checkpoint), get_benchmark("world_events")
+    loaded, benchmark = open_checkpoint(checkpoint), BENCHMARKS["world_events"]
     rules = {"generation": {"max_new_tokens": 4}}
     answers = {}
     for shared in (True, False):
@@ -137,7 +137,7 @@ def accompanied(loaded):
 
 
 def test_all_streams_of_a_file_are_in_the_protocol_and_blind_together(checkpoint):
-    loaded, benchmark = accompanied(open_checkpoint(checkpoint)), get_benchmark("world_events")
+    loaded, benchmark = accompanied(open_checkpoint(checkpoint)), BENCHMARKS["world_events"]
     protocol = protocol_for(loaded, benchmark, blind=True, overrides={"companions": {"image": {"pad_to_square": True}}})
     assert protocol.companions["image"]["pad_to_square"] and "blind" not in protocol.companions["image"]
     with engine_for(loaded, protocol, workers=0) as engine:

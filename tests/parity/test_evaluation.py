@@ -14,7 +14,6 @@ from judge_server import Reply, judge_server
 from qa_sets import CHECKPOINT, records
 
 from vidtune.data.sample import Turn
-from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.judges.base import JudgeItem
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
 from vidtune.evaluation.judges.replies import aggregate
@@ -37,11 +36,11 @@ from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.judgements import judge_items
 from vidtune.evaluation.runs.official_results import combine, import_official_results
 from vidtune.generation.settings import Answer, Request
-from vidtune.registry import SYSTEMS
+from vidtune.registry import BENCHMARKS, SYSTEMS
 
 IMAGES_PER_VIDEO = 8
 PATIENT = Limits(attempts=12, backoff=0.001, timeout=20)
-BENCHMARKS = {"default": "msvd_qa", "activitynet": "activitynet_qa"}
+DRIVERS = {"default": "msvd_qa", "activitynet": "activitynet_qa"}
 
 
 def load(folder: Path, name: str):
@@ -161,7 +160,7 @@ def test_files_prompts_and_records_are_those_of_the_published_script(inference_f
     prompt_format = SYSTEMS["video_llava"].dialect.prompts["llava_v1"]
     for number, (key, chunks) in enumerate(inference_fixture["expected"].items()):
         driver, marks, count = key.split("|")
-        benchmark = get_benchmark(BENCHMARKS[driver])
+        benchmark = BENCHMARKS[DRIVERS[driver]]
         template = "<vid_start>{media}<vid_end>\n{question}" if marks.endswith("True") else "{media}\n{question}"
         protocol = benchmark.protocol(prompt_format="llava_v1", stop=prompt_format.stop).with_overrides(
             {"question_template": template}, "test"

@@ -12,7 +12,6 @@ from transformers import AutoConfig
 
 from vidtune.checkpoints.checkpoints import LoadReport, export_state, load_checkpoint, model_from_state, rename
 from vidtune.data.sample import Turn
-from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.media.preprocessing.any_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.media.preprocessing.sampling import frame_indices
 from vidtune.media.preprocessing.streams import Preprocessing
@@ -25,7 +24,7 @@ from vidtune.planning.order import modality_grouped_order
 from vidtune.processing.batch import Batch, StreamBatch
 from vidtune.processing.tokenizing import ChunkTokenizer, Placeholder, encode, load_tokenizer
 from vidtune.recipe.types import load_recipe
-from vidtune.registry import SYSTEMS
+from vidtune.registry import BENCHMARKS, SYSTEMS
 from vidtune.training.setup.parameters import parameter_groups
 from vidtune.training.setup.starting_model import trained_components
 
@@ -668,7 +667,7 @@ def test_the_systems_preprocessing_is_the_published_one():
 def test_benchmarks_are_asked_as_published(name):
     """scripts/videopanda/eval/run_qa_*.sh: conversation videopanda_v1, greedy, 1024 new tokens, the question alone."""
     system = SYSTEM
-    benchmark = get_benchmark(name)
+    benchmark = BENCHMARKS[name]
     protocol = benchmark.protocol(prompt_format=system.dialect.answering_prompt)
     protocol = protocol.with_overrides(benchmark.system_rules[system.name], "system")
     assert protocol.prompt_format == "videopanda_v1"

@@ -8,10 +8,10 @@ from typing import Any
 
 from qa_sets import CHECKPOINT
 
-from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.predict import PredictionSummary, predict
 from vidtune.evaluation.protocol import Protocol
 from vidtune.generation.settings import Answer, Request
+from vidtune.registry import BENCHMARKS
 
 EVENTS = {
     "v1": {
@@ -96,7 +96,7 @@ class InTurn:
 
 
 def event_protocol(name: str = "world_events", **rules: Any) -> Protocol:
-    return get_benchmark(name).protocol(prompt_format="stub", stop=("</s>",)).model_copy(update=rules)
+    return BENCHMARKS[name].protocol(prompt_format="stub", stop=("</s>",)).model_copy(update=rules)
 
 
 def event_run(
@@ -112,7 +112,7 @@ def event_run(
     **options: Any,
 ) -> PredictionSummary:
     """Predict with an engine that needs no model; by default every answer is the reference."""
-    benchmark = get_benchmark(name)
+    benchmark = BENCHMARKS[name]
     questions = benchmark.load(data)
     if features:
         questions = benchmark.with_features(questions, features, "video")

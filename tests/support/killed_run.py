@@ -6,7 +6,7 @@ from pathlib import Path
 from event_sets import Perfect, event_run
 from qa_sets import StubEngine, stub_run
 
-from vidtune.evaluation.benchmarks import get_benchmark
+from vidtune.registry import BENCHMARKS
 
 PAUSE = 0.004
 
@@ -15,4 +15,4 @@ if __name__ == "__main__":
     if kind == "qa":
         stub_run(data, run, StubEngine(pause=PAUSE))
     else:
-        event_run(data, run, Perfect(get_benchmark("world_events").load(data).questions, pause=PAUSE))
+        event_run(data, run, Perfect(BENCHMARKS["world_events"].load(data).questions, pause=PAUSE))

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.predict import PredictionSummary, predict
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.runs.identity import CheckpointIdentity
 from vidtune.generation.settings import Answer, Request
+from vidtune.registry import BENCHMARKS
 
 CHECKPOINT = CheckpointIdentity(path="/models/one", fingerprint="aaaa")
 
@@ -82,7 +82,7 @@ class StubEngine:
 
 
 def stub_protocol(blind: bool = False, **overrides: Any) -> Protocol:
-    protocol = get_benchmark("world_qa").protocol(prompt_format="stub", stop=("</s>",), blind=blind)
+    protocol = BENCHMARKS["world_qa"].protocol(prompt_format="stub", stop=("</s>",), blind=blind)
     return protocol.with_overrides(overrides, "test")
 
 
@@ -91,7 +91,7 @@ def stub_run(
 ) -> PredictionSummary:
     """Predict with the stub engine."""
     options = {"checkpoint": CHECKPOINT, "progress": False, **options}
-    questions = get_benchmark("world_qa").load(data)
+    questions = BENCHMARKS["world_qa"].load(data)
     return predict(engine or StubEngine(), questions, protocol or stub_protocol(), run_dir, **options)
 
 

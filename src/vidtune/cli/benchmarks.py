@@ -5,7 +5,7 @@ import typer
 
 def benchmarks() -> None:
     """List the benchmarks and where their questions come from."""
-    from vidtune.evaluation.benchmarks import list_benchmarks
+    from vidtune.registry import BENCHMARKS
 
-    for benchmark in list_benchmarks():
+    for benchmark in BENCHMARKS.values():
         typer.echo(f"{benchmark.name:24} {benchmark.title:18} {benchmark.source}")

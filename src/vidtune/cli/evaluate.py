@@ -66,17 +66,17 @@ def evaluate(
     """Answer the questions of a benchmark, then judge or measure the answers and print the scores."""
     from vidtune.checkpoints.files.hub import locate
     from vidtune.cli.options.compute import pick_device, pick_dtype
-    from vidtune.evaluation.benchmarks import get_benchmark
     from vidtune.evaluation.checkpoint import open_checkpoint
     from vidtune.evaluation.predict import predict_benchmark
     from vidtune.recipe.overrides import override
     from vidtune.recipe.yaml_document import Document
+    from vidtune.registry import BENCHMARKS
 
     folder = locate(checkpoint)
     entries, generation = _entries(folder, benchmark, data, limit)
     given = _folders(features or ())
     for entry in entries:
-        test_set = get_benchmark(entry.name)
+        test_set = BENCHMARKS[entry.name]
         folders = {stream: Path(folder) for stream, folder in (given or entry.features).items()}
         test_set.with_features(test_set.load(Path(entry.data or ".")), folders, stream="video")
     rules = Document({"generation": generation})

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from vidtune.errors import UserError
-from vidtune.evaluation.judges import DEFAULT_JUDGE
+from vidtune.evaluation.judges.base import DEFAULT_JUDGE
 from vidtune.evaluation.outcome import Metric, Outcome, ScoreSource, rows_of
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scoring import source_for

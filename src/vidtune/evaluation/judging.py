@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidtune.errors import UserError
-from vidtune.evaluation.judges import DEFAULT_JUDGE, get_judge
-from vidtune.evaluation.judges.base import ExpectedUsage, Judge, Judgement, JudgingSummary
+from vidtune.evaluation.judges.base import DEFAULT_JUDGE, ExpectedUsage, Judge, Judgement, JudgingSummary
 from vidtune.evaluation.judges.replies import Verdict, read_verdict
 from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource, Status
 from vidtune.evaluation.question import Prediction
@@ -21,6 +20,7 @@ from vidtune.evaluation.runs.judgements import (
 from vidtune.evaluation.statistics import difference_of_means
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter
+from vidtune.registry import JUDGES
 
 HIGHEST_SCORE = 5.0
 ACCURACY = Metric("accuracy", None, scale=1.0, right_or_wrong=True, difference=difference_of_means)
@@ -46,8 +46,8 @@ class Verdicts(ScoreSource):
     metrics = (ACCURACY, AVERAGE_SCORE)
 
     def __init__(self, run: RunFolder, judge: Judge | str) -> None:
-        if judge in ("rules", DEFAULT_JUDGE):
-            judge = get_judge()
+        if isinstance(judge, str) and judge in JUDGES:
+            judge = JUDGES[judge]
         self.run = run
         self.judge = judge if isinstance(judge, Judge) else None
         self.name = judge.name if isinstance(judge, Judge) else judge
@@ -144,7 +144,7 @@ def judge_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
     Raises:
         UserError: no run there, another judge already uses the name, or whatever the judge refuses.
     """
-    judge = get_judge(judge) if isinstance(judge, str) else judge
+    judge = JUDGES[judge] if isinstance(judge, str) else judge
     run = RunFolder(run_dir)
     items = judge_items(run.predictions())
     require_identity(run, judge.name, judge.identity)

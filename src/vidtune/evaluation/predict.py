@@ -15,7 +15,6 @@ from typing import Protocol as Interface
 
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.checkpoint import LoadedCheckpoint, engine_for, open_checkpoint, protocol_for
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, chunk, prediction_of, question_text
@@ -24,6 +23,7 @@ from vidtune.evaluation.runs.identity import CheckpointIdentity, software_versio
 from vidtune.generation.settings import Answer, Request
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter
+from vidtune.registry import BENCHMARKS
 
 
 class Engine(Interface):
@@ -102,7 +102,7 @@ def predict_benchmark(
     Raises:
         UserError: bad test set or checkpoint, or ``out`` holds another run's results.
     """
-    test_set = get_benchmark(benchmark)
+    test_set = BENCHMARKS[benchmark]
     questions = test_set.load(Path(data))
     loaded = (
         checkpoint if isinstance(checkpoint, LoadedCheckpoint) else open_checkpoint(Path(checkpoint), device, dtype)

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks import list_benchmarks
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
-from vidtune.evaluation.judges import DEFAULT_JUDGE, Judge
+from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
 from vidtune.evaluation.judging import Verdicts
 from vidtune.evaluation.measuring import Measurements
 from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource, rows_of
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.score import NamedValue, Score, ScoreGroup
 from vidtune.evaluation.score_file import write_score
+from vidtune.registry import BENCHMARKS
 
 
 def score_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bool = True) -> Score:
@@ -62,9 +62,12 @@ def score_collected(run: RunFolder, source: ScoreSource, collected: Collected) -
 
 def source_for(run: RunFolder, judge: Judge | str = DEFAULT_JUDGE) -> ScoreSource:
     """Where the outcomes of a run come from: metrics if its benchmark has some, otherwise the judge."""
-    known = {benchmark.name: benchmark for benchmark in list_benchmarks()}
-    benchmark = known.get(run.info.benchmark)
-    return Measurements(run, benchmark) if isinstance(benchmark, MeasuredBenchmark) else Verdicts(run, judge)
+    name = run.info.benchmark
+    if name in BENCHMARKS:
+        benchmark = BENCHMARKS[name]
+        if isinstance(benchmark, MeasuredBenchmark):
+            return Measurements(run, benchmark)
+    return Verdicts(run, judge)
 
 
 def _types(metrics: Sequence[Metric], outcomes: Sequence[Outcome]) -> list[str]:

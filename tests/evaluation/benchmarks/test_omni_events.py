@@ -8,11 +8,11 @@ from event_sets import EVENTS, QUESTIONS, Perfect, event_protocol, event_run, wr
 from qa_sets import records
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.benchmarks.omni_events import AnnotatedEvent, AnnotatedVideo, grounding_sentence
 from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.registry import BENCHMARKS
 
-WORLD = get_benchmark("world_events")
+WORLD = BENCHMARKS["world_events"]
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def test_a_single_task_asks_the_same_as_all_of_them(tmp_path, name):
     data = write_events(tmp_path)
     (data / "annotations.json").rename(data / "longvale-annotations-eval.json")
     task = name.removeprefix("longvale_")
-    everything = [question for question in get_benchmark("longvale").load(data).questions if question.type == task]
-    alone = get_benchmark(name).load(data).questions
+    everything = [question for question in BENCHMARKS["longvale"].load(data).questions if question.type == task]
+    alone = BENCHMARKS[name].load(data).questions
     assert [question.id for question in alone] == [question.id for question in everything]
     assert [question.index for question in alone] == list(range(len(alone)))
     assert list(event_protocol(name).templates) == [task]

@@ -6,16 +6,16 @@ import pytest
 from qa_sets import counted_set, write_set
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks import get_benchmark, list_benchmarks
 from vidtune.evaluation.benchmarks.video_qa import VideoQA
 from vidtune.evaluation.question import chunk
+from vidtune.registry import BENCHMARKS
 
 ENTRIES = [("a", "what?", "cat"), ("b", "who?", "man"), ("a", "where?", "park")]
 
 
 @pytest.fixture
 def benchmark():
-    return get_benchmark("msvd_qa")
+    return BENCHMARKS["msvd_qa"]
 
 
 def test_questions_are_paired_with_answers_by_position(benchmark, tmp_path):
@@ -57,9 +57,9 @@ def test_missing_videos_have_no_file(benchmark, tmp_path):
     assert files == [None, "videos/b.mp4", None]
 
 
-@pytest.mark.parametrize("name", [one.name for one in list_benchmarks() if isinstance(one, VideoQA)])
+@pytest.mark.parametrize("name", [one.name for one in BENCHMARKS.values() if isinstance(one, VideoQA)])
 def test_the_set_is_found_from_its_folder_and_from_those_above(name, tmp_path):
-    benchmark = get_benchmark(name)
+    benchmark = BENCHMARKS[name]
     folder = tmp_path / benchmark.parent / benchmark.folder
     write_set(folder, ENTRIES, videos=benchmark.lookup.folder, missing=("a", "b"))
     (folder / benchmark.lookup.folder / f"{benchmark.lookup.prefix}a.mp4").touch()
@@ -71,7 +71,7 @@ def test_the_set_is_found_from_its_folder_and_from_those_above(name, tmp_path):
 
 def test_question_types_get_their_names(tmp_path):
     write_set(tmp_path, ENTRIES, types=[3, 99], videos="all_test")
-    assert [q.type for q in get_benchmark("activitynet_qa").load(tmp_path).questions] == ["yes/no", "99", None]
+    assert [q.type for q in BENCHMARKS["activitynet_qa"].load(tmp_path).questions] == ["yes/no", "99", None]
 
 
 def test_the_fingerprint_follows_the_content_not_the_place(benchmark, tmp_path):
@@ -144,4 +144,4 @@ def test_a_text_that_is_not_utf8_is_named(benchmark, tmp_path):
 
 def test_an_unknown_benchmark_gets_the_nearest_name():
     with pytest.raises(UserError, match="did you mean 'msrvtt_qa'"):
-        get_benchmark("MSRVT-QA")
+        BENCHMARKS["MSRVT-QA"]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from vidtune.evaluation.judges import get_judge
 from vidtune.evaluation.judges.base import JudgeItem
 from vidtune.evaluation.judges.rules import judge_answer
+from vidtune.registry import JUDGES
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_pile_of_all_numbers_is_judged_by_the_first():
 
 
 def test_the_judge_names_its_version_and_asks_nobody():
-    judge = get_judge("rules")
+    judge = JUDGES["rules"]
     found = []
     usage = judge.judge([JudgeItem("1", "what?", "cat", "a cat")], found.append)
     assert judge.name == "rules-v1"

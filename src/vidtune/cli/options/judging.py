@@ -45,11 +45,11 @@ def build_judge(
     Raises:
         UserError: no endpoint is given and no key for OpenAI's is set.
     """
-    from vidtune.evaluation.judges import DEFAULT_JUDGE, get_judge
     from vidtune.evaluation.judges.openai_compatible import OPENAI_KEY, Limits, OpenAICompatibleJudge, Prices
+    from vidtune.registry import JUDGES
 
-    if name in ("rules", DEFAULT_JUDGE):
-        return get_judge(name)
+    if name in JUDGES:
+        return JUDGES[name]
     if url is None and not os.environ.get(key or OPENAI_KEY):
         raise UserError(
             f"judge {name!r} is a chat model: give --judge-url or set {key or OPENAI_KEY}; offline there is 'rules'"

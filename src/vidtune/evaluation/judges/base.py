@@ -8,6 +8,8 @@ from typing import Any
 
 from vidtune.errors import UserError
 
+DEFAULT_JUDGE = "rules-v1"
+
 
 @dataclass(frozen=True, slots=True)
 class JudgeItem:

@@ -116,3 +116,6 @@ def _stem(word: str) -> str:
     if word.endswith("s") and not word.endswith(("ss", "us", "is")):
         word = word[:-1]
     return word.removesuffix("e")
+
+
+RULES = RulesJudge()

@@ -12,7 +12,6 @@ from typing import Any
 
 from vidtune import __version__
 from vidtune.errors import MediaError, UserError
-from vidtune.evaluation.benchmarks import list_benchmarks
 from vidtune.evaluation.comparison import Comparison, compare_runs
 from vidtune.evaluation.outcome import Outcome
 from vidtune.evaluation.question import Prediction
@@ -22,6 +21,7 @@ from vidtune.evaluation.score import METRICS, Score
 from vidtune.evaluation.score_file import read_score
 from vidtune.evaluation.scoring import source_for
 from vidtune.machine.files import write_text_atomically
+from vidtune.registry import BENCHMARKS
 
 TEMPLATE = "report.html"
 
@@ -156,9 +156,8 @@ def _group(
     judged = [(run, label) for run, label in zip(runs, labels, strict=True) if judge in run.judges()]
     main_scores = tuple(read_score(run.path, judge) for run, _ in judged)
     asked = {prediction.index: prediction for run, _ in judged for prediction in run.predictions()}
-    titles = {benchmark.name: benchmark.title for benchmark in list_benchmarks()}
     return RunGroup(
-        title=titles.get(name, name),
+        title=BENCHMARKS[name].title if name in BENCHMARKS else name,
         judge=judge,
         measured=measured,
         runs=tuple(run for run, _ in judged),

@@ -23,12 +23,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_prediction
 from vidtune.evaluation.runs.identity import CheckpointIdentity
 from vidtune.machine.files import read_object, write_text_atomically
 from vidtune.machine.records import read_records
+from vidtune.registry import BENCHMARKS
 
 RUN_FILE = "run.json"
 
@@ -172,7 +172,7 @@ class RunFolder:
 
     def write_official(self) -> Path:
         """Write the answers as the published scripts record them. Questions without an answer are left out."""
-        benchmark = get_benchmark(self.info.benchmark)
+        benchmark = BENCHMARKS[self.info.benchmark]
         references = {line["index"]: line["reference"] for line in self.references()}
         path = self.path / benchmark.official_file
         records = benchmark.official_records(self.predictions(), references)

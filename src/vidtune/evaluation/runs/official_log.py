@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks import get_benchmark
 from vidtune.evaluation.question import Question, prediction_of
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
 from vidtune.evaluation.runs.identity import CheckpointIdentity, software_versions
 from vidtune.machine.files import write_text_atomically
 from vidtune.machine.records import read_records
+from vidtune.registry import BENCHMARKS
 
 UNKNOWN_PROMPT = "not known: answers were imported"
 
@@ -29,7 +29,7 @@ def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolde
     """
     if not log.is_file():
         raise UserError(f"{log}: no such file of answers")
-    test_set = get_benchmark(benchmark)
+    test_set = BENCHMARKS[benchmark]
     questions = test_set.load(data)
     protocol = test_set.protocol(prompt_format=UNKNOWN_PROMPT)
     by_id: dict[str, list[Question]] = {}
