@@ -20,7 +20,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from vidtune.media.preprocessing.sampling import frame_indices
+from vidtune.media.preprocessing.frame_sampling import frame_indices
 from vidtune.media.probe import probe
 from vidtune.media.video import read_frames
 

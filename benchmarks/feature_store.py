@@ -35,7 +35,8 @@ from vidtune.data.sample import MediaRef
 from vidtune.features.cache import FeatureCache
 from vidtune.features.collection import CollectionSpec
 from vidtune.machine.cores import available_cores
-from vidtune.media.preprocessing.streams import ImagePreprocessing, Preprocessing, VideoPreprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.lengths import LengthTable
 from vidtune.planning.plan import PlannedSource, StagePlan

@@ -35,7 +35,8 @@ import torch
 from vidtune.data.sample import MediaRef
 from vidtune.machine.cores import available_cores
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
-from vidtune.media.preprocessing.streams import ImagePreprocessing, Preprocessing, VideoPreprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.planning.lengths import LengthTable
 from vidtune.planning.plan import PlannedSource, StagePlan
 from vidtune.processing.batch import Example, MediaSlot

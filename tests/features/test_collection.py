@@ -20,7 +20,9 @@ from vidtune.features.cache import FeatureCache
 from vidtune.features.collection import Collection, CollectionSpec, append_lines
 from vidtune.features.identity import BLOCK, MediaIdentities, weights_hash
 from vidtune.features.shards import PARTIAL, MappedShard, read_header, write_shard
-from vidtune.media.preprocessing.streams import AnyPixelVideoPreprocessing, Preprocessing, VideoPreprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelVideoPreprocessing
+from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing
 
 SPEC = CollectionSpec("w", {}, {}, "float32")
 

@@ -26,7 +26,7 @@ from vidtune.features.extract import StreamReport, TowerStream, extract, media_f
 from vidtune.features.shards import PARTIAL, read_header
 from vidtune.features.verify import verify
 from vidtune.media.pool import MediaPool
-from vidtune.media.preprocessing.streams import ImagePreprocessing, VideoPreprocessing
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 
 KILLS = 10
 CLIPS = 24

@@ -17,8 +17,8 @@ from vidtune.features.collection import CollectionSpec
 from vidtune.features.extract import TowerStream, extract, reads_alike, refs_of_folder
 from vidtune.media import pool as pool_module
 from vidtune.media.pool import LoadJob, MediaPool
+from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.sound import FbankPreprocessing, LogMelPreprocessing
-from vidtune.media.preprocessing.streams import Preprocessing
 from vidtune.models.towers.beats import BeatsTowerConfig
 from vidtune.models.towers.whisper import WhisperTowerConfig
 

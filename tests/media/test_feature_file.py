@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from vidtune.errors import MediaError
 from vidtune.media.feature_file import feature_shape, is_feature_file, read_features
 from vidtune.media.pool import LoadJob, MediaPool
-from vidtune.media.preprocessing.streams import VideoPreprocessing
+from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing
 
 VALUES = np.arange(12, dtype=np.float32).reshape(4, 3)
 

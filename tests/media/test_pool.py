@@ -19,7 +19,7 @@ from vidtune.errors import UserError
 from vidtune.media import pool as pool_module
 from vidtune.media import worker
 from vidtune.media.pool import LoadJob, MediaPool
-from vidtune.media.preprocessing.streams import VideoPreprocessing
+from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing
 
 PREPROCESSING = VideoPreprocessing(num_frames=2, size=16)
 

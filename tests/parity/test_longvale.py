@@ -22,7 +22,7 @@ from vidtune.data.conversations import read_conversations
 from vidtune.data.sample import MediaRef, Sample
 from vidtune.evaluation.benchmarks.longvale import TEMPLATES
 from vidtune.evaluation.metrics.grounding import score_grounding
-from vidtune.media.preprocessing.sampling import frame_indices
+from vidtune.media.preprocessing.frame_sampling import frame_indices
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Batch, Example, pack
 from vidtune.processing.prompts import PromptFormat

@@ -22,8 +22,8 @@ from vidtune.checkpoints.checkpoints import (
 from vidtune.checkpoints.lora import adapters
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
-from vidtune.media.preprocessing.sampling import frame_indices
-from vidtune.media.preprocessing.streams import ImagePreprocessing, VideoPreprocessing
+from vidtune.media.preprocessing.frame_sampling import frame_indices
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.order import modality_grouped_order
 from vidtune.processing.batch import Batch, StreamBatch

@@ -12,9 +12,9 @@ from transformers import AutoConfig
 
 from vidtune.checkpoints.checkpoints import LoadReport, export_state, load_checkpoint, model_from_state, rename
 from vidtune.data.sample import Turn
-from vidtune.media.preprocessing.any_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
-from vidtune.media.preprocessing.sampling import frame_indices
-from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.media.preprocessing.frame_sampling import frame_indices
+from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.models.distillation import Teacher, aligned_loss, every_fourth_layer
 from vidtune.models.letterbox import letterbox
 from vidtune.models.towers import tower_config

@@ -10,7 +10,8 @@ from vidtune.features.cache import FeatureCache
 from vidtune.features.collection import CollectionSpec
 from vidtune.features.extract import TowerStream
 from vidtune.features.identity import MediaIdentities
-from vidtune.media.preprocessing.streams import Preprocessing, VideoPreprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing
 from vidtune.models.towers.clip import ClipTower, ClipTowerConfig
 
 CONFIG = ClipTowerConfig(

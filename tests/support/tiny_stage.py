@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tiny_tokenizers import tiny_tokenizer
 
-from vidtune.media.preprocessing.streams import ImagePreprocessing, VideoPreprocessing
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.planning.lengths import ExampleMaker
 from vidtune.processing.processor import StreamSettings, VideoLMProcessor
 from vidtune.registry import SYSTEMS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vidtune.errors import UserError
-from vidtune.media.preprocessing.streams import VideoPreprocessing
+from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing
 from vidtune.media.probe import probe
 from vidtune.media.video import read_frames
 from vidtune.world import TEST_SET, WorldSpec, build_world

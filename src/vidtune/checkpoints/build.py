@@ -31,7 +31,7 @@ from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 
 if TYPE_CHECKING:
-    from vidtune.media.preprocessing.streams import Preprocessing
+    from vidtune.media.preprocessing.kinds import Preprocessing
     from vidtune.processing.processor import VideoLMProcessor
 
 LANGUAGE_MODEL_KEYS = KeyMap((("", "language_model."),), (r".*\.rotary_emb\.inv_freq$",))

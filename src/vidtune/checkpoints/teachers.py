@@ -11,7 +11,7 @@ from vidtune.checkpoints.files.hub import locate
 from vidtune.checkpoints.files.tensors import read_state
 from vidtune.checkpoints.formats import TowerFile
 from vidtune.errors import UserError
-from vidtune.media.preprocessing.any_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
+from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.distillation import Teacher, every_fourth_layer
 from vidtune.models.towers import tower_config
@@ -21,7 +21,7 @@ from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
 
 if TYPE_CHECKING:
-    from vidtune.media.preprocessing.streams import Preprocessing
+    from vidtune.media.preprocessing.kinds import Preprocessing
 
 
 def teacher_config(recipe: Recipe, stream: str) -> ClipTowerConfig:

@@ -13,7 +13,7 @@ from vidtune.data.sample import MediaRef, Sample
 from vidtune.data.tables import AnnotationTable
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.pool import MediaPool
-from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
 
 REPORT_EVERY = 256
 LENGTH_SECONDS, LENGTH_SHARE = 2.0, 0.05

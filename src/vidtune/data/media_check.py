@@ -11,7 +11,7 @@ from vidtune.data.checked_files import CheckedFiles
 from vidtune.machine.progress import ProgressCallback
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
-from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
 
 StreamFile = tuple[str, str]
 """A stream, and the path of a file that it reads."""

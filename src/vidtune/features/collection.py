@@ -32,7 +32,7 @@ from vidtune import __version__
 from vidtune.errors import UserError
 from vidtune.features.identity import weights_hash
 from vidtune.features.shards import PARTIAL, MappedShard, read_header, sync_folder, write_shard
-from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
 
 FORMAT = 1
 RULES = 1

@@ -23,7 +23,7 @@ from vidtune.features.cache import FeatureCache
 from vidtune.features.collection import FAILED, append_lines, parse_lines
 from vidtune.media.image import FRAME_SUFFIXES
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
-from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"})
 AUDIO_SUFFIXES = frozenset({".wav", ".mp3", ".flac", ".m4a", ".aac", ".ogg", ".opus"})

@@ -22,7 +22,7 @@ from av.container import InputContainer
 
 from vidtune.errors import MediaError
 from vidtune.media.container import check_complete, open_media, packet_end, set_threads, streams_to_demux
-from vidtune.media.file_kind import media_errors
+from vidtune.media.first_look import media_errors
 
 Resampling = Literal["clean", "nearest"]
 

@@ -18,7 +18,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from vidtune.errors import MediaError
-from vidtune.media.file_kind import check_file, media_errors
+from vidtune.media.first_look import check_file, media_errors
 from vidtune.media.image import image_size
 
 # Formats that hold their own data. Playlists and concatenation scripts, which name further files, are not among them.

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vidtune.errors import MediaError
-from vidtune.media.file_kind import check_file, media_errors
+from vidtune.media.first_look import check_file, media_errors
 
 FEATURE_SUFFIXES = (".npy", ".pt", ".pkl", ".safetensors")
 # All that a pickled array needs: how numpy rebuilds one, under its old and its new module names.

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vidtune.errors import MediaError
-from vidtune.media.file_kind import check_file, media_errors
+from vidtune.media.first_look import check_file, media_errors
 
 FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 

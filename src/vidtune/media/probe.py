@@ -12,7 +12,7 @@ from av.video.stream import VideoStream
 from vidtune.machine.records import RecordWriter, read_records
 from vidtune.media.audio import audio_seconds
 from vidtune.media.container import PacketTable, open_media, open_video_stream, picture_streams, read_packet_table
-from vidtune.media.file_kind import media_errors
+from vidtune.media.first_look import media_errors
 from vidtune.media.image import image_size, list_frames
 from vidtune.media.rotation import header_rotation
 

@@ -27,7 +27,7 @@ from av.video.stream import VideoStream
 from vidtune.errors import MediaError
 from vidtune.media.container import PacketTable, open_video, read_packet_table
 from vidtune.media.image import list_frames, read_frame_images
-from vidtune.media.preprocessing.sampling import frame_indices
+from vidtune.media.preprocessing.frame_sampling import frame_indices
 from vidtune.media.probe import MediaInfo, probe, probed_info, video_info
 from vidtune.media.rotation import quarter_turns
 
@@ -77,7 +77,7 @@ def read_clip(
     """Decode ``count`` frames of the whole clip, chosen by a sampling rule; the file is opened once.
 
     Args:
-        rule: as ``vidtune.media.preprocessing.sampling.frame_indices`` knows it.
+        rule: as ``vidtune.media.preprocessing.frame_sampling.frame_indices`` knows it.
         as_probed: refuse a file that gives another number of frames, or another picture, than ``probe`` tells; for
             those who have counted on it.
 

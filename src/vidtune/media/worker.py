@@ -20,7 +20,7 @@ import torch
 from vidtune.errors import MediaError
 from vidtune.machine.memory import resident_bytes
 from vidtune.media.feature_file import is_feature_file, read_features
-from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
 
 ALIGNMENT = 64

@@ -13,7 +13,7 @@ import torch
 
 from vidtune.data.sample import MediaRef
 from vidtune.media.feature_file import is_feature_file
-from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
 
 IGNORED = -100
 """Label of a token that is not supervised; the value torch's cross-entropy skips by default."""

@@ -15,7 +15,7 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import MediaError, UserError
 from vidtune.media.feature_file import feature_shape, is_feature_file, read_features
-from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.processing.absent_towers import absent_message
 from vidtune.processing.batch import Example, MediaSlot, StreamBatch

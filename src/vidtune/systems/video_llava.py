@@ -11,7 +11,8 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from vidtune.checkpoints.formats import CheckpointFormat, JsonDict, KeyMap
 from vidtune.checkpoints.publication import NamedParts, Publication
-from vidtune.media.preprocessing.streams import ImagePreprocessing, Preprocessing, VideoPreprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.models.architecture import Architecture, Sizes
 from vidtune.models.config import VideoLMConfig
 from vidtune.processing.dialect import Dialect

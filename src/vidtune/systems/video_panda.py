@@ -11,7 +11,8 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from vidtune.checkpoints.formats import CheckpointFormat, JsonDict, KeyMap
 from vidtune.checkpoints.publication import Publication
-from vidtune.media.preprocessing.streams import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing, Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.media.preprocessing.transforms import CLIP_MEAN, CLIP_STD
 from vidtune.models.architecture import Architecture, Sizes
 from vidtune.models.config import VideoLMConfig

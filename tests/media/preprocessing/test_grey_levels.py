@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from synthetic_clips import write_clip
 
-from vidtune.media.preprocessing.streams import ImagePreprocessing, VideoPreprocessing
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.media.preprocessing.transforms import CLIP_STD
 
 Settings = ImagePreprocessing | VideoPreprocessing

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from vidtune.media.preprocessing import transforms
-from vidtune.media.preprocessing.streams import ImagePreprocessing
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing
 
 TOLERANCE = 1e-5
 

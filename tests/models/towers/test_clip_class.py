@@ -8,7 +8,7 @@ from openai_archive import save_archive
 from torch.testing import assert_close
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from vidtune.media.preprocessing.streams import ImagePreprocessing, VideoPreprocessing
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.models.towers import clip_class, tower_config
 from vidtune.models.towers.clip_class import ClipClassTowerConfig
 from vidtune.systems.parts.openai_clip import CLASS_TOWER, class_tower_sizes

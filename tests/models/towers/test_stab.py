@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_stab import SHAPES, STAB, clips, tiny_stab_model, tiny_tower
 
-from vidtune.media.preprocessing.any_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
+from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.models.batch_norm_statistics import ClipBatchNorm, deferred_statistics
 from vidtune.models.letterbox import letterbox
 from vidtune.models.towers.stab import StabTowerConfig

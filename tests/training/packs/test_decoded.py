@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vidtune.media.pool import LoadJob, MediaPool
-from vidtune.media.preprocessing.streams import ImagePreprocessing
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing
 from vidtune.training.packs.decoded import Decoded, DecodedMedia
 
 SIZE = 3 * 16 * 16 * 4

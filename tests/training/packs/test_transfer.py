@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from vidtune.data.sample import MediaRef
-from vidtune.media.preprocessing.streams import ImagePreprocessing, VideoPreprocessing
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.processing.batch import Batch, Example, MediaSlot, pack
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.training.packs.transfer import Transfer, to_device

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.media.pool import LoadJob, MediaPool
-from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.planning.plan import StagePlan, share
 from vidtune.processing.batch import Example, LoadedItem, MediaSlot, pack
 from vidtune.training.packs.decoded import Decoded, DecodedMedia

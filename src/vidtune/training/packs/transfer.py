@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.processing.batch import Batch
 
 

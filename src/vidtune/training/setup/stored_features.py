@@ -20,7 +20,7 @@ from vidtune.features.cache import FeatureCache
 from vidtune.features.collection import CollectionSpec, random_setting
 from vidtune.features.identity import MediaIdentities
 from vidtune.media.feature_file import is_feature_file
-from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.distillation import Teacher
 from vidtune.models.video_lm import VideoLM, is_trainable
 from vidtune.recipe.types import Recipe, Stage

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vidtune.checkpoints.teachers import build_teacher, teacher_preprocessing
 from vidtune.errors import UserError
-from vidtune.media.preprocessing.streams import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.distillation import Teacher
 from vidtune.planning.plan import StagePlan

@@ -15,8 +15,8 @@ from PIL import Image
 from pydantic import Field, PositiveInt, model_validator
 
 from vidtune.media.preprocessing import transforms
+from vidtune.media.preprocessing.frame_sampling import PER_SECOND, frame_indices
 from vidtune.media.preprocessing.pixels import PixelPreprocessing, check_is_clip
-from vidtune.media.preprocessing.sampling import PER_SECOND, frame_indices
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.video import read_clip
 

@@ -7,7 +7,7 @@ from PIL import Image
 from synthetic_clips import write_clip
 
 from vidtune.errors import MediaError
-from vidtune.media.preprocessing.any_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
+from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.media.probe import MediaInfo, probe
 
 VIDEO = AnyPixelVideoPreprocessing(size=56, cell=14)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vidtune.media.preprocessing.sampling import RULES, frame_indices
+from vidtune.media.preprocessing.frame_sampling import RULES, frame_indices
 
 PARITY = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parents[2] / "parity" / "fixtures"))
 

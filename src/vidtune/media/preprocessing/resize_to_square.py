@@ -11,10 +11,8 @@ import torch
 from pydantic import Field, PositiveInt
 
 from vidtune.media.preprocessing import transforms
-from vidtune.media.preprocessing.any_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
+from vidtune.media.preprocessing.frame_sampling import frame_indices
 from vidtune.media.preprocessing.pixels import PixelPreprocessing, check_is_clip
-from vidtune.media.preprocessing.sampling import frame_indices
-from vidtune.media.preprocessing.sound import FbankPreprocessing, LogMelPreprocessing
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.video import read_clip
 
@@ -86,7 +84,7 @@ class VideoPreprocessing(_SquarePreprocessing):
 
     Args:
         num_frames: frames T taken from the whole clip.
-        sampling: rule that chooses them (``vidtune.media.preprocessing.sampling.RULES``).
+        sampling: rule that chooses them (``vidtune.media.preprocessing.frame_sampling.RULES``).
         flip_probability: chance that the whole clip is mirrored, decided by the seed alone; no seed, no flip.
     """
 
@@ -128,14 +126,3 @@ class VideoPreprocessing(_SquarePreprocessing):
         if transforms.decide_flip(self.flip_probability, seed):
             x = transforms.horizontal_flip(x)
         return x
-
-
-Preprocessing = Annotated[
-    ImagePreprocessing
-    | VideoPreprocessing
-    | AnyPixelImagePreprocessing
-    | AnyPixelVideoPreprocessing
-    | FbankPreprocessing
-    | LogMelPreprocessing,
-    Field(discriminator="kind"),
-]

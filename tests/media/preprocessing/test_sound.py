@@ -17,14 +17,15 @@ from vidtune.errors import MediaError
 from vidtune.media import audio
 from vidtune.media.audio import num_samples, read_audio
 from vidtune.media.pool import LoadJob, MediaPool
-from vidtune.media.preprocessing.any_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.media.preprocessing.sound import (
     FbankPreprocessing,
     LogMelPreprocessing,
     log_mel_energies,
     num_frames,
 )
-from vidtune.media.preprocessing.streams import ImagePreprocessing, Preprocessing, VideoPreprocessing
 from vidtune.media.probe import MediaInfo, probe
 
 PARITY = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parents[2] / "parity" / "fixtures")) / "longvale"

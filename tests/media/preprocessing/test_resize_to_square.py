@@ -8,8 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 from synthetic_clips import decode_plainly, write_clip
 
 from vidtune.errors import MediaError
-from vidtune.media.preprocessing.sampling import frame_indices
-from vidtune.media.preprocessing.streams import ImagePreprocessing, Preprocessing, VideoPreprocessing
+from vidtune.media.preprocessing.frame_sampling import frame_indices
+from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 
 
 def test_loading_a_video_samples_and_transforms_its_frames(tmp_path: Path) -> None:
