@@ -13,6 +13,7 @@ from synthetic_clips import write_clip
 
 from vidtune.errors import MediaError
 from vidtune.media.image import read_image
+from vidtune.media.preprocessing.frame_sampling import frame_chooser
 from vidtune.media.probe import probe
 from vidtune.media.video import read_clip
 
@@ -90,8 +91,14 @@ BROKEN = [
 ]
 
 
+def read_eight(path: Path) -> object:
+    return read_clip(path, frame_chooser("linspace", 8))
+
+
 @pytest.mark.parametrize(("make", "reason"), BROKEN, ids=[make.__name__ for make, _ in BROKEN])
-@pytest.mark.parametrize("read", [probe, lambda path: read_clip(path, "linspace", 8)], ids=["probe", "read_clip"])
+@pytest.mark.parametrize(
+    "read", [probe, lambda path: read_clip(path, frame_chooser("linspace", 8))], ids=["probe", "read_clip"]
+)
 def test_a_broken_video_is_named_with_its_reason(
     tmp_path: Path, make: Callable[[Path], Path], reason: str, read: Callable[[Path], object]
 ) -> None:
@@ -107,7 +114,7 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
     path = sound_only(tmp_path)
     assert probe(path).kind == "audio"
     with pytest.raises(MediaError, match="has no video stream"):
-        read_clip(path, "linspace", 8)
+        read_clip(path, frame_chooser("linspace", 8))
 
 
 def test_damaged_pictures_are_reported(tmp_path: Path) -> None:
@@ -117,7 +124,7 @@ def test_damaged_pictures_are_reported(tmp_path: Path) -> None:
     content[start : start + len(content) // 4] = bytes(len(content) // 4)
     path.write_bytes(content)
     with pytest.raises(MediaError, match=r"clip\.mp4: cannot be decoded .* damaged"):
-        read_clip(path, "linspace", 20)
+        read_clip(path, frame_chooser("linspace", 20))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -10,6 +10,7 @@ from synthetic_clips import decode_plainly, write_clip
 from vidtune.errors import MediaError
 from vidtune.media import video
 from vidtune.media.container import PacketTable
+from vidtune.media.preprocessing.frame_sampling import frame_chooser
 from vidtune.media.probe import probe
 from vidtune.media.video import gop_plan, read_clip, read_frames
 
@@ -87,7 +88,7 @@ def test_a_variable_frame_rate_keeps_one_index_per_frame(tmp_path: Path) -> None
 
 def test_a_clip_gives_the_frames_of_its_rule_and_its_metadata(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", num_frames=30, rotation=90, options=clips.WITH_B_FRAMES)
-    frames, info = read_clip(path, "linspace", 4)
+    frames, info = read_clip(path, frame_chooser("linspace", 4))
     assert np.array_equal(frames, read_frames(path, [0, 9, 19, 29]))
     assert info == probe(path)
     assert (info.width, info.height) == (48, 64) == (frames.shape[2], frames.shape[1])
@@ -95,7 +96,7 @@ def test_a_clip_gives_the_frames_of_its_rule_and_its_metadata(tmp_path: Path) ->
 
 def test_a_clip_shorter_than_wanted_repeats_frames(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "one.mp4", num_frames=1)
-    frames, _ = read_clip(path, "linspace", 8)
+    frames, _ = read_clip(path, frame_chooser("linspace", 8))
     assert len(frames) == 8
     assert (frames == frames[0]).all()
 
@@ -116,7 +117,7 @@ def test_frames_that_packets_promise_but_decoding_lacks_are_not_sampled(
         return PacketTable(*more, timed=False, end=table.end)
 
     monkeypatch.setattr(video, "read_packet_table", promise_two_more)
-    frames, info = read_clip(path, "linspace", 3)
+    frames, info = read_clip(path, frame_chooser("linspace", 3))
     assert info.num_frames == 10
     expected = decode_plainly(path)
     assert np.array_equal(frames, np.stack([expected[index] for index in (0, 4, 9)]))
@@ -128,7 +129,7 @@ def test_a_folder_of_frames_is_read_in_natural_order(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         Image.new("RGB", (6, 4), (number, 0, 0)).save(tmp_path / f"frame{number}.png")
     (tmp_path / "notes.txt").write_text("not a frame")
-    frames, info = read_clip(tmp_path, "linspace", 3)
+    frames, info = read_clip(tmp_path, frame_chooser("linspace", 3))
     assert frames[:, 0, 0, 0].tolist() == [1, 2, 10]
     assert (info.kind, info.num_frames, info.width, info.height) == ("frames", 3, 6, 4)
     assert read_frames(tmp_path, [2, 0])[:, 0, 0, 0].tolist() == [10, 1]
@@ -138,7 +139,7 @@ def test_frames_of_unequal_size_are_named(tmp_path: Path) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "1.png")
     Image.new("RGB", (8, 4)).save(tmp_path / "2.png")
     with pytest.raises(MediaError, match=r"2\.png: is 8x4, other frames of its folder are 6x4"):
-        read_clip(tmp_path, "linspace", 2)
+        read_clip(tmp_path, frame_chooser("linspace", 2))
 
 
 def test_an_index_behind_the_end_is_refused(tmp_path: Path) -> None:

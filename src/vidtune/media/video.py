@@ -11,7 +11,7 @@ packets do not allow the plan is decoded exactly so.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,6 @@ from av.video.stream import VideoStream
 from vidtune.errors import MediaError
 from vidtune.media.container import PacketTable, open_video, read_packet_table
 from vidtune.media.image import list_frames, read_frame_images
-from vidtune.media.preprocessing.frame_sampling import frame_indices
 from vidtune.media.probe import MediaInfo, probe, probed_info, video_info
 from vidtune.media.rotation import quarter_turns
 
@@ -72,34 +71,40 @@ def read_frames(path: str | os.PathLike[str], indices: Sequence[int], *, threads
 
 
 def read_clip(
-    path: str | os.PathLike[str], rule: str, count: int, *, threads: int = 1, as_probed: bool = False
+    path: str | os.PathLike[str],
+    choose: Callable[[int, float], list[int]],
+    *,
+    threads: int = 1,
+    as_probed: bool = False,
 ) -> tuple[np.ndarray, MediaInfo]:
-    """Decode ``count`` frames of the whole clip, chosen by a sampling rule; the file is opened once.
+    """Decode the frames of a clip that a function chooses. The file is opened once.
 
     Args:
-        rule: as ``vidtune.media.preprocessing.frame_sampling.frame_indices`` knows it.
-        as_probed: refuse a file that gives another number of frames, or another picture, than ``probe`` tells; for
-            those who have counted on it.
+        choose: function(number of frames, frames per second; 0 for a folder) -> frame indices, such as
+            `vidtune.media.preprocessing.frame_sampling.frame_chooser` makes. It is called again if decoding gives
+            fewer frames than the packets promise.
+        as_probed: refuse a file that gives another number of frames or another picture size than `probe` returns,
+            because the caller has already used those.
 
-    Shape: -> uint8 RGB (count, H, W, 3), fewer frames where the rule gives fewer; and the file's metadata
+    Shape: -> uint8 RGB (number of indices, H, W, 3), and the metadata of the file
     Raises:
         MediaError: the file cannot be decoded or is not a video.
     """
     path = os.fspath(path)
     if Path(path).is_dir():
         paths = list_frames(path)
-        return read_frame_images(paths, frame_indices(rule, len(paths), count)), probe(path)
+        return read_frame_images(paths, choose(len(paths), 0.0)), probe(path)
     with _opened(path, threads) as (container, stream, table):
         num_frames = table.num_frames
         fps = video_info(container, stream, table, 0).fps
         try:
-            indices = frame_indices(rule, num_frames, count, fps)
+            indices = choose(num_frames, fps)
             frames, rotation = _decode(path, container, stream, table, indices, threads)
         except _FewerFrames as error:
             if as_probed:
                 raise MediaError(path, f"promises {num_frames} frames but gives {error.num_frames}") from None
             num_frames = error.num_frames
-            frames, rotation = _decode_plainly(path, frame_indices(rule, num_frames, count, fps), threads)
+            frames, rotation = _decode_plainly(path, choose(num_frames, fps), threads)
         info = replace(video_info(container, stream, table, rotation), num_frames=num_frames)
         if as_probed:
             _check_picture(path, frames, probed_info(path, container, stream, table))

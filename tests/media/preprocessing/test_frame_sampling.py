@@ -16,7 +16,7 @@ def test_linspace_equals_the_official_indices() -> None:
         assert frame_indices("linspace", int(num_frames), 8) == expected
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", sorted(name for name, rule in RULES.items() if rule.repeats))
 @pytest.mark.parametrize(("num_frames", "count"), [(1, 8), (5, 8), (8, 8), (9, 8), (1000, 64), (7, 1), (100003, 3)])
 def test_every_rule_gives_ascending_indices_within_the_clip(rule: str, num_frames: int, count: int) -> None:
     indices = frame_indices(rule, num_frames, count)

@@ -17,9 +17,10 @@ def frame_strip(path: Path, frames: int = 4, height: int = 112) -> str:
     import numpy as np
     from PIL import Image
 
+    from vidtune.media.preprocessing.frame_sampling import frame_chooser
     from vidtune.media.video import read_clip
 
-    pixels, _ = read_clip(str(path), "linspace", frames)
+    pixels, _ = read_clip(str(path), frame_chooser("linspace", frames))
     count, full_height, full_width = pixels.shape[:3]
     height = min(height, full_height)
     width = max(1, round(full_width * height / full_height))

@@ -1,4 +1,4 @@
-"""Frame sampling rules: which frames of a clip are used, as pure functions of its frame count.
+"""Frame sampling rules: which frames of a clip are used, as pure functions of its number of frames and frame rate.
 
 Sources: ``linspace`` and ``linspace_float32`` are the samplers of the LLaVA family's decord loader and of PyTorchVideo
 (``uniform_temporal_subsample``); ``arange`` is the one in the usage examples of transformers' video models;
@@ -6,40 +6,38 @@ Sources: ``linspace`` and ``linspace_float32`` are the samplers of the LLaVA fam
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-
-def _linspace(num_frames_total: int, count: int) -> np.ndarray:
-    return np.linspace(0, num_frames_total - 1, count)
-
-
-def _linspace_float32(num_frames_total: int, count: int) -> np.ndarray:
-    return np.linspace(0, num_frames_total - 1, count).astype(np.float32)
-
-
-def _arange(num_frames_total: int, count: int) -> np.ndarray:
-    return np.arange(0, num_frames_total, num_frames_total / count)[:count]
-
-
-RULES: dict[str, Callable[[int, int], np.ndarray]] = {
-    "linspace": _linspace,
-    "linspace_float32": _linspace_float32,
-    "arange": _arange,
-}
-PER_SECOND = "per_second"
 FEW = 8
-"""Frames below which ``per_second`` takes denser ones; published code has this number whatever ``count`` is."""
+"""Number of frames below which ``per_second`` samples more densely. Published code uses it for every ``count``."""
+
+
+@dataclass(frozen=True)
+class SamplingRule:
+    """A frame sampling rule.
+
+    Args:
+        choose: function(number of frames in the clip, ``count``, frames per second) -> positions of frames, ascending;
+            fractions are cut off.
+        repeats: the rule always gives ``count`` frames and repeats those of a shorter clip. False: it gives up to
+            ``count`` frames, each once.
+    """
+
+    choose: Callable[[int, int, float], np.ndarray | list[int]]
+    repeats: bool = True
 
 
 def per_second_indices(num_frames_total: int, count: int, fps: float) -> list[int]:
-    """One frame per second; evenly spread ones where that gives more than ``count``, denser ones where it gives few.
+    """Return one frame per second; evenly spread frames if those are more than ``count``, denser ones if they are few.
 
-    Few is less than eight, or than ``count`` where that is smaller. A clip of fewer frames gives all it has; nothing is
-    repeated.
+    Few means fewer than eight, or than ``count`` if that is smaller. A clip with fewer frames gives all of them; no
+    frame is repeated.
 
     Args:
-        fps: frames per second; below one, or unknown (0), every frame counts as a second.
+        fps: frames per second. If it is below one or unknown (0), every frame counts as a second.
     """
     seconds = range(0, num_frames_total, max(1, round(fps)))
     if len(seconds) > count:
@@ -52,24 +50,50 @@ def per_second_indices(num_frames_total: int, count: int, fps: float) -> list[in
     return [stride * number for number in range(found)]
 
 
-def frame_indices(rule: str, num_frames_total: int, count: int, fps: float = 0.0) -> list[int]:
-    """Indices of the ``count`` frames that stand for a clip of ``num_frames_total`` frames, ascending.
+def _linspace(num_frames_total: int, count: int, fps: float) -> np.ndarray:
+    return np.linspace(0, num_frames_total - 1, count)
 
-    Positions are truncated to integers. A clip shorter than ``count`` repeats frames, but for ``per_second``.
+
+def _linspace_float32(num_frames_total: int, count: int, fps: float) -> np.ndarray:
+    return np.linspace(0, num_frames_total - 1, count).astype(np.float32)
+
+
+def _arange(num_frames_total: int, count: int, fps: float) -> np.ndarray:
+    return np.arange(0, num_frames_total, num_frames_total / count)[:count]
+
+
+RULES: dict[str, SamplingRule] = {
+    "linspace": SamplingRule(_linspace),
+    "linspace_float32": SamplingRule(_linspace_float32),
+    "arange": SamplingRule(_arange),
+    "per_second": SamplingRule(per_second_indices, repeats=False),
+}
+"""Frame sampling rules by name."""
+
+
+def frame_indices(rule: str, num_frames_total: int, count: int, fps: float = 0.0) -> list[int]:
+    """Return the indices of the frames that represent a clip, ascending.
 
     Args:
-        rule: a key of ``RULES``, or ``per_second``, see `per_second_indices`.
-        num_frames_total: frames of the clip, in presentation order.
-        count: frames wanted.
-        fps: frames per second of the clip; only ``per_second`` asks for it.
+        rule: a key of `RULES`.
+        num_frames_total: number of frames of the clip; indices count them in presentation order.
+        count: number of frames wanted. A rule that repeats gives exactly so many.
+        fps: frames per second of the clip; only ``per_second`` uses it.
 
     Raises:
-        ValueError: unknown rule, or a count below 1.
+        ValueError: unknown rule, or a number below 1.
     """
-    if rule not in (*RULES, PER_SECOND):
-        raise ValueError(f"unknown frame sampling rule {rule!r}; known: {', '.join(sorted((*RULES, PER_SECOND)))}")
+    if rule not in RULES:
+        raise ValueError(f"unknown frame sampling rule {rule!r}; known: {', '.join(sorted(RULES))}")
     if num_frames_total < 1 or count < 1:
         raise ValueError(f"cannot sample {count} frames from {num_frames_total}")
-    if rule == PER_SECOND:
-        return per_second_indices(num_frames_total, count, fps)
-    return [int(position) for position in RULES[rule](num_frames_total, count)]
+    return [int(position) for position in RULES[rule].choose(num_frames_total, count, fps)]
+
+
+def frame_chooser(rule: str, count: int) -> Callable[[int, float], list[int]]:
+    """Return a function(number of frames, frames per second) -> indices, as `frame_indices` gives them."""
+    return partial(_choose, rule, count)
+
+
+def _choose(rule: str, count: int, num_frames_total: int, fps: float) -> list[int]:
+    return frame_indices(rule, num_frames_total, count, fps)

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import Field, PositiveInt, model_validator
 
 from vidtune.media.preprocessing import transforms
-from vidtune.media.preprocessing.frame_sampling import PER_SECOND, frame_indices
+from vidtune.media.preprocessing.frame_sampling import RULES, frame_chooser, frame_indices
 from vidtune.media.preprocessing.pixels import PixelPreprocessing, check_is_clip
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.video import read_clip
@@ -109,13 +109,13 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
 
     def output_shapes(self) -> list[tuple[int, ...]]:
         """Every shape that ``load`` can give."""
-        fewest = 1 if self.sampling == PER_SECOND else self.num_frames
+        fewest = self.num_frames if RULES[self.sampling].repeats else 1
         return [(3, frames, *size) for frames in range(fewest, self.num_frames + 1) for size in self.sizes()]
 
     def read(self, path: str) -> np.ndarray:
         """The frames that ``load`` applies itself to. Shape: -> uint8 RGB (frames, H, W, 3)"""
         if not self.blind:
-            return read_clip(path, self.sampling, self.num_frames, as_probed=True)[0]
+            return read_clip(path, frame_chooser(self.sampling, self.num_frames), as_probed=True)[0]
         info = probe(path)
         check_is_clip(path, info)
         return np.zeros((self.output_shape(info)[1], info.height, info.width, 3), np.uint8)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, PositiveInt
 
 from vidtune.media.preprocessing import transforms
-from vidtune.media.preprocessing.frame_sampling import frame_indices
+from vidtune.media.preprocessing.frame_sampling import frame_chooser, frame_indices
 from vidtune.media.preprocessing.pixels import PixelPreprocessing, check_is_clip
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.video import read_clip
@@ -105,7 +105,7 @@ class VideoPreprocessing(_SquarePreprocessing):
     def read(self, path: str) -> np.ndarray:
         """The frames that ``load`` applies itself to. Shape: -> uint8 RGB (T, H, W, 3)"""
         if not self.blind:
-            return read_clip(path, self.sampling, self.num_frames)[0]
+            return read_clip(path, frame_chooser(self.sampling, self.num_frames))[0]
         info = probe(path)
         check_is_clip(path, info)
         return np.zeros((self.num_frames, info.height, info.width, 3), np.uint8)
