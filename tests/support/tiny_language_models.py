@@ -11,6 +11,9 @@ from transformers import (
     Qwen2Config,
 )
 
+from vidtune.models.language_model.attention import PACKED_ATTENTION, register_attention
+
+register_attention()
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": 512}
 CONFIGS: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(vocab_size=300, num_attention_heads=4, num_key_value_heads=4, **SIZES),
@@ -21,7 +24,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 def language_model(name: str) -> PreTrainedModel:
     """A model whose greedy answers vary with the prompt."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
+    model = AutoModelForCausalLM.from_config(CONFIGS[name], attn_implementation=PACKED_ATTENTION).eval()
     sharpen(model)
     return model
 

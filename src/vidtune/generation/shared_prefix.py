@@ -1,33 +1,35 @@
-"""Many questions over one prompt prefix: every question attends to the same copy of the prefix.
+"""Shared prefix: many questions over one prompt prefix, all of which attend to the same copy of the prefix.
 
-The prefix is run through the language model once. Its keys and values are kept a single time, also while questions are
-answered as a batch: all queries of the batch are folded into the query axis of one product with the prefix. Apart from
-that every query attends to the tokens of its own question, and both parts are merged exactly by their log-sum-exp
-(Hydragen, arXiv:2402.05099). The questions' tokens are packed into one row without padding, so that every matrix
-product with the weights covers the whole batch.
+The prefix is run through the language model once. Its keys and values are stored once, also while a batch of questions
+is answered: all queries of the batch are folded into the query axis of one product with the prefix. In addition every
+query attends to the tokens of its own question. Both parts are merged exactly by their log-sum-exp (Hydragen,
+arXiv:2402.05099). The tokens of the questions are packed into one row without padding, so that every matrix product
+with the weights covers the whole batch.
+
+Nothing here changes the model: the attention of a forward call travels in the call itself (``attend``, see
+:mod:`vidtune.models.language_model.attention`), so two threads may answer with one model.
 
 Legend: n questions of the batch, T tokens of this forward over all questions, Q most tokens of one question in it,
 P prefix tokens, S stored tokens of the longest question, H heads, G key/value heads, R = H / G, D head width,
 W model width, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
-from transformers import AttentionInterface, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from vidtune.errors import UserError
+from vidtune.models.language_model.attention import PACKED_ATTENTION
 
-BRANCHED_ATTENTION = "vidtune_branches"
 SCORE_BYTES = 256 * 2**20
+"""Size of the float32 attention scores of one slice of queries."""
 
 
 class Prefix:
-    """Keys and values of a prompt prefix, computed once and only read afterwards.
+    """Keys and values of a prompt prefix, computed once and read-only afterwards.
 
     Args:
         language_model: a causal language model of transformers.
@@ -46,16 +48,16 @@ class Prefix:
 
 
 class Layout:
-    """Where the packed tokens of one forward belong: T tokens of n questions.
+    """Positions of the packed tokens of one forward pass: T tokens of n questions.
 
     Attributes:
-        rows: (T,) question of each token.
-        steps: (T,) place among its question's tokens of this forward.
-        columns: (T,) place among all tokens of its question.
-        last: (n,) index in T of each question's last token.
+        rows: (T,) index of the question that each token belongs to.
+        steps: (T,) index of each token among the tokens of its question in this forward pass.
+        columns: (T,) index of each token among all tokens of its question.
+        last: (n,) index in T of the last token of each question.
         width: Q.
-        stored: S, this forward included.
-        hidden: (n, Q, S) True where a query must not look: at later tokens, and past the end of its question.
+        stored: S, including this forward pass.
+        hidden: (n, Q, S) True where a query must not attend: later tokens, and positions past the end of its question.
     """
 
     def __init__(self, before: Sequence[int], counts: Sequence[int], device: torch.device) -> None:
@@ -75,7 +77,7 @@ class Branches:
     """A batch of questions that continue one prefix.
 
     Args:
-        prefix: what they have in common.
+        prefix: the part of the prompt that all questions share.
     """
 
     def __init__(self, prefix: Prefix) -> None:
@@ -85,17 +87,17 @@ class Branches:
         self.layout: Layout
 
     def start(self, questions: Sequence[Sequence[int]]) -> Tensor:
-        """Read the questions; logits of their first answer tokens, (n, V). No question may be empty."""
+        """Read the questions; returns the logits of the first answer tokens, (n, V). No question may be empty."""
         self.lengths = [0] * len(questions)
         return self._forward(questions)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
-        """Append one token to every question; logits of the next ones, (n, V)."""
+        """Append one token to every question; returns the logits of the next tokens, (n, V)."""
         return self._forward([[token] for token in tokens])
 
     @torch.inference_mode()
     def keep(self, questions: Sequence[int]) -> None:
-        """Drop all questions but these, given by their places in the batch."""
+        """Keep only these questions, given by their indices in the batch; drop all others."""
         self.lengths = [self.lengths[i] for i in questions]
         self.layers = {i: (keys[questions], values[questions]) for i, (keys, values) in self.layers.items()}
 
@@ -106,18 +108,17 @@ class Branches:
         self.layout = Layout(self.lengths, [len(row) for row in tokens], device)
         self.lengths = [length + len(row) for length, row in zip(self.lengths, tokens, strict=True)]
         ids = torch.tensor([[token for row in tokens for token in row]], device=device)
-        with _attention(model.config, BRANCHED_ATTENTION):
-            output = model(
-                inputs_embeds=model.get_input_embeddings()(ids),
-                position_ids=(self.prefix.length + self.layout.columns)[None],
-                use_cache=False,
-                branches=self,
-                logits_to_keep=self.layout.last,
-            )
+        output = model(
+            inputs_embeds=model.get_input_embeddings()(ids),
+            position_ids=(self.prefix.length + self.layout.columns)[None],
+            use_cache=False,
+            attend=self.attend,
+            logits_to_keep=self.layout.last,
+        )
         return output.logits[0]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention of this forward's tokens to the prefix and to their own question up to themselves.
+        """Attention of the tokens of this forward pass to the prefix and to the earlier tokens of their question.
 
         Shape: query (T, H, D), key and value (T, G, D) -> (T, H, D)
         """
@@ -145,7 +146,7 @@ class Branches:
         return torch.lerp(own, shared, torch.sigmoid(shared_total - own_total).to(query.dtype))
 
     def _store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add new keys and values to the questions' own; all of them so far, (n, G, S, D) each."""
+        """Append the new keys and values of each question; returns all stored so far, (n, G, S, D) each."""
         if layer not in self.layers:
             empty = key.new_zeros(len(self.lengths), key.shape[1], 0, key.shape[2])
             self.layers[layer] = empty, empty
@@ -163,12 +164,12 @@ class Branches:
 def attend_with_total(
     query: Tensor, key: Tensor, value: Tensor, scale: float, hidden: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Attention that also returns the log-sum-exp of the scores, which merges it with attention to other keys.
+    """Attention that also returns the log-sum-exp of the scores, by which it is merged with attention to other keys.
 
-    Queries are taken in slices such that the scores stay below :data:`SCORE_BYTES`.
+    Queries are processed in slices, so that the scores of one slice stay below :data:`SCORE_BYTES`.
 
     Args:
-        hidden: True where a query must not look, (..., queries, keys); at least one key of each query is seen.
+        hidden: True where a query must not attend, (..., queries, keys); every query attends to at least one key.
 
     Shape: query (..., G, queries, D), key and value (..., G, keys, D) -> (..., G, queries, D), (..., G, queries, 1)
     """
@@ -188,30 +189,13 @@ def attend_with_total(
     return (outputs[0], totals[0]) if len(outputs) == 1 else (torch.cat(outputs, -2), torch.cat(totals, -2))
 
 
-def branched_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    branches: Branches,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """The attention function that transformers calls in every layer.
-
-    Shape: query (1, H, T, D), key and value (1, G, T, D) -> (1, T, H, D)
-    """
-    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
-    return branches.attend(cast(int, module.layer_idx), query, key, value, scaling)[None], None
-
-
 def check_language_model(language_model: PreTrainedModel) -> None:
-    """Refuse a language model whose attention cannot be split into prefix and question; prepare any other.
+    """Raise an error for a language model whose attention cannot be split into prefix and question.
 
     Raises:
-        UserError: it has sliding-window or other than full attention, caps its attention scores, or brings attention
-            of its own that transformers cannot replace.
+        UserError: the model has sliding-window or other non-full attention, caps its attention scores, or has its own
+            attention code that transformers cannot replace.
+        ValueError: the model was not built with :data:`PACKED_ATTENTION`.
     """
     config = language_model.config
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
@@ -224,14 +208,8 @@ def check_language_model(language_model: PreTrainedModel) -> None:
             f"language model {config.model_type!r} has {', '.join(sorted(kinds))}, "
             "which a shared prefix does not support; use share_prefix=False"
         )
-    AttentionInterface.register(BRANCHED_ATTENTION, branched_attention)
-
-
-@contextmanager
-def _attention(config: PreTrainedConfig, name: str) -> Iterator[None]:
-    before = config._attn_implementation
-    config._attn_implementation = name
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    if config._attn_implementation != PACKED_ATTENTION:
+        raise ValueError(
+            f"the language model attends by {config._attn_implementation!r}; build it with "
+            f"attn_implementation={PACKED_ATTENTION!r}"
+        )

@@ -1,13 +1,16 @@
-"""Attention of the language model: block-diagonal causal over packed examples, or over padded and cached input.
+"""Attention of the language model: one function for packed, padded and cached input, and for shared prefixes.
 
 Registered with transformers under :data:`PACKED_ATTENTION`. With ``cu_seqlens`` every example of a pack attends to
-itself only; nothing of size L x L is built. Without it, this is causal attention with an optional padding mask.
+itself only, and no L x L mask is built. With ``attend`` the caller computes the attention. With neither, this is causal
+attention with an optional padding mask. Each forward call chooses by its keyword arguments. The configuration of the
+model is never changed, so several threads can call one model at the same time.
 
-Packs run in one kernel for variable lengths where there is one (:func:`packed_kernel`), else example by example.
+Packs run in one kernel for variable lengths where the device has one (:func:`packed_kernel`), else example by example.
 
 Legend: B batch, H heads, G key/value heads, L tokens, K keys (L plus what a cache holds), D head width, S examples.
 """
 
+from collections.abc import Callable
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from inspect import signature
@@ -24,7 +27,10 @@ from vidtune.errors import UserError
 
 PACKED_ATTENTION = "vidtune_packed"
 PackedKernel = Literal["flash_attn", "varlen_attn", "one_by_one"]
-# What a model may ask of its attention that ours does not do.
+Attend = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
+"""Attention of one layer, computed by the caller: layer index, query (L, H, D), key and value (L, G, D), scale ->
+(L, H, D). The batch has one row."""
+# Options of attention that some models use and that this file does not compute.
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux")
 
 
@@ -37,19 +43,25 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     cu_seqlens: list[int] | None = None,
+    attend: Attend | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention, inside each packed example when ``cu_seqlens`` gives their boundaries.
 
     Args:
         cu_seqlens: boundaries [0, l1, l1 + l2, ..., L] of the examples of a pack, as Python numbers.
+        attend: computes the attention of this call; mask and dropout are then not used.
 
     Shape: query (B, H, L, D), key and value (B, G, K, D) -> (B, L, H, D)
     Raises:
-        NotImplementedError: the model asks for a sliding window, capped scores or sinks, which this function lacks.
+        NotImplementedError: the model uses a sliding window, capped scores or sinks, which this function lacks.
     """
     if asked := [name for name in _UNSUPPORTED if kwargs.get(name) is not None]:
         raise NotImplementedError(f"packed attention has no {', '.join(asked)}")
+    if attend is not None:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+        return attend(cast(int, module.layer_idx), query, key, value, scale)[None], None
     if cu_seqlens is not None:
         return _attend_packed(query, key, value, cu_seqlens, scaling, dropout), None
     options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
@@ -70,7 +82,7 @@ def _attend_packed(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: list[int], scale: float | None, dropout: float
 ) -> Tensor:
     """Shape: query (1, H, L, D), key and value (1, G, L, D) -> (1, L, H, D)"""
-    # Rotary embedding leaves float32 queries under autocast; the kernels are no autocast operations of torch.
+    # Under autocast, rotary embedding leaves queries in float32, and autocast does not cast the inputs of the kernels.
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     kernel = packed_kernel(query.device, dtype, query.shape[-1], dropout)
@@ -102,18 +114,18 @@ def _attend_one_by_one(
 ) -> Tensor:
     options: dict[str, Any] = {"scale": scale, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
     lengths = [end - begin for begin, end in pairwise(cu_seqlens)]
-    # split, not slices: the gradient of a slice is as long as the pack, which many short examples would each pay for.
+    # split instead of slices: the gradient of every slice would be as long as the whole pack.
     examples = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     outputs = [scaled_dot_product_attention(q, k, v, is_causal=True, **options) for q, k, v in examples]
     return torch.cat([output.transpose(1, 2) for output in outputs], dim=1)
 
 
 def packed_kernel(device: torch.device, dtype: torch.dtype, head_width: int, dropout: float = 0.0) -> PackedKernel:
-    """How a pack is computed: flash-attn's kernel where it is installed, else torch's, where the hardware has them.
+    """Name of the kernel that computes a pack: flash-attn's where it is installed, else torch's, if the device has it.
 
     Args:
-        dtype: of the computation, autocast considered.
-        dropout: of attention weights; torch's kernel has none.
+        dtype: dtype of the computation; under autocast that of autocast.
+        dropout: dropout of attention weights; torch's kernel has no dropout.
     """
     suits = (
         device.type == "cuda"
@@ -139,20 +151,22 @@ def _is_installed(module: str) -> bool:
 
 @lru_cache(maxsize=4)
 def _offsets(cu_seqlens: tuple[int, ...], device: torch.device) -> tuple[Tensor, int]:
-    """(S + 1,) int32 boundaries on the device, and the longest example. Made once per pack, without waiting for the
-    device: all layers of a pack, and its recomputation under gradient checkpointing, ask for the same.
+    """(S + 1,) int32 boundaries on the device, and the length of the longest example.
+
+    Cached, because all layers of a pack, and its recomputation under gradient checkpointing, need the same tensor. The
+    copy to the device does not block.
     """
-    with torch.inference_mode(False):  # may be used in training after an evaluation made it
+    with torch.inference_mode(False):  # an evaluation may create the tensor that training uses later
         offsets = torch.tensor(cu_seqlens, dtype=torch.int32, pin_memory=device.type == "cuda")
         longest = max(end - begin for begin, end in pairwise(cu_seqlens))
         return offsets.to(device, non_blocking=True), longest
 
 
 def check_attention(config: PreTrainedConfig) -> None:
-    """Refuse a language model that :func:`packed_attention` would compute wrongly.
+    """Raise an error for a language model that :func:`packed_attention` would compute wrongly.
 
     Raises:
-        UserError: it attends through a sliding window or in another way of its own, or caps its attention scores.
+        UserError: the model has sliding-window or other non-full attention, or caps its attention scores.
     """
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if getattr(config, "layer_types", None) is None and getattr(config, "sliding_window", None):
@@ -167,11 +181,11 @@ def check_attention(config: PreTrainedConfig) -> None:
 
 
 def _mask_only_for_padding(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """transformers' mask for padded batches; nothing for packed or plain causal input, which needs none."""
+    """Mask of transformers for padded batches; None for packed or plain causal input, which needs no mask."""
     return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
 
 
 def register_attention() -> None:
-    """Make :data:`PACKED_ATTENTION` known to transformers; may be called any number of times."""
+    """Register :data:`PACKED_ATTENTION` with transformers; may be called more than once."""
     AttentionInterface.register(PACKED_ATTENTION, packed_attention)
     AttentionMaskInterface.register(PACKED_ATTENTION, _mask_only_for_padding)
