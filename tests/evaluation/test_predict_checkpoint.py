@@ -133,7 +133,8 @@ def test_a_run_without_a_stream_does_not_see_it_and_is_named_after_it(checkpoint
 
 def accompanied(loaded):
     """The checkpoint as if its system read every video through two streams."""
-    return replace(loaded, system=replace(loaded.system, companions={"video": ("image",)}))
+    dialect = replace(loaded.system.dialect, companions={"video": ("image",)})
+    return replace(loaded, system=replace(loaded.system, dialect=dialect))
 
 
 def test_all_streams_of_a_file_are_in_the_protocol_and_blind_together(checkpoint):
