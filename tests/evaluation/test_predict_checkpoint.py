@@ -9,13 +9,21 @@ from qa_sets import records, write_set, write_video
 from tiny_checkpoint import write_checkpoint
 
 from vidtune.errors import UserError
-from vidtune.evaluation.checkpoint import engine_for, open_checkpoint, protocol_for
-from vidtune.evaluation.predict import predict, predict_benchmark
+from vidtune.evaluation.checkpoint import AnsweringOptions, engine_for, open_checkpoint, protocol_for
+from vidtune.evaluation.predict import Variant, predict, predict_benchmark
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scoring import score_run
 from vidtune.registry import BENCHMARKS
 
-QUICK = {"workers": 0, "progress": False, "overrides": {"generation": {"max_new_tokens": 4}}}
+SHORT = {"generation": {"max_new_tokens": 4}}
+
+
+def predict_quickly(checkpoint, benchmark, data, out, **given):
+    """A few tokens per answer, videos decoded in this process."""
+    variant, answering = Variant(overrides=SHORT, **given), AnsweringOptions(workers=0)
+    return predict_benchmark(checkpoint, benchmark, data, out, variant, answering, progress=False)
+
+
 ENTRIES = [("red", "what?", "x"), ("blue", "what?", "x"), ("red", "who?", "y"), ("broken", "what?", "z")]
 
 
@@ -33,7 +41,7 @@ def data(tmp_path_factory):
 
 
 def test_a_checkpoint_answers_and_the_unreadable_video_is_named(checkpoint, data, tmp_path):
-    summary = predict_benchmark(checkpoint, "world_qa", data, tmp_path, **QUICK)
+    summary = predict_quickly(checkpoint, "world_qa", data, tmp_path)
     assert (summary.answered, summary.errors, summary.complete) == (3, 1, True)
     run = RunFolder(tmp_path / "world_qa")
     [failed] = [prediction for prediction in run.predictions() if prediction.error]
@@ -41,14 +49,14 @@ def test_a_checkpoint_answers_and_the_unreadable_video_is_named(checkpoint, data
     assert run.info.system == "video_llava" and run.info.recipe == "system: video_llava\n"
     assert run.info.protocol.preprocessing["num_frames"] == 2
     assert run.info.protocol.generation.stop
-    again = predict_benchmark(checkpoint, "world_qa", data, tmp_path, **QUICK)
+    again = predict_quickly(checkpoint, "world_qa", data, tmp_path)
     assert again.asked_now == 0
 
 
 def test_a_blind_run_sees_no_difference_between_videos(checkpoint, data, tmp_path):
     loaded = open_checkpoint(checkpoint)
-    seeing = predict_benchmark(loaded, "world_qa", data, tmp_path, **QUICK).run_dir
-    blind = predict_benchmark(loaded, "world_qa", data, tmp_path, blind=True, **QUICK).run_dir
+    seeing = predict_quickly(loaded, "world_qa", data, tmp_path).run_dir
+    blind = predict_quickly(loaded, "world_qa", data, tmp_path, blind=True).run_dir
     assert blind == tmp_path / "world_qa-blind"
     answers = {
         run: {record["id"]: record["pred"] for record in records(run / "predictions.jsonl") if "error" not in record}
@@ -103,7 +111,7 @@ def test_all_tasks_of_a_video_share_its_decoding_encoding_and_prefill(checkpoint
     for shared in (True, False):
         protocol = protocol_for(loaded, benchmark, overrides=rules)
         options = {"workers": 0, "share_prefix": shared, "max_batch_questions": 3}
-        with engine_for(loaded, protocol, **options) as engine:
+        with engine_for(loaded, protocol, AnsweringOptions(**options)) as engine:
             run = tmp_path / str(shared)
             predict(engine, benchmark.load(events), protocol, run, checkpoint=loaded.identity, progress=False)
             counted = engine.stats
@@ -117,8 +125,8 @@ def test_all_tasks_of_a_video_share_its_decoding_encoding_and_prefill(checkpoint
 
 def test_a_run_without_a_stream_does_not_see_it_and_is_named_after_it(checkpoint, events, tmp_path):
     loaded = open_checkpoint(checkpoint)
-    seeing = predict_benchmark(loaded, "world_events", events, tmp_path, **QUICK).run_dir
-    without = predict_benchmark(loaded, "world_events", events, tmp_path, without=["video"], **QUICK).run_dir
+    seeing = predict_quickly(loaded, "world_events", events, tmp_path).run_dir
+    without = predict_quickly(loaded, "world_events", events, tmp_path, without=["video"]).run_dir
     assert without == tmp_path / "world_events-without-video"
     one, other = (RunFolder(run).info for run in (seeing, without))
     assert other.protocol.without == ("video",) and other.protocol_hash != one.protocol_hash
@@ -141,7 +149,7 @@ def test_all_streams_of_a_file_are_in_the_protocol_and_blind_together(checkpoint
     loaded, benchmark = accompanied(open_checkpoint(checkpoint)), BENCHMARKS["world_events"]
     protocol = protocol_for(loaded, benchmark, blind=True, overrides={"companions": {"image": {"pad_to_square": True}}})
     assert protocol.companions["image"]["pad_to_square"] and "blind" not in protocol.companions["image"]
-    with engine_for(loaded, protocol, workers=0) as engine:
+    with engine_for(loaded, protocol, AnsweringOptions(workers=0)) as engine:
         streams = engine.processor.preprocessing
     assert streams["video"].blind and streams["image"].blind and streams["image"].pad_to_square
     plain = protocol_for(loaded, benchmark, without=["image", "video", "image"])
@@ -161,7 +169,7 @@ def test_all_streams_of_a_file_are_in_the_protocol_and_blind_together(checkpoint
 )
 def test_streams_that_cannot_be_switched_off_or_replaced_are_refused(checkpoint, events, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
-        predict_benchmark(open_checkpoint(checkpoint), "world_events", events, tmp_path, **options, **QUICK)
+        predict_quickly(open_checkpoint(checkpoint), "world_events", events, tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
 
@@ -173,8 +181,8 @@ def test_stored_features_are_answered_from_and_a_wrong_one_is_named(checkpoint, 
     shape = (settings.num_tokens, settings.feature_size)
     np.save(folder / "red.npy", np.random.default_rng(0).normal(size=shape).astype(np.float32))
     np.save(folder / "blue.npy", np.zeros((3, 5), np.float32))
-    out = {"features": {"video": folder}, **QUICK}
-    summary = predict_benchmark(loaded, "world_events", events, tmp_path / "out", **out)
+    out = {"features": {"video": folder}}
+    summary = predict_quickly(loaded, "world_events", events, tmp_path / "out", **out)
     assert (summary.answered, summary.errors, summary.missing) == (7, 7, 0)
     assert RunFolder(summary.run_dir).info.protocol.features == ("video",)
     failed = [prediction.error for prediction in RunFolder(summary.run_dir).predictions() if prediction.error]

@@ -26,7 +26,7 @@ def demo(
     from vidtune.cli.options.compute import pick_device
     from vidtune.cli.options.score_lines import print_score
     from vidtune.evaluation.checkpoint import open_checkpoint
-    from vidtune.evaluation.predict import predict_benchmark
+    from vidtune.evaluation.predict import Variant, predict_benchmark
     from vidtune.evaluation.report.page import build_report
     from vidtune.evaluation.scoring import score_run
     from vidtune.recipe.shipped import DEMO_RECIPE
@@ -53,11 +53,7 @@ def demo(
                 entry.name,
                 Path(entry.data or world),
                 results / "evaluation",
-                blind=blind,
-                without=without,
-                features=entry.features,
-                overrides={"generation": chosen.generation},
-                limit=entry.limit,
+                Variant(blind, without, entry.features, {"generation": chosen.generation}, entry.limit),
             )
             runs.append(summary.run_dir)
             print_score(score_run(summary.run_dir))

@@ -5,49 +5,25 @@ from typing import Annotated
 
 import typer
 
-from vidtune.cli.options.judging import (
-    CACHE,
-    JudgeConcurrency,
-    JudgeKey,
-    JudgeMaxCalls,
-    JudgeMaxCost,
-    JudgeName,
-    JudgePrices,
-    JudgeUrl,
-    build_judge,
-    judge_and_score,
-)
+from vidtune.cli.options.groups import option_groups
+from vidtune.cli.options.judging import CACHE, JudgeOptions, judge_and_score
 
 
+@option_groups
 def judge(
     run: Annotated[
         list[Path],
         typer.Argument(help="Folder of one evaluation, OUT/BENCHMARK, or a log file of published scripts; repeatable."),
     ],
+    *,
     benchmark: Annotated[str | None, typer.Option(help="Of a log file; its run goes to a folder beside it.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the test set, for a log file.")] = None,
-    name: JudgeName = "rules",
-    judge_url: JudgeUrl = None,
-    judge_key: JudgeKey = None,
-    judge_prices: JudgePrices = None,
-    judge_max_cost: JudgeMaxCost = None,
-    judge_max_calls: JudgeMaxCalls = None,
-    judge_concurrency: JudgeConcurrency = 8,
+    judging: JudgeOptions,
 ) -> None:
     """Judge or measure the stored predictions of RUN and print the scores; no judgement is asked for twice."""
     for path in run:
         folder = _imported(path, benchmark, data) if path.is_file() else path
-        chosen = build_judge(
-            name,
-            folder.parent / CACHE,
-            judge_url,
-            judge_key,
-            judge_prices,
-            judge_max_cost,
-            judge_max_calls,
-            judge_concurrency,
-        )
-        judge_and_score(folder, chosen)
+        judge_and_score(folder, judging.build(folder.parent / CACHE))
 
 
 def _imported(log: Path, benchmark: str | None, data: Path | None) -> Path:

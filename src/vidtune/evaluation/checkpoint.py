@@ -1,15 +1,17 @@
 """From a checkpoint folder and a protocol to the engine that answers by it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vidtune.checkpoints.files.hub import locate
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.protocol import Protocol
-from vidtune.evaluation.runs.identity import CheckpointIdentity, identify_checkpoint
+from vidtune.evaluation.runs.identity import CheckpointIdentity, identify_checkpoint, identify_model
 from vidtune.generation.settings import GenerationSettings
+from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
 
 if TYPE_CHECKING:
@@ -33,6 +35,51 @@ class LoadedCheckpoint:
     system: "System"
     identity: CheckpointIdentity
     recipe: str | None
+
+
+@dataclass(frozen=True)
+class AnsweringOptions:
+    """How the engine computes answers; see `generation.engine`. They never change a prediction.
+
+    Args:
+        workers: number of processes that decode videos; 0 decodes in this process.
+        media_timeout: seconds that one video may take.
+        max_batch_questions: number of questions about one video that are answered at a time.
+        share_prefix: encode and prefill each video once for all questions about it.
+    """
+
+    workers: int = 2
+    media_timeout: float = 60.0
+    max_batch_questions: int = 8
+    share_prefix: bool = True
+
+
+DEFAULT_ANSWERING = AnsweringOptions()
+
+
+def opened(
+    model: "LoadedCheckpoint | Checkpoint | Path | str", device: str = "cpu", dtype: str | None = None
+) -> LoadedCheckpoint:
+    """A checkpoint that is ready to answer.
+
+    Args:
+        model: folder or hub id of a checkpoint; or a checkpoint in memory, a ``model`` and its ``processor``, whose
+            identity is computed from its weights; or the result of `open_checkpoint`.
+        device, dtype: see `open_checkpoint`; unused where the model is in memory already.
+
+    Raises:
+        UserError: no checkpoint there, or not one that can be loaded.
+    """
+    if isinstance(model, LoadedCheckpoint):
+        return model
+    if isinstance(model, Path | str):
+        return open_checkpoint(locate(model), device, dtype)
+    return LoadedCheckpoint(
+        checkpoint=model,
+        system=SYSTEMS[model.processor.system],
+        identity=identify_model(model.model, model.processor.tokenizer),
+        recipe=None,
+    )
 
 
 def open_checkpoint(
@@ -59,7 +106,6 @@ def open_checkpoint(
     import torch
 
     from vidtune.checkpoints.checkpoints import load_checkpoint
-    from vidtune.registry import SYSTEMS
 
     kind = None if dtype is None else getattr(torch, dtype, None)
     if dtype is not None and not isinstance(kind, torch.dtype):
@@ -127,13 +173,7 @@ def protocol_for(
 
 
 def engine_for(
-    loaded: LoadedCheckpoint,
-    protocol: Protocol,
-    *,
-    workers: int = 2,
-    media_timeout: float = 60.0,
-    max_batch_questions: int = 8,
-    share_prefix: bool = True,
+    loaded: LoadedCheckpoint, protocol: Protocol, options: AnsweringOptions = DEFAULT_ANSWERING
 ) -> "AnswerEngine":
     """The engine that answers by the protocol; close it after use."""
     from vidtune.generation.engine import AnswerEngine
@@ -143,10 +183,7 @@ def engine_for(
         _processor_for(loaded, protocol),
         GenerationSettings(**protocol.generation.model_dump()),
         prompt=protocol.prompt_format,
-        workers=workers,
-        media_timeout=media_timeout,
-        max_batch_questions=max_batch_questions,
-        share_prefix=share_prefix,
+        **asdict(options),
     )
 
 

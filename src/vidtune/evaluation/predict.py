@@ -7,7 +7,7 @@ rest keeps its order, and a question's sampling is seeded by its position in the
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,14 @@ from typing import Protocol as Interface
 
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
-from vidtune.evaluation.checkpoint import LoadedCheckpoint, engine_for, open_checkpoint, protocol_for
+from vidtune.evaluation.checkpoint import (
+    DEFAULT_ANSWERING,
+    AnsweringOptions,
+    LoadedCheckpoint,
+    engine_for,
+    opened,
+    protocol_for,
+)
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, chunk, prediction_of, question_text
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
@@ -60,26 +67,40 @@ class PredictionSummary:
         return self.answered + self.errors + self.missing == self.planned
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What of a benchmark is asked, and what the model is given.
+
+    Args:
+        blind: black frames, and silence.
+        without: streams that are switched off.
+        features: stream -> folder of stored features, one file per video named after it, read instead of the videos.
+        overrides: changes to the protocol, after the system's own.
+        limit: number of questions from the start of the test set; None: all.
+    """
+
+    blind: bool = False
+    without: Sequence[str] = ()
+    features: Mapping[str, Path | str] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+
+
+WHOLE = Variant()
+"""All questions, and everything that the model can see and hear."""
+
+
 def predict_benchmark(
     checkpoint: Path | str | LoadedCheckpoint,
     benchmark: str,
     data: Path,
     out: Path,
+    variant: Variant = WHOLE,
+    answering: AnsweringOptions = DEFAULT_ANSWERING,
     *,
-    blind: bool = False,
-    without: Sequence[str] = (),
-    features: Mapping[str, Path | str] | None = None,
-    overrides: Mapping[str, Any] | None = None,
     rank: int = 0,
     ranks: int = 1,
-    limit: int | None = None,
     retry_errors: bool = False,
-    device: str = "cpu",
-    dtype: str | None = None,
-    workers: int = 2,
-    media_timeout: float = 60.0,
-    max_batch_questions: int = 8,
-    share_prefix: bool = True,
     progress: bool = True,
 ) -> PredictionSummary:
     """Answer a benchmark with a checkpoint.
@@ -89,50 +110,40 @@ def predict_benchmark(
         data: folder of the test set, or one above it.
         out: folder of results; the run goes to ``out/<benchmark>``, ``out/<benchmark>-blind`` or
             ``out/<benchmark>-without-<stream>``.
-        blind: black frames, and silence.
-        without: streams that are switched off.
-        features: stream -> folder of stored features, one file per video named after it, read instead of the videos.
-        overrides: changes to the protocol, after the system's own.
+        variant: what is asked and what the model is given.
+        answering: how answers are computed.
         rank, ranks: ask only the rank-th slice of the questions.
-        limit: only the first questions of the test set.
         retry_errors: ask questions again that ended in an error.
-        workers, media_timeout, max_batch_questions, share_prefix: see the answer engine; they never change a
-            prediction.
 
     Raises:
         UserError: bad test set or checkpoint, or ``out`` holds another run's results.
     """
     test_set = BENCHMARKS[benchmark]
     questions = test_set.load(Path(data))
-    loaded = (
-        checkpoint if isinstance(checkpoint, LoadedCheckpoint) else open_checkpoint(Path(checkpoint), device, dtype)
-    )
+    loaded = opened(checkpoint)
     protocol = protocol_for(
-        loaded, test_set, blind=blind, without=without, features=tuple(features or ()), overrides=overrides
-    )
-    if features:
-        folders = {stream: Path(folder) for stream, folder in features.items()}
-        questions = test_set.with_features(questions, folders, protocol.stream)
-    run_dir = Path(out) / protocol.run_name
-    with engine_for(
         loaded,
-        protocol,
-        workers=workers,
-        media_timeout=media_timeout,
-        max_batch_questions=max_batch_questions,
-        share_prefix=share_prefix,
-    ) as engine:
+        test_set,
+        blind=variant.blind,
+        without=variant.without,
+        features=tuple(variant.features),
+        overrides=variant.overrides,
+    )
+    if variant.features:
+        folders = {stream: Path(folder) for stream, folder in variant.features.items()}
+        questions = test_set.with_features(questions, folders, protocol.stream)
+    with engine_for(loaded, protocol, answering) as engine:
         return predict(
             engine,
             questions,
             protocol,
-            run_dir,
+            Path(out) / protocol.run_name,
             checkpoint=loaded.identity,
             system=loaded.system.name,
             recipe=loaded.recipe,
             rank=rank,
             ranks=ranks,
-            limit=limit,
+            limit=variant.limit,
             retry_errors=retry_errors,
             progress=progress,
         )
@@ -173,11 +184,10 @@ def predict(
     missing = [question for question in planned if question.missing]
     run.write_missing(missing)
     run.write_references(planned)
-
+    mine = group_by_video([one for one in chunk(questions.questions[:limit], rank, ranks) if not one.missing])
     with RecordWriter(run.predictions_file(rank, ranks)) as records:
         done = {prediction.index for prediction in run.predictions() if prediction.error is None or not retry_errors}
-        mine = group_by_video(chunk(questions.questions[:limit], rank, ranks))
-        pending = [question for question in mine if not question.missing and question.index not in done]
+        pending = [question for question in mine if question.index not in done]
         started = time.monotonic()
         _log_session(run, rank, ranks, len(pending))
         task = f"asking {protocol.benchmark}"
@@ -187,20 +197,23 @@ def predict(
                 records.append(prediction.record())
                 display.advance(task)
         seconds = time.monotonic() - started
-
-    predictions = run.predictions()
-    summary = PredictionSummary(
-        run_dir=run.path,
-        planned=run.planned,
-        answered=sum(prediction.error is None for prediction in predictions),
-        errors=sum(prediction.error is not None for prediction in predictions),
-        missing=len(missing),
-        asked_now=len(pending),
-        seconds=seconds,
-    )
+    summary = _summary(run, missing=len(missing), asked_now=len(pending), seconds=seconds)
     if summary.complete:
         run.write_official()
     return summary
+
+
+def _summary(run: RunFolder, missing: int, asked_now: int, seconds: float) -> PredictionSummary:
+    errors = [prediction.error is not None for prediction in run.predictions()]
+    return PredictionSummary(
+        run_dir=run.path,
+        planned=run.planned,
+        answered=errors.count(False),
+        errors=errors.count(True),
+        missing=missing,
+        asked_now=asked_now,
+        seconds=seconds,
+    )
 
 
 def group_by_video(questions: Sequence[Question]) -> list[Question]:

@@ -148,7 +148,7 @@ class Protocol(BaseModel):
                 raise UserError(f"{source}: {name!r} takes a mapping, not {changes!r}")
             for key in changes:
                 _require_known(key, there, f"{source}: {name}")
-        values = _merge(self.model_dump(), overrides)
+        values = merged(self.model_dump(), overrides)
         try:
             return type(self).model_validate(values)
         except ValidationError as error:
@@ -162,12 +162,13 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``base`` with some values replaced; nested mappings are merged key by key."""
+    result = dict(base)
     for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
 
 
 def _require_known(key: str, known: Iterable[str], source: str) -> None:

@@ -1,6 +1,7 @@
 """What ``evaluate`` and ``judge`` share: the options that describe a judge, and printing what judging takes."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,54 +15,59 @@ if TYPE_CHECKING:
 NO_JUDGE = "none"
 CACHE = "judge-replies.jsonl"
 
-JudgeName = Annotated[
-    str, typer.Option("--judge", help="rules (offline), or the name of a chat model; evaluate also takes none.")
-]
-JudgeUrl = Annotated[
-    str | None, typer.Option(help="Address of an OpenAI-compatible API; default: OpenAI's, with OPENAI_API_KEY.")
-]
-JudgeKey = Annotated[str | None, typer.Option(metavar="VARIABLE", help="Environment variable that holds the API key.")]
-JudgePrices = Annotated[
-    tuple[float, float] | None,
-    typer.Option(metavar="IN OUT", help="Price of a million prompt and completion tokens, to show the cost."),
-]
-JudgeMaxCost = Annotated[float | None, typer.Option(help="Stop before this cost, in the currency of the prices.")]
-JudgeMaxCalls = Annotated[int | None, typer.Option(help="Stop before this many requests.")]
-JudgeConcurrency = Annotated[int, typer.Option(help="Requests under way at a time.")]
 
+@dataclass(frozen=True)
+class JudgeOptions:
+    """The options that describe a judge."""
 
-def build_judge(
-    name: str,
-    cache: Path,
-    url: str | None,
-    key: str | None,
-    prices: tuple[float, float] | None,
-    max_cost: float | None,
-    max_calls: int | None,
-    concurrency: int,
-) -> "Judge":
-    """The judge that the options describe; a name that is no offline judge is a chat model's.
+    judge: Annotated[
+        str, typer.Option("--judge", help="rules (offline), or the name of a chat model; evaluate also takes none.")
+    ] = "rules"
+    judge_url: Annotated[
+        str | None, typer.Option(help="Address of an OpenAI-compatible API; default: OpenAI's, with OPENAI_API_KEY.")
+    ] = None
+    judge_key: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="Environment variable that holds the API key.")
+    ] = None
+    judge_prices: Annotated[
+        tuple[float, float] | None,
+        typer.Option(metavar="IN OUT", help="Price of a million prompt and completion tokens, to show the cost."),
+    ] = None
+    judge_max_cost: Annotated[
+        float | None, typer.Option(help="Stop before this cost, in the currency of the prices.")
+    ] = None
+    judge_max_calls: Annotated[int | None, typer.Option(help="Stop before this many requests.")] = None
+    judge_concurrency: Annotated[int, typer.Option(help="Requests under way at a time.")] = 8
 
-    Raises:
-        UserError: no endpoint is given and no key for OpenAI's is set.
-    """
-    from vidtune.evaluation.judges.openai_compatible import OPENAI_KEY, Limits, OpenAICompatibleJudge, Prices
-    from vidtune.registry import JUDGES
+    def build(self, cache: Path) -> "Judge":
+        """The judge; a name that is no offline judge is a chat model's.
 
-    if name in JUDGES:
-        return JUDGES[name]
-    if url is None and not os.environ.get(key or OPENAI_KEY):
-        raise UserError(
-            f"judge {name!r} is a chat model: give --judge-url or set {key or OPENAI_KEY}; offline there is 'rules'"
+        Args:
+            cache: file of known replies of chat models.
+
+        Raises:
+            UserError: no endpoint is given and no key for OpenAI's is set.
+        """
+        from vidtune.evaluation.judges.openai_compatible import OPENAI_KEY, Limits, OpenAICompatibleJudge, Prices
+        from vidtune.registry import JUDGES
+
+        if self.judge in JUDGES:
+            return JUDGES[self.judge]
+        key = self.judge_key or OPENAI_KEY
+        if self.judge_url is None and not os.environ.get(key):
+            raise UserError(
+                f"judge {self.judge!r} is a chat model: give --judge-url or set {key}; offline there is 'rules'"
+            )
+        return OpenAICompatibleJudge(
+            self.judge,
+            base_url=self.judge_url,
+            api_key_env=self.judge_key,
+            cache=cache,
+            limits=Limits(
+                concurrency=self.judge_concurrency, max_calls=self.judge_max_calls, max_cost=self.judge_max_cost
+            ),
+            prices=Prices(*self.judge_prices) if self.judge_prices else None,
         )
-    return OpenAICompatibleJudge(
-        name,
-        base_url=url,
-        api_key_env=key,
-        cache=cache,
-        limits=Limits(concurrency=concurrency, max_calls=max_calls, max_cost=max_cost),
-        prices=Prices(*prices) if prices else None,
-    )
 
 
 def judge_and_score(run_dir: Path, judge: "Judge") -> None:

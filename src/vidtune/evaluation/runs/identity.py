@@ -6,11 +6,15 @@ import platform
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from vidtune import __version__
 from vidtune.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model")
 WHOLE_FILE_LIMIT = 64 * 2**20
@@ -70,6 +74,38 @@ def checkpoint_fingerprint(path: Path) -> str:
                 content.seek(block * (size - BLOCK_BYTES) // (SAMPLED_BLOCKS - 1))
                 digest.update(content.read(BLOCK_BYTES))
     return digest.hexdigest()[:16]
+
+
+def identify_model(model: "PreTrainedModel", tokenizer: Any) -> CheckpointIdentity:
+    """Identity of a model in memory: a hash over its configuration, its tokenizer's vocabulary and its weights.
+
+    Tensors count like files (`checkpoint_fingerprint`): up to 64 MiB whole, larger ones with evenly spaced blocks. The
+    same weights read from a folder have another identity, because there the bytes of the files count.
+    """
+    import torch
+
+    digest = hashlib.sha256(json.dumps(_settings(model.config.to_dict()), sort_keys=True, default=str).encode())
+    digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        size = len(content)
+        starts, length = [0], size
+        if size > WHOLE_FILE_LIMIT:
+            starts = [block * (size - BLOCK_BYTES) // (SAMPLED_BLOCKS - 1) for block in range(SAMPLED_BLOCKS)]
+            length = BLOCK_BYTES
+        for start in starts:
+            digest.update(content[start : start + length].cpu().numpy().tobytes())
+    return CheckpointIdentity(path="in memory", fingerprint=digest.hexdigest()[:16])
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what says only where it came from and who wrote it."""
+    return {
+        key: _settings(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in ("_name_or_path", "transformers_version")
+    }
 
 
 def software_versions() -> dict[str, str]:

@@ -1,0 +1,130 @@
+"""Evaluate a model on a benchmark: ask, judge or measure, score; and the runs that a recipe plans."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vidtune.errors import UserError
+from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint, opened
+from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
+from vidtune.evaluation.predict import WHOLE, Variant, predict_benchmark
+from vidtune.evaluation.protocol import merged
+from vidtune.evaluation.score import Score
+from vidtune.evaluation.scoring import score_run
+from vidtune.recipe.types import BenchmarkEntry, load_recipe
+from vidtune.registry import BENCHMARKS
+
+if TYPE_CHECKING:
+    from vidtune.checkpoints.checkpoints import Checkpoint
+
+RECIPE_FILE = "recipe.yaml"
+VIDEO_STREAM = "video"
+
+
+def evaluate(
+    model: "Checkpoint | LoadedCheckpoint | Path | str",
+    benchmark: str,
+    *,
+    data: Path | str,
+    out: Path | str,
+    judge: Judge | str = DEFAULT_JUDGE,
+    blind: bool = False,
+    without: Sequence[str] = (),
+    features: Mapping[str, Path | str] | None = None,
+    protocol: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    answering: AnsweringOptions = DEFAULT_ANSWERING,
+    progress: bool = True,
+) -> Score:
+    """Answer a benchmark with a model, judge or measure the answers, and return the score.
+
+    Everything is stored below ``out``. Calling it again with the same arguments asks only what was not answered before.
+
+    Args:
+        model: folder or hub id of a checkpoint, or a checkpoint in memory (a ``model`` and its ``processor``).
+        benchmark: name of a registered benchmark.
+        data: folder of the test set, or one above it.
+        out: folder of results; the run goes to ``out/<benchmark>``, ``out/<benchmark>-blind`` or
+            ``out/<benchmark>-without-<stream>``.
+        judge: a judge, or the name of one without settings; not used where metrics score the benchmark.
+        blind: black frames and silence: the score of a model that neither sees nor hears.
+        without: streams that are switched off.
+        features: stream -> folder of stored features that are read instead of the videos.
+        protocol: rules to change, such as ``{"generation": {"max_new_tokens": 64}}``.
+        limit: number of questions from the start of the test set; None: all.
+        device, dtype: where and in which precision a checkpoint is loaded that is not in memory yet.
+        answering: how answers are computed; never changes one.
+        progress: show how far it is, on standard error.
+
+    Raises:
+        UserError: bad test set, checkpoint or option, or ``out`` holds another run's results.
+    """
+    variant = Variant(blind, tuple(without), features or {}, protocol or {}, limit)
+    loaded = opened(model, device, dtype)
+    summary = predict_benchmark(loaded, benchmark, Path(data), Path(out), variant, answering, progress=progress)
+    return score_run(summary.run_dir, judge, progress=progress)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a benchmark.
+
+    Args:
+        data: folder of the test set, or one above it.
+    """
+
+    benchmark: str
+    data: Path
+    variant: Variant
+
+    def require_readable(self) -> None:
+        """Read the test set and find its features, before a model is loaded.
+
+        Raises:
+            UserError: something is missing or broken; names the file.
+        """
+        test_set = BENCHMARKS[self.benchmark]
+        folders = {stream: Path(folder) for stream, folder in self.variant.features.items()}
+        test_set.with_features(test_set.load(self.data), folders, stream=VIDEO_STREAM)
+
+
+def planned_runs(
+    checkpoint: Path, names: Sequence[str] = (), data: Path | None = None, variant: Variant = WHOLE
+) -> list[PlannedRun]:
+    """The runs to make with a checkpoint.
+
+    Args:
+        checkpoint: folder of the checkpoint.
+        names: benchmarks; none: those of the recipe beside the checkpoint, with its decoding settings, and one more
+            run for each of its ablations unless ``variant`` is blind or goes without a stream.
+        data: folder of the test sets; None: as the recipe says.
+        variant: what every run has in common; what it does not say is taken from the recipe.
+
+    Raises:
+        UserError: no benchmark is named, or one whose data is not.
+    """
+    entries: Sequence[BenchmarkEntry] = [BenchmarkEntry(name=name) for name in names]
+    overrides = variant.overrides
+    if not names and (checkpoint / RECIPE_FILE).is_file():
+        recipe = load_recipe(checkpoint / RECIPE_FILE, expand=False)
+        entries, overrides = recipe.benchmarks, merged({"generation": recipe.generation}, overrides)
+    if not entries:
+        raise UserError("name a benchmark with --benchmark; `vidtune benchmarks` lists them")
+    return [run for entry in entries for run in _runs_of(entry, data, replace(variant, overrides=overrides))]
+
+
+def _runs_of(entry: BenchmarkEntry, data: Path | None, variant: Variant) -> list[PlannedRun]:
+    """The whole run of a benchmark, then its ablations."""
+    folder = data or entry.data
+    if folder is None:
+        raise UserError(f"benchmark {entry.name}: give the folder of its test set with --data")
+    whole = replace(variant, features=variant.features or entry.features, limit=variant.limit or entry.limit)
+    # Ablations of the recipe are further runs, unless one run is asked for by what it goes without.
+    ablations = () if variant.blind or variant.without else entry.without
+    return [
+        PlannedRun(entry.name, Path(folder), replace(whole, without=without))
+        for without in (variant.without, *ablations)
+    ]

@@ -1,0 +1,35 @@
+"""Options of commands as values: every field of a dataclass is an option, and the command gets the value."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+from typer.testing import CliRunner
+
+from vidtune.cli.options.groups import option_groups
+
+
+@dataclass(frozen=True)
+class Size:
+    width: Annotated[int, typer.Option(min=1, help="In pixels.")]
+    names: Annotated[list[str] | None, typer.Option("--name")] = None
+    tall: Annotated[bool, typer.Option("--tall")] = False
+
+
+def test_a_command_gets_its_options_as_values():
+    seen = []
+
+    @option_groups
+    def draw(place: Annotated[str, typer.Argument()], size: Size, *, colour: str = "red") -> None:
+        """Draw."""
+        seen.append((place, size, colour))
+
+    app = typer.Typer(rich_markup_mode=None)
+    app.command()(draw)
+    run = CliRunner().invoke
+    assert run(app, ["here", "--width", "3", "--name", "a", "--name", "b", "--colour", "blue"]).exit_code == 0
+    assert seen == [("here", Size(3, ["a", "b"], False), "blue")]
+    assert run(app, ["here"]).exit_code == 2 and run(app, ["here", "--width", "0"]).exit_code == 2
+    shown = run(app, ["--help"]).output
+    assert "Draw." in shown and "In pixels." in shown
+    assert shown.index("--width") < shown.index("--tall") < shown.index("--colour")
