@@ -292,6 +292,22 @@ def test_streamed_pieces_are_the_answer(llama, a):
         list(engine.stream(Request("e", (MediaRef("video", "/nowhere.mp4"),), "Who?")))
 
 
+def test_no_piece_of_a_stream_holds_a_stop_text_or_its_beginning(llama, a):
+    free = answers(llama, [Request("a", (a,), "Who?")])[0]["a"].text
+    settings = replace(SETTINGS, stop=(free[3:5],))
+    engine = start(llama, settings)
+    stream, pieces = engine.stream(Request("a", (a,), "Who?")), []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            answer = end.value
+            break
+        assert free[3] not in pieces[-1] or free[3] in free[:3]
+    assert answer == answers(llama, [Request("a", (a,), "Who?")], settings)[0]["a"]
+    assert answer.finish_reason == "stop" and "".join(pieces) == answer.text == free[: free.index(free[3:5])].strip()
+
+
 def test_requests_are_read_as_they_are_needed(llama, a, files, tmp_path):
     copies = [shutil.copy(files / "a.mp4", tmp_path / f"{i}.mp4") for i in range(6)]
     read = []

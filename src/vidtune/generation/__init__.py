@@ -1,1 +1,1 @@
-"""The answer engine: shared prefix, batching, decoding settings."""
+"""The answer engine: shared prefix, batching, decoding settings, conversations."""

@@ -1,4 +1,4 @@
-"""From logits to tokens to finished answers.
+"""Decoding: chooses tokens from logits until all answers of a batch are finished.
 
 Legend: n answers in the batch, V vocabulary.
 """
@@ -25,7 +25,7 @@ _NO_IDS = cast(torch.LongTensor, torch.empty(0, dtype=torch.long))
 
 
 class PromptBatch(Protocol):
-    """A batch of prompts that tokens are appended to, see :class:`vidtune.generation.shared_prefix.Branches`."""
+    """A batch of prompts to which tokens are appended, see :class:`vidtune.generation.shared_prefix.Branches`."""
 
     def start(self, questions: Sequence[Sequence[int]]) -> Tensor: ...
     def step(self, tokens: Sequence[int]) -> Tensor: ...
@@ -33,7 +33,7 @@ class PromptBatch(Protocol):
 
 
 class SinglePrompt:
-    """One whole prompt through the language model's own attention and cache: what shared prefixes are compared with.
+    """One whole prompt, decoded with the cache of transformers; the reference that shared prefixes are compared with.
 
     Args:
         language_model: a causal language model of transformers.
@@ -46,14 +46,14 @@ class SinglePrompt:
         self.cache = DynamicCache(config=language_model.config)
 
     def start(self, questions: Sequence[Sequence[int]] = ()) -> Tensor:
-        """Read the prompt; logits of the first answer token, (1, V)."""
+        """Read the prompt; returns the logits of the first answer token, (1, V)."""
         return self._forward(inputs_embeds=self.embeds)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         return self._forward(input_ids=torch.tensor([tokens], device=self.embeds.device))
 
     def keep(self, questions: Sequence[int]) -> None:
-        """Nothing to drop: there is one prompt."""
+        """Does nothing: there is only one prompt."""
 
     @torch.inference_mode()
     def _forward(self, **inputs: Tensor) -> Tensor:
@@ -62,9 +62,9 @@ class SinglePrompt:
 
 
 class TokenChooser:
-    """Greedy choice, or sampling by temperature, top-k and top-p in the order and meaning of transformers.
+    """Chooses the next tokens: greedy, or sampling by temperature, top-k and top-p as transformers defines them.
 
-    Every answer draws from its own generator, so that it does not depend on what else is in the batch.
+    Every answer draws from its own random generator, so that it does not depend on the other answers of the batch.
     """
 
     def __init__(self, settings: GenerationSettings) -> None:
@@ -78,12 +78,13 @@ class TokenChooser:
             self.warpers.append(TopPLogitsWarper(settings.top_p))
 
     def generator(self, request_id: str) -> torch.Generator:
+        """Random generator of one answer, seeded by the settings' seed and the id of the request."""
         digest = hashlib.sha256(f"{self.settings.seed}:{request_id}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
     @torch.inference_mode()
     def choose(self, logits: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
-        """Next token of every answer. Shape: (n, V) -> n token ids"""
+        """Returns the next token of every answer. Shape: (n, V) -> n token ids"""
         if self.settings.greedy:
             return logits.argmax(-1).tolist()
         mass = self.warpers(_NO_IDS, logits.float()).softmax(-1).double().cumsum(-1)
@@ -98,9 +99,9 @@ def decode_steps(
     answers: Sequence[AnswerInProgress],
     chooser: TokenChooser,
 ) -> Iterator[None]:
-    """Fill ``answers`` token by token until all are finished; yields after every step.
+    """Append tokens to ``answers`` until all are finished; yields after every step.
 
-    Finished answers leave the batch at once.
+    A finished answer is removed from the batch immediately.
     """
     generators = [chooser.generator(answer.id) for answer in answers]
     active = list(range(len(answers)))

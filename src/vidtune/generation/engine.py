@@ -1,8 +1,7 @@
-"""The answer engine: questions about media in, answers out; all that questions have in common is computed once."""
+"""The answer engine: requests about media in, answers out; the shared part of the prompts is computed once."""
 
-import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -16,36 +15,39 @@ from vidtune.generation.grouping import MediaGroup, Prompt, common_length, group
 from vidtune.generation.settings import Answer, EngineStats, GenerationSettings, Request
 from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
+from vidtune.machine.memory import memory_limit
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import pack
 from vidtune.processing.processor import VideoLMProcessor
 
 MAX_QUESTION_TOKENS = 8192
-"""Question tokens in one forward; bounds the memory of activations."""
+"""Largest number of question tokens in one forward pass; limits the memory of activations."""
 
 
 class AnswerEngine:
     """Answers requests with a video language model.
 
-    Requests about the same media are answered together: files are decoded, encoded and run through the language model
-    once, and the questions continue that prefix as batches. In float32 the tokens equal those of answering every
-    request alone; in lower precision rounding may differ. Files of the next groups are decoded meanwhile.
+    Requests about the same media are answered together: the files are decoded, encoded and run through the language
+    model once, and the questions continue this prefix as batches. In float32 the tokens equal those of answering every
+    request alone; in lower precision rounding may differ. The files of the next groups are decoded in the meantime.
+
+    Several engines, each in its own thread, may use one model and one processor. One engine serves one thread.
 
     Args:
-        model: on its device, in its precision; is set to evaluation mode.
-        processor: the model's.
+        model: the model, on its device and in its precision; it is set to evaluation mode.
+        processor: processor of the model.
         settings: how answers are decoded.
         prompt: name of one of the processor's prompt formats.
-        workers: processes that decode media; 0 decodes in this process, without time limit.
-        media_timeout: seconds a file may take.
-        max_batch_questions: questions answered at a time; fewer when they are long, or when their keys and values
-            would take more than an eighth of the device's memory.
-        share_prefix: False answers every request alone, from its own decoding on: the plain path to compare with.
-        window: requests looked at together when grouping.
+        workers: number of processes that decode media; 0 decodes in this process, without a time limit.
+        media_timeout: seconds that reading one file may take.
+        max_batch_questions: largest number of questions in one batch. A batch has fewer questions when they are long,
+            or when their keys and values would take more than an eighth of the device's memory.
+        share_prefix: False answers every request alone, starting from decoding its media; used for comparison.
+        window: number of requests that are grouped at a time.
 
     Raises:
-        UserError: no such prompt format, or a language model that cannot share a prefix.
+        UserError: the prompt format does not exist, or the language model cannot share a prefix.
     """
 
     def __init__(
@@ -85,14 +87,14 @@ class AnswerEngine:
         self.close()
 
     def close(self) -> None:
-        """End the decoding processes."""
+        """Stop the decoding processes."""
         self._pool.close()
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
-        """Answer every request; media in the order of their first appearance, their requests in the order given.
+        """Answer every request, grouped by media: groups in the order of their first request, requests as given.
 
         A request that cannot be answered (empty question, unreadable or hanging file, too long for the model) gets an
-        answer with ``error`` set; the others go on.
+        answer with ``error`` set; the other requests are still answered.
         """
         groups = group_by_media(map(self._prepare, requests), self.window, self.share_prefix)
         for group in self._loaded(groups):
@@ -106,11 +108,14 @@ class AnswerEngine:
                     answer = self._begin(prompt)
                     yield from self._finish([answer], self._steps_alone(group, prompt, answer))
 
-    def stream(self, request: Request) -> Iterator[str]:
-        """Pieces of one answer's text as they become certain; joined, they are the text of its :class:`Answer`.
+    def stream(self, request: Request) -> Generator[str, None, Answer]:
+        """Yields the text of one answer piece by piece, as soon as no later token can change it.
+
+        Joined, the pieces are the text of the :class:`Answer`, which is the return value of the generator. No piece
+        contains a stop text or its beginning.
 
         Raises:
-            UserError: the request cannot be answered.
+            UserError: the request cannot be answered; raised before the first piece.
         """
         prepared = self._prepare(request)
         if isinstance(prepared, Answer):
@@ -125,9 +130,10 @@ class AnswerEngine:
                 yield text[len(shown) :]
                 shown = text
         self._count([answer])
+        return answer.answer()
 
     def _prepare(self, request: Request) -> Prompt | Answer:
-        """The request as token ids, or the refusal."""
+        """The request as token ids, or an answer with the reason why it cannot be answered."""
         if not request.question.strip():
             return failure(request.id, "the question is empty; ask something")
         try:
@@ -150,7 +156,7 @@ class AnswerEngine:
         return Prompt(example, len(media_ids), min(room, self.settings.max_new_tokens))
 
     def _loaded(self, groups: Iterator[MediaGroup]) -> Iterator[MediaGroup]:
-        """Groups with their media, in order; the pool looks ahead at the files of the next groups."""
+        """Groups with their loaded media, in order; meanwhile the pool loads the files of the next groups."""
         waiting: deque[MediaGroup] = deque()
 
         def jobs() -> Iterator[LoadJob]:
@@ -186,7 +192,7 @@ class AnswerEngine:
 
     @torch.inference_mode()
     def _embed(self, group: MediaGroup, prompt: Prompt, length: int) -> Tensor:
-        """Embeddings of a prompt's first ids, which hold all of its media. Shape: (1, length, W)"""
+        """Embeddings of the first ids of a prompt; all of its media are among them. Shape: (1, length, W)"""
         media = pack([prompt.example], [group.arrays]).media
         self.stats.encodings += len(group.media)
         ids = torch.from_numpy(prompt.ids[None, :length]).to(self.model.device)
@@ -220,12 +226,12 @@ class AnswerEngine:
 
 
 def failure(request_id: str, reason: str) -> Answer:
-    """The answer to a request that has none."""
+    """Answer that says why a request could not be answered."""
     return Answer(request_id, "", (), "error", reason)
 
 
 def eos_ids(model: VideoLM, processor: VideoLMProcessor) -> frozenset[int]:
-    """Every token that ends an answer, by the checkpoint's generation config or the tokenizer."""
+    """Tokens that end an answer: those of the checkpoint's generation config and of the tokenizer."""
     found: set[int] = set()
     for ids in (model.generation_config.eos_token_id, processor.tokenizer.eos_token_id):
         found.update([ids] if isinstance(ids, int) else ids or ())
@@ -233,14 +239,14 @@ def eos_ids(model: VideoLM, processor: VideoLMProcessor) -> frozenset[int]:
 
 
 def key_value_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Bytes of keys and values of one token in all layers."""
+    """Number of bytes of the keys and values of one token in all layers."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return 2 * config.num_hidden_layers * groups * head_dim * dtype.itemsize
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes of memory of a device; of the machine for a CPU."""
+    """Memory of a device in bytes; for a CPU the memory that this process may use."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return memory_limit()

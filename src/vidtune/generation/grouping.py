@@ -1,4 +1,4 @@
-"""Which requests are answered together: those about the same media, and among them those with the same prefix."""
+"""Grouping of requests: by media, and within a group by the prefix of the prompt."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ class Prompt:
     """A request as token ids.
 
     Args:
-        example: ids with expanded placeholders, ending with the open answer; its id is the request's.
+        example: ids with expanded placeholders, ending with the open answer; its id is the id of the request.
         media_end: number of ids up to and including the last media token; 0 without media.
-        max_new_tokens: limit for this answer, at least 1.
+        max_new_tokens: largest number of tokens of this answer, at least 1.
     """
 
     example: Example
@@ -37,10 +37,12 @@ class MediaGroup:
     """Prompts about the same media, which are decoded once.
 
     Args:
-        prompts: may be empty, when a request could not be made a prompt.
+        media: the files.
+        prompts: empty if the request of the group could not be turned into a prompt.
         refused: answers to such requests.
-        arrays: preprocessed media, filled by :meth:`add` in the order of ``media``.
-        error: the first file that could not be loaded.
+        arrays: preprocessed media in the order of ``media``, filled by :meth:`add`.
+        error: error of the first file that could not be loaded.
+        num_loaded: number of files that were loaded or failed.
     """
 
     media: tuple[MediaRef, ...]
@@ -52,17 +54,18 @@ class MediaGroup:
 
     @property
     def complete(self) -> bool:
+        """Whether all files were loaded or failed."""
         return self.num_loaded == len(self.media)
 
     def add(self, result: LoadResult) -> None:
-        """Take the next file's pixels, or what is wrong with it."""
+        """Add the next file: its preprocessed values, or its error."""
         self.num_loaded += 1
         if result.array is not None:
             self.arrays.append(result.array)
         self.error = self.error or result.error
 
     def by_prefix(self) -> list[list[Prompt]]:
-        """The prompts in parts with equal ids up to the end of the media, which are encoded once."""
+        """The prompts in lists with equal ids up to the last media token; the media of a list are encoded once."""
         parts: dict[bytes, list[Prompt]] = {}
         for prompt in self.prompts:
             parts.setdefault(prompt.ids[: prompt.media_end].tobytes(), []).append(prompt)
@@ -73,9 +76,9 @@ def group_by_media(prompts: Iterable[Prompt | Answer], window: int, share: bool 
     """Group prompts by media, in the order of their first appearance.
 
     Args:
-        prompts: in any order; refusals stand where their prompt would.
-        window: prompts looked at together; only this many are held at a time.
-        share: False gives every prompt a group of its own.
+        prompts: prompts in any order; an answer with an error stands in the place of its prompt.
+        window: number of prompts that are grouped at a time, and held in memory.
+        share: False gives every prompt its own group.
     """
     rest = iter(prompts)
     while items := list(islice(rest, window)):
@@ -90,7 +93,7 @@ def group_by_media(prompts: Iterable[Prompt | Answer], window: int, share: bool 
 
 
 def common_length(rows: Sequence[np.ndarray]) -> int:
-    """Length of the longest beginning that all rows share, at least one id being left over in every row."""
+    """Length of the longest common beginning of all rows; at least one id of every row is left after it."""
     limit = min(len(row) for row in rows) - 1
     for row in rows[1:]:
         different = np.flatnonzero(row[:limit] != rows[0][:limit])

@@ -1,4 +1,4 @@
-"""What is asked, how it is decoded, and what comes back."""
+"""Requests, settings of decoding, answers, and counters of an engine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,16 +15,16 @@ class GenerationSettings:
     """How answers are decoded.
 
     Args:
-        max_new_tokens: limit per answer; the model's context length may end an answer earlier.
-        do_sample: draw tokens; otherwise, and at temperature 0, the most probable token is taken.
-        temperature: divides the logits before drawing.
-        top_p: draw from the smallest set of tokens that holds this probability mass; 1.0 keeps all.
-        top_k: draw from this many most probable tokens; 0 keeps all.
-        seed: together with a request's id it fixes every draw of its answer, whatever else is in the batch.
-        stop: texts that end an answer; they are cut off.
+        max_new_tokens: largest number of tokens of an answer; the context length of the model may end it earlier.
+        do_sample: True samples tokens; False, or temperature 0, takes the most probable token.
+        temperature: the logits are divided by it before sampling.
+        top_p: sample from the smallest set of tokens with this probability mass; 1.0 keeps all tokens.
+        top_k: sample from this number of most probable tokens; 0 keeps all tokens.
+        seed: seed of sampling. Seed and request id determine an answer, whatever other requests are in the batch.
+        stop: texts that end an answer; they are removed from it.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value is out of range.
     """
 
     max_new_tokens: int = 256
@@ -50,14 +50,15 @@ class GenerationSettings:
 
     @property
     def greedy(self) -> bool:
+        """Whether the most probable token is taken at every step."""
         return not self.do_sample or self.temperature == 0
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "GenerationSettings":
-        """Settings from a recipe's ``generation`` mapping.
+        """Settings from the ``generation`` mapping of a recipe.
 
         Raises:
-            UserError: a key that does not exist, or a value out of range.
+            UserError: a key does not exist, or a value is out of range.
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
@@ -70,10 +71,11 @@ class Request:
     """One question about zero or more media files.
 
     Args:
-        id: comes back in the answer; seeds its sampling.
+        id: identifies the answer; part of the seed of sampling.
         media: files in the order of their tags in the conversation.
-        question: may hold stream tags such as ``<video>``; without any, the tags of all media are put before it.
-        history: earlier turns of the conversation, beginning with the user's.
+        question: text of the question. It may contain stream tags such as ``<video>``; if no turn contains a tag, the
+            tags of all media are put before the first user turn.
+        history: earlier turns of the conversation, user first.
     """
 
     id: str
@@ -87,10 +89,11 @@ class Answer:
     """The reply to a request.
 
     Args:
-        text: the reply without special tokens, surrounding blanks and the stop text.
-        token_ids: every token the model gave, an end-of-sequence token included.
-        finish_reason: end-of-sequence token, stop text, token limit, or error.
-        error: one line saying why there is no answer; None when there is one.
+        id: id of the request.
+        text: the reply without special tokens, surrounding white space and the stop text.
+        token_ids: all generated tokens, including an end-of-sequence token.
+        finish_reason: what ended the answer: end-of-sequence token, stop text, token limit, or error.
+        error: one line that says why there is no answer; None if there is an answer.
     """
 
     id: str
@@ -102,14 +105,14 @@ class Answer:
 
 @dataclass
 class EngineStats:
-    """What an engine has done so far.
+    """Counters of the work that an engine has done so far.
 
     Args:
-        media_loaded: media files read and decoded.
-        encodings: times that media went through towers and connectors.
-        prefills: prefixes run through the language model.
-        questions: answers given without error.
-        new_tokens: tokens in these answers.
+        media_loaded: number of media files read and decoded.
+        encodings: number of times that a file went through towers and connectors.
+        prefills: number of prefixes run through the language model.
+        questions: number of answers without an error.
+        new_tokens: number of tokens in these answers.
     """
 
     media_loaded: int = 0

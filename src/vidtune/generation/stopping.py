@@ -1,4 +1,4 @@
-"""When an answer ends, and its text while it grows."""
+"""The end of an answer, and its text while it grows."""
 
 from collections.abc import Collection
 from typing import cast
@@ -11,13 +11,17 @@ UNFINISHED_CHARACTER = "\ufffd"
 
 
 class AnswerInProgress:
-    """Tokens and text of one answer; knows when it is finished.
+    """Tokens and text of one answer while it is generated.
 
     Args:
-        id: of the request.
-        eos_ids: tokens that end it.
-        stop: texts that end it, found in the text that the newest token added, across token borders.
-        max_new_tokens: limit.
+        id: id of the request.
+        tokenizer: decodes the tokens.
+        eos_ids: tokens that end the answer.
+        stop: texts that end the answer, also when their characters come from several tokens.
+        max_new_tokens: largest number of tokens.
+
+    Attributes:
+        finish_reason: what ended the answer; None while it grows.
     """
 
     def __init__(
@@ -40,7 +44,7 @@ class AnswerInProgress:
         self._window, self._read = 0, 0
 
     def push(self, token: int) -> None:
-        """Take the next token."""
+        """Add the next token."""
         self.token_ids.append(token)
         if token in self._eos_ids:
             self.finish_reason = "eos"
@@ -54,7 +58,7 @@ class AnswerInProgress:
             self.finish_reason = "stop"
 
     def shown_text(self) -> str:
-        """The text that no later token can change: without a possible beginning of a stop text, and stripped."""
+        """The text that no later token can change: stripped, and without a possible beginning of a stop text."""
         text = self.text
         if self.finish_reason is None:
             starts = [len(text) - k for stop in self._stop for k in range(1, len(stop)) if text.endswith(stop[:k])]
@@ -62,13 +66,14 @@ class AnswerInProgress:
         return text.strip()
 
     def answer(self) -> Answer:
+        """The finished answer."""
         assert self.finish_reason is not None
         return Answer(self.id, self.shown_text(), tuple(self.token_ids), self.finish_reason)
 
     def _new_text(self) -> str:
-        """Text of the tokens not read yet; empty while they end inside a character of several bytes.
+        """Text of the tokens that were not decoded yet; empty while they end inside a character of several bytes.
 
-        Only a window of tokens is decoded, starting one piece early so that the decoder sees the blank between words.
+        Only a window of tokens is decoded. It starts one piece early, so that the decoder sees the space between words.
         """
         before = self._decode(self.token_ids[self._window : self._read])
         text = self._decode(self.token_ids[self._window :])

@@ -244,8 +244,7 @@ class VideoLMProcessor(ProcessorMixin):
         format_ = self.prompt_format(prompt)
         if media and not any(media_tags(turn.text, self.streams) for turn in turns):
             first = next(number for number, turn in enumerate(turns) if turn.role == "user")
-            tags = "".join(f"<{ref.stream}>" for ref in media)
-            turns[first] = Turn("user", f"{tags}{format_.media_separator}{turns[first].text}")
+            turns[first] = Turn("user", format_.with_tags(turns[first].text, [ref.stream for ref in media]))
         try:
             self._check_media(media, format_, limit=False)
             parts = [self._parts(ref) for ref in media] if parts is None else parts

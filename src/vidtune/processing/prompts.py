@@ -104,6 +104,10 @@ class PromptFormat:
             pieces.append(Piece(f"{self.assistant}:", False))
         return pieces
 
+    def with_tags(self, text: str, streams: Sequence[str]) -> str:
+        """Text of a user turn, the tags of its media put before it in this order."""
+        return "".join(f"<{stream}>" for stream in streams) + self.media_separator + text
+
     def _arranged(self, text: str) -> str:
         """The text of a user turn with its media tag where the format wants it."""
         for stream in self.tags_to_front:
