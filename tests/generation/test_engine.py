@@ -271,6 +271,17 @@ def test_end_tokens_of_checkpoint_and_tokenizer_both_count(llama, a, monkeypatch
     assert (ended.finish_reason, ended.token_ids) == ("eos", free[: end + 1])
 
 
+def test_a_stop_text_that_is_a_special_token_ends_answers(a):
+    model, processor = build("llama")
+    free = answers((model, processor), [Request("a", (a,), "Who?")])[0]["a"].token_ids
+    end = next(i for i in range(1, len(free)) if free[i] not in free[:i])
+    stop = processor.tokenizer.decode([free[end]])
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": [stop]})
+    assert processor.tokenizer.convert_tokens_to_ids(stop) == free[end]
+    ended = answers((model, processor), [Request("a", (a,), "Who?")], replace(SETTINGS, stop=(stop,)))[0]["a"]
+    assert (ended.finish_reason, ended.token_ids) == ("eos", free[: end + 1])
+
+
 def test_sampling_does_not_depend_on_what_else_is_asked(llama, a, b):
     settings = replace(SETTINGS, do_sample=True, temperature=1.5, top_p=0.9)
     requests = [Request("x", (a,), "Who?"), Request("y", (a,), "Who is that?"), Request("z", (b,), "Who?")]

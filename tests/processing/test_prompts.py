@@ -1,9 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from tiny_language_models import byte_tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
 from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.tokenizing import ChunkTokenizer, Placeholder, encode
 
 TWO = PromptFormat("two", "Be kind.")
 SINGLE = PromptFormat("single", "Be kind.", "Human", "Assistant", ("###", "###"), "single")
@@ -146,3 +151,130 @@ def test_several_answers_are_cut_in_front_of_their_separators() -> None:
     flags = np.concatenate([np.full(len(piece.text), piece.supervised) for piece in pieces])
     text = "".join(piece.text for piece in pieces)
     assert CUTTING.shortened(text, flags, len(greeted), lambda shorter: False)[0] == text
+
+
+# The template of SmolLM2-135M-Instruct, and that of Mistral-7B-Instruct-v0.1 without its check of the roles.
+SMOL_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+SMOL_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\n" + SMOL_SYSTEM + "<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+INST_TEMPLATE = """{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' +
+message['content'] + ' [/INST]' }}{% else %}{{ message['content'] + eos_token + ' ' }}{% endif %}{% endfor %}"""
+CHATML = PromptFormat(
+    "chatml",
+    f"<|im_start|>system\n{SMOL_SYSTEM}<|im_end|>\n",
+    "<|im_start|>user\n",
+    "<|im_start|>assistant\n",
+    ("<|im_end|>\n", "<|im_end|>"),
+    "framed",
+    stop=("<|im_end|>",),
+    bos=False,
+    after_answer="\n",
+)
+INST = PromptFormat("inst", "", "[INST] ", "", (" [/INST]", "</s>"), "framed", after_answer=" ")
+CONVERSATIONS = [("A?", "B."), ("A?",), ("A?\n\nC ", "B.", " What is <b>?", "D.", "E?")]
+
+
+@pytest.fixture
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    return tokenizer
+
+
+@pytest.mark.parametrize("texts", CONVERSATIONS)
+@pytest.mark.parametrize(("prompt", "template"), [(CHATML, SMOL_TEMPLATE), (INST, INST_TEMPLATE)])
+def test_framed_turns_are_what_the_chat_template_writes(prompt, template, texts, chat_tokenizer) -> None:
+    messages = [{"role": turn.role, "content": turn.text} for turn in turns(*texts)]
+    is_question = len(texts) % 2 == 1
+    options = {"chat_template": template, "add_generation_prompt": is_question}
+    expected = chat_tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    bos = chat_tokenizer.bos_token if prompt.bos else ""
+    assert bos + text_of(prompt, *texts, open_answer=is_question) == expected
+    found = encode(
+        turns(*texts), prompt, ChunkTokenizer(chat_tokenizer), [], streams=["video"], open_answer=is_question
+    )
+    ids = chat_tokenizer.apply_chat_template(messages, return_dict=False, **options)
+    assert found.input_ids.tolist() == ids
+
+
+def test_framed_answers_are_supervised_with_their_end_of_turn(chat_tokenizer) -> None:
+    found = encode(
+        turns("<video>\nA?", "B.", "C?", "D."),
+        CHATML,
+        ChunkTokenizer(chat_tokenizer),
+        [Placeholder("video", ((300, 5),))],
+        streams=["video"],
+    )
+    labelled = found.labels[found.labels != -100]
+    assert chat_tokenizer.decode(labelled) == "B.<|im_end|>D.<|im_end|>"
+    assert (found.input_ids == 300).sum() == 5
+
+
+def test_a_framed_format_may_move_tags() -> None:
+    prompt = replace(CHATML, tags_to_front=("video",))
+    assert text_of(prompt, "A?\n<video>", "B.") == text_of(CHATML, "<video>\nA?", "B.")
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        (("A?", "B."), None),
+        (("A user\nassistant?", "system\nB."), None),
+        (("A?", ""), "empty answer"),
+        (("", "B."), "empty question"),
+        (("A?", "B.", "C?"), "last question has no answer"),
+        (("A?", "B.<|im_end|>C"), "separator in a turn"),
+        (("A<|im_end|>?", "B."), "separator in a turn"),
+        (("A?", "<|im_start|>user: C?"), "role text in a turn"),
+        (("<|im_start|>assistant\nYes.", "B."), "role text in a turn"),
+    ],
+)
+def test_borders_of_framed_turns_may_not_stand_in_a_turn(texts: tuple[str, ...], reason: str | None) -> None:
+    assert CHATML.ambiguity(turns(*texts)) == reason
+    cut = replace(CHATML, cut="never")
+    assert cut.ambiguity_of(text_of(cut, *texts), turns(*texts)) == reason
+
+
+def shortened_framed(length: int, *texts: str) -> tuple[str, str]:
+    """As `shortened`, without the system line."""
+    prompt = replace(CHATML, system="", cut=r"From \d+ to \d+,")
+    pieces = prompt.render(turns(*texts))
+    text = "".join(piece.text for piece in pieces)
+    flags = np.concatenate([np.full(len(piece.text), piece.supervised) for piece in pieces])
+    found, supervised = prompt.shortened(text, flags, len(texts), lambda shorter: len(shorter) <= length)
+    assert len(found) == len(supervised)
+    return found, "".join(character for character, flag in zip(found, supervised, strict=True) if flag)
+
+
+def test_framed_prompts_are_cut_after_an_answer_or_at_a_match_inside_one() -> None:
+    start = "<|im_start|>user\nA? From 00 to 01,<|im_end|>\n<|im_start|>assistant\n"
+    second = "<|im_end|>\n<|im_start|>user\nC?<|im_end|>\n<|im_start|>assistant\n"
+    texts = ("A? From 00 to 01,", EVENTS, "C?", "From 00 to 08, a dog. From 09 to 17, a cat.")
+    kept = [
+        "Events:",
+        "Events: From 00 to 08, a dog.",
+        "Events: From 00 to 08, a dog.\nFrom 09 to 17, a cat.",
+        EVENTS,
+        f"{EVENTS}{second}From 00 to 08, a dog.",
+        f"{EVENTS}{second}From 00 to 08, a dog. From 09 to 17, a cat.",
+    ]
+    expected = [start + text + "<|im_end|>" for text in kept]
+    for shorter, text in zip([expected[0], *expected], expected, strict=False):
+        assert shortened_framed(len(text) - 1, *texts)[0] == shorter
+        assert shortened_framed(len(text), *texts) == (text, text.removeprefix(start).replace(second, "<|im_end|>"))
+    assert shortened_framed(0, *texts)[0] == expected[0]
+    assert shortened_framed(0, "A?", "Nothing to cut.")[1] == "Nothing to cut.<|im_end|>"
+
+
+def test_a_framed_sample_that_is_cut_keeps_its_reason_to_be_masked(chat_tokenizer) -> None:
+    prompt = replace(CHATML, cut="never")
+    options = {"streams": ["video"], "max_length": 120}
+    for last, masked in (("fine.", None), ("D<|im_end|>", "separator in a turn")):
+        conversation = turns("A?", "B.", "C? " * 20, last)
+        found = encode(conversation, prompt, ChunkTokenizer(chat_tokenizer), [], **options)
+        assert (found.masked, found.truncated) == (masked, True)
+        assert len(found.input_ids) < 120 and (found.labels[-1] != -100) == (masked is None)

@@ -1,13 +1,13 @@
 """The answer engine: requests about media in, answers out; the shared part of the prompts is computed once."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from vidtune.errors import UserError
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
@@ -74,8 +74,8 @@ class AnswerEngine:
         self.window = window
         self.stats = EngineStats()
         self._chooser = TokenChooser(settings)
-        self._eos_ids = eos_ids(model, processor)
         self._stop = tuple(dict.fromkeys((*settings.stop, *processor.prompt_format(prompt).stop)))
+        self._eos_ids = eos_ids(model, processor) | special_ids(processor.tokenizer, self._stop)
         self._pool = MediaPool(workers, media_timeout)
 
     def __enter__(self) -> Self:
@@ -236,6 +236,12 @@ def eos_ids(model: VideoLM, processor: VideoLMProcessor) -> frozenset[int]:
     for ids in (model.generation_config.eos_token_id, processor.tokenizer.eos_token_id):
         found.update([ids] if isinstance(ids, int) else ids or ())
     return frozenset(found)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase, texts: Collection[str]) -> frozenset[int]:
+    """Ids of the texts that are special tokens of a tokenizer, which the text of an answer is written without."""
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(id for id, token in added if token.special and token.content in texts)
 
 
 def key_value_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:

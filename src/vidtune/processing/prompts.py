@@ -1,15 +1,17 @@
 """Prompt formats: turns of a conversation -> the prompt string, in pieces that are either supervised or not.
 
-A format is a record of strings. Three styles cover the published ones (conversation templates of haotian-liu/LLaVA,
-`llava/conversation.py`):
+A format is a record of strings. The first three styles are those of haotian-liu/LLaVA (`llava/conversation.py`); the
+last one writes chat templates of language models, such as ChatML:
 
 ``two``     ``{system} USER: question ASSISTANT: answer</s>USER: ...``: another separator after each role
 ``single``  ``{system}###Human: question###Assistant: answer###``: the same separator after every turn
 ``plain``   ``<image>caption\\n``: no roles; the user turn shrinks to its one media tag
+``framed``  ``{system}<|im_start|>user\\nquestion<|im_end|>\\n<|im_start|>assistant\\nanswer<|im_end|>\\n``: every turn
+            is the prefix of its role, the text and the suffix of its role
 """
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,9 +37,10 @@ class PromptFormat:
 
     Args:
         name: the name under which a system lists it.
-        system: the line before the first turn; its separator is the one after user turns.
-        user, assistant: role names, without the colon.
-        separators: what stands after a user turn, and after an assistant turn.
+        system: the line before the first turn; its separator is the one after user turns. Style ``framed``: everything
+            that stands before the first turn.
+        user, assistant: role names, without the colon. Style ``framed``: the prefix of a turn.
+        separators: what stands after a user turn, and after an assistant turn. The latter is supervised.
         style: see the top of this file.
         stop: generation ends when the answer ends with one of these strings (besides the tokenizer's end token).
         bos: whether the tokenizer's beginning-of-sequence token, if it has one, stands first.
@@ -45,10 +48,12 @@ class PromptFormat:
         media_separator: what stands between the media tags and a question that brings no tags of its own.
         tags_to_front: streams whose tag, where a user turn ends with it, is moved before the turn's text, separated by
             `media_separator`.
+        after_answer: style ``framed``: what stands after the separator of an assistant turn; not supervised.
         tag_separator: what stands between the tag and the caption in the style ``plain``; not supervised.
         cut: style ``two``: where a prompt of one question and its answer may be cut when it is too long, in front of
             every match of this pattern; one of several questions is then cut in front of every separator after an
-            answer. None: prompts are cut at any token.
+            answer. Style ``framed``: a prompt that is too long ends after an answer, or in front of a match of this
+            pattern in an answer. None: prompts are cut at any token.
     """
 
     name: str
@@ -56,7 +61,7 @@ class PromptFormat:
     user: str = "USER"
     assistant: str = "ASSISTANT"
     separators: tuple[str, str] = (" ", "</s>")
-    style: Literal["two", "single", "plain"] = "two"
+    style: Literal["two", "single", "plain", "framed"] = "two"
     stop: tuple[str, ...] = ("</s>",)
     bos: bool = True
     only_streams: tuple[str, ...] | None = None
@@ -64,13 +69,15 @@ class PromptFormat:
     tags_to_front: tuple[str, ...] = ()
     tag_separator: str = ""
     cut: str | None = None
+    after_answer: str = ""
 
     def render(self, turns: Sequence[Turn], open_answer: bool = False) -> list[Piece]:
         """Write the turns as a prompt.
 
         Supervised are the answers, each with the space before it and the separator after it.
         An assistant turn at the very start is dropped: the formats begin with the user.
-        An empty turn is written as the bare role, without separator; `ambiguity` tells of it.
+        An empty turn is written as the bare role, without separator (style ``framed``: as any other turn);
+        `ambiguity` tells of it.
 
         Args:
             turns: alternating, user first.
@@ -88,6 +95,8 @@ class PromptFormat:
             raise SampleProblem("roles do not alternate", "a prompt with an open answer ends with a user turn")
         if self.style == "plain":
             return self._render_plain(turns, open_answer)
+        if self.style == "framed":
+            return self._render_framed(turns, open_answer)
 
         pieces = [Piece(self.system + self.separators[0], False)]
         for turn in turns:
@@ -107,6 +116,18 @@ class PromptFormat:
     def with_tags(self, text: str, streams: Sequence[str]) -> str:
         """Text of a user turn, the tags of its media put before it in this order."""
         return "".join(f"<{stream}>" for stream in streams) + self.media_separator + text
+
+    def _render_framed(self, turns: Sequence[Turn], open_answer: bool) -> list[Piece]:
+        pieces = [Piece(self.system, False)]
+        for turn in turns:
+            if turn.role == "user":
+                pieces.append(Piece(self.user + self._arranged(turn.text) + self.separators[0], False))
+            else:
+                answer = Piece(turn.text + self.separators[1], True)
+                pieces += [Piece(self.assistant, False), answer, Piece(self.after_answer, False)]
+        if open_answer:
+            pieces.append(Piece(self.assistant, False))
+        return pieces
 
     def _arranged(self, text: str) -> str:
         """The text of a user turn with its media tag where the format wants it."""
@@ -134,7 +155,8 @@ class PromptFormat:
 
         Published training code finds the answers by searching the string for role and separator, and masks the whole
         sample when the search does not come out even (`preprocess_v1` of haotian-liu/LLaVA). The same samples are
-        masked here, with the reason.
+        masked here, with the reason. The style ``framed`` knows where its answers are, but a prefix or suffix inside a
+        turn would be read as the border of a turn by the language model: the reasons are the same.
         """
         if self.style == "plain":
             return None
@@ -142,18 +164,34 @@ class PromptFormat:
         for turn in turns:
             if not turn.text:
                 return "empty answer" if turn.role == "assistant" else "empty question"
-            if self.separators[1] in turn.text:
+            if any(end in turn.text for end in self._turn_ends()):
                 return "separator in a turn"
         if turns and turns[-1].role == "user":
             return "last question has no answer"
         if self.style == "two":
-            return self.ambiguity_of("".join(piece.text for piece in self.render(turns)))
+            return self.ambiguity_of("".join(piece.text for piece in self.render(turns)), turns)
+        if self.style == "framed":
+            starts = [prefix.strip() for prefix in (self.user, self.assistant) if prefix.strip()]
+            return "role text in a turn" if any(start in turn.text for turn in turns for start in starts) else None
         if any(f"{self.separators[0]}{role}:" in turn.text for turn in turns for role in (self.user, self.assistant)):
             return "role text in a turn"
         return None
 
-    def ambiguity_of(self, prompt: str) -> str | None:
-        """Why the answers cannot be told from the questions in a string of the style ``two``; None if they can."""
+    def _turn_ends(self) -> list[str]:
+        """Strings that end a turn and therefore may not stand in one."""
+        if self.style != "framed":
+            return [self.separators[1]]
+        return [end.strip() for end in self.separators if end.strip()]
+
+    def ambiguity_of(self, prompt: str, turns: Sequence[Turn]) -> str | None:
+        """Why the answers cannot be told from the questions in a prompt that `shortened` returned; None if they can.
+
+        Args:
+            prompt: style ``two``: this string decides.
+            turns: style ``framed``: the conversation that was shortened decides.
+        """
+        if self.style == "framed":
+            return self.ambiguity(turns)
         answer_start = f"{self.separators[0]}{self.assistant}: "
         rounds = prompt.split(self.separators[1])[:-1]
         return "role text in a turn" if any(round_.count(answer_start) != 1 for round_ in rounds) else None
@@ -163,8 +201,9 @@ class PromptFormat:
     ) -> tuple[str, np.ndarray]:
         """A prompt that is too long without its last pieces, as few of them as possible; the first piece always stays.
 
-        The pieces that are left are joined by a space and closed by the separator after an answer, as published code
-        does it (`preprocess_v1` of github.com/huangb23/VTimeLLM): the space before a separator is then supervised.
+        Style ``two``: the pieces that are left are joined by a space and closed by the separator after an answer, as
+        published code does it (`preprocess_v1` of github.com/huangb23/VTimeLLM): the space before a separator is then
+        supervised. Style ``framed``: see `_shortened_framed`.
 
         Args:
             text: of the whole prompt.
@@ -175,6 +214,8 @@ class PromptFormat:
             the shorter text, and which of its characters are supervised; both as given where there is one piece only.
         """
         assert self.cut is not None
+        if self.style == "framed":
+            return self._shortened_framed(text, supervised, fits)
         separator = self.separators[1]
         pattern = self.cut if turns == 2 else re.escape(separator)
         begins = sorted({0, len(text), *(match.start() for match in re.finditer(pattern, text))})
@@ -191,6 +232,28 @@ class PromptFormat:
         flags = [flag for begin, end in kept for flag in (supervised[begin : begin + 1], supervised[begin:end])]
         closing = np.full(len(separator), supervised[kept[-1][1] - 1])
         return without_last(dropped), np.concatenate([*flags[1:], closing])
+
+    def _shortened_framed(
+        self, text: str, supervised: np.ndarray, fits: Callable[[str], bool]
+    ) -> tuple[str, np.ndarray]:
+        """The longest prompt of the style ``framed`` that fits, or the shortest one there is; see `shortened`.
+
+        It ends after an answer, or inside one: in front of a match of `cut`, without the white space before the match,
+        closed by the separator after an answer. What stands before its end is not changed.
+        """
+        assert self.cut is not None
+        separator = self.separators[1]
+        borders = np.flatnonzero(np.diff(supervised.astype(np.int8), prepend=0, append=0))
+        ends: list[int] = []  # of the text in front of the closing separator
+        for begin, end in borders.reshape(-1, 2).tolist():
+            answer = text[begin : end - len(separator)]
+            kept = [len(answer[: match.start()].rstrip()) for match in re.finditer(self.cut, answer)]
+            ends += [begin + length for length in (*kept, len(answer)) if length]
+        if not ends:
+            return text, supervised
+        last = bisect_left(ends[1:], True, key=lambda end: not fits(text[:end] + separator))
+        kept_flags = supervised[: ends[last]]
+        return text[: ends[last]] + separator, np.concatenate([kept_flags, np.full(len(separator), True)])
 
 
 def _stripped(text: str, begin: int, end: int) -> tuple[int, int]:

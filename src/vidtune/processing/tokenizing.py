@@ -224,7 +224,7 @@ def encode(
         )
         if shortened := text != whole:
             units = units_of(text)
-            masked = (prompt.ambiguity_of(text) if supervised.any() else CUT_OFF) if supervise else None
+            masked = (prompt.ambiguity_of(text, turns) if supervised.any() else CUT_OFF) if supervise else None
 
     labelled = supervised & (supervise and masked is None)
     labels = np.where((units.starts != NO_TEXT) & labelled[units.starts], units.ids, IGNORED)
