@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from vidtune.errors import UserError
-from vidtune.machine.locks import LockUnavailableError, locked
+from vidtune.machine.locks import LockUnavailableError, is_locked, locked
 
 HOLD = """
 import sys, pathlib
@@ -37,6 +37,16 @@ def test_a_held_lock_names_its_holder(tmp_path, held_elsewhere):
         pass
     holder = f"process {held_elsewhere.pid} on {socket.gethostname()}"
     assert str(refused.value) == f"{tmp_path}: another process trains here ({holder})"
+
+
+def test_looking_at_a_lock_writes_nothing(tmp_path, held_elsewhere):
+    before = (tmp_path / ".lock").read_bytes()
+    assert is_locked(tmp_path)
+    held_elsewhere.kill()
+    held_elsewhere.wait()
+    assert not is_locked(tmp_path)
+    assert (tmp_path / ".lock").read_bytes() == before
+    assert not is_locked(tmp_path / "new") and [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_killed_holder_gives_its_lock_back(tmp_path, held_elsewhere):

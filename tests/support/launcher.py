@@ -25,7 +25,7 @@ from vidtune.training.packs import loading
 from vidtune.training.packs.pack import LoadedPack
 from vidtune.training.ranks import parallel
 from vidtune.training.ranks.group import Ranks, joined
-from vidtune.training.run import train
+from vidtune.training.run import train_stages as train
 from vidtune.training.signals import TrainingInterrupted
 
 

@@ -24,7 +24,7 @@ from vidtune.training.inspection.flops import StepFlops
 from vidtune.training.packs.forward import PackForward
 from vidtune.training.packs.loading import PackLoader
 from vidtune.training.packs.pack import LoadedPack
-from vidtune.training.run import train
+from vidtune.training.run import train_stages as train
 from vidtune.training.setup.stage import StageSetup, set_up
 from vidtune.training.signals import TrainingInterrupted
 

@@ -15,7 +15,7 @@ from launched import Launcher, Run, logged_steps, with_settings
 from safetensors.torch import load_file
 
 from vidtune.recipe.types import Recipe
-from vidtune.training.run import train
+from vidtune.training.run import train_stages as train
 from vidtune.training.signals import TrainingInterrupted
 
 STAGES = [

@@ -13,7 +13,7 @@ from vidtune.checkpoints.build import build_model
 from vidtune.checkpoints.checkpoints import load_checkpoint, save_checkpoint
 from vidtune.errors import UserError
 from vidtune.recipe.types import Recipe
-from vidtune.training.run import train
+from vidtune.training.run import train_stages as train
 
 LORA = {"learning_rate": 1e-2, "lora": {"rank": 4, "alpha": 8}}
 TRAIN = {"language_model": LORA, "connectors": 1e-3}

@@ -15,7 +15,7 @@ from vidtune.checkpoints.checkpoints import load_checkpoint
 from vidtune.checkpoints.lora.adapters import is_adapter_weight
 from vidtune.errors import UserError
 from vidtune.recipe.types import Recipe
-from vidtune.training.run import train
+from vidtune.training.run import train_stages as train
 from vidtune.training.saving import checkpoints
 from vidtune.training.signals import TrainingInterrupted
 

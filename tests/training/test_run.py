@@ -15,7 +15,7 @@ from vidtune.checkpoints.build import build_model
 from vidtune.checkpoints.checkpoints import load_checkpoint
 from vidtune.errors import UserError
 from vidtune.recipe.types import Recipe, load_recipe
-from vidtune.training.run import train
+from vidtune.training.run import train_stages as train
 from vidtune.training.saving import checkpoints
 from vidtune.training.signals import TrainingInterrupted
 
@@ -203,7 +203,7 @@ def test_folder_in_use_is_refused(make_recipe, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     hold = (
-        "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+        "import filelock,sys; lock=filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); input()"
     )
     command = [sys.executable, "-c", hold, str(out / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:

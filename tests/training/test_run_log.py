@@ -7,14 +7,14 @@ import re
 import pytest
 
 from vidtune.training import log
-from vidtune.training.run import train
+from vidtune.training.run import train_stages as train
 from vidtune.training.signals import TrainingInterrupted
 
 PEAK = 1e9
 
 
 def test_a_run_logs_what_is_documented_and_goes_on_after_a_stop(make_recipe, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("vidtune.training.loop.peak_flops", lambda device, precision: PEAK)
+    monkeypatch.setattr("vidtune.training.step.peak_flops", lambda device, precision: PEAK)
     recipe = make_recipe(train={"connectors": 1e-2, "language_model": 1e-3}, epochs=2, workers=0)
     with pytest.raises(TrainingInterrupted):
         train(recipe, tmp_path / "out", stop_after=3)
@@ -33,4 +33,4 @@ def test_a_run_logs_what_is_documented_and_goes_on_after_a_stop(make_recipe, tmp
         assert 6 * 2 * (4 * 32 * 32 + 3 * 32 * 64) < flops_per_token < 1e6
     shown = capfd.readouterr().err
     last = [line for line in shown.splitlines() if line.startswith(f"align {len(lines)}/{len(lines)}")]
-    assert len(last) == 1 and "MFU" in last[0] and "norm" in last[0] and last[0].endswith("0 s left"), shown
+    assert len(last) == 1 and "MFU" in last[0] and "norm" in last[0] and "data wait" in last[0], shown

@@ -23,7 +23,7 @@ from vidtune.models.video_lm import VideoLM
 from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.recipe.types import Recipe
 from vidtune.training.inspection.dry_run import forecast
-from vidtune.training.run import train
+from vidtune.training.run import train_stages as train
 
 WIDTHS = {"video": (100, 768), "audio": (3, 768), "speech": (5, 1280)}
 CAPTIONS = ("a red box.", "a blue box.", "nothing.")

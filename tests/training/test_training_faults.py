@@ -15,7 +15,7 @@ from vidtune.errors import UserError
 from vidtune.media import pool
 from vidtune.models.video_lm import VideoLM
 from vidtune.recipe.types import Recipe
-from vidtune.training.run import train
+from vidtune.training.run import train_stages as train
 from vidtune.training.signals import TrainingInterrupted
 
 

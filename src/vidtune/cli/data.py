@@ -1,4 +1,4 @@
-"""``vidtune data``: look at training data before it is trained on."""
+"""``vidtune data``: check training data before training."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,24 +26,14 @@ def check(
     decode: Annotated[bool, typer.Option("--decode", help="Decode every file; default: read headers only.")] = False,
 ) -> None:
     """Check every sample and file of a recipe; report by reason, and record what cannot be used."""
-    import tempfile
-    from contextlib import nullcontext
-
     from vidtune.machine.progress import ProgressDisplay
     from vidtune.recipe.types import load_recipe
-    from vidtune.training.inspection.data_check import check_recipe_data
+    from vidtune.training.inspection.data_check import check_recipe_data, describe
+    from vidtune.training.setup.run_folder import EXCLUSIONS
 
     loaded = load_recipe(recipe, overrides or ())
-    with (
-        tempfile.TemporaryDirectory() if out is None else nullcontext(out) as folder,
-        ProgressDisplay(transient=True) as progress,
-    ):
-        for checked, report in check_recipe_data(loaded, Path(folder), only=stage, decode=decode, progress=progress):
-            unusable = sum(report.excluded.values())
-            typer.echo(f"{checked.name}: {report.num_samples} samples, {report.num_files} files, {unusable} unusable")
-            for what, counts in (("unusable", report.excluded), ("kept", report.noted)):
-                for reason, count in counts.most_common():
-                    first = next(finding for finding in report.findings if finding.reason == reason)
-                    typer.echo(f"  {count:>7} {what}: {reason}; first: {first.id}: {first.detail}")
+    with ProgressDisplay(transient=True) as display:
+        for checked, report in check_recipe_data(loaded, out, only=stage, decode=decode, progress=display):
+            typer.echo(describe(checked, report))
             if out is not None:
-                typer.echo(f"  recorded in {out / checked.name / 'excluded.jsonl'}")
+                typer.echo(f"  recorded in {out / checked.name / EXCLUSIONS}")

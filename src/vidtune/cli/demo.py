@@ -90,7 +90,6 @@ def _train(name: str, variables: dict[str, str], out: Path) -> Path:
     from vidtune.cli.options.compute import pick_device
     from vidtune.machine.cores import available_cores
     from vidtune.recipe.types import load_recipe
-    from vidtune.training.ranks.launch import launch
     from vidtune.training.run import train
     from vidtune.training.setup.run_folder import FINAL
 
@@ -98,12 +97,8 @@ def _train(name: str, variables: dict[str, str], out: Path) -> Path:
     final = out / recipe.stages[-1].name / FINAL
     device = pick_device(None)
     if final.is_dir() or device != "cpu" or available_cores() < TRAINING_PROCESSES:
-        return train(recipe, out, device=device)
-    os.environ.update(variables)
-    command = [sys.executable, "-m", "vidtune", "train", name, "--out", str(out)]
-    if code := launch(command, TRAINING_PROCESSES):
-        raise SystemExit(code)
-    return final
+        return train(recipe, out=out, device=device).final
+    return train(recipe, out=out, processes=TRAINING_PROCESSES, device=device).final
 
 
 def _say_what_next(world: Path, recipe: str, final: Path, run: Path) -> None:

@@ -1,4 +1,4 @@
-"""``vidtune doctor``: run a few steps and say what holds training up."""
+"""``vidtune doctor``: run a few steps and report what slows training down."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ def doctor(
     ] = None,
     stage: Annotated[str | None, typer.Option(help="The stage to look at; default: the first.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to measure.")] = 8,
-    device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device of torch; default: a GPU if there is one.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run: what was counted there is used; nothing is trained there.")
     ] = None,

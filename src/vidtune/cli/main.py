@@ -29,7 +29,7 @@ from vidtune.cli.report import report
 from vidtune.cli.systems import systems
 from vidtune.cli.train import train
 from vidtune.errors import UserError
-from vidtune.training.signals import TrainingInterrupted
+from vidtune.training.signals import LaunchFailed, TrainingInterrupted
 
 WRONG_INPUT, INTERRUPTED = UserError.exit_code, TrainingInterrupted.exit_code
 # Failures of the operating system that the user can mend; any other OSError is a bug and keeps its traceback.
@@ -86,6 +86,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except TrainingInterrupted as error:
         print(error, file=sys.stderr)
         return INTERRUPTED
+    except LaunchFailed as error:
+        return error.exit_code  # its processes have said why
     except UserError as error:
         return _refuse(str(error))
     except ClickException as error:

@@ -52,6 +52,23 @@ def locked(path: Path, *, refusal: str | None = None) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether another process holds the lock of a file or folder. Nothing is written.
+
+    A lock file that may not be opened counts as held.
+    """
+    place = lock_file(path)
+    if not place.exists():
+        return False
+    lock = FileLock(str(place), timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
 def lock_file(path: Path) -> Path:
     """Return the path of the lock file of a file or folder."""
     return path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")

@@ -9,7 +9,6 @@ Legend: n samples of a stage, m of one annotation file, S streams.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,9 @@ import numpy as np
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Sample
 from vidtune.data.tables import AnnotationFile, AnnotationTable
+from vidtune.machine.files import atomic_file
 from vidtune.machine.parallel_work import work_in_processes
+from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.processing.batch import Example
 
 if TYPE_CHECKING:
@@ -45,9 +46,6 @@ PIXEL_SETTINGS = {
     "pixels",
 }
 """Preprocessing settings that decide pixel values, never the number of tokens."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being counted, how many samples are done, how many there are."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,12 @@ class LengthTable:
 
 
 def open_lengths(
-    table: AnnotationTable, make: ExampleMaker, cache: Path, *, workers: int = 1, progress: Progress | None = None
+    table: AnnotationTable,
+    make: ExampleMaker,
+    cache: Path,
+    *,
+    workers: int = 1,
+    progress: ProgressCallback | None = None,
 ) -> LengthTable:
     """The lengths of a table's samples; counts those of annotation files that were not counted before.
 
@@ -186,16 +189,16 @@ def table_path(file: AnnotationFile, key: str, cache: Path, by_media: bool = Fal
 
 
 def _open_file(
-    file: AnnotationFile, make: ExampleMaker, key: str, cache: Path, workers: int, progress: Progress | None
+    file: AnnotationFile, make: ExampleMaker, key: str, cache: Path, workers: int, progress: ProgressCallback | None
 ) -> np.ndarray:
     """The table of one annotation file. Shape: (3 + S + aligned, m) int32: the columns of a LengthTable"""
     path = table_path(file, key, cache, make.processor.looks_at_media)
     if not path.is_file():
-        _build(file, make, path, workers, progress or (lambda what, done, total: None))
+        _build(file, make, path, workers, progress or no_progress)
     return np.load(path, mmap_mode="r")
 
 
-def _build(file: AnnotationFile, make: ExampleMaker, path: Path, workers: int, tell: Progress) -> None:
+def _build(file: AnnotationFile, make: ExampleMaker, path: Path, workers: int, tell: ProgressCallback) -> None:
     chunks = path.with_suffix(".chunks")
     chunks.mkdir(parents=True, exist_ok=True)
     count = partial(count_chunk, file, make, chunks, CHUNK)
@@ -246,10 +249,6 @@ def count_chunk(file: AnnotationFile, make: ExampleMaker, folder: Path, size: in
 
 
 def save_atomic(path: Path, array: np.ndarray) -> None:
-    """Write an array so that the file is there whole or not at all, also when several processes write it."""
-    partial_path = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial_path.open("wb") as file:
+    """Write an array to a file that is complete or not there, also when several processes write it."""
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    partial_path.replace(path)

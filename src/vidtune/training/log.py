@@ -7,16 +7,15 @@ longest), mfu (share of the device's peak, where that is known), memory_gib (pea
 Counts and times cover the steps since the line before, on all ranks.
 """
 
-import json
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vidtune.training.saving import write_atomic
+from vidtune.machine.records import RecordWriter, read_records, write_records
 from vidtune.training.trackers.base import Tracker
 
 LOG = "log.jsonl"
@@ -35,31 +34,32 @@ class TrainingLog:
 
     def __init__(self, folder: Path, first_step: int, tracker: Tracker | None = None) -> None:
         path = folder / LOG
-        kept = [line for line in _lines(path) if line["step"] <= first_step]
-        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
+        kept = [line for line in read_records(path) if line["step"] <= first_step]
+        write_records(path, kept)
+        self._lines = RecordWriter(path)
         self._tracker = tracker
 
     def write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        """Write one line, and send its numbers to the tracker."""
+        self._lines.append(line)
         if self._tracker is not None:
             self._tracker.log(line["step"], flat_numbers(line))
 
     def close(self) -> None:
-        self._file.close()
+        """Close the log and the tracker."""
+        self._lines.close()
         if self._tracker is not None:
             self._tracker.close()
 
 
 def last_logged_step(folder: Path) -> int:
     """The step of the last line; 0 without a log."""
-    return max((line["step"] for line in _lines(folder / LOG)), default=0)
+    return max((line["step"] for line in read_records(folder / LOG)), default=0)
 
 
 def recent_step_seconds(folder: Path, step: int) -> list[float]:
     """Seconds per step of the last lines up to ``step``, to know how long the rest takes right after resuming."""
-    lines = [line for line in _lines(folder / LOG) if line["step"] <= step][-RECENT_LINES - 1 :]
+    lines = [line for line in read_records(folder / LOG) if line["step"] <= step][-RECENT_LINES - 1 :]
     return [after["seconds"] / (after["step"] - before["step"]) for before, after in pairwise(lines)]
 
 
@@ -78,13 +78,3 @@ def peak_memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines of a log; what a crash cut off ends it."""
-    if path.is_file():
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                if not line.endswith("\n"):
-                    return
-                yield json.loads(line)

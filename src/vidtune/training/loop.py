@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vidtune.errors import UserError
 from vidtune.machine.cores import media_workers
+from vidtune.machine.files import atomic_folder, write_json_atomically
 from vidtune.media.pool import MediaPool
 from vidtune.training.log import TrainingLog, recent_step_seconds
 from vidtune.training.packs.ahead import Ahead
@@ -16,7 +17,7 @@ from vidtune.training.packs.counts import StepCounts, StepTotals, Window
 from vidtune.training.packs.loading import PackLoader
 from vidtune.training.ranks.group import Ranks
 from vidtune.training.result import write_result
-from vidtune.training.saving import Saver, atomic_folder, checkpoints, write_atomic
+from vidtune.training.saving import Saver, checkpoints
 from vidtune.training.setup.exclusions import Excluded
 from vidtune.training.setup.run_folder import FINAL
 from vidtune.training.setup.stage import StageSetup
@@ -136,7 +137,7 @@ class StageLoop:
         }
         path = self.setup.folder / f"nonfinite-step-{step + 1}.json"
         if self.ranks.is_main:
-            write_atomic(path, json.dumps(report, indent=1))
+            write_json_atomically(path, report)
         raise UserError(
             f"stage {self.stage.name!r}: the loss or its gradient is not finite in step {step + 1}; {path} names the "
             "samples of that step; lower the learning rate, set max_grad_norm, or look at these samples"

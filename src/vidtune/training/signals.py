@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM and SIGINT let the current step finish, save it, and leave."""
+"""Stopping on request: after SIGTERM or SIGINT the current step is finished and saved, then the run ends."""
 
 import signal
 import threading
@@ -7,22 +7,34 @@ from typing import Any
 
 
 class TrainingInterrupted(Exception):
-    """The run was asked to stop and has saved itself. The message says how to go on.
+    """The run was stopped on request and has saved itself. The message says how to continue.
 
-    ``exit_code`` is what the process ends with, so that a job script can tell "start me again" from a failure.
+    ``exit_code`` is the exit code of the process: a job script can tell "start me again" from a failure.
     """
 
     exit_code = 130
 
 
-class StopRequest:
-    """Context that turns the first SIGTERM or SIGINT into the flag ``requested``; a second one acts as if there were
-    no handler.
-
-    Outside the main thread, where Python allows no handlers, only ``stop_after`` can ask.
+class LaunchFailed(Exception):
+    """Processes that were started to train together failed or were stopped. They said why on standard error.
 
     Args:
-        stop_after: optimizer steps after which to ask for the stop without any signal.
+        exit_code: 2 for a mistake of the user, 130 if the run was stopped and has saved itself, else as `launch`.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"the training processes ended with exit code {exit_code}; the reason is on standard error")
+        self.exit_code = exit_code
+
+
+class StopRequest:
+    """Context manager that turns the first SIGTERM or SIGINT into the flag ``requested``.
+
+    A second signal has its usual effect. Outside the main thread, where Python allows no signal handlers, only
+    ``stop_after`` can request a stop.
+
+    Args:
+        stop_after: number of optimizer steps after which to request a stop without a signal.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -34,10 +46,11 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
+        """Whether a stop was requested."""
         return self.reason is not None
 
     def step_done(self) -> bool:
-        """Count an optimizer step. Returns whether to stop now."""
+        """Count one optimizer step. Returns whether to stop now."""
         if self._steps_left is not None:
             self._steps_left -= 1
             if self._steps_left <= 0:

@@ -15,7 +15,7 @@ from vidtune.recipe.types import Recipe, dump_recipe
 from vidtune.training import loop
 from vidtune.training.inspection.dry_run import describe, forecast
 from vidtune.training.packs.pack import LoadedPack
-from vidtune.training.run import train
+from vidtune.training.run import train_stages as train
 
 STAGES: list[dict[str, Any]] = [
     {"name": "align", "epochs": 1.5},

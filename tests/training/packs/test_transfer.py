@@ -14,7 +14,7 @@ from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, Vid
 from vidtune.processing.batch import Batch, Example, MediaSlot, pack
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.training.packs.transfer import Transfer, to_device
-from vidtune.training.run import train
+from vidtune.training.run import train_stages as train
 
 PREPROCESSING = {
     "image": ImagePreprocessing(size=20, pixels="uint8"),

@@ -14,7 +14,7 @@ from training_world import COLOURS, conversation, mixed_samples
 
 from vidtune.planning.plan import share
 from vidtune.recipe.types import Recipe
-from vidtune.training.run import train
+from vidtune.training.run import train_stages as train
 from vidtune.training.setup.stage import set_up
 from vidtune.training.signals import TrainingInterrupted
 

@@ -19,7 +19,7 @@ from vidtune.cli.main import run
 from vidtune.features.collection import Collection, collections
 from vidtune.recipe.types import Recipe, dump_recipe
 from vidtune.registry import SYSTEMS
-from vidtune.training.run import train
+from vidtune.training.run import train_stages as train
 from vidtune.training.setup.stage import set_up
 
 __all__ = ["work"]

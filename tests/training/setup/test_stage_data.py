@@ -12,8 +12,10 @@ from vidtune.checkpoints.build import build_config
 from vidtune.data.problems import SampleProblem
 from vidtune.errors import UserError
 from vidtune.recipe.types import Recipe
+from vidtune.training.setup.checks import check_stages
 from vidtune.training.setup.exclusions import ExclusionList
-from vidtune.training.setup.stage import EXCLUSIONS, check_stages, set_up
+from vidtune.training.setup.run_folder import EXCLUSIONS
+from vidtune.training.setup.stage import set_up
 from vidtune.training.setup.stage_data import cost_model
 
 OUTSIDE = conversation("<video>\nWhat?", "x", video="../../etc/passwd")

@@ -18,7 +18,7 @@ from vidtune.media.pool import LoadJob
 from vidtune.models.distillation import Teacher
 from vidtune.models.towers.clip import ClipTower
 from vidtune.recipe.types import Recipe, recipe_fingerprint
-from vidtune.training.run import train
+from vidtune.training.run import train_stages as train
 from vidtune.training.setup.stage import set_up
 from vidtune.training.signals import TrainingInterrupted
 

@@ -3,11 +3,10 @@
 import io
 import json
 
-import pytest
 from rich.console import Console
 
 from vidtune.training.log import TrainingLog, last_logged_step, recent_step_seconds
-from vidtune.training.trackers.console import HINT, StageProgress, duration, summary
+from vidtune.training.trackers.console import HINT, StageProgress, summary
 
 LINE = {
     "step": 10,
@@ -46,21 +45,13 @@ def test_much_waiting_for_data_says_what_to_do():
 def test_time_left_is_the_median_of_recent_steps_and_known_after_a_resume():
     clock = Clock()
     shown = StageProgress("align", 100, 0, console=console(), clock=clock)
-    assert shown.time_left(0) == "?"
+    assert shown.time_left() == "?"
     with shown:
         for step, seconds in enumerate([2, 2, 300, 2, 2], 1):
             clock.now += seconds
             shown.step(step)
-    assert shown.time_left(5) == "3 min 10 s"
-    assert StageProgress("align", 100, 40, recent=[2.0, 2.0, 90.0], console=console()).time_left(40) == "2 min 0 s"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.4, "0 s"), (59.6, "1 min 0 s"), (3725, "1 h 2 min"), (86400 * 2 + 3 * 3600 + 59, "2 d 3 h")],
-)
-def test_durations(seconds, words):
-    assert duration(seconds) == words
+    assert shown.time_left() == "3 min 10 s"
+    assert StageProgress("align", 100, 40, recent=[2.0, 2.0, 90.0], console=console()).time_left() == "2 min 0 s"
 
 
 def test_without_a_terminal_there_are_plain_lines_now_and_then():

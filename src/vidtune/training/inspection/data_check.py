@@ -1,6 +1,8 @@
-"""The data check of a recipe's stages: the same tables, tokenising and preprocessing as training, but no weights."""
+"""Check of the data of a recipe: the same tables, tokenisation and preprocessing as in training, but no weights."""
 
+import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from vidtune.checkpoints.build import build_config, build_processor, recipe_tokenizer
@@ -8,48 +10,64 @@ from vidtune.checkpoints.checkpoints import load_checkpoint
 from vidtune.data.check import DataCheck
 from vidtune.data.findings import DataReport
 from vidtune.data.tables import AnnotationTable
-from vidtune.errors import UserError
 from vidtune.machine.cores import media_workers
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.probe import ProbeCache
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage
-from vidtune.spelling import suggestion
-from vidtune.training.setup.run_folder import check_recipe
-from vidtune.training.setup.stage import EXCLUSIONS, TABLES, check_features, check_stages, example_maker
-
-CHECKED_FILES = "checked_files.jsonl"
+from vidtune.training.setup.checks import check_stages, chosen_stages
+from vidtune.training.setup.examples import check_features, example_maker
+from vidtune.training.setup.run_folder import CHECKED_FILES, EXCLUSIONS, MEDIA_FACTS, TABLES, check_recipe, held
 
 
 def check_recipe_data(
     recipe: Recipe,
-    out: Path,
+    out: Path | None = None,
     *,
     only: str | None = None,
     decode: bool = False,
     progress: ProgressCallback = no_progress,
 ) -> Iterator[tuple[Stage, DataReport]]:
-    """Check the data of every stage and write ``<out>/<stage>/excluded.jsonl``, which training into ``out`` follows.
+    """Check the data of every stage, and yield each stage with its report.
 
     Args:
-        out: folder of the run; also keeps parsed tables and the list of good files.
-        only: name of one stage; None checks all.
-        decode: decode every file, as training will.
+        out: folder of the run. The samples that cannot be used are written to ``<out>/<stage>/excluded.jsonl``;
+            training into ``out`` leaves them out. Parsed tables and the list of good files are kept there too. None:
+            nothing is kept.
+        only: name of one stage; None checks all of them.
+        decode: decode every file, as training will; else only headers are read.
+        progress: called while samples and files are checked.
 
     Raises:
-        UserError: no such stage, missing or broken annotations, or ``out`` holds the run of another recipe.
+        UserError: no such stage; annotations that are missing or broken; ``out`` holds the run of another recipe, or
+            another process is training into it.
     """
     check_stages(recipe)
-    names = [stage.name for stage in recipe.stages]
-    if only is not None and only not in names:
-        raise UserError(f"the recipe has no stage {only!r}; {suggestion(only, names)}")
-    check_recipe(out, recipe)
-    processor = _processor(recipe)
-    processor.media_info = ProbeCache(out / TABLES / "media.jsonl").get
-    for stage in recipe.stages:
-        if only in (None, stage.name):
+    stages = chosen_stages(recipe, only)
+    with ExitStack() as stack:
+        if out is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vidtune-")))
+        else:
+            folder = out
+            stack.enter_context(held(out))
+            check_recipe(out, recipe)
+        processor = _processor(recipe)
+        processor.media_info = ProbeCache(folder / TABLES / MEDIA_FACTS).get
+        for stage in stages:
             check_features(stage, processor)
-            yield stage, _check_stage(recipe, stage, processor.with_preprocessing(stage.media), out, decode, progress)
+            own = processor.with_preprocessing(stage.media)
+            yield stage, _check_stage(recipe, stage, own, folder, decode, progress)
+
+
+def describe(stage: Stage, report: DataReport) -> str:
+    """Returns the report of a stage as lines: counts, then every reason with the first sample it concerns."""
+    unusable = sum(report.excluded.values())
+    lines = [f"{stage.name}: {report.num_samples} samples, {report.num_files} files, {unusable} unusable"]
+    for what, counts in (("unusable", report.excluded), ("kept", report.noted)):
+        for reason, count in counts.most_common():
+            first = next(finding for finding in report.findings if finding.reason == reason)
+            lines.append(f"  {count:>7} {what}: {reason}; first: {first.id}: {first.detail}")
+    return "\n".join(lines)
 
 
 def _check_stage(

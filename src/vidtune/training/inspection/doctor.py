@@ -1,10 +1,10 @@
-"""A few real steps of a stage, measured part by part, to find what holds training up; see :mod:`training.advice`.
+"""Measures a few real steps of a stage, part by part, to find what slows training down.
 
-One process, in a folder of its own: what the user's run has done is neither read nor changed. The device is waited for
-after every part, so that its time is counted where it belongs; training itself does not wait.
+:mod:`vidtune.training.inspection.advice` interprets the measurements. One process runs the steps in a temporary folder;
+the folder of the user's run is not changed. After every part the process waits for the device, so that its time counts
+for the right part; training itself does not wait.
 """
 
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,6 @@ from vidtune.machine.memory import memory_limit
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.processing.batch import Batch, Example
 from vidtune.recipe.types import Recipe, Stage
-from vidtune.spelling import suggestion
 from vidtune.training.log import peak_memory_gib
 from vidtune.training.packs.ahead import Ahead
 from vidtune.training.packs.forward import PackForward
@@ -28,8 +27,10 @@ from vidtune.training.packs.loading import PackLoader
 from vidtune.training.packs.transfer import Transfer
 from vidtune.training.ranks.group import ProcessPlace, Ranks, compute_device
 from vidtune.training.ranks.parallel import ParallelForward
+from vidtune.training.setup.checks import check_stages, chosen_stages
 from vidtune.training.setup.parameters import parameter_groups
-from vidtune.training.setup.stage import EXCLUSIONS, TABLES, StageSetup, check_stages, set_up
+from vidtune.training.setup.run_folder import borrow
+from vidtune.training.setup.stage import StageSetup, set_up
 from vidtune.training.setup.starting_model import frozen_dtype
 from vidtune.training.step import fill_missing_gradients, gradient_norms
 
@@ -38,22 +39,23 @@ PARTS = ("transfer", "forward", "backward", "optimizer")
 
 @dataclass
 class Measurements:
-    """What the steps took. Seconds and counts are of all measured steps together.
+    """Measurements of a few steps. Seconds and counts are sums over all measured steps.
 
     Args:
-        stage: its settings.
+        stage: settings of the stage.
         device: type of the device, such as "cuda".
-        cores: of this machine; ``threads`` compute on the CPU, ``workers`` decode.
+        cores, threads, workers: number of cores of this machine, of threads that compute on the CPU, and of worker
+            processes that decode media.
         seconds: wall time.
-        waiting: of these, waiting for a pack.
-        parts: of these, by name, see ``PARTS``.
-        tokenizing: seconds of the loading thread, beside the steps.
-        files: seconds that a worker spent on each file of the steps.
-        decoding_cpu: how many of all these it computed; the rest it waited for the disk or for a core.
-        failed: reason per file that could not be read.
-        media_bytes: of the pixels that went to the device; ``float_streams`` sent them as float32.
-        memory, memory_limit: most bytes held on the device at a time, and how many it has; of this process and of the
-            machine on CPU.
+        waiting: seconds of ``seconds`` that were spent waiting for a pack.
+        parts: seconds of ``seconds`` by part, see ``PARTS``.
+        tokenizing: seconds of the loading thread, which works beside the steps.
+        files: seconds that a worker spent on each media file of the steps.
+        decoding_cpu: seconds of all ``files`` in which the worker computed; else it waited for the disk or for a core.
+        failed: reason for each file that could not be read.
+        media_bytes: bytes of the pixels that were copied to the device.
+        float_streams: streams whose pixels were copied as float32.
+        memory, memory_limit: peak bytes on the device, and bytes that it has; on CPU, of this process and the machine.
     """
 
     stage: Stage
@@ -79,43 +81,43 @@ class Measurements:
 
     @property
     def working(self) -> float:
-        """Seconds not spent waiting for data."""
+        """Seconds that were not spent waiting for data."""
         return self.seconds - self.waiting
 
     @property
     def decoding(self) -> float:
-        """Seconds that workers spent on the files of the steps, all together."""
+        """Seconds that all workers together spent on the files of the steps."""
         return sum(self.files.values())
 
     @property
     def fill(self) -> float:
-        """Share of the token limit that packs use."""
+        """Share of the token limit that the packs fill."""
         return self.tokens / (self.packs * self.stage.max_tokens_per_batch)
 
 
 def examine(
     recipe: Recipe, *, stage: str | None = None, steps: int = 8, device: str | None = None, out: Path | None = None
 ) -> Measurements:
-    """Run a few steps of a stage.
+    """Run a few steps of a stage and return the measurements.
 
-    Where the stage starts from the result of another one, the recipe's own model stands in for it: the work is the
-    same.
+    If the stage starts from the result of another stage, the recipe's own model is used instead; the work is the same.
 
     Args:
-        stage: its name; None: the first.
-        steps: optimizer steps to measure; one more comes before them.
-        device: of torch; None takes a GPU when there is one.
-        out: folder of the user's run: lengths counted there are used, and samples excluded there left out.
+        stage: name of the stage; None: the first.
+        steps: number of optimizer steps to measure; one more step runs before them.
+        device: device of torch; None takes a GPU if there is one.
+        out: folder of the user's run: lengths counted there are used, and samples excluded there are left out. Nothing
+            is written there.
 
     Raises:
-        UserError: what training would refuse; a step that does not fit into memory, or for which nothing can be read.
+        UserError: a mistake that training would refuse; a step that does not fit into memory; no readable sample.
     """
     alone = _only(recipe, stage, steps + 1)
     check_stages(alone)
     target = compute_device(ProcessPlace(), device)
     with tempfile.TemporaryDirectory(prefix="vidtune-doctor-") as folder:
         if out is not None:
-            _borrow(out, Path(folder), alone.stages[0].name)
+            borrow(out, Path(folder), alone)
         setup = set_up(alone, 0, Path(folder))
         try:
             return _measure(setup, target, steps)
@@ -128,25 +130,13 @@ def examine(
 
 
 def _only(recipe: Recipe, name: str | None, steps: int) -> Recipe:
-    """The recipe with one stage, which needs no other."""
-    names = [stage.name for stage in recipe.stages]
-    if name is not None and name not in names:
-        raise UserError(f"no stage {name!r} in the recipe; {suggestion(name, names)}")
-    chosen = recipe.stages[names.index(name) if name else 0] if names else None
-    if chosen is None:
+    """Returns the recipe with one stage that does not depend on another one."""
+    if not recipe.stages:
         return recipe
-    source = None if chosen.from_ in names else chosen.from_
+    chosen = chosen_stages(recipe, name)[0]
+    source = None if chosen.from_ in [stage.name for stage in recipe.stages] else chosen.from_
     chosen = chosen.model_copy(update={"from_": source, "max_steps": steps})
     return recipe.model_copy(update={"stages": (chosen,), "trackers": ()})
-
-
-def _borrow(out: Path, folder: Path, stage: str) -> None:
-    """Let the examination use the tables of a run, and leave out what it leaves out."""
-    if (out / TABLES).is_dir():
-        (folder / TABLES).symlink_to((out / TABLES).resolve())
-    if (out / stage / EXCLUSIONS).is_file():
-        (folder / stage).mkdir()
-        shutil.copy(out / stage / EXCLUSIONS, folder / stage / EXCLUSIONS)
 
 
 def _measure(setup: StageSetup, device: torch.device, steps: int) -> Measurements:
@@ -157,7 +147,7 @@ def _measure(setup: StageSetup, device: torch.device, steps: int) -> Measurement
     with _WatchedPool(workers, stage.media_timeout) as pool:
         loader = PackLoader(setup.plan, tokenizing.example, preprocessing, pool)
         with Ahead(iter(loader), max_bytes=pool.max_waiting) as packs:
-            # Apart from the rest: it starts workers, fills caches and makes the optimizer's state.
+            # The first step is not measured: it starts workers, fills caches and creates the optimizer state.
             steps_of.run(1, packs, Measurements(stage))
             found = Measurements(stage, device.type, available_cores(), torch.get_num_threads(), workers)
             used = steps_of.run(steps, packs, found)
@@ -177,10 +167,10 @@ def _measure(setup: StageSetup, device: torch.device, steps: int) -> Measurement
 
 
 class _Steps:
-    """Optimizer steps as training makes them on one process.
+    """Makes optimizer steps as training does on one process, with a clock around every part.
 
     Args:
-        setup: its model is moved to the device, and trained.
+        setup: the stage; its model is moved to the device, and trained.
     """
 
     def __init__(self, setup: StageSetup, device: torch.device) -> None:
@@ -195,7 +185,7 @@ class _Steps:
         self._teachers.to(device, frozen_dtype(stage))
 
     def run(self, count: int, packs: Ahead, found: Measurements) -> set[str]:
-        """Make steps and add up what they took and held. Returns the media files of their samples."""
+        """Make steps and add their measurements to ``found``. Returns the media files of their samples."""
         used: set[str] = set()
         started, waited = time.perf_counter(), packs.seconds_waited
         for _ in range(count):
@@ -240,7 +230,7 @@ class _Steps:
 
 
 class _WatchedPool(MediaPool):
-    """Remembers what became of each file; not the seconds of the first ones, which hold the start of the workers."""
+    """Media pool that remembers the result of each file. The first ones count without time: workers start with them."""
 
     def __init__(self, workers: int, timeout: float | None) -> None:
         super().__init__(workers, timeout)
@@ -257,7 +247,7 @@ class _WatchedPool(MediaPool):
 
 
 class _Stopwatch:
-    """Times the tokenising of a setup's examples; in the loading thread."""
+    """Measures the time of making examples, in the loading thread."""
 
     def __init__(self, setup: StageSetup) -> None:
         self._setup, self._seconds, self._count = setup, 0.0, 0
@@ -272,5 +262,5 @@ class _Stopwatch:
 
     @property
     def mean(self) -> float:
-        """Seconds per example."""
+        """Mean seconds per example."""
         return self._seconds / max(self._count, 1)

@@ -1,4 +1,4 @@
-"""What a recipe's training will be, stage by stage, without training: from its plan, and the model's sizes alone."""
+"""Forecast of a training run, stage by stage, from its plan and the sizes of the model alone. Nothing is trained."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -10,39 +10,41 @@ from vidtune.checkpoints.build import build_config
 from vidtune.checkpoints.checkpoints import OURS, load_checkpoint, read_config
 from vidtune.checkpoints.files.hub import locate
 from vidtune.checkpoints.teachers import alignment_sizes, teacher_config
+from vidtune.machine.progress import ProgressCallback
 from vidtune.models.config import VideoLMConfig
-from vidtune.planning.lengths import Progress
 from vidtune.planning.plan import StagePlan
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.training.inspection.costs import stage_costs
 from vidtune.training.inspection.memory import MemoryEstimate, estimate_memory
+from vidtune.training.setup.checks import check_stages
+from vidtune.training.setup.examples import example_maker, stage_processor
 from vidtune.training.setup.exclusions import ExclusionList
 from vidtune.training.setup.parameters import select_components
-from vidtune.training.setup.stage import EXCLUSIONS, TABLES, check_stages, example_maker, stage_processor
+from vidtune.training.setup.run_folder import EXCLUSIONS, TABLES, folder_to_read
 from vidtune.training.setup.stage_data import open_stage_data
 from vidtune.training.setup.starting_model import stands_on
 
 IDLE_SHARE = 0.15
-"""Share of idle places from which on a forecast warns."""
+"""Share of idle places above which a forecast warns."""
 MARGIN = 1.1
-"""How much larger than their mean content packs are advised to be: steps differ, and packs are never quite full."""
+"""Factor between the advised size of packs and their mean content: steps differ, and packs are never quite full."""
 
 
 @dataclass(frozen=True)
 class StageForecast:
-    """What a stage will do.
+    """Forecast of one stage.
 
     Args:
-        stage: its settings.
-        samples, excluded: that can be used, and that cannot.
-        trained_samples: over all steps.
-        packs_per_step: (steps,) int.
-        tokens: of all packs; ``media_tokens`` and ``supervised`` are among them.
-        padded_tokens: of the same batches padded to their longest sample, dummy packs not counted.
-        longest: tokens of the longest sample.
-        pack_items, pack_supervised: most media items per stream, and most supervised tokens, in one pack.
-        ranks: number of ranks asked about.
-        memory: of one rank; None where the model cannot be counted.
+        stage: settings of the stage.
+        samples, excluded: number of samples that can be used, and that cannot.
+        trained_samples: number of samples in all steps together.
+        packs_per_step: (steps,) int, number of packs of each step.
+        tokens: number of tokens of all packs; ``media_tokens`` and ``supervised`` are parts of it.
+        padded_tokens: number of tokens if each pack were padded to its longest sample, dummy packs not counted.
+        longest: number of tokens of the longest sample.
+        pack_items, pack_supervised: largest number of media items per stream, and of supervised tokens, in one pack.
+        ranks: number of ranks that the forecast is for.
+        memory: estimate for one rank; None where the model cannot be counted.
     """
 
     stage: Stage
@@ -62,26 +64,28 @@ class StageForecast:
 
     @property
     def steps(self) -> int:
+        """Number of optimizer steps."""
         return len(self.packs_per_step)
 
     @property
     def packs(self) -> int:
+        """Number of packs of all steps."""
         return int(self.packs_per_step.sum())
 
     @property
     def fill(self) -> float:
-        """Share of the token limit that packs use."""
+        """Share of the token limit that the packs fill."""
         return self.tokens / (self.packs * self.stage.max_tokens_per_batch)
 
     @property
     def idle(self) -> float:
-        """Share of the ranks' places that hold a dummy pack: every rank takes equally many in a step."""
+        """Share of the places that hold a dummy pack; every rank has the same number of places in a step."""
         places = int((-(-self.packs_per_step // self.ranks)).sum()) * self.ranks
         return 1 - self.packs / places
 
     @property
     def advice(self) -> str | None:
-        """What to change when many places are idle; None when few are."""
+        """Advice if many places are idle; None if few are."""
         if self.idle <= IDLE_SHARE:
             return None
         places = -(-self.packs // (self.steps * self.ranks)) * self.ranks
@@ -94,29 +98,40 @@ class StageForecast:
         )
 
 
-def forecast(recipe: Recipe, out: Path, *, ranks: int = 1, progress: Progress | None = None) -> Iterator[StageForecast]:
-    """Plan every stage as training into ``out`` would; nothing but parsed tables and lengths is written there.
+def forecast(
+    recipe: Recipe, out: Path | None = None, *, ranks: int = 1, progress: ProgressCallback | None = None
+) -> Iterator[StageForecast]:
+    """Plan every stage as training would, and yield the forecast of each.
 
     Args:
-        ranks: how many would train together.
-        progress: told while samples are counted.
+        out: folder of the run. Tables and lengths that are made here are kept there for the training, and nothing else
+            is written. While another process trains into it, nothing is written. None: nothing is kept.
+        ranks: number of ranks that would train together.
+        progress: called while samples are counted.
 
     Raises:
-        UserError: what training would refuse before its first step.
+        UserError: a mistake that training would refuse before its first step.
     """
     check_stages(recipe)
-    for number, stage in enumerate(recipe.stages):
-        config = starting_config(recipe, number)
-        config.alignments = {**config.alignments, **alignment_sizes(recipe, config)}
-        make = example_maker(recipe, stage, stage_processor(recipe, stage, config), config)
-        exclusions = ExclusionList(out / stage.name / EXCLUSIONS, writes=False)
-        plan = open_stage_data(recipe, stage, make, config, out / TABLES, exclusions, progress).plan
-        planned = count_plan(plan, len(exclusions.checked_ids), ranks)
-        yield replace(planned, memory=rank_memory(recipe, config, planned))
+    with folder_to_read(out, recipe) as folder:
+        for number in range(len(recipe.stages)):
+            yield _stage_forecast(recipe, number, folder, ranks, progress)
+
+
+def _stage_forecast(
+    recipe: Recipe, number: int, folder: Path, ranks: int, progress: ProgressCallback | None
+) -> StageForecast:
+    stage, config = recipe.stages[number], starting_config(recipe, number)
+    config.alignments = {**config.alignments, **alignment_sizes(recipe, config)}
+    make = example_maker(recipe, stage, stage_processor(recipe, stage, config), config)
+    exclusions = ExclusionList(folder / stage.name / EXCLUSIONS, writes=False)
+    plan = open_stage_data(recipe, stage, make, config, folder / TABLES, exclusions, progress).plan
+    planned = count_plan(plan, len(exclusions.checked_ids), ranks)
+    return replace(planned, memory=rank_memory(recipe, config, planned))
 
 
 def count_plan(plan: StagePlan, excluded: int, ranks: int) -> StageForecast:
-    """Add up all steps of a stage."""
+    """Returns the forecast of a stage, without its memory, from all steps of its plan."""
     lengths = plan.lengths
     counts: dict[str, int] = dict.fromkeys(("samples", "tokens", "media", "supervised", "padded"), 0)
     items = dict.fromkeys(lengths.items, 0)
@@ -152,7 +167,7 @@ def count_plan(plan: StagePlan, excluded: int, ranks: int) -> StageForecast:
 
 
 def rank_memory(recipe: Recipe, config: VideoLMConfig, planned: StageForecast) -> MemoryEstimate | None:
-    """What one rank needs; None where the model cannot be counted without its weights."""
+    """Returns the estimated memory of one rank; None if the model cannot be counted without its weights."""
     stage = planned.stage
     towers = [name for name in config.towers if name not in config.absent_towers]
     groups = {"towers": towers, "connectors": config.connectors, "alignments": config.alignments}
@@ -169,10 +184,10 @@ def rank_memory(recipe: Recipe, config: VideoLMConfig, planned: StageForecast) -
 
 
 def describe(planned: StageForecast, tokens_per_second: float | None = None) -> str:
-    """The forecast of a stage as aligned lines.
+    """Returns the forecast of a stage as aligned lines.
 
     Args:
-        tokens_per_second: of all ranks together; None leaves the time out.
+        tokens_per_second: throughput of all ranks together; None leaves the time out.
     """
     per_step, limit = planned.packs_per_step, planned.stage.max_tokens_per_batch
     text = planned.tokens - planned.media_tokens
@@ -200,7 +215,7 @@ def describe(planned: StageForecast, tokens_per_second: float | None = None) -> 
 
 
 def starting_config(recipe: Recipe, number: int) -> VideoLMConfig:
-    """The config of the model that a stage starts from; weights are read only from foreign checkpoints."""
+    """Returns the config of the model that a stage starts from. Weights are read only from foreign checkpoints."""
     stage = recipe.stages[number]
     earlier = [s.name for s in recipe.stages[:number]]
     source = stage.from_ or (earlier[-1] if earlier else recipe.checkpoint)

@@ -1,4 +1,4 @@
-"""Extraction of what a recipe's stages would take from the feature store, before they run."""
+"""Extraction of the features that the stages of a recipe will read from the feature store, before they run."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,9 +21,10 @@ from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.spelling import suggestion
 from vidtune.training.inspection.dry_run import starting_config
+from vidtune.training.setup.checks import check_stages, chosen_stages
+from vidtune.training.setup.examples import stage_processor
 from vidtune.training.setup.parameters import select_components
 from vidtune.training.setup.run_folder import FINAL
-from vidtune.training.setup.stage import check_stages, stage_processor
 from vidtune.training.setup.stored_features import unstorable
 
 
@@ -38,26 +39,24 @@ def stage_extractions(
     dtype: str | None = None,
     device: torch.device | None = None,
 ) -> Iterator[Extraction]:
-    """What to extract, stage by stage.
+    """Yields the extraction of each stage: its towers, its streams and the files to read.
 
     Args:
         store: folder of the collections.
         tables: folder of parsed annotations.
         only: name of one stage; None: all of them.
-        streams: names; empty: all that the data hold and that can be stored.
-        run: folder of the recipe's run, where a stage starts from towers that an earlier one trained.
-        dtype: of the features; None: the one in which the stage will compute.
-        device: where towers work; None: the CPU.
+        streams: names of the streams; empty: all that occur in the data and can be stored.
+        run: folder of the recipe's run, for a stage that starts from towers that an earlier stage trained.
+        dtype: dtype of the features; None: the one in which the stage will compute.
+        device: device of the towers; None: the CPU.
 
     Raises:
-        UserError: no such stage or stream; a stream that is asked for cannot be stored; weights that are not there.
+        UserError: no such stage or stream; a stream that is asked for cannot be stored; missing weights.
     """
     check_stages(recipe)
-    names = [stage.name for stage in recipe.stages]
-    if only is not None and only not in names:
-        raise UserError(f"the recipe has no stage {only!r}; {suggestion(only, names)}")
+    chosen = chosen_stages(recipe, only)
     for number, stage in enumerate(recipe.stages):
-        if only in (None, stage.name):
+        if stage in chosen:
             yield _stage_extraction(recipe, number, store, tables, streams, run, dtype, device or torch.device("cpu"))
 
 
@@ -105,8 +104,9 @@ def _stage_extraction(
 
 
 def media_refs(stage: Stage, processor: VideoLMProcessor, tables: Path) -> list[MediaRef]:
-    """Every file of a stage's data with every stream that may read it, once; stored features are none of them. No file
-    is looked into.
+    """Returns every media file in the data of a stage with every stream that may read it, each pair once.
+
+    Files of stored features are left out. No file is opened.
     """
     table = AnnotationTable.open(stage.data, tables)
     refs: dict[MediaRef, None] = {}
@@ -114,7 +114,7 @@ def media_refs(stage: Stage, processor: VideoLMProcessor, tables: Path) -> list[
         try:
             media = table[index].media
         except SampleProblem:
-            continue  # training leaves it out, and says so
+            continue  # training leaves it out and reports it
         for ref in media:
             read = (ref.read_by(stream) for stream in (ref.stream, *processor.companions.get(ref.stream, ())))
             refs.update((part, None) for part in read if part is not None and not is_feature_file(part.path))
@@ -122,7 +122,7 @@ def media_refs(stage: Stage, processor: VideoLMProcessor, tables: Path) -> list[
 
 
 def trained_towers(stage: Stage, config: VideoLMConfig) -> set[str]:
-    """Names of the towers that a stage trains."""
+    """Returns the names of the towers that a stage trains."""
     groups = {"towers": config.towers, "connectors": config.connectors, "alignments": config.alignments}
     components = [f"{group}.{name}" for group, parts in groups.items() for name in parts]
     trained = select_components([*components, "language_model"], stage.train, stage.name)
@@ -130,7 +130,7 @@ def trained_towers(stage: Stage, config: VideoLMConfig) -> set[str]:
 
 
 def _starting_tower(recipe: Recipe, number: int, name: str, config: VideoLMConfig, run: Path | None) -> torch.nn.Module:
-    """A tower as a stage starts with it: as the last stage left it that trained it, or as the recipe has it."""
+    """Returns a tower as the stage starts with it: from the last stage that trained it, else from the recipe."""
     names = [stage.name for stage in recipe.stages]
     while True:
         source = recipe.stages[number].from_ or (names[number - 1] if number else None)

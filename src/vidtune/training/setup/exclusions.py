@@ -1,12 +1,11 @@
-"""Samples that a run leaves out, because of a bad file or annotation, in ``excluded.jsonl``.
+"""Samples that a run leaves out because of a bad file or annotation, listed in ``excluded.jsonl``.
 
-A failed file is a fact of the run, not of the moment: the samples that saw it fail in a step are left out of that
-step, every sample that needs it is left out of later steps on all ranks, and a resumed run replays the list instead of
-trying again (a time-out need not repeat itself). A line without a step is about the annotation itself, or comes from
-``vidtune data check``: that sample never enters the plan.
+A failed file is a fact of the run, not of the moment. The samples that saw it fail in a step are left out of that step;
+every sample that needs the file is left out of later steps, on all ranks. A resumed run repeats the list instead of
+trying again, because a time-out need not happen twice. A line without a step is about the annotation itself, or comes
+from ``vidtune data check``: that sample never enters the plan.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,23 +13,24 @@ from typing import Any
 
 from vidtune.data.problems import SampleProblem
 from vidtune.errors import UserError
+from vidtune.machine.records import RecordWriter, read_records
 
 TOLERATED_COUNT = 10
-"""Samples that may always be left out; more than these only up to a share, the stage's ``max_excluded``."""
+"""Number of samples that may always be left out; more only up to a share, the ``max_excluded`` of the stage."""
 
 
 @dataclass(frozen=True)
 class Excluded:
-    """One sample left out of one optimizer step.
+    """Record of one sample that was left out of one optimizer step.
 
     Args:
-        id: the sample's id.
-        index: its place in the stage's annotation table.
-        step: the optimizer step that went on without it, from 0.
-        path: the media file that failed; None when the annotation turned out not to be usable.
-        reason: why.
-        rank: the process that saw it.
-        seconds: how long the file took to fail; 0 when it was not tried again.
+        id: id of the sample.
+        index: index of the sample in the annotation table of the stage.
+        step: the optimizer step that was made without it, from 0.
+        path: the media file that failed; None if the annotation cannot be used.
+        reason: the reason.
+        rank: rank of the process that found it.
+        seconds: seconds until the file failed; 0 if it was not tried again.
     """
 
     id: str
@@ -43,23 +43,23 @@ class Excluded:
 
 
 class ExclusionList:
-    """The file ``excluded.jsonl`` of a stage.
+    """The samples that a stage leaves out, in memory and in the file ``excluded.jsonl``.
 
     Args:
         path: the file; need not exist.
-        writes: whether this process writes it; of many ranks, one does.
-        max_share: of the samples, how many may be left out.
+        writes: whether this process appends to the file; one of many ranks does. Others only read it.
+        max_share: share of the samples that may be left out.
     """
 
     def __init__(self, path: Path, writes: bool = True, max_share: float = 1.0) -> None:
         self.path, self.writes, self.max_share = path, writes, max_share
-        lines = _complete_lines(path)
+        lines = list(read_records(path))
         self.checked_ids: set[str] = {line["id"] for line in lines if "step" not in line}
         self.entries = [Excluded(**line) for line in lines if "step" in line]
         self._known = {(entry.index, entry.step) for entry in self.entries}
 
     def failed_files(self) -> dict[str, int]:
-        """Media path -> first step it failed in."""
+        """Returns the first step in which each media file failed, by path."""
         failed: dict[str, int] = {}
         for entry in self.entries:
             if entry.path is not None:
@@ -67,10 +67,10 @@ class ExclusionList:
         return failed
 
     def add_unusable(self, problems: Iterable[tuple[SampleProblem, Path]]) -> None:
-        """Record samples whose annotation cannot be used, as ``vidtune data check`` does.
+        """Record samples whose annotation cannot be used, in the format of ``vidtune data check``.
 
         Args:
-            problems: each with the annotation file it stands in.
+            problems: each problem with its annotation file.
         """
         lines = [
             {"id": problem.sample, "source": str(source), "reason": problem.reason, "detail": problem.detail}
@@ -80,7 +80,7 @@ class ExclusionList:
         self.checked_ids |= {line["id"] for line in lines}
 
     def add(self, excluded: Iterable[Excluded]) -> list[Excluded]:
-        """Record exclusions; those a run before the resume recorded already are kept once. Returns the new ones."""
+        """Record samples that were left out of a step. Returns those that were not in the list before."""
         new = [entry for entry in excluded if (entry.index, entry.step) not in self._known]
         self._write([asdict(entry) for entry in new])
         self.entries += new
@@ -88,15 +88,15 @@ class ExclusionList:
         return new
 
     def merge(self, saved: Iterable[dict[str, Any]]) -> None:
-        """Take over the list of a checkpoint, in case the file was lost."""
+        """Add the entries that a checkpoint holds, in case the file was lost."""
         self.add(Excluded(**entry) for entry in saved)
 
     def before(self, step: int) -> list[dict[str, Any]]:
-        """What a checkpoint after ``step`` steps records."""
+        """Returns the entries of the steps before ``step``, for a checkpoint after that many steps."""
         return [asdict(entry) for entry in self.entries if entry.step < step]
 
     def check_threshold(self, step: int, samples_seen: int) -> None:
-        """Stop a run whose media are broken wholesale (a file system that is not mounted, a wrong media root).
+        """Stop a run in which most media files are broken (a file system that is not mounted, a wrong media root).
 
         Raises:
             UserError: more than ``TOLERATED_COUNT`` samples and ``max_share`` of those seen so far were left out.
@@ -113,21 +113,10 @@ class ExclusionList:
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         if lines and self.writes:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            with RecordWriter(self.path) as writer:
+                writer.append_all(lines)
 
 
 def too_many(count: int, samples: int, max_share: float) -> bool:
-    """Whether ``count`` of so many samples are more than may be left out."""
+    """Returns whether ``count`` of so many samples are more than may be left out."""
     return count > TOLERATED_COUNT and count > max_share * samples
-
-
-def _complete_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file; a last line that a killed process left half-written is cut off the file."""
-    if not path.is_file():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        path.write_bytes(whole)
-    return [json.loads(line) for line in whole.splitlines()]

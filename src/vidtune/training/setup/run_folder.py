@@ -1,49 +1,107 @@
-"""The output folder of a run: which recipe it belongs to, and who is writing to it."""
+"""The folder of a run: the names of what lies in it, which recipe it belongs to, and which process writes to it.
 
-import fcntl
+::
+
+    <out>/recipe.yaml            the recipe of the run
+    <out>/.lock                  lock of the process that trains into the folder
+    <out>/tables/                parsed annotations, lengths of samples, facts about media files
+    <out>/checked_files.jsonl    media files that the data check found to be good
+    <out>/<stage>/               excluded.jsonl, log.jsonl, checkpoint-<step>/, final/
+
+Commands that only look at a run never write to its folder while a process trains into it, see `folder_to_read`.
+"""
+
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
+from vidtune.machine.files import write_text_atomically
+from vidtune.machine.locks import is_locked, locked
 from vidtune.recipe.types import EXECUTION_SETTINGS, OTHER_PARTS, Recipe, dump_recipe, load_recipe, recipe_fingerprint
-from vidtune.training.saving import PREFIX, remove_partial, write_atomic
+from vidtune.training.saving import PREFIX, remove_unfinished
 
 RECIPE = "recipe.yaml"
+TABLES = "tables"
+MEDIA_FACTS = "media.jsonl"
+CHECKED_FILES = "checked_files.jsonl"
+EXCLUSIONS = "excluded.jsonl"
 FINAL = "final"
 
 
 @contextmanager
 def claimed(out: Path, recipe: Recipe) -> Iterator[None]:
-    """Hold ``out`` for a run of ``recipe``: a new run writes its recipe there, an earlier one of the same recipe goes
-    on.
+    """Context manager that holds the folder of a run for training a recipe into it.
+
+    A new run writes its recipe there. An earlier run of the same recipe is continued.
 
     Raises:
-        UserError: the folder holds the run of another recipe (the first differing key is named), results without a
-        recipe, or
-            another process is training into it.
+        UserError: the folder holds the run of another recipe (the message names the first difference) or results
+            without a recipe, or another process is training into it.
+    """
+    with held(out):
+        check_recipe(out, recipe)
+        for folder in (out, *(out / stage.name for stage in recipe.stages)):
+            remove_unfinished(folder)
+        write_text_atomically(out / RECIPE, dump_recipe(recipe))
+        yield
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Context manager that holds the lock of a run's folder, which is created if it does not exist.
+
+    Raises:
+        UserError: it is a file, or another process is training into it.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give the folder to train into")
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
-        try:
-            # A POSIX lock ends with its process, also by kill -9, and worker processes do not inherit it.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{out}: another process is training into this folder; wait for it or choose another"
-            ) from None
-        check_recipe(out, recipe)
-        for folder in (out, *(out / stage.name for stage in recipe.stages)):
-            remove_partial(folder)
-        write_atomic(out / RECIPE, dump_recipe(recipe))
+    refusal = "another process is training into this folder; wait for it or choose another"
+    with locked(out, refusal=refusal):
         yield
 
 
+@contextmanager
+def folder_to_read(out: Path | None, recipe: Recipe) -> Iterator[Path]:
+    """Context manager for a command that plans a run without training. Yields the folder that it may write to.
+
+    This is ``out`` itself, where the tables that it makes are kept for the training. Where ``out`` is None, or another
+    process is training into it now, it is a temporary copy (see `borrow`).
+    """
+    if out is not None and not is_locked(out):
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="vidtune-") as name:
+        folder = Path(name)
+        if out is not None:
+            borrow(out, folder, recipe)
+        yield folder
+
+
+def borrow(out: Path, folder: Path, recipe: Recipe) -> None:
+    """Let an empty folder stand in for the folder of a run, for looking at the run without changing it.
+
+    It gets links to the finished tables, which never change, and copies of the files that grow.
+    """
+    if (out / TABLES).is_dir():
+        (folder / TABLES).mkdir()
+        for path in (out / TABLES).iterdir():
+            if path.name == MEDIA_FACTS:
+                shutil.copy(path, folder / TABLES)
+            elif path.suffix in ("", ".npy") and not path.name.startswith("."):
+                (folder / TABLES / path.name).symlink_to(path.resolve())
+    for stage in recipe.stages:
+        if (out / stage.name / EXCLUSIONS).is_file():
+            (folder / stage.name).mkdir()
+            shutil.copy(out / stage.name / EXCLUSIONS, folder / stage.name)
+
+
 def check_recipe(out: Path, recipe: Recipe) -> None:
-    """Raise UserError unless ``out`` is free for this recipe. Execution settings (workers, saving) may differ."""
+    """Raise UserError if a folder holds the run of another recipe. Execution settings (workers, saving) may differ."""
     if not (out / RECIPE).is_file():
         for stage in recipe.stages:
             results = [*(out / stage.name).glob(f"{PREFIX}*"), *(out / stage.name).glob(FINAL)]
@@ -60,6 +118,7 @@ def check_recipe(out: Path, recipe: Recipe) -> None:
 
 
 def _values(recipe: Recipe) -> dict[str, Any]:
+    """Returns the settings that decide the weights, with the stages by name."""
     values = recipe.model_dump(mode="json", by_alias=True, exclude=OTHER_PARTS)
     values["stages"] = {
         stage["name"]: {key: value for key, value in stage.items() if key not in EXECUTION_SETTINGS}
@@ -69,6 +128,7 @@ def _values(recipe: Recipe) -> dict[str, Any]:
 
 
 def _first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any]:
+    """Returns the dotted key of the first value that differs, the old value and the new one."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*new, *(name for name in old if name not in new)]:
             if old.get(name) != new.get(name):

@@ -1,56 +1,46 @@
-"""Setting a stage up: its weights, what trains, its data and its processor; mistakes are found here, before the first
-step.
-"""
+"""Sets a stage up on all ranks: its model, what trains, its data, its processor and its teachers."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from vidtune.checkpoints.build import build_processor, recipe_tokenizer
 from vidtune.checkpoints.lora.bundle import Base
-from vidtune.errors import UserError
+from vidtune.machine.progress import ProgressDisplay
 from vidtune.media.probe import ProbeCache
-from vidtune.models.config import VideoLMConfig
-from vidtune.models.towers.token_grid import FrameCount
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.lengths import ExampleMaker
 from vidtune.planning.plan import StagePlan
 from vidtune.processing.batch import Example
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage, Train
-from vidtune.registry import SYSTEMS
-from vidtune.spelling import suggestion
 from vidtune.training.ranks.group import ProcessPlace, Ranks
+from vidtune.training.setup.examples import example_maker, stage_processor
 from vidtune.training.setup.exclusions import ExclusionList
-from vidtune.training.setup.stage_data import PlainProgress, StageData, open_stage_data
-from vidtune.training.setup.starting_model import check_quantization, load_stage_model
+from vidtune.training.setup.run_folder import EXCLUSIONS, MEDIA_FACTS, TABLES
+from vidtune.training.setup.stage_data import StageData, open_stage_data
+from vidtune.training.setup.starting_model import StageModel, load_stage_model
 from vidtune.training.setup.stored_features import StoredFeatures, store_folder
 from vidtune.training.setup.teaching import Teachers
-from vidtune.training.trackers.opening import check_trackers
-
-TABLES = "tables"
-EXCLUSIONS = "excluded.jsonl"
 
 
 @dataclass
 class StageSetup:
-    """A stage ready to run.
+    """A stage that is ready to run.
 
     Args:
-        recipe, stage: as given.
-        folder: of the stage.
-        model: on CPU, frozen and cast as the stage wants.
-        trained: how each trained component trains, see :class:`Train`.
-        processor: with the stage's preprocessing.
+        recipe, stage: settings of the run and of the stage.
+        folder: folder of the stage.
+        model: the model on the CPU, frozen and cast as the stage needs it.
+        trained: how each trained component trains, by name.
+        processor: processor with the preprocessing settings of the stage.
         prompt: name of the prompt format.
         data: samples, lengths and plan.
-        exclusions: what the run leaves out.
+        exclusions: samples that the run leaves out.
         base, base_sample, adapted: see :class:`StageModel`.
-        teachers: what the stage distils from, on CPU.
-        stored: features that are served from the store, and put there.
+        teachers: teachers that the stage distils from, on the CPU.
+        stored: features that are read from the feature store, and written to it.
     """
 
     recipe: Recipe
@@ -70,27 +60,29 @@ class StageSetup:
 
     @property
     def result_needs_frozen(self) -> bool:
-        """Whether the result holds the frozen weights too; a bundle names where they come from instead."""
+        """Whether the result contains the frozen weights too; a bundle names where they come from instead."""
         return self.base is None
 
     def example(self, index: int, epoch: int) -> Example:
-        """The sample at a table index, see :meth:`StageData.example`."""
+        """Returns the example of the sample at a table index, see :meth:`StageData.example`."""
         return self.data.example(index, epoch)
 
     @property
     def plan(self) -> StagePlan:
-        """The packs of every step."""
+        """The plan of the stage: the packs of every step."""
         return self.data.plan
 
 
-def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None) -> StageSetup:
-    """Build stage ``number`` of the recipe on all ranks; what is wrong with later stages is found as well.
+def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None, progress: bool = True) -> StageSetup:
+    """Set up stage ``number`` of a recipe on all ranks. Mistakes in the models of later stages are found as well.
 
     Args:
-        ranks: who trains together; None: this process alone.
+        out: folder of the run.
+        ranks: the processes that train together; None: this process alone.
+        progress: whether to show the progress of counting samples on standard error.
 
     Raises:
-        UserError: data that is missing or empty, a component, prompt or preprocessing setting that does not exist.
+        UserError: data that is missing or empty; a component, prompt or preprocessing setting that does not exist.
     """
     stage = recipe.stages[number]
     folder = out / stage.name
@@ -98,24 +90,16 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None) -
     with ranks.agreed():
         folder.mkdir(exist_ok=True)
         prepared = load_stage_model(recipe, number, out)
+        config = prepared.model.config
         for later in recipe.stages[number:]:
-            stage_processor(recipe, later, prepared.model.config)
-        config, processor = prepared.model.config, stage_processor(recipe, stage, prepared.model.config)
-        processor.media_info = ProbeCache(out / TABLES / "media.jsonl").get
+            stage_processor(recipe, later, config)
+        processor = stage_processor(recipe, stage, config)
+        processor.media_info = ProbeCache(out / TABLES / MEDIA_FACTS).get
         make = example_maker(recipe, stage, processor, config)
         teachers = Teachers.of(recipe, config, processor.preprocessing)
-
-    def open_data() -> tuple[StageData, ExclusionList]:
-        exclusions = ExclusionList(folder / EXCLUSIONS, writes=ranks.is_main, max_share=stage.max_excluded)
-        progress = PlainProgress(stage.name)
-        return open_stage_data(recipe, stage, make, config, out / TABLES, exclusions, progress), exclusions
-
-    data, exclusions = ranks.main_first(open_data)
-    store, stored = store_folder(recipe.features, out), StoredFeatures()
+    data, exclusions = ranks.main_first(lambda: _open_data(recipe, stage, out, make, prepared, ranks.is_main, progress))
     with ranks.agreed():
-        if store is not None:
-            held = {name: how for name, how in processor.preprocessing.items() if data.plan.lengths.items[name].any()}
-            stored = StoredFeatures.of(store, recipe, stage, prepared.model, held, teachers)
+        stored = _open_store(recipe, stage, out, prepared, data, teachers)
     return StageSetup(
         recipe=recipe,
         stage=stage,
@@ -134,77 +118,26 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None) -
     )
 
 
-def check_stages(recipe: Recipe) -> None:
-    """Find what can be wrong with any stage before the first one runs for hours.
+def _open_data(
+    recipe: Recipe, stage: Stage, out: Path, make: ExampleMaker, prepared: StageModel, is_main: bool, progress: bool
+) -> tuple[StageData, ExclusionList]:
+    exclusions = ExclusionList(out / stage.name / EXCLUSIONS, writes=is_main, max_share=stage.max_excluded)
+    with ProgressDisplay(enabled=progress, transient=True) as display:
 
-    Raises:
-        UserError: no stages, missing annotation file or package, unknown prompt, weights that cannot be held in few
-            bits.
-    """
-    if not recipe.stages:
-        raise UserError("the recipe has no stages: there is nothing to train")
-    check_trackers(recipe.trackers)
-    for stage in recipe.stages:
-        prompt_name(recipe, stage)
-        check_quantization(stage)
-        for source in stage.data:
-            if not Path(source.annotations).is_file():
-                raise UserError(
-                    f"stage {stage.name!r}: annotations {source.annotations} do not exist; mend data in the recipe"
-                )
-            if source.media is not None and not Path(source.media).is_dir():
-                raise UserError(
-                    f"stage {stage.name!r}: media folder {source.media} does not exist; mend data in the recipe"
-                )
-            for stream, folder in source.features.items():
-                if not Path(folder).is_dir():
-                    raise UserError(
-                        f"stage {stage.name!r}: the folder of {stream} features {folder} does not exist; mend data in "
-                        "the recipe"
-                    )
+        def tell(task: str, done: int, total: int) -> None:
+            display(f"{stage.name}: {task}", done, total)
+
+        config = prepared.model.config
+        return open_stage_data(recipe, stage, make, config, out / TABLES, exclusions, tell), exclusions
 
 
-def stage_processor(recipe: Recipe, stage: Stage, config: VideoLMConfig) -> VideoLMProcessor:
-    """The system's processor with the stage's own preprocessing settings.
-
-    Raises:
-        UserError: a preprocessing setting that does not fit, or features of a stream that the system does not have.
-    """
-    processor = build_processor(config, recipe_tokenizer(recipe))
-    check_features(stage, processor)
-    try:
-        return processor.with_preprocessing(stage.media)
-    except UserError as error:
-        raise UserError(f"stage {stage.name!r}: {error}") from None
-
-
-def check_features(stage: Stage, processor: VideoLMProcessor) -> None:
-    """Raise UserError when the stage's data name features of a stream that the system does not have."""
-    for source in stage.data:
-        for stream in source.features:
-            if stream not in processor.streams:
-                raise UserError(
-                    f"stage {stage.name!r}: {source.annotations}: no stream {stream!r} for its features; "
-                    f"{suggestion(stream, processor.streams)}"
-                )
-
-
-def example_maker(
-    recipe: Recipe, stage: Stage, processor: VideoLMProcessor, config: VideoLMConfig | None = None
-) -> ExampleMaker:
-    """What makes the stage's examples; with the model's ``config`` it also counts frames that are distilled."""
-    aligned: dict[str, FrameCount] = {}
-    if config is not None:
-        for stream in recipe.distillation:
-            tower: Any = config.tower(config.streams[stream]["tower"])
-            aligned[stream] = FrameCount(tower)
-    return ExampleMaker(processor, prompt_name(recipe, stage), stage.max_length, stage.max_expanded_length, aligned)
-
-
-def prompt_name(recipe: Recipe, stage: Stage) -> str:
-    """The stage's prompt format, by default the one the system was trained with."""
-    system = SYSTEMS[recipe.system]
-    name = stage.prompt or system.dialect.training_prompt
-    if name not in system.dialect.prompts:
-        raise UserError(f"stage {stage.name!r}: no prompt format {name!r}; {suggestion(name, system.dialect.prompts)}")
-    return name
+def _open_store(
+    recipe: Recipe, stage: Stage, out: Path, prepared: StageModel, data: StageData, teachers: Teachers
+) -> StoredFeatures:
+    """Open the feature store for the streams that occur in the data of a stage."""
+    store = store_folder(recipe.features, out)
+    if store is None:
+        return StoredFeatures()
+    preprocessing = data.make.processor.preprocessing
+    held = {name: how for name, how in preprocessing.items() if data.plan.lengths.items[name].any()}
+    return StoredFeatures.of(store, recipe, stage, prepared.model, held, teachers)

@@ -1,13 +1,11 @@
-"""The data of a stage before it runs: annotations, lengths, what is left out, and the plan."""
+"""The data of a stage before it runs: annotations, lengths, excluded samples, and the plan."""
 
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -15,8 +13,9 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.machine.cores import available_cores
+from vidtune.machine.progress import ProgressCallback
 from vidtune.models.config import VideoLMConfig
-from vidtune.planning.lengths import ExampleMaker, LengthTable, Progress, open_lengths
+from vidtune.planning.lengths import ExampleMaker, LengthTable, open_lengths
 from vidtune.planning.packing import CostModel
 from vidtune.planning.plan import StagePlan
 from vidtune.planning.randomness import random_seed
@@ -24,20 +23,19 @@ from vidtune.processing.batch import Example
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.training.setup.exclusions import ExclusionList, too_many
 
-PROGRESS_SECONDS = 10.0
 FROZEN_SHARE = 1 / 3
-"""A forward pass without a backward one, in units of both."""
+"""Cost of a forward pass alone, as a share of the cost of forward and backward."""
 
 
 @dataclass(frozen=True, eq=False)
 class StageData:
-    """What a stage trains on.
+    """The data that a stage trains on.
 
     Args:
-        table: the samples that can be used.
-        plan: over them; holds their lengths.
-        make: sample -> example.
-        seed: the recipe's.
+        table: the usable samples.
+        plan: the plan over these samples; holds their lengths.
+        make: function that makes an example of a sample.
+        seed: seed of the recipe.
     """
 
     table: AnnotationTable
@@ -46,7 +44,7 @@ class StageData:
     seed: int
 
     def example(self, index: int, epoch: int) -> Example:
-        """The sample at a table index, tokenised; random preprocessing is seeded by (seed, epoch, index).
+        """Returns the example of the sample at a table index; random preprocessing is seeded by (seed, epoch, index).
 
         Raises:
             SampleProblem: the annotation is not usable.
@@ -63,21 +61,38 @@ def open_stage_data(
     config: VideoLMConfig,
     cache: Path,
     exclusions: ExclusionList,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> StageData:
-    """Open a stage's data; what was not parsed and counted before is now.
+    """Open the data of a stage. Annotations that were not parsed before are parsed, and their lengths are counted.
 
-    Samples whose annotation is not usable are recorded in ``exclusions`` and never enter the plan. Of many processes
-    one should come first, the others then find its tables.
+    Samples whose annotation cannot be used are recorded in ``exclusions`` and never enter the plan. Of many processes,
+    one should call this before the others, which then find its tables.
 
     Args:
         config: of the model.
         cache: folder of parsed tables and lengths.
-        progress: told while samples are counted.
+        progress: called while samples are counted.
 
     Raises:
         UserError: annotations that are missing, broken, empty or mostly not usable; a sample longer than a pack.
     """
+    table, lengths = _usable_samples(stage, make, cache, exclusions, progress)
+    _require_room(stage, table, lengths)
+    _require_words(stage, table)
+    plan = StagePlan.of(stage, table, lengths, recipe.seed, cost_model(config))
+    for source in plan.sources:
+        if source.count and not source.per_epoch:
+            raise UserError(
+                f"stage {stage.name!r}: {source.path}: weight {source.weight:g} takes none of its {source.count} "
+                "samples; raise it, or remove the source"
+            )
+    return StageData(table, plan, make, recipe.seed)
+
+
+def _usable_samples(
+    stage: Stage, make: ExampleMaker, cache: Path, exclusions: ExclusionList, progress: ProgressCallback | None
+) -> tuple[AnnotationTable, LengthTable]:
+    """Returns the samples that can be used and their lengths, and records the others."""
     whole = AnnotationTable.open(stage.data, cache)
     table = whole.without(exclusions.checked_ids)
     lengths = open_lengths(table, make, cache, workers=available_cores(), progress=progress)
@@ -91,29 +106,15 @@ def open_stage_data(
     if not len(table):
         why = f"; the first: {problems[0][0]}" if problems else ""
         raise UserError(f"stage {stage.name!r}: its annotations hold no sample to train on{why}")
-    _require_room(stage, table, lengths)
-    wordless = np.flatnonzero(table.word_lengths == 0)
-    if stage.order == "modality_grouped" and wordless.size:
-        raise UserError(
-            f"stage {stage.name!r}: sample {table.id(int(wordless[0]))} has no words, which order 'modality_grouped' "
-            "goes by; mend it, or let vidtune data check record that it is left out"
-        )
-    plan = StagePlan.of(stage, table, lengths, recipe.seed, cost_model(config))
-    for source in plan.sources:
-        if source.count and not source.per_epoch:
-            raise UserError(
-                f"stage {stage.name!r}: {source.path}: weight {source.weight:g} takes none of its {source.count} "
-                "samples; raise it, or remove the source"
-            )
-    return StageData(table, plan, make, recipe.seed)
+    return table, lengths
 
 
 def cost_model(config: VideoLMConfig) -> CostModel:
-    """What samples cost, from the sizes of the model alone: about two operations per weight and token, forward.
+    """Returns the cost model that packs are balanced by, from the sizes of the model alone.
 
-    Towers count as frozen; where they train, media cost more than this says, alike for all.
-    `vidtune.training.inspection.costs` counts better, but takes seconds and may count otherwise with another
-    release of torch, and packs should not.
+    It assumes about two operations per weight and token in a forward pass. Towers count as frozen; where they train,
+    media cost more than this, by the same factor for all. `vidtune.training.inspection.costs` counts more exactly, but
+    it takes seconds and its result may change with the release of torch; the packs must not.
     """
     with torch.device("meta"):
         language_model = AutoModelForCausalLM.from_config(config.text_config)
@@ -123,25 +124,9 @@ def cost_model(config: VideoLMConfig) -> CostModel:
     for stream, parts in config.streams.items():
         tower = config.tower(parts["tower"])
         items[stream] = FROZEN_SHARE * towers[parts["tower"]] / weights * tower.num_tokens(tower.input_shape())
-    # Scores and their use: two operations each per layer, width and pair of tokens; half of the pairs are in the past.
+    # Attention scores and weighted values: two operations each per layer, width and pair of tokens. Half of the pairs
+    # are in the past.
     return CostModel(config.text_config.num_hidden_layers * config.text_config.hidden_size / weights, items)
-
-
-class PlainProgress:
-    """Says on stderr how far the counting is, when it takes long.
-
-    Args:
-        stage: its name.
-    """
-
-    def __init__(self, stage: str) -> None:
-        self._stage, self._last = stage, time.monotonic()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._last >= PROGRESS_SECONDS:
-            self._last = now
-            Console(stderr=True).print(f"{self._stage}: {what}: {done:,} of {total:,}", highlight=False)
 
 
 def _size(module: nn.Module) -> int:
@@ -149,6 +134,7 @@ def _size(module: nn.Module) -> int:
 
 
 def _problem(table: AnnotationTable, make: ExampleMaker, index: int) -> SampleProblem:
+    """Returns why a sample cannot be used."""
     try:
         make(table[index])
     except SampleProblem as problem:
@@ -159,7 +145,7 @@ def _problem(table: AnnotationTable, make: ExampleMaker, index: int) -> SamplePr
 def _require_few(
     stage: Stage, recorded: int, problems: list[tuple[SampleProblem, Path]], samples: int, record: Path
 ) -> None:
-    """Raise UserError when more samples are left out than the stage may: those recorded before, and the problems."""
+    """Raise UserError if the samples recorded before and the problems are more than the stage may leave out."""
     if not too_many(recorded + len(problems), samples, stage.max_excluded):
         return
     reasons = [f"{reason}: {count}" for reason, count in Counter(p.reason for p, _ in problems).most_common()]
@@ -173,10 +159,21 @@ def _require_few(
 
 
 def _require_room(stage: Stage, table: AnnotationTable, lengths: LengthTable) -> None:
+    """Raise UserError if the longest sample does not fit into a pack."""
     longest = int(lengths.tokens.argmax())
     tokens, limit = int(lengths.tokens[longest]), stage.max_tokens_per_batch
     if tokens > limit:
         raise UserError(
             f"stage {stage.name!r}: sample {table.id(longest)} has {tokens} tokens but max_tokens_per_batch is "
             f"{limit}: set max_tokens_per_batch to at least {tokens}, or lower max_expanded_length"
+        )
+
+
+def _require_words(stage: Stage, table: AnnotationTable) -> None:
+    """Raise UserError if a sample has no words and the order of the stage needs them."""
+    wordless = np.flatnonzero(table.word_lengths == 0)
+    if stage.order == "modality_grouped" and wordless.size:
+        raise UserError(
+            f"stage {stage.name!r}: sample {table.id(int(wordless[0]))} has no words, which order 'modality_grouped' "
+            "goes by; mend it, or let vidtune data check record that it is left out"
         )

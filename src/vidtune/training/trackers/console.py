@@ -1,20 +1,15 @@
-"""Console progress of a stage: a live bar on a terminal, a plain line now and then elsewhere, or nothing."""
+"""Console output of a stage: its progress, and the numbers of its log in words."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from statistics import median
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.text import Text
+from rich.console import Console
 
-PLAIN_LINE_SECONDS = 15.0
-RECENT_STEPS = 50
-# Waiting that is worth a word: the share of the time from which the hint is shown.
+from vidtune.machine.progress import ProgressDisplay
+
+# The hint is shown from this share of the time spent waiting for data.
 MUCH_WAITING = 0.2
 HINT = "for data: vidtune doctor says why"
 
@@ -23,13 +18,13 @@ class StageProgress:
     """Shows loss, tokens per second, use of the device, gradient norm, memory, waiting for data and time left.
 
     Args:
-        stage: name shown in front.
-        total: optimizer steps of the stage.
-        done: how many a resumed run has behind it.
+        stage: name of the stage, shown in front.
+        total: number of optimizer steps of the stage.
+        done: number of steps that were done before a resumed run.
         enabled: False shows nothing but notes.
-        recent: seconds that the last steps before ``done`` took.
-        console: where to; None: stderr.
-        clock: in seconds.
+        recent: seconds that each of the last steps before ``done`` took.
+        console: where to write; None: standard error.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -42,75 +37,38 @@ class StageProgress:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = console or Console(stderr=True)
         self._stage, self._total = stage, total
-        self._enabled, self._is_live = enabled, enabled and self._console.is_terminal
-        self._clock, self._last_line = clock, clock()
-        self._recent = deque(recent, maxlen=RECENT_STEPS)
-        self._step_ended: float | None = None
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[left]} left"),
-            console=self._console,
-        )
-        self._task = self._bar.add_task(stage, total=total, completed=done, left=self.time_left(done))
-        self._numbers = Text()
-        self._live = Live(Group(self._bar, self._numbers), console=self._console, refresh_per_second=2)
+        self._display = ProgressDisplay(enabled=enabled, console=console, clock=clock)
+        self._display.start(stage, total, done, recent)
 
     def __enter__(self) -> "StageProgress":
-        if self._is_live:
-            self._live.start()
-        self._step_ended = self._clock()
+        self._display.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_live:
-            self._live.stop()
+        self._display.__exit__(kind, error, trace)
 
     def step(self, done: int) -> None:
-        """One more optimizer step is through."""
-        now = self._clock()
-        if self._step_ended is not None:
-            self._recent.append(now - self._step_ended)
-        self._step_ended = now
-        if self._is_live:
-            self._bar.update(self._task, completed=done, left=self.time_left(done))
+        """Count one more finished optimizer step; ``done`` steps are finished now."""
+        self._display.count(self._stage, done, self._total)
 
-    def time_left(self, done: int) -> str:
-        """As "2 d 3 h" or "?"; from the median of recent steps, which a checkpoint or a slow file does not sway."""
-        return duration(median(self._recent) * (self._total - done)) if self._recent else "?"
+    def time_left(self) -> str:
+        """Returns the time that the rest of the stage takes, such as "2 d 3 h"; "?" if it is not known."""
+        return self._display.time_left(self._stage)
 
     def numbers(self, line: Mapping[str, Any]) -> None:
         """Show a log line, see :mod:`vidtune.training.log`."""
-        if self._is_live:
-            self._numbers.plain = summary(line)
-        elif self._enabled and self._is_due(line["step"]):
-            left = self.time_left(line["step"])
-            self._console.print(
-                f"{self._stage} {line['step']}/{self._total}  {summary(line)}  {left} left",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+        self._display(self._stage, line["step"], self._total, summary(line))
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def _is_due(self, step: int) -> bool:
-        now = self._clock()
-        if step < self._total and now - self._last_line < PLAIN_LINE_SECONDS:
-            return False
-        self._last_line = now
-        return True
+        self._display.note(text)
 
 
 def summary(line: Mapping[str, Any]) -> str:
-    """A log line in words; what it does not hold is left out."""
+    """Returns a log line in words; numbers that it does not hold are left out."""
     words = [f"loss {line['loss']:.4f}"]
     words += [f"{name} {value:.4f}" for name, value in line.get("losses", {}).items()]
     words += [f"norm {line['gradient_norm']['total']:.3g}", f"{line['tokens_per_second']:,.0f} tokens/s"]
@@ -122,14 +80,3 @@ def summary(line: Mapping[str, Any]) -> str:
     much = line["data_wait"] > MUCH_WAITING
     words.append(f"waits {line['data_wait']:.0%} {HINT}" if much else f"data wait {line['data_wait']:.0%}")
     return "  ".join(words)
-
-
-def duration(seconds: float) -> str:
-    """The two largest units of a time span: "3 d 4 h", "1 h 20 min", "2 min 5 s", "7 s"."""
-    rest = round(seconds)
-    words: list[str] = []
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        number, rest = divmod(rest, size)
-        if number or words or unit == "s":
-            words.append(f"{number} {unit}")
-    return " ".join(words[:2])

@@ -6,7 +6,6 @@ again after a crash are not sent twice; TensorBoard purges and takes them anew.
 """
 
 import importlib
-import json
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
+from vidtune.machine.files import read_json, write_json_atomically
 from vidtune.recipe.types import Recipe
 from vidtune.training.log import last_logged_step
-from vidtune.training.saving import write_atomic
 from vidtune.training.trackers.background import InBackground, reason
 from vidtune.training.trackers.base import TrackedRun, Tracker
 
@@ -122,9 +121,9 @@ def open_trackers(
             advice = "mend that, or take it out of the recipe's trackers"
             raise UserError(f"tracker {name}: does not start: {reason(error)}; {advice}") from error
         state["ids"][name] = run.id
-    write_atomic(folder / STATE, json.dumps(state))
+    write_json_atomically(folder / STATE, state, indent=None)
     return Trackers(opened)
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {"seen_until": 0, "ids": {}}
+    return read_json(path) if path.is_file() else {"seen_until": 0, "ids": {}}

@@ -1,0 +1,54 @@
+"""Checks of a recipe that need no model: mistakes in any stage are found before the first stage runs for hours."""
+
+from pathlib import Path
+
+from vidtune.errors import UserError
+from vidtune.recipe.types import DataSource, Recipe, Stage
+from vidtune.spelling import suggestion
+from vidtune.training.setup.examples import prompt_name
+from vidtune.training.setup.starting_model import check_quantization
+from vidtune.training.trackers.opening import check_trackers
+
+
+def check_stages(recipe: Recipe) -> None:
+    """Check everything about the stages that can be checked without a model.
+
+    Raises:
+        UserError: no stages, a missing annotation file or package, an unknown prompt format, weights that cannot be
+            quantised.
+    """
+    if not recipe.stages:
+        raise UserError("the recipe has no stages: there is nothing to train")
+    check_trackers(recipe.trackers)
+    for stage in recipe.stages:
+        prompt_name(recipe, stage)
+        check_quantization(stage)
+        for source in stage.data:
+            _check_paths(stage, source)
+
+
+def chosen_stages(recipe: Recipe, name: str | None) -> tuple[Stage, ...]:
+    """Returns the stage of this name alone, or all stages for None.
+
+    Raises:
+        UserError: no such stage; names the nearest.
+    """
+    if name is None:
+        return recipe.stages
+    names = [stage.name for stage in recipe.stages]
+    if name not in names:
+        raise UserError(f"no stage {name!r} in the recipe; {suggestion(name, names)}")
+    return (recipe.stages[names.index(name)],)
+
+
+def _check_paths(stage: Stage, source: DataSource) -> None:
+    where = f"stage {stage.name!r}"
+    if not Path(source.annotations).is_file():
+        raise UserError(f"{where}: annotations {source.annotations} do not exist; mend data in the recipe")
+    if source.media is not None and not Path(source.media).is_dir():
+        raise UserError(f"{where}: media folder {source.media} does not exist; mend data in the recipe")
+    for stream, folder in source.features.items():
+        if not Path(folder).is_dir():
+            raise UserError(
+                f"{where}: the folder of {stream} features {folder} does not exist; mend data in the recipe"
+            )

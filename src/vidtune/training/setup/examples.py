@@ -1,0 +1,67 @@
+"""How the samples of a stage become examples: its processor, its prompt format, its length limits."""
+
+from typing import Any
+
+from vidtune.checkpoints.build import build_processor, recipe_tokenizer
+from vidtune.errors import UserError
+from vidtune.models.config import VideoLMConfig
+from vidtune.models.towers.token_grid import FrameCount
+from vidtune.planning.lengths import ExampleMaker
+from vidtune.processing.processor import VideoLMProcessor
+from vidtune.recipe.types import Recipe, Stage
+from vidtune.registry import SYSTEMS
+from vidtune.spelling import suggestion
+
+
+def stage_processor(recipe: Recipe, stage: Stage, config: VideoLMConfig) -> VideoLMProcessor:
+    """Returns the processor of the system with the preprocessing settings of the stage.
+
+    Raises:
+        UserError: a preprocessing setting that does not fit, or features of a stream that the system does not have.
+    """
+    processor = build_processor(config, recipe_tokenizer(recipe))
+    check_features(stage, processor)
+    try:
+        return processor.with_preprocessing(stage.media)
+    except UserError as error:
+        raise UserError(f"stage {stage.name!r}: {error}") from None
+
+
+def check_features(stage: Stage, processor: VideoLMProcessor) -> None:
+    """Raise UserError if the data of a stage name features of a stream that the system does not have."""
+    for source in stage.data:
+        for stream in source.features:
+            if stream not in processor.streams:
+                raise UserError(
+                    f"stage {stage.name!r}: {source.annotations}: no stream {stream!r} for its features; "
+                    f"{suggestion(stream, processor.streams)}"
+                )
+
+
+def example_maker(
+    recipe: Recipe, stage: Stage, processor: VideoLMProcessor, config: VideoLMConfig | None = None
+) -> ExampleMaker:
+    """Returns the function that makes the examples of a stage.
+
+    Args:
+        config: of the model; with it, the frames of distilled streams are counted as well.
+    """
+    aligned: dict[str, FrameCount] = {}
+    if config is not None:
+        for stream in recipe.distillation:
+            tower: Any = config.tower(config.streams[stream]["tower"])
+            aligned[stream] = FrameCount(tower)
+    return ExampleMaker(processor, prompt_name(recipe, stage), stage.max_length, stage.max_expanded_length, aligned)
+
+
+def prompt_name(recipe: Recipe, stage: Stage) -> str:
+    """Returns the name of the prompt format of a stage; by default the one that the system was trained with.
+
+    Raises:
+        UserError: the system has no such prompt format; names the nearest.
+    """
+    dialect = SYSTEMS[recipe.system].dialect
+    name = stage.prompt or dialect.training_prompt
+    if name not in dialect.prompts:
+        raise UserError(f"stage {stage.name!r}: no prompt format {name!r}; {suggestion(name, dialect.prompts)}")
+    return name
