@@ -27,7 +27,7 @@ from vidtune.systems.parts.languagebind import LANGUAGEBIND_TOWER
 from vidtune.systems.parts.microsoft_beats import BEATS_TOWER, beats_sizes
 from vidtune.systems.parts.openai_clip import CLASS_TOWER
 from vidtune.systems.parts.openai_whisper import ENCODER_TOWER
-from vidtune.training.inspection.costs import stage_costs
+from vidtune.training.estimates.costs import stage_costs
 
 TYPES = {"vision": "clip_class", "audio": "beats", "speech": "whisper"}
 FILES = {"vision": CLASS_TOWER, "audio": BEATS_TOWER, "speech": ENCODER_TOWER}

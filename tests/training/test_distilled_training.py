@@ -19,9 +19,9 @@ from vidtune.errors import UserError
 from vidtune.media.pool import MediaPool
 from vidtune.planning.randomness import random_seed
 from vidtune.recipe.types import Recipe
+from vidtune.training.estimates.flops import StepFlops
+from vidtune.training.forward import PackForward
 from vidtune.training.inspection.dry_run import forecast, rank_memory
-from vidtune.training.inspection.flops import StepFlops
-from vidtune.training.packs.forward import PackForward
 from vidtune.training.packs.loading import PackLoader
 from vidtune.training.packs.pack import LoadedPack
 from vidtune.training.run import train_stages as train

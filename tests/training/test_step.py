@@ -5,7 +5,7 @@ import torch
 
 from vidtune.planning.randomness import random_seed
 from vidtune.processing.batch import Batch, Example, pack
-from vidtune.training.packs.forward import PackForward
+from vidtune.training.forward import PackForward
 from vidtune.training.setup.stage import StageSetup, set_up
 from vidtune.training.step import clipping_factor, fill_missing_gradients, gradient_norms, scale_gradients
 

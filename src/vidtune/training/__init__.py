@@ -1,1 +1,1 @@
-"""Training: the loop over the stages of a recipe, saving, logging."""
+"""Training: runs the stages of a recipe step by step, saves and logs them, and resumes them exactly."""

@@ -1,4 +1,4 @@
-"""What a run tells about itself: ``log.jsonl``, one object per line, and the same numbers for the trackers.
+"""The log of a stage: ``log.jsonl``, one JSON object per line. The same numbers go to the trackers.
 
 Keys of a line: step (finished optimizer steps), epoch, loss (mean per supervised token), losses (further terms, where
 there are any), learning_rate and gradient_norm per component and in total (before clipping), samples, tokens,
@@ -11,25 +11,36 @@ import resource
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from vidtune.machine.records import RecordWriter, read_records, write_records
-from vidtune.training.trackers.base import Tracker
 
 LOG = "log.jsonl"
 RECENT_LINES = 20
+
+
+class Tracker(Protocol):
+    """A service besides ``log.jsonl`` that shows the numbers of a run. It may raise anything; training continues."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Send the numbers of the steps up to ``step``, by names such as ``loss`` and ``gradient_norm/total``."""
+        ...
+
+    def close(self) -> None:
+        """Send what was not sent yet."""
+        ...
 
 
 class TrainingLog:
     """Writer of a stage's log, in one process of a run.
 
     Args:
-        folder: of the stage.
-        first_step: steps done so far; lines of later steps, written before a crash, are dropped because those steps
-            run again.
-        tracker: takes the numbers as well.
+        folder: folder of the stage.
+        first_step: number of steps done so far; lines of later steps, written before a crash, are dropped because
+            those steps run again.
+        tracker: gets the numbers as well.
     """
 
     def __init__(self, folder: Path, first_step: int, tracker: Tracker | None = None) -> None:
@@ -53,18 +64,18 @@ class TrainingLog:
 
 
 def last_logged_step(folder: Path) -> int:
-    """The step of the last line; 0 without a log."""
+    """Returns the step of the last line; 0 without a log."""
     return max((line["step"] for line in read_records(folder / LOG)), default=0)
 
 
 def recent_step_seconds(folder: Path, step: int) -> list[float]:
-    """Seconds per step of the last lines up to ``step``, to know how long the rest takes right after resuming."""
+    """Returns the seconds per step of the last lines up to ``step``, to estimate the time left right after resuming."""
     lines = [line for line in read_records(folder / LOG) if line["step"] <= step][-RECENT_LINES - 1 :]
     return [after["seconds"] / (after["step"] - before["step"]) for before, after in pairwise(lines)]
 
 
 def flat_numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a log line without ``step``, those inside mappings as ``key/name``."""
+    """Returns the numbers of a log line without ``step``; those inside mappings are named ``key/name``."""
     flat = {}
     for key, value in line.items():
         for name, number in value.items() if isinstance(value, Mapping) else [("", value)]:
@@ -74,7 +85,7 @@ def flat_numbers(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Peak memory so far: of the accelerator, or of this process on CPU."""
+    """Returns the peak memory so far: of the accelerator, or of this process on CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

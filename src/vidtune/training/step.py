@@ -17,10 +17,10 @@ from torch.nn.utils import get_total_norm
 from vidtune.models.batch_norm_statistics import deferred_statistics
 from vidtune.planning.randomness import random_seed
 from vidtune.processing.batch import Batch
-from vidtune.training.inspection.flops import StepFlops, peak_flops
+from vidtune.training.estimates.flops import StepFlops, peak_flops
+from vidtune.training.forward import PackForward, PackLosses, dummy_batch
 from vidtune.training.packs.ahead import Ahead
 from vidtune.training.packs.counts import StepCounts, StepTotals, exchange
-from vidtune.training.packs.forward import PackForward, PackLosses, dummy_batch
 from vidtune.training.packs.transfer import Transfer
 from vidtune.training.ranks.group import Ranks
 from vidtune.training.ranks.parallel import ParallelForward

@@ -1,1 +1,1 @@
-"""Looking at a stage without training it: dry run, costs, memory, FLOPs, doctor, data check."""
+"""Looking at a stage without training it: dry run, data check, doctor, extraction of features."""

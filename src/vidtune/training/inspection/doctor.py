@@ -20,9 +20,9 @@ from vidtune.machine.memory import memory_limit
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.processing.batch import Batch, Example
 from vidtune.recipe.types import Recipe, Stage
+from vidtune.training.forward import PackForward
 from vidtune.training.log import peak_memory_gib
 from vidtune.training.packs.ahead import Ahead
-from vidtune.training.packs.forward import PackForward
 from vidtune.training.packs.loading import PackLoader
 from vidtune.training.packs.transfer import Transfer
 from vidtune.training.ranks.group import ProcessPlace, Ranks, compute_device

@@ -14,8 +14,8 @@ from vidtune.machine.progress import ProgressCallback
 from vidtune.models.config import VideoLMConfig
 from vidtune.planning.plan import StagePlan
 from vidtune.recipe.types import Recipe, Stage
-from vidtune.training.inspection.costs import stage_costs
-from vidtune.training.inspection.memory import MemoryEstimate, estimate_memory
+from vidtune.training.estimates.costs import stage_costs
+from vidtune.training.estimates.memory import MemoryEstimate, estimate_memory
 from vidtune.training.setup.checks import check_stages
 from vidtune.training.setup.examples import example_maker, stage_processor
 from vidtune.training.setup.exclusions import ExclusionList

@@ -1,1 +1,1 @@
-"""Packs of a stage on their way to the model: decoded, collated, moved to the device."""
+"""From the plan to packs on the device: loading, decoding, transfer, and the counts of each step."""

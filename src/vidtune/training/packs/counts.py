@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from vidtune.processing.batch import Batch
+from vidtune.training.forward import PackLosses
 from vidtune.training.log import peak_memory_gib
-from vidtune.training.packs.forward import PackLosses
 from vidtune.training.ranks.group import Ranks
 from vidtune.training.setup.exclusions import Excluded
 

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vidtune.models.video_lm import is_trainable
 from vidtune.recipe.types import Stage
-from vidtune.training.packs.forward import PackForward
+from vidtune.training.forward import PackForward
 from vidtune.training.ranks.group import Ranks
 
 # Up to this size FSDP2 adds up whole gradients over the packs of a step and reduces them once; larger ones, which

@@ -1,1 +1,1 @@
-"""Setting a stage up before its first step: folder, data, starting model, what trains."""
+"""Setting up a stage before its first step: folder, data, starting model, trained components."""

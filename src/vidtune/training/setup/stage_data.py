@@ -113,7 +113,7 @@ def cost_model(config: VideoLMConfig) -> CostModel:
     """Returns the cost model that packs are balanced by, from the sizes of the model alone.
 
     It assumes about two operations per weight and token in a forward pass. Towers count as frozen; where they train,
-    media cost more than this, by the same factor for all. `vidtune.training.inspection.costs` counts more exactly, but
+    media cost more than this, by the same factor for all. `vidtune.training.estimates.costs` counts more exactly, but
     it takes seconds and its result may change with the release of torch; the packs must not.
     """
     with torch.device("meta"):

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
-from vidtune.training.trackers.base import Tracker
+from vidtune.training.log import Tracker
 
 CLOSE_SECONDS = 60.0
 

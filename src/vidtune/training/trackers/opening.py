@@ -17,9 +17,9 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.machine.files import read_json, write_json_atomically
 from vidtune.recipe.types import Recipe
-from vidtune.training.log import last_logged_step
+from vidtune.training.log import Tracker, last_logged_step
 from vidtune.training.trackers.background import InBackground, reason
-from vidtune.training.trackers.base import TrackedRun, Tracker
+from vidtune.training.trackers.base import TrackedRun
 
 STATE = "trackers.json"
 

@@ -5,9 +5,9 @@ import torch
 from tiny_stages import batch_of, composed, prepared, trained_parts
 
 from vidtune.recipe.types import Stage
-from vidtune.training.inspection.costs import _PeakMemory, stage_costs
-from vidtune.training.inspection.memory import estimate_memory
-from vidtune.training.packs.forward import PackForward
+from vidtune.training.estimates.costs import _PeakMemory, stage_costs
+from vidtune.training.estimates.memory import estimate_memory
+from vidtune.training.forward import PackForward
 from vidtune.training.setup.starting_model import checkpoint_activations
 
 LENGTHS, ITEMS, SUPERVISED = [300, 200, 250], {"image": 2, "video": 3}, 40

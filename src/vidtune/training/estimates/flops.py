@@ -12,7 +12,7 @@ import torch
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.towers import TowerConfig
 from vidtune.recipe.types import Train
-from vidtune.training.inspection.costs import StageCosts, stage_costs
+from vidtune.training.estimates.costs import StageCosts, stage_costs
 
 # Tera floating-point operations per second without sparsity: bfloat16 (float32 sums), TensorFloat-32, float32.
 # From the makers' data sheets and architecture white papers; looked up by the words of torch's device name.

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.language_model.loss import CHUNK_BYTES
 from vidtune.recipe.types import Stage
-from vidtune.training.inspection.costs import Cost, StageCosts
+from vidtune.training.estimates.costs import Cost, StageCosts
 from vidtune.training.ranks.parallel import WHOLE_GRADIENT_BYTES
 
 FLOAT32, BFLOAT16 = 4, 2

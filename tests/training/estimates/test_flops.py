@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vidtune.models.config import VideoLMConfig
 from vidtune.processing.batch import Batch
 from vidtune.recipe.types import Train
-from vidtune.training.inspection.flops import StepFlops, _named_peak, peak_flops
+from vidtune.training.estimates.flops import StepFlops, _named_peak, peak_flops
 
 # torch's counter leaves out the product that is added in place, which the loss uses for the head's gradient.
 ADDED_IN_PLACE = {torch.ops.aten.addmm_: lambda total, a, b, *rest, **named: 2 * a[0] * a[1] * b[1]}
