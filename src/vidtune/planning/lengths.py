@@ -1,8 +1,8 @@
-"""Length tables: how many tokens every sample becomes, known before a plan is made and before any pixel is decoded.
+"""Length tables: the number of tokens of every sample, known before a plan is made and before any pixel is decoded.
 
-A table belongs to the content of one annotation file and to everything that decides the tokens of its samples
-(:meth:`ExampleMaker.key`). It is counted once, by the processor's own ``example``, chunk by chunk: every finished chunk
-is a file, so that a killed run goes on where it was. Finished, it is one memory-mapped file.
+A table belongs to the content of one annotation file and to everything that determines the tokens of its samples
+(:meth:`ExampleMaker.key`). It is counted once, with the processor's own ``example``, chunk by chunk. Every finished
+chunk is a file, so that a killed run continues where it stopped. The finished table is one memory-mapped file.
 
 Legend: n samples of a stage, m of one annotation file, S streams.
 """
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 CHUNK = 2048
-"""Samples of a chunk: about a second of work, which is what a kill may cost each worker."""
+"""Number of samples in a chunk: about one second of work, which a kill may cost each worker."""
 WORTH_PROCESSES = 25_000
-"""Samples from which on starting worker processes costs less than it saves."""
+"""Number of samples above which starting worker processes saves time."""
 PIXEL_SETTINGS = {
     "interpolation",
     "antialias",
@@ -45,19 +45,19 @@ PIXEL_SETTINGS = {
     "flip_probability",
     "pixels",
 }
-"""Preprocessing settings that decide pixel values, never the number of tokens."""
+"""Preprocessing settings that change pixel values, but never the number of tokens."""
 
 
 @dataclass(frozen=True)
 class ExampleMaker:
-    """Makes the example of a sample, as one stage trains on it.
+    """Function that makes an example of a sample, as one stage trains on it.
 
     Args:
-        processor: of the stage.
+        processor: processor of the stage.
         prompt: name of the prompt format.
         max_length, max_expanded_length: see `VideoLMProcessor.example`.
-        aligned: for every stream that is aligned with a teacher's, what counts the aligned frames of an item: by its
-            shape and how many of its tokens stand in the prompt. Its ``repr`` says all that it goes by.
+        aligned: for every stream that is aligned with a teacher, a function that counts the aligned frames of an item
+            from its shape and the number of its tokens in the prompt. Its ``repr`` must name everything that it uses.
     """
 
     processor: "VideoLMProcessor"
@@ -67,7 +67,7 @@ class ExampleMaker:
     aligned: Mapping[str, Callable[[tuple[int, ...], int], int]] = field(default_factory=dict)
 
     def __call__(self, sample: Sample, seed: int | None = None) -> Example:
-        """Raises SampleProblem for a sample that is not usable."""
+        """Returns the example of a sample. Raises SampleProblem for a sample that is not usable."""
         return self.processor.example(
             sample,
             self.prompt,
@@ -77,9 +77,9 @@ class ExampleMaker:
         )
 
     def frames(self, example: Example) -> dict[str, int]:
-        """Of each aligned stream, how many frames of the example are aligned: all of whose tokens stand in it.
+        """Returns the number of aligned frames of each aligned stream: frames whose tokens are all in the example.
 
-        Raises SampleProblem when the metadata of a file cannot be read.
+        Raises SampleProblem if the metadata of a file cannot be read.
         """
         counts = dict.fromkeys(self.aligned, 0)
         for slot in example.media:
@@ -89,9 +89,10 @@ class ExampleMaker:
         return counts
 
     def key(self) -> str:
-        """Hash of what decides the tokens besides the annotations: tokenizer, prompt format, length limits, and of
-        every stream its placeholder, token numbers and preprocessing but for `PIXEL_SETTINGS`; and of what
-        counts aligned frames.
+        """Returns a hash of everything besides the annotations that determines the tokens.
+
+        That is: tokenizer, prompt format, length limits; of every stream its placeholder, its token numbers and its
+        preprocessing without `PIXEL_SETTINGS`; and the functions that count aligned frames.
         """
         chunks = self.processor.chunk_tokenizer
         parts: dict[str, Any] = {
@@ -117,14 +118,14 @@ class ExampleMaker:
 
 @dataclass(frozen=True, eq=False)
 class LengthTable:
-    """Lengths of a stage's samples, in the order of its annotation table.
+    """Lengths of the samples of a stage, in the order of its annotation table.
 
     Args:
-        tokens: (n,) int32, expanded and cut to the limits; 0 where the annotation is not usable.
-        supervised: (n,) int32, tokens the loss sums over.
-        media_tokens: (n,) int32, those of the tokens that stand for media.
-        items: stream -> (n,) int32, media items of which tokens are left.
-        frames: stream that is aligned with a teacher's -> (n,) int32, its aligned frames.
+        tokens: (n,) int32, number of tokens, expanded and cut to the limits; 0 where the annotation is not usable.
+        supervised: (n,) int32, number of tokens that the loss sums over.
+        media_tokens: (n,) int32, number of the tokens that stand for media.
+        items: stream -> (n,) int32, number of media items that still have tokens after cutting.
+        frames: stream that is aligned with a teacher -> (n,) int32, number of its aligned frames.
     """
 
     tokens: np.ndarray
@@ -138,7 +139,7 @@ class LengthTable:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the numbers."""
+        """Hash of all numbers of the table."""
         digest = hashlib.sha256()
         media = [columns[stream] for columns in (self.items, self.frames) for stream in sorted(columns)]
         for column in (self.tokens, self.supervised, *media):
@@ -146,7 +147,7 @@ class LengthTable:
         return digest.hexdigest()
 
     def select(self, indices: np.ndarray) -> "LengthTable":
-        """The table of some samples."""
+        """Returns the table of some samples."""
         items, frames = (
             {stream: column[indices] for stream, column in columns.items()} for columns in (self.items, self.frames)
         )
@@ -161,11 +162,12 @@ def open_lengths(
     workers: int = 1,
     progress: ProgressCallback | None = None,
 ) -> LengthTable:
-    """The lengths of a table's samples; counts those of annotation files that were not counted before.
+    """Returns the lengths of the samples of a table. Annotation files that were not counted before are counted.
 
     Args:
         cache: folder of finished tables and chunks; may be deleted at any time.
-        workers: processes that count, where there is enough to count.
+        workers: number of processes that count, if there is enough to count.
+        progress: called while samples are counted.
     """
     key = make.key()
     columns = [_open_file(file, make, key, cache, workers, progress) for file in table.files]
@@ -179,9 +181,10 @@ def open_lengths(
 
 
 def table_path(file: AnnotationFile, key: str, cache: Path, by_media: bool = False) -> Path:
-    """Where the finished table of an annotation file lies. Whether it has a media folder counts, not which, unless
-    tokens are counted by the media files themselves; where there are features, or media are named by ids, all names in
-    the folders count too.
+    """Returns the path of the finished table of an annotation file.
+
+    The name depends on whether there is a media folder, but not on its path, unless tokens are counted from the media
+    files themselves. Where there are features, or media are named by ids, it also depends on all names in the folders.
     """
     folder = file.media if by_media else file.media is None
     parts = f"{file.content_hash} {folder} {key} {file.listing()}"
@@ -191,7 +194,7 @@ def table_path(file: AnnotationFile, key: str, cache: Path, by_media: bool = Fal
 def _open_file(
     file: AnnotationFile, make: ExampleMaker, key: str, cache: Path, workers: int, progress: ProgressCallback | None
 ) -> np.ndarray:
-    """The table of one annotation file. Shape: (3 + S + aligned, m) int32: the columns of a LengthTable"""
+    """Returns the table of one annotation file. Shape: (3 + S + aligned, m) int32, the columns of a LengthTable."""
     path = table_path(file, key, cache, make.processor.looks_at_media)
     if not path.is_file():
         _build(file, make, path, workers, progress or no_progress)
@@ -226,11 +229,12 @@ def _count_here(count: Callable[[int], None], numbers: list[int]) -> Iterator[in
 
 
 def chunk_path(folder: Path, number: int) -> Path:
+    """Returns the path of a finished chunk."""
     return folder / f"{number:06d}.npy"
 
 
 def count_chunk(file: AnnotationFile, make: ExampleMaker, folder: Path, size: int, number: int) -> None:
-    """Count the samples ``number * size`` and following of a file and write them. One that is not usable has zeros."""
+    """Count the ``size`` samples of a file from ``number * size`` on, and write the chunk. Unusable ones have zeros."""
     streams = list(make.processor.streams)
     indices = range(number * size, min((number + 1) * size, len(file)))
     counts = np.zeros((3 + len(streams) + len(make.aligned), len(indices)), np.int32)

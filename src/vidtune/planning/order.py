@@ -18,15 +18,18 @@ OrderRule = Literal["shuffled", "modality_grouped", "sequential"]
 def epoch_order(
     rule: OrderRule, lengths: np.ndarray, *, fingerprint: str, seed: int, epoch: int, global_batch_size: int
 ) -> np.ndarray:
-    """Indices of the samples in the order of one epoch.
+    """Returns the indices of the samples in the order of one epoch.
 
     Consecutive runs of `global_batch_size` indices are the optimizer steps. The order is the same on any number of
     ranks and in any process.
 
     Args:
-        rule: ``shuffled`` at random; ``sequential`` as they stand; ``modality_grouped`` see `modality_grouped_order`.
-        lengths: (n,) words per sample, negative for text-only samples (`AnnotationTable.word_lengths`).
-        fingerprint: of the data; other data, another order.
+        rule: ``shuffled``: random; ``sequential``: the order of the data; ``modality_grouped``: see
+            `modality_grouped_order`.
+        lengths: (n,) number of words per sample, negative for text-only samples (`AnnotationTable.word_lengths`).
+        fingerprint: fingerprint of the data; other data have another order.
+        seed, epoch: seed of the recipe and number of the epoch.
+        global_batch_size: number of samples of an optimizer step.
 
     Shape: -> (n,) int64
     """
@@ -40,15 +43,16 @@ def epoch_order(
 def modality_grouped_order(
     lengths: np.ndarray, batch_size: int, world_size: int, generator: torch.Generator | None = None
 ) -> np.ndarray:
-    """Random order in which a batch holds samples with media, or text-only ones, of similar length.
+    """Returns a random order in which a batch holds either samples with media or text-only ones, of similar length.
 
-    The order of `group_by_modality_length` in haotian-liu/LLaVA: each group is shuffled, cut into megabatches of
-    `batch_size * world_size`, each dealt out so that every rank gets as many words; then the megabatches of both groups
-    are shuffled. What does not fill a megabatch comes last, in the order of the data.
+    This is the order of `group_by_modality_length` in haotian-liu/LLaVA. Each group is shuffled and cut into
+    megabatches of `batch_size * world_size` samples. Each megabatch is shared out so that every rank gets about the
+    same number of words. Then the megabatches of both groups are shuffled. Samples that do not fill a megabatch come
+    last, in the order of the data.
 
     Args:
-        lengths: (n,) words per sample, negative for text-only samples.
-        generator: source of all random permutations; None takes torch's global one, as published code does.
+        lengths: (n,) number of words per sample, negative for text-only samples.
+        generator: source of all random permutations; None takes the global one of torch, as published code does.
 
     Shape: -> (n,) int64
     Raises:
@@ -76,7 +80,7 @@ def modality_grouped_order(
 def _length_grouped_order(
     lengths: np.ndarray, batch_size: int, world_size: int, generator: torch.Generator | None
 ) -> np.ndarray:
-    """Shuffled, then longest first within every megabatch, dealt out over the ranks. Shape: -> (n,) int64"""
+    """Returns a shuffled order, longest first in every megabatch, shared out over the ranks. Shape: -> (n,) int64"""
     order = torch.randperm(len(lengths), generator=generator).numpy()
     size = batch_size * world_size
     kept = len(order) // size * size
@@ -89,7 +93,7 @@ def _length_grouped_order(
 
 
 def _deal(indices: np.ndarray, lengths: np.ndarray, ranks: int) -> np.ndarray:
-    """Deal indices, longest first, into equally many per rank, each to the rank with the fewest words that has room.
+    """Share out indices, longest first: each goes to the rank with the fewest words that still has room.
 
     Shape: (m,) -> (m,), the first rank's indices first
     """

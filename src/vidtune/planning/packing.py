@@ -1,7 +1,7 @@
 """Packing the samples of every optimizer step of an epoch, for all steps at once.
 
-A step gets as few packs as its samples need under the token limit; within that, packs cost about the same: costliest
-sample first, each into the pack that costs least so far and has room.
+A step gets as few packs as its samples need under the token limit. With that number, the packs cost about the same: the
+costliest sample comes first, and each sample goes into the pack with the lowest cost so far that has room.
 
 Legend: n samples of the tables, m entries of an epoch, A steps of a block, B entries of a step, K packs of a step.
 """
@@ -15,23 +15,23 @@ import numpy as np
 from vidtune.planning.lengths import LengthTable
 
 BLOCK = 2**17
-"""Packs of the steps that are packed together: bounds memory, not results."""
+"""Number of packs of the steps that are packed together. It limits memory and does not change results."""
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """What samples cost to train on, in tokens of the language model.
+    """Estimated cost of training on samples, in tokens of the language model.
 
     Args:
-        squared: what attention adds, per token squared of a sample.
-        items: stream -> tokens that encoding one media item is worth.
+        squared: cost of attention, per squared number of tokens of a sample.
+        items: stream -> cost of encoding one media item.
     """
 
     squared: float = 0.0
     items: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, lengths: LengthTable, indices: np.ndarray) -> np.ndarray:
-        """Cost of samples, any shape of indices -> the same shape, float64; positive."""
+        """Returns the cost of samples, positive. Shape: any shape of indices -> the same shape, float64"""
         tokens = lengths.tokens[indices].astype(np.float64)
         cost = tokens + self.squared * tokens**2
         for stream, weight in self.items.items():
@@ -45,8 +45,8 @@ class EpochPacks:
 
     Args:
         samples: (m,) int32 table indices, pack after pack.
-        begins: where each pack begins in `samples`, and m.
-        first_packs: the number of each step's first pack, and the number of packs.
+        begins: (packs + 1,) position in `samples` at which each pack begins, and m.
+        first_packs: (steps + 1,) number of the first pack of each step, and the number of packs.
     """
 
     samples: np.ndarray
@@ -54,13 +54,13 @@ class EpochPacks:
     first_packs: np.ndarray
 
     def until(self, steps: int) -> "EpochPacks":
-        """The packs of the first ``steps`` steps, or of all when there are not so many."""
+        """Returns the packs of the first ``steps`` steps, or of all steps if there are fewer."""
         first_packs = self.first_packs[: steps + 1]
         begins = self.begins[: first_packs[-1] + 1]
         return EpochPacks(self.samples[: begins[-1]], begins, first_packs)
 
     def step(self, number: int) -> list[np.ndarray]:
-        """Table indices of each pack of a step, in the order of the epoch."""
+        """Returns the table indices of each pack of a step."""
         first, end = self.first_packs[number : number + 2]
         return [self.samples[begin:end] for begin, end in pairwise(self.begins[first : end + 1])]
 
@@ -71,8 +71,10 @@ def pack_epoch(
     """Pack every step of an epoch.
 
     Args:
-        order: (m,) table indices; runs of `global_batch_size` are the steps, the last takes what is left.
-        max_tokens: most tokens of a pack; no sample is longer.
+        order: (m,) table indices; runs of `global_batch_size` indices are the steps, the last one may be shorter.
+        lengths: lengths of all samples.
+        cost: cost model that the packs are balanced by.
+        max_tokens: largest number of tokens of a pack; no sample is longer.
     """
     whole = len(order) // global_batch_size
     steps = order[: whole * global_batch_size].reshape(whole, global_batch_size)
@@ -97,15 +99,19 @@ def pack_epoch(
 
 
 def _fewest_packs(tokens: np.ndarray, max_tokens: int) -> np.ndarray:
-    """A lower bound: total length, and no two samples longer than half a pack go together. Shape: (A, B) -> (A,)"""
+    """Returns a lower bound of the number of packs. Shape: (A, B) -> (A,)
+
+    It follows from the total length, and from the fact that two samples longer than half a pack need two packs.
+    """
     by_length = -(-tokens.sum(axis=1, dtype=np.int64) // max_tokens)
     return np.maximum(by_length, np.count_nonzero(2 * tokens.astype(np.int64) > max_tokens, axis=1))
 
 
 def _pack(tokens: np.ndarray, costs: np.ndarray, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pack numbers of every entry (A, B), and how many packs each step has (A,).
+    """Returns the pack number of every entry (A, B), and the number of packs of each step (A,).
 
-    Steps that do not fit are tried again: by length alone, then with as many more packs as what was left over fills.
+    Steps that do not fit are tried again: first balanced by length alone, then with more packs, as many as the samples
+    that found no room fill.
     """
     packs = np.zeros(tokens.shape, np.int32)
     num_packs = np.maximum(_fewest_packs(tokens, max_tokens), 1)
@@ -125,7 +131,7 @@ def _pack(tokens: np.ndarray, costs: np.ndarray, max_tokens: int) -> tuple[np.nd
 def _place(
     tokens: np.ndarray, weights: np.ndarray, num_packs: np.ndarray, max_tokens: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Heaviest first, each into the lightest pack that has room.
+    """Put entries into packs, heaviest first, each into the lightest pack that has room.
 
     Shapes: (A, B), (A, B), (A,) -> pack numbers (A, B), tokens that found no room (A,)
     """

@@ -1,7 +1,7 @@
-"""The plan of a stage: which samples stand in which optimizer step and in which pack, before any pixel is read.
+"""The plan of a stage: which samples belong to which optimizer step and to which pack, before any pixel is read.
 
-A pure function of data, lengths, seed and the stage's settings, the same on any number of ranks; which rank takes which
-pack is derived from it by :func:`share`.
+It is a pure function of data, lengths, seed and settings of the stage, and the same on any number of ranks. The ranks'
+shares of the packs follow from it, see :func:`share`.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ EPOCHS_KEPT = 2
 
 @dataclass(frozen=True)
 class PlannedSource:
-    """An annotation file as the plan sees it.
+    """An annotation file in a plan.
 
     Args:
-        path: for messages.
+        path: path of the file, for messages.
         content: hash of the file.
-        count: samples the plan draws from; those excluded do not count.
-        weight: how often an epoch takes each of them.
+        count: number of samples that the plan draws from, without the excluded ones.
+        weight: number of times that an epoch takes each sample.
     """
 
     path: str
@@ -42,22 +42,22 @@ class PlannedSource:
 
     @property
     def per_epoch(self) -> int:
-        """How many samples an epoch takes; the same number in every epoch."""
+        """Number of samples that every epoch takes from the file."""
         copies, part = divmod(self.weight, 1)
         return int(copies) * self.count + round(part * self.count)
 
 
 class StagePlan:
-    """The order of a stage.
+    """The plan of a stage.
 
     Args:
-        stage: gives rule, batch size, limit and length.
+        stage: settings of the stage: order, batch size, token limit, number of steps or epochs.
         sources: annotation files in the order of the table.
-        lengths: of all samples; none is 0 or more than the stage's ``max_tokens_per_batch``.
+        lengths: lengths of all samples; none is 0 or larger than ``max_tokens_per_batch`` of the stage.
         word_lengths: see `AnnotationTable.word_lengths`.
-        data: fingerprint of the samples; other data, another order.
-        seed: the recipe's.
-        cost: what packs are balanced by.
+        data: fingerprint of the samples; other data have another order.
+        seed: seed of the recipe.
+        cost: cost model that the packs are balanced by.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class StagePlan:
     def of(
         cls, stage: Stage, table: AnnotationTable, lengths: LengthTable, seed: int, cost: CostModel | None = None
     ) -> "StagePlan":
-        """The plan of a stage over its annotation table."""
+        """Returns the plan of a stage over its annotation table."""
         sources = [
             PlannedSource(str(file.path), file.content_hash, count, source.weight)
             for file, count, source in zip(table.files, table.counts, stage.data, strict=True)
@@ -90,12 +90,12 @@ class StagePlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """The last step of an epoch takes what is left, as transformers' Trainer does."""
+        """Number of optimizer steps of an epoch. The last one may be shorter, as in the Trainer of transformers."""
         return math.ceil(self.samples_per_epoch / self.stage.global_batch_size)
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the stage."""
+        """Number of optimizer steps of the stage."""
         return self.stage.max_steps or math.ceil(self.stage.epochs * self.steps_per_epoch)
 
     @property
@@ -104,32 +104,32 @@ class StagePlan:
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
 
     def epoch(self, step: int) -> int:
-        """The epoch that a step (from 0) falls into."""
+        """Returns the epoch of a step (both from 0)."""
         return step // self.steps_per_epoch
 
     def samples_until(self, step: int) -> int:
-        """How many samples the steps before this one held."""
+        """Returns the number of samples of all steps before this one."""
         epochs, steps = divmod(step, self.steps_per_epoch)
         return epochs * self.samples_per_epoch + min(steps * self.stage.global_batch_size, self.samples_per_epoch)
 
     def packs(self, step: int) -> list[np.ndarray]:
-        """Table indices of each pack of a step; a pack's number is its place here."""
+        """Returns the table indices of each pack of a step; the number of a pack is its index in this list."""
         return self.packs_of_epoch(self.epoch(step)).step(step % self.steps_per_epoch)
 
     def costs(self, step: int) -> np.ndarray:
-        """What each pack of a step costs, in language-model tokens. Shape: (packs,) float64"""
+        """Returns the cost of each pack of a step, in language-model tokens. Shape: (packs,) float64"""
         return np.array([self.cost.of(self.lengths, pack).sum() for pack in self.packs(step)])
 
     def supervised(self, step: int) -> int:
-        """Tokens that the loss of a step sums over, when no file fails."""
+        """Returns the number of tokens that the loss of a step sums over, if no file fails."""
         return int(self.lengths.supervised[np.concatenate(self.packs(step))].sum(dtype=np.int64))
 
     def frames(self, step: int, stream: str) -> int:
-        """Frames of a stream that a step aligns with a teacher's, when no file fails."""
+        """Returns the number of frames of a stream that a step aligns with a teacher, if no file fails."""
         return int(self.lengths.frames[stream][np.concatenate(self.packs(step))].sum(dtype=np.int64))
 
     def packs_of_epoch(self, epoch: int) -> EpochPacks:
-        """All packs of an epoch; the last few epochs asked for are remembered."""
+        """Returns all packs of an epoch. The last few epochs asked for are kept in memory."""
         with self._lock:
             if epoch not in self._epochs:
                 self._epochs[epoch] = pack_epoch(
@@ -144,7 +144,7 @@ class StagePlan:
             return self._epochs[epoch]
 
     def identity(self) -> dict[str, Any]:
-        """What decides the order of the stage, fit for JSON; see :func:`explain_difference`."""
+        """Returns everything that determines the order of the stage, as JSON values; see :func:`explain_difference`."""
         return {
             "files": [vars(source) for source in self.sources],
             "samples": self.data,
@@ -155,7 +155,7 @@ class StagePlan:
         }
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Table indices in the order of an epoch. Shape: (samples_per_epoch,)"""
+        """Returns the table indices in the order of an epoch. Shape: (samples_per_epoch,)"""
         taken = self._taken(epoch)
         order = epoch_order(
             self.stage.order,
@@ -168,7 +168,7 @@ class StagePlan:
         return order if taken is None else taken[order]
 
     def _taken(self, epoch: int) -> np.ndarray | None:
-        """Table indices that an epoch takes, source after source, by the sources' weights; None: each once."""
+        """Returns the table indices that an epoch takes by the weights of the sources; None: each index once."""
         if all(source.weight == 1 for source in self.sources):
             return None
         taken, begin = [], 0
@@ -182,7 +182,7 @@ class StagePlan:
 
 
 def explain_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    """What of the data differs between two plans (:meth:`StagePlan.identity`), in a sentence; None: nothing."""
+    """Returns the first difference between the data of two plans (:meth:`StagePlan.identity`) in words, or None."""
     if old == new:
         return None
     if len(old["files"]) != len(new["files"]):
@@ -205,15 +205,16 @@ def explain_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
 
 
 def share(costs: np.ndarray, world: int) -> list[list[int | None]]:
-    """Deal the packs of a step out over the ranks: equally many each, of about the same cost.
+    """Share out the packs of a step over the ranks: the same number of packs for each, of about the same cost.
 
-    Packs of like cost come at the same place on all ranks, because sharded ranks wait for each other in every pack;
-    where packs run out, dummies (None) take their place, at the end.
+    Packs of similar cost have the same position on all ranks, because sharded ranks wait for each other in every pack.
+    Missing packs are replaced by dummies (None), at the end.
 
     Args:
-        costs: (P,) of each pack.
+        costs: (P,) cost of each pack.
+        world: number of ranks.
 
-    Returns: for each rank, pack numbers.
+    Returns: the pack numbers of each rank.
     """
     costliest_first = np.argsort(-np.asarray(costs), kind="stable").tolist()
     shares: list[list[int | None]] = [[] for _ in range(world)]

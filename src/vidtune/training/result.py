@@ -1,4 +1,4 @@
-"""What a finished stage leaves behind: a whole checkpoint, or a bundle when only adapters and few parts trained."""
+"""Writes the result of a finished stage: a whole checkpoint, or a bundle if adapters were trained."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from vidtune.training.setup.stage import StageSetup
 
 
 def write_result(setup: StageSetup, folder: Path, state: dict[str, Tensor]) -> None:
-    """Fill ``folder`` with the stage's result: weights, config, processor files and recipe.
+    """Write the result of a stage to ``folder``: weights, config, processor files and recipe.
 
     Args:
-        setup: the stage; its model may be wrapped or sharded, weights are taken from ``state`` alone.
-        folder: exists and is empty; making it appear all at once is the caller's part.
-        state: whole tensors on CPU under the names of ``setup.model.state_dict()`` as set up: the trained ones, and
-            where :attr:`StageSetup.result_needs_frozen` all others too.
+        setup: the stage; its model may be wrapped or sharded, because all weights come from ``state``.
+        folder: an empty folder; the caller makes it appear in one step.
+        state: whole tensors on the CPU by the names of ``setup.model.state_dict()``: the trained weights, and if
+            :attr:`StageSetup.result_needs_frozen` all other weights too.
     """
     if setup.result_needs_frozen:
         with without_progress_bar():

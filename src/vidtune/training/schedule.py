@@ -10,18 +10,18 @@ SCHEDULES = ("constant", "cosine", "linear")
 
 
 def warmup_steps(total: int, ratio: float) -> int:
-    """Number of warm-up steps in a stage of ``total`` optimizer steps."""
+    """Returns the number of warm-up steps in a stage of ``total`` optimizer steps."""
     return math.ceil(total * ratio)
 
 
 def learning_rate_factor(schedule: str, step: int, total: int, warmup: int) -> float:
-    """What the peak learning rate is multiplied with in one step.
+    """Returns the factor by which the peak learning rate is multiplied in one step.
 
     Args:
         schedule: one of ``SCHEDULES``.
         step: 0 for the stage's first optimizer step.
-        total: optimizer steps of the stage.
-        warmup: how many of them warm up linearly from zero.
+        total: number of optimizer steps of the stage.
+        warmup: number of steps that warm up linearly from zero.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}, choose one of {', '.join(SCHEDULES)}")

@@ -1,4 +1,4 @@
-"""``state.json``: what a checkpoint says about the run it belongs to, and what of it a resumed run must share."""
+"""``state.json`` of a checkpoint: facts about its run, and the check whether a run may continue from it."""
 
 import json
 import platform
@@ -17,9 +17,9 @@ from vidtune.training.setup.stage import StageSetup
 
 
 def stage_state(setup: StageSetup, ranks: Ranks, step: int) -> dict[str, Any]:
-    """The state of a stage after ``step`` optimizer steps, fit for JSON.
+    """Returns the state of a stage after ``step`` optimizer steps, as JSON values.
 
-    Where the data stand follows from ``plan`` and ``step`` alone, whatever the number of ranks.
+    The position in the data follows from ``plan`` and ``step`` alone, for any number of ranks.
     """
     plan = setup.plan
     return {
@@ -37,16 +37,16 @@ def stage_state(setup: StageSetup, ranks: Ranks, step: int) -> dict[str, Any]:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The ``state.json`` of a checkpoint."""
+    """Returns the ``state.json`` of a checkpoint."""
     return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
 
 
 def check_state(checkpoint: Path, state: dict[str, Any], setup: StageSetup, ranks: Ranks) -> list[str]:
-    """Find out whether a run may go on from a checkpoint.
+    """Check whether a run may continue from a checkpoint.
 
-    Returns: a line where its results will equal those of an undisturbed run to float rounding only.
+    Returns: a note for the user if the results will be equal to those of an undisturbed run up to float rounding only.
     Raises:
-        UserError: the data have changed; says what.
+        UserError: the data have changed; the message names the change.
     """
     difference = explain_difference(state["plan"], setup.plan.identity())
     if difference is not None:
@@ -65,7 +65,7 @@ def check_state(checkpoint: Path, state: dict[str, Any], setup: StageSetup, rank
 
 
 def arithmetic(setup: StageSetup, ranks: Ranks) -> dict[str, Any]:
-    """What the last bits of a result depend on."""
+    """Returns the settings that change the last bits of a result."""
     return {
         "ranks": ranks.world,
         "parallel": setup.stage.parallel if ranks.world > 1 else "none",
@@ -78,7 +78,7 @@ def arithmetic(setup: StageSetup, ranks: Ranks) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
+    """Returns the versions of the software that a result depends on."""
     return {
         "vidtune": vidtune.__version__,
         "torch": torch.__version__,

@@ -1,7 +1,7 @@
-"""What a stage computes and stores per token and per media item, counted on tensors without values.
+"""Operations and memory of a stage per token and per media item, counted on tensors without values.
 
-The stage's own modules run forward and backward once in torch's fake mode, where every operation knows its shapes but
-no number is computed: towers and connectors to come need no formula here.
+The modules of the stage run forward and backward once in the fake mode of torch: every operation knows its shapes, but
+no number is computed. So new towers and connectors need no formula here.
 
 Legend: n tokens of one example, D language-model width.
 """
@@ -29,16 +29,16 @@ from vidtune.training.ranks.parallel import layers as layers_of
 from vidtune.training.setup.parameters import prepare_components
 
 PROBE = 128
-"""Tokens of the shorter of the two examples that the language model is run on."""
+"""Number of tokens of the shorter one of the two examples that the language model is run on."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one unit.
+    """Cost of one unit.
 
     Args:
-        flops: floating-point operations of forward and backward; a multiply-add is two.
-        forward: bytes that forward needs at its peak, what it keeps for backward included, weights not.
+        flops: floating-point operations of forward and backward; a multiply-add counts as two.
+        forward: peak bytes of the forward pass, including tensors kept for backward, without weights.
     """
 
     flops: float
@@ -47,12 +47,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Weights:
-    """Numbers of one component's weights.
+    """Number of weights of one component.
 
     Args:
-        trained: with gradients.
-        frozen: all others.
-        linear: those of the frozen ones that stand in linear layers, the output head not counted.
+        trained: weights with gradients.
+        frozen: all other weights.
+        linear: frozen weights in linear layers, without the output head.
     """
 
     trained: int
@@ -62,20 +62,20 @@ class Weights:
 
 @dataclass(frozen=True)
 class StageCosts:
-    """Costs of one stage's parts.
+    """Costs of the parts of one stage.
 
     Args:
-        weights: per component.
-        layers: weights in each of the language model's layers.
-        head: weights of the output head.
-        items: per stream, tower and connector for one media item.
-        token: the language model without its head, per token; ``forward`` assumes fused attention.
-        squared_token: flops that attention adds for an example of n tokens, divided by n squared.
-        supervised: the head, per supervised token.
-        fixed: bytes needed whatever the lengths: weights that autocast has cast.
-        teachers: per distilled stream, the teacher's look at one media item.
-        aligned: per distilled stream, the alignment head for one media item.
-        teacher_weights: of all teachers.
+        weights: number of weights of each component.
+        layers: number of weights of each layer of the language model.
+        head: number of weights of the output head.
+        items: stream -> cost of tower and connector for one media item.
+        token: cost of the language model without its head per token; ``forward`` assumes fused attention.
+        squared_token: operations that attention adds for an example of n tokens, divided by n squared.
+        supervised: cost of the head per supervised token.
+        fixed: bytes that do not depend on lengths: weights that autocast has cast.
+        teachers: distilled stream -> cost of the teacher for one media item.
+        aligned: distilled stream -> cost of the alignment head for one media item.
+        teacher_weights: number of weights of all teachers.
     """
 
     weights: Mapping[str, Weights]
@@ -97,16 +97,16 @@ def stage_costs(
     precision: str,
     teachers: Mapping[str, TowerConfig] | None = None,
 ) -> StageCosts:
-    """Count one stage. Takes seconds for seven billion weights, and no memory worth naming.
+    """Returns the costs of one stage. Takes seconds for seven billion weights, and hardly any memory.
 
     Args:
-        config: of the model.
-        trained: how each trained component trains, by its name; the others are frozen.
-        precision: "float32" or "bfloat16", as the stage computes.
-        teachers: of the streams that are distilled; their heads belong to ``config``.
+        config: config of the model.
+        trained: training settings of each trained component, by name; the other components are frozen.
+        precision: precision of the stage, "float32" or "bfloat16".
+        teachers: config of the teacher of each distilled stream; the alignment heads belong to ``config``.
 
     Raises:
-        RuntimeError: a part needs real values to run, as a mixture of experts does.
+        RuntimeError: a part needs real values to run, for example a mixture of experts.
     """
     frozen_dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     model = _model(config, trained, frozen_dtype)
@@ -143,7 +143,7 @@ def stage_costs(
 
 
 def _model(config: VideoLMConfig, trained: Mapping[str, Train], frozen_dtype: torch.dtype) -> VideoLM:
-    """The stage's model on the meta device, frozen and cast as the stage does it."""
+    """Returns the model on the meta device, frozen and cast as in the stage."""
     with torch.device("meta"):
         model = VideoLM(config)
     parts = model.components()
@@ -151,12 +151,12 @@ def _model(config: VideoLMConfig, trained: Mapping[str, Train], frozen_dtype: to
         if how.lora is not None:
             add_adapters(parts[name], how.lora, seed=0, where=name)
     prepare_components(model, trained, frozen_dtype)
-    deferred_statistics(model)  # taking them up reads values
+    deferred_statistics(model)  # updating the statistics would read values
     return model
 
 
 def _give_fake_values(model: nn.Module) -> None:
-    """Replace all meta tensors by fake ones; called in fake mode."""
+    """Replace all meta tensors by fake tensors. Must be called in fake mode."""
     fakes: dict[int, Tensor] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -169,7 +169,7 @@ def _give_fake_values(model: nn.Module) -> None:
 
 
 def _weights(model: VideoLM) -> dict[str, Weights]:
-    """A weight that two components share counts for the first."""
+    """Returns the number of weights of each component. A weight that two components share counts for the first one."""
     seen: set[int] = set()
     numbers = {}
     for component, part in model.components().items():
@@ -203,7 +203,7 @@ def _taught(tower: Any, number: int) -> Tensor:
 
 
 def _aligned(model: VideoLM, stream: str, number: int) -> Tensor:
-    """The alignment head over all tokens of media items that are aligned."""
+    """Run the alignment head over all tokens of ``number`` aligned media items."""
     tower: Any = model.config.tower(model.config.streams[stream]["tower"])
     tokens = sum(len(grid.tokens()) for grid in tower.token_grids(tower.input_shape()))
     head: Any = model.alignments[stream]
@@ -212,7 +212,7 @@ def _aligned(model: VideoLM, stream: str, number: int) -> Tensor:
 
 
 def _hidden(model: VideoLM, length: int) -> Tensor:
-    """The language model up to its head on one example: (1, n, D)."""
+    """Run the language model without its head on one example. Shape: -> (1, n, D)"""
     learns = is_trainable(model.get_input_embeddings()) or any(
         is_trainable(part) for name, part in model.components().items() if name != "language_model"
     )
@@ -226,7 +226,7 @@ def _logits(model: VideoLM, number: int) -> Tensor:
 
 
 def _two(model: nn.Module, run: Callable[[int], Tensor], size: int) -> tuple[Cost, Cost]:
-    """Costs at a size and at twice that size; in between and beyond them all but attention is a straight line."""
+    """Returns the costs at a size and at twice that size. All costs but attention are linear in the size."""
     weights = list(model.parameters())
     return _count(lambda: run(size), weights), _count(lambda: run(2 * size), weights)
 
@@ -245,7 +245,7 @@ def _count(run: Callable[[], Tensor], weights: Sequence[Tensor]) -> Cost:
 
 
 class _PeakMemory(TorchDispatchMode):
-    """Bytes of all tensors that are alive at the same time, at most; views of ``weights`` do not count."""
+    """Measures the peak bytes of all tensors that exist at the same time; views of ``weights`` do not count."""
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__()
@@ -278,11 +278,11 @@ def _attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: An
 def _attention_backward_flops(
     gradient: Any, query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any
 ) -> int:
-    """Twice the forward: what a kernel computes again to save memory is not the model's work."""
+    """Returns twice the operations of forward: what a kernel recomputes to save memory does not count."""
     return 2 * sdpa_flop_count(query, key, value)
 
 
-# torch counts its CUDA kernels only, and the fake tensors are CPU tensors.
+# torch counts its CUDA kernels only, but the fake tensors are CPU tensors.
 _CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,

@@ -1,7 +1,7 @@
-"""How much a training step computes, and how much the device could have computed in that time (MFU).
+"""Operations of a training step, and the peak of the device, for the model FLOPs utilisation (MFU).
 
-Counted is what the model needs, full squares in attention as in PaLM (arXiv:2204.02311, appendix B): not what is
-computed again to save memory, nor dummy packs.
+The operations that the model needs are counted, with full squares in attention as in PaLM (arXiv:2204.02311, appendix
+B). Operations that are recomputed to save memory, and dummy packs, are not counted.
 """
 
 import re
@@ -15,7 +15,7 @@ from vidtune.recipe.types import Train
 from vidtune.training.estimates.costs import StageCosts, stage_costs
 
 # Tera floating-point operations per second without sparsity: bfloat16 (float32 sums), TensorFloat-32, float32.
-# From the makers' data sheets and architecture white papers; looked up by the words of torch's device name.
+# From data sheets and architecture white papers of the makers. The words of torch's device name select the entry.
 PEAKS: dict[str, tuple[float, float, float]] = {
     "B200": (2250, 1125, 75),
     "GH200": (989, 494, 67),
@@ -41,17 +41,18 @@ PEAKS: dict[str, tuple[float, float, float]] = {
     "RTX 3090": (71, 35.6, 35.6),
     "MI300X": (1307, 654, 163),
 }
-# Words of names whose device is less than the one it is named after.
+# Words in device names that mean a slower device than the entry.
 LESSER = {"Laptop", "MIG", "D", "Max"}
 
 
 class StepFlops:
-    """Floating-point operations of a stage's forward and backward passes.
+    """Counts the floating-point operations of forward and backward passes of a stage.
 
-    Frozen parts count with their forward pass, and with what their backward pass does for trained parts below them.
+    Frozen parts count with their forward pass, and with the part of their backward pass that trained parts below them
+    need.
 
     Args:
-        costs: of the stage.
+        costs: costs of the stage.
     """
 
     def __init__(self, costs: StageCosts) -> None:
@@ -64,20 +65,20 @@ class StepFlops:
         trained: Mapping[str, Train],
         teachers: Mapping[str, TowerConfig] | None = None,
     ) -> "StepFlops | None":
-        """Count a stage, see :func:`costs.stage_costs`; None for a model that cannot be counted."""
+        """Returns the counter of a stage, see :func:`stage_costs`; None for a model that cannot be counted."""
         try:
             return cls(stage_costs(config, trained, "float32", teachers))
         except RuntimeError:
             return None
 
     def of(self, tokens: float, squared_tokens: float, items: Mapping[str, float], supervised: float) -> float:
-        """Operations of packs that hold this much together.
+        """Returns the operations of packs.
 
         Args:
-            tokens: of the language model, media tokens included.
-            squared_tokens: sum of the examples' lengths squared.
-            items: media items per stream.
-            supervised: tokens that the loss sums over.
+            tokens: number of tokens of the language model, media tokens included.
+            squared_tokens: sum of the squared lengths of the examples.
+            items: number of media items of each stream.
+            supervised: number of tokens that the loss sums over.
         """
         return (
             tokens * self._costs.token.flops
@@ -87,18 +88,17 @@ class StepFlops:
         )
 
     def _of_item(self, stream: str) -> float:
-        """Tower and connector of the model, and where the stream is distilled, teacher and alignment head."""
+        """Returns the operations of tower and connector; for a distilled stream also of teacher and alignment head."""
         costs = self._costs
         found = (part.get(stream) for part in (costs.items, costs.teachers, costs.aligned))
         return sum(cost.flops for cost in found if cost is not None)
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Floating-point operations per second the device is sold with, without sparsity; None where it is not known.
+    """Returns the peak floating-point operations per second of a device, without sparsity; None if not known.
 
     Args:
-        precision: "float32" or "bfloat16", as the stage computes; float32 means TensorFloat-32 where torch is told to
-            use it.
+        precision: precision of the stage, "float32" or "bfloat16"; float32 means TensorFloat-32 if torch is set to it.
     """
     return _named_peak(torch.cuda.get_device_name(device), precision) if device.type == "cuda" else None
 

@@ -1,7 +1,7 @@
-"""An estimate of the memory that one rank needs, before anything is built.
+"""Estimate of the memory that one rank needs, before anything is built.
 
-What is not in it: the allocator's fragmentation, the context and libraries of the device (a gigabyte or so), decoded
-media that wait for their turn.
+Not included: fragmentation of the allocator, context and libraries of the device (about one gigabyte), and decoded
+media that wait in queues.
 """
 
 from collections.abc import Mapping
@@ -14,21 +14,21 @@ from vidtune.training.estimates.costs import Cost, StageCosts
 from vidtune.training.ranks.parallel import WHOLE_GRADIENT_BYTES
 
 FLOAT32, BFLOAT16 = 4, 2
-# Bytes of a frozen weight that is held in few bits, its scales included.
+# Bytes of a quantised frozen weight, its scales included.
 BITS = {"8bit": 1.0, "4bit": 0.56}
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one rank.
+    """Estimated bytes on one rank.
 
     Args:
-        weights: as they are held between steps, teachers among them, and whole copies of what is gathered or cast for
-            computing.
-        gradients: of the trained weights, float32.
-        optimizer: AdamW's two moments, float32.
-        activations: the fullest pack's, media included.
-        logits: of one chunk of supervised positions, and what their gradient needs.
+        weights: weights as they are held between steps, including teachers, and whole copies of weights that are
+            gathered or cast for computing.
+        gradients: gradients of the trained weights, float32.
+        optimizer: the two moments of AdamW, float32.
+        activations: activations of the fullest pack, media included.
+        logits: logits of one chunk of supervised positions, and the tensors that their gradient needs.
     """
 
     weights: float
@@ -39,6 +39,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> float:
+        """Sum of all parts."""
         return sum(asdict(self).values())
 
 
@@ -51,14 +52,15 @@ def estimate_memory(
     items: Mapping[str, int],
     supervised: int,
 ) -> MemoryEstimate:
-    """Estimate one rank's memory in a stage.
+    """Returns the estimated memory of one rank in a stage.
 
     Args:
-        config: of the model.
-        costs: of the stage, counted in its precision.
+        config: config of the model.
+        stage: settings of the stage.
+        costs: costs of the stage, counted in its precision.
         world: number of ranks.
-        items: most media items per stream in one pack.
-        supervised: most supervised tokens in one pack.
+        items: largest number of media items per stream in one pack.
+        supervised: largest number of supervised tokens in one pack.
     """
     shards = world if stage.parallel == "fsdp2" else 1
     compute = BFLOAT16 if stage.precision == "bfloat16" else FLOAT32
@@ -72,7 +74,7 @@ def estimate_memory(
         whole_on_each += part.frozen if is_frozen_tower else 0
         weights += held if is_frozen_tower else held / shards
     if shards > 1:
-        # Gathered for computing: one layer and the next, and all that stands outside the layers.
+        # Gathered for computing: one layer and the next one, and all weights outside the layers.
         outside = sum(part.trained + part.frozen for part in costs.weights.values()) - whole_on_each
         weights += compute * (outside - sum(costs.layers) + 2 * max(costs.layers))
     else:
@@ -84,7 +86,7 @@ def estimate_memory(
         gradients=gradients if gradients <= WHOLE_GRADIENT_BYTES else gradients / shards,
         optimizer=trained * 2 * FLOAT32 / shards,
         activations=_activations(config, stage, costs, items, compute),
-        # One chunk in float32, twice in what is computed in, and the head's gradient until it is added to the others.
+        # One chunk in float32 and twice in the compute dtype, and the gradient of the head until it is added up.
         logits=logits * (FLOAT32 + 2 * compute) + costs.head.trained * FLOAT32,
     )
 
@@ -92,7 +94,7 @@ def estimate_memory(
 def _activations(
     config: VideoLMConfig, stage: Stage, costs: StageCosts, items: Mapping[str, int], compute: int
 ) -> float:
-    """Bytes at the end of the forward pass of the fullest pack, and what the backward pass needs for one layer."""
+    """Returns the bytes at the end of forward of the fullest pack, plus those that backward needs for one layer."""
     tokens = stage.max_tokens_per_batch
     language = tokens * costs.token.forward
     layer = language / len(costs.layers)
@@ -104,6 +106,6 @@ def _activations(
 
     language += of_items(costs.aligned)
     media = of_items(costs.items)
-    # What teachers and frozen towers need is free again before the language model runs.
+    # The memory of teachers and frozen towers is free again before the language model runs.
     towers_learn = any(part.trained for name, part in costs.weights.items() if name.startswith("towers."))
     return layer + max(language + media if towers_learn else max(language, media), of_items(costs.teachers))

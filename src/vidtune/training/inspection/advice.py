@@ -1,6 +1,6 @@
-"""From measurements of a few steps to what holds training up and what to change; every rule is a function here.
+"""From measurements of a few steps to the bottleneck and to advice. Every rule is a function here.
 
-The thresholds say from when on a change is worth the trouble: below them training gains less than the noise of a step.
+The thresholds say when a change is worthwhile: below them training gains less than the noise of a step.
 """
 
 import math
@@ -9,21 +9,21 @@ from statistics import median
 
 from vidtune.training.inspection.doctor import Measurements
 
-NOTABLE_WAIT = 0.1  # share of the time
+NOTABLE_WAIT = 0.1  # share of the time spent waiting for data
 NOTABLE_PART = 0.03
-HEADROOM = 1.2  # workers are advised to be this much faster than needed
+HEADROOM = 1.2  # the advised number of workers is this much faster than needed
 SLOW_FILE = 5.0  # times the median file
 SLOW_SECONDS = 0.2
 SLOW_FILES_NAMED = 3
 LOW_FILL = 0.75
-ROOMY = 0.45  # share of the memory in use, up to which using more of it is advised
+ROOMY = 0.45  # share of the memory in use below which using more of it is advised
 MANY_PACKS = 8  # per step
-STARVED = 0.5  # share of a worker's time spent computing, below which it waits for something
-IDLE = 0.3  # share of the workers' time, below which fewer would do
+STARVED = 0.5  # share of a worker's time spent computing below which it is said to wait
+IDLE = 0.3  # busy share of the workers below which fewer are enough
 
 
 def diagnose(found: Measurements) -> tuple[str, list[str]]:
-    """What the bottleneck is, in a sentence; and what to change, the most useful first."""
+    """Returns the bottleneck in one sentence, and the advice, the most useful first."""
     rules = (
         no_workers,
         more_workers,
@@ -41,7 +41,7 @@ def diagnose(found: Measurements) -> tuple[str, list[str]]:
 
 
 def bottleneck(found: Measurements) -> str:
-    """The part that sets the pace."""
+    """Returns the part that limits the speed, in one sentence."""
     waiting, behind = found.waiting / found.seconds, falls_behind(found)
     transfer, optimizer = (found.parts[name] / found.seconds for name in ("transfer", "optimizer"))
     if waiting >= NOTABLE_WAIT or behind:
@@ -63,7 +63,7 @@ def bottleneck(found: Measurements) -> str:
 
 
 def no_workers(found: Measurements) -> Iterator[str]:
-    """Decoding inside the training process takes its cores and its interpreter."""
+    """Rule: decoding inside the training process takes its cores and its interpreter."""
     if found.workers == 0 and found.decoding:
         share = found.decoding / found.seconds
         yield (
@@ -73,7 +73,7 @@ def no_workers(found: Measurements) -> Iterator[str]:
 
 
 def more_workers(found: Measurements) -> Iterator[str]:
-    """Workers that decode more slowly than the device computes."""
+    """Rule: the workers decode more slowly than the device computes."""
     if not found.workers or not is_short_of_data(found) or not found.decoding:
         return
     need = (
@@ -92,7 +92,7 @@ def more_workers(found: Measurements) -> Iterator[str]:
 
 
 def starved_workers(found: Measurements) -> Iterator[str]:
-    """Workers that wait for something themselves."""
+    """Rule: the workers wait for the disk or for a core."""
     if not found.workers or not found.decoding or not is_short_of_data(found):
         return
     computing = found.decoding_cpu / found.decoding
@@ -112,7 +112,7 @@ def starved_workers(found: Measurements) -> Iterator[str]:
 
 
 def slow_files(found: Measurements) -> Iterator[str]:
-    """Files that take far longer than the others, the slowest first."""
+    """Rule: some files take far longer than the others; the slowest first."""
     usual = median(found.files.values()) if found.files else 0.0
     named = sorted(found.files.items(), key=lambda item: -item[1])[:SLOW_FILES_NAMED]
     for path, seconds in named:
@@ -124,7 +124,7 @@ def slow_files(found: Measurements) -> Iterator[str]:
 
 
 def failed_files(found: Measurements) -> Iterator[str]:
-    """Files that cannot be read cost time in every run."""
+    """Rule: files that cannot be read cost time in every run."""
     if found.failed:
         path, reason = next(iter(found.failed.items()))
         yield (
@@ -134,7 +134,7 @@ def failed_files(found: Measurements) -> Iterator[str]:
 
 
 def grey_levels(found: Measurements) -> Iterator[str]:
-    """Float pixels are four times as large as the grey levels they were made of."""
+    """Rule: float pixels are four times as large as the grey levels that they come from."""
     share = found.parts["transfer"] / found.seconds
     if found.float_streams and found.device != "cpu" and share >= NOTABLE_PART:
         settings = ", ".join(f"{stream}: {{pixels: uint8}}" for stream in found.float_streams)
@@ -145,7 +145,7 @@ def grey_levels(found: Measurements) -> Iterator[str]:
 
 
 def packs(found: Measurements) -> Iterator[str]:
-    """Packs that hold little of what the device could take at once."""
+    """Rule: the packs are not full, or smaller than the device could process at once."""
     per, limit = found.packs / found.steps, found.stage.max_tokens_per_batch
     share = found.memory / found.memory_limit if found.memory_limit else 1.0
     if found.fill < LOW_FILL and per >= 2:
@@ -161,7 +161,7 @@ def packs(found: Measurements) -> Iterator[str]:
 
 
 def checkpointing(found: Measurements) -> Iterator[str]:
-    """Recomputing activations buys memory that may not be needed."""
+    """Rule: recomputing activations saves memory that is not needed."""
     share = found.memory / found.memory_limit if found.memory_limit else 1.0
     if found.stage.gradient_checkpointing and share < ROOMY:
         yield (
@@ -171,19 +171,19 @@ def checkpointing(found: Measurements) -> Iterator[str]:
 
 
 def precision(found: Measurements) -> Iterator[str]:
-    """Accelerators compute in bfloat16 many times faster than in float32."""
+    """Rule: accelerators compute in bfloat16 many times faster than in float32."""
     if found.device == "cuda" and found.stage.precision == "float32" and not is_short_of_data(found):
         yield "set precision: bfloat16: the stage computes in float32, which uses a fraction of this device's speed"
 
 
 def compute_threads(found: Measurements) -> Iterator[str]:
-    """Cores left idle while the CPU computes."""
+    """Rule: cores are idle while the CPU computes."""
     if found.device == "cpu" and found.threads < found.cores and not is_short_of_data(found):
         yield f"computing uses {found.threads} of {found.cores} cores: set OMP_NUM_THREADS={found.cores}, or unset it"
 
 
 def idle_workers(found: Measurements) -> Iterator[str]:
-    """More workers than there is work take memory, and cores from a computing CPU."""
+    """Rule: workers without work take memory, and cores that the CPU needs for computing."""
     if found.workers < 2 or is_short_of_data(found) or not found.decoding:
         return
     busy, enough = found.decoding / (found.seconds * found.workers), wanted_workers(found)
@@ -192,40 +192,43 @@ def idle_workers(found: Measurements) -> Iterator[str]:
 
 
 def is_short_of_data(found: Measurements) -> bool:
-    """Whether steps wait for data, or will once the packs that were ready are used up."""
+    """Returns whether steps wait for data, or will wait when the packs that are ready now are used up."""
     return found.waiting / found.seconds >= NOTABLE_WAIT or falls_behind(found)
 
 
 def falls_behind(found: Measurements) -> bool:
-    """Whether workers take longer for a step's files than the step takes without them."""
+    """Returns whether the workers need more time for the files of a step than the rest of the step takes."""
     return supply(found) > HEADROOM * found.working
 
 
 def supply(found: Measurements) -> float:
-    """Seconds after which the data of all steps are there, when nothing else holds the workers up."""
+    """Returns the seconds in which the data of all steps can be ready, if nothing else slows the workers down."""
     return found.decoding / found.workers if found.workers else found.decoding + found.tokenizing
 
 
 def wanted_workers(found: Measurements) -> int:
-    """Workers that decode as fast as the rest computes, as far as there are cores for them beside one for training."""
+    """Returns the number of workers that decode as fast as the rest computes, limited by the cores."""
     needed = math.ceil(HEADROOM * found.decoding / found.working)
     return max(1, min(needed, found.cores - 1))
 
 
 def workers(found: Measurements) -> str:
+    """Returns the number of workers in words."""
     return {0: "in this process", 1: "1 worker"}.get(found.workers, f"{found.workers} workers")
 
 
 def per_step(found: Measurements, seconds: float) -> str:
+    """Returns the time of one step in words, from the seconds of all steps."""
     return f"{seconds / found.steps:.3g} s"
 
 
 def megabytes(size: float) -> str:
+    """Returns a size in bytes as megabytes in words."""
     return f"{size / 1e6:.3g} MB"
 
 
 def describe(found: Measurements) -> str:
-    """Measurements and advice as lines to read."""
+    """Returns measurements and advice as lines of text."""
     parts = {
         "waiting for data": found.waiting,
         "transfer": found.parts["transfer"],

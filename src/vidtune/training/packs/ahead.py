@@ -14,12 +14,12 @@ CLOSING_SECONDS = 2.0  # a thread that waits for a hanging file is left behind; 
 
 
 class Ahead:
-    """Runs an iterator in a thread and keeps a few of its items ready; errors of the thread arrive in their place.
+    """Runs an iterator in a thread and keeps a few of its items ready. `next` raises an error of the thread.
 
     Args:
-        items: consumed in the thread only.
-        depth: how many may wait.
-        max_bytes: how much memory their batches may take, about; one may always wait. None: any.
+        items: iterator that is used by the thread alone.
+        depth: number of items that may wait.
+        max_bytes: bytes that the batches of waiting items may take, about; one item may always wait. None: no limit.
     """
 
     def __init__(self, items: Iterator[LoadedPack], depth: int = DEPTH, max_bytes: float | None = None) -> None:
@@ -43,7 +43,7 @@ class Ahead:
         self._thread.join(CLOSING_SECONDS)
 
     def next(self) -> LoadedPack:
-        """The next item; time spent waiting for it is added to ``seconds_waited``."""
+        """Returns the next item. The time spent waiting for it is added to ``seconds_waited``."""
         started = time.perf_counter()
         with self._changed:
             self._changed.wait_for(lambda: self._ready)
@@ -57,7 +57,7 @@ class Ahead:
         return item
 
     def upcoming(self) -> Batch | None:
-        """The batch of the item that `next` will give, if it is ready; nothing is taken."""
+        """Returns the batch of the item that `next` will return, if it is ready; the item stays."""
         with self._changed:
             item = self._ready[0] if self._ready else None
         return item.batch if isinstance(item, LoadedPack) else None
@@ -72,7 +72,7 @@ class Ahead:
             self._put(error)
 
     def _put(self, item: LoadedPack | BaseException | None) -> bool:
-        """Add an item when there is room; False when nobody wants it any more."""
+        """Add an item as soon as there is room. Returns False if the queue was closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._has_room(item))
             self._ready.append(item)

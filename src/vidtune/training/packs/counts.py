@@ -1,7 +1,7 @@
-"""What the packs of a step came to: on one rank, on all of them, and since the last log line.
+"""Counts of the packs of a step: on one rank, on all ranks, and since the last log line.
 
-The ranks exchange these numbers once per step, together with everything else they have to know of each other: a stop
-asked for on one of them, a failure, new bad files, and their part of the gradients' norms.
+The ranks exchange these numbers once per step, together with everything else they have to know about each other: a stop
+request, a failure, new bad files, and the norms of their gradients.
 """
 
 import math
@@ -24,15 +24,17 @@ SUMMED = ("loss", "samples", "tokens", "supervised", "flops")
 
 @dataclass
 class StepCounts:
-    """One rank's part of a step; ``losses`` and ``ids`` have one entry per pack.
+    """Counts of the packs of one rank in a step.
 
     Args:
-        streams: those that are distilled, S.
-        losses: the terms of each pack, see :class:`PackLosses`.
-        frames: aligned frames of each of ``streams``.
-        flops: floating-point operations; 0 where they are not counted.
-        excluded: samples left out.
-        error: why the rank could not do its part.
+        streams: names of the distilled streams, S.
+        losses: loss terms of each pack, see :class:`PackLosses`.
+        frames: number of aligned frames of each of ``streams``.
+        ids: ids of the samples of each pack.
+        tokens, supervised: number of tokens, and of tokens that the loss sums over.
+        flops: floating-point operations; 0 if they are not counted.
+        excluded: samples that were left out.
+        error: the error that stopped this rank, or None.
     """
 
     streams: tuple[str, ...] = ()
@@ -49,7 +51,7 @@ class StepCounts:
         self.frames = [0 for _ in self.streams]
 
     def add(self, batch: Batch, loss: PackLosses, supervised: int, flops: float) -> None:
-        """Count a pack that was trained on."""
+        """Add the numbers of a pack that was trained on."""
         self.losses.append(loss.terms)
         self.frames = [before + more for before, more in zip(self.frames, loss.frames, strict=True)]
         self.ids.append(batch.ids)
@@ -59,12 +61,13 @@ class StepCounts:
 
 
 class StepTotals:
-    """A step's numbers of all ranks.
+    """Numbers of a step on all ranks.
 
     Args:
-        table: (world, names and one squared norm per component), float64.
-        names: of its first columns.
-        norm_is_shared: the ranks hold parts of one gradient; otherwise each holds all of it.
+        table: (world, names + components) float64, one row per rank: the named numbers, then the squared gradient norm
+            of each component.
+        names: names of the first columns.
+        norm_is_shared: True if each rank holds a part of the gradient, False if each holds all of it.
     """
 
     def __init__(self, table: Tensor, names: Sequence[str], norm_is_shared: bool) -> None:
@@ -74,15 +77,15 @@ class StepTotals:
         self._squares = squares.sum(0) if norm_is_shared else squares[0]
 
     def sum(self, name: str) -> float:
-        """Over all ranks."""
+        """Returns the sum of a number over all ranks."""
         return float(self._columns[name].sum())
 
     def of_ranks(self, name: str) -> Tensor:
-        """Of each rank. Shape: (world,)"""
+        """Returns a number of each rank. Shape: (world,)"""
         return self._columns[name]
 
     def norms(self, factor: float) -> list[float]:
-        """Norm of each component's gradient times ``factor``, and that of all of them."""
+        """Returns the gradient norm of each component, and of all together, times ``factor``."""
         squares = self._squares.tolist()
         return [factor * math.sqrt(square) for square in [*squares, math.fsum(squares)]]
 
@@ -90,10 +93,11 @@ class StepTotals:
 def exchange(
     ranks: Ranks, counts: StepCounts, norms: Tensor, norm_is_shared: bool, waited: float, stopping: bool
 ) -> StepTotals:
-    """What this rank's step came to, for what all of them did.
+    """Exchange the counts of a step with the other ranks. Returns the numbers of all ranks.
 
     Args:
-        norms: gradient norm of each component, of what this rank holds of it. Shape: (components,)
+        norms: gradient norm of each component, of the part on this rank. Shape: (components,)
+        norm_is_shared: see :class:`StepTotals`.
         waited: seconds this rank has waited for data since the run began.
         stopping: whether this rank was asked to stop.
     """
@@ -119,12 +123,12 @@ def exchange(
 
 
 def aligned(stream: str) -> str:
-    """Name of a stream's alignment loss, as its head is named."""
+    """Returns the name of the alignment loss of a stream, which is also the name of its head."""
     return f"alignments.{stream}"
 
 
 def frames_of(stream: str) -> str:
-    """Name of the number of frames that a stream's alignment loss sums over."""
+    """Returns the name of the number of frames that the alignment loss of a stream sums over."""
     return f"frames.{stream}"
 
 
@@ -132,8 +136,8 @@ class Window:
     """Sums over the steps since the last log line.
 
     Args:
-        peak: floating-point operations per second of all ranks' devices together; None where it is not known.
-        streams: those that are distilled.
+        peak: floating-point operations per second of the devices of all ranks; None if it is not known.
+        streams: names of the distilled streams.
     """
 
     def __init__(self, peak: float | None, streams: Sequence[str] = ()) -> None:
@@ -146,15 +150,15 @@ class Window:
         self._sums = dict.fromkeys((*SUMMED, *terms), 0.0)
 
     def add(self, totals: StepTotals) -> None:
-        """One more step."""
+        """Add the numbers of a step."""
         for name in self._sums:
             self._sums[name] += totals.sum(name)
 
     def line(self, totals: StepTotals) -> dict[str, Any]:
-        """The numbers for the log, see :mod:`vidtune.training.log`; the next window begins.
+        """Returns the numbers for the log, see :mod:`vidtune.training.log`, and begins the next window.
 
         Args:
-            totals: of the last step.
+            totals: numbers of the last step.
         """
         seconds, waited = time.perf_counter() - self._started, totals.of_ranks("waited")
         sums = self._sums

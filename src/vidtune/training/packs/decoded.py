@@ -1,11 +1,11 @@
-"""Decoded media on their way from the worker pool to the packs, with a bounded memory of recent ones.
+"""Decoded media between the worker pool and the packs, with a bounded cache of recent ones.
 
-Annotation files ask several questions about one video, and small data sets come round every few seconds: what was
-decoded lately is not decoded again.
+Annotation files ask several questions about one video, and small data sets repeat every few seconds. Recently decoded
+files are not decoded again.
 
-What media take in a training process, about: the pool's ``max_waiting`` (at most half a GiB) in results that wait in
-it, as much again remembered here, and as much again in packs that are ready ahead of the step. The worker processes
-have a bound of their own; see :mod:`vidtune.media.pool`.
+Media take about this much memory in a training process: ``max_waiting`` of the pool (at most half a GiB) in results
+that wait in the pool, the same amount in the cache here, and the same amount in packs that are ready ahead of the step.
+The worker processes have a limit of their own; see :mod:`vidtune.media.pool`.
 """
 
 from collections import OrderedDict, deque
@@ -18,8 +18,10 @@ from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 
 
 class Decoded:
-    """One decoded file, or the promise of one. All but ``job`` and ``identity`` hold once ``done``; ``seconds`` were
-    spent on it. ``identity`` names the content that the file had before; None where nobody asks.
+    """One decoded file, or the promise of one.
+
+    ``array``, ``second``, ``error`` and ``seconds`` (spent on decoding) are valid when ``done`` is true. ``identity``
+    names the content of the file before it was decoded; None if it is not needed.
     """
 
     __slots__ = ("array", "done", "error", "identity", "job", "second", "seconds")
@@ -34,23 +36,24 @@ class Decoded:
 
     @property
     def nbytes(self) -> int:
-        """Memory it takes; 0 for a promise or a failure."""
+        """Bytes of the decoded arrays; 0 for a promise or a failure."""
         return sum(array.nbytes for array in (self.array, self.second) if array is not None)
 
     def fill(self, result: LoadResult) -> None:
+        """Take over the result of decoding."""
         self.array, self.second = result.array, result.second
         self.error, self.seconds, self.done = result.error, result.seconds, True
 
 
 class DecodedMedia:
-    """Asks the pool for files, each once while it is in flight or remembered.
+    """Requests files from the pool. A file that is being decoded or is in the cache is not requested again.
 
-    The pool draws its jobs from this object and may look ahead; when nothing is waiting it calls ``plan_more``.
+    The pool takes its jobs from this object and may look ahead. When no job is waiting, ``plan_more`` is called.
 
     Args:
-        pool: ordered results.
-        plan_more: asks for further media by ``request``; returns False when there is nothing more to plan for now.
-        remembered_bytes: how much is kept for samples to come; None: as much as may wait in the pool.
+        pool: pool that returns results in the order of the jobs.
+        plan_more: function that requests further media with ``request``; returns False if there is nothing to plan now.
+        remembered_bytes: size of the cache for later samples; None: as much as may wait in the pool.
     """
 
     def __init__(self, pool: MediaPool, plan_more: Callable[[], bool], remembered_bytes: int | None = None) -> None:
@@ -63,7 +66,7 @@ class DecodedMedia:
         self._results: Iterator[LoadResult] = iter(())
 
     def request(self, job: LoadJob, identity: str | None = None) -> Decoded:
-        """The file, now or later; one that is remembered keeps the identity that it was first asked for with."""
+        """Returns the file, decoded now or later. A file in the cache keeps the identity of its first request."""
         decoded = self._known.get(job)
         if decoded is None:
             decoded = self._known[job] = Decoded(job, identity)
@@ -73,7 +76,7 @@ class DecodedMedia:
         return decoded
 
     def wait_for(self, decoded: Decoded) -> None:
-        """Return when the file is decoded or has failed."""
+        """Wait until the file is decoded or has failed."""
         while not decoded.done:
             result = next(self._results, None)
             if result is None:

@@ -30,21 +30,21 @@ PLANNED_PACKS = 8
 
 @dataclass(frozen=True)
 class Requested:
-    """A media item on its way.
+    """A media item that was requested.
 
     Args:
-        found: what the store has of it.
-        decoded: the file, for the rest; None: nothing else is needed.
+        found: the features that the store holds of it.
+        decoded: the decoded file, or the promise of it; None if the store holds everything.
     """
 
     found: Found
     decoded: Decoded | None
 
     def loaded(self, slot: MediaSlot, is_unchanged: Callable[[MediaRef, str], bool]) -> LoadedItem:
-        """The item, once it is decoded.
+        """Returns the item, after its file was decoded.
 
         Args:
-            is_unchanged: whether a file still has a key; features of one that changed meanwhile are not stored.
+            is_unchanged: returns whether a file still has a key; features of a file that has changed are not stored.
         """
         found, decoded = self.found, self.decoded
         array, second = (decoded.array, decoded.second) if decoded is not None else (None, None)
@@ -67,7 +67,7 @@ class Requested:
 
 @dataclass
 class PlannedPack:
-    """A pack whose media are on their way; ``media`` has the items of each example. ``excluded``: left out already."""
+    """A pack whose media were requested. ``media``: items of each example. ``excluded``: samples left out already."""
 
     step: int
     number: int | None
@@ -79,18 +79,20 @@ class PlannedPack:
 
 
 class PackLoader:
-    """Iterates over one rank's packs of steps ``first_step`` to the stage's last; every rank has equally many.
+    """Iterates over the packs of one rank, from step ``first_step`` to the last step of the stage.
+
+    Every rank has the same number of packs.
 
     Args:
-        plan: packs of each step.
-        make_example: (table index, epoch) -> tokenised example; may raise SampleProblem.
-        preprocessing: per stream.
-        pool: decodes; owned by the caller.
-        first_step: steps done already.
-        known: what the run left out so far, on all ranks; steps that run again leave out the same.
-        rank, world: which packs are loaded.
-        teachers: preprocessing of what teachers see, of the streams that have one; a file is decoded once for both.
-        stored: where features are found that were computed before; None: nowhere.
+        plan: plan of the stage.
+        make_example: function (table index, epoch) -> tokenised example; may raise SampleProblem.
+        preprocessing: preprocessing of each stream.
+        pool: pool that decodes media; the caller closes it.
+        first_step: number of steps done already.
+        known: samples that the run left out so far, on all ranks; steps that run again leave out the same.
+        rank, world: this rank, and the number of ranks.
+        teachers: preprocessing for the teacher of each distilled stream; a file is decoded once for both.
+        stored: features that were computed before; None: there are none.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class PackLoader:
             yield self._load(self._planned.popleft())
 
     def learn(self, failed: Mapping[str, int]) -> None:
-        """Take note of files that failed, on any rank, so that later steps do not wait for them again.
+        """Record files that failed, on any rank, so that later steps do not wait for them again.
 
         Args:
             failed: media path -> first step it failed in.
@@ -152,7 +154,7 @@ class PackLoader:
         return True
 
     def _add(self, planned: PlannedPack, index: int) -> None:
-        """Tokenise a sample and ask for its files, unless it is known to be left out."""
+        """Tokenise a sample and request its files, unless it was left out before."""
         step = planned.step
         if (index, step) in self._known:
             planned.excluded.append(self._known[index, step])
@@ -168,7 +170,7 @@ class PackLoader:
         planned.media.append([] if known_to_fail else [self._request(slot) for slot in example.media])
 
     def _request(self, slot: MediaSlot) -> Requested:
-        """Look an item up in the store, and ask for its file where that has not all of it."""
+        """Look up an item in the store, and request its file if the store does not hold everything."""
         found = self._stored.find(slot.ref)
         own, second = self._preprocessing[slot.stream], self._teachers.get(slot.stream)
         if found.taught is not None:
@@ -199,7 +201,7 @@ class PackLoader:
         )
 
     def _failure(self, example: Example, index: int, step: int, media: list[Requested]) -> Excluded | None:
-        """Wait for an example's files; why it is left out, or None."""
+        """Wait for the files of an example. Returns the record of the failure, or None."""
         path = failed_before(example, self._failed, step)
         if path is not None:
             return left_out_again(example.id, index, step, path, self._failed[path], self._rank)

@@ -9,16 +9,16 @@ from vidtune.training.setup.exclusions import Excluded
 
 @dataclass(frozen=True, eq=False)
 class LoadedPack:
-    """A micro-batch of a step, or an empty place in it.
+    """A pack that is ready for the model, or a dummy in its place.
 
     Args:
-        step: the optimizer step it belongs to, from 0.
-        number: the pack's number in the step, from 0; None for a dummy, which keeps ranks equally long.
-        is_last: whether the step ends with it on this rank.
-        batch: None for a dummy, and when every sample was left out.
-        excluded: samples left out.
-        num_supervised: tokens the loss of ``batch`` sums over.
-        rank: whose it is.
+        step: optimizer step that it belongs to, from 0.
+        number: number of the pack in the step, from 0; None for a dummy, which gives every rank the same number.
+        is_last: whether it is the last pack of the step on this rank.
+        batch: the batch; None for a dummy, or if every sample was left out.
+        excluded: samples that were left out.
+        num_supervised: number of tokens that the loss of ``batch`` sums over.
+        rank: rank that loads it.
         indices, examples: table indices and examples of ``batch``, in its order.
     """
 
@@ -34,11 +34,11 @@ class LoadedPack:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the batch."""
+        """Bytes of the batch."""
         return 0 if self.batch is None else self.batch.nbytes
 
     def without(self, failed: Mapping[str, int]) -> "LoadedPack":
-        """The pack without samples that need a file which failed in an earlier step; itself when there is none.
+        """Returns the pack without the samples that need a file which failed in an earlier step.
 
         Args:
             failed: media path -> first step it failed in, on any rank.
@@ -64,7 +64,7 @@ class LoadedPack:
         )
 
     def _media(self, bad: Sequence[str | None]) -> dict[str, StreamBatch]:
-        """The media of the examples that are not bad."""
+        """Returns the media of the examples that need no bad file."""
         assert self.batch is not None
         kept: dict[str, list[int]] = {stream: [] for stream in self.batch.media}
         place = dict.fromkeys(kept, 0)
@@ -76,11 +76,11 @@ class LoadedPack:
 
 
 def failed_before(example: Example, failed: Mapping[str, int], step: int) -> str | None:
-    """The first of an example's files that failed in an earlier step."""
+    """Returns the first file of an example that failed in an earlier step, or None."""
     paths = (slot.ref.path for slot in example.media)
     return next((path for path in paths if failed.get(path, step) < step), None)
 
 
 def left_out_again(id: str, index: int, step: int, path: str, failed_in: int, rank: int) -> Excluded:
-    """The record of a sample whose file is known to fail."""
+    """Returns the record of a sample that needs a file which failed before."""
     return Excluded(id, index, step, path, f"failed in step {failed_in} and is not tried again", rank)

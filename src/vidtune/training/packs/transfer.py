@@ -1,4 +1,4 @@
-"""Packs on their way to the device: copied beside the computation, grey levels normalised where they arrive."""
+"""Copies packs to the device while the one before is computed; grey levels are normalised on the device."""
 
 from collections.abc import Mapping
 
@@ -9,27 +9,27 @@ from vidtune.processing.batch import Batch
 
 
 def to_device(batch: Batch, device: torch.device, preprocessing: Mapping[str, Preprocessing]) -> Batch:
-    """The batch on a device, media as the towers take them. From pinned memory nothing waits for the copy.
+    """Returns the batch on a device, with media as the towers need them. From pinned memory the copy is asynchronous.
 
     Args:
-        preprocessing: per stream.
+        preprocessing: preprocessing of each stream.
     """
     return batch.to(device).to_float(preprocessing)
 
 
 class Transfer:
-    """Brings packs to the device; on CUDA the next one travels while the present one is computed::
+    """Copies packs to the device. On CUDA the next pack is copied while the current one is computed::
 
         batch = transfer.take(pack.batch)
         ...  # launch forward and backward
         transfer.begin(packs.upcoming())
 
-    ``begin`` pins the batch and copies it on a stream of its own; neither it nor ``take`` waits for the device. On
-    other devices ``begin`` does nothing.
+    ``begin`` pins the batch and copies it on a CUDA stream of its own. Neither ``begin`` nor ``take`` waits for the
+    device. On other devices ``begin`` does nothing.
 
     Args:
-        device: where the packs go.
-        preprocessing: per stream.
+        device: device of the packs.
+        preprocessing: preprocessing of each stream.
     """
 
     def __init__(self, device: torch.device, preprocessing: Mapping[str, Preprocessing]) -> None:
@@ -38,13 +38,13 @@ class Transfer:
         self._begun: tuple[Batch, Batch] | None = None
 
     def begin(self, batch: Batch | None) -> None:
-        """Start copying the batch that ``take`` will ask for next; for None nothing happens."""
+        """Start copying the batch that ``take`` will need next. Does nothing for None."""
         if self._stream is None or batch is None:
             return
         self._begun = batch, self._copy(batch)
 
     def take(self, batch: Batch) -> Batch:
-        """The batch on the device; the copy that was begun if it is of this batch, else a new one."""
+        """Returns the batch on the device: the copy that was begun for this batch, else a new one."""
         if self._stream is None:
             return to_device(batch, self.device, self.preprocessing)
         if self._begun is not None and self._begun[0] is batch:
@@ -54,7 +54,9 @@ class Transfer:
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self._stream)
         for tensor in moved.tensors():
-            tensor.record_stream(current)  # its memory belongs to the other stream; keep it until this one is done
+            tensor.record_stream(
+                current
+            )  # keeps its memory, which belongs to the other stream, until this stream is done
         return moved
 
     def _copy(self, batch: Batch) -> Batch:

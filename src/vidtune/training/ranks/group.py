@@ -1,7 +1,7 @@
-"""The processes that train together: which one this is, and how they agree.
+"""The group of processes that train together: the place of this process in it, and how the processes agree.
 
-``torchrun``, ``accelerate launch`` and ``vidtune train --processes`` say it in RANK, WORLD_SIZE, LOCAL_RANK and
-MASTER_ADDR; ``srun`` in SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID and the list of hosts. Without any of these there is
+``torchrun``, ``accelerate launch`` and ``vidtune train --processes`` set RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR.
+``srun`` sets SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID and the list of hosts. Without any of these variables there is
 one process, and no process group.
 """
 
@@ -22,30 +22,30 @@ from vidtune.errors import UserError
 from vidtune.training.signals import TrainingInterrupted
 
 JOIN_TIMEOUT = timedelta(minutes=10)
-# What a rank waits for the others inside a step, whose length the media time-out bounds.
+# How long a rank waits for the others inside a step; the media time-out limits the length of a step.
 STEP_TIMEOUT = timedelta(minutes=30)
 # One rank may build tables or load weights for hours while the others wait.
 SET_UP_TIMEOUT = timedelta(days=2)
-# For a launcher to end the ranks that fail only because another one did, before they say anything.
+# Time for a launcher to end the ranks that fail only because another one did, before they print anything.
 PATIENCE_SECONDS = 1.0
 
 Result = TypeVar("Result")
 
 
 class RankFailed(Exception):
-    """Another rank failed with something that is no user's mistake and shows it itself."""
+    """Another rank failed with an error that is not a mistake of the user. That rank shows the error."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class ProcessPlace:
-    """Which process this is.
+    """The place of this process among all processes that train together.
 
     Args:
-        rank, world: among all processes.
-        local_rank, local_world: among those of this machine.
-        host, port: where rank 0 listens; None for one process.
+        rank, world: number of this process, and number of processes.
+        local_rank, local_world: the same among the processes of this machine.
+        host, port: address at which rank 0 listens; None for one process.
     """
 
     rank: int = 0
@@ -57,7 +57,7 @@ class ProcessPlace:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ProcessPlace":
-        """Read the launcher's variables.
+        """Read the environment variables of the launcher.
 
         Raises:
             UserError: variables that are missing or contradict each other; names them.
@@ -87,7 +87,7 @@ class ProcessPlace:
 
     @classmethod
     def _from_slurm(cls, environment: Mapping[str, str]) -> "ProcessPlace":
-        # SLURM_NTASKS is the job's; a step (srun) may have fewer tasks.
+        # SLURM_NTASKS counts the tasks of the job; a step (srun) may have fewer.
         size = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
         rank, world = _number(environment, "SLURM_PROCID"), _number(environment, size)
         local_rank = _number(environment, "SLURM_LOCALID", 0 if world == 1 else None)
@@ -107,11 +107,11 @@ class ProcessPlace:
 
 
 class Ranks:
-    """All processes of a run; methods that gather or agree must be called by all of them.
+    """All processes of a run. All of them must call the methods that gather or agree.
 
     Args:
-        place: which one this is.
-        device: where it computes.
+        place: the place of this process.
+        device: the device of this process.
     """
 
     def __init__(self, place: ProcessPlace, device: torch.device) -> None:
@@ -122,17 +122,15 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that writes logs and results."""
+        """Whether this rank writes logs and results."""
         return self.rank == 0
 
     def new_group(self, timeout: timedelta) -> dist.ProcessGroup | None:
-        """A process group of all ranks for objects and CPU tensors, apart from that of the gradients; None for one
-        process.
-        """
+        """Returns a new process group of all ranks for objects and CPU tensors; None for one process."""
         return dist.new_group(backend="gloo", timeout=timeout) if self.world > 1 else None
 
     def table(self, numbers: Tensor) -> Tensor:
-        """The numbers of every rank, (K,) on CPU -> (world, K)."""
+        """Returns the numbers of every rank. Shape: (K,) on CPU -> (world, K)"""
         if self.world == 1:
             return numbers[None]
         rows = [torch.empty_like(numbers) for _ in range(self.world)]
@@ -140,10 +138,11 @@ class Ranks:
         return torch.stack(rows)
 
     def gather(self, value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-        """A picklable value of every rank, in the order of the ranks.
+        """Returns the values of all ranks, in the order of the ranks.
 
         Args:
-            group: of :meth:`new_group`, for a thread beside the training.
+            value: value of this rank; must be picklable.
+            group: group of :meth:`new_group`, for a thread beside the training; None: the default group.
         """
         if self.world == 1:
             return [value]
@@ -155,8 +154,8 @@ class Ranks:
         """Raise on every rank if any rank has an error.
 
         Raises:
-            UserError: the user's mistake, with its rank where it is not everybody's.
-            RankFailed: another rank failed otherwise; that one raises its own error.
+            UserError: a mistake of the user, with the rank if not all ranks have it.
+            RankFailed: another rank has another error; that rank raises it.
         """
         if self.world == 1:
             if error is not None:
@@ -187,7 +186,7 @@ class Ranks:
         self.agree(error, group)
 
     def main_first(self, build: Callable[[], Result]) -> Result:
-        """Call ``build`` on rank 0, then on the others, which find there what it left on disk."""
+        """Call ``build`` on rank 0, then on the other ranks, which find the files that rank 0 has written."""
         results: list[Result] = []
         for turn in (True, False):
             with self.agreed():
@@ -198,8 +197,10 @@ class Ranks:
 
 @contextmanager
 def speaking_once(ranks: Ranks) -> Iterator[None]:
-    """Around a program of several ranks: what all of them have to say is said by rank 0, and the others leave silently
-    with the same exit code; what went wrong on one rank, that rank says.
+    """Context manager for a program of several ranks that prints every message once.
+
+    Rank 0 prints messages that all ranks have; the other ranks exit silently with the same exit code. A rank that
+    fails alone prints its own error.
     """
     try:
         yield
@@ -221,10 +222,10 @@ def joined(device: str | None = None) -> Iterator[Ranks]:
     """Join the other processes of the run, if the environment names any.
 
     Args:
-        device: of torch; None takes this process's GPU when there is one.
+        device: device of torch; None takes the GPU of this process if there is one.
 
     Raises:
-        UserError: variables that contradict each other, too few GPUs, or processes that do not come.
+        UserError: variables that contradict each other, too few GPUs, or processes that do not join.
     """
     place = ProcessPlace.from_environment()
     target = compute_device(place, device)
@@ -249,9 +250,8 @@ def joined(device: str | None = None) -> Iterator[Ranks]:
     try:
         yield Ranks(place, target)
     except RuntimeError:
-        intact = (
-            False  # of torch: others may be gone or wait in a collective, and leaving the group would wait for them
-        )
+        # Errors of torch: other ranks may be gone or wait in a collective, and leaving the group would wait for them.
+        intact = False
         raise
     finally:
         if intact:
@@ -259,7 +259,7 @@ def joined(device: str | None = None) -> Iterator[Ranks]:
 
 
 def compute_device(place: ProcessPlace, device: str | None) -> torch.device:
-    """The device of a process: ``device`` as given, this process's own GPU, or the CPU."""
+    """Returns the device of a process: ``device`` if given, else the GPU of this process, else the CPU."""
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if target.type != "cuda" or target.index is not None or place.world == 1:
         return target
@@ -267,7 +267,7 @@ def compute_device(place: ProcessPlace, device: str | None) -> torch.device:
     if place.local_rank < count:
         return torch.device("cuda", place.local_rank)
     if count == 1 and "CUDA_VISIBLE_DEVICES" in os.environ:
-        return torch.device("cuda", 0)  # a launcher that gives each process its own
+        return torch.device("cuda", 0)  # a launcher that gives each process its own GPU
     raise UserError(
         f"process {place.local_rank + 1} of this machine finds {count} GPU(s); start one process per GPU, or use "
         "device cpu"
@@ -275,7 +275,7 @@ def compute_device(place: ProcessPlace, device: str | None) -> torch.device:
 
 
 def first_host(nodes: str) -> str:
-    """The first host of a Slurm list: "node[03-05,7],login1" -> "node03"."""
+    """Returns the first host of a Slurm list: "node[03-05,7],login1" -> "node03"."""
     found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", nodes)
     return "".join(part or "" for part in found.groups()) if found else ""
 

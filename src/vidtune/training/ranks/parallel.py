@@ -1,6 +1,6 @@
-"""One model on many processes: a copy on each (DDP), or its weights, gradients and moments cut up between them (FSDP2).
+"""One model on many processes: a copy on each (DDP), or weights, gradients and optimizer state sharded (FSDP2).
 
-The training step is wrapped as a whole, because what is called from outside a wrapper escapes its hooks.
+The whole forward pass is wrapped as one module, because calls from outside a wrapper do not run its hooks.
 """
 
 import warnings
@@ -20,18 +20,18 @@ from vidtune.recipe.types import Stage
 from vidtune.training.forward import PackForward
 from vidtune.training.ranks.group import Ranks
 
-# Up to this size FSDP2 adds up whole gradients over the packs of a step and reduces them once; larger ones, which
-# would cost the memory that sharding saves, are reduced after every pack.
+# Up to this size FSDP2 adds up whole gradients over the packs of a step and reduces them once. Larger gradients are
+# reduced after every pack: holding them whole would cost the memory that sharding saves.
 WHOLE_GRADIENT_BYTES = 2 * 2**30
 
 
 class ParallelForward:
-    """A training step on this process's share of the work.
+    """The forward pass of a pack, wrapped for the processes that train together.
 
     Args:
-        step: the model in it is moved to the device of ``ranks``, and changed in place when it is sharded.
-        stage: says how (``parallel``, ``precision``).
-        ranks: with one process nothing is wrapped.
+        step: the forward pass; its model is moved to the device of ``ranks``, and changed in place if it is sharded.
+        stage: settings of the stage (``parallel``, ``precision``).
+        ranks: the processes that train together; with one process nothing is wrapped.
     """
 
     def __init__(self, step: PackForward, stage: Stage, ranks: Ranks) -> None:
@@ -46,11 +46,11 @@ class ParallelForward:
             return
         step.to(ranks.device)
         if ranks.world > 1:
-            # Searching for unused weights serves weights that no forward pass reaches (layers behind a tower's
-            # feature layer), and keeps the buckets as they are from the first step on: DDP would otherwise sort them
-            # after one step, and a resumed run would add its gradients in another order.
+            # DDP searches for unused weights for two reasons. Some weights are reached by no forward pass (layers
+            # behind a tower's feature layer). And the buckets stay as they are from the first step on: otherwise DDP
+            # would sort them after one step, and a resumed run would add its gradients in another order.
             with warnings.catch_warnings():
-                # Its new name is not known to all the versions of torch that will do.
+                # The new name of this argument is not known to all supported versions of torch.
                 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
                 self.net = DistributedDataParallel(
                     step, broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
@@ -58,7 +58,7 @@ class ParallelForward:
 
     @contextmanager
     def accumulate(self, is_last: bool) -> Iterator[None]:
-        """Around forward and backward of one pack; the ranks' gradients are averaged in the last one of a step."""
+        """Context manager for forward and backward of one pack. The last pack of a step averages the gradients."""
         if isinstance(self.net, FSDPModule):
             self.net.set_requires_gradient_sync(is_last or not self._waits_for_last)
             yield
@@ -69,14 +69,16 @@ class ParallelForward:
             yield
 
     def whole_weights(self, frozen: bool) -> dict[str, Tensor]:
-        """Weights on CPU under the model's own names; on rank 0, nothing on the others. Call it on all ranks.
+        """Returns the weights on the CPU by the names of the model; on other ranks than rank 0, nothing.
+
+        All ranks must call it.
 
         Args:
-            frozen: take those that do not train as well.
+            frozen: whether to include the frozen weights.
         """
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=not frozen)
         weights = cast("dict[str, Tensor]", get_model_state_dict(self.net, options=options))
-        if not frozen:  # torch leaves the second name of a frozen weight that is tied
+        if not frozen:  # torch keeps the second name of a tied frozen weight
             named = self._step.named_parameters(remove_duplicate=False)
             not_trained = {name for name, weight in named if not weight.requires_grad}
             weights = {name: tensor for name, tensor in weights.items() if name not in not_trained}
@@ -84,14 +86,14 @@ class ParallelForward:
 
 
 def shard(step: PackForward, ranks: Ranks, dtype: torch.dtype | None) -> None:
-    """Cut all weights up between the ranks, in place; frozen towers, connectors apart, stay whole on each.
+    """Shard all weights between the ranks, in place. Only frozen towers stay whole on each rank.
 
-    The units, gathered one at a time, are the language model's layers; everything else is gathered once per forward.
-    That holds trained towers too: a batch decides how often and in which order they run, and ranks that gather in
-    different orders wait for each other for ever.
+    The layers of the language model are gathered one at a time; all other weights are gathered once per forward pass,
+    trained towers included. The batch decides how often and in which order towers run, and ranks that gather in
+    different orders would wait for each other for ever.
 
     Args:
-        dtype: to gather and compute in; None as stored. Gradients are always summed in float32.
+        dtype: dtype to gather and compute in; None: as stored. Gradients are always summed in float32.
     """
     model = step.model
     mesh = init_device_mesh(ranks.device.type, (ranks.world,))
@@ -101,7 +103,8 @@ def shard(step: PackForward, ranks: Ranks, dtype: torch.dtype | None) -> None:
     frozen_towers = [tower for tower in model.towers.values() if not is_trainable(tower)]
     for tower in frozen_towers:
         tower.to(ranks.device)
-    # A pack without media would leave a frozen language model out of the backward pass, in which other ranks gather.
+    # Without this, a pack without media would skip the backward pass of a frozen language model, in which other ranks
+    # gather weights.
     model.language_model.enable_input_require_grads()
     for layer in layers(model.language_model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
@@ -110,7 +113,7 @@ def shard(step: PackForward, ranks: Ranks, dtype: torch.dtype | None) -> None:
 
 
 def layers(module: nn.Module) -> list[nn.Module]:
-    """The members of the outermost module lists: the layers of a transformer, whatever their class."""
+    """Returns the members of the outermost module lists: the layers of a transformer of any class."""
     if isinstance(module, nn.ModuleList):
         return list(module)
     return [layer for child in module.children() for layer in layers(child)]

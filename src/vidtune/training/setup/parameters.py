@@ -1,4 +1,4 @@
-"""What trains, at which rate, in which precision: component globs of a stage become optimizer parameter groups.
+"""The trained parameters of a stage: the globs over components become optimizer groups with rates and precision.
 
 A component is a named part of the model, see :meth:`VideoLM.components`.
 """
@@ -18,15 +18,15 @@ from vidtune.spelling import suggestion
 
 
 def select_components(names: list[str], train: Mapping[str, Train], stage: str) -> dict[str, Train]:
-    """How each trained component trains, in the order of ``names``.
+    """Returns the training settings of each trained component, in the order of ``names``.
 
     Args:
-        names: all components of the model.
-        train: the same per glob, as the stage says.
+        names: names of all components of the model.
+        train: training settings by glob, from the stage.
         stage: name of the stage, for error messages.
 
     Raises:
-        UserError: a glob that matches nothing (the nearest name is given), or two globs for one component.
+        UserError: a glob that matches nothing (the message names the nearest), or two globs for one component.
     """
     chosen: dict[str, Train] = {}
     claimed: dict[str, str] = {}
@@ -44,12 +44,12 @@ def select_components(names: list[str], train: Mapping[str, Train], stage: str) 
 
 
 def prepare_components(model: VideoLM, trained: Collection[str], frozen_dtype: torch.dtype) -> None:
-    """Freeze all but the trained components; trained weights are float32, frozen ones ``frozen_dtype``.
+    """Freeze all but the trained components. Trained weights become float32, frozen ones ``frozen_dtype``.
 
-    A trained component that holds low-rank adapters trains these alone. Frozen towers and connectors are put into eval
-    mode. The language model always stays in train mode: gradients run through it even when it is frozen, and
-    transformers checkpoints activations in train mode only. Buffers keep their precision, which rotary embeddings
-    need; so do weights that are held in 8 or 4 bits.
+    In a trained component with low-rank adapters only the adapters train. Frozen towers and connectors are put into
+    eval mode. The language model always stays in train mode: gradients run through it even if it is frozen, and
+    transformers checkpoints activations in train mode only. Buffers keep their precision, because rotary embeddings
+    need it; so do weights that are held in 8 or 4 bits.
     """
     model.requires_grad_(False)
     for name, part in model.components().items():
@@ -63,10 +63,10 @@ def prepare_components(model: VideoLM, trained: Collection[str], frozen_dtype: t
 
 
 def parameter_groups(model: VideoLM, trained: Mapping[str, Train], weight_decay: float) -> list[dict[str, Any]]:
-    """Optimizer groups: one per trained component, and a second one without weight decay for its biases and norms.
+    """Returns the optimizer groups: per trained component one, and one without weight decay for its biases and norms.
 
-    Each group carries ``component`` and ``peak`` (the rate before the schedule). A weight shared by two components
-    belongs to the one named first.
+    Each group has ``component`` and ``peak`` (the learning rate before the schedule). A weight that two components
+    share belongs to the first one.
     """
     parts = model.components()
     groups: list[dict[str, Any]] = []

@@ -1,8 +1,9 @@
-"""The feature store in training: what of a stage's towers and teachers is stored, and who serves it.
+"""The feature store in training: which features of the towers and teachers of a stage are stored and read.
 
-Frozen towers whose preprocessing is not random give the same features in every epoch and every run. What the store has
-is neither decoded nor encoded; the rest is computed in the step as without a store, and written behind it. Features
-that were stored are equal to float rounding, and exactly equal where a tower would be given the same items together.
+A frozen tower whose preprocessing is not random gives the same features in every epoch and every run. Media whose
+features are in the store are neither decoded nor encoded. Other features are computed in the step, as without a store,
+and written in the background. Stored features are equal up to float rounding, and exactly equal if the tower would get
+the same items together.
 """
 
 import os
@@ -32,10 +33,10 @@ ENVIRONMENT = "VIDTUNE_FEATURES"
 
 
 def store_folder(features: str | None, out: Path) -> Path | None:
-    """Where a recipe's features are stored; None: nowhere.
+    """Returns the folder of the feature store of a recipe; None: nothing is stored.
 
     Args:
-        features: as the recipe says.
+        features: setting of the recipe.
         out: folder of the run.
     """
     if features != AUTO:
@@ -45,11 +46,12 @@ def store_folder(features: str | None, out: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class Found:
-    """What the store has of an item.
+    """Features of an item that were found in the store.
 
     Args:
-        features: of the stream's tower, (N, C); None: they have to be computed, and stored as ``key`` if there is one.
-        taught, teacher_key: the same of the stream's teacher.
+        features: features of the tower, (N, C); None: they must be computed.
+        key: key under which computed features are stored; None: they are not stored.
+        taught, teacher_key: the same for the teacher of the stream.
     """
 
     features: Tensor | None = None
@@ -60,11 +62,11 @@ class Found:
 
 @dataclass
 class StoredFeatures:
-    """The stored features of a stage; without a store there are none, and nothing happens.
+    """The stored features of a stage. Without a store it is empty and does nothing.
 
     Args:
-        towers, teachers: by stream, where there is something to store.
-        notes: what to tell about it, once.
+        towers, teachers: stored features of the towers and of the teachers, by stream.
+        notes: messages for the user, to be shown once.
     """
 
     towers: dict[str, FeatureCache] = field(default_factory=dict)
@@ -85,8 +87,10 @@ class StoredFeatures:
         """Open the collections of a stage.
 
         Args:
-            model: frozen and cast as the stage wants.
-            preprocessing: of the stage, by the streams that its data hold.
+            store: folder of the feature store.
+            model: model, frozen and cast as the stage needs it.
+            preprocessing: preprocessing of each stream that occurs in the data.
+            teachers: teachers of the stage.
         """
         stored, identities = cls(), MediaIdentities()
         specs: dict[str, CollectionSpec] = {}
@@ -122,7 +126,7 @@ class StoredFeatures:
             cache.close()
 
     def find(self, ref: MediaRef) -> Found:
-        """What the store has of an item, and under which names the rest is to be stored."""
+        """Returns the stored features of an item, and the keys under which missing ones are to be stored."""
         if is_feature_file(ref.path):
             return Found()
         found: list[Any] = []
@@ -135,20 +139,20 @@ class StoredFeatures:
         return Found(*found)
 
     def is_unchanged(self, ref: MediaRef, key: str) -> bool:
-        """Whether a file is still the one that had this key before it was decoded."""
+        """Returns whether a file still has the content that had this key before it was decoded."""
         caches = (self.towers.get(ref.stream), self.teachers.get(ref.stream))
         return any(cache is not None and cache.key(ref) == key for cache in caches)
 
     def keep(self, stream: str, key: str, features: Tensor) -> None:
-        """Store what a tower gave."""
+        """Store the features of a tower."""
         self.towers[stream].add(key, features, self._paths.get(key, ""))
 
     def keep_taught(self, stream: str, key: str, features: Tensor) -> None:
-        """Store what a teacher gave."""
+        """Store the features of a teacher."""
         self.teachers[stream].add(key, features, self._paths.get(key, ""))
 
     def problems(self) -> list[str]:
-        """What went wrong since the last call: training goes on without the store."""
+        """Returns messages about failures since the last call. Training continues without the store."""
         found = [cache.problem for cache in self._caches() if cache.problem is not None]
         found += [
             f"{cache.collection.folder}: the disk is slower than the towers: not all features are stored this time"
@@ -166,10 +170,11 @@ class StoredFeatures:
 def unstorable(
     recipe: Recipe, stage: Stage, stream: str, tower: str, preprocessing: Preprocessing, trains: bool
 ) -> str | None:
-    """Why a stream's features cannot be stored in a stage; None when they can.
+    """Returns the reason why the features of a stream cannot be stored in a stage; None if they can.
 
     Args:
-        trains: whether its tower does.
+        tower: name of the tower of the stream.
+        trains: whether this tower trains.
     """
     if trains:
         return f"stage {stage.name!r}: stream {stream}: towers.{tower} trains"
@@ -184,7 +189,7 @@ def unstorable(
 def tower_spec(
     recipe: Recipe, stage: Stage, stream: str, model: VideoLM, preprocessing: Preprocessing
 ) -> CollectionSpec:
-    """What decides the features of a stream in a stage."""
+    """Returns everything that determines the features of a stream in a stage."""
     name = model.config.streams[stream]["tower"]
     origin = {"system": recipe.system, "stream": stream, "tower": f"towers.{name}"}
     return CollectionSpec.of(model.towers[name], model.config.tower(name), preprocessing, stage.precision, origin)
@@ -193,7 +198,7 @@ def tower_spec(
 def teacher_spec(
     recipe: Recipe, stage: Stage, stream: str, teacher: Teacher, preprocessing: Preprocessing
 ) -> CollectionSpec:
-    """What decides what a stream's teacher says; unlike the model's towers, it runs without autocast."""
+    """Returns everything that determines the features of a teacher. It runs without autocast, unlike towers."""
     origin = {"system": recipe.system, "stream": stream, "tower": "teacher"}
     spec = CollectionSpec.of(teacher, teacher.config, preprocessing, stage.precision, origin)
     return replace(spec, tower={"teacher": spec.tower, "cell": teacher.cell, "color": teacher.color.tolist()})

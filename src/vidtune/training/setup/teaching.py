@@ -1,10 +1,10 @@
-"""Distillation in the training loop: the frozen teachers of a stage, and what their losses weigh.
+"""Distillation in the training loop: the frozen teachers of a stage, and the weights of their losses.
 
 A step minimises its mean cross-entropy per supervised token plus, for every distilled stream, the weighted mean
-alignment loss per frame. Gradients are sums over packs that are divided once, by the number of supervised tokens: the
-alignment of each pack is therefore multiplied by the step's planned tokens per planned frame. The plan knows both
-numbers for all ranks before the first pass, so that the mean does not depend on packs or ranks. Where files fail the
-ratio stays that of the plan, and the weight is off by as much as the failed samples change it.
+alignment loss per frame. Gradients are sums over packs that are divided once, by the number of supervised tokens.
+Therefore the alignment loss of each pack is multiplied by the planned number of tokens per planned frame of the step.
+The plan gives both numbers for all ranks before the first pass, so the mean does not depend on packs or ranks. If files
+fail, the ratio stays that of the plan; the weight is then wrong by as much as the failed samples change the ratio.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,14 +25,14 @@ from vidtune.recipe.types import Recipe
 
 @dataclass
 class Teachers:
-    """The teachers of a stage by stream; without distillation there are none, and nothing happens.
+    """The teachers of a stage by stream. Without distillation it is empty and does nothing.
 
     Args:
-        towers: frozen, and no part of the model.
-        preprocessing: what they see of a media file.
-        weights: of the alignment losses beside the cross-entropy.
-        keep_features: told stream, key (:attr:`StreamBatch.teacher_keys`) and features of every item that a tower
-            looked at.
+        towers: teacher of each stream, frozen; not a part of the model.
+        preprocessing: preprocessing of media files for the teachers.
+        weights: weight of each alignment loss relative to the cross-entropy.
+        keep_features: callback(stream, key, features), called for every item that a teacher encoded; the key is one of
+            :attr:`StreamBatch.teacher_keys`.
     """
 
     towers: dict[str, Teacher] = field(default_factory=dict)
@@ -42,14 +42,14 @@ class Teachers:
 
     @classmethod
     def of(cls, recipe: Recipe, config: VideoLMConfig, preprocessing: Mapping[str, Preprocessing]) -> "Teachers":
-        """Load a recipe's teachers.
+        """Load the teachers of a recipe.
 
         Args:
-            config: of the student.
-            preprocessing: of the student in this stage.
+            config: config of the student.
+            preprocessing: preprocessing of the student in this stage.
 
         Raises:
-            UserError: weights that cannot be found or do not fit; a teacher that cannot look at what the student sees.
+            UserError: weights that cannot be found or do not fit; a teacher that cannot process the student's media.
         """
         teachers = cls()
         for stream, distillation in recipe.distillation.items():
@@ -63,12 +63,12 @@ class Teachers:
         return teachers
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the towers to where they work, in the precision they work in."""
+        """Move the teachers to a device and dtype."""
         for tower in self.towers.values():
             tower.to(device=device, dtype=dtype)
 
     def factors(self, plan: StagePlan, step: int) -> dict[str, float]:
-        """What multiplies each stream's summed alignment loss in a step's gradients, see above; 0 without frames."""
+        """Returns the factor of each stream's summed alignment loss in a step (see above); 0 without frames."""
         if not self.weights:
             return {}
         tokens = max(plan.supervised(step), 1)
@@ -79,7 +79,7 @@ class Teachers:
         }
 
     def teach(self, batch: Batch) -> Batch:
-        """The batch, on the device, with the teachers' features of its media; features it brings along stay."""
+        """Returns the batch with the teachers' features of its media. Features that it already has are kept."""
         media = dict(batch.media)
         for stream, tower in self.towers.items():
             items = media.get(stream)
@@ -88,7 +88,7 @@ class Teachers:
         return replace(batch, media=media)
 
     def _features(self, stream: str, tower: Teacher, items: StreamBatch) -> list[Tensor]:
-        """What a teacher says of all items; those of the store stand among its values already."""
+        """Returns the teacher's features of all items. Stored features are among the values already."""
         values = items.teacher_values or []
         taught, keys = items.taught or [False] * len(values), items.teacher_keys or [None] * len(values)
         rest = [value for value, done in zip(values, taught, strict=True) if not done]

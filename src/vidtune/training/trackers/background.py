@@ -1,4 +1,4 @@
-"""Feeding a tracker without waiting for it, and without minding when it fails."""
+"""Sends numbers to a tracker in the background. Training neither waits for it nor stops if it fails."""
 
 import queue
 import threading
@@ -11,17 +11,17 @@ CLOSE_SECONDS = 60.0
 
 
 class InBackground:
-    """A tracker that is fed from a thread of its own: training never waits for a network.
+    """A tracker that is used from a thread of its own, so that training never waits for a network.
 
-    The first failure is told in one line, later ones are not; each further line is tried again, so a server that
-    comes back gets the rest.
+    The first failure is reported in one line, later ones are not. Further numbers are still sent, so a server that
+    comes back gets them.
 
     Args:
-        name: what the line calls it.
-        open: gives the tracker, which is used by that thread alone.
-        note: prints a line.
-        after: numbers of steps up to this one are there already and are not sent again.
-        must_open: wait for ``open``, and raise what it raises.
+        name: name of the tracker for messages.
+        open: function that opens the tracker; called in the thread.
+        note: function that prints a line.
+        after: numbers of steps up to this one were sent before and are not sent again.
+        must_open: wait for ``open``, and raise its error.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class InBackground:
         self._name, self._open, self._note, self._after = name, open, note, after
         self._lines: queue.SimpleQueue[tuple[int, Mapping[str, float]] | None] = queue.SimpleQueue()
         self._opened: Future[Tracker] = Future()
-        # What is raised need not be told.
+        # An error that is raised is not reported as well.
         self._told = must_open
         self._thread = threading.Thread(target=self._feed, name=f"tracker-{name}", daemon=True)
         self._thread.start()
@@ -79,5 +79,5 @@ class InBackground:
 
 
 def reason(error: Exception) -> str:
-    """An error of somebody else's code in one line."""
+    """Returns an error of another library in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".rstrip(": ")

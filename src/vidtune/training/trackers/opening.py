@@ -1,8 +1,8 @@
-"""Trackers: TensorBoard by default, Weights & Biases, MLflow and trackio where they are installed.
+"""Opens the trackers of a stage: TensorBoard by default, Weights & Biases, MLflow and trackio where installed.
 
-``log.jsonl`` is the source of truth and does not depend on any of them. A stage is one run of a tracker: its id stands
-in ``trackers.json`` in the stage's folder, so a resumed stage goes on with the same run. Numbers of steps that run
-again after a crash are not sent twice; TensorBoard purges and takes them anew.
+``log.jsonl`` is complete without any of them. A stage is one run of a tracker. Its id is kept in ``trackers.json`` in
+the folder of the stage, so a resumed stage continues the same run. Numbers of steps that run again after a crash are
+not sent twice; TensorBoard deletes them and gets them again.
 """
 
 import importlib
@@ -26,12 +26,12 @@ STATE = "trackers.json"
 
 @dataclass(frozen=True)
 class Kind:
-    """A tracker that is imported only when it is named.
+    """A kind of tracker, which is imported only if a recipe names it.
 
     Args:
-        package: of Python, also the name of vidtune's extra.
-        module, factory: where the class stands.
-        rewrites: takes back what it was told about steps after the resumed one.
+        package: name of the Python package, and of the extra of vidtune.
+        module, factory: module and name of the class.
+        rewrites: whether it deletes the numbers of steps after the resumed one.
     """
 
     package: str
@@ -40,6 +40,7 @@ class Kind:
     rewrites: bool = False
 
     def open(self, run: TrackedRun) -> Tracker:
+        """Import the tracker and open a run."""
         return getattr(importlib.import_module(self.module), self.factory)(run)
 
 
@@ -52,7 +53,7 @@ KINDS = {
 
 
 class Trackers:
-    """Several trackers as one."""
+    """Several trackers that are used like one."""
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._trackers = trackers
@@ -67,15 +68,15 @@ class Trackers:
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """Find a missing package before anything is done.
+    """Check that the packages of trackers are installed.
 
     Raises:
-        UserError: gives the pip command.
+        UserError: a package is missing; the message gives the pip command.
     """
     for name in names:
         package = KINDS[name].package
         spec = find_spec(package)
-        # A folder of that name in the working directory, as trackers leave behind, is no package.
+        # Trackers create folders of this name in the working directory; such a folder is not the package.
         if spec is None or spec.origin is None:
             raise UserError(
                 f"trackers: {name!r} needs the package {package}: pip install 'vidtune[{package}]', or take it out of "
@@ -86,18 +87,18 @@ def check_trackers(names: Iterable[str]) -> None:
 def open_trackers(
     names: Iterable[str], folder: Path, recipe: Recipe, first_step: int, note: Callable[[str], None]
 ) -> Trackers:
-    """Start the trackers of a stage, or go on with the runs that ``folder`` remembers. For one process of a run.
+    """Start the trackers of a stage, or continue the runs that are recorded in ``folder``. One process calls it.
 
-    Call it before the stage's `TrainingLog` is opened, which forgets the lines of steps that run again.
+    It must be called before the `TrainingLog` of the stage is opened, which deletes the lines of steps that run again.
 
     Args:
-        names: of ``KINDS``.
-        folder: of the stage.
-        first_step: optimizer steps done so far.
-        note: prints a line.
+        names: names in ``KINDS``.
+        folder: folder of the stage.
+        first_step: number of optimizer steps done so far.
+        note: function that prints a line.
 
     Raises:
-        UserError: a tracker cannot start and nothing has been trained yet; later, a line says so and it is left out.
+        UserError: a tracker cannot start and nothing has been trained yet. Later it is left out, with a note.
     """
     folder = folder.resolve()
     fresh = first_step == 0 and folder.name == recipe.stages[0].name
