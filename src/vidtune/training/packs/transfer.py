@@ -54,9 +54,8 @@ class Transfer:
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self._stream)
         for tensor in moved.tensors():
-            tensor.record_stream(
-                current
-            )  # keeps its memory, which belongs to the other stream, until this stream is done
+            # Its memory belongs to the other stream: keep it until this stream is done.
+            tensor.record_stream(current)
         return moved
 
     def _copy(self, batch: Batch) -> Batch:
