@@ -16,6 +16,7 @@ from misbehaving import LEAK, Preprocessing, leave_at_once
 from synthetic_clips import write_clip
 
 from vidtune.errors import UserError
+from vidtune.machine.shared_memory import SharedArrays
 from vidtune.media import pool as pool_module
 from vidtune.media import worker
 from vidtune.media.pool import LoadJob, MediaPool
@@ -197,7 +198,7 @@ def test_too_little_shared_memory_is_explained(monkeypatch: pytest.MonkeyPatch) 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    report = worker._work(worker.pickle.dumps(job("report")), worker.Slot())
+    report = worker._work(worker.pickle.dumps(job("report")), SharedArrays())
     assert report.crash is not None
     assert "MB of shared memory for clip (No space left on device); use fewer workers" in report.crash
 

@@ -1,4 +1,4 @@
-"""How many cores this process may use, and how they are shared between computing and reading media."""
+"""Number of cores that a process may use, and how they are shared between computing and reading media."""
 
 import os
 
@@ -6,24 +6,22 @@ MAX_MEDIA_WORKERS = 8
 
 
 def available_cores() -> int:
-    """Cores that the process is allowed to run on, where the system tells; else all of them."""
+    """Return the number of cores that this process may run on; all cores if the system does not tell."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def thread_budget(local_ranks: int = 1, workers: int = 0) -> int:
-    """Compute threads of one training process.
+    """Return the number of compute threads of one training process, at least 1.
 
-    ``OMP_NUM_THREADS`` wins where it is set (``torchrun`` sets it). Else the process's share of the cores, so that the
-    ranks of a machine do not fight for them, minus the cores its media workers keep busy.
+    If ``OMP_NUM_THREADS`` is set (``torchrun`` sets it), that number is used. Otherwise it is the process's share of
+    the cores, so that the ranks of a machine do not compete for them, minus one core for each media worker.
 
     Args:
-        local_ranks: training processes on this machine.
-        workers: media workers to leave a core to; give them where another device does the arithmetic. On CPU leave
-            them out: float results depend on the number of threads, which must not follow a setting like that.
-
-    Returns: at least 1.
+        local_ranks: number of training processes on this machine.
+        workers: number of media workers. Give it only if another device does the arithmetic: float results on CPU
+            depend on the number of threads, which must not depend on the number of workers.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if asked.isdigit() and int(asked) > 0:
@@ -32,9 +30,12 @@ def thread_budget(local_ranks: int = 1, workers: int = 0) -> int:
 
 
 def media_workers(asked: int | None, local_ranks: int = 1) -> int:
-    """Media workers of one training process: as many as asked for, or (None) what its share of the cores can feed.
+    """Return the number of media workers of one training process.
 
-    The training process keeps one core of its share; more than 8 workers rarely pay.
+    Args:
+        asked: number from the user; None: the process's share of the cores minus one, at least 1 and at most 8 (more
+            rarely helps).
+        local_ranks: number of training processes on this machine.
     """
     if asked is not None:
         return asked

@@ -1,4 +1,4 @@
-"""Memory: how much this machine or container has, how much this process holds, and how much of it media may take."""
+"""Memory of the machine or container, memory that this process holds, and limits for decoded media."""
 
 import os
 import resource
@@ -6,23 +6,23 @@ import sys
 from pathlib import Path
 
 GIB = 2**30
-_WORKERS_SHARE = 2  # media workers together: half of the memory there is
-_WAITING_SHARE = 16  # decoded media that wait in the parent
+_WORKERS_SHARE = 2  # all media workers together: half of the memory
+_WAITING_SHARE = 16  # decoded media that wait in the parents: a sixteenth of the memory
 
 
 def memory_limit(root: Path = Path("/")) -> int:
-    """Bytes that processes here may use together: the machine's memory, or less where a control group (container,
-    Slurm job) allows less.
+    """Return the bytes that all processes here may use together: the memory of the machine, or the limit of a control
+    group (container, Slurm job) if that is lower.
 
     Args:
-        root: where ``proc`` and ``sys`` are found.
+        root: folder of ``proc`` and ``sys``.
     """
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([physical, *_group_limits(root)])
 
 
 def resident_bytes() -> int:
-    """Memory this process holds now; its largest so far where the system does not tell."""
+    """Return the bytes of memory that this process holds now; its maximum so far if the system does not tell."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -31,23 +31,26 @@ def resident_bytes() -> int:
 
 
 def worker_memory(workers: int) -> int:
-    """Bytes at which one of so many media workers is replaced: together they stay within half of the memory.
+    """Return the bytes of memory above which a media worker is replaced, so that all of them stay within half of the
+    memory: from half a GiB (a new worker holds about half of that) to 4 GiB.
 
     Args:
-        workers: of all processes on this machine.
-
-    Returns: half a GiB (a new worker holds about half of that) to 4 GiB.
+        workers: number of media workers of all processes on this machine.
     """
     return min(4 * GIB, max(GIB // 2, memory_limit() // _WORKERS_SHARE // max(workers, 1)))
 
 
 def waiting_memory(processes: int = 1) -> int:
-    """Bytes of decoded media that may wait in each of so many training processes; at most half a GiB."""
+    """Return the bytes of decoded media that may wait in each training process, at most half a GiB.
+
+    Args:
+        processes: number of training processes on this machine.
+    """
     return min(GIB // 2, memory_limit() // _WAITING_SHARE // processes)
 
 
 def _group_limits(root: Path) -> list[int]:
-    """Limits of the control groups this process is in, versions 1 and 2, its own and those above."""
+    """Return the limits of the control groups (versions 1 and 2) of this process, its own and those above."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -67,7 +70,7 @@ def _group_limits(root: Path) -> list[int]:
 
 
 def _number(file: Path) -> list[int]:
-    """What the file says, nothing where it does not exist or sets no limit."""
+    """Return the number in a file; nothing if the file does not exist or sets no limit."""
     try:
         return [int(file.read_text())]
     except (OSError, ValueError):

@@ -1,11 +1,11 @@
-"""The sound of a media file as one wave of 16 kHz, as long as the file's headers say.
+"""Sound of a media file as one wave of 16 kHz, as long as the headers of the file say.
 
 Legend: n samples of the wave, C channels, m samples of a piece.
 
-The length is known without decoding: ``num_samples(audio_seconds(path))``. There are two ways to 16 kHz. ``clean`` is a
-proper resampler, and sound stands where its time stamps put it. ``nearest`` picks the nearest of 44100 samples a second
-and does not look at time stamps, so that what is above 8 kHz is folded into what can be heard: published features were
-made so, with moviepy 1.0.3 (``AudioClip.to_soundarray``) on what FFmpeg decodes to 16-bit stereo.
+The length is known without decoding: ``num_samples(audio_seconds(path))``. There are two ways to resample to 16 kHz.
+``clean`` uses a proper resampler and places the sound by its time stamps. ``nearest`` picks the nearest of 44100
+samples a second and ignores time stamps; it has no low-pass filter, so frequencies above 8 kHz alias. Published
+features were made with it: moviepy 1.0.3 (``AudioClip.to_soundarray``) on 16-bit stereo decoded by FFmpeg.
 """
 
 import os
@@ -28,18 +28,18 @@ Resampling = Literal["clean", "nearest"]
 
 SAMPLE_RATE = 16000
 NEAREST_RATE = 44100
-_JITTER = SAMPLE_RATE // 20  # samples by which time stamps may be late without leaving a gap
+_JITTER = SAMPLE_RATE // 20  # samples by which a time stamp may be late without making a gap
 _LONGEST = 48 * 3600  # seconds; a header that says more is wrong
 _KEPT_BYTES = 2**28  # the largest wave that is kept for the next reader: a little over an hour
 _STREAMED_WAV = 0x7FFFF000  # sizes of RIFF files from here on say that the writer did not know
 
 
 def audio_seconds(source: str | os.PathLike[str] | InputContainer) -> float:
-    """Seconds that the wave of a file covers: what its headers say of the whole file, in hundredths as FFmpeg prints
-    it; 0 without a sound track. Only a file that does not say how long it is, a live recording, is read to its end.
+    """Return the length in seconds of the wave of a file: the length of the whole file in its headers, in hundredths as
+    FFmpeg prints it; 0 without a sound track. Only a file that states no length (a live recording) is read to its end.
 
     Args:
-        source: a path, or a file that is open already.
+        source: path, or an open file.
 
     Raises:
         MediaError: the file cannot be opened.
@@ -58,19 +58,19 @@ def audio_seconds(source: str | os.PathLike[str] | InputContainer) -> float:
 
 
 def num_samples(seconds: float) -> int:
-    """Samples n of a wave of so many seconds."""
+    """Return the number of samples n of a wave of this length."""
     return int(SAMPLE_RATE * seconds)
 
 
 def read_audio(path: str | os.PathLike[str], resampling: Resampling = "clean") -> np.ndarray:
-    """The first sound track of a file, from the start of the file to its end; the mean of its channels.
+    """Return the first sound track of a file, from the start of the file to its end, as the mean of its channels.
 
-    A packet that cannot be decoded is silence; where it is more than one in a hundred, the file is damaged.
-    The wave read last is remembered as long as the file does not change, hence read-only.
+    A packet that cannot be decoded becomes silence; if more than one in a hundred cannot, the file counts as damaged.
+    The last wave is kept in memory until the file changes; therefore the array is read-only.
 
     Args:
-        resampling: "clean": gaps, a late start and what the track lacks at its end are silence. "nearest": they do not
-            count, the last sample is repeated to the end, and FFmpeg makes mono 3 dB softer.
+        resampling: "clean": gaps, a late start and a missing end are silence. "nearest": gaps are ignored, the last
+            sample is repeated to the end, and FFmpeg makes mono 3 dB softer.
 
     Shape: -> float32 (n,), full scale is [-1, 1]
     Raises:
@@ -83,7 +83,7 @@ def read_audio(path: str | os.PathLike[str], resampling: Resampling = "clean") -
 
 
 def read_silence(path: str | os.PathLike[str]) -> np.ndarray:
-    """Silence that lasts as long as the wave of a file; nothing is decoded.
+    """Return silence of the same length as the wave of a file, without decoding.
 
     Shape: -> float32 (n,), zeros
     Raises:
@@ -95,7 +95,7 @@ def read_silence(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 class _LastWave:
-    """Remembers the wave read last: several streams hear the same file one after the other."""
+    """Keeps the last wave that was read, because several streams read the same file one after the other."""
 
     def __init__(self) -> None:
         self._kept: tuple[Any, np.ndarray] | None = None
@@ -104,7 +104,7 @@ class _LastWave:
         kept, key = self._kept, (file, size, changed, resampling)
         if kept is not None and kept[0] == key:
             return kept[1]
-        self._kept = kept = None  # its memory is free before the next wave takes its own
+        self._kept = kept = None  # free its memory before the next wave is read
         wave = _read(path, resampling)
         wave.flags.writeable = False
         if wave.nbytes <= _KEPT_BYTES:
@@ -141,7 +141,7 @@ def _silent_wave(path: str, container: InputContainer) -> np.ndarray:
 
 
 def _measured_duration(path: str) -> int:
-    """Microseconds from the start of a file to the end of its last packet."""
+    """Return the microseconds from the start of a file to the end of its last packet."""
     with open_media(path, "sound") as container:
         ends = [packet_end(packet) for packet in container.demux() if packet.size]
         start = (container.start_time or 0) / av.time_base
@@ -149,10 +149,10 @@ def _measured_duration(path: str) -> int:
 
 
 def _decode(path: str, container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
-    """The frames of a sound track.
+    """Yield the frames of a sound track.
 
     Raises:
-        MediaError: at the end, when something was missing or too much of it could not be decoded.
+        MediaError: at the end, if a part is missing or too many packets cannot be decoded.
     """
     packets = failed = 0
     heard, damaged, latest = 0.0, False, 0.0
@@ -181,23 +181,25 @@ def _decode(path: str, container: InputContainer, stream: AudioStream) -> Iterat
 
 
 def _stated_seconds(container: InputContainer, stream: AudioStream) -> float:
-    """How long the sound is, where it has no gaps and the file says so: an MP3 whose header also states its padding
-    does, of others the length is guessed from the bit rate; 0 for all other files."""
+    """Return the stated length of the sound in seconds, for formats without gaps that state it; 0 for all others.
+
+    An MP3 file states it if its header also states the padding; otherwise FFmpeg guesses from the bit rate.
+    """
     known = container.format.name in ("flac", "ogg") or (container.format.name == "mp3" and stream.start_time)
     return float((stream.duration or 0) * (stream.time_base or 0)) if known else 0.0
 
 
 def _streamed_wav(path: str) -> bool:
-    """Whether a RIFF file was written to where its size could not be filled in later, and so may end anywhere."""
+    """Whether a RIFF file was written to a pipe, so that its size is unknown and it may end anywhere."""
     with Path(path).open("rb") as file:
         return int.from_bytes(file.read(8)[4:], "little") >= _STREAMED_WAV
 
 
 class _Converter:
-    """FFmpeg's resampler for pieces of sound that follow each other and have one form.
+    """FFmpeg's resampler for consecutive frames of sound; started anew when sample format, layout or rate change.
 
     Args:
-        make: builds the resampler for sound of the form of a frame.
+        make: function(frame) that builds the resampler for sound like this frame.
     """
 
     def __init__(self, make: Callable[[AudioFrame], AudioResampler]) -> None:
@@ -206,7 +208,7 @@ class _Converter:
         self._form: Any = None
 
     def push(self, frame: AudioFrame) -> Iterator[np.ndarray]:
-        """What a frame gives; one of another form starts anew. Shape: -> (C, m) planar, (1, m * C) packed"""
+        """Yield the resampled pieces of a frame. Shape: -> (C, m) planar, (1, m * C) packed"""
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
         if form != self._form:
             yield from self.finish()
@@ -214,7 +216,7 @@ class _Converter:
         yield from self._convert(frame)
 
     def finish(self) -> Iterator[np.ndarray]:
-        """What is left. Shape: as `push`"""
+        """Yield the rest that the resampler holds back. Shape: as `push`"""
         yield from self._convert(None)
         self._resampler = self._form = None
 
@@ -226,13 +228,13 @@ class _Converter:
 
 
 def _fill_by_time(wave: np.ndarray, frames: Iterator[AudioFrame], start: float | None) -> None:
-    """Resample properly; a frame whose time stamp lies behind the end of what came before leaves a gap.
+    """Resample with a low-pass filter and place the sound by time stamps: a late frame leaves a gap of silence.
 
-    Frames that are early, or late by less than `_JITTER`, follow what came before without a seam.
+    A frame that is early, or late by less than `_JITTER`, follows the frame before without a gap.
 
     Args:
         wave: float32 (n,), zeros; filled in place.
-        start: time stamp at which the file starts, in seconds; None: that of its first frame.
+        start: time stamp of the start of the file in seconds; None: that of its first frame.
     """
     written = 0  # where the next resampled piece goes
 
@@ -245,7 +247,7 @@ def _fill_by_time(wave: np.ndarray, frames: Iterator[AudioFrame], start: float |
             written += piece.shape[1]
 
     converter = _Converter(_clean_resampler)
-    following = 0.0  # where a frame stands that follows at once, in samples of the wave
+    following = 0.0  # place of a frame that follows without a gap, in samples of the wave
     for number, frame in enumerate(frames):
         start = frame.time if start is None else start
         place = following if frame.time is None or start is None else (frame.time - start) * SAMPLE_RATE
@@ -259,24 +261,24 @@ def _fill_by_time(wave: np.ndarray, frames: Iterator[AudioFrame], start: float |
 
 
 def _clean_resampler(frame: AudioFrame) -> AudioResampler:
-    """To 16 kHz as floats: one or two channels stay as they are, more become two, none louder than before."""
+    """Return a resampler to float samples of 16 kHz. More than two channels become two; no channel gets louder."""
     layout = None if frame.layout.nb_channels <= 2 else "stereo"
     return AudioResampler(format="fltp", layout=layout, rate=SAMPLE_RATE, options={"rematrix_maxval": "1.0"})
 
 
 def _nearest_resampler(frame: AudioFrame) -> AudioResampler:
-    """To what moviepy lets FFmpeg write."""
+    """Return a resampler to the format that moviepy asks FFmpeg for."""
     return AudioResampler(format="s16", layout="stereo", rate=NEAREST_RATE)
 
 
 def _fill_nearest(wave: np.ndarray, frames: Iterator[AudioFrame]) -> None:
-    """Pick the nearest sample of 16-bit stereo sound with 44100 samples a second; repeat the last one to the end.
+    """Pick the nearest samples of 16-bit stereo sound of 44100 Hz, and repeat the last one to the end.
 
     Args:
         wave: float32 (n,); filled in place.
     """
     converter = _Converter(_nearest_resampler)
-    seen = done = 0  # samples of the source that have passed, samples of the wave that are filled
+    seen = done = 0  # samples of the source that were read, samples of the wave that are filled
     last = np.float32(0)
 
     def pieces() -> Iterator[np.ndarray]:

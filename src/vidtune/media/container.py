@@ -1,4 +1,4 @@
-"""Opening a video container and reading its packet table: times, key frames and frame count, no pixel decoded.
+"""Opening media files, and the packet table of a video: times, key frames and number of frames, without decoding.
 
 Legend: N packets of the video stream in decode order. Times are integers in units of the stream's time base.
 """
@@ -21,27 +21,28 @@ from vidtune.errors import MediaError
 from vidtune.media.first_look import check_file, media_errors
 from vidtune.media.image import image_size
 
-# Formats that hold their own data. Playlists and concatenation scripts, which name further files, are not among them.
+# Formats whose files hold all their data. Playlists and concatenation scripts, which name other files, are left out.
 CONTAINER_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,rm,mxf,nut,ivf,dv,"
     "wtv,h264,hevc,av1,obu,m4v,yuv4mpegpipe,mp3,wav,aac,flac"
 )
-# Formats that store no presentation times; FFmpeg fills in those of the decode order.
+# Formats without presentation times; FFmpeg derives times from the decode order.
 FORMATS_WITHOUT_TIMES = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "obu"})
-# Codecs whose key frames start decoding afresh and whose packets each show exactly one frame.
+# Codecs in which decoding can start at any key frame and each packet shows exactly one frame.
 SEEKABLE_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d", "mpeg4", "mpeg1video", "mpeg2video", "mjpeg"})
 
 
 @dataclass(frozen=True)
 class PacketTable:
-    """What demuxing tells about the video stream.
+    """Packets of a video stream, as demuxing lists them.
 
     Args:
         times: int64 (N,) presentation times; meaningless unless ``timed``.
-        decode_times: int64 (N,) times the packets are ordered by; some formats seek by these.
+        decode_times: int64 (N,) decode times, by which packets are ordered and some formats seek.
         keys: bool (N,) key frames.
-        shown: bool (N,) packets that give a visible frame (edit lists and hidden reference frames do not).
-        timed: every packet has its own time and decoding can start at any key frame.
+        shown: bool (N,) packets that give a visible frame. Frames outside an edit list and hidden reference frames
+            are not visible.
+        timed: every packet has a time of its own, and decoding can start at any key frame.
         end: time at which the last frame ends, in seconds from the first frame.
     """
 
@@ -54,24 +55,25 @@ class PacketTable:
 
     @property
     def num_frames(self) -> int:
+        """Number of visible frames."""
         return int(self.shown.sum())
 
     @cached_property
     def presentation_order(self) -> np.ndarray:
-        """int64 (num_frames,): packet position of each frame, in the order frames are shown."""
+        """Packet position of each visible frame, in the order of presentation: int64 (num_frames,)."""
         positions = np.flatnonzero(self.shown)
         return positions[np.argsort(self.times[positions], kind="stable")]
 
 
 @contextmanager
 def open_media(path: str, expected: Literal["video", "sound"]) -> Iterator[InputContainer]:
-    """Open a local file of video or sound; closed on leaving.
+    """Context manager that opens a local file of video or sound.
 
-    What the file system and FFmpeg raise inside the ``with`` block leaves it as ``MediaError``.
+    Errors of the file system and of FFmpeg inside the ``with`` block become `MediaError`.
 
     Args:
-        path: local file; never taken as an address or a protocol of FFmpeg.
-        expected: what it should hold, for the message when it is something else.
+        path: local file. It is never interpreted as an address or a protocol of FFmpeg.
+        expected: expected content, for the error message.
 
     Raises:
         MediaError: missing, empty, of an unknown format, or cut off before its index.
@@ -88,16 +90,16 @@ def open_media(path: str, expected: Literal["video", "sound"]) -> Iterator[Input
 
 
 def picture_streams(container: InputContainer) -> list[VideoStream]:
-    """The video streams of a file; cover pictures do not count."""
+    """Return the video streams of a file, without cover pictures."""
     return [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
 
 
 @contextmanager
 def open_video(path: str, threads: int = 1) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a local video file, as `open_media`, and its first video stream.
+    """Context manager that opens a local video file, as `open_media` does, and its first video stream.
 
     Args:
-        threads: decoder threads; 1 decodes in the calling thread.
+        threads: number of decoder threads; 1 decodes in the calling thread.
 
     Raises:
         MediaError: as `open_media`, or without a video stream.
@@ -107,7 +109,7 @@ def open_video(path: str, threads: int = 1) -> Iterator[tuple[InputContainer, Vi
 
 
 def open_video_stream(path: str, container: InputContainer, threads: int = 1) -> VideoStream:
-    """The first video stream of an open file, ready to be decoded.
+    """Return the first video stream of an open file, ready to be decoded.
 
     Raises:
         MediaError: there is none, or its codec is unknown.
@@ -121,10 +123,10 @@ def open_video_stream(path: str, container: InputContainer, threads: int = 1) ->
 
 
 def set_threads(path: str, stream: VideoStream | AudioStream, threads: int) -> None:
-    """Say with how many threads a stream is decoded; 1 decodes in the calling thread.
+    """Set the number of threads that decode a stream; 1 decodes in the calling thread.
 
     Raises:
-        MediaError: its codec is unknown.
+        MediaError: the codec is unknown.
     """
     if stream.codec_context is None:
         raise MediaError(path, f"its {stream.type} codec is not supported")
@@ -133,10 +135,10 @@ def set_threads(path: str, stream: VideoStream | AudioStream, threads: int) -> N
 
 
 def read_packet_table(path: str, container: InputContainer, stream: VideoStream) -> PacketTable:
-    """Demux the whole video stream once.
+    """Read all packets of a video stream once.
 
     Raises:
-        MediaError: no frame at all, or the file ends before the frames its own index lists.
+        MediaError: there is no frame, or the file ends before the frames that its index lists.
     """
     codec = stream.codec_context.name
     times, decode_times, keys, shown = [], [], [], []
@@ -171,12 +173,12 @@ def read_packet_table(path: str, container: InputContainer, stream: VideoStream)
 
 
 def streams_to_demux(container: InputContainer, stream: VideoStream | AudioStream) -> list[Any]:
-    """All streams where the end of the last of them tells whether the file is whole; else that stream alone."""
+    """Return the streams to read: all, if only the longest one shows whether the file is complete; else this one."""
     return list(container.streams) if "matroska" in container.format.name else [stream]
 
 
 def packet_end(packet: Packet) -> float:
-    """Seconds at which it ends; 0 where it does not say."""
+    """Return the time in seconds at which a packet ends; 0 if it has no time."""
     if packet.pts is None or packet.time_base is None:
         return 0.0
     return float((packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -198,7 +200,16 @@ def check_complete(
     num_frames: int,
     damaged: bool,
 ) -> None:
-    """MP4 lists where every frame lies, Matroska states how long it is; what is behind the end has been cut off."""
+    """Refuse a file that was cut off: MP4 lists the place of every frame, Matroska states its length.
+
+    Args:
+        latest: time in seconds at which the last packet ends.
+        num_frames: number of frames that were found.
+        damaged: whether a packet was marked as damaged.
+
+    Raises:
+        MediaError: a part of the file is missing or damaged.
+    """
     file_size = Path(path).stat().st_size
     if "mp4" in container.format.name:
         entries: Any = stream.index_entries

@@ -1,4 +1,4 @@
-"""Files of stored tower features: one array of one file's features, as published systems hand them out.
+"""Feature files: the tower features of one media file as one array, in the formats in which systems publish them.
 
 Legend: N tokens, C tower width.
 """
@@ -17,7 +17,7 @@ from vidtune.errors import MediaError
 from vidtune.media.first_look import check_file, media_errors
 
 FEATURE_SUFFIXES = (".npy", ".pt", ".pkl", ".safetensors")
-# All that a pickled array needs: how numpy rebuilds one, under its old and its new module names.
+# The functions that a pickled numpy array needs, under the old and the new module names of numpy.
 _PICKLED = {
     (f"numpy.{core}.{module}", name)
     for core in ("core", "_core")
@@ -26,12 +26,12 @@ _PICKLED = {
 
 
 def is_feature_file(path: str) -> bool:
-    """Whether a path names stored features; anything else is a media file."""
+    """Whether a path names a feature file, by its suffix; any other path is a media file."""
     return path.endswith(FEATURE_SUFFIXES)
 
 
 def feature_shape(path: str) -> tuple[int, int]:
-    """(N, C) of a feature file; of ``.npy`` and ``.safetensors`` from the header alone.
+    """Return the shape (N, C) of a feature file; ``.npy`` and ``.safetensors`` are read up to their header only.
 
     Raises:
         MediaError: as `read_features`.
@@ -46,12 +46,12 @@ def feature_shape(path: str) -> tuple[int, int]:
 
 
 def read_features(path: str) -> np.ndarray:
-    """The array of a feature file; one of one dimension counts as one token. bfloat16 becomes float32.
+    """Return the array of a feature file. One dimension means one token; bfloat16 becomes float32.
 
     Shape: -> float16 or float32 (N, C)
     Raises:
         MediaError: missing, damaged, not one array of numbers with one or two dimensions, or a pickle that holds
-            anything else: nothing in it is executed.
+            anything else. Code in a pickle is never executed.
     """
     with _readable(path):
         value = _load(path)
@@ -77,7 +77,7 @@ def _load(path: str) -> Any:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows numpy arrays and nothing else."""
+    """Unpickler that builds numpy arrays and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _PICKLED:

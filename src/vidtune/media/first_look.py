@@ -1,4 +1,4 @@
-"""The first look at a media file, and one place where low-level errors become reasons a user can act on."""
+"""Checks before a media file is opened, and the translation of low-level errors into messages for the user."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from vidtune.errors import MediaError
 
 @contextmanager
 def media_errors(path: str) -> Iterator[None]:
-    """Turn what the file system and FFmpeg raise into ``MediaError``."""
+    """Context manager that turns errors of the file system and of FFmpeg into `MediaError`."""
     try:
         yield
     except MediaError:
@@ -30,7 +30,12 @@ def media_errors(path: str) -> Iterator[None]:
 
 
 def check_file(path: str) -> None:
-    """Raise for a missing, unreadable or empty file before a library is asked to parse it."""
+    """Refuse a file that no library needs to look at.
+
+    Raises:
+        FileNotFoundError, PermissionError: missing, or not readable; `media_errors` translates them.
+        MediaError: empty.
+    """
     status = Path(path).stat()
     if not os.access(path, os.R_OK):
         raise PermissionError

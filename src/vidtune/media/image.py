@@ -13,9 +13,9 @@ FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 
 
 def read_image(path: str) -> np.ndarray:
-    """Pixels of a still image as RGB; alpha is dropped, an animation gives its first picture.
+    """Return the pixels of a still image as RGB. Alpha is dropped; an animation gives its first picture.
 
-    The EXIF orientation is not applied: the loaders that published systems were trained with do not apply it either.
+    The EXIF orientation is not applied, as in the loaders that published systems were trained with.
 
     Shape: -> uint8 (H, W, 3)
     Raises:
@@ -33,7 +33,7 @@ def read_image(path: str) -> np.ndarray:
 
 
 def image_size(path: str) -> tuple[int, int] | None:
-    """Width and height from the header of a still image; None for anything else, animated GIFs included.
+    """Return width and height from the header of a still image; None for other files and for GIFs.
 
     Raises:
         MediaError: missing, unreadable or empty.
@@ -50,7 +50,7 @@ def image_size(path: str) -> tuple[int, int] | None:
 
 
 def list_frames(folder: str) -> list[str]:
-    """Image files of a folder in natural order: frame2 before frame10.
+    """Return the paths of the image files in a folder in natural order: frame2 before frame10.
 
     Raises:
         MediaError: the folder holds no image file.
@@ -63,10 +63,10 @@ def list_frames(folder: str) -> list[str]:
 
 
 def read_frame_images(paths: list[str], indices: list[int]) -> np.ndarray:
-    """Frames of a folder. Shape: -> uint8 (len(indices), H, W, 3)
+    """Read the frames at the given indices. Shape: -> uint8 (len(indices), H, W, 3)
 
     Raises:
-        MediaError: a frame is unreadable, or of another size than the first.
+        MediaError: a frame is unreadable, or its size differs from the first one's.
     """
     pictures = {index: read_image(paths[index]) for index in sorted(set(indices))}
     shape = pictures[indices[0]].shape

@@ -1,13 +1,11 @@
-"""A pool of worker processes that read media files; a file that hangs or crashes its reader costs only itself.
+"""Pool of worker processes that read media files. A file that hangs or crashes its reader does not affect others.
 
-Every worker has its own pipe and its own two slots of shared memory. A thread of the parent hands out jobs, watches the
-deadlines, kills a worker whose file does not arrive in time (nothing less ends a stuck read) and starts another.
-Workers are forked from a clean server process that has the libraries loaded, so one starts in hundredths of a second.
-They never import the program's main module, so scripts need no ``if __name__ == "__main__"`` guard on their account,
-and the server is no fork of this process, so it does not matter whether this process uses CUDA or has threads.
+Each worker has its own connection and two pieces of shared memory. A thread of the parent hands out jobs, watches the
+deadlines, kills a worker whose file is not read in time (nothing less ends a stuck read), and starts a new one. See
+`vidtune.machine.workers` for how workers start and end.
 
-Memory is bounded: a worker that holds more than ``max_resident`` after a job is replaced by a fresh one, and jobs are
-drawn ahead only while the arrays that wait for ``load``'s caller stay within ``max_waiting``.
+Memory is bounded: a worker that holds more than ``max_resident`` after a job is replaced, and jobs are taken ahead only
+while the arrays that wait for the caller of ``load`` stay within ``max_waiting``.
 """
 
 import multiprocessing
@@ -27,9 +25,10 @@ import numpy as np
 
 from vidtune.errors import MediaError, UserError
 from vidtune.machine.memory import waiting_memory, worker_memory
+from vidtune.machine.shared_memory import SharedArrays
 from vidtune.machine.workers import Worker
 from vidtune.media.probe import MediaInfo
-from vidtune.media.worker import LoadJob, Report, Slot, execute, serve
+from vidtune.media.worker import LoadJob, Report, execute, serve
 
 __all__ = ["LoadJob", "LoadResult", "MediaPool"]
 
@@ -38,16 +37,16 @@ _MAX_FAILED_STARTS = 3
 
 @dataclass
 class LoadResult:
-    """What became of a job.
+    """Result of a job.
 
     Args:
-        array: of the shape ``preprocessing.output_shape()`` tells, float32 or uint8; None on error and for metadata
+        array: float32 or uint8 array with the shape of ``preprocessing.output_shape()``; None on error and for metadata
             jobs.
+        error: error of the file.
+        seconds: time that the worker spent on the job.
         info: metadata, for jobs without preprocessing.
-        error: what is wrong with the file.
-        seconds: time the worker spent on it.
-        cpu_seconds: how many of them it computed; the rest it waited for the disk or for a core.
-        second: the array of ``LoadJob.second``, if that was asked for.
+        cpu_seconds: part of the time spent computing; during the rest the worker waited for the disk or for a core.
+        second: array of ``LoadJob.second``, if the job has one.
     """
 
     job: LoadJob
@@ -60,11 +59,13 @@ class LoadResult:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays; 0 without any."""
+        """Bytes of the arrays; 0 without arrays."""
         return sum(array.nbytes for array in (self.array, self.second) if array is not None)
 
 
 class _Task:
+    """A job in the pool, and its result when that is there."""
+
     def __init__(self, job: LoadJob) -> None:
         self.job = job
         self.message = pickle.dumps(job)
@@ -74,11 +75,11 @@ class _Task:
 class _Worker:
     """The parent's end of a worker process.
 
-    ``ready`` is false until it has started; ``task`` is what it was given, ``begun`` whether it has taken it up.
+    ``ready``: the worker has started. ``task``: the task that it was given. ``begun``: it has begun that task.
     """
 
     def __init__(self) -> None:
-        self.slots = (Slot(), Slot())
+        self.slots = (SharedArrays(), SharedArrays())
         self.next_slot = cycle(self.slots)
         self.process = Worker(serve, descriptors=[slot.descriptor for slot in self.slots])
         self.connection = self.process.connection
@@ -92,29 +93,29 @@ class _Worker:
         self.connection.send_bytes(task.message)
 
     def end(self) -> None:
-        """Kill the process. One that is stuck in the kernel is left to its fate after a second."""
+        """Kill the process and release its shared memory."""
         self.process.end()
         for slot in self.slots:
             slot.close()
 
 
 class MediaPool:
-    """Reads media files in worker processes and gives the results in the order of the jobs.
+    """Reads media files in worker processes and returns the results in the order of the jobs.
 
-    Keep one pool open over many calls of ``load``: the processes start once.
+    Keep one pool open for many calls of ``load``, so that the processes start once.
 
     Args:
         workers: number of processes; 0 reads in the calling process, without a time limit.
-        timeout: seconds a file may take before its worker is killed; None for no limit.
-        prefetch: jobs taken ahead of the result being waited for (default: four per worker).
-        processes: how many processes of this machine have a pool of this size, and share its memory.
-        max_resident: bytes of memory at which a worker is replaced (default: half of the machine's or container's
-            memory, divided by all the workers; half a GiB to 4 GiB).
-        max_waiting: bytes of arrays that wait to be taken from ``load``, about (default: a sixteenth of the memory,
-            divided by the processes; at most half a GiB). One job for each worker is always drawn.
+        timeout: seconds after which the worker of a file is killed; None: no limit.
+        prefetch: number of jobs taken ahead of the next result (default: four per worker).
+        processes: number of processes on this machine that have a pool of this size and share the memory.
+        max_resident: bytes of memory above which a worker is replaced (default: half of the memory of the machine or
+            container, divided by the number of all workers; half a GiB to 4 GiB).
+        max_waiting: approximate bytes of arrays that wait for the caller of ``load`` (default: a sixteenth of the
+            memory, divided by ``processes``; at most half a GiB). One job per worker is always taken.
 
     Raises:
-        UserError: from ``load``, when workers cannot start or shared memory cannot be had.
+        UserError: from ``load``, if workers cannot start or there is not enough shared memory.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class MediaPool:
         self._closing = False
         self._thread: threading.Thread | None = None
         if workers:
-            self._bell, self._bell_rope = multiprocessing.Pipe(duplex=False)
+            self._bell, self._bell_button = multiprocessing.Pipe(duplex=False)
             self._thread = threading.Thread(target=self._run, name="vidtune-media-pool", daemon=True)
             self._thread.start()
 
@@ -164,13 +165,13 @@ class MediaPool:
             self._thread.join()
             self._thread = None
             self._bell.close()
-            self._bell_rope.close()
+            self._bell_button.close()
 
     def load(self, jobs: Iterable[LoadJob]) -> Iterator[LoadResult]:
-        """Results in the order of the jobs, one for each, files with errors included.
+        """Yield one result for each job, in the order of the jobs, also for files with errors.
 
-        Jobs are drawn in the calling thread, ``prefetch`` ahead, so the iterable may be endless. Leaving the iterator
-        early gives up the jobs drawn so far.
+        Jobs are taken in the calling thread, up to ``prefetch`` ahead, so the iterable may be endless. If the iterator
+        is closed early, the jobs taken so far are dropped.
         """
         if self.workers == 0:
             yield from (_load_here(job) for job in jobs)
@@ -191,7 +192,7 @@ class MediaPool:
                 self._queue = deque(task for task in self._queue if task not in window)
 
     def _has_room(self, window: deque[_Task]) -> bool:
-        """Whether one more job may be drawn. Files yet to come are taken to be as large as the largest so far."""
+        """Whether one more job may be taken. Files that are not read yet are assumed as large as the largest so far."""
         if len(window) < self.workers:
             return True
         if len(window) >= self.prefetch or self._largest is None:
@@ -215,8 +216,9 @@ class MediaPool:
             raise self._failure
 
     def _ring(self) -> None:
+        """Wake the thread of the pool."""
         with self._changed, suppress(OSError):
-            self._bell_rope.send_bytes(b"")
+            self._bell_button.send_bytes(b"")
 
     def _run(self) -> None:
         """Body of the pool's thread."""
@@ -242,6 +244,7 @@ class MediaPool:
                 worker.end()
 
     def _hand_out(self) -> None:
+        """Give the next tasks to idle workers."""
         for worker in self._crew:
             if worker.ready and worker.task is None:
                 with self._changed:
@@ -258,7 +261,7 @@ class MediaPool:
         return max(0.0, min(started) + self.timeout - time.monotonic())
 
     def _hear(self, worker: _Worker) -> None:
-        """Take a worker's report, or notice that it has died."""
+        """Handle the report of a worker, or its death."""
         try:
             report: Report | None = worker.connection.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
@@ -277,7 +280,7 @@ class MediaPool:
             raise UserError(report.crash) if one_line else RuntimeError(f"a media worker failed:\n{report.crash}")
         slot, too_large = next(worker.next_slot), report.resident > self.max_resident
         if not too_large:
-            self._hand_out()  # the worker goes on, into its other slot, while this one is read
+            self._hand_out()  # the worker goes on with its other shared memory while this one is read
         array, second, *_ = [*slot.read(report.arrays), None, None]
         result = LoadResult(task.job, array, report.error, report.seconds, report.info, report.cpu_seconds, second)
         self._finish(task, result)
@@ -285,6 +288,7 @@ class MediaPool:
             self._replace(worker)
 
     def _bury(self, worker: _Worker) -> None:
+        """Replace a worker that has died. Its file gets an error if it was being read, else another worker reads it."""
         code = worker.process.exit_code()
         task = worker.task
         self._replace(worker)
@@ -301,6 +305,7 @@ class MediaPool:
             raise UserError(f"media workers cannot start ({_cause_of_death(code)}); workers=0 reads in one process")
 
     def _end_late_workers(self) -> None:
+        """Kill and replace the workers whose file has taken longer than ``timeout``."""
         now = time.monotonic()
         for worker in list(self._crew):
             task = worker.task

@@ -1,4 +1,4 @@
-"""What a media file is, from its headers and packets, without decoding a pixel; cached in a sidecar file."""
+"""Metadata of media files, read from headers and packets without decoding a pixel, and a cache of it."""
 
 import os
 from contextlib import suppress
@@ -23,13 +23,13 @@ class MediaInfo:
 
     Args:
         kind: "video", "image", "frames" (a folder of frame images), or "audio" (sound alone).
-        width, height: pixels as shown, after rotation.
-        num_frames: frames that decoding gives; 1 for an image, 0 for sound alone.
+        width, height: size in pixels as shown, after rotation; 0 for sound alone.
+        num_frames: number of frames that decoding gives; 1 for an image, 0 for sound alone.
         fps: mean frames per second; 0 for images, folders and sound alone.
         duration: seconds; 0 for images and folders.
-        has_audio: an audio stream is present.
+        has_audio: whether the file has an audio stream.
         rotation: counterclockwise degrees (0, 90, 180, 270) applied to the stored pixels.
-        audio_seconds: seconds that the sound covers, from the start of the file; 0 without sound.
+        audio_seconds: length of the sound in seconds, from the start of the file; 0 without sound.
     """
 
     kind: Literal["video", "image", "frames", "audio"]
@@ -70,13 +70,13 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
 
 
 def probed_info(path: str, container: InputContainer, stream: VideoStream, table: PacketTable) -> MediaInfo:
-    """What `probe` tells of an open video."""
+    """Return the metadata of an open video as `probe` does."""
     rotation = header_rotation(path) if "mp4" in container.format.name else 0
     return video_info(container, stream, table, rotation)
 
 
 def video_info(container: InputContainer, stream: VideoStream, table: PacketTable, rotation: int) -> MediaInfo:
-    """Metadata of an open video whose packets have been read."""
+    """Return the metadata of an open video whose packets have been read."""
     width, height = stream.codec_context.width, stream.codec_context.height
     if rotation in (90, 270):
         width, height = height, width

@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 
 def header_rotation(path: str) -> int:
-    """Counterclockwise rotation in degrees (0, 90, 180, 270) that players apply to the first video track.
+    """Return the counterclockwise rotation in degrees (0, 90, 180, 270) that players apply to the first video track.
 
-    Files of other formats, and matrices that are no multiple of a quarter turn, give 0.
+    It is 0 for files of other formats and for matrices that are not a multiple of a quarter turn.
     Source: ISO/IEC 14496-12, track header box.
     """
     with Path(path).open("rb") as file:
@@ -23,7 +23,7 @@ def header_rotation(path: str) -> int:
 
 
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Boxes between two offsets: type, first and past-last byte of the payload. Stops at anything malformed."""
+    """Yield the boxes between two offsets: type, start and end of the payload. Stops at a malformed box."""
     while start + 8 <= end:
         file.seek(start)
         header = file.read(16)
@@ -63,6 +63,6 @@ def _rotation_of_track(file: BinaryIO, start: int, end: int) -> int:
 
 
 def quarter_turns(degrees: float) -> int:
-    """Number of counterclockwise quarter turns (0 to 3) of a rotation; 0 when it is not near a multiple of 90."""
+    """Return the number of counterclockwise quarter turns (0 to 3) of a rotation; 0 if it is near no multiple of 90."""
     turns = round(degrees / 90)
     return turns % 4 if abs(degrees - 90 * turns) < 1 else 0

@@ -1,13 +1,13 @@
-"""Decoding chosen frames of a video: only the groups of pictures that hold one, only the pictures they need.
+"""Decoding chosen frames of a video: only the groups of pictures that hold one, and only the pictures they need.
 
-Legend: T frames asked for, H and W pixels after rotation. A GOP (group of pictures) is a key frame and what follows it
+Legend: T wanted frames, H and W pixels after rotation. A GOP (group of pictures) is a key frame and what follows it
 in decode order. Frame indices count shown frames in presentation order, from 0.
 
-How: one pass over the packets gives times and key frames. Each GOP that holds a wanted frame is entered by one seek to
-its key frame; pictures that no other picture refers to (most B-frames) are skipped by the decoder unless wanted; the
-rest of the GOP behind the last wanted frame is not decoded. A picture shown before the key frame of its own GOP (open
-GOP) is decoded from the key frame before. Pixels equal those of decoding the file from start to end; a file whose
-packets do not allow the plan is decoded exactly so.
+One pass over the packets gives times and key frames. For each GOP that holds a wanted frame, the reader seeks to its
+key frame. The decoder skips pictures that no other picture refers to (most B-frames) unless they are wanted, and stops
+after the last wanted frame of the GOP. A picture that is shown before the key frame of its own GOP (open GOP) is
+decoded from the previous key frame. The pixels equal those of decoding the file from start to end; a file whose packets
+do not allow this plan is decoded in that way.
 """
 
 import os
@@ -30,12 +30,12 @@ from vidtune.media.image import list_frames, read_frame_images
 from vidtune.media.probe import MediaInfo, probe, probed_info, video_info
 from vidtune.media.rotation import quarter_turns
 
-# Codecs whose decoder recognises pictures nothing refers to.
+# Codecs whose decoder recognises pictures that no other picture refers to.
 _SKIPPING_CODECS = frozenset({"h264", "mpeg4", "mpeg1video", "mpeg2video"})
 
 
 class _PlanFailed(Exception):
-    """The packets promised what the decoder does not keep; the file is decoded from start to end instead."""
+    """The decoder gives other frames than the packets promise; the file is decoded from start to end instead."""
 
 
 class _FewerFrames(Exception):
@@ -46,11 +46,15 @@ class _FewerFrames(Exception):
 
 
 def read_frames(path: str | os.PathLike[str], indices: Sequence[int], *, threads: int = 1) -> np.ndarray:
-    """Decode the frames at the given indices, in the order given; an index may repeat.
+    """Decode the frames at the given indices, in the given order; an index may repeat.
+
+    Args:
+        indices: frame indices in presentation order, from 0.
+        threads: number of decoder threads.
 
     Shape: -> uint8 RGB (T, H, W, 3), display rotation applied
     Raises:
-        MediaError: the file cannot be decoded, or has fewer frames than an index asks for.
+        MediaError: the file cannot be decoded, or an index is not below its number of frames.
         ValueError: no index, or a negative one.
     """
     path = os.fspath(path)
@@ -131,7 +135,7 @@ def _check_range(path: str, wanted: Sequence[int], num_frames: int) -> None:
 def _decode(
     path: str, container: InputContainer, stream: VideoStream, table: PacketTable, wanted: Sequence[int], threads: int
 ) -> tuple[np.ndarray, int]:
-    """Frames (T, H, W, 3) by the plan, or plainly where the plan cannot be trusted; and their rotation in degrees."""
+    """Decode frames (T, H, W, 3) by the plan, or from the start if it fails; also return the rotation in degrees."""
     if table.timed:
         try:
             return _collect(path, wanted, _decode_gops(container, stream, table, set(wanted), threads), threads)
@@ -143,7 +147,7 @@ def _decode(
 def _collect(
     path: str, wanted: Sequence[int], decoded: Iterator[tuple[int, VideoFrame]], threads: int
 ) -> tuple[np.ndarray, int]:
-    """Convert frames to RGB, turn them upright and put each where it was asked for."""
+    """Convert frames to RGB, rotate them upright, and put each at the places of its index in ``wanted``."""
     slots: dict[int, list[int]] = {}
     for slot, index in enumerate(wanted):
         slots.setdefault(index, []).append(slot)
@@ -162,7 +166,7 @@ def _collect(
             raise MediaError(path, f"its picture size changes at frame {index}")
         for slot in slots[index]:
             frames[slot] = pixels
-        del pixels  # the allocator gives its memory, already mapped, to the next frame
+        del pixels  # so that the next frame gets its memory, which is mapped already
     assert frames is not None
     return frames, turns * 90
 
@@ -189,13 +193,13 @@ def _decode_from_start(
 
 
 def gop_plan(table: PacketTable, positions: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Where decoding starts, and which packets are wanted from there on.
+    """Return where decoding starts, and which packets are wanted from there on.
 
     Args:
         positions: packet positions of the wanted frames.
 
     Returns:
-        (position of a key frame, wanted positions ascending), in decode order; the ranges do not overlap.
+        Pairs (position of a key frame, wanted positions ascending) in decode order. The ranges do not overlap.
     """
     key_positions = np.flatnonzero(table.keys)
     plan: list[tuple[int, list[int]]] = []
@@ -246,7 +250,7 @@ def _decode_range(
     wanted: set[int],
     skipping: bool,
 ) -> Iterator[VideoFrame]:
-    """Frames that come out when the packets from a key frame to the last wanted packet are fed, then drained."""
+    """Yield the decoded frames of the packets from a key frame to the last wanted packet, in presentation order."""
     context = stream.codec_context
     wanted_positions, last = frozenset(wanted), max(wanted)
     for packet in _packets_from(container, stream, table, position_at, start):
@@ -266,7 +270,7 @@ def _decode_range(
 def _packets_from(
     container: InputContainer, stream: VideoStream, table: PacketTable, position_at: dict[int, int], start: int
 ) -> Iterator[Packet]:
-    """Packets from a key frame on. Where seeking lands behind it, decode times and earlier key frames are tried."""
+    """Yield packets from a key frame on. If a seek lands behind it, decode times and earlier key frames are tried."""
     earlier = int(np.flatnonzero(table.keys[: max(start, 1)])[-1])
     for target in (table.times[start], table.decode_times[start], table.decode_times[earlier], table.decode_times[0]):
         container.seek(int(target), stream=stream)

@@ -1,4 +1,4 @@
-"""What all preprocessing of pictures and clips shares: how values leave it, and how grey levels become floats later."""
+"""Base class of all preprocessing of pictures and clips."""
 
 from typing import Literal
 
@@ -18,10 +18,10 @@ class PixelPreprocessing(BaseModel):
     """Settings of every preprocessing of pixels.
 
     Args:
-        mean, std: per channel, of pixel values in [0, 1].
-        blind: black pixels take the place of the real ones; the file is opened for its metadata only.
-        pixels: what ``load`` and ``apply`` give. "float32": normalised values. "uint8": grey levels, which ``to_float``
-            normalises later, on the device: a quarter of the memory and of the transfer.
+        mean, std: of each channel, for pixel values in [0, 1].
+        blind: replace all pixels by black ones. The file is opened for its metadata only.
+        pixels: type of the values that ``load`` and ``apply`` return. "float32": normalised values. "uint8": grey
+            levels, which ``to_float`` normalises later on the device; they need a quarter of the memory and transfer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,36 +32,36 @@ class PixelPreprocessing(BaseModel):
     pixels: Literal["float32", "uint8"] = "float32"
 
     def output_shape(self, info: MediaInfo | None = None) -> tuple[int, ...]:
-        """Shape of ``load``'s result, known without decoding, channels first; without ``info`` the largest."""
+        """Return the shape of ``load``'s result, channels first, without decoding; the largest one without ``info``."""
         raise NotImplementedError
 
     def read(self, path: str) -> np.ndarray:
-        """The pixels that ``load`` applies itself to. Shape: -> uint8 RGB ([T,] H, W, 3)
+        """Read the pixels that ``apply`` takes. Shape: -> uint8 RGB ([T,] H, W, 3)
 
         Raises:
-            MediaError: the file is not readable as what is expected.
+            MediaError: the file cannot be read as the expected kind of media.
         """
         raise NotImplementedError
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
-        """Shape: as ``read`` gives -> as ``load`` gives"""
+        """Make the tensor from pixels. Shape: that of ``read``'s result -> that of ``load``'s result"""
         raise NotImplementedError
 
     def load(self, path: str, seed: int | None = None) -> np.ndarray:
-        """Read a file. Shape: -> float32 or uint8, see ``output_shape``
+        """Read a file and make its tensor. Shape: -> float32 or uint8, see ``output_shape``
 
         Args:
-            seed: of random transforms; None switches them off.
+            seed: decides random transforms; None switches them off.
 
         Raises:
-            MediaError: the file is not readable as what is expected.
+            MediaError: the file cannot be read as the expected kind of media.
         """
         return self.apply(self.read(path), seed).numpy()
 
     def to_float(self, values: torch.Tensor) -> torch.Tensor:
-        """What the tower takes, from what ``load`` and ``apply`` gave, on the device where it lies.
+        """Return the input of the tower from the result of ``load`` or ``apply``, on the same device.
 
-        Nothing in here waits for the device. Float values are returned as they are.
+        It does not wait for the device. Float values are returned unchanged.
 
         Shape: uint8 or float (..., *output_shape()) -> float32, or as given
         """
@@ -72,7 +72,7 @@ class PixelPreprocessing(BaseModel):
         return x
 
     def _read_picture(self, path: str) -> np.ndarray:
-        """An image file's pixels, or as many black ones. Shape: -> uint8 RGB (H, W, 3)"""
+        """Read the pixels of an image file; black ones if blind. Shape: -> uint8 RGB (H, W, 3)"""
         if not self.blind:
             return read_image(path)
         info = probe(path)
@@ -83,10 +83,10 @@ class PixelPreprocessing(BaseModel):
 
 
 def check_is_clip(path: str, info: MediaInfo) -> None:
-    """Refuse what has no frames to sample from.
+    """Refuse media without frames.
 
     Raises:
-        MediaError: an image, or sound alone.
+        MediaError: the file is an image, or holds sound alone.
     """
     if info.kind == "image":
         raise MediaError(path, "is an image file where a video is expected")

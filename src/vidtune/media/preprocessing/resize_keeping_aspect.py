@@ -1,7 +1,7 @@
-"""Preprocessing that keeps the aspect ratio: the long side gets a fixed length, the short one whole cells.
+"""Preprocessing that keeps the aspect ratio: the long side gets a fixed length, the short side a multiple of a cell.
 
-What comes out is the picture alone. The square it stands on, its padding and the frames a short clip lacks are added by
-the tower, on the device; the shape says where they go, so that the number of tokens is known from a file's metadata.
+The result is the picture alone. The tower adds the padding to a square and the missing frames of a short clip, on the
+device. Their places follow from the shape, so that the number of tokens is known from the metadata of a file.
 
 Legend: S length of the long side, K side of a cell, h and w pixels of the result (one of them S, both multiples of K),
 T frames, H and W pixels of the source.
@@ -22,11 +22,11 @@ from vidtune.media.video import read_clip
 
 
 class _AnyPixelPreprocessing(PixelPreprocessing):
-    """Settings that pictures and clips share; resizing gives whole grey levels, so both kinds of ``pixels`` are equal.
+    """Settings that images and clips share. Resizing gives whole grey levels, so both values of ``pixels`` are equal.
 
     Args:
         size: long side S in pixels.
-        cell: side K of a cell; the short side is rounded up to whole cells, which stretches it a little.
+        cell: side K of a cell in pixels. The short side is rounded up to whole cells, which stretches it a little.
     """
 
     size: PositiveInt = 448
@@ -39,18 +39,18 @@ class _AnyPixelPreprocessing(PixelPreprocessing):
         return self
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width that a picture is resized to."""
+        """Return the height and width of a picture after resizing."""
         cells = self.size // self.cell
         short = self.cell * -(-cells * min(height, width) // max(height, width))
         return (short, self.size) if width > height else (self.size, short)
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Every height and width that can come out."""
+        """Return every possible height and width of a result."""
         lengths = range(self.cell, self.size + 1, self.cell)
         return [(n, self.size) for n in lengths] + [(self.size, n) for n in lengths[:-1]]
 
     def _size_of(self, info: MediaInfo | None) -> tuple[int, int]:
-        """Height and width of the result; without a picture the largest."""
+        """Return the height and width of the result; the largest without a picture."""
         return self.resized_size(info.height, info.width) if info and info.width else (self.size, self.size)
 
     def _resize(self, frames: np.ndarray) -> torch.Tensor:
@@ -76,11 +76,11 @@ class AnyPixelImagePreprocessing(_AnyPixelPreprocessing):
         return (3, *self._size_of(info))
 
     def output_shapes(self) -> list[tuple[int, ...]]:
-        """Every shape that ``load`` can give."""
+        """Return every shape that ``load`` can return."""
         return [(3, *size) for size in self.sizes()]
 
     def read(self, path: str) -> np.ndarray:
-        """The pixels that ``load`` applies itself to. Shape: -> uint8 RGB (H, W, 3)"""
+        """Read the pixels that ``apply`` takes. Shape: -> uint8 RGB (H, W, 3)"""
         return self._read_picture(path)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
@@ -92,8 +92,9 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
     """Clip -> (3, up to T frames, h, w).
 
     Args:
-        num_frames: most frames T taken from the whole clip.
-        flip_probability: chance that the whole clip is mirrored, decided by the seed alone; no seed, no flip.
+        num_frames: maximum number of frames T, taken from the whole clip.
+        sampling: frame sampling rule (``vidtune.media.preprocessing.frame_sampling.RULES``).
+        flip_probability: probability that the whole clip is mirrored; the seed alone decides. Without a seed: never.
     """
 
     kind: Literal["any_pixel_video"] = "any_pixel_video"
@@ -108,12 +109,12 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
         return (3, frames, *self._size_of(info))
 
     def output_shapes(self) -> list[tuple[int, ...]]:
-        """Every shape that ``load`` can give."""
+        """Return every shape that ``load`` can return."""
         fewest = self.num_frames if RULES[self.sampling].repeats else 1
         return [(3, frames, *size) for frames in range(fewest, self.num_frames + 1) for size in self.sizes()]
 
     def read(self, path: str) -> np.ndarray:
-        """The frames that ``load`` applies itself to. Shape: -> uint8 RGB (frames, H, W, 3)"""
+        """Read the frames that ``apply`` takes. Shape: -> uint8 RGB (frames, H, W, 3)"""
         if not self.blind:
             return read_clip(path, frame_chooser(self.sampling, self.num_frames), as_probed=True)[0]
         info = probe(path)

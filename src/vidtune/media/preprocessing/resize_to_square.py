@@ -1,7 +1,7 @@
-"""Preprocessing of one stream: a media file, or pixels already decoded, to the tensor its tower takes.
+"""Preprocessing that resizes the short side and cuts out the centred square: images and clips.
 
 Legend: C colour channels (3), T frames, H and W pixels of the source, S side of the square output.
-The settings are frozen values, saved in the processor's configuration, and build the tensor themselves.
+The settings are frozen values that are saved in the configuration of the processor.
 """
 
 from typing import Annotated, Literal
@@ -20,18 +20,18 @@ Order = Literal["resize_then_normalize", "normalize_then_resize"]
 
 
 class _SquarePreprocessing(PixelPreprocessing):
-    """Settings that both media share.
+    """Settings that images and clips share.
 
     ``order`` records the published order of the two steps. Filter weights sum to one, so both orders give the same
-    values to float rounding (below 1e-6), and the cheaper one is computed: resize first, normalise the small result.
+    values up to float rounding (below 1e-6), and the cheaper one is computed: resize first, normalise the small result.
 
-    ``pixels: uint8`` differs from float32 by at most half a grey level (1/510 before normalising), and by what bicubic
-    interpolation shoots over black and white, which grey levels cannot hold.
+    ``pixels: uint8`` differs from float32 by at most half a grey level (1/510 before normalising), and where bicubic
+    interpolation gives values below black or above white, which grey levels cannot represent.
 
     Args:
         size: side S of the output in pixels.
-        interpolation: filter of the resize; the short side becomes S, then the centre is cut out.
-        antialias: widen the filter when shrinking.
+        interpolation: filter of the resize. The short side becomes S, then the centre is cut out.
+        antialias: widen the filter when the picture is made smaller.
     """
 
     size: PositiveInt = 224
@@ -40,7 +40,7 @@ class _SquarePreprocessing(PixelPreprocessing):
     order: Order = "resize_then_normalize"
 
     def _finish(self, x: torch.Tensor) -> torch.Tensor:
-        """Values in [0, 1] as ``pixels`` wants them. Shape: float32 (C, ...) -> float32 or uint8, the same"""
+        """Convert values in [0, 1] to what ``pixels`` says. Shape: float32 (C, ...) -> float32 or uint8, the same"""
         if self.pixels == "uint8":
             return transforms.to_grey_levels(x)
         return transforms.normalize(x, self.mean, self.std)
@@ -50,7 +50,7 @@ class ImagePreprocessing(_SquarePreprocessing):
     """Still image -> (3, S, S).
 
     Args:
-        pad_to_square: centre the picture on a square of the mean colour before resizing, so that nothing is cut off.
+        pad_to_square: before resizing, centre the picture on a square of the mean colour, so that no part is cut off.
     """
 
     kind: Literal["image"] = "image"
@@ -58,15 +58,15 @@ class ImagePreprocessing(_SquarePreprocessing):
     pad_to_square: bool = False
 
     def output_shape(self, info: MediaInfo | None = None) -> tuple[int, int, int]:
-        """Shape of ``load``'s result, known without decoding."""
+        """Return the shape of ``load``'s result, without decoding."""
         return (3, self.size, self.size)
 
     def output_shapes(self) -> list[tuple[int, ...]]:
-        """Every shape that ``load`` can give."""
+        """Return every shape that ``load`` can return."""
         return [self.output_shape()]
 
     def read(self, path: str) -> np.ndarray:
-        """The pixels that ``load`` applies itself to. Shape: -> uint8 RGB (H, W, 3)"""
+        """Read the pixels that ``apply`` takes. Shape: -> uint8 RGB (H, W, 3)"""
         return self._read_picture(path)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
@@ -83,9 +83,9 @@ class VideoPreprocessing(_SquarePreprocessing):
     """Clip -> (3, T, S, S), channel first, then time.
 
     Args:
-        num_frames: frames T taken from the whole clip.
-        sampling: rule that chooses them (``vidtune.media.preprocessing.frame_sampling.RULES``).
-        flip_probability: chance that the whole clip is mirrored, decided by the seed alone; no seed, no flip.
+        num_frames: number of frames T, taken from the whole clip.
+        sampling: frame sampling rule (``vidtune.media.preprocessing.frame_sampling.RULES``).
+        flip_probability: probability that the whole clip is mirrored; the seed alone decides. Without a seed: never.
     """
 
     kind: Literal["video"] = "video"
@@ -95,15 +95,15 @@ class VideoPreprocessing(_SquarePreprocessing):
     flip_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
 
     def output_shape(self, info: MediaInfo | None = None) -> tuple[int, int, int, int]:
-        """Shape of ``load``'s result, known without decoding."""
+        """Return the shape of ``load``'s result, without decoding."""
         return (3, self.num_frames, self.size, self.size)
 
     def output_shapes(self) -> list[tuple[int, ...]]:
-        """Every shape that ``load`` can give."""
+        """Return every shape that ``load`` can return."""
         return [self.output_shape()]
 
     def read(self, path: str) -> np.ndarray:
-        """The frames that ``load`` applies itself to. Shape: -> uint8 RGB (T, H, W, 3)"""
+        """Read the frames that ``apply`` takes. Shape: -> uint8 RGB (T, H, W, 3)"""
         if not self.blind:
             return read_clip(path, frame_chooser(self.sampling, self.num_frames))[0]
         info = probe(path)
@@ -113,13 +113,13 @@ class VideoPreprocessing(_SquarePreprocessing):
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (any number of frames, H, W, 3) -> float32 or uint8 (3, T, S, S)
 
-        Another number of frames than T is taken as the whole clip and sampled by the rule.
+        If the number of frames is not T, they are taken as the whole clip and sampled by the rule.
         """
         if len(pixels) != self.num_frames:
             pixels = pixels[frame_indices(self.sampling, len(pixels), self.num_frames)]
         if self.blind:
             pixels = np.zeros_like(pixels)
-        # The two published orders are those of two libraries, which round the long side each in its own way.
+        # The two published orders belong to two libraries, which round the long side differently.
         long_side: transforms.LongSide = "ratio_first" if self.order == "normalize_then_resize" else "product_first"
         x = transforms.resize_and_crop(pixels, self.size, self.interpolation, self.antialias, long_side)
         x = self._finish(x)

@@ -1,7 +1,7 @@
-"""Preprocessing of sound: a media file, or a wave already decoded, to what an audio or a speech tower takes.
+"""Preprocessing of sound: media files or decoded waves to spectrograms for audio and speech towers.
 
 Legend: n samples at 16 kHz, F frames of 25 ms every 10 ms, W windows of 512 frames (5.12 s), C pieces of 30 s.
-Items have an open first dimension: W and C follow from the seconds that a file's sound covers, and may be 0.
+The first dimension of an item is open: W and C follow from the length of the sound and may be 0.
 """
 
 from functools import lru_cache
@@ -29,11 +29,11 @@ _MEAN, _DEVIATION = 15.41663, 6.55582
 
 
 class _AudioPreprocessing(BaseModel):
-    """What all preprocessing of sound shares.
+    """Base class of all preprocessing of sound.
 
     Args:
-        resampling: the way to 16 kHz, see `vidtune.media.audio.read_audio`; published features need "nearest".
-        blind: silence of the same length takes the place of the sound; the file is opened for its metadata only.
+        resampling: how to resample to 16 kHz, see `vidtune.media.audio.read_audio`; published features need "nearest".
+        blind: replace the sound by silence of the same length. The file is opened for its metadata only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,20 +42,20 @@ class _AudioPreprocessing(BaseModel):
     blind: bool = False
 
     def num_rows(self, samples: int) -> int:
-        """First dimension of what a wave of so many samples gives."""
+        """Return the first dimension of the result for a wave of so many samples."""
         raise NotImplementedError
 
     def output_shape(self, info: MediaInfo | None = None) -> tuple[int, ...]:
-        """Shape of ``load``'s result, known without decoding; without ``info`` that of a single row."""
+        """Return the shape of ``load``'s result, without decoding. Without ``info``: the shape of a single row."""
         rows = 1 if info is None else self.num_rows(num_samples(info.audio_seconds))
         return (rows, *self._row_shape())
 
     def output_shapes(self) -> list[tuple[int, ...]]:
-        """None: sound may have any length."""
+        """Return an empty list: sound may have any length."""
         return []
 
     def read(self, path: str) -> np.ndarray:
-        """The wave that ``load`` applies itself to. Shape: -> float32 (n,)
+        """Read the wave that ``apply`` takes. Shape: -> float32 (n,)
 
         Raises:
             MediaError: the file cannot be read, or has no sound.
@@ -63,14 +63,14 @@ class _AudioPreprocessing(BaseModel):
         return read_silence(path) if self.blind else read_audio(path, self.resampling)
 
     def apply(self, wave: np.ndarray, seed: int | None = None) -> torch.Tensor:
-        """Nothing in here is random. Shape: float32 (n,) -> float32, as ``load`` gives"""
+        """Make the tensor from a wave; the seed is not used. Shape: float32 (n,) -> that of ``load``'s result"""
         wave = np.asarray(wave, np.float32)
         if wave.ndim != 1:
             raise ValueError(f"sound must be one wave (n,) of {SAMPLE_RATE} Hz, not of shape {wave.shape}")
         return self._features(np.zeros_like(wave) if self.blind else wave)
 
     def load(self, path: str, seed: int | None = None) -> np.ndarray:
-        """Read a file. Shape: -> float32, see ``output_shape``
+        """Read a file and make its tensor. Shape: -> float32, see ``output_shape``
 
         Raises:
             MediaError: the file cannot be read, or has no sound.
@@ -78,7 +78,7 @@ class _AudioPreprocessing(BaseModel):
         return self.apply(self.read(path), seed).numpy()
 
     def to_float(self, values: torch.Tensor) -> torch.Tensor:
-        """What the tower takes is what ``load`` and ``apply`` gave."""
+        """Return the values unchanged: ``load`` and ``apply`` return the input of the tower."""
         return values
 
     def _row_shape(self) -> tuple[int, ...]:
@@ -95,16 +95,16 @@ class FbankPreprocessing(_AudioPreprocessing):
     the deviation that BEATs was trained with (arXiv:2212.09058, and its official code in microsoft/unilm).
 
     Args:
-        padding: "published": behind the last frame stand as many zero rows as frames are left over by whole windows,
-            and what then fills no window is dropped: a rest of 256 frames or more is kept, a shorter one is not, and
-            sound of less than 2.6 s gives no window.
+        padding: "published": if r frames remain after the last whole window, r zero rows are appended and an incomplete
+            window is dropped. So a rest of 256 frames or more is kept, a shorter one is dropped, and sound of less than
+            2.6 s gives no window.
     """
 
     kind: Literal["fbank"] = "fbank"
     padding: Literal["published"] = "published"
 
     def num_rows(self, samples: int) -> int:
-        """Windows W of a wave of so many samples."""
+        """Return the number of windows W of a wave of so many samples."""
         frames = num_frames(samples)
         return (frames + frames % WINDOW) // WINDOW
 
@@ -125,14 +125,14 @@ class FbankPreprocessing(_AudioPreprocessing):
 class LogMelPreprocessing(_AudioPreprocessing):
     """Sound -> Whisper's log mel spectrograms of 30 s each, float32 (C, 80, 3000).
 
-    The wave is cut every 30 s and the last piece filled with silence (arXiv:2212.04356, section 2.2). One sample is
-    enough for a piece; no sample gives none: (0, 80, 3000). Each piece has its own loudest value to clamp by.
+    The wave is cut every 30 s and the last piece is filled with silence (arXiv:2212.04356, section 2.2). A piece needs
+    at least one sample; without samples the result is (0, 80, 3000). Each piece is clamped by its own maximum.
     """
 
     kind: Literal["log_mel"] = "log_mel"
 
     def num_rows(self, samples: int) -> int:
-        """Pieces C of a wave of so many samples."""
+        """Return the number of pieces C of a wave of so many samples."""
         return -(-samples // PIECE)
 
     def _row_shape(self) -> tuple[int, ...]:
@@ -148,12 +148,12 @@ class LogMelPreprocessing(_AudioPreprocessing):
 
 
 def num_frames(samples: int) -> int:
-    """Frames F that lie wholly within a wave."""
+    """Return the number of frames F that lie completely within a wave of so many samples."""
     return 0 if samples < FRAME else 1 + (samples - FRAME) // SHIFT
 
 
 def log_mel_energies(wave: torch.Tensor) -> torch.Tensor:
-    """Kaldi's log mel filter bank energies of every frame. Shape: float32 (n,), values in [-1, 1] -> (F, 128)"""
+    """Return Kaldi's log mel filter bank energies of every frame. Shape: float32 (n,), values in [-1, 1] -> (F, 128)"""
     window, filters = _kaldi_constants()
     x = (wave * 32768).unfold(0, FRAME, SHIFT)
     x = x - x.mean(1, keepdim=True)
@@ -165,9 +165,9 @@ def log_mel_energies(wave: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=1)
 def _kaldi_constants() -> tuple[torch.Tensor, torch.Tensor]:
-    """Povey window (400,) and triangular mel filters (256, 128) from 20 Hz to half the rate, in float32.
+    """Return the Povey window (400,) and triangular mel filters (256, 128) from 20 Hz to half the rate, in float32.
 
-    Low filters are narrower than the distance of two FFT bins: some are empty.
+    Some of the low filters are narrower than the distance of two FFT bins and therefore empty.
     """
     window = np.hanning(FRAME) ** 0.85
     edges = np.linspace(_mel(20.0), _mel(SAMPLE_RATE / 2), MEL_BINS + 2)

@@ -1,9 +1,9 @@
 """Image and clip transforms on channel-first tensors, without torchvision.
 
 Legend: C channels, T frames, H and W height and width in pixels, S side of the square output, K taps of the filter.
-Functions on tensors take any number of dimensions before (H, W): images (C, H, W) and clips (C, T, H, W) alike.
+Functions on tensors take any number of dimensions before (H, W): images (C, H, W) and clips (C, T, H, W).
 Resizing samples at pixel centres (``align_corners=False``). Without antialiasing, bilinear reads 2 and bicubic 4
-neighbours per axis however strong the reduction, as torchvision 0.15 and PyTorchVideo do on tensors.
+neighbours per axis at any reduction, as torchvision 0.15 and PyTorchVideo do on tensors.
 """
 
 import math
@@ -25,10 +25,10 @@ _BICUBIC_A = -0.75
 
 
 def resized_size(height: int, width: int, size: int, long_side: LongSide = "product_first") -> tuple[int, int]:
-    """Height and width after the short side is resized to ``size``.
+    """Return the height and width after the short side is resized to ``size``.
 
-    The long side is truncated: ``size * long / short`` (torchvision) or ``long / short * size`` (PyTorchVideo); the two
-    differ by one pixel where the second rounds below a whole number.
+    The long side is truncated: ``size * long / short`` (torchvision) or ``long / short * size`` (PyTorchVideo). The two
+    differ by one pixel if rounding takes the second below a whole number.
     """
     short, long = min(height, width), max(height, width)
     new_long = int(size * long / short) if long_side == "product_first" else math.floor(long / short * size)
@@ -38,7 +38,7 @@ def resized_size(height: int, width: int, size: int, long_side: LongSide = "prod
 
 
 def crop_offset(length: int, size: int) -> int:
-    """First row or column of a centred crop; halves round to even."""
+    """Return the first row or column of a centred crop; halves round to even."""
     return round((length - size) / 2.0)
 
 
@@ -73,7 +73,7 @@ def center_crop(x: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def pad_to_square(pixels: np.ndarray, mean: Sequence[float] = CLIP_MEAN) -> np.ndarray:
-    """Centre the picture on a square filled with ``int(255 * mean)``; the odd pixel goes to the bottom or right.
+    """Centre the picture on a square filled with ``int(255 * mean)``. An odd pixel goes to the bottom or right.
 
     Shape: uint8 (..., H, W, C) -> (..., L, L, C) with L = max(H, W)
     """
@@ -91,7 +91,7 @@ def pad_to_square(pixels: np.ndarray, mean: Sequence[float] = CLIP_MEAN) -> np.n
 def normalize(x: torch.Tensor, mean: Sequence[float] = CLIP_MEAN, std: Sequence[float] = CLIP_STD) -> torch.Tensor:
     """Subtract the mean and divide by the standard deviation of each channel, in place.
 
-    The numbers go in one by one: a tensor of them would have to be copied to a GPU, which waits for it.
+    The numbers are passed one by one: a tensor of them would have to be copied to the GPU, which waits for it.
 
     Shape: float (C, ..., H, W) -> the same tensor
     """
@@ -101,7 +101,7 @@ def normalize(x: torch.Tensor, mean: Sequence[float] = CLIP_MEAN, std: Sequence[
 
 
 def to_grey_levels(x: torch.Tensor) -> torch.Tensor:
-    """Values in [0, 1] rounded to whole grey levels; what lies outside is clamped. ``x`` is used up.
+    """Round values in [0, 1] to whole grey levels; values outside are clamped. ``x`` is overwritten.
 
     Shape: float (...) -> uint8 (...)
     """
@@ -114,7 +114,7 @@ def horizontal_flip(x: torch.Tensor) -> torch.Tensor:
 
 
 def decide_flip(probability: float, seed: int | None) -> bool:
-    """Whether the clip of this seed is mirrored. ``seed=None`` means no randomness: never."""
+    """Whether the clip with this seed is mirrored; never if ``seed`` is None."""
     if seed is None or probability <= 0.0:
         return False
     return bool(np.random.default_rng(seed).random() < probability)
@@ -127,10 +127,10 @@ def resize_and_crop(
     antialias: bool = False,
     long_side: LongSide = "product_first",
 ) -> torch.Tensor:
-    """Scale to [0, 1], resize the short side and cut the centred square, computing only what the crop keeps.
+    """Scale to [0, 1], resize the short side and cut the centred square; only the pixels of the crop are computed.
 
-    Equal to ``center_crop(resize_short_side(...))``; without antialiasing only the pixels the filter reads are
-    converted to float, which brings the cost of a large frame near that of its output.
+    Equal to ``center_crop(resize_short_side(...))``. Without antialiasing, only the pixels that the filter reads are
+    converted to float, so that the cost of a large frame is close to that of its output.
 
     Shape: uint8 (T, H, W, C) -> float32 (C, T, size, size)
     """
@@ -155,7 +155,7 @@ def resize_and_crop(
 
 
 def _combine(x: torch.Tensor, dim: int, taps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted sum of K gathered slices along ``dim``. Shapes: taps and weights (K, S); ``dim`` becomes S long."""
+    """Return the weighted sum of K slices along ``dim``. Shapes: taps and weights (K, S); ``dim`` gets length S."""
     shape = [1] * x.dim()
     shape[dim] = -1
     total = x.index_select(dim, taps[0]).to(torch.float32).mul_(weights[0].view(shape))
@@ -168,10 +168,10 @@ def _combine(x: torch.Tensor, dim: int, taps: torch.Tensor, weights: torch.Tenso
 def _taps(
     length: int, new_length: int, first: int, count: int, interpolation: Interpolation
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Source positions (K, count) and weights (K, count) of the outputs ``first .. first + count`` of a resized axis.
+    """Return positions (K, count) and weights (K, count) of outputs ``first .. first + count`` of a resized axis.
 
     Positions are rounded to float32 once, as the fused multiply-add inside ``torch.nn.functional.interpolate`` does:
-    one rounding more would shift a weight by 1e-4 on large pictures.
+    one more rounding would change a weight by 1e-4 on large pictures.
     """
     scale = np.float64(np.float32(length) / np.float32(new_length))
     centre = np.arange(first, first + count) + 0.5
