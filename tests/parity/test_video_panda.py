@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -577,6 +578,11 @@ def _without_number(name: str) -> str:
 # --- pixels, frames, text, order
 
 
+# Pillow before 13 rounds bicubic resizing differently: by up to two grey levels, which are then divided by 0.26.
+PILLOW_AS_RECORDED = int(PIL.__version__.split(".")[0]) >= 13
+TWO_GREY_LEVELS = 2.1 / 255 / 0.26
+
+
 @pytest.mark.parametrize("name", ["square", "landscape", "portrait"])
 def test_pictures_on_their_square_equal_the_official_ones(name, config, inputs, expected):
     sizes = config["preprocessor"]
@@ -588,7 +594,7 @@ def test_pictures_on_their_square_equal_the_official_ones(name, config, inputs, 
     )
     square = letterbox(clip, sizes["image_size"], cell, 1, color)[:, 0]
     wanted = expected[f"preprocess.{name}.frame0"]
-    close(square, wanted[:3], 1e-5)
+    close(square, wanted[:3], 1e-5 if PILLOW_AS_RECORDED else TWO_GREY_LEVELS)
     assert wanted[3].sum() == clip[0, 0].numel()
     still = AnyPixelImagePreprocessing(size=sizes["image_size"], cell=cell)
     assert torch.equal(still.apply(inputs[f"preprocess.{name}.raw_uint8_THWC"][0].numpy()), clip[:, 0])

@@ -90,6 +90,16 @@ class WhisperTower(nn.Module):
                 attn_implementation="sdpa",
             )
         )
+        self.train()
+
+    def train(self, mode: bool = True) -> "WhisperTower":
+        """As of any module, but for the encoder's own flag; its layers have theirs.
+
+        No layer is ever dropped, yet transformers before 5.23 draws a random number for each while that flag is set.
+        """
+        super().train(mode)
+        self.encoder.training = False
+        return self
 
     def reset_parameters(self) -> None:
         """The layers have started themselves; positions are sines and cosines, not what an embedding starts with."""
