@@ -1,8 +1,11 @@
 """Append-only files: torn ends, second writers, broken lines."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -135,6 +138,30 @@ def test_two_processes_that_write_at_once_lose_and_mix_nothing(tmp_path):
         numbers = [(record["n"], record["part"]) for record in records if record["writer"] == name]
         assert numbers == [(number, part) for number in range(200) for part in (0, 1)]
     assert [record["part"] for record in records] == [0, 1] * 400
+
+
+def test_records_that_the_system_writes_piece_by_piece_are_not_mixed(tmp_path, monkeypatch):
+    path = tmp_path / "cache.jsonl"
+    write = os.write
+
+    def in_pieces(file, data):
+        time.sleep(0.0005)
+        return write(file, data[:7])
+
+    monkeypatch.setattr(os, "write", in_pieces)
+
+    def work(name):
+        with RecordWriter(path, shared=True) as writer:
+            for number in range(10):
+                writer.append({"writer": name, "n": number})
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    records = [(record["writer"], record["n"]) for record in read_records(path)]
+    assert sorted(records) == [(name, number) for name in "ab" for number in range(10)]
 
 
 def test_a_shared_file_in_a_folder_without_locks_is_still_written(tmp_path):

@@ -109,11 +109,11 @@ if sys.argv[1] == "wait":
 """
 
 
-@pytest.mark.parametrize("end", ["kill", "return"])
+@pytest.mark.parametrize("end", ["kill", "kill server first", "return"])
 def test_workers_and_server_end_with_the_program_and_do_not_run_its_script(tmp_path, end):
     (tmp_path / "script.py").write_text(SCRIPT)
     program = subprocess.Popen(
-        [sys.executable, str(tmp_path / "script.py"), "wait" if end == "kill" else "go on"],
+        [sys.executable, str(tmp_path / "script.py"), "go on" if end == "return" else "wait"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -122,13 +122,16 @@ def test_workers_and_server_end_with_the_program_and_do_not_run_its_script(tmp_p
     assert program.stdout.readline() == "main\n"
     mark, *pids = program.stdout.readline().split()
     assert mark == "None"
-    if end == "kill":
+    if end != "return":
         children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
         assert len(children) == 1  # the server
         pids += children
+        if end == "kill server first":
+            os.kill(int(children[0]), signal.SIGKILL)
+            wait_until_gone([int(children[0])])
         program.kill()
     rest, _ = program.communicate(timeout=60)
-    assert rest == "" and program.returncode == (-signal.SIGKILL if end == "kill" else 0)
+    assert rest == "" and program.returncode == (0 if end == "return" else -signal.SIGKILL)
     wait_until_gone([int(pid) for pid in pids])
 
 
