@@ -1,4 +1,4 @@
-"""From a checkpoint folder and a protocol to the engine that answers by it."""
+"""Checkpoints that are evaluated: load one, derive its protocol for a benchmark, build the engine that answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,10 +25,11 @@ RECIPE_FILE = "recipe.yaml"
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A checkpoint in memory, for several benchmarks.
+    """A checkpoint in memory; can be used for several benchmarks.
 
     Args:
-        recipe: text of the ``recipe.yaml`` beside the weights, None without one.
+        identity: which weights these are; stored with every run.
+        recipe: text of the ``recipe.yaml`` beside the weights; None: there is none.
     """
 
     checkpoint: "Checkpoint"
@@ -94,13 +95,13 @@ def open_checkpoint(
     """Load a checkpoint of any known format.
 
     Args:
-        dtype: name of a torch type, e.g. "bfloat16"; None keeps the stored one.
-        base: what a checkpoint that is not whole stands on, bottom up: folders, files or names.
-        towers: tower -> weights of a model that comes without it.
-        tokenizer: of the language model, when the checkpoint's folder holds none.
+        dtype: name of a torch type, for example "bfloat16"; None keeps the stored one.
+        base: folders, files or names of the models that an incomplete checkpoint builds on, lowest first.
+        towers: tower -> its weights, for a checkpoint that comes without them.
+        tokenizer: tokenizer of the language model, where the checkpoint's folder holds none.
 
     Raises:
-        UserError: no checkpoint there, or not one that can be loaded.
+        UserError: there is no checkpoint, or it cannot be loaded.
     """
     identity = identify_checkpoint(path, [*(base or ()), *(towers or {}).values()])
     import torch
@@ -129,13 +130,15 @@ def protocol_for(
     features: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> Protocol:
-    """The rules of the benchmark for this checkpoint: the benchmark's own, then the system's, then ``overrides``.
+    """Returns the protocol of a benchmark for this checkpoint.
+
+    The rules of the benchmark come first. Its rules for the checkpoint's system replace them, then ``overrides``.
 
     Args:
         blind, without, features: see `Protocol`.
 
     Raises:
-        UserError: rules that this checkpoint cannot follow, or that exclude each other.
+        UserError: a rule that this checkpoint cannot follow, or two rules that exclude each other.
     """
     system = loaded.system
     protocol = benchmark.protocol(prompt_format=system.dialect.answering_prompt, blind=blind)
@@ -175,7 +178,7 @@ def protocol_for(
 def engine_for(
     loaded: LoadedCheckpoint, protocol: Protocol, options: AnsweringOptions = DEFAULT_ANSWERING
 ) -> "AnswerEngine":
-    """The engine that answers by the protocol; close it after use."""
+    """Returns the engine that answers by the protocol. Close it after use."""
     from vidtune.generation.engine import AnswerEngine
 
     return AnswerEngine(
@@ -188,7 +191,7 @@ def engine_for(
 
 
 def _processor_for(loaded: LoadedCheckpoint, protocol: Protocol) -> "VideoLMProcessor":
-    """The checkpoint's processor with the protocol's preprocessing and without the streams it switches off."""
+    """The processor of the checkpoint, with the protocol's preprocessing and without the streams it switches off."""
     processor = loaded.checkpoint.processor
     if protocol.stream not in processor.streams:
         known = ", ".join(processor.streams)
@@ -201,13 +204,13 @@ def _processor_for(loaded: LoadedCheckpoint, protocol: Protocol) -> "VideoLMProc
 
 
 def _companions(loaded: LoadedCheckpoint, protocol: Protocol) -> list[str]:
-    """Streams of the checkpoint that read the same file as the protocol's stream."""
+    """Names of the checkpoint's streams that read the same file as the protocol's stream."""
     known = loaded.checkpoint.processor.streams
     return [name for name in loaded.system.dialect.companions.get(protocol.stream, ()) if name in known]
 
 
 def _in_order(loaded: LoadedCheckpoint, protocol: Protocol, streams: Sequence[str]) -> tuple[str, ...]:
-    """Streams without repetitions, in the order in which they stand in a prompt: what says the same is the same."""
+    """Streams without repetitions, in the order of the prompt, so that equal choices give equal protocols."""
     known = loaded.checkpoint.processor.streams
     if unknown := next((name for name in streams if name not in known), None):
         raise UserError(f"this checkpoint has no stream {unknown!r}; {suggestion(unknown, known)}")
@@ -216,7 +219,7 @@ def _in_order(loaded: LoadedCheckpoint, protocol: Protocol, streams: Sequence[st
 
 
 def _require_possible(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
-    """Refuse streams that no question of this benchmark uses, and blind runs on stored features."""
+    """Raise UserError for streams that no question of this benchmark uses, and for blind runs on stored features."""
     used = (protocol.stream, *_companions(loaded, protocol))
     for what, streams in (("switched off", protocol.without), ("read from stored features", protocol.features)):
         if stranger := next((name for name in streams if name not in used), None):
@@ -233,7 +236,7 @@ def _require_possible(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
 
 
 def _require_towers(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
-    """Refuse to read videos where the model comes without its towers."""
+    """Raise UserError where videos have to be read and the model comes without the towers for it."""
     if not protocol.features:
         used = (protocol.stream, *_companions(loaded, protocol))
         message = loaded.checkpoint.model.missing_towers(name for name in used if name not in protocol.without)
@@ -242,9 +245,9 @@ def _require_towers(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
 
 
 def _settings(stream: "StreamSettings") -> dict[str, Any]:
-    """Preprocessing of a stream as the record has it."""
+    """Preprocessing of a stream as it is stored in the protocol."""
     settings = stream.preprocessing.model_dump(mode="json")
     settings.pop("blind", None)
-    if settings.get("pixels") == "float32":  # as all records had it before there was a choice; their hashes hold
+    if settings.get("pixels") == "float32":  # left out: hashes from before this setting existed stay valid
         del settings["pixels"]
     return settings

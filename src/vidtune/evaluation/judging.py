@@ -1,4 +1,4 @@
-"""Judge the stored predictions of a run: a separate pass that can be repeated with any judge, and resumed."""
+"""Judge the stored predictions of a run: a pass of its own, which can be resumed and repeated with any judge."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,7 +94,7 @@ class Verdicts(ScoreSource):
 
 
 def last_of_each_id(outcomes: Sequence[tuple[str, Outcome]]) -> list[Outcome]:
-    """The outcomes without those whose id is answered again later: one judgement per id, as in the published scripts.
+    """Returns the outcomes without those whose id is answered again later; the published scripts judge an id once.
 
     Args:
         outcomes: (official id, outcome), in the order of the test set.
@@ -139,10 +139,10 @@ def _outcome(
 
 
 def judge_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bool = True) -> JudgingSummary:
-    """Judge every answer of a run that this judge has not judged yet; what was left unjudged before is tried again.
+    """Judge every answer of a run that this judge has not judged yet. Answers left unjudged before are tried again.
 
     Raises:
-        UserError: no run there, another judge already uses the name, or whatever the judge refuses.
+        UserError: no run there, another judge already uses the name, or the judge cannot go on.
     """
     judge = JUDGES[judge] if isinstance(judge, str) else judge
     run = RunFolder(run_dir)
@@ -174,7 +174,7 @@ def judge_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
 
 
 def estimate_run(run_dir: Path, judge: Judge) -> ExpectedUsage:
-    """What `judge_run` would take; asks nobody."""
+    """Returns what `judge_run` would take; sends no request."""
     run = RunFolder(run_dir)
     known = judgements_of(run, judge.name)
     items = judge_items(run.predictions())

@@ -1,7 +1,7 @@
-"""Ask a checkpoint every question of a benchmark; append each answer the moment it is known.
+"""Ask a checkpoint every question of a benchmark; each answer is stored as soon as it is known.
 
-Stopping anywhere and starting again gives the same predictions: questions already answered are not asked again, the
-rest keeps its order, and a question's sampling is seeded by its position in the test set.
+A run that is stopped and started again gives the same predictions: questions that are answered already are not asked
+again, the others keep their order, and the sampling of an answer is seeded by the question's position in the test set.
 """
 
 import contextlib
@@ -34,10 +34,10 @@ from vidtune.registry import BENCHMARKS
 
 
 class Engine(Interface):
-    """What answers; `vidtune.generation` has the real one."""
+    """Interface of what answers questions; `generation.engine` implements it."""
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
-        """One answer per request, in any order; a request that fails comes back with ``error`` set."""
+        """Yields one answer per request, in any order; a request that fails gives an answer with ``error`` set."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class PredictionSummary:
     """State of a run after predicting.
 
     Args:
-        run_dir: the run's folder.
-        planned: questions that belong to the run.
-        answered: of these, questions with an answer (an empty one counts).
-        errors: questions that could not be asked, with a record naming the reason.
-        missing: questions whose video does not exist.
-        asked_now: questions asked by this call.
-        seconds: wall time of this call's asking.
+        run_dir: folder of the run.
+        planned: number of questions that belong to the run.
+        answered: number of them with an answer (an empty one counts).
+        errors: number of questions that could not be asked; their records name the reason.
+        missing: number of questions whose video does not exist.
+        asked_now: number of questions asked by this call.
+        seconds: time that asking took in this call.
     """
 
     run_dir: Path
@@ -64,6 +64,7 @@ class PredictionSummary:
 
     @property
     def complete(self) -> bool:
+        """Whether every question of the run has an outcome."""
         return self.answered + self.errors + self.missing == self.planned
 
 
@@ -112,11 +113,11 @@ def predict_benchmark(
             ``out/<benchmark>-without-<stream>``.
         variant: what is asked and what the model is given.
         answering: how answers are computed.
-        rank, ranks: ask only the rank-th slice of the questions.
+        rank, ranks: this process asks only slice ``rank`` (from 0) of ``ranks`` slices of the questions.
         retry_errors: ask questions again that ended in an error.
 
     Raises:
-        UserError: bad test set or checkpoint, or ``out`` holds another run's results.
+        UserError: bad test set or checkpoint, or ``out`` holds the results of another run.
     """
     test_set = BENCHMARKS[benchmark]
     questions = test_set.load(Path(data))
@@ -217,7 +218,7 @@ def _summary(run: RunFolder, missing: int, asked_now: int, seconds: float) -> Pr
 
 
 def group_by_video(questions: Sequence[Question]) -> list[Question]:
-    """The questions with those of one video next to each other; videos in the order of their first question."""
+    """Returns the questions with those of one video next to each other, videos in the order of their first question."""
     groups: dict[str, list[Question]] = {}
     for question in questions:
         groups.setdefault(question.video, []).append(question)

@@ -1,7 +1,7 @@
 """The protocol of a benchmark run: every rule that can change a prediction, as one frozen, hashed record.
 
-Two scores are comparable when their protocol hashes are equal. The judge is not part of it: stored predictions can be
-judged again.
+Two scores can be compared when their protocol hashes are equal. The judge is not part of the protocol: stored
+predictions can be judged again.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ NAMED = re.compile(r"\{(\w+)\}")
 
 
 def _says_nothing(rule: Any) -> bool:
-    """Whether a rule that came later is left out of the record, so that hashes of before hold."""
+    """Whether a rule is left out of the record: rules added later have no effect on hashes while they are empty."""
     return not rule
 
 
@@ -44,7 +44,7 @@ class GenerationRules(BaseModel):
 
 
 class FileLookup(BaseModel):
-    """Where the video of a question lies: ``<folder>/<prefix><video name><first extension that exists>``."""
+    """Path of the video of a question: ``<folder>/<prefix><video name><first extension that exists>``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,13 +60,13 @@ class Protocol(BaseModel):
         version: raised whenever the rules of the benchmark in this package change.
         prompt_format: name of the system's conversation format.
         question_template: the user turn; ``{media}`` is replaced by the media tag, ``{question}`` by the question.
-        templates: question type -> the user turn of that type instead; it may name further fields of the question.
-        stream: the stream that reads the videos; its tag in the text is ``<stream>``.
+        templates: question type -> user turn used for that type instead; it may contain further fields of the question.
+        stream: name of the stream that reads the videos; its tag in the text is ``<stream>``.
         preprocessing: frame sampling and transform of that stream, as stored in the processor.
-        companions: the same of the other streams that read the same file, by name.
-        features: streams that were given as stored features instead of being read from the file.
-        without: streams that were switched off: nothing of them stands in the prompt.
-        blind: frames are black, sound is silent: what a model scores without seeing or hearing.
+        companions: name -> preprocessing of the other streams that read the same file.
+        features: streams whose stored features are read instead of the file.
+        without: streams that are switched off: the prompt contains nothing of them.
+        blind: frames are black and sound is silent; gives the score of a model that neither sees nor hears.
         missing_videos: questions whose video file does not exist are not asked; they count as wrong in the strict
             score.
     """
@@ -98,26 +98,26 @@ class Protocol(BaseModel):
 
     @property
     def run_name(self) -> str:
-        """Name of the folder of a run by these rules: the benchmark, and what the model was not given."""
+        """Name of the folder of a run with these rules: the benchmark, and what the model was not given."""
         parts = [self.benchmark, *(["blind"] if self.blind else [])]
         return "-".join([*parts, *(["without", *self.without] if self.without else [])])
 
     def question_text(
         self, question: str, media: str | None = None, kind: str | None = None, fields: Mapping[str, str] | None = None
     ) -> str:
-        """The user turn of one question.
+        """Returns the user turn of one question.
 
         Args:
-            media: what stands for the video; None is the stream's tag.
-            kind: the question's type.
-            fields: further fields of the question, by the names that the template has for them.
+            media: text that stands for the video; None: the tag of the stream.
+            kind: type of the question.
+            fields: further fields of the question, by their names in the template.
         """
         template = self.question_template if kind is None else self.templates.get(kind, self.question_template)
         values = {"question": question, "media": f"<{self.stream}>" if media is None else media, **(fields or {})}
         return NAMED.sub(lambda name: values.get(name[1], name[0]), template)
 
     def clean(self, text: str) -> str:
-        """The prediction made of a decoded answer."""
+        """Returns the prediction: a decoded answer without blanks around it and without one trailing stop string."""
         text = text.strip()
         for stop in self.generation.stop:
             if stop and text.endswith(stop):
@@ -126,13 +126,13 @@ class Protocol(BaseModel):
         return text.strip()
 
     def with_overrides(self, overrides: Mapping[str, Any], source: str) -> "Protocol":
-        """A copy with some rules replaced; nested mappings are merged key by key.
+        """Returns a copy with some rules replaced; nested mappings are merged key by key.
 
         Args:
-            source: who asks for it, named in the error.
+            source: where the changes come from, for error messages.
 
         Raises:
-            UserError: unknown rule (the nearest one is named) or a value of the wrong type.
+            UserError: unknown rule (the message suggests the nearest one) or a value of the wrong type.
         """
         for key in overrides:
             _require_known(key, type(self).model_fields, source)
@@ -158,12 +158,12 @@ class Protocol(BaseModel):
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no blanks: equal values give equal text."""
+    """Returns JSON text with sorted keys and without blanks: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``base`` with some values replaced; nested mappings are merged key by key."""
+    """Returns a copy of ``base`` with some values replaced; nested mappings are merged key by key."""
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)

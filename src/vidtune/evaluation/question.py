@@ -11,17 +11,17 @@ from vidtune.evaluation.protocol import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question, already paired with its reference answer.
+    """One question with its reference answer.
 
     Args:
-        index: position in the test set, unique and independent of chunking.
-        id: the official id, as a string; the test set may repeat one.
-        video: name of the video: the cluster of the statistics.
-        file: path of the video below `QuestionSet.folder`; None when it does not exist.
-        type: question type by name, if the benchmark has types.
-        fields: what stands for further names in the protocol's template of this type.
-        reference: what metrics compare the answer with, as JSON values; None where a judge compares with ``answer``.
-        features: (stream, path) of stored features that stand in for the file.
+        index: position in the test set; unique, and the same however the questions are split.
+        id: official id, as a string; a test set may repeat one.
+        video: name of the video; questions about one video form a cluster in the statistics.
+        file: path of the video below `QuestionSet.folder`; None: it does not exist.
+        type: name of the question type, if the benchmark has types.
+        fields: values of further fields in the protocol's template of this type.
+        reference: JSON values that metrics compare the answer with; None where a judge compares it with ``answer``.
+        features: (stream, path) of stored features that are read instead of the file.
     """
 
     index: int
@@ -37,18 +37,18 @@ class Question:
 
     @property
     def missing(self) -> bool:
-        """Whether there is nothing to ask about."""
+        """Whether there is neither a video nor stored features to ask about."""
         return self.file is None and not self.features
 
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """The questions of a benchmark as found on disk.
+    """The questions of a benchmark, as read from disk.
 
     Args:
-        folder: absolute path below which every video lies.
+        folder: absolute path of the folder that contains every video.
         fingerprint: hash of the question and answer files.
-        features: stream -> absolute folder of stored features that are read instead of the videos.
+        features: stream -> absolute path of the folder of stored features that are read instead of the videos.
     """
 
     benchmark: str
@@ -59,7 +59,7 @@ class QuestionSet:
 
 
 def chunk(questions: Sequence[Question], rank: int, count: int) -> Sequence[Question]:
-    """The ``rank``-th of ``count`` consecutive slices of ``ceil(n / count)`` questions; late slices may be empty."""
+    """Returns one of ``count`` consecutive slices of ``ceil(n / count)`` questions; the last ones may be empty."""
     if not 0 <= rank < count:
         raise UserError(f"chunk {rank} of {count} does not exist; chunks are numbered from 0 to {count - 1}")
     size = -(-len(questions) // count)
@@ -71,10 +71,10 @@ class Prediction:
     """One line of ``predictions.jsonl``.
 
     Args:
-        pred: the answer after post-processing; empty when there was an error or when the model said nothing.
-        file: video below the folder of the test set.
+        pred: answer after post-processing; empty when there was an error or the model gave an empty answer.
+        file: path of the video below the folder of the test set.
         finish_reason: why generation ended.
-        error: why the question could not be asked (unreadable video, too long); None when it was.
+        error: why the question could not be asked (unreadable video, too long); None: it was asked.
     """
 
     id: str
@@ -89,12 +89,12 @@ class Prediction:
     error: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """The line as a mapping. Fields that are None are left out: the official judge evaluates lines as Python."""
+        """Returns the line as a mapping, without fields that are None: the official judge evaluates lines as Python."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def read_prediction(file: Path, record: dict[str, Any]) -> Prediction:
-    """The prediction that a line of a file holds; further fields are ignored.
+    """Returns the prediction that a line of a file holds; unknown fields are ignored.
 
     Raises:
         UserError: a required field is missing; names the file and the field.
@@ -108,14 +108,14 @@ def read_prediction(file: Path, record: dict[str, Any]) -> Prediction:
 
 
 def question_text(question: Question, protocol: Protocol, media: str | None = None) -> str:
-    """The user turn in which a question is asked; ``media`` stands for the video, None: the tag of its stream."""
+    """Returns the user turn of a question; ``media`` is the text that stands for the video, None: its stream's tag."""
     return protocol.question_text(question.question, media, question.type, question.fields)
 
 
 def prediction_of(
     question: Question, protocol: Protocol, pred: str, finish_reason: str | None = None, error: str | None = None
 ) -> Prediction:
-    """The record of an answer to a question."""
+    """Returns the record of an answer to a question."""
     return Prediction(
         id=question.id,
         question=question_text(question, protocol, media="").strip() if protocol.templates else question.question,

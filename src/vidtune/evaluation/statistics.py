@@ -1,16 +1,16 @@
-"""Intervals of scores whose questions come in clusters: the questions about one video stand or fall together.
+"""Intervals of scores whose questions come in clusters: answers to questions about one video are not independent.
 
 The interval is a percentile bootstrap that draws whole videos with replacement (Davison & Hinkley, Bootstrap Methods
 and their Application, 1997; clustering in model evaluation: Miller, Adding Error Bars to Evals, arXiv:2411.00640). Two
 runs are compared by the difference per question, drawn together, which removes the difficulty they share (ibid.).
 
-A bootstrap of answers that are all right (or all wrong) has no width. There the exact binomial bound with one trial per
-video takes its place, the widest reading of what clustering can mean (Clopper & Pearson, Biometrika 1934).
+A bootstrap of answers that are all right (or all wrong) has no width. The exact binomial bound with one trial per video
+is used instead; it is the widest interval that clustering allows (Clopper & Pearson, Biometrika 1934).
 
-A value that is no mean (BLEU, METEOR of a corpus) is a function of sums over the questions; whole videos are drawn just
-the same, and the function is applied to the sums of what was drawn.
+A value that is not a mean (BLEU, METEOR of a corpus) is a function of sums over the questions. Whole videos are drawn
+in the same way, and the function is applied to the sums over the drawn videos.
 
-Legend: Q questions, G clusters (videos), R resamples, S sums that a value is made of.
+Legend: Q questions, G clusters (videos), R resamples, S sums that a value is computed from.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -29,8 +29,8 @@ class Estimate(BaseModel):
     """A value with its 95 % interval.
 
     Args:
-        low, high: None when there are fewer than two clusters: one video says nothing about the others.
-        clusters: videos behind the value.
+        low, high: bounds of the interval; None when there are fewer than two clusters, which give no interval.
+        clusters: number of videos that the value is computed from.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -41,7 +41,7 @@ class Estimate(BaseModel):
     clusters: int
 
     def scaled(self, factor: float) -> "Estimate":
-        """The estimate times a factor."""
+        """Returns the estimate times a factor."""
         if factor == 1:
             return self
         numbers = {"value": self.value, "low": self.low, "high": self.high}
@@ -55,12 +55,12 @@ def ratio(
     clusters: Sequence[Hashable],
     bounds: tuple[float, float] | None = None,
 ) -> Estimate | None:
-    """Sum of numerators over sum of denominators, e.g. right answers over answers.
+    """Sum of numerators over sum of denominators, for example right answers over answers.
 
     Args:
         numerators, denominators: (Q,) one entry per question.
-        clusters: (Q,) the video of each question.
-        bounds: the least and largest value there can be; gives an interval to values that sit on one of them.
+        clusters: (Q,) video of each question.
+        bounds: smallest and largest possible value; a value equal to one of them then gets an exact interval.
 
     Returns:
         None when the denominators sum to zero.
@@ -108,12 +108,12 @@ def difference_of_means(
 def of_sums(
     statistics: np.ndarray, from_sums: Callable[[np.ndarray], np.ndarray], clusters: Sequence[Hashable]
 ) -> Estimate | None:
-    """A value made of sums over the questions.
+    """A value computed from sums over the questions.
 
     Args:
         statistics: (Q, S) one row per question.
-        from_sums: (..., S) -> (...) the value behind sums of rows.
-        clusters: (Q,) the video of each question.
+        from_sums: (..., S) -> (...) computes the value from sums of rows.
+        clusters: (Q,) video of each question.
 
     Returns:
         None without questions.
@@ -154,7 +154,7 @@ def _interval(value: float, clusters: int, resampled: Callable[[], np.ndarray]) 
 
 
 def _sums_per_cluster(statistics: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
-    """Shape: (Q, S), (Q,) -> (G, S)"""
+    """Sums of rows per cluster. Shape: (Q, S), (Q,) -> (G, S)"""
     return np.stack([_per_cluster(column.tolist(), clusters) for column in statistics.T], axis=-1)
 
 
@@ -171,14 +171,14 @@ def _resampled_sums(sums: np.ndarray) -> np.ndarray:
 
 
 def _per_cluster(values: Sequence[float], clusters: Sequence[Hashable]) -> np.ndarray:
-    """Shape: (Q,), (Q,) -> (G,) sums, clusters in the order of their first question."""
+    """Sums per cluster, in the order of the clusters' first questions. Shape: (Q,), (Q,) -> (G,)"""
     numbers: dict[Hashable, int] = {}
     index = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
     return np.bincount(index, weights=np.asarray(values, dtype=np.float64), minlength=len(numbers))
 
 
 def _exact_bounds(value: float, bounds: tuple[float, float], count: int) -> tuple[float, float]:
-    """Clopper-Pearson bound for 0 or ``count`` successes, mapped from [0, 1] to the bounds."""
+    """Clopper-Pearson interval for 0 or ``count`` successes, mapped from [0, 1] to the bounds."""
     least, largest = bounds
     reach = 1 - ((1 - LEVEL) / 2) ** (1 / count)
     if value == largest:

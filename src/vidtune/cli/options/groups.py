@@ -14,12 +14,13 @@ def option_groups(command: Callable[..., None]) -> Callable[..., None]:
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[type, list[str]]] = {}
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        if not dataclasses.is_dataclass(parameter.annotation):
+        group = parameter.annotation
+        if not (isinstance(group, type) and dataclasses.is_dataclass(group)):
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
             continue
-        hints = get_type_hints(parameter.annotation, include_extras=True)
-        fields = dataclasses.fields(parameter.annotation)
-        groups[parameter.name] = (parameter.annotation, [field.name for field in fields])
+        hints = get_type_hints(group, include_extras=True)
+        fields = dataclasses.fields(group)
+        groups[parameter.name] = (group, [field.name for field in fields])
         parameters += [_option(field, hints[field.name]) for field in fields]
 
     def run(**given: Any) -> None:

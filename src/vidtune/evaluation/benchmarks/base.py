@@ -1,7 +1,7 @@
-"""What every benchmark offers: its questions, read from the official files, and its default protocol.
+"""Interface of benchmarks: questions read from the official files, and a default protocol.
 
-A benchmark is judged (free-form answers, `evaluation.judging`) unless it is a `benchmarks.measured.MeasuredBenchmark`,
-whose answers are measured by metrics.
+A judge scores the free-form answers of a benchmark (`evaluation.judging`), unless the benchmark is a
+`benchmarks.measured.MeasuredBenchmark`: then metrics score them.
 """
 
 from abc import ABC, abstractmethod
@@ -21,9 +21,11 @@ class Benchmark(ABC):
     """A test set with its rules.
 
     Args:
-        official_file: name of the file with the answers in the form that the published scripts read.
-        metrics: what is computed from the answers, in the order in which it is shown; empty: a judge scores them.
-        system_rules: name of a system -> changes to the protocol with which that system was published.
+        name: name in commands, recipes and folders of runs.
+        title: name in print.
+        source: where the questions come from.
+        official_file: name of the file that holds the answers in the form of the published scripts.
+        system_rules: system -> changes to the protocol with which its published numbers were made.
     """
 
     name: str
@@ -34,14 +36,18 @@ class Benchmark(ABC):
 
     @abstractmethod
     def load(self, data: Path) -> QuestionSet:
-        """Read the questions below ``data``; raises UserError naming the file and what is wrong with it."""
+        """Read the questions in ``data`` or a folder of it.
+
+        Raises:
+            UserError: a file is missing or broken; names the file and the mistake.
+        """
 
     def with_features(self, questions: QuestionSet, folders: Mapping[str, Path], stream: str) -> QuestionSet:
-        """The questions with stored features in the place of videos.
+        """Returns the questions with stored features in the place of videos.
 
         Args:
             folders: stream -> folder of feature files, named after the videos.
-            stream: the protocol's; a video without a feature file of this one is missing.
+            stream: stream of the protocol; a video without a feature file of this stream is missing.
 
         Raises:
             UserError: no such folder.
@@ -56,20 +62,20 @@ class Benchmark(ABC):
     def official_records(
         self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]]
     ) -> Iterator[dict[str, Any]]:
-        """The answered questions as the published scripts record them.
+        """Yields the answered questions in the form of the published scripts.
 
         Args:
-            references: by question index, for benchmarks whose questions have one.
+            references: question index -> reference, for benchmarks whose questions have one.
         """
         for prediction in predictions:
             if prediction.error is None:
                 yield {name: getattr(prediction, name) for name in OFFICIAL_FIELDS}
 
     def from_official(self, record: Mapping[str, Any]) -> tuple[str, str]:
-        """Question id and answer of a record that `official_records` or a published script wrote.
+        """Returns (question id, answer) of a record that `official_records` or a published script wrote.
 
         Raises:
-            KeyError: a field that is not there.
+            KeyError: a field is missing.
         """
         return str(record["id"]), str(record["pred"])
 
@@ -82,11 +88,11 @@ class Benchmark(ABC):
         preprocessing: Mapping[str, Any] | None = None,
         blind: bool = False,
     ) -> Protocol:
-        """The default rules for a system with this conversation format and preprocessing."""
+        """Returns the default protocol for a system with this prompt format and preprocessing."""
 
 
 def _with_features(question: Question, found: Mapping[str, Mapping[str, str]], stream: str) -> Question:
-    """The question with the feature files of its video; without anything when there is nothing for the stream."""
+    """The question with the feature files of its video; missing when there is none for the stream."""
     nothing = question.video not in found[stream] if stream in found else question.file is None
     if nothing:
         return replace(question, file=None, features=())

@@ -1,8 +1,8 @@
-"""LongVALE: events of long videos, seen, heard and spoken of: find them, list them, describe them.
+"""LongVALE: questions about events of long videos with sound and speech: find, list and describe them.
 
 Geng et al., LongVALE: Vision-Audio-Language-Event Benchmark, CVPR 2025, arXiv:2411.19772;
-github.com/ttgeng233/LongVALE, `longvalellm/eval/eval.py`. The words of the queries are part of the published scores:
-the spelling "fromat" and the blank that only two of them have after the line end are the original's.
+github.com/ttgeng233/LongVALE, `longvalellm/eval/eval.py`. Published scores depend on the exact words of
+the queries: the spelling "fromat", and the blank after the line end in only two of them, are those of the original.
 """
 
 from vidtune.evaluation.benchmarks.omni_events import CAPTIONING, GROUNDING, SEG_CAPTIONING, OmniEvents
@@ -23,8 +23,8 @@ TEMPLATES = {
         "Please give the event description directly."
     ),
 }
-# Greedy. The published answers were drawn, unseeded, at a temperature that is nearly greedy, with the top_p of the
-# language model's own settings and the top_k of transformers: ``--protocol generation.do_sample=true`` does the same.
+# Greedy. The published answers were sampled without a seed, at a temperature close to greedy, with the top_p of the
+# language model's settings and the top_k of transformers: ``--protocol generation.do_sample=true`` does the same.
 GENERATION = GenerationRules(max_new_tokens=1024, temperature=0.05, top_p=0.6, top_k=50)
 
 

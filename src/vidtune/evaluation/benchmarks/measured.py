@@ -1,7 +1,7 @@
-"""Benchmarks whose answers are measured by metrics, without a judge.
+"""Interface of benchmarks whose answers metrics score, without a judge.
 
-What is compared with is the ``reference`` of each question. A run keeps it, so that stored answers can be measured
-again, with another metric or where a program was missing before.
+Metrics compare an answer with the ``reference`` of its question. A run stores the references, so that its answers can
+be measured again, with another metric or where a program was missing before.
 """
 
 from abc import abstractmethod
@@ -19,7 +19,7 @@ class Item:
     """One question of a run with its answer.
 
     Args:
-        pred: what the model answered; None when it was not asked, or could not be.
+        pred: answer of the model; None: there is none (not asked, failed, or no video).
     """
 
     index: int
@@ -32,12 +32,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Measured:
-    """What metrics make of a run. Values are of the questions with these indices.
+    """What metrics computed for a run; the items of the values are question indices.
 
     Args:
-        official: question type -> scores over the answered questions.
-        strict: over all of them, those without an answer as empty ones.
-        left_out: metric -> why it could not be computed here.
+        official: question type -> values over the answered questions.
+        strict: question type -> values over all questions; one without an answer counts as an empty answer.
+        left_out: metric -> reason why it could not be computed here.
     """
 
     official: Mapping[str, TaskValues[int]]
@@ -46,18 +46,18 @@ class Measured:
 
 
 class MeasuredBenchmark(Benchmark):
-    """A test set whose answers are measured."""
+    """A test set whose answers metrics score."""
 
     @property
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
-        """In the order in which they are shown."""
+        """What is computed from the answers, in the order in which it is shown."""
 
     @property
     @abstractmethod
     def measuring(self) -> dict[str, Any]:
-        """Everything that can change a value, as JSON values; stands in every score."""
+        """Everything that can change a value, as JSON values; stored in every score."""
 
     @abstractmethod
     def measure(self, items: Sequence[Item]) -> Measured:
-        """Measure the answers of a run; a metric that cannot be computed here is left out with the reason."""
+        """Measure the answers of a run. A metric that cannot be computed here is left out, with the reason."""

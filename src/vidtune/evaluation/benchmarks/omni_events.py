@@ -1,10 +1,11 @@
 """Benchmarks about the events of videos: captioning of a whole video, grounding and captioning of each event.
 
-A set is an annotation file, ``{video: {duration, timestamps: [[start, end], ...], sentences: [...]}}`` or a list of
-such objects with ``id``, and ``videos/<id>.<extension>`` beside it, or stored features. Times are in seconds; in
-questions and answers they are percent of the duration in two digits, 00 to 99.
+A test set is an annotation file, ``{video: {duration, timestamps: [[start, end], ...], sentences: [...]}}`` or a list
+of such objects with ``id``, and videos ``videos/<id>.<extension>`` beside it, or stored features. Times are in seconds;
+in questions and answers they are percent of the duration in two digits, 00 to 99.
 
-Metrics and their parsing: `evaluation.metrics`. Answers are joined by video and sentence, never by position.
+The metrics and the parsing of answers are in `evaluation.metrics`. Answers and annotations are joined by video and
+sentence, never by position.
 """
 
 import hashlib
@@ -51,7 +52,7 @@ METRICS = (
 
 @dataclass(frozen=True)
 class AnnotatedEvent:
-    """One event of a video; times in seconds. It may reach past the end, as published annotations do."""
+    """One event of a video; times in seconds. Published annotations contain events that end after the video does."""
 
     start: float
     end: float
@@ -67,13 +68,13 @@ class AnnotatedVideo:
     events: tuple[AnnotatedEvent, ...]
 
     def percents(self, event: AnnotatedEvent) -> tuple[str, str]:
-        """Start and end of an event as they are written in a query."""
+        """Returns start and end of an event as they are written in a query."""
         write = time_rule("percent").write
         return write(event.start, self.duration), write(event.end, self.duration)
 
 
 def grounding_sentence(sentence: str) -> str:
-    """A sentence as it stands in a grounding query."""
+    """Returns a sentence as it is written in a grounding query."""
     return sentence.strip().lower().removesuffix(".")
 
 
@@ -83,9 +84,9 @@ class OmniEvents(MeasuredBenchmark):
 
     Args:
         annotations: name of the annotation file.
-        folder: where it lies below a folder of data sets.
+        folder: its folder, relative to a folder of data sets.
         templates: task -> query.
-        tasks: those asked, in their order within a video.
+        tasks: tasks that are asked, in their order within a video.
     """
 
     name: str
@@ -109,10 +110,10 @@ class OmniEvents(MeasuredBenchmark):
         """Read the set: per video captioning, then grounding of every event, then captioning of every event.
 
         Args:
-            data: the annotation file, its folder, or one above it.
+            data: annotation file, its folder, or one above it.
 
         Raises:
-            UserError: no such file, broken JSON (line and column), or an annotation that makes no sense (file, video
+            UserError: no such file, broken JSON (names line and column), or an invalid annotation (names file, video
                 and number of the event).
         """
         path = self._find(Path(data)).resolve()
@@ -173,7 +174,7 @@ class OmniEvents(MeasuredBenchmark):
     def official_records(
         self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]]
     ) -> Iterator[dict[str, Any]]:
-        """The answered questions as the published script logs them."""
+        """Yields the answered questions as the published script logs them."""
         for prediction in predictions:
             if prediction.error is not None:
                 continue
@@ -240,14 +241,14 @@ class OmniEvents(MeasuredBenchmark):
 
 
 def read_videos(path: Path, value: Any) -> list[AnnotatedVideo]:
-    """The videos of an annotation file, checked.
+    """Returns the videos of an annotation file, after checking them.
 
     Args:
-        path: the file, for messages.
-        value: its JSON.
+        path: the file, for error messages.
+        value: its JSON value.
 
     Raises:
-        UserError: names file, video and number of the event.
+        UserError: invalid annotation; names file, video and number of the event.
     """
     if isinstance(value, dict):
         entries = list(value.items())
@@ -301,7 +302,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _interval(reference: Mapping[str, Any]) -> tuple[float, float]:
-    """Where an event is, as fractions of the duration."""
+    """Start and end of an event as fractions of the duration."""
     start, end = (time / reference["duration"] for time in reference["timestamps"])
     return start, end
 

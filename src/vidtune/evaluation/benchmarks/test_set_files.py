@@ -1,4 +1,4 @@
-"""Files of a test set: annotations as JSON, the videos beside them, and stored features in their place."""
+"""Files of a test set: annotations in JSON, videos, and stored features in the place of videos."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,11 @@ from vidtune.evaluation.protocol import FileLookup
 
 
 def read_annotations(path: Path) -> tuple[Any, bytes]:
-    """A JSON file's value and its bytes; raises UserError naming the file, and line and column of a mistake."""
+    """Returns the value of a JSON file, and its bytes.
+
+    Raises:
+        UserError: the file cannot be read or is not valid JSON; names the file, line and column.
+    """
     try:
         content = path.read_bytes()
         return json.loads(content.decode("utf-8-sig")), content
@@ -24,12 +28,16 @@ def read_annotations(path: Path) -> tuple[Any, bytes]:
 
 
 def locate_video(lookup: FileLookup, folder: Path, video: str, where: str, key: str) -> str | None:
-    """Path of a video below ``folder``, or None when no file has one of the extensions.
+    """Returns the path of a video relative to ``folder``; None when no file with one of the extensions exists.
 
-    The folder of videos may itself be a link to another disk; what lies in it may not lead out of it.
+    The folder of videos may be a link to another disk. A link inside it may not lead out of it.
 
     Args:
-        where, key: file and entry, and the key under which the name stands there, for the message about a bad one.
+        where: file and entry that name the video, for error messages.
+        key: key of the name in that entry, for error messages.
+
+    Raises:
+        UserError: the name or a link leaves the folder.
     """
     stem = Path(lookup.folder) / f"{lookup.prefix}{video}"
     if not video or stem.is_absolute() or ".." in stem.parts or "\0" in video:
@@ -46,7 +54,11 @@ def locate_video(lookup: FileLookup, folder: Path, video: str, where: str, key: 
 
 
 def feature_files(stream: str, folder: Path) -> dict[str, str]:
-    """Feature files of a folder by the name of their video; raises UserError when there is no such folder."""
+    """Returns the feature files of a folder by the name of their video.
+
+    Raises:
+        UserError: no such folder.
+    """
     from vidtune.media.feature_file import FEATURE_SUFFIXES
 
     folder = Path(folder).resolve()

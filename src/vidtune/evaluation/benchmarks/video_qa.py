@@ -1,4 +1,4 @@
-"""Zero-shot video QA in the official ``GPT_Zero_Shot_QA/<SET>`` layout, shared by every benchmark of that family.
+"""Zero-shot video QA: reads test sets in the official layout ``GPT_Zero_Shot_QA/<SET>``.
 
 A set is a folder with ``test_q.json`` (list of ``video_name``, ``question``, ``question_id``), ``test_a.json`` (list of
 ``answer`` and optionally ``type``, in the same order) and the videos. Questions and answers are paired by position
@@ -27,12 +27,10 @@ class VideoQA(Benchmark):
     """One test set.
 
     Args:
-        folder: name of the set's folder.
+        folder: name of the folder of the set.
         parent: name of the folder that holds the sets.
-        lookup: where the video of a question lies below the set's folder.
-        types: names of the question types, by the text form of the value in the answer file; other values name
-            themselves.
-        source: where the questions come from.
+        lookup: where the videos are in the folder of the set.
+        types: value in the answer file, as text -> name of the question type; other values are names themselves.
     """
 
     name: str
@@ -49,7 +47,7 @@ class VideoQA(Benchmark):
         """Read the set.
 
         Args:
-            data: the set's folder, the folder that holds it, or the one above that.
+            data: folder of the set, the folder that holds it, or the one above that.
 
         Raises:
             UserError: no such folder, broken JSON (line and column), missing fields, lists of unequal length, or a

@@ -1,4 +1,4 @@
-"""What every judge offers."""
+"""Interface of judges: items to judge, judgements, and what judging takes."""
 
 import re
 from abc import ABC, abstractmethod
@@ -23,12 +23,12 @@ class JudgeItem:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The judge's word on one item.
+    """The judgement of one item.
 
     Args:
-        value: the reply as read, usually ``{"pred": "yes", "score": 5}``; meaningless when ``error`` is set.
-        error: why there is no judgement after all attempts: the item is unjudged.
-        attempts: requests sent for it, 0 when the reply was known.
+        value: reply of the judge as a JSON value, usually ``{"pred": "yes", "score": 5}``; unused with an ``error``.
+        error: why the item is unjudged after all attempts; None: it is judged.
+        attempts: number of requests sent for it; 0 when the reply was known.
     """
 
     item: JudgeItem
@@ -42,10 +42,10 @@ class Usage:
     """What judging took.
 
     Args:
-        calls: requests sent, repeated ones included.
-        cached: items whose reply was known before.
-        prompt_tokens, completion_tokens: as the endpoint counted them; requests that failed count nothing.
-        cost: in the currency of the prices given; None without prices.
+        calls: number of requests sent, repetitions included.
+        cached: number of items whose reply was known before.
+        prompt_tokens, completion_tokens: numbers of tokens as the endpoint counted them, without failed requests.
+        cost: cost in the currency of the prices; None without prices.
     """
 
     calls: int = 0
@@ -57,7 +57,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class ExpectedUsage:
-    """What judging will take if no request has to be repeated.
+    """What judging will take if no request has to be repeated; see `Usage`.
 
     Args:
         cost: None without prices.
@@ -75,11 +75,11 @@ class JudgingSummary:
     """What one judging pass did.
 
     Args:
-        judge: the judge's name.
-        items: answers that have a judgement or were asked for one.
-        reused: judgements of this judge that were stored before.
-        unjudged: answers without a judgement after all attempts.
-        reasons: why, and how often.
+        judge: name of the judge.
+        items: number of answers, judged now or before.
+        reused: number of judgements of this judge that were stored before.
+        unjudged: number of answers without a judgement after all attempts.
+        reasons: reason -> number of answers left unjudged for it.
     """
 
     judge: str
@@ -94,8 +94,8 @@ class Judge(ABC):
     """Gives a verdict and a score from 0 to 5 on free-form answers.
 
     Args:
-        name: names the judge in every score and in file names.
-        identity: everything that can change a verdict, as JSON values without secrets.
+        name: name of the judge in scores and in file names.
+        identity: everything that can change a verdict, as JSON values, without secrets.
     """
 
     name: str
@@ -103,15 +103,19 @@ class Judge(ABC):
 
     @abstractmethod
     def judge(self, items: Sequence[JudgeItem], done: Callable[[Judgement], None]) -> Usage:
-        """Judge all items; ``done`` is called once per item, in any order, as soon as its judgement is known."""
+        """Judge all items.
+
+        Args:
+            done: called once per item, in any order, as soon as its judgement is known; possibly from another thread.
+        """
 
     def estimate(self, items: Sequence[JudgeItem]) -> ExpectedUsage:
-        """What `judge` would take; asks nobody."""
+        """Returns what `judge` would take; sends no request."""
         return ExpectedUsage()
 
 
 def require_file_name(name: str) -> str:
-    """The name of a judge, if it can also name a file."""
+    """Returns the name of a judge; raises UserError when a file cannot have this name."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}", name):
         raise UserError(f"judge name {name!r}: use letters, digits and . _ @ + - only, 100 at most")
     return name

@@ -16,10 +16,10 @@ class Failure:
     """One failed request.
 
     Args:
-        reason: one line without secrets.
+        reason: one line, without secrets.
         repeat: the same request may succeed later.
         fatal: no request of this run can succeed.
-        retry_after: seconds the server asks to wait, 0 when it does not say.
+        retry_after: seconds that the server asks to wait; 0: it does not say.
     """
 
     reason: str
@@ -29,11 +29,11 @@ class Failure:
 
 
 def explain(error: Exception, timeout: float, key: str) -> Failure:
-    """What an exception of the client means; unknown ones are raised again.
+    """Returns what an exception of the client means; an unknown exception is raised again.
 
     Args:
-        timeout: seconds a request may take, for the message.
-        key: the API key, cut out of messages that quote it.
+        timeout: seconds that a request may take, for the message.
+        key: API key, removed from messages that quote it.
     """
     import openai
 
@@ -65,7 +65,7 @@ def _explain_status(error: Any, key: str) -> Failure:
 
 
 def _retry_after(headers: Any) -> float:
-    """Seconds to wait, from ``Retry-After`` as a number or as a date."""
+    """Seconds to wait, from a ``Retry-After`` header that holds a number or a date."""
     value = headers.get("retry-after")
     if value is None:
         return 0.0

@@ -1,4 +1,4 @@
-"""A language model as judge, behind any endpoint that speaks the OpenAI chat API.
+"""A chat model as judge, behind any endpoint with the OpenAI chat API.
 
 Every readable reply is kept in an append-only cache, so that no question is paid for twice. Requests that fail for a
 reason that may pass (429, 5xx, lost connection, time-out, unreadable reply) are repeated a limited number of times,
@@ -42,16 +42,16 @@ REFUSALS_BEFORE_GIVING_UP = 5
 
 @dataclass(frozen=True)
 class Limits:
-    """How a judge may behave towards the endpoint.
+    """Limits of what a judge sends to the endpoint.
 
     Args:
-        concurrency: requests under way at a time.
-        timeout: seconds a request may take as a whole.
-        attempts: requests per item at most.
-        backoff: seconds before the first repetition; doubles with each.
-        longest_wait: seconds between two requests for an item at most, whatever the server asks for.
-        max_calls: requests per run at most, repetitions included.
-        max_cost: cost per run at most; requests under way when it is reached are still paid.
+        concurrency: maximum number of requests under way at a time.
+        timeout: seconds that a whole request may take.
+        attempts: maximum number of requests per item.
+        backoff: seconds before the first repetition; doubles with each further one.
+        longest_wait: maximum seconds between two requests for an item, whatever the server asks for.
+        max_calls: maximum number of requests per run, repetitions included.
+        max_cost: maximum cost per run; requests under way when it is reached are still paid.
     """
 
     concurrency: int = 8
@@ -80,14 +80,14 @@ class OpenAICompatibleJudge(Judge):
     Items with the same question, reference and prediction are asked once.
 
     Args:
-        model: model name as the endpoint knows it.
-        base_url: address of the API; None is OpenAI's.
+        model: name of the model at the endpoint.
+        base_url: address of the API; None: OpenAI's.
         api_key_env: environment variable that holds the key. None: ``OPENAI_API_KEY`` for OpenAI itself, no key for any
             other address. The key itself is never stored.
-        parameters: sampling parameters sent along; none, as published, leaves them to the endpoint.
-        cache: file of known replies, shared between runs; None keeps none.
-        prices: needed for a cost and for ``limits.max_cost``.
-        name: how scores name this judge; None is the model's name, with a hash when anything but the model differs from
+        parameters: sampling parameters to send; None: as published, the endpoint chooses them.
+        cache: file of known replies, shared between runs; None: replies are not kept.
+        prices: needed to compute a cost, and for ``limits.max_cost``.
+        name: name of this judge in scores; None: the model's name, with a hash when anything but the model differs from
             the published setting.
     """
 
@@ -137,7 +137,7 @@ class OpenAICompatibleJudge(Judge):
         return f"{readable.strip('-._')}-{hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()[:6]}"
 
     def estimate(self, items: Sequence[JudgeItem]) -> ExpectedUsage:
-        """Requests and tokens if none is repeated; four characters are taken for a token."""
+        """Returns requests and tokens if no request is repeated; four characters count as a token."""
         known = self._known_replies()
         chats = {self._key(item): self.prompt.messages(item) for item in items}
         unknown = [chat for key, chat in chats.items() if key not in known]
@@ -183,7 +183,7 @@ class OpenAICompatibleJudge(Judge):
         return hashlib.sha256(canonical_json(request).encode()).hexdigest()
 
     def _known_replies(self) -> dict[str, Any]:
-        """The cache as judgements by key."""
+        """The replies in the cache, as judgements by key."""
         known = {}
         for record in read_records(self.cache, skip_broken=True) if self.cache else ():
             with suppress(UnparsableReply, KeyError, TypeError):
@@ -305,7 +305,7 @@ class _Round:
             raise UnparsableReply("the response is no chat completion") from None
 
     async def _pause(self, attempt: int, failure: Failure) -> None:
-        """Wait for this item's back-off, and for the moment any worker was told to wait for."""
+        """Wait before a request: the pause of this item, and the time that the server has told any worker to wait."""
         if attempt:
             backoff = min(self.limits.backoff * 2 ** (attempt - 1), self.limits.longest_wait) * random.uniform(0.5, 1.0)
             asked = min(failure.retry_after, self.limits.longest_wait)
@@ -327,7 +327,7 @@ class _Round:
             )
 
     def _count_refusal(self, failure: Failure) -> None:
-        """A setting the endpoint does not take refuses every item: stop early instead of refusing them one by one."""
+        """Stop early where the first requests are all refused: a wrong setting would refuse every item."""
         if self.refusals < 0:
             return
         self.refusals += 1

@@ -1,4 +1,4 @@
-"""Prompts of language-model judges. The wording is the interface: published scores depend on it, mistakes included."""
+"""Prompts of chat models as judges. Published scores depend on the exact words, mistakes included."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class JudgePrompt:
     user: str
 
     def messages(self, item: JudgeItem) -> list[dict[str, str]]:
-        """The chat to send; braces in the item's own texts stay as they are."""
+        """Returns the chat to send; braces in the texts of the item stay as they are."""
         values = {"question": item.question, "answer": item.answer, "pred": item.pred}
         user = re.sub(r"\{(question|answer|pred)\}", lambda field: values[field[1]], self.user)
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]

@@ -1,8 +1,8 @@
 """Replies of a judge: how they are read, and how the published scripts of zero-shot video QA turn them into scores.
 
-A reply is read as a Python literal. Anything that can be read is kept as it is, and the aggregation takes what it finds
-there: the score is truncated to an integer, "yes" and "no" are looked for anywhere in ``pred``, and the two published
-numbers have different denominators. The rules come from github.com/mbzuai-oryx/Video-ChatGPT,
+A reply is read as a Python literal, and kept as it is. The published aggregation then uses what it finds in it: the
+score is truncated to an integer, "yes" and "no" are searched anywhere in ``pred``, and the two published numbers have
+different denominators. The rules come from github.com/mbzuai-oryx/Video-ChatGPT,
 quantitative_evaluation, whose script later projects copied.
 """
 
@@ -24,8 +24,8 @@ class Verdict:
     """What the aggregation finds in one judgement.
 
     Args:
-        score: truncated score, None when there is none that ``int`` accepts.
-        correct: "yes" found / "no" found / neither.
+        score: truncated score; None: there is none that ``int`` accepts.
+        correct: True: "yes" was found; False: "no" was found; None: neither.
     """
 
     score: int | None
@@ -63,10 +63,10 @@ class Aggregate:
 
 
 def parse_reply(text: str) -> Any:
-    """The reply as a JSON value.
+    """Returns the reply as a JSON value.
 
     Raises:
-        UnparsableReply: it has to be asked for again.
+        UnparsableReply: it cannot be read; the judge has to be asked again.
     """
     if len(text) > LONGEST_REPLY:
         raise UnparsableReply(f"{len(text)} characters long")
@@ -78,7 +78,7 @@ def parse_reply(text: str) -> Any:
 
 
 def read_verdict(judgement: Any) -> Verdict:
-    """What one judgement contributes: nothing after the first thing that is not as expected, score before yes or no."""
+    """Returns what one judgement contributes: the score, then yes or no; reading ends at the first mistake."""
     if not isinstance(judgement, dict) or "score" not in judgement:
         return Verdict(None, None)
     try:
@@ -95,7 +95,7 @@ def read_verdict(judgement: Any) -> Verdict:
 
 
 def aggregate(judgements: Iterable[Any]) -> Aggregate:
-    """The published numbers over one judgement per question id."""
+    """Returns the published numbers, from one judgement per question id."""
     verdicts = [read_verdict(judgement) for judgement in judgements]
     return Aggregate(
         count=len(verdicts),

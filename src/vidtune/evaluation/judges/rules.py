@@ -1,15 +1,15 @@
-"""The offline judge: rules on normalised words. Fast, free, repeatable; stricter than a language model on paraphrases.
+"""The offline judge: rules on normalised words. Fast, free, deterministic; stricter than a chat model on paraphrases.
 
-Both texts are lower-cased, stripped of punctuation, articles and forms of "to be"; number words become digits, and word
-endings are cut ("circles", "circle" and "moving", "moves" agree). Then
+Both texts are lower-cased; punctuation, articles and forms of "to be" are removed, number words become digits, and word
+endings are cut (so that "circles" and "circle", "moving" and "moves" agree). Then
 
 1. a reference that is yes or no: the first yes, no or "not" of the prediction decides;
 2. a reference that is a number: the first number of the prediction decides;
-3. otherwise the prediction is right when the words of the reference stand in it one after the other, are not negated
-   right before, and are not one of several alternatives ("red or blue").
+3. otherwise the prediction is right when it contains the words of the reference one after the other, without a negation
+   right before them, and not as one of several alternatives ("red or blue").
 
-Score: 5 for equal words, 4 for right, else twice the F1 of the words, rounded, so 0 to 2.
-Any change of these rules changes the name.
+Score: 5 for equal words, 4 for a right answer, otherwise twice the F1 of the words, rounded, so 0 to 2.
+A change of these rules needs a new name.
 """
 
 import re
@@ -68,7 +68,7 @@ class RulesJudge(Judge):
 
 
 def judge_answer(reference: str, prediction: str) -> tuple[bool, int]:
-    """Verdict and score (0 to 5) of one prediction."""
+    """Returns the verdict (True: right) and the score (0 to 5) of one prediction."""
     wanted, given = normalise(reference), normalise(prediction)
     if wanted == given:
         return True, 5
@@ -79,7 +79,7 @@ def judge_answer(reference: str, prediction: str) -> tuple[bool, int]:
 
 
 def normalise(text: str) -> list[str]:
-    """The words that count, in one spelling each."""
+    """Returns the words that are compared, each in one spelling."""
     words = _WORD.findall(unicodedata.normalize("NFKC", text).lower().replace("’", "'"))
     return [_stem(SPELLINGS.get(word, NUMBERS.get(word, word))) for word in words if word not in FILLERS]
 
@@ -102,7 +102,7 @@ def _is_right(wanted: list[str], given: list[str]) -> bool:
 
 
 def _stem(word: str) -> str:
-    """Cut the endings of plural, -ing and -ed; equal words stay equal, which is all that is asked of it."""
+    """Cut the endings of plural, -ing and -ed; the result need not be a word, forms of one word only have to agree."""
     if not word.isalpha() or len(word) < 4:
         return word
     if word.endswith("ies"):

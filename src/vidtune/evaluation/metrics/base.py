@@ -1,8 +1,8 @@
-"""What every metric returns: a value per item, and what makes values of any set of items.
+"""Results of metrics: a value per item, and the sums from which the value of any set of items is computed.
 
-A metric is additive statistics per item and a function from their sum to the value. The mean, BLEU, METEOR and F1 all
-have that form, so one bootstrap over clusters of items (videos) fits all of them: sum the rows of each cluster once,
-then add up the drawn clusters.
+A metric has additive statistics per item, and a function that computes its value from their sum. The mean, BLEU, METEOR
+and F1 all have that form, so one bootstrap over clusters of items (videos) fits all of them: sum the rows of each
+cluster once, then add the sums of the drawn clusters.
 
 Legend: I items, S statistics per item.
 """
@@ -21,9 +21,9 @@ class MetricValues:
     """One metric over I items.
 
     Args:
-        per_item: (I,) the value of each item.
-        statistics: (I, S) rows that add up: the value of a set of items is ``from_sums`` of the sum of their rows.
-        from_sums: (..., S) -> (...) the value behind sums of rows.
+        per_item: (I,) value of each item.
+        statistics: (I, S) rows; the value of a set of items is ``from_sums`` of the sum of their rows.
+        from_sums: (..., S) -> (...) computes the value from sums of rows.
     """
 
     per_item: np.ndarray
@@ -32,18 +32,18 @@ class MetricValues:
 
     @classmethod
     def mean(cls, values: Sequence[float] | np.ndarray) -> "MetricValues":
-        """A metric that is the mean of its items. Shape: (I,)"""
+        """Returns a metric whose value is the mean over its items. Shape: (I,)"""
         per_item = np.asarray(values, dtype=np.float64)
         return cls(per_item, np.stack([per_item, np.ones_like(per_item)], axis=-1), mean_of_sums)
 
     @classmethod
     def of(cls, statistics: np.ndarray, from_sums: Callable[[np.ndarray], np.ndarray]) -> "MetricValues":
-        """A metric whose items are valued like the whole. Shape: (I, S)"""
+        """Returns a metric whose items get their value by the same function as the whole. Shape: (I, S)"""
         return cls(from_sums(statistics), statistics, from_sums)
 
     @property
     def value(self) -> float | None:
-        """Over all items; None without items."""
+        """Value over all items; None without items."""
         if not len(self.per_item):
             return None
         return float(self.from_sums(self.statistics.sum(axis=0)))
@@ -54,7 +54,7 @@ def mean_of_sums(sums: np.ndarray) -> np.ndarray:
     return sums[..., 0] / sums[..., 1]
 
 
-# (references of each item, prediction of each item) -> scores; all text is tokenised, tokens stand between blanks
+# (references of each item, prediction of each item) -> values; all texts are tokens with blanks between them
 CaptionMetric = Callable[[Sequence[Sequence[str]], Sequence[str]], MetricValues]
 
 
@@ -63,12 +63,12 @@ class TaskValues(Generic[Id]):
     """The metrics of one task. Answers and truths are joined by id, never by position.
 
     Args:
-        ids: the items scored, in the order of the truth; the items of every metric.
-        missing: items of the truth without an answer. They are in no value, unless scored strictly: then they are in
-            ``ids``, as empty answers.
-        unknown: answers to nothing in the truth; in no value.
-        unparsed: of ``ids``, those with an answer in which nothing could be read; they score nothing.
-        metrics: by name.
+        ids: ids of the scored items, in the order of the truths; the items of every metric.
+        missing: ids of truths without an answer. They are in no value, unless scored strictly: then they are in ``ids``
+            and count as empty answers.
+        unknown: ids of answers without a truth; in no value.
+        unparsed: those of ``ids`` with an answer in which nothing could be read; their value is 0.
+        metrics: metric -> values.
     """
 
     ids: tuple[Id, ...]
@@ -80,7 +80,7 @@ class TaskValues(Generic[Id]):
 
 @dataclass(frozen=True)
 class Joined(Generic[Id]):
-    """Which ids meet; see TaskValues."""
+    """Ids of answers and truths, joined; see TaskValues."""
 
     ids: tuple[Id, ...]
     missing: tuple[Id, ...]
@@ -88,7 +88,7 @@ class Joined(Generic[Id]):
 
 
 def join(answers: Mapping[Id, object], truths: Mapping[Id, object], strict: bool) -> Joined[Id]:
-    """The ids to score, in the order of the truth: those with an answer, or all of them when ``strict``."""
+    """Join answers and truths. Scored are the truths with an answer, in their order, or all of them when ``strict``."""
     return Joined(
         ids=tuple(one for one in truths if strict or one in answers),
         missing=tuple(one for one in truths if one not in answers),

@@ -19,7 +19,7 @@ _MATCHES, _TOTALS = slice(2, 2 + ORDERS), slice(2 + ORDERS, 2 + 2 * ORDERS)
 
 
 def ngrams(tokens: Sequence[str], orders: int = ORDERS) -> Counter[tuple[str, ...]]:
-    """How often each sequence of 1 to ``orders`` tokens occurs."""
+    """Counts each sequence of 1 to ``orders`` tokens."""
     return Counter(
         tuple(tokens[start : start + order])
         for order in range(1, orders + 1)
@@ -28,13 +28,13 @@ def ngrams(tokens: Sequence[str], orders: int = ORDERS) -> Counter[tuple[str, ..
 
 
 def bleu(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> list[MetricValues]:
-    """BLEU-1 to BLEU-4 of a corpus of tokenised captions.
+    """Returns BLEU-1 to BLEU-4 of a corpus of tokenised captions.
 
     Args:
         references: one or more per item.
 
     Raises:
-        ValueError: an item without reference, or lists of different length.
+        ValueError: an item without a reference, or lists of different lengths.
     """
     check_pairs(references, predictions)
     rows = [_statistics(texts, prediction) for texts, prediction in zip(references, predictions, strict=True)]
@@ -43,7 +43,7 @@ def bleu(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> lis
 
 
 def bleu4(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> MetricValues:
-    """BLEU-4, a CaptionMetric."""
+    """Returns BLEU-4. A CaptionMetric."""
     return bleu(references, predictions)[ORDERS - 1]
 
 
@@ -68,7 +68,7 @@ def _statistics(references: Sequence[str], prediction: str) -> list[int]:
 
 
 def _from_sums(sums: np.ndarray, order: int) -> np.ndarray:
-    """Shape: (..., 2 + 2 * ORDERS) -> (...)"""
+    """BLEU of one order from summed statistics. Shape: (..., 2 + 2 * ORDERS) -> (...)"""
     precisions = (sums[..., _MATCHES] + _ABOVE) / (sums[..., _TOTALS] + _BELOW)
     ratio = (sums[..., 0] + _ABOVE) / (sums[..., 1] + _BELOW)
     penalty = np.exp(np.minimum(0.0, 1 - 1 / ratio))

@@ -1,7 +1,7 @@
 """CIDEr of captions (Vedantam et al., arXiv:1411.5726) in the form of pycocoevalcap 1.2.
 
-That form clips counts and punishes differences in length, which the paper calls CIDEr-D. The document frequencies are
-those of the references that are evaluated: the value of an item depends on the others, and a single item scores 0.
+That form clips counts and penalises differences in length; the paper calls it CIDEr-D. The document frequencies are
+counted over the references that are evaluated: the value of an item depends on the others, and a single item scores 0.
 """
 
 import math
@@ -23,9 +23,9 @@ class _Vector:
     """A caption as tf-idf weights.
 
     Args:
-        weights: of each n-gram.
-        norms: Euclidean, of the n-grams of each order.
-        length: number of bigrams; that is what the original measures.
+        weights: n-gram -> weight.
+        norms: Euclidean norm of the weights of each order.
+        length: number of bigrams; the original measures length in this way.
     """
 
     weights: dict[_Gram, float]
@@ -34,9 +34,9 @@ class _Vector:
 
 
 def cider(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> MetricValues:
-    """CIDEr of tokenised captions, a CaptionMetric; 10 is the most an item can have.
+    """Returns CIDEr of tokenised captions; the highest value of an item is 10. A CaptionMetric.
 
-    The items are valued at the document frequencies of all of them.
+    The document frequencies are those of all items.
 
     Raises:
         ValueError: an item without reference, or lists of different length.

@@ -2,8 +2,8 @@
 
 Two families of metrics, as VTimeLLM computes them (arXiv:2311.18445; github.com/huangb23/VTimeLLM): SODA_c, and those
 of Krishna et al. (arXiv:1705.00754; github.com/ranjaykrishna/densevid_eval): at each IoU threshold every prediction is
-compared with all events it overlaps enough, or with garbage if there is none; scores are averaged over videos, then
-over thresholds.
+compared with all events it overlaps enough, or with a meaningless word if there is none; scores are averaged over
+videos, then over thresholds.
 """
 
 import difflib
@@ -30,19 +30,19 @@ _LINE = re.compile(r"From (\d{1,15}) to (\d{1,15}), (.+?)(?=\n|$)")
 
 @dataclass(frozen=True)
 class Truth:
-    """What happens in a video; everything in seconds."""
+    """The events of a video; all times in seconds."""
 
     duration: float
     events: tuple[TimedSentence, ...]
 
 
 def parse_events(answer: str) -> list[TimedSentence]:
-    """The events an answer lists, with times as written: hundredths of the duration, the last one included."""
+    """Returns the events that an answer lists, with times as written: hundredths of the duration, the end included."""
     return [TimedSentence(int(start), int(end), sentence.strip()) for start, end, sentence in _LINE.findall(answer)]
 
 
 def merge_neighbours(events: Sequence[TimedSentence]) -> list[TimedSentence]:
-    """Join events with (nearly) one sentence that follow each other at most one unit apart, either way."""
+    """Join consecutive events with (nearly) the same sentence that are at most one unit apart, or overlap by one."""
     merged: list[TimedSentence] = []
     for event in events:
         last = merged[-1] if merged else None
@@ -54,14 +54,14 @@ def merge_neighbours(events: Sequence[TimedSentence]) -> list[TimedSentence]:
 
 
 def to_seconds(events: Sequence[TimedSentence], duration: float) -> list[TimedSentence]:
-    """From hundredths, the last one included, to seconds; an end before the start stays there."""
+    """Convert times from hundredths of the duration, the end included, to seconds. An end before the start is kept."""
     return [
         replace(event, start=event.start * duration / 100, end=(event.end + 1) * duration / 100) for event in events
     ]
 
 
 def read_events(answer: str, duration: float) -> list[TimedSentence]:
-    """The events of an answer in seconds, neighbours merged."""
+    """Returns the events of an answer in seconds, with neighbours merged."""
     return to_seconds(merge_neighbours(parse_events(answer)), duration)
 
 
@@ -76,8 +76,8 @@ def score_dense_captions(
     """All metrics of dense captioning; the items are videos.
 
     Args:
-        meteor: without it there is no ``SODA_c`` and no ``METEOR``.
-        strict: a video without an answer counts as one without predictions.
+        meteor: metric that computes METEOR; None: ``SODA_c`` and ``METEOR`` are not computed.
+        strict: a video without an answer counts as an answer without events.
 
     Returns:
         ``SODA_c``, ``METEOR``, ``CIDEr``, ``Rouge-L``, ``Bleu_1`` to ``Bleu_4`` and, of the intervals alone,
@@ -104,7 +104,7 @@ def _same(first: str, second: str) -> bool:
 def _tokenized(
     predictions: Sequence[Sequence[TimedSentence]], truths: Sequence[Sequence[TimedSentence]], tokenizer: TokenizerName
 ) -> tuple[list[list[TimedSentence]], list[list[TimedSentence]]]:
-    """The same events with tokenised sentences, all of them tokenised in one go."""
+    """The same events with tokenised sentences; all sentences are tokenised as one input."""
     videos = [*predictions, *truths]
     tokens = iter(tokenize([_ascii(event.sentence) for events in videos for event in events], tokenizer))
     done = [[replace(event, sentence=next(tokens)) for event in events] for events in videos]
@@ -136,7 +136,7 @@ def _caption_scores(
 def _pairs(
     predicted: Sequence[TimedSentence], events: Sequence[TimedSentence], overlapping: np.ndarray
 ) -> tuple[list[list[str]], list[str]]:
-    """(references, predictions), one item per pair; a prediction without a pair goes with garbage. Shape: (G, P)"""
+    """(references, predictions), one item per pair; a prediction without one gets the garbage word. Shape: (G, P)"""
     references, captions = [], []
     for prediction, column in zip(predicted, overlapping.T, strict=True):
         texts = [events[row].sentence for row in np.flatnonzero(column).tolist()] or [GARBAGE]
@@ -146,10 +146,10 @@ def _pairs(
 
 
 def _interval_scores(ious: Sequence[np.ndarray]) -> dict[str, MetricValues]:
-    """How well the intervals alone agree. Shape: ious (G, P) per video
+    """Agreement of the intervals alone. Shape: ious (G, P) per video
 
     Precision is the share of predictions that overlap an event by more than the threshold, recall the share of events
-    that a prediction overlaps so; F1 joins their means.
+    that are overlapped by a prediction in the same way; F1 is computed from their means.
     """
     values = np.zeros((len(ious), 2, len(IOUS)))  # video, precision or recall, threshold
     for video, iou in enumerate(ious):

@@ -16,7 +16,7 @@ _ANSWER = re.compile(r"(\d{2}) (?:to|and) (\d{2})")
 
 
 def parse_interval(answer: str) -> Interval | None:
-    """The first interval an answer names, as fractions of the duration; None: it names none."""
+    """Returns the first interval in an answer, as fractions of the duration; None: there is none."""
     found = _ANSWER.search(answer)
     return (int(found[1]) / 100, int(found[2]) / 100) if found else None
 
@@ -36,10 +36,10 @@ def score_grounding(
     thresholds: Sequence[float] = THRESHOLDS,
     strict: bool = False,
 ) -> TaskValues[Id]:
-    """mIoU and the share of answers with at least a certain IoU.
+    """Returns mIoU and the share of answers whose IoU reaches each threshold.
 
     Args:
-        truths: as fractions of the duration.
+        truths: intervals, as fractions of the duration.
         strict: an item without an answer counts as an empty one.
 
     Returns:

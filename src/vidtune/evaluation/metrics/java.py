@@ -12,7 +12,7 @@ UTF8 = "-Dfile.encoding=UTF-8"  # or the locale would decide
 
 
 def java_problem(jar: str) -> str | None:
-    """Why this program cannot run here, and what to install; None: it can."""
+    """Returns why this program cannot run here, and what to install; None: it can run."""
     if _jar(jar) is None:
         return "the package pycocoevalcap is not installed: pip install 'vidtune[meteor]'"
     if shutil.which("java") is None:
@@ -21,10 +21,13 @@ def java_problem(jar: str) -> str | None:
 
 
 def java_program(jar: str, purpose: str) -> tuple[str, Path]:
-    """(java, jar file), both there.
+    """Returns the paths of Java and of the jar file.
+
+    Args:
+        purpose: what needs the program, for the error message.
 
     Raises:
-        UserError: one of them is not; says what ``purpose`` needs it for.
+        UserError: one of them is not installed.
     """
     problem = java_problem(jar)
     java, path = shutil.which("java"), _jar(jar)

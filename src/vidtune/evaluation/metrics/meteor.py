@@ -1,8 +1,8 @@
-"""METEOR 1.5 of captions (Denkowski & Lavie, WMT 2014) by the published Java program, kept running.
+"""METEOR 1.5 of captions (Denkowski & Lavie, WMT 2014), computed by the published Java program.
 
 The program aligns a caption with its references and replies with counts; a score is a formula over summed counts
-(the paper, sections 2 and 3, with the parameters tuned for English). Reading the program takes seconds, so one process
-serves all calls, and pairs that come again are not asked again.
+(sections 2 and 3 of the paper, with the parameters tuned for English). Starting the program takes seconds, so one
+process serves all calls, and a pair that comes again is not sent again.
 """
 
 import re
@@ -30,7 +30,7 @@ _Pair = tuple[tuple[str, ...], str]
 
 
 def meteor_problem() -> str | None:
-    """Why METEOR cannot run here, and what to install; None: it can."""
+    """Returns why METEOR cannot run here, and what to install; None: it can run."""
     return java_problem(METEOR_JAR)
 
 
@@ -38,7 +38,7 @@ class Meteor:
     """A running METEOR program; close it, or use it in a ``with`` statement.
 
     Raises:
-        UserError: Java or the program is not there.
+        UserError: Java or the program is not installed.
     """
 
     def __init__(self) -> None:
@@ -66,10 +66,10 @@ class Meteor:
         self._errors.close()
 
     def scores(self, references: Sequence[Sequence[str]], predictions: Sequence[str]) -> MetricValues:
-        """METEOR of tokenised captions, a CaptionMetric; the value of the corpus is that of its summed counts.
+        """Returns METEOR of tokenised captions; the value of the corpus comes from its summed counts. A CaptionMetric.
 
         Raises:
-            UserError: the program ended or replied nonsense; says what it said.
+            UserError: the program ended or gave an unreadable reply; the message quotes it.
             ValueError: an item without reference, or lists of different length.
         """
         check_pairs(references, predictions)
@@ -86,7 +86,7 @@ class Meteor:
         return MetricValues.of(np.array(rows, dtype=np.float64).reshape(len(rows), STATISTICS), meteor_of_sums)
 
     def _ask(self, pairs: Sequence[_Pair]) -> list[np.ndarray]:
-        """Shape: pairs -> list of (STATISTICS,)"""
+        """The counts of each pair. Shape: pairs -> list of (STATISTICS,)"""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
         lines = "".join(" ||| ".join(("SCORE", *texts, prediction)) + "\n" for texts, prediction in pairs)
@@ -119,9 +119,9 @@ class Meteor:
 
 
 def meteor_of_sums(sums: np.ndarray) -> np.ndarray:
-    """The score behind summed counts.
+    """Returns the score of summed counts.
 
-    A row is: words of the prediction, words of the reference, function words of each; then per kind of match content
+    A row holds: words of the prediction, words of the reference, function words of each; then per kind of match content
     words matched in the prediction and in the reference, function words in the prediction and in the reference; then
     chunks, words matched in the prediction, words matched in the reference.
 
@@ -139,9 +139,9 @@ def meteor_of_sums(sums: np.ndarray) -> np.ndarray:
 
 
 def _read_reply(reply: bytes) -> np.ndarray | None:
-    """The counts of a reply; None: it holds none. Shape: (STATISTICS,)
+    """The counts of a reply; None: it cannot be read. Shape: (STATISTICS,)
 
-    A prediction that matches its reference from end to end is not fragmented at all: its one chunk does not count.
+    A prediction that matches its reference from end to end has no fragmentation: its only chunk does not count.
     """
     try:
         row = np.array([float(number) for number in reply.split()])
@@ -155,10 +155,10 @@ def _read_reply(reply: bytes) -> np.ndarray | None:
 
 
 def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """0 where ``below`` is."""
+    """Quotient; 0 where ``below`` is 0."""
     return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
 
 
 def _one_line(text: str) -> str:
-    """Without what has a meaning to the program: line ends, and the mark between texts."""
+    """The text without line ends and without the mark that separates texts for the program."""
     return re.sub("[ \r\n]+", " ", text.replace("|||", "")).strip(" ")

@@ -2,12 +2,12 @@
 
 The conventions are those of the treebank (Marcus et al., Computational Linguistics 1993): contractions are split
 (``do n't``, ``john 's``, ``can not``), brackets get names (``-lrb-``), quotes are directed. What counts as a number,
-an abbreviation, an address or a smiley was found by asking the published tokeniser (see ``tokenizer.py``) about
-millions of made-up words; tests/evaluation/test_metrics_tokenizer.py compares the two where Java is installed. They
-differ only in rare cases: signs run together without a blank (``Mr.-é``), phone numbers that are written with blanks,
-scripts that are younger than that program, and where it looks past the end of a line ("No." before a line "5 men").
+an abbreviation, an address or a smiley was found by giving millions of made-up words to the published tokeniser (see
+``tokenizer.py``); tests/evaluation/metrics/test_metrics_tokenizer.py compares the two where Java is installed. They
+differ only in rare cases: signs written together without a blank (``Mr.-é``), phone numbers with blanks, scripts that
+are newer than that program, and where it reads past the end of a line ("No." before a line "5 men").
 
-A token is the longest match of the rules; of two as long, the earlier rule wins.
+A token is the longest match of the rules; of two equally long matches, that of the earlier rule is taken.
 """
 
 import re

@@ -1,6 +1,6 @@
 """ROUGE-L of captions (Lin, ACL Workshop 2004) in the form of pycocoevalcap 1.2: beta 1.2, mean over items.
 
-With several references the best precision and the best recall are taken, each for itself.
+With several references, the best precision and the best recall are taken independently.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ BETA = 1.2
 
 
 def rouge_l(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> MetricValues:
-    """ROUGE-L of tokenised captions, a CaptionMetric.
+    """Returns ROUGE-L of tokenised captions. A CaptionMetric.
 
     Raises:
         ValueError: an item without reference, or lists of different length.
@@ -34,7 +34,7 @@ def _item(references: Sequence[str], prediction: str) -> float:
 
 
 def common_length(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest common subsequence."""
+    """Returns the length of the longest common subsequence."""
     lengths = [0] * (len(second) + 1)
     for one in first:
         diagonal = 0

@@ -17,10 +17,11 @@ def score_segment_captions(
     tokenizer: TokenizerName = "ptb",
     strict: bool = False,
 ) -> TaskValues[Id]:
-    """The four captioning metrics; METEOR only where it is given.
+    """Returns the four captioning metrics.
 
     Args:
-        references: one or several per id.
+        references: one or several captions per id.
+        meteor: metric that computes METEOR; None: it is not computed.
         strict: an item without an answer counts as an empty one.
 
     Returns:

@@ -1,8 +1,8 @@
-"""SODA_c: dense captions as a story, in order (Fujita et al., ECCV 2020; github.com/fujiso/SODA).
+"""SODA_c: dense captions of a video, matched in temporal order (Fujita et al., ECCV 2020; github.com/fujiso/SODA).
 
 Predictions are matched with events in temporal order so that the sum of IoU x METEOR is largest; that sum over the
-number of predictions is precision, over the number of events recall. The original has two quirks that published
-numbers contain: METEOR is asked with the prediction as reference, and the union of two intervals is the smaller of
+number of predictions is precision, over the number of events recall. Published numbers contain two oddities of the
+original: METEOR gets the prediction as reference, and the union of two intervals is the smaller of
 their hull and the sum of their lengths.
 
 Legend: G events of the truth, P predictions.
@@ -18,10 +18,10 @@ from vidtune.evaluation.metrics.base import CaptionMetric
 
 @dataclass(frozen=True)
 class TimedSentence:
-    """Something that happens.
+    """A sentence about a part of a video.
 
     Args:
-        start, end: seconds, or another unit where it is said; a model may write an end before the start.
+        start, end: in seconds unless another unit is named; a model may write an end before the start.
     """
 
     start: float
@@ -31,7 +31,7 @@ class TimedSentence:
 
 @dataclass(frozen=True)
 class Soda:
-    """Of one video."""
+    """SODA_c of one video."""
 
     precision: float
     recall: float
@@ -49,10 +49,10 @@ def event_iou(first: Sequence[TimedSentence], second: Sequence[TimedSentence]) -
 
 
 def best_matching(scores: np.ndarray) -> float:
-    """The largest sum over pairs that keep the order of both sides; each row and column at most once.
+    """Returns the largest sum over pairs that keep the order of both sides; each row and column is used at most once.
 
     Args:
-        scores: none negative.
+        scores: no score is negative.
 
     Shape: (G, P) -> ()
     """
@@ -66,9 +66,9 @@ def best_matching(scores: np.ndarray) -> float:
 def soda_c(
     predictions: Sequence[Sequence[TimedSentence]], truths: Sequence[Sequence[TimedSentence]], meteor: CaptionMetric
 ) -> list[Soda]:
-    """SODA_c of each video; all its sentences are tokenised.
+    """Returns SODA_c of each video, from tokenised sentences.
 
-    All pairs of all videos go to ``meteor`` at once; pairs apart in time are left out, they count nothing.
+    All pairs of all videos go to ``meteor`` in one call. Pairs without temporal overlap score 0 and are left out.
     """
     if len(predictions) != len(truths):
         raise ValueError(f"predictions of {len(predictions)} videos, events of {len(truths)}")

@@ -1,8 +1,8 @@
 """Penn Treebank tokens of captions, lower-case and without punctuation, as captioning metrics expect them.
 
-The tokeniser everyone's numbers are made with is a Java program (Stanford CoreNLP 3.4.1, Manning et al., ACL 2014).
-``java`` runs it; ``ptb`` is a tokeniser of our own that needs no Java and gives the same tokens for English text
-(``penn_treebank.py`` says how far).
+Published numbers are computed with the tokens of a Java program (Stanford CoreNLP 3.4.1, Manning et al., ACL 2014).
+``java`` runs it; ``ptb`` is our own tokeniser, which needs no Java and gives the same tokens for English text
+(``penn_treebank.py`` lists the exceptions).
 """
 
 import re
@@ -23,15 +23,15 @@ _PURPOSE = "tokenizer java"
 
 
 def tokenizer_problem(tokenizer: TokenizerName) -> str | None:
-    """Why this tokeniser cannot run here, and what to install; None: it can."""
+    """Returns why this tokeniser cannot run here, and what to install; None: it can run."""
     return java_problem(TOKENIZER_JAR) if tokenizer == "java" else None
 
 
 def tokenize(texts: Sequence[str], tokenizer: TokenizerName = "ptb") -> list[str]:
-    """Each text as tokens with a blank between them.
+    """Returns each text as tokens with a blank between them.
 
-    All texts are read as one input, a text per line, as the original does; hence its one odd case: where that input
-    ends, directly behind a contraction such as "we've", the contraction is not recognised.
+    As in the original, all texts are read as one input with a text per line. This has one odd effect: a contraction
+    such as "we've" is not recognised directly before the end of the input.
 
     Raises:
         UserError: no such tokeniser, no Java, or its program failed.

@@ -1,4 +1,4 @@
-"""A few frames of a video side by side, as an image that can stand inside a page."""
+"""A few frames of a video side by side, as an image inside an HTML page."""
 
 import base64
 import io
@@ -9,7 +9,10 @@ JPEG_QUALITY = 80
 
 
 def frame_strip(path: Path, frames: int = 4, height: int = 112) -> str:
-    """Data address of a JPEG with ``frames`` frames spread over the video, each ``height`` pixels high at most.
+    """Returns a data address (``data:image/jpeg;...``) of ``frames`` frames spread over the video.
+
+    Args:
+        height: maximum height of a frame in pixels.
 
     Raises:
         MediaError: the video cannot be read.

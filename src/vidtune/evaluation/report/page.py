@@ -28,11 +28,13 @@ TEMPLATE = "report.html"
 
 @dataclass(frozen=True)
 class Reply:
-    """What one run said to a question.
+    """Answer of one run to a question.
 
     Args:
-        verdict: right, wrong, unclear (the judge said neither), unjudged, error, or absent; measured where metrics
-            take the place of a judge.
+        verdict: right, wrong, unclear (the judge said neither), unjudged, error, or absent; measured where metrics take
+            the place of a judge.
+        score: score by the judge, 0 to 5.
+        error: why the question could not be asked.
         values: metric -> its value for this answer, in percent.
     """
 
@@ -48,7 +50,7 @@ ABSENT = Reply("", "absent")
 
 @dataclass(frozen=True)
 class SampleQuestion:
-    """A question with the replies of all runs of its group, in their order."""
+    """A question with the replies of all runs of its group, in the order of the runs."""
 
     id: str
     question: str
@@ -62,7 +64,7 @@ class SampleVideo:
     """A video with its questions.
 
     Args:
-        strip: frames as a data address; None when they cannot be shown, for the reason in ``note``.
+        strip: frames as a data address; None: they cannot be shown, for the reason in ``note``.
     """
 
     name: str
@@ -73,7 +75,7 @@ class SampleVideo:
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs that were asked the same questions; everything that can be compared.
+    """Runs that were asked the same questions, with everything that is compared.
 
     Args:
         judge: name of the judge whose verdicts are shown, or "metrics".
@@ -114,13 +116,16 @@ def build_report(
 
     Args:
         runs: folders of scored runs; those of one test set are shown together.
-        out: the HTML file.
-        judge: whose verdicts the samples and comparisons show; None takes the one that scored most of the runs.
-        max_samples: questions shown per test set, spread over its videos; every question counts in the scores.
-        frames: frames shown per video.
+        out: HTML file to write.
+        judge: judge whose verdicts the samples and comparisons show; None: the one that scored most of the runs.
+        max_samples: number of questions shown per test set, from whole videos; the scores count every question.
+        frames: number of frames shown per video.
+
+    Returns:
+        ``out``.
 
     Raises:
-        UserError: no runs, or one that is not scored.
+        UserError: no run is given, or one is not scored.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -181,13 +186,13 @@ def _types(scores: Sequence[Score]) -> tuple[str, ...]:
 
 
 def _common_judge(runs: Sequence[RunFolder]) -> str:
-    """The judge that scored most of the runs; of several, the one that is not a set of rules, then by name."""
+    """Name of the judge that scored most of the runs; of several, one that is not a set of rules, then by name."""
     names = [name for run in runs for name in run.judges()]
     return min(set(names), key=lambda name: (-names.count(name), name.startswith("rules-"), name))
 
 
 def _comparisons(judged: Sequence[tuple[RunFolder, str]], judge: str) -> Iterable[tuple[str, str, Comparison]]:
-    """Every whole run against its own blind run and ablations, and the first run against every other whole one."""
+    """Compares every whole run with its own blind run and ablations, and the first run with every other whole one."""
     whole = [entry for entry in judged if not _is_reduced(entry[0])]
     for run, label in whole:
         for other, other_label in judged:
@@ -198,12 +203,12 @@ def _comparisons(judged: Sequence[tuple[RunFolder, str]], judge: str) -> Iterabl
 
 
 def _is_reduced(run: RunFolder) -> bool:
-    """Whether the model was not given all it could see and hear."""
+    """Whether the run is blind or goes without a stream."""
     return run.info.protocol.blind or bool(run.info.protocol.without)
 
 
 def _problems(judged: Sequence[tuple[RunFolder, str]]) -> Iterable[tuple[str, str, str]]:
-    """(run, question id, reason) of everything that was not answered."""
+    """Yields (run, question id, reason) of every question without an answer."""
     for run, label in judged:
         for record in run.missing():
             yield label, record["id"], f"{record['video']}: {record['reason']}"
@@ -219,7 +224,7 @@ def _samples(
     max_samples: int,
     frames: int,
 ) -> Iterable[SampleVideo]:
-    """Whole videos, chosen by the hash of their name until there are enough questions; in the order of the test set."""
+    """Yields whole videos, drawn by the hash of their name until there are enough questions; in test-set order."""
     by_video: dict[str, list[Prediction]] = {}
     for index in sorted(asked):
         by_video.setdefault(asked[index].video, []).append(asked[index])
@@ -277,7 +282,7 @@ def _strip(folder: Path, file: str | None, frames: int) -> tuple[str | None, str
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """The shortest trailing part of each path that no other one has."""
+    """Names of runs: for each path the shortest end that no other path has."""
     parts = [path.resolve().parts for path in paths]
     labels = []
     for own in parts:

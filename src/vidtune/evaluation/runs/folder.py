@@ -1,17 +1,17 @@
-"""The folder of one run: one checkpoint, one benchmark, one protocol.
+"""The folder of a run: the answers of one checkpoint to one benchmark under one protocol.
 
 ==============================  =======================================================================================
 ``run.json``                    what the run is: protocol and its hash, checkpoint, test set, recipe, versions
 ``predictions.jsonl``           one line per question asked, the official fields ``id, question, answer, pred`` first
 ``predictions-<n>_<k>.jsonl``   the same, when rank k of n wrote it
 ``missing.jsonl``               questions whose video does not exist
-``references.jsonl``            what metrics compare with, of every question of the run; only where metrics score it
+``references.jsonl``            what metrics compare with, for every question of the run; only where metrics score it
 ``merge.jsonl``                 the answered questions as the published scripts record them, in the order of the test
                                 set; a benchmark may have another name for it
 ``sessions.jsonl``              when the run was started and resumed, with which versions
 ``judgements/<judge>.jsonl``    the verdicts of a judge
-``measurements.jsonl``          what metrics made of each question
-``scores/<judge>.json``         the numbers made of them; ``scores/metrics.json`` of metrics
+``measurements.jsonl``          what each question adds to each metric
+``scores/<judge>.json``         the score by a judge; ``scores/metrics.json`` by metrics
 ==============================  =======================================================================================
 """
 
@@ -34,9 +34,12 @@ RUN_FILE = "run.json"
 
 
 class DataIdentity(BaseModel):
-    """The test set: where it was, the hash of its question and answer files, and how many questions it holds.
+    """Which test set was asked.
 
     Args:
+        folder: folder of the test set at that time.
+        fingerprint: hash of its question and answer files.
+        questions: number of its questions.
         features: stream -> folder of the stored features that were read instead of the videos.
     """
 
@@ -49,12 +52,12 @@ class DataIdentity(BaseModel):
 
 
 class RunInfo(BaseModel):
-    """What a run is; stored in ``run.json``.
+    """Description of a run; stored in ``run.json``.
 
     Args:
-        limit: only this many questions from the start of the test set belong to the run; None is all.
-        recipe: the recipe of the checkpoint, as YAML.
-        versions: of the session that began the run; later ones are in ``sessions.jsonl``.
+        limit: number of questions from the start of the test set that belong to the run; None: all.
+        recipe: recipe of the checkpoint, as YAML text.
+        versions: package -> version, in the session that began the run; later sessions are in ``sessions.jsonl``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -96,10 +99,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, info: RunInfo) -> "RunFolder":
-        """Begin a run, or resume the same one.
+        """Begin a run, or resume it.
 
         Raises:
-            UserError: the folder holds another run (other protocol, checkpoint or test set) or something else.
+            UserError: the folder holds another run (other protocol, checkpoint or test set) or other files.
         """
         if (path / RUN_FILE).exists():
             run = cls(path)
@@ -119,7 +122,7 @@ class RunFolder:
         return self.path / ("predictions.jsonl" if count == 1 else f"predictions-{count}_{rank}.jsonl")
 
     def predictions(self) -> list[Prediction]:
-        """Every question asked so far, in the order of the test set; a later record replaces an earlier error."""
+        """Returns the questions asked so far, in test-set order; a later record replaces an earlier error."""
         latest: dict[int, Prediction] = {}
         for file in sorted(self.path.glob("predictions*.jsonl")):
             for record in read_records(file):
@@ -131,7 +134,7 @@ class RunFolder:
         return [latest[index] for index in sorted(latest) if limit is None or index < limit]
 
     def missing(self) -> list[dict[str, Any]]:
-        """Questions of the run whose video does not exist."""
+        """Returns the questions of the run whose video does not exist."""
         return list(read_records(self.path / "missing.jsonl"))
 
     def write_missing(self, questions: Sequence[Question]) -> None:
@@ -150,7 +153,7 @@ class RunFolder:
         write_text_atomically(self.path / "missing.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
     def write_references(self, questions: Sequence[Question]) -> None:
-        """Keep what metrics compare with, so that the run can be scored without the test set."""
+        """Store what metrics compare with, so that the run can be scored without the test set."""
         lines = [
             {
                 "index": question.index,
@@ -167,11 +170,15 @@ class RunFolder:
             write_text_atomically(self.path / "references.jsonl", text)
 
     def references(self) -> list[dict[str, Any]]:
-        """What metrics compare with, of every question of the run, in the order of the test set."""
+        """Returns what metrics compare with, for every question of the run, in the order of the test set."""
         return list(read_records(self.path / "references.jsonl"))
 
     def write_official(self) -> Path:
-        """Write the answers as the published scripts record them. Questions without an answer are left out."""
+        """Write the answers in the form of the published scripts. Questions without an answer are left out.
+
+        Returns:
+            Path of the file.
+        """
         benchmark = BENCHMARKS[self.info.benchmark]
         references = {line["index"]: line["reference"] for line in self.references()}
         path = self.path / benchmark.official_file
@@ -181,12 +188,12 @@ class RunFolder:
 
     @property
     def planned(self) -> int:
-        """Questions that belong to the run."""
+        """Number of questions that belong to the run."""
         total = self.info.data.questions
         return total if self.info.limit is None else min(total, self.info.limit)
 
     def judges(self) -> list[str]:
-        """Names of the judges that have scored this run."""
+        """Returns the names of the judges that have scored this run, or "metrics"."""
         return sorted(file.stem for file in (self.path / "scores").glob("*.json"))
 
     def _write_info(self) -> None:

@@ -1,4 +1,4 @@
-"""What a result was made with: the checkpoint's content and the versions of the software."""
+"""Identity of what was evaluated: the content of the checkpoint and the versions of the software."""
 
 import hashlib
 import json
@@ -27,7 +27,8 @@ class CheckpointIdentity(BaseModel):
     """Which weights answered.
 
     Args:
-        fingerprint: `checkpoint_fingerprint`; equal fingerprints are the same checkpoint wherever it lies.
+        path: where the checkpoint was.
+        fingerprint: hash of its content; equal fingerprints are the same checkpoint, wherever it lies.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -37,10 +38,10 @@ class CheckpointIdentity(BaseModel):
 
 
 def identify_checkpoint(path: Path, others: Sequence[str] = ()) -> CheckpointIdentity:
-    """Identity of a checkpoint folder or file.
+    """Returns the identity of a checkpoint folder or file.
 
     Args:
-        others: folders, files or names of what completes a checkpoint that is not whole.
+        others: folders, files or names of the models that complete it.
     """
     fingerprint = checkpoint_fingerprint(path)
     for other in others:
@@ -50,10 +51,10 @@ def identify_checkpoint(path: Path, others: Sequence[str] = ()) -> CheckpointIde
 
 
 def checkpoint_fingerprint(path: Path) -> str:
-    """Hash over names, sizes and bytes of weights, configuration and tokenizer.
+    """Returns a hash over names, sizes and bytes of weights, configuration and tokenizer.
 
-    Files up to 64 MiB count whole. Larger ones count with their first and last and 62 evenly spaced blocks of 256 KiB,
-    so that a 14 GB checkpoint takes a moment and any training step still changes the hash.
+    Files up to 64 MiB are read whole. Of larger files, 64 evenly spaced blocks of 256 KiB are read, the first and the
+    last included: a 14 GB checkpoint then takes a moment, and any training step still changes the hash.
     """
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
@@ -77,10 +78,10 @@ def checkpoint_fingerprint(path: Path) -> str:
 
 
 def identify_model(model: "PreTrainedModel", tokenizer: Any) -> CheckpointIdentity:
-    """Identity of a model in memory: a hash over its configuration, its tokenizer's vocabulary and its weights.
+    """Returns the identity of a model in memory: a hash of its configuration, its vocabulary and its weights.
 
-    Tensors count like files (`checkpoint_fingerprint`): up to 64 MiB whole, larger ones with evenly spaced blocks. The
-    same weights read from a folder have another identity, because there the bytes of the files count.
+    Tensors are read like files (see `checkpoint_fingerprint`): up to 64 MiB whole, of larger ones 64 blocks. The folder
+    that holds the same weights has another identity, because there the bytes of the files are hashed.
     """
     import torch
 
@@ -109,7 +110,7 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of this package, Python and the packages that can change a prediction."""
+    """Returns the versions of this package, of Python, and of the packages that can change a prediction."""
     versions = {"vidtune": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:

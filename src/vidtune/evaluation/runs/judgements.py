@@ -16,7 +16,10 @@ from vidtune.machine.records import RecordWriter, read_records
 
 
 def judge_items(predictions: Sequence[Prediction]) -> list[JudgeItem]:
-    """What is judged: one item per official id; of repeated ids the last text counts, as in the published scripts."""
+    """Returns what is judged: one item per official id.
+
+    Of a repeated id the last text counts, as in the published scripts.
+    """
     latest = {
         prediction.id: JudgeItem(prediction.id, prediction.question, str(prediction.answer), prediction.pred)
         for prediction in predictions
@@ -26,7 +29,7 @@ def judge_items(predictions: Sequence[Prediction]) -> list[JudgeItem]:
 
 
 def judgements_of(run: RunFolder, judge: str) -> dict[str, Judgement]:
-    """Stored judgements by id, of the texts as they are now; a judgement of another text does not count."""
+    """Returns the stored judgements by id. A judgement of a text that has changed since is left out."""
     items = {item.id: item for item in judge_items(run.predictions())}
     found: dict[str, Judgement] = {}
     for record in read_records(judgements_file(run, judge)):
@@ -41,7 +44,11 @@ def judgements_of(run: RunFolder, judge: str) -> dict[str, Judgement]:
 
 
 def judge_identity(run: RunFolder, judge: str) -> dict[str, Any]:
-    """Who the judge of this name is; raises UserError when it has judged nothing here."""
+    """Returns the identity of the judge of this name.
+
+    Raises:
+        UserError: it has judged nothing here.
+    """
     path = _identity_file(run, judge)
     if not path.exists():
         there = sorted(file.name.removesuffix(".judge.json") for file in path.parent.glob("*.judge.json"))
@@ -51,10 +58,10 @@ def judge_identity(run: RunFolder, judge: str) -> dict[str, Any]:
 
 
 def store_judgements(run_dir: Path, name: str, identity: Mapping[str, Any], judgements: Mapping[str, Any]) -> int:
-    """Take over judgements made elsewhere, by id; those of ids that the run has not answered are left out.
+    """Store judgements made elsewhere, by id. Judgements of ids that the run has not answered are left out.
 
     Returns:
-        How many were stored.
+        Number of judgements stored.
     """
     run = RunFolder(run_dir)
     require_identity(run, name, dict(identity))
@@ -71,7 +78,7 @@ def store_judgements(run_dir: Path, name: str, identity: Mapping[str, Any], judg
 
 
 def judgement_record(judgement: Judgement) -> dict[str, Any]:
-    """The line of a judgement in ``judgements/<judge>.jsonl``."""
+    """Returns the line of a judgement in ``judgements/<judge>.jsonl``."""
     item = judgement.item
     record = {"id": item.id, "question": item.question, "answer": item.answer, "pred": item.pred}
     outcome = {"judgement": judgement.value} if judgement.error is None else {"error": judgement.error}

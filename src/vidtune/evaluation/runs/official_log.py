@@ -1,4 +1,4 @@
-"""Answers that another program has written, in the form of the published scripts, as a run that can be scored here."""
+"""Import answers that another program has written in the form of the published scripts, as a run."""
 
 import hashlib
 import json
@@ -16,16 +16,18 @@ UNKNOWN_PROMPT = "not known: answers were imported"
 
 
 def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolder:
-    """Make a run of a file of answers; of several to one question the last counts, as in the published scripts.
+    """Make a run from a file of answers.
+
+    Of several answers to one question the last counts, as in the published scripts.
 
     Args:
-        log: JSON lines as the benchmark's published scripts write them.
+        log: file of JSON lines, as the published scripts of the benchmark write it.
         data: folder of the test set.
-        run_dir: of the run; one of the same file is written anew.
+        run_dir: folder of the run; a run made from the same file is written again.
 
     Raises:
-        UserError: no such file, a line that is no answer to a question of the test set (named), or ``run_dir`` holds
-            another run.
+        UserError: no such file, a line that answers no question of the test set (the message names it), or ``run_dir``
+            holds another run.
     """
     if not log.is_file():
         raise UserError(f"{log}: no such file of answers")

@@ -1,4 +1,4 @@
-"""Result folders of the published judge scripts: one ``<id>.json`` per question, and the combined form of them.
+"""Result folders of the published judge scripts: one file ``<id>.json`` per question, or all of them in one file.
 
 Each file is ``[judgement, {"q": question, "a": reference, "pred": prediction}]``.
 """
@@ -34,9 +34,9 @@ class OfficialResult:
 
 
 def import_official_results(folder: Path) -> dict[str, OfficialResult]:
-    """Every ``<id>.json`` of a result folder, by id, in the order of names.
+    """Returns every ``<id>.json`` of a result folder by id, sorted by name.
 
-    All of them count, as in the original, also those of ids that no prediction has.
+    As in the original, results of ids without a prediction are included.
 
     Raises:
         UserError: no such folder, or a file that is not ``[judgement, texts]``.
@@ -47,10 +47,12 @@ def import_official_results(folder: Path) -> dict[str, OfficialResult]:
 
 
 def adopt_official_results(run_dir: Path, folder: Path, judge: str) -> int:
-    """Store official results as the judgements of a judge of this name, where their texts are those of the run.
+    """Store official results as the judgements of a judge of this name.
+
+    Results about other texts than those of the run are left out.
 
     Returns:
-        How many were adopted. Results of other texts are stale and left out.
+        Number of results stored.
     """
     items = {item.id: item for item in judge_items(RunFolder(run_dir).predictions())}
     judgements = {}
@@ -64,7 +66,7 @@ def adopt_official_results(run_dir: Path, folder: Path, judge: str) -> int:
 def combine(
     judgements: Iterable[Judgement], imported: Mapping[str, OfficialResult] | None = None
 ) -> dict[str, list[Any]]:
-    """The combined file of the original, ``{id: [judgement, texts]}``; unjudged items are left out.
+    """Returns the combined file of the original, ``{id: [judgement, texts]}``; unjudged items are left out.
 
     Imported results are written as they were read, also where their texts are empty.
     """
