@@ -80,17 +80,17 @@ def test_trouble_that_passes_is_waited_for(trouble):
         (Reply(status=429), "HTTP 429"),
         (Reply(status=500), "HTTP 500"),
         (Reply(content="yes"), "unreadable reply"),
-        (Reply(delay=9), "no reply within 0.1 s"),
-        (Reply(drip=True), "no reply within 0.1 s"),
+        (Reply(delay=9), "no reply within 0.5 s"),
+        (Reply(drip=True), "no reply within 0.5 s"),
     ],
     ids=["429", "500", "garbage", "hangs", "drips"],
 )
 def test_trouble_that_stays_leaves_the_item_unjudged_and_the_others_judged(trouble, reason):
-    limits = Limits(timeout=0.1, attempts=3, backoff=0.01)
+    limits = Limits(timeout=0.5, attempts=3, backoff=0.01)
     with judge_server(lambda body, earlier: trouble if "question 1?" in str(body) else Reply()) as server:
         started = time.monotonic()
         found, _ = ask(judge(server, limits=limits), items(4))
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 8
     assert reason in found["1"].error and found["1"].attempts == 3
     assert all(found[key].error is None for key in ("0", "2", "3"))
 
