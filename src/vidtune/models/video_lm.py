@@ -335,7 +335,8 @@ def _dtype(module: nn.Module) -> torch.dtype | None:
     return next((parameter.dtype for parameter in module.parameters()), None)
 
 
-AutoConfig.register(VideoLMConfig.model_type, VideoLMConfig)
-AutoModel.register(VideoLMConfig, VideoLM)
-AutoModelForCausalLM.register(VideoLMConfig, VideoLM)
-AutoProcessor.register(VideoLMConfig, VideoLMProcessor)
+# exist_ok: vidtune.models.auto may have announced the names before.
+AutoConfig.register(VideoLMConfig.model_type, VideoLMConfig, exist_ok=True)
+AutoModel.register(VideoLMConfig, VideoLM, exist_ok=True)
+AutoModelForCausalLM.register(VideoLMConfig, VideoLM, exist_ok=True)
+AutoProcessor.register(VideoLMConfig, VideoLMProcessor, exist_ok=True)
