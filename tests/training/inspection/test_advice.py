@@ -6,13 +6,13 @@ import pytest
 
 from vidtune.recipe.types import Stage
 from vidtune.training.inspection.advice import describe, diagnose
-from vidtune.training.inspection.doctor import Measurements
+from vidtune.training.inspection.doctor import StepMeasurements
 
 GIB = 2**30
 FILES = {f"/videos/{number}.mp4": 0.1 for number in range(40)}  # half a second per step
 
 
-def measured(stage: dict[str, Any] | None = None, **changes: Any) -> Measurements:
+def measured(stage: dict[str, Any] | None = None, **changes: Any) -> StepMeasurements:
     """Eight steps on a GPU of 80 GiB that all is well with; ``parts`` and the stage's settings may be given in part."""
     settings = {"name": "tune", "train": {"connectors": 1e-3}, "data": [{"annotations": "a.json"}], **(stage or {})}
     whole = {"global_batch_size": 16, "precision": "bfloat16", **settings}
@@ -36,10 +36,10 @@ def measured(stage: dict[str, Any] | None = None, **changes: Any) -> Measurement
         "memory": 60 * GIB,
         "memory_limit": 80 * GIB,
     }
-    return Measurements(stage=Stage.model_validate(whole), parts=parts, **(values | changes))
+    return StepMeasurements(stage=Stage.model_validate(whole), parts=parts, **(values | changes))
 
 
-def advice(found: Measurements) -> str:
+def advice(found: StepMeasurements) -> str:
     return "\n".join(diagnose(found)[1])
 
 

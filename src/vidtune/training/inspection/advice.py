@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from statistics import median
 
-from vidtune.training.inspection.doctor import Measurements
+from vidtune.training.inspection.doctor import StepMeasurements
 
 NOTABLE_WAIT = 0.1  # share of the time spent waiting for data
 NOTABLE_PART = 0.03
@@ -22,7 +22,7 @@ STARVED = 0.5  # share of a worker's time spent computing below which it is said
 IDLE = 0.3  # busy share of the workers below which fewer are enough
 
 
-def diagnose(found: Measurements) -> tuple[str, list[str]]:
+def diagnose(found: StepMeasurements) -> tuple[str, list[str]]:
     """Returns the bottleneck in one sentence, and the advice, the most useful first."""
     rules = (
         no_workers,
@@ -40,7 +40,7 @@ def diagnose(found: Measurements) -> tuple[str, list[str]]:
     return bottleneck(found), [advice for rule in rules for advice in rule(found)]
 
 
-def bottleneck(found: Measurements) -> str:
+def bottleneck(found: StepMeasurements) -> str:
     """Returns the part that limits the speed, in one sentence."""
     waiting, behind = found.waiting / found.seconds, falls_behind(found)
     transfer, optimizer = (found.parts[name] / found.seconds for name in ("transfer", "optimizer"))
@@ -62,7 +62,7 @@ def bottleneck(found: Measurements) -> str:
     return f"computing: forward and backward take {computing:.0%} of the time, data keep up (wait {waiting:.0%})"
 
 
-def no_workers(found: Measurements) -> Iterator[str]:
+def no_workers(found: StepMeasurements) -> Iterator[str]:
     """Rule: decoding inside the training process takes its cores and its interpreter."""
     if found.workers == 0 and found.decoding:
         share = found.decoding / found.seconds
@@ -72,7 +72,7 @@ def no_workers(found: Measurements) -> Iterator[str]:
         )
 
 
-def more_workers(found: Measurements) -> Iterator[str]:
+def more_workers(found: StepMeasurements) -> Iterator[str]:
     """Rule: the workers decode more slowly than the device computes."""
     if not found.workers or not is_short_of_data(found) or not found.decoding:
         return
@@ -91,7 +91,7 @@ def more_workers(found: Measurements) -> Iterator[str]:
         )
 
 
-def starved_workers(found: Measurements) -> Iterator[str]:
+def starved_workers(found: StepMeasurements) -> Iterator[str]:
     """Rule: the workers wait for the disk or for a core."""
     if not found.workers or not found.decoding or not is_short_of_data(found):
         return
@@ -111,7 +111,7 @@ def starved_workers(found: Measurements) -> Iterator[str]:
         )
 
 
-def slow_files(found: Measurements) -> Iterator[str]:
+def slow_files(found: StepMeasurements) -> Iterator[str]:
     """Rule: some files take far longer than the others; the slowest first."""
     usual = median(found.files.values()) if found.files else 0.0
     named = sorted(found.files.items(), key=lambda item: -item[1])[:SLOW_FILES_NAMED]
@@ -123,7 +123,7 @@ def slow_files(found: Measurements) -> Iterator[str]:
             )
 
 
-def failed_files(found: Measurements) -> Iterator[str]:
+def failed_files(found: StepMeasurements) -> Iterator[str]:
     """Rule: files that cannot be read cost time in every run."""
     if found.failed:
         path, reason = next(iter(found.failed.items()))
@@ -133,7 +133,7 @@ def failed_files(found: Measurements) -> Iterator[str]:
         )
 
 
-def grey_levels(found: Measurements) -> Iterator[str]:
+def grey_levels(found: StepMeasurements) -> Iterator[str]:
     """Rule: float pixels are four times as large as the grey levels that they come from."""
     share = found.parts["transfer"] / found.seconds
     if found.float_streams and found.device != "cpu" and share >= NOTABLE_PART:
@@ -144,7 +144,7 @@ def grey_levels(found: Measurements) -> Iterator[str]:
         )
 
 
-def packs(found: Measurements) -> Iterator[str]:
+def packs(found: StepMeasurements) -> Iterator[str]:
     """Rule: the packs are not full, or smaller than the device could process at once."""
     per, limit = found.packs / found.steps, found.stage.max_tokens_per_batch
     share = found.memory / found.memory_limit if found.memory_limit else 1.0
@@ -160,7 +160,7 @@ def packs(found: Measurements) -> Iterator[str]:
         )
 
 
-def checkpointing(found: Measurements) -> Iterator[str]:
+def checkpointing(found: StepMeasurements) -> Iterator[str]:
     """Rule: recomputing activations saves memory that is not needed."""
     share = found.memory / found.memory_limit if found.memory_limit else 1.0
     if found.stage.gradient_checkpointing and share < ROOMY:
@@ -170,19 +170,19 @@ def checkpointing(found: Measurements) -> Iterator[str]:
         )
 
 
-def precision(found: Measurements) -> Iterator[str]:
+def precision(found: StepMeasurements) -> Iterator[str]:
     """Rule: accelerators compute in bfloat16 many times faster than in float32."""
     if found.device == "cuda" and found.stage.precision == "float32" and not is_short_of_data(found):
         yield "set precision: bfloat16: the stage computes in float32, which uses a fraction of this device's speed"
 
 
-def compute_threads(found: Measurements) -> Iterator[str]:
+def compute_threads(found: StepMeasurements) -> Iterator[str]:
     """Rule: cores are idle while the CPU computes."""
     if found.device == "cpu" and found.threads < found.cores and not is_short_of_data(found):
         yield f"computing uses {found.threads} of {found.cores} cores: set OMP_NUM_THREADS={found.cores}, or unset it"
 
 
-def idle_workers(found: Measurements) -> Iterator[str]:
+def idle_workers(found: StepMeasurements) -> Iterator[str]:
     """Rule: workers without work take memory, and cores that the CPU needs for computing."""
     if found.workers < 2 or is_short_of_data(found) or not found.decoding:
         return
@@ -191,33 +191,33 @@ def idle_workers(found: Measurements) -> Iterator[str]:
         yield f"workers: {enough} would do (now {found.workers}, which are busy {busy:.0%} of the time)"
 
 
-def is_short_of_data(found: Measurements) -> bool:
+def is_short_of_data(found: StepMeasurements) -> bool:
     """Returns whether steps wait for data, or will wait when the packs that are ready now are used up."""
     return found.waiting / found.seconds >= NOTABLE_WAIT or falls_behind(found)
 
 
-def falls_behind(found: Measurements) -> bool:
+def falls_behind(found: StepMeasurements) -> bool:
     """Returns whether the workers need more time for the files of a step than the rest of the step takes."""
     return supply(found) > HEADROOM * found.working
 
 
-def supply(found: Measurements) -> float:
+def supply(found: StepMeasurements) -> float:
     """Returns the seconds in which the data of all steps can be ready, if nothing else slows the workers down."""
     return found.decoding / found.workers if found.workers else found.decoding + found.tokenizing
 
 
-def wanted_workers(found: Measurements) -> int:
+def wanted_workers(found: StepMeasurements) -> int:
     """Returns the number of workers that decode as fast as the rest computes, limited by the cores."""
     needed = math.ceil(HEADROOM * found.decoding / found.working)
     return max(1, min(needed, found.cores - 1))
 
 
-def workers(found: Measurements) -> str:
+def workers(found: StepMeasurements) -> str:
     """Returns the number of workers in words."""
     return {0: "in this process", 1: "1 worker"}.get(found.workers, f"{found.workers} workers")
 
 
-def per_step(found: Measurements, seconds: float) -> str:
+def per_step(found: StepMeasurements, seconds: float) -> str:
     """Returns the time of one step in words, from the seconds of all steps."""
     return f"{seconds / found.steps:.3g} s"
 
@@ -227,7 +227,7 @@ def megabytes(size: float) -> str:
     return f"{size / 1e6:.3g} MB"
 
 
-def describe(found: Measurements) -> str:
+def describe(found: StepMeasurements) -> str:
     """Returns measurements and advice as lines of text."""
     parts = {
         "waiting for data": found.waiting,

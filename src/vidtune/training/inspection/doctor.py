@@ -38,8 +38,8 @@ PARTS = ("transfer", "forward", "backward", "optimizer")
 
 
 @dataclass
-class Measurements:
-    """Measurements of a few steps. Seconds and counts are sums over all measured steps.
+class StepMeasurements:
+    """StepMeasurements of a few steps. Seconds and counts are sums over all measured steps.
 
     Args:
         stage: settings of the stage.
@@ -97,7 +97,7 @@ class Measurements:
 
 def examine(
     recipe: Recipe, *, stage: str | None = None, steps: int = 8, device: str | None = None, out: Path | None = None
-) -> Measurements:
+) -> StepMeasurements:
     """Run a few steps of a stage and return the measurements.
 
     If the stage starts from the result of another stage, the recipe's own model is used instead; the work is the same.
@@ -139,7 +139,7 @@ def _only(recipe: Recipe, name: str | None, steps: int) -> Recipe:
     return recipe.model_copy(update={"stages": (chosen,), "trackers": ()})
 
 
-def _measure(setup: StageSetup, device: torch.device, steps: int) -> Measurements:
+def _measure(setup: StageSetup, device: torch.device, steps: int) -> StepMeasurements:
     stage, preprocessing = setup.stage, setup.processor.preprocessing
     workers = media_workers(stage.workers)
     torch.set_num_threads(thread_budget(workers=0 if device.type == "cpu" else workers))
@@ -148,8 +148,8 @@ def _measure(setup: StageSetup, device: torch.device, steps: int) -> Measurement
         loader = PackLoader(setup.plan, tokenizing.example, preprocessing, pool)
         with Ahead(iter(loader), max_bytes=pool.max_waiting) as packs:
             # The first step is not measured: it starts workers, fills caches and creates the optimizer state.
-            steps_of.run(1, packs, Measurements(stage))
-            found = Measurements(stage, device.type, available_cores(), torch.get_num_threads(), workers)
+            steps_of.run(1, packs, StepMeasurements(stage))
+            found = StepMeasurements(stage, device.type, available_cores(), torch.get_num_threads(), workers)
             used = steps_of.run(steps, packs, found)
     found.failed = {path: result.error.reason for path, result in pool.results.items() if result.error is not None}
     if not found.packs:
@@ -184,7 +184,7 @@ class _Steps:
         self._teachers = setup.teachers
         self._teachers.to(device, frozen_dtype(stage))
 
-    def run(self, count: int, packs: Ahead, found: Measurements) -> set[str]:
+    def run(self, count: int, packs: Ahead, found: StepMeasurements) -> set[str]:
         """Make steps and add their measurements to ``found``. Returns the media files of their samples."""
         used: set[str] = set()
         started, waited = time.perf_counter(), packs.seconds_waited
@@ -205,7 +205,7 @@ class _Steps:
         found.seconds, found.waiting = time.perf_counter() - started, packs.seconds_waited - waited
         return used
 
-    def _backward(self, batch: Batch, is_last: bool, found: Measurements) -> None:
+    def _backward(self, batch: Batch, is_last: bool, found: StepMeasurements) -> None:
         with self._part("transfer", found):
             moved = self._transfer.take(batch)
         with self._part("forward", found):
@@ -221,7 +221,7 @@ class _Steps:
         found.media_bytes += sum(tensor.nbytes for media in batch.media.values() for tensor in media.tensors())
 
     @contextmanager
-    def _part(self, name: str, found: Measurements) -> Iterator[None]:
+    def _part(self, name: str, found: StepMeasurements) -> Iterator[None]:
         started = time.perf_counter()
         yield
         if self._device.type == "cuda":

@@ -112,12 +112,12 @@ def require_named_towers(recipe: Recipe, config: VideoLMConfig, source: str | No
 
 
 def leaves_bundle(stage: Stage) -> bool:
-    """Whether the stage's result stands on its base: adapters were trained, or the base was held in few bits."""
+    """Returns whether the result of the stage is a bundle on its base: with adapters, or with a quantised base."""
     return bool(stage.quantize) or any(how.lora for how in stage.train.values())
 
 
 def trained_components(stage: Stage, model: VideoLM) -> dict[str, Train]:
-    """How each component that the stage trains does so.
+    """Returns the training settings of each component that the stage trains.
 
     Raises:
         UserError: a component, or a layer to adapt, that does not exist.
@@ -131,7 +131,7 @@ def trained_components(stage: Stage, model: VideoLM) -> dict[str, Train]:
 
 
 def check_quantization(stage: Stage) -> None:
-    """Raise UserError when ``quantize`` contradicts other settings of the stage, or cannot be had here."""
+    """Raise UserError if ``quantize`` contradicts other settings of the stage, or cannot be used here."""
     if stage.quantize is None:
         return
     where = f"stage {stage.name!r}: quantize: {stage.quantize}"
@@ -144,7 +144,7 @@ def check_quantization(stage: Stage) -> None:
 
 
 def stage_dtypes(stage: Stage) -> Callable[[str], torch.dtype]:
-    """The dtype of a component's weights: float32 where all of them train, the frozen dtype elsewhere."""
+    """Returns a function component -> dtype of its weights: float32 if all of them train, else the frozen dtype."""
 
     def dtype(component: str) -> torch.dtype:
         trains = any(component_matches(glob, component) and not how.lora for glob, how in stage.train.items())
@@ -154,8 +154,9 @@ def stage_dtypes(stage: Stage) -> Callable[[str], torch.dtype]:
 
 
 def checkpoint_activations(model: VideoLM) -> None:
-    """Recompute the language model's activations in the backward pass; on the whole model it would switch frozen
-    towers too.
+    """Recompute the activations of the language model in the backward pass.
+
+    It is not set on the whole model, because that would change frozen towers too.
     """
     language_model = model.language_model
     enable: Callable[[], None] = getattr(
@@ -165,7 +166,7 @@ def checkpoint_activations(model: VideoLM) -> None:
 
 
 def frozen_dtype(stage: Stage) -> torch.dtype:
-    """The dtype of weights that do not train."""
+    """Returns the dtype of weights that do not train."""
     return torch.bfloat16 if stage.precision == "bfloat16" else torch.float32
 
 
