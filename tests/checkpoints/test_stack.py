@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from vidtune.checkpoints.build import build_model, build_processor
 from vidtune.checkpoints.checkpoints import Checkpoint, LoadReport, find_format, load_checkpoint, save_checkpoint
 from vidtune.errors import UserError
-from vidtune.models.towers import tower_config
 from vidtune.models.towers.absent import AbsentTower
+from vidtune.models.towers.base import tower_config
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Batch, StreamBatch
 from vidtune.recipe.types import Recipe

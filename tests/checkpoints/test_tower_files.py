@@ -20,7 +20,7 @@ from vidtune.checkpoints.files.tensors import read_shapes, read_state
 from vidtune.checkpoints.formats import TowerFile
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
-from vidtune.models.towers import tower_config
+from vidtune.models.towers.base import tower_config
 from vidtune.recipe.types import Recipe, Train
 from vidtune.registry import SYSTEMS
 from vidtune.systems.parts.languagebind import LANGUAGEBIND_TOWER

@@ -18,7 +18,7 @@ from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.models.distillation import Teacher, aligned_loss, every_fourth_layer
 from vidtune.models.letterbox import letterbox
-from vidtune.models.towers import tower_config
+from vidtune.models.towers.base import tower_config
 from vidtune.models.towers.token_grid import TokenGrid
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.order import modality_grouped_order

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vidtune.checkpoints.checkpoints import LoadReport, rename
 from vidtune.checkpoints.files.tensors import read_shapes, read_state
 from vidtune.checkpoints.formats import TowerFile
-from vidtune.models.towers import tower_config
+from vidtune.models.towers.base import tower_config
 
 FIXTURES = Path(__file__).parents[1] / "parity" / "fixtures"
 FOLDER = Path(os.environ.get("VIDTUNE_PARITY", FIXTURES)) / "longvale"

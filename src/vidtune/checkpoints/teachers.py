@@ -14,7 +14,7 @@ from vidtune.errors import UserError
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.distillation import Teacher, every_fourth_layer
-from vidtune.models.towers import tower_config
+from vidtune.models.towers.base import tower_config
 from vidtune.models.towers.clip import ClipTowerConfig
 from vidtune.recipe.types import Distillation, Recipe
 from vidtune.registry import SYSTEMS

@@ -5,10 +5,10 @@ from typing import Any
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
-from vidtune.models.connectors import ConnectorConfig, connector_config
+from vidtune.models.connectors.base import ConnectorConfig, connector_config
 from vidtune.models.distillation import AlignmentConfig
-from vidtune.models.towers import TowerConfig, tower_config
 from vidtune.models.towers.absent import AbsentTower
+from vidtune.models.towers.base import TowerConfig, tower_config
 
 
 class VideoLMConfig(PreTrainedConfig):

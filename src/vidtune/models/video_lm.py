@@ -16,7 +16,8 @@ from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_loss
 from vidtune.models.language_model.attention import PACKED_ATTENTION, check_attention, register_attention
-from vidtune.models.language_model.loss import head_loss_sum, knows_logits, logit_adjustment
+from vidtune.models.language_model.head import knows_logits, logit_adjustment
+from vidtune.models.language_model.loss import head_loss_sum
 from vidtune.processing.absent_towers import absent_message
 from vidtune.processing.batch import IGNORED, Batch, StreamBatch
 from vidtune.processing.processor import VideoLMProcessor

@@ -7,7 +7,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vidtune.models.language_model.loss import _ADJUSTED, _PLAIN, head_loss_sum
+from vidtune.models.language_model.head import _ADJUSTED, _PLAIN
+from vidtune.models.language_model.loss import head_loss_sum
 
 WIDTH, VOCABULARY = 16, 301
 CHUNK = 4 * VOCABULARY * 7  # bytes of seven positions' logits

@@ -22,7 +22,8 @@ from vidtune.checkpoints.checkpoints import LoadReport, load_ours_model, rename
 from vidtune.errors import UserError
 from vidtune.media.preprocessing.sound import FbankPreprocessing
 from vidtune.models.config import VideoLMConfig
-from vidtune.models.towers import beats, tower_config
+from vidtune.models.towers import beats
+from vidtune.models.towers.base import tower_config
 from vidtune.models.towers.beats import BeatsTowerConfig, relative_buckets
 from vidtune.models.video_lm import VideoLM
 from vidtune.systems.parts.microsoft_beats import BEATS_TOWER, beats_sizes

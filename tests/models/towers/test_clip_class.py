@@ -9,7 +9,8 @@ from torch.testing import assert_close
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
-from vidtune.models.towers import clip_class, tower_config
+from vidtune.models.towers import clip_class
+from vidtune.models.towers.base import tower_config
 from vidtune.models.towers.clip_class import ClipClassTowerConfig
 from vidtune.systems.parts.openai_clip import CLASS_TOWER, class_tower_sizes
 

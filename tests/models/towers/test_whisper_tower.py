@@ -11,7 +11,8 @@ from transformers.models.whisper.modeling_whisper import sinusoids
 from vidtune.checkpoints.build import _drawn
 from vidtune.checkpoints.checkpoints import load_ours_model
 from vidtune.models.config import VideoLMConfig
-from vidtune.models.towers import tower_config, whisper
+from vidtune.models.towers import whisper
+from vidtune.models.towers.base import tower_config
 from vidtune.models.towers.whisper import WhisperTowerConfig
 from vidtune.models.video_lm import VideoLM
 from vidtune.systems.parts.openai_whisper import ENCODER_TOWER, encoder_sizes

@@ -8,6 +8,7 @@ from torch import nn
 
 from vidtune.checkpoints.lora.adapters import is_adapter_weight
 from vidtune.errors import UserError
+from vidtune.models.language_model.head import output_head
 from vidtune.recipe.types import LoRA
 from vidtune.spelling import suggestion
 
@@ -45,11 +46,6 @@ def target_layers(part: nn.Module, settings: LoRA, where: str) -> list[str]:
         if shared is not None:
             raise UserError(f"{where}: {shared!r} shares its weights with the embeddings; leave it out of layers")
     return chosen
-
-
-def output_head(part: nn.Module) -> nn.Module | None:
-    """The layer that gives logits, of a language model; None for other components."""
-    return getattr(part, "get_output_embeddings", lambda: None)()
 
 
 def add_adapters(part: nn.Module, settings: LoRA, seed: int, where: str) -> list[str]:

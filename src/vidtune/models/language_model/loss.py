@@ -7,7 +7,6 @@ kind (adapters, quantised weights) are called chunk by chunk and once more in th
 Legend: N positions, D language-model width, V vocabulary.
 """
 
-from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, cast
@@ -18,31 +17,11 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, linear, log_softmax
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedConfig
+
+from vidtune.models.language_model.head import Adjustment
 
 CHUNK_BYTES = 256 * 2**20
 """Size of the float32 logits of one chunk; at the peak a few tensors of that size exist."""
-
-Adjustment = Callable[[Tensor], Tensor]
-# Families whose logits are known to be the head's output on the decoder's last hidden state, and what they do to it.
-_PLAIN = {"llama", "mistral", "qwen2", "qwen3", "phi3", "olmo2", "gemma", "smollm3"}
-_ADJUSTED: dict[str, tuple[str, Callable[[float], Adjustment]]] = {
-    "cohere": ("logit_scale", lambda scale: lambda logits: logits * scale),
-    "gemma2": ("final_logit_softcapping", lambda cap: lambda logits: torch.tanh(logits / cap) * cap),
-    "granite": ("logits_scaling", lambda scale: lambda logits: logits / scale),
-}
-
-
-def knows_logits(config: PreTrainedConfig) -> bool:
-    """Whether the logits of this family follow from its decoder and head by :func:`logit_adjustment`."""
-    return config.model_type in _PLAIN or config.model_type in _ADJUSTED
-
-
-def logit_adjustment(config: PreTrainedConfig) -> Adjustment | None:
-    """What a language model of a known family does to its head's output, e.g. soft-capping; None for nothing."""
-    key, make = _ADJUSTED.get(config.model_type, ("", None))
-    value = getattr(config, key, None)
-    return None if make is None or value is None else make(value)
 
 
 def head_loss_sum(

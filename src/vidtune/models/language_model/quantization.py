@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vidtune.checkpoints.lora.injection import output_head
 from vidtune.errors import UserError
+from vidtune.models.language_model.head import output_head
 
 
 def require_bitsandbytes(where: str) -> None:

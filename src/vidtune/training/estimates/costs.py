@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from vidtune.checkpoints.lora.injection import add_adapters
 from vidtune.models.batch_norm_statistics import deferred_statistics
 from vidtune.models.config import VideoLMConfig
-from vidtune.models.towers import TowerConfig
+from vidtune.models.towers.base import TowerConfig
 from vidtune.models.video_lm import VideoLM, is_trainable
 from vidtune.recipe.types import Train
 from vidtune.training.ranks.parallel import layers as layers_of

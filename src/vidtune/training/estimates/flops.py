@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from vidtune.models.config import VideoLMConfig
-from vidtune.models.towers import TowerConfig
+from vidtune.models.towers.base import TowerConfig
 from vidtune.recipe.types import Train
 from vidtune.training.estimates.costs import StageCosts, stage_costs
 
