@@ -1,7 +1,90 @@
-"""vidtune: train, run and validate video language models."""
+"""vidtune: train, run and validate video language models.
+
+Everything in ``__all__`` is documented, typed and kept stable; the rest is private. Names load when they are first
+used, so that ``import vidtune`` takes no time.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from vidtune.models.auto import announce_auto_classes as _announce_auto_classes
 
 __version__ = "0.1.0"
+
+_PLACES = {
+    "Chat": "vidtune.api",
+    "Model": "vidtune.api",
+    "Recipe": "vidtune.recipe.types",
+    "Reply": "vidtune.api",
+    "UserError": "vidtune.errors",
+    "answer": "vidtune.api",
+    "chat": "vidtune.api",
+    "evaluate": "vidtune.api",
+    "load": "vidtune.api",
+    "load_recipe": "vidtune.recipe.types",
+    "register_annotations": "vidtune.extending",
+    "register_benchmark": "vidtune.extending",
+    "register_connector": "vidtune.extending",
+    "register_judge": "vidtune.extending",
+    "register_preprocessing": "vidtune.extending",
+    "register_rule": "vidtune.extending",
+    "register_system": "vidtune.extending",
+    "register_tower": "vidtune.extending",
+    "stream": "vidtune.api",
+    "train": "vidtune.api",
+}
+
+__all__ = [
+    "Chat",
+    "Model",
+    "Recipe",
+    "Reply",
+    "UserError",
+    "__version__",
+    "answer",
+    "chat",
+    "evaluate",
+    "load",
+    "load_recipe",
+    "register_annotations",
+    "register_benchmark",
+    "register_connector",
+    "register_judge",
+    "register_preprocessing",
+    "register_rule",
+    "register_system",
+    "register_tower",
+    "stream",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from vidtune.api import Chat, Model, Reply, answer, chat, evaluate, load, stream, train
+    from vidtune.errors import UserError
+    from vidtune.extending import (
+        register_annotations,
+        register_benchmark,
+        register_connector,
+        register_judge,
+        register_preprocessing,
+        register_rule,
+        register_system,
+        register_tower,
+    )
+    from vidtune.recipe.types import Recipe, load_recipe
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'vidtune' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 _announce_auto_classes()

@@ -15,9 +15,17 @@ from vidtune.spelling import suggestion
 if TYPE_CHECKING:
     from vidtune.evaluation.benchmarks.base import Benchmark
     from vidtune.evaluation.judges.base import Judge
+    from vidtune.media.preprocessing.frame_sampling import SamplingRule
+    from vidtune.processing.times import TimeRule
     from vidtune.systems.base import System
 
 Part = TypeVar("Part")
+
+
+class UnknownNameError(UserError, KeyError):
+    """A name that no part of a registry has."""
+
+    __str__ = Exception.__str__
 
 
 class Registry(Mapping[str, Part], Generic[Part]):
@@ -27,14 +35,15 @@ class Registry(Mapping[str, Part], Generic[Part]):
         kind: what one part is called in messages, such as ``"system"``.
         room: module whose ``PARTS`` lists the parts of this package.
         group: name of the entry points by which other packages list theirs.
+        prefix: what the names of these entry points begin with, where several registries share a group.
 
     Raises:
         UserError: a name that is not known (the nearest known one is named), a name that two packages use, or a part
             that cannot be imported.
     """
 
-    def __init__(self, kind: str, room: str, group: str) -> None:
-        self.kind, self.room, self.group = kind, room, group
+    def __init__(self, kind: str, room: str, group: str, prefix: str = "") -> None:
+        self.kind, self.room, self.group, self.prefix = kind, room, group, prefix
         self.loaded: dict[str, Part] = {}
         self._places: dict[str, tuple[str, str]] | None = None
 
@@ -89,7 +98,8 @@ class Registry(Mapping[str, Part], Generic[Part]):
     def _place(self, name: str) -> tuple[str, str]:
         places = self._listed()
         if name not in places:
-            raise UserError(f"unknown {self.kind} {name!r}; {suggestion(name.lower().replace('-', '_'), places)}")
+            nearest = suggestion(str(name).lower().replace("-", "_"), places)
+            raise UnknownNameError(f"unknown {self.kind} {name!r}; {nearest}")
         return places[name]
 
     def _listed(self) -> dict[str, tuple[str, str]]:
@@ -97,11 +107,13 @@ class Registry(Mapping[str, Part], Generic[Part]):
         if self._places is None:
             places = {name: (place, "vidtune") for name, place in import_module(self.room).PARTS.items()}
             for point in entry_points(group=self.group):
-                package = point.dist.name if point.dist else point.value.partition(".")[0]
-                if point.name in places:
-                    owner = places[point.name][1]
-                    raise UserError(f"{self.kind} {point.name!r} is in package {package} and in package {owner}")
-                places[point.name] = (point.value, package)
+                if not point.name.startswith(self.prefix):
+                    continue
+                name = point.name.removeprefix(self.prefix)
+                package = point.dist.name if point.dist else point.module.partition(".")[0]
+                if name in places:
+                    raise UserError(f"{self.kind} {name!r} is in package {package} and in package {places[name][1]}")
+                places[name] = (point.value, package)
             self._places = places
         return self._places
 
@@ -113,4 +125,20 @@ ANNOTATIONS: Registry[Any] = Registry("annotation format", "vidtune.data", "vidt
 TOWERS: Registry[type] = Registry("tower type", "vidtune.models.towers", "vidtune.towers")
 CONNECTORS: Registry[type] = Registry("connector type", "vidtune.models.connectors", "vidtune.connectors")
 PREPROCESSING: Registry[type] = Registry("preprocessing", "vidtune.media.preprocessing", "vidtune.preprocessing")
-RULES: Registry[Any] = Registry("rule", "vidtune.media.preprocessing.rules", "vidtune.rules")
+SAMPLING_RULES: "Registry[SamplingRule]" = Registry(
+    "frame sampling rule", "vidtune.media.preprocessing.frame_sampling", "vidtune.rules", "sampling."
+)
+TIME_RULES: "Registry[TimeRule]" = Registry("rule for times", "vidtune.processing.times", "vidtune.rules", "times.")
+
+REGISTRIES: tuple[Registry[Any], ...] = (
+    SYSTEMS,
+    BENCHMARKS,
+    JUDGES,
+    ANNOTATIONS,
+    TOWERS,
+    CONNECTORS,
+    PREPROCESSING,
+    SAMPLING_RULES,
+    TIME_RULES,
+)
+"""All registries: one for each kind of part."""

@@ -56,7 +56,7 @@ def test_a_mark_needs_a_rule() -> None:
     with pytest.raises(SampleProblem, match="<s1> stands for a moment") as caught:
         mark_times(TURNS, TIMES, None)
     assert caught.value.reason == "times without a rule"
-    with pytest.raises(UserError, match="unknown rule for times 'frames'; there are percent"):
+    with pytest.raises(UserError, match="unknown rule for times 'frames'; known: percent"):
         mark_times(TURNS, TIMES, "frames")
 
 

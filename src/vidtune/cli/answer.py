@@ -1,7 +1,6 @@
 """``vidtune answer``: ask a checkpoint about videos and images."""
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +9,7 @@ import typer
 from vidtune.cli.options.loading import ModelBase, Towers, assignments
 
 if TYPE_CHECKING:
-    from vidtune.data.sample import MediaRef
-    from vidtune.systems.base import System
+    from vidtune.api import Reply
 
 
 def answer(
@@ -37,7 +35,7 @@ def answer(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 512,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above, tokens are drawn.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Draw from the tokens that hold this share of probability.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of the drawing.")] = 42,
+    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 42,
     prompt: Annotated[str | None, typer.Option(help="Prompt format; default: the system's for answering.")] = None,
     model_base: ModelBase = None,
     tower: Towers = None,
@@ -48,111 +46,48 @@ def answer(
 ) -> None:
     """Answer questions about videos and images; all questions share the media.
 
-    What else a system hears in a video is read from the same file. Moments in an answer are shown in seconds too.
+    Streams that accompany a video, such as its sound, are read from the same file. Moments in an answer are printed in
+    seconds too.
     """
-    from vidtune.checkpoints.checkpoints import load_checkpoint
-    from vidtune.cli.options.compute import pick_device, pick_dtype
-    from vidtune.errors import UserError
-    from vidtune.generation.engine import AnswerEngine
-    from vidtune.generation.settings import GenerationSettings, Request
-    from vidtune.processing.times import with_seconds
-    from vidtune.registry import SYSTEMS
+    import vidtune
+    from vidtune.processing.asked_media import require_files
 
-    given = {"video": video or [], "image": image or []}
-    if absent := next((path for paths in given.values() for path in paths if not path.exists()), None):
-        raise UserError(f"{absent}: no such file")
-    stand_in = assignments(features, "--features")
-    settings = GenerationSettings(
-        max_new_tokens=max_new_tokens,
-        do_sample=temperature > 0,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-    )
-    loaded = load_checkpoint(
+    require_files({"video": video or [], "image": image or []})
+    model = vidtune.load(
         checkpoint,
         base=model_base,
         towers=assignments(tower, "--tower"),
         tokenizer=tokenizer,
-        dtype=pick_dtype(dtype),
-        device=pick_device(device),
+        device=device,
+        dtype=dtype,
     )
-    for warning in loaded.report.warnings:
+    for warning in model.report.warnings if model.report else ():
         typer.echo(f"warning: {warning}", err=True)
-    system = SYSTEMS[loaded.processor.system]
-    media = _media(given, stand_in, system)
-    processor = loaded.processor.without({*(without or ()), *_unread(media)})
-    seconds = _duration(media, duration) if system.dialect.times else None
-    requests = [Request(str(number), media, text) for number, text in enumerate(question)]
-    prompt = prompt or system.dialect.answering_prompt
-    with AnswerEngine(loaded.model, processor, settings, prompt=prompt, media_timeout=media_timeout) as engine:
-        for reply in engine.answer(requests):
-            if reply.error is not None:
-                raise UserError(reply.error)
-            asked = question[int(reply.id)]
-            if as_json:
-                record = {"question": asked, "answer": reply.text, "finish_reason": reply.finish_reason}
-                record |= _spans(reply.text, seconds, system.dialect.times)
-                typer.echo(json.dumps(record, ensure_ascii=False))
-                continue
-            text = (
-                with_seconds(reply.text, seconds, system.dialect.times)
-                if seconds and system.dialect.times
-                else reply.text
-            )
-            typer.echo(f"{asked}\n  {text}" if len(question) > 1 else text)
+    replies = model.answer(
+        question,
+        video=video,
+        image=image,
+        features=assignments(features, "--features"),
+        without=without or (),
+        duration=duration,
+        prompt=prompt,
+        media_timeout=media_timeout,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    )
+    for reply in replies:
+        if as_json:
+            typer.echo(json.dumps(_record(reply), ensure_ascii=False))
+        else:
+            text = reply.with_seconds()
+            typer.echo(f"{reply.question}\n  {text}" if len(question) > 1 else text)
 
 
-def _media(
-    given: Mapping[str, Sequence[Path]], features: Mapping[str, str], system: "System"
-) -> "tuple[MediaRef, ...]":
-    """The files by stream, in this order, each with the features that stand in for it.
-
-    Raises:
-        UserError: features of no known kind, or of several files.
-    """
-    from vidtune.data.sample import MediaRef
-    from vidtune.errors import UserError
-    from vidtune.media.feature_file import FEATURE_SUFFIXES, is_feature_file
-
-    files = {stream: [str(path.resolve()) for path in paths] for stream, paths in given.items()}
-    owners = {companion: owner for owner, companions in system.dialect.companions.items() for companion in companions}
-    found: dict[str, list[tuple[str, str]]] = {}
-    for stream, path in features.items():
-        if not Path(path).is_file():
-            raise UserError(f"--features {stream}: {path}: no such file")
-        if not is_feature_file(path):
-            raise UserError(f"--features {stream}: {path}: features are read from {', '.join(FEATURE_SUFFIXES)}")
-        found.setdefault(owners.get(stream, stream), []).append((stream, str(Path(path).resolve())))
-    refs = []
-    for stream in dict.fromkeys((*files, *found)):
-        paths, stand_in = files.get(stream, []), tuple(found.get(stream, ()))
-        if stand_in and len(paths) > 1:
-            raise UserError(f"--features {stand_in[0][0]}: can stand in for one {stream} file only, not {len(paths)}")
-        refs += [MediaRef(stream, path, stand_in) for path in paths or ([""] if stand_in else [])]
-    return tuple(refs)
-
-
-def _unread(media: "Sequence[MediaRef]") -> set[str]:
-    """Streams of which there is neither a file nor features, only companions' features."""
-    return {ref.stream for ref in media if ref.read_by(ref.stream) is None}
-
-
-def _duration(media: "Sequence[MediaRef]", told: float | None) -> float | None:
-    """Seconds that answers about the media are timed by; None where there is not one file that has them."""
-    from vidtune.media.probe import probe
-
-    if told is not None:
-        return told
-    timed = [seconds for ref in media if ref.path and (seconds := probe(ref.path).duration) > 0]
-    return timed[0] if len(timed) == 1 else None
-
-
-def _spans(text: str, duration: float | None, rule: str | None) -> dict[str, Any]:
-    """Stretches of time that an answer names, in seconds."""
-    from vidtune.processing.times import spans_in_text
-
-    if duration is None or rule is None:
-        return {}
-    spans = spans_in_text(text, duration, rule)
-    return {"duration": round(duration, 2), "spans": [[round(start, 2), round(end, 2)] for start, end in spans]}
+def _record(reply: "Reply") -> dict[str, Any]:
+    record: dict[str, Any] = {"question": reply.question, "answer": str(reply), "finish_reason": reply.finish_reason}
+    if reply.duration is None:
+        return record
+    spans = [[round(start, 2), round(end, 2)] for start, end in reply.spans]
+    return {**record, "duration": round(reply.duration, 2), "spans": spans}

@@ -23,12 +23,12 @@ def demo(
     # Matrices this small gain nothing from a second thread, but from a second process; must be set before torch loads.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-    from vidtune.cli.options.compute import pick_device
     from vidtune.cli.options.score_lines import print_score
     from vidtune.evaluation.checkpoint import open_checkpoint
     from vidtune.evaluation.predict import Variant, predict_benchmark
     from vidtune.evaluation.report.page import build_report
     from vidtune.evaluation.scoring import score_run
+    from vidtune.machine.devices import pick_device
     from vidtune.recipe.shipped import DEMO_RECIPE
     from vidtune.recipe.types import load_recipe
 
@@ -87,8 +87,8 @@ def _render(name: str, out: Path) -> Path:
 
 def _train(name: str, variables: dict[str, str], out: Path) -> Path:
     """Train on two processes where there are two cores and no GPU to do it on."""
-    from vidtune.cli.options.compute import pick_device
     from vidtune.machine.cores import available_cores
+    from vidtune.machine.devices import pick_device
     from vidtune.recipe.types import load_recipe
     from vidtune.training.run import train
     from vidtune.training.setup.run_folder import FINAL

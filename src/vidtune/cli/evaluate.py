@@ -72,8 +72,8 @@ class ModelOptions:
 
     def open(self, folder: Path) -> "LoadedCheckpoint":
         """Load the checkpoint, and print its warnings."""
-        from vidtune.cli.options.compute import pick_device, pick_dtype
         from vidtune.evaluation.checkpoint import open_checkpoint
+        from vidtune.machine.devices import pick_device, pick_dtype
 
         pick_dtype(self.dtype)
         towers = assignments(self.tower, "--tower")

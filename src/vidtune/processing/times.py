@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Times, Turn
-from vidtune.errors import UserError
+from vidtune.registry import TIME_RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +29,19 @@ def _write_percent(second: float, duration: float) -> str:
     return f"{min(round(second / duration * 100), 99):02d}"
 
 
-RULES = {
-    # Hundredths of the clip in two digits, 00 to 99 (VTimeLLM, arXiv:2311.18445, section 3; `train/dataset.py`).
-    "percent": TimeRule(
-        write=_write_percent,
-        read=lambda text, duration: int(text) * duration / 100,
-        span=re.compile(r"(?<!\d)(\d\d) (?:to|and) (\d\d)(?!\d)"),
-    )
-}
+# Hundredths of the clip in two digits, 00 to 99 (VTimeLLM, arXiv:2311.18445, section 3; `train/dataset.py`).
+PERCENT = TimeRule(
+    write=_write_percent,
+    read=lambda text, duration: int(text) * duration / 100,
+    span=re.compile(r"(?<!\d)(\d\d) (?:to|and) (\d\d)(?!\d)"),
+)
+
+PARTS = {"percent": f"{__name__}:PERCENT"}
 
 
 def time_rule(name: str) -> TimeRule:
-    """Raises UserError for a name that is no rule."""
-    if name not in RULES:
-        raise UserError(f"unknown rule for times {name!r}; there are {', '.join(RULES)}")
-    return RULES[name]
+    """Return the rule of that name. Raises UserError for an unknown name."""
+    return TIME_RULES[name]
 
 
 def mark_times(turns: Sequence[Turn], times: Times | None, rule: str | None) -> tuple[Turn, ...]:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vidtune.media.preprocessing.frame_sampling import RULES, frame_indices
+from vidtune.media.preprocessing.frame_sampling import frame_indices
+from vidtune.registry import SAMPLING_RULES
 
 PARITY = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parents[2] / "parity" / "fixtures"))
 
@@ -16,7 +17,7 @@ def test_linspace_equals_the_official_indices() -> None:
         assert frame_indices("linspace", int(num_frames), 8) == expected
 
 
-@pytest.mark.parametrize("rule", sorted(name for name, rule in RULES.items() if rule.repeats))
+@pytest.mark.parametrize("rule", sorted(name for name, rule in SAMPLING_RULES.items() if rule.repeats))
 @pytest.mark.parametrize(("num_frames", "count"), [(1, 8), (5, 8), (8, 8), (9, 8), (1000, 64), (7, 1), (100003, 3)])
 def test_every_rule_gives_ascending_indices_within_the_clip(rule: str, num_frames: int, count: int) -> None:
     indices = frame_indices(rule, num_frames, count)

@@ -1,10 +1,61 @@
-"""The table of preprocessing kinds."""
+"""Kinds of preprocessing: those of this package, and those that are registered."""
 
-from typing import get_args
+from typing import Literal, get_args
 
-from vidtune.media.preprocessing.kinds import KINDS, Preprocessing
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from vidtune.media.preprocessing.frame_sampling import SamplingRule
+from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing
+from vidtune.registry import PREPROCESSING, SAMPLING_RULES
+
+
+class Halves(VideoPreprocessing):
+    kind: Literal["halves"] = "halves"  # type: ignore[assignment]
+
+
+@pytest.fixture
+def halves():
+    PREPROCESSING.register("halves", Halves)
+    yield
+    PREPROCESSING.unregister("halves")
+
+
+@pytest.fixture
+def backwards():
+    SAMPLING_RULES.register("first", SamplingRule(lambda frames, count, fps: [0] * count))
+    yield
+    SAMPLING_RULES.unregister("first")
 
 
 def test_the_table_and_the_type_of_the_field_hold_the_same_kinds() -> None:
-    assert {name: kind().kind for name, kind in KINDS.items()} == {name: name for name in KINDS}
-    assert set(get_args(get_args(Preprocessing)[0])) == set(KINDS.values())
+    assert {name: kind().kind for name, kind in PREPROCESSING.items()} == {name: name for name in PREPROCESSING}
+    assert set(get_args(get_args(Preprocessing)[0])) == set(PREPROCESSING.values())
+
+
+def test_a_registered_kind_is_read_and_written(halves) -> None:
+    field = TypeAdapter(Preprocessing)
+    value = field.validate_python({"kind": "halves", "num_frames": 3})
+    assert type(value) is Halves and value.num_frames == 3
+    assert type(field.validate_json(field.dump_json(value))) is Halves
+
+
+def test_a_kind_that_nobody_registered_is_refused() -> None:
+    with pytest.raises(ValidationError, match="halves"):
+        TypeAdapter(Preprocessing).validate_python({"kind": "halves"})
+
+
+def test_a_registered_sampling_rule_chooses_frames(backwards) -> None:
+    import numpy as np
+
+    pixels = np.stack([np.full((8, 8, 3), 10 * number, np.uint8) for number in range(5)])
+    clip = VideoPreprocessing(size=8, num_frames=2, sampling="first").apply(pixels)
+    assert clip.shape == (3, 2, 8, 8) and bool((clip[:, 0] == clip[:, 1]).all())
+
+
+def test_a_rule_that_does_not_repeat_is_refused_where_the_number_of_frames_is_fixed() -> None:
+    with pytest.raises(ValidationError, match="fewer frames for short clips"):
+        VideoPreprocessing(sampling="per_second")
+    with pytest.raises(ValidationError, match="did you mean 'linspace'"):
+        VideoPreprocessing(sampling="linspce")

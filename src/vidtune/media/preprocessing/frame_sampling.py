@@ -8,8 +8,13 @@ Sources: ``linspace`` and ``linspace_float32`` are the samplers of the LLaVA fam
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
+from pydantic import AfterValidator
+
+from vidtune.registry import SAMPLING_RULES
+from vidtune.spelling import suggestion
 
 FEW = 8
 """Number of frames below which ``per_second`` samples more densely. Published code uses it for every ``count``."""
@@ -62,20 +67,20 @@ def _arange(num_frames_total: int, count: int, fps: float) -> np.ndarray:
     return np.arange(0, num_frames_total, num_frames_total / count)[:count]
 
 
-RULES: dict[str, SamplingRule] = {
-    "linspace": SamplingRule(_linspace),
-    "linspace_float32": SamplingRule(_linspace_float32),
-    "arange": SamplingRule(_arange),
-    "per_second": SamplingRule(per_second_indices, repeats=False),
-}
-"""Frame sampling rules by name."""
+LINSPACE = SamplingRule(_linspace)
+LINSPACE_FLOAT32 = SamplingRule(_linspace_float32)
+ARANGE = SamplingRule(_arange)
+PER_SECOND = SamplingRule(per_second_indices, repeats=False)
+
+PARTS = {name: f"{__name__}:{name.upper()}" for name in ("linspace", "linspace_float32", "arange", "per_second")}
+"""Frame sampling rules of this package, as :data:`vidtune.registry.SAMPLING_RULES` finds them."""
 
 
 def frame_indices(rule: str, num_frames_total: int, count: int, fps: float = 0.0) -> list[int]:
     """Return the indices of the frames that represent a clip, ascending.
 
     Args:
-        rule: a key of `RULES`.
+        rule: name of a rule in :data:`vidtune.registry.SAMPLING_RULES`.
         num_frames_total: number of frames of the clip; indices count them in presentation order.
         count: number of frames wanted. A rule that repeats gives exactly so many.
         fps: frames per second of the clip; only ``per_second`` uses it.
@@ -83,11 +88,11 @@ def frame_indices(rule: str, num_frames_total: int, count: int, fps: float = 0.0
     Raises:
         ValueError: unknown rule, or a number below 1.
     """
-    if rule not in RULES:
-        raise ValueError(f"unknown frame sampling rule {rule!r}; known: {', '.join(sorted(RULES))}")
+    if rule not in SAMPLING_RULES:
+        raise ValueError(f"unknown frame sampling rule {rule!r}; known: {', '.join(sorted(SAMPLING_RULES))}")
     if num_frames_total < 1 or count < 1:
         raise ValueError(f"cannot sample {count} frames from {num_frames_total}")
-    return [int(position) for position in RULES[rule].choose(num_frames_total, count, fps)]
+    return [int(position) for position in SAMPLING_RULES[rule].choose(num_frames_total, count, fps)]
 
 
 def frame_chooser(rule: str, count: int) -> Callable[[int, float], list[int]]:
@@ -97,3 +102,22 @@ def frame_chooser(rule: str, count: int) -> Callable[[int, float], list[int]]:
 
 def _choose(rule: str, count: int, num_frames_total: int, fps: float) -> list[int]:
     return frame_indices(rule, num_frames_total, count, fps)
+
+
+def _known(rule: str) -> str:
+    if rule not in SAMPLING_RULES:
+        raise ValueError(f"unknown frame sampling rule; {suggestion(rule, SAMPLING_RULES)}")
+    return rule
+
+
+def _known_and_repeating(rule: str) -> str:
+    if not SAMPLING_RULES[_known(rule)].repeats:
+        raise ValueError("this rule gives fewer frames for short clips, but the tower takes a fixed number")
+    return rule
+
+
+SamplingName = Annotated[str, AfterValidator(_known)]
+"""Type of a pydantic field: name of a frame sampling rule."""
+
+RepeatingSamplingName = Annotated[str, AfterValidator(_known_and_repeating)]
+"""Type of a pydantic field: name of a frame sampling rule that always gives the wanted number of frames."""

@@ -5,13 +5,35 @@ A kind is a frozen pydantic model whose ``kind`` field is its name in recipes an
 `PixelPreprocessing` has.
 """
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field, SerializationInfo, SerializerFunctionWrapHandler, ValidatorFunctionWrapHandler
+from pydantic.functional_serializers import WrapSerializer
+from pydantic.functional_validators import WrapValidator
 
+from vidtune.media.preprocessing import PARTS
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.media.preprocessing.sound import FbankPreprocessing, LogMelPreprocessing
+from vidtune.registry import PREPROCESSING
+
+
+def _from_outside(value: Any) -> bool:
+    """Whether settings are of a kind that another package or a call has registered."""
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return kind not in PARTS and kind in PREPROCESSING
+
+
+def _validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    if not _from_outside(value):
+        return handler(value)
+    return value if isinstance(value, BaseModel) else PREPROCESSING[value["kind"]].model_validate(value)  # type: ignore[attr-defined]
+
+
+def _serialize(value: Any, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+    return value.model_dump(mode=info.mode) if _from_outside(value) else handler(value)
+
 
 Preprocessing = Annotated[
     ImagePreprocessing
@@ -21,15 +43,7 @@ Preprocessing = Annotated[
     | FbankPreprocessing
     | LogMelPreprocessing,
     Field(discriminator="kind"),
+    WrapValidator(_validate),
+    WrapSerializer(_serialize),
 ]
-"""Type of a pydantic field that holds the preprocessing of a stream."""
-
-KINDS: dict[str, type] = {
-    "image": ImagePreprocessing,
-    "video": VideoPreprocessing,
-    "any_pixel_image": AnyPixelImagePreprocessing,
-    "any_pixel_video": AnyPixelVideoPreprocessing,
-    "fbank": FbankPreprocessing,
-    "log_mel": LogMelPreprocessing,
-}
-"""Class of each kind of preprocessing, by name."""
+"""Type of a pydantic field that holds the preprocessing of a stream, of a registered kind too."""

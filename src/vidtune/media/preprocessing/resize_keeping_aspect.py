@@ -15,10 +15,11 @@ from PIL import Image
 from pydantic import Field, PositiveInt, model_validator
 
 from vidtune.media.preprocessing import transforms
-from vidtune.media.preprocessing.frame_sampling import RULES, frame_chooser, frame_indices
+from vidtune.media.preprocessing.frame_sampling import SamplingName, frame_chooser, frame_indices
 from vidtune.media.preprocessing.pixels import PixelPreprocessing, check_is_clip
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.video import read_clip
+from vidtune.registry import SAMPLING_RULES
 
 
 class _AnyPixelPreprocessing(PixelPreprocessing):
@@ -93,13 +94,13 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
 
     Args:
         num_frames: maximum number of frames T, taken from the whole clip.
-        sampling: frame sampling rule (``vidtune.media.preprocessing.frame_sampling.RULES``).
+        sampling: frame sampling rule (:data:`vidtune.registry.SAMPLING_RULES`).
         flip_probability: probability that the whole clip is mirrored; the seed alone decides. Without a seed: never.
     """
 
     kind: Literal["any_pixel_video"] = "any_pixel_video"
     num_frames: PositiveInt = 8
-    sampling: Literal["per_second", "linspace"] = "per_second"
+    sampling: SamplingName = "per_second"
     flip_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
 
     def output_shape(self, info: MediaInfo | None = None) -> tuple[int, ...]:
@@ -110,7 +111,7 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
 
     def output_shapes(self) -> list[tuple[int, ...]]:
         """Return every shape that ``load`` can return."""
-        fewest = self.num_frames if RULES[self.sampling].repeats else 1
+        fewest = self.num_frames if SAMPLING_RULES[self.sampling].repeats else 1
         return [(3, frames, *size) for frames in range(fewest, self.num_frames + 1) for size in self.sizes()]
 
     def read(self, path: str) -> np.ndarray:

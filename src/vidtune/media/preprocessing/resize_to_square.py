@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, PositiveInt
 
 from vidtune.media.preprocessing import transforms
-from vidtune.media.preprocessing.frame_sampling import frame_chooser, frame_indices
+from vidtune.media.preprocessing.frame_sampling import RepeatingSamplingName, frame_chooser, frame_indices
 from vidtune.media.preprocessing.pixels import PixelPreprocessing, check_is_clip
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.video import read_clip
@@ -84,13 +84,13 @@ class VideoPreprocessing(_SquarePreprocessing):
 
     Args:
         num_frames: number of frames T, taken from the whole clip.
-        sampling: frame sampling rule (``vidtune.media.preprocessing.frame_sampling.RULES``).
+        sampling: frame sampling rule (:data:`vidtune.registry.SAMPLING_RULES`).
         flip_probability: probability that the whole clip is mirrored; the seed alone decides. Without a seed: never.
     """
 
     kind: Literal["video"] = "video"
     num_frames: PositiveInt = 8
-    sampling: Literal["linspace", "linspace_float32", "arange"] = "linspace"
+    sampling: RepeatingSamplingName = "linspace"
     order: Order = "normalize_then_resize"
     flip_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
 

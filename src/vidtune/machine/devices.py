@@ -1,4 +1,4 @@
-"""Where and in which precision a command computes."""
+"""Device and precision of a computation."""
 
 from typing import TYPE_CHECKING
 

@@ -1,0 +1,152 @@
+"""Parts from outside: systems, benchmarks, judges, towers and rules that another program adds by one call.
+
+A package that is installed adds the same parts without a call, by entry points: see :mod:`vidtune.registry`.
+Parts that are registered by a call exist in this process and in the workers that it forks afterwards.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from vidtune.errors import UserError
+from vidtune.registry import (
+    ANNOTATIONS,
+    BENCHMARKS,
+    CONNECTORS,
+    JUDGES,
+    PREPROCESSING,
+    REGISTRIES,
+    SYSTEMS,
+    TOWERS,
+)
+
+if TYPE_CHECKING:
+    from vidtune.evaluation.benchmarks.base import Benchmark
+    from vidtune.evaluation.judges.base import Judge
+    from vidtune.systems.base import System
+
+
+def register_system(system: "System") -> None:
+    """Add a system under its own name; recipes and checkpoints may then name it.
+
+    Raises:
+        UserError: a system of that name exists already.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from vidtune.registry import SYSTEMS
+        >>> vidtune.register_system(replace(SYSTEMS["video_llava"], name="my_system"))
+        >>> "my_system" in SYSTEMS
+        True
+    """
+    SYSTEMS.register(system.name, system)
+
+
+def register_benchmark(benchmark: "Benchmark") -> None:
+    """Add a benchmark under its own name; ``evaluate`` and recipes may then name it.
+
+    Raises:
+        UserError: a benchmark of that name exists already.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from vidtune.registry import BENCHMARKS
+        >>> vidtune.register_benchmark(replace(BENCHMARKS["msvd_qa"], name="my_test_set"))
+        >>> BENCHMARKS["my_test_set"].name
+        'my_test_set'
+    """
+    BENCHMARKS.register(benchmark.name, benchmark)
+
+
+def register_judge(name: str, judge: "type[Judge] | str") -> None:
+    """Add a judge that needs no settings.
+
+    Args:
+        name: name of the judge, as in ``--judge``.
+        judge: class of the judge, or its place ``"module:attribute"``.
+
+    Raises:
+        UserError: a judge of that name exists already.
+
+    Example:
+        >>> vidtune.register_judge("my-judge", "my_package.judges:MyJudge")
+    """
+    JUDGES.register(name, judge)
+
+
+def register_annotations(name: str, reader: Any) -> None:
+    """Add a reader of annotation files.
+
+    Args:
+        name: name of the format, as in a recipe's ``data``.
+        reader: the reader, or its place ``"module:attribute"``; see :mod:`vidtune.data`.
+
+    Raises:
+        UserError: a format of that name exists already.
+
+    Example:
+        >>> vidtune.register_annotations("my_format", "my_package.reading:read")
+    """
+    ANNOTATIONS.register(name, reader)
+
+
+def register_tower(name: str, config: Any) -> None:
+    """Add a type of tower.
+
+    Args:
+        name: value of ``type`` in the tower's sizes.
+        config: frozen dataclass of sizes that builds the tower (:class:`vidtune.models.towers.TowerConfig`), or its
+            place ``"module:attribute"``.
+
+    Raises:
+        UserError: a type of that name exists already.
+
+    Example:
+        >>> vidtune.register_tower("my_tower", "my_package.tower:MyTowerConfig")
+    """
+    TOWERS.register(name, config)
+
+
+def register_connector(name: str, config: Any) -> None:
+    """Add a type of connector; arguments as in :func:`register_tower`.
+
+    Example:
+        >>> vidtune.register_connector("my_connector", "my_package.connector:MyConnectorConfig")
+    """
+    CONNECTORS.register(name, config)
+
+
+def register_preprocessing(name: str, settings: Any) -> None:
+    """Add a kind of preprocessing.
+
+    Args:
+        name: value of ``kind`` in saved settings.
+        settings: frozen pydantic model that loads a file as a tensor, or its place ``"module:attribute"``.
+
+    Raises:
+        UserError: a kind of that name exists already.
+
+    Example:
+        >>> vidtune.register_preprocessing("my_frames", "my_package.frames:MyPreprocessing")
+    """
+    PREPROCESSING.register(name, settings)
+
+
+def register_rule(name: str, rule: Any) -> None:
+    """Add a rule.
+
+    Args:
+        name: ``sampling.NAME`` for a frame sampling rule, ``times.NAME`` for a rule by which moments are written.
+        rule: the :class:`vidtune.media.preprocessing.frame_sampling.SamplingRule` or
+            :class:`vidtune.processing.times.TimeRule`, or its place ``"module:attribute"``.
+
+    Raises:
+        UserError: no such kind of rule, or a rule of that name exists already.
+
+    Example:
+        >>> vidtune.register_rule("sampling.every_second", "my_package.frames:EVERY_SECOND")
+    """
+    for registry in REGISTRIES:
+        if registry.prefix and name.startswith(registry.prefix):
+            registry.register(name.removeprefix(registry.prefix), rule)
+            return
+    kinds = " or ".join(f"{registry.prefix}NAME" for registry in REGISTRIES if registry.prefix)
+    raise UserError(f"rule {name!r}: write {kinds}")

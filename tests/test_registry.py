@@ -1,0 +1,76 @@
+"""Registries: parts of this package, of other packages by entry points, and of one program by a call."""
+
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from vidtune import registry as module
+from vidtune.errors import UserError
+from vidtune.registry import REGISTRIES, SYSTEMS, Registry
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """A room with two parts, and no entry points."""
+    parts = type(sys)("room_of_a_test")
+    parts.PARTS = {"one": "room_of_a_test:ONE", "two": "room_of_a_test:Two.inner"}  # type: ignore[attr-defined]
+    parts.ONE, parts.Two = 1, type("Two", (), {"inner": 2})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "room_of_a_test", parts)
+    announced: list[EntryPoint] = []
+    monkeypatch.setattr(module, "entry_points", lambda group: [point for point in announced if point.group == group])
+    return Registry("part", "room_of_a_test", "vidtune.parts"), announced
+
+
+def test_parts_load_when_they_are_asked_for(room):
+    registry, _ = room
+    assert registry.names() == ("one", "two") and not registry.loaded
+    assert registry["two"] == 2 and list(registry.loaded) == ["two"]
+    assert dict(registry) == {"one": 1, "two": 2} and len(registry) == 2 and "three" not in registry
+
+
+def test_entry_points_of_other_packages_are_parts(room):
+    registry, announced = room
+    announced.append(EntryPoint("other", "room_of_a_test:ONE", "vidtune.parts"))
+    assert registry["other"] == 1
+    assert registry.package("one") == "vidtune" and registry.package("other") == "room_of_a_test"
+
+
+def test_a_part_that_cannot_be_imported_names_its_package(room):
+    registry, announced = room
+    announced.append(EntryPoint("broken", "no_such_package.part:X", "vidtune.parts"))
+    assert registry["one"] == 1  # a broken package costs its own part only
+    with pytest.raises(UserError, match=r"part 'broken' of package no_such_package cannot be loaded"):
+        registry["broken"]
+
+
+def test_one_name_in_two_packages_is_refused(room):
+    registry, announced = room
+    announced.append(EntryPoint("one", "elsewhere:ONE", "vidtune.parts"))
+    with pytest.raises(UserError, match="part 'one' is in package elsewhere and in package vidtune"):
+        registry.names()
+
+
+def test_registered_parts_can_be_taken_back(room):
+    registry, _ = room
+    registry.register("mine", Registry)
+    registry.register("lazy", "room_of_a_test:ONE")
+    assert registry["mine"] is Registry and registry["lazy"] == 1 and registry.package("mine") == "vidtune"
+    with pytest.raises(UserError, match="part 'mine' exists already"):
+        registry.register("mine", Registry)
+    registry.unregister("mine")
+    assert "mine" not in registry
+
+
+def test_unknown_names_are_told_the_nearest(room):
+    registry, _ = room
+    with pytest.raises(UserError, match=r"unknown part 'tow'; did you mean 'two'\?"):
+        registry["tow"]
+    assert registry.get("tow") is None
+
+
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
+def test_every_listed_part_loads(registry):
+    assert registry is not SYSTEMS or len(registry) >= 3
+    for name in registry:
+        assert registry[name] is not None and registry.package(name) == "vidtune"
