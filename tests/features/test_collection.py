@@ -17,9 +17,9 @@ from torch import Tensor
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.features.cache import FeatureCache
-from vidtune.features.collection import Collection, CollectionSpec, append_lines
+from vidtune.features.collection import Collection, CollectionSpec, append_records
 from vidtune.features.identity import BLOCK, MediaIdentities, weights_hash
-from vidtune.features.shards import PARTIAL, MappedShard, read_header, write_shard
+from vidtune.features.shards import MappedShard, read_header, write_shard
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelVideoPreprocessing
 from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing
@@ -98,7 +98,7 @@ def test_shard_that_its_writer_could_not_list_is_found_and_listed(tmp_path: Path
 def test_half_written_shard_is_never_read_and_an_old_one_removed(tmp_path: Path) -> None:
     collection = filled(tmp_path, "a")
     content = shards(collection)[0].read_bytes()
-    young, old = (collection.folder / "shards" / f"{name}.safetensors{PARTIAL}" for name in ("young", "old"))
+    young, old = (collection.folder / "shards" / f".{name}.safetensors.{name * 16}.partial" for name in ("aa", "bb"))
     for path in (young, old):
         path.write_bytes(content)
     os.utime(old, (0, 0))
@@ -127,7 +127,7 @@ def test_index_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
     collection = filled(tmp_path, "a")
     outside = tmp_path / "outside.safetensors"
     write_shard(outside, {"b": features_of("b")}, {})
-    append_lines(collection.folder / "index.jsonl", [{"item": "b", "shard": f"../../{outside.name}"}, {"item": "c"}])
+    append_records(collection.folder / "index.jsonl", [{"item": "b", "shard": f"../../{outside.name}"}, {"item": "c"}])
     again = Collection(collection.folder)
     assert again.get("b") is None and again.items() == ["a"]
 

@@ -22,8 +22,10 @@ from PIL import Image
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.features.collection import Collection, collections
-from vidtune.features.extract import StreamReport, TowerStream, extract, media_files, refs_of_folder, share_of
-from vidtune.features.shards import PARTIAL, read_header
+from vidtune.features.extract import extract
+from vidtune.features.media_listing import media_files, refs_of_folder, share_of
+from vidtune.features.shards import read_header
+from vidtune.features.tower_stream import StreamReport, TowerStream
 from vidtune.features.verify import verify
 from vidtune.media.pool import MediaPool
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
@@ -337,4 +339,4 @@ def test_store_that_cannot_be_written_ends_the_extraction(
     monkeypatch.setattr("vidtune.features.collection.write_shard", full)
     with pytest.raises(UserError, match=r"No space left.*run the same command again"):
         run(clips, stream_into(tmp_path, shard_bytes=1000))
-    assert not list(tmp_path.rglob(f"*{PARTIAL}"))
+    assert not list(tmp_path.rglob("*.partial"))

@@ -14,7 +14,9 @@ from torch import nn
 from vidtune.data.sample import MediaRef
 from vidtune.features.cache import FeatureCache
 from vidtune.features.collection import CollectionSpec
-from vidtune.features.extract import TowerStream, extract, reads_alike, refs_of_folder
+from vidtune.features.extract import extract
+from vidtune.features.media_listing import refs_of_folder
+from vidtune.features.tower_stream import TowerStream, reads_alike
 from vidtune.media import pool as pool_module
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.preprocessing.kinds import Preprocessing

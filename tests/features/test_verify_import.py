@@ -11,8 +11,9 @@ from safetensors import safe_open
 
 from vidtune.cli.main import run
 from vidtune.features.collection import collections
-from vidtune.features.extract import extract, refs_of_folder
-from vidtune.features.loose import import_folder
+from vidtune.features.extract import extract
+from vidtune.features.imported import import_folder
+from vidtune.features.media_listing import refs_of_folder
 from vidtune.features.verify import summaries, verify
 from vidtune.media.feature_file import feature_shape, is_feature_file, read_features
 from vidtune.media.pool import MediaPool

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from feature_world import stream_into
 
-from vidtune.features.extract import extract, refs_of_folder, share_of
+from vidtune.features.extract import extract
+from vidtune.features.media_listing import refs_of_folder, share_of
 from vidtune.media.pool import MediaPool
 
 SHARD_BYTES = 3000

@@ -1,4 +1,4 @@
-"""``vidtune features``: the store of what frozen towers give."""
+"""``vidtune features``: the store of the outputs of frozen towers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vidtune.features.extract import StreamReport
+    from vidtune.features.tower_stream import StreamReport
 
 features = typer.Typer(
     help="Extract, list, verify and import stored features.", no_args_is_help=True, rich_markup_mode=None
 )
 SHOWN = 10
-"""Failed files that are named; the rest is in failed.jsonl."""
+"""Number of failed files that are printed; failed.jsonl lists all of them."""
 Store = Annotated[Path, typer.Option(envvar="VIDTUNE_FEATURES", help="Folder of the store.")]
 
 
@@ -30,31 +30,40 @@ def extract(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as stages.finetune.precision=bfloat16.")
     ] = None,
     tower: Annotated[
-        list[str] | None, typer.Option(metavar="SYSTEM:STREAM[=WEIGHTS]", help="Instead of a recipe; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="SYSTEM:STREAM[=WEIGHTS]", help="A tower instead of a recipe; may be repeated."),
     ] = None,
-    videos: Annotated[Path | None, typer.Option(help="Folder of files; default: those of the recipe's data.")] = None,
-    stage: Annotated[str | None, typer.Option(help="Of the recipe; default: all.")] = None,
-    stream: Annotated[list[str] | None, typer.Option(help="Of the recipe; default: all; may be repeated.")] = None,
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder of files; default: the files of the recipe's data.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Stage of the recipe; default: all.")] = None,
+    stream: Annotated[
+        list[str] | None, typer.Option(help="Stream of the recipe; default: all; may be repeated.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the recipe's run, where an earlier stage trained the tower.")
+        Path | None, typer.Option(help="Folder of the recipe's run, if an earlier stage trained the tower.")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; default: that of the stage, else float32.")
+        str | None, typer.Option(help="float32, bfloat16 or float16; default: the dtype of the stage, else float32.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; default: as training.")] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one file may take.")] = 60.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Items that a tower is given at once.")] = 8,
-    rank: Annotated[int | None, typer.Option(min=0, help="Which share of the files; default: the launcher's.")] = None,
-    ranks: Annotated[int | None, typer.Option(min=1, help="How many shares; default: the launcher's.")] = None,
-    device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Number of processes that decode; default: as in training.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Maximum time in seconds for one file.")] = 60.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of items that a tower encodes at once.")] = 8,
+    rank: Annotated[
+        int | None, typer.Option(min=0, help="Number of this share of the files, from 0; default: from the launcher.")
+    ] = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Number of shares; default: from the launcher.")] = None,
+    device: Annotated[str | None, typer.Option(help="Torch device; default: a GPU if there is one.")] = None,
 ) -> None:
-    """Put what frozen towers make of files into the store; the same command goes on where it stopped."""
+    """Store the outputs of frozen towers for files; the same command continues where it was stopped."""
     import tempfile
 
     from vidtune.errors import UserError
     from vidtune.features.cache import TORCH_DTYPES
     from vidtune.features.extract import extract as run
-    from vidtune.features.extract import refs_of_folder, share_of
+    from vidtune.features.media_listing import refs_of_folder, share_of
     from vidtune.features.towers import named_extraction
     from vidtune.machine.cores import media_workers
     from vidtune.machine.progress import ProgressDisplay
@@ -66,7 +75,7 @@ def extract(
     if (recipe is None) == (not tower):
         raise UserError("name a recipe, or towers with --tower")
     if tower and videos is None:
-        raise UserError("--tower: say what it is to look at with --videos")
+        raise UserError("--tower: name the folder of the files with --videos")
     if videos is not None and not videos.is_dir():
         raise UserError(f"{videos}: no such folder")
     if dtype is not None and dtype not in TORCH_DTYPES:
@@ -74,7 +83,7 @@ def extract(
     place = ProcessPlace.from_environment()
     share, shares = place.rank if rank is None else rank, place.world if ranks is None else ranks
     if share >= shares:
-        raise UserError(f"--rank {share} does not go with --ranks {shares}: it counts from 0")
+        raise UserError(f"--rank {share} is not possible with --ranks {shares}: ranks count from 0")
     target = compute_device(place, device)
     with (
         tempfile.TemporaryDirectory() as tables,
@@ -109,7 +118,7 @@ def extract(
 
 
 def print_reports(title: str, reports: "Mapping[str, StreamReport]") -> None:
-    """What became of every stream's files."""
+    """Print the report of every stream."""
     for stream, report in reports.items():
         counts = {"stored": report.stored, "found": report.found, "without it": report.absent}
         counts["failed"] = len(report.failed)
@@ -122,7 +131,7 @@ def print_reports(title: str, reports: "Mapping[str, StreamReport]") -> None:
 
 @features.command("list")
 def list_all(store: Store) -> None:
-    """Name the collections of a store, with what made them and how much they hold."""
+    """List the collections of a store with their towers, sizes and numbers of items."""
     from vidtune.features.verify import require_collections, summaries
 
     require_collections(store)
@@ -134,7 +143,7 @@ def list_all(store: Store) -> None:
 
 @features.command()
 def verify(store: Store) -> None:
-    """Compare every byte of a store with its checksums; exit code 2 when something is wrong."""
+    """Compare every byte of a store with its checksums; the exit code is 2 if one differs."""
     from vidtune.errors import UserError
     from vidtune.features.verify import require_collections
     from vidtune.features.verify import verify as check
@@ -154,14 +163,16 @@ def verify(store: Store) -> None:
 
 
 @features.command("import")
-def import_loose(
+def import_published(
     folder: Annotated[Path, typer.Argument(help="Published .npy, .pkl, .pt or .safetensors files, one per item.")],
     store: Store,
-    name: Annotated[str, typer.Option(help="Of the collection.")],
-    width: Annotated[int | None, typer.Option(min=1, help="That features must have; default: the first one's.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the collection.")],
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Width that features must have; default: the width of the first file.")
+    ] = None,
 ) -> None:
-    """Make a collection of a published feature folder, reading nothing but arrays; a recipe can name its folder."""
-    from vidtune.features.loose import import_folder
+    """Import a published feature folder as a collection, without executing code in it; a recipe can name its folder."""
+    from vidtune.features.imported import import_folder
     from vidtune.machine.progress import ProgressDisplay
 
     with ProgressDisplay(transient=True) as progress:

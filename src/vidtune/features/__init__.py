@@ -1,1 +1,1 @@
-"""The feature store: what frozen towers give, computed once and read many times."""
+"""The feature store: outputs of frozen towers, computed once and read many times."""

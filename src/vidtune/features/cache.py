@@ -1,8 +1,8 @@
-"""Features of one stream, found in the store or put there behind the back of the work that made them.
+"""Features of one stream in the store: found there, or written there in the background.
 
-``add`` copies and returns; a thread writes a shard when enough was gathered. What waits for the disk is bounded: where
-the disk is too slow, features are left out, to be made again when they are next needed. Nothing that goes wrong with
-the store stops the work; :attr:`FeatureCache.problem` tells.
+``add`` copies the features and returns; a thread writes a shard when enough features have been collected. The memory
+for features that wait for the disk is limited: if the disk is too slow, features are not stored, and are computed again
+when they are needed next. An error of the store does not stop the work; `FeatureCache.problem` describes it.
 """
 
 import threading
@@ -20,21 +20,26 @@ from vidtune.features.identity import MediaIdentities
 
 SHARD_BYTES = 64 * 2**20
 SHARD_SECONDS = 30.0
-"""How old features may grow before they are written, in a shard of whatever size: what a kill may cost."""
+"""Maximum time in seconds before features are written, in a shard of any size; a killed process loses at most this."""
 WAITING_BYTES = 256 * 2**20
-"""What may wait to be written, of one stream."""
+"""Maximum size of the features of one stream that wait to be written."""
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class FeatureCache:
-    """The features of one tower by one rule, for the files that it is asked about.
+    """Features of one tower with one preprocessing.
 
     Args:
         store: folder of all collections.
-        spec: what makes the features.
-        identities: of media files; shared by the caches of a process, so that each file is looked into once.
-        shard_bytes, shard_seconds: a shard is written when it is so large, or its first item so old.
-        waiting_bytes: what may wait for the disk.
+        spec: tower and preprocessing of the features.
+        identities: identities of media files; share them between the caches of a process, so that files are read once.
+        shard_bytes: size in bytes at which a shard is written.
+        shard_seconds: age of its first item in seconds at which a shard is written.
+        waiting_bytes: maximum size of the features that wait for the disk.
+
+    Attributes:
+        problem: why nothing more can be stored; None: there is no problem.
+        left_out: number of items that were not stored because the disk was too slow.
     """
 
     def __init__(
@@ -65,16 +70,16 @@ class FeatureCache:
         self._copies: torch.cuda.Stream | None = None
 
     def key(self, ref: MediaRef) -> str | None:
-        """The item's name in the collection; None for a file that cannot be read."""
+        """Returns the item of a medium in the collection; None: the file cannot be read."""
         return self._identities.of(ref.path) if ref.path else None
 
     def find(self, ref: MediaRef) -> Tensor | None:
-        """The item's features, memory-mapped, (N, C); None when there are none."""
+        """Returns the features of a medium, memory-mapped, (N, C); None: there are none."""
         key = self.key(ref)
         return None if key is None else self.get(key)
 
     def get(self, key: str) -> Tensor | None:
-        """As :meth:`find`, of an item whose name is known."""
+        """Returns the features of an item; None: there are none."""
         with self._lock:
             waiting = self._waiting.get(key)
             if self._gathered and time.monotonic() - self._first_came >= self._shard_seconds:
@@ -82,12 +87,13 @@ class FeatureCache:
         return waiting.settled() if waiting is not None else self.collection.get(key)
 
     def add(self, key: str, features: Tensor, source: str = "", *, wait: bool = False) -> None:
-        """Take the features of an item to be written; returns before they are.
+        """Copy the features of an item, to be written later.
 
         Args:
-            features: on any device; later changes of the tensor do not count.
-            source: the file, for people.
-            wait: for the disk, where too much waits for it; else the features are left out then.
+            key: the item.
+            features: features on any device; the tensor may be changed after the call.
+            source: path of the media file, for users.
+            wait: if too many features wait for the disk, wait until they are written; False: do not store these.
         """
         size = features.numel() * self._dtype.itemsize
         if wait and self._bytes + size > self._waiting_bytes:
@@ -110,7 +116,7 @@ class FeatureCache:
                 self._begin_writing()
 
     def flush(self) -> None:
-        """Write all that waits, and return when it is on disk."""
+        """Write all waiting features, and return when they are on disk."""
         with self._lock:
             self._begin_writing()
             last = self._last
@@ -118,18 +124,18 @@ class FeatureCache:
             last.result()
 
     def close(self) -> None:
-        """Flush, and end the thread. Closing twice is allowed."""
+        """Write all waiting features and end the thread. Closing twice is allowed."""
         self.flush()
         self._writer.shutdown()
 
     def _begin_writing(self) -> None:
-        """Hand what was gathered to the thread; holds the lock."""
+        """Give the collected items to the thread. The caller holds the lock."""
         if self._gathered:
             self._last = self._writer.submit(self._write, self._gathered)
             self._gathered, self._gathered_bytes = [], 0
 
     def _copy(self, features: Tensor, source: str) -> "_Waiting":
-        """The features in the collection's dtype, on their way to the CPU; nothing waits for the device."""
+        """Start copying features to the CPU in the dtype of the collection, without waiting for the device."""
         if features.device.type != "cuda":
             copy = features.to(device="cpu", dtype=self._dtype, copy=True, memory_format=torch.contiguous_format)
             return _Waiting(copy, None, source)
@@ -146,7 +152,7 @@ class FeatureCache:
         return _Waiting(host, ready, source)
 
     def _write(self, keys: list[str]) -> None:
-        """Write a shard; runs in the thread."""
+        """Write a shard. Runs in the thread."""
         waiting = {key: self._waiting[key] for key in keys}
         features = {key: item.settled() for key, item in waiting.items()}
         try:
@@ -161,7 +167,7 @@ class FeatureCache:
 
 @dataclass(frozen=True)
 class _Waiting:
-    """Features that are not on disk yet; ``ready`` tells when they have arrived from the device."""
+    """Features that are not on disk yet; ``ready`` is the end of their copy from the device, None on the CPU."""
 
     features: Tensor
     ready: "torch.cuda.Event | None"

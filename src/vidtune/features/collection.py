@@ -1,26 +1,24 @@
-"""A collection: the features that one tower makes of files by one rule, in shards with an index.
+"""A collection: features of one tower with one preprocessing, in shards with an index.
 
-On disk, in a folder named by the hash of what made it::
+Files in the folder of a collection, whose name is the hash of the tower and its preprocessing::
 
-    collection.json   what made it: weights, tower, preprocessing, dtype
-    index.jsonl       a line per item: item, shard, tensor, shape, crc32 of its bytes, the file it came from
-    shards/           safetensors files; their tensors are named by item
-    failed.jsonl      files of which there are no features, with the reason
+    collection.json   weights, tower, preprocessing and dtype of the features
+    index.jsonl       one line per item: item, shard, tensor, shape, crc32 of its bytes, path of the media file
+    shards/           safetensors files; the names of their tensors are the items
+    failed.jsonl      media files without features, with the reason
 
-The shards are the truth and the index a list of them: an entry is written after its shard, and a shard that no entry
-names, because its writer was killed in between, is found by its own header. Any number of processes may write: each
-its own shards, and the index line by line under a lock. An item that two of them wrote is there twice, equal, and read
-once.
+The shards are the data, and the index is a list of them. The entries of a shard are written after the shard. If a
+writer is killed in between, the shard has no entries and is found by its own header. Any number of processes may
+write: each writes its own shards, and appends to the index under a lock. An item that two processes wrote exists twice,
+with equal features, and is read once.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,28 +29,30 @@ from torch import Tensor, nn
 from vidtune import __version__
 from vidtune.errors import UserError
 from vidtune.features.identity import weights_hash
-from vidtune.features.shards import PARTIAL, MappedShard, read_header, sync_folder, write_shard
+from vidtune.features.shards import MappedShard, read_header, write_shard
+from vidtune.machine.files import remove_leftovers, write_text_atomically
+from vidtune.machine.records import RecordFollower, RecordWriter
 from vidtune.media.preprocessing.kinds import Preprocessing
 
 FORMAT = 1
 RULES = 1
-"""Raise it when a release changes what preprocessing or towers give for the same settings: old features are not hit."""
+"""Increase it when a release changes the output of preprocessing or towers for the same settings."""
 COLLECTION, INDEX, SHARDS, FAILED = "collection.json", "index.jsonl", "shards", "failed.jsonl"
 LOOK_AGAIN_SECONDS = 1.0
 LEFT_BEHIND_SECONDS = 3600.0
-"""Age from which on a half-written shard is nobody's any more."""
+"""Age in seconds from which on a temporary file belongs to a killed process."""
 
 
 @dataclass(frozen=True)
 class CollectionSpec:
-    """What decides the features of a file, and with them the collection.
+    """Everything that determines the features of a file; identifies the collection.
 
     Args:
         weights: hash of the tower's weights, in the dtype in which it runs.
-        tower: its sizes, and what else decides what it gives.
-        preprocessing: settings of it, the rule for sampling among them.
-        dtype: of the features: "float32", "bfloat16" or "float16".
-        origin: for people: system, stream, where the weights lie. Does not count.
+        tower: kind and sizes of the tower.
+        preprocessing: preprocessing settings, including the sampling rule.
+        dtype: dtype of the features: "float32", "bfloat16" or "float16".
+        origin: information for users: system, stream, place of the weights. Not part of the identity.
     """
 
     weights: str
@@ -65,24 +65,26 @@ class CollectionSpec:
     def of(
         cls, tower: nn.Module, config: Any, preprocessing: Preprocessing, dtype: str, origin: Mapping[str, str]
     ) -> "CollectionSpec":
-        """The spec of a tower as it stands.
+        """Returns the spec of a built tower.
 
         Args:
-            config: its dataclass of sizes.
-            dtype: in which its features are stored.
-            origin: see above.
+            tower: the tower with its weights.
+            config: dataclass of its sizes.
+            preprocessing: preprocessing settings.
+            dtype: dtype in which its features are stored.
+            origin: information for users.
         """
         sizes = {"kind": type(config).__name__, **asdict(config)}
         return cls(weights_hash(tower.state_dict()), sizes, preprocessing.model_dump(mode="json"), dtype, origin)
 
     @property
     def key(self) -> str:
-        """32 hex digits; the name of the collection's folder."""
+        """Name of the collection's folder: 32 hex digits."""
         parts = {**self.made_by(), "rules": RULES}
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
     def made_by(self) -> dict[str, Any]:
-        """What counts."""
+        """Returns the parts that determine the features."""
         return {
             "weights": self.weights,
             "tower": dict(self.tower),
@@ -92,18 +94,18 @@ class CollectionSpec:
 
 
 def random_setting(preprocessing: Preprocessing) -> str | None:
-    """The setting that makes preprocessing random, so that there is nothing to store; None when none does."""
+    """Returns the name of the setting that makes preprocessing random, so that nothing can be stored; None: none."""
     return "flip_probability" if getattr(preprocessing, "flip_probability", 0.0) else None
 
 
 class Collection:
-    """Features by item, read memory-mapped and written by the shard; safe to use from several threads.
+    """Features by item, memory-mapped for reading and written in shards. May be used from several threads.
 
     Args:
-        folder: of a collection that is there.
+        folder: folder of an existing collection.
 
     Raises:
-        UserError: there is none, or one of another format.
+        UserError: there is no collection, or it has another format.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -112,7 +114,7 @@ class Collection:
         self._shard_of: dict[str, str] = {}
         self._mapped: dict[str, MappedShard | None] = {}
         self._present: set[str] = set()
-        self._index_read = 0
+        self._index = RecordFollower(folder / INDEX)
         self._looked = 0.0
         self._lock = threading.RLock()
         (folder / SHARDS).mkdir(exist_ok=True)
@@ -121,7 +123,7 @@ class Collection:
 
     @classmethod
     def create(cls, store: Path, spec: CollectionSpec) -> "Collection":
-        """The collection of a spec; begun when it is not there."""
+        """Returns the collection of a spec; creates it if it does not exist."""
         folder = store / spec.key
         if not (folder / COLLECTION).is_file():
             (folder / SHARDS).mkdir(parents=True, exist_ok=True)
@@ -139,12 +141,12 @@ class Collection:
         return len(self._shard_of)
 
     def items(self) -> list[str]:
-        """All items, in the order in which they were written."""
+        """Returns all items in the order in which they were written."""
         with self._lock:
             return list(self._shard_of)
 
     def get(self, item: str) -> Tensor | None:
-        """An item's features where they lie in the file; None when there are none that can be read."""
+        """Returns the features of an item, memory-mapped; None: there are none, or they cannot be read."""
         with self._lock:
             while item in self:
                 shard = self._map(self._shard_of[item])
@@ -154,80 +156,60 @@ class Collection:
         return None
 
     def write(self, features: Mapping[str, Tensor], sources: Mapping[str, str]) -> None:
-        """Write a shard of items, and then their lines in the index; items that are there already are left out.
+        """Write items as one shard, and then their lines in the index; items that exist already are skipped.
 
         Args:
-            features: contiguous, on CPU, of the collection's dtype.
-            sources: by item, the file that it was made from.
+            features: contiguous CPU tensors with the dtype of the collection, by item.
+            sources: path of the media file, by item.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the shard cannot be written.
         """
         fresh = {item: tensor for item, tensor in features.items() if item not in self}
         if not fresh:
             return
         name = f"{uuid.uuid4().hex}.safetensors"
-        try:
-            entries = write_shard(self.folder / SHARDS / name, fresh, sources)
-        except OSError:
-            with suppress(OSError):
-                (self.folder / SHARDS / (name + PARTIAL)).unlink(missing_ok=True)
-            raise
+        entries = write_shard(self.folder / SHARDS / name, fresh, sources)
         with self._lock:
             for item in fresh:
                 self._shard_of.setdefault(item, name)
         self._list(name, entries)
 
     def look_again(self) -> None:
-        """Take up what other processes wrote; asked again within a second, it does nothing."""
+        """Read what other processes have written; does nothing if the last call was less than a second ago."""
         now = time.monotonic()
         with self._lock:
             if now - self._looked >= LOOK_AGAIN_SECONDS:
                 self._read_index()
 
     def _read_index(self) -> None:
-        """Take up the lines of the index that were not read yet."""
+        """Read the lines of the index that were not read yet."""
         self._looked = time.monotonic()
-        path = self.folder / INDEX
-        with suppress(FileNotFoundError):
-            if path.stat().st_size < self._index_read:  # somebody wrote it anew
-                self._index_read = 0
-            with path.open("rb") as file:
-                file.seek(self._index_read)
-                content = file.read()
-            whole = content[: content.rfind(b"\n") + 1]
-            self._index_read += len(whole)
-            named = [(entry.get("item"), entry.get("shard")) for entry in parse_lines(whole)]
-            if not {shard for _, shard in named if isinstance(shard, str)} <= self._present:
-                self._present = {path.name for path in (self.folder / SHARDS).iterdir()}
-            for item, shard in named:
-                if isinstance(item, str) and is_plain(shard) and shard in self._present:
-                    self._shard_of.setdefault(item, shard)
+        named = [(entry.get("item"), entry.get("shard")) for entry in self._index.new_records()]
+        if not {shard for _, shard in named if isinstance(shard, str)} <= self._present:
+            self._present = {path.name for path in (self.folder / SHARDS).iterdir()}
+        for item, shard in named:
+            if isinstance(item, str) and is_plain(shard) and shard in self._present:
+                self._shard_of.setdefault(item, shard)
 
     def _adopt(self) -> None:
-        """List shards that are not in the index, for their writer was killed before it wrote its lines."""
+        """Add shards to the index whose writer was killed before it wrote their lines."""
+        remove_leftovers(self.folder / SHARDS, LEFT_BEHIND_SECONDS)
         listed = set(self._shard_of.values())
         for path in sorted((self.folder / SHARDS).iterdir()):
-            if path.name.endswith(PARTIAL):
-                self._remove_left_behind(path)
-            elif path.suffix == ".safetensors" and path.name not in listed:
+            if path.suffix == ".safetensors" and path.name not in listed:
                 try:
                     header = read_header(path)
                 except (ValueError, OSError):
-                    continue  # `verify` tells
+                    continue  # `verify` reports it
                 fresh = {item: entry for item, entry in header.entries.items() if item not in self._shard_of}
                 self._shard_of.update(dict.fromkeys(fresh, path.name))
-                with suppress(OSError):  # a store that may only be read
+                with suppress(OSError):  # a read-only store
                     self._list(path.name, fresh)
-
-    def _remove_left_behind(self, path: Path) -> None:
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > LEFT_BEHIND_SECONDS:
-                path.unlink()
 
     def _list(self, shard: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
         lines = [{"item": item, "shard": shard, "tensor": item, **entry} for item, entry in entries.items()]
-        append_lines(self.folder / INDEX, lines)
+        append_records(self.folder / INDEX, lines)
 
     def _map(self, name: str) -> MappedShard | None:
         if name not in self._mapped:
@@ -238,20 +220,20 @@ class Collection:
         return self._mapped[name]
 
     def _forget(self, shard: str) -> None:
-        """A shard that was deleted, or is damaged: its items are not there."""
+        """Remove the items of a shard that was deleted or is damaged."""
         self._shard_of = {item: name for item, name in self._shard_of.items() if name != shard}
 
 
 def is_plain(name: Any) -> bool:
-    """Whether a name from an index is that of a file in its folder, and leads nowhere else."""
+    """Whether a name in an index is the name of a safetensors file, without a path to another folder."""
     return isinstance(name, str) and name == Path(name).name and name.endswith(".safetensors")
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What collection.json says.
+    """Returns the content of collection.json.
 
     Raises:
-        UserError: it is not there, broken, or of another format.
+        UserError: the file is missing, not valid, or has another format.
     """
     path = folder / COLLECTION
     try:
@@ -266,40 +248,19 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write collection.json whole."""
-    partial = folder / f"{COLLECTION}.{uuid.uuid4().hex}{PARTIAL}"
-    partial.write_text(json.dumps({"format": FORMAT, **about}, indent=1, default=str) + "\n", encoding="utf-8")
-    partial.replace(folder / COLLECTION)
-    sync_folder(folder)
+    """Write collection.json in one step."""
+    text = json.dumps({"format": FORMAT, **about}, indent=1, default=str)
+    write_text_atomically(folder / COLLECTION, text + "\n")
 
 
 def collections(store: Path) -> Iterator[Path]:
-    """Folders of all collections of a store."""
+    """Yields the folders of all collections of a store."""
     if store.is_dir():
         yield from sorted(path.parent for path in store.glob(f"*/{COLLECTION}"))
 
 
-def append_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Append JSON lines in one piece, whatever other processes append; a torn line before them stays alone."""
-    text = "".join(json.dumps(entry, default=str) + "\n" for entry in entries).encode()
-    if not text:
-        return
-    with path.open("ab+", buffering=0) as file:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        size = file.seek(0, os.SEEK_END)
-        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
-            text = b"\n" + text
-        rest = memoryview(text)
-        while rest:
-            rest = rest[file.write(rest) :]
-        os.fsync(file.fileno())
-
-
-def parse_lines(content: bytes) -> Iterator[dict[str, Any]]:
-    """The entries of whole JSON lines; what is no entry is passed over."""
-    for line in content.splitlines():
-        with suppress(ValueError):
-            entry = json.loads(line)
-            if isinstance(entry, dict):
-                yield entry
+def append_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Append records to a file that other processes may append to at the same time; creates no empty file."""
+    if records:
+        with RecordWriter(path, shared=True) as writer:
+            writer.append_all(records)

@@ -1,4 +1,4 @@
-"""Names that follow content: of a tower by its weights, of a media file by what is in it and never by where it lies."""
+"""Identities by content: of a tower by its weights, of a media file by its bytes, never by its path."""
 
 import hashlib
 import json
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 BLOCK = 32 * 1024
-"""Bytes of each sampled piece of a file."""
+"""Size in bytes of each sampled piece of a file."""
 SAMPLED = 3
-"""Pieces: first, middle, last. Of a folder of pictures, that many files."""
+"""Number of sampled pieces of a file (first, middle, last), or of sampled files of a folder of frames."""
 
 
 def weights_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes; 64 hex digits. Reads about as fast as memory gives."""
+    """Returns the SHA-256 of the names, dtypes, shapes and bytes of all tensors: 64 hex digits."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as crew:
         names = sorted(tensors)
         digests = dict(zip(names, crew.map(lambda name: _tensor_hash(tensors[name]), names), strict=True))
@@ -33,15 +33,15 @@ def _tensor_hash(tensor: Tensor) -> str:
 
 
 class MediaIdentities:
-    """Content names of media files; each file is looked into once, as long as size and time of change stay the same."""
+    """Identities of media files. A file is read again only if its size or modification time has changed."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[tuple[int, int], str]] = {}
 
     def of(self, path: str) -> str | None:
-        """32 hex digits from size, time of change and pieces of the content; None for a file that cannot be read.
+        """Returns 32 hex digits from size, modification time and pieces of the content; None: it cannot be read.
 
-        The same file under another path has the same name; a changed one has another.
+        The same file under another path has the same identity; a changed file has another.
         """
         try:
             status = os.stat(path)  # noqa: PTH116

@@ -8,7 +8,6 @@ Legend: N tokens of an item, C tower width; features of other towers may have mo
 
 import json
 import math
-import os
 import struct
 import zlib
 from collections.abc import Mapping
@@ -19,22 +18,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-PARTIAL = ".partial"
+from vidtune.machine.files import atomic_file
+
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Dtypes that features may have, by their names in safetensors files."""
+"""Dtypes of features, by their names in safetensors files."""
 MAX_HEADER = 100_000_000
-"""Bytes; what safetensors itself accepts."""
+"""Maximum size of a header in bytes; the limit of safetensors itself."""
 ENTRIES = "vidtune"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an item's features lie in a shard.
+    """Position of an item's features in a shard.
 
     Args:
-        dtype: of safetensors, such as "BF16".
-        shape: of the features.
-        begin, end: bytes of the file.
+        dtype: name of the dtype in safetensors files, such as "BF16".
+        shape: shape of the features.
+        begin: position of the first byte in the file.
+        end: position after the last byte.
     """
 
     dtype: str
@@ -45,11 +46,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Header:
-    """What a shard says about itself.
+    """Header of a shard.
 
     Args:
-        places: by item.
-        entries: by item, what was written beside it: a checksum, where it came from.
+        places: position of the features, by item.
+        entries: stored facts about the features (checksum, path of the source), by item.
     """
 
     places: dict[str, Place]
@@ -57,13 +58,14 @@ class Header:
 
 
 def write_shard(path: Path, features: Mapping[str, Tensor], sources: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Write a shard so that it is there whole, with all its bytes on disk, or not at all.
+    """Write a shard in one step: it exists with all its bytes on disk, or not at all.
 
     Args:
-        features: contiguous CPU tensors of one of `DTYPES`, by item.
-        sources: by item, the file that it was made from.
+        features: contiguous CPU tensors with one of `DTYPES`, by item.
+        sources: path of the media file, by item.
 
-    Returns: the entry of every item: shape, crc32 of its bytes, source.
+    Returns:
+        Entry of every item: shape, crc32 of its bytes, source.
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
     views = {item: raw_bytes(tensor) for item, tensor in features.items()}
@@ -78,23 +80,19 @@ def write_shard(path: Path, features: Mapping[str, Tensor], sources: Mapping[str
         header[item] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    partial = path.with_name(path.name + PARTIAL)
-    with partial.open("wb") as file:
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for view in views.values():
             file.write(view)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    sync_folder(path.parent)
     return entries
 
 
 def read_header(path: Path) -> Header:
-    """What a shard holds.
+    """Returns the header of a shard.
 
     Raises:
-        ValueError: not a whole shard; says why. OSError: it cannot be read.
+        ValueError: the file is not a complete shard; says why.
+        OSError: the file cannot be read.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -127,41 +125,33 @@ def _place(spec: Mapping[str, Any], start: int) -> Place:
 
 
 class MappedShard:
-    """A shard whose tensors are read where they lie.
+    """A memory-mapped shard.
 
     Args:
-        path: of the file; kept open by nothing, and may be deleted while tensors of it are used.
+        path: path of the file. It does not stay open, and may be deleted while its tensors are used.
 
     Raises:
-        ValueError, OSError: see :func:`read_header`.
+        ValueError: see `read_header`.
+        OSError: see `read_header`.
     """
 
     def __init__(self, path: Path) -> None:
         self.header = read_header(path)
-        # Private: whoever writes into a tensor writes into a copy of the page.
+        # A private mapping: a write into a tensor changes a copy of the page, not the file.
         self._bytes: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
 
     def __getitem__(self, item: str) -> Tensor:
-        """An item's features. Raises KeyError for one that the shard does not hold."""
+        """Returns the features of an item; raises KeyError if the shard does not contain it."""
         place = self.header.places[item]
         dtype = DTYPES[place.dtype]
         strides = [math.prod(place.shape[axis + 1 :]) for axis in range(len(place.shape))]
         values = torch.empty(0, dtype=dtype)
-        if place.begin % dtype.itemsize:  # of another program; ours begin at multiples of eight bytes
+        if place.begin % dtype.itemsize:  # written by another program; ours are aligned to eight bytes
             whole = torch.empty(0, dtype=torch.uint8).set_(self._bytes)
             return whole[place.begin : place.end].clone().view(dtype).view(place.shape)
         return values.set_(self._bytes, place.begin // dtype.itemsize, place.shape, strides)
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous CPU tensor of any dtype, where they lie."""
+    """Returns the bytes of a contiguous CPU tensor of any dtype, without a copy."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder outlive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Towers named on the command line, with the preprocessing that their system prescribes."""
+"""Towers that are named on the command line, with the preprocessing of their system."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +12,15 @@ from vidtune.checkpoints.lone_towers import tower_of_recipe
 from vidtune.errors import UserError
 from vidtune.features.cache import TORCH_DTYPES, FeatureCache
 from vidtune.features.collection import CollectionSpec
-from vidtune.features.extract import Extraction, TowerStream
 from vidtune.features.identity import MediaIdentities
+from vidtune.features.tower_stream import Extraction, TowerStream
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
 
 
 def frozen(tower: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The tower as a stage that does not train it has it."""
+    """Returns the tower as a stage that does not train it uses it: frozen, in eval mode."""
     tower.requires_grad_(False)
     for parameter in tower.parameters():
         if parameter.is_floating_point():
@@ -29,10 +29,16 @@ def frozen(tower: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Mod
 
 
 def named_extraction(names: Sequence[str], store: Path, dtype: str, device: torch.device) -> Extraction:
-    """The streams of ``SYSTEM:STREAM=WEIGHTS`` arguments; without weights, those that the system names.
+    """Returns the extraction of ``SYSTEM:STREAM=WEIGHTS`` arguments.
+
+    Args:
+        names: the arguments; without ``=WEIGHTS``, the weights are those that the system names.
+        store: folder of the store.
+        dtype: dtype of the towers and their features.
+        device: device of the towers.
 
     Raises:
-        UserError: no such system or stream, two systems at once, weights that cannot be found or do not fit.
+        UserError: unknown system or stream, streams of two systems, weights that are missing or do not fit.
     """
     wanted: dict[str, str | None] = {}
     systems = []

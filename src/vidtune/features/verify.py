@@ -1,31 +1,32 @@
-"""Looking at a store: what it holds, and whether every byte of it is as it was written."""
+"""Lists the collections of a store, and verifies every byte by its checksum."""
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.features.collection import COLLECTION, FAILED, INDEX, SHARDS, collections, parse_lines, read_about
-from vidtune.features.loose import check_loose, is_loose
+from vidtune.features.collection import COLLECTION, FAILED, INDEX, SHARDS, collections, read_about
+from vidtune.features.imported import is_imported, verify_items
 from vidtune.features.shards import MappedShard, raw_bytes
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being checked, how many of it are done, how many there are."""
+from vidtune.machine.progress import ProgressCallback, no_progress
+from vidtune.machine.records import read_records
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A collection at a glance.
+    """Summary of a collection.
 
     Args:
-        name: of its folder.
-        title: system and stream, or where it was imported from.
-        dtype: of its features; empty for imported ones, where each has its own.
-        items, shards, bytes: that it holds.
-        failed: files of which there are no features.
+        name: name of its folder.
+        title: system and stream, or the folder from which it was imported.
+        dtype: dtype of its features; empty for an imported collection, whose files may differ.
+        items: number of items.
+        shards: number of safetensors files.
+        bytes: size of all safetensors files.
+        failed: number of media files without features.
     """
 
     name: str
@@ -39,13 +40,13 @@ class Summary:
 
 @dataclass
 class Verification:
-    """What was found of a collection.
+    """Result of verifying a collection.
 
     Args:
-        name: of its folder.
-        items: that are as they were written.
-        twice: how many of them more than one shard holds; harmless.
-        problems: a line each.
+        name: name of its folder.
+        items: number of intact items.
+        twice: number of items that are in more than one shard; this is harmless.
+        problems: one line per problem.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Verification:
 
 
 def summaries(store: Path) -> Iterator[Summary]:
-    """All collections of a store, from their indices."""
+    """Yields a summary of every collection of a store, read from their indices."""
     for folder in collections(store):
         about = read_about(folder)
         files = list(folder.rglob("*.safetensors"))
@@ -66,27 +67,26 @@ def summaries(store: Path) -> Iterator[Summary]:
         yield Summary(folder.name, _title(about), dtype, len(items), len(files), size, len(failed))
 
 
-def verify(store: Path, progress: Progress | None = None) -> Iterator[Verification]:
-    """Compare all collections of a store with their checksums."""
-    tell = progress or (lambda what, done, total: None)
+def verify(store: Path, progress: ProgressCallback = no_progress) -> Iterator[Verification]:
+    """Compare the features of all collections of a store with their checksums."""
     for folder in collections(store):
         about, found = read_about(folder), Verification(folder.name)
-        if is_loose(about):
-            _verify_loose(folder, found)
+        if is_imported(about):
+            _verify_imported(folder, found)
         else:
-            _verify_shards(folder, found, tell)
+            _verify_shards(folder, found, progress)
         yield found
 
 
-def _verify_loose(folder: Path, found: Verification) -> None:
-    for item, problem in check_loose(folder):
+def _verify_imported(folder: Path, found: Verification) -> None:
+    for item, problem in verify_items(folder):
         if problem is None:
             found.items += 1
         else:
             found.problems.append(f"{folder / item}.safetensors: {problem}; delete it and import the folder again")
 
 
-def _verify_shards(folder: Path, found: Verification, tell: Progress) -> None:
+def _verify_shards(folder: Path, found: Verification, progress: ProgressCallback) -> None:
     holders: Counter[str] = Counter()
     paths = sorted((folder / SHARDS).glob("*.safetensors"))
     index = {(entry.get("item"), entry.get("shard")): entry for entry in _lines(folder / INDEX)}
@@ -101,7 +101,7 @@ def _verify_shards(folder: Path, found: Verification, tell: Progress) -> None:
         if bad:
             number = f"{len(bad)} of {len(shard.header.places)} items"
             found.problems.append(f"{path}: the bytes of {number} changed, first {bad[0]}; delete it and extract again")
-        tell(f"shards of {folder.name}", done, len(paths))
+        progress(f"shards of {folder.name}", done, len(paths))
     lost = Counter(str(shard) for item, shard in index if item not in holders)
     names = {path.name for path in paths}
     found.problems += [
@@ -113,7 +113,7 @@ def _verify_shards(folder: Path, found: Verification, tell: Progress) -> None:
 
 
 def _is_intact(shard: MappedShard, item: str, listed: dict[str, Any]) -> bool:
-    """Whether an item's bytes and shape are those that the shard says, and the index says the same."""
+    """Whether the bytes and the shape of an item agree with its entry in the shard, and that with the index."""
     entry, features = shard.header.entries[item], shard[item]
     if listed and any(listed.get(name) != value for name, value in entry.items()):
         return False
@@ -121,17 +121,17 @@ def _is_intact(shard: MappedShard, item: str, listed: dict[str, Any]) -> bool:
 
 
 def _title(about: dict[str, Any]) -> str:
-    if is_loose(about):
+    if is_imported(about):
         return f"imported from {about['imported'].get('from')}"
     origin = about.get("origin", {})
     return " ".join(str(origin[word]) for word in ("system", "stream", "tower") if word in origin)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    return parse_lines(path.read_bytes() if path.is_file() else b"")
+    return read_records(path, skip_broken=True)
 
 
 def require_collections(store: Path) -> None:
-    """Raise UserError when a folder holds no collection."""
+    """Raise UserError if a folder contains no collection."""
     if next(collections(store), None) is None:
         raise UserError(f"{store}: no feature store: no folder in it holds a {COLLECTION}")

@@ -65,7 +65,7 @@ def test_shares_and_worker_processes(make_recipe, tmp_path: Path, capsys: pytest
     told = capsys.readouterr().out
     assert held(tmp_path / "store") == {"towers.image image": ALL, "towers.video video": ALL}
     assert told.count("gone.mp4: file does not exist") == 1
-    assert "does not go with --ranks 2" in refused(capsys, command(recipe, tmp_path, "--rank", "2", "--ranks", "2"))
+    assert "is not possible with --ranks 2" in refused(capsys, command(recipe, tmp_path, "--rank", "2", "--ranks", "2"))
 
 
 def test_what_trains_or_is_random_is_refused_by_name_and_else_passed_over(
@@ -180,7 +180,7 @@ def test_imported_features_stand_in_for_the_files_of_a_recipe(
     ("words", "message"),
     [
         ([], "name a recipe, or towers with --tower"),
-        (["--tower", "video_llava:video"], "say what it is to look at with --videos"),
+        (["--tower", "video_llava:video"], "name the folder of the files with --videos"),
         (["--tower", "video_llava", "--videos", "."], "write SYSTEM:STREAM"),
         (["--tower", "video_llava:vidoe", "--videos", "."], "no stream 'vidoe'"),
         (["--tower", "video_lava:video", "--videos", "."], "video_lava"),

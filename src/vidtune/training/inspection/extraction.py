@@ -12,8 +12,8 @@ from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.features.cache import TORCH_DTYPES, FeatureCache
 from vidtune.features.collection import CollectionSpec
-from vidtune.features.extract import Extraction, TowerStream
 from vidtune.features.identity import MediaIdentities
+from vidtune.features.tower_stream import Extraction, TowerStream
 from vidtune.features.towers import frozen
 from vidtune.media.feature_file import is_feature_file
 from vidtune.models.config import VideoLMConfig

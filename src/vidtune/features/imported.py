@@ -1,0 +1,197 @@
+"""Import of published feature folders: one file per item, of any format, becomes one safetensors file per item.
+
+The result is a collection of the store. It is also a folder of feature files that a recipe can name
+(``features: {STREAM: FOLDER}``): no file of it needs unpickling, and each is memory-mappable and contains one array of
+the right width. The files are not joined to shards, because they are read one by one, as published folders are.
+
+Legend: N tokens, C tower width.
+"""
+
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vidtune import __version__
+from vidtune.errors import MediaError, UserError
+from vidtune.features.collection import COLLECTION, FAILED, INDEX, append_records, read_about, write_about
+from vidtune.features.shards import write_shard
+from vidtune.machine.progress import ProgressCallback, no_progress
+from vidtune.machine.records import read_records
+from vidtune.media.feature_file import FEATURE_SUFFIXES, read_features
+
+TENSOR = "features"
+AT_ONCE = 8
+"""Number of files that are read at the same time; the disk is the bottleneck."""
+LINES_AT_ONCE = 256
+
+
+@dataclass
+class ImportReport:
+    """Result of an import.
+
+    Args:
+        width: width C of all features; None: no file was imported.
+        imported: number of files imported now.
+        found: number of files imported before.
+        failed: path and reason of each refused file.
+    """
+
+    width: int | None
+    imported: int = 0
+    found: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+
+def is_imported(about: dict[str, Any]) -> bool:
+    """Whether a collection was imported, and contains one file per item; ``about`` is its collection.json."""
+    return "imported" in about
+
+
+def import_folder(
+    folder: Path, store: Path, name: str, *, width: int | None = None, progress: ProgressCallback = no_progress
+) -> ImportReport:
+    """Import a folder of feature files as a collection; an import that was stopped continues where it was.
+
+    Args:
+        folder: folder of ``.npy``, ``.pt``, ``.pkl`` and ``.safetensors`` files.
+        store: folder of the store.
+        name: name of the collection.
+        width: width C that every file must have; None: the width of the first file.
+        progress: progress callback.
+
+    Raises:
+        UserError: the folder does not exist or contains no feature files; the name is taken or cannot be a folder.
+    """
+    target = _target(folder, store, name)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in FEATURE_SUFFIXES and path.is_file())
+    if not paths:
+        raise UserError(f"{folder}: holds no {', '.join(FEATURE_SUFFIXES)} files")
+    about = read_about(target) if (target / COLLECTION).is_file() else None
+    report = ImportReport(width or (about or {}).get("imported", {}).get("width"))
+    _write_about(target, folder, report.width)
+    missing = _missing_items(_items(folder, paths, report), target, report)
+    lines: list[dict[str, Any]] = []
+    for done, loaded in enumerate(_read_all(missing), 1):
+        if line := _import_item(loaded, target, report):
+            lines.append(line)
+        if len(lines) >= LINES_AT_ONCE:
+            append_records(target / INDEX, lines)
+            lines = []
+        progress(f"files of {folder.name}", report.found + done, len(paths))
+    append_records(target / INDEX, lines)
+    _list_failed(target / FAILED, report)
+    _write_about(target, folder, report.width)
+    return report
+
+
+def verify_items(folder: Path) -> Iterator[tuple[str, str | None]]:
+    """Yields every item of an imported collection with its problem; None: the item is intact."""
+    seen = set()
+    for entry in read_records(folder / INDEX, skip_broken=True):
+        item = str(entry.get("item"))
+        if item in seen:
+            continue
+        seen.add(item)
+        try:
+            features = np.ascontiguousarray(read_features(str(folder / f"{item}.safetensors")))
+        except MediaError as error:
+            yield item, error.reason
+            continue
+        yield item, None if zlib.crc32(features.data) == entry.get("crc32") else "its bytes changed"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A file that was read: ``features`` is (N, C), or None with the ``reason``."""
+
+    item: str
+    path: Path
+    features: np.ndarray | None
+    reason: str = ""
+
+
+def _target(folder: Path, store: Path, name: str) -> Path:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if not name or name != Path(name).name or name.startswith("."):
+        raise UserError(f"{name!r}: cannot be the name of a collection; give one that can name a folder")
+    target = store / name
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{target}: lies in the folder that is to be imported; choose another store")
+    if (target / COLLECTION).is_file():
+        found = read_about(target).get("imported", {}).get("from")
+        if found != str(folder.resolve()):
+            raise UserError(f"{target}: holds another collection; choose another name")
+    target.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _write_about(target: Path, folder: Path, width: int | None) -> None:
+    origin = {"vidtune": __version__, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    write_about(target, {"imported": {"from": str(folder.resolve()), "width": width}, "origin": origin})
+
+
+def _items(folder: Path, paths: list[Path], report: ImportReport) -> dict[str, Path]:
+    """Item -> file; a second file of the same item is refused."""
+    items: dict[str, Path] = {}
+    for path in paths:
+        item = path.relative_to(folder).with_suffix("").as_posix()
+        if item in items:
+            report.failed.append((str(path), f"{items[item].name} beside it is of the same item"))
+        else:
+            items[item] = path
+    return items
+
+
+def _missing_items(items: dict[str, Path], target: Path, report: ImportReport) -> dict[str, Path]:
+    """Item -> file, without the items that were imported before."""
+    known = {entry.get("item") for entry in read_records(target / INDEX, skip_broken=True)}
+    found = {item for item in items if item in known and (target / f"{item}.safetensors").is_file()}
+    report.found = len(found)
+    return {item: path for item, path in items.items() if item not in found}
+
+
+def _read_all(items: dict[str, Path]) -> Iterator[_Loaded]:
+    """Yields the content of all files, in order."""
+
+    def read(item: str) -> _Loaded:
+        try:
+            return _Loaded(item, items[item], read_features(str(items[item])))
+        except MediaError as error:
+            return _Loaded(item, items[item], None, error.reason)
+
+    names = list(items)
+    with ThreadPoolExecutor(AT_ONCE) as crew:
+        for begin in range(0, len(names), 4 * AT_ONCE):
+            yield from crew.map(read, names[begin : begin + 4 * AT_ONCE])
+
+
+def _import_item(loaded: _Loaded, target: Path, report: ImportReport) -> dict[str, Any] | None:
+    """Write one item and return its line for the index; None: the file is refused."""
+    if loaded.features is None:
+        report.failed.append((str(loaded.path), loaded.reason))
+        return None
+    width = loaded.features.shape[1]
+    if report.width not in (None, width):
+        report.failed.append((str(loaded.path), f"has width {width}, not {report.width}"))
+        return None
+    report.width = width
+    report.imported += 1
+    name = f"{loaded.item}.safetensors"
+    array = np.ascontiguousarray(loaded.features)
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    (entry,) = write_shard(target / name, {TENSOR: tensor}, {TENSOR: str(loaded.path)}).values()
+    return {"item": loaded.item, "shard": name, "tensor": TENSOR, **entry}
+
+
+def _list_failed(path: Path, report: ImportReport) -> None:
+    listed = {(entry.get("path"), entry.get("reason")) for entry in read_records(path, skip_broken=True)}
+    fresh = [(file, reason) for file, reason in report.failed if (file, reason) not in listed]
+    append_records(path, [{"path": file, "reason": reason} for file, reason in fresh])

@@ -1,0 +1,94 @@
+"""A stream with its frozen tower and its place in the store, and what is to be extracted with it.
+
+Legend: B items encoded together, N tokens, C tower width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vidtune.data.sample import MediaRef
+from vidtune.features.cache import FeatureCache
+from vidtune.media.preprocessing.kinds import Preprocessing
+
+
+@dataclass(frozen=True)
+class TowerStream:
+    """A stream and the frozen tower that encodes it.
+
+    Args:
+        name: name of the stream.
+        tower: tower in eval mode, with its dtype and on its device.
+        preprocessing: preprocessing that makes the input of the tower from a file.
+        cache: features of the tower in the store.
+    """
+
+    name: str
+    tower: nn.Module
+    preprocessing: Preprocessing
+    cache: FeatureCache
+
+    @property
+    def takes_lists(self) -> bool:
+        """Whether the tower encodes items of different shapes together."""
+        return getattr(self.tower, "takes_lists", False)
+
+    @torch.no_grad()
+    def encode(self, arrays: Sequence[np.ndarray]) -> list[Tensor]:
+        """Returns the features of items, computed as in a training step.
+
+        Args:
+            arrays: preprocessed items; all have the same shape unless the tower takes lists.
+
+        Shape: B of *item -> B of (N, C)
+        """
+        weight = next(self.tower.parameters())
+        items = [self.preprocessing.to_float(torch.as_tensor(array).to(weight.device)) for array in arrays]
+        values = [item.to(weight.dtype) for item in items]
+        with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
+            return list(self.tower(values if self.takes_lists else torch.stack(values)))
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """An extraction to run.
+
+    Args:
+        title: what it is for, for users.
+        streams: streams by name.
+        refused: one line for every stream that is not extracted, with the reason.
+        refs: media that the streams read.
+    """
+
+    title: str
+    streams: dict[str, TowerStream]
+    refused: list[str] = field(default_factory=list)
+    refs: list[MediaRef] = field(default_factory=list)
+
+
+@dataclass
+class StreamReport:
+    """Result of extracting a stream.
+
+    Args:
+        stored: number of files whose features were stored now.
+        found: number of files whose features were in the store.
+        absent: number of files without content for the stream, such as files without sound.
+        failed: path and reason of each file that cannot be read.
+    """
+
+    stored: int = 0
+    found: int = 0
+    absent: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+
+def reads_alike(one: Preprocessing, other: Preprocessing) -> bool:
+    """Whether two preprocessings start from the same pixels or the same waveform, so that a file is decoded once."""
+    owner: Any = next(kind for kind in type(one).__mro__ if "read" in vars(kind))
+    same = getattr(type(other), "read", None) is owner.read
+    return same and all(getattr(one, name) == getattr(other, name) for name in owner.model_fields)
