@@ -109,7 +109,10 @@ def order(videos: Path, store: Path, rank: int = 0, ranks: int = 1) -> dict[str,
 def wait_for_shards(store: Path, number: int, child: int) -> None:
     """Return when a run has written so many, or has ended."""
     while len(list(store.glob("*/shards/*.safetensors"))) < number:
-        if Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+        try:
+            if Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+                return
+        except (FileNotFoundError, ProcessLookupError):  # the server has taken its exit code already
             return
         time.sleep(0.002)
 
