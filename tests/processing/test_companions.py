@@ -10,7 +10,8 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import MediaError, UserError
 from vidtune.media.probe import MediaInfo
-from vidtune.processing.processor import StreamSettings, VideoLMProcessor
+from vidtune.processing.processor import VideoLMProcessor
+from vidtune.processing.stream_settings import StreamSettings
 from vidtune.registry import SYSTEMS
 
 SYSTEM = SYSTEMS[SYSTEMS.names()[0]]

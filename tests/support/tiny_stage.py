@@ -10,7 +10,8 @@ from tiny_tokenizers import tiny_tokenizer
 
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.planning.lengths import ExampleMaker
-from vidtune.processing.processor import StreamSettings, VideoLMProcessor
+from vidtune.processing.processor import VideoLMProcessor
+from vidtune.processing.stream_settings import StreamSettings
 from vidtune.registry import SYSTEMS
 
 

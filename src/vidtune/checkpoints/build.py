@@ -120,7 +120,8 @@ def build_partial(
 
 def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTokenizerBase) -> "VideoLMProcessor":
     """The processor of a model: a tokenizer (or its folder) and the preprocessing its system prescribes."""
-    from vidtune.processing.processor import StreamSettings, VideoLMProcessor
+    from vidtune.processing.processor import VideoLMProcessor
+    from vidtune.processing.stream_settings import StreamSettings
 
     system = SYSTEMS[config.system]
     preprocessing = system.architecture.preprocessing(config)

@@ -17,7 +17,8 @@ from vidtune.spelling import suggestion
 if TYPE_CHECKING:
     from vidtune.checkpoints.checkpoints import Checkpoint
     from vidtune.generation.engine import AnswerEngine
-    from vidtune.processing.processor import StreamSettings, VideoLMProcessor
+    from vidtune.processing.processor import VideoLMProcessor
+    from vidtune.processing.stream_settings import StreamSettings
     from vidtune.systems.base import System
 
 RECIPE_FILE = "recipe.yaml"

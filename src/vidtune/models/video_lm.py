@@ -18,9 +18,9 @@ from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_
 from vidtune.models.language_model.attention import PACKED_ATTENTION, check_attention, register_attention
 from vidtune.models.language_model.head import knows_logits, logit_adjustment
 from vidtune.models.language_model.loss import head_loss_sum
-from vidtune.processing.absent_towers import absent_message
 from vidtune.processing.batch import IGNORED, Batch, StreamBatch
 from vidtune.processing.processor import VideoLMProcessor
+from vidtune.processing.stream_settings import absent_message
 
 register_attention()
 

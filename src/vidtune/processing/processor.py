@@ -2,93 +2,44 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
-from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
-from vidtune.errors import MediaError, UserError
-from vidtune.media.feature_file import feature_shape, is_feature_file, read_features
+from vidtune.errors import UserError
+from vidtune.media.feature_file import is_feature_file, read_features
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
-from vidtune.processing.absent_towers import absent_message
 from vidtune.processing.batch import Example, MediaSlot, StreamBatch
+from vidtune.processing.plain_inputs import padded_left, share_media
 from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.readings import MediaReader, Reading
+from vidtune.processing.stream_settings import StreamSettings
 from vidtune.processing.times import mark_times
 from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, media_tags
 from vidtune.registry import SYSTEMS
-
-
-class StreamSettings(BaseModel):
-    """What the processor knows of a stream.
-
-    Args:
-        preprocessing: file -> tensor.
-        placeholder_id: token id that stands for one media token; outside the vocabulary.
-        num_tokens: tokens of one item, from the model's config; where they depend on the item, tokens by the shape of
-            what preprocessing gives ("3x8x252x448"), for every shape it can give; or as many for each of its rows, the
-            first dimension, where there may be any number of these ("1500/256", rounded down).
-        num_placeholders: how much an item counts for `max_length`, before its placeholder is expanded.
-        max_items: most items in one training sample; None means any number.
-        absent_tower: name of the stream's tower and what it is published as, where the model is without it: the stream
-            reads stored features alone.
-        feature_rows, feature_size: tokens and width of what the tower gives, which files of features must have; rows
-            are None where they depend on the item, and the width where nothing is known of the tower.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    preprocessing: Preprocessing
-    placeholder_id: int
-    num_tokens: PositiveInt | dict[str, PositiveInt] | Annotated[str, Field(pattern=r"^\d+(/\d+)?$")]
-    num_placeholders: PositiveInt = 1
-    max_items: PositiveInt | None = None
-    absent_tower: tuple[str, str] | None = None
-    feature_rows: PositiveInt | None = None
-    feature_size: PositiveInt | None = None
-
-    def tokens_of(self, shape: Sequence[int]) -> int:
-        """Tokens of an item of which preprocessing gives this shape."""
-        if isinstance(self.num_tokens, int):
-            return self.num_tokens
-        if isinstance(self.num_tokens, dict):
-            return self.num_tokens["x".join(map(str, shape))]
-        return int(shape[0] * Fraction(self.num_tokens))
-
-    def tokens_of_features(self, shape: tuple[int, int]) -> int:
-        """Tokens of an item of which the tower's features are stored.
-
-        Raises:
-            ValueError: the features are not of this tower; says in what they differ.
-        """
-        rows, width = shape
-        if self.feature_size is not None and width != self.feature_size:
-            raise ValueError(f"its features have width {width} where the tower gives {self.feature_size}")
-        if self.feature_rows is not None and rows != self.feature_rows:
-            raise ValueError(f"it holds {rows} features where the tower gives {self.feature_rows}")
-        return self.num_tokens if isinstance(self.num_tokens, int) else rows
 
 
 class VideoLMProcessor(ProcessorMixin):
     """Tokenizer, preprocessing and prompt formats of a model; saved beside its weights.
 
     Args:
-        tokenizer: of the language model.
-        system: name of the system; its prompt formats are looked up there.
+        tokenizer: tokenizer of the language model.
+        system: name of the system, which defines the prompt formats.
         streams: settings by stream name.
-        legacy: flavour of a sentencepiece tokenizer, see `ChunkTokenizer`; None takes the tokenizer's. Saved, because
-            transformers 5 does not save it.
-        chat_template: unused, for transformers.
+        legacy: behaviour of a sentencepiece tokenizer, see `ChunkTokenizer`; None takes the flag of the tokenizer. It
+            is saved here, because transformers 5 does not save it.
+        chat_template: not used; transformers passes it.
 
     Attributes:
-        media_info: path -> metadata, for streams whose items differ in tokens; :meth:`ProbeCache.get` remembers it from
-            run to run. Not saved, and never called for other streams.
+        media_info: path -> metadata; called only for streams whose items differ in their number of tokens. Not saved.
+            :meth:`ProbeCache.get` keeps the metadata on disk.
+        switched_off: streams that read nothing, see :meth:`without`. Not saved.
     """
 
     media_info: Callable[[str], MediaInfo] = staticmethod(probe)
@@ -113,42 +64,43 @@ class VideoLMProcessor(ProcessorMixin):
         return SYSTEMS[self.system].dialect.prompts
 
     def prompt_format(self, name: str) -> PromptFormat:
-        """Raises UserError for a name the system does not know."""
+        """The prompt format of this name. Raises UserError if the system has no such format."""
         if name not in self.prompts:
             raise UserError(f"prompt format '{name}': system {self.system} has {', '.join(sorted(self.prompts))}")
         return self.prompts[name]
 
     @property
     def companions(self) -> Mapping[str, tuple[str, ...]]:
-        """Streams that read the same file as another one, by that one's name."""
+        """Stream -> streams that read the same file."""
         return SYSTEMS[self.system].dialect.companions
 
     @property
     def times(self) -> str | None:
-        """Name of the rule by which moments are written in texts; None where none are."""
+        """Name of the rule by which moments are written in texts; None if the system writes no moments."""
         return SYSTEMS[self.system].dialect.times
 
     @property
     def preprocessing(self) -> dict[str, Preprocessing]:
-        """How media of each stream become tensors."""
+        """Preprocessing of each stream."""
         return {name: settings.preprocessing for name, settings in self.streams.items()}
 
     @property
     def looks_at_media(self) -> bool:
-        """Whether the metadata of media files decide how many tokens a sample has."""
+        """Whether the number of tokens of a sample depends on the metadata of its media files."""
         return not all(isinstance(settings.num_tokens, int) for settings in self.streams.values())
 
     @property
     def placeholder_ids(self) -> dict[str, int]:
+        """Placeholder token id of each stream."""
         return {name: settings.placeholder_id for name, settings in self.streams.items()}
 
     def with_preprocessing(self, overrides: Mapping[str, Mapping[str, Any]]) -> "VideoLMProcessor":
-        """The same processor with some preprocessing settings replaced.
+        """A copy of the processor with some preprocessing settings replaced.
 
         Args:
-            overrides: per stream, e.g. ``{"image": {"pad_to_square": True}}``.
+            overrides: stream -> settings, such as ``{"image": {"pad_to_square": True}}``.
         Raises:
-            UserError: a stream or setting that does not exist, or a value that does not fit.
+            UserError: a stream or setting does not exist, or a value does not fit.
         """
         streams = dict(self.streams)
         for name, changes in overrides.items():
@@ -169,10 +121,10 @@ class VideoLMProcessor(ProcessorMixin):
         return changed
 
     def without(self, streams: Collection[str]) -> "VideoLMProcessor":
-        """The same processor with some streams switched off: where their tokens would stand, there are none.
+        """A copy of the processor with some streams switched off: they add no tokens to a prompt.
 
         Raises:
-            UserError: a stream that does not exist.
+            UserError: a stream does not exist.
         """
         unknown = next((name for name in streams if name not in self.streams), None)
         if unknown is not None:
@@ -191,24 +143,24 @@ class VideoLMProcessor(ProcessorMixin):
         max_expanded_length: int | None = None,
         seed: int | None = None,
     ) -> Example:
-        """Tokenise a sample; no file is touched, but for the metadata of media whose number of tokens differs.
+        """Tokenise a sample. No file is read, except the metadata of media whose number of tokens depends on them.
 
         Args:
             prompt: name of a prompt format.
             supervise: label the answers.
-            max_length: cut before expansion, see `encode`.
-            max_expanded_length: cut after it. Media of which nothing is left are dropped.
-            seed: of random preprocessing; None switches it off.
+            max_length: length limit before placeholders are expanded, see `encode`.
+            max_expanded_length: length limit after expansion. Media without a token within the limit are dropped.
+            seed: seed of random preprocessing; None switches randomness off.
         Raises:
-            SampleProblem: the sample is not usable; names it.
+            SampleProblem: the sample cannot be used; names the sample.
         """
         try:
             self._check_media(sample.media, self.prompt_format(prompt), limit=supervise)
-            parts = [self._parts(ref) for ref in sample.media]
+            readings = [self._reader.readings(ref) for ref in sample.media]
             encoded = self._encode(
                 mark_times(sample.turns, sample.times, self.times),
                 sample.media,
-                parts,
+                readings,
                 prompt,
                 supervise=supervise,
                 max_length=max_length,
@@ -216,7 +168,7 @@ class VideoLMProcessor(ProcessorMixin):
             )
         except SampleProblem as problem:
             raise problem.of(sample.id) from None
-        return _example(sample.id, encoded, parts, seed)
+        return _example(sample.id, encoded, readings, seed)
 
     def question_example(
         self,
@@ -225,18 +177,17 @@ class VideoLMProcessor(ProcessorMixin):
         prompt: str,
         history: Sequence[Turn] = (),
         id: str = "",
-        parts: Sequence[Sequence[tuple[MediaRef, int]]] | None = None,
+        readings: Sequence[Sequence[Reading]] | None = None,
     ) -> Example:
-        """Tokenise a question whose answer is open; nothing is labelled.
+        """Tokenise a question whose answer is open; no token is labelled.
 
-        Media tags that stand in the question, or in the history, say where the media go. Without any, all tags are put
-        before the first user turn, in the order of `media`.
+        Media tags in the question or in the history say where the media belong. If there are no tags, the tags of all
+        media are put before the first user turn, in the order of `media`.
 
         Args:
             history: earlier turns, user first.
-            id: of the example.
-            parts: of every media item, who reads it and the tokens that this gives; None: as its streams and its
-                file's metadata say.
+            id: id of the example.
+            readings: the readings of every media item; None finds them by the streams and the metadata of the files.
         Raises:
             SampleProblem: question, tags and media do not fit together; names `id`.
         """
@@ -247,17 +198,17 @@ class VideoLMProcessor(ProcessorMixin):
             turns[first] = Turn("user", format_.with_tags(turns[first].text, [ref.stream for ref in media]))
         try:
             self._check_media(media, format_, limit=False)
-            parts = [self._parts(ref) for ref in media] if parts is None else parts
-            encoded = self._encode(turns, media, parts, prompt, supervise=False, open_answer=True)
+            readings = [self._reader.readings(ref) for ref in media] if readings is None else readings
+            encoded = self._encode(turns, media, readings, prompt, supervise=False, open_answer=True)
         except SampleProblem as problem:
             raise problem.of(id) if id else problem from None
-        return _example(id, encoded, parts, None)
+        return _example(id, encoded, readings, None)
 
     def split_at_media(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
-        """Ids up to and including the last media token, and the rest. Without media the first part is empty.
+        """Ids up to and including the last media token, and the ids after it. Without media the first part is empty.
 
-        Examples about the same media whose text before them is the same have equal first parts: text is tokenised
-        separately on both sides of a placeholder.
+        Two examples with the same media and the same text before them have equal first parts, because the text before
+        and after a placeholder is tokenised separately.
         """
         media_positions = np.flatnonzero(np.isin(example.input_ids, list(self.placeholder_ids.values())))
         end = int(media_positions[-1]) + 1 if len(media_positions) else 0
@@ -274,79 +225,67 @@ class VideoLMProcessor(ProcessorMixin):
         """Inputs of `VideoLM.forward` and `generate`, for plain transformers code.
 
         Args:
-            text: one or more questions (B). Tags in them take the next item of `images` or `videos`, over all questions
-                in order; if no question has tags, every question must get the same number, put before it.
+            text: one or more questions (B). Each tag takes the next item of `images` or `videos`, over all questions in
+                order. If no question has tags, every question gets the same number of items, put before it.
             images, videos: items of the streams "image" and "video": a path, or decoded uint8 RGB pixels (H, W, 3) or
                 (T, H, W, 3).
-            prompt: name of a prompt format; None takes the one the system answers with.
+            prompt: name of a prompt format; None takes the system's format for answering.
 
         Returns:
             `input_ids` and `attention_mask`, (B, L) int64, padded on the left; `media`, the batch of each stream.
         Raises:
             SampleProblem: tags and media do not fit together.
+            UserError: the system has no stream "image" or "video".
         """
         questions = [text] if isinstance(text, str) else list(text)
         name = prompt or SYSTEMS[self.system].dialect.answering_prompt
         items = {stream: list(given) for stream, given in (("image", images), ("video", videos)) if given}
+        for stream in items:
+            if stream not in self.streams:
+                raise UserError(f"system {self.system} has no stream '{stream}', only {', '.join(self.streams)}")
         loaded = {stream: iter([self._load(stream, item) for item in given]) for stream, given in items.items()}
+        tags = [[tag[1] for tag in media_tags(question, items)] for question in questions]
+        shares = share_media(tags, {stream: len(given) for stream, given in items.items()})
         examples, read = [], []
-        for number, (question, share) in enumerate(zip(questions, self._deal_media(questions, items), strict=True)):
-            found = [next(loaded[ref.stream]) for ref in share]
-            parts = [[(ref, tokens) for ref, tokens, _ in item] for item in found]
-            examples.append(self.question_example(question, share, name, id=str(number), parts=parts))
+        for number, (question, share) in enumerate(zip(questions, shares, strict=True)):
+            found = [next(loaded[stream]) for stream in share]
+            readings = [[(ref, tokens) for ref, tokens, _ in item] for item in found]
+            refs = [MediaRef(stream, "") for stream in share]
+            examples.append(self.question_example(question, refs, name, id=str(number), readings=readings))
             read += [part for item in found for part in item]
-        media = {}
-        for stream in dict.fromkeys(ref.stream for ref, _, _ in read):
-            refs, tokens, arrays = zip(*(part for part in read if part[0].stream == stream), strict=True)
-            batch = StreamBatch.stack(arrays, tokens, encoded=[is_feature_file(ref.path) for ref in refs])
-            media[stream] = batch.to_float(self.streams[stream].preprocessing)
-        length = max(len(example) for example in examples)
-        pad = self.tokenizer.pad_token_id or 0
-        ids = np.stack(
-            [np.pad(example.input_ids, (length - len(example), 0), constant_values=pad) for example in examples]
-        )
-        mask = np.stack([np.arange(length) >= length - len(example) for example in examples])
-        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask).long(), "media": media}
+        ids, mask = padded_left([example.input_ids for example in examples], self.tokenizer.pad_token_id or 0)
+        return {"input_ids": ids, "attention_mask": mask, "media": self._batches(read)}
 
     def _load(self, stream: str, item: Any) -> list[tuple[MediaRef, int, np.ndarray | torch.Tensor]]:
-        """All that is read of a path, or of decoded pixels: by which stream, its tokens, and what towers take."""
+        """The readings of a path, or of decoded pixels, each with the values that its tower takes."""
         if not isinstance(item, str | Path):
             settings = self.streams[stream]
             array = settings.preprocessing.apply(np.asarray(item))
             return [(MediaRef(stream, ""), settings.tokens_of(array.shape), array)]
-        return [(ref, tokens, self._read(ref)) for ref, tokens in self._parts(MediaRef(stream, str(item)))]
+        found = self._reader.readings(MediaRef(stream, str(item)))
+        return [(ref, tokens, self._read(ref)) for ref, tokens in found]
 
     def _read(self, ref: MediaRef) -> np.ndarray:
-        """A file as its stream takes it: preprocessed, or the features it holds."""
+        """Values of a file for its stream: preprocessed, or the stored features."""
         return read_features(ref.path) if is_feature_file(ref.path) else self.preprocessing[ref.stream].load(ref.path)
 
-    def _deal_media(self, questions: Sequence[str], items: Mapping[str, Sequence[Any]]) -> list[list[MediaRef]]:
-        for stream in items:
-            if stream not in self.streams:
-                raise UserError(f"system {self.system} has no stream '{stream}', only {', '.join(self.streams)}")
-        counts = [{stream: question.count(f"<{stream}>") for stream in items} for question in questions]
-        if not any(any(count.values()) for count in counts):
-            if any(len(given) % len(questions) for given in items.values()):
-                raise SampleProblem(
-                    "tags and media differ in number", f"{len(questions)} questions without tags cannot share the media"
-                )
-            counts = [{stream: len(given) // len(questions) for stream, given in items.items()} for _ in questions]
-            return [[MediaRef(stream, "") for stream, n in count.items() for _ in range(n)] for count in counts]
-        for stream, given in items.items():
-            if (tags := sum(count[stream] for count in counts)) != len(given):
-                raise SampleProblem(
-                    "tags and media differ in number", f"{tags} <{stream}> in the text but {len(given)} {stream} items"
-                )
-        return [[MediaRef(tag[1], "") for tag in media_tags(question, items)] for question in questions]
+    def _batches(self, read: Sequence[tuple[MediaRef, int, np.ndarray | torch.Tensor]]) -> dict[str, StreamBatch]:
+        """The media of each stream as a batch, in the order in which they were read."""
+        batches = {}
+        for stream in dict.fromkeys(ref.stream for ref, _, _ in read):
+            refs, tokens, arrays = zip(*(part for part in read if part[0].stream == stream), strict=True)
+            batch = StreamBatch.stack(arrays, tokens, encoded=[is_feature_file(ref.path) for ref in refs])
+            batches[stream] = batch.to_float(self.streams[stream].preprocessing)
+        return batches
 
     def decode(self, ids: Any, skip_special_tokens: bool = True, **options: Any) -> str:
-        """Text of ids; media placeholders are left out."""
+        """Text of ids, without media placeholders."""
         placeholders = set(self.placeholder_ids.values())
         kept = [int(token) for token in np.asarray(ids).reshape(-1) if int(token) not in placeholders]
         return self.tokenizer.decode(kept, skip_special_tokens=skip_special_tokens, **options)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `processor_config.json` holds; the tokenizer is saved in its own files."""
+        """Content of `processor_config.json`; the tokenizer is saved in its own files."""
         return {
             "processor_class": type(self).__name__,
             "system": self.system,
@@ -358,82 +297,48 @@ class VideoLMProcessor(ProcessorMixin):
         self,
         turns: Sequence[Turn],
         media: Sequence[MediaRef],
-        parts: Sequence[Sequence[tuple[MediaRef, int]]],
+        readings: Sequence[Sequence[Reading]],
         prompt: str,
         **options: Any,
     ) -> Encoded:
         placeholders = [
             Placeholder(
                 ref.stream,
-                tuple((self.streams[part.stream].placeholder_id, tokens) for part, tokens in read),
+                tuple((self.streams[part.stream].placeholder_id, tokens) for part, tokens in found),
                 self.streams[ref.stream].num_placeholders,
             )
-            for ref, read in zip(media, parts, strict=True)
+            for ref, found in zip(media, readings, strict=True)
         ]
         format_ = self.prompt_format(prompt)
         return encode(turns, format_, self.chunk_tokenizer, placeholders, streams=tuple(self.streams), **options)
 
+    @property
+    def _reader(self) -> MediaReader:
+        return MediaReader(self.streams, self.companions, self.switched_off, self.media_info)
+
     def resolve(self, ref: MediaRef) -> list[MediaRef]:
-        """What is read of a media item: by its stream and by the companions that find something in it, in this order.
+        """What is read of a media item: by its stream, and by the companions that find something in it, in this order.
 
         Raises:
-            SampleProblem: its stream has nothing to read, or metadata cannot be read.
+            SampleProblem: the stream of the item has nothing to read, or metadata cannot be read.
         """
-        return [part for part, _ in self._parts(ref)]
-
-    def _parts(self, ref: MediaRef) -> list[tuple[MediaRef, int]]:
-        """What is read of a media item, with the tokens that this gives; streams that are switched off read nothing.
-
-        Raises:
-            SampleProblem: as `resolve`, or a file has to be encoded by towers that the model is without.
-        """
-        parts = []
-        absent: dict[str, str] = {}
-        for stream in (ref.stream, *self.companions.get(ref.stream, ())):
-            read = ref.read_by(stream)
-            companion = stream != ref.stream
-            if stream in self.switched_off or (companion and (read is None or _of_another_stream(read, ref))):
-                continue
-            if read is None:
-                raise SampleProblem("no media file", f"there is no file for its {stream}")
-            tokens = self.media_tokens(read)
-            tower = self.streams[stream].absent_tower
-            if tokens and tower is not None and not is_feature_file(read.path):
-                absent |= {tower[0]: tower[1]}
-            if tokens or not companion:
-                parts.append((read, tokens))
-        if absent:
-            raise SampleProblem("towers that the model is without", absent_message(absent))
-        return parts
+        return [read for read, _ in self._reader.readings(ref)]
 
     def media_tokens(self, ref: MediaRef) -> int:
-        """Tokens that one stream makes of a file; its metadata is read only where files differ.
+        """Number of tokens that a file becomes for one stream; its metadata are read only if items differ.
 
         Raises:
-            SampleProblem: its metadata cannot be read, or it holds features that are not of the stream's tower.
+            SampleProblem: the metadata cannot be read, or stored features are not those of the stream's tower.
         """
-        settings = self.streams[ref.stream]
-        if is_feature_file(ref.path):
-            try:
-                return settings.tokens_of_features(feature_shape(ref.path))
-            except MediaError as error:
-                raise SampleProblem("features cannot be read", str(error)) from None
-            except ValueError as error:
-                raise SampleProblem("features of another tower", f"{ref.path}: {error}") from None
-        return settings.num_tokens if isinstance(settings.num_tokens, int) else settings.tokens_of(self.shape_of(ref))
+        return self._reader.num_tokens(ref)
 
     def shape_of(self, ref: MediaRef) -> tuple[int, ...]:
-        """Shape of what preprocessing will give; the file's metadata is read only where items differ.
+        """Shape that preprocessing will return; the metadata of the file are read only if items differ.
 
         Raises:
-            SampleProblem: its metadata cannot be read.
+            SampleProblem: the metadata cannot be read.
         """
-        settings = self.streams[ref.stream]
-        try:
-            info = None if isinstance(settings.num_tokens, int) else self.media_info(ref.path)
-            return settings.preprocessing.output_shape(info)
-        except MediaError as error:
-            raise SampleProblem("media cannot be read", str(error)) from None
+        return self._reader.shape_of(ref)
 
     def _check_media(self, media: Sequence[MediaRef], prompt: PromptFormat, limit: bool) -> None:
         streams = [ref.stream for ref in media]
@@ -452,14 +357,9 @@ class VideoLMProcessor(ProcessorMixin):
                 )
 
 
-def _of_another_stream(read: MediaRef, ref: MediaRef) -> bool:
-    """Whether a companion would read the features that the item's own stream has in place of a file."""
-    return read.path == ref.path and is_feature_file(ref.path)
-
-
-def _example(id: str, encoded: Encoded, parts: Sequence[Sequence[tuple[MediaRef, int]]], seed: int | None) -> Example:
-    """An example of which the media are the parts whose tokens were kept; those of one file share its seed."""
-    media = [(ref, number) for number, item in enumerate(parts) for ref, _ in item]
+def _example(id: str, encoded: Encoded, readings: Sequence[Sequence[Reading]], seed: int | None) -> Example:
+    """An example with the media whose tokens were kept; readings of one file share its seed."""
+    media = [(ref, number) for number, item in enumerate(readings) for ref, _ in item]
     slots = tuple(
         MediaSlot(ref, num_tokens, None if seed is None else seed + number)
         for (ref, number), num_tokens in zip(media, encoded.media_tokens, strict=True)

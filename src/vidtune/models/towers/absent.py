@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 from torch import nn
 
 from vidtune.errors import UserError
-from vidtune.processing.absent_towers import absent_message
+from vidtune.processing.stream_settings import absent_message
 
 
 class AbsentTower(nn.Module):

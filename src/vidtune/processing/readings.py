@@ -1,0 +1,91 @@
+"""Readings of a medium: the streams that read one media item, the file that each reads, and the tokens it becomes."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import MediaRef
+from vidtune.errors import MediaError
+from vidtune.media.feature_file import feature_shape, is_feature_file
+from vidtune.media.probe import MediaInfo
+from vidtune.processing.stream_settings import StreamSettings, absent_message
+
+Reading = tuple[MediaRef, int]
+"""What one stream reads of a media item, and the number of tokens that it becomes."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaReader:
+    """Finds the readings of media items; only metadata of files are read.
+
+    Args:
+        streams: settings by stream name.
+        companions: stream -> streams that read the same file.
+        switched_off: streams that read nothing.
+        media_info: path -> metadata; called only for streams whose items differ in their number of tokens.
+    """
+
+    streams: Mapping[str, StreamSettings]
+    companions: Mapping[str, tuple[str, ...]]
+    switched_off: Collection[str]
+    media_info: Callable[[str], MediaInfo]
+
+    def readings(self, ref: MediaRef) -> list[Reading]:
+        """The readings of a media item: that of its stream, then those of the companions that find something in it.
+
+        Raises:
+            SampleProblem: the stream of the item has nothing to read, metadata cannot be read, or a file must be
+                encoded by towers that the model does not have.
+        """
+        found: list[Reading] = []
+        absent: dict[str, str] = {}
+        for stream in (ref.stream, *self.companions.get(ref.stream, ())):
+            read = ref.read_by(stream)
+            companion = stream != ref.stream
+            if stream in self.switched_off or (companion and (read is None or _of_another_stream(read, ref))):
+                continue
+            if read is None:
+                raise SampleProblem("no media file", f"there is no file for its {stream}")
+            tokens = self.num_tokens(read)
+            tower = self.streams[stream].absent_tower
+            if tokens and tower is not None and not is_feature_file(read.path):
+                absent |= {tower[0]: tower[1]}
+            if tokens or not companion:
+                found.append((read, tokens))
+        if absent:
+            raise SampleProblem("towers that the model is without", absent_message(absent))
+        return found
+
+    def num_tokens(self, ref: MediaRef) -> int:
+        """Number of tokens that a file becomes for one stream.
+
+        Raises:
+            SampleProblem: the metadata cannot be read, or stored features are not those of the stream's tower.
+        """
+        settings = self.streams[ref.stream]
+        if is_feature_file(ref.path):
+            try:
+                return settings.tokens_of_features(feature_shape(ref.path))
+            except MediaError as error:
+                raise SampleProblem("features cannot be read", str(error)) from None
+            except ValueError as error:
+                raise SampleProblem("features of another tower", f"{ref.path}: {error}") from None
+        return settings.num_tokens if isinstance(settings.num_tokens, int) else settings.tokens_of(self.shape_of(ref))
+
+    def shape_of(self, ref: MediaRef) -> tuple[int, ...]:
+        """Shape that preprocessing will return for a file.
+
+        Raises:
+            SampleProblem: the metadata cannot be read.
+        """
+        settings = self.streams[ref.stream]
+        try:
+            info = None if isinstance(settings.num_tokens, int) else self.media_info(ref.path)
+            return settings.preprocessing.output_shape(info)
+        except MediaError as error:
+            raise SampleProblem("media cannot be read", str(error)) from None
+
+
+def _of_another_stream(read: MediaRef, ref: MediaRef) -> bool:
+    """Whether a companion would read stored features that belong to the stream of the item itself."""
+    return read.path == ref.path and is_feature_file(ref.path)
