@@ -36,7 +36,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from vidtune.checkpoints.build import build_processor
+from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.data.sample import MediaRef
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
 from vidtune.generation.engine import AnswerEngine

@@ -24,7 +24,7 @@ from vidtune.cli.main import run as run_command
 
 def open_checkpoint(place: str, base: Sequence[str], towers: Mapping[str, str]) -> tuple[Any, Any]:
     """Model and processor, as transformers has them: ``model(**processor(text, images=..., videos=...))``."""
-    from vidtune.checkpoints.checkpoints import load_checkpoint
+    from vidtune.checkpoints.load import load_checkpoint
 
     loaded = load_checkpoint(place, base=list(base), towers=dict(towers))
     return loaded.model, loaded.processor

@@ -14,7 +14,9 @@ from vidtune.processing.times import spans_in_text, with_seconds
 from vidtune.registry import SYSTEMS
 
 if TYPE_CHECKING:
-    from vidtune.checkpoints.checkpoints import Checkpoint, LoadReport
+    from vidtune.checkpoints.load import Checkpoint
+    from vidtune.checkpoints.report import LoadReport
+    from vidtune.checkpoints.source import Source
     from vidtune.evaluation.judges.base import Judge
     from vidtune.evaluation.score import Score
     from vidtune.generation.conversation import Conversation
@@ -91,9 +93,10 @@ class Model:
         report: "LoadReport | None" = None,
         source: str | Path | None = None,
         revision: str | None = None,
+        loaded_from: "Source | None" = None,
     ) -> None:
         self.network, self.processor, self.report = network, processor, report
-        self._source, self._revision = source, revision
+        self._source, self._revision, self._loaded_from = source, revision, loaded_from
 
     @property
     def system(self) -> str:
@@ -206,15 +209,16 @@ class Model:
             >>> vidtune.load("tiny-model").save("copy", format="official").name
             'copy'
         """
-        from vidtune.checkpoints.checkpoints import save_checkpoint
+        from vidtune.checkpoints.write import save_checkpoint
 
-        save_checkpoint(self._checkpoint(), Path(folder), format, self._source)
+        save_checkpoint(self._checkpoint(), Path(folder), format)
         return Path(folder)
 
     def _checkpoint(self) -> "Checkpoint":
-        from vidtune.checkpoints.checkpoints import Checkpoint, LoadReport
+        from vidtune.checkpoints.load import Checkpoint
+        from vidtune.checkpoints.report import LoadReport
 
-        return Checkpoint(self.network, self.processor, self.report or LoadReport(NATIVE))
+        return Checkpoint(self.network, self.processor, self.report or LoadReport(NATIVE), self._loaded_from)
 
     def _ask(
         self,
@@ -341,18 +345,19 @@ def load(
         >>> vidtune.load("tiny-model").system
         'video_llava'
     """
-    from vidtune.checkpoints.checkpoints import load_checkpoint
+    from vidtune.checkpoints.load import load_checkpoint
     from vidtune.machine.devices import pick_device, pick_dtype
 
     loaded = load_checkpoint(
         checkpoint,
+        revision=revision,
         base=base,
         towers=towers,
         tokenizer=tokenizer,
         dtype=pick_dtype(dtype),
         device=pick_device(device),
     )
-    return Model(loaded.model, loaded.processor, loaded.report, checkpoint, revision)
+    return Model(loaded.model, loaded.processor, loaded.report, checkpoint, revision, loaded.source)
 
 
 def answer(model: Model | str | Path, question: str | Sequence[str], **options: Any) -> Any:

@@ -9,8 +9,11 @@ from safetensors.torch import load_file, save_file
 from tiny_models import TOKENIZER, TOWER, tiny_model
 from transformers import LlamaTokenizer
 
-from vidtune.checkpoints.build import build_model, build_processor
-from vidtune.checkpoints.checkpoints import Checkpoint, LoadReport, load_checkpoint, save_checkpoint
+from vidtune.checkpoints.build import build_model
+from vidtune.checkpoints.fit_processor import build_processor
+from vidtune.checkpoints.load import Checkpoint, load_checkpoint
+from vidtune.checkpoints.report import LoadReport
+from vidtune.checkpoints.write import save_checkpoint
 from vidtune.errors import UserError
 from vidtune.models.video_lm import VideoLM
 from vidtune.recipe.types import Recipe

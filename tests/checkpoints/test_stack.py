@@ -11,8 +11,12 @@ from tiny_models import TOKENIZER, tiny_model
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from vidtune.checkpoints.build import build_model, build_processor
-from vidtune.checkpoints.checkpoints import Checkpoint, LoadReport, find_format, load_checkpoint, save_checkpoint
+from vidtune.checkpoints.build import build_model
+from vidtune.checkpoints.fit_processor import build_processor
+from vidtune.checkpoints.load import Checkpoint, load_checkpoint
+from vidtune.checkpoints.recognise import find_format
+from vidtune.checkpoints.report import LoadReport
+from vidtune.checkpoints.write import save_checkpoint
 from vidtune.errors import UserError
 from vidtune.models.towers.absent import AbsentTower
 from vidtune.models.towers.base import tower_config

@@ -17,7 +17,7 @@ from transformers import LlamaTokenizer, WhisperConfig, WhisperModel
 from vidtune.checkpoints.build import build_config, build_model
 from vidtune.checkpoints.files.script_archive import is_script_archive
 from vidtune.checkpoints.files.tensors import read_shapes, read_state
-from vidtune.checkpoints.formats import TowerFile
+from vidtune.checkpoints.publication import TowerFile
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.towers.base import tower_config
@@ -148,7 +148,9 @@ def test_a_recipe_names_towers_by_their_published_files(make_recipe, files, towe
 
 
 def test_sizes_are_read_without_reading_weights(make_recipe, files, monkeypatch):
-    monkeypatch.setattr("vidtune.checkpoints.build.read_state", lambda path: pytest.fail("weights were read"))
+    monkeypatch.setattr(
+        "vidtune.checkpoints.files.tensors.TensorFile.read", lambda *name: pytest.fail("weights were read")
+    )
     monkeypatch.setattr(
         "vidtune.checkpoints.files.script_archive._read", lambda *stored: pytest.fail("weights were read")
     )

@@ -16,8 +16,10 @@ from openai_archive import save_archive
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from vidtune.checkpoints.build import build_processor
-from vidtune.checkpoints.checkpoints import Checkpoint, LoadReport, load_checkpoint, save_checkpoint
+from vidtune.checkpoints.fit_processor import build_processor
+from vidtune.checkpoints.load import Checkpoint, load_checkpoint
+from vidtune.checkpoints.report import LoadReport
+from vidtune.checkpoints.write import save_checkpoint
 from vidtune.cli.main import run
 from vidtune.data.sample import MediaRef
 from vidtune.models.video_lm import VideoLM

@@ -7,7 +7,7 @@ import torch
 from qa_sets import records, write_set, write_video
 from tiny_checkpoint import write_checkpoint
 
-from vidtune.checkpoints.checkpoints import load_checkpoint
+from vidtune.checkpoints.load import load_checkpoint
 from vidtune.errors import UserError
 from vidtune.evaluation.checkpoint import AnsweringOptions, opened
 from vidtune.evaluation.evaluate import evaluate, planned_runs

@@ -6,7 +6,7 @@ from PIL import Image
 from tiny_language_models import byte_tokenizer, sharpen
 from tiny_models import tiny_model
 
-from vidtune.checkpoints.build import build_processor
+from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.data.sample import MediaRef, Turn
 from vidtune.errors import UserError
 from vidtune.generation.conversation import Conversation

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tiny_language_models import CONFIGS, byte_tokenizer, sharpen
 
-from vidtune.checkpoints.build import build_processor
+from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.data.sample import MediaRef, Turn
 from vidtune.errors import MediaError, UserError
 from vidtune.generation import engine as engine_module

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_language_models import CONFIGS, byte_tokenizer, sharpen
 
-from vidtune.checkpoints.build import build_processor
+from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.data.sample import MediaRef
 from vidtune.generation.engine import AnswerEngine
 from vidtune.generation.settings import GenerationSettings, Request

@@ -8,7 +8,7 @@ import torch
 from tiny_language_models import byte_tokenizer, sharpen
 from tiny_models import packed, random_example, tiny_model
 
-from vidtune.checkpoints.build import build_processor
+from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.generation.engine import AnswerEngine
 from vidtune.generation.settings import GenerationSettings, Request
 

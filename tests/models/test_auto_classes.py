@@ -13,7 +13,7 @@ from tiny_language_models import byte_tokenizer
 from tiny_models import tiny_model
 from transformers import AutoModelForCausalLM, AutoProcessor
 
-from vidtune.checkpoints.build import build_processor
+from vidtune.checkpoints.fit_processor import build_processor
 
 
 @pytest.fixture(scope="module")

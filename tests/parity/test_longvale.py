@@ -14,10 +14,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from vidtune.checkpoints.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from vidtune.checkpoints.lora.adapters import adapter_config, read_adapter
+from vidtune.checkpoints.files.folder import CheckpointFiles
+from vidtune.checkpoints.load import Checkpoint, load_checkpoint
+from vidtune.checkpoints.lora.adapter_files import adapter_config, official_name, read_adapter
 from vidtune.checkpoints.lora.injection import add_adapters
-from vidtune.checkpoints.stack import require_layer
+from vidtune.checkpoints.recognise import recognise
+from vidtune.checkpoints.report import LoadReport, rename
+from vidtune.checkpoints.write import save_checkpoint
 from vidtune.data.conversations import read_conversations
 from vidtune.data.sample import MediaRef, Sample
 from vidtune.evaluation.benchmarks.longvale import TEMPLATES
@@ -400,7 +403,7 @@ def test_whole_official_model_is_written_back_unchanged(checkpoint, weights, tmp
 
 def test_published_run_is_written_back_unchanged(places, tmp_path):
     loaded = load_checkpoint(places["s3"], base=[str(places[name]) for name in ("llm", "projector", "s2")])
-    save_checkpoint(loaded, tmp_path / "out", "official_lora", places["s3"])
+    save_checkpoint(loaded, tmp_path / "out", "official_lora")
     for file in ("adapter_model.bin", "non_lora_trainables.bin"):
         stored, written = (torch.load(folder / file, weights_only=True) for folder in (places["s3"], tmp_path / "out"))
         assert stored.keys() == written.keys()
@@ -446,13 +449,14 @@ def test_recipe_trains_what_the_original_trains(stage, places, results):
 
 def test_unmerged_stage_gives_the_official_loss_and_gradients(places, examples, results):
     model = stage_model(places, results, "instruction_tuning")
-    layer = require_layer(places["s3"], "longvale")
+    run = recognise(places["s3"], system="longvale", layer=True)
+    connectors = {official_name(name): tensor for name, tensor in run.weights.items()}
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, tensor in layer.state.items():
+        for name, tensor in rename(connectors, run.format.keys, LoadReport("run")).items():
             parameters[name].copy_(tensor)
-        for name, (down, up) in layer.adapter.factors.items():
-            ours = layer.format.keys.to_ours(name + ".").removesuffix(".")
+        for name, (down, up) in read_adapter(run.files).factors.items():
+            ours = run.format.keys.to_ours(name + ".").removesuffix(".")
             parameters[f"{ours}.lora_A.default.weight"].copy_(down)
             parameters[f"{ours}.lora_B.default.weight"].copy_(up)
     value = loss(model, packed(examples))
@@ -470,7 +474,7 @@ def test_adapter_config_is_the_official_one(places, results):
     settings = LoRA(rank=wanted["r"], alpha=wanted["lora_alpha"], dropout=wanted["lora_dropout"])
     layers = {name.split(".lora_")[0].rpartition(".")[2] for name, _ in model.named_parameters() if ".lora_" in name}
     assert adapter_config(settings, layers, "", "CAUSAL_LM") == wanted
-    assert read_adapter(places["s2"]).config == wanted
+    assert read_adapter(CheckpointFiles(places["s2"])).config == wanted
 
 
 def test_frames_and_pixels_of_the_system_are_the_official_ones(config, inputs, expected):

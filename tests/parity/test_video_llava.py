@@ -11,15 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from vidtune.checkpoints.checkpoints import (
-    LoadReport,
-    export_state,
-    load_checkpoint,
-    model_from_state,
-    rename,
-    save_checkpoint,
-)
-from vidtune.checkpoints.lora import adapters
+from vidtune.checkpoints.apply import model_from_state
+from vidtune.checkpoints.files.folder import CheckpointFiles
+from vidtune.checkpoints.load import load_checkpoint
+from vidtune.checkpoints.lora.adapter_files import TRAINABLE_NAMES, official_name, read_adapter
+from vidtune.checkpoints.lora.merging import merge
+from vidtune.checkpoints.report import LoadReport, rename
+from vidtune.checkpoints.write import export_state, save_checkpoint
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
 from vidtune.media.preprocessing.frame_sampling import frame_indices
@@ -441,9 +439,11 @@ def lora_folder(tmp_path_factory) -> Path:
 def test_merged_lora_run_agrees(lora_folder, model, config, inputs, media, expected):
     report = LoadReport("official")
     state = rename(read("weights.safetensors"), FORMATS["official"].keys, report)
-    state |= rename(adapters.read_trainables(lora_folder), FORMATS["projector"].keys, report)
+    files = CheckpointFiles(lora_folder)
+    trainables = {official_name(name): tensor for name, tensor in files.tensors(TRAINABLE_NAMES).items()}
+    state |= rename(trainables, FORMATS["projector"].keys, report)
     merged = model_from_state(make_config(config), state, report).eval()
-    adapters.merge(merged, adapters.read_adapter(lora_folder), FORMATS["official"].keys, lora_folder)
+    merge(merged, read_adapter(files), FORMATS["official"].keys, lora_folder)
     for name, wanted in expected.items():
         if name.startswith("lora.merged.weight."):
             ours = FORMATS["official"].keys.to_ours(name.removeprefix("lora.merged.weight.") + ".weight")
@@ -485,7 +485,7 @@ def test_lora_run_is_read_from_its_folder_and_written_back_unchanged(lora_run, t
         if name.startswith("lora.merged.weight."):
             weight = keys.to_ours(name.removeprefix("lora.merged.weight.") + ".weight")
             close(loaded.model.get_parameter(weight), wanted, 1e-5)
-    save_checkpoint(loaded, tmp_path / "written", "official_lora", run)
+    save_checkpoint(loaded, tmp_path / "written", "official_lora")
     for file in ("adapter_model.bin", "non_lora_trainables.bin"):
         stored, written = (torch.load(folder / file, weights_only=True) for folder in (run, tmp_path / "written"))
         assert stored.keys() == written.keys()

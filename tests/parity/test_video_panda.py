@@ -11,7 +11,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from vidtune.checkpoints.checkpoints import LoadReport, export_state, load_checkpoint, model_from_state, rename
+from vidtune.checkpoints.apply import model_from_state
+from vidtune.checkpoints.load import load_checkpoint
+from vidtune.checkpoints.report import LoadReport, rename
+from vidtune.checkpoints.write import export_state
 from vidtune.data.sample import Turn
 from vidtune.media.preprocessing.frame_sampling import frame_indices
 from vidtune.media.preprocessing.kinds import Preprocessing

@@ -8,7 +8,7 @@ from grey_clips import write_grey_clip
 from tiny_tokenizers import tiny_tokenizer
 from transformers import AutoConfig
 
-from vidtune.checkpoints.build import build_processor
+from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import UserError

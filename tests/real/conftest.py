@@ -19,7 +19,8 @@ from PIL import Image
 from training_world import COLOURS, TOWER, conversation, write_video
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from vidtune.checkpoints.build import build_model, build_processor
+from vidtune.checkpoints.build import build_model
+from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.machine.files import atomic_folder
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.processor import VideoLMProcessor

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from vidtune.checkpoints.build import build_model
-from vidtune.checkpoints.checkpoints import Checkpoint, load_checkpoint
+from vidtune.checkpoints.load import Checkpoint, load_checkpoint
 from vidtune.cli.main import run
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.models.video_lm import VideoLM

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vidtune.checkpoints.checkpoints import LoadReport, rename
 from vidtune.checkpoints.files.tensors import read_shapes, read_state
-from vidtune.checkpoints.formats import TowerFile
+from vidtune.checkpoints.publication import TowerFile
+from vidtune.checkpoints.report import LoadReport, rename
 from vidtune.models.towers.base import tower_config
 
 FIXTURES = Path(__file__).parents[1] / "parity" / "fixtures"

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from tiny_language_models import CONFIGS, byte_tokenizer, sharpen
 
-from vidtune.checkpoints.build import build_processor
+from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.models.video_lm import VideoLM
 from vidtune.registry import SYSTEMS
 

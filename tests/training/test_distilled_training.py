@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from training_world import COLOURS, LANGUAGE_MODEL, conversation, write_video
 
-from vidtune.checkpoints.checkpoints import load_checkpoint
+from vidtune.checkpoints.load import load_checkpoint
 from vidtune.errors import UserError
 from vidtune.media.pool import MediaPool
 from vidtune.planning.randomness import random_seed

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from training_world import LANGUAGE_MODEL, TOWER
 
 from vidtune.checkpoints.build import build_model
-from vidtune.checkpoints.checkpoints import load_checkpoint, save_checkpoint
+from vidtune.checkpoints.load import load_checkpoint
+from vidtune.checkpoints.write import save_checkpoint
 from vidtune.errors import UserError
 from vidtune.recipe.types import Recipe
 from vidtune.training.run import train_stages as train
@@ -48,7 +49,7 @@ def exported(make_recipe, published: dict[str, str], tmp_path_factory: pytest.Te
     out = tmp_path_factory.mktemp("run")
     stages = [{"name": "align", "max_steps": 1}, {"name": "tune", "train": TRAIN, "max_steps": 2}]
     bundle = run(make_recipe(stages=stages, workers=0, warmup=0.0), published, out / "out")
-    save_checkpoint(load_checkpoint(bundle), out / "exported", FORMAT, bundle)
+    save_checkpoint(load_checkpoint(bundle), out / "exported", FORMAT)
     return bundle, out / "exported"
 
 
@@ -116,11 +117,11 @@ def test_bundle_on_weights_that_were_never_published_is_not_exported(
         out = tmp_path / str(len(stages))
         bundle = run(make_recipe(stages=stages, max_steps=1, warmup=0.0, workers=0), published, out)
         with pytest.raises(UserError, match=message):
-            save_checkpoint(load_checkpoint(bundle), tmp_path / "exported", FORMAT, bundle)
+            save_checkpoint(load_checkpoint(bundle), tmp_path / "exported", FORMAT)
         assert not list(tmp_path.glob("exported*"))
 
 
 def test_checkpoint_without_adapter_is_not_written_as_lora_run(make_recipe, tmp_path: Path) -> None:
     final = train(make_recipe(max_steps=1, workers=0), tmp_path / "out", progress=False)
     with pytest.raises(UserError, match="holds no low-rank adapter, which format official_lora is for"):
-        save_checkpoint(load_checkpoint(final), tmp_path / "exported", FORMAT, final)
+        save_checkpoint(load_checkpoint(final), tmp_path / "exported", FORMAT)

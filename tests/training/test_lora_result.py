@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from vidtune.checkpoints.build import build_model
-from vidtune.checkpoints.checkpoints import load_checkpoint, save_checkpoint
-from vidtune.checkpoints.lora.adapters import is_adapter_weight
+from vidtune.checkpoints.load import load_checkpoint
+from vidtune.checkpoints.lora.adapter_files import is_adapter_weight
+from vidtune.checkpoints.write import save_checkpoint
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import UserError
 from vidtune.processing.batch import Batch, pack
@@ -132,7 +133,7 @@ def test_peft_reads_the_adapters_onto_our_components(trained: Trained) -> None:
 
 def test_merged_whole_checkpoint_equals_the_bundle(trained: Trained, tmp_path: Path) -> None:
     loaded = load_checkpoint(trained.folder)
-    save_checkpoint(loaded, tmp_path / "whole", source=trained.folder)
+    save_checkpoint(loaded, tmp_path / "whole")
     whole = load_checkpoint(tmp_path / "whole").model.state_dict()
     assert all(torch.equal(tensor, whole[name]) for name, tensor in loaded.model.state_dict().items())
 

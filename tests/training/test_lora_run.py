@@ -11,8 +11,8 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
 from vidtune.checkpoints.build import build_model
-from vidtune.checkpoints.checkpoints import load_checkpoint
-from vidtune.checkpoints.lora.adapters import is_adapter_weight
+from vidtune.checkpoints.load import load_checkpoint
+from vidtune.checkpoints.lora.adapter_files import is_adapter_weight
 from vidtune.errors import UserError
 from vidtune.recipe.types import Recipe
 from vidtune.training.run import train_stages as train

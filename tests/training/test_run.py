@@ -12,7 +12,7 @@ from launched import with_settings
 from safetensors.torch import load_file
 
 from vidtune.checkpoints.build import build_model
-from vidtune.checkpoints.checkpoints import load_checkpoint
+from vidtune.checkpoints.load import load_checkpoint
 from vidtune.errors import UserError
 from vidtune.recipe.types import Recipe, load_recipe
 from vidtune.training.run import train_stages as train

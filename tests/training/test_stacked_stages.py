@@ -16,8 +16,10 @@ from training_world import LANGUAGE_MODEL
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vidtune.checkpoints.build import build_model
-from vidtune.checkpoints.checkpoints import load_checkpoint, save_checkpoint
-from vidtune.checkpoints.lora.bundle import bundle_adapters
+from vidtune.checkpoints.files.folder import CheckpointFiles
+from vidtune.checkpoints.load import load_checkpoint
+from vidtune.checkpoints.lora.adapter_files import read_adapter
+from vidtune.checkpoints.write import save_checkpoint
 from vidtune.errors import UserError
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.tokenizing import load_tokenizer
@@ -119,7 +121,7 @@ def test_model_in_training_holds_no_tower(published: Published, run: Path) -> No
 def test_every_adapter_is_merged_before_the_next_one_learns(published: Published, run: Path) -> None:
     start = build_model(recipe(published, stage_one(published)))
     end = load_checkpoint(final(run, "instruct")).model
-    factors = [bundle_adapters(final(run, stage))["language_model"] for stage in ("perceive", "instruct")]
+    factors = [read_adapter(CheckpointFiles(final(run, stage))) for stage in ("perceive", "instruct")]
     for layer, (down, up) in factors[0].factors.items():
         second_down, second_up = factors[1].factors[layer]
         assert not torch.equal(down, second_down)
@@ -143,7 +145,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     """The three results as files of the published formats."""
     root = tmp_path_factory.mktemp("exported")
     for stage, form in (("projector", "projector"), ("perceive", "official_lora"), ("instruct", "official_lora")):
-        save_checkpoint(load_checkpoint(final(run, stage)), root / stage, form, final(run, stage))
+        save_checkpoint(load_checkpoint(final(run, stage)), root / stage, form)
     return {
         "projector": root / "projector/mm_projector.bin",
         "perceive": root / "perceive",
@@ -195,7 +197,7 @@ def test_stage_that_trained_more_than_the_format_holds_is_not_exported(published
     more = lora_stage(published, "more", train={"language_model": LORA, "connectors": 1e-2})
     bundle = train(recipe(published, more), tmp_path / "out", progress=False)
     with pytest.raises(UserError, match=r"trained 'connectors\.visual.*cannot hold; write the whole model"):
-        save_checkpoint(load_checkpoint(bundle), tmp_path / "exported", "official_lora", bundle)
+        save_checkpoint(load_checkpoint(bundle), tmp_path / "exported", "official_lora")
 
 
 def test_absent_tower_cannot_be_trained(published: Published, tmp_path: Path) -> None:

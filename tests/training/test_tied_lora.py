@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from training_world import LANGUAGE_MODEL
 
-from vidtune.checkpoints.checkpoints import load_checkpoint
+from vidtune.checkpoints.load import load_checkpoint
 from vidtune.training.run import train_stages as train
 
 LORA = {"learning_rate": 1e-2, "lora": {"rank": 4, "alpha": 8}}

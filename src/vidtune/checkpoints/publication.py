@@ -1,16 +1,117 @@
-"""How the weights of a system are published: checkpoint formats, files of towers, parts named by a config."""
+"""How the weights of a system are published: key maps, checkpoint formats, files of towers, parts named by a config.
 
-from collections.abc import Callable, Mapping
+All of this is data that a system owns. Files are read in :mod:`vidtune.checkpoints.recognise` and written in
+:mod:`vidtune.checkpoints.write`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vidtune.checkpoints.formats import CheckpointFormat, JsonDict, TowerFile
+from torch import Tensor
+
 from vidtune.errors import UserError
+from vidtune.models.config import VideoLMConfig
+
+JsonDict = dict[str, Any]
+State = dict[str, Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """Reversible renaming of parameter keys by prefix.
+
+    Args:
+        prefixes: pairs (their prefix, our prefix); in either direction the first match is used.
+        ignored: patterns, matched from the start, of their keys that we do not need.
+        left_out: pairs of such a pattern and what these keys hold, which reports name.
+        rewrite: function from their tensors to tensors that ``prefixes`` can rename, for tensors that are stored in
+            another way (fused, transposed, repeated); other tensors pass through. ValueError for wrong tensors.
+        restore: the inverse of ``rewrite``.
+    """
+
+    prefixes: tuple[tuple[str, str], ...]
+    ignored: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    rewrite: Callable[[State], State] | None = None
+    restore: Callable[[State], State] | None = None
+
+    def to_ours(self, key: str) -> str | None:
+        """Return our name of their key; None when the key is ignored or unknown (see :meth:`is_ignored`)."""
+        return None if self.is_ignored(key) else _rename(key, self.prefixes)
+
+    def to_theirs(self, key: str) -> str | None:
+        """Return their name of our key; None when the format has no place for it."""
+        return _rename(key, ((ours, theirs) for theirs, ours in self.prefixes))
+
+    def is_ignored(self, key: str) -> bool:
+        """Whether a key is known and not needed."""
+        return any(re.match(pattern, key) for pattern in self.ignored) or self.why_left_out(key) is not None
+
+    def why_left_out(self, key: str) -> str | None:
+        """Return what a key holds if it is known and left out; None for any other key."""
+        return next((what for pattern, what in self.left_out if re.match(pattern, key)), None)
+
+
+@dataclass(frozen=True)
+class TowerFile:
+    """How a tower is published alone: as a checkpoint folder, or as one file.
+
+    Args:
+        keys: key map from the names in the file to the names below the tower.
+        read_sizes: function (settings, shapes) -> sizes for :attr:`Architecture.build_config`; ValueError for a tower
+            of another kind. For a folder it gets the config.json and no shapes; for a file the settings that the file
+            holds beside its tensors, and the shapes of the tensors by name.
+    """
+
+    keys: KeyMap
+    read_sizes: Callable[[JsonDict, Mapping[str, tuple[int, ...]]], JsonDict]
+
+
+def _rename(key: str, prefixes: Iterable[tuple[str, str]]) -> str | None:
+    for old, new in prefixes:
+        if key.startswith(old):
+            return new + key[len(old) :]
+    return None
+
+
+@dataclass(frozen=True)
+class CheckpointFormat:
+    """One way in which a system's checkpoints are stored.
+
+    Args:
+        name: name for ``vidtune convert --to``.
+        keys: key map of the parameters.
+        matches: function (config.json, keys of the tensors) -> whether a checkpoint is of this format.
+        read_config: function (their config.json, shapes of their tensors) -> our config.
+        write_config: function (our config, places of published towers by name) -> their config.json; ValueError for a
+            model that the format cannot hold. None if we do not write the format.
+        partial: components that such a file holds; empty: the whole model.
+        warnings: function from the config to warnings to show to the user.
+        file_name: name of the weight file of a partial format.
+        adapter: whether it is a LoRA run: low-rank adapters of the language model beside the components of ``partial``.
+        drawn: patterns of our keys that such a file does not hold; these weights are drawn at random.
+        without_towers: whether such a checkpoint never holds its towers, and is written without them.
+    """
+
+    name: str
+    keys: KeyMap
+    matches: Callable[[JsonDict, Iterable[str]], bool]
+    read_config: Callable[[JsonDict, dict[str, tuple[int, ...]]], VideoLMConfig] | None = None
+    write_config: Callable[[VideoLMConfig, Mapping[str, str]], JsonDict] | None = None
+    partial: tuple[str, ...] = ()
+    warnings: Callable[[VideoLMConfig], list[str]] = lambda config: []
+    file_name: str = "model.safetensors"
+    adapter: bool = False
+    drawn: tuple[str, ...] = ()
+    without_towers: bool = False
 
 
 @dataclass(frozen=True)
 class NamedParts:
-    """What the config.json of a partial checkpoint says about the parts that it does not hold.
+    """Parts that the config.json of a partial checkpoint names, but that the checkpoint does not hold.
 
     Args:
         towers: tower -> place of its weights (folder or hub id), or its sizes where it names no place.
@@ -43,7 +144,7 @@ class Publication:
     named_parts: Callable[[dict[str, Any]], NamedParts] = lambda config: NamedParts()
 
     def tower(self, name: str) -> TowerFile:
-        """How the tower of that name is published alone. Raises UserError where it is not."""
+        """Return how the tower of that name is published alone. Raises UserError where it is not."""
         if name not in self.towers:
             known = f"known: {', '.join(self.towers)}" if self.towers else "no tower of it is"
             raise UserError(f"tower {name!r} is not published alone ({known})")

@@ -1,4 +1,4 @@
-"""Teachers of a recipe: their towers and weights, the pixels they see, and the heads that their students need."""
+"""Teachers of a recipe: their towers and weights, the frames that they see, and the heads that their students need."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from vidtune.checkpoints.checkpoints import OURS, LoadReport, read_config, rename
-from vidtune.checkpoints.files.hub import locate
-from vidtune.checkpoints.files.tensors import read_state
-from vidtune.checkpoints.formats import TowerFile
+from vidtune.checkpoints.publication import TowerFile
+from vidtune.checkpoints.recognise import TEACHER, recognise
+from vidtune.checkpoints.report import LoadReport, rename
+from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.models.config import VideoLMConfig
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 def teacher_config(recipe: Recipe, stream: str) -> ClipTowerConfig:
-    """Sizes of a stream's teacher; reads no weights.
+    """Return the sizes of a stream's teacher; no weights are read.
 
     Raises:
         UserError: they cannot be found or contradict each other.
     """
     spec = recipe.distillation[stream].teacher
     try:
-        sizes = spec if isinstance(spec, dict) else _tower_sizes(recipe.system, locate(spec), stream)
+        sizes = spec if isinstance(spec, dict) else _tower_sizes(_teacher_source(recipe, stream, spec), stream)
         if sizes.get("type", "clip") != "clip":
             raise ValueError(f"a tower of type {sizes['type']!r} cannot teach, one of type 'clip' can")
         return cast(
@@ -42,14 +42,18 @@ def teacher_config(recipe: Recipe, stream: str) -> ClipTowerConfig:
         raise UserError(f"distillation.{stream}.teacher: {error}") from None
 
 
-def _tower_sizes(system: str, folder: Path, stream: str) -> dict[str, Any]:
-    """Sizes of the tower in a folder: a tower alone, or the stream's in a whole model of ours."""
-    config = read_config(folder)
-    if config.get("model_type") != OURS:
-        return _published_teacher(system, stream).read_sizes(config, {})
-    if stream not in config["streams"]:
-        raise ValueError(f"the model in {folder} has no stream {stream!r}")
-    return config["towers"][config["streams"][stream]["tower"]]
+def _teacher_source(recipe: Recipe, stream: str, place: str) -> Source:
+    return recognise(place, system=recipe.system, component=TEACHER + stream)
+
+
+def _tower_sizes(source: Source, stream: str) -> dict[str, Any]:
+    """Sizes of a teacher: a tower alone, or the stream's tower in a whole model of ours."""
+    if source.kind == "tower":
+        assert source.files is not None
+        return _published_teacher(str(source.system), stream).read_sizes(source.files.require_config(), {})
+    if stream not in source.config["streams"]:
+        raise ValueError(f"the model in {source.path} has no stream {stream!r}")
+    return source.config["towers"][source.config["streams"][stream]["tower"]]
 
 
 def _published_teacher(system: str, stream: str) -> TowerFile:
@@ -58,17 +62,17 @@ def _published_teacher(system: str, stream: str) -> TowerFile:
     return publication.teachers.get(stream) or publication.tower(stream)
 
 
-def _tower_state(system: str, folder: Path, stream: str, report: LoadReport) -> dict[str, Tensor]:
-    """Its weights under our names; what else a whole model of ours holds is ignored."""
-    config, state = read_config(folder), read_state(folder)
-    if config.get("model_type") != OURS:
-        return rename(state, _published_teacher(system, stream).keys, report)
-    prefix = f"towers.{config['streams'][stream]['tower']}."
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+def _tower_state(source: Source, stream: str, report: LoadReport) -> dict[str, Tensor]:
+    """Weights of a teacher under our names; the other weights of a whole model of ours are not read."""
+    if source.kind == "tower":
+        return rename(source.weights, _published_teacher(str(source.system), stream).keys, report)
+    prefix = f"towers.{source.config['streams'][stream]['tower']}."
+    weights = source.weights
+    return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
 
 
 def alignment_sizes(recipe: Recipe, config: VideoLMConfig) -> dict[str, dict[str, Any]]:
-    """Sizes of the alignment head of every stream that the recipe distils.
+    """Return the sizes of the alignment head of every stream for which the recipe has a teacher.
 
     Raises:
         UserError: no such stream, or its tower does not tell where its tokens stand.
@@ -97,10 +101,10 @@ def _layers(stream: str, distillation: Distillation, num_layers: int) -> tuple[i
 
 
 def build_teacher(recipe: Recipe, stream: str, config: VideoLMConfig) -> Teacher:
-    """The frozen teacher of a stream, with its weights; one of sizes alone is drawn from the recipe's seed.
+    """Return the frozen teacher of a stream with its weights. One given by sizes is drawn from the recipe's seed.
 
     Args:
-        config: of the student.
+        config: config of the student.
 
     Raises:
         UserError: weights that cannot be found or do not fit.
@@ -114,10 +118,12 @@ def build_teacher(recipe: Recipe, stream: str, config: VideoLMConfig) -> Teacher
     teacher = Teacher(sizes, cell=sizes.image_size // side, color=getattr(tower, "padding_color", (0.0, 0.0, 0.0)))
     if isinstance(spec, str):
         report = LoadReport(f"teacher of {stream}")
-        state = _tower_state(recipe.system, locate(spec), stream, report)
+        source = _teacher_source(recipe, stream, spec)
+        state = _tower_state(source, stream, report)
         found = teacher.tower.load_state_dict(state, strict=False)
         report.missing, report.unexpected = found.missing_keys, report.unexpected + found.unexpected_keys
         report.refuse_gaps(Path(spec))
+        source.close()
     return teacher
 
 
@@ -135,7 +141,7 @@ def _check_sight(stream: str, teacher: ClipTowerConfig, frames: int, side: int) 
 
 
 def teacher_preprocessing(preprocessing: "Preprocessing", teacher: ClipTowerConfig) -> "Preprocessing":
-    """What the teacher sees of a file: the student's frames, resized for the teacher's own square."""
+    """Return the preprocessing of a teacher: the frames of the student, resized to the teacher's image size."""
     changes: dict[str, Any] = {"size": teacher.image_size}
     if isinstance(preprocessing, AnyPixelImagePreprocessing | AnyPixelVideoPreprocessing):
         changes["cell"] = preprocessing.cell * teacher.image_size // preprocessing.size

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidtune.cli.options.loading import ModelBase, Towers, assignments
+from vidtune.cli.options.loading import ModelBase, Revision, Towers, assignments
 
 if TYPE_CHECKING:
     from vidtune.api import Reply
@@ -37,6 +37,7 @@ def answer(
     top_p: Annotated[float, typer.Option(help="Draw from the tokens that hold this share of probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 42,
     prompt: Annotated[str | None, typer.Option(help="Prompt format; default: the system's for answering.")] = None,
+    revision: Revision = None,
     model_base: ModelBase = None,
     tower: Towers = None,
     tokenizer: Annotated[str | None, typer.Option(help="When the checkpoint's folder holds none.")] = None,
@@ -55,6 +56,7 @@ def answer(
     require_files({"video": video or [], "image": image or []})
     model = vidtune.load(
         checkpoint,
+        revision=revision,
         base=model_base,
         towers=assignments(tower, "--tower"),
         tokenizer=tokenizer,

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from vidtune.cli.options.loading import ModelBase, Towers, assignments
+from vidtune.cli.options.loading import ModelBase, Revision, Towers, assignments
 
 
 def convert(
     source: Annotated[str, typer.Argument(help="Folder, file or hub id of a checkpoint in any known format.")],
     to_folder: Annotated[Path, typer.Argument(metavar="OUT", help="New folder; one that holds files is refused.")],
     to: Annotated[str, typer.Option(help="Format to write: vidtune, or one that `vidtune systems` lists.")] = "vidtune",
+    revision: Revision = None,
     model_base: ModelBase = None,
     tower: Towers = None,
     tokenizer: Annotated[
@@ -22,13 +23,16 @@ def convert(
 
     Low-rank adapters are merged, except into a format that is made of them.
     """
-    from vidtune.checkpoints.checkpoints import load_checkpoint, save_checkpoint, towers_left_out
+    from vidtune.checkpoints.load import load_checkpoint
+    from vidtune.checkpoints.write import save_checkpoint, towers_left_out
 
-    checkpoint = load_checkpoint(source, base=model_base, towers=assignments(tower, "--tower"), tokenizer=tokenizer)
+    checkpoint = load_checkpoint(
+        source, revision=revision, base=model_base, towers=assignments(tower, "--tower"), tokenizer=tokenizer
+    )
     typer.echo(checkpoint.report)
     for warning in checkpoint.report.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    save_checkpoint(checkpoint, to_folder, to, source)
+    save_checkpoint(checkpoint, to_folder, to)
     typer.echo(f"written: {to_folder} ({to})")
     if lost := towers_left_out(checkpoint, to):
         typer.echo(f"warning: format {to} has no place for the towers {', '.join(lost)}: keep their weights", err=True)

@@ -9,7 +9,7 @@ import typer
 
 from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.judging import CACHE, NO_JUDGE, JudgeOptions, judge_and_score
-from vidtune.cli.options.loading import ModelBase, Towers, assignments
+from vidtune.cli.options.loading import ModelBase, Revision, Towers, assignments
 
 if TYPE_CHECKING:
     from vidtune.evaluation.checkpoint import AnsweringOptions, LoadedCheckpoint
@@ -108,12 +108,13 @@ def evaluate(
     judging: JudgeOptions,
     model: ModelOptions,
     engine: EngineOptions,
+    revision: Revision = None,
 ) -> None:
     """Answer the questions of a benchmark, then judge or measure the answers and print the scores."""
-    from vidtune.checkpoints.files.hub import locate
+    from vidtune.checkpoints.files.hub import locate, pinned
     from vidtune.evaluation.predict import predict_benchmark
 
-    folder = locate(checkpoint)
+    folder = locate(pinned(checkpoint, revision))
     runs = questions.runs(folder)
     for run in runs:
         run.require_readable()

@@ -15,7 +15,7 @@ from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
 
 if TYPE_CHECKING:
-    from vidtune.checkpoints.checkpoints import Checkpoint
+    from vidtune.checkpoints.load import Checkpoint
     from vidtune.generation.engine import AnswerEngine
     from vidtune.processing.processor import VideoLMProcessor
     from vidtune.processing.stream_settings import StreamSettings
@@ -107,7 +107,7 @@ def open_checkpoint(
     identity = identify_checkpoint(path, [*(base or ()), *(towers or {}).values()])
     import torch
 
-    from vidtune.checkpoints.checkpoints import load_checkpoint
+    from vidtune.checkpoints.load import load_checkpoint
 
     kind = None if dtype is None else getattr(torch, dtype, None)
     if dtype is not None and not isinstance(kind, torch.dtype):

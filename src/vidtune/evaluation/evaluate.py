@@ -16,7 +16,7 @@ from vidtune.recipe.types import BenchmarkEntry, load_recipe
 from vidtune.registry import BENCHMARKS
 
 if TYPE_CHECKING:
-    from vidtune.checkpoints.checkpoints import Checkpoint
+    from vidtune.checkpoints.load import Checkpoint
 
 RECIPE_FILE = "recipe.yaml"
 VIDEO_STREAM = "video"

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig
 
-from vidtune.checkpoints.build import build_config
-from vidtune.checkpoints.lone_towers import tower_of_recipe
+from vidtune.checkpoints.build import build_config, tower_of_recipe
 from vidtune.errors import UserError
 from vidtune.features.cache import TORCH_DTYPES, FeatureCache
 from vidtune.features.collection import CollectionSpec

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
-from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from vidtune.data.problems import SampleProblem
@@ -34,20 +34,24 @@ NO_TEXT = -1
 CUT_OFF = "answers cut off by the length limit"
 
 
-def load_tokenizer(path: str | Path, legacy: bool | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path: str | Path, legacy: bool | None = None, config: PreTrainedConfig | None = None
+) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder or hub name; a folder with nothing but `tokenizer.model` will do.
 
     Args:
         path: folder or hub name.
         legacy: what a sentencepiece tokenizer does after a special token, see `ChunkTokenizer`. None takes the flag
             from `tokenizer_config.json`, and without one True: the default when the published systems were trained.
+        config: the config.json beside the tokenizer, parsed; None: it is read if there is one.
     Raises:
         UserError: nothing there can be read as a tokenizer.
     """
     folder = Path(path)
     bare = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer_config.json").is_file()
     try:
-        tokenizer = (LlamaTokenizer if bare else AutoTokenizer).from_pretrained(str(path))
+        known = {} if bare or config is None else {"config": config}
+        tokenizer = (LlamaTokenizer if bare else AutoTokenizer).from_pretrained(str(path), **known)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path}: no tokenizer can be read from there: {reason}") from error

@@ -1,7 +1,7 @@
-"""LongVALE-LLM: sees, hears and understands speech; one linear layer per modality in front of Vicuna-7B v1.5.
+"""LongVALE-LLM: a model of video, sound and speech with one linear layer per modality before Vicuna-7B v1.5.
 
-Towers run outside the model: its published checkpoints hold connectors and LoRA runs, stacked on VTimeLLM's first stage
-(arXiv:2311.18445). Moments are written as hundredths of the clip.
+The towers run outside the model: published checkpoints hold connectors and LoRA runs, which stand on the first stage of
+VTimeLLM (arXiv:2311.18445). Moments are written in percent of the clip.
 
 Source: arXiv:2411.19772, github.com/ttgeng233/LongVALE (constants, key names and prompts of commit 2eb88ce).
 """
@@ -12,8 +12,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from vidtune.checkpoints.formats import CheckpointFormat, JsonDict, KeyMap
-from vidtune.checkpoints.publication import NamedParts, Publication
+from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, NamedParts, Publication
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.media.preprocessing.sound import FbankPreprocessing, LogMelPreprocessing
@@ -26,7 +25,7 @@ from vidtune.systems.base import System
 from vidtune.systems.parts.microsoft_beats import BEATS_TOWER
 from vidtune.systems.parts.openai_clip import CLASS_TOWER
 from vidtune.systems.parts.openai_whisper import ENCODER_TOWER
-from vidtune.systems.parts.vicuna import CURIOUS_USER, LANGUAGE_MODEL_KEYS
+from vidtune.systems.parts.vicuna import CURIOUS_USER, LANGUAGE_MODEL_ENDS, LANGUAGE_MODEL_KEYS
 
 NAME = "longvale"
 MODEL_TYPE = "LongVALE-LLM"
@@ -44,7 +43,7 @@ PROMPTS = {
     ),
 }
 
-# What each tower was published as stands in its place where it is absent.
+# Tower -> its type, the width of its features, and the name of its published weights, used where it is absent.
 _TOWERS: dict[str, tuple[JsonDict, int, str]] = {
     "vision": ({"type": "clip_class"}, 768, "ViT-L-14.pt"),
     "audio": ({"type": "beats"}, 768, "BEATs_iter3_plus_AS20K.pt"),
@@ -60,7 +59,7 @@ _STREAMS = {
 
 
 def build_config(text_config: PreTrainedConfig, towers: Sizes, connectors: Sizes) -> VideoLMConfig:
-    """Each modality has its tower and its connector; a tower that is not given is absent, at its published size."""
+    """Return the config. Each modality has a tower and a connector; a tower that is not given is absent."""
     specs = {
         name: {**spec, **towers[name]} if name in towers else {**spec, "absent": published}
         for name, (spec, _, published) in _TOWERS.items()
@@ -85,9 +84,10 @@ def build_config(text_config: PreTrainedConfig, towers: Sizes, connectors: Sizes
 
 
 def preprocessing(config: VideoLMConfig) -> dict[str, Preprocessing]:
-    """As the published features were made: resized without antialiasing, sound thinned to 16 kHz by nearest samples.
+    """Return the preprocessing by which the published features were made.
 
-    New data may have the clean resampling, by ``media`` in a stage; published features cannot.
+    Frames are resized without antialiasing; sound is resampled to 16 kHz by taking the nearest samples. New data may
+    use clean resampling (``media`` in a stage); published features cannot.
     """
     tower = config.tower("vision")
     assert isinstance(tower, ClipClassTowerConfig)
@@ -110,7 +110,7 @@ _CONNECTOR_KEYS = (
     ("model.asr_mm_projector.", "connectors.speech.0."),
 )
 _OFFICIAL_KEYS = KeyMap((*_CONNECTOR_KEYS, *LANGUAGE_MODEL_KEYS), (r".*\.rotary_emb\.inv_freq$",))
-# Whole prefixes: the published loader takes whatever contains "mm_projector", and mixes the three up.
+# Whole prefixes, because the published loader takes every name that contains "mm_projector" and mixes the three up.
 _PROJECTOR_KEYS = KeyMap(
     tuple(
         (prefix + theirs.removeprefix("model."), ours)
@@ -123,11 +123,11 @@ _PROJECTOR = re.compile(r"(base_model\.model\.)?(model\.)?(audio_|asr_)?mm_proje
 
 def _is_official(config: JsonDict, keys: Iterable[str]) -> bool:
     names = set(keys)
-    return "model.embed_tokens.weight" in names and "model.asr_mm_projector.weight" in names
+    return any(key.startswith(LANGUAGE_MODEL_ENDS) for key in names) and "model.asr_mm_projector.weight" in names
 
 
 def _is_projector(config: JsonDict, keys: Iterable[str]) -> bool:
-    """One linear layer, of vision at least."""
+    """Whether these are connectors of one linear layer, that of vision among them."""
     names = list(keys)
     has_visual = any(name.split(".")[-2] == "mm_projector" for name in names if "." in name)
     return has_visual and all(_PROJECTOR.fullmatch(name) for name in names)
@@ -140,7 +140,7 @@ def _is_lora(config: JsonDict, keys: Iterable[str]) -> bool:
 
 
 def _stored_sizes(config: JsonDict) -> dict[str, dict[str, Any]]:
-    """Towers that are absent, in the sizes that a config of ours tells; published configs tell none."""
+    """Absent towers with their sizes, if the config was written by this package; published configs hold no sizes."""
     stored = config.get("vidtune_towers", {})
     return {name: {"absent": published, **stored.get(name, {})} for name, (_, _, published) in _TOWERS.items()}
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from vidtune.checkpoints.formats import CheckpointFormat, JsonDict, KeyMap
-from vidtune.checkpoints.publication import NamedParts, Publication
+from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, NamedParts, Publication
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.models.architecture import Architecture, Sizes
@@ -19,7 +18,7 @@ from vidtune.processing.dialect import Dialect
 from vidtune.processing.prompts import PromptFormat
 from vidtune.systems.base import System
 from vidtune.systems.parts.languagebind import LANGUAGEBIND_TOWER
-from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER
+from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER, LANGUAGE_MODEL_ENDS
 
 NAME = "video_llava"
 
@@ -49,7 +48,7 @@ _TOWERS = {"image": _IMAGE_TOWER, "video": _VIDEO_TOWER}
 
 
 def build_config(text_config: PreTrainedConfig, towers: Sizes, connectors: Sizes) -> VideoLMConfig:
-    """Both towers feed one connector; without sizes everything is as published (ViT-L/14, 8 frames)."""
+    """Return the config. Both towers feed one connector; default sizes are the published ones (ViT-L/14, 8 frames)."""
     specs = {name: {**published, **towers.get(name, {})} for name, published in _TOWERS.items()}
     widths = {name: spec.get("hidden_size", 1024) for name, spec in specs.items()}
     if widths["image"] != widths["video"]:
@@ -65,8 +64,11 @@ def build_config(text_config: PreTrainedConfig, towers: Sizes, connectors: Sizes
 
 
 def preprocessing(config: VideoLMConfig) -> dict[str, Preprocessing]:
-    """No-antialias resize as the original; a model without attention over time came through transformers' format,
-    whose users saw antialiased bicubic frames and another sampling rule."""
+    """Return the preprocessing of the original code: resized without antialiasing.
+
+    A model without attention over time comes from the transformers format, which was used with antialiased bicubic
+    frames and another sampling rule.
+    """
     image, video = (config.tower(name).input_shape() for name in ("image", "video"))
     if config.towers["video"]["temporal_attention"]:
         return {
@@ -87,7 +89,7 @@ def preprocessing(config: VideoLMConfig) -> dict[str, Preprocessing]:
 
 
 def _placeholders(config: VideoLMConfig, stream: str) -> int:
-    """A clip is one placeholder per frame, a picture is one."""
+    """Number of placeholders of an item: one per frame of a clip, one for a picture."""
     shape = config.tower(config.streams[stream]["tower"]).input_shape()
     return shape[1] if len(shape) == 4 else 1
 
@@ -134,7 +136,7 @@ def _is_official(config: JsonDict, keys: Iterable[str]) -> bool:
     older = "Video" in config.get("X", ())
     if config.get("model_type", "llava") != "llava":
         return False
-    return bool(older or config.get("mm_video_tower")) and any(key.startswith("model.embed_tokens") for key in keys)
+    return bool(older or config.get("mm_video_tower")) and any(key.startswith(LANGUAGE_MODEL_ENDS) for key in keys)
 
 
 def _is_projector(config: JsonDict, keys: Iterable[str]) -> bool:
@@ -148,7 +150,7 @@ def _is_transformers(config: JsonDict, keys: Iterable[str]) -> bool:
 
 
 def _projector_depth(kind: str) -> int:
-    """``linear``, ``identity`` or ``mlpNx_gelu`` as the number of linear layers."""
+    """Number of linear layers of a projector: ``linear``, ``identity`` or ``mlpNx_gelu``."""
     if kind in ("linear", "identity"):
         return int(kind == "linear")
     match = re.fullmatch(r"mlp(\d+)x_gelu", kind)
@@ -171,7 +173,7 @@ def _named_parts(config: JsonDict) -> NamedParts:
 
 
 def _sizes_from_shapes(prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Tower sizes that tensor shapes tell; the published config.json names the towers without their sizes."""
+    """Tower sizes from tensor shapes, because the published config.json names the towers without their sizes."""
     if prefix + "embeddings.class_embedding" not in shapes:
         return {}
     width = shapes[prefix + "embeddings.class_embedding"][0]

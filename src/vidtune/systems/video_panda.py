@@ -1,4 +1,4 @@
-"""Video-Panda: no pretrained encoder; a spatio-temporal alignment block feeds Vicuna-7B as EVE-7B trained it.
+"""Video-Panda: no pretrained encoder; a spatio-temporal alignment block before Vicuna-7B with the weights of EVE-7B.
 
 Source: arXiv:2412.18609, github.com/jh-yi/Video-Panda (constants, key names and prompts of commit 995a737).
 """
@@ -9,8 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from vidtune.checkpoints.formats import CheckpointFormat, JsonDict, KeyMap
-from vidtune.checkpoints.publication import Publication
+from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, Publication
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.media.preprocessing.transforms import CLIP_MEAN, CLIP_STD
@@ -26,14 +25,14 @@ from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER, LANGUAGE_M
 
 NAME = "video_panda"
 
-# Trained with one system line, evaluated with the other: as published.
+# As published, the model is trained with one system line and evaluated with the other.
 PROMPTS = {
     "v1": PromptFormat(name="v1", system=CURIOUS_USER, tags_to_front=("video", "image")),
     "videopanda_v1": PromptFormat(name="videopanda_v1", system=CURIOUS_HUMAN, tags_to_front=("video", "image")),
 }
 
 PADDING_COLOR = (122, 116, 104)
-"""Grey levels around a picture: int(255 * mean of CLIP)."""
+"""RGB levels of the border around a picture: int(255 * mean of CLIP)."""
 _TOWER: JsonDict = {
     "type": "stab",
     "num_frames": 8,
@@ -44,7 +43,7 @@ TEACHER = "LanguageBind/LanguageBind_Video_merge"
 
 
 def build_config(text_config: PreTrainedConfig, towers: Sizes, connectors: Sizes) -> VideoLMConfig:
-    """Images and videos go through one tower and one connector; without sizes everything is as published."""
+    """Return the config. Images and videos share one tower and one connector; default sizes are the published ones."""
     tower = {**_TOWER, **towers.get("video", {})}
     mlp = {
         "type": "mlp",
@@ -68,8 +67,10 @@ def _tower(config: VideoLMConfig) -> StabTowerConfig:
 
 
 def preprocessing(config: VideoLMConfig) -> dict[str, Preprocessing]:
-    """Published code mirrors clips at random, also when answering, and the teacher's independently of the student's;
-    here nothing is mirrored unless a stage asks for it."""
+    """Return the preprocessing. Nothing is mirrored unless a stage asks for it.
+
+    The published code mirrors clips at random, also when it answers, and independently for teacher and student.
+    """
     tower = _tower(config)
     return {
         "image": AnyPixelImagePreprocessing(size=tower.image_size, cell=tower.cell_pixels),
@@ -78,7 +79,7 @@ def preprocessing(config: VideoLMConfig) -> dict[str, Preprocessing]:
 
 
 def _placeholders(config: VideoLMConfig, stream: str) -> int:
-    """A clip is one placeholder per frame, a picture is one."""
+    """Number of placeholders of an item: one per frame of a clip, one for a picture."""
     return _tower(config).num_frames if stream == "video" else 1
 
 
@@ -122,7 +123,7 @@ def _prefixed(theirs: str, ours: str, parts: Iterable[tuple[str, str]]) -> tuple
 
 
 _IGNORED = (r".*\.rotary_emb\.inv_freq$",)
-# The official model holds its tower and projector under two names each; either is read, the first is written.
+# The official model holds its tower and projector under two names each. Both are read, and the first is written.
 _OFFICIAL_KEYS = KeyMap(
     (
         *_prefixed("model.video_tower.", "towers.video.", _STAB_PARTS),
@@ -163,7 +164,7 @@ def _is_eve(config: JsonDict, keys: Iterable[str]) -> bool:
 
 
 def _projector_depth(kind: str) -> int:
-    """``linear``, ``identity`` or ``mlpNx_gelu`` as the number of linear layers."""
+    """Number of linear layers of a projector: ``linear``, ``identity`` or ``mlpNx_gelu``."""
     if kind in ("linear", "identity"):
         return int(kind == "linear")
     match = re.fullmatch(r"mlp(\d+)x_gelu", kind)
@@ -173,13 +174,13 @@ def _projector_depth(kind: str) -> int:
 
 
 def _sizes_from_shapes(prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Tower sizes that tensor shapes tell; the published config.json says nothing of them."""
+    """Tower sizes from tensor shapes, because the published config.json does not hold them."""
     width, _, patch, _ = shapes[prefix + "patch_embedding.weight"]
     return {"hidden_size": width, "patch_size": patch, "clip_heads": _CLIP_HEADS.get(width, 8)}
 
 
 def _alignment(prefix: str, text: PreTrainedConfig, shapes: dict[str, tuple[int, ...]]) -> dict[str, dict[str, Any]]:
-    """The alignment head that a checkpoint brings along; none where it was taken out."""
+    """Sizes of the alignment head of a checkpoint; empty where it was removed."""
     if prefix + "input_layer.weight" not in shapes:
         return {}
     output, width = shapes[prefix + "input_layer.weight"]

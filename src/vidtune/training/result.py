@@ -4,9 +4,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vidtune.checkpoints.lora.adapters import adapter_config, adapter_from_state, is_adapter_weight
+from vidtune.checkpoints.files.quiet import without_progress_bar
+from vidtune.checkpoints.lora.adapter_files import adapter_config, adapter_from_state, is_adapter_weight
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, write_bundle
-from vidtune.checkpoints.quiet import without_progress_bar
 from vidtune.recipe.types import dump_recipe
 from vidtune.training.setup.run_folder import RECIPE
 from vidtune.training.setup.stage import StageSetup

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import packed, random_example, tiny_model
 
-from vidtune.checkpoints.lora.adapters import is_adapter_weight
+from vidtune.checkpoints.lora.adapter_files import is_adapter_weight
 from vidtune.checkpoints.lora.injection import add_adapters, target_layers
 from vidtune.errors import UserError
 from vidtune.models.video_lm import VideoLM

@@ -7,7 +7,7 @@ import torch
 from tiny_models import packed, random_example, tiny_model
 from torch import nn
 
-from vidtune.checkpoints.lora.adapters import is_adapter_weight
+from vidtune.checkpoints.lora.adapter_files import is_adapter_weight
 from vidtune.checkpoints.lora.injection import add_adapters
 from vidtune.models.language_model.quantization import quantize_linear_layers
 from vidtune.models.video_lm import VideoLM

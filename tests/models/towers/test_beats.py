@@ -18,7 +18,9 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import AutoConfig
 
-from vidtune.checkpoints.checkpoints import LoadReport, load_ours_model, rename
+from vidtune.checkpoints.apply import assemble
+from vidtune.checkpoints.recognise import recognise
+from vidtune.checkpoints.report import LoadReport, rename
 from vidtune.errors import UserError
 from vidtune.media.preprocessing.sound import FbankPreprocessing
 from vidtune.models.config import VideoLMConfig
@@ -313,7 +315,7 @@ def test_a_model_with_the_tower_survives_saving(tmp_path):
     )
     model = VideoLM(config).eval()
     model.save_pretrained(tmp_path)
-    loaded, _ = load_ours_model(tmp_path)
+    loaded, _ = assemble(recognise(tmp_path))
     saved = model.state_dict()
     assert saved.keys() == loaded.state_dict().keys()
     assert all(torch.equal(tensor, saved[name]) for name, tensor in loaded.state_dict().items())

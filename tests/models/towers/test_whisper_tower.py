@@ -8,8 +8,8 @@ from torch.testing import assert_close
 from transformers import AutoConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import sinusoids
 
-from vidtune.checkpoints.build import _drawn
-from vidtune.checkpoints.checkpoints import load_ours_model
+from vidtune.checkpoints.apply import assemble, drawn_weights
+from vidtune.checkpoints.recognise import recognise
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.towers import whisper
 from vidtune.models.towers.base import tower_config
@@ -195,12 +195,12 @@ def test_a_fresh_model_has_sines_for_positions_and_survives_saving(tmp_path):
     )
     model = VideoLM(config).eval()
     positions = model.towers["speech"].encoder.embed_positions.weight
-    drawn = _drawn(config, [])["towers.speech.encoder.embed_positions.weight"]
+    drawn = drawn_weights(config, [])["towers.speech.encoder.embed_positions.weight"]
     assert torch.equal(positions, sinusoids(15, 16)) and torch.equal(drawn, positions)
     with torch.no_grad():
         positions.add_(1.0)
     model.save_pretrained(tmp_path)
-    loaded, _ = load_ours_model(tmp_path)
+    loaded, _ = assemble(recognise(tmp_path))
     saved = model.state_dict()
     assert saved.keys() == loaded.state_dict().keys()
     assert all(torch.equal(tensor, saved[name]) for name, tensor in loaded.state_dict().items())

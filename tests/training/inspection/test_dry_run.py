@@ -10,6 +10,7 @@ import pytest
 from training_world import LANGUAGE_MODEL, conversation, mixed_samples
 
 from vidtune.checkpoints import build
+from vidtune.checkpoints.files.tensors import TensorFile
 from vidtune.cli.main import run as run_command
 from vidtune.recipe.types import Recipe, dump_recipe
 from vidtune.training import loop
@@ -61,7 +62,7 @@ def test_no_weights_are_built(recipe: Recipe, tmp_path: Path, monkeypatch: pytes
         raise AssertionError("weights were asked for")
 
     monkeypatch.setattr(build, "build_model", refuse)
-    monkeypatch.setattr(build, "read_state", refuse)
+    monkeypatch.setattr(TensorFile, "read", refuse)
     assert [stage.stage.name for stage in forecast(recipe, tmp_path)] == ["align", "tune"]
 
 
@@ -72,15 +73,17 @@ def test_sizes_of_hub_models_are_looked_up_without_their_weights(
     build.build_config(recipe).text_config.save_pretrained(folder)
     asked: list[str] = []
 
-    def download(name: str, allow_patterns: list[str]) -> str:
-        assert name == "org/language-model"
+    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        assert (name, revision) == ("org/language-model", None)
         asked.extend(allow_patterns)
         return str(folder)
 
+    files = ["config.json", "model.safetensors", "pytorch_model.bin"]
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, name, revision: files)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     named = recipe.model_copy(update={"language_model": "org/language-model"})
     planned, sizes = list(forecast(named, tmp_path / "out")), list(forecast(recipe, tmp_path / "out"))
-    assert "*.json" in asked and not [pattern for pattern in asked if "safetensors" in pattern or "bin" in pattern]
+    assert set(asked) == {"config.json"}
     assert [stage.memory for stage in planned] == [stage.memory for stage in sizes]
 
 

@@ -111,8 +111,8 @@ def test_weights_that_a_recipe_names_are_read_without_its_language_model(
     towers = published(drawn, tmp_path)
     recipe = with_store(drawn.model_copy(update={"towers": towers}), str(tmp_path / "store"))
     with monkeypatch.context() as context:
-        context.setattr("vidtune.checkpoints.lone_towers.build_model", None)
-        context.setattr("vidtune.checkpoints.lone_towers.load_checkpoint", None)
+        context.setattr("vidtune.checkpoints.build.build_model", None)
+        context.setattr("vidtune.checkpoints.build.assemble", None)
         assert run(command(recipe, tmp_path)) == 0
     work.clear()
     train(recipe, tmp_path / "out", progress=False)

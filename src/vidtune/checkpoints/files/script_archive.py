@@ -1,11 +1,11 @@
-"""Tensors of a TorchScript archive (``torch.jit.save``), read without running anything that stands in it.
+"""Tensors of a TorchScript archive (``torch.jit.save``), read without running the code in it.
 
-``torch.jit.load`` does not only construct: it calls the ``__setstate__`` methods of the archive's own code, and
-TorchScript can write files (``torch.from_file``). A stranger's archive is a program, and ``torch.load`` refuses it with
-``weights_only=True``. The parameters themselves lie in a zip file: one record of raw numbers for each storage, and a
-pickled tree of attributes that says where they belong. That tree alone is read here, by an unpickler that knows
-tensors, the few containers around them and :class:`_Module`, which holds attributes and does nothing; any other name is
-refused, and the code is never opened.
+``torch.jit.load`` calls the ``__setstate__`` methods of the archive's own code, and TorchScript can write files
+(``torch.from_file``). An archive from a stranger is therefore a program, and ``torch.load`` refuses it with
+``weights_only=True``. The parameters lie in a zip file: one record of raw numbers for each storage, and a pickled tree
+of attributes that says where they belong. Only this tree is read here. The unpickler knows tensors, the few containers
+around them and :class:`_Module`, which holds attributes and has no behaviour. Any other name is refused. The code is
+never opened.
 """
 
 import pickle
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-# What reading a broken or strange archive raises; of pickle, zipfile and torch alike.
+# Errors of pickle, zipfile and torch for a broken or unknown archive.
 ARCHIVE_ERRORS = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -81,7 +81,7 @@ class StoredTensor:
 
 
 class _Module:
-    """The attributes of a module; no behaviour."""
+    """Attributes of a module, without behaviour."""
 
     def __init__(self) -> None:
         self.attributes: dict[str, Any] = {}
@@ -93,9 +93,9 @@ class _Module:
 
 
 class _TreeReader(pickle.Unpickler):
-    """Knows what :data:`_KNOWN` names, records of numbers and :class:`_Module`.
+    """Unpickler that knows the names in :data:`_KNOWN`, records of numbers, and :class:`_Module`; nothing else.
 
-    What the archive calls are bound methods: pickle can set attributes of plain functions, not of those.
+    The archive gets bound methods to call, because pickle can set attributes of plain functions but not of those.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -124,36 +124,40 @@ class _TreeReader(pickle.Unpickler):
         return value
 
 
-def is_script_archive(path: Path) -> bool:
+def is_script_archive(file: Path | BinaryIO) -> bool:
     """Whether a file is one that ``torch.jit.save`` wrote."""
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(file):
         return False
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         return any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def stored_tensors(path: Path) -> dict[str, StoredTensor]:
-    """Every tensor of the archive by its name in the model, without reading its numbers.
+class ScriptArchive:
+    """The tensors of an open archive; values are read when they are asked for.
+
+    Args:
+        file: open for reading; :meth:`close` closes it.
 
     Raises: one of ARCHIVE_ERRORS.
     """
-    with zipfile.ZipFile(path) as archive:
-        tree = _TreeReader(BytesIO(archive.read(_root(archive) + "data.pkl"))).load()
-    if not isinstance(tree, _Module):
-        raise pickle.UnpicklingError("it holds no module")
-    return dict(_named_tensors(tree, ""))
 
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._archive = zipfile.ZipFile(file)
+        self._root = _root(self._archive)
+        tree = _TreeReader(BytesIO(self._archive.read(self._root + "data.pkl"))).load()
+        if not isinstance(tree, _Module):
+            raise pickle.UnpicklingError("it holds no module")
+        self._tensors = dict(_named_tensors(tree, ""))
+        self.settings: dict[str, Any] = {}
+        self.shapes = {name: stored.shape for name, stored in self._tensors.items()}
 
-def read_script_archive(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of everything in the archive, one after another.
+    def read(self, name: str) -> Tensor:
+        return _read(self._archive, self._root, self._tensors[name])
 
-    Raises: one of ARCHIVE_ERRORS.
-    """
-    tensors = stored_tensors(path)
-    with zipfile.ZipFile(path) as archive:
-        root = _root(archive)
-        for name, stored in tensors.items():
-            yield name, _read(archive, root, stored)
+    def close(self) -> None:
+        self._archive.close()
+        self._file.close()
 
 
 def _root(archive: zipfile.ZipFile) -> str:

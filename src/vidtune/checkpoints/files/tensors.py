@@ -1,32 +1,201 @@
-"""Reading and writing files of named tensors: safetensors or pickled, single or sharded, never executing anything."""
+"""Files of named tensors, read and written: safetensors or pickled, single or in shards. No code in them is executed.
+
+A :class:`TensorFile` is opened when it is first asked, and only once. Safetensors and ``.bin`` files are memory-mapped.
+"""
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vidtune.checkpoints.files.script_archive import (
-    ARCHIVE_ERRORS,
-    is_script_archive,
-    read_script_archive,
-    stored_tensors,
-)
+from vidtune.checkpoints.files.script_archive import ARCHIVE_ERRORS, ScriptArchive, is_script_archive
 from vidtune.errors import UserError
+from vidtune.machine.files import read_object
 
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")
-# Pickled training checkpoints hold their tensors, and what their model was built with, below these keys.
+PICKLED = (".pt", ".pth")
+"""Endings of pickled files that are published alone, under any name."""
 NESTED, SETTINGS = "model", "cfg"
+"""Pickled training checkpoints hold their tensors, and the settings of their model, below these keys."""
+
+
+class _Opened(Protocol):
+    """An open file of tensors."""
+
+    settings: dict[str, Any]
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    def read(self, name: str) -> Tensor: ...
+
+    def close(self) -> None: ...
+
+
+class TensorFile:
+    """A file of named tensors.
+
+    A pickled file may hold its tensors below the key ``model``. A TorchScript archive is read, not run.
+
+    Raises:
+        UserError: not a readable file of tensors; names the file. Raised when the file is first asked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings that the file holds beside its tensors; empty without any."""
+        return self._opened.settings
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every tensor by name; values are not read where the format allows it."""
+        return self._opened.shapes
+
+    def read(self, name: str) -> Tensor:
+        with _readable(self.path):
+            return self._opened.read(name)
+
+    def close(self) -> None:
+        """Give the open file back; asking again opens it again."""
+        opened = self.__dict__.pop("_opened", None)
+        if opened is not None:
+            opened.close()
+
+    @cached_property
+    def _opened(self) -> _Opened:
+        with _readable(self.path):
+            if self.path.suffix == ".safetensors":
+                return _Safetensors(self.path)
+            if self.path.suffix == ".bin":
+                return _Pickled(_load_mapped(self.path))
+            return _open_pickled_or_script(self.path)
+
+
+class _Safetensors:
+    """An open safetensors file; tensors are views of the mapped file."""
+
+    settings: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, path: Path) -> None:
+        self._file: Any = safe_open(path, framework="pt")
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}  # noqa: SIM118
+
+    def read(self, name: str) -> Tensor:
+        return self._file.get_tensor(name)
+
+    def close(self) -> None:
+        self._file = None
+
+
+class _Pickled:
+    """The content of a pickled file: weights and plain values only."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        nested = content.get(NESTED)
+        self._tensors: dict[str, Tensor] = nested if isinstance(nested, dict) else content
+        for name, value in self._tensors.items():
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name!r} is no tensor")
+        self.settings = dict(content.get(SETTINGS) or {})
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def close(self) -> None:
+        self._tensors = {}
+
+
+def _load_mapped(path: Path) -> dict[str, Any]:
+    """The content of a pickled file, memory-mapped; a file from before torch 1.6 cannot be, and is read again."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:
+        if zipfile.is_zipfile(path):
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _open_pickled_or_script(path: Path) -> _Opened:
+    """Open a file that only its content tells: a TorchScript archive or a pickle. One handle serves both questions."""
+    file = path.open("rb")
+    try:
+        if is_script_archive(file):
+            return ScriptArchive(file)
+        file.seek(0)
+        content = _Pickled(torch.load(file, map_location="cpu", weights_only=True))
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return content
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn the errors of a broken or strange file into one line that names it."""
+    try:
+        yield
+    except (SafetensorError, *ARCHIVE_ERRORS) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable file of tensors ({reason})") from None
+
+
+class Tensors(Mapping[str, Tensor]):
+    """The tensors of one or several files by name; a value is read when it is asked for.
+
+    Args:
+        files: of two files with the same name in them, the later holds.
+    """
+
+    def __init__(self, files: Sequence[TensorFile]) -> None:
+        self.files = files
+
+    @cached_property
+    def _file_of(self) -> dict[str, TensorFile]:
+        return {name: file for file in self.files for name in file.shapes}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor by name, without reading values where the format allows it."""
+        return {name: file.shapes[name] for name, file in self._file_of.items()}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings beside the tensors, of all files together."""
+        return {key: value for file in self.files for key, value in file.settings.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file_of[name].read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
 
 
 def weight_files(path: Path, names: tuple[str, ...] = SINGLE_NAMES) -> list[Path]:
-    """The files that hold the weights at ``path``: itself, or those of a checkpoint folder.
+    """Return the files that hold the weights at ``path``: itself, or those of a checkpoint folder.
+
+    Args:
+        names: names of a single file in a folder, most wanted first. A folder without any of them may hold one file
+            that ends with ``.pt`` or ``.pth``.
 
     Raises:
         UserError: nothing there, or a shard that the index names is missing.
@@ -35,96 +204,62 @@ def weight_files(path: Path, names: tuple[str, ...] = SINGLE_NAMES) -> list[Path
         return [path]
     for index in (path / name for name in INDEX_NAMES):
         if index.is_file():
-            shards = sorted({path / shard for shard in json.loads(index.read_text())["weight_map"].values()})
-            for shard in shards:
-                if not shard.resolve().is_relative_to(path.resolve()) and not index.is_symlink():
-                    raise UserError(f"{index}: names {shard}, which is outside the folder")
-                if not shard.is_file():
-                    raise UserError(f"{index}: names {shard.name}, which is missing; copy the whole checkpoint")
-            return shards
+            return _shards(path, index)
     for name in names:
         if (path / name).is_file():
             return [path / name]
+    alone = [file for file in (path.iterdir() if path.is_dir() else ()) if file.suffix in PICKLED]
+    if len(alone) == 1:
+        return alone
     raise UserError(f"{path}: no weights found (looked for {', '.join((*INDEX_NAMES, *names))})")
 
 
-def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of everything in one file; safetensors are memory-mapped, pickles load weights only.
-
-    A pickled file may also hold its tensors below the key ``model``; a TorchScript archive is read, not run.
-
-    Raises:
-        UserError: not a readable file of tensors; names the file.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
-                    yield name, file.get_tensor(name)
-        elif is_script_archive(path):
-            yield from read_script_archive(path)
-        else:
-            yield from _tensors_in(_unpickle(path)).items()
-    except (SafetensorError, *ARCHIVE_ERRORS) as error:
-        raise _unreadable(path, error) from None
+def _shards(path: Path, index: Path) -> list[Path]:
+    """The files that an index names; they must lie in its folder."""
+    shards = sorted({path / str(shard) for shard in read_object(index).get("weight_map", {}).values()})
+    for shard in shards:
+        if not shard.resolve().is_relative_to(path.resolve()) and not index.is_symlink():
+            raise UserError(f"{index}: names {shard}, which is outside the folder")
+        if not shard.is_file():
+            raise UserError(f"{index}: names {shard.name}, which is missing; copy the whole checkpoint")
+    return shards
 
 
 def read_shapes(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """What a single file tells of its model: the settings beside its tensors, and their shapes. Reads no numbers.
+    """Return what a single file tells of its model: the settings beside its tensors, and their shapes.
 
     Raises:
         UserError: not a readable file of tensors; names the file.
     """
-    try:
-        if path.suffix == ".safetensors":
-            return {}, _shapes(dict(read_tensors(path)))
-        if is_script_archive(path):
-            return {}, _shapes(stored_tensors(path))
-        content = _unpickle(path)
-        return dict(content.get(SETTINGS) or {}), _shapes(_tensors_in(content))
-    except (SafetensorError, *ARCHIVE_ERRORS) as error:
-        raise _unreadable(path, error) from None
-
-
-def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def _unpickle(path: Path) -> dict[str, Any]:
-    """A pickled file, memory-mapped where its form allows it; weights and plain values alone."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-
-
-def _tensors_in(content: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a pickled file: everything, or what stands below :data:`NESTED`."""
-    nested = content.get(NESTED)
-    tensors = nested if isinstance(nested, dict) else content
-    for name, value in tensors.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name!r} is no tensor")
-    return tensors
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UserError(f"{path}: not a readable file of tensors ({reason})")
+    file = TensorFile(path)
+    found = dict(file.settings), dict(file.shapes)
+    file.close()
+    return found
 
 
 def read_state(path: Path, names: tuple[str, ...] = SINGLE_NAMES) -> dict[str, Tensor]:
-    """All tensors of a file or checkpoint folder by name."""
-    return {name: tensor for file in weight_files(path, names) for name, tensor in read_tensors(file)}
+    """Return all tensors of a file or checkpoint folder by name."""
+    tensors = Tensors([TensorFile(file) for file in weight_files(path, names)])
+    state = dict(tensors)
+    for file in tensors.files:
+        file.close()
+    return state
 
 
-def write_state(tensors: dict[str, Tensor], folder: Path, shard_bytes: int = 5 * 2**30) -> None:
-    """Write tensors as ``model.safetensors``, or as shards with an index when larger than ``shard_bytes``."""
+def write_state(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int = 5 * 2**30) -> None:
+    """Write tensors as ``model.safetensors``, or as shards with an index when larger than ``shard_bytes``.
+
+    Tensors that share memory under two names are written once, under the first name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
+    tensors = without_repeats(tensors)
     for name, tensor in tensors.items():
         if size and size + tensor.nbytes > shard_bytes:
             shards.append({})
             size = 0
-        shards[-1][name] = tensor.contiguous()
+        shards[-1][name] = tensor
         size += tensor.nbytes
     if len(shards) == 1:
         save_file(shards[0], folder / SINGLE_NAMES[0], metadata={"format": "pt"})
@@ -135,4 +270,18 @@ def write_state(tensors: dict[str, Tensor], folder: Path, shard_bytes: int = 5 *
         save_file(shard, folder / file_name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(shard, file_name)
     index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": weight_map}
-    (folder / INDEX_NAMES[0]).write_text(json.dumps(index, indent=1))
+    (folder / INDEX_NAMES[0]).write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def without_repeats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors as files need them: contiguous, and of those that are one tensor only the first name."""
+    seen: set[tuple[int, torch.Size, tuple[int, ...]]] = set()
+    kept = {}
+    for name, tensor in tensors.items():
+        identity = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() and tensor.device.type != "meta":
+            if identity in seen:
+                continue
+            seen.add(identity)
+        kept[name] = tensor.contiguous()
+    return kept

@@ -1,15 +1,16 @@
-"""What a stage with low-rank adapters leaves behind: adapters, other trained weights, and where their base comes from.
+"""Bundle: the result of a stage with low-rank adapters: adapters, other trained weights, and what they stand on.
 
 A bundle is a folder with
-    ``adapter_config.json``, ``adapter_model.safetensors``  of the language model, as PEFT writes and reads them;
-    ``<component>/``                                        the same two files of any other adapted component;
-    ``other_weights.safetensors``                           what was trained fully beside them, under our names;
-    ``bundle.json``                                         the base: a whole checkpoint, or the recipe's own parts;
+    ``adapter_config.json``, ``adapter_model.safetensors``  adapter of the language model, as PEFT writes and reads it;
+    ``<component>/``                                        the same two files for any other adapted component;
+    ``other_weights.safetensors``                           weights that were trained fully, under our names;
+    ``bundle.json``                                         the base: a whole checkpoint, or the parts of a recipe;
     ``base_sample.safetensors``                             64 values of every frozen tensor of the base;
-    ``config.json``, the processor's files, ``recipe.yaml`` as every result has them.
-Reading one gives the merged model.
+    ``config.json``, the processor's files, ``recipe.yaml`` as in every result.
+Loading a bundle gives the merged model, see :mod:`vidtune.checkpoints.apply`.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vidtune.checkpoints.build import build_model
-from vidtune.checkpoints.checkpoints import OURS, Dtypes, LoadReport, holds_video_lm, load_checkpoint
+from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.hub import locate
-from vidtune.checkpoints.files.tensors import read_state
-from vidtune.checkpoints.formats import KeyMap
-from vidtune.checkpoints.lora.adapters import Adapter, merge, read_adapter, write_adapter
+from vidtune.checkpoints.files.tensors import without_repeats
+from vidtune.checkpoints.lora.adapter_files import Adapter, read_adapter, write_adapter
 from vidtune.errors import UserError
-from vidtune.models.video_lm import VideoLM
 from vidtune.recipe.types import Recipe
 
 MANIFEST = "bundle.json"
@@ -37,14 +35,14 @@ LANGUAGE_MODEL = "language_model"
 
 
 class Base(BaseModel):
-    """The model a stage starts from, so that it can be built again.
+    """The model from which a stage started, so that it can be built again.
 
     Args:
-        parts: the recipe's own parts, which :func:`build_model` makes a model of; or
+        parts: the parts of a recipe; or
         checkpoint: folder or hub id of a whole checkpoint, with
-        beside: the way to it from the folder of the bundle, when both belong to one run;
-        stands_on: what a checkpoint that is not whole stands on, bottom up, see :mod:`vidtune.checkpoints.stack`;
-        language_model: the same in results of earlier versions, where it was one.
+        beside: path of the checkpoint relative to the folder of the bundle, when both belong to one run;
+        stands_on: what a checkpoint that is not whole stands on, bottom up;
+        language_model: the same in results of earlier versions, where it was one language model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,12 +55,12 @@ class Base(BaseModel):
 
     @property
     def below(self) -> tuple[str, ...]:
-        """What the checkpoint stands on."""
+        """What the checkpoint stands on, bottom up."""
         return self.stands_on or ((self.language_model,) if self.language_model else ())
 
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> "Base":
-        """The recipe's parts, local ones by their absolute paths."""
+        """The parts of a recipe, local ones by their absolute paths."""
         left_out: dict[str, object] = {"stages": (), "benchmarks": (), "generation": {}, "features": None}
         changes = {
             name: {key: _absolute_part(spec) for key, spec in getattr(recipe, name).items()}
@@ -71,29 +69,19 @@ class Base(BaseModel):
         changes["lora_runs"] = tuple(map(absolute, recipe.lora_runs))
         return cls(parts=recipe.model_copy(update={**left_out, **changes}))
 
-    def load(self, dtype: Dtypes, tokenizer: str | None = None) -> VideoLM:
-        """The model on CPU.
+    def found(self, bundle: Path, given: str | None, given_is_language_model: bool = False) -> "Base":
+        """Return the base at the place where it is now.
 
         Args:
-            tokenizer: folder or hub id, where the recipe or checkpoint names none that is still there.
-        """
-        if self.parts is not None:
-            named = {"tokenizer": tokenizer} if tokenizer else {}
-            return build_model(self.parts.model_copy(update=named), dtype)
-        assert self.checkpoint is not None
-        return load_checkpoint(self.checkpoint, base=self.below, tokenizer=tokenizer, dtype=dtype).model
-
-    def found(self, bundle: Path, given: str | None) -> "Base":
-        """The base where it lies now.
-
-        Args:
-            given: what the user names with ``--model-base``: a whole checkpoint, or the language model for a base that
+            bundle: folder of the bundle.
+            given: what the user names with ``--model-base``: a whole checkpoint, or the language model of a base that
                 is made of parts.
+            given_is_language_model: whether ``given`` holds a language model alone.
 
         Raises:
             UserError: it is not where the bundle says; tells what to do.
         """
-        if given is not None and self.parts is not None and not holds_video_lm(locate(given)):
+        if given is not None and self.parts is not None and given_is_language_model:
             return Base(parts=self.parts.model_copy(update={"language_model": given}))
         base = self
         if given is not None:
@@ -102,7 +90,7 @@ class Base(BaseModel):
             base = Base(checkpoint=str(bundle / self.beside), stands_on=self.below)
         for what, place in base._places().items():
             try:
-                locate(place)
+                locate(place, weights=False)
             except UserError:
                 raise UserError(
                     f"{bundle}: the {what} that its adapters stand on is not at {place}; give its place with "
@@ -113,7 +101,7 @@ class Base(BaseModel):
     def _places(self) -> dict[str, str]:
         if self.parts is None:
             return {"checkpoint": str(self.checkpoint), **{f"base {place}": place for place in self.below}}
-        named = {"checkpoint": self.parts.checkpoint, "language model": self.parts.language_model}
+        named = {"checkpoint": self.parts.starting_place, "language model": self.parts.language_model}
         named |= {f"LoRA run {place}": place for place in self.parts.lora_runs}
         named |= {f"tower {name}": spec for name, spec in self.parts.towers.items()}
         named |= {f"connector {name}": spec for name, spec in self.parts.connectors.items()}
@@ -121,7 +109,7 @@ class Base(BaseModel):
 
 
 class Manifest(BaseModel):
-    """``bundle.json``.
+    """Content of ``bundle.json``.
 
     Args:
         base: what the adapters stand on.
@@ -134,86 +122,52 @@ class Manifest(BaseModel):
     adapters: dict[str, str]
 
 
-def is_bundle(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file()
-
-
 def write_bundle(
     folder: Path, base: Base, sample: dict[str, Tensor], adapters: dict[str, Adapter], others: dict[str, Tensor]
 ) -> None:
-    """Write adapters, other trained weights and what they stand on; config, processor and recipe are the caller's.
+    """Write adapters, other trained weights and what they stand on. Config, processor and recipe are the caller's part.
 
     Args:
+        base: the model from which the stage started.
         sample: :func:`weight_sample` of the base.
-        adapters: by component.
-        others: weights trained fully, under the names of :meth:`VideoLM.state_dict`.
+        adapters: adapters by component.
+        others: weights trained fully, under the names of :meth:`VideoLM.state_dict`; tied ones are written once.
     """
     folders = {component: "." if component == LANGUAGE_MODEL else component for component in adapters}
     for component, adapter in adapters.items():
         write_adapter(adapter, folder / folders[component])
-    save_file({name: tensor.contiguous() for name, tensor in others.items()}, folder / OTHERS)
+    save_file(without_repeats(others), folder / OTHERS)
     save_file({name: values for name, values in sample.items() if name not in others}, folder / SAMPLE)
     manifest = Manifest(base=base, adapters=folders)
     text = manifest.model_dump_json(indent=1, by_alias=True, exclude_defaults=True)
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(files: CheckpointFiles) -> Manifest:
     """Raises UserError: a broken ``bundle.json``, or one of a newer version of this package."""
     try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+        return Manifest.model_validate_json(json.dumps(files.json(MANIFEST)))
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(key) for key in problem["loc"])
-        raise UserError(f"{folder / MANIFEST}: {where}: {problem['msg']}") from None
+        raise UserError(f"{files.path / MANIFEST}: {where}: {problem['msg']}") from None
 
 
-def bundle_adapters(folder: Path) -> dict[str, Adapter]:
-    """The adapters of a bundle by component."""
-    return {component: read_adapter(folder / place) for component, place in read_manifest(folder).adapters.items()}
-
-
-@torch.no_grad()
-def load_bundle(folder: Path, given_base: str | None = None, dtype: Dtypes = None) -> tuple[VideoLM, LoadReport]:
-    """The merged model of a bundle.
-
-    Args:
-        given_base: where the base lies when it has moved, see :meth:`Base.found`.
-
-    Raises:
-        UserError: the base is not there, or is not the one the adapters were trained on.
-    """
-    base = read_manifest(folder).base.found(folder, given_base)
-    model = base.load(dtype, tokenizer=str(folder))
-    parameters = dict(model.named_parameters())
-    different = first_difference(read_state(folder / SAMPLE), parameters)
-    if different is not None:
-        raise UserError(
-            f"{folder}: its adapters were trained on another model than {base.checkpoint or 'its parts make now'}: "
-            f"{different} differs; give the right one with --model-base"
-        )
-    others = read_state(folder / OTHERS)
-    report = LoadReport(OURS, len(others))
-    for name, tensor in others.items():
-        if name not in parameters or parameters[name].shape != tensor.shape:
-            raise UserError(f"{folder / OTHERS}: the base has no weight {name!r} of shape {tuple(tensor.shape)}")
-        parameters[name].copy_(tensor)
-    for component, adapter in bundle_adapters(folder).items():
-        merge(model, adapter, KeyMap((("", component + "."),)), folder)
-        report.loaded += 2 * len(adapter.factors)
-    return model, report
+def bundle_adapters(files: CheckpointFiles, manifest: Manifest) -> dict[str, Adapter]:
+    """Return the adapters of a bundle by component."""
+    return {component: read_adapter(files, place) for component, place in manifest.adapters.items()}
 
 
 def weight_sample(model: nn.Module) -> dict[str, Tensor]:
-    """64 evenly spaced values of every parameter (all, where there are fewer), by name."""
+    """Return 64 evenly spaced values of every parameter by name; all values of one that has fewer."""
     return {name: _sample(parameter) for name, parameter in model.named_parameters()}
 
 
 def first_difference(sample: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str | None:
-    """The first tensor that differs from a sample by more than rounding; None when all agree.
+    """Return the name of the first tensor that differs from a sample by more than rounding; None when all agree.
 
-    Rounding is that of the coarser dtype, relative to a tensor's typical value: 1e-5 in float32, 0.8 % in bfloat16.
-    Models that differ by less, or in values outside the sample alone, are not told apart.
+    Rounding is that of the coarser dtype, relative to the typical value of a tensor: 1e-5 in float32, 0.8 % in
+    bfloat16. Models that differ by less, or only in values outside the sample, count as equal.
     """
     for name, values in sample.items():
         found = _sample(tensors[name]) if name in tensors else values.new_empty(0)
@@ -236,7 +190,7 @@ def _sample(parameter: Tensor) -> Tensor:
 
 
 def absolute(place: str) -> str:
-    """A local path made absolute; a hub id as it is."""
+    """Return a local path as an absolute one, and a hub id unchanged."""
     path = Path(place).expanduser()
     return str(path.resolve()) if path.exists() else place
 

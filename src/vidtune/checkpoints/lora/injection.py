@@ -1,4 +1,4 @@
-"""Low-rank adapters put into a component of the model, by PEFT; what they are called and what they are scaled by.
+"""Low-rank adapters put into a component of the model, by PEFT.
 
 Source: LoRA (arXiv:2106.09685), as github.com/huggingface/peft implements it.
 """
@@ -6,7 +6,7 @@ Source: LoRA (arXiv:2106.09685), as github.com/huggingface/peft implements it.
 import torch
 from torch import nn
 
-from vidtune.checkpoints.lora.adapters import is_adapter_weight
+from vidtune.checkpoints.lora.adapter_files import is_adapter_weight
 from vidtune.errors import UserError
 from vidtune.models.language_model.head import output_head
 from vidtune.recipe.types import LoRA
@@ -16,11 +16,14 @@ ADAPTER_NAME = "default"
 
 
 def has_adapters(part: nn.Module) -> bool:
+    """Whether a component has low-rank adapters."""
     return any(is_adapter_weight(name) for name, _ in part.named_parameters())
 
 
 def target_layers(part: nn.Module, settings: LoRA, where: str) -> list[str]:
-    """Names, below the component, of the linear layers that get adapters: those of ``settings``, or all but the head.
+    """Return the names, below the component, of the linear layers that get adapters.
+
+    These are the layers that ``settings`` names, or all linear layers but the head.
 
     Args:
         where: stage and component, for error messages.
@@ -49,14 +52,15 @@ def target_layers(part: nn.Module, settings: LoRA, where: str) -> list[str]:
 
 
 def add_adapters(part: nn.Module, settings: LoRA, seed: int, where: str) -> list[str]:
-    """Put low-rank adapters into a component, in place. What the component computes stays the same at first.
+    """Put low-rank adapters into a component, in place. At first they do not change what the component computes.
 
-    Factors are float32: the first drawn from ``seed`` alone, the second zero. Nothing is frozen here.
+    Both factors are float32: the first is drawn from ``seed`` alone, the second is zero. Nothing is frozen here.
 
     Args:
         where: stage and component, for error messages.
 
-    Returns: names of the adapted layers as a PEFT config has them: the last parts where these are enough.
+    Returns:
+        Names of the adapted layers as in a PEFT config: only their last parts where these are enough.
     Raises:
         UserError: see :func:`target_layers`.
     """

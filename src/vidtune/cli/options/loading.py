@@ -1,4 +1,4 @@
-"""Options by which several commands say what a checkpoint is completed with."""
+"""Options of several commands: which revision of a checkpoint is loaded, and what completes it."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -7,6 +7,9 @@ import typer
 
 from vidtune.errors import UserError
 
+Revision = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit of a checkpoint on the hub; default: the newest.")
+]
 ModelBase = Annotated[
     list[str] | None,
     typer.Option(
@@ -23,7 +26,7 @@ Towers = Annotated[
 
 
 def assignments(given: Sequence[str] | None, option: str) -> dict[str, str]:
-    """``NAME=VALUE`` texts of a repeated option by name.
+    """Return the values of a repeated option ``NAME=VALUE`` by name.
 
     Raises:
         UserError: a text without name or value, or a name given twice.

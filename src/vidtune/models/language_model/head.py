@@ -21,6 +21,14 @@ def output_head(part: nn.Module) -> nn.Module | None:
     return getattr(part, "get_output_embeddings", lambda: None)()
 
 
+def tied_names(model: nn.Module) -> list[tuple[str, ...]]:
+    """Return the names of every parameter that has more than one name, such as embeddings that are the head too."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [tuple(group) for group in names.values() if len(group) > 1]
+
+
 def knows_logits(config: PreTrainedConfig) -> bool:
     """Whether :func:`logit_adjustment` is known for this model family."""
     return config.model_type in _PLAIN or config.model_type in _ADJUSTED

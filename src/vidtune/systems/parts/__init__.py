@@ -1,1 +1,1 @@
-"""How others publish towers and language models that several systems use."""
+"""Key maps and sizes of published towers and language models that several systems use."""

@@ -6,7 +6,7 @@ Source: arXiv:2310.01852, github.com/PKU-YuanGroup/LanguageBind.
 from collections.abc import Mapping
 from typing import Any
 
-from vidtune.checkpoints.formats import JsonDict, KeyMap, TowerFile
+from vidtune.checkpoints.publication import JsonDict, KeyMap, TowerFile
 
 TOWER_KEYS = KeyMap(
     (("vision_model.", ""),),
@@ -19,11 +19,15 @@ TOWER_KEYS = KeyMap(
         r".*\.position_ids$",
     ),
 )
-"""Names in a stand-alone file -> names below our tower."""
+"""Key map: names in the file of a lone tower -> names below our tower."""
 
 
 def tower_sizes(config: JsonDict, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Sizes in the config.json of a LanguageBind tower; a file of weights alone does not tell them."""
+    """Return the sizes in the config.json of a LanguageBind tower.
+
+    Raises:
+        ValueError: a file without a config, which does not hold the sizes, or a tower with unmerged LoRA layers.
+    """
     if shapes:
         raise ValueError("a file tells nothing about this tower; give the folder with its config.json")
     vision = config.get("vision_config", config)
@@ -37,4 +41,4 @@ def tower_sizes(config: JsonDict, shapes: Mapping[str, tuple[int, ...]]) -> dict
 
 
 LANGUAGEBIND_TOWER = TowerFile(TOWER_KEYS, tower_sizes)
-"""A ``clip`` tower from a folder of LanguageBind."""
+"""How a ``clip`` tower is published: a folder of LanguageBind."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from vidtune.checkpoints.formats import JsonDict, KeyMap, State, TowerFile
+from vidtune.checkpoints.publication import JsonDict, KeyMap, State, TowerFile
 
-# Their setting -> our size, and what a file without the setting means: the original class's own default.
+# Their setting -> our size, and the default of the original class, for a file without the setting.
 _SIZES: dict[str, tuple[str, Any]] = {
     "input_patch_size": ("patch_size", -1),
     "embed_dim": ("patch_width", 512),
@@ -36,7 +36,7 @@ _SIZES: dict[str, tuple[str, Any]] = {
     "max_distance": ("max_distance", 1280),
     "gru_rel_pos": ("gated_positions", False),
 }
-# Settings of the classifier that a fine-tuned model ends with; its features are taken before it.
+# Settings of the classifier at the end of a fine-tuned model; features are taken before it.
 _OF_CLASSIFIER = {"finetuned_model", "predictor_dropout", "predictor_class"}
 
 _REPEATED = re.compile(r"encoder\.layers\.(\d+)\.self_attn\.relative_attention_bias\.weight")
@@ -45,7 +45,7 @@ _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 
 def beats_sizes(cfg: JsonDict, shapes: Mapping[str, tuple[int, ...]] | None = None) -> JsonDict:
-    """Sizes of a ``beats`` tower from the settings in a published file.
+    """Return the sizes of a ``beats`` tower from the settings in a published file.
 
     Raises:
         ValueError: no such settings, or one that we do not know.
@@ -59,7 +59,7 @@ def beats_sizes(cfg: JsonDict, shapes: Mapping[str, tuple[int, ...]] | None = No
 
 
 def share_bias(state: State) -> State:
-    """One bias by distance in place of the copy that each layer's names hold.
+    """Replace the copies of the relative position bias, one per layer, by the one tensor that they are.
 
     Raises:
         ValueError: the copies differ.
@@ -76,7 +76,7 @@ def share_bias(state: State) -> State:
 
 
 def repeat_bias(state: State) -> State:
-    """The way back from :func:`share_bias`."""
+    """Write one copy of the relative position bias per layer again; the inverse of :func:`share_bias`."""
     if _SHARED not in state:
         return state
     layers = {int(match[1]) for match in map(_LAYER.match, state) if match}
@@ -102,7 +102,7 @@ BEATS_KEYS = KeyMap(
     rewrite=share_bias,
     restore=repeat_bias,
 )
-"""Names in a published file -> names below a tower of type ``beats``."""
+"""Key map: names in a published file -> names below a tower of type ``beats``."""
 
 BEATS_TOWER = TowerFile(BEATS_KEYS, beats_sizes)
-"""A ``beats`` tower from a published ``.pt``."""
+"""How a ``beats`` tower is published: one ``.pt`` file."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from transformers import CLIPConfig, CLIPVisionConfig
 
-from vidtune.checkpoints.formats import JsonDict, KeyMap, State, TowerFile
+from vidtune.checkpoints.publication import JsonDict, KeyMap, State, TowerFile
 
 _HEAD_WIDTH = 64
 _RENAMED = {
@@ -34,9 +34,9 @@ _FUSED = "qkv"
 
 
 def from_openai(state: State) -> State:
-    """OpenAI's vision tensors as transformers stores them; everything else passes through.
+    """Rename OpenAI's vision tensors to the names of transformers; all other tensors stay as they are.
 
-    The rows of one matrix are those of queries, keys and values; the projection stands the other way round.
+    One matrix of OpenAI holds the rows of queries, keys and values and is split; the projection is transposed.
     """
     ours: State = {}
     for name, tensor in state.items():
@@ -54,7 +54,7 @@ def from_openai(state: State) -> State:
 
 
 def to_openai(state: State) -> State:
-    """The way back from :func:`from_openai`."""
+    """Rename tensors of transformers to OpenAI's names; the inverse of :func:`from_openai`."""
     renamed = {ours: theirs for theirs, ours in _RENAMED.items()}
     parts = {ours: theirs for theirs, ours in _PARTS.items()}
     theirs: State = {}
@@ -84,11 +84,11 @@ CLASS_KEYS = KeyMap(
     rewrite=from_openai,
     restore=to_openai,
 )
-"""Names in OpenAI's archives and in transformers' folders -> names below a tower of type ``clip_class``."""
+"""Key map: names in archives of OpenAI and folders of transformers -> names below a tower of type ``clip_class``."""
 
 
 def class_tower_sizes(config: JsonDict, shapes: Mapping[str, tuple[int, ...]]) -> JsonDict:
-    """Sizes of a ``clip_class`` tower: from a config.json of transformers, or from the shapes in an archive."""
+    """Return the sizes of a ``clip_class`` tower from a config.json of transformers, or from shapes in an archive."""
     return _sizes_from_shapes(shapes) if shapes else _sizes_from_config(config)
 
 
@@ -111,7 +111,7 @@ def _sizes_from_config(config: JsonDict) -> JsonDict:
 
 
 def _sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> JsonDict:
-    """An archive tells no settings: they are the same for all of OpenAI's."""
+    """Sizes from the shapes in an archive, which holds no settings; these are the same for all archives of OpenAI."""
     if _PROJECTION not in shapes:
         raise ValueError("no vision transformer of OpenAI's (no tensor visual.proj); of transformers' give the folder")
     width, projected = shapes[_PROJECTION]
@@ -131,4 +131,4 @@ def _sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> JsonDict:
 
 
 CLASS_TOWER = TowerFile(CLASS_KEYS, class_tower_sizes)
-"""A ``clip_class`` tower from ``ViT-*.pt`` or from a folder of transformers."""
+"""How a ``clip_class`` tower is published: ``ViT-*.pt``, or a folder of transformers."""

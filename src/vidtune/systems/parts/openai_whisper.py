@@ -7,17 +7,21 @@ from collections.abc import Mapping
 
 from transformers import WhisperConfig
 
-from vidtune.checkpoints.formats import JsonDict, KeyMap, TowerFile
+from vidtune.checkpoints.publication import JsonDict, KeyMap, TowerFile
 
 ENCODER_KEYS = KeyMap(
     (("encoder.", "encoder."), ("model.encoder.", "encoder.")),
     left_out=((r"(model\.)?decoder\.|proj_out\.", "the decoder"),),
 )
-"""Names in a folder (whole model, without head, or encoder alone) -> names below a tower of type ``whisper``."""
+"""Key map: names in a folder (whole model, model without head, or encoder) -> names below a ``whisper`` tower."""
 
 
 def encoder_sizes(config: JsonDict, shapes: Mapping[str, tuple[int, ...]] | None = None) -> JsonDict:
-    """Sizes of a ``whisper`` tower from the config.json of transformers."""
+    """Return the sizes of a ``whisper`` tower from the config.json of transformers.
+
+    Raises:
+        ValueError: a file without a config, or the config of another model.
+    """
     if shapes:
         raise ValueError("a file does not tell the heads of Whisper; give the folder with its config.json")
     if config.get("model_type") != "whisper":
@@ -35,4 +39,4 @@ def encoder_sizes(config: JsonDict, shapes: Mapping[str, tuple[int, ...]] | None
 
 
 ENCODER_TOWER = TowerFile(ENCODER_KEYS, encoder_sizes)
-"""A ``whisper`` tower from a folder of transformers."""
+"""How a ``whisper`` tower is published: a folder of transformers."""

@@ -1,4 +1,4 @@
-"""What several published systems took over from Vicuna: system lines of its conversations, names of its weights.
+"""System lines of Vicuna's conversations, and names of its weights, which several published systems use.
 
 Source: github.com/lm-sys/FastChat, as copied into haotian-liu/LLaVA.
 """
@@ -15,4 +15,6 @@ LANGUAGE_MODEL_KEYS = (
     ("model.norm.", "language_model.model.norm."),
     ("lm_head.", "language_model.lm_head."),
 )
-"""Names in a whole published checkpoint -> ours."""
+"""Pairs of prefixes: names in a whole published checkpoint, our names."""
+LANGUAGE_MODEL_ENDS = ("model.embed_tokens.", "lm_head.")
+"""Prefixes by which a whole checkpoint is known to hold a language model; one that ties both may hold either."""

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from vidtune.checkpoints.build import build_config, build_processor, recipe_tokenizer
-from vidtune.checkpoints.checkpoints import load_checkpoint
+from vidtune.checkpoints.build import build_config
+from vidtune.checkpoints.composition import recipe_tokenizer
+from vidtune.checkpoints.fit_processor import build_processor
+from vidtune.checkpoints.load import load_checkpoint
 from vidtune.data.check import DataCheck
 from vidtune.data.findings import DataReport
 from vidtune.data.tables import AnnotationTable
@@ -88,6 +90,6 @@ def _check_stage(
 
 
 def _processor(recipe: Recipe) -> VideoLMProcessor:
-    if recipe.checkpoint:
-        return load_checkpoint(recipe.checkpoint, tokenizer=recipe.tokenizer).processor
+    if recipe.starting_place:
+        return load_checkpoint(recipe.starting_place, tokenizer=recipe.tokenizer).processor
     return build_processor(build_config(recipe), recipe_tokenizer(recipe))

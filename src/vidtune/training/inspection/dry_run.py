@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from vidtune.checkpoints.build import build_config
-from vidtune.checkpoints.checkpoints import OURS, load_checkpoint, read_config
-from vidtune.checkpoints.files.hub import locate
+from vidtune.checkpoints.composition import config_of
+from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.teachers import alignment_sizes, teacher_config
 from vidtune.machine.progress import ProgressCallback
 from vidtune.models.config import VideoLMConfig
@@ -215,15 +215,12 @@ def describe(planned: StageForecast, tokens_per_second: float | None = None) -> 
 
 
 def starting_config(recipe: Recipe, number: int) -> VideoLMConfig:
-    """Returns the config of the model that a stage starts from. Weights are read only from foreign checkpoints."""
+    """Returns the config of the model that a stage starts from. No weights are read."""
     stage = recipe.stages[number]
     earlier = [s.name for s in recipe.stages[:number]]
-    source = stage.from_ or (earlier[-1] if earlier else recipe.checkpoint)
+    source = stage.from_ or (earlier[-1] if earlier else recipe.starting_place)
     if source is None:
         return build_config(recipe)
     if source in earlier:
         return starting_config(recipe, earlier.index(source))
-    folder = locate(source, weights=False)
-    if folder.is_dir() and (folder / "config.json").is_file() and read_config(folder).get("model_type") == OURS:
-        return VideoLMConfig.from_pretrained(folder)
-    return load_checkpoint(source, base=stands_on(recipe, source), tokenizer=recipe.tokenizer).model.config
+    return config_of(recognise(source, base=stands_on(recipe, source)))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from vidtune.checkpoints.lone_towers import tower_of_checkpoint, tower_of_recipe
+from vidtune.checkpoints.build import tower_of_checkpoint, tower_of_recipe
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.data.tables import AnnotationTable

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from vidtune.checkpoints.build import build_processor, recipe_tokenizer
+from vidtune.checkpoints.composition import recipe_tokenizer
+from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.towers.token_grid import FrameCount

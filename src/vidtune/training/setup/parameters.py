@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vidtune.checkpoints.lora.adapters import is_adapter_weight
+from vidtune.checkpoints.lora.adapter_files import is_adapter_weight
 from vidtune.checkpoints.lora.injection import has_adapters
 from vidtune.errors import UserError
 from vidtune.models.video_lm import VideoLM

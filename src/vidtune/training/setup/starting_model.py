@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidtune.checkpoints.files.hub import locate
+from vidtune.checkpoints.build import build_base
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, Base, absolute, weight_sample
 from vidtune.checkpoints.lora.injection import add_adapters, target_layers
-from vidtune.checkpoints.stack import read_layer
+from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.teachers import alignment_sizes
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
@@ -50,7 +50,7 @@ def load_stage_model(recipe: Recipe, number: int, out: Path) -> StageModel:
     """
     stage = recipe.stages[number]
     base = starting_base(recipe, number, out)
-    model = base.load(stage_dtypes(stage), recipe.tokenizer)
+    model = build_base(base, stage_dtypes(stage), recipe.tokenizer)
     require_named_towers(recipe, model.config, base.checkpoint or recipe.checkpoint)
     model.add_alignments(alignment_sizes(recipe, model.config))
     for later in recipe.stages[number:]:
@@ -87,7 +87,7 @@ def starting_base(recipe: Recipe, number: int, out: Path) -> Base:
 
 def stands_on(recipe: Recipe, source: str) -> tuple[str, ...]:
     """What a checkpoint that a stage starts from stands on, of the recipe's own parts; nothing for a whole one."""
-    if read_layer(locate(source)) is None or not isinstance(recipe.language_model, str):
+    if not isinstance(recipe.language_model, str) or recognise(source).kind not in ("run", "connectors"):
         return ()
     connectors = tuple(spec for spec in recipe.connectors.values() if isinstance(spec, str))
     return (recipe.language_model, *connectors, *recipe.lora_runs)

@@ -1,4 +1,4 @@
-"""Low-rank adapters as files: PEFT's own, and those of LLaVA-style trainers; read, written, merged into base weights.
+"""Files of low-rank adapters, read and written: PEFT's own, and those of LLaVA-style trainers.
 
 Legend: r rank, I inputs and O outputs of a linear layer.
 Source: LoRA (arXiv:2106.09685); files as PEFT and LLaVA-style trainers write them (``adapter_config.json``,
@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from vidtune.checkpoints.files.tensors import read_state
-from vidtune.checkpoints.formats import KeyMap
+from vidtune.checkpoints.files.folder import CheckpointFiles
+from vidtune.checkpoints.publication import KeyMap
 from vidtune.errors import UserError
 from vidtune.recipe.types import LoRA
 
@@ -26,7 +26,7 @@ ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 TRAINABLE_NAMES = ("non_lora_trainables.bin", "non_lora_trainables.safetensors")
 WRAPPER = "base_model.model."
 _FACTOR = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
-# What PEFT can add to plain LoRA and we cannot merge; absent or empty in a config we take.
+# Settings that PEFT can add to plain LoRA and that we cannot merge; they must be absent or empty.
 _EXTRAS = (
     "use_dora",
     "lora_bias",
@@ -41,7 +41,7 @@ _EXTRAS = (
 
 @dataclass(frozen=True)
 class Adapter:
-    """Low-rank updates of linear layers.
+    """Low-rank adapter of a model, or of one component: an update for each of some linear layers.
 
     Args:
         config: the content of ``adapter_config.json``.
@@ -53,11 +53,16 @@ class Adapter:
 
     @property
     def scale(self) -> float:
+        """Factor of the product of the two matrices."""
         rank = self.config["r"]
         return self.config["lora_alpha"] / (rank**0.5 if self.config.get("use_rslora") else rank)
 
     def renamed(self, rename: KeyMap, where: Path) -> "Adapter":
-        """The same with the layers' names in the format that ``rename`` leads to.
+        """Return the same adapter with the layers' names of a published format.
+
+        Args:
+            rename: key map of the format.
+            where: path for error messages.
 
         Raises:
             UserError: the format has no place for a layer.
@@ -76,12 +81,8 @@ def is_adapter_weight(name: str) -> bool:
     return ".lora_A." in name or ".lora_B." in name
 
 
-def is_adapter(folder: Path) -> bool:
-    return (folder / CONFIG_NAME).is_file()
-
-
 def adapter_config(settings: LoRA, layers: Iterable[str], base: str, task: str | None) -> dict[str, Any]:
-    """``adapter_config.json`` in the keys that every version of PEFT knows, the pinned ones of published code too.
+    """Return the content of ``adapter_config.json``, in keys that every version of PEFT knows, old pinned ones too.
 
     Args:
         layers: names of the adapted layers, or the last parts of them.
@@ -109,7 +110,7 @@ def adapter_config(settings: LoRA, layers: Iterable[str], base: str, task: str |
 
 
 def adapter_from_state(state: dict[str, Tensor], config: dict[str, Any], where: str | Path) -> Adapter:
-    """An adapter from its tensors, named ``<layer>.lora_A.weight`` with or without PEFT's wrapper and adapter name.
+    """Build an adapter from its tensors, named ``<layer>.lora_A.weight``, with or without PEFT's wrapper and name.
 
     Raises:
         UserError: an adapter that is more than plain LoRA, or a factor without its partner.
@@ -131,14 +132,22 @@ def adapter_from_state(state: dict[str, Tensor], config: dict[str, Any], where: 
     return Adapter(config, {layer: (found["A"], found["B"]) for layer, found in sides.items()})
 
 
-def read_adapter(folder: Path) -> Adapter:
-    """The adapter in a folder; see :func:`adapter_from_state` for what is refused."""
-    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    return adapter_from_state(read_state(folder, ADAPTER_NAMES), config, folder)
+def read_adapter(files: CheckpointFiles, inside: str = ".") -> Adapter:
+    """Read the adapter in a checkpoint's folder; see :func:`adapter_from_state` for what is refused.
+
+    Args:
+        inside: folder in the checkpoint's folder.
+    """
+    config = files.json(CONFIG_NAME if inside == "." else f"{inside}/{CONFIG_NAME}")
+    return adapter_from_state(dict(files.tensors(ADAPTER_NAMES, inside)), config, files.path / inside)
 
 
 def write_adapter(adapter: Adapter, folder: Path, *, pickled: bool = False) -> None:
-    """Write an adapter so that PEFT reads it; ``pickled`` as ``adapter_model.bin``, which old versions want."""
+    """Write an adapter so that PEFT can read it.
+
+    Args:
+        pickled: write ``adapter_model.bin``, which old versions of PEFT need, instead of safetensors.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         f"{WRAPPER}{layer}.lora_{side}.weight": factor.contiguous()
@@ -152,28 +161,6 @@ def write_adapter(adapter: Adapter, folder: Path, *, pickled: bool = False) -> N
     (folder / CONFIG_NAME).write_text(json.dumps(adapter.config, indent=1), encoding="utf-8")
 
 
-def read_trainables(folder: Path) -> dict[str, Tensor]:
-    """Parts trained fully beside the adapter, under the names of the whole official checkpoint."""
-    state = read_state(folder, TRAINABLE_NAMES)
-    return {re.sub(r"^(base_model\.)?model\.(?=model\.)", "", name): tensor for name, tensor in state.items()}
-
-
-@torch.no_grad()
-def merge(model: nn.Module, adapter: Adapter, keys: KeyMap, where: str | Path) -> None:
-    """Add an adapter's updates to the model's weights, one layer at a time; sums are rounded to the weights' dtype.
-
-    Args:
-        keys: leads from the adapter's names of weights to the model's.
-
-    Raises:
-        UserError: an update whose weight is not there or has another shape; names it.
-    """
-    parameters = dict(model.named_parameters())
-    for layer, (down, up) in adapter.factors.items():
-        name = f"{layer}.weight"
-        weight = parameters.get(keys.to_ours(name) or "")
-        if weight is None or weight.shape != (up.shape[0], down.shape[1]):
-            shape = (up.shape[0], down.shape[1])
-            raise UserError(f"{where}: the base model has no weight {name!r} of shape {shape}")
-        update = (up.to(weight.device).float() @ down.to(weight.device).float()) * adapter.scale
-        weight.copy_(weight.float() + update)
+def official_name(name: str) -> str:
+    """Return the name that a weight of ``non_lora_trainables`` has in a whole official checkpoint."""
+    return re.sub(r"^(base_model\.)?model\.(?=model\.)", "", name)

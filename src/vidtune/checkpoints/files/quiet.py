@@ -1,4 +1,4 @@
-"""transformers' own progress bars, which would stand between our lines, once per process."""
+"""Context manager that hides the progress bars of transformers, which would stand between our own lines."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from transformers.utils import logging
 
 @contextmanager
 def without_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing bars while it loads or saves weights."""
+    """Hide the bars that transformers draws while it loads or saves weights."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

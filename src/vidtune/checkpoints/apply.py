@@ -1,0 +1,384 @@
+"""Fill a model with the weights of a source: the base first, then in order what stands on it.
+
+The order is: a whole model or parts, towers that complete it, connectors, LoRA runs, the adapters of bundles. Of two
+sources with the same connector the upper one holds. Adapters are merged one after the other, and each sum is rounded
+to the dtype of the weights.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from vidtune.checkpoints.composition import config_of
+from vidtune.checkpoints.files.quiet import without_progress_bar
+from vidtune.checkpoints.lora.adapter_files import Adapter, official_name, read_adapter
+from vidtune.checkpoints.lora.bundle import OTHERS, SAMPLE, bundle_adapters, first_difference
+from vidtune.checkpoints.lora.merging import merge
+from vidtune.checkpoints.publication import KeyMap
+from vidtune.checkpoints.recognise import HOW
+from vidtune.checkpoints.report import OURS, LoadReport, rename
+from vidtune.checkpoints.source import Source
+from vidtune.errors import UserError
+from vidtune.models.config import VideoLMConfig
+from vidtune.models.language_model.head import tied_names
+from vidtune.models.video_lm import VideoLM
+from vidtune.registry import SYSTEMS
+
+Dtypes = torch.dtype | Callable[[str], torch.dtype] | None
+"""One dtype for all parameters, or a function from the name of a component to its dtype; None: that of the files."""
+LANGUAGE_MODEL_KEYS = KeyMap((("", "language_model."),), (r".*\.rotary_emb\.inv_freq$",))
+_GENERATION = "generation_config.json"
+
+
+def assemble(
+    source: Source, dtype: Dtypes = None, reports: list[LoadReport] | None = None
+) -> tuple[VideoLM, LoadReport]:
+    """Build the model of a source on CPU and fill it.
+
+    Args:
+        dtype: see :data:`Dtypes`; float32 where all weights are drawn. Weights are drawn in float32 and do not depend
+            on it.
+        reports: if given, takes up the report of every published part.
+
+    Returns:
+        The merged model, and the report of the source.
+    Raises:
+        UserError: keys missing or unexpected, shapes that do not fit, or nothing to stand on.
+    """
+    base, *above = source.in_order()
+    if base.is_layer:
+        partial = ", ".join(base.format.partial) if base.format else base.kind
+        raise UserError(f"{base.path}: holds {partial} only; name its language model {HOW}")
+    layers = [_read_layer(one) for one in above]
+    config = config_of(source)
+    towers = _added_towers(source, config)
+    drawn: list[str] = []
+    seed = next((one.seed for one in (base, *above) if one.seed is not None), None)
+    if seed is not None:
+        torch.manual_seed(seed)
+    if base.kind == "native":
+        model, report = _fill_native(base, config, towers, dtype)
+    elif base.kind == "published":
+        model, report = _fill_published(base, config, towers, dtype)
+    else:
+        below: dict[str, Tensor] = {}
+        if not base.may_draw:  # connectors of all layers are there from the start, the upper ones in front
+            for layer in layers:
+                below |= layer.connectors
+                layer.connectors = {}
+            drawn = _undetermined(config, below, layers)
+        model, report = _fill_parts(base, config, {**below, **towers}, dtype, reports), LoadReport("recipe")
+    for layer in layers:
+        report = layer.put_on(model)
+    if drawn:
+        said = f"{', '.join(drawn)} started from random weights, for no file holds them: to be trained before use"
+        report.warnings.append(said)
+        report.drawn = [name for name in model.state_dict() if name.startswith(tuple(part + "." for part in drawn))]
+    return model, report
+
+
+def apply(source: Source, model: VideoLM) -> LoadReport:
+    """Put connectors, a LoRA run or a bundle on a model, in place: copy what was trained fully, then merge adapters.
+
+    Raises:
+        UserError: the model has no such weight, or is not the one on which a bundle was trained.
+    """
+    return _read_layer(source).put_on(model)
+
+
+@dataclass
+class _Layer:
+    """What stands on a model, read and ready to be put on it.
+
+    Args:
+        connectors: weights of a published layer under our names; values are mapped from the file.
+        report: report of reading it.
+        adapters: pairs of an adapter and the key map from its names to ours.
+    """
+
+    source: Source
+    connectors: dict[str, Tensor]
+    report: LoadReport
+    adapters: list[tuple[Adapter, KeyMap]]
+
+    @torch.no_grad()
+    def put_on(self, model: VideoLM) -> LoadReport:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        if self.source.kind == "bundle":
+            _require_its_base(self.source, parameters)
+            what = f"{self.source.path / OTHERS}: the base"
+        else:
+            what = f"{self.source.path}: the model"
+        for name, tensor in self.connectors.items():
+            if name not in parameters or parameters[name].shape != tensor.shape:
+                raise UserError(f"{what} has no weight {name!r} of shape {tuple(tensor.shape)}")
+            parameters[name].copy_(tensor)
+        for adapter, keys in self.adapters:
+            merge(model, adapter, keys, self.source.path)
+        if self.source.format is not None:
+            self.report.warnings = list(self.source.format.warnings(model.config))
+        return self.report
+
+
+def _read_layer(source: Source) -> _Layer:
+    files, format = source.files, source.format
+    assert files is not None
+    if source.manifest is not None:
+        found = bundle_adapters(files, source.manifest)
+        state = dict(files.tensors((OTHERS,)))
+        adapters = [(adapter, KeyMap((("", component + "."),))) for component, adapter in found.items()]
+        report = LoadReport(OURS, len(state))
+    else:
+        assert format is not None
+        weights = source.weights
+        report = LoadReport(format.name)
+        state = rename({official_name(name): weights[name] for name in weights}, format.keys, report)
+        report.refuse_gaps(source.path)
+        adapters = [(read_adapter(files), format.keys)] if source.kind == "run" else []
+    report.loaded += sum(2 * len(adapter.factors) for adapter, _ in adapters)
+    return _Layer(source, state, report, adapters)
+
+
+def _require_its_base(bundle: Source, parameters: Mapping[str, Tensor]) -> None:
+    """Raise UserError unless a model is the one on which the adapters of a bundle were trained."""
+    assert bundle.files is not None and bundle.manifest is not None
+    different = first_difference(bundle.files.tensors((SAMPLE,)), parameters)
+    if different is not None:
+        below = bundle.children[0]
+        place = "its parts make now" if below.seed is not None else below.place
+        raise UserError(
+            f"{bundle.path}: its adapters were trained on another model than {place}: {different} differs; give the "
+            "right one with --model-base"
+        )
+
+
+def _undetermined(config: VideoLMConfig, below: Mapping[str, Tensor], layers: Sequence[_Layer]) -> list[str]:
+    """Connectors that no file holds. Raises UserError where a LoRA run stands on them."""
+    drawn = [f"connectors.{name}" for name in config.connectors if not _holds(below, f"connectors.{name}")]
+    if drawn and any(layer.adapters for layer in layers):
+        raise UserError(
+            f"{layers[-1].source.path}: a LoRA run stands on a whole model, and {', '.join(drawn)} is in none of what "
+            "was named; put the file that holds it before it with --model-base"
+        )
+    return drawn
+
+
+def _holds(names: Iterable[str], component: str) -> bool:
+    return any(name.startswith(component + ".") for name in names)
+
+
+def _added_towers(source: Source, config: VideoLMConfig) -> dict[str, Tensor]:
+    """Weights of the towers that complete a model, under our names. Raises UserError where they do not fit."""
+    state: dict[str, Tensor] = {}
+    for tower in source.towers:
+        name = tower.component.removeprefix("towers.")
+        report = LoadReport(f"tower {name}")
+        found = rename(tower.weights, SYSTEMS[config.system].publication.tower(name).keys, report)
+        with torch.device("meta"):
+            shapes = {key: tensor.shape for key, tensor in config.build_tower(name).state_dict().items()}
+        report.missing = [key for key in shapes if key not in found]
+        report.unexpected += [key for key in found if key not in shapes]
+        report.refuse_gaps(Path(tower.place))
+        wrong = next((key for key, shape in shapes.items() if found[key].shape != shape), None)
+        if wrong is not None:
+            held = tuple(found[wrong].shape)
+            raise UserError(f"{tower.place}: {wrong}: shape {held} in the file, {tuple(shapes[wrong])} by its config")
+        state |= {f"{tower.component}.{key}": tensor for key, tensor in found.items()}
+    return state
+
+
+def _with_towers(state: Mapping[str, Tensor], towers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with those of added towers in the place of the model's own."""
+    replaced = tuple({".".join(name.split(".")[:2]) + "." for name in towers})
+    return {**{name: state[name] for name in state if not name.startswith(replaced)}, **towers}
+
+
+def _fill_native(
+    source: Source, config: VideoLMConfig, towers: Mapping[str, Tensor], dtype: Dtypes
+) -> tuple[VideoLM, LoadReport]:
+    """A model that :meth:`VideoLM.save_pretrained` wrote, strictly."""
+    assert source.files is not None
+    report = LoadReport(OURS)
+    state = _with_towers(source.weights, towers)
+    model = model_from_state(config, state, report, dtype, dtype_of_config=dtype is None)
+    if source.files.has(_GENERATION):
+        model.generation_config = GenerationConfig.from_dict(source.files.json(_GENERATION))
+    report.loaded = len(model.state_dict()) - len(report.missing) - len(towers)
+    report.refuse_gaps(source.path)
+    return model, report
+
+
+def _fill_published(
+    source: Source, config: VideoLMConfig, towers: Mapping[str, Tensor], dtype: Dtypes
+) -> tuple[VideoLM, LoadReport]:
+    """A whole model in a published format."""
+    format = source.format
+    assert format is not None
+    report = LoadReport(format.name)
+    state = _with_towers(rename(source.weights, format.keys, report), towers)
+    model = model_from_state(config, state, report, dtype)
+    report.drawn = [key for key in report.missing if any(re.match(pattern, key) for pattern in format.drawn)]
+    report.missing = [key for key in report.missing if key not in report.drawn]
+    report.warnings = list(format.warnings(model.config))
+    report.refuse_gaps(source.path)
+    return model, report
+
+
+def _fill_parts(
+    source: Source,
+    config: VideoLMConfig,
+    state: dict[str, Tensor],
+    dtype: Dtypes,
+    reports: list[LoadReport] | None,
+) -> VideoLM:
+    """A model whose placed components take the weights of their files; the others are drawn.
+
+    Args:
+        state: weights that are known already; a component that they hold is not read from its file.
+    """
+    known, paths = dict(state), {}
+    for part in source.children:
+        component = part.component
+        if component.startswith("towers.") and _holds(known, component):
+            continue
+        report = LoadReport(component)
+        found = rename(part.weights, part_keys(part), report)
+        report.refuse_gaps(Path(part.place))
+        # A file of several connectors gives only the one for which it is named.
+        state = state | {name: tensor for name, tensor in found.items() if name.startswith(component + ".")}
+        paths[component] = Path(part.place)
+        if reports is not None:
+            reports.append(report)
+    if not state:
+        return cast(VideoLM(config), {}, dtype or torch.float32)
+    whole = LoadReport("recipe")
+    model = model_from_state(config, state | drawn_weights(config, list(state)), whole, dtype)
+    for component, path in paths.items():
+        gaps = [key for key in whole.missing if key.startswith(component + ".")]
+        LoadReport(component, missing=gaps).refuse_gaps(path)
+    halves = [key for key in whole.missing if key.startswith("connectors.")]
+    LoadReport("connectors", missing=halves).refuse_gaps(Path("connectors"))
+    whole.missing = []
+    whole.refuse_gaps(source.path)
+    return model
+
+
+def part_keys(part: Source) -> KeyMap:
+    """Return the key map from the names in the file of a part to the names in our model."""
+    component, system = part.component, str(part.system)
+    if part.kind == "language_model":
+        return LANGUAGE_MODEL_KEYS
+    publication = SYSTEMS[system].publication
+    if part.kind == "tower":
+        keys = publication.tower(component.removeprefix("towers.")).keys
+        return replace(keys, prefixes=tuple((theirs, f"{component}.{ours}") for theirs, ours in keys.prefixes))
+    partial = [format for format in publication.formats if format.partial and not format.adapter]
+    return KeyMap(tuple(pair for format in partial for pair in format.keys.prefixes))
+
+
+def model_from_state(
+    config: VideoLMConfig,
+    state: Mapping[str, Tensor],
+    report: LoadReport,
+    dtype: Dtypes = None,
+    *,
+    dtype_of_config: bool = False,
+) -> VideoLM:
+    """Build a model with these tensors. Parameters that ``state`` lacks are initialised and reported as missing.
+
+    Tied weights are filled from whichever of their names ``state`` holds.
+
+    Args:
+        dtype_of_config: take the dtype that the config names, and only without one that of the tensors.
+
+    Raises:
+        UserError: a tensor has another shape than the config asks for, or the names of one weight hold different
+            values; names it.
+    """
+    with torch.device("meta"):
+        empty = VideoLM(config)
+    state = under_every_name(state, tied_names(empty))
+    shapes = {name: tensor.shape for name, tensor in empty.state_dict().items()}
+    for name, tensor in state.items():
+        if name in shapes and shapes[name] != tensor.shape:
+            raise UserError(f"{name}: shape {tuple(tensor.shape)} in the file, {tuple(shapes[name])} by its config")
+    common: torch.dtype | str
+    if dtype_of_config:
+        common = "auto"
+    elif callable(dtype):
+        common = min((dtype(component) for component in empty.components()), key=lambda kind: kind.itemsize)
+    else:
+        # Connectors beside a language model in half precision may be stored in full.
+        names = sorted(state, key=lambda name: not name.startswith("language_model."))
+        stored = (state[name].dtype for name in names if state[name].is_floating_point())
+        common = dtype or next(stored, torch.float32)
+    with without_progress_bar():
+        model, info = VideoLM.from_pretrained(
+            None, config=config, state_dict=state, dtype=common, output_loading_info=True
+        )
+    if callable(dtype):
+        cast(model, state, dtype)
+    report.missing += sorted(info["missing_keys"])
+    report.unexpected += sorted(info["unexpected_keys"])
+    return model
+
+
+def under_every_name(state: Mapping[str, Tensor], groups: Iterable[tuple[str, ...]]) -> dict[str, Tensor]:
+    """Return the tensors with each tied weight under all of its names, whichever of them the file holds.
+
+    Args:
+        groups: names of each tied weight, see :func:`tied_names`.
+
+    Raises:
+        UserError: the names of one weight hold different values.
+    """
+    completed = dict(state)
+    for names in groups:
+        held = [name for name in names if name in completed]
+        for name in held[1:]:
+            one, other = completed[held[0]], completed[name]
+            if one.shape != other.shape or not torch.equal(one, other):
+                raise UserError(f"{held[0]} and {name} are one weight by the config but hold different values")
+        if held:
+            completed |= dict.fromkeys(names, completed[held[0]])
+    return completed
+
+
+def cast(model: VideoLM, state: Mapping[str, Tensor], dtype: torch.dtype | Callable[[str], torch.dtype]) -> VideoLM:
+    """Give the parameters of every component its dtype, with the values that ``state`` has for them; buffers stay."""
+    for component, part in model.components().items():
+        wanted = dtype(component) if callable(dtype) else dtype
+        for name, parameter in part.named_parameters():
+            if parameter.dtype != wanted:
+                parameter.data = state.get(f"{component}.{name}", parameter.data).to(wanted)
+    return model
+
+
+def drawn_weights(config: VideoLMConfig, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return random weights, in float32, for the components that have none among ``names``."""
+    builders: dict[str, Callable[[], nn.Module]] = {
+        **{f"towers.{name}": config.tower(name).build for name in config.towers if name not in config.absent_towers},
+        **{f"connectors.{name}": config.connector(name).build for name in config.connectors},
+        **{f"alignments.{name}": config.alignment(name).build for name in config.alignments},
+        "language_model": lambda: AutoModelForCausalLM.from_config(config.text_config),
+    }
+    drawn: dict[str, Tensor] = {}
+    for component, build in builders.items():
+        if not _holds(names, component):
+            part = build()
+            if component != "language_model":
+                part.apply(_reset)
+            drawn |= {f"{component}.{name}": tensor for name, tensor in part.state_dict().items()}
+    return drawn
+
+
+def _reset(module: nn.Module) -> None:
+    """Start a module of a tower or connector as :class:`VideoLM` does."""
+    reset = getattr(module, "reset_parameters", None)
+    if reset is not None:
+        reset()

@@ -1,0 +1,155 @@
+"""Config of the model that a source makes; reads configs and shapes, no weight."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+
+from vidtune.checkpoints.files.hub import locate
+from vidtune.checkpoints.publication import JsonDict
+from vidtune.checkpoints.source import Source
+from vidtune.checkpoints.teachers import alignment_sizes
+from vidtune.errors import UserError
+from vidtune.models.config import VideoLMConfig
+from vidtune.processing.tokenizing import load_tokenizer
+from vidtune.recipe.types import Recipe
+from vidtune.registry import SYSTEMS
+from vidtune.spelling import suggestion
+
+
+def config_of(source: Source, text_config: PreTrainedConfig | None = None) -> VideoLMConfig:
+    """Return the config of the model that a source makes, with the towers that complete it.
+
+    Args:
+        text_config: config of the language model of parts; None: as the recipe says.
+
+    Raises:
+        UserError: sizes that contradict each other, or that cannot be found.
+    """
+    base = source.in_order()[0]
+    if base.kind == "native":
+        config = VideoLMConfig.from_dict(base.config)
+    elif base.kind == "parts":
+        config = _config_of_parts(base, text_config)
+    else:
+        config = _published_config(base)
+    for tower in source.towers:
+        replace_tower(config, tower)
+    return config
+
+
+def _published_config(source: Source) -> VideoLMConfig:
+    assert source.format is not None and source.format.read_config is not None
+    try:
+        return source.format.read_config(source.config, dict(source.shapes))
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{source.path}: {error}") from None
+
+
+def _config_of_parts(source: Source, text_config: PreTrainedConfig | None) -> VideoLMConfig:
+    recipe, system = source.recipe, str(source.system)
+    assert recipe is not None
+    towers = {}
+    for name, spec in recipe.towers.items():
+        part = source.part(f"towers.{name}")
+        towers[name] = spec if part is None else tower_sizes(system, name, part)
+    connectors = {name: spec for name, spec in recipe.connectors.items() if isinstance(spec, dict)}
+    config = _compose(system, text_config or _text_config(source, recipe), towers, connectors)
+    config.alignments = alignment_sizes(recipe, config)
+    return config
+
+
+def _compose(
+    system: str, text_config: PreTrainedConfig, towers: Mapping[str, Any], connectors: Mapping[str, Any]
+) -> VideoLMConfig:
+    try:
+        config = SYSTEMS[system].architecture.build_config(text_config, towers, connectors)
+        for name in config.towers:
+            config.tower(name)
+        for name in config.connectors:
+            config.connector(name)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"system {system}: {error}") from None
+    return config
+
+
+def _text_config(source: Source, recipe: Recipe) -> PreTrainedConfig:
+    part = source.part("language_model")
+    if part is not None:
+        return read_text_config(part)
+    sizes, tokens = dict(recipe.language_model or {}), len(recipe_tokenizer(recipe))
+    if sizes.setdefault("vocab_size", tokens) < tokens:
+        raise UserError(f"language_model: vocab_size {sizes['vocab_size']} is less than the tokenizer's {tokens}")
+    try:
+        return AutoConfig.for_model(**sizes)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"language_model: {str(error).splitlines()[0]}") from None
+
+
+def read_text_config(source: Source) -> PreTrainedConfig:
+    """Return the config of a language model. Raises UserError where there is none."""
+    try:
+        config = source.files.require_config() if source.files else {}
+        return CONFIG_MAPPING[config["model_type"]].from_dict(config)
+    except KeyError as error:
+        raise UserError(f"{source.place}: holds no language model (unknown model_type {error})") from None
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(f"{source.place}: holds no language model ({str(error).splitlines()[0]})") from None
+
+
+def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that a recipe names: its own, that of its checkpoint or of its language model.
+
+    Raises:
+        UserError: the recipe builds its language model from sizes and names no tokenizer.
+    """
+    place = recipe.tokenizer or recipe.starting_place or recipe.language_model
+    if not isinstance(place, str):
+        raise UserError("the recipe builds its language model from scratch: give the key tokenizer (folder or hub id)")
+    return load_tokenizer(locate(place, weights=False))
+
+
+def tower_sizes(system: str, name: str, source: Source) -> JsonDict:
+    """Return the sizes of a tower, as its config.json or its single file tells.
+
+    Raises:
+        UserError: they do not tell, or it is a tower of another kind.
+    """
+    files = source.files
+    assert files is not None
+    if files.is_one_file:
+        settings, shapes = source.weights.settings, source.shapes
+    else:
+        settings, shapes = files.require_config(), {}
+    try:
+        return SYSTEMS[system].publication.tower(name).read_sizes(settings, shapes)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise UserError(f"{source.path}: {' '.join(str(error).split())}") from None
+    except KeyError as error:
+        raise UserError(f"{source.path}: does not tell {error}") from None
+
+
+def replace_tower(config: VideoLMConfig, tower: Source) -> None:
+    """Put the sizes of a tower into a config, in the place of an absent tower or of another one.
+
+    Sizes that the file does not tell, such as the number of frames, stay as they were.
+
+    Raises:
+        UserError: no such tower, or features of another width than the connector takes.
+    """
+    name = tower.component.removeprefix("towers.")
+    if name not in config.towers:
+        raise UserError(f"--tower {name}: no such tower; {suggestion(name, list(config.towers))}")
+    width = config.tower(name).hidden_size
+    found = tower_sizes(config.system, name, tower)
+    config.towers[name] = {key: value for key, value in config.towers[name].items() if key != "absent"} | found
+    try:
+        with torch.device("meta"):
+            config.build_tower(name)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{tower.place}: {error}") from None
+    given = config.tower(name).hidden_size
+    if given != width:
+        raise UserError(f"{tower.place}: gives features of width {given} where the model takes {width}")

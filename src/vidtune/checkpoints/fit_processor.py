@@ -1,0 +1,110 @@
+"""Processor that fits a model: its tokenizer, and the preprocessing and token counts of each stream."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerBase
+
+from vidtune.checkpoints.files.folder import CheckpointFiles
+from vidtune.checkpoints.files.hub import locate
+from vidtune.checkpoints.source import Source
+from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.models.config import VideoLMConfig
+from vidtune.processing.processor import VideoLMProcessor
+from vidtune.processing.stream_settings import StreamSettings
+from vidtune.processing.tokenizing import load_tokenizer
+from vidtune.registry import SYSTEMS
+
+
+def processor_of(source: Source, config: VideoLMConfig, tokenizer: str | None = None) -> VideoLMProcessor:
+    """Return the processor of a loaded model: the one saved beside it, or the one that its system prescribes.
+
+    Args:
+        source: what the model was loaded from.
+        config: config of the model, with the towers that complete it.
+        tokenizer: folder or hub id of the tokenizer, for a checkpoint without one.
+
+    Raises:
+        UserError: no tokenizer can be read.
+    """
+    files = source.files
+    assert files is not None
+    if source.kind in ("native", "bundle"):
+        processor = VideoLMProcessor.from_pretrained(files.path, config=VideoLMConfig.from_dict(files.config))
+        _refit(processor, config, {tower.component.removeprefix("towers.") for tower in source.towers})
+        return processor
+    if tokenizer is not None:
+        files = CheckpointFiles(tokenizer)
+    elif source.children:
+        below = source.children[0]
+        files = (below.part("language_model") or below).files or files
+    return build_processor(config, load_tokenizer(files.path, config=_known_config(files)))
+
+
+def _known_config(files: CheckpointFiles) -> PreTrainedConfig | None:
+    """The parsed config.json as transformers' tokenizer loader would read it once more; None without one."""
+    if not files.config:
+        return None
+    try:
+        return CONFIG_MAPPING[files.config["model_type"]].from_dict(files.config)
+    except (KeyError, ValueError):
+        return PreTrainedConfig.from_dict(files.config)
+
+
+def _refit(processor: VideoLMProcessor, config: VideoLMConfig, towers: set[str]) -> None:
+    """Settings of the streams of changed towers; preprocessing that still fits stays as it is."""
+    if not towers:
+        return
+    fresh = build_processor(config, processor.tokenizer)
+    for stream, parts in config.streams.items():
+        if parts["tower"] in towers:
+            old, new = processor.streams[stream].preprocessing, fresh.streams[stream].preprocessing
+            fits = type(old) is type(new) and old.output_shapes() == new.output_shapes()
+            kept = {"preprocessing": old} if fits else {}
+            processor.streams[stream] = fresh.streams[stream].model_copy(update=kept)
+
+
+def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTokenizerBase) -> VideoLMProcessor:
+    """Return the processor of a model: a tokenizer (or its folder) and the preprocessing that its system prescribes."""
+    system = SYSTEMS[config.system]
+    preprocessing = system.architecture.preprocessing(config)
+    streams = {
+        name: StreamSettings(
+            preprocessing=preprocessing[name],
+            placeholder_id=placeholder,
+            num_tokens=_token_counts(config, name, preprocessing[name]),
+            num_placeholders=system.architecture.placeholders(config, name),
+            max_items=system.dialect.max_media.get(name),
+            absent_tower=_absent_tower(config, name),
+            **_feature_shape(config, name, preprocessing[name]),
+        )
+        for name, placeholder in config.placeholder_ids.items()
+    }
+    if isinstance(tokenizer, str | Path):
+        tokenizer = load_tokenizer(locate(str(tokenizer), weights=False))
+    return VideoLMProcessor(tokenizer, config.system, streams)
+
+
+def _absent_tower(config: VideoLMConfig, stream: str) -> tuple[str, str] | None:
+    """Name of the stream's tower and what its weights are published as, if the model is without it."""
+    name = config.streams[stream]["tower"]
+    return (name, config.towers[name]["absent"]) if name in config.absent_towers else None
+
+
+def _token_counts(config: VideoLMConfig, stream: str, preprocessing: Preprocessing) -> int | dict[str, int] | str:
+    """Number of tokens of an item; by shape if they depend on it, by row if there may be any number of rows."""
+    counts = {shape: config.num_tokens(stream, shape) for shape in preprocessing.output_shapes()}
+    if not counts:
+        tower: Any = config.tower(config.streams[stream]["tower"])
+        return str(tower.tokens_per_row)
+    if len(counts) == 1:
+        return next(iter(counts.values()))
+    return {"x".join(map(str, shape)): tokens for shape, tokens in counts.items()}
+
+
+def _feature_shape(config: VideoLMConfig, stream: str, preprocessing: Preprocessing) -> dict[str, int]:
+    """Width of the features of the stream's tower, and their number if it is the same for every item."""
+    tower = config.tower(config.streams[stream]["tower"])
+    rows = {tower.num_tokens(shape) for shape in preprocessing.output_shapes()}
+    found = {"feature_size": tower.hidden_size}
+    return {**found, "feature_rows": rows.pop()} if len(rows) == 1 else found

@@ -1,0 +1,67 @@
+"""Load a checkpoint: ``load_checkpoint(place) -> Checkpoint``, a model with its processor and a report."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vidtune.checkpoints.apply import Dtypes, assemble
+from vidtune.checkpoints.files.folder import CheckpointFiles
+from vidtune.checkpoints.fit_processor import processor_of
+from vidtune.checkpoints.recognise import recognise, recognise_towers
+from vidtune.checkpoints.report import LoadReport
+from vidtune.checkpoints.source import Source
+from vidtune.models.video_lm import VideoLM
+from vidtune.processing.processor import VideoLMProcessor
+
+
+@dataclass
+class Checkpoint:
+    """A loaded model with its processor.
+
+    Args:
+        model: the model; low-rank adapters are merged.
+        processor: its processor.
+        report: which keys were loaded, missing or unexpected.
+        source: what it was loaded from; None for a model that was made in memory.
+    """
+
+    model: VideoLM
+    processor: VideoLMProcessor
+    report: LoadReport
+    source: Source | None = None
+
+
+def load_checkpoint(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    base: str | Sequence[str] | None = None,
+    towers: Mapping[str, str] | None = None,
+    tokenizer: str | None = None,
+    dtype: Dtypes = None,
+    device: str = "cpu",
+) -> Checkpoint:
+    """Load a whole model: one of ours, or a published one in its own format. Low-rank adapters are merged.
+
+    Args:
+        name_or_path: folder, file or hub id; connectors alone, or a published LoRA run, need ``base``.
+        revision: branch, tag or commit of a hub id; None: the newest.
+        base: what a checkpoint of connectors or a LoRA run stands on, bottom up: a language model or a whole
+            checkpoint, files of connectors, LoRA runs. For our own LoRA results: where their base, or its language
+            model, is now, if it has moved.
+        towers: tower -> file, folder or hub id of its weights, for a model that comes without it.
+        tokenizer: folder or hub id of the tokenizer, if the checkpoint's folder holds none.
+        dtype: dtype of all parameters, or a function from the name of a component to its dtype; None keeps that of
+            the files.
+
+    Raises:
+        UserError: unknown format, missing or unexpected keys, no tokenizer; one line that names the path.
+    """
+    opened: dict[str, CheckpointFiles] = {}
+    source = recognise(name_or_path, revision, [base] if isinstance(base, str) else list(base or ()), opened=opened)
+    source = replace(source, towers=recognise_towers(towers or {}, source.system, opened))
+    model, report = assemble(source, dtype)
+    processor = processor_of(source, model.config, tokenizer)
+    source.close()
+    model.to(device).eval()
+    return Checkpoint(model, processor, report, source)

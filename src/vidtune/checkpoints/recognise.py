@@ -1,0 +1,228 @@
+"""Recognise what a place holds: ``recognise(place) -> Source``. No weight is read, only configs, names and shapes.
+
+Only :func:`recognise` calls itself: for the base of a bundle, for what a LoRA run stands on, and for the parts of a
+recipe. Every file is opened once for all of them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vidtune.checkpoints.files.folder import CheckpointFiles
+from vidtune.checkpoints.files.hub import pinned
+from vidtune.checkpoints.files.tensors import SINGLE_NAMES
+from vidtune.checkpoints.lora.adapter_files import CONFIG_NAME, TRAINABLE_NAMES, official_name
+from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, MANIFEST, read_manifest
+from vidtune.checkpoints.publication import CheckpointFormat, JsonDict
+from vidtune.checkpoints.report import OURS
+from vidtune.checkpoints.source import Source
+from vidtune.errors import UserError
+from vidtune.recipe.types import Recipe
+from vidtune.registry import SYSTEMS
+
+HOW = "with --model-base, and what else it stands on by more of them, bottom up"
+"""How a user names what a checkpoint stands on."""
+TEACHER = "teacher."
+"""Prefix of the component name of a teacher, which may be a tower or a whole model of ours with that tower."""
+Opened = dict[str, CheckpointFiles]
+"""Files of the checkpoints that are open already, by place."""
+
+
+@dataclass(frozen=True)
+class _Below:
+    """Something below a source that has still to be recognised: arguments of :func:`recognise`."""
+
+    place: str | Path | Recipe
+    base: Sequence[str] = ()
+    system: str | None = None
+    component: str = ""
+    layer: bool = False
+    may_draw: bool = True
+
+
+def recognise(
+    place: str | Path | Recipe,
+    revision: str | None = None,
+    base: Sequence[str] = (),
+    *,
+    system: str | None = None,
+    component: str = "",
+    layer: bool = False,
+    may_draw: bool = True,
+    opened: Opened | None = None,
+) -> Source:
+    """Find out what a place holds and what that stands on.
+
+    Args:
+        place: folder, file or hub id; or a recipe, for the model from which its first stage starts.
+        revision: branch, tag or commit of a hub id; None: as the place says (``org/name@revision``), or the newest.
+        base: what a checkpoint that is not whole stands on, bottom up: a language model or a whole checkpoint, files
+            of connectors, LoRA runs. Of a bundle: where its base, or the language model of its base, is now.
+        system: name of the system of which it must be; None: of any.
+        component: name of the component that it must fill, such as ``towers.video``; empty for a model.
+        layer: it must be a LoRA run or connectors, no whole model.
+        may_draw: of a recipe: see :class:`Source`.
+        opened: files that are open already; new ones are added.
+
+    Raises:
+        UserError: unknown format, or things that do not belong together; one line that names the path.
+    """
+    opened = {} if opened is None else opened
+    if isinstance(place, Recipe):
+        source, below = _describe_recipe(place, may_draw, opened)
+    else:
+        files = _open(pinned(str(place), revision), opened)
+        if component and not (component.startswith(TEACHER) and files.config.get("model_type") == OURS):
+            source, below = _describe_part(files, component, system), []
+        else:
+            source, below = _describe_model(files, base, system, layer, opened)
+    children = tuple(recognise(**vars(lower), opened=opened) for lower in below)
+    if isinstance(place, Recipe):
+        made = children[0] if source is None else replace(source, children=children)
+        return made if not may_draw else replace(made, seed=place.seed)
+    if source.kind in ("run", "connectors") and children and children[0].system != source.system:
+        bottom = children[0]
+        raise UserError(f"{source.path}: is of system {source.system}, but {bottom.place} of {bottom.system}")
+    return replace(source, children=children)
+
+
+def _open(place: str, opened: Opened) -> CheckpointFiles:
+    if place not in opened:
+        opened[place] = CheckpointFiles(place)
+    return opened[place]
+
+
+def _describe_recipe(recipe: Recipe, may_draw: bool, opened: Opened) -> tuple[Source | None, list[_Below]]:
+    """The model of a recipe: LoRA runs on its checkpoint or parts; None where it is its checkpoint, which is below."""
+    if recipe.lora_runs:
+        *lower, top = (_Below(run, system=recipe.system, layer=True) for run in recipe.lora_runs)
+        run = _require_layer(_open(str(top.place), opened), recipe.system)
+        return run, [_Below(recipe.model_copy(update={"lora_runs": ()}), may_draw=may_draw), *lower]
+    if recipe.starting_place is not None:
+        return None, [_Below(recipe.starting_place)]
+    places = {
+        **{f"towers.{name}": spec for name, spec in recipe.towers.items()},
+        **{f"connectors.{name}": spec for name, spec in recipe.connectors.items()},
+        LANGUAGE_MODEL: recipe.language_model,
+    }
+    named = {component: spec for component, spec in places.items() if isinstance(spec, str)}
+    parts = Source("parts", system=recipe.system, recipe=recipe, may_draw=may_draw)
+    return parts, [_Below(place, system=recipe.system, component=component) for component, place in named.items()]
+
+
+def _describe_part(files: CheckpointFiles, component: str, system: str | None) -> Source:
+    """A file or folder that a recipe names for one component."""
+    if component == LANGUAGE_MODEL:
+        return Source("language_model", files, component=component)
+    if component.startswith("connectors."):
+        return Source("connectors", files, system, component=component, names=(*SINGLE_NAMES, *_connector_files()))
+    return Source("tower", files, system, component=component)
+
+
+def _describe_model(
+    files: CheckpointFiles, base: Sequence[str], system: str | None, layer: bool, opened: Opened
+) -> tuple[Source, list[_Below]]:
+    """A model, or what changes one, with what it stands on as the user and its own files say."""
+    source = _require_layer(files, system) if layer else _identify(files, system)
+    if source.kind in ("native", "bundle") and len(base) > 1:
+        raise UserError(f"{files.path}: knows what it stands on; give --model-base once, where that has moved")
+    if source.manifest is not None:
+        return source, [_below_bundle(source, base[0] if base else None, opened)]
+    if source.is_layer and base:
+        bottom, *layers = base
+        return source, [
+            _bottom(bottom, source, opened),
+            *(_Below(place, system=source.system, layer=True) for place in layers),
+        ]
+    return source, []
+
+
+def _identify(files: CheckpointFiles, system: str | None = None) -> Source:
+    """What the files of a model are by themselves. Raises UserError where no system knows their format."""
+    config = files.config
+    if config.get("model_type") == OURS:
+        if files.has(MANIFEST):
+            return Source("bundle", files, config.get("system"), manifest=read_manifest(files))
+        return Source("native", files, config.get("system"))
+    is_run = files.has(CONFIG_NAME)
+    names = TRAINABLE_NAMES if is_run else (*SINGLE_NAMES, *_connector_files())
+    keys = [official_name(key) if is_run else key for key in files.tensors(names)]
+    found, format = find_format(config, keys, files.path, is_run, system)
+    if format.partial:
+        return Source("run" if is_run else "connectors", files, found, format, names=names)
+    if format.read_config is None:
+        raise UserError(f"{files.path}: a checkpoint of format {format.name} holds no whole model")
+    return Source("published", files, found, format, names=names)
+
+
+def _require_layer(files: CheckpointFiles, system: str | None) -> Source:
+    source = _identify(files, system)
+    if source.kind not in ("run", "connectors"):
+        raise UserError(f"{files.path}: is a whole model; it can only stand at the bottom of --model-base")
+    return source
+
+
+def _bottom(place: str, top: Source, opened: Opened) -> _Below:
+    """What a LoRA run or connectors stand on: a whole model, or parts around a language model."""
+    files, system = _open(place, opened), str(top.system)
+    found = _identified(files, system)
+    if found is not None and found.kind in ("run", "connectors"):
+        raise UserError(f"{place}: holds no language model, which has to be the first; name it {HOW}")
+    if found is not None or _identified(files) is not None:
+        return _Below(place)
+    try:
+        named = SYSTEMS[system].publication.named_parts(top.config)
+    except ValueError as error:
+        raise UserError(f"{top.path}: {error}") from None
+    parts = Recipe(system=system, language_model=place, towers=dict(named.towers), connectors=dict(named.connectors))
+    return _Below(parts, may_draw=False)
+
+
+def _below_bundle(source: Source, given: str | None, opened: Opened) -> _Below:
+    """The base of a bundle at the place where it is now."""
+    assert source.manifest is not None
+    named_language_model = given is not None and _identified(_open(given, opened)) is None
+    base = source.manifest.base.found(source.path, given, named_language_model)
+    if base.parts is not None:
+        return _Below(base.parts.model_copy(update={"tokenizer": str(source.path)}))
+    return _Below(str(base.checkpoint), base=base.below)
+
+
+def _identified(files: CheckpointFiles, system: str | None = None) -> Source | None:
+    """What the files of a video language model are; None for anything else, such as a language model alone."""
+    try:
+        return _identify(files, system)
+    except UserError:
+        return None
+
+
+def find_format(
+    config: JsonDict, keys: Iterable[str], where: Path, adapter: bool = False, system: str | None = None
+) -> tuple[str, CheckpointFormat]:
+    """Return the system name and the published format that match a config.json and the keys beside it.
+
+    Args:
+        where: path for error messages.
+        adapter: whether a low-rank adapter lies beside them.
+        system: look among its formats alone; None: among those of all systems.
+    """
+    keys = list(keys)
+    for name in [system] if system else SYSTEMS.names():
+        for candidate in SYSTEMS[name].publication.formats:
+            if candidate.adapter == adapter and candidate.matches(config, keys):
+                return name, candidate
+    what = f"of system {system}" if system else "of a known system"
+    raise UserError(f"{where}: not a checkpoint {what} (model_type {config.get('model_type')!r})")
+
+
+def _connector_files() -> tuple[str, ...]:
+    """Names that files of connectors have in the published formats."""
+    formats = [format for name in SYSTEMS.names() for format in SYSTEMS[name].publication.formats]
+    return tuple(dict.fromkeys(f.file_name for f in formats if f.partial and not f.adapter))
+
+
+def recognise_towers(places: Mapping[str, str], system: str | None, opened: Opened) -> tuple[Source, ...]:
+    """Return the sources of towers that a user names to complete a model, or to replace its own."""
+    return tuple(
+        recognise(place, system=system, component=f"towers.{name}", opened=opened) for name, place in places.items()
+    )

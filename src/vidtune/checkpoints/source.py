@@ -1,0 +1,109 @@
+"""Source: what the place of a checkpoint turned out to be, before any weight is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from vidtune.checkpoints.files.folder import CheckpointFiles
+from vidtune.checkpoints.files.tensors import SINGLE_NAMES, Tensors
+from vidtune.checkpoints.lora.bundle import Manifest
+from vidtune.checkpoints.publication import CheckpointFormat, JsonDict
+from vidtune.recipe.types import Recipe
+
+Kind = Literal["native", "published", "bundle", "run", "connectors", "language_model", "tower", "parts"]
+"""What a source is:
+
+- ``native``: a whole model that this package wrote;
+- ``published``: a whole model in a published format;
+- ``bundle``: the LoRA result of a stage of ours; stands on the model that the stage started from;
+- ``run``: a published LoRA run; stands on a model, or on a language model, connectors and earlier runs;
+- ``connectors``: connectors alone; stand on a language model or a whole model;
+- ``language_model``, ``tower``: one part of a model;
+- ``parts``: a model that a recipe, or the config of connectors, puts together from parts.
+"""
+LAYERS: tuple[Kind, ...] = ("bundle", "run", "connectors")
+"""Kinds that change a model on which they stand."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a place turned out to be.
+
+    Args:
+        kind: see :data:`Kind`.
+        files: its files; ``parts`` have none.
+        system: name of the published system; None for a language model.
+        format: published format; None for what this package wrote, and for parts.
+        component: name of the component that a part fills, such as ``towers.video``; empty for anything else.
+        names: names of its file of weights in a folder.
+        children: what it stands on, bottom up; of ``parts``, the parts whose weights are read from files.
+        towers: towers that the user named to complete the model, or to replace its own.
+        manifest: of a bundle.
+        recipe: of ``parts``: the recipe that says which parts these are.
+        seed: of the model of a recipe: random seed of weights that no file holds; None: the state of torch's generator.
+        may_draw: of ``parts``: whether a LoRA run may stand on connectors that no file holds.
+    """
+
+    kind: Kind
+    files: CheckpointFiles | None = field(default=None, repr=False)
+    system: str | None = None
+    format: CheckpointFormat | None = field(default=None, repr=False)
+    component: str = ""
+    names: tuple[str, ...] = SINGLE_NAMES
+    children: tuple["Source", ...] = ()
+    towers: tuple["Source", ...] = ()
+    manifest: Manifest | None = field(default=None, repr=False)
+    recipe: Recipe | None = field(default=None, repr=False)
+    seed: int | None = None
+    may_draw: bool = True
+
+    @property
+    def path(self) -> Path:
+        """Local folder or file; for error messages of ``parts`` the word "recipe"."""
+        return Path("recipe") if self.files is None else self.files.path
+
+    @property
+    def place(self) -> str:
+        """The place as it was named: a local path or a hub id."""
+        return "recipe" if self.files is None else self.files.place
+
+    @property
+    def config(self) -> JsonDict:
+        """The content of config.json; empty without one. Parsed once."""
+        return {} if self.files is None else self.files.config
+
+    @property
+    def weights(self) -> Tensors:
+        """Its own tensors by the names that they have in the file; a value is read when it is asked for."""
+        return Tensors(()) if self.files is None else self.files.tensors(self.names)
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of its own tensors by name."""
+        return self.weights.shapes
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it changes a model on which it stands, and is no whole model by itself."""
+        return self.kind in LAYERS
+
+    def in_order(self) -> list["Source"]:
+        """Return what makes the model, bottom up: a whole model or parts, then what is put on it, this one last."""
+        ordered: list[Source] = []
+        source = self
+        while source.is_layer and source.children:
+            ordered = [*source.children[1:], source, *ordered]
+            source = source.children[0]
+        return [source, *ordered]
+
+    def part(self, component: str) -> "Source | None":
+        """The part that fills a component; None where no file does."""
+        return next((child for child in self.children if child.component == component), None)
+
+    def close(self) -> None:
+        """Give all open files back, of what it stands on too. What is asked for later is opened again."""
+        for source in [*self.in_order(), *self.towers]:
+            for part in (source, *(source.children if source.kind == "parts" else ())):
+                if part.files is not None:
+                    part.files.close()
