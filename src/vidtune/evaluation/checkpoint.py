@@ -75,7 +75,7 @@ def opened(
     if isinstance(model, LoadedCheckpoint):
         return model
     if isinstance(model, Path | str):
-        return open_checkpoint(locate(model), device, dtype)
+        return open_checkpoint(locate(str(model)), device, dtype)
     return LoadedCheckpoint(
         checkpoint=model,
         system=SYSTEMS[model.processor.system],

@@ -155,6 +155,7 @@ class _Builder:
                 self.document.places[*path, key] = self._place(key_node)
                 mapping[key] = self.build(value_node, (*path, key), inside)
             return mapping
+        assert isinstance(node, yaml.ScalarNode)
         return self._scalar(node, place, path)
 
     def _check_size(self, node: yaml.Node, place: str, parents: tuple[int, ...]) -> None:
@@ -190,13 +191,14 @@ class _Builder:
 
     def _merged_mappings(self, node: yaml.Node) -> list[yaml.MappingNode]:
         """Mappings that a merge key names: one, or a list of which the first counts most."""
-        mappings = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        for mapping in mappings:
+        mappings: list[yaml.MappingNode] = []
+        for mapping in node.value if isinstance(node, yaml.SequenceNode) else [node]:
             if not isinstance(mapping, yaml.MappingNode):
                 raise UserError(f"{self._place(mapping)}: << merges a mapping or a list of mappings")
+            mappings.append(mapping)
         return mappings
 
-    def _scalar(self, node: yaml.Node, place: str, path: tuple[Key, ...]) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, place: str, path: tuple[Key, ...]) -> Any:
         text = self._text(node, path)
         if text != node.value:
             plain = node.style is None
