@@ -1,4 +1,4 @@
-"""What a system is made of: the builder of its config, and the preprocessing of each stream."""
+"""Architecture of a system: the function that builds its config, and the preprocessing of each stream."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
 
 Sizes = Mapping[str, Mapping[str, Any]]
-"""Component name -> sizes that differ from the published ones."""
+"""Name of a component -> sizes that differ from the published ones."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What models need to know of a system.
+    """The part of a system that models need.
 
     Args:
         build_config: config of the language model, sizes of towers, sizes of connectors -> config of the whole model.
-            Components without sizes are as published; where checkpoints come without their towers, a tower without
+            A component without sizes has the published ones. If checkpoints come without their towers, a tower without
             sizes is ``absent``. Raises ValueError for sizes that contradict each other.
         preprocessing: config of the whole model -> preprocessing of every stream.
-        placeholders: config, stream -> number of placeholders that a media tag stands for before expansion; length
-            limits of published code count these.
+        placeholders: config, stream -> number of placeholders of one media tag before expansion, which the length
+            limits of published code count.
     """
 
     build_config: Callable[[PreTrainedConfig, Sizes, Sizes], VideoLMConfig]

@@ -1,30 +1,30 @@
-"""Running statistics that a training step takes up once, whatever its packs and ranks."""
+"""Running statistics of batch normalisation, updated once per training step, independent of its packs and ranks."""
 
 import torch
 from torch import Tensor, nn
 
 
 class StepStatistics(nn.Module):
-    """A layer that normalises by the statistics of what it sees, and keeps running ones for later.
+    """A layer that normalises by the statistics of its input in training, and by running statistics afterwards.
 
-    Updated one after the other they would depend on the order of a step's media, which packs and ranks decide. With
-    ``defer`` set a forward pass only remembers what it saw: the training adds it up over the step, over all ranks, and
-    hands it back.
+    If running statistics were updated in every forward pass, they would depend on the order of the media of a step,
+    which packs and ranks decide. With ``defer`` set, a forward pass only collects its statistics; training sums them
+    over the step and over all ranks, and passes the sum to :meth:`update_statistics`.
     """
 
     defer = False
 
     def take_statistics(self) -> Tensor:
-        """What was seen since the last call, so that sums over ranks mean something. Shape: (K,) float64, on CPU"""
+        """Statistics collected since the last call; they can be summed over ranks. Shape: (K,) float64, on CPU"""
         raise NotImplementedError
 
     def update_statistics(self, seen: Tensor) -> None:
-        """Take up what all ranks saw in a step: the sum of their :meth:`take_statistics`."""
+        """Update the running statistics by those of a step: the sum of :meth:`take_statistics` over all ranks."""
         raise NotImplementedError
 
 
 def deferred_statistics(model: nn.Module) -> list[StepStatistics]:
-    """The layers of a model whose statistics change in training; from now on they wait for the end of the step."""
+    """Layers of a model whose statistics change in training; from now on they defer the update to the end of a step."""
     found = [layer for layer in model.modules() if isinstance(layer, StepStatistics) and layer.training]
     for layer in found:
         layer.defer = True
@@ -32,10 +32,10 @@ def deferred_statistics(model: nn.Module) -> list[StepStatistics]:
 
 
 class ClipBatchNorm(StepStatistics, nn.BatchNorm3d):
-    """Batch normalisation that takes every clip as a batch of its own, so that a pack of clips equals one by one.
+    """Batch normalisation that treats every clip as its own batch, so that a pack of clips equals the clips one by one.
 
-    In training each clip is normalised by its own statistics. The running ones take up the clips in order; those of a
-    deferred step become what they would be on average over all orders of its clips.
+    In training each clip is normalised by its own statistics. The running statistics are updated by the clips in order.
+    With a deferred update they become what they would be on average over all orders of the clips.
 
     Shape: (K, C, t, H, W), ``num_clips`` clips of K / num_clips chunks each -> the same
     """
@@ -57,14 +57,14 @@ class ClipBatchNorm(StepStatistics, nn.BatchNorm3d):
         return self._normalize(clip, None, None)
 
     def _normalize(self, x: Tensor, mean: Tensor | None, var: Tensor | None) -> Tensor:
-        # Weights may be gathered in fewer bits than the running statistics have; both have to agree.
+        # Under sharding, weights may have a lower precision than the running statistics; both must agree.
         dtype = torch.promote_types(x.dtype, torch.float32)
         mean, var = (None if part is None else part.to(dtype) for part in (mean, var))
         weight, bias = self.weight.to(dtype), self.bias.to(dtype)
         return nn.functional.batch_norm(x, mean, var, weight, bias, mean is None, 0.0, self.eps)
 
     def take_statistics(self) -> Tensor:
-        """Sums of the clips' means and of their variances, and their number. Shape: (2 C + 1,)"""
+        """Sum of the means of the clips, sum of their variances, and number of clips. Shape: (2 C + 1,)"""
         seen, self._seen = self._seen, None
         return torch.zeros(2 * self.num_features + 1, dtype=torch.float64) if seen is None else seen.cpu()
 

@@ -1,4 +1,4 @@
-"""The config of a VideoLM: towers, connectors, streams and the language model, as one transformers config."""
+"""Config of a VideoLM: towers, connectors, streams and the language model in one transformers config."""
 
 from typing import Any
 
@@ -15,15 +15,18 @@ class VideoLMConfig(PreTrainedConfig):
     """A video language model as a composition of parts.
 
     Args:
-        system: name of the published system whose prompts and preprocessing belong to it.
+        system: name of the system that defines prompts and preprocessing.
         text_config: config of any causal language model of transformers.
-        towers: name -> ``{"type": ..., **sizes}``, see :mod:`vidtune.models.towers`; with ``"absent": "name"`` the
-            model is without that tower, whose weights are published by that name, and reads its features only.
+        towers: name -> ``{"type": ..., **sizes}``, see :mod:`vidtune.models.towers`. With ``"absent": "name"`` the
+            model does not have the tower and reads stored features; its weights are published under that name.
         connectors: name -> ``{"type": ..., **sizes}``, see :mod:`vidtune.models.connectors`.
         streams: name -> ``{"tower": name, "connector": name}``. The k-th stream by alphabet owns placeholder id
             ``text_config.vocab_size + k``, which is outside the vocabulary.
         alignments: stream -> sizes of the head that aligns its hidden states with a teacher's features, see
             :mod:`vidtune.models.distillation`; empty without distillation.
+
+    Raises:
+        ValueError: a stream names a tower or connector that does not exist.
     """
 
     model_type = "vidtune"
@@ -54,30 +57,32 @@ class VideoLMConfig(PreTrainedConfig):
 
     @property
     def placeholder_ids(self) -> dict[str, int]:
-        """Placeholder token id of every stream; saving a config forgets the order in which streams were given."""
+        """Placeholder token id of every stream, by alphabet: a saved config does not keep the order of streams."""
         return {name: self.text_config.vocab_size + k for k, name in enumerate(sorted(self.streams))}
 
     @property
     def absent_towers(self) -> list[str]:
-        """Towers that the model is without."""
+        """Names of the towers that the model does not have."""
         return [name for name, spec in self.towers.items() if spec.get("absent")]
 
     def tower(self, name: str) -> TowerConfig:
-        """The sizes of a tower, of an absent one as well."""
+        """Config of a tower, also of an absent one."""
         return tower_config({key: value for key, value in self.towers[name].items() if key != "absent"})
 
     def build_tower(self, name: str) -> nn.Module:
-        """A new tower, or what stands in the place of an absent one."""
+        """A new tower with random weights, or an :class:`AbsentTower`."""
         absent = self.towers[name].get("absent")
         return AbsentTower(name, absent) if absent else self.tower(name).build()
 
     def connector(self, name: str) -> ConnectorConfig:
+        """Config of a connector."""
         return connector_config(self.connectors[name])
 
     def alignment(self, stream: str) -> AlignmentConfig:
+        """Config of the alignment head of a stream."""
         return AlignmentConfig(**self.alignments[stream])
 
     def num_tokens(self, stream: str, shape: tuple[int, ...]) -> int:
-        """Embeddings that one item of ``stream`` becomes in the prompt; ``shape`` has no batch dimension."""
+        """Number of embeddings of one item of a stream; ``shape`` is that of the item, without batch dimension."""
         parts = self.streams[stream]
         return self.connector(parts["connector"]).num_tokens(self.tower(parts["tower"]).num_tokens(shape))

@@ -1,7 +1,7 @@
-"""Distillation inside the language model: hidden states at media positions are pulled towards a teacher's features.
+"""Distillation inside the language model: hidden states at media positions are trained towards a teacher's features.
 
-The student is any tower that tells where its tokens stand (``token_grids``); the teacher any tower that gives one token
-per patch of a square. Only the head that maps the one to the other belongs to the model; the teacher never does.
+The student is any tower with ``token_grids``; the teacher is any tower with one token per patch of a square. The
+alignment head, which maps hidden states to features of the teacher, belongs to the model; the teacher does not.
 
 Legend: L tokens of a pack, D language-model width, J chosen layers, N aligned tokens, C teacher width, T frames, P
 patches of a teacher's frame, h heads.
@@ -29,8 +29,9 @@ class AlignmentConfig:
     Args:
         input_size: language-model width D.
         output_size: teacher width C.
-        layers: hidden states that are fused, 0 being the embeddings; the first asks, the others answer.
-        num_heads: attention heads over the layers.
+        layers: indices of the hidden states that are fused, 0 being the embeddings. The first one is the query, the
+            others are keys and values.
+        num_heads: number of heads of the attention over layers.
     """
 
     input_size: int
@@ -50,15 +51,16 @@ class AlignmentConfig:
 
 
 def every_fourth_layer(num_layers: int) -> tuple[int, ...]:
-    """The last hidden state and every fourth before it: 32, 28, ..., 0."""
+    """Indices of the last hidden state and every fourth one before it: 32, 28, ..., 0."""
     return tuple(range(num_layers, -1, -4))
 
 
 class AlignmentHead(nn.Module):
-    """Fuses hidden states of several layers into what should be the teacher's feature of the same place.
+    """Fuses the hidden states of several layers into a prediction of the teacher's feature of the same position.
 
-    The last of the chosen layers asks, the earlier ones answer; attention runs over layers, for each token alone. The
-    logits are scaled by the full width, not by that of a head: published weights are trained that way.
+    Attention runs over layers, for each token alone: the last of the chosen layers is the query, the earlier ones are
+    keys and values. The logits are scaled by the full width and not by the width of a head, because the published
+    weights were trained so.
 
     Shape: (J, N, D) -> (N, C)
     """
@@ -84,11 +86,11 @@ class AlignmentHead(nn.Module):
 
 
 def alignment_losses(student: Tensor, teacher: Tensor, lengths: Sequence[int]) -> Tensor:
-    """One minus the mean cosine similarity of each frame's tokens.
+    """One minus the mean cosine similarity of the tokens of each frame.
 
     Args:
-        student, teacher: (N, C), the tokens of all frames one after the other.
-        lengths: tokens of each frame.
+        student, teacher: (N, C), the tokens of all frames in order.
+        lengths: number of tokens of each frame.
 
     Shape: -> (len(lengths),) float32
     """
@@ -97,11 +99,11 @@ def alignment_losses(student: Tensor, teacher: Tensor, lengths: Sequence[int]) -
 
 
 def teacher_tokens(features: Tensor, grid: TokenGrid) -> Tensor:
-    """A teacher's features of the cells that a frame's tokens show; averaged when the teacher's patches are finer.
+    """Features of the teacher for the cells that the tokens of a frame show; averaged if its patches are finer.
 
     Shape: features (P, C) of the whole square, row by row -> (height * width, C)
     Raises:
-        ValueError: the teacher's patches do not divide the student's cells.
+        ValueError: the patches of the teacher do not divide the cells of the student.
     """
     side = isqrt(len(features))
     if side * side != len(features) or side % grid.side:
@@ -121,23 +123,25 @@ def aligned_loss(
     grids: Sequence[Sequence[TokenGrid]],
     teacher: Sequence[Tensor],
 ) -> tuple[Tensor, int]:
-    """Alignment of the media items of one stream, summed over their frames.
+    """Alignment loss of the media items of one stream, summed over their frames.
 
     Frames that a clip lacks, and frames whose tokens are not all in the prompt, do not count.
 
     Args:
+        head: the alignment head of the stream.
         hidden_states: all hidden states of the language model, (1, L, D) each, the embeddings first.
-        places: for every item, where its tokens stand in the pack.
-        grids: for every item, the grid of each of its frames.
-        teacher: for every item, its features (frames or more, P, C).
+        places: for every item, the positions of its tokens in the pack.
+        grids: for every item, the token grid of each of its frames.
+        teacher: for every item, features of the teacher (number of frames or more, P, C).
 
     Returns:
-        The sum of the frames' losses (float32 scalar; zero with a graph to the head when there are none), and how many
-        frames it sums over. Their quotient over all packs of a step does not depend on how the samples were packed.
+        The sum of the losses of the frames (float32 scalar; zero with a graph to the head if there are no frames), and
+        the number of frames. Sum and number are added over all packs of a step before dividing, so that the quotient
+        does not depend on how samples were packed.
     """
     positions, targets, lengths = [], [], []
     for place, frames, features in zip(places, grids, teacher, strict=True):
-        # Tokens stand in the order of frames, so that those that are left out come last.
+        # Tokens are in the order of frames, so the frames that are left out come last.
         for grid, frame in zip(whole_frames(frames, len(place)), features, strict=False):
             positions.append(place[grid.tokens().to(place.device)])
             targets.append(teacher_tokens(frame, grid))
@@ -151,17 +155,16 @@ def aligned_loss(
 
 
 class Teacher(nn.Module):
-    """A frozen tower that looks at what the student looks at: the same clips, on a square of its own size.
+    """A frozen tower that encodes the clips of the student, on a square of its own size.
 
-    It stays in eval mode whatever is asked, holds no gradients and is no part of the model, so that no checkpoint
-    holds it.
+    It always stays in eval mode and has no gradients. It is not a part of the model, so no checkpoint contains it.
 
     Args:
-        config: one token per patch, e.g. a video tower with attention over time.
-        cell: pixels that stand for one cell of the student's square.
-        color: what surrounds a picture, normalised as pixels are, (3,).
+        config: config of a tower with one token per patch, such as a video tower with attention over time.
+        cell: side of one cell of the student's square, in pixels of the teacher.
+        color: colour around a picture, normalised as pixels are, (3,).
 
-    Shape: list of (3, frames, h, w), of pictures (3, h, w) -> list of (T, P, C)
+    Shape: list of (3, frames, h, w), or of pictures (3, h, w) -> list of (T, P, C)
     """
 
     color: Tensor

@@ -1,7 +1,7 @@
-"""Layers that differ from torch's in their initial weights alone.
+"""Layers that differ from those of torch only in their initial weights.
 
-The rule stands in the layer itself, not in the block around it: transformers resets only modules that hold a missing
-weight themselves.
+The rule belongs to the layer itself and not to the block around it, because transformers initialises only modules that
+directly contain a missing weight.
 """
 
 from torch import nn
@@ -10,7 +10,7 @@ LINEAR_STD = 0.02
 
 
 class NormalLinear(nn.Linear):
-    """Normal weights, zero bias: how language models of transformers start, and what is trained along with them."""
+    """Normal weights and zero bias, as language models of transformers start."""
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=LINEAR_STD)
@@ -19,7 +19,7 @@ class NormalLinear(nn.Linear):
 
 
 class ZeroConv3d(nn.Conv3d):
-    """All zero: a branch that ends with it starts without effect."""
+    """Zero weights and bias: a branch that ends with this layer has no effect at the start."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
@@ -28,7 +28,7 @@ class ZeroConv3d(nn.Conv3d):
 
 
 class ZeroBiasConv3d(nn.Conv3d):
-    """Torch's own weights, zero bias."""
+    """Weights as in torch, zero bias."""
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -37,7 +37,7 @@ class ZeroBiasConv3d(nn.Conv3d):
 
 
 class XavierLinear(nn.Linear):
-    """Normal weights that keep the variance of what passes, times ``gain``; zero bias."""
+    """Normal weights that keep the variance of the input, times ``gain``; zero bias."""
 
     def __init__(self, in_features: int, out_features: int, gain: float = 1.0) -> None:
         self.gain = gain

@@ -1,4 +1,4 @@
-"""Putting pictures of any aspect ratio on a square, on the device: what moves there is pictures, not padding.
+"""Letterbox: places pictures of any aspect ratio on a square, on the device, so that no padding is transferred to it.
 
 Legend: T frames of a clip, H and W pixels of the picture, S side of the square, K side of a cell (both in pixels).
 """
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def letterbox_offset(length: int, side: int, cell: int) -> int:
-    """Padding before a picture of ``length`` pixels on a side of ``side``: whole cells, the odd one goes behind."""
+    """Pixels of padding before a picture of this length: whole cells; an odd cell of padding goes after the picture."""
     return (side - length) // cell // 2 * cell
 
 
@@ -17,8 +17,8 @@ def letterbox(picture: Tensor, side: int, cell: int, num_frames: int, color: Ten
 
     Args:
         side, cell: S and K; H and W are multiples of K, at most S.
-        num_frames: frames of the result.
-        color: (3,) what stands around the picture, normalised as the picture is.
+        num_frames: number of frames of the result.
+        color: (3,) colour around the picture, normalised as the picture is.
 
     Shape: (3, T, H, W) -> (3, num_frames, S, S)
     """
@@ -37,6 +37,6 @@ def check_picture(height: int, width: int, side: int, cell: int) -> None:
 
 
 def normalized_color(color: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[float, ...]:
-    """A colour of whole grey levels as preprocessing would give it, one number per channel."""
+    """A colour in grey levels (0 to 255), normalised as preprocessing does; one number per channel."""
     scaled = torch.tensor(color, dtype=torch.float32).div(255.0)
     return tuple(scaled.sub(torch.tensor(mean)).div(torch.tensor(std)).tolist())

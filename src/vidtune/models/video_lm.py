@@ -28,14 +28,14 @@ register_attention()
 class VideoLM(PreTrainedModel, GenerationMixin):
     """A language model that reads media through streams.
 
-    Prompts carry one placeholder id per media token, outside the vocabulary and already expanded, so that lengths are
-    known before any pixel is decoded; :meth:`embed` puts the connectors' output in their place.
+    Prompts contain one placeholder id per media token, so lengths are known before any pixel is decoded. Placeholder
+    ids are outside the vocabulary. :meth:`embed` replaces the placeholders by the output of the connectors.
 
     Args:
-        config: the composition, see :class:`VideoLMConfig`.
+        config: the parts of the model, see :class:`VideoLMConfig`.
 
     Raises:
-        UserError: a language model whose attention packs cannot have, see :func:`check_attention`.
+        UserError: the attention of the language model is not supported, see :func:`check_attention`.
     """
 
     config_class = VideoLMConfig
@@ -44,7 +44,8 @@ class VideoLM(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _supports_attention_backend = True
     keep_features: Callable[[str, str, Tensor], None] | None = None
-    """Told stream, key (:attr:`StreamBatch.keys`) and tower features, (N, C), of every item that a tower encoded."""
+    """Callback(stream, key, features), called for every item that a tower encoded and that has a key, see
+    :attr:`StreamBatch.keys`. Features have shape (N, C)."""
 
     def __init__(self, config: VideoLMConfig) -> None:
         super().__init__(config)
@@ -56,10 +57,10 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Each module of a tower or connector starts as it was built; the language model knows its own rule.
+        """Initialise a module of a tower or connector by its ``reset_parameters``; the language model has its own rule.
 
-        A module whose values were all loaded keeps them: transformers before 5.17 asks for every module and protects
-        parameters alone, so the running statistics of a batch norm would be lost.
+        A module whose values were all loaded keeps them. transformers before 5.17 calls this for every module and
+        protects only parameters, so that the loaded running statistics of a batch norm would be lost.
         """
         values = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         if values and all(getattr(value, "_is_hf_initialized", False) for value in values):
@@ -81,7 +82,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         self.language_model.set_output_embeddings(value)
 
     def components(self) -> dict[str, nn.Module]:
-        """Every part by the name that a recipe's ``train`` mapping uses, e.g. ``towers.video``; no absent towers."""
+        """Parts by the name that the ``train`` mapping of a recipe uses (``towers.video``); without absent towers."""
         absent = self.config.absent_towers
         return {
             **{f"towers.{name}": tower for name, tower in self.towers.items() if name not in absent},
@@ -91,16 +92,19 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         }
 
     def missing_towers(self, streams: Iterable[str]) -> str | None:
-        """What to do about towers that files of these streams need and the model is without; None if it has all."""
+        """Message about towers that files of these streams need and the model does not have; None if it has all."""
         needed = dict.fromkeys(self.config.streams[stream]["tower"] for stream in streams)
         absent = {name: self.config.towers[name]["absent"] for name in needed if name in self.config.absent_towers}
         return absent_message(absent) if absent else None
 
     def add_alignments(self, sizes: dict[str, dict[str, Any]]) -> None:
-        """Heads for distillation, drawn at random, of streams that have none yet.
+        """Add new alignment heads, with random weights, for streams that have none.
+
+        Args:
+            sizes: stream -> sizes of its head, see :class:`AlignmentConfig`.
 
         Raises:
-            UserError: a stream has a head already, of other sizes.
+            UserError: a stream already has a head with other sizes.
         """
         for stream, spec in sizes.items():
             head = AlignmentConfig(**spec).build()
@@ -111,7 +115,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
                 raise UserError(f"distillation.{stream}: the model brings a head of {self.alignments[stream].config}")
 
     def tower_features(self, stream: str, values: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
-        """What a stream's tower makes of media items; a frozen one runs without a graph.
+        """Features of media items by the tower of a stream; a frozen tower runs without a graph.
 
         Shape: (n, *item) -> (n, N, C), or a list of items of different shapes -> list of (N, C)
         """
@@ -125,7 +129,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             return [tower(value.unsqueeze(0).to(device=self.device, dtype=dtype))[0] for value in values]
 
     def connect(self, stream: str, features: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
-        """Embeddings of tower features, (n, N, C) -> (n, N, D) or list of (N, C) -> list of (N, D)."""
+        """Embeddings of tower features, (n, N, C) -> (n, N, D), or list of (N, C) -> list of (N, D)."""
         connector = self.connectors[self.config.streams[stream]["connector"]]
         dtype = _dtype(connector)
         if isinstance(features, Tensor):
@@ -134,11 +138,11 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         return connector(together).split([len(block) for block in features])
 
     def encode(self, stream: str, values: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
-        """Embeddings of media items, (n, *item) -> (n, N, D) or, of different shapes, lists of them."""
+        """Embeddings of media items, (n, *item) -> (n, N, D), or lists if items have different shapes."""
         return self.connect(stream, self.tower_features(stream, values))
 
     def encode_items(self, stream: str, batch: StreamBatch) -> Iterator[Tensor]:
-        """Embeddings of every item in order, each cut to the tokens of it that stand in the prompt."""
+        """Embeddings of every item in order, each cut to its tokens that are in the prompt."""
         encoded = batch.encoded or [False] * len(batch)
         if all(encoded):
             features: Any = batch.values
@@ -157,10 +161,10 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             yield block[:length]
 
     def embed(self, input_ids: Tensor, media: dict[str, StreamBatch] | None = None) -> Tensor:
-        """Embed ids, placeholders replaced by media, (B, L) -> (B, L, D).
+        """Embeddings of ids, with placeholders replaced by media, (B, L) -> (B, L, D).
 
         Raises:
-            ValueError: the placeholders of a stream are not as many as the tokens of its media; names both.
+            ValueError: the number of placeholders of a stream differs from the number of its media tokens.
         """
         media = media or {}
         vocab_size = self.config.text_config.vocab_size
@@ -177,11 +181,11 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         return embeds
 
     def untouched_streams(self, media: dict[str, StreamBatch]) -> Tensor:
-        """Zero, with a graph to every trainable tower and connector that ``media`` does not reach.
+        """Zero with a graph to every trainable tower and connector that ``media`` does not use.
 
-        Keeps gradients (as zeros) independent of what a batch happens to hold: optimizers then treat every step alike
-        and ranks without a modality take part in the same collectives. Towers are touched in eval mode, so that running
-        statistics do not take the zeros up.
+        With it every trainable weight has a gradient in every step, possibly zero. Optimizers then treat all steps
+        alike, and ranks without a stream take part in the same collectives. Towers run in eval mode here, so that the
+        zeros do not change running statistics.
         """
         reached = {part for name in media for part in self.config.streams[name].items()}
         total = torch.zeros((), device=self.device)
@@ -202,10 +206,12 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         return total
 
     def encode_zeros(self, stream: str, number: int = 1, through_tower: bool = True) -> Sequence[Tensor]:
-        """Embeddings of items in which all values are zero, list of (N, D).
+        """Embeddings of items whose values are all zero, list of (N, D).
 
         Args:
-            through_tower: False, or an absent tower: the tower's features are zero instead.
+            stream: stream of the items.
+            number: number of items.
+            through_tower: True encodes zero pixels; False, and with an absent tower, uses zero features.
         """
         name = self.config.streams[stream]["tower"]
         tower = self.config.tower(name)
@@ -216,17 +222,19 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         return list(self.connect(stream, features))
 
     def alignment(self, hidden_states: Sequence[Tensor], batch: Batch) -> dict[str, tuple[Tensor, int]]:
-        """Distillation losses of a packed batch by stream: the sum over frames, and over how many.
+        """Alignment losses of a packed batch by stream: the sum over frames, and the number of frames.
 
-        Divide by the count over all packs of a step, and add the quotient, weighted, to the mean cross-entropy. A head
-        that trains gives a zero with a graph where there is nothing to align; other streams are left out then.
+        Divide the sum by the number, both over all packs of a step, and add the weighted quotient to the mean
+        cross-entropy. A stream without media to align is left out; if its head is trained, its loss is zero with a
+        graph.
 
         Args:
-            hidden_states: all of them, (1, L, D) each, as transformers gives them: embeddings first, last one normed.
-            batch: its media carry the teacher's features (:attr:`StreamBatch.teacher`) where they are to be aligned.
+            hidden_states: all hidden states, (1, L, D) each, as transformers returns them: embeddings first, the last
+                one normalised.
+            batch: the pack. Media that are to be aligned have features of the teacher, :attr:`StreamBatch.teacher`.
 
         Raises:
-            ValueError: the tower does not tell where its tokens stand.
+            ValueError: the tower has no ``token_grids``.
         """
         losses = {}
         for stream, head in self.alignments.items():
@@ -247,15 +255,17 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         return losses
 
     def loss_sum(self, batch: Batch) -> Tensor:
-        """Summed cross-entropy of a packed batch over its supervised tokens; logits exist at those positions only,
-        and there a chunk at a time where the family's head is known (:func:`knows_logits`).
+        """Summed cross-entropy of a packed batch over its supervised tokens.
+
+        Logits are computed only at supervised positions, and in chunks for known model families
+        (:func:`knows_logits`).
 
         Shape: scalar, float32. Divide by :attr:`Batch.num_supervised` (over all micro-batches) for the mean.
         """
         return self.loss_terms(batch)[0]
 
     def loss_terms(self, batch: Batch) -> tuple[Tensor, dict[str, tuple[Tensor, int]]]:
-        """What a packed batch is trained on, in one forward pass: :meth:`loss_sum`, and :meth:`alignment` by stream."""
+        """All losses of a packed batch, in one forward pass: :meth:`loss_sum`, and :meth:`alignment` by stream."""
         targets = batch.labels[0, 1:]
         positions = (targets != IGNORED).nonzero().squeeze(1)
         inputs = {
@@ -291,12 +301,15 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Plain transformers forward; ``media`` fills the placeholders of ``input_ids``.
+        """Forward pass in the form of transformers; ``media`` replace the placeholders of ``input_ids``.
 
         Args:
             input_ids: (B, L), placeholders expanded.
-            labels: (B, L), -100 where not supervised; the loss is the mean over the rest, shifted by one.
-            cu_seqlens: example boundaries of a packed (1, L) input; needs ``position_ids`` that restart.
+            labels: (B, L), -100 where not supervised. The loss is the mean over the supervised tokens; labels are
+                shifted here.
+            media: the media of each stream.
+            cu_seqlens: boundaries of the examples of a packed (1, L) input; ``position_ids`` must then restart at 0 in
+                every example.
         """
         if inputs_embeds is None:
             if input_ids is None:
@@ -319,6 +332,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         return output
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Inputs of one step of ``generate``; the media are passed only with the placeholders."""
         media = kwargs.pop("media", None)
         inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
         ids = inputs.get("input_ids")
@@ -328,11 +342,12 @@ class VideoLM(PreTrainedModel, GenerationMixin):
 
 
 def is_trainable(module: nn.Module) -> bool:
+    """Whether any parameter of the module is trained."""
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _dtype(module: nn.Module) -> torch.dtype | None:
-    """The dtype of a module's parameters; None (leave as it is) for a module without any."""
+    """The dtype of the parameters of a module; None, which keeps the dtype of tensors, if it has no parameters."""
     return next((parameter.dtype for parameter in module.parameters()), None)
 
 

@@ -11,7 +11,13 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True)
 class MlpConnectorConfig:
-    """``depth`` 1 is one linear layer, 0 passes the features on unchanged (then both widths must agree)."""
+    """Sizes of an MLP connector.
+
+    Args:
+        input_size: tower width C.
+        output_size: language-model width D.
+        depth: number of linear layers; 0 returns the features unchanged, and then both widths must be equal.
+    """
 
     input_size: int
     output_size: int
@@ -22,6 +28,7 @@ class MlpConnectorConfig:
             raise ValueError(f"an identity connector cannot map width {self.input_size} to {self.output_size}")
 
     def num_tokens(self, num_features: int) -> int:
+        """Number of embeddings: one for each feature."""
         return num_features
 
     def build(self) -> "MlpConnector":

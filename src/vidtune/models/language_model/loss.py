@@ -1,8 +1,8 @@
-"""Cross-entropy of a language-model head that never holds the logits of a whole pack.
+"""Cross-entropy of a language-model head that never stores the logits of a whole pack.
 
-Positions are taken in chunks. For a linear head the gradients are computed in the forward pass, chunk by chunk, while
-the chunk's logits are there, so that backward has only to scale them and no logits are computed twice. Heads of another
-kind (adapters, quantised weights) are called chunk by chunk and once more in the backward pass.
+Positions are processed in chunks. For a linear head the gradients are computed in the forward pass, chunk by chunk,
+while the logits of the chunk exist; the backward pass only scales them, and no logits are computed twice. Other heads
+(adapters, quantised weights) are called chunk by chunk, and once more in the backward pass.
 
 Legend: N positions, D language-model width, V vocabulary.
 """
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from vidtune.models.language_model.head import Adjustment
 
 CHUNK_BYTES = 256 * 2**20
-"""Size of the float32 logits of one chunk; at the peak a few tensors of that size exist."""
+"""Size of the float32 logits of one chunk; at the peak a few tensors of this size exist."""
 
 
 def head_loss_sum(
@@ -33,14 +33,14 @@ def head_loss_sum(
 ) -> Tensor:
     """Summed cross-entropy of a head over hidden states.
 
-    Beside the gradients of `hidden` and of the head's weight, the latter held in float32, memory grows by a few chunks
-    of logits. Every position counts: select the supervised ones before.
+    In addition to the gradients of `hidden` and of the head's weight (the latter in float32), memory grows by a few
+    chunks of logits. Every position counts, so select the supervised positions before.
 
     Args:
         head: hidden states -> logits; its weight may be shared with the embedding, frozen, or adapted by LoRA.
-        hidden: (N, D), N may be 0, which gives 0 with a graph to all that trains.
+        hidden: (N, D). With N = 0 the result is 0, with a graph to all trainable weights.
         targets: (N,) ids below V.
-        adjust: what the model does to the head's output.
+        adjust: function that the model applies to the output of the head; None if none.
         chunk_bytes: see :data:`CHUNK_BYTES`.
 
     Shape: scalar, float32
@@ -52,7 +52,7 @@ def head_loss_sum(
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     tensors: list[Tensor | None] = [hidden, head.weight, head.bias]
-    if not torch.is_grad_enabled():  # a Function is not told
+    if not torch.is_grad_enabled():  # a Function cannot see that gradients are off
         tensors = [None if tensor is None else tensor.detach() for tensor in tensors]
     return _LinearLossSum.apply(*tensors, targets, dtype, _chunk_size(head, chunk_bytes), adjust)
 
@@ -89,7 +89,7 @@ class _LinearLossSum(Function):
                     _add_product(d_weight, d_logits, states)
                 if d_bias is not None:
                     d_bias += d_logits.sum(0, dtype=torch.float32)
-                del d_logits  # before the next chunk's logits come
+                del d_logits  # before the logits of the next chunk are computed
         ctx.save_for_backward(
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),
@@ -100,13 +100,13 @@ class _LinearLossSum(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # In place, as these may be the largest tensors there are; torch refuses a second backward through them.
+        # In place, because these tensors may be very large; torch refuses a second backward pass through them.
         scaled = (None if saved is None else saved.mul_(gradient) for saved in ctx.saved_tensors)
         return (*scaled, None, None, None, None)
 
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor, adjust: Adjustment | None) -> tuple[Tensor, Tensor]:
-    """Summed loss of one chunk and its gradient by the logits, which are overwritten or freed on the way.
+    """Summed loss of one chunk and its gradient with respect to the logits, which are overwritten or freed.
 
     Shape: logits (N, V), targets (N,) -> scalar float32, (N, V) in the dtype of the logits
     """
@@ -126,7 +126,7 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor, adjust: Adjustment | Non
 
 
 def _add_product(total: Tensor, d_logits: Tensor, states: Tensor) -> None:
-    """Add the weight's gradient of one chunk to the float32 total; 16-bit products in blocks of rows.
+    """Add the gradient of the weight from one chunk to the float32 total; 16-bit products in blocks of rows.
 
     Shape: total (V, D), d_logits (N, V), states (N, D)
     """
@@ -142,7 +142,7 @@ def _add_product(total: Tensor, d_logits: Tensor, states: Tensor) -> None:
 def _called_in_chunks(
     head: nn.Module, hidden: Tensor, targets: Tensor, adjust: Adjustment | None, chunk_bytes: int
 ) -> Tensor:
-    """Any head: one chunk's logits at a time, recomputed in the backward pass."""
+    """Loss of any head: the logits of one chunk at a time, recomputed in the backward pass."""
 
     def loss_sum(states: Tensor, labels: Tensor) -> Tensor:
         logits = head(states)
@@ -150,23 +150,24 @@ def _called_in_chunks(
         return cross_entropy(logits.float(), labels, reduction="sum")
 
     size = _chunk_size(head, chunk_bytes)
-    starts = range(0, max(1, len(hidden)), size)  # without positions one empty chunk, for the graph
+    starts = range(0, max(1, len(hidden)), size)  # without positions one empty chunk, which keeps the graph
     chunks = [(hidden[i : i + size], targets[i : i + size]) for i in starts]
     return torch.stack([checkpoint(loss_sum, *chunk, use_reentrant=False) for chunk in chunks]).sum()
 
 
 def _chunk_size(head: nn.Module, chunk_bytes: int) -> int:
-    """Positions per chunk."""
+    """Number of positions per chunk."""
     return max(1, chunk_bytes // (4 * cast(int, head.out_features)))
 
 
 @cache
 def has_liger() -> bool:
+    """Whether the Liger kernels are installed."""
     return find_spec("liger_kernel") is not None and find_spec("triton") is not None
 
 
 def _liger(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
-    """The same on CUDA by Liger's kernel, which computes the gradients in its forward pass as well."""
+    """The same loss by the CUDA kernel of Liger, which also computes the gradients in its forward pass."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
     return LigerFusedLinearCrossEntropyLoss(reduction="sum")(head.weight, hidden, targets, head.bias)

@@ -1,4 +1,4 @@
-"""Frozen linear layers of a language model held in 8 or 4 bits, by bitsandbytes.
+"""Quantised weights: frozen linear layers of a language model in 8 or 4 bits, by bitsandbytes.
 
 Source: QLoRA (arXiv:2305.14314): 4-bit normal floats, quantised constants, bfloat16 compute; LLM.int8()
 (arXiv:2208.07339).
@@ -15,13 +15,17 @@ from vidtune.models.language_model.head import output_head
 
 
 def require_bitsandbytes(where: str) -> None:
-    """Raise UserError naming the pip command when bitsandbytes is not installed."""
+    """Raise UserError with the pip command if bitsandbytes is not installed.
+
+    Args:
+        where: place of the setting, for the message.
+    """
     if find_spec("bitsandbytes") is None:
         raise UserError(f"{where}: needs the package bitsandbytes; pip install bitsandbytes")
 
 
 def quantize_linear_layers(language_model: nn.Module, bits: str) -> None:
-    """Replace every linear layer but the output head by one that holds its weight in few bits, in place.
+    """Replace every linear layer except the output head by one with a quantised weight, in place.
 
     Args:
         bits: "8bit" or "4bit".
@@ -60,6 +64,6 @@ def _quantized(layer: nn.Linear, bits: str) -> nn.Module:
 
 
 def _leave_out_constants(layer: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Frozen weights are never stored in few bits, and what stores checkpoints cannot follow these names."""
+    """Remove the quantisation constants from a state dict; quantised weights are never saved."""
     for key in [key for key in state if key.startswith(prefix) and key[len(prefix) :] not in ("weight", "bias")]:
         del state[key]

@@ -1,4 +1,4 @@
-"""In the place of a tower that a model is without: its features come from files."""
+"""Absent tower: stands for a tower that the model does not have; its features come from files."""
 
 from typing import Any, NoReturn
 
@@ -9,14 +9,14 @@ from vidtune.processing.stream_settings import absent_message
 
 
 class AbsentTower(nn.Module):
-    """Has no weights and encodes nothing.
+    """Module without weights that cannot encode anything.
 
-    Published models whose towers ran once, outside the model, come without them; drawn at random they would answer
-    nonsense.
+    Some published models come without their towers, which ran once, outside the model. With random towers such a model
+    would answer nonsense.
 
     Args:
-        name: of the tower in its model.
-        published: what its weights are published as.
+        name: name of the tower in its model.
+        published: name under which its weights are published.
     """
 
     def __init__(self, name: str, published: str) -> None:
@@ -24,5 +24,5 @@ class AbsentTower(nn.Module):
         self.name, self.published = name, published
 
     def forward(self, values: Any) -> NoReturn:
-        """Raises UserError: there is nothing to encode with."""
+        """Raises UserError: the tower has no weights."""
         raise UserError(absent_message({self.name: self.published}))

@@ -1,8 +1,8 @@
-"""BEATs: a transformer over patches of a log-mel spectrogram; every window of sound becomes one vector.
+"""BEATs: a transformer over patches of a log-mel spectrogram, which turns every window of sound into one vector.
 
-A patch is 16 frames by 16 mel bins. Time is slow and frequency fast in the order of patches. Positions enter twice: by
-a convolution before the layers, and by a bias on the attention that depends on the distance of two patches, which every
-layer, head and query weighs anew (the gate).
+A patch is 16 frames by 16 mel bins. Patches are ordered by time, and within one time by frequency. Positions enter
+twice: by a convolution before the layers, and by a bias on the attention that depends on the distance of two patches.
+Every layer, head and query multiplies this bias by a factor of its own (the gate).
 
 Legend: W windows, F frames and M mel bins of a window, E width of a patch, N patches of a window, C width, H heads,
 d = C / H.
@@ -23,7 +23,7 @@ from transformers import initialization
 from vidtune.models.initial import XavierLinear
 
 WINDOWS_AT_ONCE = 16
-"""Windows that run through the layers together: bounds the memory of a long file; no number depends on it."""
+"""Number of windows that run through the layers together. It limits memory only; the results do not depend on it."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 GATE_PARTS = 4
@@ -36,15 +36,16 @@ class BeatsTowerConfig:
 
     Args:
         patch_width: width E of a patch before it is projected to ``hidden_size``.
-        pre_norm: normalise before a layer's parts, and once at the end, instead of behind them.
-        deep_norm: what passes a part by is scaled with (2 * layers)^(1/4); only without ``pre_norm``.
-        position_kernel, position_groups: of the convolution that gives positions.
-        relative_positions: bias the attention by distance, in ``num_buckets`` buckets, half of them for either
-            direction, fine up to a quarter of their number and coarser up to ``max_distance``.
-        gated_positions: weigh that bias by layer, head and query.
-        dropout, attention_dropout, activation_dropout, input_dropout: chances of a value; in training alone.
-        layer_dropout: chance that a layer is passed by; in training alone.
-        gradient_decay: factor of the gradient that goes into each layer from the one behind it.
+        pre_norm: True normalises before attention and feed-forward part, and once after the last layer; False
+            normalises after each part.
+        deep_norm: multiply the residual connection by (2 * layers)^(1/4); only without ``pre_norm``.
+        position_kernel, position_groups: kernel size and groups of the convolution that adds positions.
+        relative_positions: add a bias by distance to the attention, in ``num_buckets`` buckets, half of them for each
+            direction. Buckets are exact up to a quarter of their number, and coarser up to ``max_distance``.
+        gated_positions: multiply this bias by the gate.
+        dropout, attention_dropout, activation_dropout, input_dropout: probabilities of dropping a value; in training.
+        layer_dropout: probability of skipping a layer; in training.
+        gradient_decay: factor of the gradient of each layer's input.
         window_frames, num_mel_bins: F and M of a window.
     """
 
@@ -97,7 +98,7 @@ class BeatsTowerConfig:
         return (1, self.window_frames, self.num_mel_bins)
 
     def num_tokens(self, shape: tuple[int, ...]) -> int:
-        """Tokens that W windows, (W, F, M), become."""
+        """Number of tokens of W windows, (W, F, M)."""
         return int(shape[0] * self.tokens_per_row)
 
     def build(self) -> "BeatsTower":
@@ -105,7 +106,7 @@ class BeatsTowerConfig:
 
 
 def relative_buckets(distances: Tensor, num_buckets: int, max_distance: int) -> Tensor:
-    """Buckets of distances (key position minus query position), either direction in its half.
+    """Bucket of each distance (key position minus query position); each direction has half of the buckets.
 
     Shape: int64 (...) -> int64 (...)
     """
@@ -118,7 +119,7 @@ def relative_buckets(distances: Tensor, num_buckets: int, max_distance: int) -> 
 
 
 class _ScaledGradient(torch.autograd.Function):
-    """The same values; their gradient is multiplied by a factor."""
+    """The same values, with their gradient multiplied by a factor."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:
@@ -131,7 +132,7 @@ class _ScaledGradient(torch.autograd.Function):
 
 
 class PositionConv(nn.Module):
-    """Positions from a wide convolution over the patches, each of whose taps has a learned length.
+    """Positions by a wide convolution over the patches; the weight of each kernel position has a learned norm.
 
     Shape: (W, N, C) -> (W, N, C)
     """
@@ -150,7 +151,7 @@ class PositionConv(nn.Module):
         initialization.copy_(self.gain, self._lengths())
 
     def _lengths(self) -> Tensor:
-        """Of each tap, in float32: half precision overflows in the sum of squares. Shape: (1, 1, kernel)"""
+        """Norm of each kernel position, in float32, because half precision overflows. Shape: (1, 1, kernel)"""
         return self.direction.float().square().sum(dim=(0, 1), keepdim=True).sqrt()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,7 +161,7 @@ class PositionConv(nn.Module):
 
 
 class RelativePositionBias(nn.Module):
-    """Bias on the attention by distance, one value for each bucket and head; all layers share it.
+    """Attention bias by distance, one value for each bucket and head; shared by all layers.
 
     Shape: N -> (H, N, N)
     """
@@ -181,7 +182,7 @@ class RelativePositionBias(nn.Module):
 
 
 class BeatsAttention(nn.Module):
-    """Attention whose bias by distance every head and query weighs by a gate.
+    """Attention with a bias by distance, which every head and query multiplies by a gate.
 
     Shape: (W, N, C), bias (H, N, N) or None -> (W, N, C)
     """
@@ -205,7 +206,7 @@ class BeatsAttention(nn.Module):
             nn.init.ones_(self.grep_a)
 
     def gate(self, queries: Tensor) -> Tensor:
-        """What each query multiplies its bias by. Shape: (W, H, N, d) -> (W, H, N, 1)"""
+        """Factor of the bias of each query. Shape: (W, H, N, d) -> (W, H, N, 1)"""
         parts = self.grep_linear(queries).unflatten(-1, (2, GATE_PARTS)).sum(dim=-1).sigmoid()
         first, second = parts.split(1, dim=-1)
         return first * (second * self.grep_a - 1.0) + 2.0
@@ -221,9 +222,9 @@ class BeatsAttention(nn.Module):
         return self.out_proj((weights @ values).transpose(1, 2).flatten(2))
 
     def weights(self, queries: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
-        """Attention of queries on keys. Shape: (W, H, N, d) twice -> (W, H, N, N)
+        """Attention scores of queries and keys. Shape: (W, H, N, d) twice -> (W, H, N, N)
 
-        float16 overflows in plain products: they are made small, and scaled up once their maximum is taken off.
+        Plain products overflow in float16. They are computed small, and scaled up after their maximum is subtracted.
         """
         scale = 1.0 / (OVERFLOW_GUARD * math.sqrt(queries.shape[-1]))
         products = (queries * scale) @ keys.transpose(-1, -2)
@@ -232,7 +233,7 @@ class BeatsAttention(nn.Module):
 
 
 class BeatsLayer(nn.Module):
-    """Attention and feed-forward part, each added to what passes it by.
+    """Attention and feed-forward part, each with a residual connection.
 
     Shape: (W, N, C), bias (H, N, N) or None -> (W, N, C)
     """
@@ -266,7 +267,7 @@ class BeatsLayer(nn.Module):
 
 
 class BeatsEncoder(nn.Module):
-    """Positions and layers. Shape: (W, N, C) -> (W, N, C)"""
+    """Adds positions and runs the layers. Shape: (W, N, C) -> (W, N, C)"""
 
     def __init__(self, config: BeatsTowerConfig) -> None:
         super().__init__()
@@ -277,13 +278,13 @@ class BeatsEncoder(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_size)
 
     def add_positions(self, x: Tensor) -> Tensor:
-        """What the first layer takes. Shape: (W, N, C) -> (W, N, C)"""
+        """Input of the first layer. Shape: (W, N, C) -> (W, N, C)"""
         x = x + self.pos_conv(x)
         x = x if self.config.pre_norm else self.layer_norm(x)
         return functional.dropout(x, self.config.dropout, self.training)
 
     def hidden_states(self, x: Tensor) -> Iterator[Tensor]:
-        """What the first layer takes, then what each layer gives. Shape: (W, N, C) -> (W, N, C) each"""
+        """Input of the first layer, then the output of each layer. Shape: (W, N, C) -> (W, N, C) each"""
         x = self.add_positions(x)
         yield x
         bias = None if self.relative_attention_bias is None else self.relative_attention_bias(x.shape[1])
@@ -292,7 +293,7 @@ class BeatsEncoder(nn.Module):
             yield x
 
     def _run(self, layer: nn.Module, x: Tensor, bias: Tensor | None) -> Tensor:
-        """A layer; one that is dropped is run all the same, so that every step treats every weight."""
+        """Output of a layer. A dropped layer is still run, so that every weight takes part in every step."""
         if self.config.gradient_decay != 1.0 and x.requires_grad:
             x = _ScaledGradient.apply(x, self.config.gradient_decay)
         y = layer(x, bias)
@@ -307,13 +308,13 @@ class BeatsEncoder(nn.Module):
 
 
 class BeatsTower(nn.Module):
-    """The encoder and the mean over each window's patches.
+    """The encoder, and the mean over the patches of each window.
 
-    Parameter names are those of published files but for the convolution's and the shared bias.
+    Parameter names are those of published files, except those of the convolution and of the shared bias.
 
-    Shape: list of (W, F, M) -> list of (W, C); a tensor of B items of as many windows (B, W, F, M) -> (B, W, C)
+    Shape: list of (W, F, M) -> list of (W, C); a tensor (B, W, F, M) -> (B, W, C)
     Raises:
-        ValueError: windows of another shape than (F, M).
+        ValueError: a window has another shape than (F, M).
     """
 
     takes_lists = True
@@ -332,7 +333,7 @@ class BeatsTower(nn.Module):
         return self.patch_embedding(windows.unsqueeze(1)).flatten(2).transpose(1, 2)
 
     def project(self, patches: Tensor) -> Tensor:
-        """What the encoder takes. Shape: (W, N, E) -> (W, N, C)"""
+        """Input of the encoder. Shape: (W, N, E) -> (W, N, C)"""
         projected = self.post_extract_proj(self.layer_norm(patches))
         return functional.dropout(projected, self.config.input_dropout, self.training)
 

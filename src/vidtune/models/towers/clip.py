@@ -16,7 +16,7 @@ from transformers.models.clip.modeling_clip import CLIPAttention, CLIPEncoderLay
 from vidtune.models.towers.token_grid import TokenGrid
 
 POSITION_STD = 0.1
-"""Spread of fresh positions in space and time: enough for a tower trained from scratch to tell them apart at once."""
+"""Standard deviation of new position embeddings; large enough for a tower that is trained from scratch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class ClipTowerConfig:
     """Sizes of a CLIP vision tower; the defaults are ViT-L/14.
 
     Args:
-        num_frames: frames per clip; None for a tower of single images.
-        temporal_attention: every layer attends over time first; needs exactly ``num_frames`` frames per clip.
-        feature_layer: which hidden state is the feature, counted from the end (-1: after the last layer).
+        num_frames: number of frames per clip; None for a tower of single images.
+        temporal_attention: every layer first attends over time; needs exactly ``num_frames`` frames per clip.
+        feature_layer: index of the hidden state that is returned, counted from the end (-1: after the last layer).
         keep_class_token: whether the class token is one of the features.
     """
 
@@ -63,11 +63,11 @@ class ClipTowerConfig:
         return (3, self.num_frames, *frame) if self.num_frames else (3, *frame)
 
     def num_tokens(self, shape: tuple[int, ...]) -> int:
-        """Tokens that an item of ``shape`` ((3, H, W) or (3, T, H, W)) becomes."""
+        """Number of tokens of an item of this shape, (3, H, W) or (3, T, H, W)."""
         return (shape[1] if len(shape) == 4 else 1) * self.tokens_per_frame
 
     def token_grids(self, shape: tuple[int, ...]) -> list[TokenGrid]:
-        """The patches of every frame of an item of ``shape``."""
+        """Token grid of every frame of an item of this shape."""
         side = self.image_size // self.patch_size
         firsts = range(int(self.keep_class_token), self.num_tokens(shape), self.tokens_per_frame)
         return [TokenGrid(first, stride=side, height=side, width=side, top=0, left=0, side=side) for first in firsts]
@@ -77,7 +77,7 @@ class ClipTowerConfig:
 
 
 class ClipEmbeddings(nn.Module):
-    """Patches, class token first, plus learned positions. Shape: (B, 3, H, W) -> (B, F, C)."""
+    """Embeddings of class token and patches plus learned positions. Shape: (B, 3, H, W) -> (B, F, C)"""
 
     def __init__(self, config: ClipTowerConfig) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class ClipEmbeddings(nn.Module):
 
 
 class TemporalClipLayer(CLIPEncoderLayer):
-    """A CLIP layer that first lets every spatial position attend over the frames of its clip.
+    """A CLIP layer in which every spatial position first attends over the frames of its clip.
 
     Shape: (B * T, F, C) -> (B * T, F, C), frames of one clip contiguous.
     """
@@ -125,7 +125,7 @@ class TemporalClipLayer(CLIPEncoderLayer):
 
 
 class _Encoder(nn.Module):
-    """Holds the layers under the name that CLIP checkpoints use."""
+    """Contains the layers under the name that CLIP checkpoints use."""
 
     def __init__(self, layers: list[CLIPEncoderLayer]) -> None:
         super().__init__()
@@ -135,12 +135,12 @@ class _Encoder(nn.Module):
 class ClipTower(nn.Module):
     """CLIP vision transformer without its pooled head.
 
-    Parameter names are those of CLIP checkpoints (``pre_layrnorm`` sic), so that published files need a prefix only.
-    ``post_layernorm`` and layers behind ``feature_layer`` are loaded and saved but not run.
+    Parameter names are those of CLIP checkpoints (``pre_layrnorm`` sic), so that names of published files differ by a
+    prefix only. ``post_layernorm`` and the layers after ``feature_layer`` are loaded and saved but not run.
 
     Shape: (B, 3, H, W) -> (B, N, C), or (B, 3, T, H, W) -> (B, T * N, C), with N = ``config.tokens_per_frame``.
     Raises:
-        ValueError: a clip has another number of frames than the attention over time was made for.
+        ValueError: attention over time was built for another number of frames than the clip has.
     """
 
     def __init__(self, config: ClipTowerConfig) -> None:

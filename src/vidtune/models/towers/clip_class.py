@@ -1,7 +1,7 @@
-"""CLIP vision tower that gives one vector per frame: the projected class token, as for comparison with text.
+"""CLIP vision tower that returns one vector per frame: the projected class token, which CLIP compares with text.
 
 Legend: B items, T frames, S side of a frame in pixels, W width of the transformer, C projected width.
-Source: CLIP (arXiv:2103.00020, github.com/openai/CLIP), ``encode_image``; not normalised to length one.
+Source: CLIP (arXiv:2103.00020, github.com/openai/CLIP), ``encode_image``; the vectors are not normalised.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vidtune.models.towers.clip import ClipTower, ClipTowerConfig
 
 FRAMES_AT_ONCE = 32
-"""Frames that run through the layers together: 100 frames of ViT-L/14 would need gigabytes; no number depends on it."""
+"""Number of frames that run through the layers together. It limits memory only; the results do not depend on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +20,9 @@ class ClipClassTowerConfig:
     """Sizes of the tower; the defaults are ViT-L/14 and 100 frames.
 
     Args:
-        hidden_size: projected width C, that of the features.
+        hidden_size: projected width C, the width of the features.
         width: width W of the transformer.
-        num_frames: frames of a clip; other numbers work too, as do single pictures.
+        num_frames: number of frames of a clip; other numbers and single pictures work too.
     """
 
     hidden_size: int = 768
@@ -41,7 +41,7 @@ class ClipClassTowerConfig:
 
     @property
     def transformer(self) -> ClipTowerConfig:
-        """The same without the projection."""
+        """Config of the same tower without the projection."""
         return ClipTowerConfig(
             hidden_size=self.width,
             intermediate_size=self.intermediate_size,

@@ -1,7 +1,7 @@
 """Spatio-Temporal Alignment Block: pixels to language-model tokens without a pretrained encoder.
 
-Pictures of any aspect ratio stand on a square; only what they cover becomes tokens. Per frame: one context token, then
-row by row the tokens of the frame's cells (2 x 2 patches), every row closed by a split token.
+A picture of any aspect ratio is placed on a square; only the cells that it covers become tokens. The tokens of a frame
+are one context token, then row by row the tokens of its cells (2 x 2 patches), with a split token after every row.
 
 Legend: B items, T frames, t frames of a chunk, C width, S side of the square in pixels, H/W patches of the square,
 h/w pixels of a picture, F frames of all items, N tokens of an item.
@@ -33,16 +33,16 @@ class StabTowerConfig:
     Args:
         image_size: side S of the square.
         patch_size: side of a patch in pixels.
-        cell_size: patches along each side of a cell, which becomes one token.
-        num_frames: frames of a clip; a multiple of ``chunk_frames``.
-        chunk_frames: frames that exchange features and share a clip token.
+        cell_size: number of patches along each side of a cell, which becomes one token.
+        num_frames: largest number of frames of a clip; a multiple of ``chunk_frames``.
+        chunk_frames: number of frames that exchange features and share a clip token.
         clip_heads: attention heads of the aggregator over a chunk.
-        frame_heads: those of the down-sampling and of the aggregator over a frame.
-        reduction: the layers over time are so many times narrower.
-        missing_frame_patches: a frame that a short clip lacks is all zeros and stands in the prompt with a square of so
-            many patches.
-        padding_color: what surrounds a picture, normalised as pixels are.
-        dropout: in the aggregator over a chunk and before the fused context token.
+        frame_heads: attention heads of the down-sampling and of the aggregator over a frame.
+        reduction: factor by which the layers over time are narrower.
+        missing_frame_patches: a frame that a short clip lacks is all zeros; it has the tokens of a square with this
+            number of patches on each side.
+        padding_color: colour around a picture, normalised as pixels are.
+        dropout: dropout in the aggregator over a chunk and before the fused context token.
     """
 
     hidden_size: int = 1024
@@ -79,10 +79,10 @@ class StabTowerConfig:
         return (3, self.num_frames, self.image_size, self.image_size)
 
     def num_tokens(self, shape: tuple[int, ...]) -> int:
-        """Tokens that a picture (3, h, w) or a clip (3, up to T frames, h, w) becomes.
+        """Number of tokens of a picture (3, h, w) or a clip (3, up to T frames, h, w).
 
         Raises:
-            ValueError: such a picture does not stand on the square in whole cells, or there are too many frames.
+            ValueError: the picture does not fit the square in whole cells, or there are too many frames.
         """
         frames, height, width = self._cells(shape)
         missing = 0 if len(shape) == 3 else self.num_frames - frames
@@ -90,7 +90,7 @@ class StabTowerConfig:
         return frames * (1 + height * (width + 1)) + missing * (1 + side * (side + 1))
 
     def token_grids(self, shape: tuple[int, ...]) -> list[TokenGrid]:
-        """The spatial tokens of every frame that the item has; missing frames have none."""
+        """Token grid of every frame of the item; frames that a short clip lacks have none."""
         frames, height, width = self._cells(shape)
         pixels = self.image_size, self.cell_pixels
         top, left = (letterbox_offset(length, *pixels) // self.cell_pixels for length in shape[-2:])
@@ -108,7 +108,7 @@ class StabTowerConfig:
         ]
 
     def _cells(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Frames, rows and columns of cells of an item."""
+        """Number of frames, and of rows and columns of cells, of an item."""
         frames = shape[1] if len(shape) == 4 else 1
         if shape[0] != 3 or not 0 < frames <= self.num_frames:
             raise ValueError(f"this tower takes (3, h, w) or (3, 1 to {self.num_frames} frames, h, w), got {shape}")
@@ -121,7 +121,7 @@ class StabTowerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Rectangle:
-    """The patches of the square that a frame covers."""
+    """Rectangle of the patches that a frame covers on the square."""
 
     top: int
     left: int
@@ -132,15 +132,15 @@ class Rectangle:
 class StabTower(nn.Module):
     """The block, for pictures and clips of any aspect ratio.
 
-    Items of different shapes run together; each gives the numbers it gives alone. A clip with fewer frames than T is
-    filled up with zeros; a picture runs without everything that mixes frames.
+    Items of different shapes can run together; each has the result that it has alone. A clip with fewer frames than T
+    is filled up with zeros. A picture skips all parts that mix frames.
 
-    An item may also come as published code has it: already on its square, with a fourth channel that is 1 where the
-    picture is (one rectangle per frame) and 0 around it: (4, S, S) or (4, T, S, S), of any S.
+    An item may also have the form of the published code: already on its square, with a fourth channel that is 1 where
+    the picture is (one rectangle per frame) and 0 around it: (4, S, S) or (4, T, S, S), with any S.
 
     Shape: list of (3, h, w) or (3, frames, h, w) -> list of (N, C); a tensor of B such items -> (B, N, C)
     Raises:
-        ValueError: pictures and clips together, or an item of a shape the config does not know.
+        ValueError: pictures and clips are mixed, or the shape of an item does not fit the config.
     """
 
     takes_lists = True
@@ -179,7 +179,7 @@ class StabTower(nn.Module):
 
         Args:
             frames: (B, T, 3, S, S), on their squares.
-            rectangles: one per frame, B * T in all.
+            rectangles: one per frame, B * T in total.
         """
         num_items, num_frames = frames.shape[:2]
         patches = self.patch_embedding(frames.flatten(0, 1))
@@ -199,7 +199,7 @@ class StabTower(nn.Module):
     def mix_frames(self, patches: Tensor, num_items: int) -> tuple[Tensor, Tensor]:
         """Exchange features between the frames of each chunk.
 
-        Shape: (F, C, H, W) -> the same, and the tokens of the frames' chunks (F, C)
+        Shape: (F, C, H, W) -> (F, C, H, W), and for each frame the token of its chunk (F, C)
         """
         chunk_frames = self.config.chunk_frames
         chunks = patches.unflatten(0, (-1, chunk_frames)).transpose(1, 2)
@@ -209,7 +209,7 @@ class StabTower(nn.Module):
         return mixed, chunk_tokens.repeat_interleave(chunk_frames, dim=0)
 
     def cells(self, patches: Tensor, runs: list[tuple[Rectangle, int]]) -> Tensor:
-        """The patches of each cell that a frame covers; an odd last row or column is dropped. Shape: -> (M, m, C)"""
+        """Patches of each cell that a frame covers; an odd last row or column is dropped. Shape: -> (M, m, C)"""
         size = self.config.cell_size
         cells, first = [], 0
         for area, count in runs:
@@ -234,7 +234,7 @@ class StabTower(nn.Module):
         return self.frame_aggregator(self.frame_query.expand(len(tokens), -1), tokens)
 
     def assemble(self, context: Tensor, grids: list[Tensor]) -> Iterator[Tensor]:
-        """Context token, rows and split tokens of every frame in turn. Shape: -> (1 + rows * (columns + 1), C) each"""
+        """Context token, rows and split tokens of each frame in order. Shape: -> (1 + rows * (columns + 1), C) each"""
         first = 0
         for grid in grids:
             count, rows, _, width = grid.shape
@@ -244,12 +244,12 @@ class StabTower(nn.Module):
             first += count
 
     def _idle_parts(self) -> Tensor:
-        """Zero, with a graph to what pictures do not run through: a step of pictures alone treats every weight."""
+        """Zero with a graph to the parts that pictures skip, so that every weight has a gradient in every step."""
         parts = (self.local_encoding, self.clip_aggregator, self.fusion)
         return 0.0 * torch.stack([p.sum() for part in parts for p in part.parameters() if p.requires_grad]).sum()
 
     def _on_square(self, item: Tensor) -> tuple[Tensor, list[Rectangle]]:
-        """A clip (3, T, S, S) and what its frames cover; a picture is a clip of one frame."""
+        """Clip (3, T, S, S) of an item, and the rectangle that each frame covers; a picture is a clip of one frame."""
         config, clip = self.config, item if item.dim() == 4 else item.unsqueeze(1)
         if len(clip) == 4:
             return clip[:3], _covered(clip[3], config.patch_size, config.missing_frame_patches)
@@ -265,7 +265,7 @@ class StabTower(nn.Module):
 
 
 def _covered(masks: Tensor, patch_size: int, missing: int) -> list[Rectangle]:
-    """The rectangle of patches that each mask leaves free; a mask of zeros is that of a missing frame.
+    """Rectangle of patches for which each mask is 1; a mask of zeros belongs to a missing frame.
 
     Shape: masks (T, S, S)
     """

@@ -16,12 +16,12 @@ LAYER_NORM_EPS = 1e-5
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """OpenAI CLIP's approximation of GELU."""
+    """Approximation of GELU that OpenAI CLIP uses."""
     return x * torch.sigmoid(1.702 * x)
 
 
 class LocalSpatioTemporalEncoding(nn.Module):
-    """Lets neighbouring frames, then neighbouring patches, exchange features; starts as the second step alone.
+    """Exchange of features between neighbouring frames, then between neighbouring patches; the first is zero at start.
 
     Shape: (K, C, t, H, W) -> the same
     """
@@ -35,7 +35,7 @@ class LocalSpatioTemporalEncoding(nn.Module):
         self.position = ZeroBiasConv3d(width, width, kernel_size=3, padding=1, groups=width)
 
     def temporal(self, x: Tensor, num_clips: int = 1) -> Tensor:
-        """What is added for neighbouring frames."""
+        """Features that are added by the exchange between neighbouring frames."""
         return self.expand(self.over_time(self.reduce(self.norm(x, num_clips))))
 
     def forward(self, x: Tensor, num_clips: int = 1) -> Tensor:
@@ -44,11 +44,11 @@ class LocalSpatioTemporalEncoding(nn.Module):
 
 
 def attend(query: Tensor, key_weight: Tensor, value_weight: Tensor, tokens: Tensor, heads: int, scale: float) -> Tensor:
-    """One query per set attends to the set's tokens, without projecting the tokens.
+    """One query per set attends to the tokens of the set, without projecting the tokens.
 
-    ``(W_k x) . q = x . (W_k^T q)`` and ``sum a W_v x = W_v sum a x``: keys and values are never formed, which costs
-    one projection per set instead of two per token. A bias of the keys shifts all logits of a softmax alike and is left
-    out; one of the values adds itself to the result, as the weights sum to one.
+    ``(W_k x) . q = x . (W_k^T q)`` and ``sum a W_v x = W_v sum a x``: keys and values are not computed, which costs one
+    projection per set instead of two per token. A bias of the keys is left out, because it adds the same number to all
+    logits of a softmax. A bias of the values is added to the result, because the weights sum to one.
 
     Args:
         query: (B, C), projected.
@@ -65,9 +65,9 @@ def attend(query: Tensor, key_weight: Tensor, value_weight: Tensor, tokens: Tens
 
 
 class ClipAggregator(nn.Module):
-    """A learned query sums up all positions of a chunk, padding included (the global spatio-temporal aggregator).
+    """A learned query attends to all positions of a chunk, with padding (the global spatio-temporal aggregator).
 
-    ``in_proj_weight`` and ``in_proj_bias`` hold the projections of query, keys and values, in this order.
+    ``in_proj_weight`` and ``in_proj_bias`` contain the projections of query, keys and values, in this order.
 
     Shape: (K, N, C) -> (K, C)
     """
@@ -105,10 +105,10 @@ class ClipAggregator(nn.Module):
 
 
 class SetAttention(nn.Module):
-    """A query per set attends to the set's members and adds what it finds to itself.
+    """One query per set attends to the members of the set; the result is added to the query.
 
-    Down-sampling uses it with the mean of a cell as query, the aggregator over a frame with a learned one. The logits
-    are scaled by the full width, not by that of a head: published weights are trained that way.
+    Down-sampling uses the mean of a cell as the query, the aggregator over a frame a learned query. The logits are
+    scaled by the full width and not by the width of a head, because the published weights were trained so.
 
     Shape: query (B, C), members (B, N, C) -> (B, C)
     """
@@ -132,7 +132,7 @@ class SetAttention(nn.Module):
 
 
 class ContextFusion(nn.Module):
-    """Mixes what a frame and its chunk sum up to; the mixture is learned per channel.
+    """Mixes the token of a frame and the token of its chunk with a weight that is learned per channel.
 
     Shape: chunk (F, C), frame (F, C) -> (F, C)
     """

@@ -1,8 +1,8 @@
-"""Whisper's encoder as a speech tower: one vector per 5.12 s, the mean of the positions in it.
+"""The encoder of Whisper as a speech tower: one vector per 5.12 s, the mean of the encoder's positions in it.
 
-A row of an item is the log-mel spectrogram of one piece of sound (30 s as published). The encoder sees every row alone;
-then the positions of all rows stand in one line, and windows of ``window_positions`` cross the borders of rows. What
-is left over at the end is dropped; the silence that fills the last row is not.
+A row of an item is the log-mel spectrogram of one piece of sound (30 s as published). The encoder processes every row
+alone. Then the positions of all rows are joined, and windows of ``window_positions`` may cross the borders of rows. An
+incomplete window at the end is dropped; the silence that fills the last row is kept.
 
 Legend: R rows, M mel bins, P positions and F = 2 P mel frames of a row, C width, N = floor(R P / window_positions)
 tokens.
@@ -20,7 +20,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoi
 
 FRAMES_PER_POSITION = 2
 ROWS_AT_ONCE = 8
-"""Rows that run through the layers together: bounds the memory of a long file; no number depends on it."""
+"""Number of rows that run through the layers together. It limits memory only; the results do not depend on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class WhisperTowerConfig:
     """Sizes of the tower; the defaults are those of large-v2.
 
     Args:
-        max_source_positions: positions P of a row; 1500 are 30 s, 50 a second whatever their number.
-        window_positions: positions that become one token.
+        max_source_positions: number of positions P of a row, 50 per second; 1500 are 30 s.
+        window_positions: number of positions that become one token.
     """
 
     hidden_size: int = 1280
@@ -51,6 +51,7 @@ class WhisperTowerConfig:
 
     @property
     def tokens_per_row(self) -> Fraction:
+        """Number of tokens per row; not a whole number in general."""
         return Fraction(self.max_source_positions, self.window_positions)
 
     def input_shape(self) -> tuple[int, ...]:
@@ -58,7 +59,7 @@ class WhisperTowerConfig:
         return (1, self.num_mel_bins, FRAMES_PER_POSITION * self.max_source_positions)
 
     def num_tokens(self, shape: tuple[int, ...]) -> int:
-        """Tokens that R rows, (R, M, F), become."""
+        """Number of tokens of R rows, (R, M, F)."""
         return int(shape[0] * self.tokens_per_row)
 
     def build(self) -> "WhisperTower":
@@ -66,11 +67,11 @@ class WhisperTowerConfig:
 
 
 class WhisperTower(nn.Module):
-    """Encoder of transformers, its output pooled over windows.
+    """Encoder of transformers; its output is averaged over windows.
 
-    Shape: list of (R, M, F) -> list of (N, C); a tensor of B items of as many rows (B, R, M, F) -> (B, N, C)
+    Shape: list of (R, M, F) -> list of (N, C); a tensor (B, R, M, F) -> (B, N, C)
     Raises:
-        ValueError: rows of another shape than (M, F).
+        ValueError: a row has another shape than (M, F).
     """
 
     takes_lists = True
@@ -93,16 +94,17 @@ class WhisperTower(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "WhisperTower":
-        """As of any module, but for the encoder's own flag; its layers have theirs.
+        """Set the training mode of all parts except the encoder module itself; its layers are set.
 
-        No layer is ever dropped, yet transformers before 5.23 draws a random number for each while that flag is set.
+        transformers before 5.23 draws a random number for each layer while the flag of the encoder is set, although no
+        layer is ever dropped.
         """
         super().train(mode)
         self.encoder.training = False
         return self
 
     def reset_parameters(self) -> None:
-        """The layers have started themselves; positions are sines and cosines, not what an embedding starts with."""
+        """Set the positions to sines and cosines; the layers have their own ``reset_parameters``."""
         positions = self.encoder.embed_positions.weight
         initialization.copy_(positions, sinusoids(*positions.shape))
 
@@ -111,7 +113,7 @@ class WhisperTower(nn.Module):
         return self.encoder(rows).last_hidden_state
 
     def pool(self, encoded: Tensor) -> Tensor:
-        """Means over the windows of all rows in one line. Shape: (R, P, C) -> (N, C)"""
+        """Mean of every window over the joined positions of all rows. Shape: (R, P, C) -> (N, C)"""
         window = self.config.window_positions
         positions = encoded.flatten(0, 1)
         whole = len(positions) // window * window
