@@ -29,6 +29,7 @@ class Source:
     annotations: Path
     media: Path
     features: dict[str, Path] = field(default_factory=dict)
+    format: str | None = None
 
 
 @dataclass

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vidtune.data.annotation import Annotation
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Times, Turn
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
+from vidtune.registry import ANNOTATIONS
 
 
 @dataclass
@@ -18,6 +20,7 @@ class Source:
     annotations: Path
     media: Path | None = None
     features: dict[str, Path] = field(default_factory=dict)
+    format: str | None = None
 
 
 def item(question: str, answer: str, **media: object) -> dict[str, object]:
@@ -179,3 +182,25 @@ def test_media_named_by_id_and_their_features_are_found_after_a_journey_to_anoth
             opened[1]
     assert table.files[0].by_id.tolist() == [True, True]
     assert table.has_media.tolist() == [True, True]
+
+
+def read_lines(path: Path, content: bytes):
+    """Reader of a format of another package: question, tab, answer."""
+    for number, line in enumerate(content.decode().splitlines()):
+        question, _, answer = line.partition("\t")
+        yield Annotation(str(number), (Turn("user", question), Turn("assistant", answer)), ())
+
+
+def test_a_format_of_another_package_is_read_by_its_reader(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("Why?\tBecause.\nWho?\tNobody.\n")
+    ANNOTATIONS.register("pairs", read_lines)
+    try:
+        table = AnnotationTable.open([Source(path, format="pairs")], tmp_path / "cache")
+    finally:
+        ANNOTATIONS.unregister("pairs")
+    assert [turn.text for turn in table[1].turns] == ["Who?", "Nobody."]
+    with pytest.raises(UserError, match=r"broken JSON|expected a JSON list"):
+        AnnotationTable.open([Source(path)], tmp_path / "cache")
+    with pytest.raises(UserError, match="unknown annotation format 'conversation'; did you mean 'conversations'"):
+        AnnotationTable.open([Source(path, format="conversation")], tmp_path / "cache")

@@ -22,6 +22,7 @@ class Source:
     annotations: Path
     media: Path | None = None
     features: dict[str, Path] = field(default_factory=dict)
+    format: str | None = None
     weight: float = 1.0
 
 

@@ -1,12 +1,11 @@
 from typing import get_args
 
 import pytest
-import yaml
 
 from vidtune.cli.demo import demo
 from vidtune.errors import UserError
 from vidtune.recipe.shipped import WORLD_RECIPES
-from vidtune.recipe.types import Recipe, load_recipe, recipe_fingerprint
+from vidtune.recipe.types import Recipe, dump_recipe, load_recipe, recipe_fingerprint
 from vidtune.world import WORLDS
 
 
@@ -23,11 +22,9 @@ def test_the_world_does_not_change_the_weights_a_recipe_gives():
 
 
 def test_the_demo_refuses_a_recipe_without_a_world(tmp_path):
-    values = load_recipe(WORLD_RECIPES["shapes"], expand=False).model_dump(
-        mode="json", by_alias=True, exclude={"world"}
-    )
+    recipe = load_recipe(WORLD_RECIPES["shapes"], expand=False)
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(dump_recipe(recipe.model_copy(update={"world": None})))
     with pytest.raises(UserError, match=r"mine.yaml names no world to render \(world: shapes or events\)"):
         demo(tmp_path / "out", str(path))
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,6 @@
 """``vidtune demo``: from rendered mp4 files to a trained, scored model and a page to look at.
 
-Every step resumes or does nothing when it is done, so that the command may be stopped anywhere and started again.
+Every step continues where it was stopped, or does nothing if it is finished: the command can be stopped and repeated.
 """
 
 import os
@@ -20,7 +20,7 @@ def demo(
     ] = None,
 ) -> None:
     """Render a world of mp4 files, train a tiny model on it, score it against a blind run, and write a page."""
-    # Matrices this small gain nothing from a second thread, but from a second process; must be set before torch loads.
+    # Small matrices gain nothing from a second thread, but from a second process. Must be set before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     from vidtune.cli.options.score_lines import print_score
@@ -29,11 +29,16 @@ def demo(
     from vidtune.evaluation.report.page import build_report
     from vidtune.evaluation.scoring import score_run
     from vidtune.machine.devices import pick_device
+    from vidtune.machine.progress import ProgressDisplay
     from vidtune.recipe.shipped import DEMO_RECIPE
     from vidtune.recipe.types import load_recipe
+    from vidtune.world import WORLDS, render_world, world_of_recipe
 
     name, results = recipe or DEMO_RECIPE, out if recipe in (None, DEMO_RECIPE) else out / str(recipe)
-    world = _render(name, out)
+    kind = world_of_recipe(name)
+    typer.echo(f"1/4  rendering the world of {kind} into {out / WORLDS[kind].folder}")
+    with ProgressDisplay(transient=True) as progress:
+        world = render_world(kind, out, progress)
     variables = {"DATA_ROOT": str(world)}
     chosen = load_recipe(name, variables=variables)
 
@@ -63,30 +68,8 @@ def demo(
     _say_what_next(world, name, final, runs[0])
 
 
-def _render(name: str, out: Path) -> Path:
-    """Render the world that the recipe names; returns its folder."""
-    from vidtune.errors import UserError
-    from vidtune.machine.progress import ProgressDisplay
-    from vidtune.recipe.shipped import WORLD_RECIPES
-    from vidtune.recipe.types import load_recipe
-    from vidtune.registry import SYSTEMS
-    from vidtune.world import WORLDS
-
-    kind = load_recipe(name, expand=False).world
-    if kind is None:
-        raise UserError(f"{name} names no world to render (world: {' or '.join(WORLDS)}); vidtune train runs it")
-    folder = out / WORLDS[kind].folder
-    typer.echo(f"1/4  rendering the world of {kind} into {folder}")
-    # A world's tokenizer knows the words of one system's prompts, whatever recipe comes first.
-    prompts = SYSTEMS[load_recipe(WORLD_RECIPES[kind], expand=False).system].dialect.prompts.values()
-    known = sorted({f"{prompt.system} {prompt.user}: {prompt.assistant}:" for prompt in prompts})
-    with ProgressDisplay(transient=True) as bars:
-        WORLDS[kind].build(folder, texts=known, progress=lambda done, total: bars("files", done, total))
-    return folder
-
-
 def _train(name: str, variables: dict[str, str], out: Path) -> Path:
-    """Train on two processes where there are two cores and no GPU to do it on."""
+    """Train with two processes if there are two cores and no GPU."""
     from vidtune.machine.cores import available_cores
     from vidtune.machine.devices import pick_device
     from vidtune.recipe.types import load_recipe

@@ -14,16 +14,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from vidtune.data.annotation import Annotation, check_times
-from vidtune.data.conversations import read_conversations
 from vidtune.data.media_files import MediaFiles
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Sample, Times, Turn
 from vidtune.errors import UserError
 from vidtune.machine.files import atomic_folder
+from vidtune.registry import ANNOTATIONS
 
 FORMAT_VERSION = 2
 """Version of parsed tables. A new version parses files again; samples and their order in training stay the same."""
 FINGERPRINT_VERSION = 1
+DEFAULT_FORMAT = "conversations"
 BLOB = "records.bin"
 COLUMNS = ("offsets", "word_lengths", "has_media", "by_id")
 
@@ -39,6 +40,9 @@ class DataSource(Protocol):
 
     @property
     def features(self) -> Mapping[str, str | Path]: ...
+
+    @property
+    def format(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -239,10 +243,12 @@ def _open_file(name: str, path: Path, source: DataSource, cache: Path) -> Annota
             content_hash = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{path}: annotations cannot be read: {error.strerror}") from None
-    folder = cache / f"{content_hash[:32]}-v{FORMAT_VERSION}"
+    read = ANNOTATIONS[source.format or DEFAULT_FORMAT]
+    kind = "" if source.format in (None, DEFAULT_FORMAT) else f"-{source.format}"
+    folder = cache / f"{content_hash[:32]}{kind}-v{FORMAT_VERSION}"
     if not folder.is_dir():
         with suppress(FileExistsError), atomic_folder(folder) as building:  # it exists: another process was faster
-            _write_table(read_conversations(path, path.read_bytes()), building)
+            _write_table(read(path, path.read_bytes()), building)
     media = None if source.media is None else Path(source.media)
     features = tuple((stream, Path(place)) for stream, place in source.features.items())
     return AnnotationFile.parsed(name, path, media, content_hash, folder, features)

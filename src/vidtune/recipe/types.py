@@ -38,8 +38,9 @@ EXECUTION_SETTINGS = (
 )
 # Keys of a recipe that do not change the weights.
 OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features"}
-# Keys that were added after the first release: a fingerprint contains them only where they are set.
+# Keys of a recipe and of a data source that were added later: a fingerprint contains them only if they are set.
 LATER_KEYS = ("revision",)
+LATER_SOURCE_KEYS = ("format",)
 
 
 def _expand_home(path: str) -> str:
@@ -70,6 +71,7 @@ class DataSource(Settings):
 
     Args:
         annotations: path of the annotation file.
+        format: name of the annotation format; None: "conversations", the JSON format of the LLaVA family.
         media: folder that the media paths in the file are relative to; None: text only, or stored features only.
         features: per stream, folder of stored features, one file per medium, named after the sample's id or after the
             medium (without its suffix). If ``media`` is given too, a medium without a feature file is decoded instead.
@@ -77,6 +79,7 @@ class DataSource(Settings):
     """
 
     annotations: FilePath
+    format: str | None = None
     media: FilePath | None = None
     features: dict[str, FilePath] = Field(default_factory=dict)
     weight: float = Field(default=1.0, gt=0)
@@ -360,9 +363,12 @@ def dump_recipe(recipe: Recipe) -> str:
 def recipe_fingerprint(recipe: Recipe) -> str:
     """Returns 16 hex digits that identify the training; benchmarks and execution settings have no influence."""
     values = recipe.model_dump(mode="json", by_alias=True, exclude=OTHER_PARTS)
-    for key in LATER_KEYS:
-        if values[key] is None:
-            del values[key]
+    sources = [source for stage in values["stages"] for source in stage["data"]]
+    for later, holders in ((LATER_KEYS, [values]), (LATER_SOURCE_KEYS, sources)):
+        for holder in holders:
+            for key in later:
+                if holder[key] is None:
+                    del holder[key]
     for stage in values["stages"]:
         for setting in EXECUTION_SETTINGS:
             del stage[setting]

@@ -2,7 +2,7 @@
 
 from vidtune.world.dataset import TEST_SET, WorldSpec, build_world
 from vidtune.world.event_dataset import EVENT_TEST_SET, EventWorldSpec, build_event_world
-from vidtune.world.kinds import WORLDS, World
+from vidtune.world.kinds import WORLDS, World, render_world, world_of_recipe
 
 __all__ = [
     "EVENT_TEST_SET",
@@ -13,4 +13,6 @@ __all__ = [
     "WorldSpec",
     "build_event_world",
     "build_world",
+    "render_world",
+    "world_of_recipe",
 ]

@@ -1,4 +1,4 @@
-"""The world as a dataset: real media files, training annotations, a held-out test set, ground truth and a tokenizer.
+"""The world as a data set: media files, training annotations, a held-out test set, ground truth and a tokenizer.
 
 Training annotations are in the JSON format of LLaVA-style trainers (a list of {"id", "video" or "image",
 "conversations"}); the test set is in the layout of zero-shot video QA (``test_q.json``, ``test_a.json``, ``videos/``).
@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vidtune.world.layout import Json, Progress, claim, file_name, render_missing, write_json
+from vidtune.world.layout import Json, RenderProgress, claim, file_name, render_missing, write_json
 from vidtune.world.questions import SUBJECTS, SceneQuestion, ask, describe
 from vidtune.world.render import write_image, write_video
 from vidtune.world.scene import CAST, COLOURS, SHAPES, Scene, make_scene
@@ -23,13 +23,15 @@ CAPTION_PROMPT = "Describe the {stream} by {subject}."
 
 @dataclass(frozen=True)
 class WorldSpec:
-    """How large a world is and what its files look like.
+    """Size of a world and format of its files.
 
     Args:
-        seed: of every scene and question.
-        videos, images, texts: training samples of each kind.
-        test_videos: held-out clips; they show combinations that no training sample shows.
-        seconds: length of a clip.
+        seed: seed of all scenes and questions.
+        videos: number of training clips.
+        images: number of training images.
+        texts: number of text-only training samples.
+        test_videos: number of held-out clips; they show combinations that are in no training sample.
+        seconds: duration of a clip.
         fps: frames per second.
         size: side of the frame in pixels.
     """
@@ -59,17 +61,19 @@ def build_world(
     texts: Sequence[str] = (),
     *,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: RenderProgress | None = None,
 ) -> None:
-    """Write the world into ``out``; what is there already is kept, so a stopped call goes on where it was.
+    """Write the world into a folder; existing files are kept, so that a call that was stopped can be repeated.
 
     Args:
-        texts: strings besides the annotations that the tokenizer should know, such as a prompt's system line.
-        workers: processes that render; None means one for each core.
-        progress: called with files done and files in all.
+        out: folder of the world.
+        spec: size and seed of the world.
+        texts: strings that the tokenizer is trained on besides the annotations, such as the text of a prompt.
+        workers: number of processes that render; None: one for each core.
+        progress: progress callback.
 
     Raises:
-        UserError: ``out`` holds a world of another spec.
+        UserError: the folder contains a world with another spec.
     """
     claim(out, spec)
     render_missing(list(_files(out, spec)), partial(_write, spec), workers, progress)
@@ -112,7 +116,7 @@ def _captions(spec: WorldSpec) -> Iterator[Json]:
 
 
 def _conversations(spec: WorldSpec) -> Iterator[Json]:
-    """Several questions about one clip stand in one conversation, so that it is decoded once for all of them."""
+    """All questions about a clip are in one conversation, so that the clip is decoded once for all of them."""
     for i in range(spec.videos):
         turns = _turns(ask(spec.train_scene(i), _dice(spec, "train", i)))
         yield _sample(file_name("train", i), turns, video=f"videos/{file_name('train', i)}.mp4")
@@ -141,7 +145,7 @@ def _turns(questions: Iterable[SceneQuestion]) -> list[tuple[str, str]]:
 
 
 def _caption_turn(stream: str, scene: Scene, index: int) -> tuple[str, str]:
-    subject = SUBJECTS[index // len(CAST) % 2]  # scenes with all numbers of shapes are told both ways
+    subject = SUBJECTS[index // len(CAST) % 2]  # both subjects occur with every number of shapes
     return CAPTION_PROMPT.format(stream=stream, subject=subject), describe(scene, subject)
 
 
@@ -152,7 +156,7 @@ def _text_turn(dice: random.Random) -> tuple[str, str]:
 
 
 def _sample(id_: str, turns: list[tuple[str, str]], **media: str) -> Json:
-    """One training sample; the media's tag opens its first question."""
+    """One training sample; its first question starts with the tag of the media."""
     tag = "".join(f"<{stream}>\n" for stream in media)
     conversation = []
     for number, (question, answer) in enumerate(turns):
@@ -162,7 +166,7 @@ def _sample(id_: str, turns: list[tuple[str, str]], **media: str) -> Json:
 
 
 def _truth(spec: WorldSpec, split: str) -> dict[str, Json]:
-    """What happens in every clip: caption, events in seconds with their tone, a box per actor and frame."""
+    """Ground truth of every clip: captions, events with times and tones, a box per actor and frame."""
     scene_of = {"train": spec.train_scene, "test": spec.test_scene}[split]
     count = {"train": spec.videos, "test": spec.test_videos}[split]
     times = [frame / spec.fps for frame in range(round(spec.seconds * spec.fps))]

@@ -1,4 +1,4 @@
-"""The world of events as a dataset: mp4 files with sound, conversations to train on, timed annotations to test with.
+"""The world of events as a data set: mp4 files with sound, training conversations, a test set of timed annotations.
 
 Training annotations are lists of {"id", "source", "video", "conversations", "meta"}: ``meta`` holds the clip's duration
 and the moment of every mark in the texts, and the media file is ``<id>.mp4``. The test set is one JSON object,
@@ -15,7 +15,7 @@ from pathlib import Path
 from vidtune.world.event_questions import Turn, ask_in_order, ask_when_and_what, marks, tell_all, tell_each
 from vidtune.world.event_render import write_event_video
 from vidtune.world.events import SLOT_SECONDS, EventClip, make_event_clip
-from vidtune.world.layout import Json, Progress, claim, file_name, render_missing, write_json
+from vidtune.world.layout import Json, RenderProgress, claim, file_name, render_missing, write_json
 from vidtune.world.tokenizer import train_tokenizer
 
 EVENT_TEST_SET = Path("eval/events")
@@ -27,14 +27,14 @@ _DENSE_EVERY = 5
 
 @dataclass(frozen=True)
 class EventWorldSpec:
-    """How large a world of events is and what its files look like.
+    """Size of a world of events and format of its files.
 
     Args:
-        seed: of every clip and question.
-        videos: training clips.
-        test_videos: held-out clips.
-        slots: of a clip, 5.12 seconds each.
-        frames: of each slot.
+        seed: seed of all clips and questions.
+        videos: number of training clips.
+        test_videos: number of held-out clips.
+        slots: number of slots in a clip, 5.12 seconds each.
+        frames: number of frames in a slot.
         size: side of the frame in pixels.
     """
 
@@ -51,11 +51,11 @@ class EventWorldSpec:
         return self.frames / Fraction(str(SLOT_SECONDS))
 
     def clip(self, split: str, index: int) -> EventClip:
-        """Clip number ``index`` of a split, "train" or "test"."""
+        """Returns clip number ``index`` of a split, "train" or "test"."""
         return make_event_clip(self.seed, split, index, self.slots)
 
     def clips(self, split: str) -> Iterator[tuple[str, EventClip]]:
-        """Id and clip of all clips of a split."""
+        """Yields the id and the clip of all clips of a split."""
         for index in range(self.videos if split == "train" else self.test_videos):
             yield file_name(split, index), self.clip(split, index)
 
@@ -66,17 +66,19 @@ def build_event_world(
     texts: Sequence[str] = (),
     *,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: RenderProgress | None = None,
 ) -> None:
-    """Write the world into ``out``; what is there already is kept, so a stopped call goes on where it was.
+    """Write the world into a folder; existing files are kept, so that a call that was stopped can be repeated.
 
     Args:
-        texts: strings besides the annotations that the tokenizer should know, such as a prompt's system line.
-        workers: processes that render; None means one for each core.
-        progress: called with files done and files in all.
+        out: folder of the world.
+        spec: size and seed of the world.
+        texts: strings that the tokenizer is trained on besides the annotations, such as the text of a prompt.
+        workers: number of processes that render; None: one for each core.
+        progress: progress callback.
 
     Raises:
-        UserError: ``out`` holds another world.
+        UserError: the folder contains another world.
     """
     claim(out, spec)
     render_missing(list(_files(out, spec)), partial(_write, spec), workers, progress)
@@ -104,13 +106,13 @@ def _write(spec: EventWorldSpec, clip: EventClip, path: Path) -> None:
 
 
 def _perception(spec: EventWorldSpec) -> Iterator[Json]:
-    """When each thing is there: teaches encoders to tell one from another, and a reader of them when it is."""
+    """Times of every colour, sound and word: teaches encoders to tell them apart and to find their times."""
     for id_, clip in spec.clips("train"):
         yield _sample(id_, clip, tell_each(clip, _dice(spec, "each", id_)))
 
 
 def _boundary_perception(spec: EventWorldSpec) -> Iterator[Json]:
-    """One clip in five with all its events in one turn, the others with several questions of when and what."""
+    """Every fifth clip: all its events in one turn; the others: several questions about times and events."""
     for number, (id_, clip) in enumerate(spec.clips("train")):
         dense = number % _DENSE_EVERY == 0
         turns = tell_all(clip) if dense else ask_when_and_what(clip, _dice(spec, "boundary", id_))
@@ -118,7 +120,7 @@ def _boundary_perception(spec: EventWorldSpec) -> Iterator[Json]:
 
 
 def _instruction_tuning(spec: EventWorldSpec) -> Iterator[Json]:
-    """A third each: all events, when and what, how many and in which order."""
+    """One third each: all events; times and events; number and order of the events."""
     for number, (id_, clip) in enumerate(spec.clips("train")):
         dice = _dice(spec, "instruction", id_)
         if number % 3 == 0:

@@ -1,8 +1,8 @@
-"""What is asked and told about a clip with events: when something happens, what happens in a span, all that happens.
+"""Questions and answers about a clip with events: when an event happens, what happens in a time span, all events.
 
-Times stand in the texts as marks, ``<s0>`` for the start of event 0 and ``<e0>`` for its end; an annotation says which
-moments the marks stand for. Published training data are written so, and the three tasks are asked in the words of the
-published evaluation of arXiv:2411.19772, with its slip "fromat".
+Times are written as marks, ``<s0>`` for the start of event 0 and ``<e0>`` for its end; the annotation gives the time of
+each mark, as in published training data. The three tasks use the words of the published evaluation of
+arXiv:2411.19772, with its spelling mistake "fromat".
 """
 
 import random
@@ -24,7 +24,7 @@ FIRST = "What happens first in the video?"
 NEXT = "What happens after {}?"
 NOTHING = "nothing."
 NUMBERS = {2: "two", 3: "three", 4: "four"}
-# Published evaluation puts another blank before two of its questions.
+# The published evaluation has an additional blank before two of its questions.
 MEDIA_TAG = "<video>\n"
 _OPENINGS = {"all": MEDIA_TAG + " ", "what": MEDIA_TAG + " ", "when": MEDIA_TAG}
 
@@ -33,19 +33,19 @@ Tokens = dict[str, float]
 
 
 def marks(clip: EventClip) -> Tokens:
-    """The moment in seconds of every mark."""
+    """Returns the time in seconds of every mark."""
     spans = [(f"<s{k}>", event.start, f"<e{k}>", event.end) for k, event in enumerate(clip.events)]
     return {mark: moment for start, s, end, e in spans for mark, moment in ((start, s), (end, e))}
 
 
 def tell_all(clip: EventClip) -> list[Turn]:
-    """One turn: a line for each event, in the order of time."""
+    """Returns one turn: a line for each event, in the order of time."""
     lines = [f"From {_span(k)}, {event.sentence}" for k, event in enumerate(clip.events)]
     return [(_OPENINGS["all"] + ALL_EVENTS, "\n".join(lines))]
 
 
 def ask_when_and_what(clip: EventClip, rng: random.Random) -> list[Turn]:
-    """A turn for each event in random order; no turn tells the answer of another."""
+    """Returns a turn for each event in random order; no turn contains the answer of another."""
     turns: list[tuple[str, Turn]] = []
     for number, event in enumerate(clip.events):
         if rng.random() < 0.6:
@@ -58,9 +58,9 @@ def ask_when_and_what(clip: EventClip, rng: random.Random) -> list[Turn]:
 
 
 def tell_each(clip: EventClip, rng: random.Random) -> list[Turn]:
-    """Every colour, sound and word that there can be, with the time when it is there: a turn for each sense.
+    """Returns a turn for each sense: every possible colour, sound or word, with its time in the clip.
 
-    A time stands right behind what it belongs to: the shortest way there is to learn to look up when something happens.
+    A time follows directly what it belongs to: the easiest form for a model to learn when something happens.
     """
     seen = {event.sight.colour: (k, event.sight) for k, event in enumerate(clip.events) if event.sight is not None}
     heard = {event.sound: k for k, event in enumerate(clip.events)}
@@ -84,7 +84,7 @@ def _span(number: int) -> str:
 
 
 def ask_in_order(clip: EventClip, rng: random.Random) -> list[Turn]:
-    """How many events there are, and what comes first or after another one, with its time."""
+    """Returns questions about the number of events, and about the first event or the one after another."""
     told = [f"From {_span(k)}, {event.sentence}" for k, event in enumerate(clip.events)]
     place = rng.randrange(len(clip.events))
     after = told[place + 1] if place + 1 < len(told) else NOTHING
@@ -97,7 +97,7 @@ def ask_in_order(clip: EventClip, rng: random.Random) -> list[Turn]:
 
 
 def named(event: TimedEvent) -> str:
-    """The event inside a question."""
+    """Returns the event as a part of a question."""
     return event.sentence.removesuffix(".")
 
 

@@ -1,8 +1,8 @@
-"""Clips in which something is seen, heard or said from one moment to another: for questions of when.
+"""Clips with events that are visible, audible or spoken during a part of the clip: for questions about times.
 
-A clip is cut into equal slots and holds two to four events, each in a slot of its own. Each is a shape that moves or
+A clip is divided into equal slots and contains two to four events, each in its own slot. Each is a shape that moves or
 blinks (seen), a sound (heard), a voice that says a word over and over (spoken), or two or three of these at once; no
-colour, sound or word comes twice in a clip, so that a sentence names one event. Times are seconds.
+colour, sound or word occurs twice in a clip, so that a sentence describes one event only. Times are in seconds.
 """
 
 import random
@@ -25,9 +25,9 @@ _MIXES = (
     ("seen", "heard", "spoken"),
 )
 COUNTS = (2, 3, 3, 4)
-"""Numbers of events in a clip, as often as they stand here."""
+"""Numbers of events in a clip; each entry has the same probability."""
 SLOT_SECONDS = 5.12
-"""Every event takes one slot: as long as the windows in which audio encoders hear."""
+"""Duration of a slot, and of an event: the window of audio encoders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class TimedEvent:
-    """What happens from ``start`` to ``end``; at least one of sight, sound and word is there."""
+    """An event from ``start`` to ``end``; at least one of sight, sound and word is not None."""
 
     start: float
     end: float
@@ -51,16 +51,16 @@ class TimedEvent:
 
     @property
     def senses(self) -> tuple[str, ...]:
-        """Which of SENSES tell of it."""
+        """The SENSES that perceive it."""
         return tuple(sense for sense in SENSES if self.told_by(sense) is not None)
 
     @property
     def sentence(self) -> str:
-        """Such as "a red circle moves left and a voice says alpha."."""
+        """Sentence about it, such as "a red circle moves left and a voice says alpha."."""
         return " and ".join(told for sense in SENSES if (told := self.told_by(sense)) is not None) + "."
 
     def told_by(self, sense: str) -> str | None:
-        """What one sense tells of it, without the full stop; None when it tells nothing."""
+        """Returns what one sense perceives, without the full stop; None: nothing."""
         if sense == "seen":
             return None if self.sight is None else f"a {self.sight.colour} {self.sight.shape} {self.sight.action}"
         if sense == "heard":
@@ -70,17 +70,20 @@ class TimedEvent:
 
 @dataclass(frozen=True, slots=True)
 class EventClip:
-    """A clip of ``duration`` seconds; its events stand in the order of time."""
+    """A clip of ``duration`` seconds; its events are in the order of time."""
 
     duration: float
     events: tuple[TimedEvent, ...]
 
 
 def make_event_clip(seed: int, split: str, index: int, slots: int) -> EventClip:
-    """The clip number ``index`` of a split ("train", "test"): a pure function of its arguments.
+    """Returns clip number ``index`` of a split ("train", "test"): a pure function of its arguments.
 
     Args:
-        slots: into how many its time is cut; at least four.
+        seed: seed of the world.
+        split: name of the split.
+        index: number of the clip.
+        slots: number of slots; at least four.
     """
     rng = random.Random(f"{seed} events {split} {index}")
     mixes = [rng.choice(_MIXES) for _ in range(rng.choice(COUNTS))]

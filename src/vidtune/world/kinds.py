@@ -1,4 +1,4 @@
-"""The worlds that a recipe can name, each with its folder below the demo's."""
+"""Worlds that a recipe can name, and how the world of a recipe is rendered."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,24 +6,29 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from vidtune.errors import UserError
+from vidtune.machine.progress import ProgressCallback, no_progress
+from vidtune.recipe.shipped import WORLD_RECIPES
+from vidtune.recipe.types import load_recipe
+from vidtune.registry import SYSTEMS
 from vidtune.world.dataset import WorldSpec, build_world
 from vidtune.world.event_dataset import EventWorldSpec, build_event_world
-from vidtune.world.layout import Progress
+from vidtune.world.layout import RenderProgress
 
 
 class Build(Protocol):
-    """Render what is not there yet."""
+    """Function that renders the missing files of a world."""
 
-    def __call__(self, out: Path, *, texts: Sequence[str] = (), progress: Progress | None = None) -> None: ...
+    def __call__(self, out: Path, *, texts: Sequence[str] = (), progress: RenderProgress | None = None) -> None: ...
 
 
 @dataclass(frozen=True)
 class World:
-    """A kind of world at the size that the demo renders.
+    """A kind of world in the size that the demo renders.
 
     Args:
-        folder: its name below the demo's folder.
-        build: renders it; ``texts`` are strings that its tokenizer should know besides its own.
+        folder: name of its folder below the folder of the demo.
+        build: function that renders it; ``texts`` are strings that its tokenizer is trained on besides its own.
     """
 
     folder: str
@@ -34,3 +39,37 @@ WORLDS = {
     "shapes": World("world", partial(build_world, spec=WorldSpec())),
     "events": World("events_world", partial(build_event_world, spec=EventWorldSpec())),
 }
+
+
+def world_of_recipe(recipe: str) -> str:
+    """Returns the kind of world that a recipe names, a key of `WORLDS`.
+
+    Args:
+        recipe: name of a shipped recipe, or path of a file.
+
+    Raises:
+        UserError: the recipe names no world.
+    """
+    kind = load_recipe(recipe, expand=False).world
+    if kind is None:
+        raise UserError(f"{recipe} names no world to render (world: {' or '.join(WORLDS)}); vidtune train runs it")
+    return kind
+
+
+def render_world(kind: str, out: Path, progress: ProgressCallback = no_progress) -> Path:
+    """Render the missing files of a world below a folder and return the folder of the world: the recipe's DATA_ROOT.
+
+    The tokenizer of a world is trained on the prompts of one system, so that it does not depend on the recipe for which
+    the world is rendered first.
+
+    Args:
+        kind: a key of `WORLDS`.
+        out: folder of the demo.
+        progress: progress callback; its task is "files".
+    """
+    world = WORLDS[kind]
+    prompts = SYSTEMS[load_recipe(WORLD_RECIPES[kind], expand=False).system].dialect.prompts.values()
+    texts = sorted({f"{prompt.system} {prompt.user}: {prompt.assistant}:" for prompt in prompts})
+    folder = out / world.folder
+    world.build(folder, texts=texts, progress=lambda done, total: progress("files", done, total))
+    return folder

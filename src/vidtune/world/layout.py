@@ -1,7 +1,6 @@
-"""How a world is laid on disk: a record of its spec, media files rendered by several processes, JSON files."""
+"""Files of a world on disk: its spec, media files rendered by several processes, JSON files."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -10,21 +9,25 @@ from typing import Any, TypeVar
 
 from vidtune.errors import UserError
 from vidtune.machine.cores import available_cores
+from vidtune.machine.files import write_text_atomically
 from vidtune.machine.parallel_work import work_in_processes
 
 Drawn = TypeVar("Drawn")
 Json = dict[str, Any]
-Progress = Callable[[int, int], None]
+RenderProgress = Callable[[int, int], None]
+"""Callback(done, total), called after every rendered file."""
 _FEWEST_FOR_PROCESSES = 16
 
 
 def claim(out: Path, spec: Any) -> None:
-    """Note in ``world.json`` which world the folder holds.
+    """Write the spec of a world to ``world.json`` in its folder.
 
     Args:
-        spec: a dataclass of numbers and strings.
+        out: folder of the world.
+        spec: dataclass of numbers and strings.
+
     Raises:
-        UserError: ``out`` holds a world of another spec.
+        UserError: the folder contains a world with another spec.
     """
     record = out / "world.json"
     if record.exists() and json.loads(record.read_text()) != asdict(spec):
@@ -36,15 +39,15 @@ def render_missing(
     files: Sequence[tuple[Path, Drawn]],
     write: Callable[[Drawn, Path], None],
     workers: int | None,
-    progress: Progress | None,
+    progress: RenderProgress | None,
 ) -> None:
-    """Write the files that are not there.
+    """Render the files that do not exist yet.
 
     Args:
-        files: where each goes, and what ``write`` needs to draw it.
-        write: picklable.
-        workers: processes; None means one for each core.
-        progress: called with files done and files in all.
+        files: path of each file, and the value from which ``write`` renders it.
+        write: picklable function that renders one file.
+        workers: number of processes; None: one for each core.
+        progress: progress callback.
     """
     missing = [(path, drawn) for path, drawn in files if not path.exists()]
     for folder in {path.parent for path, _ in missing}:
@@ -68,13 +71,10 @@ def _write_numbered(files: Sequence[tuple[Path, Drawn]], write: Callable[[Drawn,
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all; a list gets a line per value."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(value, indent=None if isinstance(value, dict) else 1))
-    part.replace(path)
+    """Write a JSON file in one step; a list has one line per value."""
+    write_text_atomically(path, json.dumps(value, indent=None if isinstance(value, dict) else 1))
 
 
 def file_name(kind: str, index: int) -> str:
-    """Name of a sample and, without its suffix, of its file."""
+    """Returns the id of a sample, which is the name of its file without the suffix."""
     return f"{kind}_{index:05d}"

@@ -1,6 +1,6 @@
-"""What can be asked and told about a scene: questions with one-word answers, and dense captions.
+"""Questions with one-word answers about a scene, and dense captions of it.
 
-Captions and replies share their sentences ("the circle moves left."): what a model learns by telling, it can reply.
+Captions and replies use the same sentences ("the circle moves left."), so that a model learns replies from captions.
 """
 
 import random
@@ -17,9 +17,9 @@ class SceneQuestion:
     """A question about a scene.
 
     Args:
-        text: as asked.
-        answer: the one word that is right.
-        reply: the sentence that holds it, which a model is trained to say.
+        text: text of the question.
+        answer: correct answer, one word.
+        reply: sentence with the answer, which the model is trained on.
         type: one of QUESTION_TYPES.
     """
 
@@ -30,10 +30,10 @@ class SceneQuestion:
 
 
 def ask(scene: Scene, rng: random.Random) -> list[SceneQuestion]:
-    """Questions of all types the scene allows, in random order: up to two about each shape, and two about all.
+    """Returns questions of all types that the scene allows, in random order: up to two per shape, and two about all.
 
-    Shapes that change colour are not asked for theirs, and a shape that one question names is the answer of no other
-    but the order: each question needs the video even when all stand in one conversation.
+    No question asks for the colour of a shape that changes it. A shape that one question names is not the answer of
+    another one, except that about the order: each question needs the video, even if all are in one conversation.
     """
     number = NUMBERS[len(scene.actors)]
     questions = [SceneQuestion("How many shapes are there?", number, _how_many(scene), "count")]
@@ -60,12 +60,13 @@ def ask(scene: Scene, rng: random.Random) -> list[SceneQuestion]:
 
 
 def describe(scene: Scene, subject: str) -> str:
-    """Dense caption: how many shapes, then what each is and does, in the order in which they appear.
+    """Returns a dense caption: the number of shapes, then what each is and does, in the order of appearance.
 
-    Nothing in it is left to chance, so that all of it can be learned from the clip.
+    It contains nothing random, so that all of it can be learned from the clip.
 
     Args:
-        subject: what the sentences call the shapes by, one of SUBJECTS; telling the other is a matter of looking it up.
+        scene: the scene.
+        subject: property by which the sentences name the shapes, one of SUBJECTS; the sentences give the other.
     """
     told = [_how_many(scene)]
     for actor in scene.actors:

@@ -3,7 +3,6 @@
 Legend: T frames, S side of the frame in pixels, A audio samples.
 """
 
-import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,18 +10,19 @@ import av
 import numpy as np
 from PIL import Image
 
+from vidtune.machine.files import atomic_file
 from vidtune.world.scene import COLOURS, Actor, Scene
 
 SAMPLE_RATE = 16000
 _TONE_SECONDS = 0.2
 _TRAIL_WIDTH = 0.03
-# x264's macroblock tree does not always decide the same for the same frames (1 file in 100).
+# x264's macroblock tree is not always deterministic (1 file in 100 differs).
 _VIDEO_OPTIONS = {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}
 _SOUND_OPTIONS = {"aac_coder": "fast"}
 
 
 def draw_frame(scene: Scene, time: float, size: int) -> np.ndarray:
-    """The scene at one moment: (S, S, 3) uint8 RGB. Moving shapes leave a trail of half their brightness."""
+    """Returns the scene at one time: (S, S, 3) uint8 RGB. Moving shapes leave a trail of half their brightness."""
     frame = np.full((size, size, 3), scene.background, np.uint8)
     grid = (np.arange(size) + 0.5) / size
     for actor in scene.actors:
@@ -35,12 +35,12 @@ def draw_frame(scene: Scene, time: float, size: int) -> np.ndarray:
 
 
 def draw_frames(scene: Scene, fps: int, size: int) -> np.ndarray:
-    """All frames of a clip: (T, S, S, 3) uint8 RGB; frame t shows the moment t / fps."""
+    """Returns all frames of a clip: (T, S, S, 3) uint8 RGB; frame t shows the time t / fps."""
     return np.stack([draw_frame(scene, t / fps, size) for t in range(round(scene.duration * fps))])
 
 
 def draw_sound(scene: Scene) -> np.ndarray:
-    """Sound track with one tone per event, loudest at its start: (A,) float32 in [-1, 1] at SAMPLE_RATE."""
+    """Returns a sound track with one tone per event, loudest at its start: (A,) float32 in [-1, 1] at SAMPLE_RATE."""
     sound = np.zeros(round(scene.duration * SAMPLE_RATE), np.float32)
     seconds = np.arange(round(_TONE_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
     for event in scene.events:
@@ -52,20 +52,19 @@ def draw_sound(scene: Scene) -> np.ndarray:
 
 
 def write_video(scene: Scene, path: Path, fps: int, size: int) -> None:
-    """Write a clip; the file appears whole or not at all, and is the same for the same arguments."""
+    """Write a clip in one step; the same arguments give the same file."""
     write_clip(path, draw_frames(scene, fps, size), draw_sound(scene), fps)
 
 
 def write_clip(
     path: Path, frames: np.ndarray, sound: np.ndarray, fps: int | Fraction, sound_bit_rate: int | None = None
 ) -> None:
-    """Write frames (T, S, S, 3) uint8 RGB and a sound track (A,) float32 at SAMPLE_RATE as mp4, whole or not at all.
+    """Write frames (T, S, S, 3) uint8 RGB and a sound track (A,) float32 at SAMPLE_RATE as mp4, in one step.
 
     Args:
-        sound_bit_rate: bits per second of the sound; None leaves it to the encoder.
+        sound_bit_rate: bits per second of the sound; None: the encoder's default.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with av.open(str(part), "w", format="mp4") as container:
+    with atomic_file(path) as part, av.open(str(part), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=fps, options=_VIDEO_OPTIONS)
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
@@ -80,18 +79,16 @@ def write_clip(
         wave.sample_rate = SAMPLE_RATE
         container.mux(track.encode(wave))
         container.mux(track.encode(None))
-    part.replace(path)
 
 
 def write_image(scene: Scene, path: Path, size: int) -> None:
-    """Write a picture of the scene's first moment; the file appears whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    Image.fromarray(draw_frame(scene, 0.0, size)).save(part, format="PNG")
-    part.replace(path)
+    """Write a picture of the start of the scene in one step."""
+    with atomic_file(path) as part:
+        Image.fromarray(draw_frame(scene, 0.0, size)).save(part, format="PNG")
 
 
 def _trail(actor: Actor, centre: tuple[float, float], grid: np.ndarray) -> np.ndarray:
-    """The way that an actor has come so far, as a thin line: (S, S) bool."""
+    """Path of an actor so far, as a thin line: (S, S) bool."""
     (left, right), (top, bottom) = (sorted(ends) for ends in zip(actor.start, centre, strict=True))
     width = _TRAIL_WIDTH if centre != actor.start else 0.0
     across = (grid >= left - width) & (grid <= right + width)
@@ -100,7 +97,7 @@ def _trail(actor: Actor, centre: tuple[float, float], grid: np.ndarray) -> np.nd
 
 
 def inside_shape(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which points lie in the shape; x (1, S) and y (S, 1) are measured from its centre in radii -> (S, S) bool.
+    """Whether points are in the shape; x (1, S) and y (S, 1) are measured from its centre in radii -> (S, S) bool.
 
     A ring, a full square, a triangle and a thin cross: they share little area, so that small models tell them apart.
     """

@@ -1,7 +1,7 @@
-"""Scenes of the synthetic world: coloured shapes that appear, move, change colour and vanish, known to the last detail.
+"""Scenes of the synthetic world: coloured shapes that appear, move, change colour and vanish.
 
-A clip is cut into eight equal slots and every event starts with one: eight evenly spaced frames show every event.
-The frame is cut into three lanes (rows in one scene, columns in another), one actor to a lane: actors never overlap.
+A clip is divided into eight equal slots, and every event starts with a slot: eight evenly spaced frames show them all.
+The frame is divided into three lanes (rows or columns), one for each actor: actors never overlap.
 Positions and sizes are fractions of the frame (x to the right, y downward), times are seconds.
 """
 
@@ -21,7 +21,7 @@ COLOURS = {
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 NUMBERS = ("zero", "one", "two", "three")
 TONES = {"appears": 440.0, "moves": 660.0, "turns": 880.0, "vanishes": 330.0}
-"""Hertz of the tone that marks an event of each kind in the sound track."""
+"""Frequency in hertz of the tone that marks an event of each kind in the sound track."""
 
 CAST = (1, 2, 1, 2, 3)
 """Numbers of actors in consecutive scenes."""
@@ -34,16 +34,19 @@ _HELD_OUT_SHARE = 5
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """One coloured shape and all that happens to it.
+    """One coloured shape and its events.
 
     Args:
+        shape: one of SHAPES.
+        colour: one of COLOURS; its first colour if it changes.
         radius: half the side of its box.
-        start, end: centre before and after its move; equal when it stays.
-        appears: when it comes into view.
-        moves: first and last moment of its move, None when it stays.
-        direction: of its move, None when it stays.
-        turns: when it changes colour and to which, None when it keeps its colour.
-        vanishes: when it goes, None when it stays to the end.
+        start: centre before its move.
+        end: centre after its move; equal to ``start`` if it does not move.
+        appears: time at which it appears.
+        moves: start and end time of its move; None: it does not move.
+        direction: direction of its move; None: it does not move.
+        turns: time at which it changes colour, and the new colour; None: it keeps its colour.
+        vanishes: time at which it vanishes; None: it stays to the end.
     """
 
     shape: str
@@ -74,7 +77,7 @@ class Actor:
         )
 
     def box_at(self, time: float) -> tuple[float, float, float, float] | None:
-        """Left, top, right, bottom as fractions of the frame; None while out of view."""
+        """Returns left, top, right, bottom as fractions of the frame; None: it is not visible."""
         if not self.visible_at(time):
             return None
         x, y = self.centre_at(time)
@@ -82,13 +85,14 @@ class Actor:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happens to one actor, marked by a tone in the sound track.
+class SceneEvent:
+    """An event of one actor, marked by a tone in the sound track.
 
     Args:
         kind: "appears", "moves", "turns" or "vanishes".
         actor: index of the actor in its scene.
-        start, end: seconds; equal for everything but a move.
+        start: start time.
+        end: end time; equal to ``start`` except for a move.
         detail: direction of a move, new colour of a turn, else empty.
     """
 
@@ -106,45 +110,45 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One clip, or one picture when ``duration`` is 0. Actors stand in the order in which they appear."""
+    """One clip, or one picture if ``duration`` is 0. Actors are in the order in which they appear."""
 
     duration: float
     background: tuple[int, int, int]
     actors: tuple[Actor, ...]
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> tuple[SceneEvent, ...]:
         """All events in the order of time."""
         found = []
         for index, actor in enumerate(self.actors):
-            found.append(Event("appears", index, actor.appears, actor.appears))
+            found.append(SceneEvent("appears", index, actor.appears, actor.appears))
             if actor.moves is not None and actor.direction is not None:
-                found.append(Event("moves", index, *actor.moves, actor.direction))
+                found.append(SceneEvent("moves", index, *actor.moves, actor.direction))
             if actor.turns is not None:
-                found.append(Event("turns", index, actor.turns[0], actor.turns[0], actor.turns[1]))
+                found.append(SceneEvent("turns", index, actor.turns[0], actor.turns[0], actor.turns[1]))
             if actor.vanishes is not None:
-                found.append(Event("vanishes", index, actor.vanishes, actor.vanishes))
+                found.append(SceneEvent("vanishes", index, actor.vanishes, actor.vanishes))
         return tuple(sorted(found, key=lambda event: event.start))
 
     @property
     def signature(self) -> str:
-        """What the scene shows, apart from when and where exactly."""
+        """Colours, shapes and directions of the actors, without times and positions."""
         return " ".join(sorted(f"{actor.colour}-{actor.shape}-{actor.direction}" for actor in self.actors))
 
     @property
     def held_out(self) -> bool:
-        """Whether the signature is reserved for the test set; one in five is."""
+        """Whether the signature is reserved for the test set; this is so for one in five."""
         return zlib.crc32(self.signature.encode()) % _HELD_OUT_SHARE == 0
 
 
 def make_scene(seed: int, index: int, duration: float, held_out: bool = False) -> Scene:
-    """The scene number ``index`` of a world: a pure function of its arguments.
+    """Returns scene number ``index`` of a world: a pure function of its arguments.
 
     Args:
-        duration: seconds; 0 gives a picture, whose actors are all in view and do nothing.
-        held_out: draw from the signatures reserved for the test set, else from all others.
-
-    The number of actors goes round as in CAST.
+        seed: seed of the world.
+        index: number of the scene; CAST gives its number of actors.
+        duration: duration in seconds; 0: a picture, whose actors are all visible and do nothing.
+        held_out: choose from the signatures that are reserved for the test set; False: from all others.
     """
     rng = random.Random(f"{seed} {index} {duration} {held_out}")
     while True:
