@@ -1,4 +1,6 @@
-"""Packing: several examples in one sequence, without padding.
+"""Examples and batches: tokenised samples, and their packs, in which several examples share one sequence.
+
+Which examples form a pack is decided in :mod:`vidtune.planning`; here they are joined, without padding.
 
 Legend: S examples, L tokens of the whole pack, n media items of a stream.
 """
@@ -16,17 +18,17 @@ from vidtune.media.feature_file import is_feature_file
 from vidtune.media.preprocessing.kinds import Preprocessing
 
 IGNORED = -100
-"""Label of a token that is not supervised; the value torch's cross-entropy skips by default."""
+"""Label of a token that is not supervised; cross-entropy of torch skips it by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class MediaSlot:
-    """A media item whose tokens stand in an example.
+    """A media item with tokens in an example.
 
     Args:
         ref: the file.
-        num_tokens: how many of its tokens stand in the ids, counted from its first; at least 1.
-        seed: seed of random preprocessing; None means none is random.
+        num_tokens: number of its tokens in the ids, counted from its first token; at least 1.
+        seed: seed of random preprocessing; None means that preprocessing is not random.
     """
 
     ref: MediaRef
@@ -35,11 +37,12 @@ class MediaSlot:
 
     @property
     def stream(self) -> str:
+        """Name of the stream that reads the file."""
         return self.ref.stream
 
     @property
     def encoded(self) -> bool:
-        """Whether the file holds what the stream's tower gives, so that the tower has nothing to do."""
+        """Whether the file contains tower features, so that the tower is not run."""
         return is_feature_file(self.ref.path)
 
 
@@ -51,8 +54,8 @@ class Example:
         id: the sample's id.
         input_ids: (L,) int64; media tokens are their stream's placeholder id, already expanded.
         labels: (L,) int64, -100 where not supervised; aligned with `input_ids` (the model shifts).
-        media: the media whose tokens stand in `input_ids`, in that order.
-        masked: why no token is supervised, or None if some are (or none was meant to be).
+        media: the media with tokens in `input_ids`, in that order.
+        masked: reason why no token is supervised; None if some are, or if none should be.
         truncated: whether tokens were cut off.
     """
 
@@ -68,23 +71,26 @@ class Example:
 
     @property
     def num_supervised(self) -> int:
-        """Number of tokens the loss sums over; the first token of an example never counts."""
+        """Number of tokens that the loss sums over; the first token of an example never counts."""
         return int(np.count_nonzero(self.labels[1:] != IGNORED))
 
 
 @dataclass(frozen=True, slots=True)
 class StreamBatch:
-    """The media of one stream, in the order in which their tokens stand in the ids.
+    """The media of one stream, in the order of their tokens in the ids.
 
     Args:
-        values: (n, *shape) float or uint8 as preprocessing gave them, or a list of tensors when their shapes differ.
-        encoded: for each item, whether its values are the tower's features already, (tokens, width); None: none are.
-        num_tokens: for each item, how many of its tokens stand in the ids, counted from its first.
-        teacher: for each item, the features that distillation aligns it with, (frames, patches, width); None: none.
-        teacher_values: for each item, what a teacher is to look at to tell them, as `values`; None: nothing.
-        keys: for each item, the name under which the tower's features are stored when they are computed; None: they
-            are not.
-        taught, teacher_keys: the same as `encoded` and `keys`, of the teacher.
+        values: (n, *shape) float or uint8 as preprocessing returned them, or a list of tensors if their shapes differ.
+        num_tokens: for each item, the number of its tokens in the ids, counted from its first token.
+        teacher: for each item, the features that distillation aligns it with, (frames, patches, width); None without
+            distillation.
+        teacher_values: for each item, the input of the teacher that computes these features, as `values`; None if there
+            is no teacher to run.
+        encoded: for each item, whether its values are already tower features, (tokens, width); None if no item is
+            encoded.
+        keys: for each item, the key under which the tower features are stored after they were computed; None if they
+            are not stored.
+        taught, teacher_keys: as `encoded` and `keys`, for the teacher.
     """
 
     values: torch.Tensor | list[torch.Tensor]
@@ -100,21 +106,21 @@ class StreamBatch:
         return len(self.num_tokens)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "StreamBatch":
-        """Move; `dtype` None keeps it."""
+        """Move to a device; `dtype` None keeps the dtype."""
 
         return self.map(lambda tensor: tensor.to(device=device, dtype=dtype, non_blocking=True))
 
     def to_float(self, preprocessing: Preprocessing) -> "StreamBatch":
-        """What tower and teacher take; grey levels, which are uint8, are normalised where they lie."""
+        """Values as tower and teacher take them; uint8 grey levels are normalised on their device."""
         return self.map(preprocessing.to_float)
 
     def tensors(self) -> list[torch.Tensor]:
-        """Every tensor, the teacher's as well."""
+        """All tensors, including those of the teacher."""
         values = self.values if isinstance(self.values, list) else [self.values]
         return [*values, *(self.teacher or ()), *(self.teacher_values or ())]
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "StreamBatch":
-        """The same items with every tensor changed."""
+        """The same items with ``change`` applied to every tensor."""
 
         def each(tensors: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
             return None if tensors is None else [change(tensor) for tensor in tensors]
@@ -123,7 +129,7 @@ class StreamBatch:
         return replace(self, values=values, teacher=each(self.teacher), teacher_values=each(self.teacher_values))
 
     def select(self, places: Sequence[int]) -> "StreamBatch":
-        """Some of the items, in the order of ``places``."""
+        """The items with these indices, in this order."""
 
         def each(values: list[Any] | None) -> list[Any] | None:
             return None if values is None else [values[place] for place in places]
@@ -141,10 +147,10 @@ class StreamBatch:
 
     @classmethod
     def stack(cls, arrays: Sequence["Array"], num_tokens: Sequence[int], encoded: Sequence[bool] = ()) -> "StreamBatch":
-        """Stack where all shapes agree, else keep a list.
+        """A batch of arrays, stacked if all shapes are equal, else as a list.
 
         Args:
-            encoded: see :attr:`encoded`; nothing: no item is.
+            encoded: see :attr:`encoded`; empty: no item is encoded.
         """
         tensors = [torch.as_tensor(array) for array in arrays]
         same = len({tensor.shape for tensor in tensors}) == 1
@@ -153,7 +159,7 @@ class StreamBatch:
 
     @classmethod
     def of(cls, items: Sequence["LoadedItem"], num_tokens: Sequence[int]) -> "StreamBatch":
-        """Items as they were loaded; values are stacked where all shapes agree, what the teacher sees stays a list."""
+        """A batch of loaded items; values are stacked if all shapes are equal, those of the teacher stay a list."""
         keys, teacher_keys = [item.key for item in items], [item.teacher_key for item in items]
         taught = [item.taught for item in items]
         seen = [torch.as_tensor(item.teacher_values) for item in items if item.teacher_values is not None]
@@ -168,7 +174,7 @@ class StreamBatch:
 
 @dataclass(frozen=True, slots=True)
 class LoadedItem:
-    """A media item on its way into a batch; one value of each list of a :class:`StreamBatch`."""
+    """A loaded media item: one entry of each list of a :class:`StreamBatch`."""
 
     values: "Array"
     encoded: bool = False
@@ -180,15 +186,16 @@ class LoadedItem:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One pack: what one forward takes.
+    """One pack: the input of one forward pass.
 
     Args:
         input_ids: (1, L) int64.
         position_ids: (1, L) int64, from 0 in every example.
         labels: (1, L) int64; the first label of every example is -100, so shifting never crosses examples.
-        cu_seqlens: S + 1 numbers: where examples begin, and L. Python numbers, so that nothing waits for a device.
-        ids: the sample ids.
-        media: per stream present, its media.
+        cu_seqlens: S + 1 numbers: the positions where examples begin, and L. Python numbers, so that reading them does
+            not wait for a device.
+        ids: ids of the samples.
+        media: stream -> its media; streams without media are left out.
     """
 
     input_ids: torch.Tensor
@@ -204,21 +211,21 @@ class Batch:
 
     @property
     def num_supervised(self) -> int:
-        """Number of tokens the loss sums over. Reads the labels: call it before moving to a device."""
+        """Number of tokens that the loss sums over. It reads the labels, so call it before moving to a device."""
         return int((self.labels != IGNORED).sum())
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
-        """Move everything; `dtype` is for the media values only, None keeps theirs."""
+        """Move all tensors; `dtype` applies to the values of media only, None keeps their dtype."""
         moved = self.map(lambda tensor: tensor.to(device, non_blocking=True))
         return replace(moved, media={stream: batch.to(device, dtype) for stream, batch in moved.media.items()})
 
     def to_float(self, preprocessing: Mapping[str, Preprocessing]) -> "Batch":
-        """Media as the towers take them; grey levels are normalised where they lie."""
+        """The same pack with media as the towers take them; uint8 grey levels are normalised on their device."""
         media = {stream: batch.to_float(preprocessing[stream]) for stream, batch in self.media.items()}
         return replace(self, media=media)
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        """The same pack with every tensor changed."""
+        """The same pack with ``change`` applied to every tensor."""
         return replace(
             self,
             input_ids=change(self.input_ids),
@@ -229,11 +236,11 @@ class Batch:
 
     @property
     def nbytes(self) -> int:
-        """Memory of all tensors."""
+        """Number of bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors())
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        """Every tensor of the pack."""
+        """All tensors of the pack."""
         yield from (self.input_ids, self.position_ids, self.labels)
         for batch in self.media.values():
             yield from batch.tensors()
@@ -243,14 +250,14 @@ Array = np.ndarray | torch.Tensor
 
 
 def pack(examples: Sequence[Example], media: Sequence[Sequence[Array | LoadedItem]]) -> Batch:
-    """Join examples into one sequence.
+    """Join examples and their media into one pack.
 
     Args:
-        examples: at least one, none empty.
-        media: for each example, one array for each of `example.media`: preprocessed, or features where the file holds
-            those; or the item with all that belongs to it.
+        examples: at least one; no example may be empty.
+        media: for each example, one array for each of `example.media`: preprocessed values, or the features of a
+            feature file; or a :class:`LoadedItem`.
     Raises:
-        ValueError: no examples, or files and arrays differ in number; names the sample.
+        ValueError: there are no examples, or the numbers of files and arrays differ; names the sample.
     """
     if len(media) != len(examples):
         raise ValueError(f"{len(examples)} examples but media for {len(media)}")
@@ -266,10 +273,10 @@ def pack(examples: Sequence[Example], media: Sequence[Sequence[Array | LoadedIte
 
 
 def join(examples: Sequence[Example], media: dict[str, StreamBatch]) -> Batch:
-    """Examples in one sequence, with the media whose tokens stand in it.
+    """Join examples into one pack, with the media of each stream already as batches.
 
     Raises:
-        ValueError: no examples.
+        ValueError: there are no examples.
     """
     if not examples:
         raise ValueError("a pack needs at least one example")

@@ -1,4 +1,4 @@
-"""How a system speaks: its prompt formats, how it writes moments, which streams accompany which, limits."""
+"""Dialect of a system: its prompt formats, how it writes moments, which streams read the same file, limits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,16 +8,16 @@ from vidtune.processing.prompts import PromptFormat
 
 @dataclass(frozen=True)
 class Dialect:
-    """What processing needs to know of a system.
+    """The part of a system that processing needs.
 
     Args:
         prompts: prompt formats by name.
-        training_prompt: name of the format used in training unless a recipe names another one.
-        answering_prompt: name of the format used in answering unless a protocol names another one.
+        training_prompt: name of the prompt format for training; a recipe may name another one.
+        answering_prompt: name of the prompt format for answering; a protocol may name another one.
         max_media: stream -> largest number of files in one sample; streams that are not named have no limit.
-        companions: stream -> streams that read the same file: wherever the stream's tag stands in a prompt, its tokens
-            are followed by those of its companions that the file has.
-        times: name of the rule by which moments are written in texts, see :mod:`vidtune.processing.times`; None: the
+        companions: stream -> streams that read the same file. In a prompt, the tokens of the stream are followed by the
+            tokens of its companions, if the file has something for them.
+        times: name of the rule by which moments are written in texts, see :mod:`vidtune.processing.times`; None if the
             system writes no moments.
     """
 

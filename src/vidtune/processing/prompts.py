@@ -1,11 +1,11 @@
-"""Prompt formats: turns of a conversation -> the prompt string, in pieces that are either supervised or not.
+"""Prompt formats: turns of a conversation -> prompt string, in pieces that are either supervised or not.
 
 A format is a record of strings. The first three styles are those of haotian-liu/LLaVA (`llava/conversation.py`); the
 last one writes chat templates of language models, such as ChatML:
 
-``two``     ``{system} USER: question ASSISTANT: answer</s>USER: ...``: another separator after each role
+``two``     ``{system} USER: question ASSISTANT: answer</s>USER: ...``: each role has its own separator
 ``single``  ``{system}###Human: question###Assistant: answer###``: the same separator after every turn
-``plain``   ``<image>caption\\n``: no roles; the user turn shrinks to its one media tag
+``plain``   ``<image>caption\\n``: no roles; the user turn is only its one media tag
 ``framed``  ``{system}<|im_start|>user\\nquestion<|im_end|>\\n<|im_start|>assistant\\nanswer<|im_end|>\\n``: every turn
             is the prefix of its role, the text and the suffix of its role
 """
@@ -25,7 +25,7 @@ from vidtune.data.sample import Turn
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of the prompt string. The pieces of a prompt, joined, are the prompt."""
+    """A part of the prompt string. The joined pieces are the prompt."""
 
     text: str
     supervised: bool
@@ -36,24 +36,24 @@ class PromptFormat:
     """How a conversation is written for the language model.
 
     Args:
-        name: the name under which a system lists it.
-        system: the line before the first turn; its separator is the one after user turns. Style ``framed``: everything
-            that stands before the first turn.
+        name: name of the format in its system.
+        system: the line before the first turn, followed by the separator of user turns. Style ``framed``: the whole
+            text before the first turn.
         user, assistant: role names, without the colon. Style ``framed``: the prefix of a turn.
-        separators: what stands after a user turn, and after an assistant turn. The latter is supervised.
+        separators: text after a user turn, and text after an assistant turn. The latter is supervised.
         style: see the top of this file.
-        stop: generation ends when the answer ends with one of these strings (besides the tokenizer's end token).
-        bos: whether the tokenizer's beginning-of-sequence token, if it has one, stands first.
-        only_streams: the only streams whose media this format can carry; None means all.
-        media_separator: what stands between the media tags and a question that brings no tags of its own.
-        tags_to_front: streams whose tag, where a user turn ends with it, is moved before the turn's text, separated by
+        stop: generation ends when the answer ends with one of these strings, or with the end token of the tokenizer.
+        bos: whether the prompt begins with the beginning-of-sequence token of the tokenizer, if there is one.
+        only_streams: streams whose media this format can contain; None means all.
+        media_separator: text between the media tags and a question without tags.
+        tags_to_front: streams whose tag at the end of a user turn is moved before the text of the turn, followed by
             `media_separator`.
-        after_answer: style ``framed``: what stands after the separator of an assistant turn; not supervised.
-        tag_separator: what stands between the tag and the caption in the style ``plain``; not supervised.
-        cut: style ``two``: where a prompt of one question and its answer may be cut when it is too long, in front of
-            every match of this pattern; one of several questions is then cut in front of every separator after an
-            answer. Style ``framed``: a prompt that is too long ends after an answer, or in front of a match of this
-            pattern in an answer. None: prompts are cut at any token.
+        after_answer: style ``framed``: text after the separator of an assistant turn; not supervised.
+        tag_separator: style ``plain``: text between the tag and the caption; not supervised.
+        cut: pattern of the places at which a prompt that is too long may be cut; None: prompts are cut at any token.
+            Style ``two``: a prompt of one question and its answer is cut before a match of this pattern; a prompt of
+            several questions before a separator after an answer. Style ``framed``: the prompt ends after an answer, or
+            before a match of this pattern in an answer.
     """
 
     name: str
@@ -74,16 +74,16 @@ class PromptFormat:
     def render(self, turns: Sequence[Turn], open_answer: bool = False) -> list[Piece]:
         """Write the turns as a prompt.
 
-        Supervised are the answers, each with the space before it and the separator after it.
-        An assistant turn at the very start is dropped: the formats begin with the user.
-        An empty turn is written as the bare role, without separator (style ``framed``: as any other turn);
-        `ambiguity` tells of it.
+        The answers are supervised, each with the space before it and the separator after it. An assistant turn at the
+        start is dropped, because the formats begin with the user. An empty turn is written as the role alone, without
+        separator (style ``framed``: as any other turn); `ambiguity` reports it.
 
         Args:
-            turns: alternating, user first.
-            open_answer: end with the assistant's role, ready for the model to go on. The last turn is then a user turn.
+            turns: user and assistant in alternation, user first.
+            open_answer: end with the role of the assistant, so that the model continues. The last turn must then be a
+                user turn.
         Raises:
-            SampleProblem: turns do not alternate, or are not what a plain format needs.
+            SampleProblem: turns do not alternate, or do not fit the style ``plain``.
         """
         turns = without_leading_answer(turns)
         for number, turn in enumerate(turns):
@@ -130,7 +130,7 @@ class PromptFormat:
         return pieces
 
     def _arranged(self, text: str) -> str:
-        """The text of a user turn with its media tag where the format wants it."""
+        """Text of a user turn with its media tag at the position that the format requires."""
         for stream in self.tags_to_front:
             rest = text.removesuffix(f"<{stream}>")
             if rest.strip() and rest != text:
@@ -151,12 +151,12 @@ class PromptFormat:
         return pieces
 
     def ambiguity(self, turns: Sequence[Turn]) -> str | None:
-        """Why the answers cannot be told from the questions in the prompt string; None if they can.
+        """Reason why answers and questions cannot be told apart in the prompt string; None if they can.
 
         Published training code finds the answers by searching the string for role and separator, and masks the whole
-        sample when the search does not come out even (`preprocess_v1` of haotian-liu/LLaVA). The same samples are
-        masked here, with the reason. The style ``framed`` knows where its answers are, but a prefix or suffix inside a
-        turn would be read as the border of a turn by the language model: the reasons are the same.
+        sample if their numbers do not match (`preprocess_v1` of haotian-liu/LLaVA). The same samples are masked here,
+        and the reason is reported. In the style ``framed`` the positions of the answers are known, but the language
+        model would take a prefix or suffix inside a turn for the border of a turn, so the reasons are the same.
         """
         if self.style == "plain":
             return None
@@ -178,17 +178,17 @@ class PromptFormat:
         return None
 
     def _turn_ends(self) -> list[str]:
-        """Strings that end a turn and therefore may not stand in one."""
+        """Strings that end a turn; the text of a turn must not contain them."""
         if self.style != "framed":
             return [self.separators[1]]
         return [end.strip() for end in self.separators if end.strip()]
 
     def ambiguity_of(self, prompt: str, turns: Sequence[Turn]) -> str | None:
-        """Why the answers cannot be told from the questions in a prompt that `shortened` returned; None if they can.
+        """Reason why answers and questions cannot be told apart in a prompt of `shortened`; None if they can.
 
         Args:
-            prompt: style ``two``: this string decides.
-            turns: style ``framed``: the conversation that was shortened decides.
+            prompt: the shortened prompt, which is checked in the style ``two``.
+            turns: the conversation that was shortened, which is checked in the style ``framed``.
         """
         if self.style == "framed":
             return self.ambiguity(turns)
@@ -199,19 +199,20 @@ class PromptFormat:
     def shortened(
         self, text: str, supervised: np.ndarray, turns: int, fits: Callable[[str], bool]
     ) -> tuple[str, np.ndarray]:
-        """A prompt that is too long without its last pieces, as few of them as possible; the first piece always stays.
+        """Remove as few of the last pieces of a prompt as needed until it fits; the first piece is always kept.
 
-        Style ``two``: the pieces that are left are joined by a space and closed by the separator after an answer, as
-        published code does it (`preprocess_v1` of github.com/huangb23/VTimeLLM): the space before a separator is then
+        Style ``two``: the kept pieces are joined by a space and followed by the separator after an answer, as in
+        published code (`preprocess_v1` of github.com/huangb23/VTimeLLM); the space before a separator is then
         supervised. Style ``framed``: see `_shortened_framed`.
 
         Args:
-            text: of the whole prompt.
+            text: text of the whole prompt.
             supervised: (characters,) bool.
-            turns: of the conversation, a first one of the assistant too: two of them are one question.
-            fits: whether a text is short enough; longer ones are not when shorter ones are not.
+            turns: number of turns of the conversation, including an assistant turn at the start; two turns are one
+                question.
+            fits: whether a text is short enough; if a text does not fit, no longer text fits.
         Returns:
-            the shorter text, and which of its characters are supervised; both as given where there is one piece only.
+            The shorter text, and which of its characters are supervised; both unchanged if there is only one piece.
         """
         assert self.cut is not None
         if self.style == "framed":
@@ -228,7 +229,7 @@ class PromptFormat:
 
         dropped = bisect_right(range(1, len(spans) - 1), False, key=lambda number: fits(without_last(number))) + 1
         kept = spans[:-dropped]
-        # A space counts as what follows it does, the closing separator as what it follows.
+        # A space is supervised if the next character is; the closing separator if the character before it is.
         flags = [flag for begin, end in kept for flag in (supervised[begin : begin + 1], supervised[begin:end])]
         closing = np.full(len(separator), supervised[kept[-1][1] - 1])
         return without_last(dropped), np.concatenate([*flags[1:], closing])
@@ -236,15 +237,15 @@ class PromptFormat:
     def _shortened_framed(
         self, text: str, supervised: np.ndarray, fits: Callable[[str], bool]
     ) -> tuple[str, np.ndarray]:
-        """The longest prompt of the style ``framed`` that fits, or the shortest one there is; see `shortened`.
+        """The longest prompt of the style ``framed`` that fits, or the shortest possible one; see `shortened`.
 
-        It ends after an answer, or inside one: in front of a match of `cut`, without the white space before the match,
-        closed by the separator after an answer. What stands before its end is not changed.
+        It ends after an answer, or inside an answer before a match of `cut`, without the white space before the match,
+        and with the separator after an answer. The text before its end is not changed.
         """
         assert self.cut is not None
         separator = self.separators[1]
         borders = np.flatnonzero(np.diff(supervised.astype(np.int8), prepend=0, append=0))
-        ends: list[int] = []  # of the text in front of the closing separator
+        ends: list[int] = []  # ends of the text before the closing separator
         for begin, end in borders.reshape(-1, 2).tolist():
             answer = text[begin : end - len(separator)]
             kept = [len(answer[: match.start()].rstrip()) for match in re.finditer(self.cut, answer)]
@@ -257,12 +258,12 @@ class PromptFormat:
 
 
 def _stripped(text: str, begin: int, end: int) -> tuple[int, int]:
-    """The span of a stretch of text without the white space around it."""
+    """The span of a part of the text without the white space around it."""
     part = text[begin:end]
     stop = begin + len(part.rstrip())
     return min(end - len(part.lstrip()), stop), stop
 
 
 def without_leading_answer(turns: Sequence[Turn]) -> Sequence[Turn]:
-    """The turns from the first one on, or from the second when the first is the assistant's."""
+    """The turns, without the first one if it is an assistant turn."""
     return turns[1:] if turns and turns[0].role == "assistant" else turns

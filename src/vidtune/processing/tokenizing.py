@@ -1,9 +1,9 @@
-"""Tokenising a prompt around its media: text chunk by chunk, labels from token offsets, placeholders expanded.
+"""Tokenising of prompts: text is tokenised between media tags, labels follow token offsets, placeholders are expanded.
 
 Published systems split the prompt at its media tags and tokenise each chunk on its own, with the sentencepiece
-tokenizer of transformers 4.31 (`tokenizer_image_token` of haotian-liu/LLaVA): every chunk, and every stretch after a
-special token, starts with sentencepiece's dummy prefix. transformers 5 has no such tokenizer any more; `ChunkTokenizer`
-gives the same ids with the tokenizers library.
+tokenizer of transformers 4.31 (`tokenizer_image_token` of haotian-liu/LLaVA). Every chunk, and every text after a
+special token, starts with the dummy prefix of sentencepiece. transformers 5 no longer has this tokenizer;
+`ChunkTokenizer` computes the same ids with the tokenizers library.
 
 Legend: L tokens.
 """
@@ -26,26 +26,26 @@ from vidtune.processing.batch import IGNORED
 from vidtune.processing.prompts import PromptFormat
 
 UNDERLINE = "▁"
-"""What sentencepiece writes for a space."""
+"""Character that sentencepiece writes for a space."""
 NO_OWNER = -1
-"""In place of the number of a media item: text."""
+"""Owner of a token that belongs to no media item: text."""
 NO_TEXT = -1
-"""In place of a character: media, or the beginning of the sequence."""
+"""Start character of a token that is not text: media, or the beginning-of-sequence token."""
 CUT_OFF = "answers cut off by the length limit"
 
 
 def load_tokenizer(
     path: str | Path, legacy: bool | None = None, config: PreTrainedConfig | None = None
 ) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a folder or hub name; a folder with nothing but `tokenizer.model` will do.
+    """Load a tokenizer from a folder or hub name; a folder that contains only `tokenizer.model` is enough.
 
     Args:
         path: folder or hub name.
-        legacy: what a sentencepiece tokenizer does after a special token, see `ChunkTokenizer`. None takes the flag
-            from `tokenizer_config.json`, and without one True: the default when the published systems were trained.
-        config: the config.json beside the tokenizer, parsed; None: it is read if there is one.
+        legacy: behaviour of a sentencepiece tokenizer after a special token, see `ChunkTokenizer`. None takes the flag
+            of `tokenizer_config.json`, or True, which was the default when the published systems were trained.
+        config: the parsed config.json beside the tokenizer; None: it is read if there is one.
     Raises:
-        UserError: nothing there can be read as a tokenizer.
+        UserError: no tokenizer can be read from there.
     """
     folder = Path(path)
     bare = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer_config.json").is_file()
@@ -57,30 +57,33 @@ def load_tokenizer(
         raise UserError(f"{path}: no tokenizer can be read from there: {reason}") from error
     if legacy is None:
         legacy = get_tokenizer_config(str(path)).get("legacy", True)
-    # Kept in init_kwargs too, because transformers 5 saves those and would else forget the flag.
+    # Also in init_kwargs, because transformers 5 saves only those.
     tokenizer.legacy = tokenizer.init_kwargs["legacy"] = legacy
     return tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens of a stretch of text. `starts`: character at which each token begins."""
+    """Tokens of a chunk of text. `starts`: index of the character at which each token begins."""
 
     ids: list[int]
     starts: list[int]
 
 
 class ChunkTokenizer:
-    """Turns chunks of text into ids exactly as the published training code does, and tells where each token begins.
+    """Turns chunks of text into ids exactly as the published training code does, with the start of each token.
 
-    A sentencepiece tokenizer with `legacy` true puts its dummy prefix "▁" before every stretch of text between special
-    tokens. With `legacy` false (as Vicuna 1.5 says) only the first stretch of a chunk has it: after a special token the
-    "▁" is taken off the first PIECE, which is what transformers 4.31 did; later releases tokenise that stretch anew,
-    with other pieces. Any other tokenizer is used as it is.
+    A sentencepiece tokenizer with `legacy` true puts its dummy prefix "▁" before every text between special tokens.
+    With `legacy` false (as in Vicuna 1.5) only the first text of a chunk has it: after a special token the "▁" is
+    removed from the first PIECE. transformers 4.31 did the same; later releases tokenise that text anew, with other
+    pieces. Any other tokenizer is used unchanged.
 
     Args:
-        tokenizer: backed by the tokenizers library.
-        legacy: see above; None takes the tokenizer's own flag, which is right when it comes from `load_tokenizer`.
+        tokenizer: a tokenizer of the tokenizers library.
+        legacy: see above; None takes the flag of the tokenizer, which `load_tokenizer` sets.
+
+    Raises:
+        UserError: the tokenizer is not backed by the tokenizers library.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, legacy: bool | None = None) -> None:
@@ -96,14 +99,14 @@ class ChunkTokenizer:
         self.added_ids = frozenset(self.backend.get_added_tokens_decoder())
         self.ids_of_pieces = self.backend.get_vocab() if self.has_prefix and not self.legacy else {}
         if self.has_prefix:
-            # transformers' own set-up leaves the prefix out where text starts with a space; sentencepiece does not.
+            # The normalizer of transformers omits the prefix if text starts with a space; sentencepiece does not.
             self.backend.normalizer = normalizers.Sequence(
                 [normalizers.Prepend(UNDERLINE), normalizers.Replace(" ", UNDERLINE)]
             )
             self.backend.pre_tokenizer = pre_tokenizers.Sequence([])
 
     def __call__(self, text: str) -> Chunk:
-        """Tokenise one chunk, without beginning-of-sequence token."""
+        """Tokenise one chunk, without a beginning-of-sequence token."""
         encoding = self.backend.encode(text, add_special_tokens=False)
         ids, starts = encoding.ids, [start for start, _ in encoding.offsets]
         if self.has_prefix and not self.legacy:
@@ -127,7 +130,7 @@ class ChunkTokenizer:
 
 
 def _writes_dummy_prefix(backend: dict) -> bool:
-    """Whether the tokenizer, as read from its JSON, is a sentencepiece one that begins text with "▁"."""
+    """Whether a tokenizer, given by its JSON, is a sentencepiece tokenizer that puts "▁" before text."""
     normalizer = backend.get("normalizer") or {}
     parts = normalizer.get("normalizers", [normalizer])
     pre_tokenizer = backend.get("pre_tokenizer") or {}
@@ -138,14 +141,14 @@ def _writes_dummy_prefix(backend: dict) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Placeholder:
-    """What stands in the ids where a media tag stands in the text.
+    """The ids that replace a media tag.
 
     Args:
         stream: the tag is ``<stream>``.
-        parts: placeholder token id, outside the vocabulary, and how many times it is written (the number of embeddings
-            the connector gives), for every stream that reads the file; none where all of them are switched off.
-        num_placeholders: how much the tag counts for `max_length`, before expansion: one per picture or frame in
-            published systems. The parts behind the first count nothing.
+        parts: for every stream that reads the file, its placeholder token id and how often it is written (the number of
+            embeddings of the connector); empty if all these streams are switched off.
+        num_placeholders: number of tokens that the tag adds to `max_length` before expansion; one per picture or frame
+            in published systems. Parts after the first add nothing.
     """
 
     stream: str
@@ -153,9 +156,9 @@ class Placeholder:
     num_placeholders: int = 1
 
     def units(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What the tag is cut by: of each unit its id, its part, how often the id is written, and what it counts.
+        """Units in which the tag is cut: for each unit its id, its part, how often the id is written, and its count.
 
-        The first part is spread over `num_placeholders` units, as even as whole numbers allow. Shape: (units,) each
+        The first part is divided into `num_placeholders` units, as evenly as possible. Shape: (units,) each
         """
         first, *rest = self.parts or ((0, 0),)
         shares = np.diff(np.arange(self.num_placeholders + 1) * first[1] // self.num_placeholders)
@@ -172,9 +175,9 @@ class Encoded:
     Args:
         input_ids: (L,) int64, placeholders expanded.
         labels: (L,) int64, -100 where not supervised.
-        media_tokens: for each part of each placeholder, how many of its tokens were kept; 0 if it was cut off whole.
-        masked: why no token is supervised although some were meant to be, or None.
-        truncated: whether anything was cut off.
+        media_tokens: for each part of each placeholder, the number of its tokens that were kept.
+        masked: reason why no token is supervised although some should be, or None.
+        truncated: whether tokens were cut off.
     """
 
     input_ids: np.ndarray
@@ -199,13 +202,16 @@ def encode(
     """Write turns as a prompt and tokenise it.
 
     Args:
-        placeholders: one for each tag, in the order in which they stand in the text.
-        streams: streams whose tags are looked for; any other ``<word>`` is text.
-        supervise: label the answers; a sample whose answers cannot be told from its questions is masked whole.
-        open_answer: end with the assistant's role.
-        max_length: cut on the right while a media tag still counts `Placeholder.num_placeholders`; where the prompt
-            format says how, first by whole pieces of the prompt, see `PromptFormat.cut`.
-        max_expanded_length: then cut on the right with placeholders expanded, also inside a media item.
+        turns: the conversation.
+        prompt: how it is written.
+        tokenizer: tokenizer of the language model.
+        placeholders: one for each tag, in the order of the tags in the text.
+        streams: streams with a tag; any other ``<word>`` is text.
+        supervise: label the answers. A sample in which answers and questions cannot be told apart is masked completely.
+        open_answer: end with the role of the assistant.
+        max_length: length limit before expansion, in which a media tag counts `Placeholder.num_placeholders`. If the
+            prompt format has a `PromptFormat.cut`, whole pieces of the prompt are removed first; then the right end.
+        max_expanded_length: length limit after expansion; the right end is cut off, also inside a media item.
     Raises:
         SampleProblem: turns, tags and media do not fit together.
     """
@@ -245,14 +251,14 @@ def encode(
 
 @dataclass(frozen=True, slots=True)
 class _Units:
-    """What a prompt is cut by: the tokens of its text, and the units of its media. Shape: (units,) int64 each
+    """Units in which a prompt is cut: the tokens of its text, and the units of its media. Shape: (units,) int64 each
 
     Args:
-        ids: one id for each.
-        starts: character at which it begins, or NO_TEXT.
-        owners: which of all parts of the placeholders it belongs to, or NO_OWNER.
-        repeats: how often its id is written.
-        counts: what it counts for a length limit before placeholders are expanded.
+        ids: token id.
+        starts: index of the character at which the token begins, or NO_TEXT.
+        owners: index among all parts of the placeholders, or NO_OWNER.
+        repeats: how often the id is written.
+        counts: number of tokens that the unit adds to a length limit before expansion.
     """
 
     ids: np.ndarray
@@ -274,7 +280,7 @@ class _Units:
         placeholders: Sequence[Placeholder],
         streams: Sequence[str],
     ) -> "_Units":
-        """Tokenise a text around its tags, the first of which stand for the first placeholders."""
+        """Tokenise a text between its tags; tags and placeholders correspond in order."""
         columns = [_text_units(bos, [NO_TEXT] * len(bos))]
         start = first_part = 0
         for number, tag in enumerate([*media_tags(text, streams), None]):
@@ -296,7 +302,7 @@ def _text_units(ids: Sequence[int], starts: Sequence[int]) -> tuple[np.ndarray, 
 
 
 def media_tags(text: str, streams: Collection[str]) -> list[re.Match[str]]:
-    """The tags ``<stream>`` in a text, in order; group 1 is the stream."""
+    """Matches of the tags ``<stream>`` in a text, in order; group 1 is the stream."""
     names = "|".join(re.escape(stream) for stream in streams)
     return list(re.finditer(f"<({names})>", text)) if streams else []
 
