@@ -18,7 +18,7 @@ def torch_generator(*key: object) -> torch.Generator:
 
 def random_seed(*key: int) -> int:
     """Returns a seed for `torch.manual_seed` that is derived from a key, for example (recipe seed, step, pack)."""
-    return int(np.random.SeedSequence([abs(number) for number in key]).generate_state(1, np.uint64)[0] >> 2)
+    return int(np.random.SeedSequence([abs(number) for number in key]).generate_state(1, np.uint64)[0]) >> 2
 
 
 def _digest(*key: object) -> bytes:
