@@ -267,7 +267,7 @@ def _write_table(annotations: Iterable[Annotation], folder: Path) -> None:
             word_lengths.append(annotation.word_length)
             has_media.append(bool(annotation.media))
             by_id.append(any(path is None for _, path in annotation.media))
-    columns = (
+    columns: tuple[np.ndarray, ...] = (
         np.array(offsets, np.int64),
         np.array(word_lengths, np.int32),
         np.array(has_media, bool),
