@@ -1,4 +1,4 @@
-"""Moments as text: the rules by which systems write seconds of a clip into prompts and read them out of answers."""
+"""Moments as text: rules by which systems write seconds of a clip into prompts, and read them from answers."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ class TimeRule:
     Args:
         write: second of a moment, duration of the clip -> text.
         read: text, duration -> second.
-        span: what a stretch of time looks like in an answer; groups 1 and 2 are its start and its end.
+        span: pattern of a time span in an answer; groups 1 and 2 are its start and its end.
     """
 
     write: Callable[[float, float], str]
@@ -25,7 +25,7 @@ class TimeRule:
 
 
 def _write_percent(second: float, duration: float) -> str:
-    # Divided first, as published: 7 of 200 seconds is then 3.5000000000000004 percent, and not rounded to even.
+    # Division first, as published: 7 of 200 seconds are then 3.5000000000000004 percent, not 3.5, a tie in rounding.
     return f"{min(round(second / duration * 100), 99):02d}"
 
 
@@ -45,13 +45,13 @@ def time_rule(name: str) -> TimeRule:
 
 
 def mark_times(turns: Sequence[Turn], times: Times | None, rule: str | None) -> tuple[Turn, ...]:
-    """The turns with every mark replaced by the moment that it stands for, as text.
+    """The turns, with every mark replaced by the text of its moment.
 
     Args:
-        times: of the marks; None: the turns stay as they are.
-        rule: name of the rule; None: the system writes no times.
+        times: the moments of the marks; None leaves the turns unchanged.
+        rule: name of the rule; None if the system writes no times.
     Raises:
-        SampleProblem: a mark stands in the text but there is no rule.
+        SampleProblem: the text contains a mark but there is no rule.
     """
     used = [mark for mark, _ in times.marks if any(mark in turn.text for turn in turns)] if times else []
     if times is None or not used:
@@ -66,11 +66,11 @@ def mark_times(turns: Sequence[Turn], times: Times | None, rule: str | None) -> 
 
 
 def spans_in_text(text: str, duration: float, rule: str) -> list[tuple[float, float]]:
-    """The stretches of time that an answer names, as it names them: (start, end) in seconds.
+    """Time spans in an answer, in order: (start, end) in seconds.
 
     Args:
         text: such as ``From 10 to 25, a dog barks.``
-        duration: seconds of the clip that was asked about.
+        duration: duration of the clip in seconds.
         rule: name of the rule.
     """
     read, span = time_rule(rule).read, time_rule(rule).span
@@ -78,7 +78,7 @@ def spans_in_text(text: str, duration: float, rule: str) -> list[tuple[float, fl
 
 
 def with_seconds(text: str, duration: float, rule: str) -> str:
-    """An answer in which every stretch of time is followed by its seconds: ``From 10 to 25 (6.1 s to 15.3 s), ...``."""
+    """The answer with the seconds after every time span: ``From 10 to 25 (6.1 s to 15.3 s), ...``."""
     read, span = time_rule(rule).read, time_rule(rule).span
 
     def told(found: re.Match[str]) -> str:
