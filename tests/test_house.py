@@ -36,7 +36,6 @@ def test_the_readme_shows_this_tree():
     assert readme_tree.written_tree() == readme_tree.tree(), "run: python tests/support/readme_tree.py"
 
 
-@pytest.mark.xfail(reason="checkpoints/ is still being rewritten")
 def test_no_circle_of_files():
     """Import-linter compares siblings; this also sees a circle of a file and the ``__init__`` above it."""
     graph = grimp.build_graph("vidtune", exclude_type_checking_imports=True, cache_dir=None)
