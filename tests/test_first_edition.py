@@ -5,7 +5,6 @@ numbers that this commit made of them. Everything is done by the command line, i
 """
 
 import json
-import lzma
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from written_files import WRITTEN, unpack
 
 # What is not reachable by the command line; the only lines to change when modules move.
 from vidtune.cli.main import run as run_command
@@ -30,11 +30,8 @@ def open_checkpoint(place: str, base: Sequence[str], towers: Mapping[str, str]) 
     return loaded.model, loaded.processor
 
 
-WRITTEN = Path(__file__).parent / "first_edition"
 EXPECTED: dict[str, Any] = json.loads((WRITTEN / "expected.json").read_text())
 TENSORS = load_file(WRITTEN / "expected.safetensors")
-HERE = "@HERE@"
-TEXTS = {".json", ".jsonl", ".yaml"}
 QUESTION = "What moves?"
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 
@@ -42,14 +39,7 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 @pytest.fixture(scope="module", autouse=True)
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The working directory: a copy of all that was written, as it was when it was."""
-    place = tmp_path_factory.mktemp("first") / "edition"
-    shutil.copytree(WRITTEN, place, ignore=shutil.ignore_patterns("*.py", "README.md", "__pycache__"))
-    for path in [path for path in place.rglob("*") if path.is_file()]:
-        if path.suffix == ".xz":
-            path.with_suffix("").write_bytes(lzma.decompress(path.read_bytes()))
-            path.unlink()
-        elif path.suffix in TEXTS and HERE in path.read_text():
-            path.write_text(path.read_text().replace(HERE, str(place)))
+    place = unpack(tmp_path_factory.mktemp("first") / "edition")
     for path in (place / "world").rglob("*"):  # stored features go by content and time of change
         os.utime(path, (EXPECTED["mtime"], EXPECTED["mtime"]))
     threads = torch.get_num_threads()

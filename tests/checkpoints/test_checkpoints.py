@@ -69,6 +69,18 @@ def test_an_existing_folder_is_not_overwritten(checkpoint, tmp_path):
     assert (tmp_path / "out" / "precious").read_text() == "x"
 
 
+@pytest.mark.parametrize("format_name", ["vidtune", "official"])
+def test_a_users_folder_beside_the_written_one_stays(format_name, checkpoint, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "precious").write_text("x")
+    save_checkpoint(checkpoint, tmp_path / "out", format_name)
+    assert (tmp_path / "out.partial" / "precious").read_text() == "x"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "out"))) == [
+        "out",
+        "out.partial",
+    ]
+
+
 @pytest.mark.parametrize(("change", "message"), [("drop", "1 keys missing"), ("add", "1 keys unexpected")])
 def test_incomplete_official_checkpoints_are_refused(change, message, checkpoint, tmp_path):
     save_checkpoint(checkpoint, tmp_path / "out", "official")

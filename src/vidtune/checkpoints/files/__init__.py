@@ -1,1 +1,1 @@
-"""Files of checkpoints: tensors, archives, snapshots of hub repositories."""
+"""Files of checkpoints, each opened once: JSON, tensors, archives, snapshots of hub repositories."""

@@ -1,1 +1,1 @@
-"""Low-rank adapters: put into a model, stored as bundles, merged, exported."""
+"""Low-rank adapters: put into a model, merged into its weights, stored as files and bundles."""
