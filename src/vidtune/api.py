@@ -1,4 +1,4 @@
-"""The public face: load a model, ask it, train it, evaluate it. ``import vidtune`` gives these names."""
+"""Public functions and classes: load a model, ask it, train it, evaluate it. ``import vidtune`` gives these names."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vidtune.checkpoints.report import LoadReport
     from vidtune.checkpoints.source import Source
     from vidtune.evaluation.judges.base import Judge
-    from vidtune.evaluation.score import Score
+    from vidtune.evaluation.scores.score import Score
     from vidtune.generation.conversation import Conversation
     from vidtune.generation.engine import AnswerEngine
     from vidtune.models.video_lm import VideoLM
@@ -39,7 +39,7 @@ class Reply(str):
         question: what was asked.
         finish_reason: ``"eos"``, ``"stop"`` or ``"length"``.
         duration: seconds of the video, where the system writes moments and the duration is known; else None.
-        spans: stretches of time that the answer names, as (start, end) in seconds.
+        spans: time spans that the answer names, as (start, end) in seconds.
     """
 
     question: str
@@ -57,7 +57,7 @@ class Reply(str):
         return reply
 
     def with_seconds(self) -> str:
-        """The text with the seconds behind every stretch of time that it names."""
+        """The text with the seconds behind every time span in it."""
         if not self.duration or self._rule is None:
             return str(self)
         return with_seconds(str(self), self.duration, self._rule)
@@ -92,11 +92,10 @@ class Model:
         processor: "VideoLMProcessor",
         report: "LoadReport | None" = None,
         source: str | Path | None = None,
-        revision: str | None = None,
         loaded_from: "Source | None" = None,
     ) -> None:
         self.network, self.processor, self.report = network, processor, report
-        self._source, self._revision, self._loaded_from = source, revision, loaded_from
+        self._source, self._loaded_from = source, loaded_from
 
     @property
     def system(self) -> str:
@@ -171,7 +170,7 @@ class Model:
         **settings: Any,
     ) -> Iterator[str]:
         """Pieces of an answer's text as they become certain; joined, they are the answer. Arguments as in
-        :meth:`answer`.
+        :meth:`answer`, but without ``duration``.
 
         Example:
             >>> model = vidtune.load("tiny-model")
@@ -357,7 +356,7 @@ def load(
         dtype=pick_dtype(dtype),
         device=pick_device(device),
     )
-    return Model(loaded.model, loaded.processor, loaded.report, checkpoint, revision, loaded.source)
+    return Model(loaded.model, loaded.processor, loaded.report, checkpoint, loaded.source)
 
 
 def answer(model: Model | str | Path, question: str | Sequence[str], **options: Any) -> Any:
@@ -452,7 +451,8 @@ def evaluate(
         model: a loaded model, or a checkpoint.
         benchmark: name of the benchmark; ``vidtune benchmarks`` lists them.
         data: folder of the test set, or one above it.
-        out: folder of results; the run goes to ``out/<benchmark>``.
+        out: folder of results; the run goes to ``out/<benchmark>``, ``out/<benchmark>-blind`` or
+            ``out/<benchmark>-without-<stream>``.
         judge: a judge, or the name of one without settings; None: the offline rules. Benchmarks that metrics score
             need none.
         blind: black frames and silence: the score of a model that neither sees nor hears.

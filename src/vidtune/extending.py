@@ -56,18 +56,18 @@ def register_benchmark(benchmark: "Benchmark") -> None:
     BENCHMARKS.register(benchmark.name, benchmark)
 
 
-def register_judge(name: str, judge: "type[Judge] | str") -> None:
+def register_judge(name: str, judge: "Judge | str") -> None:
     """Add a judge that needs no settings.
 
     Args:
         name: name of the judge, as in ``--judge``.
-        judge: class of the judge, or its place ``"module:attribute"``.
+        judge: the judge, or its place ``"module:attribute"``.
 
     Raises:
         UserError: a judge of that name exists already.
 
     Example:
-        >>> vidtune.register_judge("my-judge", "my_package.judges:MyJudge")
+        >>> vidtune.register_judge("my-judge", "my_package.judges:MY_JUDGE")
     """
     JUDGES.register(name, judge)
 

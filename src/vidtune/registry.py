@@ -1,7 +1,7 @@
 """Registries: parts of vidtune by name, loaded when they are first asked for; other packages add parts of their own.
 
-A room lists its own parts in ``PARTS`` of its ``__init__`` (name -> ``"module:attribute"``). Another package lists
-parts as entry points of the group ``vidtune.<plural of the kind>``, or calls :meth:`Registry.register`.
+A module of this package lists its own parts in ``PARTS`` (name -> ``"module:attribute"``). Another package lists parts
+as entry points of the registry's group, such as ``vidtune.systems``, or calls :meth:`Registry.register`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -48,7 +48,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
         self._places: dict[str, tuple[str, str]] | None = None
 
     def register(self, name: str, part: Part | str) -> None:
-        """Add a part, or where it stands (``"module:attribute"``)."""
+        """Add a part, or where it is defined (``"module:attribute"``)."""
         places = self._listed()
         if name in places:
             raise UserError(f"{self.kind} {name!r} exists already, in package {places[name][1]}")
@@ -103,7 +103,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return places[name]
 
     def _listed(self) -> dict[str, tuple[str, str]]:
-        """Name -> where the part stands and the package that it comes from."""
+        """Name -> where the part is defined, and the package that it comes from."""
         if self._places is None:
             places = {name: (place, "vidtune") for name, place in import_module(self.room).PARTS.items()}
             for point in entry_points(group=self.group):

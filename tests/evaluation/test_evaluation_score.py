@@ -7,14 +7,14 @@ from judge_server import Reply, judge_server
 from qa_sets import CHECKPOINT, StubEngine, counted_set, records, stub_protocol, stub_run, write_set
 
 from vidtune.errors import UserError
-from vidtune.evaluation.comparison import compare_runs
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
-from vidtune.evaluation.judging import estimate_run, judge_run
+from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.runs.identity import CheckpointIdentity
 from vidtune.evaluation.runs.official_results import adopt_official_results, combine, import_official_results
-from vidtune.evaluation.score_file import read_score, score_record
-from vidtune.evaluation.scoring import score_run
+from vidtune.evaluation.scores.comparison import compare_runs
+from vidtune.evaluation.scores.judging import estimate_run, judge_run
+from vidtune.evaluation.scores.score_file import read_score, score_record
+from vidtune.evaluation.scores.scoring import score_run
 
 ENTRIES = [
     ("a", "one?", "red"),

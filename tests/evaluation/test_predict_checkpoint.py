@@ -9,10 +9,11 @@ from qa_sets import records, write_set, write_video
 from tiny_checkpoint import write_checkpoint
 
 from vidtune.errors import UserError
-from vidtune.evaluation.checkpoint import AnsweringOptions, engine_for, open_checkpoint, protocol_for
+from vidtune.evaluation.checkpoint import AnsweringOptions, engine_for, open_checkpoint
 from vidtune.evaluation.predict import Variant, predict, predict_benchmark
+from vidtune.evaluation.protocol_of_checkpoint import protocol_for
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.scoring import score_run
+from vidtune.evaluation.scores.scoring import score_run
 from vidtune.registry import BENCHMARKS
 
 SHORT = {"generation": {"max_new_tokens": 4}}

@@ -12,7 +12,7 @@ from event_sets import event_run, many_events, write_events
 from qa_sets import counted_set, records, stub_run
 
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.scoring import score_run
+from vidtune.evaluation.scores.scoring import score_run
 
 SCRIPT = Path(__file__).parents[1] / "support" / "killed_run.py"
 QUESTIONS = 150

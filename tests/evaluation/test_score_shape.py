@@ -6,9 +6,9 @@ import pytest
 from event_sets import event_run, write_events
 from qa_sets import StubEngine, counted_set, stub_run
 
-from vidtune.evaluation.score import Score
-from vidtune.evaluation.score_file import read_score, score_record
-from vidtune.evaluation.scoring import score_run
+from vidtune.evaluation.scores.score import Score
+from vidtune.evaluation.scores.score_file import read_score, score_record
+from vidtune.evaluation.scores.scoring import score_run
 
 NAMES = {"judged": ("accuracy", None), "measured": ("mIoU", "grounding")}
 

@@ -9,8 +9,8 @@ from qa_sets import records
 from vidtune.errors import UserError
 from vidtune.evaluation.metrics.meteor import meteor_problem
 from vidtune.evaluation.runs.official_log import import_log
-from vidtune.evaluation.score import Score
-from vidtune.evaluation.scoring import score_run
+from vidtune.evaluation.scores.score import Score
+from vidtune.evaluation.scores.scoring import score_run
 
 TOLERANCE = 1e-6
 

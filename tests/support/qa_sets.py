@@ -8,7 +8,7 @@ from typing import Any
 
 from vidtune.evaluation.predict import PredictionSummary, predict
 from vidtune.evaluation.protocol import Protocol
-from vidtune.evaluation.runs.identity import CheckpointIdentity
+from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.generation.settings import Answer, Request
 from vidtune.registry import BENCHMARKS
 

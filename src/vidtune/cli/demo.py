@@ -27,7 +27,7 @@ def demo(
     from vidtune.evaluation.checkpoint import open_checkpoint
     from vidtune.evaluation.predict import Variant, predict_benchmark
     from vidtune.evaluation.report.page import build_report
-    from vidtune.evaluation.scoring import score_run
+    from vidtune.evaluation.scores.scoring import score_run
     from vidtune.machine.devices import pick_device
     from vidtune.machine.progress import ProgressDisplay
     from vidtune.recipe.shipped import DEMO_RECIPE

@@ -10,8 +10,8 @@ from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, L
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
 from vidtune.evaluation.predict import WHOLE, Variant, predict_benchmark
 from vidtune.evaluation.protocol import merged
-from vidtune.evaluation.score import Score
-from vidtune.evaluation.scoring import score_run
+from vidtune.evaluation.scores.score import Score
+from vidtune.evaluation.scores.scoring import score_run
 from vidtune.recipe.types import BenchmarkEntry, load_recipe
 from vidtune.registry import BENCHMARKS
 

@@ -15,18 +15,12 @@ from typing import Protocol as Interface
 
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
-from vidtune.evaluation.checkpoint import (
-    DEFAULT_ANSWERING,
-    AnsweringOptions,
-    LoadedCheckpoint,
-    engine_for,
-    opened,
-    protocol_for,
-)
+from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint, engine_for, opened
 from vidtune.evaluation.protocol import Protocol
+from vidtune.evaluation.protocol_of_checkpoint import protocol_for
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, chunk, prediction_of, question_text
+from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity, software_versions
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
-from vidtune.evaluation.runs.identity import CheckpointIdentity, software_versions
 from vidtune.generation.settings import Answer, Request
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter

@@ -1,1 +1,1 @@
-"""Samples to examples and batches: prompts, tokens, labels, placeholders."""
+"""Samples to examples and batches: styles of prompts, tokens, labels, placeholders."""

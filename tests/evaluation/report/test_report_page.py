@@ -12,7 +12,7 @@ from qa_sets import StubEngine, stub_protocol, stub_run, write_set, write_video
 from vidtune.errors import UserError
 from vidtune.evaluation.metrics.meteor import meteor_problem
 from vidtune.evaluation.report.page import build_report
-from vidtune.evaluation.scoring import score_run
+from vidtune.evaluation.scores.scoring import score_run
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quoted"'
 ENTRIES = [

@@ -8,9 +8,9 @@ from qa_sets import counted_set, stub_run
 
 from vidtune.cli.main import run as vidtune
 from vidtune.errors import UserError
-from vidtune.evaluation.comparison import compare_runs
 from vidtune.evaluation.runs.official_log import import_log
-from vidtune.evaluation.scoring import score_run
+from vidtune.evaluation.scores.comparison import compare_runs
+from vidtune.evaluation.scores.scoring import score_run
 
 REPLIES = {"v1/grounding/0": "From 10 to 20.", "v1/seg_captioning/1": "He talks to a man."}
 

@@ -77,8 +77,8 @@ def judge_and_score(run_dir: Path, judge: "Judge") -> None:
     """
     from vidtune.cli.options.score_lines import print_score
     from vidtune.evaluation.runs.folder import RunFolder
-    from vidtune.evaluation.score import METRICS
-    from vidtune.evaluation.scoring import score_collected, source_for
+    from vidtune.evaluation.scores.score import METRICS
+    from vidtune.evaluation.scores.scoring import score_collected, source_for
 
     run = RunFolder(run_dir)
     source = source_for(run, judge)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from vidtune.evaluation.score import NamedValue, Score, ScoreGroup
-    from vidtune.evaluation.statistics import Estimate
+    from vidtune.evaluation.scores.score import NamedValue, Score, ScoreGroup
+    from vidtune.evaluation.scores.statistics import Estimate
 
 
 def print_score(score: "Score") -> None:

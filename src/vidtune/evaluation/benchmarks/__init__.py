@@ -1,4 +1,4 @@
-"""Benchmarks: test sets with their rules, one file per family of published test sets."""
+"""Benchmarks: test sets with their rules, and the rules that differ for one system."""
 
 _HERE = "vidtune.evaluation.benchmarks"
 

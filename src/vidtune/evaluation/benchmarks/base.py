@@ -1,6 +1,6 @@
 """Interface of benchmarks: questions read from the official files, and a default protocol.
 
-A judge scores the free-form answers of a benchmark (`evaluation.judging`), unless the benchmark is a
+A judge scores the free-form answers of a benchmark (`evaluation.scores.judging`), unless the benchmark is a
 `benchmarks.measured.MeasuredBenchmark`: then metrics score them.
 """
 

@@ -1,1 +1,1 @@
-"""Evaluation runs on disk: folder, identity of what was evaluated, files of the official scripts."""
+"""Evaluation runs on disk: folder, which checkpoint was evaluated, judgements, files of the official scripts."""

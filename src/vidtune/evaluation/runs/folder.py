@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vidtune.errors import UserError
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_prediction
-from vidtune.evaluation.runs.identity import CheckpointIdentity
+from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.machine.files import read_object, write_text_atomically
 from vidtune.machine.records import read_records
 from vidtune.registry import BENCHMARKS

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vidtune.errors import UserError
 from vidtune.evaluation.question import Question, prediction_of
+from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity, software_versions
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
-from vidtune.evaluation.runs.identity import CheckpointIdentity, software_versions
 from vidtune.machine.files import write_text_atomically
 from vidtune.machine.records import read_records
 from vidtune.registry import BENCHMARKS

@@ -6,7 +6,7 @@ strict    all questions that belong to the score: whatever is missing, failed or
           empty answer
 ========  ==================================================================================================
 
-Judged and measured benchmarks have the same kind of score: `evaluation.scoring` computes it, `evaluation.score_file`
+Judged and measured benchmarks have the same kind of score: `scores.scoring` computes it, `scores.score_file`
 stores it.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from vidtune.evaluation.runs.identity import CheckpointIdentity
-from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate
+from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
+from vidtune.evaluation.scores.statistics import LEVEL, METHOD, Estimate
 
 METRICS = "metrics"
 """Stands for the judge's name where metrics score the answers: in score files and reports."""

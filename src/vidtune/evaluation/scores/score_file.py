@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vidtune.evaluation.score import METRICS, NamedValue, Score, ScoreGroup
+from vidtune.evaluation.scores.score import METRICS, NamedValue, Score, ScoreGroup
 from vidtune.machine.files import read_object, write_json_atomically
 
 _TOTAL_COUNTS = {"questions": "questions", "videos": "videos", "judged": "scored", "yes": "yes", "no": "no"}

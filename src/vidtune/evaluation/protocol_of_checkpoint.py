@@ -1,0 +1,111 @@
+"""The protocol of a checkpoint on a benchmark: the benchmark's rules, then those for its system, then the user's."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.base import Benchmark
+from vidtune.evaluation.checkpoint import LoadedCheckpoint, companions_of, processor_for
+from vidtune.evaluation.protocol import Protocol
+from vidtune.spelling import suggestion
+
+if TYPE_CHECKING:
+    from vidtune.processing.stream_settings import StreamSettings
+
+
+def protocol_for(
+    loaded: LoadedCheckpoint,
+    benchmark: Benchmark,
+    *,
+    blind: bool = False,
+    without: Sequence[str] = (),
+    features: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Protocol:
+    """Returns the protocol of a benchmark for this checkpoint.
+
+    The rules of the benchmark come first. Its rules for the checkpoint's system replace them, then ``overrides``.
+
+    Args:
+        blind, without, features: see `Protocol`.
+
+    Raises:
+        UserError: a rule that this checkpoint cannot follow, or two rules that exclude each other.
+    """
+    system = loaded.system
+    protocol = benchmark.protocol(prompt_format=system.dialect.answering_prompt, blind=blind)
+    protocol = protocol.model_copy(update={"companions": {name: {} for name in companions_of(loaded, protocol)}})
+    chosen = (
+        (f"system {system.name}", benchmark.system_rules.get(system.name, {})),
+        ("protocol overrides", overrides or {}),
+    )
+    for source, changes in chosen:
+        protocol = protocol.with_overrides(changes, source)
+    if protocol.prompt_format not in system.dialect.prompts:
+        known = ", ".join(system.dialect.prompts)
+        raise UserError(
+            f"{benchmark.name}: system {system.name} has no prompt format {protocol.prompt_format!r}; known: {known}"
+        )
+    if not protocol.generation.stop:
+        stop = {"generation": {"stop": system.dialect.prompts[protocol.prompt_format].stop}}
+        protocol = protocol.with_overrides(stop, f"system {system.name}")
+    protocol = protocol.model_copy(
+        update={
+            "without": _in_order(loaded, protocol, (*protocol.without, *without)),
+            "features": _in_order(loaded, protocol, (*protocol.features, *features)),
+        }
+    )
+    _require_possible(loaded, protocol)
+    streams = processor_for(loaded, protocol).streams
+    companions = [name for name in companions_of(loaded, protocol) if name in streams]
+    _require_towers(loaded, protocol)
+    return protocol.model_copy(
+        update={
+            "preprocessing": _settings(streams[protocol.stream]),
+            "companions": {name: _settings(streams[name]) for name in companions},
+        }
+    )
+
+
+def _in_order(loaded: LoadedCheckpoint, protocol: Protocol, streams: Sequence[str]) -> tuple[str, ...]:
+    """Streams without repetitions, in the order of the prompt, so that equal choices give equal protocols."""
+    known = loaded.checkpoint.processor.streams
+    if unknown := next((name for name in streams if name not in known), None):
+        raise UserError(f"this checkpoint has no stream {unknown!r}; {suggestion(unknown, known)}")
+    order = dict.fromkeys((protocol.stream, *companions_of(loaded, protocol), *known))
+    return tuple(name for name in order if name in streams)
+
+
+def _require_possible(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
+    """Raise UserError for streams that no question of this benchmark uses, and for blind runs on stored features."""
+    used = (protocol.stream, *companions_of(loaded, protocol))
+    for what, streams in (("switched off", protocol.without), ("read from stored features", protocol.features)):
+        if stranger := next((name for name in streams if name not in used), None):
+            raise UserError(
+                f"{protocol.benchmark}: the stream {stranger!r} cannot be {what}: its videos are read by "
+                + ", ".join(used)
+            )
+    if protocol.blind and protocol.features:
+        off = " ".join(f"--without {name}" for name in used)
+        raise UserError(
+            f"{protocol.benchmark}: stored features cannot be made black or silent; for what the model scores without "
+            f"seeing or hearing, switch the streams off: {off}"
+        )
+
+
+def _require_towers(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
+    """Raise UserError where videos have to be read and the model comes without the towers for it."""
+    if not protocol.features:
+        used = (protocol.stream, *companions_of(loaded, protocol))
+        message = loaded.checkpoint.model.missing_towers(name for name in used if name not in protocol.without)
+        if message is not None:
+            raise UserError(f"{protocol.benchmark}: {message}")
+
+
+def _settings(stream: "StreamSettings") -> dict[str, Any]:
+    """Preprocessing of a stream as it is stored in the protocol."""
+    settings = stream.preprocessing.model_dump(mode="json")
+    settings.pop("blind", None)
+    if settings.get("pixels") == "float32":  # left out: hashes from before this setting existed stay valid
+        del settings["pixels"]
+    return settings

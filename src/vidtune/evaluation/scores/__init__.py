@@ -1,0 +1,1 @@
+"""Scores: named values with intervals, from verdicts of judges or from metrics; stored, compared, told apart."""
