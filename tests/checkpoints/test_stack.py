@@ -146,7 +146,7 @@ def test_whole_model_can_be_the_bottom_and_nothing_else(parts, tmp_path):
     short, long = (load(places, *names).model for names in (("whole", "upper"), ("llm", "projector", "lower", "upper")))
     theirs = long.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in short.state_dict().items())
-    with pytest.raises(UserError, match="is a whole model; it can only stand at the bottom"):
+    with pytest.raises(UserError, match="is a whole model; expected a LoRA run or a file of connectors"):
         load(places, "llm", "whole", "upper")
     with pytest.raises(UserError, match="knows what it stands on"):
         load(places, "llm", "projector", "whole")

@@ -1,7 +1,7 @@
-"""Fill a model with the weights of a source: the base first, then in order what stands on it.
+"""Fill a model with the weights of a source: its base first, then in order every part that changes it.
 
 The order is: a whole model or parts, towers that complete it, connectors, LoRA runs, the adapters of bundles. Of two
-sources with the same connector the upper one holds. Adapters are merged one after the other, and each sum is rounded
+sources with the same connector the later one wins. Adapters are merged one after the other, and each sum is rounded
 to the dtype of the weights.
 """
 
@@ -43,7 +43,7 @@ def assemble(
     Args:
         dtype: see :data:`Dtypes`; float32 where all weights are drawn. Weights are drawn in float32 and do not depend
             on it.
-        reports: if given, takes up the report of every published part.
+        reports: if given, collects the report of every published part.
 
     Returns:
         The merged model, and the report of the source.
@@ -96,7 +96,8 @@ class _Layer:
     """What stands on a model, read and ready to be put on it.
 
     Args:
-        connectors: weights of a published layer under our names; values are mapped from the file.
+        connectors: weights that replace those of the model, under our names: connectors of a published layer, or what a
+            bundle holds of parts that were trained fully.
         report: report of reading it.
         adapters: pairs of an adapter and the key map from its names to ours.
     """
@@ -317,6 +318,7 @@ def model_from_state(
         names = sorted(state, key=lambda name: not name.startswith("language_model."))
         stored = (state[name].dtype for name in names if state[name].is_floating_point())
         common = dtype or next(stored, torch.float32)
+    model: VideoLM
     with without_progress_bar():
         model, info = VideoLM.from_pretrained(
             None, config=config, state_dict=state, dtype=common, output_loading_info=True

@@ -30,7 +30,7 @@ def config_of(source: Source, text_config: PreTrainedConfig | None = None) -> Vi
     """
     base = source.in_order()[0]
     if base.kind == "native":
-        config = VideoLMConfig.from_dict(base.config)
+        config: VideoLMConfig = VideoLMConfig.from_dict(base.config)
     elif base.kind == "parts":
         config = _config_of_parts(base, text_config)
     else:
@@ -79,6 +79,7 @@ def _text_config(source: Source, recipe: Recipe) -> PreTrainedConfig:
     part = source.part("language_model")
     if part is not None:
         return read_text_config(part)
+    assert not isinstance(recipe.language_model, str)
     sizes, tokens = dict(recipe.language_model or {}), len(recipe_tokenizer(recipe))
     if sizes.setdefault("vocab_size", tokens) < tokens:
         raise UserError(f"language_model: vocab_size {sizes['vocab_size']} is less than the tokenizer's {tokens}")

@@ -30,7 +30,9 @@ def processor_of(source: Source, config: VideoLMConfig, tokenizer: str | None = 
     files = source.files
     assert files is not None
     if source.kind in ("native", "bundle"):
-        processor = VideoLMProcessor.from_pretrained(files.path, config=VideoLMConfig.from_dict(files.config))
+        processor: VideoLMProcessor = VideoLMProcessor.from_pretrained(
+            files.path, config=VideoLMConfig.from_dict(files.config)
+        )
         _refit(processor, config, {tower.component.removeprefix("towers.") for tower in source.towers})
         return processor
     if tokenizer is not None:

@@ -20,8 +20,8 @@ from vidtune.errors import UserError
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 
-HOW = "with --model-base, and what else it stands on by more of them, bottom up"
-"""How a user names what a checkpoint stands on."""
+HOW = "with --model-base; repeat the option for every further part that it needs, the lowest first"
+"""How a user names the parts that a checkpoint needs below it."""
 TEACHER = "teacher."
 """Prefix of the component name of a teacher, which may be a tower or a whole model of ours with that tower."""
 Opened = dict[str, CheckpointFiles]
@@ -58,8 +58,8 @@ def recognise(
         revision: branch, tag or commit of a hub id; None: as the place says (``org/name@revision``), or the newest.
         base: what a checkpoint that is not whole stands on, bottom up: a language model or a whole checkpoint, files
             of connectors, LoRA runs. Of a bundle: where its base, or the language model of its base, is now.
-        system: name of the system of which it must be; None: of any.
-        component: name of the component that it must fill, such as ``towers.video``; empty for a model.
+        system: name of the required system; None: any.
+        component: name of the component that the file is for, such as ``towers.video``; empty for a model.
         layer: it must be a LoRA run or connectors, no whole model.
         may_draw: of a recipe: see :class:`Source`.
         opened: files that are open already; new ones are added.
@@ -80,6 +80,7 @@ def recognise(
     if isinstance(place, Recipe):
         made = children[0] if source is None else replace(source, children=children)
         return made if not may_draw else replace(made, seed=place.seed)
+    assert source is not None
     if source.kind in ("run", "connectors") and children and children[0].system != source.system:
         bottom = children[0]
         raise UserError(f"{source.path}: is of system {source.system}, but {bottom.place} of {bottom.system}")
@@ -93,7 +94,10 @@ def _open(place: str, opened: Opened) -> CheckpointFiles:
 
 
 def _describe_recipe(recipe: Recipe, may_draw: bool, opened: Opened) -> tuple[Source | None, list[_Below]]:
-    """The model of a recipe: LoRA runs on its checkpoint or parts; None where it is its checkpoint, which is below."""
+    """The model of a recipe: LoRA runs on its checkpoint or parts.
+
+    The source is None if the recipe starts from a checkpoint, which is then the only child.
+    """
     if recipe.lora_runs:
         *lower, top = (_Below(run, system=recipe.system, layer=True) for run in recipe.lora_runs)
         run = _require_layer(_open(str(top.place), opened), recipe.system)
@@ -158,7 +162,11 @@ def _identify(files: CheckpointFiles, system: str | None = None) -> Source:
 def _require_layer(files: CheckpointFiles, system: str | None) -> Source:
     source = _identify(files, system)
     if source.kind not in ("run", "connectors"):
-        raise UserError(f"{files.path}: is a whole model; it can only stand at the bottom of --model-base")
+        what = "is a bundle, which names its own base" if source.kind == "bundle" else "is a whole model"
+        raise UserError(
+            f"{files.path}: {what}; expected a LoRA run or a file of connectors "
+            "(only the first --model-base may be a whole model)"
+        )
     return source
 
 

@@ -53,7 +53,8 @@ def _tower_sizes(source: Source, stream: str) -> dict[str, Any]:
         return _published_teacher(str(source.system), stream).read_sizes(source.files.require_config(), {})
     if stream not in source.config["streams"]:
         raise ValueError(f"the model in {source.path} has no stream {stream!r}")
-    return source.config["towers"][source.config["streams"][stream]["tower"]]
+    sizes: dict[str, Any] = source.config["towers"][source.config["streams"][stream]["tower"]]
+    return sizes
 
 
 def _published_teacher(system: str, stream: str) -> TowerFile:

@@ -96,7 +96,8 @@ class _Safetensors:
         return {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}  # noqa: SIM118
 
     def read(self, name: str) -> Tensor:
-        return self._file.get_tensor(name)
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
 
     def close(self) -> None:
         self._file = None
@@ -123,12 +124,14 @@ class _Pickled:
 
 def _load_mapped(path: Path) -> dict[str, Any]:
     """The content of a pickled file, memory-mapped; a file from before torch 1.6 cannot be, and is read again."""
+    content: dict[str, Any]
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError:
         if zipfile.is_zipfile(path):
             raise
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    return content
 
 
 def _open_pickled_or_script(path: Path) -> _Opened:

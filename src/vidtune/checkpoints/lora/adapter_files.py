@@ -55,7 +55,7 @@ class Adapter:
     def scale(self) -> float:
         """Factor of the product of the two matrices."""
         rank = self.config["r"]
-        return self.config["lora_alpha"] / (rank**0.5 if self.config.get("use_rslora") else rank)
+        return float(self.config["lora_alpha"] / (rank**0.5 if self.config.get("use_rslora") else rank))
 
     def renamed(self, rename: KeyMap, where: Path) -> "Adapter":
         """Return the same adapter with the layers' names of a published format.

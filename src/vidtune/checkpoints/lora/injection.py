@@ -83,7 +83,7 @@ def add_adapters(part: nn.Module, settings: LoRA, seed: int, where: str) -> list
                 # PEFT casts the factors to the dtype of the frozen weight; drawn again, they do not depend on it.
                 layer.lora_A.float()
                 layer.lora_B.float()
-                layer.reset_lora_parameters(ADAPTER_NAME, True)
+                layer.reset_lora_parameters(ADAPTER_NAME, True)  # type: ignore[no-untyped-call]
     return names
 
 
