@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, NamedParts, Publication
 from vidtune.media.preprocessing.kinds import Preprocessing
@@ -22,6 +22,7 @@ from vidtune.models.towers.clip_class import ClipClassTowerConfig
 from vidtune.processing.dialect import Dialect
 from vidtune.processing.prompts import PromptFormat
 from vidtune.systems.base import System
+from vidtune.systems.parts.llava_settings import read_text_config, text_settings
 from vidtune.systems.parts.microsoft_beats import BEATS_TOWER
 from vidtune.systems.parts.openai_clip import CLASS_TOWER
 from vidtune.systems.parts.openai_whisper import ENCODER_TOWER
@@ -147,24 +148,20 @@ def _stored_sizes(config: JsonDict) -> dict[str, dict[str, Any]]:
 
 def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:
     own = ("mm_", "vidtune_", "pretrain", "tune_", "freeze_", "use_mm", "training_stage")
-    text = {key: value for key, value in config.items() if not key.startswith(own)}
-    for unused in ("model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "auto_map"):
-        text.pop(unused, None)
+    text_config = read_text_config(config, own)
     towers = _stored_sizes(config)
     for theirs, ours in _CONNECTOR_KEYS:
         towers[_CONNECTORS[ours.split(".")[1]]]["hidden_size"] = shapes[theirs + "weight"][1]
-    return build_config(AutoConfig.for_model("llama", **text), towers, {})
+    return build_config(text_config, towers, {})
 
 
 def _write_official(config: VideoLMConfig, towers: Mapping[str, str]) -> JsonDict:
     if any(connector["depth"] != 1 for connector in config.connectors.values()):
         raise ValueError("a connector is not one linear layer, which is all that the format has")
     return {
-        **config.text_config.to_diff_dict(),
+        **text_settings(config.text_config),
         "model_type": MODEL_TYPE,
         "architectures": ["LongVALELLMLlamaForCausalLM"],
-        "vocab_size": config.text_config.vocab_size,
-        "rope_theta": (config.text_config.rope_parameters or {}).get("rope_theta", 10000.0),
         "vidtune_towers": {
             name: {key: value for key, value in spec.items() if key not in ("type", "absent")}
             for name, spec in config.towers.items()

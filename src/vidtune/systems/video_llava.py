@@ -18,6 +18,7 @@ from vidtune.processing.dialect import Dialect
 from vidtune.processing.prompts import PromptFormat
 from vidtune.systems.base import System
 from vidtune.systems.parts.languagebind import LANGUAGEBIND_TOWER
+from vidtune.systems.parts.llava_settings import projector_depth, projector_kind, read_text_config, text_settings
 from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER, LANGUAGE_MODEL_ENDS
 
 NAME = "video_llava"
@@ -149,18 +150,8 @@ def _is_transformers(config: JsonDict, keys: Iterable[str]) -> bool:
     return config.get("model_type") == "video_llava"
 
 
-def _projector_depth(kind: str) -> int:
-    """Number of linear layers of a projector: ``linear``, ``identity`` or ``mlpNx_gelu``."""
-    if kind in ("linear", "identity"):
-        return int(kind == "linear")
-    match = re.fullmatch(r"mlp(\d+)x_gelu", kind)
-    if not match:
-        raise ValueError(f"mm_projector_type {kind!r} is not linear, identity or mlpNx_gelu")
-    return int(match[1])
-
-
 def _connector_sizes(config: JsonDict) -> dict[str, JsonDict]:
-    return {"visual": {"depth": _projector_depth(config.get("mm_projector_type", "mlp2x_gelu"))}}
+    return {"visual": {"depth": projector_depth(config.get("mm_projector_type", "mlp2x_gelu"))}}
 
 
 def _tower_names(config: JsonDict) -> dict[str, str]:
@@ -193,9 +184,7 @@ def _sizes_from_shapes(prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[
 
 
 def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:
-    text = {key: value for key, value in config.items() if not key.startswith(("mm_", "image_", "vidtune_"))}
-    for unused in ("model_type", "architectures", "X", "torch_dtype", "dtype", "transformers_version", "auto_map"):
-        text.pop(unused, None)
+    text_config = read_text_config(config, ("mm_", "image_", "vidtune_"))
     towers = {
         name: {
             **_sizes_from_shapes(f"model.{name}_tower.{name}_tower.", shapes),
@@ -205,7 +194,7 @@ def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> Vide
         for name in _TOWERS
     }
     towers["image"]["keep_class_token"] = config.get("mm_vision_select_feature", "patch") == "cls_patch"
-    return build_config(AutoConfig.for_model("llama", **text), towers, _connector_sizes(config))
+    return build_config(text_config, towers, _connector_sizes(config))
 
 
 def _write_official(config: VideoLMConfig, towers: Mapping[str, str]) -> JsonDict:
@@ -214,14 +203,12 @@ def _write_official(config: VideoLMConfig, towers: Mapping[str, str]) -> JsonDic
     depth = config.connectors["visual"]["depth"]
     image = config.towers["image"]
     return {
-        **config.text_config.to_diff_dict(),
+        **text_settings(config.text_config),
         "model_type": "llava",
         "architectures": ["LlavaLlamaForCausalLM"],
-        "vocab_size": config.text_config.vocab_size,
-        "rope_theta": (config.text_config.rope_parameters or {}).get("rope_theta", 10000.0),
         **{f"mm_{name}_tower": path for name, path in {**_tower_names({}), **towers}.items()},
         "mm_hidden_size": config.connectors["visual"]["input_size"],
-        "mm_projector_type": {0: "identity", 1: "linear"}.get(depth, f"mlp{depth}x_gelu"),
+        "mm_projector_type": projector_kind(depth),
         "mm_vision_select_layer": image.get("feature_layer", -2),
         "mm_vision_select_feature": "cls_patch" if image["keep_class_token"] else "patch",
         "mm_use_im_start_end": False,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, Publication
 from vidtune.media.preprocessing.kinds import Preprocessing
@@ -21,6 +21,7 @@ from vidtune.processing.dialect import Dialect
 from vidtune.processing.prompts import PromptFormat
 from vidtune.systems.base import System
 from vidtune.systems.parts.languagebind import LANGUAGEBIND_TOWER
+from vidtune.systems.parts.llava_settings import projector_depth, projector_kind, read_text_config, text_settings
 from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER, LANGUAGE_MODEL_KEYS
 
 NAME = "video_panda"
@@ -163,16 +164,6 @@ def _is_eve(config: JsonDict, keys: Iterable[str]) -> bool:
     return has and not _is_official(config, names)
 
 
-def _projector_depth(kind: str) -> int:
-    """Number of linear layers of a projector: ``linear``, ``identity`` or ``mlpNx_gelu``."""
-    if kind in ("linear", "identity"):
-        return int(kind == "linear")
-    match = re.fullmatch(r"mlp(\d+)x_gelu", kind)
-    if not match:
-        raise ValueError(f"mm_projector_type {kind!r} is not linear, identity or mlpNx_gelu")
-    return int(match[1])
-
-
 def _sizes_from_shapes(prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """Tower sizes from tensor shapes, because the published config.json does not hold them."""
     width, _, patch, _ = shapes[prefix + "patch_embedding.weight"]
@@ -191,12 +182,9 @@ def _alignment(prefix: str, text: PreTrainedConfig, shapes: dict[str, tuple[int,
 
 def _read(tower: str, alignment: str, config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:
     own = ("mm_", "image_", "video_", "vidtune_", "vision_", "tune_", "use_mm", "requires_", "unified_")
-    text = {key: value for key, value in config.items() if not key.startswith(own)}
-    for unused in ("model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "auto_map"):
-        text.pop(unused, None)
-    text_config = AutoConfig.for_model("llama", **text)
+    text_config = read_text_config(config, own)
     sizes = {**_sizes_from_shapes(tower, shapes), **config.get("vidtune_tower", {})}
-    depth = _projector_depth(config.get("mm_projector_type", "mlp2x_gelu"))
+    depth = projector_depth(config.get("mm_projector_type", "mlp2x_gelu"))
     ours = build_config(text_config, {"video": sizes}, {"visual": {"depth": depth}})
     ours.alignments = _alignment(alignment, text_config, shapes)
     return ours
@@ -216,11 +204,9 @@ def _write_official(config: VideoLMConfig, towers: Mapping[str, str] | None = No
     width = config.connectors["visual"]["input_size"]
     files = "videopanda/config/videopanda-{}-LB-patch14-anypixel-448"
     return {
-        **config.text_config.to_diff_dict(),
+        **text_settings(config.text_config),
         "model_type": "videopanda",
         "architectures": ["VideoPandaLlamaForCausalLM"],
-        "vocab_size": config.text_config.vocab_size,
-        "rope_theta": (config.text_config.rope_parameters or {}).get("rope_theta", 10000.0),
         "mm_video_tower": files.format("video"),
         "mm_vision_tower": files.format("vision"),
         "mm_video_tower_teacher": TEACHER,
@@ -228,7 +214,7 @@ def _write_official(config: VideoLMConfig, towers: Mapping[str, str] | None = No
         "mm_vision_tower_teacher": "LanguageBind/LanguageBind_Image",
         "video_hidden_size": width,
         "mm_hidden_size": width,
-        "mm_projector_type": {0: "identity", 1: "linear"}.get(depth, f"mlp{depth}x_gelu"),
+        "mm_projector_type": projector_kind(depth),
         "requires_video_distill": bool(config.alignments),
         "requires_image_distill": False,
         "mm_vision_select_layer": -2,
