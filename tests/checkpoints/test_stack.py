@@ -148,7 +148,7 @@ def test_whole_model_can_be_the_bottom_and_nothing_else(parts, tmp_path):
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in short.state_dict().items())
     with pytest.raises(UserError, match="is a whole model; expected a LoRA run or a file of connectors"):
         load(places, "llm", "whole", "upper")
-    with pytest.raises(UserError, match="knows what it stands on"):
+    with pytest.raises(UserError, match="is a whole model; leave out --model-base"):
         load(places, "llm", "projector", "whole")
 
 

@@ -22,7 +22,7 @@ def processor_of(source: Source, config: VideoLMConfig, tokenizer: str | None = 
     Args:
         source: what the model was loaded from.
         config: config of the model, with the towers that complete it.
-        tokenizer: folder or hub id of the tokenizer, for a checkpoint without one.
+        tokenizer: folder or hub id of the tokenizer, for a checkpoint without one, or in the place of its own.
 
     Raises:
         UserError: no tokenizer can be read.
@@ -34,6 +34,10 @@ def processor_of(source: Source, config: VideoLMConfig, tokenizer: str | None = 
             files.path, config=VideoLMConfig.from_dict(files.config)
         )
         _refit(processor, config, {tower.component.removeprefix("towers.") for tower in source.towers})
+        if tokenizer is not None:
+            files = CheckpointFiles(tokenizer)
+            chosen = load_tokenizer(files.path, config=_known_config(files))
+            processor = VideoLMProcessor(chosen, processor.system, processor.streams)
         return processor
     if tokenizer is not None:
         files = CheckpointFiles(tokenizer)

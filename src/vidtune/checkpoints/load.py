@@ -10,6 +10,7 @@ from vidtune.checkpoints.fit_processor import processor_of
 from vidtune.checkpoints.recognise import recognise, recognise_towers
 from vidtune.checkpoints.report import LoadReport
 from vidtune.checkpoints.source import Source
+from vidtune.errors import UserError
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.processor import VideoLMProcessor
 
@@ -50,15 +51,18 @@ def load_checkpoint(
             checkpoint, files of connectors, LoRA runs. For our own LoRA results: where their base, or its language
             model, is now, if it has moved.
         towers: tower -> file, folder or hub id of its weights, for a model that comes without it.
-        tokenizer: folder or hub id of the tokenizer, if the checkpoint's folder holds none.
+        tokenizer: folder or hub id of the tokenizer, for a checkpoint without one, or in the place of its own.
         dtype: dtype of all parameters, or a function from the name of a component to its dtype; None keeps that of
             the files.
 
     Raises:
-        UserError: unknown format, missing or unexpected keys, no tokenizer; one line that names the path.
+        UserError: unknown format, a base for a whole model, missing or unexpected keys, no tokenizer; one line that names the path.
     """
     opened: dict[str, CheckpointFiles] = {}
-    source = recognise(name_or_path, revision, [base] if isinstance(base, str) else list(base or ()), opened=opened)
+    below = [base] if isinstance(base, str) else list(base or ())
+    source = recognise(name_or_path, revision, below, opened=opened)
+    if source.kind in ("native", "published") and below:
+        raise UserError(f"{source.path}: is a whole model; leave out --model-base (base), which it does not need")
     source = replace(source, towers=recognise_towers(towers or {}, source.system, opened))
     model, report = assemble(source, dtype)
     processor = processor_of(source, model.config, tokenizer)

@@ -50,6 +50,7 @@ def recognise(
     layer: bool = False,
     may_draw: bool = True,
     opened: Opened | None = None,
+    above: tuple[Path, ...] = (),
 ) -> Source:
     """Find out what a place holds and what that stands on.
 
@@ -63,6 +64,7 @@ def recognise(
         layer: it must be a LoRA run or connectors, no whole model.
         may_draw: of a recipe: see :class:`Source`.
         opened: files that are open already; new ones are added.
+        above: resolved folders of the bundles that stand on this place, top down.
 
     Raises:
         UserError: unknown format, or things that do not belong together; one line that names the path.
@@ -76,7 +78,9 @@ def recognise(
             source, below = _describe_part(files, component, system), []
         else:
             source, below = _describe_model(files, base, system, layer, opened)
-    children = tuple(recognise(**vars(lower), opened=opened) for lower in below)
+    if source is not None and source.kind == "bundle":
+        above = _with_bundle(above, source)
+    children = tuple(recognise(**vars(lower), opened=opened, above=above) for lower in below)
     if isinstance(place, Recipe):
         made = children[0] if source is None else replace(source, children=children)
         return made if not may_draw else replace(made, seed=place.seed)
@@ -85,6 +89,15 @@ def recognise(
         bottom = children[0]
         raise UserError(f"{source.path}: is of system {source.system}, but {bottom.place} of {bottom.system}")
     return replace(source, children=children)
+
+
+def _with_bundle(above: tuple[Path, ...], bundle: Source) -> tuple[Path, ...]:
+    """Add a bundle to those that stand on it. Raises UserError where it is one of them."""
+    folder = bundle.path.resolve()
+    if folder in above:
+        circle = " -> ".join(str(one) for one in (*above[above.index(folder) :], folder))
+        raise UserError(f"{bundle.path}: the bundle stands on itself ({circle}); mend base in {folder / MANIFEST}")
+    return (*above, folder)
 
 
 def _open(place: str, opened: Opened) -> CheckpointFiles:
@@ -128,7 +141,7 @@ def _describe_model(
 ) -> tuple[Source, list[_Below]]:
     """A model, or what changes one, with what it stands on as the user and its own files say."""
     source = _require_layer(files, system) if layer else _identify(files, system)
-    if source.kind in ("native", "bundle") and len(base) > 1:
+    if source.kind == "bundle" and len(base) > 1:
         raise UserError(f"{files.path}: knows what it stands on; give --model-base once, where that has moved")
     if source.manifest is not None:
         return source, [_below_bundle(source, base[0] if base else None, opened)]

@@ -6,6 +6,7 @@ Source: LoRA (arXiv:2106.09685); files as PEFT and LLaVA-style trainers write th
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -113,7 +114,8 @@ def adapter_from_state(state: dict[str, Tensor], config: dict[str, Any], where: 
     """Build an adapter from its tensors, named ``<layer>.lora_A.weight``, with or without PEFT's wrapper and name.
 
     Raises:
-        UserError: an adapter that is more than plain LoRA, or a factor without its partner.
+        UserError: an adapter that is more than plain LoRA, a factor without its partner, or a rank or scale in the
+            config that does not fit the factors.
     """
     extra = next((key for key in _EXTRAS if config.get(key)), None)
     if config.get("peft_type") != "LORA" or extra or config.get("bias", "none") != "none":
@@ -129,7 +131,25 @@ def adapter_from_state(state: dict[str, Tensor], config: dict[str, Any], where: 
     alone = next((layer for layer, found in sides.items() if len(found) != 2), None)
     if alone is not None:
         raise UserError(f"{where}: one of the two LoRA factors of {alone!r} is missing")
-    return Adapter(config, {layer: (found["A"], found["B"]) for layer, found in sides.items()})
+    adapter = Adapter(config, {layer: (found["A"], found["B"]) for layer, found in sides.items()})
+    _require_scale(adapter, where)
+    return adapter
+
+
+def _require_scale(adapter: Adapter, where: str | Path) -> None:
+    """Raise UserError unless the rank and the scale in the config are numbers that fit the factors."""
+    rank, alpha = adapter.config.get("r"), adapter.config.get("lora_alpha")
+    if type(rank) is not int or rank < 1:
+        raise UserError(f"{where}/{CONFIG_NAME}: r is {rank!r}; expected the rank of the adapter, a positive integer")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise UserError(f"{where}/{CONFIG_NAME}: lora_alpha is {alpha!r}; expected a finite number")
+    for layer, (down, up) in adapter.factors.items():
+        if down.ndim != 2 or up.ndim != 2 or not len(down) == up.shape[1] == rank:
+            shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
+            raise UserError(
+                f"{where}/{CONFIG_NAME}: r is {rank}, but the factors of {layer!r} have the shapes {shapes}; "
+                "take the adapter_config.json that was written with them"
+            )
 
 
 def read_adapter(files: CheckpointFiles, inside: str = ".") -> Adapter:

@@ -144,13 +144,35 @@ def write_bundle(
 
 
 def read_manifest(files: CheckpointFiles) -> Manifest:
-    """Raises UserError: a broken ``bundle.json``, or one of a newer version of this package."""
+    """Return the content of ``bundle.json``.
+
+    Raises:
+        UserError: it is broken, of a newer version of this package, or names no adapter or one outside the bundle.
+    """
     try:
-        return Manifest.model_validate_json(json.dumps(files.json(MANIFEST)))
+        manifest = Manifest.model_validate_json(json.dumps(files.json(MANIFEST)))
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(key) for key in problem["loc"])
         raise UserError(f"{files.path / MANIFEST}: {where}: {problem['msg']}") from None
+    if not manifest.adapters:
+        raise UserError(f"{files.path / MANIFEST}: adapters: names none; copy the whole bundle again")
+    for component, place in manifest.adapters.items():
+        _require_inside(files.path, component, place)
+    return manifest
+
+
+def _require_inside(bundle: Path, component: str, place: str) -> None:
+    """Raise UserError where the folder of an adapter is not inside the folder of its bundle."""
+    try:
+        inside = not Path(place).is_absolute() and (bundle / place).resolve().is_relative_to(bundle.resolve())
+    except (OSError, ValueError, RuntimeError):  # a null character, or a circle of symbolic links
+        inside = False
+    if not inside:
+        raise UserError(
+            f"{bundle / MANIFEST}: adapters.{component}: {place!r} is outside the folder of the bundle; "
+            "put the adapter into the bundle"
+        )
 
 
 def bundle_adapters(files: CheckpointFiles, manifest: Manifest) -> dict[str, Adapter]:
