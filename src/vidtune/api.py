@@ -235,7 +235,7 @@ class Model:
         if settings.get("temperature"):
             settings = {"do_sample": True, **settings}
         if duration is None and self._dialect.times is not None:
-            duration = seconds_of(media)
+            duration = seconds_of(media, timeout)
         return _Ask(
             media=media,
             without=frozenset((*without, *streams_without_files(media))),

@@ -109,3 +109,9 @@ def test_a_benchmark_without_data_and_no_benchmark_at_all_are_named(trained, tmp
         planned_runs(trained)
     with pytest.raises(UserError, match="name a benchmark"):
         planned_runs(tmp_path_factory.mktemp("bare"))
+
+
+def test_an_unknown_judge_is_refused_before_any_question_is_asked(folder, data, tmp_path):
+    with pytest.raises(UserError, match="unknown judge 'ruels'"):
+        ask(folder, data, tmp_path / "out", judge="ruels")
+    assert not (tmp_path / "out").exists()

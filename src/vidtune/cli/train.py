@@ -37,6 +37,10 @@ def train(
         from vidtune.recipe.types import load_recipe
         from vidtune.training.inspection.dry_run import describe, forecast
 
+        if device is not None:
+            from vidtune.training.ranks.group import ProcessPlace, compute_device
+
+            compute_device(ProcessPlace(), device)  # refuses a device that is not there
         loaded, planned = load_recipe(recipe, changes), max(planned_ranks, processes)
         with ProgressDisplay(enabled=not quiet, transient=True) as display:
             for stage in forecast(loaded, out, ranks=planned, progress=display):
@@ -48,8 +52,11 @@ def train(
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if processes > 1:
         from vidtune.recipe.types import load_recipe
+        from vidtune.training.ranks.group import ProcessPlace, compute_device
         from vidtune.training.ranks.launch import launch_training
 
+        if device is not None:
+            compute_device(ProcessPlace(), device)  # refuses a device that is not there
         launch_training(load_recipe(recipe, changes), out, processes, device, progress=not quiet)
         return
     from vidtune.training.ranks.group import joined, speaking_once

@@ -1,6 +1,7 @@
 """Remembers which media files passed a check, so that a check that was stopped does not read them again."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -26,7 +27,9 @@ class CheckedFiles:
         for value in read_values(sidecar, skip_broken=True):
             if isinstance(value, list) and len(value) == 5:
                 path, size, mtime_ns, checked, kind = value
-                self._kinds[path, size, mtime_ns, checked] = kind
+                if all(isinstance(text, str) for text in (path, checked, kind)):
+                    with suppress(TypeError):  # a size or time that is a list
+                        self._kinds[path, size, mtime_ns, checked] = kind
 
     def kind(self, path: str, checked: str) -> str | None:
         """Returns the kind of a file that passed a check and has not changed since then; None: it must be checked.

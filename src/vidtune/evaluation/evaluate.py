@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint, opened
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
 from vidtune.evaluation.predict import WHOLE, Variant, predict_benchmark
@@ -13,7 +15,7 @@ from vidtune.evaluation.protocol import merged
 from vidtune.evaluation.scores.score import Score
 from vidtune.evaluation.scores.scoring import score_run
 from vidtune.recipe.types import BenchmarkEntry, load_recipe
-from vidtune.registry import BENCHMARKS
+from vidtune.registry import BENCHMARKS, JUDGES
 
 if TYPE_CHECKING:
     from vidtune.checkpoints.load import Checkpoint
@@ -63,9 +65,22 @@ def evaluate(
         UserError: bad test set, checkpoint or option, or ``out`` holds another run's results.
     """
     variant = Variant(blind, tuple(without), features or {}, protocol or {}, limit)
+    _require_judge(judge, benchmark, Path(out))
     loaded = opened(model, device, dtype)
     summary = predict_benchmark(loaded, benchmark, Path(data), Path(out), variant, answering, progress=progress)
     return score_run(summary.run_dir, judge, progress=progress)
+
+
+def _require_judge(judge: Judge | str, benchmark: str, out: Path) -> None:
+    """Look up the judge by its name, before any question is asked.
+
+    Raises:
+        UserError: an unknown name that no judgements below ``out`` have either.
+    """
+    if not isinstance(judge, str) or isinstance(BENCHMARKS[benchmark], MeasuredBenchmark):
+        return
+    if judge in JUDGES or not any(out.glob(f"{benchmark}*/judgements/{escape(judge)}.jsonl")):
+        JUDGES[judge]
 
 
 @dataclass(frozen=True)

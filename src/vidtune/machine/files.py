@@ -88,6 +88,8 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid JSON (nested too deeply)") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:

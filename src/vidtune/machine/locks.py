@@ -16,6 +16,8 @@ from filelock import FileLock, SoftFileLock, Timeout
 from vidtune.errors import UserError
 
 _POLL_SECONDS = 0.005
+_REFUSE_AFTER_SECONDS = 1.0
+"""Another process may hold a lock for a moment only, to see whether it is free (`is_locked`)."""
 
 
 class LockUnavailableError(UserError):
@@ -28,7 +30,8 @@ def locked(path: Path, *, refusal: str | None = None) -> Iterator[None]:
 
     Args:
         path: the file, which need not exist, or the folder, which must.
-        refusal: text of the error when another process holds the lock. None: wait for that process.
+        refusal: text of the error when another process holds the lock for more than a second. None: wait for that
+            process.
 
     Raises:
         UserError: another process holds the lock; the message is "PATH: REFUSAL", with process and host if known.
@@ -36,7 +39,7 @@ def locked(path: Path, *, refusal: str | None = None) -> Iterator[None]:
     """
     place = lock_file(path)
     # Not thread-local: a record file may be closed by another thread than the one that opened it.
-    lock = FileLock(str(place), timeout=-1 if refusal is None else 0, thread_local=False)
+    lock = FileLock(str(place), timeout=-1 if refusal is None else _REFUSE_AFTER_SECONDS, thread_local=False)
     try:
         lock.acquire(poll_interval=_POLL_SECONDS)
     except Timeout:

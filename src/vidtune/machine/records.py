@@ -117,9 +117,15 @@ def read_records(path: Path, *, skip_broken: bool = False) -> Iterator[dict[str,
     Raises:
         UserError: a complete line is not a JSON object; names the line and column.
     """
+    for _, record in numbered_records(path, skip_broken=skip_broken):
+        yield record
+
+
+def numbered_records(path: Path, *, skip_broken: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of the line, from 1, and the record of each complete line of a file. See `read_records`."""
     for number, record in _numbered_values(path, skip_broken):
         if isinstance(record, dict):
-            yield record
+            yield number, record
         elif not skip_broken:
             raise UserError(f"{path}: line {number}: not valid JSON (expected an object)")
 
@@ -157,7 +163,7 @@ class RecordFollower:
         for line in whole.split(b"\n")[:-1]:
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(record, dict):
                 records.append(record)
@@ -176,11 +182,13 @@ def _numbered_values(path: Path, skip_broken: bool) -> Iterator[tuple[int, Any]]
                 return
             try:
                 value = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if skip_broken:
                     continue
                 column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
                 reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+                if isinstance(error, RecursionError):
+                    reason = "nested too deeply"
                 raise UserError(f"{path}: line {number}{column}: not valid JSON ({reason})") from None
             yield number, value
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.media.feature_file import FEATURE_SUFFIXES, is_feature_file
-from vidtune.media.probe import probe
+from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.processing.dialect import Dialect
 
 Paths = str | Path | Sequence[str | Path] | None
@@ -68,7 +68,23 @@ def streams_without_files(media: Sequence[MediaRef]) -> set[str]:
     return {ref.stream for ref in media if ref.read_by(ref.stream) is None}
 
 
-def seconds_of(media: Sequence[MediaRef]) -> float | None:
-    """Duration by which the moments in an answer are told; None unless exactly one of the files has a duration."""
-    timed = [seconds for ref in media if ref.path and (seconds := probe(ref.path).duration) > 0]
+def seconds_of(media: Sequence[MediaRef], timeout: float) -> float | None:
+    """Duration by which the moments in an answer are told; None unless exactly one of the files has a duration.
+
+    Args:
+        timeout: seconds that reading the metadata of one file may take.
+
+    Raises:
+        MediaError: a file cannot be read, or not in time.
+    """
+    jobs = [LoadJob(ref.path, None) for ref in media if ref.path]
+    if not jobs:
+        return None
+    timed: list[float] = []
+    with MediaPool(1, timeout) as pool:  # a worker process, because only killing it ends a stuck read
+        for result in pool.load(jobs):
+            if result.error is not None:
+                raise result.error
+            if result.info is not None and result.info.duration > 0:
+                timed.append(result.info.duration)
     return timed[0] if len(timed) == 1 else None

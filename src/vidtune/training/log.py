@@ -8,14 +8,15 @@ Counts and times cover the steps since the line before, on all ranks.
 """
 
 import resource
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from vidtune.machine.records import RecordWriter, read_records, write_records
+from vidtune.errors import UserError
+from vidtune.machine.records import RecordWriter, numbered_records, write_records
 
 LOG = "log.jsonl"
 RECENT_LINES = 20
@@ -45,7 +46,7 @@ class TrainingLog:
 
     def __init__(self, folder: Path, first_step: int, tracker: Tracker | None = None) -> None:
         path = folder / LOG
-        kept = [line for line in read_records(path) if line["step"] <= first_step]
+        kept = [line for line in _logged(path) if line["step"] <= first_step]
         write_records(path, kept)
         self._lines = RecordWriter(path)
         self._tracker = tracker
@@ -65,13 +66,26 @@ class TrainingLog:
 
 def last_logged_step(folder: Path) -> int:
     """Returns the step of the last line; 0 without a log."""
-    return max((line["step"] for line in read_records(folder / LOG)), default=0)
+    return max((line["step"] for line in _logged(folder / LOG)), default=0)
 
 
 def recent_step_seconds(folder: Path, step: int) -> list[float]:
     """Returns the seconds per step of the last lines up to ``step``, to estimate the time left right after resuming."""
-    lines = [line for line in read_records(folder / LOG) if line["step"] <= step][-RECENT_LINES - 1 :]
-    return [after["seconds"] / (after["step"] - before["step"]) for before, after in pairwise(lines)]
+    lines = [line for line in _logged(folder / LOG) if line["step"] <= step][-RECENT_LINES - 1 :]
+    return [
+        after["seconds"] / (after["step"] - before["step"])
+        for before, after in pairwise(lines)
+        if "seconds" in after and after["step"] > before["step"]
+    ]
+
+
+def _logged(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the lines of a log. Raises UserError for a line with a wrong step or time; names the line."""
+    for number, line in numbered_records(path):
+        for key, value in (("step", line.get("step")), ("seconds", line.get("seconds", 0.0))):
+            if not isinstance(value, int if key == "step" else (int, float)):
+                raise UserError(f"{path}: line {number}: {key!r} is not a number; mend or remove this line")
+        yield line
 
 
 def flat_numbers(line: Mapping[str, Any]) -> dict[str, float]:

@@ -6,6 +6,7 @@ loaded again from what the stage started from. No generator state is saved, beca
 """
 
 import json
+import re
 import shutil
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,19 +26,21 @@ from vidtune.training.ranks.group import SET_UP_TIMEOUT, Ranks
 
 PREFIX = "checkpoint-"
 _OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
-_EARLIER_PARTIALS = (f"{PREFIX}*.partial", "final.partial", "recipe.yaml.partial", "log.jsonl.partial")
-"""Temporary names of earlier versions, whose unfinished runs can be continued."""
+_EARLIER_PARTIAL = re.compile(rf"{PREFIX}\d+\.partial")
+"""Temporary step checkpoints of earlier versions, whose unfinished runs can be continued."""
+_IN_A_STEP_CHECKPOINT = re.compile(r"\.metadata(\.tmp)?|__\d+_\d+\.distcp|state\.json")
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete the temporary files and folders that a killed training process left in a folder of its run."""
+    """Delete the temporary files and folders that a killed training process left in a folder of its run.
+
+    What holds other files than those of a step checkpoint is kept, whatever its name: it may be a user's.
+    """
     remove_leftovers(folder)
-    for pattern in _EARLIER_PARTIALS:
-        for path in folder.glob(pattern):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+    for path in folder.glob(f"{PREFIX}*.partial"):
+        is_ours = _EARLIER_PARTIAL.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+        if is_ours and all(_IN_A_STEP_CHECKPOINT.fullmatch(inner.name) for inner in path.iterdir()):
+            shutil.rmtree(path)
 
 
 def checkpoints(stage_folder: Path) -> list[Path]:

@@ -1,6 +1,5 @@
 """``state.json`` of a checkpoint: facts about its run, and the check whether a run may continue from it."""
 
-import json
 import platform
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ import transformers
 
 import vidtune
 from vidtune.errors import UserError
+from vidtune.machine.files import read_object
 from vidtune.planning.plan import explain_difference
 from vidtune.recipe.types import recipe_fingerprint
 from vidtune.training.ranks.group import Ranks
+from vidtune.training.setup.exclusions import excluded_from
 from vidtune.training.setup.stage import StageSetup
 
 
@@ -37,8 +38,22 @@ def stage_state(setup: StageSetup, ranks: Ranks, step: int) -> dict[str, Any]:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Returns the ``state.json`` of a checkpoint."""
-    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    """Returns the ``state.json`` of a checkpoint.
+
+    Raises:
+        UserError: the file cannot be read, or a value is missing or of another type; names the value.
+    """
+    path = checkpoint / "state.json"
+    state = read_object(path)
+    for key, kind in (("step", int), ("plan", dict), ("excluded", list), ("arithmetic", dict)):
+        if not isinstance(state.get(key), kind):
+            raise UserError(
+                f"{path}: {key!r} is missing or has a wrong value; move the checkpoint away to go on from the one "
+                "before, if there is one"
+            )
+    for entry in state["excluded"]:
+        excluded_from(entry, f"{path}: 'excluded'")
+    return state
 
 
 def check_state(checkpoint: Path, state: dict[str, Any], setup: StageSetup, ranks: Ranks) -> list[str]:
@@ -48,7 +63,10 @@ def check_state(checkpoint: Path, state: dict[str, Any], setup: StageSetup, rank
     Raises:
         UserError: the data have changed; the message names the change.
     """
-    difference = explain_difference(state["plan"], setup.plan.identity())
+    try:
+        difference = explain_difference(state["plan"], setup.plan.identity())
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{checkpoint / 'state.json'}: 'plan' has a wrong value; move the checkpoint away") from None
     if difference is not None:
         raise UserError(
             f"{checkpoint}: the training data of stage {setup.stage.name!r} have changed since: {difference}; bring "

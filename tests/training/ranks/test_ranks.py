@@ -101,3 +101,10 @@ def test_each_process_has_its_own_gpu(
     else:
         assert compute_device(place, None) == torch.device(device)
         assert compute_device(place, "cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "xpu"])
+def test_a_device_that_is_not_there_is_refused_in_one_line(device: str) -> None:
+    with pytest.raises(UserError, match=f"device '{device}': ") as refused:
+        compute_device(ProcessPlace(), device)
+    assert "\n" not in str(refused.value)

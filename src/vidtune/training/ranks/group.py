@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vidtune.errors import UserError
+from vidtune.machine.devices import pick_device
 from vidtune.training.signals import TrainingInterrupted
 
 JOIN_TIMEOUT = timedelta(minutes=10)
@@ -259,7 +260,13 @@ def joined(device: str | None = None) -> Iterator[Ranks]:
 
 
 def compute_device(place: ProcessPlace, device: str | None) -> torch.device:
-    """Returns the device of a process: ``device`` if given, else the GPU of this process, else the CPU."""
+    """Returns the device of a process: ``device`` if given, else the GPU of this process, else the CPU.
+
+    Raises:
+        UserError: torch does not know the device, it is not there, or this machine has too few GPUs.
+    """
+    if device is not None and not (device == "cuda" and torch.cuda.is_available()):
+        pick_device(device)  # not for "cuda": it would take memory of the first GPU for every process
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if target.type != "cuda" or target.index is not None or place.world == 1:
         return target

@@ -13,7 +13,7 @@ from typing import Any
 
 from vidtune.data.problems import SampleProblem
 from vidtune.errors import UserError
-from vidtune.machine.records import RecordWriter, read_records
+from vidtune.machine.records import RecordWriter, numbered_records
 
 TOLERATED_COUNT = 10
 """Number of samples that may always be left out; more only up to a share, the ``max_excluded`` of the stage."""
@@ -42,6 +42,37 @@ class Excluded:
     seconds: float = 0.0
 
 
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "index": int,
+    "step": int,
+    "path": (str, type(None)),
+    "reason": str,
+    "rank": int,
+    "seconds": (int, float),
+}
+
+
+def excluded_from(record: Any, where: str) -> Excluded:
+    """Returns the record of a sample that was left out of a step, from the values of a file.
+
+    Args:
+        where: place of the values, for the message of the error.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value has a wrong type; names it.
+    """
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: expected an object, found {type(record).__name__}")
+    if unknown := sorted(set(record) - set(_TYPES)):
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; was it written by another version?")
+    values = {"rank": 0, "seconds": 0.0, **record}
+    for key, kind in _TYPES.items():
+        if key not in values or not isinstance(values[key], kind):
+            raise UserError(f"{where}: {key!r} is missing or has a wrong value; mend or remove this line")
+    return Excluded(**record)
+
+
 class ExclusionList:
     """The samples that a stage leaves out, in memory and in the file ``excluded.jsonl``.
 
@@ -53,9 +84,16 @@ class ExclusionList:
 
     def __init__(self, path: Path, writes: bool = True, max_share: float = 1.0) -> None:
         self.path, self.writes, self.max_share = path, writes, max_share
-        lines = list(read_records(path))
-        self.checked_ids: set[str] = {line["id"] for line in lines if "step" not in line}
-        self.entries = [Excluded(**line) for line in lines if "step" in line]
+        self.checked_ids: set[str] = set()
+        self.entries: list[Excluded] = []
+        for number, line in numbered_records(path):
+            where = f"{path}: line {number}"
+            if "step" in line:
+                self.entries.append(excluded_from(line, where))
+            elif isinstance(line.get("id"), str):
+                self.checked_ids.add(line["id"])
+            else:
+                raise UserError(f"{where}: 'id' is missing or has a wrong value; mend or remove this line")
         self._known = {(entry.index, entry.step) for entry in self.entries}
 
     def failed_files(self) -> dict[str, int]:
