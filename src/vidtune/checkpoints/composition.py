@@ -1,6 +1,6 @@
 """Config of the model that a source makes; reads configs and shapes, no weight."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -132,17 +132,22 @@ def tower_sizes(system: str, name: str, source: Source) -> JsonDict:
         raise UserError(f"{source.path}: does not tell {error}") from None
 
 
+def require_towers(config: VideoLMConfig, names: Iterable[str]) -> None:
+    """Raise UserError unless a model has all towers of these names; names the nearest."""
+    for name in names:
+        if name not in config.towers:
+            raise UserError(f"--tower {name}: no such tower; {suggestion(name, list(config.towers))}")
+
+
 def replace_tower(config: VideoLMConfig, tower: Source) -> None:
     """Put the sizes of a tower into a config, in the place of an absent tower or of another one.
 
     Sizes that the file does not tell, such as the number of frames, stay as they were.
 
     Raises:
-        UserError: no such tower, or features of another width than the connector takes.
+        UserError: weights that do not fit the config, or features of another width than the connector takes.
     """
     name = tower.component.removeprefix("towers.")
-    if name not in config.towers:
-        raise UserError(f"--tower {name}: no such tower; {suggestion(name, list(config.towers))}")
     width = config.tower(name).hidden_size
     found = tower_sizes(config.system, name, tower)
     config.towers[name] = {key: value for key, value in config.towers[name].items() if key != "absent"} | found

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vidtune.checkpoints.apply import Dtypes, assemble
+from vidtune.checkpoints.composition import config_of, require_towers
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.fit_processor import processor_of
 from vidtune.checkpoints.recognise import recognise, recognise_towers
@@ -63,7 +64,9 @@ def load_checkpoint(
     source = recognise(name_or_path, revision, below, opened=opened)
     if source.kind in ("native", "published") and below:
         raise UserError(f"{source.path}: is a whole model; leave out --model-base (base), which it does not need")
-    source = replace(source, towers=recognise_towers(towers or {}, source.system, opened))
+    if towers and not source.in_order()[0].is_layer:
+        require_towers(config_of(source), towers)
+        source = replace(source, towers=recognise_towers(towers, source.system, opened))
     model, report = assemble(source, dtype)
     processor = processor_of(source, model.config, tokenizer)
     source.close()
