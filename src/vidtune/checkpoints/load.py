@@ -57,7 +57,8 @@ def load_checkpoint(
             the files.
 
     Raises:
-        UserError: unknown format, a base for a whole model, missing or unexpected keys, no tokenizer; one line that names the path.
+        UserError: unknown format, a base for a whole model, missing or unexpected keys, no tokenizer; one line that
+            names the path.
     """
     opened: dict[str, CheckpointFiles] = {}
     below = [base] if isinstance(base, str) else list(base or ())
