@@ -13,7 +13,7 @@ _UNUSED = ("model_type", "architectures", "X", "torch_dtype", "dtype", "transfor
 
 
 def projector_depth(kind: str) -> int:
-    """Return the number of linear layers of ``linear``, ``identity`` or ``mlpNx_gelu``. Raises ValueError for others."""
+    """Return the number of layers of ``linear``, ``identity`` or ``mlpNx_gelu``. Raises ValueError for other names."""
     if kind in ("linear", "identity"):
         return int(kind == "linear")
     match = re.fullmatch(r"mlp(\d+)x_gelu", kind)
