@@ -23,7 +23,6 @@ def demo(
     # Small matrices gain nothing from a second thread, but from a second process. Must be set before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-    from vidtune.cli.options.score_lines import print_score
     from vidtune.evaluation.checkpoint import open_checkpoint
     from vidtune.evaluation.predict import Variant, predict_benchmark
     from vidtune.evaluation.report.page import build_report
@@ -61,7 +60,7 @@ def demo(
                 Variant(blind, without, entry.features, {"generation": chosen.generation}, entry.limit),
             )
             runs.append(summary.run_dir)
-            print_score(score_run(summary.run_dir))
+            typer.echo(score_run(summary.run_dir))
 
     page = build_report(runs, results / "report.html", title="vidtune demo")
     typer.echo(f"4/4  report: {page.resolve()}")

@@ -221,6 +221,7 @@ class VideoLMProcessor(ProcessorMixin):
         videos: Sequence[Any] | None = None,
         *,
         prompt: str | None = None,
+        return_tensors: str = "pt",
     ) -> dict[str, Any]:
         """Inputs of `VideoLM.forward` and `generate`, for plain transformers code.
 
@@ -230,6 +231,7 @@ class VideoLMProcessor(ProcessorMixin):
             images, videos: items of the streams "image" and "video": a path, or decoded uint8 RGB pixels (H, W, 3) or
                 (T, H, W, 3).
             prompt: name of a prompt format; None takes the system's format for answering.
+            return_tensors: as in other processors; only "pt", tensors of torch, exists.
 
         Returns:
             `input_ids` and `attention_mask`, (B, L) int64, padded on the left; `media`, the batch of each stream.
@@ -237,6 +239,8 @@ class VideoLMProcessor(ProcessorMixin):
             SampleProblem: tags and media do not fit together.
             UserError: the system has no stream "image" or "video".
         """
+        if return_tensors != "pt":
+            raise UserError(f"return_tensors {return_tensors!r}: there are tensors of torch only, 'pt'")
         questions = [text] if isinstance(text, str) else list(text)
         name = prompt or SYSTEMS[self.system].dialect.answering_prompt
         items = {stream: list(given) for stream, given in (("image", images), ("video", videos)) if given}

@@ -48,7 +48,7 @@ def locate(name_or_path: str, weights: bool = True) -> Path:
     if path.exists():
         return path
     repository = _REPOSITORY.fullmatch(name_or_path)
-    if name_or_path.startswith((".", "/", "~")) or repository is None:
+    if name_or_path.startswith((".", "/", "~")) or repository is None or path.parent.is_dir():
         raise UserError(f"{name_or_path}: no such file or folder")
     try:
         return _snapshot(repository["name"], repository["revision"], weights)

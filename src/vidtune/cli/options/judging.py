@@ -75,7 +75,6 @@ def judge_and_score(run_dir: Path, judge: "Judge") -> None:
 
     A run of a benchmark that metrics score is measured again instead, whoever the judge is.
     """
-    from vidtune.cli.options.score_lines import print_score
     from vidtune.evaluation.runs.folder import RunFolder
     from vidtune.evaluation.scores.score import METRICS
     from vidtune.evaluation.scores.scoring import score_collected, source_for
@@ -93,7 +92,7 @@ def judge_and_score(run_dir: Path, judge: "Judge") -> None:
     collected = source.collect(progress=True)
     if collected.summary is not None:
         _say_what_it_took(collected.summary)
-    print_score(score_collected(run, source, collected))
+    typer.echo(score_collected(run, source, collected))
 
 
 def _say_what_it_took(summary: "JudgingSummary") -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
+from vidtune.evaluation.scores.score_lines import score_lines
 from vidtune.evaluation.scores.statistics import LEVEL, METHOD, Estimate
 
 METRICS = "metrics"
@@ -170,6 +171,10 @@ class Score(BaseModel):
     def _accuracy(self) -> Estimate | None:
         values = () if self.overall is None else self.overall.values
         return next((value.official for value in values if value.name == "accuracy"), None)
+
+    def __str__(self) -> str:
+        """The score as the commands print it."""
+        return "\n".join(score_lines(self))
 
     def _repr_html_(self) -> str:
         """The score as a table, for notebooks."""

@@ -1,28 +1,24 @@
-"""How a score is printed."""
+"""A score as lines of text."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
-
-import typer
 
 if TYPE_CHECKING:
     from vidtune.evaluation.scores.score import NamedValue, Score, ScoreGroup
     from vidtune.evaluation.scores.statistics import Estimate
 
 
-def print_score(score: "Score") -> None:
-    """Print the values of a run with their intervals, and what is not in them."""
-    typer.echo(_title(score))
+def score_lines(score: "Score") -> Iterator[str]:
+    """Yield the values of a run with their intervals, and what is not in them."""
+    yield _title(score)
     if score.overall is not None:
-        for line in _overall_lines(score.overall, score.unanswered):
-            typer.echo(line)
+        yield from _overall_lines(score.overall, score.unanswered)
     for group in score.groups:
-        for line in _task_lines(group, score.left_out) if score.overall is None else _type_lines(group):
-            typer.echo(line)
+        yield from _task_lines(group, score.left_out) if score.overall is None else _type_lines(group)
     if score.overall is not None and score.overall.reason:
-        typer.echo(f"  no accuracy: {score.overall.reason}")
+        yield f"  no accuracy: {score.overall.reason}"
     for reason, names in _by_reason(score).items():
-        typer.echo(f"  left out: {', '.join(names)}: {reason}")
+        yield f"  left out: {', '.join(names)}: {reason}"
 
 
 def _title(score: "Score") -> str:
