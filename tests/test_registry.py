@@ -55,7 +55,7 @@ def test_registered_parts_can_be_taken_back(room):
     registry, _ = room
     registry.register("mine", Registry)
     registry.register("lazy", "room_of_a_test:ONE")
-    assert registry["mine"] is Registry and registry["lazy"] == 1 and registry.package("mine") == "vidtune"
+    assert registry["mine"] is Registry and registry["lazy"] == 1 and registry.package("mine") == "test_registry"
     with pytest.raises(UserError, match="part 'mine' exists already"):
         registry.register("mine", Registry)
     registry.unregister("mine")
@@ -74,3 +74,38 @@ def test_every_listed_part_loads(registry):
     assert registry is not SYSTEMS or len(registry) >= 3
     for name in registry:
         assert registry[name] is not None and registry.package(name) == "vidtune"
+
+
+@pytest.mark.parametrize("failure", ["raise ValueError('two\\nlines')", "raise SystemExit(3)", "1 / 0"])
+def test_a_package_that_fails_leaves_the_other_parts_usable(room, tmp_path, monkeypatch, failure):
+    registry, announced = room
+    (tmp_path / "broken_of_a_test.py").write_text(failure)
+    monkeypatch.syspath_prepend(tmp_path)
+    announced.append(EntryPoint("bad", "broken_of_a_test:PART", "vidtune.parts"))
+    with pytest.raises(UserError, match="part 'bad' of package broken_of_a_test cannot be loaded: ") as refused:
+        registry["bad"]
+    assert "\n" not in str(refused.value)
+    with pytest.warns(UserWarning, match="'bad' of package broken_of_a_test .* left out"):
+        assert dict(registry.usable()) == {"one": 1, "two": 2}
+
+
+def test_parts_that_cannot_be_parts_are_refused(room):
+    registry, announced = room
+    announced.append(EntryPoint("module", "room_of_a_test", "vidtune.parts"))
+    with pytest.raises(UserError, match="write 'module:attribute'"):
+        registry["module"]
+    for name, part in ((None, 1), ("", 1), ("three", None), ("three", "room_of_a_test")):
+        with pytest.raises(UserError, match="part"):
+            registry.register(name, part)
+    with pytest.raises(UserError, match=r"expected vidtune\.systems\.base:System"):
+        SYSTEMS.register("wrong", 3)
+    registry.register("three", SYSTEMS["video_llava"])
+    assert registry.package("three") == __name__.partition(".")[0]
+
+
+def test_an_entry_point_of_no_kind_of_rule_is_warned_of(room):
+    _, announced = room
+    announced.append(EntryPoint("samplign.x", "room_of_a_test:ONE", "vidtune.rules"))
+    rules = Registry("rule", "room_of_a_test", "vidtune.rules", "sampling.")
+    with pytest.warns(UserWarning, match="'samplign.x' of package room_of_a_test .* is ignored"):
+        assert rules.names() == ("one", "two")

@@ -37,7 +37,7 @@ def register_system(system: "System") -> None:
         >>> "my_system" in SYSTEMS
         True
     """
-    SYSTEMS.register(system.name, system)
+    SYSTEMS.register(getattr(system, "name", None), system)  # type: ignore[arg-type]
 
 
 def register_benchmark(benchmark: "Benchmark") -> None:
@@ -53,7 +53,7 @@ def register_benchmark(benchmark: "Benchmark") -> None:
         >>> BENCHMARKS["my_test_set"].name
         'my_test_set'
     """
-    BENCHMARKS.register(benchmark.name, benchmark)
+    BENCHMARKS.register(getattr(benchmark, "name", None), benchmark)  # type: ignore[arg-type]
 
 
 def register_judge(name: str, judge: "Judge | str") -> None:
@@ -145,7 +145,7 @@ def register_rule(name: str, rule: Any) -> None:
         >>> vidtune.register_rule("sampling.every_second", "my_package.frames:EVERY_SECOND")
     """
     for registry in REGISTRIES:
-        if registry.prefix and name.startswith(registry.prefix):
+        if registry.prefix and isinstance(name, str) and name.startswith(registry.prefix):
             registry.register(name.removeprefix(registry.prefix), rule)
             return
     kinds = " or ".join(f"{registry.prefix}NAME" for registry in REGISTRIES if registry.prefix)

@@ -4,6 +4,8 @@ A module of this package lists its own parts in ``PARTS`` (name -> ``"module:att
 as entry points of the registry's group, such as ``vidtune.systems``, or calls :meth:`Registry.register`.
 """
 
+import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -36,27 +38,34 @@ class Registry(Mapping[str, Part], Generic[Part]):
         room: module whose ``PARTS`` lists the parts of this package.
         group: name of the entry points by which other packages list theirs.
         prefix: what the names of these entry points begin with, where several registries share a group.
+        type_place: type of every part, as "module:attribute"; None: not checked here.
 
     Raises:
         UserError: a name that is not known (the nearest known one is named), a name that two packages use, or a part
             that cannot be imported.
     """
 
-    def __init__(self, kind: str, room: str, group: str, prefix: str = "") -> None:
+    def __init__(self, kind: str, room: str, group: str, prefix: str = "", type_place: str | None = None) -> None:
         self.kind, self.room, self.group, self.prefix = kind, room, group, prefix
+        self.type_place = type_place
         self.loaded: dict[str, Part] = {}
         self._places: dict[str, tuple[str, str]] | None = None
 
     def register(self, name: str, part: Part | str) -> None:
         """Add a part, or where it is defined (``"module:attribute"``)."""
         places = self._listed()
+        if not isinstance(name, str) or not name:
+            raise UserError(f"{self.kind}: the name is {name!r}; give a text that is not empty")
+        if part is None:
+            raise UserError(f"{self.kind} {name!r}: is None; give the part itself or 'module:attribute'")
         if name in places:
             raise UserError(f"{self.kind} {name!r} exists already, in package {places[name][1]}")
         if isinstance(part, str):
+            _require_attribute(part, f"{self.kind} {name!r}")
             places[name] = (part, part.partition(".")[0].partition(":")[0])
         else:
-            package = type(part).__module__ if not isinstance(part, type) else part.__module__
-            places[name] = ("", package.partition(".")[0])
+            self._require_type(part, f"{self.kind} {name!r}")
+            places[name] = ("", _registering_package())
             self.loaded[name] = part
 
     def unregister(self, name: str) -> None:
@@ -71,18 +80,42 @@ class Registry(Mapping[str, Part], Generic[Part]):
     def names(self) -> tuple[str, ...]:
         return tuple(self._listed())
 
+    def usable(self) -> Iterator[tuple[str, Part]]:
+        """Yield the parts by name, without those of other packages that cannot be loaded; a warning names these."""
+        for name in self.names():
+            try:
+                part = self[name]
+            except UserError as error:
+                warnings.warn(f"{error}; it is left out", stacklevel=2)
+            else:
+                yield name, part
+
+    def _require_type(self, part: object, what: str) -> None:
+        """Raise UserError for a part that is not of the registry's type."""
+        if self.type_place is None:
+            return
+        module, _, name = self.type_place.partition(":")
+        expected = getattr(import_module(module), name)
+        if not isinstance(part, expected):
+            raise UserError(f"{what}: is of type {type(part).__name__}; expected {self.type_place}")
+
     def __getitem__(self, name: str) -> Part:
         if name not in self.loaded:
             place, package = self._place(name)
+            what = f"{self.kind} {name!r} of package {package}"
+            if package != "vidtune":
+                _require_attribute(place, what)
             module, _, attribute = place.partition(":")
             try:
                 part: Any = import_module(module)
                 for step in attribute.split(".") if attribute else ():
                     part = getattr(part, step)
-            except (ImportError, AttributeError) as error:
+            except (Exception, SystemExit) as error:
                 if package == "vidtune":
                     raise
-                raise UserError(f"{self.kind} {name!r} of package {package} cannot be loaded: {error}") from error
+                raise UserError(f"{what} cannot be loaded: {_one_line(error)}") from error
+            if package != "vidtune":
+                self._require_type(part, what)
             self.loaded[name] = part
         return self.loaded[name]
 
@@ -107,10 +140,11 @@ class Registry(Mapping[str, Part], Generic[Part]):
         if self._places is None:
             places = {name: (place, "vidtune") for name, place in import_module(self.room).PARTS.items()}
             for point in entry_points(group=self.group):
+                package = point.dist.name if point.dist else point.value.partition(":")[0].partition(".")[0]
                 if not point.name.startswith(self.prefix):
+                    _warn_unless_known(point.name, self.group, package)
                     continue
                 name = point.name.removeprefix(self.prefix)
-                package = point.dist.name if point.dist else point.module.partition(".")[0]
                 if name in places:
                     raise UserError(f"{self.kind} {name!r} is in package {package} and in package {places[name][1]}")
                 places[name] = (point.value, package)
@@ -118,7 +152,41 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return self._places
 
 
-SYSTEMS: "Registry[System]" = Registry("system", "vidtune.systems", "vidtune.systems")
+def _require_attribute(place: str, what: str) -> None:
+    """Raise UserError unless a place is written "module:attribute"."""
+    module, _, attribute = place.partition(":")
+    if not module or not attribute:
+        raise UserError(f"{what}: its place is {place!r}; write 'module:attribute'")
+
+
+def _one_line(error: BaseException) -> str:
+    """Returns the first line of an error, with its type where that tells more."""
+    text = next(iter(str(error).splitlines()), "")
+    return text if isinstance(error, ImportError | AttributeError) and text else f"{type(error).__name__}: {text}"
+
+
+def _registering_package() -> str:
+    """Returns the name of the package whose code registers a part by a call."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package != "vidtune":
+            return "this program" if package in ("", "__main__") else package
+        frame = frame.f_back  # type: ignore[assignment]
+    return "this program"
+
+
+def _warn_unless_known(name: str, group: str, package: str) -> None:
+    """Warn of an entry point that no registry of its group reads."""
+    prefixes = [registry.prefix for registry in REGISTRIES if registry.group == group]
+    if prefixes and not name.startswith(tuple(prefixes)):
+        known = " or ".join(f"{prefix}NAME" for prefix in prefixes)
+        warnings.warn(f"entry point {name!r} of package {package} in {group} is ignored: write {known}", stacklevel=2)
+
+
+SYSTEMS: "Registry[System]" = Registry(
+    "system", "vidtune.systems", "vidtune.systems", type_place="vidtune.systems.base:System"
+)
 BENCHMARKS: "Registry[Benchmark]" = Registry("benchmark", "vidtune.evaluation.benchmarks", "vidtune.benchmarks")
 JUDGES: "Registry[Judge]" = Registry("judge", "vidtune.evaluation.judges", "vidtune.judges")
 ANNOTATIONS: Registry[Any] = Registry("annotation format", "vidtune.data", "vidtune.annotations")

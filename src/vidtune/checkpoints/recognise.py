@@ -228,8 +228,8 @@ def find_format(
         system: look among its formats alone; None: among those of all systems.
     """
     keys = list(keys)
-    for name in [system] if system else SYSTEMS.names():
-        for candidate in SYSTEMS[name].publication.formats:
+    for name, known in [(system, SYSTEMS[system])] if system else SYSTEMS.usable():
+        for candidate in known.publication.formats:
             if candidate.adapter == adapter and candidate.matches(config, keys):
                 return name, candidate
     what = f"of system {system}" if system else "of a known system"
@@ -238,7 +238,7 @@ def find_format(
 
 def _connector_files() -> tuple[str, ...]:
     """Names that files of connectors have in the published formats."""
-    formats = [format for name in SYSTEMS.names() for format in SYSTEMS[name].publication.formats]
+    formats = [format for _, system in SYSTEMS.usable() for format in system.publication.formats]
     return tuple(dict.fromkeys(f.file_name for f in formats if f.partial and not f.adapter))
 
 

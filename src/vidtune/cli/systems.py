@@ -7,8 +7,7 @@ def systems() -> None:
     """List the systems with their papers, prompt formats and checkpoint formats."""
     from vidtune.registry import SYSTEMS
 
-    for name in SYSTEMS.names():
-        system = SYSTEMS[name]
+    for _, system in SYSTEMS.usable():
         typer.echo(f"{system.name}: {system.title}, {system.paper}, {system.repository}")
         typer.echo(
             f"  prompts      {', '.join(system.dialect.prompts)} (trained with {system.dialect.training_prompt})"
