@@ -1,13 +1,16 @@
 """Checkpoints that are wrong in themselves or told too much: each is refused with one line that names the file."""
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from tiny_models import TOKENIZER, tiny_model
 from transformers import LlamaTokenizer
 
@@ -120,3 +123,83 @@ def test_a_scale_that_is_no_number_is_refused(alpha: Any, written: Path, tmp_pat
     copy = shutil.copytree(written / "bundle", tmp_path / "bundle")
     edit(copy / "adapter_config.json", lora_alpha=alpha)
     assert f"adapter_config.json: lora_alpha is {alpha!r}" in refused(copy)
+
+
+@pytest.mark.parametrize("kind", ["native", "official"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_refused(
+    dtype: torch.dtype, kind: str, written: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(written / kind, tmp_path / "copy")
+    state = load_file(copy / "model.safetensors")
+    name = next(name for name in state if "q_proj" in name)
+    save_file(state | {name: state[name].to(dtype)}, copy / "model.safetensors", metadata={"format": "pt"})
+    assert f"{str(dtype)[6:]} where the model has floating-point numbers (quantised?)" in refused(copy)
+
+
+def test_a_shape_that_does_not_fit_names_the_file(written: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(written / "native", tmp_path / "copy")
+    state = load_file(copy / "model.safetensors")
+    name = next(name for name in state if "q_proj" in name)
+    save_file(state | {name: state[name][:1].clone()}, copy / "model.safetensors", metadata={"format": "pt"})
+    assert f"{copy}: {name}: shape (1, " in refused(copy)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        *(("native", key) for key in ("alignments", "connectors", "streams", "towers", "text_config")),
+        *(("official", key) for key in ("vocab_size", "hidden_size", "num_attention_heads")),
+    ],
+)
+@pytest.mark.parametrize("value", [[1], "x", NAN, -1], ids=str)
+def test_wrong_types_in_a_config_are_one_line(kind: str, key: str, value: Any, written: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(written / kind, tmp_path / "copy")
+    edit(copy / "config.json", **{key: value})
+    assert f"{copy}: " in refused(copy)
+
+
+@pytest.mark.parametrize("value", [[1], "x", NAN, -1], ids=str)
+def test_a_dtype_that_is_none_is_one_line(value: Any, written: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(written / "native", tmp_path / "copy")
+    edit(copy / "config.json", dtype=value)
+    assert "config.json" in refused(copy)
+
+
+@pytest.mark.parametrize("name", ["processor_config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["[]", "{", "null"])
+def test_broken_files_of_a_processor_are_one_line(name: str, text: str, written: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(written / "native", tmp_path / "copy")
+    (copy / name).write_text(text)
+    assert "no processor can be read from processor_config.json and the tokenizer's files" in refused(copy)
+
+
+def test_a_config_of_another_system_than_its_processor_is_refused(written: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(written / "native", tmp_path / "copy")
+    edit(copy / "config.json", system="longvale")
+    assert "config.json is of system 'longvale', processor_config.json of 'video_llava'" in refused(copy)
+
+
+@pytest.mark.parametrize("weight_map", [[1], "x", None, {"a": 3}, {"a": "b\0c"}], ids=str)
+def test_a_wrong_index_of_shards_is_refused(weight_map: Any, written: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(written / "native", tmp_path / "copy")
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert "weight_map: expected the name of a file for each tensor" in refused(copy)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a Git LFS pointer"),
+        (pickle.dumps({"a": Path("b")}), "code in it is not run"),
+        (pickle.dumps({3: 4}), ""),
+    ],
+    ids=["pointer", "code", "keys"],
+)
+def test_what_is_wrong_with_a_pickle_is_said(content: bytes, message: str, written: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(written / "official", tmp_path / "copy")
+    (copy / "model.safetensors").unlink()
+    (copy / "pytorch_model.bin").write_bytes(content)
+    said = refused(copy)
+    assert "pytorch_model.bin: not a readable file of tensors" in said and message in said
+    assert "weights_only" not in said

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from vidtune.checkpoints.composition import config_of
+from vidtune.checkpoints.composition import CONFIG_ERRORS, config_of, unreadable_config
 from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.lora.adapter_files import Adapter, official_name, read_adapter
 from vidtune.checkpoints.lora.bundle import OTHERS, SAMPLE, bundle_adapters, first_difference
@@ -118,6 +118,7 @@ class _Layer:
         for name, tensor in self.connectors.items():
             if name not in parameters or parameters[name].shape != tensor.shape:
                 raise UserError(f"{what} has no weight {name!r} of shape {tuple(tensor.shape)}")
+            require_floating(name, tensor, self.source.path)
             parameters[name].copy_(tensor)
         for adapter, keys in self.adapters:
             merge(model, adapter, keys, self.source.path)
@@ -206,7 +207,7 @@ def _fill_native(
     assert source.files is not None
     report = LoadReport(OURS)
     state = _with_towers(source.weights, towers)
-    model = model_from_state(config, state, report, dtype, dtype_of_config=dtype is None)
+    model = model_from_state(config, state, report, dtype, where=source.path, dtype_of_config=dtype is None)
     if source.files.has(_GENERATION):
         model.generation_config = GenerationConfig.from_dict(source.files.json(_GENERATION))
     report.loaded = len(model.state_dict()) - len(report.missing) - len(towers)
@@ -222,7 +223,7 @@ def _fill_published(
     assert format is not None
     report = LoadReport(format.name)
     state = _with_towers(rename(source.weights, format.keys, report), towers)
-    model = model_from_state(config, state, report, dtype)
+    model = model_from_state(config, state, report, dtype, where=source.path)
     report.drawn = [key for key in report.missing if any(re.match(pattern, key) for pattern in format.drawn)]
     report.missing = [key for key in report.missing if key not in report.drawn]
     report.warnings = list(format.warnings(model.config))
@@ -258,7 +259,7 @@ def _fill_parts(
     if not state:
         return cast(VideoLM(config), {}, dtype or torch.float32)
     whole = LoadReport("recipe")
-    model = model_from_state(config, state | drawn_weights(config, list(state)), whole, dtype)
+    model = model_from_state(config, state | drawn_weights(config, list(state)), whole, dtype, where=source.path)
     for component, path in paths.items():
         gaps = [key for key in whole.missing if key.startswith(component + ".")]
         LoadReport(component, missing=gaps).refuse_gaps(path)
@@ -288,6 +289,7 @@ def model_from_state(
     report: LoadReport,
     dtype: Dtypes = None,
     *,
+    where: str | Path = "weights",
     dtype_of_config: bool = False,
 ) -> VideoLM:
     """Build a model with these tensors. Parameters that ``state`` lacks are initialised and reported as missing.
@@ -295,19 +297,28 @@ def model_from_state(
     Tied weights are filled from whichever of their names ``state`` holds.
 
     Args:
+        where: path for error messages.
         dtype_of_config: take the dtype that the config names, and only without one that of the tensors.
 
     Raises:
-        UserError: a tensor has another shape than the config asks for, or the names of one weight hold different
-            values; names it.
+        UserError: sizes in the config of which no model can be built, a tensor of another shape than the config asks
+            for or that holds no floating-point numbers, or the names of one weight hold different values; names it.
     """
-    with torch.device("meta"):
-        empty = VideoLM(config)
-    state = under_every_name(state, tied_names(empty))
-    shapes = {name: tensor.shape for name, tensor in empty.state_dict().items()}
+    try:
+        with torch.device("meta"):
+            empty = VideoLM(config)
+    except CONFIG_ERRORS as error:
+        raise unreadable_config(where, error) from None
+    state = under_every_name(state, tied_names(empty), where)
+    wanted = empty.state_dict()
     for name, tensor in state.items():
-        if name in shapes and shapes[name] != tensor.shape:
-            raise UserError(f"{name}: shape {tuple(tensor.shape)} in the file, {tuple(shapes[name])} by its config")
+        if name not in wanted:
+            continue
+        if wanted[name].shape != tensor.shape:
+            held, asked = tuple(tensor.shape), tuple(wanted[name].shape)
+            raise UserError(f"{where}: {name}: shape {held} in the file, {asked} by its config")
+        if wanted[name].is_floating_point():
+            require_floating(name, tensor, where)
     common: torch.dtype | str
     if dtype_of_config:
         common = "auto"
@@ -330,11 +341,23 @@ def model_from_state(
     return model
 
 
-def under_every_name(state: Mapping[str, Tensor], groups: Iterable[tuple[str, ...]]) -> dict[str, Tensor]:
+def require_floating(name: str, tensor: Tensor, where: str | Path) -> None:
+    """Raise UserError where a tensor does not hold floating-point numbers."""
+    if not tensor.is_floating_point():
+        raise UserError(
+            f"{where}: {name}: {str(tensor.dtype).removeprefix('torch.')} where the model has floating-point numbers "
+            "(quantised?); take a checkpoint in bfloat16, float16 or float32"
+        )
+
+
+def under_every_name(
+    state: Mapping[str, Tensor], groups: Iterable[tuple[str, ...]], where: str | Path = "weights"
+) -> dict[str, Tensor]:
     """Return the tensors with each tied weight under all of its names, whichever of them the file holds.
 
     Args:
         groups: names of each tied weight, see :func:`tied_names`.
+        where: path for error messages.
 
     Raises:
         UserError: the names of one weight hold different values.
@@ -345,7 +368,7 @@ def under_every_name(state: Mapping[str, Tensor], groups: Iterable[tuple[str, ..
         for name in held[1:]:
             one, other = completed[held[0]], completed[name]
             if one.shape != other.shape or not torch.equal(one, other):
-                raise UserError(f"{held[0]} and {name} are one weight by the config but hold different values")
+                raise UserError(f"{where}: {held[0]} and {name} are one weight by the config but hold different values")
         if held:
             completed |= dict.fromkeys(names, completed[held[0]])
     return completed

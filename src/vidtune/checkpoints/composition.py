@@ -1,6 +1,7 @@
 """Config of the model that a source makes; reads configs and shapes, no weight."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,24 @@ from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
 
+CONFIG_ERRORS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,  # RecursionError too
+    StrictDataclassError,
+)
+"""Errors that values of a wrong type or size in a config.json lead to."""
+
+
+def unreadable_config(where: str | Path, error: Exception) -> UserError:
+    """Return the error to raise for a config.json of which no model can be built."""
+    reason = f"does not tell {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return UserError(f"{where}: config.json: {reason or type(error).__name__}")
+
 
 def config_of(source: Source, text_config: PreTrainedConfig | None = None) -> VideoLMConfig:
     """Return the config of the model that a source makes, with the towers that complete it.
@@ -30,7 +49,7 @@ def config_of(source: Source, text_config: PreTrainedConfig | None = None) -> Vi
     """
     base = source.in_order()[0]
     if base.kind == "native":
-        config: VideoLMConfig = VideoLMConfig.from_dict(base.config)
+        config = _native_config(base)
     elif base.kind == "parts":
         config = _config_of_parts(base, text_config)
     else:
@@ -40,12 +59,26 @@ def config_of(source: Source, text_config: PreTrainedConfig | None = None) -> Vi
     return config
 
 
+def _native_config(source: Source) -> VideoLMConfig:
+    try:
+        config: VideoLMConfig = VideoLMConfig.from_dict(source.config)
+        for name in config.towers:
+            config.tower(name)
+        for name in config.connectors:
+            config.connector(name)
+    except CONFIG_ERRORS as error:
+        raise unreadable_config(source.path, error) from None
+    if config.dtype is not None and not isinstance(config.dtype, torch.dtype):
+        raise UserError(f"{source.path}: config.json: dtype is {config.dtype!r}; expected one such as 'bfloat16'")
+    return config
+
+
 def _published_config(source: Source) -> VideoLMConfig:
     assert source.format is not None and source.format.read_config is not None
     try:
         return source.format.read_config(source.config, dict(source.shapes))
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{source.path}: {error}") from None
+    except CONFIG_ERRORS as error:
+        raise unreadable_config(source.path, error) from None
 
 
 def _config_of_parts(source: Source, text_config: PreTrainedConfig | None) -> VideoLMConfig:

@@ -8,6 +8,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerBa
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.hub import locate
 from vidtune.checkpoints.source import Source
+from vidtune.errors import UserError
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
 from vidtune.processing.processor import VideoLMProcessor
@@ -30,9 +31,12 @@ def processor_of(source: Source, config: VideoLMConfig, tokenizer: str | None = 
     files = source.files
     assert files is not None
     if source.kind in ("native", "bundle"):
-        processor: VideoLMProcessor = VideoLMProcessor.from_pretrained(
-            files.path, config=VideoLMConfig.from_dict(files.config)
-        )
+        processor = _saved_processor(files)
+        if processor.system != config.system:
+            raise UserError(
+                f"{files.path}: config.json is of system {config.system!r}, processor_config.json of "
+                f"{processor.system!r}; copy both from one checkpoint"
+            )
         _refit(processor, config, {tower.component.removeprefix("towers.") for tower in source.towers})
         if tokenizer is not None:
             files = CheckpointFiles(tokenizer)
@@ -45,6 +49,23 @@ def processor_of(source: Source, config: VideoLMConfig, tokenizer: str | None = 
         below = source.children[0]
         files = (below.part("language_model") or below).files or files
     return build_processor(config, load_tokenizer(files.path, config=_known_config(files)))
+
+
+def _saved_processor(files: CheckpointFiles) -> VideoLMProcessor:
+    """The processor in a folder of ours. Raises UserError where its files, or those of its tokenizer, are broken."""
+    try:
+        processor: VideoLMProcessor = VideoLMProcessor.from_pretrained(
+            files.path, config=VideoLMConfig.from_dict(files.config)
+        )
+    except UserError:
+        raise
+    except Exception as error:  # the tokenizers library raises plain exceptions
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(
+            f"{files.path}: no processor can be read from processor_config.json and the tokenizer's files ({reason}); "
+            "copy them again"
+        ) from None
+    return processor
 
 
 def _known_config(files: CheckpointFiles) -> PreTrainedConfig | None:

@@ -24,6 +24,8 @@ INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")
 PICKLED = (".pt", ".pth")
 """Endings of pickled files that are published alone, under any name."""
+LFS_POINTER = b"version https://git-lfs"
+"""Start of the small text file that Git LFS puts in the place of a large one."""
 NESTED, SETTINGS = "model", "cfg"
 """Pickled training checkpoints hold their tensors, and the settings of their model, below these keys."""
 
@@ -110,6 +112,8 @@ class _Pickled:
         nested = content.get(NESTED)
         self._tensors: dict[str, Tensor] = nested if isinstance(nested, dict) else content
         for name, value in self._tensors.items():
+            if not isinstance(name, str):
+                raise TypeError(f"the key {name!r} is no name of a tensor")
             if not isinstance(value, Tensor):
                 raise TypeError(f"{name!r} is no tensor")
         self.settings = dict(content.get(SETTINGS) or {})
@@ -155,8 +159,19 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, *ARCHIVE_ERRORS) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _reason(path, error)
         raise UserError(f"{path}: not a readable file of tensors ({reason})") from None
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What is wrong with a file. torch's own text for a pickle advises to run the code in it, and is not repeated."""
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            return "a Git LFS pointer in the place of the file; fetch it with git lfs pull"
+    text = str(error)
+    if "weights_only" in text:
+        return "no pickle of weights alone; code in it is not run"
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 class Tensors(Mapping[str, Tensor]):
@@ -219,7 +234,10 @@ def weight_files(path: Path, names: tuple[str, ...] = SINGLE_NAMES) -> list[Path
 
 def _shards(path: Path, index: Path) -> list[Path]:
     """The files that an index names; they must lie in its folder."""
-    shards = sorted({path / str(shard) for shard in read_object(index).get("weight_map", {}).values()})
+    names = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) and "\0" not in name for name in names.values()):
+        raise UserError(f"{index}: weight_map: expected the name of a file for each tensor; copy the file again")
+    shards = sorted({path / shard for shard in names.values()})
     for shard in shards:
         if not shard.resolve().is_relative_to(path.resolve()) and not index.is_symlink():
             raise UserError(f"{index}: names {shard}, which is outside the folder")
