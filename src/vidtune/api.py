@@ -1,6 +1,6 @@
 """Public functions and classes: load a model, ask it, train it, evaluate it. ``import vidtune`` gives these names."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,7 +149,7 @@ class Model:
             >>> len(model.answer(["What moves?", "What colour is it?"], video="clip.mp4", max_new_tokens=4))
             2
         """
-        questions = [question] if isinstance(question, str) else list(question)
+        questions = _texts(question, "question")
         ask = self._ask(video, image, features, without, duration, prompt, media_timeout, settings)
         requests = [Request(str(number), ask.media, text) for number, text in enumerate(questions)]
         with self._engine(ask) as engine:
@@ -210,6 +210,7 @@ class Model:
         """
         from vidtune.checkpoints.write import save_checkpoint
 
+        _checked_path(folder, "folder")
         save_checkpoint(self._checkpoint(), Path(folder), format)
         return Path(folder)
 
@@ -230,7 +231,8 @@ class Model:
         timeout: float,
         settings: Mapping[str, Any],
     ) -> _Ask:
-        files = {"video": as_paths(video), "image": as_paths(image)}
+        without = _texts(without, "without")
+        files = {"video": as_paths(_checked_paths(video, "video")), "image": as_paths(_checked_paths(image, "image"))}
         media = asked_media(files, features or {}, self._dialect)
         if settings.get("temperature"):
             settings = {"do_sample": True, **settings}
@@ -389,6 +391,27 @@ def chat(model: Model | str | Path, **options: Any) -> Chat:
     return _model(model).chat(**options)
 
 
+def _texts(given: str | Sequence[str], name: str) -> list[str]:
+    """One text or several, as a list. Raises UserError for anything else."""
+    texts = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{name}: expected a text or a list of texts, found {given!r}")
+    return [str(text) for text in texts]
+
+
+def _checked_path(given: Any, name: str) -> None:
+    """Raise UserError unless a value is a path."""
+    if not isinstance(given, str | Path):
+        raise UserError(f"{name}: expected a path, found {given!r}")
+
+
+def _checked_paths(given: Paths, name: str) -> Paths:
+    """Return one path, several or none as they are. Raises UserError for anything else."""
+    for path in () if given is None else given if isinstance(given, list | tuple) else [given]:
+        _checked_path(path, name)
+    return given
+
+
 def _model(model: Model | str | Path) -> Model:
     return model if isinstance(model, Model) else load(model)
 
@@ -423,7 +446,12 @@ def train(
     """
     from vidtune.training.run import train as train_recipe
 
-    changes = [f"{key}={value}" for key, value in overrides.items()] if isinstance(overrides, Mapping) else overrides
+    _checked_path(out, "out")
+    changes: Sequence[str]
+    if isinstance(overrides, Mapping):
+        changes = [f"{key}={value}" for key, value in overrides.items()]
+    else:
+        changes = _texts(overrides, "overrides")
     return train_recipe(recipe, changes, out=out, processes=processes, device=device, progress=progress)
 
 
@@ -477,6 +505,8 @@ def evaluate(
     from vidtune.evaluation.judges.base import DEFAULT_JUDGE
     from vidtune.machine.devices import pick_device
 
+    for name, path in (("data", data), ("out", out)):
+        _checked_path(path, name)
     return evaluate_model(
         model._checkpoint() if isinstance(model, Model) else model,
         benchmark,
@@ -484,7 +514,7 @@ def evaluate(
         out=out,
         judge=judge or DEFAULT_JUDGE,
         blind=blind,
-        without=without,
+        without=_texts(without, "without"),
         features=features,
         protocol=protocol,
         limit=limit,
