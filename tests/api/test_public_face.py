@@ -83,6 +83,26 @@ def test_threads_share_a_model(in_examples):
     assert found == {0: alone, 1: alone}
 
 
+def test_threads_load_at_the_same_time(in_examples):
+    """Of a model with tied weights, which transformers ties by a method that it replaces while a model is built."""
+    run = vidtune.train("tiny.yaml", out="tied", overrides=["language_model.tie_word_embeddings=true"], progress=False)
+    failed: list[Exception] = []
+
+    def load() -> None:
+        try:
+            vidtune.load(run.final)
+        except Exception as error:
+            failed.append(error)
+
+    for _ in range(3):
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+
+
 def test_a_conversation_remembers_and_streams_what_it_would_say(in_examples):
     model = vidtune.load("tiny-model")
     said, streamed = (model.chat(video="clip.mp4", max_new_tokens=5) for _ in range(2))

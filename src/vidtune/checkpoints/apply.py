@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import RLock
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ Dtypes = torch.dtype | Callable[[str], torch.dtype] | None
 """One dtype for all parameters, or a function from the name of a component to its dtype; None: that of the files."""
 LANGUAGE_MODEL_KEYS = KeyMap((("", "language_model."),), (r".*\.rotary_emb\.inv_freq$",))
 _GENERATION = "generation_config.json"
+_ONE_AT_A_TIME = RLock()
+"""transformers replaces methods of its classes while it builds a model; two threads would restore the wrong ones."""
 
 
 def assemble(
@@ -50,6 +53,11 @@ def assemble(
     Raises:
         UserError: keys missing or unexpected, shapes that do not fit, or nothing to stand on.
     """
+    with _ONE_AT_A_TIME:
+        return _assemble(source, dtype, reports)
+
+
+def _assemble(source: Source, dtype: Dtypes, reports: list[LoadReport] | None) -> tuple[VideoLM, LoadReport]:
     base, *above = source.in_order()
     if base.is_layer:
         partial = ", ".join(base.format.partial) if base.format else base.kind
