@@ -14,6 +14,8 @@ from vidtune.processing.times import spans_in_text, with_seconds
 from vidtune.registry import SYSTEMS
 
 if TYPE_CHECKING:
+    import torch
+
     from vidtune.checkpoints.load import Checkpoint
     from vidtune.checkpoints.report import LoadReport
     from vidtune.checkpoints.source import Source
@@ -321,11 +323,11 @@ def load(
     checkpoint: str | Path,
     *,
     revision: str | None = None,
-    base: str | Sequence[str] | None = None,
+    base: Paths = None,
     towers: Mapping[str, str] | None = None,
     tokenizer: str | None = None,
     device: str | None = None,
-    dtype: str | None = None,
+    dtype: "str | torch.dtype | None" = None,
 ) -> Model:
     """Load a model from a checkpoint in any known format.
 
@@ -337,7 +339,7 @@ def load(
         towers: tower -> file, folder or hub id of its weights, for a checkpoint that comes without it.
         tokenizer: folder or hub id, when the checkpoint's folder holds none.
         device: of torch; None: a GPU when there is one.
-        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``; None: the checkpoint's.
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``, or the dtype of torch; None: the checkpoint's.
 
     Raises:
         UserError: no checkpoint there, an unknown format, missing or unexpected keys, or no tokenizer.
@@ -352,7 +354,7 @@ def load(
     loaded = load_checkpoint(
         checkpoint,
         revision=revision,
-        base=base,
+        base=[str(place) for place in as_paths(base)] if not isinstance(base, str) else base,
         towers=towers,
         tokenizer=tokenizer,
         dtype=pick_dtype(dtype),

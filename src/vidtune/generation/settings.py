@@ -2,11 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import isfinite
 from typing import Any, Literal
 
 from vidtune.data.sample import MediaRef, Turn
 from vidtune.errors import UserError
 
+_NUMBERS: dict[str, Any] = {
+    "max_new_tokens": int,
+    "temperature": (int, float),
+    "top_p": (int, float),
+    "top_k": int,
+    "seed": int,
+}
 FinishReason = Literal["eos", "stop", "length", "error"]
 
 
@@ -36,7 +44,17 @@ class GenerationSettings:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        several = isinstance(self.stop, tuple | list)
+        object.__setattr__(self, "stop", tuple(self.stop) if several else (self.stop,))
+        for name, kinds in _NUMBERS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not isfinite(value):
+                what = "whole number" if kinds is int else "number"
+                raise UserError(f"generation: {name} is {value!r}, use a {what}")
+        if not isinstance(self.do_sample, bool):
+            raise UserError(f"generation: do_sample is {self.do_sample!r}, use true or false")
+        if not all(isinstance(text, str) for text in self.stop):
+            raise UserError(f"generation: stop is {self.stop!r}, use texts")
         wrong = [
             (self.max_new_tokens < 1, f"max_new_tokens is {self.max_new_tokens}, use 1 or more"),
             (self.temperature < 0, f"temperature is {self.temperature}, use 0 (greedy) or more"),

@@ -28,10 +28,11 @@ def pick_device(name: str | None) -> str:
     return name
 
 
-def pick_dtype(name: str | None) -> "torch.dtype | None":
-    """The precision asked for; None keeps the checkpoint's."""
+def pick_dtype(name: "str | torch.dtype | None") -> "torch.dtype | None":
+    """The precision asked for, by its name or as torch has it; None keeps the checkpoint's."""
     import torch
 
+    name = None if name is None else str(name).removeprefix("torch.")
     if name is not None and name not in DTYPES:
         raise UserError(f"unknown dtype {name!r}; {suggestion(name, DTYPES)}")
     return None if name is None else getattr(torch, name)
