@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vidtune.evaluation.scores.statistics import mean_difference, ratio
+from vidtune.evaluation.statistics import mean_difference, ratio
 
 
 def simulate(random, videos: int, per_video: int, spread: float):
@@ -15,7 +15,7 @@ def simulate(random, videos: int, per_video: int, spread: float):
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says(monkeypatch):
-    monkeypatch.setattr("vidtune.evaluation.scores.statistics.RESAMPLES", 400)
+    monkeypatch.setattr("vidtune.evaluation.statistics.RESAMPLES", 400)
     random = np.random.default_rng(7)
     covered = 0
     for _ in range(200):

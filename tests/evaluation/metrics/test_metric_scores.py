@@ -16,7 +16,7 @@ from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.comparison import compare_runs
 from vidtune.evaluation.scores.score_file import read_score
 from vidtune.evaluation.scores.scoring import score_run, source_for
-from vidtune.evaluation.scores.statistics import difference_of_sums, mean_difference, of_sums, ratio
+from vidtune.evaluation.statistics import difference_of_sums, mean_difference, of_sums, ratio
 
 NO_JAVA = "METEOR needs Java; install a runtime"
 # IoU 0.5, none readable and 0.98 (v1), 0.98 and 0 (v2); there is no v3.

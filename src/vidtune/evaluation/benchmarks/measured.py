@@ -11,7 +11,7 @@ from typing import Any
 
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.metrics.base import TaskValues
-from vidtune.evaluation.scores.outcome import Metric
+from vidtune.evaluation.outcome import Metric
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ from vidtune.evaluation.metrics.grounding import interval_iou, parse_interval, s
 from vidtune.evaluation.metrics.meteor import Meteor, meteor_of_sums, meteor_problem
 from vidtune.evaluation.metrics.segment_captions import score_segment_captions
 from vidtune.evaluation.metrics.tokenizer import TokenizerName
+from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
-from vidtune.evaluation.scores.outcome import Metric
 from vidtune.processing.times import time_rule
 
 CAPTIONING, GROUNDING, SEG_CAPTIONING = "captioning", "grounding", "seg_captioning"

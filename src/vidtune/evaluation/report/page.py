@@ -12,11 +12,11 @@ from typing import Any
 
 from vidtune import __version__
 from vidtune.errors import MediaError, UserError
+from vidtune.evaluation.outcome import Outcome
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.report.frame_strip import frame_strip
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.comparison import Comparison, compare_runs
-from vidtune.evaluation.scores.outcome import Outcome
 from vidtune.evaluation.scores.score import METRICS, Score
 from vidtune.evaluation.scores.score_file import read_score
 from vidtune.evaluation.scores.scoring import source_for

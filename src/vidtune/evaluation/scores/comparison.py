@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE
+from vidtune.evaluation.outcome import Metric, Outcome, ScoreSource, rows_of
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.scores.outcome import Metric, Outcome, ScoreSource, rows_of
 from vidtune.evaluation.scores.scoring import source_for
-from vidtune.evaluation.scores.statistics import LEVEL, METHOD, Estimate
+from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate
 
 Pair = tuple[Outcome, Outcome]
 

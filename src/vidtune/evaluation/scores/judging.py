@@ -6,6 +6,7 @@ from pathlib import Path
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, ExpectedUsage, Judge, Judgement, JudgingSummary
 from vidtune.evaluation.judges.replies import Verdict, read_verdict
+from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource, Status
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.judgements import (
@@ -16,8 +17,7 @@ from vidtune.evaluation.runs.judgements import (
     judgements_of,
     require_identity,
 )
-from vidtune.evaluation.scores.outcome import Collected, Metric, Outcome, ScoreSource, Status
-from vidtune.evaluation.scores.statistics import difference_of_means
+from vidtune.evaluation.statistics import difference_of_means
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter
 from vidtune.registry import JUDGES

@@ -15,8 +15,8 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
 from vidtune.evaluation.metrics.base import TaskValues
+from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource, Status
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.scores.outcome import Collected, Metric, Outcome, ScoreSource, Status
 from vidtune.evaluation.scores.score import METRICS
 from vidtune.machine.records import read_records, write_records
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.scores.score_lines import score_lines
-from vidtune.evaluation.scores.statistics import LEVEL, METHOD, Estimate
+from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate
 
 METRICS = "metrics"
 """Stands for the judge's name where metrics score the answers: in score files and reports."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vidtune.evaluation.scores.score import NamedValue, Score, ScoreGroup
-    from vidtune.evaluation.scores.statistics import Estimate
+    from vidtune.evaluation.statistics import Estimate
 
 
 def score_lines(score: "Score") -> Iterator[str]:

@@ -6,10 +6,10 @@ from pathlib import Path
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
+from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource, rows_of
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.judging import Verdicts
 from vidtune.evaluation.scores.measuring import Measurements
-from vidtune.evaluation.scores.outcome import Collected, Metric, Outcome, ScoreSource, rows_of
 from vidtune.evaluation.scores.score import NamedValue, Score, ScoreGroup
 from vidtune.evaluation.scores.score_file import write_score
 from vidtune.registry import BENCHMARKS

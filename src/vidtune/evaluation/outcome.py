@@ -15,7 +15,7 @@ import numpy as np
 
 from vidtune.evaluation.judges.base import ExpectedUsage, JudgingSummary
 from vidtune.evaluation.metrics.base import mean_of_sums
-from vidtune.evaluation.scores.statistics import Estimate, difference_of_sums, of_sums, ratio
+from vidtune.evaluation.statistics import Estimate, difference_of_sums, of_sums, ratio
 
 Status = Literal["scored", "unjudged", "missing", "error", "unanswered"]
 Difference = Callable[
