@@ -30,7 +30,8 @@ KINDS = {
     "fbank": SOUND,
     "log_mel": SOUND,
 }
-"""Kinds of files that each kind of preprocessing reads."""
+"""Kinds of files that each kind of preprocessing reads; one of another package may read any."""
+ANY = (*PICTURES, *CLIPS, "audio")
 
 
 class MediaCheck:
@@ -76,7 +77,7 @@ class MediaCheck:
             kind = kinds[path]
             if not isinstance(kind, str):
                 yield (stream, path), kind
-            elif kind in KINDS[self._preprocessing[stream].kind]:
+            elif kind in KINDS.get(self._preprocessing[stream].kind, ANY):
                 good.append((stream, path))
             else:
                 detail = f"is of the kind '{kind}' but stands in the stream '{stream}'"
