@@ -80,12 +80,6 @@ def test_an_adapter_outside_its_bundle_is_refused(folder: Callable[[Path], str],
     assert "is outside the folder of the bundle" in refused(copy)
 
 
-def test_a_bundle_without_adapters_is_refused(written: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(written / "bundle", tmp_path / "bundle")
-    edit(copy / "bundle.json", adapters={})
-    assert "adapters: names none" in refused(copy)
-
-
 @pytest.mark.parametrize("kind", ["native", "official"])
 def test_a_whole_model_takes_no_base(kind: str, written: Path) -> None:
     assert "is a whole model; leave out --model-base" in refused(written / kind, base=str(written / "native"))

@@ -291,6 +291,7 @@ def test_an_interrupt_inside_a_running_event_loop_ends_the_judging():
     async def cell():
         ask(judge(server, limits=Limits(timeout=60)), items(8))
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
     loop = asyncio.new_event_loop()  # as a notebook's kernel: SIGINT raises KeyboardInterrupt
     with judge_server(lambda body, earlier: Reply(delay=30)) as server:
         timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
@@ -302,4 +303,5 @@ def test_an_interrupt_inside_a_running_event_loop_ends_the_judging():
         finally:
             timer.cancel()
             loop.close()
+            signal.signal(signal.SIGINT, before)
         assert time.monotonic() - started < 20

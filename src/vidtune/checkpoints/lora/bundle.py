@@ -147,7 +147,7 @@ def read_manifest(files: CheckpointFiles) -> Manifest:
     """Return the content of ``bundle.json``.
 
     Raises:
-        UserError: it is broken, of a newer version of this package, or names no adapter or one outside the bundle.
+        UserError: it is broken, of a newer version of this package, or names an adapter outside the bundle.
     """
     try:
         manifest = Manifest.model_validate_json(json.dumps(files.json(MANIFEST)))
@@ -155,8 +155,6 @@ def read_manifest(files: CheckpointFiles) -> Manifest:
         problem = error.errors()[0]
         where = ".".join(str(key) for key in problem["loc"])
         raise UserError(f"{files.path / MANIFEST}: {where}: {problem['msg']}") from None
-    if not manifest.adapters:
-        raise UserError(f"{files.path / MANIFEST}: adapters: names none; copy the whole bundle again")
     for component, place in manifest.adapters.items():
         _require_inside(files.path, component, place)
     return manifest
