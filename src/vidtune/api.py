@@ -345,8 +345,8 @@ def load(
         UserError: no checkpoint there, an unknown format, missing or unexpected keys, or no tokenizer.
 
     Example:
-        >>> vidtune.load("tiny-model").system
-        'video_llava'
+        >>> type(vidtune.load("tiny-model")).__name__
+        'Model'
     """
     from vidtune.checkpoints.load import load_checkpoint
     from vidtune.machine.devices import pick_device, pick_dtype
@@ -443,8 +443,8 @@ def train(
 
     Example:
         >>> run = vidtune.train("tiny.yaml", out="runs/tiny", progress=False)
-        >>> run.final.name, vidtune.load(run.final).system
-        ('final', 'video_llava')
+        >>> run.final.name, type(vidtune.load(run.final)).__name__
+        ('final', 'Model')
     """
     from vidtune.training.run import train as train_recipe
 

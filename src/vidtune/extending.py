@@ -33,7 +33,7 @@ def register_system(system: "System") -> None:
     Example:
         >>> from dataclasses import replace
         >>> from vidtune.registry import SYSTEMS
-        >>> vidtune.register_system(replace(SYSTEMS["video_llava"], name="my_system"))
+        >>> vidtune.register_system(replace(SYSTEMS[SYSTEMS.names()[0]], name="my_system"))
         >>> "my_system" in SYSTEMS
         True
     """
