@@ -109,3 +109,33 @@ def test_an_entry_point_of_no_kind_of_rule_is_warned_of(room):
     rules = Registry("rule", "room_of_a_test", "vidtune.rules", "sampling.")
     with pytest.warns(UserWarning, match="'samplign.x' of package room_of_a_test .* is ignored"):
         assert rules.names() == ("one", "two")
+
+
+def test_a_saved_model_names_the_package_of_each_part_from_outside(tmp_path):
+    import vidtune
+    from vidtune.models.config import VideoLMConfig
+    from vidtune.models.towers.clip import ClipTowerConfig
+    from vidtune.registry import TOWERS
+
+    def config():
+        towers = {"seen": {"type": "from_outside"}, "known": {"type": "clip"}}
+        return VideoLMConfig(text_config={"model_type": "llama"}, towers=towers)
+
+    vidtune.register_tower("from_outside", ClipTowerConfig)
+    try:
+        config().save_pretrained(tmp_path)
+        assert VideoLMConfig.from_pretrained(tmp_path).to_dict()["packages"] == {
+            "tower type from_outside": "test_registry"
+        }
+    finally:
+        TOWERS.unregister("from_outside")
+    with pytest.raises(UserError, match="tower type from_outside is of the package test_registry, which is not here"):
+        VideoLMConfig.from_pretrained(tmp_path)
+    known = VideoLMConfig(text_config={"model_type": "llama"}, towers={"known": {"type": "clip"}})
+    assert "packages" not in known.to_dict()
+
+
+def test_a_missing_package_is_named_with_the_pip_command():
+    with pytest.raises(UserError, match=r"resize rule squash is of the package sixth, .* pip install sixth==0\.3"):
+        module.require_packages({"resize rule squash": "sixth 0.3"})
+    module.require_packages({"resize rule crop": "sixth 0.3", "a later kind of part x": "sixth 0.3"})

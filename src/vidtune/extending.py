@@ -134,9 +134,12 @@ def register_rule(name: str, rule: Any) -> None:
     """Add a rule.
 
     Args:
-        name: ``sampling.NAME`` for a frame sampling rule, ``times.NAME`` for a rule by which moments are written.
-        rule: the :class:`vidtune.media.preprocessing.frame_sampling.SamplingRule` or
-            :class:`vidtune.processing.times.TimeRule`, or its place ``"module:attribute"``.
+        name: kind and name: ``sampling.NAME`` for a frame sampling rule
+            (:class:`~vidtune.media.preprocessing.frame_sampling.SamplingRule`), ``resize.NAME`` for a resize rule
+            (:class:`~vidtune.media.preprocessing.resize_rules.ResizeRule`), ``times.NAME`` for a rule by which moments
+            are written (:class:`~vidtune.processing.times.TimeRule`), ``order.NAME`` for an order of samples
+            (:class:`~vidtune.planning.order.OrderRule`).
+        rule: the rule, or its place ``"module:attribute"``.
 
     Raises:
         UserError: no such kind of rule, or a rule of that name exists already.

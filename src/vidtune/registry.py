@@ -6,9 +6,9 @@ as entry points of the registry's group, such as ``vidtune.systems``, or calls :
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vidtune.errors import UserError
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vidtune.evaluation.benchmarks.base import Benchmark
     from vidtune.evaluation.judges.base import Judge
     from vidtune.media.preprocessing.frame_sampling import SamplingRule
+    from vidtune.media.preprocessing.resize_rules import ResizeRule
+    from vidtune.planning.order import OrderRule
     from vidtune.processing.times import TimeRule
     from vidtune.systems.base import System
 
@@ -152,6 +154,42 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return self._places
 
 
+def packages_of(parts: "Iterable[tuple[Registry[Any], str]]") -> dict[str, str]:
+    """Returns the packages of parts that are not of this package: ``{"tower type my_tower": "my-package 1.0"}``.
+
+    A saved model contains them, so that whoever loads it is told what to install; see :func:`require_packages`.
+    """
+    found = {}
+    for registry, name in parts:
+        package = registry.package(name) if name in registry else "vidtune"
+        if package != "vidtune":
+            found[f"{registry.kind} {name}"] = f"{package} {_version(package)}".strip()
+    return found
+
+
+def require_packages(packages: Mapping[str, str]) -> None:
+    """Raise UserError unless all parts of a saved model are known here.
+
+    Args:
+        packages: what :func:`packages_of` returned when the model was saved.
+    """
+    for part, package in packages.items():
+        registry = next((one for one in REGISTRIES if part.startswith(f"{one.kind} ")), None)
+        if registry is None or part.removeprefix(f"{registry.kind} ") in registry:
+            continue
+        name, _, number = package.partition(" ")
+        how = f"pip install {name}=={number}" if number else f"import {name}, which registers it"
+        raise UserError(f"{part} is of the package {name}, which is not here: {how}")
+
+
+def _version(package: str) -> str:
+    """Returns the version of an installed distribution; empty for a module that belongs to none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
 def _require_attribute(place: str, what: str) -> None:
     """Raise UserError unless a place is written "module:attribute"."""
     module, _, attribute = place.partition(":")
@@ -196,7 +234,11 @@ PREPROCESSING: Registry[type] = Registry("preprocessing", "vidtune.media.preproc
 SAMPLING_RULES: "Registry[SamplingRule]" = Registry(
     "frame sampling rule", "vidtune.media.preprocessing.frame_sampling", "vidtune.rules", "sampling."
 )
+RESIZE_RULES: "Registry[ResizeRule]" = Registry(
+    "resize rule", "vidtune.media.preprocessing.resize_rules", "vidtune.rules", "resize."
+)
 TIME_RULES: "Registry[TimeRule]" = Registry("rule for times", "vidtune.processing.times", "vidtune.rules", "times.")
+ORDER_RULES: "Registry[OrderRule]" = Registry("order rule", "vidtune.planning", "vidtune.rules", "order.")
 
 REGISTRIES: tuple[Registry[Any], ...] = (
     SYSTEMS,
@@ -207,6 +249,8 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     CONNECTORS,
     PREPROCESSING,
     SAMPLING_RULES,
+    RESIZE_RULES,
     TIME_RULES,
+    ORDER_RULES,
 )
 """All registries: one for each kind of part."""

@@ -9,6 +9,7 @@ from vidtune.models.connectors.base import ConnectorConfig, connector_config
 from vidtune.models.distillation import AlignmentConfig
 from vidtune.models.towers.absent import AbsentTower
 from vidtune.models.towers.base import TowerConfig, tower_config
+from vidtune.registry import CONNECTORS, SYSTEMS, TOWERS, packages_of, require_packages
 
 
 class VideoLMConfig(PreTrainedConfig):
@@ -42,6 +43,7 @@ class VideoLMConfig(PreTrainedConfig):
         alignments: dict[str, dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
+        require_packages(kwargs.pop("packages", {}))
         self.system = system
         given: Any = {"model_type": "llama"} if text_config is None else text_config
         self.text_config: PreTrainedConfig = AutoConfig.for_model(**given) if isinstance(given, dict) else given
@@ -54,6 +56,16 @@ class VideoLMConfig(PreTrainedConfig):
                 raise ValueError(f"stream {name!r} names a tower or connector that is not there: {stream}")
         kwargs["tie_word_embeddings"] = bool(self.text_config.tie_word_embeddings)
         super().__init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Content of config.json; ``packages`` names the packages of parts that are not of this package."""
+        parts = [
+            (SYSTEMS, self.system),
+            *((TOWERS, spec.get("type", "")) for spec in self.towers.values()),
+            *((CONNECTORS, spec.get("type", "")) for spec in self.connectors.values()),
+        ]
+        packages = packages_of(parts)
+        return {**super().to_dict(), **({"packages": packages} if packages else {})}
 
     @property
     def placeholder_ids(self) -> dict[str, int]:

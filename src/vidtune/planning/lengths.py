@@ -42,6 +42,7 @@ PIXEL_SETTINGS = {
     "order",
     "blind",
     "pad_to_square",
+    "resize",
     "flip_probability",
     "pixels",
 }

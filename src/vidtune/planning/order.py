@@ -4,19 +4,36 @@ Legend: n samples.
 """
 
 import heapq
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from vidtune.errors import UserError
 from vidtune.planning.randomness import generator, torch_generator
+from vidtune.registry import ORDER_RULES
 
-OrderRule = Literal["shuffled", "modality_grouped", "sequential"]
+Draw = tuple[str, int, int]
+"""What the randomness of an epoch depends on: fingerprint of the data, seed of the recipe, number of the epoch."""
+
+
+@dataclass(frozen=True)
+class OrderRule:
+    """A rule that assigns samples to optimizer steps.
+
+    Args:
+        order: pure function(number of words per sample, negative for text-only samples; number of samples of a step;
+            see :data:`Draw`) -> indices of the samples; consecutive runs of one step's size are the steps.
+        needs_words: whether every sample must have at least one word.
+    """
+
+    order: Callable[[np.ndarray, int, Draw], np.ndarray]
+    needs_words: bool = False
 
 
 def epoch_order(
-    rule: OrderRule, lengths: np.ndarray, *, fingerprint: str, seed: int, epoch: int, global_batch_size: int
+    rule: str, lengths: np.ndarray, *, fingerprint: str, seed: int, epoch: int, global_batch_size: int
 ) -> np.ndarray:
     """Returns the indices of the samples in the order of one epoch.
 
@@ -24,20 +41,38 @@ def epoch_order(
     ranks and in any process.
 
     Args:
-        rule: ``shuffled``: random; ``sequential``: the order of the data; ``modality_grouped``: see
-            `modality_grouped_order`.
+        rule: name of a rule in :data:`vidtune.registry.ORDER_RULES`. ``shuffled``: random; ``sequential``: the order of
+            the data; ``modality_grouped``: see `modality_grouped_order`.
         lengths: (n,) number of words per sample, negative for text-only samples (`AnnotationTable.word_lengths`).
         fingerprint: fingerprint of the data; other data have another order.
         seed, epoch: seed of the recipe and number of the epoch.
         global_batch_size: number of samples of an optimizer step.
 
     Shape: -> (n,) int64
+    Raises:
+        UserError: unknown rule, or a rule that does not return every sample once.
     """
-    if rule == "sequential":
-        return np.arange(len(lengths))
-    if rule == "shuffled":
-        return generator(fingerprint, seed, epoch).permutation(len(lengths))
-    return modality_grouped_order(lengths, global_batch_size, 1, torch_generator(fingerprint, seed, epoch))
+    found = np.asarray(ORDER_RULES[rule].order(lengths, global_batch_size, (fingerprint, seed, epoch)))
+    if not np.array_equal(np.sort(found), np.arange(len(lengths))):
+        raise UserError(f"order {rule!r}: does not return each of the {len(lengths)} samples once")
+    return found
+
+
+def _sequential(lengths: np.ndarray, step_size: int, draw: Draw) -> np.ndarray:
+    return np.arange(len(lengths))
+
+
+def _shuffled(lengths: np.ndarray, step_size: int, draw: Draw) -> np.ndarray:
+    return generator(*draw).permutation(len(lengths))
+
+
+def _modality_grouped(lengths: np.ndarray, step_size: int, draw: Draw) -> np.ndarray:
+    return modality_grouped_order(lengths, step_size, 1, torch_generator(*draw))
+
+
+SEQUENTIAL = OrderRule(_sequential)
+SHUFFLED = OrderRule(_shuffled)
+MODALITY_GROUPED = OrderRule(_modality_grouped, needs_words=True)
 
 
 def modality_grouped_order(

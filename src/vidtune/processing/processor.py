@@ -22,7 +22,15 @@ from vidtune.processing.readings import MediaReader, Reading
 from vidtune.processing.stream_settings import StreamSettings
 from vidtune.processing.times import mark_times
 from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, media_tags
-from vidtune.registry import SYSTEMS
+from vidtune.registry import (
+    PREPROCESSING,
+    RESIZE_RULES,
+    SAMPLING_RULES,
+    SYSTEMS,
+    Registry,
+    packages_of,
+    require_packages,
+)
 
 
 class VideoLMProcessor(ProcessorMixin):
@@ -35,6 +43,7 @@ class VideoLMProcessor(ProcessorMixin):
         legacy: behaviour of a sentencepiece tokenizer, see `ChunkTokenizer`; None takes the flag of the tokenizer. It
             is saved here, because transformers 5 does not save it.
         chat_template: not used; transformers passes it.
+        packages: packages of parts that are not of this package, as :meth:`to_dict` saved them.
 
     Attributes:
         media_info: path -> metadata; called only for streams whose items differ in their number of tokens. Not saved.
@@ -52,7 +61,9 @@ class VideoLMProcessor(ProcessorMixin):
         streams: Mapping[str, StreamSettings | Mapping[str, Any]],
         legacy: bool | None = None,
         chat_template: str | None = None,
+        packages: Mapping[str, str] | None = None,
     ) -> None:
+        require_packages(packages or {})
         self.system = system
         self.streams = {name: StreamSettings.model_validate(settings) for name, settings in streams.items()}
         self.chunk_tokenizer = ChunkTokenizer(tokenizer, legacy)
@@ -290,11 +301,13 @@ class VideoLMProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """Content of `processor_config.json`; the tokenizer is saved in its own files."""
+        packages = packages_of(part for stream in self.streams.values() for part in _parts(stream.preprocessing))
         return {
             "processor_class": type(self).__name__,
             "system": self.system,
             "legacy": self.chunk_tokenizer.legacy,
             "streams": {name: settings.model_dump(mode="json") for name, settings in self.streams.items()},
+            **({"packages": packages} if packages else {}),
         }
 
     def _encode(
@@ -359,6 +372,13 @@ class VideoLMProcessor(ProcessorMixin):
                 raise SampleProblem(
                     "too many media", f"{streams.count(stream)} {stream} files where {most} are allowed"
                 )
+
+
+def _parts(preprocessing: Preprocessing) -> list[tuple[Registry[Any], str]]:
+    """Registered parts that preprocessing uses: its kind, and its rules."""
+    rules = [(SAMPLING_RULES, "sampling"), (RESIZE_RULES, "resize")]
+    used = [(registry, getattr(preprocessing, field)) for registry, field in rules if hasattr(preprocessing, field)]
+    return [(PREPROCESSING, preprocessing.kind), *used]
 
 
 def _example(id: str, encoded: Encoded, readings: Sequence[Sequence[Reading]], seed: int | None) -> Example:

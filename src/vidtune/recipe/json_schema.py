@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from vidtune.recipe.types import COMPONENT_GLOB, BenchmarkEntry, DataSource, LoRA, Recipe, Settings, Stage, Train
+from vidtune.registry import ORDER_RULES
 
 MODELS: tuple[type[Settings], ...] = (Recipe, Stage, Train, LoRA, DataSource, BenchmarkEntry)
 DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -26,6 +27,7 @@ def recipe_schema() -> dict[str, Any]:
     definitions = schema.pop("$defs")
     for model in MODELS:
         _describe(schema if model is Recipe else definitions[model.__name__], model)
+    definitions["Stage"]["properties"]["order"]["examples"] = list(ORDER_RULES)
     definitions["Stage"]["properties"]["train"]["propertyNames"] = {"pattern": f"^({COMPONENT_GLOB.pattern})$"}
     for name, short in SHORT_FORMS.items():
         definitions[name] = {"anyOf": [_or_text(short), definitions[name]], "description": _summary(definitions[name])}

@@ -20,6 +20,7 @@ from vidtune.recipe.mistakes import Misplaced, explain
 from vidtune.recipe.overrides import override
 from vidtune.recipe.shipped import list_recipes, recipe_path
 from vidtune.recipe.yaml_document import read_yaml
+from vidtune.registry import ORDER_RULES
 from vidtune.spelling import suggestion
 
 COMPONENT_GLOB = re.compile(r"(towers|connectors|alignments)(\.[A-Za-z0-9_*?\[\]!-]+)?|language_model|\*")
@@ -56,7 +57,14 @@ def _component_glob(glob: str) -> str:
     return glob
 
 
+def _known_order(rule: str) -> str:
+    if rule not in ORDER_RULES:
+        raise ValueError(f"unknown order rule; {suggestion(rule, ORDER_RULES)}")
+    return rule
+
+
 FilePath = Annotated[str, AfterValidator(_expand_home)]
+OrderName = Annotated[str, AfterValidator(_known_order)]
 ComponentGlob = Annotated[str, AfterValidator(_component_glob)]
 
 
@@ -153,8 +161,8 @@ class Stage(Settings):
         parallel: how several processes share the work: "ddp" keeps all weights on each process, "fsdp2" shards them.
         prompt: name of the system's prompt format; None: the format the system was trained with.
         media: per stream, preprocessing settings that differ from the system's.
-        order: how samples are assigned to steps; "modality_grouped" keeps text-only samples together, and samples of
-            similar length.
+        order: rule by which samples are assigned to steps: "shuffled", "sequential", "modality_grouped" (text-only
+            samples together, and samples of similar length), or a registered one.
         schedule: how the learning rate changes after the warm-up.
         warmup: fraction of the steps during which the learning rate rises.
         weight_decay: weight decay of AdamW; biases and norms are exempt.
@@ -186,7 +194,7 @@ class Stage(Settings):
     parallel: Literal["ddp", "fsdp2"] = "ddp"
     prompt: str | None = None
     media: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    order: Literal["shuffled", "modality_grouped", "sequential"] = "shuffled"
+    order: OrderName = "shuffled"
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     warmup: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)

@@ -1,18 +1,19 @@
-"""Preprocessing that resizes the short side and cuts out the centred square: images and clips.
+"""Preprocessing that makes square frames by a resize rule: images and clips.
 
 Legend: C colour channels (3), T frames, H and W pixels of the source, S side of the square output.
 The settings are frozen values that are saved in the configuration of the processor.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
 from vidtune.media.preprocessing import transforms
 from vidtune.media.preprocessing.frame_sampling import RepeatingSamplingName, frame_chooser, frame_indices
 from vidtune.media.preprocessing.pixels import PixelPreprocessing, check_is_clip
+from vidtune.media.preprocessing.resize_rules import ResizeName, resized
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.video import read_clip
 
@@ -30,14 +31,28 @@ class _SquarePreprocessing(PixelPreprocessing):
 
     Args:
         size: side S of the output in pixels.
-        interpolation: filter of the resize. The short side becomes S, then the centre is cut out.
+        interpolation: filter of the resize.
         antialias: widen the filter when the picture is made smaller.
+        resize: resize rule (:data:`vidtune.registry.RESIZE_RULES`). "crop": the short side becomes S, then the centre
+            is cut out.
     """
 
     size: PositiveInt = 224
     interpolation: transforms.Interpolation = "bilinear"
     antialias: bool = False
     order: Order = "resize_then_normalize"
+    resize: ResizeName = "crop"
+
+    @model_serializer(mode="wrap")
+    def _without_later_settings(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``resize`` out where it is "crop": settings that were saved before it existed keep their hash."""
+        settings: dict[str, Any] = handler(self)
+        return {name: value for name, value in settings.items() if (name, value) != ("resize", "crop")}
+
+    @property
+    def long_side(self) -> transforms.LongSide:
+        """How "crop" rounds the long side."""
+        return "product_first"
 
     def _finish(self, x: torch.Tensor) -> torch.Tensor:
         """Convert values in [0, 1] to what ``pixels`` says. Shape: float32 (C, ...) -> float32 or uint8, the same"""
@@ -75,8 +90,7 @@ class ImagePreprocessing(_SquarePreprocessing):
             pixels = np.zeros_like(pixels)
         if self.pad_to_square:
             pixels = transforms.pad_to_square(pixels, self.mean)
-        x = transforms.resize_and_crop(pixels[None], self.size, self.interpolation, self.antialias)
-        return self._finish(x)[:, 0]
+        return self._finish(resized(self.resize, pixels[None], self))[:, 0]
 
 
 class VideoPreprocessing(_SquarePreprocessing):
@@ -93,6 +107,11 @@ class VideoPreprocessing(_SquarePreprocessing):
     sampling: RepeatingSamplingName = "linspace"
     order: Order = "normalize_then_resize"
     flip_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+
+    @property
+    def long_side(self) -> transforms.LongSide:
+        # The two published orders belong to two libraries, which round the long side differently.
+        return "ratio_first" if self.order == "normalize_then_resize" else "product_first"
 
     def output_shape(self, info: MediaInfo | None = None) -> tuple[int, int, int, int]:
         """Return the shape of ``load``'s result, without decoding."""
@@ -119,10 +138,7 @@ class VideoPreprocessing(_SquarePreprocessing):
             pixels = pixels[frame_indices(self.sampling, len(pixels), self.num_frames)]
         if self.blind:
             pixels = np.zeros_like(pixels)
-        # The two published orders belong to two libraries, which round the long side differently.
-        long_side: transforms.LongSide = "ratio_first" if self.order == "normalize_then_resize" else "product_first"
-        x = transforms.resize_and_crop(pixels, self.size, self.interpolation, self.antialias, long_side)
-        x = self._finish(x)
+        x = self._finish(resized(self.resize, pixels, self))
         if transforms.decide_flip(self.flip_probability, seed):
             x = transforms.horizontal_flip(x)
         return x

@@ -21,6 +21,7 @@ from vidtune.planning.plan import StagePlan
 from vidtune.planning.randomness import random_seed
 from vidtune.processing.batch import Example
 from vidtune.recipe.types import Recipe, Stage
+from vidtune.registry import ORDER_RULES
 from vidtune.training.setup.exclusions import ExclusionList, too_many
 
 FROZEN_SHARE = 1 / 3
@@ -172,8 +173,8 @@ def _require_room(stage: Stage, table: AnnotationTable, lengths: LengthTable) ->
 def _require_words(stage: Stage, table: AnnotationTable) -> None:
     """Raise UserError if a sample has no words and the order of the stage needs them."""
     wordless = np.flatnonzero(table.word_lengths == 0)
-    if stage.order == "modality_grouped" and wordless.size:
+    if wordless.size and ORDER_RULES[stage.order].needs_words:
         raise UserError(
-            f"stage {stage.name!r}: sample {table.id(int(wordless[0]))} has no words, which order 'modality_grouped' "
+            f"stage {stage.name!r}: sample {table.id(int(wordless[0]))} has no words, which order {stage.order!r} "
             "goes by; mend it, or let vidtune data check record that it is left out"
         )

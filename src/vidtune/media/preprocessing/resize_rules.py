@@ -1,0 +1,76 @@
+"""Resize rules: how a frame of any size becomes a square of a fixed side.
+
+Legend: T frames, H and W pixels of the source, S side of the square.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+import numpy as np
+import torch
+from pydantic import AfterValidator
+
+from vidtune.media.preprocessing import transforms
+from vidtune.registry import RESIZE_RULES
+from vidtune.spelling import suggestion
+
+
+class ResizeSettings(Protocol):
+    """Settings of a preprocessing that a resize rule reads: side S, filter, and how the long side is rounded."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def interpolation(self) -> transforms.Interpolation: ...
+    @property
+    def antialias(self) -> bool: ...
+    @property
+    def long_side(self) -> transforms.LongSide: ...
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """A resize rule.
+
+    Args:
+        resize: function(uint8 RGB frames (T, H, W, 3), settings) -> float32 values in [0, 1], (3, T, S, S).
+    """
+
+    resize: Callable[[np.ndarray, ResizeSettings], torch.Tensor]
+
+
+def _crop(pixels: np.ndarray, settings: ResizeSettings) -> torch.Tensor:
+    return transforms.resize_and_crop(
+        pixels, settings.size, settings.interpolation, settings.antialias, settings.long_side
+    )
+
+
+CROP = ResizeRule(_crop)
+
+PARTS = {"crop": f"{__name__}:CROP"}
+"""Resize rules of this package. ``crop``: the short side becomes S, then the centred square is cut out."""
+
+
+def resized(rule: str, pixels: np.ndarray, settings: ResizeSettings) -> torch.Tensor:
+    """Return frames as a rule resizes them. Shape: uint8 (T, H, W, 3) -> float32 (3, T, S, S)
+
+    Raises:
+        ValueError: unknown rule, or one that gives another shape.
+    """
+    values = RESIZE_RULES[known_resize(rule)].resize(pixels, settings)
+    expected = (3, len(pixels), settings.size, settings.size)
+    if tuple(values.shape) != expected:
+        raise ValueError(f"resize rule {rule!r} gives shape {tuple(values.shape)}; expected {expected}")
+    return values
+
+
+def known_resize(rule: str) -> str:
+    """Return the name of a rule. Raises ValueError for an unknown one, which names the nearest."""
+    if rule not in RESIZE_RULES:
+        raise ValueError(f"unknown resize rule; {suggestion(rule, RESIZE_RULES)}")
+    return rule
+
+
+ResizeName = Annotated[str, AfterValidator(known_resize)]
+"""Type of a pydantic field: name of a resize rule."""
