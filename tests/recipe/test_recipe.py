@@ -83,6 +83,13 @@ def test_missing_variable_is_named_with_file_and_line(write, monkeypatch):
         ("lora: {rank: 8}", "lora: true", 10, ["train.language_model.lora: expected a mapping", "not True"]),
         ("{connectors: 1e-3}", "connectors", 5, ["stages.align.train: expected a mapping", "'connectors'"]),
         ("{connectors: 1e-3}", "{}", 5, ["stages.align.train: must not be empty"]),
+        (
+            "system:",
+            "packages: [pydantic, not-there==0.3]\nsystem:",
+            1,
+            ["the package 'not-there'", "pip install 'not-there==0.3'"],
+        ),
+        ("system:", "packages: [7]\nsystem:", 1, ["7 is no name of a package"]),
         ("system:", "trackers: wandb\nsystem:", 1, ["trackers: expected a list, not 'wandb'"]),
         ("system:", "trackers: [wandbb]\nsystem:", 1, ["trackers.0", "'wandb'", "'wandbb'"]),
         ("name: align", "name: ../up", 4, ["stages.../up.name", "match pattern"]),

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,7 +39,7 @@ EXECUTION_SETTINGS = (
     "gradient_checkpointing",
 )
 # Keys of a recipe that do not change the weights.
-OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features"}
+OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features", "packages"}
 # Keys of a recipe and of a data source that were added later: a fingerprint contains them only if they are set.
 LATER_KEYS = ("revision",)
 LATER_SOURCE_KEYS = ("format",)
@@ -262,6 +263,8 @@ class Recipe(Settings):
         benchmarks: benchmarks that ``vidtune evaluate`` runs on the trained model.
         generation: decoding settings that differ from the protocol when the recipe's own benchmarks are run.
         trackers: services that receive the metrics of a run in addition to its log.jsonl.
+        packages: other packages whose parts the recipe names ("my-package", "my-package==1.0"); one that is not
+            installed is refused, with the command that installs it.
     """
 
     system: str
@@ -280,6 +283,26 @@ class Recipe(Settings):
     benchmarks: tuple[BenchmarkEntry, ...] = ()
     generation: dict[str, Any] = Field(default_factory=dict)
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ("tensorboard",)
+    packages: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _packages_are_installed(cls, values: Any) -> Any:
+        """Checked before all other values, because a missing package makes the names of its parts unknown."""
+        packages = values.get("packages") if isinstance(values, dict) else None
+        for place, package in enumerate(packages if isinstance(packages, list | tuple) else ()):
+            if not isinstance(package, str) or not (name := re.match(r"[\w.-]*\w", package)):
+                raise Misplaced(f"{package!r} is no name of a package", "packages", place)
+            try:
+                distribution(name[0])
+            except PackageNotFoundError:
+                raise Misplaced(
+                    f"the package {name[0]!r}, whose parts this recipe names, is not installed: pip install "
+                    f"'{package}'",
+                    "packages",
+                    place,
+                ) from None
+        return values
 
     @model_validator(mode="after")
     def _has_a_language_model(self) -> "Recipe":
