@@ -127,6 +127,7 @@ def test_the_tokenizer_flavour_is_saved_even_if_the_tokenizer_forgets_it(
         ({"sound": {}}, "media.sound"),
         ({"image": {"sise": 3}}, "media.image.*sise"),
         ({"image": {"size": 56}}, "the model takes"),
+        ({"video": {"sampling": "per_second"}}, "the model takes"),
     ],
 )
 def test_preprocessing_that_does_not_fit_is_refused(

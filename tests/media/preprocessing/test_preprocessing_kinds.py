@@ -4,10 +4,12 @@ from typing import Literal, get_args
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from synthetic_clips import write_clip
 
 from vidtune.media.preprocessing.frame_sampling import SamplingRule
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing
+from vidtune.media.probe import probe
 from vidtune.registry import PREPROCESSING, SAMPLING_RULES
 
 
@@ -54,8 +56,18 @@ def test_a_registered_sampling_rule_chooses_frames(backwards) -> None:
     assert clip.shape == (3, 2, 8, 8) and bool((clip[:, 0] == clip[:, 1]).all())
 
 
-def test_a_rule_that_does_not_repeat_is_refused_where_the_number_of_frames_is_fixed() -> None:
-    with pytest.raises(ValidationError, match="fewer frames for short clips"):
-        VideoPreprocessing(sampling="per_second")
+def test_a_rule_that_repeats_no_frame_gives_short_clips_fewer_frames(tmp_path) -> None:
+    import numpy as np
+
+    write_clip(tmp_path / "short.mp4", num_frames=3)
+    clips = VideoPreprocessing(size=8, num_frames=5, sampling="per_second")
+    assert clips.load(str(tmp_path / "short.mp4")).shape == clips.output_shape(probe(str(tmp_path / "short.mp4")))
+    assert clips.output_shape(probe(str(tmp_path / "short.mp4"))) == (3, 3, 8, 8)
+    assert clips.output_shapes() == [(3, frames, 8, 8) for frames in (1, 2, 3, 4, 5)]
+    pixels = np.zeros((3, 8, 8, 3), np.uint8)
+    assert clips.apply(pixels).shape == (3, 3, 8, 8) and clips.apply(np.repeat(pixels, 3, 0)).shape == (3, 5, 8, 8)
+
+
+def test_an_unknown_sampling_rule_is_refused() -> None:
     with pytest.raises(ValidationError, match="did you mean 'linspace'"):
         VideoPreprocessing(sampling="linspce")

@@ -110,14 +110,5 @@ def _known(rule: str) -> str:
     return rule
 
 
-def _known_and_repeating(rule: str) -> str:
-    if not SAMPLING_RULES[_known(rule)].repeats:
-        raise ValueError("this rule gives fewer frames for short clips, but the tower takes a fixed number")
-    return rule
-
-
 SamplingName = Annotated[str, AfterValidator(_known)]
 """Type of a pydantic field: name of a frame sampling rule."""
-
-RepeatingSamplingName = Annotated[str, AfterValidator(_known_and_repeating)]
-"""Type of a pydantic field: name of a frame sampling rule that always gives the wanted number of frames."""

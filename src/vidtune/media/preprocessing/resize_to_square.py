@@ -11,11 +11,12 @@ import torch
 from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
 from vidtune.media.preprocessing import transforms
-from vidtune.media.preprocessing.frame_sampling import RepeatingSamplingName, frame_chooser, frame_indices
+from vidtune.media.preprocessing.frame_sampling import SamplingName, frame_chooser, frame_indices
 from vidtune.media.preprocessing.pixels import PixelPreprocessing, check_is_clip
 from vidtune.media.preprocessing.resize_rules import ResizeName, resized
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.video import read_clip
+from vidtune.registry import SAMPLING_RULES
 
 Order = Literal["resize_then_normalize", "normalize_then_resize"]
 
@@ -94,17 +95,17 @@ class ImagePreprocessing(_SquarePreprocessing):
 
 
 class VideoPreprocessing(_SquarePreprocessing):
-    """Clip -> (3, T, S, S), channel first, then time.
+    """Clip -> (3, T, S, S), channel first, then time; a rule that repeats no frame gives fewer for a short clip.
 
     Args:
-        num_frames: number of frames T, taken from the whole clip.
+        num_frames: largest number of frames T, taken from the whole clip.
         sampling: frame sampling rule (:data:`vidtune.registry.SAMPLING_RULES`).
         flip_probability: probability that the whole clip is mirrored; the seed alone decides. Without a seed: never.
     """
 
     kind: Literal["video"] = "video"
     num_frames: PositiveInt = 8
-    sampling: RepeatingSamplingName = "linspace"
+    sampling: SamplingName = "linspace"
     order: Order = "normalize_then_resize"
     flip_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
 
@@ -114,27 +115,37 @@ class VideoPreprocessing(_SquarePreprocessing):
         return "ratio_first" if self.order == "normalize_then_resize" else "product_first"
 
     def output_shape(self, info: MediaInfo | None = None) -> tuple[int, int, int, int]:
-        """Return the shape of ``load``'s result, without decoding."""
-        return (3, self.num_frames, self.size, self.size)
+        """Return the shape of ``load``'s result, without decoding; the largest one without ``info``."""
+        frames = self.num_frames
+        if not self._repeats and info is not None and info.num_frames:
+            frames = len(frame_indices(self.sampling, info.num_frames, frames, info.fps))
+        return (3, frames, self.size, self.size)
 
     def output_shapes(self) -> list[tuple[int, ...]]:
         """Return every shape that ``load`` can return."""
-        return [self.output_shape()]
+        fewest = self.num_frames if self._repeats else 1
+        return [(3, frames, self.size, self.size) for frames in range(fewest, self.num_frames + 1)]
+
+    @property
+    def _repeats(self) -> bool:
+        return SAMPLING_RULES[self.sampling].repeats
 
     def read(self, path: str) -> np.ndarray:
         """Read the frames that ``apply`` takes. Shape: -> uint8 RGB (T, H, W, 3)"""
         if not self.blind:
-            return read_clip(path, frame_chooser(self.sampling, self.num_frames))[0]
+            chooser = frame_chooser(self.sampling, self.num_frames)
+            return read_clip(path, chooser, as_probed=not self._repeats)[0]
         info = probe(path)
         check_is_clip(path, info)
-        return np.zeros((self.num_frames, info.height, info.width, 3), np.uint8)
+        return np.zeros((self.output_shape(info)[1], info.height, info.width, 3), np.uint8)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (any number of frames, H, W, 3) -> float32 or uint8 (3, T, S, S)
 
-        If the number of frames is not T, they are taken as the whole clip and sampled by the rule.
+        If the number of frames is not T, they are taken as the whole clip and sampled by the rule. Fewer than T stay as
+        they are, unless the rule repeats frames.
         """
-        if len(pixels) != self.num_frames:
+        if len(pixels) > self.num_frames or (len(pixels) < self.num_frames and self._repeats):
             pixels = pixels[frame_indices(self.sampling, len(pixels), self.num_frames)]
         if self.blind:
             pixels = np.zeros_like(pixels)
