@@ -323,6 +323,7 @@ def load(
     checkpoint: str | Path,
     *,
     revision: str | None = None,
+    system: str | None = None,
     base: Paths = None,
     towers: Mapping[str, str] | None = None,
     tokenizer: str | None = None,
@@ -334,6 +335,7 @@ def load(
     Args:
         checkpoint: folder, file or hub id.
         revision: branch, tag or commit of a hub repository.
+        system: name of the system, for a checkpoint that several systems claim.
         base: what a checkpoint that is not whole stands on, bottom up: language model, connector file, LoRA runs; or
             where the base of a LoRA result has moved to.
         towers: tower -> file, folder or hub id of its weights, for a checkpoint that comes without it.
@@ -354,6 +356,7 @@ def load(
     loaded = load_checkpoint(
         checkpoint,
         revision=revision,
+        system=system,
         base=[str(place) for place in as_paths(base)] if not isinstance(base, str) else base,
         towers=towers,
         tokenizer=tokenizer,

@@ -201,9 +201,12 @@ def test_file_of_three_connectors_is_not_mixed_up(parts, tmp_path):
 
 def test_linear_projector_is_not_taken_for_one_of_two_layers():
     config: dict = {}
-    assert find_format(config, ["model.mm_projector.weight", "model.mm_projector.bias"], Path("x"))[0] == "longvale"
-    two = [f"model.mm_projector.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")]
+    one = {"model.mm_projector.weight": (4096, 768), "model.mm_projector.bias": (4096,)}
+    assert find_format(config, one, Path("x"))[0] == "longvale"
+    two = {f"model.mm_projector.{layer}.{kind}": (4,) for layer in (0, 2) for kind in ("weight", "bias")}
     assert find_format(config, two, Path("x"))[0] == "video_llava"
+    linear = {"model_type": "llava", "mm_video_tower": "x", "mm_projector_type": "linear"}
+    assert find_format(linear, one, Path("x"))[0] == "video_llava"
 
 
 def test_recipe_starts_from_a_stack(parts):

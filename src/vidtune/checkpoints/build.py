@@ -33,16 +33,17 @@ def build_model(recipe: Recipe, dtype: Dtypes = None, reports: list[LoadReport] 
     return model
 
 
-def build_base(base: Base, dtype: Dtypes = None, tokenizer: str | None = None) -> VideoLM:
+def build_base(base: Base, dtype: Dtypes = None, tokenizer: str | None = None, system: str | None = None) -> VideoLM:
     """Return the model from which a stage starts, on CPU.
 
     Args:
         tokenizer: folder or hub id, if the recipe of ``base`` names none that is still there.
+        system: name of the system that a checkpoint must be of; None: any.
     """
     if base.parts is not None:
         named = {"tokenizer": tokenizer} if tokenizer else {}
         return build_model(base.parts.model_copy(update=named), dtype)
-    source = recognise(str(base.checkpoint), base=base.below)
+    source = recognise(str(base.checkpoint), base=base.below, system=system)
     model, _ = assemble(source, dtype)
     source.close()
     return model
@@ -86,12 +87,12 @@ def tower_of_checkpoint(place: str, name: str, recipe: Recipe) -> nn.Module:
     """Return a tower of a whole checkpoint. Of a model of ours only the tower's weights are read.
 
     Args:
-        recipe: names the language model, for checkpoints without it.
+        recipe: names the system, and the language model for checkpoints without it.
 
     Raises:
         UserError: weights that cannot be found or do not fit.
     """
-    source = recognise(place, base=_language_model(recipe))
+    source = recognise(place, base=_language_model(recipe), system=recipe.system)
     if source.kind == "native":
         prefix, weights = f"towers.{name}.", source.weights
         state = {key.removeprefix(prefix): weights[key] for key in weights if key.startswith(prefix)}

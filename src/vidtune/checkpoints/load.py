@@ -37,6 +37,7 @@ def load_checkpoint(
     name_or_path: str | Path,
     *,
     revision: str | None = None,
+    system: str | None = None,
     base: str | Sequence[str] | None = None,
     towers: Mapping[str, str] | None = None,
     tokenizer: str | None = None,
@@ -48,6 +49,7 @@ def load_checkpoint(
     Args:
         name_or_path: folder, file or hub id; connectors alone, or a published LoRA run, need ``base``.
         revision: branch, tag or commit of a hub id; None: the newest.
+        system: name of the system, for a checkpoint that several systems claim; of any other system it is refused.
         base: what a checkpoint of connectors or a LoRA run stands on, bottom up: a language model or a whole
             checkpoint, files of connectors, LoRA runs. For our own LoRA results: where their base, or its language
             model, is now, if it has moved.
@@ -62,7 +64,7 @@ def load_checkpoint(
     """
     opened: dict[str, CheckpointFiles] = {}
     below = [base] if isinstance(base, str) else list(base or ())
-    source = recognise(name_or_path, revision, below, opened=opened)
+    source = recognise(name_or_path, revision, below, system=system, opened=opened)
     if source.kind in ("native", "published") and below:
         raise UserError(f"{source.path}: is a whole model; leave out --model-base (base), which it does not need")
     if towers and not source.in_order()[0].is_layer:

@@ -84,7 +84,8 @@ class CheckpointFormat:
     Args:
         name: name for ``vidtune convert --to``.
         keys: key map of the parameters.
-        matches: function (config.json, keys of the tensors) -> whether a checkpoint is of this format.
+        matches: function (config.json, shapes of the tensors by name) -> whether a checkpoint is of this format. All
+            systems are asked; a checkpoint that two of them claim is refused until the user names one.
         read_config: function (their config.json, shapes of their tensors) -> our config.
         write_config: function (our config, places of published towers by name) -> their config.json; ValueError for a
             model that the format cannot hold. None if we do not write the format.
@@ -98,7 +99,7 @@ class CheckpointFormat:
 
     name: str
     keys: KeyMap
-    matches: Callable[[JsonDict, Iterable[str]], bool]
+    matches: Callable[[JsonDict, Shapes], bool]
     read_config: Callable[[JsonDict, dict[str, tuple[int, ...]]], VideoLMConfig] | None = None
     write_config: Callable[[VideoLMConfig, Mapping[str, str]], JsonDict] | None = None
     partial: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ Only :func:`recognise` calls itself: for the base of a bundle, for what a LoRA r
 recipe. Every file is opened once for all of them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from vidtune.checkpoints.files.hub import pinned
 from vidtune.checkpoints.files.tensors import SINGLE_NAMES
 from vidtune.checkpoints.lora.adapter_files import CONFIG_NAME, TRAINABLE_NAMES, official_name
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, MANIFEST, read_manifest
-from vidtune.checkpoints.publication import CheckpointFormat, JsonDict
+from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, Shapes
 from vidtune.checkpoints.report import OURS
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
@@ -26,6 +26,10 @@ TEACHER = "teacher."
 """Prefix of the component name of a teacher, which may be a tower or a whole model of ours with that tower."""
 Opened = dict[str, CheckpointFiles]
 """Files of the checkpoints that are open already, by place."""
+
+
+class AmbiguousCheckpointError(UserError):
+    """A checkpoint that several systems claim."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ def _describe_recipe(recipe: Recipe, may_draw: bool, opened: Opened) -> tuple[So
         run = _require_layer(_open(str(top.place), opened), recipe.system)
         return run, [_Below(recipe.model_copy(update={"lora_runs": ()}), may_draw=may_draw), *lower]
     if recipe.starting_place is not None:
-        return None, [_Below(recipe.starting_place)]
+        return None, [_Below(recipe.starting_place, system=recipe.system)]
     places = {
         **{f"towers.{name}": spec for name, spec in recipe.towers.items()},
         **{f"connectors.{name}": spec for name, spec in recipe.connectors.items()},
@@ -158,13 +162,17 @@ def _identify(files: CheckpointFiles, system: str | None = None) -> Source:
     """What the files of a model are by themselves. Raises UserError where no system knows their format."""
     config = files.config
     if config.get("model_type") == OURS:
+        if system not in (None, config.get("system")):
+            raise UserError(f"{files.path}: is of system {config.get('system')}, not of {system}")
         if files.has(MANIFEST):
             return Source("bundle", files, config.get("system"), manifest=read_manifest(files))
         return Source("native", files, config.get("system"))
     is_run = files.has(CONFIG_NAME)
     names = TRAINABLE_NAMES if is_run else (*SINGLE_NAMES, *_connector_files())
-    keys = [official_name(key) if is_run else key for key in files.tensors(names)]
-    found, format = find_format(config, keys, files.path, is_run, system)
+    shapes = files.tensors(names).shapes
+    if is_run:
+        shapes = {official_name(key): shape for key, shape in shapes.items()}
+    found, format = find_format(config, shapes, files.path, is_run, system)
     if format.partial:
         return Source("run" if is_run else "connectors", files, found, format, names=names)
     if format.read_config is None:
@@ -189,8 +197,8 @@ def _bottom(place: str, top: Source, opened: Opened) -> _Below:
     found = _identified(files, system)
     if found is not None and found.kind in ("run", "connectors"):
         raise UserError(f"{place}: holds no language model, which has to be the first; name it {HOW}")
-    if found is not None or _identified(files) is not None:
-        return _Below(place)
+    if found is not None or _is_video_model(files, system):
+        return _Below(place, system=None if found is None else system)
     try:
         named = SYSTEMS[system].publication.named_parts(top.config)
     except ValueError as error:
@@ -202,36 +210,54 @@ def _bottom(place: str, top: Source, opened: Opened) -> _Below:
 def _below_bundle(source: Source, given: str | None, opened: Opened) -> _Below:
     """The base of a bundle at the place where it is now."""
     assert source.manifest is not None
-    named_language_model = given is not None and _identified(_open(given, opened)) is None
+    named_language_model = given is not None and not _is_video_model(_open(given, opened), str(source.system))
     base = source.manifest.base.found(source.path, given, named_language_model)
     if base.parts is not None:
         return _Below(base.parts.model_copy(update={"tokenizer": str(source.path)}))
-    return _Below(str(base.checkpoint), base=base.below)
+    return _Below(str(base.checkpoint), base=base.below, system=source.system)
 
 
 def _identified(files: CheckpointFiles, system: str | None = None) -> Source | None:
     """What the files of a video language model are; None for anything else, such as a language model alone."""
     try:
         return _identify(files, system)
+    except AmbiguousCheckpointError:
+        raise
     except UserError:
         return None
 
 
+def _is_video_model(files: CheckpointFiles, system: str) -> bool:
+    """Whether these are the files of a video language model, of this system or of another one."""
+    return _identified(files, system) is not None or _identified(files) is not None
+
+
 def find_format(
-    config: JsonDict, keys: Iterable[str], where: Path, adapter: bool = False, system: str | None = None
+    config: JsonDict, shapes: Shapes, where: Path, adapter: bool = False, system: str | None = None
 ) -> tuple[str, CheckpointFormat]:
-    """Return the system name and the published format that match a config.json and the keys beside it.
+    """Return the system name and the published format that match a config.json and the tensors beside it.
 
     Args:
+        shapes: shapes of the tensors by name.
         where: path for error messages.
         adapter: whether a low-rank adapter lies beside them.
         system: look among its formats alone; None: among those of all systems.
+
+    Raises:
+        AmbiguousCheckpointError: several systems claim it; the message names them.
+        UserError: no system knows it.
     """
-    keys = list(keys)
+    claims = {}
     for name, known in [(system, SYSTEMS[system])] if system else SYSTEMS.usable():
-        for candidate in known.publication.formats:
-            if candidate.adapter == adapter and candidate.matches(config, keys):
-                return name, candidate
+        formats = (format for format in known.publication.formats if format.adapter == adapter)
+        claim = next((format for format in formats if format.matches(config, shapes)), None)
+        if claim is not None:
+            claims[name] = claim
+    if len(claims) > 1:
+        named = " and ".join(f"{name} (format {format.name})" for name, format in claims.items())
+        raise AmbiguousCheckpointError(f"{where}: claimed by the systems {named}; name one of them with --system NAME")
+    for found in claims.items():
+        return found
     what = f"of system {system}" if system else "of a known system"
     raise UserError(f"{where}: not a checkpoint {what} (model_type {config.get('model_type')!r})")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidtune.cli.options.loading import ModelBase, Revision, Towers, assignments
+from vidtune.cli.options.loading import ModelBase, Revision, System, Towers, assignments
 
 if TYPE_CHECKING:
     from vidtune.api import Reply
@@ -38,6 +38,7 @@ def answer(
     seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 42,
     prompt: Annotated[str | None, typer.Option(help="Prompt format; default: the system's for answering.")] = None,
     revision: Revision = None,
+    system: System = None,
     model_base: ModelBase = None,
     tower: Towers = None,
     tokenizer: Annotated[str | None, typer.Option(help="When the checkpoint's folder holds none.")] = None,
@@ -57,6 +58,7 @@ def answer(
     model = vidtune.load(
         checkpoint,
         revision=revision,
+        system=system,
         base=model_base,
         towers=assignments(tower, "--tower"),
         tokenizer=tokenizer,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vidtune.cli.options.loading import ModelBase, Revision, Towers, assignments
+from vidtune.cli.options.loading import ModelBase, Revision, System, Towers, assignments
 
 
 def convert(
@@ -13,6 +13,7 @@ def convert(
     to_folder: Annotated[Path, typer.Argument(metavar="OUT", help="New folder; one that holds files is refused.")],
     to: Annotated[str, typer.Option(help="Format to write: vidtune, or one that `vidtune systems` lists.")] = "vidtune",
     revision: Revision = None,
+    system: System = None,
     model_base: ModelBase = None,
     tower: Towers = None,
     tokenizer: Annotated[
@@ -27,7 +28,12 @@ def convert(
     from vidtune.checkpoints.write import save_checkpoint, towers_left_out
 
     checkpoint = load_checkpoint(
-        source, revision=revision, base=model_base, towers=assignments(tower, "--tower"), tokenizer=tokenizer
+        source,
+        revision=revision,
+        system=system,
+        base=model_base,
+        towers=assignments(tower, "--tower"),
+        tokenizer=tokenizer,
     )
     typer.echo(checkpoint.report)
     for warning in checkpoint.report.warnings:

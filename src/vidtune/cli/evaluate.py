@@ -9,7 +9,7 @@ import typer
 
 from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.judging import CACHE, NO_JUDGE, JudgeOptions, judge_and_score
-from vidtune.cli.options.loading import ModelBase, Revision, Towers, assignments
+from vidtune.cli.options.loading import ModelBase, Revision, System, Towers, assignments
 
 if TYPE_CHECKING:
     from vidtune.evaluation.checkpoint import AnsweringOptions, LoadedCheckpoint
@@ -64,6 +64,7 @@ class QuestionOptions:
 class ModelOptions:
     """The options that say what completes a checkpoint, and where and in which precision it computes."""
 
+    system: System = None
     model_base: ModelBase = None
     tower: Towers = None
     tokenizer: Annotated[str | None, typer.Option(help="When the checkpoint's folder holds none.")] = None
@@ -79,7 +80,13 @@ class ModelOptions:
         towers = assignments(self.tower, "--tower")
         device = pick_device(self.device)
         loaded = open_checkpoint(
-            folder, device, self.dtype, base=self.model_base, towers=towers, tokenizer=self.tokenizer
+            folder,
+            device,
+            self.dtype,
+            system=self.system,
+            base=self.model_base,
+            towers=towers,
+            tokenizer=self.tokenizer,
         )
         for warning in loaded.checkpoint.report.warnings:
             typer.echo(f"warning: {warning}", err=True)

@@ -86,6 +86,7 @@ def open_checkpoint(
     device: str = "cpu",
     dtype: str | None = None,
     *,
+    system: str | None = None,
     base: Sequence[str] | None = None,
     towers: Mapping[str, str] | None = None,
     tokenizer: str | None = None,
@@ -94,6 +95,7 @@ def open_checkpoint(
 
     Args:
         dtype: name of a torch type, for example "bfloat16"; None keeps the stored one.
+        system: name of the system, for a checkpoint that several systems claim.
         base: folders, files or names of the models that an incomplete checkpoint builds on, lowest first.
         towers: tower -> its weights, for a checkpoint that comes without them.
         tokenizer: tokenizer of the language model, where the checkpoint's folder holds none.
@@ -109,7 +111,9 @@ def open_checkpoint(
     kind = None if dtype is None else getattr(torch, dtype, None)
     if dtype is not None and not isinstance(kind, torch.dtype):
         raise UserError(f"dtype {dtype!r} does not exist; use float32, bfloat16 or float16")
-    checkpoint = load_checkpoint(path, base=base, towers=towers, tokenizer=tokenizer, dtype=kind, device=device)
+    checkpoint = load_checkpoint(
+        path, system=system, base=base, towers=towers, tokenizer=tokenizer, dtype=kind, device=device
+    )
     recipe = path / RECIPE_FILE
     return LoadedCheckpoint(
         checkpoint=checkpoint,

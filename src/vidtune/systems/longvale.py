@@ -7,12 +7,12 @@ Source: arXiv:2411.19772, github.com/ttgeng233/LongVALE (constants, key names an
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, NamedParts, Publication
+from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, NamedParts, Publication, Shapes
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.media.preprocessing.sound import FbankPreprocessing, LogMelPreprocessing
@@ -122,20 +122,20 @@ _PROJECTOR_KEYS = KeyMap(
 _PROJECTOR = re.compile(r"(base_model\.model\.)?(model\.)?(audio_|asr_)?mm_projector\.(weight|bias)")
 
 
-def _is_official(config: JsonDict, keys: Iterable[str]) -> bool:
-    names = set(keys)
+def _is_official(config: JsonDict, shapes: Shapes) -> bool:
+    names = set(shapes)
     return any(key.startswith(LANGUAGE_MODEL_ENDS) for key in names) and "model.asr_mm_projector.weight" in names
 
 
-def _is_projector(config: JsonDict, keys: Iterable[str]) -> bool:
-    """Whether these are connectors of one linear layer, that of vision among them."""
-    names = list(keys)
+def _is_projector(config: JsonDict, shapes: Shapes) -> bool:
+    """Whether these are connectors of one linear layer, that of vision among them, beside no config of a LLaVA."""
+    names = list(shapes)
     has_visual = any(name.split(".")[-2] == "mm_projector" for name in names if "." in name)
-    return has_visual and all(_PROJECTOR.fullmatch(name) for name in names)
+    return has_visual and "mm_video_tower" not in config and all(_PROJECTOR.fullmatch(name) for name in names)
 
 
-def _is_lora(config: JsonDict, keys: Iterable[str]) -> bool:
-    names = list(keys)
+def _is_lora(config: JsonDict, shapes: Shapes) -> bool:
+    names = list(shapes)
     hears = any("audio_mm_projector" in name or "asr_mm_projector" in name for name in names)
     return hears and all(_PROJECTOR.fullmatch(name) for name in names)
 

@@ -4,12 +4,12 @@ Source: arXiv:2311.10122, github.com/PKU-YuanGroup/Video-LLaVA (constants, key n
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, NamedParts, Publication
+from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, NamedParts, Publication, Shapes
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.models.architecture import Architecture, Sizes
@@ -133,20 +133,20 @@ _TRANSFORMERS_KEYS = KeyMap(
 )
 
 
-def _is_official(config: JsonDict, keys: Iterable[str]) -> bool:
+def _is_official(config: JsonDict, shapes: Shapes) -> bool:
     older = "Video" in config.get("X", ())
     if config.get("model_type", "llava") != "llava":
         return False
-    return bool(older or config.get("mm_video_tower")) and any(key.startswith(LANGUAGE_MODEL_ENDS) for key in keys)
+    return bool(older or config.get("mm_video_tower")) and any(key.startswith(LANGUAGE_MODEL_ENDS) for key in shapes)
 
 
-def _is_projector(config: JsonDict, keys: Iterable[str]) -> bool:
-    names = list(keys)
+def _is_projector(config: JsonDict, shapes: Shapes) -> bool:
+    names = list(shapes)
     numbered = config.get("mm_projector_type") == "linear" or all(re.search(r"\.\d+\.\w+$", key) for key in names)
     return bool(names) and numbered and all(_PROJECTOR_KEYS.to_ours(key) for key in names)
 
 
-def _is_transformers(config: JsonDict, keys: Iterable[str]) -> bool:
+def _is_transformers(config: JsonDict, shapes: Shapes) -> bool:
     return config.get("model_type") == "video_llava"
 
 

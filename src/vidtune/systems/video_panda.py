@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, Publication
+from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, Publication, Shapes
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.media.preprocessing.transforms import CLIP_MEAN, CLIP_STD
@@ -154,12 +154,12 @@ _EVE_KEYS = KeyMap(
 )
 
 
-def _is_official(config: JsonDict, keys: Iterable[str]) -> bool:
-    return any(re.match(r"model\.(video|vision)_tower\.temporal_cls_token$", key) for key in keys)
+def _is_official(config: JsonDict, shapes: Shapes) -> bool:
+    return any(re.match(r"model\.(video|vision)_tower\.temporal_cls_token$", key) for key in shapes)
 
 
-def _is_eve(config: JsonDict, keys: Iterable[str]) -> bool:
-    names = set(keys)
+def _is_eve(config: JsonDict, shapes: Shapes) -> bool:
+    names = set(shapes)
     has = "model.vision_tower.split_embedding" in names and "model.vision_tower.class_embedding" in names
     return has and not _is_official(config, names)
 

@@ -1,4 +1,4 @@
-"""Options of several commands: which revision of a checkpoint is loaded, and what completes it."""
+"""Options of several commands: which checkpoint is loaded, and what completes it."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -9,6 +9,9 @@ from vidtune.errors import UserError
 
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of a checkpoint on the hub; default: the newest.")
+]
+System = Annotated[
+    str | None, typer.Option(help="System of a checkpoint that several systems claim; `vidtune systems` lists them.")
 ]
 ModelBase = Annotated[
     list[str] | None,

@@ -91,5 +91,5 @@ def _check_stage(
 
 def _processor(recipe: Recipe) -> VideoLMProcessor:
     if recipe.starting_place:
-        return load_checkpoint(recipe.starting_place, tokenizer=recipe.tokenizer).processor
+        return load_checkpoint(recipe.starting_place, system=recipe.system, tokenizer=recipe.tokenizer).processor
     return build_processor(build_config(recipe), recipe_tokenizer(recipe))

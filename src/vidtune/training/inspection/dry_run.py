@@ -223,4 +223,4 @@ def starting_config(recipe: Recipe, number: int) -> VideoLMConfig:
         return build_config(recipe)
     if source in earlier:
         return starting_config(recipe, earlier.index(source))
-    return config_of(recognise(source, base=stands_on(recipe, source)))
+    return config_of(recognise(source, base=stands_on(recipe, source), system=recipe.system))

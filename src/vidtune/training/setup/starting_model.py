@@ -50,7 +50,7 @@ def load_stage_model(recipe: Recipe, number: int, out: Path) -> StageModel:
     """
     stage = recipe.stages[number]
     base = starting_base(recipe, number, out)
-    model = build_base(base, stage_dtypes(stage), recipe.tokenizer)
+    model = build_base(base, stage_dtypes(stage), recipe.tokenizer, recipe.system)
     require_named_towers(recipe, model.config, base.checkpoint or recipe.checkpoint)
     model.add_alignments(alignment_sizes(recipe, model.config))
     for later in recipe.stages[number:]:
@@ -87,7 +87,9 @@ def starting_base(recipe: Recipe, number: int, out: Path) -> Base:
 
 def stands_on(recipe: Recipe, source: str) -> tuple[str, ...]:
     """What a checkpoint that a stage starts from stands on, of the recipe's own parts; nothing for a whole one."""
-    if not isinstance(recipe.language_model, str) or recognise(source).kind not in ("run", "connectors"):
+    if not isinstance(recipe.language_model, str):
+        return ()
+    if recognise(source, system=recipe.system).kind not in ("run", "connectors"):
         return ()
     connectors = tuple(spec for spec in recipe.connectors.values() if isinstance(spec, str))
     return (recipe.language_model, *connectors, *recipe.lora_runs)
