@@ -21,7 +21,7 @@ from vidtune.errors import UserError
 from vidtune.models.towers.absent import AbsentTower
 from vidtune.models.towers.base import tower_config
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.batch import Batch, StreamBatch
+from vidtune.processing.batch import Batch, Item
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 from vidtune.systems.parts.openai_whisper import ENCODER_TOWER
@@ -237,7 +237,7 @@ def test_connectors_train_without_towers_whatever_a_batch_holds(parts):
     model = load(parts, "llm", "projector").model.requires_grad_(True)
     ids = torch.tensor([[1, *[model.config.placeholder_ids["audio"]] * 3, 7, 8]])
     labels = torch.tensor([[-100] * 4 + [7, 8]])
-    media = {"audio": StreamBatch(torch.randn(1, 3, 768), [3], encoded=[True])}
+    media = {"audio": [Item(torch.randn(3, 768), 3, encoded=True)]}
     model.loss_sum(Batch(ids, torch.arange(6)[None], labels, [0, 6], ["a"], media)).backward()
     seen = {name: float(part[0].weight.grad.abs().sum()) for name, part in model.connectors.items()}
     assert seen["audio"] > 0 and seen["speech"] == seen["visual"] == 0

@@ -147,3 +147,40 @@ def test_a_tag_without_a_file_is_named_by_the_id(item: dict[str, Any], media: tu
 def test_two_tags_cannot_both_be_the_id() -> None:
     (record,) = read('[{"id": "a", "conversations": [{"from": "human", "value": "<video><image>"}]}]')
     assert record.media == ()  # type: ignore[attr-defined]
+
+
+BOXES = {"boxes": [[0.1, 0.2], [0.3, 0.4]], "second": 2}
+
+
+@pytest.mark.parametrize(
+    ("media", "extras", "expected"),
+    [
+        ({"video": "a.mp4"}, {"video": BOXES}, ((("boxes", ((0.1, 0.2), (0.3, 0.4))), ("second", 2)),)),
+        ({"video": "a.mp4", "image": ["b", "c"]}, {"image": [{"x": 1}, {}]}, ((), (("x", 1),), ())),
+        ({"video": "a.mp4"}, {}, ((),)),
+        ({"video": "a.mp4"}, None, ()),
+    ],
+)
+def test_extras_belong_to_their_medium(media, extras, expected) -> None:
+    sample = {**media, "conversations": [json.loads(TURN)], **({} if extras is None else {"extras": extras})}
+    [annotation] = read(json.dumps([sample]))
+    assert annotation.extras == expected  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("extras", "message"),
+    [
+        ([], "key 'extras': expected an object that gives streams their numbers, found an empty one"),
+        ({"audio": BOXES}, "key 'extras.audio': 1 given for 0 audio files"),
+        ({"video": [BOXES, BOXES]}, "key 'extras.video': 2 given for 1 video files"),
+        ({"video": 3}, "key 'extras.video': expected an object of numbers by name, found a number"),
+        ({"video": {"boxes": [[1, 2], [3]]}}, "key 'extras.video.boxes': its lists differ in length"),
+        ({"video": {"boxes": ["a"]}}, "key 'extras.video.boxes': expected finite numbers"),
+        ({"video": {"boxes": [True]}}, "key 'extras.video.boxes': expected finite numbers"),
+        ({"video": {"boxes": [float("inf")]}}, "key 'extras.video.boxes': expected finite numbers"),
+    ],
+)
+def test_extras_of_the_wrong_form_say_where(extras, message) -> None:
+    sample = {"video": "a.mp4", "conversations": [json.loads(TURN)], "extras": extras}
+    with pytest.raises(UserError, match=f"train.json: item 1: {message}"):
+        read(json.dumps([{"conversations": [json.loads(TURN)]}, sample]))

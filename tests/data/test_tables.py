@@ -163,6 +163,18 @@ def test_times_come_back_from_the_parsed_table(source: Source, tmp_path: Path) -
         table[2]
 
 
+def test_extras_come_back_from_the_parsed_table(source: Source, tmp_path: Path) -> None:
+    extras = {"video": {"boxes": [[0.5, 1], [2, 3]], "second": 4}}
+    plain = item("<video>Who?", "B", video="a.mp4")
+    timed = {**plain, "extras": extras, "meta": {"duration": 3, "token": {}}}
+    source.annotations.write_text(json.dumps([{**plain, "extras": extras}, timed, plain]))
+    table = AnnotationTable.open([source], tmp_path / "cache")
+    wanted = (("boxes", ((0.5, 1), (2, 3))), ("second", 4))
+    assert [table[index].media[0].extras for index in range(3)] == [wanted, wanted, ()]
+    assert [table[index].times is None for index in range(3)] == [True, False, True]
+    assert len({table[index].media[0] for index in range(3)}) == 2
+
+
 def test_media_named_by_id_and_their_features_are_found_after_a_journey_to_another_process(
     source: Source, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from vidtune.errors import UserError
 from vidtune.models.distillation import AlignmentConfig, Teacher, teacher_tokens
 from vidtune.models.towers.clip import ClipTowerConfig
 from vidtune.models.towers.token_grid import TokenGrid
-from vidtune.processing.batch import Batch, StreamBatch
+from vidtune.processing.batch import Batch, Item, Teaching
 from vidtune.recipe.types import Recipe
 
 TEACHER = {
@@ -36,7 +36,7 @@ def make_batch(model, values, features, cut: int = 0) -> Batch:
         labels=ids.masked_fill(ids >= 500, -100),
         cu_seqlens=[0, ids.shape[1]],
         ids=["0"],
-        media={"video": StreamBatch([values], [tokens], None if features is None else [features])},
+        media={"video": [Item(values, tokens, teacher=None if features is None else Teaching(features, done=True))]},
     )
 
 
@@ -115,7 +115,7 @@ def test_a_tower_of_square_frames_can_be_the_student():
         ids,
         [0, len(ids[0])],
         ["0"],
-        {"image": StreamBatch(torch.randn(1, *shape), [tokens], [features])},
+        {"image": [Item(torch.randn(shape), tokens, teacher=Teaching(features, done=True))]},
     )
     total, count = model.alignment(hidden_states(model, batch), batch)["image"]
     assert count == 1 and float(total.detach()) > 0

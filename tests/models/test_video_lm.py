@@ -1,5 +1,7 @@
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -10,7 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from vidtune.models.language_model.loss import CHUNK_BYTES, head_loss_sum
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.batch import StreamBatch
+from vidtune.processing.batch import Item
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
@@ -111,9 +113,8 @@ def test_loss_on_supervised_positions_equals_the_plain_mean(model, mixture):
 
 
 def test_a_pack_without_labels_has_zero_loss_and_finite_gradients(model, mixture):
-    batch = packed(mixture)
-    batch.labels.fill_(-100)
-    loss = model.loss_sum(batch)
+    silent = [(replace(example, labels=np.full_like(example.labels, -100)), arrays) for example, arrays in mixture]
+    loss = model.loss_sum(packed(silent))
     loss.backward()
     assert loss.item() == 0
     assert all(gradient.isfinite().all() for gradient in gradients(model).values())
@@ -138,7 +139,7 @@ def test_placeholders_without_their_media_are_refused(model):
     batch = packed([random_example(model, "image", 0)])
     with pytest.raises(ValueError, match="4 placeholders of stream 'image' for 0 media tokens"):
         model.embed(batch.input_ids, {})
-    doubled = {"image": StreamBatch(torch.cat([batch.media["image"].values] * 2), [4, 4])}
+    doubled = {"image": batch.media["image"] * 2}
     with pytest.raises(ValueError, match="for 8 media tokens"):
         model.embed(batch.input_ids, doubled)
 
@@ -191,18 +192,17 @@ def test_rotary_buffers_survive_loading(model, tmp_path):
 def test_stored_features_take_the_place_of_the_tower(stored, monkeypatch):
     model = tiny_model()
     values = torch.randn(3, *model.config.tower("video").input_shape())
-    tokens = [5, 40, 17]
-    expected = [block.clone() for block in model.encode_items("video", StreamBatch(values, tokens))]
+    plain = [Item(value, tokens) for value, tokens in zip(values, (5, 32, 17), strict=True)]
+    expected = [block.clone() for block in model.encode_items("video", plain)]
     features = [model.tower_features("video", value[None])[0] for value in values]
-    mixed = [features[place] if place in stored else values[place] for place in range(3)]
-    batch = StreamBatch.stack(mixed, tokens, encoded=[place in stored for place in range(3)])
-    assert [block.encoded for block in (batch.select([2, 1]),)] == [
-        [2 in stored, 1 in stored] if stored else None,
+    mixed = [
+        replace(item, values=features[place], encoded=True) if place in stored else item
+        for place, item in enumerate(plain)
     ]
     ran = []
     tower = model.towers["video"].forward
     monkeypatch.setattr(model.towers["video"], "forward", lambda pixels: ran.append(len(pixels)) or tower(pixels))
-    found = list(model.encode_items("video", batch))
+    found = list(model.encode_items("video", mixed))
     assert sum(ran) == 3 - len(stored)
     for block, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(block, wanted, atol=1e-5, rtol=0)

@@ -24,7 +24,7 @@ from vidtune.media.preprocessing.frame_sampling import frame_indices
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.order import modality_grouped_order
-from vidtune.processing.batch import Batch, StreamBatch
+from vidtune.processing.batch import Batch, Item
 from vidtune.processing.prompts import PromptFormat
 from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, load_tokenizer
 from vidtune.registry import SYSTEMS
@@ -128,18 +128,16 @@ def sample_ids(model, config, inputs, media, row: int):
     return expand(inputs["input_ids"][row][mask], media[row], model, config, inputs["labels"][row][mask])
 
 
-def stream_batches(model, items) -> dict[str, StreamBatch]:
-    batches = {}
-    for stream in model.config.streams:
-        values = [value for name, value in items if name == stream]
-        if values:
-            lengths = [model.config.num_tokens(stream, tuple(value.shape)) for value in values]
-            batches[stream] = StreamBatch(torch.stack(values), lengths)
-    return batches
+def stream_items(model, items) -> dict[str, list[Item]]:
+    found: dict[str, list[Item]] = {}
+    for stream, value in items:
+        item = Item(value, model.config.num_tokens(stream, tuple(value.shape)))
+        found.setdefault(stream, []).append(item)
+    return found
 
 
-def joined(model, media) -> dict[str, StreamBatch]:
-    return stream_batches(model, [item for items in media for item in items])
+def joined(model, media) -> dict[str, list[Item]]:
+    return stream_items(model, [item for items in media for item in items])
 
 
 def make_pack(model, config, inputs, media, rows) -> Batch:
@@ -270,7 +268,7 @@ def test_every_sample_alone_agrees(model, config, inputs, media, expected):
     for row in range(len(media)):
         ids, labels = sample_ids(model, config, inputs, media, row)
         with torch.no_grad():
-            output = model(ids[None], labels=labels[None], media=stream_batches(model, media[row]))
+            output = model(ids[None], labels=labels[None], media=stream_items(model, media[row]))
         close(output.loss, expected[f"single.{row}.loss"], 1e-5)
         close(output.logits[0, -1], expected[f"single.{row}.logits_last"])
 
@@ -288,7 +286,7 @@ def test_truncation_inside_a_visual_block_agrees(model, config, inputs, media, e
             if tokens > 0:
                 kept.append((stream, value, tokens))
         batches = {
-            stream: StreamBatch([v for s, v, _ in kept if s == stream], [n for s, _, n in kept if s == stream])
+            stream: [Item(value, number) for name, value, number in kept if name == stream]
             for stream in {stream for stream, _, _ in kept}
         }
         with torch.no_grad():
@@ -312,7 +310,7 @@ def test_greedy_generation_agrees(name, model, config, inputs, media, expected):
     output = model.generate(
         ids[None],
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        media=stream_batches(model, items),
+        media=stream_items(model, items),
         max_new_tokens=new,
         do_sample=False,
         eos_token_id=None,
@@ -408,7 +406,7 @@ def test_transformers_format_agrees(hf_config, config, inputs):
     for offset, stream in enumerate(("image", "video")):
         ids[ids == first + offset] = model.config.placeholder_ids[stream]
     media = {
-        stream: StreamBatch(values, [model.config.num_tokens(stream, tuple(values.shape[1:]))] * len(values))
+        stream: [Item(value, model.config.num_tokens(stream, tuple(value.shape))) for value in values]
         for stream, values in (("image", images[:3]), ("video", videos[:2]))
     }
     for positions, name in ((None, "hf.loss"), (stored["hf.position_ids"], "hf.loss_explicit_position_ids")):

@@ -25,7 +25,7 @@ from vidtune.models.towers.base import tower_config
 from vidtune.models.towers.token_grid import TokenGrid
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.order import modality_grouped_order
-from vidtune.processing.batch import Batch, StreamBatch
+from vidtune.processing.batch import Batch, Item, Teaching
 from vidtune.processing.tokenizing import ChunkTokenizer, Placeholder, encode, load_tokenizer
 from vidtune.recipe.types import load_recipe
 from vidtune.registry import BENCHMARKS, SYSTEMS
@@ -152,7 +152,7 @@ def expand(model: VideoLM, config: dict, ids: torch.Tensor, shapes, stream: str,
     return tuple(row.repeat_interleave(counts) for row in (ours, *rows))
 
 
-def make_batch(model, config, inputs, name: str, clips: list[torch.Tensor], **extra) -> Batch:
+def make_batch(model, config, inputs, name: str, clips: list[torch.Tensor], values=None, teacher=None) -> Batch:
     """The videos of a fixture as one pack; padding of the official batch is left out."""
     ids, labels = inputs[f"{name}.input_ids"], inputs[f"{name}.labels"]
     masks = inputs.get(f"{name}.attention_mask", torch.ones_like(ids)).bool()
@@ -164,14 +164,16 @@ def make_batch(model, config, inputs, name: str, clips: list[torch.Tensor], **ex
     lengths = [model.config.num_tokens("video", shape) for shape in shapes]
     bounds = np.cumsum([0, *(len(row[0]) for row in rows)]).tolist()
     all_labels = [torch.cat([torch.tensor([config["ignore_index"]]), row[1][1:]]) for row in rows]
-    values = extra.pop("values", [on_square(clip) for clip in clips])
+    values = values or [on_square(clip) for clip in clips]
+    teachers = [None] * len(values) if teacher is None else [Teaching(features, done=True) for features in teacher]
+    items = [Item(*parts[:2], teacher=parts[2]) for parts in zip(values, lengths, teachers, strict=True)]
     return Batch(
         input_ids=torch.cat([row[0] for row in rows])[None],
         position_ids=torch.cat([torch.arange(len(row[0])) for row in rows])[None],
         labels=torch.cat(all_labels)[None],
         cu_seqlens=bounds,
         ids=[str(row) for row in range(len(rows))],
-        media={"video": StreamBatch(values, lengths, **extra)},
+        media={"video": items},
     )
 
 
@@ -278,7 +280,8 @@ def test_embeddings_with_placeholders_equal_the_spliced_ones(name, form, model, 
     batch = {"one_video": one_video, "two_videos": two_videos}[name](model, config, inputs)
     if form == "picture":
         clips = inputs[f"{name}.frames"].view(-1, config["num_frames"], *inputs[f"{name}.frames"].shape[-3:])
-        batch.media["video"] = StreamBatch([picture(clip) for clip in clips], batch.media["video"].num_tokens)
+        pictures_of = zip(clips, batch.media["video"], strict=True)
+        batch.media["video"] = [Item(picture(clip), item.num_tokens) for clip, item in pictures_of]
     with torch.no_grad():
         embeds = model.embed(batch.input_ids, batch.media)
     mask = expected[f"{name}.eval.attention_mask"].bool()
@@ -325,7 +328,7 @@ def test_an_image_in_the_model_agrees(model, config, inputs, expected):
     ids, labels = expand(
         model, config, inputs["one_image.input_ids"][0], [shape], "image", inputs["one_image.labels"][0]
     )
-    media = {"image": StreamBatch([pixels], [model.config.num_tokens("image", shape)])}
+    media = {"image": [Item(pixels, model.config.num_tokens("image", shape))]}
     with torch.no_grad():
         close(model.embed(ids[None], media), expected["one_image.eval.inputs_embeds"])
         close(model(ids[None], labels=labels[None], media=media).loss, expected["one_image.eval.loss"], 2e-5)
@@ -339,9 +342,7 @@ def test_greedy_generation_agrees(model, config, inputs, expected):
     output = model.generate(
         ids[None],
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        media={
-            "video": StreamBatch([on_square(inputs["one_video.frames"])], [model.config.num_tokens("video", shape)])
-        },
+        media={"video": [Item(on_square(inputs["one_video.frames"]), model.config.num_tokens("video", shape))]},
         max_new_tokens=new,
         do_sample=False,
         eos_token_id=None,
@@ -440,14 +441,13 @@ def test_packed_equals_one_by_one_with_the_alignment_loss(mode, teacher, config,
     text, alignment = text.detach(), alignment.detach()
     sums, counts = 0.0, 0
     for k, (first, last) in enumerate(zip(batch.cu_seqlens, batch.cu_seqlens[1:], strict=False)):
-        media = batch.media["video"]
         alone = Batch(
             input_ids=batch.input_ids[:, first:last],
             position_ids=batch.position_ids[:, first:last],
             labels=batch.labels[:, first:last],
             cu_seqlens=[0, last - first],
             ids=[str(k)],
-            media={"video": StreamBatch([media.values[k]], [media.num_tokens[k]], [features[k]])},
+            media={"video": [batch.media["video"][k]]},
         )
         _, text_alone, alignment_alone, frames = losses(single, alone)
         (text_alone * alone.num_supervised + alignment_alone * frames).backward()

@@ -144,8 +144,8 @@ def test_calling_it_gives_left_padded_model_inputs(processor: VideoLMProcessor) 
     assert inputs["input_ids"].shape == inputs["attention_mask"].shape
     assert inputs["attention_mask"][:, -1].tolist() == [1, 1]
     assert inputs["attention_mask"][0, 0] == 0
-    assert inputs["media"]["image"].values.shape == (2, 3, 28, 28)
-    assert inputs["media"]["video"].values.shape == (1, 3, FRAMES, 28, 28)
+    assert [item.values.shape for item in inputs["media"]["image"]] == [(3, 28, 28)] * 2
+    assert [item.values.shape for item in inputs["media"]["video"]] == [(3, FRAMES, 28, 28)]
     assert int(torch.sum(inputs["input_ids"] == processor.placeholder_ids["image"])) == 8
 
 
@@ -155,7 +155,7 @@ def test_model_inputs_are_normalised_whatever_form_the_pixels_travel_in(processo
     grey = processor.with_preprocessing({"image": {"pixels": "uint8"}, "video": {"pixels": "uint8"}})
     expected = processor("<image><video>Same?", images=[picture], videos=[clip])["media"]
     found = grey("<image><video>Same?", images=[picture], videos=[clip])["media"]
-    assert all(torch.equal(found[stream].values, expected[stream].values) for stream in ("image", "video"))
+    assert all(torch.equal(found[stream][0].values, expected[stream][0].values) for stream in ("image", "video"))
 
 
 def test_decoding_leaves_placeholders_out(processor: VideoLMProcessor) -> None:

@@ -102,6 +102,6 @@ def test_preprocessing_the_model_cannot_take_is_refused(processor):
 def test_decoded_videos_of_several_shapes_become_one_padded_batch(processor):
     clips = [np.zeros((20, 40, 80, 3), np.uint8), np.zeros((20, 40, 40, 3), np.uint8)]
     inputs = processor(["What?", "Who?"], videos=clips)
-    assert inputs["media"]["video"].num_tokens == [WIDE, SQUARE]
+    assert [item.num_tokens for item in inputs["media"]["video"]] == [WIDE, SQUARE]
     found = (inputs["input_ids"] == processor.placeholder_ids["video"]).sum(dim=1)
     assert found.tolist() == [WIDE, SQUARE]

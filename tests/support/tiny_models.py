@@ -41,18 +41,20 @@ def tiny_model(text_type: str = "llama", **text) -> VideoLM:
 def random_example(model: VideoLM, streams: str, seed: int) -> tuple[Example, list[np.ndarray]]:
     """An example with text around one item of every stream named (comma separated), and its values."""
     rng = np.random.default_rng(seed)
-    ids, media, arrays = [rng.integers(3, 400, 3)], [], []
+    ids, owners, media, arrays = [rng.integers(3, 400, 3)], [-1] * 3, [], []
     for stream in filter(None, streams.split(",")):
         shape = model.config.tower(stream).input_shape()
         tokens = model.config.num_tokens(stream, shape)
         ids += [np.full(tokens, model.config.placeholder_ids[stream]), rng.integers(3, 400, 2)]
+        owners += [len(media)] * tokens + [-1] * 2
         media.append(MediaSlot(MediaRef(stream, f"/{stream}"), tokens))
         arrays.append(rng.standard_normal(shape, dtype=np.float32))
     answer = rng.integers(3, 400, 4)
     input_ids = np.concatenate([*ids, answer]).astype(np.int64)
     labels = np.full(len(input_ids), -100)
     labels[-len(answer) :] = answer
-    return Example(str(seed), input_ids, labels, tuple(media)), arrays
+    owners += [-1] * len(answer)
+    return Example(str(seed), input_ids, labels, tuple(media), owners=np.array(owners)), arrays
 
 
 def packed(examples) -> Batch:

@@ -3,9 +3,10 @@
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from vidtune.data.problems import SampleProblem
-from vidtune.data.sample import Times, Turn
+from vidtune.data.sample import Extras, Times, Turn
 
 START_MARK = re.compile(r"<s(\w+)>")
 
@@ -19,18 +20,25 @@ class Annotation:
         turns: turns of the conversation.
         media: (stream, relative path) in the order of the tags in the text. No path: the medium is named by the id.
         times: times of the marks in the turns; None: there are none.
+        extras: extras of each medium, see `MediaRef`; empty: there are none.
     """
 
     original_id: str
     turns: tuple[Turn, ...]
     media: tuple[tuple[str, str | None], ...]
     times: Times | None = None
+    extras: tuple[Extras, ...] = ()
 
     @property
     def word_length(self) -> int:
         """Number of words in all turns, separated by white space; negative for a text-only annotation."""
         words = sum(len(turn.text.split()) for turn in self.turns)
         return words if self.media else -words
+
+
+def as_tuples(value: Any) -> Any:
+    """Nested lists as nested tuples, which can be hashed."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def check_times(times: Times) -> None:

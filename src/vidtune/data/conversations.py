@@ -8,6 +8,11 @@ If an item has neither, but its text contains one tag, the `id` is the name of t
 
     {"id": "AbC", "conversations": [...], "meta": {"duration": 61.4, "token": {"<s0>": 0.0, "<e0>": 7.2}}}
 
+    {"video": "clip.mp4", "conversations": [...], "extras": {"video": {"boxes": [[0.1, 0.2, 0.5, 0.9]]}}}
+
+`extras` gives numbers of a medium by name: one number or nested lists of equal lengths. If the item has several media
+of a stream, `extras` has a list with one object for each of them. The connector of the stream reads them.
+
 `meta` gives the time of each mark in the text, in seconds from the start of the clip. Its keys `split` (the part of a
 longer video that the clip is) and `source` (the data set it came from) are ignored (github.com/huangb23/VTimeLLM).
 """
@@ -15,12 +20,14 @@ longer video that the clip is) and `source` (the data set it came from) are igno
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from vidtune.data.annotation import Annotation
-from vidtune.data.sample import Times, Turn
+import numpy as np
+
+from vidtune.data.annotation import Annotation, as_tuples
+from vidtune.data.sample import Extras, Times, Turn
 from vidtune.errors import UserError
 
 ROLES: dict[str, Literal["user", "assistant"]] = {"human": "user", "gpt": "assistant"}
@@ -95,7 +102,36 @@ def _annotation(item: Any) -> Annotation:
     tags = [tag for turn in turns for tag in TAG.findall(turn.text)]
     if len(tags) == 1 and str(identity) and not any(key in item for key in STREAMS):
         media = [(tags[0], None)]
-    return Annotation(str(identity), turns, tuple(media), _times(item.get("meta")))
+    return Annotation(str(identity), turns, tuple(media), _times(item.get("meta")), _extras(item.get("extras"), media))
+
+
+def _extras(given: Any, media: Sequence[tuple[str, str | None]]) -> tuple[Extras, ...]:
+    """Extras of each medium; empty if there are none."""
+    if given is None:
+        return ()
+    if not isinstance(given, dict):
+        raise ValueError(f"key 'extras': expected an object that gives streams their numbers, found {_name(given)}")
+    streams = [stream for stream, _ in media]
+    found: dict[str, Iterator[Extras]] = {}
+    for stream, value in given.items():
+        each = value if isinstance(value, list) else [value]
+        if len(each) != streams.count(stream):
+            raise ValueError(f"key 'extras.{stream}': {len(each)} given for {streams.count(stream)} {stream} files")
+        found[stream] = iter([_numbers_by_name(numbers, f"extras.{stream}") for numbers in each])
+    return tuple(next(found[stream]) if stream in found else () for stream in streams)
+
+
+def _numbers_by_name(given: Any, key: str) -> Extras:
+    if not isinstance(given, dict):
+        raise ValueError(f"key '{key}': expected an object of numbers by name, found {_name(given)}")
+    for name, value in given.items():
+        try:
+            array = np.array(value)
+        except ValueError:
+            raise ValueError(f"key '{key}.{name}': its lists differ in length") from None
+        if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+            raise ValueError(f"key '{key}.{name}': expected finite numbers or nested lists of them")
+    return tuple((name, as_tuples(value)) for name, value in given.items())
 
 
 def _times(meta: Any) -> Times | None:

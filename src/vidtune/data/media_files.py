@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from vidtune.data.annotation import Annotation
@@ -39,7 +40,11 @@ class MediaFiles:
         Raises:
             SampleProblem: a path leads out of its folder, or there is neither a media file nor a feature file.
         """
-        return tuple(self._ref(stream, path, annotation) for stream, path in annotation.media)
+        extras = annotation.extras or ((),) * len(annotation.media)
+        return tuple(
+            replace(self._ref(stream, path, annotation), extras=numbers)
+            for (stream, path), numbers in zip(annotation.media, extras, strict=True)
+        )
 
     def fingerprint(self, by_id: bool) -> str:
         """Returns a hash of the folder listings that decide which files are used; empty: no listing matters.

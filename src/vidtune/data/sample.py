@@ -1,7 +1,12 @@
 """Samples: annotated conversations about zero or more media files, before tokenising and decoding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+Numbers = float | tuple["Numbers", ...]
+"""A number, or nested tuples of numbers that form an array."""
+Extras = tuple[tuple[str, Numbers], ...]
+"""Numbers of a medium by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,16 +18,19 @@ class MediaRef:
         path: absolute path of the media file, checked to be below its media root; empty: there is none.
         features: feature files of the medium as (stream, absolute path); a stream with an entry here reads the feature
             file instead of ``path``.
+        extras: further numbers of the medium by name, such as boxes or the seconds of its frames; the connector of the
+            stream gets them as float32 tensors.
     """
 
     stream: str
     path: str
     features: tuple[tuple[str, str], ...] = ()
+    extras: Extras = ()
 
     def read_by(self, stream: str) -> "MediaRef | None":
         """Returns what a stream reads: its feature file, else the media file; None: there is neither."""
         path = dict(self.features).get(stream, self.path)
-        return MediaRef(stream, path) if path else None
+        return replace(self, stream=stream, path=path, features=()) if path else None
 
 
 @dataclass(frozen=True, slots=True)

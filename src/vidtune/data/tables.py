@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vidtune.data.annotation import Annotation, check_times
+from vidtune.data.annotation import Annotation, as_tuples, check_times
 from vidtune.data.media_files import MediaFiles
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Sample, Times, Turn
@@ -21,7 +21,7 @@ from vidtune.errors import UserError
 from vidtune.machine.files import atomic_folder
 from vidtune.registry import ANNOTATIONS
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of parsed tables. A new version parses files again; samples and their order in training stay the same."""
 FINGERPRINT_VERSION = 1
 DEFAULT_FORMAT = "conversations"
@@ -116,12 +116,14 @@ class AnnotationFile:
     def annotation(self, index: int) -> Annotation:
         """Returns the annotation of a sample, as the file has it."""
         begin, end = self.offsets[index : index + 2]
-        identity, turns, media, *times = json.loads(self.blob[begin:end].tobytes())
+        identity, turns, media, *rest = json.loads(self.blob[begin:end].tobytes())
+        duration, marks, extras = [*rest, None, None, None][:3]
         return Annotation(
             identity,
             tuple(Turn(*turn) for turn in turns),
             tuple((stream, path) for stream, path in media),
-            Times(times[0], tuple((mark, second) for mark, second in times[1])) if times else None,
+            None if duration is None else Times(duration, tuple((mark, second) for mark, second in marks)),
+            as_tuples(extras or ()),
         )
 
     def listing(self) -> str:
@@ -261,8 +263,9 @@ def _write_table(annotations: Iterable[Annotation], folder: Path) -> None:
         for annotation in annotations:
             turns = [(turn.role, turn.text) for turn in annotation.turns]
             times = (annotation.times.duration, annotation.times.marks) if annotation.times else ()
+            rest = [*(times or (None, None)), annotation.extras] if annotation.extras else times
             # ASCII with escapes, because JSON strings may hold lone surrogates, which UTF-8 cannot.
-            blob.write(json.dumps([annotation.original_id, turns, annotation.media, *times]).encode("ascii"))
+            blob.write(json.dumps([annotation.original_id, turns, annotation.media, *rest]).encode("ascii"))
             offsets.append(blob.tell())
             word_lengths.append(annotation.word_length)
             has_media.append(bool(annotation.media))

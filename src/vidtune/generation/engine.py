@@ -193,12 +193,10 @@ class AnswerEngine:
     @torch.inference_mode()
     def _embed(self, group: MediaGroup, prompt: Prompt, length: int) -> Tensor:
         """Embeddings of the first ids of a prompt; all of its media are among them. Shape: (1, length, W)"""
-        media = pack([prompt.example], [group.arrays]).media
+        device, preprocessing = self.model.device, self.processor.preprocessing
+        batch = pack([prompt.example], [group.arrays]).to(device).to_float(preprocessing)
         self.stats.encodings += len(group.media)
-        ids = torch.from_numpy(prompt.ids[None, :length]).to(self.model.device)
-        preprocessing = self.processor.preprocessing
-        moved = {name: batch.to(self.model.device).to_float(preprocessing[name]) for name, batch in media.items()}
-        return self.model.embed(ids, moved)
+        return self.model.embed(batch.input_ids[:, :length], batch.media, batch.places)
 
     def _begin(self, prompt: Prompt) -> AnswerInProgress:
         return AnswerInProgress(

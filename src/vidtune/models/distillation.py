@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +21,7 @@ from vidtune.models.initial import NormalLinear
 from vidtune.models.letterbox import letterbox
 from vidtune.models.towers.clip import ClipTowerConfig
 from vidtune.models.towers.token_grid import TokenGrid, whole_frames
+from vidtune.processing.batch import on_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ def teacher_tokens(features: Tensor, grid: TokenGrid) -> Tensor:
 def aligned_loss(
     head: AlignmentHead,
     hidden_states: Sequence[Tensor],
-    places: Sequence[Tensor],
+    places: Sequence[np.ndarray],
     grids: Sequence[Sequence[TokenGrid]],
     teacher: Sequence[Tensor],
 ) -> tuple[Tensor, int]:
@@ -143,13 +145,13 @@ def aligned_loss(
     for place, frames, features in zip(places, grids, teacher, strict=True):
         # Tokens are in the order of frames, so the frames that are left out come last.
         for grid, frame in zip(whole_frames(frames, len(place)), features, strict=False):
-            positions.append(place[grid.tokens().to(place.device)])
+            positions.append(place[grid.tokens().numpy()])
             targets.append(teacher_tokens(frame, grid))
             lengths.append(len(positions[-1]))
     chosen = [hidden_states[layer][0] for layer in head.config.layers]
     if not lengths:
         return 0.0 * head(torch.stack([state[:1].detach() for state in chosen])).float().sum(), 0
-    index = torch.cat(positions)
+    index = on_device(np.concatenate(positions), chosen[0].device)
     student = head(torch.stack([state[index] for state in chosen]))
     return alignment_losses(student, torch.cat(targets).detach(), lengths).sum(), len(lengths)
 

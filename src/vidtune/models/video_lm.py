@@ -3,9 +3,10 @@
 Legend: B batch, L tokens, D language-model width, V vocabulary, n media items of a stream, N tokens of an item.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -18,7 +19,7 @@ from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_
 from vidtune.models.language_model.attention import PACKED_ATTENTION, check_attention, register_attention
 from vidtune.models.language_model.head import knows_logits, logit_adjustment
 from vidtune.models.language_model.loss import head_loss_sum
-from vidtune.processing.batch import IGNORED, Batch, StreamBatch
+from vidtune.processing.batch import IGNORED, Batch, Item, on_device, stacked
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.stream_settings import absent_message
 
@@ -45,7 +46,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
     _supports_attention_backend = True
     keep_features: Callable[[str, str, Tensor], None] | None = None
     """Callback(stream, key, features), called for every item that a tower encoded and that has a key, see
-    :attr:`StreamBatch.keys`. Features have shape (N, C)."""
+    :attr:`Item.key`. Features have shape (N, C)."""
 
     def __init__(self, config: VideoLMConfig) -> None:
         super().__init__(config)
@@ -141,47 +142,72 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         """Embeddings of media items, (n, *item) -> (n, N, D), or lists if items have different shapes."""
         return self.connect(stream, self.tower_features(stream, values))
 
-    def encode_items(self, stream: str, batch: StreamBatch) -> Iterator[Tensor]:
-        """Embeddings of every item in order, each cut to its tokens that are in the prompt."""
-        encoded = batch.encoded or [False] * len(batch)
-        if all(encoded):
-            features: Any = batch.values
-        elif not any(encoded):
-            features = self.tower_features(stream, batch.values)
-        else:
-            rest = [value for value, done in zip(batch.values, encoded, strict=True) if not done]
-            same = len({value.shape for value in rest}) == 1
-            found = iter(self.tower_features(stream, torch.stack(rest) if same else rest))
-            features = [value if done else next(found) for value, done in zip(batch.values, encoded, strict=True)]
-        if self.keep_features is not None and batch.keys is not None:
-            for key, block, done in zip(batch.keys, features, encoded, strict=True):
-                if key is not None and not done:
-                    self.keep_features(stream, key, block)
-        for block, length in zip(self.connect(stream, features), batch.num_tokens, strict=True):
-            yield block[:length]
+    def encode_items(self, stream: str, items: Sequence[Item]) -> Iterator[Tensor]:
+        """Embeddings of every item in order, each cut to its tokens that are in the prompt.
 
-    def embed(self, input_ids: Tensor, media: dict[str, StreamBatch] | None = None) -> Tensor:
+        Raises:
+            UserError: an item becomes another number of tokens than was promised; names the item and both numbers.
+        """
+        rest = [item.values for item in items if not item.encoded]
+        features: Any = self.tower_features(stream, stacked(rest)) if rest else stacked([item.values for item in items])
+        if 0 < len(rest) < len(items):
+            found = iter(features)
+            features = [item.values if item.encoded else next(found) for item in items]
+        if self.keep_features is not None:
+            for item, block in zip(items, features, strict=True):
+                if item.key is not None and not item.encoded:
+                    self.keep_features(stream, item.key, block)
+        for item, block in zip(items, self.connect(stream, features), strict=True):
+            promised = item.num_tokens if item.measured is None else item.measured
+            if len(block) < promised or (item.measured is not None and len(block) > promised):
+                raise UserError(
+                    f"{item.name}: stream {stream!r} promises {promised} tokens of it but its connector gives "
+                    f"{len(block)}; correct num_tokens of the connector's or the tower's config"
+                )
+            yield block[: item.num_tokens]
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        media: Mapping[str, Sequence[Item]] | None = None,
+        places: Mapping[str, Sequence[np.ndarray]] | None = None,
+    ) -> Tensor:
         """Embeddings of ids, with placeholders replaced by media, (B, L) -> (B, L, D).
+
+        Args:
+            media: the items of each stream, in the order of their tokens in the ids.
+            places: for each item of a stream, the positions of its tokens in the flattened ids, see
+                :attr:`Batch.places`; None: they are found in the ids, which waits for the device.
 
         Raises:
             ValueError: the number of placeholders of a stream differs from the number of its media tokens.
         """
         media = media or {}
+        places = self.find_places(input_ids, media) if places is None else places
         vocab_size = self.config.text_config.vocab_size
         embeds = self.get_input_embeddings()(input_ids.masked_fill(input_ids >= vocab_size, 0))
-        for stream, placeholder in self.config.placeholder_ids.items():
-            places = input_ids == placeholder
-            expected = int(places.sum())
-            blocks = list(self.encode_items(stream, media[stream])) if stream in media else []
-            found = sum(len(block) for block in blocks)
-            if expected != found:
-                raise ValueError(f"{expected} placeholders of stream {stream!r} for {found} media tokens")
-            if blocks:
-                embeds = embeds.masked_scatter(places.unsqueeze(-1), torch.cat(blocks).to(embeds.dtype))
+        for stream in filter(media.__contains__, self.config.placeholder_ids):
+            blocks = torch.cat(list(self.encode_items(stream, media[stream]))).to(embeds.dtype)
+            index = on_device(np.concatenate(places[stream]), embeds.device)
+            embeds = embeds.flatten(0, 1).index_copy(0, index, blocks).view_as(embeds)
         return embeds
 
-    def untouched_streams(self, media: dict[str, StreamBatch]) -> Tensor:
-        """Zero with a graph to every trainable tower and connector that ``media`` does not use.
+    def find_places(self, input_ids: Tensor, media: Mapping[str, Sequence[Item]]) -> dict[str, list[np.ndarray]]:
+        """For each item of a stream, the positions of its tokens in the flattened ids.
+
+        Raises:
+            ValueError: the number of placeholders of a stream differs from the number of its media tokens.
+        """
+        ids, places = input_ids.flatten().cpu().numpy(), {}
+        for stream, placeholder in self.config.placeholder_ids.items():
+            found, counts = np.flatnonzero(ids == placeholder), [item.num_tokens for item in media.get(stream, ())]
+            if len(found) != sum(counts):
+                raise ValueError(f"{len(found)} placeholders of stream {stream!r} for {sum(counts)} media tokens")
+            places[stream] = np.split(found, np.cumsum(counts)[:-1]) if counts else []
+        return places
+
+    def untouched_streams(self, media: Collection[str]) -> Tensor:
+        """Zero with a graph to every trainable tower and connector that the streams ``media`` do not use.
 
         With it every trainable weight has a gradient in every step, possibly zero. Optimizers then treat all steps
         alike, and ranks without a stream take part in the same collectives. Towers run in eval mode here, so that the
@@ -231,27 +257,32 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         Args:
             hidden_states: all hidden states, (1, L, D) each, as transformers returns them: embeddings first, the last
                 one normalised.
-            batch: the pack. Media that are to be aligned have features of the teacher, :attr:`StreamBatch.teacher`.
+            batch: the pack. Media that are to be aligned have features of the teacher, :attr:`Item.teacher`.
 
         Raises:
             ValueError: the tower has no ``token_grids``.
         """
         losses = {}
+        places = self.find_places(batch.input_ids, batch.media) if batch.places is None else batch.places
         for stream, head in self.alignments.items():
-            media = batch.media.get(stream)
-            if (media is None or media.teacher is None) and not is_trainable(head):
+            items = [
+                (item, place, item.teacher.values)
+                for item, place in zip(batch.media.get(stream, ()), places.get(stream, ()), strict=True)
+                if item.teacher is not None
+            ]
+            if not items and not is_trainable(head):
                 continue
-            places: Sequence[Tensor] = []
-            grids = []
-            if media is not None and media.teacher is not None:
-                tower = self.config.tower(self.config.streams[stream]["tower"])
-                if not hasattr(tower, "token_grids"):
-                    raise ValueError(f"stream {stream!r}: distillation needs a tower that tells where its tokens stand")
-                found = (batch.input_ids[0] == self.config.placeholder_ids[stream]).nonzero().squeeze(1)
-                places = found.split(media.num_tokens)
-                grids = [tower.token_grids(tuple(value.shape)) for value in media.values]
-            teacher = [] if media is None or media.teacher is None else list(media.teacher)
-            losses[stream] = aligned_loss(cast(AlignmentHead, head), hidden_states, places, grids, teacher)
+            tower = self.config.tower(self.config.streams[stream]["tower"])
+            if items and not hasattr(tower, "token_grids"):
+                raise ValueError(f"stream {stream!r}: distillation needs a tower that tells where its tokens stand")
+            grids = [tower.token_grids(tuple(item.values.shape)) for item, _, _ in items]
+            losses[stream] = aligned_loss(
+                cast(AlignmentHead, head),
+                hidden_states,
+                [place for _, place, _ in items],
+                grids,
+                [features for _, _, features in items],
+            )
         return losses
 
     def loss_sum(self, batch: Batch) -> Tensor:
@@ -267,9 +298,9 @@ class VideoLM(PreTrainedModel, GenerationMixin):
     def loss_terms(self, batch: Batch) -> tuple[Tensor, dict[str, tuple[Tensor, int]]]:
         """All losses of a packed batch, in one forward pass: :meth:`loss_sum`, and :meth:`alignment` by stream."""
         targets = batch.labels[0, 1:]
-        positions = (targets != IGNORED).nonzero().squeeze(1)
+        positions = on_device(batch.supervised, targets.device)
         inputs = {
-            "inputs_embeds": self.embed(batch.input_ids, batch.media),
+            "inputs_embeds": self.embed(batch.input_ids, batch.media, batch.places),
             "position_ids": batch.position_ids,
             "cu_seqlens": batch.cu_seqlens,
             "use_cache": False,
@@ -295,7 +326,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        media: dict[str, StreamBatch] | None = None,
+        media: dict[str, list[Item]] | None = None,
         cu_seqlens: list[int] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,

@@ -2,7 +2,7 @@
 
 Which examples form a pack is decided in :mod:`vidtune.planning`; here they are joined, without padding.
 
-Legend: S examples, L tokens of the whole pack, n media items of a stream.
+Legend: S examples, L tokens of the whole pack.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +21,71 @@ IGNORED = -100
 """Label of a token that is not supervised; cross-entropy of torch skips it by default."""
 
 
+Array = np.ndarray | torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """What a teacher sees of an item.
+
+    Args:
+        values: input of the teacher; if `done`, its features, (frames, patches, width).
+        done: whether the values are features already.
+        key: key under which the features are stored after they were computed; None if they are not stored.
+    """
+
+    values: torch.Tensor
+    done: bool = False
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A media item of a prompt, with everything that belongs to it.
+
+    Args:
+        values: float or uint8 values as preprocessing returned them; if `encoded`, tower features, (tokens, width).
+        num_tokens: number of its tokens in the ids, counted from its first token.
+        measured: number of tokens of the whole item, as its stream promised; None if nothing was promised.
+        extras: further tensors by name, such as boxes; the connector gets them beside the features.
+        encoded: whether the values are tower features, so that the tower is not run.
+        key: key under which the tower features are stored after they were computed; None if they are not stored.
+        teacher: what the teacher of the stream sees of the item; None without distillation.
+        name: sample id and path of the file, for messages.
+    """
+
+    values: torch.Tensor
+    num_tokens: int
+    measured: int | None = None
+    extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    encoded: bool = False
+    key: str | None = None
+    teacher: Teaching | None = None
+    name: str = ""
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Item":
+        """Move to a device. `dtype` applies to the values, also those of the teacher; None keeps their dtype."""
+        moved = self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        return moved if dtype is None else moved.map_values(lambda tensor: tensor.to(dtype))
+
+    def to_float(self, preprocessing: Preprocessing) -> "Item":
+        """Values as tower and teacher take them; uint8 grey levels are normalised on their device."""
+        return self.map_values(preprocessing.to_float)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All tensors, including those of the teacher."""
+        return [self.values, *self.extras.values(), *([self.teacher.values] if self.teacher else [])]
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Item":
+        """The same item with ``change`` applied to every tensor."""
+        return replace(self.map_values(change), extras={name: change(extra) for name, extra in self.extras.items()})
+
+    def map_values(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Item":
+        """The same item with ``change`` applied to its values and those of its teacher, not to the extras."""
+        teacher = self.teacher and replace(self.teacher, values=change(self.teacher.values))
+        return replace(self, values=change(self.values), teacher=teacher)
+
+
 @dataclass(frozen=True, slots=True)
 class MediaSlot:
     """A media item with tokens in an example.
@@ -29,11 +94,13 @@ class MediaSlot:
         ref: the file.
         num_tokens: number of its tokens in the ids, counted from its first token; at least 1.
         seed: seed of random preprocessing; None means that preprocessing is not random.
+        measured: number of tokens of the whole item; None: not known.
     """
 
     ref: MediaRef
     num_tokens: int
     seed: int | None = None
+    measured: int | None = None
 
     @property
     def stream(self) -> str:
@@ -44,6 +111,18 @@ class MediaSlot:
     def encoded(self) -> bool:
         """Whether the file contains tower features, so that the tower is not run."""
         return is_feature_file(self.ref.path)
+
+    def item(self, values: Array, sample: str = "", **known: Any) -> Item:
+        """The item of this slot, after its file was read.
+
+        Args:
+            values: preprocessed values, or tower features.
+            sample: id of the sample, for messages.
+            known: further fields of the item, in the place of those that the file gives.
+        """
+        extras = {name: torch.tensor(numbers, dtype=torch.float32) for name, numbers in self.ref.extras}
+        facts: dict[str, Any] = {"extras": extras, "encoded": self.encoded, "name": f"{sample}: {self.ref.path}"}
+        return Item(torch.as_tensor(values), self.num_tokens, self.measured, **{**facts, **known})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +136,8 @@ class Example:
         media: the media with tokens in `input_ids`, in that order.
         masked: reason why no token is supervised; None if some are, or if none should be.
         truncated: whether tokens were cut off.
+        owners: (L,) int64, for every token the index in `media` of the item that it stands for, -1 for text; None: not
+            known.
     """
 
     id: str
@@ -65,6 +146,7 @@ class Example:
     media: tuple[MediaSlot, ...] = ()
     masked: str | None = None
     truncated: bool = False
+    owners: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -73,115 +155,6 @@ class Example:
     def num_supervised(self) -> int:
         """Number of tokens that the loss sums over; the first token of an example never counts."""
         return int(np.count_nonzero(self.labels[1:] != IGNORED))
-
-
-@dataclass(frozen=True, slots=True)
-class StreamBatch:
-    """The media of one stream, in the order of their tokens in the ids.
-
-    Args:
-        values: (n, *shape) float or uint8 as preprocessing returned them, or a list of tensors if their shapes differ.
-        num_tokens: for each item, the number of its tokens in the ids, counted from its first token.
-        teacher: for each item, the features that distillation aligns it with, (frames, patches, width); None without
-            distillation.
-        teacher_values: for each item, the input of the teacher that computes these features, as `values`; None if there
-            is no teacher to run.
-        encoded: for each item, whether its values are already tower features, (tokens, width); None if no item is
-            encoded.
-        keys: for each item, the key under which the tower features are stored after they were computed; None if they
-            are not stored.
-        taught, teacher_keys: as `encoded` and `keys`, for the teacher.
-    """
-
-    values: torch.Tensor | list[torch.Tensor]
-    num_tokens: list[int]
-    teacher: list[torch.Tensor] | None = None
-    teacher_values: list[torch.Tensor] | None = None
-    encoded: list[bool] | None = None
-    keys: list[str | None] | None = None
-    taught: list[bool] | None = None
-    teacher_keys: list[str | None] | None = None
-
-    def __len__(self) -> int:
-        return len(self.num_tokens)
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "StreamBatch":
-        """Move to a device; `dtype` None keeps the dtype."""
-
-        return self.map(lambda tensor: tensor.to(device=device, dtype=dtype, non_blocking=True))
-
-    def to_float(self, preprocessing: Preprocessing) -> "StreamBatch":
-        """Values as tower and teacher take them; uint8 grey levels are normalised on their device."""
-        return self.map(preprocessing.to_float)
-
-    def tensors(self) -> list[torch.Tensor]:
-        """All tensors, including those of the teacher."""
-        values = self.values if isinstance(self.values, list) else [self.values]
-        return [*values, *(self.teacher or ()), *(self.teacher_values or ())]
-
-    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "StreamBatch":
-        """The same items with ``change`` applied to every tensor."""
-
-        def each(tensors: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
-            return None if tensors is None else [change(tensor) for tensor in tensors]
-
-        values = [change(value) for value in self.values] if isinstance(self.values, list) else change(self.values)
-        return replace(self, values=values, teacher=each(self.teacher), teacher_values=each(self.teacher_values))
-
-    def select(self, places: Sequence[int]) -> "StreamBatch":
-        """The items with these indices, in this order."""
-
-        def each(values: list[Any] | None) -> list[Any] | None:
-            return None if values is None else [values[place] for place in places]
-
-        chosen = StreamBatch.stack([self.values[place] for place in places], [self.num_tokens[p] for p in places])
-        return replace(
-            chosen,
-            teacher=each(self.teacher),
-            teacher_values=each(self.teacher_values),
-            encoded=each(self.encoded),
-            keys=each(self.keys),
-            taught=each(self.taught),
-            teacher_keys=each(self.teacher_keys),
-        )
-
-    @classmethod
-    def stack(cls, arrays: Sequence["Array"], num_tokens: Sequence[int], encoded: Sequence[bool] = ()) -> "StreamBatch":
-        """A batch of arrays, stacked if all shapes are equal, else as a list.
-
-        Args:
-            encoded: see :attr:`encoded`; empty: no item is encoded.
-        """
-        tensors = [torch.as_tensor(array) for array in arrays]
-        same = len({tensor.shape for tensor in tensors}) == 1
-        values = torch.stack(tensors) if same else tensors
-        return cls(values, list(num_tokens), encoded=list(encoded) if any(encoded) else None)
-
-    @classmethod
-    def of(cls, items: Sequence["LoadedItem"], num_tokens: Sequence[int]) -> "StreamBatch":
-        """A batch of loaded items; values are stacked if all shapes are equal, those of the teacher stay a list."""
-        keys, teacher_keys = [item.key for item in items], [item.teacher_key for item in items]
-        taught = [item.taught for item in items]
-        seen = [torch.as_tensor(item.teacher_values) for item in items if item.teacher_values is not None]
-        return replace(
-            cls.stack([item.values for item in items], num_tokens, [item.encoded for item in items]),
-            teacher_values=seen or None,
-            keys=keys if any(keys) else None,
-            taught=taught if any(taught) else None,
-            teacher_keys=teacher_keys if any(teacher_keys) else None,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedItem:
-    """A loaded media item: one entry of each list of a :class:`StreamBatch`."""
-
-    values: "Array"
-    encoded: bool = False
-    key: str | None = None
-    teacher_values: "Array | None" = None
-    taught: bool = False
-    teacher_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +168,11 @@ class Batch:
         cu_seqlens: S + 1 numbers: the positions where examples begin, and L. Python numbers, so that reading them does
             not wait for a device.
         ids: ids of the samples.
-        media: stream -> its media; streams without media are left out.
+        media: stream -> its items, in the order of their tokens in the ids; streams without media are left out.
+        supervised: indices in ``labels[0, 1:]`` of the tokens that the loss sums over; None: found in the labels.
+        places: stream -> for each of its items, the positions of its tokens; None: not known.
+
+    ``supervised`` and ``places`` stay on the CPU, so that neither reading nor counting them waits for a device.
     """
 
     input_ids: torch.Tensor
@@ -203,7 +180,13 @@ class Batch:
     labels: torch.Tensor
     cu_seqlens: list[int]
     ids: list[str]
-    media: dict[str, StreamBatch] = field(default_factory=dict)
+    media: dict[str, list[Item]] = field(default_factory=dict)
+    supervised: np.ndarray = field(default=None)  # type: ignore[assignment]
+    places: dict[str, list[np.ndarray]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.supervised is None:
+            object.__setattr__(self, "supervised", np.flatnonzero(self.labels[0, 1:].cpu().numpy() != IGNORED))
 
     @property
     def num_tokens(self) -> int:
@@ -211,27 +194,28 @@ class Batch:
 
     @property
     def num_supervised(self) -> int:
-        """Number of tokens that the loss sums over. It reads the labels, so call it before moving to a device."""
-        return int((self.labels != IGNORED).sum())
+        """Number of tokens that the loss sums over."""
+        return len(self.supervised)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
         """Move all tensors; `dtype` applies to the values of media only, None keeps their dtype."""
         moved = self.map(lambda tensor: tensor.to(device, non_blocking=True))
-        return replace(moved, media={stream: batch.to(device, dtype) for stream, batch in moved.media.items()})
+        return moved if dtype is None else moved._with_items(lambda item: item.to(device, dtype))
 
     def to_float(self, preprocessing: Mapping[str, Preprocessing]) -> "Batch":
         """The same pack with media as the towers take them; uint8 grey levels are normalised on their device."""
-        media = {stream: batch.to_float(preprocessing[stream]) for stream, batch in self.media.items()}
+        media = {
+            stream: [item.to_float(preprocessing[stream]) for item in items] for stream, items in self.media.items()
+        }
         return replace(self, media=media)
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         """The same pack with ``change`` applied to every tensor."""
         return replace(
-            self,
+            self._with_items(lambda item: item.map(change)),
             input_ids=change(self.input_ids),
             position_ids=change(self.position_ids),
             labels=change(self.labels),
-            media={stream: batch.map(change) for stream, batch in self.media.items()},
         )
 
     @property
@@ -242,50 +226,74 @@ class Batch:
     def tensors(self) -> Iterator[torch.Tensor]:
         """All tensors of the pack."""
         yield from (self.input_ids, self.position_ids, self.labels)
-        for batch in self.media.values():
-            yield from batch.tensors()
+        for items in self.media.values():
+            for item in items:
+                yield from item.tensors()
+
+    def _with_items(self, change: Callable[[Item], Item]) -> "Batch":
+        return replace(self, media={stream: [change(item) for item in items] for stream, items in self.media.items()})
 
 
-Array = np.ndarray | torch.Tensor
-
-
-def pack(examples: Sequence[Example], media: Sequence[Sequence[Array | LoadedItem]]) -> Batch:
+def pack(examples: Sequence[Example], media: Sequence[Sequence[Array | Item]]) -> Batch:
     """Join examples and their media into one pack.
 
     Args:
         examples: at least one; no example may be empty.
-        media: for each example, one array for each of `example.media`: preprocessed values, or the features of a
-            feature file; or a :class:`LoadedItem`.
+        media: for each example, one item for each of `example.media`; or an array, its preprocessed values or the
+            features of its feature file.
     Raises:
         ValueError: there are no examples, or the numbers of files and arrays differ; names the sample.
     """
     if len(media) != len(examples):
         raise ValueError(f"{len(examples)} examples but media for {len(media)}")
-    streams: dict[str, tuple[list[LoadedItem], list[int]]] = {}
+    streams: dict[str, list[Item]] = {}
     for example, loaded in zip(examples, media, strict=True):
         if len(loaded) != len(example.media):
             raise ValueError(f"sample {example.id}: {len(example.media)} media but {len(loaded)} arrays")
-        for slot, item in zip(example.media, loaded, strict=True):
-            items, num_tokens = streams.setdefault(slot.stream, ([], []))
-            items.append(item if isinstance(item, LoadedItem) else LoadedItem(item, slot.encoded))
-            num_tokens.append(slot.num_tokens)
-    return join(examples, {stream: StreamBatch.of(*lists) for stream, lists in streams.items()})
+        for slot, found in zip(example.media, loaded, strict=True):
+            item = found if isinstance(found, Item) else slot.item(found, example.id)
+            streams.setdefault(slot.stream, []).append(item)
+    return join(examples, streams)
 
 
-def join(examples: Sequence[Example], media: dict[str, StreamBatch]) -> Batch:
-    """Join examples into one pack, with the media of each stream already as batches.
+def join(examples: Sequence[Example], media: dict[str, list[Item]]) -> Batch:
+    """Join examples into one pack, with the media of all examples by stream.
 
     Raises:
         ValueError: there are no examples.
     """
     if not examples:
         raise ValueError("a pack needs at least one example")
-    labels = [np.concatenate(([IGNORED], example.labels[1:])) for example in examples]
+    labels = np.concatenate([part for example in examples for part in ([IGNORED], example.labels[1:])])
+    bounds = [0, *accumulate(len(example) for example in examples)]
     return Batch(
         input_ids=torch.from_numpy(np.concatenate([example.input_ids for example in examples]))[None],
         position_ids=torch.cat([torch.arange(len(example)) for example in examples])[None],
-        labels=torch.from_numpy(np.concatenate(labels))[None],
-        cu_seqlens=[0, *accumulate(len(example) for example in examples)],
+        labels=torch.from_numpy(labels)[None],
+        cu_seqlens=bounds,
         ids=[example.id for example in examples],
         media=media,
+        places=_places(examples, bounds),
     )
+
+
+def _places(examples: Sequence[Example], bounds: Sequence[int]) -> dict[str, list[np.ndarray]] | None:
+    """Positions in the pack of the tokens of every item; None if an example does not tell who owns its tokens."""
+    places: dict[str, list[np.ndarray]] = {}
+    for example, begin in zip(examples, bounds, strict=False):
+        if example.media and example.owners is None:
+            return None
+        for number, slot in enumerate(example.media):
+            places.setdefault(slot.stream, []).append(begin + np.flatnonzero(example.owners == number))
+    return places
+
+
+def stacked(values: Sequence[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+    """Tensors as one if all shapes are equal, else as a list."""
+    return torch.stack(list(values)) if len({value.shape for value in values}) == 1 else list(values)
+
+
+def on_device(indices: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Indices on a device, copied without waiting for what the device is doing. Shape: (n,) -> (n,) int64"""
+    tensor = torch.from_numpy(np.asarray(indices, np.int64))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -15,13 +15,13 @@ from vidtune.errors import UserError
 from vidtune.media.feature_file import is_feature_file, read_features
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
-from vidtune.processing.batch import Example, MediaSlot, StreamBatch
+from vidtune.processing.batch import Example, Item, MediaSlot
 from vidtune.processing.plain_inputs import padded_left, share_media
 from vidtune.processing.prompts import PromptFormat
 from vidtune.processing.readings import MediaReader, Reading
 from vidtune.processing.stream_settings import StreamSettings
 from vidtune.processing.times import mark_times
-from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, media_tags
+from vidtune.processing.tokenizing import NO_OWNER, ChunkTokenizer, Encoded, Placeholder, encode, media_tags
 from vidtune.registry import (
     PREPROCESSING,
     RESIZE_RULES,
@@ -245,7 +245,7 @@ class VideoLMProcessor(ProcessorMixin):
             return_tensors: as in other processors; only "pt", tensors of torch, exists.
 
         Returns:
-            `input_ids` and `attention_mask`, (B, L) int64, padded on the left; `media`, the batch of each stream.
+            `input_ids` and `attention_mask`, (B, L) int64, padded on the left; `media`, the items of each stream.
         Raises:
             SampleProblem: tags and media do not fit together.
             UserError: the system has no stream "image" or "video".
@@ -269,7 +269,7 @@ class VideoLMProcessor(ProcessorMixin):
             examples.append(self.question_example(question, refs, name, id=str(number), readings=readings))
             read += [part for item in found for part in item]
         ids, mask = padded_left([example.input_ids for example in examples], self.tokenizer.pad_token_id or 0)
-        return {"input_ids": ids, "attention_mask": mask, "media": self._batches(read)}
+        return {"input_ids": ids, "attention_mask": mask, "media": self._items(read)}
 
     def _load(self, stream: str, item: Any) -> list[tuple[MediaRef, int, np.ndarray | torch.Tensor]]:
         """The readings of a path, or of decoded pixels, each with the values that its tower takes."""
@@ -284,14 +284,13 @@ class VideoLMProcessor(ProcessorMixin):
         """Values of a file for its stream: preprocessed, or the stored features."""
         return read_features(ref.path) if is_feature_file(ref.path) else self.preprocessing[ref.stream].load(ref.path)
 
-    def _batches(self, read: Sequence[tuple[MediaRef, int, np.ndarray | torch.Tensor]]) -> dict[str, StreamBatch]:
-        """The media of each stream as a batch, in the order in which they were read."""
-        batches = {}
-        for stream in dict.fromkeys(ref.stream for ref, _, _ in read):
-            refs, tokens, arrays = zip(*(part for part in read if part[0].stream == stream), strict=True)
-            batch = StreamBatch.stack(arrays, tokens, encoded=[is_feature_file(ref.path) for ref in refs])
-            batches[stream] = batch.to_float(self.streams[stream].preprocessing)
-        return batches
+    def _items(self, read: Sequence[tuple[MediaRef, int, np.ndarray | torch.Tensor]]) -> dict[str, list[Item]]:
+        """The items of each stream, in the order in which they were read."""
+        items: dict[str, list[Item]] = {}
+        for ref, tokens, array in read:
+            item = MediaSlot(ref, tokens, measured=tokens).item(array)
+            items.setdefault(ref.stream, []).append(item.to_float(self.streams[ref.stream].preprocessing))
+        return items
 
     def decode(self, ids: Any, skip_special_tokens: bool = True, **options: Any) -> str:
         """Text of ids, without media placeholders."""
@@ -383,10 +382,14 @@ def _parts(preprocessing: Preprocessing) -> list[tuple[Registry[Any], str]]:
 
 def _example(id: str, encoded: Encoded, readings: Sequence[Sequence[Reading]], seed: int | None) -> Example:
     """An example with the media whose tokens were kept; readings of one file share its seed."""
-    media = [(ref, number) for number, item in enumerate(readings) for ref, _ in item]
+    media = [(ref, number, tokens) for number, item in enumerate(readings) for ref, tokens in item]
     slots = tuple(
-        MediaSlot(ref, num_tokens, None if seed is None else seed + number)
-        for (ref, number), num_tokens in zip(media, encoded.media_tokens, strict=True)
+        MediaSlot(ref, num_tokens, None if seed is None else seed + number, measured)
+        for (ref, number, measured), num_tokens in zip(media, encoded.media_tokens, strict=True)
         if num_tokens
     )
-    return Example(id, encoded.input_ids, encoded.labels, slots, encoded.masked, encoded.truncated)
+    # Numbers among the parts become numbers among those that were kept; the last entry is that of NO_OWNER.
+    kept = np.append(np.cumsum(np.array(encoded.media_tokens, bool)) - 1, NO_OWNER)
+    return Example(
+        id, encoded.input_ids, encoded.labels, slots, encoded.masked, encoded.truncated, kept[encoded.owners]
+    )

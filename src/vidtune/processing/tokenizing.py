@@ -175,6 +175,7 @@ class Encoded:
     Args:
         input_ids: (L,) int64, placeholders expanded.
         labels: (L,) int64, -100 where not supervised.
+        owners: (L,) int64, for every token the index among all parts of the placeholders, or NO_OWNER.
         media_tokens: for each part of each placeholder, the number of its tokens that were kept.
         masked: reason why no token is supervised although some should be, or None.
         truncated: whether tokens were cut off.
@@ -182,6 +183,7 @@ class Encoded:
 
     input_ids: np.ndarray
     labels: np.ndarray
+    owners: np.ndarray
     media_tokens: list[int]
     masked: str | None
     truncated: bool
@@ -246,7 +248,7 @@ def encode(
         masked = CUT_OFF
     parts = sum(len(placeholder.parts) for placeholder in placeholders)
     media_tokens = np.bincount(owner[owner != NO_OWNER], minlength=parts)[:parts].tolist()
-    return Encoded(input_ids, all_labels, media_tokens, masked, truncated)
+    return Encoded(input_ids, all_labels, owner, media_tokens, masked, truncated)
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ class OptimizerStep:
         if self._flops is None:
             return 0.0
         squares = sum((end - begin) ** 2 for begin, end in pairwise(batch.cu_seqlens))
-        items = {stream: len(media) - sum(media.encoded or ()) for stream, media in batch.media.items()}
+        items = {stream: sum(not item.encoded for item in media) for stream, media in batch.media.items()}
         return self._flops.of(batch.num_tokens, squares, items, supervised)
 
 

@@ -11,7 +11,7 @@ from vidtune.models.config import VideoLMConfig
 from vidtune.models.connectors.base import connector_config
 from vidtune.models.towers.base import tower_config
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.batch import StreamBatch
+from vidtune.processing.batch import Item
 from vidtune.registry import CONNECTORS, TOWERS
 
 
@@ -65,8 +65,7 @@ def test_registered_parts_make_a_model(registered):
     )
     assert config.num_tokens("audio", (12,)) == 3
     model = VideoLM(config)
-    values = torch.arange(12.0)[None]
-    [block] = model.encode_items("audio", StreamBatch(values, [3]))
+    [block] = model.encode_items("audio", [Item(torch.arange(12.0), 3)])
     assert block[:, ::16].tolist() == [[0, 1], [4, 5], [8, 9]]
 
 

@@ -66,8 +66,11 @@ def same_batch(one: Batch, other: Batch) -> bool:
         and torch.equal(one.input_ids, other.input_ids)
         and torch.equal(one.labels, other.labels)
         and one.media.keys() == other.media.keys()
-        and all(torch.equal(one.media[name].values, other.media[name].values) for name in one.media)
-        and all(one.media[name].num_tokens == other.media[name].num_tokens for name in one.media)
+        and all(
+            torch.equal(item.values, twin.values) and item.num_tokens == twin.num_tokens
+            for name in one.media
+            for item, twin in zip(one.media[name], other.media[name], strict=True)
+        )
     )
 
 

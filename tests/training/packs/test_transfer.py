@@ -41,7 +41,7 @@ def batch_of(*seeds: int) -> tuple[Batch, torch.Tensor, torch.Tensor]:
 def check(moved: Batch, batch: Batch, images: torch.Tensor, clips: torch.Tensor, device: str) -> None:
     assert {tensor.device.type for tensor in moved.tensors()} == {device}
     assert moved.input_ids.tolist() == batch.input_ids.tolist() and moved.ids == batch.ids
-    values = [moved.media[stream].values for stream in ("image", "video")]
+    values = [torch.stack([item.values for item in moved.media[stream]]) for stream in ("image", "video")]
     torch.testing.assert_close(values[0].cpu(), images, rtol=0, atol=1e-6 if device == "cuda" else 0)
     torch.testing.assert_close(values[1].cpu(), clips, rtol=0, atol=0)
 
@@ -49,7 +49,7 @@ def check(moved: Batch, batch: Batch, images: torch.Tensor, clips: torch.Tensor,
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 def test_grey_levels_arrive_normalised_and_float_values_as_they_were(device: str) -> None:
     batch, images, clips = batch_of(0, 1)
-    assert batch.media["image"].values.dtype == torch.uint8  # type: ignore[union-attr]
+    assert batch.media["image"][0].values.dtype == torch.uint8
     check(to_device(batch, torch.device(device), PREPROCESSING), batch, images, clips, device)
 
 

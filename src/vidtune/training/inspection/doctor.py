@@ -218,7 +218,9 @@ class _Steps:
         found.packs += 1
         found.samples += len(batch.ids)
         found.tokens += batch.num_tokens
-        found.media_bytes += sum(tensor.nbytes for media in batch.media.values() for tensor in media.tensors())
+        found.media_bytes += sum(
+            tensor.nbytes for items in batch.media.values() for item in items for tensor in item.tensors()
+        )
 
     @contextmanager
     def _part(self, name: str, found: StepMeasurements) -> Iterator[None]:

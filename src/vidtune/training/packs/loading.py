@@ -13,12 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import torch
+
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.planning.plan import StagePlan, share
-from vidtune.processing.batch import Example, LoadedItem, MediaSlot, pack
+from vidtune.processing.batch import Example, Item, MediaSlot, Teaching, pack
 from vidtune.training.packs.decoded import Decoded, DecodedMedia
 from vidtune.training.packs.pack import LoadedPack, failed_before, left_out_again
 from vidtune.training.setup.exclusions import Excluded
@@ -40,29 +42,30 @@ class Requested:
     found: Found
     decoded: Decoded | None
 
-    def loaded(self, slot: MediaSlot, is_unchanged: Callable[[MediaRef, str], bool]) -> LoadedItem:
+    def loaded(self, slot: MediaSlot, sample: str, is_unchanged: Callable[[MediaRef, str], bool]) -> Item:
         """Returns the item, after its file was decoded.
 
         Args:
+            sample: id of the sample.
             is_unchanged: returns whether a file still has a key; features of a file that has changed are not stored.
         """
         found, decoded = self.found, self.decoded
         array, second = (decoded.array, decoded.second) if decoded is not None else (None, None)
-        values = array if found.features is None else found.features
-        assert values is not None
 
         def usable(key: str | None) -> str | None:
             same = decoded is not None and key is not None and key == decoded.identity
             return key if same and key is not None and is_unchanged(slot.ref, key) else None
 
-        return LoadedItem(
-            values,
-            slot.encoded or found.features is not None,
-            usable(found.key),
-            second if found.taught is None else found.taught,
-            found.taught is not None,
-            usable(found.teacher_key),
-        )
+        teacher = None
+        if found.taught is not None:
+            teacher = Teaching(found.taught.clone(), done=True)
+        elif second is not None:
+            teacher = Teaching(torch.as_tensor(second), key=usable(found.teacher_key))
+        if found.features is not None:
+            # The copy reads the memory-mapped features here, and not in the thread that trains.
+            return slot.item(found.features.clone(), sample, encoded=True, teacher=teacher)
+        assert array is not None
+        return slot.item(array, sample, key=usable(found.key), teacher=teacher)
 
 
 @dataclass
@@ -183,7 +186,7 @@ class PackLoader:
     def _load(self, planned: PlannedPack) -> LoadedPack:
         indices: list[int] = []
         examples: list[Example] = []
-        items: list[list[LoadedItem]] = []
+        items: list[list[Item]] = []
         excluded = list(planned.excluded)
         for index, example, media in zip(planned.indices, planned.examples, planned.media, strict=True):
             failure = self._failure(example, index, planned.step, media)
@@ -193,7 +196,8 @@ class PackLoader:
             indices.append(index)
             examples.append(example)
             unchanged = self._stored.is_unchanged
-            items.append([item.loaded(slot, unchanged) for slot, item in zip(example.media, media, strict=True)])
+            both = zip(example.media, media, strict=True)
+            items.append([item.loaded(slot, example.id, unchanged) for slot, item in both])
         batch = pack(examples, items) if examples else None
         supervised = batch.num_supervised if batch is not None else 0
         return LoadedPack(

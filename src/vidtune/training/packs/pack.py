@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from vidtune.processing.batch import Batch, Example, StreamBatch, join
+from vidtune.processing.batch import Batch, Example, Item, join
 from vidtune.training.setup.exclusions import Excluded
 
 
@@ -63,16 +63,16 @@ class LoadedPack:
             examples=examples,
         )
 
-    def _media(self, bad: Sequence[str | None]) -> dict[str, StreamBatch]:
+    def _media(self, bad: Sequence[str | None]) -> dict[str, list[Item]]:
         """Returns the media of the examples that need no bad file."""
         assert self.batch is not None
-        kept: dict[str, list[int]] = {stream: [] for stream in self.batch.media}
-        place = dict.fromkeys(kept, 0)
+        items = {stream: iter(found) for stream, found in self.batch.media.items()}
+        kept: dict[str, list[Item]] = {stream: [] for stream in items}
         for example, path in zip(self.examples, bad, strict=True):
             for slot in example.media:
-                kept[slot.stream] += [place[slot.stream]] if path is None else []
-                place[slot.stream] += 1
-        return {stream: self.batch.media[stream].select(places) for stream, places in kept.items() if places}
+                item = next(items[slot.stream])
+                kept[slot.stream] += [item] if path is None else []
+        return {stream: found for stream, found in kept.items() if found}
 
 
 def failed_before(example: Example, failed: Mapping[str, int], step: int) -> str | None:

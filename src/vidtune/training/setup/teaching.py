@@ -7,7 +7,7 @@ The plan gives both numbers for all ranks before the first pass, so the mean doe
 fail, the ratio stays that of the plan; the weight is then wrong by as much as the failed samples change the ratio.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,7 +19,7 @@ from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.distillation import Teacher
 from vidtune.planning.plan import StagePlan
-from vidtune.processing.batch import Batch, StreamBatch
+from vidtune.processing.batch import Batch, Item
 from vidtune.recipe.types import Recipe
 
 
@@ -31,8 +31,8 @@ class Teachers:
         towers: teacher of each stream, frozen; not a part of the model.
         preprocessing: preprocessing of media files for the teachers.
         weights: weight of each alignment loss relative to the cross-entropy.
-        keep_features: callback(stream, key, features), called for every item that a teacher encoded; the key is one of
-            :attr:`StreamBatch.teacher_keys`.
+        keep_features: callback(stream, key, features), called for every item that a teacher encoded, with
+            :attr:`Teaching.key`.
     """
 
     towers: dict[str, Teacher] = field(default_factory=dict)
@@ -82,19 +82,21 @@ class Teachers:
         """Returns the batch with the teachers' features of its media. Features that it already has are kept."""
         media = dict(batch.media)
         for stream, tower in self.towers.items():
-            items = media.get(stream)
-            if items is not None and items.teacher is None and items.teacher_values is not None:
-                media[stream] = replace(items, teacher=self._features(stream, tower, items), teacher_values=None)
+            if stream in media:
+                media[stream] = self._taught(stream, tower, media[stream])
         return replace(batch, media=media)
 
-    def _features(self, stream: str, tower: Teacher, items: StreamBatch) -> list[Tensor]:
-        """Returns the teacher's features of all items. Stored features are among the values already."""
-        values = items.teacher_values or []
-        taught, keys = items.taught or [False] * len(values), items.teacher_keys or [None] * len(values)
-        rest = [value for value, done in zip(values, taught, strict=True) if not done]
+    def _taught(self, stream: str, tower: Teacher, items: Sequence[Item]) -> list[Item]:
+        """Returns the items with the teacher's features. Those that have features already, or no teacher, are kept."""
+        rest = [item.teacher.values for item in items if item.teacher is not None and not item.teacher.done]
         found = iter(tower(rest) if rest else ())
-        features = [value if done else next(found) for value, done in zip(values, taught, strict=True)]
-        for key, block, done in zip(keys, features, taught, strict=True):
-            if self.keep_features is not None and key is not None and not done:
-                self.keep_features(stream, key, block)
-        return features
+        taught = []
+        for item in items:
+            teacher = item.teacher
+            if teacher is not None and not teacher.done:
+                features = next(found)
+                if self.keep_features is not None and teacher.key is not None:
+                    self.keep_features(stream, teacher.key, features)
+                item = replace(item, teacher=replace(teacher, values=features, done=True))
+            taught.append(item)
+        return taught
