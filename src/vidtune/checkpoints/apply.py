@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from vidtune.checkpoints.composition import CONFIG_ERRORS, config_of, unreadable_config
+from vidtune.checkpoints.composition import CONFIG_ERRORS, config_of, tokens_with_rows, unreadable_config
 from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.lora.adapter_files import Adapter, official_name, read_adapter
+from vidtune.checkpoints.lora.added_rows import with_new_rows
 from vidtune.checkpoints.lora.bundle import OTHERS, SAMPLE, bundle_adapters, first_difference
 from vidtune.checkpoints.lora.merging import merge
 from vidtune.checkpoints.publication import KeyMap
@@ -259,6 +260,8 @@ def _fill_parts(
         report = LoadReport(component)
         found = rename(part.weights, part_keys(part), report)
         report.refuse_gaps(Path(part.place))
+        if part.kind == "language_model" and config.added_tokens:
+            found = with_new_rows(found, config, tokens_with_rows(part, config.added_tokens))
         # A file of several connectors gives only the one for which it is named.
         state = state | {name: tensor for name, tensor in found.items() if name.startswith(component + ".")}
         paths[component] = Path(part.place)

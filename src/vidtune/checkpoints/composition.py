@@ -14,6 +14,7 @@ from vidtune.checkpoints.source import Source
 from vidtune.checkpoints.teachers import alignment_sizes
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
+from vidtune.processing.added_tokens import add_tokens, lacking_tokens, require_rows, rows_needed
 from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
@@ -76,9 +77,25 @@ def _native_config(source: Source) -> VideoLMConfig:
 def _published_config(source: Source) -> VideoLMConfig:
     assert source.format is not None and source.format.read_config is not None
     try:
-        return source.format.read_config(source.config, dict(source.shapes))
+        config = source.format.read_config(source.config, dict(source.shapes))
     except CONFIG_ERRORS as error:
         raise unreadable_config(source.path, error) from None
+    tokens = SYSTEMS[config.system].dialect.added_tokens
+    if tokens:
+        tokenizer = load_tokenizer(source.path)
+        require_tokens(tokenizer, [token.text for token in tokens], source.path)
+        config.added_tokens = add_tokens(tokenizer, tokens)
+    return config
+
+
+def require_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], where: Path) -> None:
+    """Raise UserError where the tokenizer of a whole model lacks a token that its system adds."""
+    lacking = lacking_tokens(tokenizer, list(texts))
+    if lacking:
+        raise UserError(
+            f"{where}: its tokenizer lacks {', '.join(lacking)}, for which the model was trained; copy the files of "
+            "the tokenizer that was saved with it"
+        )
 
 
 def _config_of_parts(source: Source, text_config: PreTrainedConfig | None) -> VideoLMConfig:
@@ -89,7 +106,12 @@ def _config_of_parts(source: Source, text_config: PreTrainedConfig | None) -> Vi
         part = source.part(f"towers.{name}")
         towers[name] = spec if part is None else tower_sizes(system, name, part)
     connectors = {name: spec for name, spec in recipe.connectors.items() if isinstance(spec, dict)}
-    config = _compose(system, text_config or _text_config(source, recipe), towers, connectors)
+    added: dict[str, int] = {}
+    if text_config is None:
+        text_config = _text_config(source, recipe)
+        added = _add_tokens(recipe, text_config)
+    config = _compose(system, text_config, towers, connectors)
+    config.added_tokens = added
     config.alignments = alignment_sizes(recipe, config)
     return config
 
@@ -113,13 +135,35 @@ def _text_config(source: Source, recipe: Recipe) -> PreTrainedConfig:
     if part is not None:
         return read_text_config(part)
     assert not isinstance(recipe.language_model, str)
-    sizes, tokens = dict(recipe.language_model or {}), len(recipe_tokenizer(recipe))
+    added = [token.text for token in SYSTEMS[recipe.system].dialect.added_tokens]
+    sizes, tokens = dict(recipe.language_model or {}), rows_needed(recipe_tokenizer(recipe), added)
     if sizes.setdefault("vocab_size", tokens) < tokens:
         raise UserError(f"language_model: vocab_size {sizes['vocab_size']} is less than the tokenizer's {tokens}")
     try:
         return AutoConfig.for_model(**sizes)
     except (ValueError, TypeError) as error:
         raise UserError(f"language_model: {str(error).splitlines()[0]}") from None
+
+
+def _add_tokens(recipe: Recipe, text_config: PreTrainedConfig) -> dict[str, int]:
+    """The ids of the tokens that the system adds; a vocabulary that is too small for them grows."""
+    tokens = SYSTEMS[recipe.system].dialect.added_tokens
+    if not tokens:
+        return {}
+    tokenizer = recipe_tokenizer(recipe)
+    ids = add_tokens(tokenizer, tokens)
+    require_rows(tokenizer, text_config.vocab_size, ids)
+    text_config.vocab_size = max(text_config.vocab_size, rows_needed(tokenizer))
+    return ids
+
+
+def tokens_with_rows(part: Source, texts: Iterable[str]) -> set[str]:
+    """Return the added tokens for which a language model has rows already: those that its own tokenizer knows."""
+    try:
+        lacking = lacking_tokens(load_tokenizer(part.path), list(texts))
+    except UserError:  # no tokenizer beside the weights
+        return set()
+    return set(texts) - set(lacking)
 
 
 def read_text_config(source: Source) -> PreTrainedConfig:

@@ -5,12 +5,14 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerBase
 
+from vidtune.checkpoints.composition import require_tokens
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.hub import locate
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
+from vidtune.processing.added_tokens import add_tokens, require_rows
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.stream_settings import StreamSettings
 from vidtune.processing.tokenizing import load_tokenizer
@@ -37,10 +39,13 @@ def processor_of(source: Source, config: VideoLMConfig, tokenizer: str | None = 
                 f"{files.path}: config.json is of system {config.system!r}, processor_config.json of "
                 f"{processor.system!r}; copy both from one checkpoint"
             )
+        require_tokens(processor.tokenizer, config.added_tokens, files.path)
+        _fit_tokenizer(processor.tokenizer, config)
         _refit(processor, config, {tower.component.removeprefix("towers.") for tower in source.towers})
         if tokenizer is not None:
             files = CheckpointFiles(tokenizer)
             chosen = load_tokenizer(files.path, config=_known_config(files))
+            _fit_tokenizer(chosen, config)
             processor = VideoLMProcessor(chosen, processor.system, processor.streams)
         return processor
     if tokenizer is not None:
@@ -109,7 +114,20 @@ def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTok
     }
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(locate(str(tokenizer), weights=False))
+    _fit_tokenizer(tokenizer, config)
     return VideoLMProcessor(tokenizer, config.system, streams)
+
+
+def _fit_tokenizer(tokenizer: PreTrainedTokenizerBase, config: VideoLMConfig) -> None:
+    """Give a tokenizer the tokens that the system adds. Raises UserError where it does not fit the language model."""
+    ids = add_tokens(tokenizer, SYSTEMS[config.system].dialect.added_tokens)
+    require_rows(tokenizer, config.text_config.vocab_size)
+    moved = next((text for text in ids if config.added_tokens.get(text, ids[text]) != ids[text]), None)
+    if moved is not None:
+        raise UserError(
+            f"{tokenizer.name_or_path}: {moved!r} has id {ids[moved]}, but {config.added_tokens[moved]} in the model; "
+            "take the tokenizer that was saved with it"
+        )
 
 
 def _absent_tower(config: VideoLMConfig, stream: str) -> tuple[str, str] | None:

@@ -11,6 +11,10 @@ from vidtune.models.towers.absent import AbsentTower
 from vidtune.models.towers.base import TowerConfig, tower_config
 from vidtune.registry import CONNECTORS, SYSTEMS, TOWERS, packages_of, require_packages
 
+ADDED_TOKENS = "language_model.added_tokens"
+"""Name of the component that is made of the rows of added tokens, in ``train`` and in the names of weights."""
+_RARE = ("added_tokens", "packages")
+
 
 class VideoLMConfig(PreTrainedConfig):
     """A video language model as a composition of parts.
@@ -25,6 +29,7 @@ class VideoLMConfig(PreTrainedConfig):
             ``text_config.vocab_size + k``, which is outside the vocabulary.
         alignments: stream -> sizes of the head that aligns its hidden states with a teacher's features, see
             :mod:`vidtune.models.distillation`; empty without distillation.
+        added_tokens: text -> id of each token that the system adds to the tokenizer of the language model.
 
     Raises:
         ValueError: a stream names a tower or connector that does not exist.
@@ -41,6 +46,7 @@ class VideoLMConfig(PreTrainedConfig):
         connectors: dict[str, dict[str, Any]] | None = None,
         streams: dict[str, dict[str, str]] | None = None,
         alignments: dict[str, dict[str, Any]] | None = None,
+        added_tokens: dict[str, int] | None = None,
         **kwargs: Any,
     ) -> None:
         require_packages(kwargs.pop("packages", {}))
@@ -51,6 +57,7 @@ class VideoLMConfig(PreTrainedConfig):
         self.connectors = dict(connectors or {})
         self.streams = dict(streams or {})
         self.alignments = dict(alignments or {})
+        self.added_tokens = dict(sorted((added_tokens or {}).items(), key=lambda item: item[1]))
         for name, stream in self.streams.items():
             if stream["tower"] not in self.towers or stream["connector"] not in self.connectors:
                 raise ValueError(f"stream {name!r} names a tower or connector that is not there: {stream}")
@@ -58,14 +65,17 @@ class VideoLMConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Content of config.json; ``packages`` names the packages of parts that are not of this package."""
+        """Content of config.json. What few models have stands there only if it is not empty.
+
+        ``packages`` names the packages of parts that are not of this package.
+        """
         parts = [
             (SYSTEMS, self.system),
             *((TOWERS, spec.get("type", "")) for spec in self.towers.values()),
             *((CONNECTORS, spec.get("type", "")) for spec in self.connectors.values()),
         ]
-        packages = packages_of(parts)
-        return {**super().to_dict(), **({"packages": packages} if packages else {})}
+        values: dict[str, Any] = {**super().to_dict(), "packages": packages_of(parts)}
+        return {key: value for key, value in values.items() if value or key not in _RARE}
 
     @property
     def placeholder_ids(self) -> dict[str, int]:
@@ -76,6 +86,14 @@ class VideoLMConfig(PreTrainedConfig):
     def absent_towers(self) -> list[str]:
         """Names of the towers that the model does not have."""
         return [name for name, spec in self.towers.items() if spec.get("absent")]
+
+    @property
+    def component_names(self) -> list[str]:
+        """Names of the parts that can be trained, as the ``train`` mapping of a recipe uses them."""
+        towers = [name for name in self.towers if name not in self.absent_towers]
+        groups = {"towers": towers, "connectors": self.connectors, "alignments": self.alignments}
+        named = [f"{group}.{name}" for group, names in groups.items() for name in names]
+        return [*named, *([ADDED_TOKENS] if self.added_tokens else []), "language_model"]
 
     def tower(self, name: str) -> TowerConfig:
         """Config of a tower, also of an absent one."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vidtune.processing.added_tokens import AddedToken
 from vidtune.processing.prompts import PromptFormat
 
 
@@ -19,6 +20,7 @@ class Dialect:
             tokens of its companions, if the file has something for them.
         times: name of the rule by which moments are written in texts, see :mod:`vidtune.processing.times`; None if the
             system writes no moments.
+        added_tokens: tokens that the tokenizer of the language model gets in addition, in this order.
     """
 
     prompts: Mapping[str, PromptFormat]
@@ -27,3 +29,4 @@ class Dialect:
     max_media: Mapping[str, int] = field(default_factory=dict)
     companions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     times: str | None = None
+    added_tokens: tuple[AddedToken, ...] = ()
