@@ -22,7 +22,7 @@ from vidtune.checkpoints.lora.added_rows import with_new_rows
 from vidtune.checkpoints.lora.bundle import OTHERS, SAMPLE, bundle_adapters, first_difference
 from vidtune.checkpoints.lora.merging import merge
 from vidtune.checkpoints.publication import KeyMap
-from vidtune.checkpoints.recognise import HOW
+from vidtune.checkpoints.recognise import HOW, connector_format
 from vidtune.checkpoints.report import OURS, LoadReport, rename
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
@@ -65,7 +65,7 @@ def _assemble(source: Source, dtype: Dtypes, reports: list[LoadReport] | None) -
         raise UserError(f"{base.path}: holds {partial} only; name its language model {HOW}")
     layers = [_read_layer(one) for one in above]
     config = config_of(source)
-    towers = _added_towers(source, config)
+    towers = _added_towers(base, config)
     drawn: list[str] = []
     seed = next((one.seed for one in (base, *above) if one.seed is not None), None)
     if seed is not None:
@@ -89,15 +89,6 @@ def _assemble(source: Source, dtype: Dtypes, reports: list[LoadReport] | None) -
         report.warnings.append(said)
         report.drawn = [name for name in model.state_dict() if name.startswith(tuple(part + "." for part in drawn))]
     return model, report
-
-
-def apply(source: Source, model: VideoLM) -> LoadReport:
-    """Put connectors, a LoRA run or a bundle on a model, in place: copy what was trained fully, then merge adapters.
-
-    Raises:
-        UserError: the model has no such weight, or is not the one on which a bundle was trained.
-    """
-    return _read_layer(source).put_on(model)
 
 
 @dataclass
@@ -286,12 +277,10 @@ def part_keys(part: Source) -> KeyMap:
     component, system = part.component, str(part.system)
     if part.kind == "language_model":
         return LANGUAGE_MODEL_KEYS
-    publication = SYSTEMS[system].publication
     if part.kind == "tower":
-        keys = publication.tower(component.removeprefix("towers.")).keys
+        keys = SYSTEMS[system].publication.tower(component.removeprefix("towers.")).keys
         return replace(keys, prefixes=tuple((theirs, f"{component}.{ours}") for theirs, ours in keys.prefixes))
-    partial = [format for format in publication.formats if format.partial and not format.adapter]
-    return KeyMap(tuple(pair for format in partial for pair in format.keys.prefixes))
+    return connector_format(part).keys
 
 
 def model_from_state(

@@ -1,6 +1,6 @@
 """Config of the model that a source makes; reads configs and shapes, no weight."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from vidtune.processing.added_tokens import add_tokens, lacking_tokens, require_
 from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
-from vidtune.spelling import suggestion
 
 CONFIG_ERRORS = (
     TypeError,
@@ -55,7 +54,7 @@ def config_of(source: Source, text_config: PreTrainedConfig | None = None) -> Vi
         config = _config_of_parts(base, text_config)
     else:
         config = _published_config(base)
-    for tower in source.towers:
+    for tower in base.towers:
         replace_tower(config, tower)
     return config
 
@@ -207,13 +206,6 @@ def tower_sizes(system: str, name: str, source: Source) -> JsonDict:
         raise UserError(f"{source.path}: {' '.join(str(error).split())}") from None
     except KeyError as error:
         raise UserError(f"{source.path}: does not tell {error}") from None
-
-
-def require_towers(config: VideoLMConfig, names: Iterable[str]) -> None:
-    """Raise UserError unless a model has all towers of these names; names the nearest."""
-    for name in names:
-        if name not in config.towers:
-            raise UserError(f"--tower {name}: no such tower; {suggestion(name, list(config.towers))}")
 
 
 def replace_tower(config: VideoLMConfig, tower: Source) -> None:

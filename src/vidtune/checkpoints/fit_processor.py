@@ -41,7 +41,7 @@ def processor_of(source: Source, config: VideoLMConfig, tokenizer: str | None = 
             )
         require_tokens(processor.tokenizer, config.added_tokens, files.path)
         _fit_tokenizer(processor.tokenizer, config)
-        _refit(processor, config, {tower.component.removeprefix("towers.") for tower in source.towers})
+        _refit(processor, config, {tower.component.removeprefix("towers.") for tower in source.in_order()[0].towers})
         if tokenizer is not None:
             files = CheckpointFiles(tokenizer)
             chosen = load_tokenizer(files.path, config=_known_config(files))

@@ -1,14 +1,12 @@
 """Load a checkpoint: ``load_checkpoint(place) -> Checkpoint``, a model with its processor and a report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from vidtune.checkpoints.apply import Dtypes, assemble
-from vidtune.checkpoints.composition import config_of, require_towers
-from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.fit_processor import processor_of
-from vidtune.checkpoints.recognise import recognise, recognise_towers
+from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
@@ -62,14 +60,10 @@ def load_checkpoint(
         UserError: unknown format, a base for a whole model, missing or unexpected keys, no tokenizer; one line that
             names the path.
     """
-    opened: dict[str, CheckpointFiles] = {}
     below = [base] if isinstance(base, str) else list(base or ())
-    source = recognise(name_or_path, revision, below, system=system, opened=opened)
+    source = recognise(name_or_path, revision, below, system=system, towers=towers)
     if source.kind in ("native", "published") and below:
         raise UserError(f"{source.path}: is a whole model; leave out --model-base (base), which it does not need")
-    if towers and not source.in_order()[0].is_layer:
-        require_towers(config_of(source), towers)
-        source = replace(source, towers=recognise_towers(towers, source.system, opened))
     model, report = assemble(source, dtype)
     processor = processor_of(source, model.config, tokenizer)
     source.close()

@@ -5,7 +5,7 @@ recipe. Every file is opened once for all of them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vidtune.checkpoints.files.folder import CheckpointFiles
@@ -39,6 +39,7 @@ class _Below:
     place: str | Path | Recipe
     base: Sequence[str] = ()
     system: str | None = None
+    towers: Mapping[str, str] = field(default_factory=dict)
     component: str = ""
     layer: bool = False
     may_draw: bool = True
@@ -50,6 +51,7 @@ def recognise(
     base: Sequence[str] = (),
     *,
     system: str | None = None,
+    towers: Mapping[str, str] | None = None,
     component: str = "",
     layer: bool = False,
     may_draw: bool = True,
@@ -64,6 +66,7 @@ def recognise(
         base: what a checkpoint that is not whole stands on, bottom up: a language model or a whole checkpoint, files
             of connectors, LoRA runs. Of a bundle: where its base, or the language model of its base, is now.
         system: name of the required system; None: any.
+        towers: tower -> place of its weights, for a model that comes without it, or in the place of its own.
         component: name of the component that the file is for, such as ``towers.video``; empty for a model.
         layer: it must be a LoRA run or connectors, no whole model.
         may_draw: of a recipe: see :class:`Source`.
@@ -74,16 +77,22 @@ def recognise(
         UserError: unknown format, or things that do not belong together; one line that names the path.
     """
     opened = {} if opened is None else opened
+    towers = dict(towers or {})
     if isinstance(place, Recipe):
+        place, towers = _with_places(place, towers)
         source, below = _describe_recipe(place, may_draw, opened)
     else:
         files = _open(pinned(str(place), revision), opened)
         if component and not (component.startswith(TEACHER) and files.config.get("model_type") == OURS):
             source, below = _describe_part(files, component, system), []
         else:
-            source, below = _describe_model(files, base, system, layer, opened)
+            source, below = _describe_model(files, base, system, towers, layer, opened)
     if source is not None and source.kind == "bundle":
         above = _with_bundle(above, source)
+    if source is not None and not source.is_layer:
+        source = replace(source, towers=_named_towers(towers, str(source.system), opened))
+    elif below:
+        below = [replace(below[0], towers=towers), *below[1:]]
     children = tuple(recognise(**vars(lower), opened=opened, above=above) for lower in below)
     if isinstance(place, Recipe):
         made = children[0] if source is None else replace(source, children=children)
@@ -93,6 +102,27 @@ def recognise(
         bottom = children[0]
         raise UserError(f"{source.path}: is of system {source.system}, but {bottom.place} of {bottom.system}")
     return replace(source, children=children)
+
+
+def _with_places(recipe: Recipe, towers: Mapping[str, str]) -> tuple[Recipe, dict[str, str]]:
+    """Put the places of towers that a user names into a recipe, where it names places itself.
+
+    Returns the recipe and the other towers, whose weights complete the model.
+    """
+    if recipe.starting_place is not None:
+        return recipe, dict(towers)
+    moved = {name: place for name, place in towers.items() if isinstance(recipe.towers.get(name), str)}
+    others = {name: place for name, place in towers.items() if name not in moved}
+    return recipe.model_copy(update={"towers": {**recipe.towers, **moved}}), others
+
+
+def _named_towers(places: Mapping[str, str], system: str, opened: Opened) -> tuple[Source, ...]:
+    """The towers that a user names. Raises UserError for a name that no tower has."""
+    for name in places:
+        SYSTEMS[system].publication.tower(name)
+    return tuple(
+        recognise(place, system=system, component=f"towers.{name}", opened=opened) for name, place in places.items()
+    )
 
 
 def _with_bundle(above: tuple[Path, ...], bundle: Source) -> tuple[Path, ...]:
@@ -136,19 +166,25 @@ def _describe_part(files: CheckpointFiles, component: str, system: str | None) -
     if component == LANGUAGE_MODEL:
         return Source("language_model", files, component=component)
     if component.startswith("connectors."):
-        return Source("connectors", files, system, component=component, names=(*SINGLE_NAMES, *_connector_files()))
+        names = (*SINGLE_NAMES, *_connector_files())
+        return Source("connectors", files, system, component=component, names=names)
     return Source("tower", files, system, component=component)
 
 
 def _describe_model(
-    files: CheckpointFiles, base: Sequence[str], system: str | None, layer: bool, opened: Opened
+    files: CheckpointFiles,
+    base: Sequence[str],
+    system: str | None,
+    towers: Mapping[str, str],
+    layer: bool,
+    opened: Opened,
 ) -> tuple[Source, list[_Below]]:
     """A model, or what changes one, with what it stands on as the user and its own files say."""
     source = _require_layer(files, system) if layer else _identify(files, system)
     if source.kind == "bundle" and len(base) > 1:
         raise UserError(f"{files.path}: knows what it stands on; give --model-base once, where that has moved")
     if source.manifest is not None:
-        return source, [_below_bundle(source, base[0] if base else None, opened)]
+        return source, [_below_bundle(source, base[0] if base else None, towers, opened)]
     if source.is_layer and base:
         bottom, *layers = base
         return source, [
@@ -207,11 +243,14 @@ def _bottom(place: str, top: Source, opened: Opened) -> _Below:
     return _Below(parts, may_draw=False)
 
 
-def _below_bundle(source: Source, given: str | None, opened: Opened) -> _Below:
+def _below_bundle(source: Source, given: str | None, towers: Mapping[str, str], opened: Opened) -> _Below:
     """The base of a bundle at the place where it is now."""
     assert source.manifest is not None
     named_language_model = given is not None and not _is_video_model(_open(given, opened), str(source.system))
-    base = source.manifest.base.found(source.path, given, named_language_model)
+    base = source.manifest.base
+    if base.parts is not None:
+        base = base.model_copy(update={"parts": _with_places(base.parts, towers)[0]})
+    base = base.found(source.path, given, named_language_model)
     if base.parts is not None:
         return _Below(base.parts.model_copy(update={"tokenizer": str(source.path)}))
     return _Below(str(base.checkpoint), base=base.below, system=source.system)
@@ -262,14 +301,22 @@ def find_format(
     raise UserError(f"{where}: not a checkpoint {what} (model_type {config.get('model_type')!r})")
 
 
+def connector_format(part: Source) -> CheckpointFormat:
+    """Return the published format of a file that is named for one connector: the one that claims it, or the only one.
+
+    Raises:
+        UserError: it is none of the formats of its system.
+    """
+    known = SYSTEMS[str(part.system)].publication.formats
+    partial = [format for format in known if format.partial and not format.adapter]
+    found = [format for format in partial if format.matches(part.config, part.shapes)]
+    if not found and len(partial) != 1:
+        names = ", ".join(format.name for format in partial) or "it has none"
+        raise UserError(f"{part.path}: no file of connectors of system {part.system} (formats: {names})")
+    return (found or partial)[0]
+
+
 def _connector_files() -> tuple[str, ...]:
     """Names that files of connectors have in the published formats."""
     formats = [format for _, system in SYSTEMS.usable() for format in system.publication.formats]
     return tuple(dict.fromkeys(f.file_name for f in formats if f.partial and not f.adapter))
-
-
-def recognise_towers(places: Mapping[str, str], system: str | None, opened: Opened) -> tuple[Source, ...]:
-    """Return the sources of towers that a user names to complete a model, or to replace its own."""
-    return tuple(
-        recognise(place, system=system, component=f"towers.{name}", opened=opened) for name, place in places.items()
-    )

@@ -38,7 +38,7 @@ class Source:
         component: name of the component that a part fills, such as ``towers.video``; empty for anything else.
         names: names of its file of weights in a folder.
         children: what it stands on, bottom up; of ``parts``, the parts whose weights are read from files.
-        towers: towers that the user named to complete the model, or to replace its own.
+        towers: of a whole model or parts: towers that the user named to complete it, or to replace its own.
         manifest: of a bundle.
         recipe: of ``parts``: the recipe that says which parts these are.
         seed: of the model of a recipe: random seed of weights that no file holds; None: the state of torch's generator.
@@ -103,7 +103,7 @@ class Source:
 
     def close(self) -> None:
         """Give all open files back, of what it stands on too. What is asked for later is opened again."""
-        for source in [*self.in_order(), *self.towers]:
-            for part in (source, *(source.children if source.kind == "parts" else ())):
+        for source in self.in_order():
+            for part in (source, *source.towers, *(source.children if source.kind == "parts" else ())):
                 if part.files is not None:
                     part.files.close()
