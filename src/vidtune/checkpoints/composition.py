@@ -1,6 +1,6 @@
 """Config of the model that a source makes; reads configs and shapes, no weight."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
