@@ -157,7 +157,7 @@ def write_inference_set(folder: Path, inputs, videos: str) -> Path:
 
 def test_files_prompts_and_records_are_those_of_the_published_script(inference_fixture, tmp_path):
     inputs = inference_fixture["inputs"]
-    prompt_format = SYSTEMS["video_llava"].dialect.prompts["llava_v1"]
+    prompt_format = SYSTEMS["video_llava"].dialect.prompts["llava_v1"].with_eos("</s>")
     for number, (key, chunks) in enumerate(inference_fixture["expected"].items()):
         driver, marks, count = key.split("|")
         benchmark = BENCHMARKS[DRIVERS[driver]]

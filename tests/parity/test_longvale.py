@@ -28,7 +28,8 @@ from vidtune.evaluation.metrics.grounding import score_grounding
 from vidtune.media.preprocessing.frame_sampling import frame_indices
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Batch, Example, pack
-from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.prompts.cutting import Cut
+from vidtune.processing.prompts.known import captions, with_roles
 from vidtune.processing.times import time_rule
 from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.recipe.types import LoRA, load_recipe
@@ -182,16 +183,8 @@ def loss(model: VideoLM, batch: Batch) -> torch.Tensor:
 
 
 def test_prompts_companions_and_times_are_the_published_ones():
-    v1 = PromptFormat(name="v1", system=CURIOUS_USER, cut=r"From \d+ to \d+,")
-    plain = PromptFormat(
-        name="plain",
-        system="",
-        separators=("\n", "\n"),
-        style="plain",
-        stop=("\n",),
-        only_streams=("video", "image"),
-        tag_separator="\n",
-    )
+    v1 = with_roles("v1", CURIOUS_USER, cut=Cut(r"From \d+ to \d+,", rejoined=True))
+    plain = captions("plain", ("video", "image"), after_tag="\n")
     assert SYSTEM.dialect.prompts == {"v1": v1, "plain": plain}
     assert SYSTEM.dialect.companions == {"video": ("audio", "speech")}
     assert SYSTEM.dialect.times == "percent"

@@ -25,7 +25,7 @@ from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, Vid
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.order import modality_grouped_order
 from vidtune.processing.batch import Batch, Item
-from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.prompts.format import PromptFormat
 from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, load_tokenizer
 from vidtune.registry import SYSTEMS
 
@@ -493,7 +493,7 @@ def test_lora_run_is_read_from_its_folder_and_written_back_unchanged(lora_run, t
     assert all(torch.equal(tensor, again[name]) for name, tensor in loaded.model.state_dict().items())
 
 
-PROMPTS = SYSTEM.dialect.prompts
+PROMPTS = {name: prompt.with_eos("</s>") for name, prompt in SYSTEM.dialect.prompts.items()}
 TRAINING_PROMPT = PROMPTS[SYSTEM.dialect.training_prompt]
 TOKENS = json.loads((FOLDER / "tokens.json").read_text()) if (FOLDER / "tokens.json").is_file() else {}
 FRAMES = len(next(iter(TOKENS.get("frame_indices_linspace8", {"": [0] * 8}).values())))
@@ -601,10 +601,10 @@ def test_a_length_limit_keeps_the_official_prefix(name: str, max_length: int, le
 
 def conversation_of(prompt: str, format: PromptFormat) -> list[list[str]]:
     """The turns that an official prompt string was made from, found by its roles and separators."""
-    user, assistant = f"{format.user}: ", f"{format.assistant}:"
-    after_user, after_assistant = format.separators
+    user, assistant = format.user.before, format.assistant.before
+    after_user, after_assistant = format.user.after, format.assistant.end
     rounds = prompt.removeprefix(format.system + after_user).split(after_assistant)
-    if format.style == "single":
+    if after_user == after_assistant:
         return [["human", rounds[0].removeprefix(user)]]
     turns = []
     for text in rounds:

@@ -644,13 +644,13 @@ def test_training_tokens_and_labels_equal_the_official_ones(name, config):
 
 def test_the_question_prompt_equals_the_official_one(config):
     case, prompt = TEXT["eval_prompt"], SYSTEM.dialect.prompts[SYSTEM.dialect.answering_prompt]
-    conversation = [{"from": "human", "value": f"<video>{prompt.media_separator}{case['question']}"}]
+    conversation = [{"from": "human", "value": prompt.with_tags(case["question"], ["video"])}]
     result = encoded(conversation, SYSTEM.dialect.answering_prompt, config, supervise=False, open_answer=True)
     ids = np.where(result.input_ids == MEDIA_ID, config["image_token_index"], result.input_ids)
     assert ids.tolist() == case["input_ids"]
     rendered = "".join(p.text for p in prompt.render([Turn("user", conversation[0]["value"])], open_answer=True))
     assert rendered.replace("<video>", "<image>" * config["num_frames"]) == case["prompt"]
-    assert prompt.stop == (case["stop_string"],)
+    assert prompt.with_eos("</s>").stop == (case["stop_string"],)
 
 
 SAMPLER = json.loads((FOLDER / "sampler.json").read_text()) if (FOLDER / "sampler.json").is_file() else []

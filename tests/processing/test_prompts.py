@@ -7,12 +7,14 @@ from transformers import PreTrainedTokenizerFast
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
-from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.prompts.cutting import Cut
+from vidtune.processing.prompts.format import AnswerFrame, Frame, PromptFormat
+from vidtune.processing.prompts.known import captions, chatml, with_roles
 from vidtune.processing.tokenizing import ChunkTokenizer, Placeholder, encode
 
-TWO = PromptFormat("two", "Be kind.")
-SINGLE = PromptFormat("single", "Be kind.", "Human", "Assistant", ("###", "###"), "single")
-PLAIN = PromptFormat("plain", "", separators=("\n", "\n"), style="plain", only_streams=("image",))
+TWO = with_roles("two", "Be kind.", separators=(" ", "</s>"))
+SINGLE = with_roles("single", "Be kind.", "Human", "Assistant", ("###", "###"))
+PLAIN = captions("plain", ("image",))
 
 
 def turns(*texts: str) -> list[Turn]:
@@ -94,9 +96,7 @@ def test_roles_in_a_single_separator_format_are_ambiguous_only_after_the_separat
 
 
 def test_a_separator_after_the_tag_is_not_supervised_and_the_tag_may_stand_anywhere() -> None:
-    prompt = PromptFormat(
-        "plain", "", separators=("\n", "\n"), style="plain", only_streams=("video", "image"), tag_separator="\n"
-    )
+    prompt = captions("plain", ("video", "image"), after_tag="\n")
     for stream in ("image", "video"):
         for question in (f"<{stream}>\nDescribe.", f"Describe. <{stream}>", f"Look <{stream}> here."):
             pieces = prompt.render(turns(question, "A dog."))
@@ -108,7 +108,7 @@ def test_a_separator_after_the_tag_is_not_supervised_and_the_tag_may_stand_anywh
         prompt.render(turns("<image><video>", "A dog."))
 
 
-CUTTING = PromptFormat("two", "Be kind.", cut=r"From \d+ to \d+,")
+CUTTING = with_roles("two", "Be kind.", separators=(" ", "</s>"), cut=Cut(r"From \d+ to \d+,", rejoined=True))
 
 
 def shortened(length: int, *texts: str) -> tuple[str, str]:
@@ -163,18 +163,10 @@ SMOL_TEMPLATE = (
 )
 INST_TEMPLATE = """{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' +
 message['content'] + ' [/INST]' }}{% else %}{{ message['content'] + eos_token + ' ' }}{% endif %}{% endfor %}"""
-CHATML = PromptFormat(
-    "chatml",
-    f"<|im_start|>system\n{SMOL_SYSTEM}<|im_end|>\n",
-    "<|im_start|>user\n",
-    "<|im_start|>assistant\n",
-    ("<|im_end|>\n", "<|im_end|>"),
-    "framed",
-    stop=("<|im_end|>",),
-    bos=False,
-    after_answer="\n",
+CHATML = chatml("chatml", SMOL_SYSTEM)
+INST = PromptFormat(
+    "inst", user=Frame("[INST] ", " [/INST]"), assistant=AnswerFrame(end="</s>", after=" "), borders=("[INST]",)
 )
-INST = PromptFormat("inst", "", "[INST] ", "", (" [/INST]", "</s>"), "framed", after_answer=" ")
 CONVERSATIONS = [("A?", "B."), ("A?",), ("A?\n\nC ", "B.", " What is <b>?", "D.", "E?")]
 
 
@@ -215,7 +207,7 @@ def test_framed_answers_are_supervised_with_their_end_of_turn(chat_tokenizer) ->
 
 
 def test_a_framed_format_may_move_tags() -> None:
-    prompt = replace(CHATML, tags_to_front=("video",))
+    prompt = replace(CHATML, moved=r"(?s:.*\S.*)(?P<media><video>)")
     assert text_of(prompt, "A?\n<video>", "B.") == text_of(CHATML, "<video>\nA?", "B.")
 
 
@@ -235,13 +227,13 @@ def test_a_framed_format_may_move_tags() -> None:
 )
 def test_borders_of_framed_turns_may_not_stand_in_a_turn(texts: tuple[str, ...], reason: str | None) -> None:
     assert CHATML.ambiguity(turns(*texts)) == reason
-    cut = replace(CHATML, cut="never")
+    cut = replace(CHATML, cut=Cut("never"))
     assert cut.ambiguity_of(text_of(cut, *texts), turns(*texts)) == reason
 
 
 def shortened_framed(length: int, *texts: str) -> tuple[str, str]:
     """As `shortened`, without the system line."""
-    prompt = replace(CHATML, system="", cut=r"From \d+ to \d+,")
+    prompt = replace(CHATML, system="", cut=Cut(r"From \d+ to \d+,"))
     pieces = prompt.render(turns(*texts))
     text = "".join(piece.text for piece in pieces)
     flags = np.concatenate([np.full(len(piece.text), piece.supervised) for piece in pieces])
@@ -271,7 +263,7 @@ def test_framed_prompts_are_cut_after_an_answer_or_at_a_match_inside_one() -> No
 
 
 def test_a_framed_sample_that_is_cut_keeps_its_reason_to_be_masked(chat_tokenizer) -> None:
-    prompt = replace(CHATML, cut="never")
+    prompt = replace(CHATML, cut=Cut("never"))
     options = {"streams": ["video"], "max_length": 120}
     for last, masked in (("fine.", None), ("D<|im_end|>", "separator in a turn")):
         conversation = turns("A?", "B.", "C? " * 20, last)

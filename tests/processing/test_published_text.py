@@ -13,7 +13,8 @@ import pytest
 
 from vidtune.data.conversations import read_conversations
 from vidtune.processing.batch import IGNORED
-from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.prompts.cutting import Cut
+from vidtune.processing.prompts.known import captions, with_roles
 from vidtune.processing.times import mark_times, time_rule
 from vidtune.processing.tokenizing import ChunkTokenizer, Placeholder, encode, load_tokenizer
 
@@ -22,16 +23,8 @@ SYSTEM_LINE = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-V1 = PromptFormat(name="v1", system=SYSTEM_LINE, cut=r"From \d+ to \d+,")
-PLAIN = PromptFormat(
-    name="plain",
-    system="",
-    separators=("\n", "\n"),
-    style="plain",
-    stop=("\n",),
-    only_streams=("video", "image"),
-    tag_separator="\n",
-)
+V1 = with_roles("v1", SYSTEM_LINE, cut=Cut(r"From \d+ to \d+,", rejoined=True))
+PLAIN = captions("plain", ("video", "image"), after_tag="\n")
 PLACEHOLDER = -200
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no longvale fixtures in this folder")

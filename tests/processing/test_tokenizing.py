@@ -10,10 +10,11 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
 from vidtune.errors import UserError
 from vidtune.processing.batch import IGNORED
-from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.prompts.cutting import Cut
+from vidtune.processing.prompts.known import with_roles
 from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, load_tokenizer
 
-PROMPT = PromptFormat("two", "Be kind.")
+PROMPT = with_roles("two", "Be kind.")
 IMAGE, VIDEO = Placeholder("image", ((900, 6),)), Placeholder("video", ((901, 10),), 4)
 STREAMS = ("image", "video")
 
@@ -151,7 +152,7 @@ def test_a_folder_without_tokenizer_is_a_user_error(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
-CUTTING = PromptFormat("two", "Be kind.", cut=r"From \d+ to \d+,")
+CUTTING = with_roles("two", "Be kind.", cut=Cut(r"From \d+ to \d+,", rejoined=True))
 EVENTS = ("<video>\nWhat?", "From 00 to 08, a dog. From 09 to 17, a cow. From 18 to 26, a cat.")
 
 

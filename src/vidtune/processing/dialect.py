@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vidtune.processing.added_tokens import AddedToken
-from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.prompts.format import PromptFormat
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.processing.batch import Example, Item, MediaSlot
 from vidtune.processing.plain_inputs import padded_left, share_media
-from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.prompts.format import PromptFormat
 from vidtune.processing.readings import MediaReader, Reading
 from vidtune.processing.stream_settings import StreamSettings
 from vidtune.processing.times import mark_times
@@ -75,10 +75,14 @@ class VideoLMProcessor(ProcessorMixin):
         return SYSTEMS[self.system].dialect.prompts
 
     def prompt_format(self, name: str) -> PromptFormat:
-        """The prompt format of this name. Raises UserError if the system has no such format."""
+        """The prompt format of this name, with the end token of the tokenizer.
+
+        Raises:
+            UserError: the system has no such format, or the tokenizer lacks a token of it.
+        """
         if name not in self.prompts:
             raise UserError(f"prompt format '{name}': system {self.system} has {', '.join(sorted(self.prompts))}")
-        return self.prompts[name]
+        return self.chunk_tokenizer.fitted(self.prompts[name])
 
     @property
     def companions(self) -> Mapping[str, tuple[str, ...]]:

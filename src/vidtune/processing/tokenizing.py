@@ -23,7 +23,7 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
 from vidtune.errors import UserError
 from vidtune.processing.batch import IGNORED
-from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.prompts.format import PromptFormat
 
 UNDERLINE = "▁"
 """Character that sentencepiece writes for a space."""
@@ -91,6 +91,7 @@ class ChunkTokenizer:
             raise UserError(f"tokenizer {type(tokenizer).__name__} is not backed by the tokenizers library")
         self.tokenizer = tokenizer
         self.bos_id: int | None = tokenizer.bos_token_id
+        self._fitted: dict[PromptFormat, PromptFormat] = {}
         self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.backend.no_truncation()
         self.backend.no_padding()
@@ -112,6 +113,28 @@ class ChunkTokenizer:
         if self.has_prefix and not self.legacy:
             return self._strip_prefixes(text, ids, starts)
         return Chunk(ids, starts)
+
+    def fitted(self, prompt: PromptFormat) -> PromptFormat:
+        """A prompt format as this tokenizer writes it: with its end token, its special texts single tokens.
+
+        Raises:
+            UserError: the tokenizer has no end token, or lacks a special text of the format.
+        """
+        if prompt not in self._fitted:
+            self.ids_of(prompt.special)
+            self._fitted[prompt] = prompt.with_eos(self.tokenizer.eos_token)
+        return self._fitted[prompt]
+
+    def ids_of(self, texts: Sequence[str]) -> list[int]:
+        """Ids of texts of which each is one token. Raises UserError for a text that is several."""
+        found = [self(text).ids for text in texts]
+        for text, ids in zip(texts, found, strict=True):
+            if len(ids) != 1:
+                raise UserError(
+                    f"{text!r} is a part of the prompt format but no token of the tokenizer, which would spell it out; "
+                    "use another prompt format, or a tokenizer that has it"
+                )
+        return [ids[0] for ids in found]
 
     def _strip_prefixes(self, text: str, ids: list[int], starts: list[int]) -> Chunk:
         kept = Chunk([], [])
@@ -217,6 +240,7 @@ def encode(
     Raises:
         SampleProblem: turns, tags and media do not fit together.
     """
+    prompt = tokenizer.fitted(prompt)
     pieces = prompt.render(turns, open_answer)
     text = "".join(piece.text for piece in pieces)
     supervised = np.repeat([piece.supervised for piece in pieces], [len(piece.text) for piece in pieces])
@@ -239,7 +263,10 @@ def encode(
             masked = (prompt.ambiguity_of(text, turns) if supervised.any() else CUT_OFF) if supervise else None
 
     labelled = supervised & (supervise and masked is None)
-    labels = np.where((units.starts != NO_TEXT) & labelled[units.starts], units.ids, IGNORED)
+    learned = labelled[units.starts]
+    if labelled.any() and prompt.also_supervised:
+        learned |= np.isin(units.ids, tokenizer.ids_of(prompt.also_supervised))
+    labels = np.where((units.starts != NO_TEXT) & learned, units.ids, IGNORED)
     kept = slice(None if max_length is None else int(np.searchsorted(np.cumsum(units.counts), max_length, "right")))
     expanded = [np.repeat(column[kept], units.repeats[kept]) for column in (units.ids, labels, units.owners)]
     input_ids, all_labels, owner = (column[:max_expanded_length] for column in expanded)

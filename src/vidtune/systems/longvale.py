@@ -20,7 +20,8 @@ from vidtune.models.architecture import Architecture, Sizes
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.towers.clip_class import ClipClassTowerConfig
 from vidtune.processing.dialect import Dialect
-from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.prompts.cutting import Cut
+from vidtune.processing.prompts.known import captions, with_roles
 from vidtune.systems.base import System
 from vidtune.systems.parts.llava_settings import read_text_config, text_settings
 from vidtune.systems.parts.microsoft_beats import BEATS_TOWER
@@ -32,16 +33,8 @@ NAME = "longvale"
 MODEL_TYPE = "LongVALE-LLM"
 
 PROMPTS = {
-    "v1": PromptFormat(name="v1", system=CURIOUS_USER, cut=r"From \d+ to \d+,"),
-    "plain": PromptFormat(
-        name="plain",
-        system="",
-        separators=("\n", "\n"),
-        style="plain",
-        stop=("\n",),
-        only_streams=("video", "image"),
-        tag_separator="\n",
-    ),
+    "v1": with_roles("v1", CURIOUS_USER, cut=Cut(r"From \d+ to \d+,", rejoined=True)),
+    "plain": captions("plain", ("video", "image"), after_tag="\n"),
 }
 
 # Tower -> its type, the width of its features, and the name of its published weights, used where it is absent.

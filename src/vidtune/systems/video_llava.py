@@ -15,7 +15,7 @@ from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, Vid
 from vidtune.models.architecture import Architecture, Sizes
 from vidtune.models.config import VideoLMConfig
 from vidtune.processing.dialect import Dialect
-from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.prompts.known import captions, with_roles
 from vidtune.systems.base import System
 from vidtune.systems.parts.languagebind import LANGUAGEBIND_TOWER
 from vidtune.systems.parts.llava_settings import projector_depth, projector_kind, read_text_config, text_settings
@@ -24,21 +24,11 @@ from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER, LANGUAGE_M
 NAME = "video_llava"
 
 PROMPTS = {
-    "v1": PromptFormat(name="v1", system=CURIOUS_USER),
-    "vicuna_v1": PromptFormat(name="vicuna_v1", system=CURIOUS_USER),
-    "llava_v1": PromptFormat(name="llava_v1", system=CURIOUS_HUMAN),
-    "llava_v0": PromptFormat(
-        name="llava_v0",
-        system=CURIOUS_HUMAN,
-        user="Human",
-        assistant="Assistant",
-        separators=("###", "###"),
-        style="single",
-        stop=("###",),
-    ),
-    "plain": PromptFormat(
-        name="plain", system="", separators=("\n", "\n"), style="plain", stop=("\n",), only_streams=("image",)
-    ),
+    "v1": with_roles("v1", CURIOUS_USER),
+    "vicuna_v1": with_roles("vicuna_v1", CURIOUS_USER),
+    "llava_v1": with_roles("llava_v1", CURIOUS_HUMAN),
+    "llava_v0": with_roles("llava_v0", CURIOUS_HUMAN, "Human", "Assistant", ("###", "###")),
+    "plain": captions("plain", ("image",)),
 }
 
 _HEAD_WIDTH = 64

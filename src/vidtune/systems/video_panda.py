@@ -18,7 +18,7 @@ from vidtune.models.config import VideoLMConfig
 from vidtune.models.letterbox import normalized_color
 from vidtune.models.towers.stab import StabTowerConfig
 from vidtune.processing.dialect import Dialect
-from vidtune.processing.prompts import PromptFormat
+from vidtune.processing.prompts.known import with_roles
 from vidtune.systems.base import System
 from vidtune.systems.parts.languagebind import LANGUAGEBIND_TOWER
 from vidtune.systems.parts.llava_settings import projector_depth, projector_kind, read_text_config, text_settings
@@ -27,9 +27,10 @@ from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER, LANGUAGE_M
 NAME = "video_panda"
 
 # As published, the model is trained with one system line and evaluated with the other.
+_TAG_AT_END = r"(?s:.*\S.*)(?P<media><(?:video|image)>)"
 PROMPTS = {
-    "v1": PromptFormat(name="v1", system=CURIOUS_USER, tags_to_front=("video", "image")),
-    "videopanda_v1": PromptFormat(name="videopanda_v1", system=CURIOUS_HUMAN, tags_to_front=("video", "image")),
+    "v1": with_roles("v1", CURIOUS_USER, moved=_TAG_AT_END),
+    "videopanda_v1": with_roles("videopanda_v1", CURIOUS_HUMAN, moved=_TAG_AT_END),
 }
 
 PADDING_COLOR = (122, 116, 104)

@@ -69,7 +69,9 @@ def render_world(kind: str, out: Path, progress: ProgressCallback = no_progress)
     """
     world = WORLDS[kind]
     prompts = SYSTEMS[load_recipe(WORLD_RECIPES[kind], expand=False).system].dialect.prompts.values()
-    texts = sorted({f"{prompt.system} {prompt.user}: {prompt.assistant}:" for prompt in prompts})
+    # A format without roles counts as one with the usual roles: another text would make another tokenizer.
+    roles = [(prompt.user.before or "USER: ", prompt.assistant.before or "ASSISTANT:") for prompt in prompts]
+    texts = sorted({f"{prompt.system} {user}{answer}" for prompt, (user, answer) in zip(prompts, roles, strict=True)})
     folder = out / world.folder
     world.build(folder, texts=texts, progress=lambda done, total: progress("files", done, total))
     return folder
