@@ -40,6 +40,7 @@ from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.data.sample import MediaRef
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
 from vidtune.generation.engine import AnswerEngine
+from vidtune.generation.prompt_tokens import PromptTokens
 from vidtune.generation.settings import GenerationSettings, Request
 from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
@@ -141,7 +142,7 @@ def measure_language_model(options: argparse.Namespace, model: VideoLM) -> float
     generator = torch.Generator().manual_seed(options.seed)
     language_model = model.language_model
     check_language_model(language_model)
-    visual = torch.randn(1, options.frames * TOKENS_PER_FRAME, options.hidden, generator=generator) * 0.02
+    visual = torch.randn(options.frames * TOKENS_PER_FRAME, options.hidden, generator=generator) * 0.02
     shape = (options.questions, options.question_tokens)
     questions: TokenIds = torch.randint(options.vocab, shape, generator=generator).tolist()
     some = questions[: options.scratch_questions]
@@ -151,29 +152,34 @@ def measure_language_model(options: argparse.Namespace, model: VideoLM) -> float
     def begin() -> AnswerInProgress:
         return AnswerInProgress("", tokenizer, (), (), options.answer_tokens)
 
-    def prompt(question: list[int]) -> torch.Tensor:
-        return torch.cat([visual, language_model.get_input_embeddings()(torch.tensor([question]))], dim=1).detach()
+    def embeds(question: list[int]) -> torch.Tensor:
+        return language_model.get_input_embeddings()(torch.tensor(question)).detach()
+
+    def prompt(question: list[int]) -> PromptTokens:
+        return PromptTokens.of([torch.cat([visual, embeds(question)])])
 
     def shared() -> TokenIds:
         answers = [begin() for _ in questions]
-        for _ in decode_steps(Branches(Prefix(language_model, visual)), questions, answers, chooser):
+        prefix = Prefix(language_model, PromptTokens.of([visual]))
+        branches = Branches(prefix, PromptTokens.of([embeds(question) for question in questions]))
+        for _ in decode_steps(branches, answers, chooser):
             pass
         return [answer.token_ids for answer in answers]
 
     def scratch() -> TokenIds:
         answers = [begin() for _ in some]
         for question, answer in zip(some, answers, strict=True):
-            for _ in decode_steps(SinglePrompt(language_model, prompt(question)), [()], [answer], chooser):
+            for _ in decode_steps(SinglePrompt(language_model, prompt(question)), [answer], chooser):
                 pass
         return [answer.token_ids for answer in answers]
 
     def generate() -> TokenIds:
         found = []
         for question in some:
-            embeds = prompt(question)
-            mask = torch.ones(embeds.shape[:2], dtype=torch.long)
+            whole = prompt(question).embeds
+            mask = torch.ones(whole.shape[:2], dtype=torch.long)
             ids = language_model.generate(
-                inputs_embeds=embeds,
+                inputs_embeds=whole,
                 attention_mask=mask,
                 do_sample=False,
                 max_new_tokens=options.answer_tokens,
@@ -214,11 +220,11 @@ def measure_everything(options: argparse.Namespace, model: VideoLM, processor: V
     preprocessing = processor.streams["video"].preprocessing
     pixels = torch.from_numpy(preprocessing.load(str(clip)))[None]
     with torch.inference_mode():
-        embeds = model.encode("video", pixels)
+        tokens = PromptTokens.of(list(model.encode("video", pixels)))
         parts = {
             "decode": lambda: preprocessing.load(str(clip)),
             "encode": lambda: model.encode("video", pixels),
-            "prefix": lambda: Prefix(model.language_model, embeds),
+            "prefix": lambda: Prefix(model.language_model, tokens),
         }
         once = timed(parts, options.repeats, check=False)
     print(f"\none video, CPU s: {', '.join(f'{name} {seconds:.2f}' for name, seconds in once.items())}")

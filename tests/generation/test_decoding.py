@@ -5,6 +5,7 @@ import torch
 from tiny_language_models import byte_tokenizer, language_model
 
 from vidtune.generation.decoding import TokenChooser, decode_steps
+from vidtune.generation.prompt_tokens import PromptTokens
 from vidtune.generation.settings import GenerationSettings
 from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
@@ -41,12 +42,14 @@ def sample():
     """Samples answers of up to 10 tokens to questions by id; returns their tokens by id."""
     model = language_model("qwen2_grouped")
     check_language_model(model)
-    prefix = Prefix(model, torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(1)))
+    embed = model.get_input_embeddings()
+    prefix = Prefix(model, PromptTokens.of([torch.randn(9, 32, generator=torch.Generator().manual_seed(1))]))
 
     def sample(questions, seed=42, eos_ids=()):
         chooser = TokenChooser(GenerationSettings(do_sample=True, temperature=2.0, top_p=0.95, seed=seed))
         answers = [AnswerInProgress(id, byte_tokenizer(), eos_ids, (), 10) for id in questions]
-        for _ in decode_steps(Branches(prefix), list(questions.values()), answers, chooser):
+        tokens = PromptTokens.of([embed(torch.tensor(ids)).detach() for ids in questions.values()])
+        for _ in decode_steps(Branches(prefix, tokens), answers, chooser):
             pass
         return {answer.id: answer.token_ids for answer in answers}
 

@@ -18,7 +18,7 @@ from vidtune.data.sample import MediaRef, Turn
 from vidtune.errors import MediaError, UserError
 from vidtune.generation import engine as engine_module
 from vidtune.generation.engine import AnswerEngine
-from vidtune.generation.grouping import group_by_media
+from vidtune.generation.grouping import common_length, group_by_media
 from vidtune.generation.settings import GenerationSettings, Request
 from vidtune.models.video_lm import VideoLM
 from vidtune.registry import SYSTEMS
@@ -134,7 +134,7 @@ def test_grey_levels_are_normalised_before_the_model_sees_them(llama, tmp_path):
             prompt = engine._prepare(Request("q", refs, "Which?"))
             [group] = engine._loaded(group_by_media([prompt], 1))
             assert {array.dtype for array in group.arrays} == {np.dtype(chosen.preprocessing["image"].pixels)}
-            embeds.append(engine._embed(group, prompt, len(prompt.ids)))
+            embeds.append(engine._encode(group).tokens([prompt]).embeds)
     assert torch.equal(*embeds)
 
 
@@ -181,9 +181,9 @@ def test_small_batches_give_the_same_answers(llama, a, monkeypatch):
     whole, _ = answers(llama, requests)
     assert answers(llama, requests, max_batch_questions=2)[0] == whole
     sizes = []
-    branches = engine_module.decode_steps
+    steps = engine_module.decode_steps
     monkeypatch.setattr(engine_module, "device_memory", lambda device: 1)
-    monkeypatch.setattr(engine_module, "decode_steps", lambda *args: sizes.append(len(args[1])) or branches(*args))
+    monkeypatch.setattr(engine_module, "decode_steps", lambda *args: sizes.append(len(args[1])) or steps(*args))
     assert answers(llama, requests)[0] == whole
     assert sizes == [1] * 5
     monkeypatch.undo()
@@ -191,11 +191,43 @@ def test_small_batches_give_the_same_answers(llama, a, monkeypatch):
     assert answers(llama, requests)[0] == whole
 
 
-def test_tags_elsewhere_share_decoding_only(llama, a):
-    requests = [Request("before", (a,), "Who is it?"), Request("after", (a,), "Who is in <video>?")]
-    shared, stats = answers(llama, requests)
-    assert shared == answers(llama, requests, share_prefix=False)[0]
-    assert (stats.media_loaded, stats.encodings, stats.prefills) == (1, 2, 2)
+QUESTIONS_FIRST = ["Who is in <video>?", "What is shown <video>", "Why?\n<video>", "Why, and where?\n<video>"]
+
+
+def test_questions_before_the_media_take_one_encoding_and_one_prefill(parts, a):
+    requests = [Request(question, (a,), question) for question in QUESTIONS_FIRST]
+    shared, stats = answers(parts, requests)
+    plain, plain_stats = answers(parts, requests, share_prefix=False)
+    assert shared == plain
+    assert len({answer.token_ids for answer in shared.values()}) == 4
+    assert (stats.media_loaded, stats.encodings, stats.prefills) == (1, 1, 1)
+    assert (plain_stats.media_loaded, plain_stats.encodings, plain_stats.prefills) == (4, 4, 4)
+
+
+def test_media_before_and_after_questions_are_encoded_once(parts, a, b):
+    questions = ["<video><video>\nWho?", "<video> Is it <video>?", "<video><video>\nWhy?", "<video> Who?\n<video>"]
+    requests = [Request(question, (a, b), question) for question in questions]
+    turns = (Turn("user", "<video> Look: and <video>"), Turn("assistant", "I see."))
+    requests.append(Request("turns", (a, b), "And now?", turns))
+    shared, stats = answers(parts, requests, max_batch_questions=2)
+    assert shared == answers(parts, requests, share_prefix=False)[0]
+    assert len({answer.token_ids for answer in shared.values()}) >= 4
+    assert (stats.media_loaded, stats.encodings, stats.prefills) == (2, 2, 2)
+
+
+def test_media_after_questions_count_in_the_size_of_a_batch(llama, a, monkeypatch):
+    requests = [Request(question, (a,), question) for question in QUESTIONS_FIRST]
+    whole, _ = answers(llama, requests)
+    sizes = []
+    steps = engine_module.decode_steps
+    monkeypatch.setattr(
+        engine_module, "decode_steps", lambda prompts, *rest: sizes.append(len(rest[0])) or steps(prompts, *rest)
+    )
+    ids = [llama[1].question_example(question, [a], "llava_v1").input_ids for question in QUESTIONS_FIRST]
+    longest = max(map(len, ids)) - common_length(ids)
+    monkeypatch.setattr(engine_module, "MAX_QUESTION_TOKENS", 2 * longest)
+    assert answers(llama, requests)[0] == whole
+    assert sizes == [2, 2]
 
 
 def test_unreadable_media_fail_their_requests_only(llama, a, files, tmp_path):

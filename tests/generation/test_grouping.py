@@ -39,7 +39,7 @@ def test_only_a_window_of_an_endless_source_is_read():
     assert len(next(groups).prompts) == 3 and len(read) == 3
 
 
-def test_prompts_with_other_text_before_the_media_are_encoded_apart():
+def test_prompts_that_are_equal_up_to_the_media_share_a_prefix():
     prompts = [
         prompt("x", A, ids=(1, 9, 5), media_end=2),
         prompt("y", A, ids=(2, 9, 5), media_end=2),
@@ -47,6 +47,11 @@ def test_prompts_with_other_text_before_the_media_are_encoded_apart():
     ]
     [group] = group_by_media(prompts, 10)
     assert [[item.example.id for item in part] for part in group.by_prefix()] == [["x", "z"], ["y"]]
+
+
+def test_prompts_with_a_text_of_their_own_before_the_media_share_what_is_common():
+    [group] = group_by_media([prompt(id, A, ids=(1, int(id), 5, 6), media_end=3) for id in "234"], 10)
+    assert [[item.example.id for item in part] for part in group.by_prefix()] == [["2", "3", "4"]]
 
 
 def test_common_beginning_leaves_every_question_a_token():

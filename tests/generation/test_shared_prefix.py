@@ -6,8 +6,9 @@ from tiny_language_models import CONFIGS, byte_tokenizer, language_model
 from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, Qwen2Config
 
 from vidtune.errors import UserError
-from vidtune.generation import shared_prefix as branches
+from vidtune.generation import shared_prefix
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
+from vidtune.generation.prompt_tokens import PromptTokens
 from vidtune.generation.settings import GenerationSettings
 from vidtune.generation.shared_prefix import Branches, Prefix, attend_with_total, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
@@ -21,15 +22,27 @@ def answers_in_progress(count, eos_ids=()):
     return [AnswerInProgress(f"q{i}", tokenizer, eos_ids, (), NEW_TOKENS) for i in range(count)]
 
 
-def run(prompts, questions, answers):
-    for _ in decode_steps(prompts, questions, answers, TokenChooser(GenerationSettings())):
+def run(prompts, answers):
+    for _ in decode_steps(prompts, answers, TokenChooser(GenerationSettings())):
         pass
     return [answer.token_ids for answer in answers]
 
 
 def alone(model, prefix, question, **kwargs):
-    embeds = torch.cat([prefix, model.get_input_embeddings()(torch.tensor([question]))], dim=1).detach()
-    return run(SinglePrompt(model, embeds), [()], answers_in_progress(1, **kwargs))[0]
+    whole = PromptTokens.of([torch.cat([prefix, embeds(model, question)])])
+    return run(SinglePrompt(model, whole), answers_in_progress(1, **kwargs))[0]
+
+
+def branches(prefix, questions=QUESTIONS):
+    return Branches(prefix, PromptTokens.of([embeds(prefix.language_model, question) for question in questions]))
+
+
+def embeds(model, ids):
+    return model.get_input_embeddings()(torch.tensor(ids)).detach()
+
+
+def prefix_of(model, tokens):
+    return Prefix(model, PromptTokens.of([tokens]))
 
 
 @pytest.fixture(params=CONFIGS)
@@ -41,18 +54,32 @@ def model(request):
 
 @pytest.mark.parametrize("prefix_length", [0, 1, 37])
 def test_shared_prefix_equals_plain(model, prefix_length):
-    prefix = torch.randn(1, prefix_length, 32)
-    shared = run(Branches(Prefix(model, prefix)), QUESTIONS, answers_in_progress(len(QUESTIONS)))
+    prefix = torch.randn(prefix_length, 32)
+    shared = run(branches(prefix_of(model, prefix)), answers_in_progress(len(QUESTIONS)))
     assert shared == [alone(model, prefix, question) for question in QUESTIONS]
     assert len({tuple(tokens) for tokens in shared}) == 4
 
 
+@pytest.mark.parametrize("prefix_length", [0, 3])
+def test_long_questions_repeat_a_short_prefix(model, prefix_length, monkeypatch):
+    prefix = torch.randn(prefix_length, 32)
+    merged = branches(prefix_of(model, prefix)).start()
+    calls = []
+    repeating = Branches._attend_repeating
+    monkeypatch.setattr(shared_prefix, "LONG_QUESTION", 5)
+    monkeypatch.setattr(Branches, "_attend_repeating", lambda *args: calls.append(args[1]) or repeating(*args))
+    torch.testing.assert_close(branches(prefix_of(model, prefix)).start(), merged, rtol=0, atol=2e-5)
+    shared = run(branches(prefix_of(model, prefix)), answers_in_progress(len(QUESTIONS)))
+    assert shared == [alone(model, prefix, question) for question in QUESTIONS]
+    assert calls == [0, 1, 0, 1]
+
+
 def test_plain_equals_transformers_generate(model):
-    prefix = torch.randn(1, 37, 32)
-    embeds = torch.cat([prefix, model.get_input_embeddings()(torch.tensor([QUESTIONS[2]]))], dim=1)
+    prefix = torch.randn(37, 32)
+    whole = torch.cat([prefix, embeds(model, QUESTIONS[2])])[None]
     ids = model.generate(
-        inputs_embeds=embeds,
-        attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
+        inputs_embeds=whole,
+        attention_mask=torch.ones(whole.shape[:2], dtype=torch.long),
         max_new_tokens=NEW_TOKENS,
         do_sample=False,
         eos_token_id=None,
@@ -62,32 +89,32 @@ def test_plain_equals_transformers_generate(model):
 
 
 def test_answers_that_end_early_leave_the_rest_unchanged(model):
-    prefix = torch.randn(1, 37, 32)
+    prefix = torch.randn(37, 32)
     free = [alone(model, prefix, question) for question in QUESTIONS]
     eos = {free[0][2], free[2][5]}
-    shared = run(Branches(Prefix(model, prefix)), QUESTIONS, answers_in_progress(len(QUESTIONS), eos))
+    shared = run(branches(prefix_of(model, prefix)), answers_in_progress(len(QUESTIONS), eos))
     assert shared == [alone(model, prefix, question, eos_ids=eos) for question in QUESTIONS]
     assert len({len(tokens) for tokens in shared}) > 2
 
 
 def test_several_batches_use_the_same_prefix(model):
-    prefix = Prefix(model, torch.randn(1, 37, 32))
-    whole = run(Branches(prefix), QUESTIONS, answers_in_progress(len(QUESTIONS)))
-    parts = [run(Branches(prefix), [question], answers_in_progress(1))[0] for question in QUESTIONS]
+    prefix = prefix_of(model, torch.randn(37, 32))
+    whole = run(branches(prefix), answers_in_progress(len(QUESTIONS)))
+    parts = [run(branches(prefix, [question]), answers_in_progress(1))[0] for question in QUESTIONS]
     assert parts == whole
 
 
 def test_logits_agree_to_rounding(model):
-    embeds, question = torch.randn(1, 37, 32), QUESTIONS[2]
-    branched = Branches(Prefix(model, embeds)).start([[9], question])[1]
+    prefix, question = torch.randn(37, 32), QUESTIONS[2]
+    branched = branches(prefix_of(model, prefix), [[9], question]).start()[1]
     with torch.inference_mode():
-        whole = torch.cat([embeds, model.get_input_embeddings()(torch.tensor([question]))], dim=1)
+        whole = torch.cat([prefix, embeds(model, question)])[None]
         torch.testing.assert_close(branched, model(inputs_embeds=whole).logits[0, -1], rtol=0, atol=2e-5)
 
 
 def test_the_model_keeps_its_own_attention(model):
     before = model.config._attn_implementation
-    run(Branches(Prefix(model, torch.randn(1, 5, 32))), [[1]], answers_in_progress(1))
+    run(branches(prefix_of(model, torch.randn(5, 32)), [[1]]), answers_in_progress(1))
     assert model.config._attn_implementation == before
 
 
@@ -97,17 +124,17 @@ def test_sliced_queries_give_the_same_attention(monkeypatch):
     whole = attend_with_total(query, key, value, 0.3, hidden)
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, ~hidden, scale=0.3)
     torch.testing.assert_close(whole[0], expected)
-    monkeypatch.setattr(branches, "SCORE_BYTES", 4 * 2 * 3 * 17 * 2)
+    monkeypatch.setattr(shared_prefix, "SCORE_BYTES", 4 * 2 * 3 * 17 * 2)
     for sliced, single in zip(attend_with_total(query, key, value, 0.3, hidden), whole, strict=True):
         torch.testing.assert_close(sliced, single)
 
 
 def test_bfloat16_stays_close_to_plain(model):
     model = model.to(torch.bfloat16)
-    prefix = torch.randn(1, 37, 32, dtype=torch.bfloat16)
-    logits = Branches(Prefix(model, prefix)).start(QUESTIONS)
+    prefix = torch.randn(37, 32, dtype=torch.bfloat16)
+    logits = branches(prefix_of(model, prefix)).start()
     with torch.inference_mode():
-        whole = torch.cat([prefix, model.get_input_embeddings()(torch.tensor([QUESTIONS[0]]))], dim=1)
+        whole = torch.cat([prefix, embeds(model, QUESTIONS[0])])[None]
         plain = model(inputs_embeds=whole).logits[0, -1]
     assert (logits[0] - plain).abs().max() < 0.05 * plain.abs().max()
 

@@ -18,6 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from vidtune.generation.prompt_tokens import PromptTokens
 from vidtune.generation.settings import GenerationSettings
 from vidtune.generation.stopping import AnswerInProgress
 
@@ -27,9 +28,9 @@ _NO_IDS = cast(torch.LongTensor, torch.empty(0, dtype=torch.long))
 class PromptBatch(Protocol):
     """A batch of prompts to which tokens are appended, see :class:`vidtune.generation.shared_prefix.Branches`."""
 
-    def start(self, questions: Sequence[Sequence[int]]) -> Tensor: ...
+    def start(self) -> Tensor: ...
     def step(self, tokens: Sequence[int]) -> Tensor: ...
-    def keep(self, questions: Sequence[int]) -> None: ...
+    def keep(self, prompts: Sequence[int]) -> None: ...
 
 
 class SinglePrompt:
@@ -37,22 +38,22 @@ class SinglePrompt:
 
     Args:
         language_model: a causal language model of transformers.
-        embeds: (1, L, W) embeddings of the prompt.
+        prompt: tokens of the prompt.
     """
 
-    def __init__(self, language_model: PreTrainedModel, embeds: Tensor) -> None:
+    def __init__(self, language_model: PreTrainedModel, prompt: PromptTokens) -> None:
         self.language_model = language_model
-        self.embeds = embeds
+        self.prompt = prompt
         self.cache = DynamicCache(config=language_model.config)
 
-    def start(self, questions: Sequence[Sequence[int]] = ()) -> Tensor:
+    def start(self) -> Tensor:
         """Read the prompt; returns the logits of the first answer token, (1, V)."""
-        return self._forward(inputs_embeds=self.embeds)
+        return self._forward(inputs_embeds=self.prompt.embeds)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
-        return self._forward(input_ids=torch.tensor([tokens], device=self.embeds.device))
+        return self._forward(input_ids=torch.tensor([tokens], device=self.prompt.embeds.device))
 
-    def keep(self, questions: Sequence[int]) -> None:
+    def keep(self, prompts: Sequence[int]) -> None:
         """Does nothing: there is only one prompt."""
 
     @torch.inference_mode()
@@ -94,10 +95,7 @@ class TokenChooser:
 
 
 def decode_steps(
-    prompts: PromptBatch,
-    questions: Sequence[Sequence[int]],
-    answers: Sequence[AnswerInProgress],
-    chooser: TokenChooser,
+    prompts: PromptBatch, answers: Sequence[AnswerInProgress], chooser: TokenChooser
 ) -> Iterator[None]:
     """Append tokens to ``answers`` until all are finished; yields after every step.
 
@@ -105,7 +103,7 @@ def decode_steps(
     """
     generators = [chooser.generator(answer.id) for answer in answers]
     active = list(range(len(answers)))
-    logits = prompts.start(questions)
+    logits = prompts.start()
     while True:
         for i, token in zip(active, chooser.choose(logits, [generators[i] for i in active]), strict=True):
             answers[i].push(token)

@@ -6,12 +6,12 @@ from types import TracebackType
 from typing import Self
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from vidtune.errors import UserError
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
 from vidtune.generation.grouping import MediaGroup, Prompt, common_length, group_by_media
+from vidtune.generation.prompt_tokens import EncodedMedia
 from vidtune.generation.settings import Answer, EngineStats, GenerationSettings, Request
 from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
@@ -28,9 +28,11 @@ MAX_QUESTION_TOKENS = 8192
 class AnswerEngine:
     """Answers requests with a video language model.
 
-    Requests about the same media are answered together: the files are decoded, encoded and run through the language
-    model once, and the questions continue this prefix as batches. In float32 the tokens equal those of answering every
-    request alone; in lower precision rounding may differ. The files of the next groups are decoded in the meantime.
+    Requests about the same media are answered together: the files are decoded and encoded once, the common beginning of
+    the prompts is run through the language model once, and the questions continue it as batches. So media before the
+    question pass through the language model once, media after it once for every question. In float32 the tokens equal
+    those of answering every request alone; in lower precision rounding may differ. The files of the next groups are
+    decoded in the meantime.
 
     Several engines, each in its own thread, may use one model and one processor. One engine serves one thread.
 
@@ -176,27 +178,29 @@ class AnswerEngine:
         yield from waiting
 
     def _answer_group(self, group: MediaGroup) -> Iterator[Answer]:
+        media = self._encode(group)
         for prompts in group.by_prefix():
             shared = common_length([prompt.ids for prompt in prompts])
-            prefix = Prefix(self.model.language_model, self._embed(group, prompts[0], shared))
+            prefix = Prefix(self.model.language_model, media.tokens(prompts[:1], end=shared))
             self.stats.prefills += 1
             for batch in self._batches(prompts, shared):
                 answers = [self._begin(prompt) for prompt in batch]
-                questions = [prompt.ids[shared:].tolist() for prompt in batch]
-                yield from self._finish(answers, decode_steps(Branches(prefix), questions, answers, self._chooser))
+                questions = media.tokens(batch, begin=shared)
+                yield from self._finish(answers, decode_steps(Branches(prefix, questions), answers, self._chooser))
 
     def _steps_alone(self, group: MediaGroup, prompt: Prompt, answer: AnswerInProgress) -> Iterator[None]:
-        embeds = self._embed(group, prompt, len(prompt.ids))
+        tokens = self._encode(group).tokens([prompt])
         self.stats.prefills += 1
-        return decode_steps(SinglePrompt(self.model.language_model, embeds), [()], [answer], self._chooser)
+        return decode_steps(SinglePrompt(self.model.language_model, tokens), [answer], self._chooser)
 
     @torch.inference_mode()
-    def _embed(self, group: MediaGroup, prompt: Prompt, length: int) -> Tensor:
-        """Embeddings of the first ids of a prompt; all of its media are among them. Shape: (1, length, W)"""
-        device, preprocessing = self.model.device, self.processor.preprocessing
-        batch = pack([prompt.example], [group.arrays]).to(device).to_float(preprocessing)
+    def _encode(self, group: MediaGroup) -> EncodedMedia:
+        """The media of a group, encoded; every prompt of the group has the same."""
+        if not group.prompts:
+            return EncodedMedia(self.model, {})
+        batch = pack([group.prompts[0].example], [group.arrays])
         self.stats.encodings += len(group.media)
-        return self.model.embed(batch.input_ids[:, :length], batch.media, batch.places)
+        return EncodedMedia(self.model, batch.to(self.model.device).to_float(self.processor.preprocessing).media)
 
     def _begin(self, prompt: Prompt) -> AnswerInProgress:
         return AnswerInProgress(

@@ -65,11 +65,16 @@ class MediaGroup:
         self.error = self.error or result.error
 
     def by_prefix(self) -> list[list[Prompt]]:
-        """The prompts in lists with equal ids up to the last media token; the media of a list are encoded once."""
-        parts: dict[bytes, list[Prompt]] = {}
+        """The prompts in lists, each of which shares its common beginning as prefix.
+
+        Prompts with equal ids up to the last media token form a list. Those that no other prompt equals, as with a
+        question before the media, form one list together.
+        """
+        equal: dict[bytes, list[Prompt]] = {}
         for prompt in self.prompts:
-            parts.setdefault(prompt.ids[: prompt.media_end].tobytes(), []).append(prompt)
-        return list(parts.values())
+            equal.setdefault(prompt.ids[: prompt.media_end].tobytes(), []).append(prompt)
+        single = [prompts[0] for prompts in equal.values() if len(prompts) == 1]
+        return [prompts for prompts in (*(p for p in equal.values() if len(p) > 1), single) if prompts]
 
 
 def group_by_media(prompts: Iterable[Prompt | Answer], window: int, share: bool = True) -> Iterator[MediaGroup]:

@@ -127,8 +127,8 @@ class EngineStats:
 
     Args:
         media_loaded: number of media files read and decoded.
-        encodings: number of times that a file went through towers and connectors.
-        prefills: number of prefixes run through the language model.
+        encodings: number of times that a file went through towers and connectors; once for all questions about it.
+        prefills: number of prefixes run through the language model, each once for all prompts that begin with it.
         questions: number of answers without an error.
         new_tokens: number of tokens in these answers.
     """

@@ -15,6 +15,8 @@ W model width, V vocabulary.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -22,10 +24,14 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
 from vidtune.errors import UserError
-from vidtune.models.language_model.attention import PACKED_ATTENTION
+from vidtune.generation.prompt_tokens import PromptTokens
+from vidtune.models.language_model.attention import PACKED_ATTENTION, attend_packed
 
 SCORE_BYTES = 256 * 2**20
 """Size of the float32 attention scores of one slice of queries."""
+LONG_QUESTION = 256
+"""Questions of more tokens that are also longer than their prefix, such as a question before its media, repeat the prefix
+in a causal kernel: it is faster than the merge, which also computes the scores of later tokens."""
 
 
 class Prefix:
@@ -33,17 +39,17 @@ class Prefix:
 
     Args:
         language_model: a causal language model of transformers.
-        embeds: (1, P, W) embeddings of the prefix; P may be 0.
+        tokens: the P tokens of the prefix; P may be 0.
     """
 
     @torch.inference_mode()
-    def __init__(self, language_model: PreTrainedModel, embeds: Tensor) -> None:
+    def __init__(self, language_model: PreTrainedModel, tokens: PromptTokens) -> None:
         self.language_model = language_model
-        self.length = embeds.shape[1]
+        [self.length] = tokens.lengths
         self.layers: list[tuple[Tensor, Tensor]] = []
         if self.length:
             cache = DynamicCache(config=language_model.config)
-            language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            language_model(inputs_embeds=tokens.embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)
             self.layers = [(keys[0], values[0]) for keys, values, *_ in cache]
 
 
@@ -51,65 +57,72 @@ class Layout:
     """Positions of the packed tokens of one forward pass: T tokens of n questions.
 
     Attributes:
+        starts: (n,) number of tokens of each question before this forward pass.
         rows: (T,) index of the question that each token belongs to.
         steps: (T,) index of each token among the tokens of its question in this forward pass.
         columns: (T,) index of each token among all tokens of its question.
         last: (n,) index in T of the last token of each question.
         width: Q.
         stored: S, including this forward pass.
-        hidden: (n, Q, S) True where a query must not attend: later tokens, and positions past the end of its question.
     """
 
     def __init__(self, before: Sequence[int], counts: Sequence[int], device: torch.device) -> None:
         added = torch.tensor(counts, device=device)
-        starts = torch.tensor(before, device=device)
+        self.starts = torch.tensor(before, device=device)
         self.rows = torch.arange(len(counts), device=device).repeat_interleave(added)
         self.last = added.cumsum(0) - 1
         self.steps = torch.arange(sum(counts), device=device) - (self.last - added + 1)[self.rows]
-        self.columns = starts[self.rows] + self.steps
+        self.columns = self.starts[self.rows] + self.steps
         self.width = max(counts)
         self.stored = max(length + count for length, count in zip(before, counts, strict=True))
-        queries = starts[:, None] + torch.arange(self.width, device=device)
-        self.hidden = torch.arange(self.stored, device=device) > queries[..., None]
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """(n, Q, S) True where a query must not attend: later tokens, and positions past the end of its question."""
+        queries = self.starts[:, None] + torch.arange(self.width, device=self.starts.device)
+        return torch.arange(self.stored, device=self.starts.device) > queries[..., None]
 
 
 class Branches:
-    """A batch of questions that continue one prefix.
+    """A batch of questions that continue one prefix. A question is what follows the prefix in a prompt, also media.
 
     Args:
-        prefix: the part of the prompt that all questions share.
+        prefix: the part of the prompts that all of them share.
+        questions: tokens of the questions; none may be empty.
     """
 
-    def __init__(self, prefix: Prefix) -> None:
+    def __init__(self, prefix: Prefix, questions: PromptTokens) -> None:
         self.prefix = prefix
-        self.lengths: list[int] = []
+        self.questions = questions
+        self.lengths = [0] * len(questions.lengths)
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.layout: Layout
 
-    def start(self, questions: Sequence[Sequence[int]]) -> Tensor:
-        """Read the questions; returns the logits of the first answer tokens, (n, V). No question may be empty."""
-        self.lengths = [0] * len(questions)
-        return self._forward(questions)
+    def start(self) -> Tensor:
+        """Read the questions; returns the logits of the first answer tokens, (n, V)."""
+        return self._forward(self.questions.embeds, self.questions.lengths)
 
+    @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Append one token to every question; returns the logits of the next tokens, (n, V)."""
-        return self._forward([[token] for token in tokens])
-
-    @torch.inference_mode()
-    def keep(self, questions: Sequence[int]) -> None:
-        """Keep only these questions, given by their indices in the batch; drop all others."""
-        self.lengths = [self.lengths[i] for i in questions]
-        self.layers = {i: (keys[questions], values[questions]) for i, (keys, values) in self.layers.items()}
-
-    @torch.inference_mode()
-    def _forward(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         model = self.prefix.language_model
-        device = model.device
-        self.layout = Layout(self.lengths, [len(row) for row in tokens], device)
-        self.lengths = [length + len(row) for length, row in zip(self.lengths, tokens, strict=True)]
-        ids = torch.tensor([[token for row in tokens for token in row]], device=device)
+        ids = torch.tensor([tokens], device=model.device)
+        return self._forward(model.get_input_embeddings()(ids), [1] * len(tokens))
+
+    @torch.inference_mode()
+    def keep(self, prompts: Sequence[int]) -> None:
+        """Keep only these questions, given by their indices in the batch; drop all others."""
+        self.lengths = [self.lengths[i] for i in prompts]
+        self.layers = {i: (keys[prompts], values[prompts]) for i, (keys, values) in self.layers.items()}
+
+    @torch.inference_mode()
+    def _forward(self, embeds: Tensor, counts: Sequence[int]) -> Tensor:
+        """Read the next tokens of every question, (1, T, W); `counts` says how many are of each question."""
+        model = self.prefix.language_model
+        self.layout = Layout(self.lengths, counts, model.device)
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         output = model(
-            inputs_embeds=model.get_input_embeddings()(ids),
+            inputs_embeds=embeds,
             position_ids=(self.prefix.length + self.layout.columns)[None],
             use_cache=False,
             attend=self.attend,
@@ -125,6 +138,8 @@ class Branches:
         layout = self.layout
         tokens, heads, dim = query.shape
         keys, values = self._store(layer, key, value)
+        if layout.width == layout.stored > max(LONG_QUESTION, self.prefix.length):
+            return self._attend_repeating(layer, query, key, value, scale)
         groups = keys.shape[1]
         repeats = heads // groups
 
@@ -144,6 +159,19 @@ class Branches:
             for x in attend_with_total(folded, *self.prefix.layers[layer], scale)
         )
         return torch.lerp(own, shared, torch.sigmoid(shared_total - own_total).to(query.dtype))
+
+    def _attend_repeating(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention of whole questions, with the prefix repeated before each; shapes as in :meth:`attend`."""
+        counts = self.lengths
+        shared = [x.transpose(0, 1) for x in self.prefix.layers[layer]] if self.prefix.length else [key[:0], value[:0]]
+        before = [query.new_zeros(self.prefix.length, *query.shape[1:]), *shared]
+        packed = [
+            torch.cat([row for own in x.split(counts) for row in (first, own)]).transpose(0, 1)[None]
+            for first, x in zip(before, (query, key, value), strict=True)
+        ]
+        ends = list(accumulate(self.prefix.length + count for count in counts))
+        output = attend_packed(*packed, [0, *ends], scale)[0]
+        return torch.cat([output[end - count : end] for end, count in zip(ends, counts, strict=True)])
 
     def _store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append the new keys and values of each question; returns all stored so far, (n, G, S, D) each."""

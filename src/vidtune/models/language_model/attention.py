@@ -63,7 +63,7 @@ def packed_attention(
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
         return attend(cast(int, module.layer_idx), query, key, value, scale)[None], None
     if cu_seqlens is not None:
-        return _attend_packed(query, key, value, cu_seqlens, scaling, dropout), None
+        return attend_packed(query, key, value, cu_seqlens, scaling, dropout), None
     options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
     if attention_mask is not None:
         output = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, **options)
@@ -78,10 +78,13 @@ def packed_attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-def _attend_packed(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: list[int], scale: float | None, dropout: float
+def attend_packed(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: list[int], scale: float | None, dropout: float = 0.0
 ) -> Tensor:
-    """Shape: query (1, H, L, D), key and value (1, G, L, D) -> (1, L, H, D)"""
+    """Causal attention inside each example of a pack, by the best kernel of the device.
+
+    Shape: query (1, H, L, D), key and value (1, G, L, D) -> (1, L, H, D)
+    """
     # Under autocast, rotary embedding leaves queries in float32, and autocast does not cast the inputs of the kernels.
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
@@ -110,7 +113,7 @@ def _attend_packed(
 
 
 def _attend_one_by_one(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: list[int], scale: float | None, dropout: float
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: list[int], scale: float | None, dropout: float = 0.0
 ) -> Tensor:
     options: dict[str, Any] = {"scale": scale, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
     lengths = [end - begin for begin, end in pairwise(cu_seqlens)]
