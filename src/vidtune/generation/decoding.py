@@ -94,9 +94,7 @@ class TokenChooser:
         return torch.searchsorted(mass, points, right=True)[:, 0].tolist()
 
 
-def decode_steps(
-    prompts: PromptBatch, answers: Sequence[AnswerInProgress], chooser: TokenChooser
-) -> Iterator[None]:
+def decode_steps(prompts: PromptBatch, answers: Sequence[AnswerInProgress], chooser: TokenChooser) -> Iterator[None]:
     """Append tokens to ``answers`` until all are finished; yields after every step.
 
     A finished answer is removed from the batch immediately.

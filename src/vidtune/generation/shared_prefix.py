@@ -30,8 +30,8 @@ from vidtune.models.language_model.attention import PACKED_ATTENTION, attend_pac
 SCORE_BYTES = 256 * 2**20
 """Size of the float32 attention scores of one slice of queries."""
 LONG_QUESTION = 256
-"""Questions of more tokens that are also longer than their prefix, as with media after the question, repeat the prefix in
-a causal kernel. It is faster than the merge, which computes the scores of later tokens too."""
+"""Questions of more tokens that are also longer than their prefix, as with media after the question, repeat the prefix
+in a causal kernel. It is faster than the merge, which computes the scores of later tokens too."""
 
 
 class Prefix:
