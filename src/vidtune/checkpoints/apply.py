@@ -1,6 +1,7 @@
 """Fill a model with the weights of a source: its base first, then in order every part that changes it.
 
-The order is: a whole model or parts, towers that complete it, connectors, LoRA runs, the adapters of bundles. Of two
+The order is: a whole model or parts, differences to its language model, towers that complete it, connectors, LoRA runs,
+the adapters of bundles. Of two
 sources with the same connector the later one wins. Adapters are merged one after the other, and each sum is rounded
 to the dtype of the weights.
 """
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from vidtune.checkpoints.composition import CONFIG_ERRORS, config_of, tokens_with_rows, unreadable_config
+from vidtune.checkpoints.difference import add_difference
 from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.lora.adapter_files import Adapter, official_name, read_adapter
 from vidtune.checkpoints.lora.added_rows import with_new_rows
@@ -61,8 +63,9 @@ def assemble(
 def _assemble(source: Source, dtype: Dtypes, reports: list[LoadReport] | None) -> tuple[VideoLM, LoadReport]:
     base, *above = source.in_order()
     if base.is_layer:
-        partial = ", ".join(base.format.partial) if base.format else base.kind
-        raise UserError(f"{base.path}: holds {partial} only; name its language model {HOW}")
+        partial = ", ".join(base.format.partial) + " only" if base.format else base.kind
+        held = "differences to a language model" if base.kind == "delta" else partial
+        raise UserError(f"{base.path}: holds {held}; name its language model {HOW}")
     layers = [_read_layer(one) for one in above]
     config = config_of(source)
     towers = _added_towers(base, config)
@@ -76,12 +79,13 @@ def _assemble(source: Source, dtype: Dtypes, reports: list[LoadReport] | None) -
         model, report = _fill_published(base, config, towers, dtype)
     else:
         below: dict[str, Tensor] = {}
+        delta = layers[0] if layers and layers[0].source.kind == "delta" else None
         if not base.may_draw:  # connectors of all layers are there from the start, the upper ones in front
             for layer in layers:
                 below |= layer.connectors
                 layer.connectors = {}
             drawn = _undetermined(config, below, layers)
-        model, report = _fill_parts(base, config, {**below, **towers}, dtype, reports), LoadReport("recipe")
+        model, report = _fill_parts(base, config, {**below, **towers}, dtype, reports, delta), LoadReport("recipe")
     for layer in layers:
         report = layer.put_on(model)
     if drawn:
@@ -100,12 +104,14 @@ class _Layer:
             bundle holds of parts that were trained fully.
         report: report of reading it.
         adapters: pairs of an adapter and the key map from its names to ours.
+        difference: differences to the weights of the language model, under our names.
     """
 
     source: Source
     connectors: dict[str, Tensor]
     report: LoadReport
     adapters: list[tuple[Adapter, KeyMap]]
+    difference: dict[str, Tensor]
 
     @torch.no_grad()
     def put_on(self, model: VideoLM) -> LoadReport:
@@ -143,7 +149,8 @@ def _read_layer(source: Source) -> _Layer:
         report.refuse_gaps(source.path)
         adapters = [(read_adapter(files), format.keys)] if source.kind == "run" else []
     report.loaded += sum(2 * len(adapter.factors) for adapter, _ in adapters)
-    return _Layer(source, state, report, adapters)
+    names = [name for name in state if source.kind == "delta" and name.startswith("language_model.")]
+    return _Layer(source, state, report, adapters, {name: state.pop(name) for name in names})
 
 
 def _require_its_base(bundle: Source, parameters: Mapping[str, Tensor]) -> None:
@@ -237,11 +244,13 @@ def _fill_parts(
     state: dict[str, Tensor],
     dtype: Dtypes,
     reports: list[LoadReport] | None,
+    delta: "_Layer | None" = None,
 ) -> VideoLM:
     """A model whose placed components take the weights of their files; the others are drawn.
 
     Args:
         state: weights that are known already; a component that they hold is not read from its file.
+        delta: differences to the language model.
     """
     known, paths = dict(state), {}
     for part in source.children:
@@ -251,8 +260,8 @@ def _fill_parts(
         report = LoadReport(component)
         found = rename(part.weights, part_keys(part), report)
         report.refuse_gaps(Path(part.place))
-        if part.kind == "language_model" and config.added_tokens:
-            found = with_new_rows(found, config, tokens_with_rows(part, config.added_tokens))
+        if part.kind == "language_model":
+            found = _whole_language_model(part, found, config, delta)
         # A file of several connectors gives only the one for which it is named.
         state = state | {name: tensor for name, tensor in found.items() if name.startswith(component + ".")}
         paths[component] = Path(part.place)
@@ -270,6 +279,19 @@ def _fill_parts(
     whole.missing = []
     whole.refuse_gaps(source.path)
     return model
+
+
+def _whole_language_model(
+    part: Source, found: dict[str, Tensor], config: VideoLMConfig, delta: "_Layer | None"
+) -> dict[str, Tensor]:
+    """The weights of a language model with the differences to it, and with rows for added tokens."""
+    trained = tokens_with_rows(part, config.added_tokens) if config.added_tokens else set()
+    if delta is not None:
+        with torch.device("meta"):
+            tied = tied_names(VideoLM(config))
+        found = add_difference(under_every_name(found, tied, part.path), delta.difference, delta.source.path)
+        trained |= tokens_with_rows(delta.source, config.added_tokens) if delta.source.has_tokenizer else set()
+    return with_new_rows(found, config, trained) if config.added_tokens else found
 
 
 def part_keys(part: Source) -> KeyMap:

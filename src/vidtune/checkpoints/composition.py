@@ -47,11 +47,11 @@ def config_of(source: Source, text_config: PreTrainedConfig | None = None) -> Vi
     Raises:
         UserError: sizes that contradict each other, or that cannot be found.
     """
-    base = source.in_order()[0]
+    base, *above = source.in_order()
     if base.kind == "native":
         config = _native_config(base)
     elif base.kind == "parts":
-        config = _config_of_parts(base, text_config)
+        config = _config_of_parts(base, text_config, above[0] if above and above[0].kind == "delta" else None)
     else:
         config = _published_config(base)
     for tower in base.towers:
@@ -97,7 +97,9 @@ def require_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], whe
         )
 
 
-def _config_of_parts(source: Source, text_config: PreTrainedConfig | None) -> VideoLMConfig:
+def _config_of_parts(
+    source: Source, text_config: PreTrainedConfig | None, delta: Source | None = None
+) -> VideoLMConfig:
     recipe, system = source.recipe, str(source.system)
     assert recipe is not None
     towers = {}
@@ -108,6 +110,8 @@ def _config_of_parts(source: Source, text_config: PreTrainedConfig | None) -> Vi
     added: dict[str, int] = {}
     if text_config is None:
         text_config = _text_config(source, recipe)
+        if delta is not None:
+            text_config.vocab_size = max(text_config.vocab_size, delta.config.get("vocab_size") or 0)
         added = _add_tokens(recipe, text_config)
     config = _compose(system, text_config, towers, connectors)
     config.added_tokens = added

@@ -52,7 +52,8 @@ def processor_of(source: Source, config: VideoLMConfig, tokenizer: str | None = 
         files = CheckpointFiles(tokenizer)
     elif source.children:
         below = source.children[0]
-        files = (below.part("language_model") or below).files or files
+        named = None if below.recipe is None else below.recipe.tokenizer
+        files = CheckpointFiles(named) if named else (below.part("language_model") or below).files or files
     return build_processor(config, load_tokenizer(files.path, config=_known_config(files)))
 
 

@@ -94,6 +94,9 @@ class CheckpointFormat:
         file_name: name of the weight file of a partial format.
         adapter: whether it is a LoRA run: low-rank adapters of the language model beside the components of ``partial``.
         drawn: patterns of our keys that such a file does not hold; these weights are drawn at random.
+        difference: whether its tensors of the language model are differences to a base, which the user names: see
+            :mod:`vidtune.checkpoints.difference`. ``partial`` names the language model, and what else is in the file.
+            A longer vocabulary than that of the base stands in config.json as ``vocab_size``.
         without_towers: whether such a checkpoint never holds its towers, and is written without them.
     """
 
@@ -107,7 +110,13 @@ class CheckpointFormat:
     file_name: str = "model.safetensors"
     adapter: bool = False
     drawn: tuple[str, ...] = ()
+    difference: bool = False
     without_towers: bool = False
+
+    @property
+    def holds_connectors_alone(self) -> bool:
+        """Whether such a file holds connectors and no part of a language model."""
+        return bool(self.partial) and not self.adapter and not self.difference
 
 
 @dataclass(frozen=True)

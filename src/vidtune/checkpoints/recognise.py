@@ -13,9 +13,9 @@ from vidtune.checkpoints.files.hub import pinned
 from vidtune.checkpoints.files.tensors import SINGLE_NAMES
 from vidtune.checkpoints.lora.adapter_files import CONFIG_NAME, TRAINABLE_NAMES, official_name
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, MANIFEST, read_manifest
-from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, Shapes
+from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, NamedParts, Shapes
 from vidtune.checkpoints.report import OURS
-from vidtune.checkpoints.source import Source
+from vidtune.checkpoints.source import NEEDS_BASE, Kind, Source
 from vidtune.errors import UserError
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
@@ -98,7 +98,7 @@ def recognise(
         made = children[0] if source is None else replace(source, children=children)
         return made if not may_draw else replace(made, seed=place.seed)
     assert source is not None
-    if source.kind in ("run", "connectors") and children and children[0].system != source.system:
+    if source.kind in NEEDS_BASE and children and children[0].system != source.system:
         bottom = children[0]
         raise UserError(f"{source.path}: is of system {source.system}, but {bottom.place} of {bottom.system}")
     return replace(source, children=children)
@@ -150,7 +150,9 @@ def _describe_recipe(recipe: Recipe, may_draw: bool, opened: Opened) -> tuple[So
         run = _require_layer(_open(str(top.place), opened), recipe.system)
         return run, [_Below(recipe.model_copy(update={"lora_runs": ()}), may_draw=may_draw), *lower]
     if recipe.starting_place is not None:
-        return None, [_Below(recipe.starting_place, system=recipe.system)]
+        named = (recipe.language_model,) if isinstance(recipe.language_model, str) else ()
+        needs = _identify(_open(recipe.starting_place, opened), recipe.system).kind in NEEDS_BASE
+        return None, [_Below(recipe.starting_place, named if needs else (), recipe.system)]
     places = {
         **{f"towers.{name}": spec for name, spec in recipe.towers.items()},
         **{f"connectors.{name}": spec for name, spec in recipe.connectors.items()},
@@ -187,8 +189,9 @@ def _describe_model(
         return source, [_below_bundle(source, base[0] if base else None, towers, opened)]
     if source.is_layer and base:
         bottom, *layers = base
+        above = [*(_require_layer(_open(place, opened), source.system) for place in layers), source]
         return source, [
-            _bottom(bottom, source, opened),
+            _bottom(bottom, above, opened),
             *(_Below(place, system=source.system, layer=True) for place in layers),
         ]
     return source, []
@@ -210,7 +213,8 @@ def _identify(files: CheckpointFiles, system: str | None = None) -> Source:
         shapes = {official_name(key): shape for key, shape in shapes.items()}
     found, format = find_format(config, shapes, files.path, is_run, system)
     if format.partial:
-        return Source("run" if is_run else "connectors", files, found, format, names=names)
+        kind: Kind = "run" if is_run else "delta" if format.difference else "connectors"
+        return Source(kind, files, found, format, names=names)
     if format.read_config is None:
         raise UserError(f"{files.path}: a checkpoint of format {format.name} holds no whole model")
     return Source("published", files, found, format, names=names)
@@ -218,7 +222,7 @@ def _identify(files: CheckpointFiles, system: str | None = None) -> Source:
 
 def _require_layer(files: CheckpointFiles, system: str | None) -> Source:
     source = _identify(files, system)
-    if source.kind not in ("run", "connectors"):
+    if source.kind not in NEEDS_BASE:
         what = "is a bundle, which names its own base" if source.kind == "bundle" else "is a whole model"
         raise UserError(
             f"{files.path}: {what}; expected a LoRA run or a file of connectors "
@@ -227,20 +231,44 @@ def _require_layer(files: CheckpointFiles, system: str | None) -> Source:
     return source
 
 
-def _bottom(place: str, top: Source, opened: Opened) -> _Below:
-    """What a LoRA run or connectors stand on: a whole model, or parts around a language model."""
+def _bottom(place: str, above: Sequence[Source], opened: Opened) -> _Below:
+    """What layers stand on: a whole model, or parts around a language model.
+
+    Args:
+        above: the layers, bottom up.
+    """
+    lowest, top = above[0], above[-1]
     files, system = _open(place, opened), str(top.system)
     found = _identified(files, system)
-    if found is not None and found.kind in ("run", "connectors"):
+    misplaced = next((layer.path for layer in above[1:] if layer.kind == "delta"), None)
+    if misplaced is not None:
+        raise UserError(f"{misplaced}: holds differences to a language model; name it directly after that one")
+    if found is not None and found.kind in NEEDS_BASE:
         raise UserError(f"{place}: holds no language model, which has to be the first; name it {HOW}")
     if found is not None or _is_video_model(files, system):
+        if lowest.kind == "delta":
+            raise UserError(
+                f"{lowest.path}: holds differences to a language model, but {place} is a whole model; name the "
+                "language model alone"
+            )
         return _Below(place, system=None if found is None else system)
-    try:
-        named = SYSTEMS[system].publication.named_parts(top.config)
-    except ValueError as error:
-        raise UserError(f"{top.path}: {error}") from None
-    parts = Recipe(system=system, language_model=place, towers=dict(named.towers), connectors=dict(named.connectors))
+    named = _named_parts(top if top.config or lowest.kind != "delta" else lowest)
+    own = str(lowest.path) if lowest.kind == "delta" and lowest.has_tokenizer else None
+    parts = Recipe(
+        system=system,
+        language_model=place,
+        towers=dict(named.towers),
+        connectors=dict(named.connectors),
+        tokenizer=own,
+    )
     return _Below(parts, may_draw=False)
+
+
+def _named_parts(source: Source) -> NamedParts:
+    try:
+        return SYSTEMS[str(source.system)].publication.named_parts(source.config)
+    except ValueError as error:
+        raise UserError(f"{source.path}: {error}") from None
 
 
 def _below_bundle(source: Source, given: str | None, towers: Mapping[str, str], opened: Opened) -> _Below:
@@ -308,7 +336,7 @@ def connector_format(part: Source) -> CheckpointFormat:
         UserError: it is none of the formats of its system.
     """
     known = SYSTEMS[str(part.system)].publication.formats
-    partial = [format for format in known if format.partial and not format.adapter]
+    partial = [format for format in known if format.holds_connectors_alone]
     found = [format for format in partial if format.matches(part.config, part.shapes)]
     if not found and len(partial) != 1:
         names = ", ".join(format.name for format in partial) or "it has none"
@@ -319,4 +347,4 @@ def connector_format(part: Source) -> CheckpointFormat:
 def _connector_files() -> tuple[str, ...]:
     """Names that files of connectors have in the published formats."""
     formats = [format for _, system in SYSTEMS.usable() for format in system.publication.formats]
-    return tuple(dict.fromkeys(f.file_name for f in formats if f.partial and not f.adapter))
+    return tuple(dict.fromkeys(format.file_name for format in formats if format.holds_connectors_alone))

@@ -11,19 +11,23 @@ from vidtune.checkpoints.lora.bundle import Manifest
 from vidtune.checkpoints.publication import CheckpointFormat, JsonDict
 from vidtune.recipe.types import Recipe
 
-Kind = Literal["native", "published", "bundle", "run", "connectors", "language_model", "tower", "parts"]
+Kind = Literal["native", "published", "bundle", "delta", "run", "connectors", "language_model", "tower", "parts"]
 """What a source is:
 
 - ``native``: a whole model that this package wrote;
 - ``published``: a whole model in a published format;
 - ``bundle``: the LoRA result of a stage of ours; stands on the model that the stage started from;
+- ``delta``: a published language model as differences to a base, which may hold connectors too; stands on that base;
 - ``run``: a published LoRA run; stands on a model, or on a language model, connectors and earlier runs;
 - ``connectors``: connectors alone; stand on a language model or a whole model;
 - ``language_model``, ``tower``: one part of a model;
 - ``parts``: a model that a recipe, or the config of connectors, puts together from parts.
 """
-LAYERS: tuple[Kind, ...] = ("bundle", "run", "connectors")
+NEEDS_BASE: tuple[Kind, ...] = ("delta", "run", "connectors")
+"""Kinds whose user has to name what they stand on."""
+LAYERS: tuple[Kind, ...] = ("bundle", *NEEDS_BASE)
 """Kinds that change a model on which they stand."""
+_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ class Source:
     def config(self) -> JsonDict:
         """The content of config.json; empty without one. Parsed once."""
         return {} if self.files is None else self.files.config
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the files of a tokenizer are among its own."""
+        return self.files is not None and any(map(self.files.has, _TOKENIZER))
 
     @property
     def weights(self) -> Tensors:

@@ -1,16 +1,22 @@
 """Write a checkpoint in any format. A folder appears complete or not at all."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from vidtune.checkpoints.apply import part_keys, under_every_name
+from vidtune.checkpoints.difference import difference_to
 from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.files.tensors import write_state
 from vidtune.checkpoints.load import Checkpoint
+from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL
 from vidtune.checkpoints.publication import CheckpointFormat
-from vidtune.checkpoints.report import OURS
+from vidtune.checkpoints.recognise import recognise
+from vidtune.checkpoints.report import OURS, LoadReport, rename
+from vidtune.checkpoints.source import Source
 from vidtune.checkpoints.write_lora_run import write_lora_run
 from vidtune.errors import UserError
 from vidtune.machine.files import atomic_folder
@@ -20,8 +26,12 @@ from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
 
 
-def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS) -> None:
+def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS, base: str | None = None) -> None:
     """Write a checkpoint folder. A partial format writes its one file there; a LoRA format the run that was loaded.
+
+    Args:
+        base: folder or hub id of the language model to which a format holds differences; None: the one from which the
+            checkpoint was loaded.
 
     Raises:
         UserError: ``out`` exists and is not empty, or the format cannot hold this model.
@@ -29,16 +39,18 @@ def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS) 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists already; choose another folder or remove it")
     format = None if format_name == OURS else export_format(checkpoint.model.config.system, format_name)
+    if base is not None and (format is None or not format.difference):
+        raise UserError(f"format {format_name} holds no differences; leave out the base {base}")
     try:
         with atomic_folder(out) as folder:
-            _write(checkpoint, folder, format)
+            _write(checkpoint, folder, format, base)
     except FileExistsError:
         raise UserError(f"{out}: exists already; choose another folder or remove it") from None
     except (ValueError, UserError) as error:
         raise UserError(f"cannot write format {format_name}: {error}") from None
 
 
-def _write(checkpoint: Checkpoint, folder: Path, format: CheckpointFormat | None) -> None:
+def _write(checkpoint: Checkpoint, folder: Path, format: CheckpointFormat | None, base: str | None) -> None:
     model = checkpoint.model
     if format is None:
         with without_progress_bar():
@@ -48,25 +60,52 @@ def _write(checkpoint: Checkpoint, folder: Path, format: CheckpointFormat | None
         if checkpoint.source is None:
             raise ValueError("the model was not loaded from a LoRA run")
         write_lora_run(model, checkpoint.source, format, export_state(model, format), folder)
+    elif format.difference:
+        _write_whole(checkpoint, folder, format, _difference(checkpoint, base))
     elif format.partial:
         torch.save(export_state(model, format), folder / format.file_name)
     else:
-        assert format.write_config is not None
-        config = format.write_config(model.config, {})
-        write_state(export_state(model, format), folder)
-        (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-        checkpoint.processor.tokenizer.save_pretrained(folder)
+        _write_whole(checkpoint, folder, format, model.state_dict())
 
 
-def export_state(model: VideoLM, format: CheckpointFormat) -> dict[str, Tensor]:
+def _write_whole(checkpoint: Checkpoint, folder: Path, format: CheckpointFormat, state: Mapping[str, Tensor]) -> None:
+    """Write weights, config and tokenizer."""
+    assert format.write_config is not None
+    config = format.write_config(checkpoint.model.config, {})
+    write_state(export_state(checkpoint.model, format, state), folder)
+    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    checkpoint.processor.tokenizer.save_pretrained(folder)
+
+
+def _difference(checkpoint: Checkpoint, base: str | None) -> dict[str, Tensor]:
+    """The weights of a model, those of its language model as differences to a base."""
+    if base is not None:
+        part: Source | None = recognise(base, component=LANGUAGE_MODEL)
+    else:
+        part = checkpoint.source.in_order()[0].part(LANGUAGE_MODEL) if checkpoint.source is not None else None
+    if part is None:
+        raise UserError("name the language model to which it holds differences with --model-base (base=)")
+    report = LoadReport(LANGUAGE_MODEL)
+    found = rename(part.weights, part_keys(part), report)
+    report.refuse_gaps(part.path)
+    model = checkpoint.model
+    return difference_to(under_every_name(found, tied_names(model)), model.state_dict(), part.path)
+
+
+def export_state(
+    model: VideoLM, format: CheckpointFormat, state: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Return the model's tensors under the format's names; for a partial format only those of its components.
 
     A tied weight stands there once, under its first name.
+
+    Args:
+        state: tensors to write in the place of the model's own, by the same names.
     """
     wanted = tuple(component + "." for component in format.partial)
     repeated = {name for names in tied_names(model) for name in names[1:]}
     exported = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in (model.state_dict() if state is None else state).items():
         if (wanted and not name.startswith(wanted)) or (format.without_towers and name.startswith("towers.")):
             continue
         if name in repeated:
@@ -81,10 +120,15 @@ def export_state(model: VideoLM, format: CheckpointFormat) -> dict[str, Tensor]:
 def export_format(system: str, name: str) -> CheckpointFormat:
     """Return a writable format of a system by name. Raises UserError for any other, which names the nearest."""
     known = SYSTEMS[system].publication.formats
-    formats = {format.name: format for format in known if format.write_config or format.partial}
+    formats = {format.name: format for format in known if format.write_config or format.holds_connectors_alone}
     if name not in formats:
         raise UserError(f"cannot write format {name!r} of system {system!r}; {suggestion(name, [*formats, OURS])}")
     return formats[name]
+
+
+def holds_differences(system: str | None, format_name: str) -> bool:
+    """Whether a format holds differences to a language model."""
+    return system is not None and format_name != OURS and export_format(system, format_name).difference
 
 
 def towers_left_out(checkpoint: Checkpoint, format_name: str) -> list[str]:

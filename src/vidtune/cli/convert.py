@@ -22,23 +22,28 @@ def convert(
 ) -> None:
     """Read a checkpoint strictly, report its keys, and write it in another format.
 
-    Low-rank adapters are merged, except into a format that is made of them.
+    Low-rank adapters are merged, except into a format that is made of them. A format that holds differences to a
+    language model needs that one: --model-base.
     """
     from vidtune.checkpoints.load import load_checkpoint
-    from vidtune.checkpoints.write import save_checkpoint, towers_left_out
+    from vidtune.checkpoints.recognise import recognise
+    from vidtune.checkpoints.write import holds_differences, save_checkpoint, towers_left_out
 
+    found = recognise(source, revision, system=system)
+    # The base of a whole model is that of the differences to be written; any other source stands on it itself.
+    written = model_base[0] if model_base and not found.is_layer and holds_differences(found.system, to) else None
     checkpoint = load_checkpoint(
         source,
         revision=revision,
         system=system,
-        base=model_base,
+        base=None if written else model_base,
         towers=assignments(tower, "--tower"),
         tokenizer=tokenizer,
     )
     typer.echo(checkpoint.report)
     for warning in checkpoint.report.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    save_checkpoint(checkpoint, to_folder, to)
+    save_checkpoint(checkpoint, to_folder, to, written)
     typer.echo(f"written: {to_folder} ({to})")
     if lost := towers_left_out(checkpoint, to):
         typer.echo(f"warning: format {to} has no place for the towers {', '.join(lost)}: keep their weights", err=True)

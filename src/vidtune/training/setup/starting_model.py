@@ -12,6 +12,7 @@ from vidtune.checkpoints.build import build_base
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, Base, absolute, weight_sample
 from vidtune.checkpoints.lora.injection import add_adapters, target_layers
 from vidtune.checkpoints.recognise import recognise
+from vidtune.checkpoints.source import NEEDS_BASE
 from vidtune.checkpoints.teachers import alignment_sizes
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
@@ -89,8 +90,11 @@ def stands_on(recipe: Recipe, source: str) -> tuple[str, ...]:
     """What a checkpoint that a stage starts from stands on, of the recipe's own parts; nothing for a whole one."""
     if not isinstance(recipe.language_model, str):
         return ()
-    if recognise(source, system=recipe.system).kind not in ("run", "connectors"):
+    kind = recognise(source, system=recipe.system).kind
+    if kind not in NEEDS_BASE:
         return ()
+    if kind == "delta":
+        return (recipe.language_model,)
     connectors = tuple(spec for spec in recipe.connectors.values() if isinstance(spec, str))
     return (recipe.language_model, *connectors, *recipe.lora_runs)
 

@@ -1,0 +1,52 @@
+"""Language models that are published as differences to a base: ours = base + difference, by key and shape.
+
+A vocabulary may be longer than that of the base: the first rows are added, the new ones are taken as they are.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from vidtune.errors import UserError
+
+
+def add_difference(base: Mapping[str, Tensor], difference: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """Return the weights of a language model, in the dtype of the difference; sums are made in float32.
+
+    Args:
+        base: weights of the base, under our names.
+        difference: differences under the same names; a weight that the base does not have is taken as it is.
+        where: path for error messages.
+
+    Raises:
+        UserError: a weight of the base is missing, or has another shape.
+    """
+    return {**difference, **_combined(difference, base, 1, where)}
+
+
+def difference_to(base: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """Return the differences of weights to those of a base, the inverse of :func:`add_difference` but for rounding.
+
+    Raises:
+        UserError: as in :func:`add_difference`; ``where`` is the path of the base.
+    """
+    return {**weights, **_combined(weights, base, -1, where)}
+
+
+def _combined(ours: Mapping[str, Tensor], base: Mapping[str, Tensor], sign: int, where: Path) -> dict[str, Tensor]:
+    """``ours + sign * base`` in the first rows of ours, for the names of the base."""
+    found = {}
+    for name, tensor in base.items():
+        other = ours.get(name)
+        if other is None:
+            raise UserError(f"{where}: {name}: one of the language model and its base lacks it; name the right base")
+        if other.ndim == 0 or len(other) < len(tensor) or other.shape[1:] != tensor.shape[1:]:
+            raise UserError(
+                f"{where}: {name}: shape {tuple(other.shape)} does not fit {tuple(tensor.shape)} of the base; name the "
+                "right base"
+            )
+        combined = other.float() if other.dtype != other.float().dtype else other.clone()
+        combined[: len(tensor)] += sign * tensor.float()
+        found[name] = combined.to(other.dtype)
+    return found
