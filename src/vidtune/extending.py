@@ -12,6 +12,7 @@ from vidtune.registry import (
     BENCHMARKS,
     CONNECTORS,
     JUDGES,
+    LANGUAGE_MODELS,
     PREPROCESSING,
     REGISTRIES,
     SYSTEMS,
@@ -112,6 +113,22 @@ def register_connector(name: str, config: Any) -> None:
         >>> vidtune.register_connector("my_connector", "my_package.connector:MyConnectorConfig")
     """
     CONNECTORS.register(name, config)
+
+
+def register_language_model(name: str, family: Any) -> None:
+    """Add a family of language models, or say what is known about one that transformers has.
+
+    Args:
+        name: ``model_type`` of the family's config.
+        family: :class:`vidtune.models.language_model.families.Family`, or its place ``"module:attribute"``.
+
+    Raises:
+        UserError: a family of that name exists already.
+
+    Example:
+        >>> vidtune.register_language_model("my_family", "my_package.language_model:FAMILY")
+    """
+    LANGUAGE_MODELS.register(name, family)
 
 
 def register_preprocessing(name: str, settings: Any) -> None:

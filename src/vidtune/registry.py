@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vidtune.evaluation.judges.base import Judge
     from vidtune.media.preprocessing.frame_sampling import SamplingRule
     from vidtune.media.preprocessing.resize_rules import ResizeRule
+    from vidtune.models.language_model.families import Family
     from vidtune.planning.order import OrderRule
     from vidtune.processing.times import TimeRule
     from vidtune.systems.base import System
@@ -230,6 +231,12 @@ JUDGES: "Registry[Judge]" = Registry("judge", "vidtune.evaluation.judges", "vidt
 ANNOTATIONS: Registry[Any] = Registry("annotation format", "vidtune.data", "vidtune.annotations")
 TOWERS: Registry[type] = Registry("tower type", "vidtune.models.towers", "vidtune.towers")
 CONNECTORS: Registry[type] = Registry("connector type", "vidtune.models.connectors", "vidtune.connectors")
+LANGUAGE_MODELS: "Registry[Family]" = Registry(
+    "language model family",
+    "vidtune.models.language_model",
+    "vidtune.language_models",
+    type_place="vidtune.models.language_model.families:Family",
+)
 PREPROCESSING: Registry[type] = Registry("preprocessing", "vidtune.media.preprocessing", "vidtune.preprocessing")
 SAMPLING_RULES: "Registry[SamplingRule]" = Registry(
     "frame sampling rule", "vidtune.media.preprocessing.frame_sampling", "vidtune.rules", "sampling."
@@ -247,6 +254,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     ANNOTATIONS,
     TOWERS,
     CONNECTORS,
+    LANGUAGE_MODELS,
     PREPROCESSING,
     SAMPLING_RULES,
     RESIZE_RULES,

@@ -12,6 +12,7 @@ from vidtune.generation.prompt_tokens import PromptTokens
 from vidtune.generation.settings import GenerationSettings
 from vidtune.generation.shared_prefix import Branches, Prefix, attend_with_total, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
+from vidtune.models.language_model.attention import PACKED_ATTENTION
 
 QUESTIONS = [[1, 2, 3], [5], [4, 4, 4, 9, 3, 2, 8], [7, 7], [1, 2, 3]]
 NEW_TOKENS = 12
@@ -146,10 +147,10 @@ SMALL = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vo
     ("config", "reason"),
     [
         (Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=8, max_window_layers=0), "sliding_attention"),
-        (Gemma2Config(**SMALL, head_dim=4, layer_types=["full_attention"]), "soft-capped attention"),
+        (Gemma2Config(**SMALL, head_dim=4, layer_types=["full_attention"]), "attn_logit_softcapping"),
         (BloomConfig(hidden_size=8, n_head=2, n_layer=1, vocab_size=9), "attention of its own"),
     ],
 )
 def test_language_models_that_cannot_share_a_prefix_are_refused(config, reason):
     with pytest.raises(UserError, match=f"{reason}.*share_prefix=False"):
-        check_language_model(AutoModelForCausalLM.from_config(config))
+        check_language_model(AutoModelForCausalLM.from_config(config, attn_implementation=PACKED_ATTENTION))

@@ -21,6 +21,22 @@ TOWER = {
     "patch_size": 8,
 }
 
+# Sizes that make a family tiny, or switch off what packs do not support.
+FAMILY_SETTINGS = {
+    "mistral": {"sliding_window": None},
+    "phi3": {"pad_token_id": 0},
+    "smollm3": {"pad_token_id": 0},
+    "starcoder2": {"sliding_window": None},
+    "gemma": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "attn_logit_softcapping": None, "layer_types": ["full_attention"] * 2},
+    "glm": {"head_dim": 8, "pad_token_id": 0},
+    "cohere": {"pad_token_id": 0, "logit_scale": 0.3},
+    "granite": {"logits_scaling": 3.0},
+    "mixtral": {"num_local_experts": 2},
+    "qwen2_moe": {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_experts": 4},
+    "lfm2": {"layer_types": ["full_attention"] * 2},
+}
+
 
 def tiny_model(text_type: str = "llama", **text) -> VideoLM:
     sizes = {

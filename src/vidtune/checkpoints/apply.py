@@ -14,9 +14,15 @@ from threading import RLock
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
-from vidtune.checkpoints.composition import CONFIG_ERRORS, config_of, tokens_with_rows, unreadable_config
+from vidtune.checkpoints.composition import (
+    CONFIG_ERRORS,
+    config_of,
+    read_text_config,
+    tokens_with_rows,
+    unreadable_config,
+)
 from vidtune.checkpoints.difference import add_difference
 from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.lora.adapter_files import Adapter, official_name, read_adapter
@@ -29,13 +35,13 @@ from vidtune.checkpoints.report import OURS, LoadReport, rename
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.language_model.families import family_of
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
 from vidtune.registry import SYSTEMS
 
 Dtypes = torch.dtype | Callable[[str], torch.dtype] | None
 """One dtype for all parameters, or a function from the name of a component to its dtype; None: that of the files."""
-LANGUAGE_MODEL_KEYS = KeyMap((("", "language_model."),), (r".*\.rotary_emb\.inv_freq$",))
 _GENERATION = "generation_config.json"
 _ONE_AT_A_TIME = RLock()
 """transformers replaces methods of its classes while it builds a model; two threads would restore the wrong ones."""
@@ -298,11 +304,17 @@ def part_keys(part: Source) -> KeyMap:
     """Return the key map from the names in the file of a part to the names in our model."""
     component, system = part.component, str(part.system)
     if part.kind == "language_model":
-        return LANGUAGE_MODEL_KEYS
+        return language_model_keys(read_text_config(part))
     if part.kind == "tower":
         keys = SYSTEMS[system].publication.tower(component.removeprefix("towers.")).keys
         return replace(keys, prefixes=tuple((theirs, f"{component}.{ours}") for theirs, ours in keys.prefixes))
     return connector_format(part).keys
+
+
+def language_model_keys(config: PreTrainedConfig) -> KeyMap:
+    """Return the key map from the names of a published language model to the names in our model."""
+    pairs = tuple((theirs, f"language_model.{ours}") for theirs, ours in family_of(config).keys)
+    return KeyMap(pairs, (r".*\.rotary_emb\.inv_freq$",))
 
 
 def model_from_state(
@@ -412,7 +424,7 @@ def drawn_weights(config: VideoLMConfig, names: Sequence[str]) -> dict[str, Tens
         **{f"towers.{name}": config.tower(name).build for name in config.towers if name not in config.absent_towers},
         **{f"connectors.{name}": config.connector(name).build for name in config.connectors},
         **{f"alignments.{name}": config.alignment(name).build for name in config.alignments},
-        "language_model": lambda: AutoModelForCausalLM.from_config(config.text_config),
+        "language_model": lambda: family_of(config.text_config).build(config.text_config),
     }
     drawn: dict[str, Tensor] = {}
     for component, build in builders.items():

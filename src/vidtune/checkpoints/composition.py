@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from vidtune.checkpoints.files.hub import locate
 from vidtune.checkpoints.publication import JsonDict
@@ -14,6 +14,7 @@ from vidtune.checkpoints.source import Source
 from vidtune.checkpoints.teachers import alignment_sizes
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.language_model.families import config_class
 from vidtune.processing.added_tokens import add_tokens, lacking_tokens, require_rows, rows_needed
 from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.recipe.types import Recipe
@@ -143,7 +144,7 @@ def _text_config(source: Source, recipe: Recipe) -> PreTrainedConfig:
     if sizes.setdefault("vocab_size", tokens) < tokens:
         raise UserError(f"language_model: vocab_size {sizes['vocab_size']} is less than the tokenizer's {tokens}")
     try:
-        return AutoConfig.for_model(**sizes)
+        return config_class(str(sizes.pop("model_type", "")))(**sizes)
     except (ValueError, TypeError) as error:
         raise UserError(f"language_model: {str(error).splitlines()[0]}") from None
 
@@ -173,9 +174,7 @@ def read_text_config(source: Source) -> PreTrainedConfig:
     """Return the config of a language model. Raises UserError where there is none."""
     try:
         config = source.files.require_config() if source.files else {}
-        return CONFIG_MAPPING[config["model_type"]].from_dict(config)
-    except KeyError as error:
-        raise UserError(f"{source.place}: holds no language model (unknown model_type {error})") from None
+        return config_class(str(config.get("model_type", ""))).from_dict(config)
     except (OSError, ValueError, UserError) as error:
         raise UserError(f"{source.place}: holds no language model ({str(error).splitlines()[0]})") from None
 

@@ -25,7 +25,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from vidtune.errors import UserError
 from vidtune.generation.prompt_tokens import PromptTokens
-from vidtune.models.language_model.attention import PACKED_ATTENTION, attend_packed
+from vidtune.models.language_model.attention import PACKED_ATTENTION, attend_packed, other_attention
+from vidtune.models.language_model.families import FIRST, agree, family_of, tokens_of_proof
 
 SCORE_BYTES = 256 * 2**20
 """Size of the float32 attention scores of one slice of queries."""
@@ -176,8 +177,8 @@ class Branches:
     def _store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append the new keys and values of each question; returns all stored so far, (n, G, S, D) each."""
         if layer not in self.layers:
-            empty = key.new_zeros(len(self.lengths), key.shape[1], 0, key.shape[2])
-            self.layers[layer] = empty, empty
+            sizes = len(self.lengths), key.shape[1], 0
+            self.layers[layer] = key.new_zeros(*sizes, key.shape[2]), value.new_zeros(*sizes, value.shape[2])
         keys, values = self.layers[layer]
         missing = self.layout.stored - keys.shape[2]
         if missing > 0:
@@ -217,27 +218,50 @@ def attend_with_total(
     return (outputs[0], totals[0]) if len(outputs) == 1 else (torch.cat(outputs, -2), torch.cat(totals, -2))
 
 
+_CANNOT_SHARE: dict[str, str] = {}
+"""Config of a language model of an unknown family -> why it cannot share a prefix; empty if it can."""
+
+
 def check_language_model(language_model: PreTrainedModel) -> None:
     """Raise an error for a language model whose attention cannot be split into prefix and question.
 
+    A model of an unknown family is tried on a few tokens, once per config.
+
     Raises:
-        UserError: the model has sliding-window or other non-full attention, caps its attention scores, or has its own
-            attention code that transformers cannot replace.
+        UserError: the model has sliding-window or other non-full attention, caps its attention scores, or does not give
+            over a shared prefix what it gives over a plain prompt.
         ValueError: the model was not built with :data:`PACKED_ATTENTION`.
     """
     config = language_model.config
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if getattr(config, "attn_logit_softcapping", None):
-        kinds.add("soft-capped attention")
-    if not language_model._supports_attention_backend:
-        kinds.add("attention of its own")
+    kinds = other_attention(config)
+    if not kinds and config._attn_implementation != PACKED_ATTENTION:
+        raise ValueError(
+            f"the language model attends by {config._attn_implementation!r}; build it with "
+            f"attn_implementation={PACKED_ATTENTION!r}"
+        )
+    if not kinds and not family_of(config).exact:
+        key = config.to_json_string()
+        if key not in _CANNOT_SHARE:
+            _CANNOT_SHARE[key] = _why_it_cannot_share(language_model)
+        kinds = {_CANNOT_SHARE[key]} - {""}
     if kinds:
         raise UserError(
             f"language model {config.model_type!r} has {', '.join(sorted(kinds))}, "
             "which a shared prefix does not support; use share_prefix=False"
         )
-    if config._attn_implementation != PACKED_ATTENTION:
-        raise ValueError(
-            f"the language model attends by {config._attn_implementation!r}; build it with "
-            f"attn_implementation={PACKED_ATTENTION!r}"
+
+
+@torch.inference_mode()
+def _why_it_cannot_share(language_model: PreTrainedModel) -> str:
+    """What keeps a language model from sharing a prefix; empty if two questions over one prefix equal plain prompts."""
+    try:
+        embeds = tokens_of_proof(language_model)
+        prefix = Prefix(language_model, PromptTokens.of([embeds[:FIRST]]))
+        shared = Branches(prefix, PromptTokens.of([embeds[FIRST:], embeds[FIRST:-2]])).start()
+        plain, alone = (
+            language_model(inputs_embeds=part[None], use_cache=False).logits[0, [-1, -3]]
+            for part in (embeds, embeds[FIRST:])
         )
+        return "" if agree(shared, plain, alone) else "attention of its own"
+    except Exception as error:
+        return f"code of its own ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"

@@ -7,9 +7,10 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from vidtune.models.connectors.base import ConnectorConfig, connector_config
 from vidtune.models.distillation import AlignmentConfig
+from vidtune.models.language_model.families import config_class
 from vidtune.models.towers.absent import AbsentTower
 from vidtune.models.towers.base import TowerConfig, tower_config
-from vidtune.registry import CONNECTORS, SYSTEMS, TOWERS, packages_of, require_packages
+from vidtune.registry import CONNECTORS, LANGUAGE_MODELS, SYSTEMS, TOWERS, packages_of, require_packages
 
 ADDED_TOKENS = "language_model.added_tokens"
 """Name of the component that is made of the rows of added tokens, in ``train`` and in the names of weights."""
@@ -51,8 +52,10 @@ class VideoLMConfig(PreTrainedConfig):
     ) -> None:
         require_packages(kwargs.pop("packages", {}))
         self.system = system
-        given: Any = {"model_type": "llama"} if text_config is None else text_config
-        self.text_config: PreTrainedConfig = AutoConfig.for_model(**given) if isinstance(given, dict) else given
+        if not isinstance(text_config, PreTrainedConfig):
+            given = dict(text_config or {"model_type": "llama"})
+            text_config = config_class(given.pop("model_type", ""))(**given)
+        self.text_config = text_config
         self.towers = dict(towers or {})
         self.connectors = dict(connectors or {})
         self.streams = dict(streams or {})
@@ -71,6 +74,7 @@ class VideoLMConfig(PreTrainedConfig):
         """
         parts = [
             (SYSTEMS, self.system),
+            (LANGUAGE_MODELS, self.text_config.model_type),
             *((TOWERS, spec.get("type", "")) for spec in self.towers.values()),
             *((CONNECTORS, spec.get("type", "")) for spec in self.connectors.values()),
         ]

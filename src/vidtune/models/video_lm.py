@@ -16,8 +16,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_loss
-from vidtune.models.language_model.attention import PACKED_ATTENTION, check_attention, register_attention
-from vidtune.models.language_model.head import knows_logits, logit_adjustment
+from vidtune.models.language_model.attention import check_attention, register_attention
+from vidtune.models.language_model.families import family_of, proven
 from vidtune.models.language_model.loss import head_loss_sum
 from vidtune.processing.batch import IGNORED, Batch, Item, on_device, stacked
 from vidtune.processing.processor import VideoLMProcessor
@@ -36,7 +36,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         config: the parts of the model, see :class:`VideoLMConfig`.
 
     Raises:
-        UserError: the attention of the language model is not supported, see :func:`check_attention`.
+        UserError: the language model cannot read packs, see :func:`check_attention` and :func:`proven`.
     """
 
     config_class = VideoLMConfig
@@ -54,8 +54,18 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         self.towers = nn.ModuleDict({name: config.build_tower(name) for name in config.towers})
         self.connectors = nn.ModuleDict({name: config.connector(name).build() for name in config.connectors})
         self.alignments = nn.ModuleDict({name: config.alignment(name).build() for name in config.alignments})
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config, attn_implementation=PACKED_ATTENTION)
+        family = family_of(config.text_config)
+        self.language_model = family.build(config.text_config)
+        self.family = proven(family, self.language_model)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a model as transformers does; a language model of an unknown family is proven, see :func:`proven`."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.family = proven(model.family, model.language_model)
+        return loaded
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise a module of a tower or connector by its ``reset_parameters``; the language model has its own rule.
@@ -288,8 +298,8 @@ class VideoLM(PreTrainedModel, GenerationMixin):
     def loss_sum(self, batch: Batch) -> Tensor:
         """Summed cross-entropy of a packed batch over its supervised tokens.
 
-        Logits are computed only at supervised positions, and in chunks for known model families
-        (:func:`knows_logits`).
+        Logits are computed only at supervised positions, and in chunks where it is known how the family makes them
+        (:attr:`Family.logits`).
 
         Shape: scalar, float32. Divide by :attr:`Batch.num_supervised` (over all micro-batches) for the mean.
         """
@@ -306,12 +316,13 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             "use_cache": False,
             "output_hidden_states": len(self.alignments) > 0,
         }
-        config = self.config.text_config
-        if knows_logits(config):
+        if self.family.logits is not None:
             output = self.language_model.get_decoder()(**inputs)
             hidden = output.last_hidden_state[0]
             head = self.language_model.get_output_embeddings()
-            loss = head_loss_sum(head, hidden[positions], targets[positions], logit_adjustment(config))
+            loss = head_loss_sum(
+                head, hidden[positions], targets[positions], self.family.logits(self.config.text_config)
+            )
         else:
             output = self.language_model(**inputs, logits_to_keep=positions)
             loss = cross_entropy(output.logits[0].float(), targets[positions], reduction="sum")

@@ -1,14 +1,16 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from tiny_models import packed, random_example, tiny_model
+from tiny_models import FAMILY_SETTINGS, packed, random_example, tiny_model
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vidtune.models.language_model.head import _ADJUSTED, _PLAIN
 from vidtune.models.language_model.loss import head_loss_sum
+from vidtune.registry import LANGUAGE_MODELS
 
 WIDTH, VOCABULARY = 16, 301
 CHUNK = 4 * VOCABULARY * 7  # bytes of seven positions' logits
@@ -116,19 +118,13 @@ def test_loss_without_gradients_computes_none():
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("family", sorted(_PLAIN | set(_ADJUSTED)))
+@pytest.mark.parametrize("family", LANGUAGE_MODELS.names())
 def test_loss_of_a_family_equals_that_of_its_own_forward(family, tied):
-    settings = {"logit_scale": 0.3, "logits_scaling": 3.0, "final_logit_softcapping": 0.5, "head_dim": 8}
-    key = _ADJUSTED.get(family, ("",))[0]
-    options = {name: value for name, value in settings.items() if name in (key, "head_dim")}
-    if family == "gemma2":
-        options |= {"attn_logit_softcapping": None, "layer_types": ["full_attention"] * 2}
-    if family in ("mistral", "phi3", "smollm3"):
-        options |= {"sliding_window": None, "pad_token_id": 0}
-    model = tiny_model(family, tie_word_embeddings=tied, **options)
+    settings = {**FAMILY_SETTINGS.get(family, {}), **({"final_logit_softcapping": 0.5} if family == "gemma2" else {})}
+    model = tiny_model(family, tie_word_embeddings=tied, **settings)
     batch = packed([random_example(model, "image", 0)])
     plain = model(batch.input_ids, labels=batch.labels, media=batch.media).loss * batch.num_supervised
-    weights = [model.language_model.lm_head.weight, next(model.connectors.parameters())]
+    weights = [model.get_output_embeddings().weight, next(model.connectors.parameters())]
     loss = model.loss_sum(batch)
     torch.testing.assert_close(loss, plain)
     for ours, theirs in zip(torch.autograd.grad(loss, weights), torch.autograd.grad(plain, weights), strict=True):
@@ -139,7 +135,7 @@ def test_an_unknown_family_takes_its_own_forward(monkeypatch):
     model = tiny_model("llama")
     batch = packed([random_example(model, "image", 0)])
     expected = model.loss_sum(batch)
-    monkeypatch.setattr("vidtune.models.video_lm.knows_logits", lambda config: False)
+    monkeypatch.setattr(model, "family", replace(model.family, logits=None))
     torch.testing.assert_close(model.loss_sum(batch), expected)
 
 

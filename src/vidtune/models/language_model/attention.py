@@ -165,18 +165,23 @@ def _offsets(cu_seqlens: tuple[int, ...], device: torch.device) -> tuple[Tensor,
         return offsets.to(device, non_blocking=True), longest
 
 
+def other_attention(config: PreTrainedConfig) -> set[str]:
+    """Kinds of attention that a language model asks for and that :func:`packed_attention` would compute wrongly."""
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if getattr(config, "layer_types", None) is None and getattr(config, "sliding_window", None):
+        kinds.add("sliding_window")
+    if getattr(config, "attn_logit_softcapping", None):
+        kinds.add("attn_logit_softcapping")
+    return kinds
+
+
 def check_attention(config: PreTrainedConfig) -> None:
     """Raise an error for a language model that :func:`packed_attention` would compute wrongly.
 
     Raises:
         UserError: the model has sliding-window or other non-full attention, or caps its attention scores.
     """
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if getattr(config, "layer_types", None) is None and getattr(config, "sliding_window", None):
-        kinds.add("sliding_window")
-    if getattr(config, "attn_logit_softcapping", None):
-        kinds.add("attn_logit_softcapping")
-    if kinds:
+    if kinds := other_attention(config):
         raise UserError(
             f"language model {config.model_type!r} has {', '.join(sorted(kinds))}, which packed attention does not "
             "compute; choose one with full attention, or switch that off in its configuration"

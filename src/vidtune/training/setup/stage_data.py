@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.tables import AnnotationTable
@@ -15,6 +14,7 @@ from vidtune.errors import UserError
 from vidtune.machine.cores import available_cores
 from vidtune.machine.progress import ProgressCallback
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.language_model.families import family_of
 from vidtune.planning.lengths import ExampleMaker, LengthTable, open_lengths
 from vidtune.planning.packing import CostModel
 from vidtune.planning.plan import StagePlan
@@ -118,7 +118,7 @@ def cost_model(config: VideoLMConfig) -> CostModel:
     it takes seconds and its result may change with the release of torch; the packs must not.
     """
     with torch.device("meta"):
-        language_model = AutoModelForCausalLM.from_config(config.text_config)
+        language_model = family_of(config.text_config).build(config.text_config)
         weights = _size(language_model.get_decoder()) - _size(language_model.get_input_embeddings())
         towers = {name: _size(config.build_tower(name)) for name in config.towers}
     items = {}
