@@ -127,7 +127,7 @@ def test_companions_count_nothing_towards_the_length(accompanied: VideoLMProcess
 
 def test_rows_are_counted_by_a_rate() -> None:
     settings = {"preprocessing": {"kind": "video"}, "placeholder_id": 9}
-    assert StreamSettings(**settings, num_tokens="1500/256").tokens_of((3, 80, 3000)) == 17
-    assert StreamSettings(**settings, num_tokens="1").tokens_of((5, 2)) == 5
+    assert StreamSettings(**settings, num_tokens="1500/256").measure((3, 80, 3000)).tokens == 17
+    assert StreamSettings(**settings, num_tokens="1").measure((5, 2)).tokens == 5
     with pytest.raises(ValueError):
         StreamSettings(**settings, num_tokens="many")

@@ -89,7 +89,7 @@ def test_token_numbers_survive_saving(processor, tmp_path: Path):
     processor.save_pretrained(tmp_path)
     loaded = VideoLMProcessor.from_pretrained(tmp_path)
     assert loaded.streams == processor.streams
-    assert loaded.streams["video"].tokens_of((3, 8, 12, 24)) == WIDE
+    assert loaded.streams["video"].measure((3, 8, 12, 24)).tokens == WIDE
 
 
 def test_preprocessing_the_model_cannot_take_is_refused(processor):

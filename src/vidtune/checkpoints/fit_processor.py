@@ -14,7 +14,7 @@ from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
 from vidtune.processing.added_tokens import add_tokens, require_rows
 from vidtune.processing.processor import VideoLMProcessor
-from vidtune.processing.stream_settings import StreamSettings
+from vidtune.processing.stream_settings import Measure, StreamSettings, is_tokenwise
 from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.registry import SYSTEMS
 
@@ -137,14 +137,22 @@ def _absent_tower(config: VideoLMConfig, stream: str) -> tuple[str, str] | None:
     return (name, config.towers[name]["absent"]) if name in config.absent_towers else None
 
 
-def _token_counts(config: VideoLMConfig, stream: str, preprocessing: Preprocessing) -> int | dict[str, int] | str:
-    """Number of tokens of an item; by shape if they depend on it, by row if there may be any number of rows."""
+def _token_counts(
+    config: VideoLMConfig, stream: str, preprocessing: Preprocessing
+) -> int | dict[str, int] | str | Measure:
+    """Number of tokens of an item; by shape if they depend on it, by row if there may be any number of rows.
+
+    Where stored features do not become one token each, or where shapes cannot be listed, it is a function.
+    """
+    parts = config.streams[stream]
+    tower: Any = config.tower(parts["tower"])
     counts = {shape: config.num_tokens(stream, shape) for shape in preprocessing.output_shapes()}
-    if not counts:
-        tower: Any = config.tower(config.streams[stream]["tower"])
-        return str(tower.tokens_per_row)
     if len(counts) == 1:
         return next(iter(counts.values()))
+    if not is_tokenwise(config.connector(parts["connector"])) or not (counts or hasattr(tower, "tokens_per_row")):
+        return Measure(tower=config.tower_spec(parts["tower"]), connector=config.connectors[parts["connector"]])
+    if not counts:
+        return str(tower.tokens_per_row)
     return {"x".join(map(str, shape)): tokens for shape, tokens in counts.items()}
 
 

@@ -10,6 +10,7 @@ from vidtune.models.distillation import AlignmentConfig
 from vidtune.models.language_model.families import config_class
 from vidtune.models.towers.absent import AbsentTower
 from vidtune.models.towers.base import TowerConfig, tower_config
+from vidtune.processing.stream_settings import feature_shape
 from vidtune.registry import CONNECTORS, LANGUAGE_MODELS, SYSTEMS, TOWERS, packages_of, require_packages
 
 ADDED_TOKENS = "language_model.added_tokens"
@@ -101,7 +102,11 @@ class VideoLMConfig(PreTrainedConfig):
 
     def tower(self, name: str) -> TowerConfig:
         """Config of a tower, also of an absent one."""
-        return tower_config({key: value for key, value in self.towers[name].items() if key != "absent"})
+        return tower_config(self.tower_spec(name))
+
+    def tower_spec(self, name: str) -> dict[str, Any]:
+        """Type and sizes of a tower, without the note that the model does not have it."""
+        return {key: value for key, value in self.towers[name].items() if key != "absent"}
 
     def build_tower(self, name: str) -> nn.Module:
         """A new tower with random weights, or an :class:`AbsentTower`."""
@@ -116,7 +121,10 @@ class VideoLMConfig(PreTrainedConfig):
         """Config of the alignment head of a stream."""
         return AlignmentConfig(**self.alignments[stream])
 
+    def feature_shape(self, stream: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the features of one item of a stream, whose own shape is ``shape``, without batch dimension."""
+        return feature_shape(self.tower(self.streams[stream]["tower"]), shape, ())
+
     def num_tokens(self, stream: str, shape: tuple[int, ...]) -> int:
         """Number of embeddings of one item of a stream; ``shape`` is that of the item, without batch dimension."""
-        parts = self.streams[stream]
-        return self.connector(parts["connector"]).num_tokens(self.tower(parts["tower"]).num_tokens(shape))
+        return self.connector(self.streams[stream]["connector"]).num_tokens(self.feature_shape(stream, shape))

@@ -21,7 +21,7 @@ from vidtune.models.language_model.families import family_of, proven
 from vidtune.models.language_model.loss import head_loss_sum
 from vidtune.processing.batch import IGNORED, Batch, Item, on_device, stacked
 from vidtune.processing.processor import VideoLMProcessor
-from vidtune.processing.stream_settings import absent_message
+from vidtune.processing.stream_settings import absent_message, is_tokenwise
 
 register_attention()
 
@@ -139,14 +139,32 @@ class VideoLM(PreTrainedModel, GenerationMixin):
                 return tower(values.to(device=self.device, dtype=dtype))
             return [tower(value.unsqueeze(0).to(device=self.device, dtype=dtype))[0] for value in values]
 
-    def connect(self, stream: str, features: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
-        """Embeddings of tower features, (n, N, C) -> (n, N, D), or list of (N, C) -> list of (N, D)."""
-        connector = self.connectors[self.config.streams[stream]["connector"]]
+    def connect(
+        self,
+        stream: str,
+        features: Tensor | Sequence[Tensor],
+        extras: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> Tensor | Sequence[Tensor]:
+        """Embeddings of tower features.
+
+        Args:
+            extras: extras of each item by name; None: there are none. Only a connector that takes items gets them.
+
+        Shape: (n, N, C) -> (n, M, D), or list of (N, C) -> list of (M, D)
+        """
+        name = self.config.streams[stream]["connector"]
+        connector, config = self.connectors[name], self.config.connector(name)
         dtype = _dtype(connector)
+        if getattr(config, "takes_items", False):
+            moved = [block.to(device=self.device, dtype=dtype) for block in features]
+            return connector(moved, extras or [{} for _ in moved])
         if isinstance(features, Tensor):
             return connector(features.to(device=self.device, dtype=dtype))
-        together = torch.cat([block.to(device=self.device, dtype=dtype) for block in features])
-        return connector(together).split([len(block) for block in features])
+        moved = [block.to(device=self.device, dtype=dtype) for block in features]
+        if is_tokenwise(config):
+            return connector(torch.cat(moved)).split([len(block) for block in moved])
+        together = stacked(moved)
+        return connector(together) if isinstance(together, Tensor) else [connector(block[None])[0] for block in moved]
 
     def encode(self, stream: str, values: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
         """Embeddings of media items, (n, *item) -> (n, N, D), or lists if items have different shapes."""
@@ -167,14 +185,25 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             for item, block in zip(items, features, strict=True):
                 if item.key is not None and not item.encoded:
                     self.keep_features(stream, item.key, block)
-        for item, block in zip(items, self.connect(stream, features), strict=True):
-            promised = item.num_tokens if item.measured is None else item.measured
+        self._check_extras(stream, items)
+        for item, block in zip(items, self.connect(stream, features, [i.extras for i in items]), strict=True):
+            promised = item.num_tokens if item.measured is None else item.measured.tokens
             if len(block) < promised or (item.measured is not None and len(block) > promised):
                 raise UserError(
                     f"{item.name}: stream {stream!r} promises {promised} tokens of it but its connector gives "
-                    f"{len(block)}; correct num_tokens of the connector's or the tower's config"
+                    f"{len(block)}; correct num_tokens in the config of its tower or connector"
                 )
             yield block[: item.num_tokens]
+
+    def _check_extras(self, stream: str, items: Sequence[Item]) -> None:
+        """Raise UserError for an item that lacks extras which the connector of the stream needs."""
+        needed = getattr(self.config.connector(self.config.streams[stream]["connector"]), "extras", {})
+        for item in items:
+            if absent := [name for name in needed if name not in item.extras]:
+                raise UserError(
+                    f"{item.name}: stream {stream!r} needs {', '.join(absent)} beside the file; give them in the "
+                    f'annotation: "extras": {{"{stream}": {{"{absent[0]}": ...}}}}'
+                )
 
     def embed(
         self,
@@ -223,13 +252,13 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         alike, and ranks without a stream take part in the same collectives. Towers run in eval mode here, so that the
         zeros do not change running statistics.
         """
-        reached = {part for name in media for part in self.config.streams[name].items()}
+        reached = {(kind, self.config.streams[name][kind]) for name in media for kind in ("tower", "connector")}
         total = torch.zeros((), device=self.device)
         for stream, parts in self.config.streams.items():
             idle = [
-                part
-                for kind, part in (("tower", self.towers), ("connector", self.connectors))
-                if (kind, parts[kind]) not in reached and is_trainable(part[parts[kind]])
+                (kind, parts[kind])
+                for kind, group in (("tower", self.towers), ("connector", self.connectors))
+                if (kind, parts[kind]) not in reached and is_trainable(group[parts[kind]])
             ]
             if idle:
                 tower = self.towers[parts["tower"]]
@@ -238,11 +267,11 @@ class VideoLM(PreTrainedModel, GenerationMixin):
                 blocks = self.encode_zeros(stream, through_tower=is_trainable(tower))
                 total = total + 0.0 * torch.stack([block.float().sum() for block in blocks]).sum()
                 tower.train(training)
-                reached |= set(parts.items())
+                reached |= {("tower", parts["tower"]), ("connector", parts["connector"])}
         return total
 
     def encode_zeros(self, stream: str, number: int = 1, through_tower: bool = True) -> Sequence[Tensor]:
-        """Embeddings of items whose values are all zero, list of (N, D).
+        """Embeddings of items whose values are all zero, list of (M, D).
 
         Args:
             stream: stream of the items.
@@ -253,9 +282,12 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         tower = self.config.tower(name)
         shape = tower.input_shape()
         if through_tower and name not in self.config.absent_towers:
-            return list(self.encode(stream, torch.zeros(number, *shape, device=self.device)))
-        features = torch.zeros(number, tower.num_tokens(shape), tower.hidden_size, device=self.device)
-        return list(self.connect(stream, features))
+            features = self.tower_features(stream, torch.zeros(number, *shape, device=self.device))
+        else:
+            features = torch.zeros(number, *self.config.feature_shape(stream, shape), device=self.device)
+        needed = getattr(self.config.connector(self.config.streams[stream]["connector"]), "extras", {})
+        zeros = {name: torch.zeros(size, device=self.device) for name, size in needed.items()}
+        return list(self.connect(stream, features, [zeros] * number))
 
     def alignment(self, hidden_states: Sequence[Tensor], batch: Batch) -> dict[str, tuple[Tensor, int]]:
         """Alignment losses of a packed batch by stream: the sum over frames, and the number of frames.

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 CHUNK = 2048
 """Number of samples in a chunk: about one second of work, which a kill may cost each worker."""
+COST_UNIT = 1000
 WORTH_PROCESSES = 25_000
 """Number of samples above which starting worker processes saves time."""
 PIXEL_SETTINGS = {
@@ -89,6 +90,24 @@ class ExampleMaker:
                 counts[slot.stream] += self.aligned[slot.stream](shape, slot.num_tokens)
         return counts
 
+    @property
+    def measured(self) -> list[str]:
+        """Streams whose items differ in the cost of encoding them."""
+        return [name for name, settings in self.processor.streams.items() if settings.is_measured]
+
+    @property
+    def num_columns(self) -> int:
+        """Number of columns of a table: three counts of tokens, one of items by stream, aligned frames, costs."""
+        return 3 + len(self.processor.streams) + len(self.aligned) + len(self.measured)
+
+    def costs(self, example: Example) -> dict[str, int]:
+        """Returns the cost of encoding the media of each measured stream, in 1 / COST_UNIT of a standard item."""
+        costs = dict.fromkeys(self.measured, 0)
+        for slot in example.media:
+            if slot.stream in costs and slot.measured is not None:
+                costs[slot.stream] += round(COST_UNIT * slot.measured.cost)
+        return costs
+
     def key(self) -> str:
         """Returns a hash of everything besides the annotations that determines the tokens.
 
@@ -127,6 +146,8 @@ class LengthTable:
         media_tokens: (n,) int32, number of the tokens that stand for media.
         items: stream -> (n,) int32, number of media items that still have tokens after cutting.
         frames: stream that is aligned with a teacher -> (n,) int32, number of its aligned frames.
+        costs: stream whose items are measured -> (n,) int32, cost of encoding its media, in 1 / COST_UNIT of the
+            standard item of its tower.
     """
 
     tokens: np.ndarray
@@ -134,6 +155,7 @@ class LengthTable:
     media_tokens: np.ndarray
     items: Mapping[str, np.ndarray]
     frames: Mapping[str, np.ndarray] = field(default_factory=dict)
+    costs: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -142,17 +164,23 @@ class LengthTable:
     def fingerprint(self) -> str:
         """Hash of all numbers of the table."""
         digest = hashlib.sha256()
-        media = [columns[stream] for columns in (self.items, self.frames) for stream in sorted(columns)]
+        tables = (self.items, self.frames, self.costs)
+        media = [columns[stream] for columns in tables for stream in sorted(columns)]
         for column in (self.tokens, self.supervised, *media):
             digest.update(np.ascontiguousarray(column, "<i4").tobytes())
         return digest.hexdigest()
 
     def select(self, indices: np.ndarray) -> "LengthTable":
         """Returns the table of some samples."""
-        items, frames = (
-            {stream: column[indices] for stream, column in columns.items()} for columns in (self.items, self.frames)
+        by_stream = (
+            {stream: column[indices] for stream, column in columns.items()}
+            for columns in (self.items, self.frames, self.costs)
         )
-        return LengthTable(self.tokens[indices], self.supervised[indices], self.media_tokens[indices], items, frames)
+        return LengthTable(self.tokens[indices], self.supervised[indices], self.media_tokens[indices], *by_stream)
+
+    def encodings(self, stream: str) -> np.ndarray:
+        """Cost of encoding the media of a stream, in standard items of its tower. Shape: (n,)"""
+        return self.costs[stream] / COST_UNIT if stream in self.costs else self.items[stream]
 
 
 def open_lengths(
@@ -177,8 +205,9 @@ def open_lengths(
         whole = whole[:, table.selection]
     tokens, supervised, media_tokens, *rest = whole
     items = dict(zip(make.processor.streams, rest, strict=False))
-    frames = dict(zip(make.aligned, rest[len(items) :], strict=True))
-    return LengthTable(tokens, supervised, media_tokens, items, frames)
+    frames = dict(zip(make.aligned, rest[len(items) :], strict=False))
+    costs = dict(zip(make.measured, rest[len(items) + len(frames) :], strict=True))
+    return LengthTable(tokens, supervised, media_tokens, items, frames, costs)
 
 
 def table_path(file: AnnotationFile, key: str, cache: Path, by_media: bool = False) -> Path:
@@ -195,7 +224,7 @@ def table_path(file: AnnotationFile, key: str, cache: Path, by_media: bool = Fal
 def _open_file(
     file: AnnotationFile, make: ExampleMaker, key: str, cache: Path, workers: int, progress: ProgressCallback | None
 ) -> np.ndarray:
-    """Returns the table of one annotation file. Shape: (3 + S + aligned, m) int32, the columns of a LengthTable."""
+    """Returns the table of one annotation file. Shape: (num_columns, m) int32, the columns of a LengthTable."""
     path = table_path(file, key, cache, make.processor.looks_at_media)
     if not path.is_file():
         _build(file, make, path, workers, progress or no_progress)
@@ -218,7 +247,7 @@ def _build(file: AnnotationFile, make: ExampleMaker, path: Path, workers: int, t
         done += min(CHUNK, len(file) - number * CHUNK)
         tell(f"tokens of {file.name}", done, len(file))
     parts = [np.load(chunk_path(chunks, number)) for number in numbers]
-    nothing = np.empty((3 + len(make.processor.streams) + len(make.aligned), 0), np.int32)
+    nothing = np.empty((make.num_columns, 0), np.int32)
     save_atomic(path, np.concatenate([nothing, *parts], axis=1))
     shutil.rmtree(chunks, ignore_errors=True)
 
@@ -238,7 +267,7 @@ def count_chunk(file: AnnotationFile, make: ExampleMaker, folder: Path, size: in
     """Count the ``size`` samples of a file from ``number * size`` on, and write the chunk. Unusable ones have zeros."""
     streams = list(make.processor.streams)
     indices = range(number * size, min((number + 1) * size, len(file)))
-    counts = np.zeros((3 + len(streams) + len(make.aligned), len(indices)), np.int32)
+    counts = np.zeros((make.num_columns, len(indices)), np.int32)
     for column, index in enumerate(indices):
         try:
             example = make(file.sample(index))
@@ -249,7 +278,7 @@ def count_chunk(file: AnnotationFile, make: ExampleMaker, folder: Path, size: in
         counts[:3, column] = len(example), example.num_supervised, media_tokens
         for slot in example.media:
             counts[3 + streams.index(slot.stream), column] += 1
-        counts[3 + len(streams) :, column] = list(frames.values())
+        counts[3 + len(streams) :, column] = [*frames.values(), *make.costs(example).values()]
     save_atomic(chunk_path(folder, number), counts)
 
 

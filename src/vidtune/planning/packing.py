@@ -24,7 +24,7 @@ class CostModel:
 
     Args:
         squared: cost of attention, per squared number of tokens of a sample.
-        items: stream -> cost of encoding one media item.
+        items: stream -> cost of encoding the standard item of its tower.
     """
 
     squared: float = 0.0
@@ -35,7 +35,7 @@ class CostModel:
         tokens = lengths.tokens[indices].astype(np.float64)
         cost = tokens + self.squared * tokens**2
         for stream, weight in self.items.items():
-            cost += weight * lengths.items[stream][indices]
+            cost += weight * lengths.encodings(stream)[indices]
         return cost
 
 

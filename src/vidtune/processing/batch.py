@@ -16,6 +16,7 @@ import torch
 from vidtune.data.sample import MediaRef
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.processing.stream_settings import Measured
 
 IGNORED = -100
 """Label of a token that is not supervised; cross-entropy of torch skips it by default."""
@@ -46,7 +47,7 @@ class Item:
     Args:
         values: float or uint8 values as preprocessing returned them; if `encoded`, tower features, (tokens, width).
         num_tokens: number of its tokens in the ids, counted from its first token.
-        measured: number of tokens of the whole item, as its stream promised; None if nothing was promised.
+        measured: what the whole item becomes, as its stream promised; None if nothing was promised.
         extras: further tensors by name, such as boxes; the connector gets them beside the features.
         encoded: whether the values are tower features, so that the tower is not run.
         key: key under which the tower features are stored after they were computed; None if they are not stored.
@@ -56,7 +57,7 @@ class Item:
 
     values: torch.Tensor
     num_tokens: int
-    measured: int | None = None
+    measured: Measured | None = None
     extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
     encoded: bool = False
     key: str | None = None
@@ -94,13 +95,13 @@ class MediaSlot:
         ref: the file.
         num_tokens: number of its tokens in the ids, counted from its first token; at least 1.
         seed: seed of random preprocessing; None means that preprocessing is not random.
-        measured: number of tokens of the whole item; None: not known.
+        measured: what the whole item becomes, before anything is cut off; None: not known.
     """
 
     ref: MediaRef
     num_tokens: int
     seed: int | None = None
-    measured: int | None = None
+    measured: Measured | None = None
 
     @property
     def stream(self) -> str:
@@ -181,7 +182,7 @@ class Batch:
     cu_seqlens: list[int]
     ids: list[str]
     media: dict[str, list[Item]] = field(default_factory=dict)
-    supervised: np.ndarray = field(default=None)  # type: ignore[assignment]
+    supervised: np.ndarray = field(default=None)  # type: ignore[arg-type]
     places: dict[str, list[np.ndarray]] | None = None
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from vidtune.processing.batch import Example, Item, MediaSlot
 from vidtune.processing.plain_inputs import padded_left, share_media
 from vidtune.processing.prompts.format import PromptFormat
 from vidtune.processing.readings import MediaReader, Reading
-from vidtune.processing.stream_settings import StreamSettings
+from vidtune.processing.stream_settings import Measured, StreamSettings
 from vidtune.processing.times import mark_times
 from vidtune.processing.tokenizing import NO_OWNER, ChunkTokenizer, Encoded, Placeholder, encode, media_tags
 from vidtune.registry import (
@@ -268,31 +268,31 @@ class VideoLMProcessor(ProcessorMixin):
         examples, read = [], []
         for number, (question, share) in enumerate(zip(questions, shares, strict=True)):
             found = [next(loaded[stream]) for stream in share]
-            readings = [[(ref, tokens) for ref, tokens, _ in item] for item in found]
+            readings = [[(ref, measured) for ref, measured, _ in item] for item in found]
             refs = [MediaRef(stream, "") for stream in share]
             examples.append(self.question_example(question, refs, name, id=str(number), readings=readings))
             read += [part for item in found for part in item]
         ids, mask = padded_left([example.input_ids for example in examples], self.tokenizer.pad_token_id or 0)
         return {"input_ids": ids, "attention_mask": mask, "media": self._items(read)}
 
-    def _load(self, stream: str, item: Any) -> list[tuple[MediaRef, int, np.ndarray | torch.Tensor]]:
+    def _load(self, stream: str, item: Any) -> list[tuple[MediaRef, Measured, np.ndarray | torch.Tensor]]:
         """The readings of a path, or of decoded pixels, each with the values that its tower takes."""
         if not isinstance(item, str | Path):
             settings = self.streams[stream]
             array = settings.preprocessing.apply(np.asarray(item))
-            return [(MediaRef(stream, ""), settings.tokens_of(array.shape), array)]
+            return [(MediaRef(stream, ""), settings.measure(array.shape), array)]
         found = self._reader.readings(MediaRef(stream, str(item)))
-        return [(ref, tokens, self._read(ref)) for ref, tokens in found]
+        return [(ref, measured, self._read(ref)) for ref, measured in found]
 
     def _read(self, ref: MediaRef) -> np.ndarray:
         """Values of a file for its stream: preprocessed, or the stored features."""
         return read_features(ref.path) if is_feature_file(ref.path) else self.preprocessing[ref.stream].load(ref.path)
 
-    def _items(self, read: Sequence[tuple[MediaRef, int, np.ndarray | torch.Tensor]]) -> dict[str, list[Item]]:
+    def _items(self, read: Sequence[tuple[MediaRef, Measured, np.ndarray | torch.Tensor]]) -> dict[str, list[Item]]:
         """The items of each stream, in the order in which they were read."""
         items: dict[str, list[Item]] = {}
-        for ref, tokens, array in read:
-            item = MediaSlot(ref, tokens, measured=tokens).item(array)
+        for ref, measured, array in read:
+            item = MediaSlot(ref, measured.tokens, measured=measured).item(array)
             items.setdefault(ref.stream, []).append(item.to_float(self.streams[ref.stream].preprocessing))
         return items
 
@@ -324,7 +324,7 @@ class VideoLMProcessor(ProcessorMixin):
         placeholders = [
             Placeholder(
                 ref.stream,
-                tuple((self.streams[part.stream].placeholder_id, tokens) for part, tokens in found),
+                tuple((self.streams[part.stream].placeholder_id, measured.tokens) for part, measured in found),
                 self.streams[ref.stream].num_placeholders,
             )
             for ref, found in zip(media, readings, strict=True)
@@ -350,7 +350,7 @@ class VideoLMProcessor(ProcessorMixin):
         Raises:
             SampleProblem: the metadata cannot be read, or stored features are not those of the stream's tower.
         """
-        return self._reader.num_tokens(ref)
+        return self._reader.measure(ref).tokens
 
     def shape_of(self, ref: MediaRef) -> tuple[int, ...]:
         """Shape that preprocessing will return; the metadata of the file are read only if items differ.
@@ -386,7 +386,7 @@ def _parts(preprocessing: Preprocessing) -> list[tuple[Registry[Any], str]]:
 
 def _example(id: str, encoded: Encoded, readings: Sequence[Sequence[Reading]], seed: int | None) -> Example:
     """An example with the media whose tokens were kept; readings of one file share its seed."""
-    media = [(ref, number, tokens) for number, item in enumerate(readings) for ref, tokens in item]
+    media = [(ref, number, measured) for number, item in enumerate(readings) for ref, measured in item]
     slots = tuple(
         MediaSlot(ref, num_tokens, None if seed is None else seed + number, measured)
         for (ref, number, measured), num_tokens in zip(media, encoded.media_tokens, strict=True)

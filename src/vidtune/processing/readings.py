@@ -1,4 +1,4 @@
-"""Readings of a medium: the streams that read one media item, the file that each reads, and the tokens it becomes."""
+"""Readings of a medium: the streams that read one media item, the file that each reads, and what it becomes."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from vidtune.data.sample import MediaRef
 from vidtune.errors import MediaError
 from vidtune.media.feature_file import feature_shape, is_feature_file
 from vidtune.media.probe import MediaInfo
-from vidtune.processing.stream_settings import StreamSettings, absent_message
+from vidtune.processing.stream_settings import Measured, StreamSettings, absent_message
 
-Reading = tuple[MediaRef, int]
-"""What one stream reads of a media item, and the number of tokens that it becomes."""
+Reading = tuple[MediaRef, Measured]
+"""What one stream reads of a media item, and what it becomes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +46,18 @@ class MediaReader:
                 continue
             if read is None:
                 raise SampleProblem("no media file", f"there is no file for its {stream}")
-            tokens = self.num_tokens(read)
+            measured = self.measure(read)
             tower = self.streams[stream].absent_tower
-            if tokens and tower is not None and not is_feature_file(read.path):
+            if measured.tokens and tower is not None and not is_feature_file(read.path):
                 absent |= {tower[0]: tower[1]}
-            if tokens or not companion:
-                found.append((read, tokens))
+            if measured.tokens or not companion:
+                found.append((read, measured))
         if absent:
             raise SampleProblem("towers that the model is without", absent_message(absent))
         return found
 
-    def num_tokens(self, ref: MediaRef) -> int:
-        """Number of tokens that a file becomes for one stream.
+    def measure(self, ref: MediaRef) -> Measured:
+        """What a file becomes for one stream.
 
         Raises:
             SampleProblem: the metadata cannot be read, or stored features are not those of the stream's tower.
@@ -65,12 +65,12 @@ class MediaReader:
         settings = self.streams[ref.stream]
         if is_feature_file(ref.path):
             try:
-                return settings.tokens_of_features(feature_shape(ref.path))
+                return settings.measure_features(feature_shape(ref.path))
             except MediaError as error:
                 raise SampleProblem("features cannot be read", str(error)) from None
             except ValueError as error:
                 raise SampleProblem("features of another tower", f"{ref.path}: {error}") from None
-        return settings.num_tokens if isinstance(settings.num_tokens, int) else settings.tokens_of(self.shape_of(ref))
+        return settings.measure(() if isinstance(settings.num_tokens, int) else self.shape_of(ref))
 
     def shape_of(self, ref: MediaRef) -> tuple[int, ...]:
         """Shape that preprocessing will return for a file.

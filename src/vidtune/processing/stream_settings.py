@@ -1,12 +1,91 @@
-"""Settings of a stream: its preprocessing, its placeholder, and how many tokens its items become."""
+"""Settings of a stream: its preprocessing, its placeholder, and how many tokens its items become.
+
+Legend: N tower features of an item, C their width, K tapped hidden states.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated
+from functools import cached_property
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.registry import CONNECTORS, TOWERS, Registry
+
+Grid = tuple[int, int, int]
+"""Frames, rows and columns of the tokens of an item."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What an item becomes, known before it is read.
+
+    Args:
+        tokens: number of its tokens.
+        grid: how its tokens stand; None: in no grid, or it is not known.
+        cost: cost of encoding it, relative to the standard item of its tower (`TowerConfig.input_shape`).
+    """
+
+    tokens: int
+    grid: Grid | None = None
+    cost: float = 1.0
+
+
+class Measure(BaseModel):
+    """Function from the shape of an item to what it becomes, stored as the specs of the parts that encode it.
+
+    Args:
+        tower, connector: ``{"type": ..., **sizes}``, as in the config of the model.
+        taps: hidden states of the tower that the connector gets, see :class:`VideoLMConfig`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tower: dict[str, Any]
+    connector: dict[str, Any]
+    taps: tuple[int, ...] = ()
+
+    def __call__(self, shape: Sequence[int]) -> Measured:
+        """What an item becomes for which preprocessing returns this shape."""
+        tower, connector = self._parts
+        features, item = tower.num_tokens(tuple(shape)), tuple(shape)
+        grid = tower.grid(item) if hasattr(tower, "grid") else None
+        if grid is not None and not is_tokenwise(connector):
+            grid = connector.grid(grid) if hasattr(connector, "grid") else None
+        cost = features / tower.num_tokens(tower.input_shape())
+        return Measured(connector.num_tokens(feature_shape(tower, item, self.taps)), grid, cost)
+
+    def of_features(self, shape: Sequence[int]) -> Measured:
+        """What an item becomes whose features are stored with this shape. Its tower does not run.
+
+        Raises:
+            ValueError: the features have another number of dimensions than those of the tower.
+        """
+        tower, connector = self._parts
+        standard = feature_shape(tower, tower.input_shape(), self.taps)
+        _check_dimensions(shape, len(standard))
+        return Measured(connector.num_tokens(tuple(shape)), cost=0.0)
+
+    @cached_property
+    def _parts(self) -> tuple[Any, Any]:
+        """Configs of tower and connector."""
+        return _config(TOWERS, self.tower), _config(CONNECTORS, self.connector)
+
+
+def _config(registry: Registry[Any], spec: Mapping[str, Any]) -> Any:
+    return registry[spec["type"]](**{name: value for name, value in spec.items() if name != "type"})
+
+
+def feature_shape(tower: Any, shape: tuple[int, ...], taps: Sequence[int]) -> tuple[int, ...]:
+    """Shape of the features that the tower of this config gives of an item of this shape: (N, C), or (K, N, C)."""
+    return (*([len(taps)] if taps else ()), tower.num_tokens(shape), tower.hidden_size)
+
+
+def is_tokenwise(connector: Any) -> bool:
+    """Whether the connector of this config maps every feature alone: one token for each."""
+    return getattr(connector, "tokenwise", False)
 
 
 class StreamSettings(BaseModel):
@@ -18,7 +97,7 @@ class StreamSettings(BaseModel):
         num_tokens: number of tokens of one item, computed from the model's config. If it depends on the item: a mapping
             from every shape that preprocessing can return ("3x8x252x448") to a number; or, if items may have any number
             of rows (their first dimension), the number of tokens per row as a fraction ("1500/256"), the product
-            rounded down.
+            rounded down; or a :class:`Measure`, where neither says it.
         num_placeholders: number of tokens that one item adds to `max_length` before its placeholder is expanded.
         max_items: largest number of items in one training sample; None means no limit.
         absent_tower: if the model comes without the tower of the stream: name of the tower, and the name under which it
@@ -31,33 +110,48 @@ class StreamSettings(BaseModel):
 
     preprocessing: Preprocessing
     placeholder_id: int
-    num_tokens: PositiveInt | dict[str, PositiveInt] | Annotated[str, Field(pattern=r"^\d+(/\d+)?$")]
+    num_tokens: PositiveInt | dict[str, PositiveInt] | Annotated[str, Field(pattern=r"^\d+(/\d+)?$")] | Measure
     num_placeholders: PositiveInt = 1
     max_items: PositiveInt | None = None
     absent_tower: tuple[str, str] | None = None
     feature_rows: PositiveInt | None = None
     feature_size: PositiveInt | None = None
 
-    def tokens_of(self, shape: Sequence[int]) -> int:
-        """Number of tokens of an item for which preprocessing returns this shape."""
-        if isinstance(self.num_tokens, int):
-            return self.num_tokens
-        if isinstance(self.num_tokens, dict):
-            return self.num_tokens["x".join(map(str, shape))]
-        return int(shape[0] * Fraction(self.num_tokens))
+    @property
+    def is_measured(self) -> bool:
+        """Whether items differ in more than what a number, a table or a fraction can say."""
+        return isinstance(self.num_tokens, Measure)
 
-    def tokens_of_features(self, shape: tuple[int, int]) -> int:
-        """Number of tokens of an item whose tower features are stored with this shape.
+    def measure(self, shape: Sequence[int]) -> Measured:
+        """What an item becomes for which preprocessing returns this shape."""
+        if isinstance(self.num_tokens, Measure):
+            return self.num_tokens(shape)
+        if isinstance(self.num_tokens, int):
+            return Measured(self.num_tokens)
+        if isinstance(self.num_tokens, dict):
+            return Measured(self.num_tokens["x".join(map(str, shape))])
+        return Measured(int(shape[0] * Fraction(self.num_tokens)))
+
+    def measure_features(self, shape: Sequence[int]) -> Measured:
+        """What an item becomes whose tower features are stored with this shape.
 
         Raises:
             ValueError: the features are not those of this tower; says how they differ.
         """
-        rows, width = shape
+        rows, width = shape[-2:]
         if self.feature_size is not None and width != self.feature_size:
             raise ValueError(f"its features have width {width} where the tower gives {self.feature_size}")
         if self.feature_rows is not None and rows != self.feature_rows:
             raise ValueError(f"it holds {rows} features where the tower gives {self.feature_rows}")
-        return self.num_tokens if isinstance(self.num_tokens, int) else rows
+        if isinstance(self.num_tokens, Measure):
+            return self.num_tokens.of_features(shape)
+        _check_dimensions(shape, 2)
+        return Measured(self.num_tokens if isinstance(self.num_tokens, int) else rows)
+
+
+def _check_dimensions(shape: Sequence[int], expected: int) -> None:
+    if len(shape) != expected:
+        raise ValueError(f"its features have {len(shape)} dimensions where the tower gives {expected}")
 
 
 def absent_message(published: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from torch.nn.utils import get_total_norm
 
 from vidtune.models.batch_norm_statistics import deferred_statistics
 from vidtune.planning.randomness import random_seed
-from vidtune.processing.batch import Batch
+from vidtune.processing.batch import Batch, Item
 from vidtune.training.estimates.flops import StepFlops, peak_flops
 from vidtune.training.forward import PackForward, PackLosses, dummy_batch
 from vidtune.training.packs.ahead import Ahead
@@ -141,8 +141,13 @@ class OptimizerStep:
         if self._flops is None:
             return 0.0
         squares = sum((end - begin) ** 2 for begin, end in pairwise(batch.cu_seqlens))
-        items = {stream: sum(not item.encoded for item in media) for stream, media in batch.media.items()}
+        items = {stream: sum(map(_encoding_cost, media)) for stream, media in batch.media.items()}
         return self._flops.of(batch.num_tokens, squares, items, supervised)
+
+
+def _encoding_cost(item: Item) -> float:
+    """Cost of encoding an item, in standard items of its tower."""
+    return 0.0 if item.encoded else 1.0 if item.measured is None else item.measured.cost
 
 
 def fill_missing_gradients(parameters: Sequence[nn.Parameter]) -> None:

@@ -25,7 +25,7 @@ class PairsConfig:
         return (12,)
 
     def num_tokens(self, shape) -> int:
-        return (shape[0] if isinstance(shape, tuple) else shape) // 2
+        return shape[0] // 2
 
     def build(self) -> nn.Module:
         return Pairs()

@@ -1,25 +1,48 @@
 """Connector protocol: what the config of a connector offers to the rest of the code.
 
 The config of a connector is a frozen dataclass that builds the connector.
+
+Legend: B items, N features of an item, C tower width, K tapped hidden states, M tokens of an item, D language-model
+width.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from vidtune.registry import CONNECTORS
 
 
 class ConnectorConfig(Protocol):
-    """Config of a connector: the number of embeddings is known before the connector is built."""
+    """Config of a connector: the number of embeddings is known before the connector is built.
 
-    def num_tokens(self, num_features: int) -> int:
-        """Number of embeddings that ``num_features`` tower features become."""
+    These members are optional:
+
+    - ``tokenwise = True``: every feature becomes one embedding, whatever stands beside it. Features of several items
+      are joined: (N, C) -> (N, D).
+    - ``takes_items = True``: the connector gets all items of a stream as lists, see :class:`ItemConnector`; any other
+      gets features of equal shape stacked, (B, N, C) or (B, K, N, C) -> (B, M, D).
+    - ``extras``: shapes of the extras that it needs of an item, by name; only for a connector that takes items.
+    - ``grid(grid)``: frames, rows and columns of the embeddings of an item whose features stand in ``grid``.
+    """
+
+    def num_tokens(self, shape: tuple[int, ...]) -> int:
+        """Number of embeddings M of an item whose features have this shape: (N, C), or (K, N, C) with taps."""
         ...
 
     def build(self) -> nn.Module:
         """A new connector with random weights."""
         ...
+
+
+class ItemConnector(Protocol):
+    """Connector whose config says ``takes_items``.
+
+    Shape: list of (N, C) or (K, N, C), and the extras of each item by name -> list of (M, D)
+    """
+
+    def __call__(self, features: list[Tensor], extras: Sequence[Mapping[str, Tensor]]) -> list[Tensor]: ...
 
 
 def connector_config(spec: dict[str, Any]) -> ConnectorConfig:

@@ -5,6 +5,7 @@ Source: LLaVA-1.5 (arXiv:2310.03744), "MLP vision-language connector".
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -23,13 +24,15 @@ class MlpConnectorConfig:
     output_size: int
     depth: int = 2
 
+    tokenwise: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if self.depth == 0 and self.input_size != self.output_size:
             raise ValueError(f"an identity connector cannot map width {self.input_size} to {self.output_size}")
 
-    def num_tokens(self, num_features: int) -> int:
+    def num_tokens(self, shape: tuple[int, ...]) -> int:
         """Number of embeddings: one for each feature."""
-        return num_features
+        return shape[0]
 
     def build(self) -> "MlpConnector":
         return MlpConnector(self)

@@ -15,10 +15,13 @@ from vidtune.registry import TOWERS
 class TowerConfig(Protocol):
     """Config of a tower: its shapes are known before the tower is built.
 
-    Two members are optional. ``token_grids(shape) -> list[TokenGrid]`` returns one grid for each frame of an item; only
-    towers that have it can be aligned with a teacher. ``tokens_per_row: Fraction`` exists for towers whose items may
-    have any number of rows (their first dimension): ``num_tokens(shape)`` is then ``shape[0] * tokens_per_row``,
-    rounded down.
+    These members are optional:
+
+    - ``token_grids(shape) -> list[TokenGrid]`` returns one grid for each frame of an item; only towers that have it can
+      be aligned with a teacher.
+    - ``tokens_per_row: Fraction`` exists for towers whose items may have any number of rows (their first dimension):
+      ``num_tokens(shape)`` is then ``shape[0] * tokens_per_row``, rounded down.
+    - ``grid(shape) -> (frames, rows, columns)`` tells how the tokens of an item stand; None: in no grid.
     """
 
     @property

@@ -1,5 +1,6 @@
 """Forecast of a training run, stage by stage, from its plan and the sizes of the model alone. Nothing is trained."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -147,8 +148,9 @@ def count_plan(plan: StagePlan, excluded: int, ranks: int) -> StageForecast:
         counts["supervised"] += int(supervised.sum(dtype=np.int64))
         counts["padded"] += int((np.maximum.reduceat(tokens, begins) * np.diff(packs.begins)).sum())
         most_supervised = max(most_supervised, int(np.add.reduceat(supervised, begins).max()))
-        for stream, column in lengths.items.items():
-            items[stream] = max(items[stream], int(np.add.reduceat(column[samples], begins).max()))
+        for stream, most in items.items():
+            largest = np.add.reduceat(lengths.encodings(stream)[samples], begins).max()
+            items[stream] = max(most, math.ceil(largest))
     return StageForecast(
         stage=plan.stage,
         samples=len(lengths),

@@ -1,0 +1,92 @@
+"""Measured streams: what an item becomes is a stored function of its shape."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up_parts import made_up_parts
+from tiny_stage import Source, write_annotations
+from tiny_tokenizers import tiny_tokenizer
+from transformers import AutoConfig
+
+from vidtune.checkpoints.fit_processor import build_processor
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import MediaRef
+from vidtune.data.tables import AnnotationTable
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing
+from vidtune.media.probe import MediaInfo
+from vidtune.planning.lengths import COST_UNIT, ExampleMaker, open_lengths
+from vidtune.planning.packing import CostModel
+from vidtune.processing.processor import VideoLMProcessor
+from vidtune.processing.stream_settings import Measure, Measured, StreamSettings
+from vidtune.registry import SYSTEMS
+
+SIZES = {"image_size": 24, "patch_size": 2, "hidden_size": 16, "clip_heads": 2, "frame_heads": 4}
+WIDE, SQUARE = 8 * (1 + 3 * 7), 8 * (1 + 6 * 7)
+
+
+@pytest.fixture(autouse=True)
+def parts():
+    with made_up_parts():
+        yield
+
+
+@pytest.fixture
+def processor() -> VideoLMProcessor:
+    """Videos of any aspect ratio, through a connector that halves the number of tokens."""
+    text = AutoConfig.for_model("llama", vocab_size=512, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    config = SYSTEMS["video_panda"].architecture.build_config(text, {"video": SIZES}, {})
+    connector = config.streams["video"]["connector"]
+    config.connectors = {**config.connectors, connector: {"type": "adjacent", "input_size": 16, "output_size": 32}}
+    made = build_processor(config, tiny_tokenizer(legacy=False))
+    made.media_info = lambda path: MediaInfo("video", 80 if "wide" in path else 40, 40, 100, 10.0, 10.0, False, 0)
+    return made
+
+
+def test_the_connector_decides_how_many_tokens_an_item_becomes(processor, tmp_path: Path) -> None:
+    processor.save_pretrained(tmp_path)
+    for made in (processor, VideoLMProcessor.from_pretrained(tmp_path)):
+        made.media_info = processor.media_info
+        assert isinstance(made.streams["video"].num_tokens, Measure)
+        for path, rows in (("/wide.mp4", WIDE), ("/square.mp4", SQUARE)):
+            assert made.media_tokens(MediaRef("video", path)) == rows // 2
+            example = made.question_example("What?", [MediaRef("video", path)], "v1")
+            [slot] = example.media
+            assert slot.num_tokens == slot.measured.tokens == rows // 2
+            assert slot.measured.cost == rows / SQUARE
+
+
+def test_stored_features_go_through_the_connector_too(processor, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((11, 16), np.float32))
+    np.save(tmp_path / "b.npy", np.zeros((2, 11, 16), np.float32))
+    assert processor.media_tokens(MediaRef("video", str(tmp_path / "a.npy"))) == 5
+    with pytest.raises(SampleProblem, match="features"):
+        processor.media_tokens(MediaRef("video", str(tmp_path / "b.npy")))
+
+
+def test_a_measure_tells_grid_and_cost() -> None:
+    rows = Measure(tower={"type": "rows"}, connector={"type": "mlp", "input_size": 4, "output_size": 8})
+    assert rows((9, 3)) == Measured(9, (1, 1, 9), 1.5)
+    assert rows.of_features((9, 4)) == Measured(9, None, 0.0)
+    with pytest.raises(ValueError, match="its features have 3 dimensions where the tower gives 2"):
+        rows.of_features((2, 9, 4))
+    settings = StreamSettings(preprocessing=ImagePreprocessing(), placeholder_id=9, num_tokens=rows)
+    again = StreamSettings.model_validate_json(settings.model_dump_json())
+    assert again == settings and again.measure((2, 3)) == Measured(2, (1, 1, 2), 2 / 6)
+    other = Measure(tower={"type": "rows"}, connector={"type": "adjacent"})
+    assert other((9, 3)).grid is None
+
+
+def test_the_cost_of_items_enters_the_table_and_the_cost_of_packs(processor, tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "A cat."}]
+    samples = [{"video": f"{name}.mp4", "conversations": turns} for name in ("wide", "square")]
+    (tmp_path / "media").mkdir()
+    path = write_annotations(tmp_path / "some.json", samples)
+    table = AnnotationTable.open([Source(path, tmp_path / "media")], tmp_path / "cache")
+    lengths = open_lengths(table, ExampleMaker(processor, "v1", None, None), tmp_path / "cache")
+    assert lengths.costs["video"].tolist() == [round(COST_UNIT * WIDE / SQUARE), COST_UNIT]
+    assert lengths.items["video"].tolist() == [1, 1]
+    model = CostModel(items={"video": 1000.0})
+    extra = model.of(lengths, np.arange(2)) - CostModel().of(lengths, np.arange(2))
+    assert extra.tolist() == lengths.costs["video"].tolist()
+    assert lengths.select(np.array([1])).costs["video"].tolist() == [COST_UNIT]
