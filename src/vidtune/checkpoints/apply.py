@@ -26,7 +26,7 @@ from vidtune.checkpoints.composition import (
 from vidtune.checkpoints.difference import add_difference
 from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.lora.adapter_files import Adapter, official_name, read_adapter
-from vidtune.checkpoints.lora.added_rows import with_new_rows
+from vidtune.checkpoints.lora.added_rows import put_rows, with_new_rows
 from vidtune.checkpoints.lora.bundle import OTHERS, SAMPLE, bundle_adapters, first_difference
 from vidtune.checkpoints.lora.merging import merge
 from vidtune.checkpoints.publication import KeyMap
@@ -34,7 +34,7 @@ from vidtune.checkpoints.recognise import HOW, connector_format
 from vidtune.checkpoints.report import OURS, LoadReport, rename
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
-from vidtune.models.config import VideoLMConfig
+from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.language_model.families import family_of
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
@@ -111,6 +111,7 @@ class _Layer:
         report: report of reading it.
         adapters: pairs of an adapter and the key map from its names to ours.
         difference: differences to the weights of the language model, under our names.
+        rows: rows of added tokens, by the names of their component.
     """
 
     source: Source
@@ -118,6 +119,7 @@ class _Layer:
     report: LoadReport
     adapters: list[tuple[Adapter, KeyMap]]
     difference: dict[str, Tensor]
+    rows: dict[str, Tensor]
 
     @torch.no_grad()
     def put_on(self, model: VideoLM) -> LoadReport:
@@ -127,11 +129,13 @@ class _Layer:
             what = f"{self.source.path / OTHERS}: the base"
         else:
             what = f"{self.source.path}: the model"
+        for name, tensor in (self.connectors | self.rows).items():
+            require_floating(name, tensor, self.source.path)
         for name, tensor in self.connectors.items():
             if name not in parameters or parameters[name].shape != tensor.shape:
                 raise UserError(f"{what} has no weight {name!r} of shape {tuple(tensor.shape)}")
-            require_floating(name, tensor, self.source.path)
             parameters[name].copy_(tensor)
+        put_rows(model, self.rows, self.source.path)
         for adapter, keys in self.adapters:
             merge(model, adapter, keys, self.source.path)
         if self.source.format is not None:
@@ -155,8 +159,9 @@ def _read_layer(source: Source) -> _Layer:
         report.refuse_gaps(source.path)
         adapters = [(read_adapter(files), format.keys)] if source.kind == "run" else []
     report.loaded += sum(2 * len(adapter.factors) for adapter, _ in adapters)
+    rows = {name: state.pop(name) for name in list(state) if name.startswith(ADDED_TOKENS + ".")}
     names = [name for name in state if source.kind == "delta" and name.startswith("language_model.")]
-    return _Layer(source, state, report, adapters, {name: state.pop(name) for name in names})
+    return _Layer(source, state, report, adapters, {name: state.pop(name) for name in names}, rows)
 
 
 def _require_its_base(bundle: Source, parameters: Mapping[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProces
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vidtune.errors import UserError
-from vidtune.models.config import VideoLMConfig
+from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_loss
 from vidtune.models.language_model.attention import check_attention, register_attention
 from vidtune.models.language_model.families import family_of, proven
@@ -93,12 +93,17 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         self.language_model.set_output_embeddings(value)
 
     def components(self) -> dict[str, nn.Module]:
-        """Parts by the name that the ``train`` mapping of a recipe uses (``towers.video``); without absent towers."""
+        """Parts by the name that the ``train`` mapping of a recipe uses (``towers.video``); without absent towers.
+
+        The rows of added tokens are a part while they are parameters of their own, see :class:`TokenRows`.
+        """
         absent = self.config.absent_towers
+        rows = getattr(self.language_model, ADDED_TOKENS.rpartition(".")[2], None)
         return {
             **{f"towers.{name}": tower for name, tower in self.towers.items() if name not in absent},
             **{f"connectors.{name}": connector for name, connector in self.connectors.items()},
             **{f"alignments.{name}": head for name, head in self.alignments.items()},
+            **({} if rows is None else {ADDED_TOKENS: rows}),
             "language_model": self.language_model,
         }
 

@@ -24,7 +24,9 @@ from vidtune.recipe.yaml_document import read_yaml
 from vidtune.registry import ORDER_RULES
 from vidtune.spelling import suggestion
 
-COMPONENT_GLOB = re.compile(r"(towers|connectors|alignments)(\.[A-Za-z0-9_*?\[\]!-]+)?|language_model|\*")
+COMPONENT_GLOB = re.compile(
+    r"(towers|connectors|alignments)(\.[A-Za-z0-9_*?\[\]!-]+)?|language_model(\.added_tokens)?|\*"
+)
 STAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 # Settings of a stage that do not change its resulting weights, or change them by float rounding only.
 EXECUTION_SETTINGS = (
@@ -52,8 +54,8 @@ def _expand_home(path: str) -> str:
 def _component_glob(glob: str) -> str:
     if not COMPONENT_GLOB.fullmatch(glob):
         raise ValueError(
-            f"{glob!r} is no component; write towers.NAME, connectors.NAME, alignments.STREAM or language_model; "
-            "* matches any"
+            f"{glob!r} is no component; write towers.NAME, connectors.NAME, alignments.STREAM, language_model or "
+            "language_model.added_tokens; * matches any"
         )
     return glob
 
@@ -347,7 +349,12 @@ class Recipe(Settings):
 
 
 def component_matches(glob: str, component: str) -> bool:
-    """Whether a ``train`` key names a component: it is a glob over its name, or the name of its group."""
+    """Whether a ``train`` key names a component: it is a glob over its name, or the name of its group.
+
+    A part of the language model has to be named in full: it is trained with the language model anyway.
+    """
+    if component.startswith("language_model."):
+        return glob == component
     return fnmatchcase(component, glob) or component.startswith(glob + ".")
 
 

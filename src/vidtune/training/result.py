@@ -6,6 +6,7 @@ from torch import Tensor
 
 from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.lora.adapter_files import adapter_config, adapter_from_state, is_adapter_weight
+from vidtune.checkpoints.lora.added_rows import joined_rows
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, write_bundle
 from vidtune.recipe.types import dump_recipe
 from vidtune.training.setup.run_folder import RECIPE
@@ -23,7 +24,7 @@ def write_result(setup: StageSetup, folder: Path, state: dict[str, Tensor]) -> N
     """
     if setup.result_needs_frozen:
         with without_progress_bar():
-            setup.model.save_pretrained(folder, state_dict=state)
+            setup.model.save_pretrained(folder, state_dict=joined_rows(state, setup.model))
     else:
         _write_bundle(setup, folder, state)
     setup.processor.save_pretrained(folder)

@@ -1,1 +1,1 @@
-"""Low-rank adapters: put into a model, merged into its weights, stored as files and bundles."""
+"""Low-rank adapters and rows of added tokens: put into a model, merged into its weights, stored as bundles."""

@@ -4,13 +4,17 @@ Legend: A added tokens, V vocabulary, D language-model width.
 """
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from vidtune.models.config import VideoLMConfig
+from vidtune.errors import UserError
+from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.initial import LINEAR_STD
+from vidtune.models.language_model.token_rows import TokenRows
+from vidtune.models.video_lm import VideoLM
 from vidtune.processing.added_tokens import AddedToken
 from vidtune.registry import SYSTEMS
 
@@ -58,3 +62,79 @@ def _weights_with_rows(language_model: nn.Module) -> list[str]:
     layers = (language_model.get_input_embeddings(), language_model.get_output_embeddings())
     wanted = {id(weight) for layer in layers if layer is not None for weight in layer.parameters()}
     return [name for name, weight in language_model.named_parameters(remove_duplicate=False) if id(weight) in wanted]
+
+
+def split_rows(model: VideoLM) -> None:
+    """Make the rows of the added tokens parameters of their own, the component ``language_model.added_tokens``."""
+    ids = model.config.added_tokens
+    rows = TokenRows(model.language_model, list(ids.values()), _predicted(model.config))
+    model.language_model.add_module(ADDED_TOKENS.rpartition(".")[2], rows)
+
+
+def joined_rows(state: Mapping[str, Tensor], model: VideoLM) -> dict[str, Tensor]:
+    """Return the weights of a model with the rows of its added tokens put back into the matrices, rounded to their
+    dtype; tensors of ``state`` stay as they are.
+
+    Args:
+        model: says which tensors these are; its own weights are not read.
+    """
+    joined = dict(state)
+    for key, (names, ids) in row_places(model).items():
+        rows, held = joined.pop(key, None), [name for name in names if name in joined]
+        if rows is not None:
+            matrix = joined[held[0]]
+            joined |= dict.fromkeys(held, matrix.index_copy(0, torch.tensor(ids), rows.to(matrix.dtype)))
+    return joined
+
+
+def put_rows(model: VideoLM, found: Mapping[str, Tensor], where: str | Path) -> None:
+    """Write rows of added tokens into the weights of a model, in place.
+
+    Args:
+        found: rows by the names of their component; only these rows, (A, D), or whole matrices, (V, D), of which the
+            other rows are left out.
+        where: path for error messages.
+
+    Raises:
+        UserError: the model has no such tokens, or rows of another number or width.
+    """
+    parameters, places = dict(model.named_parameters(remove_duplicate=False)), row_places(model)
+    for key, rows in found.items():
+        if key not in places:
+            raise UserError(f"{where}: holds {key}, but the model of system {model.config.system} has no such rows")
+        (name, *_), ids = places[key]
+        weight = parameters[name]
+        if rows.ndim == 2 and len(rows) > max(len(ids), ids[-1]):
+            rows = rows[ids]
+        if rows.shape != (len(ids), weight.shape[1]):
+            raise UserError(
+                f"{where}: {key}: shape {tuple(rows.shape)}; expected {len(ids)} rows of width {weight.shape[1]}, "
+                f"or a matrix with all {len(weight)}"
+            )
+        weight[ids] = rows.to(weight)
+
+
+def rows_of(model: VideoLM) -> dict[str, Tensor]:
+    """Return the rows of the added tokens by the names of their component, the inverse of :func:`put_rows`."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {key: parameters[names[0]].detach()[ids] for key, (names, ids) in row_places(model).items()}
+
+
+def row_places(model: VideoLM) -> dict[str, tuple[list[str], list[int]]]:
+    """Return, for each weight of the component, the names of the matrix that its rows belong to, and their ids."""
+    language_model = model.language_model
+    named = list(model.named_parameters(remove_duplicate=False))
+    layers = {"input": language_model.get_input_embeddings(), "output": language_model.get_output_embeddings()}
+    matrices = {
+        side: [] if layer is None else [name for name, weight in named if weight is layer.weight]
+        for side, layer in layers.items()
+    }
+    ids = {"input": list(model.config.added_tokens.values()), "output": _predicted(model.config)}
+    if matrices["output"] == matrices["input"]:
+        ids["output"] = []
+    return {f"{ADDED_TOKENS}.{side}": (matrices[side], ids[side]) for side in ids if matrices[side] and ids[side]}
+
+
+def _predicted(config: VideoLMConfig) -> list[int]:
+    """Ids, in order, of the added tokens that the model has to predict."""
+    return sorted(config.added_tokens[t.text] for t in SYSTEMS[config.system].dialect.added_tokens if t.predicted)

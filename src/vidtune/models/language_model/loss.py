@@ -2,7 +2,7 @@
 
 Positions are processed in chunks. For a linear head the gradients are computed in the forward pass, chunk by chunk,
 while the logits of the chunk exist; the backward pass only scales them, and no logits are computed twice. Other heads
-(adapters, quantised weights) are called chunk by chunk, and once more in the backward pass.
+(adapters, quantised weights, rows of added tokens) are called chunk by chunk, and once more in the backward pass.
 
 Legend: N positions, D language-model width, V vocabulary.
 """
@@ -45,7 +45,7 @@ def head_loss_sum(
 
     Shape: scalar, float32
     """
-    if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter:
+    if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter or head._forward_hooks:
         return _called_in_chunks(head, hidden, targets, adjust, chunk_bytes)
     if len(hidden) and hidden.is_cuda and adjust is None and has_liger():
         return _liger(head, hidden, targets)

@@ -19,9 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from vidtune.checkpoints.lora.added_rows import split_rows
 from vidtune.checkpoints.lora.injection import add_adapters
 from vidtune.models.batch_norm_statistics import deferred_statistics
-from vidtune.models.config import VideoLMConfig
+from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.towers.base import TowerConfig
 from vidtune.models.video_lm import VideoLM, is_trainable
 from vidtune.recipe.types import Train
@@ -146,6 +147,8 @@ def _model(config: VideoLMConfig, trained: Mapping[str, Train], frozen_dtype: to
     """Returns the model on the meta device, frozen and cast as in the stage."""
     with torch.device("meta"):
         model = VideoLM(config)
+    if ADDED_TOKENS in trained:
+        split_rows(model)
     parts = model.components()
     for name, how in trained.items():
         if how.lora is not None:

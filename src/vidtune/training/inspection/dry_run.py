@@ -171,10 +171,7 @@ def count_plan(plan: StagePlan, excluded: int, ranks: int) -> StageForecast:
 def rank_memory(recipe: Recipe, config: VideoLMConfig, planned: StageForecast) -> MemoryEstimate | None:
     """Returns the estimated memory of one rank; None if the model cannot be counted without its weights."""
     stage = planned.stage
-    towers = [name for name in config.towers if name not in config.absent_towers]
-    groups = {"towers": towers, "connectors": config.connectors, "alignments": config.alignments}
-    components = [f"{group}.{name}" for group, parts in groups.items() for name in parts]
-    trained = select_components([*components, "language_model"], stage.train, stage.name)
+    trained = select_components(config.component_names, stage.train, stage.name)
     teachers = {stream: teacher_config(recipe, stream) for stream in recipe.distillation}
     try:
         costs = stage_costs(config, trained, stage.precision, teachers)

@@ -123,9 +123,7 @@ def media_refs(stage: Stage, processor: VideoLMProcessor, tables: Path) -> list[
 
 def trained_towers(stage: Stage, config: VideoLMConfig) -> set[str]:
     """Returns the names of the towers that a stage trains."""
-    groups = {"towers": config.towers, "connectors": config.connectors, "alignments": config.alignments}
-    components = [f"{group}.{name}" for group, parts in groups.items() for name in parts]
-    trained = select_components([*components, "language_model"], stage.train, stage.name)
+    trained = select_components(config.component_names, stage.train, stage.name)
     return {name for name in config.towers if f"towers.{name}" in trained}
 
 

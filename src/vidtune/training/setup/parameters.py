@@ -49,13 +49,17 @@ def prepare_components(model: VideoLM, trained: Collection[str], frozen_dtype: t
     In a trained component with low-rank adapters only the adapters train. Frozen towers and connectors are put into
     eval mode. The language model always stays in train mode: gradients run through it even if it is frozen, and
     transformers checkpoints activations in train mode only. Buffers keep their precision, because rotary embeddings
-    need it; so do weights that are held in 8 or 4 bits.
+    need it; so do weights that are held in 8 or 4 bits. A weight that two components share belongs to the first one.
     """
     model.requires_grad_(False)
+    seen: set[int] = set()
     for name, part in model.components().items():
         part.train(name in trained or name == "language_model")
         adapted = has_adapters(part)
         for key, parameter in part.named_parameters():
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
             trains = name in trained and (not adapted or is_adapter_weight(key))
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(torch.float32 if trains else frozen_dtype)

@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidtune.checkpoints.build import build_base
+from vidtune.checkpoints.lora.added_rows import split_rows
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, Base, absolute, weight_sample
 from vidtune.checkpoints.lora.injection import add_adapters, target_layers
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.source import NEEDS_BASE
 from vidtune.checkpoints.teachers import alignment_sizes
 from vidtune.errors import UserError
-from vidtune.models.config import VideoLMConfig
+from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.language_model.quantization import quantize_linear_layers, require_bitsandbytes
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.randomness import random_seed
@@ -61,6 +62,8 @@ def load_stage_model(recipe: Recipe, number: int, out: Path) -> StageModel:
         prepared.base, prepared.base_sample = base, weight_sample(model)
     if stage.quantize:
         quantize_linear_layers(model.language_model, stage.quantize)
+    if ADDED_TOKENS in prepared.trained:
+        split_rows(model)
     for place, (component, part) in enumerate(model.components().items()):
         how = prepared.trained.get(component)
         if how is not None and how.lora is not None:
@@ -129,10 +132,10 @@ def trained_components(stage: Stage, model: VideoLM) -> dict[str, Train]:
         UserError: a component, or a layer to adapt, that does not exist.
     """
     parts = model.components()
-    trained = select_components(list(parts), stage.train, stage.name)
+    trained = select_components(model.config.component_names, stage.train, stage.name)
     for component, how in trained.items():
         if how.lora is not None:
-            target_layers(parts[component], how.lora, _where(stage, component))
+            target_layers(parts.get(component, nn.Identity()), how.lora, _where(stage, component))
     return trained
 
 
