@@ -301,6 +301,8 @@ def _whole_language_model(
         with torch.device("meta"):
             tied = tied_names(VideoLM(config))
         found = add_difference(under_every_name(found, tied, part.path), delta.difference, delta.source.path)
+        rows = read_text_config(part).vocab_size  # what is longer in the differences was trained with them
+        trained |= {text for text, id in config.added_tokens.items() if id >= rows}
         trained |= tokens_with_rows(delta.source, config.added_tokens) if delta.source.has_tokenizer else set()
     return with_new_rows(found, config, trained) if config.added_tokens else found
 

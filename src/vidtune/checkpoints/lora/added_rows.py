@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from vidtune.errors import UserError
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.initial import LINEAR_STD
+from vidtune.models.language_model.families import family_of
 from vidtune.models.language_model.token_rows import TokenRows
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.added_tokens import AddedToken
@@ -31,7 +31,7 @@ def with_new_rows(state: Mapping[str, Tensor], config: VideoLMConfig, has_rows: 
     """
     tokens = SYSTEMS[config.system].dialect.added_tokens
     with torch.device("meta"):
-        language_model = AutoModelForCausalLM.from_config(config.text_config)
+        language_model = family_of(config.text_config).build(config.text_config)
     rows = config.text_config.vocab_size
     grown = dict(state)
     for name in (f"language_model.{name}" for name in _weights_with_rows(language_model)):
