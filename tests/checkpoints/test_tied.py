@@ -12,7 +12,7 @@ from tiny_models import TOKENIZER
 from torch import Tensor
 from transformers import AutoConfig, LlamaTokenizer
 
-from vidtune.checkpoints.apply import part_keys
+from vidtune.checkpoints.apply import key_map
 from vidtune.checkpoints.build import build_model
 from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.checkpoints.load import Checkpoint, load_checkpoint
@@ -203,4 +203,4 @@ def test_an_official_model_of_a_tied_bundle_answers_the_same(tokenizer, tmp_path
         save_checkpoint(bundle, tmp_path / form, form)
         assert_same(bundle.model, load_checkpoint(tmp_path / form).model, True)
     part = recognise(tmp_path / "llm", component=LANGUAGE_MODEL)
-    assert part_keys(part).to_ours("lm_head.weight") == HEAD
+    assert key_map(part).to_ours("lm_head.weight") == HEAD

@@ -67,11 +67,8 @@ def assemble(
 
 
 def _assemble(source: Source, dtype: Dtypes, reports: list[LoadReport] | None) -> tuple[VideoLM, LoadReport]:
+    require_bottom(source)
     base, *above = source.in_order()
-    if base.is_layer:
-        partial = ", ".join(base.format.partial) + " only" if base.format else base.kind
-        held = "differences to a language model" if base.kind == "delta" else partial
-        raise UserError(f"{base.path}: holds {held}; name its language model {HOW}")
     layers = [_read_layer(one) for one in above]
     config = config_of(source)
     towers = _added_towers(base, config)
@@ -99,6 +96,15 @@ def _assemble(source: Source, dtype: Dtypes, reports: list[LoadReport] | None) -
         report.warnings.append(said)
         report.drawn = [name for name in model.state_dict() if name.startswith(tuple(part + "." for part in drawn))]
     return model, report
+
+
+def require_bottom(source: Source) -> None:
+    """Raise UserError where layers stand on nothing."""
+    bottom = source.in_order()[0]
+    if bottom.is_layer:
+        partial = ", ".join(bottom.format.partial) + " only" if bottom.format else bottom.kind
+        held = "differences to a language model" if bottom.kind == "delta" else partial
+        raise UserError(f"{bottom.path}: holds {held}; name its language model {HOW}")
 
 
 @dataclass
@@ -269,7 +275,7 @@ def _fill_parts(
         if component.startswith("towers.") and _holds(known, component):
             continue
         report = LoadReport(component)
-        found = rename(part.weights, part_keys(part), report)
+        found = rename(part.weights, key_map(part), report)
         report.refuse_gaps(Path(part.place))
         if part.kind == "language_model":
             found = _whole_language_model(part, found, config, delta)
@@ -307,9 +313,15 @@ def _whole_language_model(
     return with_new_rows(found, config, trained) if config.added_tokens else found
 
 
-def part_keys(part: Source) -> KeyMap:
-    """Return the key map from the names in the file of a part to the names in our model."""
+def key_map(part: Source) -> KeyMap:
+    """Return the key map from the names in a published file to the names in our model.
+
+    Args:
+        part: a published model, what changes one, or the file of one component.
+    """
     component, system = part.component, str(part.system)
+    if part.format is not None:
+        return part.format.keys
     if part.kind == "language_model":
         return language_model_keys(read_text_config(part))
     if part.kind == "tower":

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from vidtune.checkpoints.apply import Dtypes, assemble, part_keys
+from vidtune.checkpoints.apply import Dtypes, assemble, key_map
 from vidtune.checkpoints.composition import config_of
 from vidtune.checkpoints.lora.bundle import Base
 from vidtune.checkpoints.recognise import recognise
@@ -79,7 +79,7 @@ def tower_of_recipe(recipe: Recipe, name: str, config: VideoLMConfig) -> nn.Modu
     part = recognise(place, system=recipe.system, component=f"towers.{name}")
     report = LoadReport(part.component)
     prefix = f"{part.component}."
-    state = {key.removeprefix(prefix): tensor for key, tensor in rename(part.weights, part_keys(part), report).items()}
+    state = {key.removeprefix(prefix): tensor for key, tensor in rename(part.weights, key_map(part), report).items()}
     return _filled(config, name, state, report, place)
 
 

@@ -31,6 +31,22 @@ class Checkpoint:
     source: Source | None = None
 
 
+def recognise_checkpoint(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    system: str | None = None,
+    base: str | Sequence[str] | None = None,
+    towers: Mapping[str, str] | None = None,
+) -> Source:
+    """Find out what a checkpoint is and what it stands on; no weight is read. Arguments: see :func:`load_checkpoint`."""
+    below = [base] if isinstance(base, str) else list(base or ())
+    source = recognise(name_or_path, revision, below, system=system, towers=towers)
+    if not source.is_layer and below:
+        raise UserError(f"{source.path}: is a whole model; leave out --model-base (base), which it does not need")
+    return source
+
+
 def load_checkpoint(
     name_or_path: str | Path,
     *,
@@ -60,10 +76,7 @@ def load_checkpoint(
         UserError: unknown format, a base for a whole model, missing or unexpected keys, no tokenizer; one line that
             names the path.
     """
-    below = [base] if isinstance(base, str) else list(base or ())
-    source = recognise(name_or_path, revision, below, system=system, towers=towers)
-    if source.kind in ("native", "published") and below:
-        raise UserError(f"{source.path}: is a whole model; leave out --model-base (base), which it does not need")
+    source = recognise_checkpoint(name_or_path, revision=revision, system=system, base=base, towers=towers)
     model, report = assemble(source, dtype)
     processor = processor_of(source, model.config, tokenizer)
     source.close()

@@ -67,7 +67,7 @@ def rename(state: Mapping[str, Tensor], keys: KeyMap, report: LoadReport) -> dic
         new = keys.to_ours(name)
         if new is not None:
             tensor = state[name]
-            if new in ours and not torch.equal(ours[new], tensor):
+            if new in ours and not (tensor.is_meta or torch.equal(ours[new], tensor)):
                 raise UserError(f"{name} and {keys.to_theirs(new)} are one weight but hold different values")
             ours[new] = tensor
         elif keys.is_ignored(name):

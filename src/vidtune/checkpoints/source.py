@@ -106,13 +106,26 @@ class Source:
             source = source.children[0]
         return [source, *ordered]
 
+    def steps(self) -> list["Source"]:
+        """Return all files that make the model, in their order.
+
+        They are: a language model or a whole model, differences to it, towers, connectors, LoRA runs and bundles.
+        """
+        bottom, *layers = self.in_order()
+        deltas = [layer for layer in layers if layer.kind == "delta"]
+        base, parts = [bottom], list(bottom.towers)
+        if bottom.kind == "parts":
+            base = [part for part in bottom.children if part.kind == "language_model"]
+            parts = [part for part in (*bottom.towers, *bottom.children) if part.kind == "tower"]
+            parts += [part for part in bottom.children if part.kind == "connectors"]
+        return [*base, *deltas, *parts, *(layer for layer in layers if layer.kind != "delta")]
+
     def part(self, component: str) -> "Source | None":
         """The part that fills a component; None where no file does."""
         return next((child for child in self.children if child.component == component), None)
 
     def close(self) -> None:
         """Give all open files back, of what it stands on too. What is asked for later is opened again."""
-        for source in self.in_order():
-            for part in (source, *source.towers, *(source.children if source.kind == "parts" else ())):
-                if part.files is not None:
-                    part.files.close()
+        for source in self.steps():
+            if source.files is not None:
+                source.files.close()

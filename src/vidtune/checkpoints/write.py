@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidtune.checkpoints.apply import part_keys, under_every_name
+from vidtune.checkpoints.apply import key_map, under_every_name
 from vidtune.checkpoints.difference import difference_to
 from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.files.tensors import write_state
@@ -86,7 +86,7 @@ def _difference(checkpoint: Checkpoint, base: str | None) -> dict[str, Tensor]:
     if part is None:
         raise UserError("name the language model to which it holds differences with --model-base (base=)")
     report = LoadReport(LANGUAGE_MODEL)
-    found = rename(part.weights, part_keys(part), report)
+    found = rename(part.weights, key_map(part), report)
     report.refuse_gaps(part.path)
     model = checkpoint.model
     return difference_to(under_every_name(found, tied_names(model)), model.state_dict(), part.path)

@@ -10,7 +10,9 @@ from vidtune.cli.options.loading import ModelBase, Revision, System, Towers, ass
 
 def convert(
     source: Annotated[str, typer.Argument(help="Folder, file or hub id of a checkpoint in any known format.")],
-    to_folder: Annotated[Path, typer.Argument(metavar="OUT", help="New folder; one that holds files is refused.")],
+    to_folder: Annotated[
+        Path | None, typer.Argument(metavar="[OUT]", help="New folder; one that holds files is refused.")
+    ] = None,
     to: Annotated[str, typer.Option(help="Format to write: vidtune, or one that `vidtune systems` lists.")] = "vidtune",
     revision: Revision = None,
     system: System = None,
@@ -19,26 +21,34 @@ def convert(
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer, when the checkpoint's folder holds none: folder or hub id.")
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print the steps in which the model is put together, and write nothing.")
+    ] = False,
 ) -> None:
     """Read a checkpoint strictly, report its keys, and write it in another format.
 
     Low-rank adapters are merged, except into a format that is made of them. A format that holds differences to a
     language model needs that one: --model-base.
     """
-    from vidtune.checkpoints.load import load_checkpoint
+    from vidtune.checkpoints.explain import explain as explained
+    from vidtune.checkpoints.load import load_checkpoint, recognise_checkpoint
     from vidtune.checkpoints.recognise import recognise
     from vidtune.checkpoints.write import holds_differences, save_checkpoint, towers_left_out
+    from vidtune.errors import UserError
 
-    found = recognise(source, revision, system=system)
+    towers = assignments(tower, "--tower")
+    if explain:
+        found = recognise_checkpoint(source, revision=revision, system=system, base=model_base, towers=towers)
+        typer.echo(explained(found))
+        return
+    if to_folder is None:
+        raise UserError("name OUT, the folder to write; or --explain, to see how the model is put together")
+    found = recognise(source, revision, model_base or (), system=system)
     # The base of a whole model is that of the differences to be written; any other source stands on it itself.
     written = model_base[0] if model_base and not found.is_layer and holds_differences(found.system, to) else None
+    base = None if written else model_base
     checkpoint = load_checkpoint(
-        source,
-        revision=revision,
-        system=system,
-        base=None if written else model_base,
-        towers=assignments(tower, "--tower"),
-        tokenizer=tokenizer,
+        source, revision=revision, system=system, base=base, towers=towers, tokenizer=tokenizer
     )
     typer.echo(checkpoint.report)
     for warning in checkpoint.report.warnings:

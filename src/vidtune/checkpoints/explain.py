@@ -1,0 +1,129 @@
+"""Explain a checkpoint: the steps in which its model is put together, and what each fills. No weight is read."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from vidtune.checkpoints.apply import key_map, require_bottom
+from vidtune.checkpoints.composition import config_of
+from vidtune.checkpoints.lora.adapter_files import ADAPTER_NAMES, official_name
+from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, OTHERS
+from vidtune.checkpoints.report import OURS, LoadReport, rename
+from vidtune.checkpoints.source import Source
+
+_TITLES = {
+    "native": "base",
+    "published": "base",
+    "language_model": "base",
+    "delta": "difference",
+    "run": "LoRA run",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of putting a model together.
+
+    Args:
+        what: kind of what is put in: base, difference, tower, connectors, LoRA run, bundle.
+        place: folder, file or hub id.
+        format: its format; of a language model the model_type.
+        keys: number of tensors that it gives.
+        adapted: number of tensors to which it adds low-rank updates.
+        fills: components that it fills or changes.
+    """
+
+    what: str
+    place: str
+    format: str
+    keys: int
+    adapted: int
+    fills: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The steps in which a model is put together, in order; of two that fill the same, the later one wins.
+
+    Args:
+        drawn: components that no file fills; they start from random weights.
+        absent: towers without which the model comes.
+    """
+
+    steps: tuple[Step, ...]
+    drawn: tuple[str, ...]
+    absent: tuple[str, ...]
+
+    def __str__(self) -> str:
+        rows = [
+            (f"{number}.", step.what, step.format, _counted(step), ", ".join(step.fills), step.place)
+            for number, step in enumerate(self.steps, start=1)
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines += [f"random weights: {', '.join(self.drawn)}"] if self.drawn else []
+        lines += [f"absent: {', '.join(self.absent)}"] if self.absent else []
+        return "\n".join(lines)
+
+
+def _counted(step: Step) -> str:
+    return f"{step.keys} keys" + (f", {step.adapted} adapted" if step.adapted else "")
+
+
+def explain(source: Source) -> Assembly:
+    """Return the steps in which the model of a source is put together.
+
+    Raises:
+        UserError: keys that have no place, sizes that contradict each other, or nothing to stand on.
+    """
+    require_bottom(source)
+    config = config_of(source)
+    steps = tuple(_step(one) for one in source.steps())
+    wanted = [LANGUAGE_MODEL, *(f"connectors.{name}" for name in config.connectors)]
+    wanted += [f"towers.{name}" for name in config.towers if name not in config.absent_towers]
+    filled = {component for step in steps for component in step.fills}
+    return Assembly(steps, tuple(name for name in wanted if name not in filled), tuple(config.absent_towers))
+
+
+def _step(source: Source) -> Step:
+    given = _names_given(source)
+    fills = {_component(name): None for name in given}
+    adapted = 0
+    for component, names in _adapters(source).items():
+        fills[component] = None
+        adapted += sum(".lora_A." in name for name in names)
+    format = source.format.name if source.format else source.config.get("model_type") or source.path.suffix or OURS
+    return Step(
+        _TITLES.get(source.kind, source.kind), source.place, str(format), len(given), adapted, tuple(sorted(fills))
+    )
+
+
+def _names_given(source: Source) -> list[str]:
+    """Our names of the tensors that a source gives, found by renaming tensors without values."""
+    if source.manifest is not None:
+        assert source.files is not None
+        return list(source.files.tensors((OTHERS,)))
+    if source.kind == "native":
+        return list(source.shapes)
+    report = LoadReport(source.format.name if source.format else source.component)
+    empty = {official_name(name): torch.empty(shape, device="meta") for name, shape in source.shapes.items()}
+    found = rename(empty, key_map(source), report)
+    report.refuse_gaps(source.path)
+    return [name for name in found if not source.component or name.startswith(source.component + ".")]
+
+
+def _adapters(source: Source) -> dict[str, Iterable[str]]:
+    """Names of the tensors of each adapter, by the component that it changes."""
+    if source.files is None:
+        return {}
+    if source.manifest is not None:
+        places = source.manifest.adapters.items()
+        return {component: source.files.tensors(ADAPTER_NAMES, place).shapes for component, place in places}
+    return {LANGUAGE_MODEL: source.files.tensors(ADAPTER_NAMES).shapes} if source.kind == "run" else {}
+
+
+def _component(name: str) -> str:
+    """The component to which a weight of ours belongs."""
+    parts = name.split(".")
+    return parts[0] if parts[0] == LANGUAGE_MODEL else ".".join(parts[:2])
