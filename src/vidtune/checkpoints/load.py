@@ -39,7 +39,7 @@ def recognise_checkpoint(
     base: str | Sequence[str] | None = None,
     towers: Mapping[str, str] | None = None,
 ) -> Source:
-    """Find out what a checkpoint is and what it stands on; no weight is read. Arguments: see :func:`load_checkpoint`."""
+    """Find out what a checkpoint is and what it stands on; no weight is read. Arguments as for load_checkpoint."""
     below = [base] if isinstance(base, str) else list(base or ())
     source = recognise(name_or_path, revision, below, system=system, towers=towers)
     if not source.is_layer and below:
