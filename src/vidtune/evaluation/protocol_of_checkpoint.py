@@ -46,9 +46,12 @@ def protocol_for(
         raise UserError(
             f"{benchmark.name}: system {system.name} has no prompt format {protocol.prompt_format!r}; known: {known}"
         )
+    prompt = loaded.checkpoint.processor.prompt_format(protocol.prompt_format)
     if not protocol.generation.stop:
-        stop = {"generation": {"stop": loaded.checkpoint.processor.prompt_format(protocol.prompt_format).stop}}
-        protocol = protocol.with_overrides(stop, f"system {system.name}")
+        protocol = protocol.with_overrides({"generation": {"stop": prompt.stop}}, f"system {system.name}")
+    said = any("question_template" in changes for _, changes in chosen)
+    if not said and protocol.question_template == Protocol.model_fields["question_template"].default:
+        protocol = protocol.model_copy(update={"question_template": prompt.question})
     protocol = protocol.model_copy(
         update={
             "without": _in_order(loaded, protocol, (*protocol.without, *without)),

@@ -129,6 +129,8 @@ class ExampleMaker:
         }
         if self.processor.times:
             parts["times"] = self.processor.times
+        if self.processor.layouts:
+            parts["layouts"] = repr(sorted(self.processor.layouts.items()))
         if self.processor.switched_off:
             parts["switched_off"] = sorted(self.processor.switched_off)
         if self.aligned:

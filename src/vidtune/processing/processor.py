@@ -16,6 +16,7 @@ from vidtune.media.feature_file import is_feature_file, read_features
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.processing.batch import Example, Item, MediaSlot
+from vidtune.processing.layout import Layout, check_layouts, needs_metadata, runs_of
 from vidtune.processing.plain_inputs import padded_left, share_media
 from vidtune.processing.prompts.format import PromptFormat
 from vidtune.processing.readings import MediaReader, Reading
@@ -67,6 +68,8 @@ class VideoLMProcessor(ProcessorMixin):
         self.system = system
         self.streams = {name: StreamSettings.model_validate(settings) for name, settings in streams.items()}
         self.chunk_tokenizer = ChunkTokenizer(tokenizer, legacy)
+        if self.layouts:
+            check_layouts(self.layouts, self.streams, self.companions, system)
         super().__init__(tokenizer, chat_template=chat_template)
 
     @property
@@ -90,6 +93,11 @@ class VideoLMProcessor(ProcessorMixin):
         return SYSTEMS[self.system].dialect.companions
 
     @property
+    def layouts(self) -> Mapping[str, Layout]:
+        """Stream -> what replaces its tag in a prompt."""
+        return SYSTEMS[self.system].dialect.layouts
+
+    @property
     def times(self) -> str | None:
         """Name of the rule by which moments are written in texts; None if the system writes no moments."""
         return SYSTEMS[self.system].dialect.times
@@ -102,7 +110,8 @@ class VideoLMProcessor(ProcessorMixin):
     @property
     def looks_at_media(self) -> bool:
         """Whether the number of tokens of a sample depends on the metadata of its media files."""
-        return not all(isinstance(settings.num_tokens, int) for settings in self.streams.values())
+        differ = not all(isinstance(settings.num_tokens, int) for settings in self.streams.values())
+        return differ or any(map(needs_metadata, self.layouts.values()))
 
     @property
     def placeholder_ids(self) -> dict[str, int]:
@@ -269,7 +278,8 @@ class VideoLMProcessor(ProcessorMixin):
         for number, (question, share) in enumerate(zip(questions, shares, strict=True)):
             found = [next(loaded[stream]) for stream in share]
             readings = [[(ref, measured) for ref, measured, _ in item] for item in found]
-            refs = [MediaRef(stream, "") for stream in share]
+            paths = [item[0][0].path if item else "" for item in found]
+            refs = [MediaRef(*pair) for pair in zip(share, paths, strict=True)]
             examples.append(self.question_example(question, refs, name, id=str(number), readings=readings))
             read += [part for item in found for part in item]
         ids, mask = padded_left([example.input_ids for example in examples], self.tokenizer.pad_token_id or 0)
@@ -321,16 +331,17 @@ class VideoLMProcessor(ProcessorMixin):
         prompt: str,
         **options: Any,
     ) -> Encoded:
-        placeholders = [
-            Placeholder(
-                ref.stream,
-                tuple((self.streams[part.stream].placeholder_id, measured.tokens) for part, measured in found),
-                self.streams[ref.stream].num_placeholders,
-            )
-            for ref, found in zip(media, readings, strict=True)
-        ]
+        placeholders = [self._placeholder(ref, found) for ref, found in zip(media, readings, strict=True)]
         format_ = self.prompt_format(prompt)
         return encode(turns, format_, self.chunk_tokenizer, placeholders, streams=tuple(self.streams), **options)
+
+    def _placeholder(self, ref: MediaRef, found: Sequence[Reading]) -> Placeholder:
+        """What stands in the place of a tag: the tokens of its readings, and the texts of its layout."""
+        parts = tuple((self.streams[part.stream].placeholder_id, measured.tokens) for part, measured in found)
+        layout = self.layouts.get(ref.stream)
+        settings = self.streams[ref.stream]
+        runs = None if layout is None else runs_of(layout, ref, found, settings, self.media_info)
+        return Placeholder(ref.stream, parts, settings.num_placeholders, runs)
 
     @property
     def _reader(self) -> MediaReader:

@@ -10,7 +10,7 @@ Legend: L tokens.
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,23 +172,40 @@ class Placeholder:
             embeddings of the connector); empty if all these streams are switched off.
         num_placeholders: number of tokens that the tag adds to `max_length` before expansion; one per picture or frame
             in published systems. Parts after the first add nothing.
+        layout: texts, and (index of a part, how many of its tokens), in the order in which they are written; None: the
+            parts one after the other.
     """
 
     stream: str
     parts: tuple[tuple[int, int], ...]
     num_placeholders: int = 1
+    layout: tuple[str | tuple[int, int], ...] | None = None
 
-    def units(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Units in which the tag is cut: for each unit its id, its part, how often the id is written, and its count.
+    def runs(self) -> Iterator[str | tuple[np.ndarray, ...]]:
+        """What is written in the place of the tag: texts, and the units in which runs of media tokens are cut.
 
-        The first part is divided into `num_placeholders` units, as evenly as possible. Shape: (units,) each
+        Of each unit: its id, its part, how often the id is written, and its count. The first part is divided into
+        `num_placeholders` units, as evenly as possible; a unit that text divides counts once. Shape: (units,) each
         """
-        first, *rest = self.parts or ((0, 0),)
-        shares = np.diff(np.arange(self.num_placeholders + 1) * first[1] // self.num_placeholders)
-        counts = np.repeat((1, 0), (self.num_placeholders, len(rest)))
-        ids = np.repeat([first[0], *(part[0] for part in rest)], [self.num_placeholders, *(1 for _ in rest)])
-        owners = np.concatenate((np.zeros(self.num_placeholders, int), np.arange(1, len(rest) + 1)))
-        return ids, owners, np.concatenate((shares, [part[1] for part in rest])).astype(int), counts
+        parts = self.parts or ((0, 0),)
+        whole = tuple((part, tokens) for part, (_, tokens) in enumerate(parts))
+        begins = np.arange(self.num_placeholders) * parts[0][1] // self.num_placeholders
+        start = 0
+        for run in self.layout or whole:
+            if isinstance(run, str):
+                yield run
+                continue
+            part, tokens = run
+            points, counts = np.array([start]), np.zeros(1, int)
+            if part == 0:
+                end = start + tokens
+                points = begins[(begins >= start) & ((begins < end) | (end == parts[0][1]))]
+                counts = np.ones(len(points), int)
+                if start not in points:
+                    points, counts = np.insert(points, 0, start), np.insert(counts, 0, 0)
+                start = end
+            repeats = np.diff(points, append=points[0] + tokens)
+            yield np.full(len(points), parts[part][0]), np.full(len(points), part), repeats, counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +264,10 @@ def encode(
     _check_tags([tag[1] for tag in media_tags(text, streams)], [placeholder.stream for placeholder in placeholders])
     bos = [tokenizer.bos_id] if prompt.bos and tokenizer.bos_id is not None else []
 
+    text, supervised, media = _laid_out(text, supervised, placeholders, streams)
+
     def units_of(text: str) -> _Units:
-        return _Units.of(text, bos, tokenizer, placeholders, streams)
+        return _Units.of(text, bos, tokenizer, media, streams)
 
     masked = prompt.ambiguity(turns) if supervise else None
     units = units_of(text)
@@ -306,23 +325,50 @@ class _Units:
         text: str,
         bos: Sequence[int],
         tokenizer: ChunkTokenizer,
-        placeholders: Sequence[Placeholder],
+        media: Sequence[tuple[np.ndarray, ...]],
         streams: Sequence[str],
     ) -> "_Units":
-        """Tokenise a text between its tags; tags and placeholders correspond in order."""
+        """Tokenise a text between its tags; tags and the units of media correspond in order."""
         columns = [_text_units(bos, [NO_TEXT] * len(bos))]
-        start = first_part = 0
+        start = 0
         for number, tag in enumerate([*media_tags(text, streams), None]):
             stop = tag.start() if tag else len(text)
             if stop > start:
                 chunk = tokenizer(text[start:stop])
                 columns.append(_text_units(chunk.ids, [start + begin for begin in chunk.starts]))
             if tag:
-                ids, part, repeats, counts = placeholders[number].units()
-                columns.append((ids, np.full(len(ids), NO_TEXT), first_part + part, repeats, counts))
-                first_part += len(placeholders[number].parts)
+                ids, *others = media[number]
+                columns.append((ids, np.full(len(ids), NO_TEXT), *others))
                 start = tag.end()
         return cls(*(np.concatenate(column).astype(np.int64) for column in zip(*columns, strict=True)))
+
+
+def _laid_out(
+    text: str, supervised: np.ndarray, placeholders: Sequence[Placeholder], streams: Sequence[str]
+) -> tuple[str, np.ndarray, list[tuple[np.ndarray, ...]]]:
+    """The text with the layouts of its media in the place of their tags; every run of media tokens has a tag then.
+
+    Returns:
+        The text, which of its characters are supervised, and for each tag its units: columns of `_Units` without the
+        starts.
+    """
+    texts, flags, media = [], [], []
+    start = first_part = 0
+    for tag, placeholder in zip(media_tags(text, streams), placeholders, strict=True):
+        texts.append(text[start : tag.start()])
+        flags.append(supervised[start : tag.start()])
+        for run in placeholder.runs():
+            if isinstance(run, str):
+                texts.append(run)
+                flags.append(np.zeros(len(run), bool))
+            else:
+                ids, part, repeats, counts = run
+                media.append((ids, first_part + part, repeats, counts))
+                texts.append(tag[0])
+                flags.append(supervised[tag.start() : tag.end()])
+        start = tag.end()
+        first_part += len(placeholder.parts)
+    return "".join([*texts, text[start:]]), np.concatenate([*flags, supervised[start:]]), media
 
 
 def _text_units(ids: Sequence[int], starts: Sequence[int]) -> tuple[np.ndarray, ...]:

@@ -114,6 +114,10 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
         fewest = self.num_frames if SAMPLING_RULES[self.sampling].repeats else 1
         return [(3, frames, *size) for frames in range(fewest, self.num_frames + 1) for size in self.sizes()]
 
+    def frame_indices(self, info: MediaInfo) -> list[int]:
+        """Return the indices of the frames that are taken of a file; time sentences of prompts tell of them."""
+        return frame_indices(self.sampling, info.num_frames, self.num_frames, info.fps)
+
     def read(self, path: str) -> np.ndarray:
         """Read the frames that ``apply`` takes. Shape: -> uint8 RGB (frames, H, W, 3)"""
         if not self.blind:

@@ -130,6 +130,10 @@ class VideoPreprocessing(_SquarePreprocessing):
     def _repeats(self) -> bool:
         return SAMPLING_RULES[self.sampling].repeats
 
+    def frame_indices(self, info: MediaInfo) -> list[int]:
+        """Return the indices of the frames that are taken of a file; time sentences of prompts tell of them."""
+        return frame_indices(self.sampling, info.num_frames, self.num_frames, info.fps)
+
     def read(self, path: str) -> np.ndarray:
         """Read the frames that ``apply`` takes. Shape: -> uint8 RGB (T, H, W, 3)"""
         if not self.blind:
