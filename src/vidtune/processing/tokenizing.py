@@ -352,7 +352,9 @@ def _laid_out(
         The text, which of its characters are supervised, and for each tag its units: columns of `_Units` without the
         starts.
     """
-    texts, flags, media = [], [], []
+    texts: list[str] = []
+    flags: list[np.ndarray] = []
+    media: list[tuple[np.ndarray, ...]] = []
     start = first_part = 0
     for tag, placeholder in zip(media_tags(text, streams), placeholders, strict=True):
         texts.append(text[start : tag.start()])
