@@ -161,7 +161,7 @@ def measure_language_model(options: argparse.Namespace, model: VideoLM) -> float
     def shared() -> TokenIds:
         answers = [begin() for _ in questions]
         prefix = Prefix(language_model, PromptTokens.of([visual]))
-        branches = Branches(prefix, PromptTokens.of([embeds(question) for question in questions]))
+        branches = Branches(prefix, PromptTokens.of(list(map(embeds, questions)), begin=len(visual)))
         for _ in decode_steps(branches, answers, chooser):
             pass
         return [answer.token_ids for answer in answers]

@@ -154,7 +154,8 @@ def register_rule(name: str, rule: Any) -> None:
         name: kind and name: ``sampling.NAME`` for a frame sampling rule
             (:class:`~vidtune.media.preprocessing.frame_sampling.SamplingRule`), ``resize.NAME`` for a resize rule
             (:class:`~vidtune.media.preprocessing.resize_rules.ResizeRule`), ``times.NAME`` for a rule by which moments
-            are written (:class:`~vidtune.processing.times.TimeRule`), ``order.NAME`` for an order of samples
+            are written (:class:`~vidtune.processing.times.TimeRule`), ``positions.NAME`` for a rule of positions
+            (:data:`~vidtune.processing.positions.PositionRule`), ``order.NAME`` for an order of samples
             (:class:`~vidtune.planning.order.OrderRule`).
         rule: the rule, or its place ``"module:attribute"``.
 

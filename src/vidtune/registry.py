@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vidtune.media.preprocessing.resize_rules import ResizeRule
     from vidtune.models.language_model.families import Family
     from vidtune.planning.order import OrderRule
+    from vidtune.processing.positions import PositionRule
     from vidtune.processing.times import TimeRule
     from vidtune.systems.base import System
 
@@ -245,6 +246,9 @@ RESIZE_RULES: "Registry[ResizeRule]" = Registry(
     "resize rule", "vidtune.media.preprocessing.resize_rules", "vidtune.rules", "resize."
 )
 TIME_RULES: "Registry[TimeRule]" = Registry("rule for times", "vidtune.processing.times", "vidtune.rules", "times.")
+POSITION_RULES: "Registry[PositionRule]" = Registry(
+    "position rule", "vidtune.processing.positions", "vidtune.rules", "positions."
+)
 ORDER_RULES: "Registry[OrderRule]" = Registry("order rule", "vidtune.planning", "vidtune.rules", "order.")
 
 REGISTRIES: tuple[Registry[Any], ...] = (
@@ -259,6 +263,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     SAMPLING_RULES,
     RESIZE_RULES,
     TIME_RULES,
+    POSITION_RULES,
     ORDER_RULES,
 )
 """All registries: one for each kind of part."""

@@ -48,7 +48,7 @@ def sample():
     def sample(questions, seed=42, eos_ids=()):
         chooser = TokenChooser(GenerationSettings(do_sample=True, temperature=2.0, top_p=0.95, seed=seed))
         answers = [AnswerInProgress(id, byte_tokenizer(), eos_ids, (), 10) for id in questions]
-        tokens = PromptTokens.of([embed(torch.tensor(ids)).detach() for ids in questions.values()])
+        tokens = PromptTokens.of([embed(torch.tensor(ids)).detach() for ids in questions.values()], begin=9)
         for _ in decode_steps(Branches(prefix, tokens), answers, chooser):
             pass
         return {answer.id: answer.token_ids for answer in answers}

@@ -223,8 +223,9 @@ def test_media_after_questions_count_in_the_size_of_a_batch(llama, a, monkeypatc
     monkeypatch.setattr(
         engine_module, "decode_steps", lambda prompts, *rest: sizes.append(len(rest[0])) or steps(prompts, *rest)
     )
-    ids = [llama[1].question_example(question, [a], "llava_v1").input_ids for question in QUESTIONS_FIRST]
-    longest = max(map(len, ids)) - common_length(ids)
+    with start(llama) as engine:
+        prompts = [engine._prepare(request) for request in requests]
+    longest = max(len(prompt.ids) for prompt in prompts) - common_length(prompts)
     monkeypatch.setattr(engine_module, "MAX_QUESTION_TOKENS", 2 * longest)
     assert answers(llama, requests)[0] == whole
     assert sizes == [2, 2]

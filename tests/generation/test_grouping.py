@@ -1,9 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 
 from vidtune.data.sample import MediaRef
+from vidtune.extending import register_rule
 from vidtune.generation.grouping import Prompt, common_length, group_by_media
 from vidtune.generation.settings import Answer
 from vidtune.processing.batch import Example, MediaSlot
+from vidtune.processing.positions import Positions, sequential
+from vidtune.registry import POSITION_RULES
 
 A, B = MediaRef("video", "/a.mp4"), MediaRef("video", "/b.mp4")
 
@@ -55,7 +60,18 @@ def test_prompts_with_a_text_of_their_own_before_the_media_share_what_is_common(
 
 
 def test_common_beginning_leaves_every_question_a_token():
-    rows = [np.array(row) for row in ([1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 3, 9])]
-    assert common_length(rows) == 3
-    assert common_length(rows[:1]) == 3
-    assert common_length([np.array([1, 2]), np.array([3, 2])]) == 0
+    prompts = [prompt("", ids=ids) for ids in ([1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 3, 9])]
+    assert common_length(prompts) == 3
+    assert common_length(prompts[:1]) == 3
+    assert common_length([prompt("", ids=[1, 2]), prompt("", ids=[3, 2])]) == 0
+
+
+def test_a_common_beginning_has_equal_positions_too():
+    register_rule("positions.from_the_end", lambda spans: Positions(sequential(spans).values[:, ::-1], 0))
+    prompts = [prompt("", ids=ids) for ids in ([1, 2, 3, 4], [1, 2, 3, 9], [1, 2, 3, 4, 5])]
+    backwards = [replace(p, example=replace(p.example, position_rule="from_the_end")) for p in prompts]
+    try:
+        assert common_length(backwards[:2]) == 3
+        assert common_length(backwards) == 0
+    finally:
+        POSITION_RULES.unregister("from_the_end")

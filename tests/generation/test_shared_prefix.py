@@ -35,7 +35,8 @@ def alone(model, prefix, question, **kwargs):
 
 
 def branches(prefix, questions=QUESTIONS):
-    return Branches(prefix, PromptTokens.of([embeds(prefix.language_model, question) for question in questions]))
+    rows = [embeds(prefix.language_model, question) for question in questions]
+    return Branches(prefix, PromptTokens.of(rows, begin=prefix.length))
 
 
 def embeds(model, ids):

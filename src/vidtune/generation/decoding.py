@@ -44,14 +44,18 @@ class SinglePrompt:
     def __init__(self, language_model: PreTrainedModel, prompt: PromptTokens) -> None:
         self.language_model = language_model
         self.prompt = prompt
+        [self.position] = prompt.next_positions
         self.cache = DynamicCache(config=language_model.config)
 
     def start(self) -> Tensor:
         """Read the prompt; returns the logits of the first answer token, (1, V)."""
-        return self._forward(inputs_embeds=self.prompt.embeds)
+        return self._forward(inputs_embeds=self.prompt.embeds, position_ids=self.prompt.position_ids)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
-        return self._forward(input_ids=torch.tensor([tokens], device=self.prompt.embeds.device))
+        ids = torch.tensor([tokens], device=self.prompt.embeds.device)
+        positions = self.prompt.answer_positions([self.position])
+        self.position += 1
+        return self._forward(input_ids=ids, position_ids=positions)
 
     def keep(self, prompts: Sequence[int]) -> None:
         """Does nothing: there is only one prompt."""

@@ -180,7 +180,7 @@ class AnswerEngine:
     def _answer_group(self, group: MediaGroup) -> Iterator[Answer]:
         media = self._encode(group)
         for prompts in group.by_prefix():
-            shared = common_length([prompt.ids for prompt in prompts])
+            shared = common_length(prompts)
             prefix = Prefix(self.model.language_model, media.tokens(prompts[:1], end=shared))
             self.stats.prefills += 1
             for batch in self._batches(prompts, shared):

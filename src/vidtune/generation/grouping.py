@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -11,6 +12,7 @@ from vidtune.errors import MediaError
 from vidtune.generation.settings import Answer
 from vidtune.media.pool import LoadResult
 from vidtune.processing.batch import Example
+from vidtune.processing.positions import Positions
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,16 @@ class Prompt:
     @property
     def ids(self) -> np.ndarray:
         return self.example.input_ids
+
+    @cached_property
+    def positions(self) -> Positions:
+        """Positions of the ids."""
+        return self.example.positions()
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """What makes two prompts equal: the ids and, on every axis, the positions. Shape: (1 + axes, L)"""
+        return np.vstack((self.ids, self.positions.values))
 
 
 @dataclass
@@ -97,10 +109,11 @@ def group_by_media(prompts: Iterable[Prompt | Answer], window: int, share: bool 
         yield from groups.values()
 
 
-def common_length(rows: Sequence[np.ndarray]) -> int:
-    """Length of the longest common beginning of all rows; at least one id of every row is left after it."""
-    limit = min(len(row) for row in rows) - 1
-    for row in rows[1:]:
-        different = np.flatnonzero(row[:limit] != rows[0][:limit])
+def common_length(prompts: Sequence[Prompt]) -> int:
+    """Number of tokens of the longest common beginning of all prompts; after it, every prompt has a token at least."""
+    first, *others = (prompt.tokens for prompt in prompts)
+    limit = min(len(prompt.ids) for prompt in prompts) - 1
+    for tokens in others:
+        different = np.flatnonzero((tokens[:, :limit] != first[:, :limit]).any(0))
         limit = int(different[0]) if len(different) else limit
     return limit

@@ -1,4 +1,4 @@
-"""Prompts as the language model reads them: embeddings of text, with the media in the places of their placeholders.
+"""Prompts as the language model reads them: positions and embeddings, with media in the places of their placeholders.
 
 Legend: n prompts, T tokens of all of them, W model width.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 from vidtune.generation.grouping import Prompt
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Item, on_device
+from vidtune.processing.positions import position_ids
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,28 @@ class PromptTokens:
     Args:
         embeds: (1, T, W) embeddings.
         lengths: number of tokens of each prompt.
+        position_ids: (1, T) positions, or (axes, 1, T).
+        next_positions: for each prompt, the position of the first token of its answer.
     """
 
     embeds: Tensor
     lengths: Sequence[int]
+    position_ids: Tensor
+    next_positions: Sequence[int]
 
     @classmethod
-    def of(cls, embeds: Sequence[Tensor]) -> "PromptTokens":
-        """Tokens of prompts given by their embeddings, (L, W) each."""
-        return cls(torch.cat(list(embeds))[None], [len(row) for row in embeds])
+    def of(cls, embeds: Sequence[Tensor], begin: int = 0) -> "PromptTokens":
+        """Tokens given by their embeddings, (L, W) for each prompt, with consecutive positions from ``begin`` on."""
+        together = torch.cat(list(embeds))
+        lengths = [len(row) for row in embeds]
+        positions = torch.cat([torch.arange(begin, begin + length) for length in lengths])
+        ends = [begin + length for length in lengths]
+        return cls(together[None], lengths, positions[None].to(together.device), ends)
+
+    def answer_positions(self, positions: Sequence[int]) -> Tensor:
+        """Positions of tokens of answers, the same on every axis, as :attr:`position_ids`: (1, n) or (axes, 1, n)."""
+        row = torch.tensor(positions, device=self.position_ids.device)
+        return row.expand(*self.position_ids.shape[:-1], -1)
 
 
 class EncodedMedia:
@@ -64,4 +78,10 @@ class EncodedMedia:
         for stream, (places, numbers) in media.items():
             found = self.embeds[stream][on_device(numbers, device)]
             embeds[on_device(places, device)] = found.to(embeds.dtype)
-        return PromptTokens(embeds[None], [len(prompt.ids[part]) for prompt in prompts])
+        positions = np.concatenate([prompt.positions.values[:, part] for prompt in prompts], axis=1)
+        return PromptTokens(
+            embeds[None],
+            [len(prompt.ids[part]) for prompt in prompts],
+            on_device(position_ids(positions), device),
+            [prompt.positions.next for prompt in prompts],
+        )

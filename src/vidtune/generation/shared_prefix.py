@@ -50,7 +50,13 @@ class Prefix:
         self.layers: list[tuple[Tensor, Tensor]] = []
         if self.length:
             cache = DynamicCache(config=language_model.config)
-            language_model(inputs_embeds=tokens.embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            language_model(
+                inputs_embeds=tokens.embeds,
+                position_ids=tokens.position_ids,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
             self.layers = [(keys[0], values[0]) for keys, values, *_ in cache]
 
 
@@ -96,35 +102,39 @@ class Branches:
         self.prefix = prefix
         self.questions = questions
         self.lengths = [0] * len(questions.lengths)
+        self.positions = list(questions.next_positions)
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.layout: Layout
 
     def start(self) -> Tensor:
         """Read the questions; returns the logits of the first answer tokens, (n, V)."""
-        return self._forward(self.questions.embeds, self.questions.lengths)
+        return self._forward(self.questions.embeds, self.questions.position_ids, self.questions.lengths)
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Append one token to every question; returns the logits of the next tokens, (n, V)."""
         model = self.prefix.language_model
         ids = torch.tensor([tokens], device=model.device)
-        return self._forward(model.get_input_embeddings()(ids), [1] * len(tokens))
+        positions = self.questions.answer_positions(self.positions)
+        self.positions = [position + 1 for position in self.positions]
+        return self._forward(model.get_input_embeddings()(ids), positions, [1] * len(tokens))
 
     @torch.inference_mode()
     def keep(self, prompts: Sequence[int]) -> None:
         """Keep only these questions, given by their indices in the batch; drop all others."""
         self.lengths = [self.lengths[i] for i in prompts]
+        self.positions = [self.positions[i] for i in prompts]
         self.layers = {i: (keys[prompts], values[prompts]) for i, (keys, values) in self.layers.items()}
 
     @torch.inference_mode()
-    def _forward(self, embeds: Tensor, counts: Sequence[int]) -> Tensor:
+    def _forward(self, embeds: Tensor, position_ids: Tensor, counts: Sequence[int]) -> Tensor:
         """Read the next tokens of every question, (1, T, W); `counts` says how many are of each question."""
         model = self.prefix.language_model
         self.layout = Layout(self.lengths, counts, model.device)
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         output = model(
             inputs_embeds=embeds,
-            position_ids=(self.prefix.length + self.layout.columns)[None],
+            position_ids=position_ids,
             use_cache=False,
             attend=self.attend,
             logits_to_keep=self.layout.last,

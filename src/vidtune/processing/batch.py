@@ -14,9 +14,12 @@ import numpy as np
 import torch
 
 from vidtune.data.sample import MediaRef
+from vidtune.errors import UserError
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.processing.positions import Positions, Span, position_ids
 from vidtune.processing.stream_settings import Measured
+from vidtune.registry import POSITION_RULES
 
 IGNORED = -100
 """Label of a token that is not supervised; cross-entropy of torch skips it by default."""
@@ -139,6 +142,7 @@ class Example:
         truncated: whether tokens were cut off.
         owners: (L,) int64, for every token the index in `media` of the item that it stands for, -1 for text; None: not
             known.
+        position_rule: name of the rule by which the tokens get their positions.
     """
 
     id: str
@@ -148,6 +152,7 @@ class Example:
     masked: str | None = None
     truncated: bool = False
     owners: np.ndarray | None = None
+    position_rule: str = "sequential"
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -157,6 +162,35 @@ class Example:
         """Number of tokens that the loss sums over; the first token of an example never counts."""
         return int(np.count_nonzero(self.labels[1:] != IGNORED))
 
+    def spans(self) -> list[Span]:
+        """The tokens as runs of text and of one media item each; one run of text if their owners are not known."""
+        owners = np.full(len(self), -1) if self.owners is None else self.owners
+        begins = np.flatnonzero(np.diff(owners, prepend=-2))
+        found, counts = [], [0] * len(self.media)
+        for owner, length in zip(owners[begins].tolist(), np.diff(begins, append=len(owners)).tolist(), strict=True):
+            if owner < 0:
+                found.append(Span(length))
+            else:
+                slot = self.media[owner]
+                grid = slot.measured.grid if slot.measured else None
+                found.append(Span(length, slot.stream, counts[owner], grid))
+                counts[owner] += length
+        return found
+
+    def positions(self) -> Positions:
+        """Positions of the tokens by the rule.
+
+        Raises:
+            UserError: there is no such rule, or it gives positions for another number of tokens.
+        """
+        values, following = POSITION_RULES[self.position_rule](self.spans())
+        if values.ndim != 2 or values.shape[1] != len(self):
+            raise UserError(
+                f"{self.id}: position rule {self.position_rule!r} gives shape {values.shape}; "
+                f"expected (axes, {len(self)})"
+            )
+        return Positions(values, following)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -164,7 +198,7 @@ class Batch:
 
     Args:
         input_ids: (1, L) int64.
-        position_ids: (1, L) int64, from 0 in every example.
+        position_ids: (1, L) int64, or (axes, 1, L) if the positions have several axes; every example starts anew.
         labels: (1, L) int64; the first label of every example is -100, so shifting never crosses examples.
         cu_seqlens: S + 1 numbers: the positions where examples begin, and L. Python numbers, so that reading them does
             not wait for a device.
@@ -266,10 +300,11 @@ def join(examples: Sequence[Example], media: dict[str, list[Item]]) -> Batch:
     if not examples:
         raise ValueError("a pack needs at least one example")
     labels = np.concatenate([part for example in examples for part in ([IGNORED], example.labels[1:])])
+    positions = np.concatenate([example.positions().values for example in examples], axis=1)
     bounds = [0, *accumulate(len(example) for example in examples)]
     return Batch(
         input_ids=torch.from_numpy(np.concatenate([example.input_ids for example in examples]))[None],
-        position_ids=torch.cat([torch.arange(len(example)) for example in examples])[None],
+        position_ids=torch.from_numpy(position_ids(positions)),
         labels=torch.from_numpy(labels)[None],
         cu_seqlens=bounds,
         ids=[example.id for example in examples],
@@ -295,6 +330,6 @@ def stacked(values: Sequence[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]
 
 
 def on_device(indices: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Indices on a device, copied without waiting for what the device is doing. Shape: (n,) -> (n,) int64"""
+    """Indices on a device, copied without waiting for what the device is doing. Shape: any -> the same, int64"""
     tensor = torch.from_numpy(np.asarray(indices, np.int64))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

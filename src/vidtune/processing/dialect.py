@@ -22,6 +22,7 @@ class Dialect:
         layouts: stream -> what replaces its tag in a prompt; the others: their tokens, then those of their companions.
         times: name of the rule by which moments are written in texts, see :mod:`vidtune.processing.times`; None if the
             system writes no moments.
+        positions: name of the rule by which tokens get their positions, see :mod:`vidtune.processing.positions`.
         added_tokens: tokens that the tokenizer of the language model gets in addition, in this order.
     """
 
@@ -32,4 +33,5 @@ class Dialect:
     companions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     times: str | None = None
+    positions: str = "sequential"
     added_tokens: tuple[AddedToken, ...] = ()

@@ -103,6 +103,11 @@ class VideoLMProcessor(ProcessorMixin):
         return SYSTEMS[self.system].dialect.times
 
     @property
+    def positions(self) -> str:
+        """Name of the rule by which tokens get their positions."""
+        return SYSTEMS[self.system].dialect.positions
+
+    @property
     def preprocessing(self) -> dict[str, Preprocessing]:
         """Preprocessing of each stream."""
         return {name: settings.preprocessing for name, settings in self.streams.items()}
@@ -192,7 +197,7 @@ class VideoLMProcessor(ProcessorMixin):
             )
         except SampleProblem as problem:
             raise problem.of(sample.id) from None
-        return _example(sample.id, encoded, readings, seed)
+        return _example(sample.id, encoded, readings, seed, self.positions)
 
     def question_example(
         self,
@@ -226,7 +231,7 @@ class VideoLMProcessor(ProcessorMixin):
             encoded = self._encode(turns, media, readings, prompt, supervise=False, open_answer=True)
         except SampleProblem as problem:
             raise problem.of(id) if id else problem from None
-        return _example(id, encoded, readings, None)
+        return _example(id, encoded, readings, None, self.positions)
 
     def split_at_media(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
         """Ids up to and including the last media token, and the ids after it. Without media the first part is empty.
@@ -258,7 +263,8 @@ class VideoLMProcessor(ProcessorMixin):
             return_tensors: as in other processors; only "pt", tensors of torch, exists.
 
         Returns:
-            `input_ids` and `attention_mask`, (B, L) int64, padded on the left; `media`, the items of each stream.
+            `input_ids` and `attention_mask`, (B, L) int64, padded on the left; `media`, the items of each stream; and
+            `position_ids`, (B, L) or (axes, B, L), if the system's positions are not those that transformers finds.
         Raises:
             SampleProblem: tags and media do not fit together.
             UserError: the system has no stream "image" or "video".
@@ -283,7 +289,12 @@ class VideoLMProcessor(ProcessorMixin):
             examples.append(self.question_example(question, refs, name, id=str(number), readings=readings))
             read += [part for item in found for part in item]
         ids, mask = padded_left([example.input_ids for example in examples], self.tokenizer.pad_token_id or 0)
-        return {"input_ids": ids, "attention_mask": mask, "media": self._items(read)}
+        inputs = {"input_ids": ids, "attention_mask": mask, "media": self._items(read)}
+        if self.positions != "sequential":
+            axes = zip(*(example.positions().values for example in examples), strict=True)
+            rows = [padded_left(axis, 0)[0] for axis in axes]
+            inputs["position_ids"] = rows[0] if len(rows) == 1 else torch.stack(rows)
+        return inputs
 
     def _load(self, stream: str, item: Any) -> list[tuple[MediaRef, Measured, np.ndarray | torch.Tensor]]:
         """The readings of a path, or of decoded pixels, each with the values that its tower takes."""
@@ -395,7 +406,9 @@ def _parts(preprocessing: Preprocessing) -> list[tuple[Registry[Any], str]]:
     return [(PREPROCESSING, preprocessing.kind), *used]
 
 
-def _example(id: str, encoded: Encoded, readings: Sequence[Sequence[Reading]], seed: int | None) -> Example:
+def _example(
+    id: str, encoded: Encoded, readings: Sequence[Sequence[Reading]], seed: int | None, positions: str
+) -> Example:
     """An example with the media whose tokens were kept; readings of one file share its seed."""
     media = [(ref, number, measured) for number, item in enumerate(readings) for ref, measured in item]
     slots = tuple(
@@ -405,6 +418,5 @@ def _example(id: str, encoded: Encoded, readings: Sequence[Sequence[Reading]], s
     )
     # Numbers among the parts become numbers among those that were kept; the last entry is that of NO_OWNER.
     kept = np.append(np.cumsum(np.array(encoded.media_tokens, bool)) - 1, NO_OWNER)
-    return Example(
-        id, encoded.input_ids, encoded.labels, slots, encoded.masked, encoded.truncated, kept[encoded.owners]
-    )
+    owners = kept[encoded.owners]
+    return Example(id, encoded.input_ids, encoded.labels, slots, encoded.masked, encoded.truncated, owners, positions)
