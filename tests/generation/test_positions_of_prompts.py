@@ -78,7 +78,7 @@ def plain_loop(parts, example, media):
 @pytest.mark.parametrize("share_prefix", [True, False])
 @torch.no_grad()
 def test_answers_equal_a_plain_loop(parts, media, share_prefix):
-    model, processor = parts
+    _, processor = parts
     requests = [Request(name, media, question) for name, question in QUESTIONS.items()]
     settings = GenerationSettings(max_new_tokens=NEW_TOKENS)
     with AnswerEngine(*parts, settings, prompt="llava_v1", workers=0, share_prefix=share_prefix) as engine:

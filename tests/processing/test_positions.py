@@ -57,7 +57,7 @@ def wrong_rule():
 
 
 def test_rules_that_do_not_exist_or_miscount_are_named(wrong_rule):
-    with pytest.raises(UserError, match="unknown position rule 'sequentail'.*sequential"):
+    with pytest.raises(UserError, match=r"unknown position rule 'sequentail'.*sequential"):
         example([-1], (), position_rule="sequentail").positions()
     with pytest.raises(UserError, match=r"sample 7: position rule 'wrong' gives shape \(3, 2\).*\(axes, 3\)"):
         example([-1] * 3, (), position_rule=wrong_rule).positions()

@@ -14,6 +14,7 @@ import numpy as np
 
 from vidtune.processing.stream_settings import Grid
 
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Consecutive tokens of an example that are text, or that belong to one media item.
@@ -22,7 +23,7 @@ class Span:
         length: number of tokens, at least 1.
         stream: stream of the item; None: text.
         first: index of the first token among the tokens of the item, which may stand in several spans.
-        grid: frames, rows and columns of the whole item, also if its tokens were cut; None: text, or an item without a known grid.
+        grid: frames, rows and columns of the whole item, also if tokens were cut off; None: text, or it is not known.
     """
 
     length: int
