@@ -179,7 +179,7 @@ def test_towers_agree_layer_by_layer(stream, model, inputs, expected):
     tower, values = model.towers[stream], stacked(inputs, stream)
     frames = values.transpose(1, 2).flatten(0, 1) if stream == "video" else values
     with torch.no_grad():
-        states = tower.hidden_states(frames)
+        states = list(tower.hidden_states(frames))
         features = tower(values)
         embeddings = tower.embeddings(frames)
     if f"{stream}_tower.embeddings" in expected:

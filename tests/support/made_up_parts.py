@@ -93,7 +93,33 @@ class Spans(nn.Module):
         return inside.to(block) @ block / inside.sum(1, keepdim=True).clamp(min=1)
 
 
-PARTS = {"adjacent": AdjacentConfig, "spans": SpansConfig}
+@dataclass(frozen=True, kw_only=True)
+class LevelsConfig:
+    """Connector that reads tapped states: the mean over levels of a linear layer each, (B, K, N, C) -> (B, N, D)."""
+
+    levels: int
+    input_size: int
+    output_size: int = TEXT_WIDTH
+
+    def num_tokens(self, shape: tuple[int, ...]) -> int:
+        return shape[1]
+
+    def build(self) -> nn.Module:
+        return Levels(self)
+
+
+class Levels(nn.Module):
+    def __init__(self, config: LevelsConfig) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(config.input_size, config.output_size) for _ in range(config.levels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.stack(
+            [linear(level) for linear, level in zip(self.linears, features.unbind(1), strict=True)]
+        ).mean(0)
+
+
+PARTS = {"adjacent": AdjacentConfig, "spans": SpansConfig, "levels": LevelsConfig}
 
 
 @contextmanager

@@ -147,10 +147,12 @@ def _token_counts(
     parts = config.streams[stream]
     tower: Any = config.tower(parts["tower"])
     counts = {shape: config.num_tokens(stream, shape) for shape in preprocessing.output_shapes()}
-    if len(counts) == 1:
+    fixed, tokenwise = len(counts) == 1, is_tokenwise(config.connector(parts["connector"]))
+    if config.taps(stream) or not (fixed or (tokenwise and (counts or hasattr(tower, "tokens_per_row")))):
+        specs = {"tower": config.tower_spec(parts["tower"]), "connector": config.connectors[parts["connector"]]}
+        return Measure(**specs, taps=config.taps(stream))
+    if fixed:
         return next(iter(counts.values()))
-    if not is_tokenwise(config.connector(parts["connector"])) or not (counts or hasattr(tower, "tokens_per_row")):
-        return Measure(tower=config.tower_spec(parts["tower"]), connector=config.connectors[parts["connector"]])
     if not counts:
         return str(tower.tokens_per_row)
     return {"x".join(map(str, shape)): tokens for shape, tokens in counts.items()}

@@ -10,7 +10,7 @@ from vidtune.models.distillation import AlignmentConfig
 from vidtune.models.language_model.families import config_class
 from vidtune.models.towers.absent import AbsentTower
 from vidtune.models.towers.base import TowerConfig, tower_config
-from vidtune.processing.stream_settings import feature_shape
+from vidtune.processing.stream_settings import feature_shape, is_tokenwise
 from vidtune.registry import CONNECTORS, LANGUAGE_MODELS, SYSTEMS, TOWERS, packages_of, require_packages
 
 ADDED_TOKENS = "language_model.added_tokens"
@@ -27,14 +27,16 @@ class VideoLMConfig(PreTrainedConfig):
         towers: name -> ``{"type": ..., **sizes}``, see :mod:`vidtune.models.towers`. With ``"absent": "name"`` the
             model does not have the tower and reads stored features; its weights are published under that name.
         connectors: name -> ``{"type": ..., **sizes}``, see :mod:`vidtune.models.connectors`.
-        streams: name -> ``{"tower": name, "connector": name}``. The k-th stream by alphabet owns placeholder id
-            ``text_config.vocab_size + k``, which is outside the vocabulary.
+        streams: name -> ``{"tower": name, "connector": name}``; several streams may share a tower. With
+            ``"taps": [14, 20]`` the connector gets these hidden states of the tower, (K, N, C), in place of its output.
+            The k-th stream by alphabet owns placeholder id ``text_config.vocab_size + k``, which is outside the
+            vocabulary.
         alignments: stream -> sizes of the head that aligns its hidden states with a teacher's features, see
             :mod:`vidtune.models.distillation`; empty without distillation.
         added_tokens: text -> id of each token that the system adds to the tokenizer of the language model.
 
     Raises:
-        ValueError: a stream names a tower or connector that does not exist.
+        ValueError: a stream names a tower, connector or hidden state that does not exist.
     """
 
     model_type = "vidtune"
@@ -46,7 +48,7 @@ class VideoLMConfig(PreTrainedConfig):
         text_config: PreTrainedConfig | dict[str, Any] | None = None,
         towers: dict[str, dict[str, Any]] | None = None,
         connectors: dict[str, dict[str, Any]] | None = None,
-        streams: dict[str, dict[str, str]] | None = None,
+        streams: dict[str, dict[str, Any]] | None = None,
         alignments: dict[str, dict[str, Any]] | None = None,
         added_tokens: dict[str, int] | None = None,
         **kwargs: Any,
@@ -65,6 +67,7 @@ class VideoLMConfig(PreTrainedConfig):
         for name, stream in self.streams.items():
             if stream["tower"] not in self.towers or stream["connector"] not in self.connectors:
                 raise ValueError(f"stream {name!r} names a tower or connector that is not there: {stream}")
+            self._check_taps(name)
         kwargs["tie_word_embeddings"] = bool(self.text_config.tie_word_embeddings)
         super().__init__(**kwargs)
 
@@ -121,9 +124,26 @@ class VideoLMConfig(PreTrainedConfig):
         """Config of the alignment head of a stream."""
         return AlignmentConfig(**self.alignments[stream])
 
+    def taps(self, stream: str) -> tuple[int, ...]:
+        """Numbers of the hidden states of its tower that a stream reads; empty: it reads the tower's output."""
+        return tuple(self.streams[stream].get("taps", ()))
+
+    def _check_taps(self, stream: str) -> None:
+        taps = self.taps(stream)
+        if not taps:
+            return
+        kind = self.towers[self.streams[stream]["tower"]].get("type")
+        states = getattr(self.tower(self.streams[stream]["tower"]), "num_states", 0)
+        if not states:
+            raise ValueError(f"stream {stream!r}: taps {list(taps)}: a tower of type {kind!r} has none")
+        if outside := [tap for tap in taps if not isinstance(tap, int) or not 0 <= tap < states]:
+            raise ValueError(f"stream {stream!r}: taps {outside}: its tower has hidden states 0 to {states - 1}")
+        if is_tokenwise(self.connector(self.streams[stream]["connector"])):
+            raise ValueError(f"stream {stream!r}: taps {list(taps)}: its connector reads one hidden state only")
+
     def feature_shape(self, stream: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the features of one item of a stream, whose own shape is ``shape``, without batch dimension."""
-        return feature_shape(self.tower(self.streams[stream]["tower"]), shape, ())
+        return feature_shape(self.tower(self.streams[stream]["tower"]), shape, self.taps(stream))
 
     def num_tokens(self, stream: str, shape: tuple[int, ...]) -> int:
         """Number of embeddings of one item of a stream; ``shape`` is that of the item, without batch dimension."""

@@ -133,16 +133,18 @@ class VideoLM(PreTrainedModel, GenerationMixin):
     def tower_features(self, stream: str, values: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
         """Features of media items by the tower of a stream; a frozen tower runs without a graph.
 
-        Shape: (n, *item) -> (n, N, C), or a list of items of different shapes -> list of (N, C)
+        Shape: (n, *item) -> (n, N, C), or a list of items of different shapes -> list of (N, C); if the stream has K
+            taps, (n, K, N, C)
         """
         tower = self.towers[self.config.streams[stream]["tower"]]
+        taps = {"taps": self.config.taps(stream)} if self.config.taps(stream) else {}
         dtype = _dtype(tower)
         with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(tower)):
             if getattr(tower, "takes_lists", False):
-                return tower([value.to(device=self.device, dtype=dtype) for value in values])
+                return tower([value.to(device=self.device, dtype=dtype) for value in values], **taps)
             if isinstance(values, Tensor):
-                return tower(values.to(device=self.device, dtype=dtype))
-            return [tower(value.unsqueeze(0).to(device=self.device, dtype=dtype))[0] for value in values]
+                return tower(values.to(device=self.device, dtype=dtype), **taps)
+            return [tower(value.unsqueeze(0).to(device=self.device, dtype=dtype), **taps)[0] for value in values]
 
     def connect(
         self,

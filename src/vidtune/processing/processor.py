@@ -115,7 +115,7 @@ class VideoLMProcessor(ProcessorMixin):
     @property
     def looks_at_media(self) -> bool:
         """Whether the number of tokens of a sample depends on the metadata of its media files."""
-        differ = not all(isinstance(settings.num_tokens, int) for settings in self.streams.values())
+        differ = not all(settings.all_alike for settings in self.streams.values())
         return differ or any(map(needs_metadata, self.layouts.values()))
 
     @property

@@ -80,7 +80,7 @@ class MediaReader:
         """
         settings = self.streams[ref.stream]
         try:
-            info = None if isinstance(settings.num_tokens, int) else self.media_info(ref.path)
+            info = None if settings.all_alike else self.media_info(ref.path)
             return settings.preprocessing.output_shape(info)
         except MediaError as error:
             raise SampleProblem("media cannot be read", str(error)) from None

@@ -6,7 +6,6 @@ Legend: N tower features of an item, C their width, K tapped hidden states.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -68,7 +67,7 @@ class Measure(BaseModel):
         _check_dimensions(shape, len(standard))
         return Measured(connector.num_tokens(tuple(shape)), cost=0.0)
 
-    @cached_property
+    @property
     def _parts(self) -> tuple[Any, Any]:
         """Configs of tower and connector."""
         return _config(TOWERS, self.tower), _config(CONNECTORS, self.connector)
@@ -118,9 +117,16 @@ class StreamSettings(BaseModel):
     feature_size: PositiveInt | None = None
 
     @property
+    def all_alike(self) -> bool:
+        """Whether all items have one shape, so that no metadata are needed to count their tokens."""
+        return isinstance(self.num_tokens, int) or (
+            isinstance(self.num_tokens, Measure) and len(self.preprocessing.output_shapes()) == 1
+        )
+
+    @property
     def is_measured(self) -> bool:
         """Whether items differ in more than what a number, a table or a fraction can say."""
-        return isinstance(self.num_tokens, Measure)
+        return isinstance(self.num_tokens, Measure) and not self.all_alike
 
     def measure(self, shape: Sequence[int]) -> Measured:
         """What an item becomes for which preprocessing returns this shape."""

@@ -23,6 +23,6 @@ class AbsentTower(nn.Module):
         super().__init__()
         self.name, self.published = name, published
 
-    def forward(self, values: Any) -> NoReturn:
+    def forward(self, values: Any, **options: Any) -> NoReturn:
         """Raises UserError: the tower has no weights."""
         raise UserError(absent_message({self.name: self.published}))

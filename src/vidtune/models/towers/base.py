@@ -2,7 +2,7 @@
 
 The config of a tower is a frozen dataclass that states shapes and builds the tower.
 
-Legend: B items, N tokens of an item, C tower width.
+Legend: B items, N tokens of an item, C tower width, K tapped hidden states.
 """
 
 from typing import Any, Protocol
@@ -21,6 +21,8 @@ class TowerConfig(Protocol):
       be aligned with a teacher.
     - ``tokens_per_row: Fraction`` exists for towers whose items may have any number of rows (their first dimension):
       ``num_tokens(shape)`` is then ``shape[0] * tokens_per_row``, rounded down.
+    - ``num_states``: number of hidden states that a stream may tap, 0 being the one before the first layer. The tower
+      then takes the numbers of wanted states: ``tower(values, taps=(14, 20)) -> (B, K, N, C)``.
     - ``grid(shape) -> (frames, rows, columns)`` tells how the tokens of an item stand; None: in no grid.
     """
 

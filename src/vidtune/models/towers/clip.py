@@ -5,7 +5,9 @@ Source: CLIP (arXiv:2103.00020); attention over time as in LanguageBind (arXiv:2
 github.com/PKU-YuanGroup/LanguageBind).
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -52,6 +54,11 @@ class ClipTowerConfig:
             raise ValueError(f"feature_layer {self.feature_layer} is outside -{self.num_hidden_layers}..-1")
         if self.temporal_attention and not self.num_frames:
             raise ValueError("temporal_attention needs num_frames")
+
+    @property
+    def num_states(self) -> int:
+        """Number of hidden states; a stream may tap any of them."""
+        return self.num_hidden_layers + 1
 
     @property
     def tokens_per_frame(self) -> int:
@@ -138,7 +145,8 @@ class ClipTower(nn.Module):
     Parameter names are those of CLIP checkpoints (``pre_layrnorm`` sic), so that names of published files differ by a
     prefix only. ``post_layernorm`` and the layers after ``feature_layer`` are loaded and saved but not run.
 
-    Shape: (B, 3, H, W) -> (B, N, C), or (B, 3, T, H, W) -> (B, T * N, C), with N = ``config.tokens_per_frame``.
+    Shape: (B, 3, H, W) -> (B, N, C), or (B, 3, T, H, W) -> (B, T * N, C), with N = ``config.tokens_per_frame``; with K
+        ``taps`` (B, K, N, C) or (B, K, T * N, C).
     Raises:
         ValueError: attention over time was built for another number of frames than the clip has.
     """
@@ -167,23 +175,29 @@ class ClipTower(nn.Module):
             return TemporalClipLayer(clip, self.config.num_frames)
         return CLIPEncoderLayer(clip)
 
-    def hidden_states(self, frames: Tensor, num_layers: int | None = None) -> list[Tensor]:
-        """All hidden states, (B * T, 3, H, W) -> list of (B * T, F, C); the first is after ``pre_layrnorm``."""
-        hidden = self.pre_layrnorm(self.embeddings(frames))
-        states = [hidden]
-        for layer in self.encoder.layers[:num_layers]:
-            hidden = layer(hidden, None)
-            states.append(hidden)
-        return states
+    def hidden_states(self, frames: Tensor) -> Iterator[Tensor]:
+        """Yields the hidden states one by one, (B * T, 3, H, W) -> (B * T, F, C); the first is after ``pre_layrnorm``.
 
-    def forward(self, pixels: Tensor) -> Tensor:
+        No state is kept here: a state that the caller drops is free as soon as the next one is computed.
+        """
+        hidden = self.pre_layrnorm(self.embeddings(frames))
+        yield hidden
+        for layer in self.encoder.layers:
+            hidden = layer(hidden, None)
+            yield hidden
+
+    def forward(self, pixels: Tensor, taps: Sequence[int] = ()) -> Tensor:
         config = self.config
         is_clip = pixels.dim() == 5
         if config.temporal_attention and (not is_clip or pixels.shape[2] != config.num_frames):
             raise ValueError(f"this tower takes clips of {config.num_frames} frames, got shape {tuple(pixels.shape)}")
         frames = pixels.transpose(1, 2).flatten(0, 1) if is_clip else pixels
-        num_layers = config.num_hidden_layers + 1 + config.feature_layer
-        features = self.hidden_states(frames, num_layers)[-1]
-        if not config.keep_class_token:
-            features = features[:, 1:]
-        return features.unflatten(0, (pixels.shape[0], -1)).flatten(1, 2)
+        wanted = taps or (config.num_states + config.feature_layer,)
+        states = enumerate(islice(self.hidden_states(frames), max(wanted) + 1))
+        found = {number: self._features(state, len(pixels)) for number, state in states if number in wanted}
+        return torch.stack([found[tap] for tap in taps], dim=1) if taps else found[wanted[0]]
+
+    def _features(self, state: Tensor, items: int) -> Tensor:
+        """Features of the items, from a hidden state of their frames. Shape: (B * T, F, C) -> (B, T * N, C)"""
+        features = state if self.config.keep_class_token else state[:, 1:]
+        return features.unflatten(0, (items, -1)).flatten(1, 2)
