@@ -14,8 +14,8 @@ from tiny_models import TOKENIZER
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vidtune.checkpoints.build import build_model
-from vidtune.checkpoints.difference import add_difference
 from vidtune.checkpoints.load import load_checkpoint
+from vidtune.checkpoints.parts.difference import add_difference
 from vidtune.checkpoints.publication import NamedParts
 from vidtune.checkpoints.write import save_checkpoint
 from vidtune.cli.main import run

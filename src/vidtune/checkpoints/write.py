@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidtune.checkpoints.apply import key_map, under_every_name
-from vidtune.checkpoints.difference import difference_to
+from vidtune.checkpoints.apply import key_map
 from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.files.tensors import write_state
+from vidtune.checkpoints.fill import under_every_name
 from vidtune.checkpoints.load import Checkpoint
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL
+from vidtune.checkpoints.parts.difference import difference_to
 from vidtune.checkpoints.publication import CheckpointFormat
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import OURS, LoadReport, rename

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidtune.checkpoints.apply import key_map, under_every_name
+from vidtune.checkpoints.apply import key_map
+from vidtune.checkpoints.fill import under_every_name
 from vidtune.checkpoints.lora.adapter_files import TRAINABLE_NAMES, WRAPPER, Adapter, read_adapter, write_adapter
 from vidtune.checkpoints.lora.bundle import (
     LANGUAGE_MODEL,
