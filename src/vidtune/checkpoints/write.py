@@ -41,7 +41,7 @@ def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS, 
         raise UserError(f"{out}: exists already; choose another folder or remove it")
     format = None if format_name == OURS else export_format(checkpoint.model.config.system, format_name)
     if base is not None and (format is None or not format.difference):
-        raise UserError(f"format {format_name} holds no differences; leave out the base {base}")
+        raise UserError(f"format {format_name} holds no differences to {base}; leave out --difference-from")
     try:
         with atomic_folder(out) as folder:
             _write(checkpoint, folder, format, base)
@@ -85,7 +85,7 @@ def _difference(checkpoint: Checkpoint, base: str | None) -> dict[str, Tensor]:
     else:
         part = checkpoint.source.in_order()[0].part(LANGUAGE_MODEL) if checkpoint.source is not None else None
     if part is None:
-        raise UserError("name the language model to which it holds differences with --model-base (base=)")
+        raise UserError("name the language model from which the differences are counted: --difference-from BASE")
     report = LoadReport(LANGUAGE_MODEL)
     found = rename(part.weights, key_map(part), report)
     report.refuse_gaps(part.path)
@@ -125,11 +125,6 @@ def export_format(system: str, name: str) -> CheckpointFormat:
     if name not in formats:
         raise UserError(f"cannot write format {name!r} of system {system!r}; {suggestion(name, [*formats, OURS])}")
     return formats[name]
-
-
-def holds_differences(system: str | None, format_name: str) -> bool:
-    """Whether a format holds differences to a language model."""
-    return system is not None and format_name != OURS and export_format(system, format_name).difference
 
 
 def towers_left_out(checkpoint: Checkpoint, format_name: str) -> list[str]:
