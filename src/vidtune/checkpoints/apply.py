@@ -266,6 +266,7 @@ def _fill_parts(
         delta: differences to the language model.
     """
     known, paths = dict(state), {}
+    rows: dict[Path, dict[str, Tensor]] = {}
     for part in source.children:
         component = part.component
         if component.startswith("towers.") and holds(known, component):
@@ -274,9 +275,10 @@ def _fill_parts(
         found = rename(part.weights, key_map(part), report)
         report.refuse_gaps(Path(part.place))
         if part.kind == "language_model":
-            found = _whole_language_model(part, found, config, delta)
+            found = whole_language_model(part, found, config, delta)
         # A file of several connectors gives only the one for which it is named.
         state = state | {name: tensor for name, tensor in found.items() if name.startswith(component + ".")}
+        rows[part.path] = {name: tensor for name, tensor in found.items() if name.startswith(ADDED_TOKENS + ".")}
         paths[component] = Path(part.place)
         if reports is not None:
             reports.append(report)
@@ -291,13 +293,15 @@ def _fill_parts(
     LoadReport("connectors", missing=halves).refuse_gaps(Path("connectors"))
     whole.missing = []
     whole.refuse_gaps(source.path)
+    for path, held in rows.items():
+        put_rows(model, held, path)
     return model
 
 
-def _whole_language_model(
-    part: Source, found: dict[str, Tensor], config: VideoLMConfig, delta: "_Layer | None"
+def whole_language_model(
+    part: Source, found: dict[str, Tensor], config: VideoLMConfig, delta: "_Layer | None" = None
 ) -> dict[str, Tensor]:
-    """The weights of a language model with the differences to it, and with rows for added tokens."""
+    """Return the weights of a language model with the differences to it, and with rows for added tokens."""
     trained = tokens_with_rows(part, config.added_tokens) if config.added_tokens else set()
     if delta is not None:
         with torch.device("meta"):

@@ -103,6 +103,8 @@ class CheckpointFormat:
         difference: whether its tensors of the language model are differences to a base, which the user names: see
             :mod:`vidtune.checkpoints.parts.difference`. ``partial`` names the language model, and what else is in the
             file. A longer vocabulary than that of the base stands in config.json as ``vocab_size``.
+        whole_matrices: whether rows of added tokens (``language_model.added_tokens`` in ``partial``) are written with
+            all other rows of their matrix, for code that copies whole matrices. Either form is read.
         without_towers: whether such a checkpoint never holds its towers, and is written without them.
     """
 
@@ -117,6 +119,7 @@ class CheckpointFormat:
     file_name: str = "model.safetensors"
     adapter: bool = False
     drawn: tuple[str, ...] = ()
+    whole_matrices: bool = False
     difference: bool = False
     without_towers: bool = False
 

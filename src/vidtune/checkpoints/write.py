@@ -12,6 +12,7 @@ from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.files.tensors import write_state
 from vidtune.checkpoints.fill import under_every_name
 from vidtune.checkpoints.load import Checkpoint
+from vidtune.checkpoints.lora.added_rows import rows_of
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL
 from vidtune.checkpoints.parts.difference import difference_to
 from vidtune.checkpoints.publication import CheckpointFormat
@@ -21,6 +22,7 @@ from vidtune.checkpoints.source import Source
 from vidtune.checkpoints.write_lora_run import write_lora_run
 from vidtune.errors import UserError
 from vidtune.machine.files import atomic_folder
+from vidtune.models.config import ADDED_TOKENS
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
 from vidtune.registry import SYSTEMS
@@ -106,7 +108,10 @@ def export_state(
     wanted = tuple(component + "." for component in format.partial)
     repeated = {name for names in tied_names(model) for name in names[1:]}
     exported = {}
-    for name, tensor in (model.state_dict() if state is None else state).items():
+    tensors = dict(model.state_dict() if state is None else state)
+    if ADDED_TOKENS in format.partial:
+        tensors |= rows_of(model, format.whole_matrices)
+    for name, tensor in tensors.items():
         if (wanted and not name.startswith(wanted)) or (format.without_towers and name.startswith("towers.")):
             continue
         if name in repeated:
