@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vidtune.media.preprocessing.frame_sampling import SamplingRule
     from vidtune.media.preprocessing.resize_rules import ResizeRule
     from vidtune.models.language_model.families import Family
+    from vidtune.models.language_model.layer_program import DropRule
     from vidtune.planning.order import OrderRule
     from vidtune.processing.positions import PositionRule
     from vidtune.processing.times import TimeRule
@@ -245,6 +246,9 @@ SAMPLING_RULES: "Registry[SamplingRule]" = Registry(
 RESIZE_RULES: "Registry[ResizeRule]" = Registry(
     "resize rule", "vidtune.media.preprocessing.resize_rules", "vidtune.rules", "resize."
 )
+DROP_RULES: "Registry[DropRule]" = Registry(
+    "drop rule", "vidtune.models.language_model.layer_program", "vidtune.rules", "drop."
+)
 TIME_RULES: "Registry[TimeRule]" = Registry("rule for times", "vidtune.processing.times", "vidtune.rules", "times.")
 POSITION_RULES: "Registry[PositionRule]" = Registry(
     "position rule", "vidtune.processing.positions", "vidtune.rules", "positions."
@@ -262,6 +266,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     PREPROCESSING,
     SAMPLING_RULES,
     RESIZE_RULES,
+    DROP_RULES,
     TIME_RULES,
     POSITION_RULES,
     ORDER_RULES,

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidtune.checkpoints.apply import assemble
-from vidtune.checkpoints.fill import Dtypes
+from vidtune.checkpoints.apply import Dtypes, assemble
 from vidtune.checkpoints.fit_processor import processor_of
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport

@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from vidtune.models.connectors.base import ConnectorConfig, connector_config
 from vidtune.models.distillation import AlignmentConfig
 from vidtune.models.language_model.families import config_class
+from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.models.towers.absent import AbsentTower
 from vidtune.models.towers.base import TowerConfig, tower_config
 from vidtune.processing.stream_settings import feature_shape, is_tokenwise
@@ -15,7 +16,7 @@ from vidtune.registry import CONNECTORS, LANGUAGE_MODELS, SYSTEMS, TOWERS, packa
 
 ADDED_TOKENS = "language_model.added_tokens"
 """Name of the component that is made of the rows of added tokens, in ``train`` and in the names of weights."""
-_RARE = ("added_tokens", "packages")
+_RARE = ("added_tokens", "layer_program", "packages")
 
 
 class VideoLMConfig(PreTrainedConfig):
@@ -33,6 +34,7 @@ class VideoLMConfig(PreTrainedConfig):
             vocabulary.
         alignments: stream -> sizes of the head that aligns its hidden states with a teacher's features, see
             :mod:`vidtune.models.distillation`; empty without distillation.
+        layer_program: steps between the decoder layers, see :mod:`vidtune.models.language_model.layer_program`.
         added_tokens: text -> id of each token that the system adds to the tokenizer of the language model.
 
     Raises:
@@ -51,6 +53,7 @@ class VideoLMConfig(PreTrainedConfig):
         streams: dict[str, dict[str, Any]] | None = None,
         alignments: dict[str, dict[str, Any]] | None = None,
         added_tokens: dict[str, int] | None = None,
+        layer_program: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         require_packages(kwargs.pop("packages", {}))
@@ -64,6 +67,7 @@ class VideoLMConfig(PreTrainedConfig):
         self.streams = dict(streams or {})
         self.alignments = dict(alignments or {})
         self.added_tokens = dict(sorted((added_tokens or {}).items(), key=lambda item: item[1]))
+        self.layer_program = list(layer_program or [])
         for name, stream in self.streams.items():
             if stream["tower"] not in self.towers or stream["connector"] not in self.connectors:
                 raise ValueError(f"stream {name!r} names a tower or connector that is not there: {stream}")
@@ -84,6 +88,11 @@ class VideoLMConfig(PreTrainedConfig):
         ]
         values: dict[str, Any] = {**super().to_dict(), "packages": packages_of(parts)}
         return {key: value for key, value in values.items() if value or key not in _RARE}
+
+    @property
+    def program(self) -> LayerProgram:
+        """The layer program, ready to run. Raises ValueError where it cannot be read."""
+        return LayerProgram.parse(self.layer_program, list(self.streams), self.text_config.num_hidden_layers)
 
     @property
     def placeholder_ids(self) -> dict[str, int]:

@@ -18,6 +18,14 @@ from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_loss
 from vidtune.models.language_model.attention import check_attention, register_attention
 from vidtune.models.language_model.families import family_of, proven
+from vidtune.models.language_model.layer_call import (
+    CallPlan,
+    MediaTokens,
+    dropped_in_cache,
+    install,
+    plan_call,
+    split_levels,
+)
 from vidtune.models.language_model.loss import head_loss_sum
 from vidtune.processing.batch import IGNORED, Batch, Item, on_device, stacked
 from vidtune.processing.processor import VideoLMProcessor
@@ -57,6 +65,11 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         family = family_of(config.text_config)
         self.language_model = family.build(config.text_config)
         self.family = proven(family, self.language_model)
+        self.program = config.program
+        if self.program:
+            install(self.program, self.family.decoder_layers(self.language_model), self.language_model.get_decoder())
+        for stream in self.alignments:
+            self._check_alignment(stream)
         self.post_init()
 
     @classmethod
@@ -129,6 +142,18 @@ class VideoLM(PreTrainedModel, GenerationMixin):
                 self.alignments[stream] = head.to(device=self.device, dtype=self.dtype)
             elif self.alignments[stream].config != head.config:
                 raise UserError(f"distillation.{stream}: the model brings a head of {self.alignments[stream].config}")
+            self._check_alignment(stream)
+
+    def _check_alignment(self, stream: str) -> None:
+        """Raise UserError where an alignment head looks at layers in which tokens of its stream are missing."""
+        states = self.config.text_config.num_hidden_layers + 1
+        last = max(layer % states for layer in self.alignments[stream].config.layers)
+        after = min((drop.after for drop in self.program.drops if stream in drop.streams), default=last)
+        if last > after:
+            raise UserError(
+                f"distillation.{stream}: hidden states of layer {last} are aligned, but the layer program drops tokens "
+                f"of the stream after layer {after}; align a layer before that"
+            )
 
     def tower_features(self, stream: str, values: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
         """Features of media items by the tower of a stream; a frozen tower runs without a graph.
@@ -180,6 +205,9 @@ class VideoLM(PreTrainedModel, GenerationMixin):
     def encode_items(self, stream: str, items: Sequence[Item]) -> Iterator[Tensor]:
         """Embeddings of every item in order, each cut to its tokens that are in the prompt.
 
+        Shape: -> (M, D) each; (1 + K, M, D) from a connector that returns levels, see
+        :mod:`vidtune.models.language_model.layer_program`.
+
         Raises:
             UserError: an item becomes another number of tokens than was promised; names the item and both numbers.
         """
@@ -194,13 +222,13 @@ class VideoLM(PreTrainedModel, GenerationMixin):
                     self.keep_features(stream, item.key, block)
         self._check_extras(stream, items)
         for item, block in zip(items, self.connect(stream, features, [i.extras for i in items]), strict=True):
-            promised = item.num_tokens if item.measured is None else item.measured.tokens
-            if len(block) < promised or (item.measured is not None and len(block) > promised):
+            promised, given = item.num_tokens if item.measured is None else item.measured.tokens, block.shape[-2]
+            if given < promised or (item.measured is not None and given > promised):
                 raise UserError(
                     f"{item.name}: stream {stream!r} promises {promised} tokens of it but its connector gives "
-                    f"{len(block)}; correct num_tokens in the config of its tower or connector"
+                    f"{given}; correct num_tokens in the config of its tower or connector"
                 )
-            yield block[: item.num_tokens]
+            yield block[..., : item.num_tokens, :]
 
     def _check_extras(self, stream: str, items: Sequence[Item]) -> None:
         """Raise UserError for an item that lacks extras which the connector of the stream needs."""
@@ -218,7 +246,16 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         media: Mapping[str, Sequence[Item]] | None = None,
         places: Mapping[str, Sequence[np.ndarray]] | None = None,
     ) -> Tensor:
-        """Embeddings of ids, with placeholders replaced by media, (B, L) -> (B, L, D).
+        """Embeddings of ids, with placeholders replaced by media, (B, L) -> (B, L, D); arguments as in :meth:`read`."""
+        return self.read(input_ids, media, places)[0]
+
+    def read(
+        self,
+        input_ids: Tensor,
+        media: Mapping[str, Sequence[Item]] | None = None,
+        places: Mapping[str, Sequence[np.ndarray]] | None = None,
+    ) -> tuple[Tensor, list[MediaTokens]]:
+        """Embeddings of ids, with placeholders replaced by media, (B, L) -> (B, L, D); and the media tokens among them.
 
         Args:
             media: the items of each stream, in the order of their tokens in the ids.
@@ -232,11 +269,14 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         places = self.find_places(input_ids, media) if places is None else places
         vocab_size = self.config.text_config.vocab_size
         embeds = self.get_input_embeddings()(input_ids.masked_fill(input_ids >= vocab_size, 0))
+        found: list[MediaTokens] = []
         for stream in filter(media.__contains__, self.config.placeholder_ids):
-            blocks = torch.cat(list(self.encode_items(stream, media[stream]))).to(embeds.dtype)
+            items = [split_levels(block) for block in self.encode_items(stream, media[stream])]
+            blocks = torch.cat([block for block, _ in items]).to(embeds.dtype)
             index = on_device(np.concatenate(places[stream]), embeds.device)
             embeds = embeds.flatten(0, 1).index_copy(0, index, blocks).view_as(embeds)
-        return embeds
+            found += [MediaTokens(stream, *it) for it in zip(places[stream], (rest for _, rest in items), strict=True)]
+        return embeds, found
 
     def find_places(self, input_ids: Tensor, media: Mapping[str, Sequence[Item]]) -> dict[str, list[np.ndarray]]:
         """For each item of a stream, the positions of its tokens in the flattened ids.
@@ -334,6 +374,17 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             )
         return losses
 
+    def plan(self, batch: Batch, media: Sequence[MediaTokens] | None = None) -> CallPlan:
+        """What the layer program does in the forward pass of a pack.
+
+        Args:
+            media: the media tokens of the pack with their levels; None: without levels, to count tokens.
+        """
+        if media is None:
+            places = self.find_places(batch.input_ids, batch.media) if batch.places is None else batch.places
+            media = [MediaTokens(stream, place) for stream, found in places.items() for place in found]
+        return plan_call(self.program, np.diff(batch.cu_seqlens), media)
+
     def loss_sum(self, batch: Batch) -> Tensor:
         """Summed cross-entropy of a packed batch over its supervised tokens.
 
@@ -346,26 +397,31 @@ class VideoLM(PreTrainedModel, GenerationMixin):
 
     def loss_terms(self, batch: Batch) -> tuple[Tensor, dict[str, tuple[Tensor, int]]]:
         """All losses of a packed batch, in one forward pass: :meth:`loss_sum`, and :meth:`alignment` by stream."""
-        targets = batch.labels[0, 1:]
-        positions = on_device(batch.supervised, targets.device)
+        supervised = on_device(batch.supervised, batch.labels.device)
+        targets = batch.labels[0, 1:][supervised]
+        embeds, media = self.read(batch.input_ids, batch.media, batch.places)
+        plan = self.plan(batch, media)
+        positions = on_device(plan.places_before(batch.supervised + 1), embeds.device)
         inputs = {
-            "inputs_embeds": self.embed(batch.input_ids, batch.media, batch.places),
+            "inputs_embeds": embeds,
             "position_ids": batch.position_ids,
             "cu_seqlens": batch.cu_seqlens,
             "use_cache": False,
             "output_hidden_states": len(self.alignments) > 0,
+            **plan.inputs(self.language_model.get_decoder(), batch.position_ids),
         }
         if self.family.logits is not None:
             output = self.language_model.get_decoder()(**inputs)
             hidden = output.last_hidden_state[0]
             head = self.language_model.get_output_embeddings()
-            loss = head_loss_sum(
-                head, hidden[positions], targets[positions], self.family.logits(self.config.text_config)
-            )
+            loss = head_loss_sum(head, hidden[positions], targets, self.family.logits(self.config.text_config))
         else:
             output = self.language_model(**inputs, logits_to_keep=positions)
-            loss = cross_entropy(output.logits[0].float(), targets[positions], reduction="sum")
-        aligned = self.alignment(output.hidden_states, batch) if len(self.alignments) else {}
+            loss = cross_entropy(output.logits[0].float(), targets, reduction="sum")
+        aligned = {}
+        if len(self.alignments):
+            states = [plan.spread(state, layers) for layers, state in enumerate(output.hidden_states)]
+            aligned = self.alignment(states, batch)
         return loss + self.untouched_streams(batch.media), aligned
 
     def forward(
@@ -391,23 +447,43 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             media: the media of each stream.
             cu_seqlens: boundaries of the examples of a packed (1, L) input; ``position_ids`` must then restart at 0 in
                 every example.
+
+        With a layer program the batch has one row without padding. Media of ``inputs_embeds`` are not known, so that
+        nothing is dropped or added there.
+
+        Raises:
+            ValueError: neither ids nor embeddings, or several rows with a layer program.
         """
+        found: list[MediaTokens] = []
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("give input_ids or inputs_embeds")
-            inputs_embeds = self.embed(input_ids, media)
-        packed = {} if cu_seqlens is None else {"cu_seqlens": cu_seqlens}
+            inputs_embeds, found = self.read(input_ids, media)
+        packed: dict[str, Any] = {} if cu_seqlens is None else {"cu_seqlens": cu_seqlens}
+        plan = None
+        if self.program:
+            if len(inputs_embeds) > 1:
+                raise ValueError(f"{len(inputs_embeds)} rows; with a layer program give one row without padding")
+            attention_mask, length = None, inputs_embeds.shape[1]
+            if position_ids is None:
+                begin = past_key_values.get_seq_length() if past_key_values is not None else 0
+                position_ids = torch.arange(begin, begin + length, device=inputs_embeds.device)[None]
+            lengths = [length] if cu_seqlens is None else np.diff(cu_seqlens)
+            plan = plan_call(self.program, lengths, found, dropped_in_cache(self.program, past_key_values))
+            packed |= plan.inputs(self.language_model.get_decoder(), position_ids)
         output = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
-            use_cache=False if packed else use_cache,
+            use_cache=use_cache if cu_seqlens is None else False,
             logits_to_keep=0 if labels is not None else logits_to_keep,
             **packed,
             **kwargs,
         )
         if labels is not None:
+            if plan is not None:
+                labels = labels[:, on_device(plan.stages[-1].kept, labels.device)]
             shifted = output.logits[:, :-1].float().flatten(0, 1)
             output.loss = cross_entropy(shifted, labels[:, 1:].flatten(), ignore_index=IGNORED)
         return output

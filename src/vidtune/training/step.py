@@ -7,7 +7,6 @@ number of ranks, nor on a file that failed.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -140,9 +139,11 @@ class OptimizerStep:
     def _flops_of(self, batch: Batch, supervised: int) -> float:
         if self._flops is None:
             return 0.0
-        squares = sum((end - begin) ** 2 for begin, end in pairwise(batch.cu_seqlens))
+        program, stages = self._setup.model.program, self._setup.model.plan(batch).stages
+        tokens = program.mean_over_layers([len(stage.kept) for stage in stages])
+        squares = program.mean_over_layers([sum(count**2 for count in stage.counts) for stage in stages])
         items = {stream: sum(map(_encoding_cost, media)) for stream, media in batch.media.items()}
-        return self._flops.of(batch.num_tokens, squares, items, supervised)
+        return self._flops.of(tokens, squares, items, supervised)
 
 
 def _encoding_cost(item: Item) -> float:

@@ -75,8 +75,9 @@ class StepFlops:
         """Returns the operations of packs.
 
         Args:
-            tokens: number of tokens of the language model, media tokens included.
-            squared_tokens: sum of the squared lengths of the examples.
+            tokens: number of tokens of the language model, media tokens included; with a layer program, the mean over
+                its layers.
+            squared_tokens: sum of the squared lengths of the examples, likewise.
             items: number of media items of each stream.
             supervised: number of tokens that the loss sums over.
         """

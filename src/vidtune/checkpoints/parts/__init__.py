@@ -1,1 +1,0 @@
-"""Parts of a model from files of their own: language models, differences to them, teachers."""

@@ -1,0 +1,125 @@
+"""Layer program: what happens to the tokens of media between the decoder layers of the language model.
+
+A program is a list of steps, plain dicts in the config of a model:
+
+- ``{"after": 4, "drop": ["video"], "keep": 0.5}``: from there on, keep this share of the tokens of every item of these
+  streams (at least one). ``rule`` names the registered rule that chooses them ("uniform"). With ``compact: true`` later
+  tokens are lowered in position by what was dropped before them; else every token keeps its position. Source:
+  VideoChat-Flash (arXiv:2501.00574), section 3.3.
+- ``{"after": [1, 2, 3], "add": "video"}``: the connector of the stream returns levels (1 + K, M, D); level j is added
+  to the hidden states at the item's positions after the j-th of these layers. Source: DeepStack (arXiv:2406.04334).
+
+``after`` counts layers from 1. At one layer, levels are added before tokens are dropped. How a program is run in a
+forward call: :mod:`vidtune.models.language_model.layer_call`.
+
+Legend: M tokens of an item, K levels beside the embeddings, D language-model width.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from vidtune.registry import DROP_RULES
+
+DropRule = Callable[[int, int], np.ndarray]
+"""Number of tokens of an item, number to keep -> increasing indices of those that are kept."""
+
+
+def uniform(tokens: int, kept: int) -> np.ndarray:
+    """Indices at equal distances, rounded down; of more than one the first and the last token are kept."""
+    return torch.linspace(0, tokens - 1, kept, dtype=torch.long).numpy()
+
+
+PARTS = {"uniform": f"{__name__}:uniform"}
+"""Drop rules of this package, as :data:`vidtune.registry.DROP_RULES` finds them."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A step that drops tokens; see the top of this file."""
+
+    after: int
+    streams: tuple[str, ...]
+    keep: float
+    rule: str = "uniform"
+    compact: bool = False
+
+
+@dataclass(frozen=True)
+class LayerProgram:
+    """A program in a form to run.
+
+    Args:
+        drops: steps that drop tokens, by layer.
+        adds: stream -> the layers after which its levels are added.
+        num_layers: number of decoder layers.
+    """
+
+    drops: tuple[Drop, ...] = ()
+    adds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    num_layers: int = 1
+
+    @classmethod
+    def parse(cls, steps: Sequence[Mapping[str, Any]], streams: Sequence[str], num_layers: int) -> "LayerProgram":
+        """The program of a config.
+
+        Raises:
+            ValueError: a step that cannot be read, or a stream, rule or layer that does not exist.
+        """
+        drops: list[Drop] = []
+        adds: dict[str, tuple[int, ...]] = {}
+        for number, given in enumerate(steps):
+            step, where = dict(given), f"layer_program[{number}]"
+            layers = _listed(step.pop("after", []))
+            named = [step.pop("add")] if "add" in step else _listed(step.pop("drop", []))
+            if not named or not set(named) <= set(streams):
+                raise ValueError(f"{where}: drop or add must name streams of {', '.join(sorted(streams))}")
+            if not layers or not all(isinstance(layer, int) and 0 < layer < num_layers for layer in layers):
+                raise ValueError(f"{where}: after is {given.get('after')}; layers count from 1 to {num_layers - 1}")
+            if "add" in given:
+                adds[named[0]] = tuple(layers)
+            else:
+                drops += [_drop(where, layer, named, step) for layer in layers]
+            if step:
+                raise ValueError(f"{where}: unknown key {next(iter(step))!r}")
+        if len({drop.compact for drop in drops}) > 1:
+            raise ValueError("layer_program: either all drops are compact or none is")
+        return cls(tuple(sorted(drops, key=lambda drop: drop.after)), adds, num_layers)
+
+    def __bool__(self) -> bool:
+        return bool(self.drops or self.adds)
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether positions are lowered by what was dropped before."""
+        return any(drop.compact for drop in self.drops)
+
+    @property
+    def boundaries(self) -> list[int]:
+        """Numbers of layers after which tokens are dropped. Between two boundaries all layers see the same tokens."""
+        return sorted({drop.after for drop in self.drops})
+
+    def stage_of(self, layer: int) -> int:
+        """Index of the stage of a layer, which counts from 0; a stage is a range of layers that see the same tokens."""
+        return sum(layer >= boundary for boundary in self.boundaries)
+
+    def mean_over_layers(self, values: Sequence[float]) -> float:
+        """Mean over the decoder layers of a value of each stage, such as its number of tokens."""
+        return sum(values[self.stage_of(layer)] for layer in range(self.num_layers)) / self.num_layers
+
+
+def _drop(where: str, after: int, streams: Sequence[str], step: dict[str, Any]) -> Drop:
+    """A step that drops tokens; takes its keys out of ``step``."""
+    keep, rule = step.pop("keep", None), step.pop("rule", "uniform")
+    if not isinstance(keep, int | float) or not 0 < keep <= 1:
+        raise ValueError(f"{where}: keep is {keep!r}; expected a share above 0, at most 1")
+    if rule not in DROP_RULES:
+        raise ValueError(f"{where}: unknown drop rule {rule!r}; known: {', '.join(DROP_RULES)}")
+    return Drop(after, tuple(streams), keep, rule, bool(step.pop("compact", False)))
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
