@@ -7,6 +7,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.checkpoint import LoadedCheckpoint, companions_of, processor_for
 from vidtune.evaluation.protocol import Protocol
+from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
 from vidtune.spelling import suggestion
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def protocol_for(
     )
     for source, changes in chosen:
         protocol = protocol.with_overrides(changes, source)
-    if protocol.prompt_format not in system.dialect.prompts:
+    if protocol.prompt_format not in (*system.dialect.prompts, CHAT_TEMPLATE):
         known = ", ".join(system.dialect.prompts)
         raise UserError(
             f"{benchmark.name}: system {system.name} has no prompt format {protocol.prompt_format!r}; known: {known}"

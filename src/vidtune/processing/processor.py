@@ -18,6 +18,7 @@ from vidtune.media.probe import MediaInfo, probe
 from vidtune.processing.batch import Example, Item, MediaSlot
 from vidtune.processing.layout import Layout, check_layouts, needs_metadata, runs_of
 from vidtune.processing.plain_inputs import padded_left, share_media
+from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
 from vidtune.processing.prompts.format import PromptFormat
 from vidtune.processing.readings import MediaReader, Reading
 from vidtune.processing.stream_settings import Measured, StreamSettings
@@ -80,10 +81,14 @@ class VideoLMProcessor(ProcessorMixin):
     def prompt_format(self, name: str) -> PromptFormat:
         """The prompt format of this name, with the end token of the tokenizer.
 
+        ``chat_template`` is the chat template of the tokenizer, unless the system has a format of this name.
+
         Raises:
             UserError: the system has no such format, or the tokenizer lacks a token of it.
         """
         if name not in self.prompts:
+            if name == CHAT_TEMPLATE:
+                return self.chunk_tokenizer.template
             raise UserError(f"prompt format '{name}': system {self.system} has {', '.join(sorted(self.prompts))}")
         return self.chunk_tokenizer.fitted(self.prompts[name])
 

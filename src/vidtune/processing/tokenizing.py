@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
 from vidtune.errors import UserError
 from vidtune.processing.batch import IGNORED
+from vidtune.processing.prompts.chat_template import template_format
 from vidtune.processing.prompts.format import PromptFormat
 
 UNDERLINE = "▁"
@@ -124,6 +126,11 @@ class ChunkTokenizer:
             self.ids_of(prompt.special)
             self._fitted[prompt] = prompt.with_eos(self.tokenizer.eos_token)
         return self._fitted[prompt]
+
+    @cached_property
+    def template(self) -> PromptFormat:
+        """The tokenizer's chat template as a prompt format. Raises UserError if it cannot be one."""
+        return template_format(self.tokenizer)
 
     def ids_of(self, texts: Sequence[str]) -> list[int]:
         """Ids of texts of which each is one token. Raises UserError for a text that is several."""

@@ -162,7 +162,8 @@ class Stage(Settings):
         global_batch_size: number of samples per optimizer step, over all ranks and micro-batches.
         max_tokens_per_batch: maximum number of tokens in one forward pass; limits memory, does not change results.
         parallel: how several processes share the work: "ddp" keeps all weights on each process, "fsdp2" shards them.
-        prompt: name of the system's prompt format; None: the format the system was trained with.
+        prompt: name of the system's prompt format, or ``chat_template`` for that of the tokenizer; None: the format the
+            system was trained with.
         media: per stream, preprocessing settings that differ from the system's.
         order: rule by which samples are assigned to steps: "shuffled", "sequential", "modality_grouped" (text-only
             samples together, and samples of similar length), or a registered one.

@@ -9,6 +9,7 @@ from vidtune.models.config import VideoLMConfig
 from vidtune.models.towers.token_grid import FrameCount
 from vidtune.planning.lengths import ExampleMaker
 from vidtune.processing.processor import VideoLMProcessor
+from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
@@ -63,6 +64,6 @@ def prompt_name(recipe: Recipe, stage: Stage) -> str:
     """
     dialect = SYSTEMS[recipe.system].dialect
     name = stage.prompt or dialect.training_prompt
-    if name not in dialect.prompts:
+    if name not in (*dialect.prompts, CHAT_TEMPLATE):
         raise UserError(f"stage {stage.name!r}: no prompt format {name!r}; {suggestion(name, dialect.prompts)}")
     return name
