@@ -195,13 +195,14 @@ class Model:
         """
         return Chat(self, options)
 
-    def save(self, folder: str | Path, format: str = NATIVE, base: str | Path | None = None) -> Path:
+    def save(self, folder: str | Path, format: str = NATIVE, difference_from: str | Path | None = None) -> Path:
         """Write the model as a checkpoint folder.
 
         Args:
             folder: a new or empty folder.
             format: ``"vidtune"``, or a format of the system that ``vidtune systems`` lists, such as ``"official"``.
-            base: language model to which a format holds differences; None: the one from which the model was loaded.
+            difference_from: language model to which a format holds differences; None: the one from which the model was
+                loaded.
 
         Returns: the folder.
         Raises:
@@ -214,7 +215,9 @@ class Model:
         from vidtune.checkpoints.write import save_checkpoint
 
         _checked_path(folder, "folder")
-        save_checkpoint(self._checkpoint(), Path(folder), format, None if base is None else str(base))
+        save_checkpoint(
+            self._checkpoint(), Path(folder), format, None if difference_from is None else str(difference_from)
+        )
         return Path(folder)
 
     def _checkpoint(self) -> "Checkpoint":

@@ -14,8 +14,8 @@ from tiny_models import TOKENIZER
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vidtune.checkpoints.build import build_model
-from vidtune.checkpoints.difference import add_difference
 from vidtune.checkpoints.load import load_checkpoint
+from vidtune.checkpoints.parts.difference import add_difference
 from vidtune.checkpoints.publication import NamedParts
 from vidtune.checkpoints.write import save_checkpoint
 from vidtune.cli.main import run
@@ -191,7 +191,7 @@ def test_differences_are_written_back(published_as_differences, llm, tmp_path):
     assert run(["convert", str(tmp_path / "delta"), str(tmp_path / "whole"), "--model-base", str(llm)]) == 0
     words = ["convert", str(tmp_path / "whole"), str(tmp_path / "again"), "--to", "delta"]
     assert run(words) == 2
-    assert run([*words, "--model-base", str(llm)]) == 0
+    assert run([*words, "--difference-from", str(llm)]) == 0
     stored, again = (load_file(tmp_path / name / "model.safetensors") for name in ("delta", "again"))
     assert list(stored) == list(again)
     for name, tensor in stored.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marked_system import MARKED, marked_system
 from safetensors.torch import save_file
 from training_world import LANGUAGE_MODEL, TOWER
 
@@ -125,3 +126,17 @@ def test_checkpoint_without_adapter_is_not_written_as_lora_run(make_recipe, tmp_
     final = train(make_recipe(max_steps=1, workers=0), tmp_path / "out", progress=False)
     with pytest.raises(UserError, match="holds no low-rank adapter, which format official_lora is for"):
         save_checkpoint(load_checkpoint(final), tmp_path / "exported", FORMAT)
+
+
+def test_exported_run_holds_the_rows_of_added_tokens(make_recipe, published: dict[str, str], tmp_path: Path) -> None:
+    train_rows = {**TRAIN, "language_model.added_tokens": 1e-2}
+    stage = {"name": "tune", "train": train_rows, "max_steps": 2, "workers": 0, "warmup": 0.0, "weight_decay": 0.5}
+    with marked_system():
+        recipe = make_recipe(stages=[stage]).model_copy(update={"system": MARKED})
+        bundle = run(recipe, published, tmp_path / "out")
+        save_checkpoint(load_checkpoint(bundle), tmp_path / "exported", "lora")
+        ours, theirs = state(bundle), state(tmp_path / "exported", published["llm"])
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    others = torch.load(tmp_path / "exported/non_lora_trainables.bin", weights_only=True)
+    assert len(others["base_model.model.model.embed_tokens.weight"]) == 3
+    assert len(others["base_model.model.lm_head.weight"]) == 1

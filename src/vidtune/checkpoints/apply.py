@@ -1,48 +1,47 @@
 """Fill a model with the weights of a source: its base first, then in order every part that changes it.
 
-The order is: a whole model or parts, differences to its language model, towers that complete it, connectors, LoRA runs,
-the adapters of bundles. Of two
-sources with the same connector the later one wins. Adapters are merged one after the other, and each sum is rounded
-to the dtype of the weights.
+The order is: a whole model or parts, differences to its language model, towers that complete it, connectors, LoRA
+runs, the adapters of bundles. Of two sources with the same connector the later one wins. Adapters are merged one after
+the other, and each sum is rounded to the dtype of the weights.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
 
 import torch
-from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedConfig
+from torch import Tensor
+from transformers import GenerationConfig
 
-from vidtune.checkpoints.composition import (
-    CONFIG_ERRORS,
-    config_of,
-    read_text_config,
-    tokens_with_rows,
-    unreadable_config,
+from vidtune.checkpoints.composition import config_of, tokens_with_rows
+from vidtune.checkpoints.fill import (
+    Dtypes,
+    cast,
+    drawn_weights,
+    holds,
+    model_from_state,
+    require_floating,
+    under_every_name,
 )
-from vidtune.checkpoints.difference import add_difference
-from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.lora.adapter_files import Adapter, official_name, read_adapter
 from vidtune.checkpoints.lora.added_rows import put_rows, with_new_rows
 from vidtune.checkpoints.lora.bundle import OTHERS, SAMPLE, bundle_adapters, first_difference
 from vidtune.checkpoints.lora.merging import merge
+from vidtune.checkpoints.parts import generation
+from vidtune.checkpoints.parts.difference import add_difference
+from vidtune.checkpoints.parts.language_model import language_model_keys, read_text_config
 from vidtune.checkpoints.publication import KeyMap
 from vidtune.checkpoints.recognise import HOW, connector_format
 from vidtune.checkpoints.report import OURS, LoadReport, rename
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
-from vidtune.models.language_model.families import family_of
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
 from vidtune.registry import SYSTEMS
 
-Dtypes = torch.dtype | Callable[[str], torch.dtype] | None
-"""One dtype for all parameters, or a function from the name of a component to its dtype; None: that of the files."""
-_GENERATION = "generation_config.json"
 _ONE_AT_A_TIME = RLock()
 """transformers replaces methods of its classes while it builds a model; two threads would restore the wrong ones."""
 
@@ -89,6 +88,7 @@ def _assemble(source: Source, dtype: Dtypes, reports: list[LoadReport] | None) -
                 layer.connectors = {}
             drawn = _undetermined(config, below, layers)
         model, report = _fill_parts(base, config, {**below, **towers}, dtype, reports, delta), LoadReport("recipe")
+    generation.take_token_ids(model, source)
     for layer in layers:
         report = layer.put_on(model)
     if drawn:
@@ -185,17 +185,13 @@ def _require_its_base(bundle: Source, parameters: Mapping[str, Tensor]) -> None:
 
 def _undetermined(config: VideoLMConfig, below: Mapping[str, Tensor], layers: Sequence[_Layer]) -> list[str]:
     """Connectors that no file holds. Raises UserError where a LoRA run stands on them."""
-    drawn = [f"connectors.{name}" for name in config.connectors if not _holds(below, f"connectors.{name}")]
+    drawn = [f"connectors.{name}" for name in config.connectors if not holds(below, f"connectors.{name}")]
     if drawn and any(layer.adapters for layer in layers):
         raise UserError(
             f"{layers[-1].source.path}: a LoRA run stands on a whole model, and {', '.join(drawn)} is in none of what "
             "was named; put the file that holds it before it with --model-base"
         )
     return drawn
-
-
-def _holds(names: Iterable[str], component: str) -> bool:
-    return any(name.startswith(component + ".") for name in names)
 
 
 def _added_towers(source: Source, config: VideoLMConfig) -> dict[str, Tensor]:
@@ -232,8 +228,8 @@ def _fill_native(
     report = LoadReport(OURS)
     state = _with_towers(source.weights, towers)
     model = model_from_state(config, state, report, dtype, where=source.path, dtype_of_config=dtype is None)
-    if source.files.has(_GENERATION):
-        model.generation_config = GenerationConfig.from_dict(source.files.json(_GENERATION))
+    if source.files.has(generation.FILE):
+        model.generation_config = GenerationConfig.from_dict(source.files.json(generation.FILE))
     report.loaded = len(model.state_dict()) - len(report.missing) - len(towers)
     report.refuse_gaps(source.path)
     return model, report
@@ -270,17 +266,19 @@ def _fill_parts(
         delta: differences to the language model.
     """
     known, paths = dict(state), {}
+    rows: dict[Path, dict[str, Tensor]] = {}
     for part in source.children:
         component = part.component
-        if component.startswith("towers.") and _holds(known, component):
+        if component.startswith("towers.") and holds(known, component):
             continue
         report = LoadReport(component)
         found = rename(part.weights, key_map(part), report)
         report.refuse_gaps(Path(part.place))
         if part.kind == "language_model":
-            found = _whole_language_model(part, found, config, delta)
+            found = whole_language_model(part, found, config, delta)
         # A file of several connectors gives only the one for which it is named.
         state = state | {name: tensor for name, tensor in found.items() if name.startswith(component + ".")}
+        rows[part.path] = {name: tensor for name, tensor in found.items() if name.startswith(ADDED_TOKENS + ".")}
         paths[component] = Path(part.place)
         if reports is not None:
             reports.append(report)
@@ -295,13 +293,15 @@ def _fill_parts(
     LoadReport("connectors", missing=halves).refuse_gaps(Path("connectors"))
     whole.missing = []
     whole.refuse_gaps(source.path)
+    for path, held in rows.items():
+        put_rows(model, held, path)
     return model
 
 
-def _whole_language_model(
-    part: Source, found: dict[str, Tensor], config: VideoLMConfig, delta: "_Layer | None"
+def whole_language_model(
+    part: Source, found: dict[str, Tensor], config: VideoLMConfig, delta: "_Layer | None" = None
 ) -> dict[str, Tensor]:
-    """The weights of a language model with the differences to it, and with rows for added tokens."""
+    """Return the weights of a language model with the differences to it, and with rows for added tokens."""
     trained = tokens_with_rows(part, config.added_tokens) if config.added_tokens else set()
     if delta is not None:
         with torch.device("meta"):
@@ -323,140 +323,8 @@ def key_map(part: Source) -> KeyMap:
     if part.format is not None:
         return part.format.keys
     if part.kind == "language_model":
-        return language_model_keys(read_text_config(part))
+        return language_model_keys(part)
     if part.kind == "tower":
         keys = SYSTEMS[system].publication.tower(component.removeprefix("towers.")).keys
         return replace(keys, prefixes=tuple((theirs, f"{component}.{ours}") for theirs, ours in keys.prefixes))
     return connector_format(part).keys
-
-
-def language_model_keys(config: PreTrainedConfig) -> KeyMap:
-    """Return the key map from the names of a published language model to the names in our model."""
-    pairs = tuple((theirs, f"language_model.{ours}") for theirs, ours in family_of(config).keys)
-    return KeyMap(pairs, (r".*\.rotary_emb\.inv_freq$",))
-
-
-def model_from_state(
-    config: VideoLMConfig,
-    state: Mapping[str, Tensor],
-    report: LoadReport,
-    dtype: Dtypes = None,
-    *,
-    where: str | Path = "weights",
-    dtype_of_config: bool = False,
-) -> VideoLM:
-    """Build a model with these tensors. Parameters that ``state`` lacks are initialised and reported as missing.
-
-    Tied weights are filled from whichever of their names ``state`` holds.
-
-    Args:
-        where: path for error messages.
-        dtype_of_config: take the dtype that the config names, and only without one that of the tensors.
-
-    Raises:
-        UserError: sizes in the config of which no model can be built, a tensor of another shape than the config asks
-            for or that holds no floating-point numbers, or the names of one weight hold different values; names it.
-    """
-    try:
-        with torch.device("meta"):
-            empty = VideoLM(config)
-    except CONFIG_ERRORS as error:
-        raise unreadable_config(where, error) from None
-    state = under_every_name(state, tied_names(empty), where)
-    wanted = empty.state_dict()
-    for name, tensor in state.items():
-        if name not in wanted:
-            continue
-        if wanted[name].shape != tensor.shape:
-            held, asked = tuple(tensor.shape), tuple(wanted[name].shape)
-            raise UserError(f"{where}: {name}: shape {held} in the file, {asked} by its config")
-        if wanted[name].is_floating_point():
-            require_floating(name, tensor, where)
-    common: torch.dtype | str
-    if dtype_of_config:
-        common = "auto"
-    elif callable(dtype):
-        common = min((dtype(component) for component in empty.components()), key=lambda kind: kind.itemsize)
-    else:
-        # Connectors beside a language model in half precision may be stored in full.
-        names = sorted(state, key=lambda name: not name.startswith("language_model."))
-        stored = (state[name].dtype for name in names if state[name].is_floating_point())
-        common = dtype or next(stored, torch.float32)
-    model: VideoLM
-    with without_progress_bar():
-        model, info = VideoLM.from_pretrained(
-            None, config=config, state_dict=state, dtype=common, output_loading_info=True
-        )
-    if callable(dtype):
-        cast(model, state, dtype)
-    report.missing += sorted(info["missing_keys"])
-    report.unexpected += sorted(info["unexpected_keys"])
-    return model
-
-
-def require_floating(name: str, tensor: Tensor, where: str | Path) -> None:
-    """Raise UserError where a tensor does not hold floating-point numbers."""
-    if not tensor.is_floating_point():
-        raise UserError(
-            f"{where}: {name}: {str(tensor.dtype).removeprefix('torch.')} where the model has floating-point numbers "
-            "(quantised?); take a checkpoint in bfloat16, float16 or float32"
-        )
-
-
-def under_every_name(
-    state: Mapping[str, Tensor], groups: Iterable[tuple[str, ...]], where: str | Path = "weights"
-) -> dict[str, Tensor]:
-    """Return the tensors with each tied weight under all of its names, whichever of them the file holds.
-
-    Args:
-        groups: names of each tied weight, see :func:`tied_names`.
-        where: path for error messages.
-
-    Raises:
-        UserError: the names of one weight hold different values.
-    """
-    completed = dict(state)
-    for names in groups:
-        held = [name for name in names if name in completed]
-        for name in held[1:]:
-            one, other = completed[held[0]], completed[name]
-            if one.shape != other.shape or not torch.equal(one, other):
-                raise UserError(f"{where}: {held[0]} and {name} are one weight by the config but hold different values")
-        if held:
-            completed |= dict.fromkeys(names, completed[held[0]])
-    return completed
-
-
-def cast(model: VideoLM, state: Mapping[str, Tensor], dtype: torch.dtype | Callable[[str], torch.dtype]) -> VideoLM:
-    """Give the parameters of every component its dtype, with the values that ``state`` has for them; buffers stay."""
-    for component, part in model.components().items():
-        wanted = dtype(component) if callable(dtype) else dtype
-        for name, parameter in part.named_parameters():
-            if parameter.dtype != wanted:
-                parameter.data = state.get(f"{component}.{name}", parameter.data).to(wanted)
-    return model
-
-
-def drawn_weights(config: VideoLMConfig, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return random weights, in float32, for the components that have none among ``names``."""
-    builders: dict[str, Callable[[], nn.Module]] = {
-        **{f"towers.{name}": config.tower(name).build for name in config.towers if name not in config.absent_towers},
-        **{f"connectors.{name}": config.connector(name).build for name in config.connectors},
-        **{f"alignments.{name}": config.alignment(name).build for name in config.alignments},
-        "language_model": lambda: family_of(config.text_config).build(config.text_config),
-    }
-    drawn: dict[str, Tensor] = {}
-    for component, build in builders.items():
-        if not _holds(names, component):
-            part = build()
-            if component != "language_model":
-                part.apply(_reset)
-            drawn |= {f"{component}.{name}": tensor for name, tensor in part.state_dict().items()}
-    return drawn
-
-
-def _reset(module: nn.Module) -> None:
-    """Start a module of a tower or connector as :class:`VideoLM` does."""
-    reset = getattr(module, "reset_parameters", None)
-    if reset is not None:
-        reset()

@@ -5,8 +5,9 @@ from pathlib import Path
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from vidtune.checkpoints.apply import Dtypes, assemble, key_map
+from vidtune.checkpoints.apply import assemble, key_map
 from vidtune.checkpoints.composition import config_of
+from vidtune.checkpoints.fill import Dtypes
 from vidtune.checkpoints.lora.bundle import Base
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import OURS, LoadReport, rename

@@ -9,9 +9,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from vidtune.checkpoints.files.hub import locate
+from vidtune.checkpoints.parts.language_model import read_text_config
+from vidtune.checkpoints.parts.teachers import alignment_sizes
 from vidtune.checkpoints.publication import JsonDict
 from vidtune.checkpoints.source import Source
-from vidtune.checkpoints.teachers import alignment_sizes
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.language_model.families import config_class
@@ -168,15 +169,6 @@ def tokens_with_rows(part: Source, texts: Iterable[str]) -> set[str]:
     except UserError:  # no tokenizer beside the weights
         return set()
     return set(texts) - set(lacking)
-
-
-def read_text_config(source: Source) -> PreTrainedConfig:
-    """Return the config of a language model. Raises UserError where there is none."""
-    try:
-        config = source.files.require_config() if source.files else {}
-        return config_class(str(config.get("model_type", ""))).from_dict(config)
-    except (OSError, ValueError, UserError) as error:
-        raise UserError(f"{source.place}: holds no language model ({str(error).splitlines()[0]})") from None
 
 
 def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:

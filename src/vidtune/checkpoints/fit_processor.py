@@ -1,13 +1,15 @@
 """Processor that fits a model: its tokenizer, and the preprocessing and token counts of each stream."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerBase
 
-from vidtune.checkpoints.composition import require_tokens
+from vidtune.checkpoints.composition import CONFIG_ERRORS, require_tokens
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.hub import locate
+from vidtune.checkpoints.publication import PROCESSOR_FILES
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
 from vidtune.media.preprocessing.kinds import Preprocessing
@@ -54,7 +56,27 @@ def processor_of(source: Source, config: VideoLMConfig, tokenizer: str | None = 
         below = source.children[0]
         named = None if below.recipe is None else below.recipe.tokenizer
         files = CheckpointFiles(named) if named else (below.part("language_model") or below).files or files
-    return build_processor(config, load_tokenizer(files.path, config=_known_config(files)))
+    chosen = load_tokenizer(files.path, config=_known_config(files))
+    return build_processor(config, chosen, _published_preprocessing(source, config))
+
+
+def _published_preprocessing(source: Source, config: VideoLMConfig) -> dict[str, Preprocessing]:
+    """Preprocessing of the streams for which the processors beside published weights say another one than the system.
+
+    Raises:
+        UserError: a processor's file is broken, or says what the format does not understand.
+    """
+    found: dict[str, Preprocessing] = {}
+    for one in source.steps():
+        if one.format is None or one.format.read_preprocessing is None or one.files is None:
+            continue
+        files = {name: one.files.json(name) for name in PROCESSOR_FILES if one.files.has(name)}
+        try:
+            found |= one.format.read_preprocessing(files, config) if files else {}
+        except CONFIG_ERRORS as error:
+            reason = f"does not tell {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise UserError(f"{one.path}: {', '.join(files)}: {reason}") from None
+    return found
 
 
 def _saved_processor(files: CheckpointFiles) -> VideoLMProcessor:
@@ -97,10 +119,18 @@ def _refit(processor: VideoLMProcessor, config: VideoLMConfig, towers: set[str])
             processor.streams[stream] = fresh.streams[stream].model_copy(update=kept)
 
 
-def build_processor(config: VideoLMConfig, tokenizer: str | Path | PreTrainedTokenizerBase) -> VideoLMProcessor:
-    """Return the processor of a model: a tokenizer (or its folder) and the preprocessing that its system prescribes."""
+def build_processor(
+    config: VideoLMConfig,
+    tokenizer: str | Path | PreTrainedTokenizerBase,
+    changed: Mapping[str, Preprocessing] | None = None,
+) -> VideoLMProcessor:
+    """Return the processor of a model: a tokenizer (or its folder) and the preprocessing that its system prescribes.
+
+    Args:
+        changed: stream -> preprocessing in the place of that of the system.
+    """
     system = SYSTEMS[config.system]
-    preprocessing = system.architecture.preprocessing(config)
+    preprocessing = {**system.architecture.preprocessing(config), **(changed or {})}
     streams = {
         name: StreamSettings(
             preprocessing=preprocessing[name],

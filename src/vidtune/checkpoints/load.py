@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidtune.checkpoints.apply import Dtypes, assemble
+from vidtune.checkpoints.apply import assemble
+from vidtune.checkpoints.fill import Dtypes
 from vidtune.checkpoints.fit_processor import processor_of
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport

@@ -12,11 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from vidtune.errors import UserError
+from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
 
 JsonDict = dict[str, Any]
 State = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+"""Names under which transformers saves the settings of a processor."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,19 @@ class CheckpointFormat:
         read_config: function (their config.json, shapes of their tensors) -> our config.
         write_config: function (our config, places of published towers by name) -> their config.json; ValueError for a
             model that the format cannot hold. None if we do not write the format.
+        read_preprocessing: function (JSON files of their processor by name, our config) -> preprocessing of the streams
+            for which these files say another one than the system prescribes. The files are those of
+            :data:`PROCESSOR_FILES` that lie beside the weights; it is not called where there are none.
         partial: components that such a file holds; empty: the whole model.
         warnings: function from the config to warnings to show to the user.
         file_name: name of the weight file of a partial format.
         adapter: whether it is a LoRA run: low-rank adapters of the language model beside the components of ``partial``.
         drawn: patterns of our keys that such a file does not hold; these weights are drawn at random.
         difference: whether its tensors of the language model are differences to a base, which the user names: see
-            :mod:`vidtune.checkpoints.difference`. ``partial`` names the language model, and what else is in the file.
-            A longer vocabulary than that of the base stands in config.json as ``vocab_size``.
+            :mod:`vidtune.checkpoints.parts.difference`. ``partial`` names the language model, and what else is in the
+            file. A longer vocabulary than that of the base stands in config.json as ``vocab_size``.
+        whole_matrices: whether rows of added tokens (``language_model.added_tokens`` in ``partial``) are written with
+            all other rows of their matrix, for code that copies whole matrices. Either form is read.
         without_towers: whether such a checkpoint never holds its towers, and is written without them.
     """
 
@@ -105,11 +113,13 @@ class CheckpointFormat:
     matches: Callable[[JsonDict, Shapes], bool]
     read_config: Callable[[JsonDict, dict[str, tuple[int, ...]]], VideoLMConfig] | None = None
     write_config: Callable[[VideoLMConfig, Mapping[str, str]], JsonDict] | None = None
+    read_preprocessing: Callable[[Mapping[str, JsonDict], VideoLMConfig], Mapping[str, Preprocessing]] | None = None
     partial: tuple[str, ...] = ()
     warnings: Callable[[VideoLMConfig], list[str]] = lambda config: []
     file_name: str = "model.safetensors"
     adapter: bool = False
     drawn: tuple[str, ...] = ()
+    whole_matrices: bool = False
     difference: bool = False
     without_towers: bool = False
 

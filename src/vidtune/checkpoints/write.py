@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidtune.checkpoints.apply import key_map, under_every_name
-from vidtune.checkpoints.difference import difference_to
+from vidtune.checkpoints.apply import key_map
 from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.files.tensors import write_state
+from vidtune.checkpoints.fill import under_every_name
 from vidtune.checkpoints.load import Checkpoint
+from vidtune.checkpoints.lora.added_rows import rows_of
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL
+from vidtune.checkpoints.parts.difference import difference_to
 from vidtune.checkpoints.publication import CheckpointFormat
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import OURS, LoadReport, rename
@@ -20,6 +22,7 @@ from vidtune.checkpoints.source import Source
 from vidtune.checkpoints.write_lora_run import write_lora_run
 from vidtune.errors import UserError
 from vidtune.machine.files import atomic_folder
+from vidtune.models.config import ADDED_TOKENS
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
 from vidtune.registry import SYSTEMS
@@ -40,7 +43,7 @@ def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS, 
         raise UserError(f"{out}: exists already; choose another folder or remove it")
     format = None if format_name == OURS else export_format(checkpoint.model.config.system, format_name)
     if base is not None and (format is None or not format.difference):
-        raise UserError(f"format {format_name} holds no differences; leave out the base {base}")
+        raise UserError(f"format {format_name} holds no differences to {base}; leave out --difference-from")
     try:
         with atomic_folder(out) as folder:
             _write(checkpoint, folder, format, base)
@@ -84,7 +87,7 @@ def _difference(checkpoint: Checkpoint, base: str | None) -> dict[str, Tensor]:
     else:
         part = checkpoint.source.in_order()[0].part(LANGUAGE_MODEL) if checkpoint.source is not None else None
     if part is None:
-        raise UserError("name the language model to which it holds differences with --model-base (base=)")
+        raise UserError("name the language model from which the differences are counted: --difference-from BASE")
     report = LoadReport(LANGUAGE_MODEL)
     found = rename(part.weights, key_map(part), report)
     report.refuse_gaps(part.path)
@@ -105,7 +108,10 @@ def export_state(
     wanted = tuple(component + "." for component in format.partial)
     repeated = {name for names in tied_names(model) for name in names[1:]}
     exported = {}
-    for name, tensor in (model.state_dict() if state is None else state).items():
+    tensors = dict(model.state_dict() if state is None else state)
+    if ADDED_TOKENS in format.partial:
+        tensors |= rows_of(model, format.whole_matrices)
+    for name, tensor in tensors.items():
         if (wanted and not name.startswith(wanted)) or (format.without_towers and name.startswith("towers.")):
             continue
         if name in repeated:
@@ -124,11 +130,6 @@ def export_format(system: str, name: str) -> CheckpointFormat:
     if name not in formats:
         raise UserError(f"cannot write format {name!r} of system {system!r}; {suggestion(name, [*formats, OURS])}")
     return formats[name]
-
-
-def holds_differences(system: str | None, format_name: str) -> bool:
-    """Whether a format holds differences to a language model."""
-    return system is not None and format_name != OURS and export_format(system, format_name).difference
 
 
 def towers_left_out(checkpoint: Checkpoint, format_name: str) -> list[str]:

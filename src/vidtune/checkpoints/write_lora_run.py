@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidtune.checkpoints.apply import key_map, under_every_name
+from vidtune.checkpoints.apply import key_map, whole_language_model
+from vidtune.checkpoints.fill import under_every_name
 from vidtune.checkpoints.lora.adapter_files import TRAINABLE_NAMES, WRAPPER, Adapter, read_adapter, write_adapter
 from vidtune.checkpoints.lora.bundle import (
     LANGUAGE_MODEL,
@@ -113,7 +114,10 @@ def _published_parts(bundle: Path) -> dict[str, Source]:
 
 def _weights_of(part: Source, model: VideoLM) -> dict[str, Tensor]:
     """Weights of a published part under our names, tied ones under each of their names."""
-    return under_every_name(rename(part.weights, key_map(part), LoadReport(part.component)), tied_names(model))
+    found = rename(part.weights, key_map(part), LoadReport(part.component))
+    if part.kind == "language_model":
+        found = whole_language_model(part, found, model.config)
+    return under_every_name(found, tied_names(model))
 
 
 def _stands_on_a_run(source: Source) -> bool:

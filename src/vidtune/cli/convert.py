@@ -21,19 +21,25 @@ def convert(
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer, when the checkpoint's folder holds none: folder or hub id.")
     ] = None,
+    difference_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BASE",
+            help="Language model from which a format of differences is counted: folder or hub id; "
+            "default: the one that the checkpoint stands on.",
+        ),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print the steps in which the model is put together, and write nothing.")
     ] = False,
 ) -> None:
     """Read a checkpoint strictly, report its keys, and write it in another format.
 
-    Low-rank adapters are merged, except into a format that is made of them. A format that holds differences to a
-    language model needs that one: --model-base.
+    Low-rank adapters are merged, except into a format that is made of them.
     """
     from vidtune.checkpoints.explain import explain as explained
     from vidtune.checkpoints.load import load_checkpoint, recognise_checkpoint
-    from vidtune.checkpoints.recognise import recognise
-    from vidtune.checkpoints.write import holds_differences, save_checkpoint, towers_left_out
+    from vidtune.checkpoints.write import save_checkpoint, towers_left_out
     from vidtune.errors import UserError
 
     towers = assignments(tower, "--tower")
@@ -43,17 +49,13 @@ def convert(
         return
     if to_folder is None:
         raise UserError("name OUT, the folder to write; or --explain, to see how the model is put together")
-    found = recognise(source, revision, model_base or (), system=system)
-    # The base of a whole model is that of the differences to be written; any other source stands on it itself.
-    written = model_base[0] if model_base and not found.is_layer and holds_differences(found.system, to) else None
-    base = None if written else model_base
     checkpoint = load_checkpoint(
-        source, revision=revision, system=system, base=base, towers=towers, tokenizer=tokenizer
+        source, revision=revision, system=system, base=model_base, towers=towers, tokenizer=tokenizer
     )
     typer.echo(checkpoint.report)
     for warning in checkpoint.report.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    save_checkpoint(checkpoint, to_folder, to, written)
+    save_checkpoint(checkpoint, to_folder, to, difference_from)
     typer.echo(f"written: {to_folder} ({to})")
     if lost := towers_left_out(checkpoint, to):
         typer.echo(f"warning: format {to} has no place for the towers {', '.join(lost)}: keep their weights", err=True)

@@ -183,4 +183,4 @@ def write_adapter(adapter: Adapter, folder: Path, *, pickled: bool = False) -> N
 
 def official_name(name: str) -> str:
     """Return the name that a weight of ``non_lora_trainables`` has in a whole official checkpoint."""
-    return re.sub(r"^(base_model\.)?model\.(?=model\.)", "", name)
+    return re.sub(r"^(base_model\.model\.|model\.(?=model\.))", "", name)

@@ -87,6 +87,7 @@ def joined_rows(state: Mapping[str, Tensor], model: VideoLM) -> dict[str, Tensor
     return joined
 
 
+@torch.no_grad()
 def put_rows(model: VideoLM, found: Mapping[str, Tensor], where: str | Path) -> None:
     """Write rows of added tokens into the weights of a model, in place.
 
@@ -114,10 +115,15 @@ def put_rows(model: VideoLM, found: Mapping[str, Tensor], where: str | Path) -> 
         weight[ids] = rows.to(weight)
 
 
-def rows_of(model: VideoLM) -> dict[str, Tensor]:
-    """Return the rows of the added tokens by the names of their component, the inverse of :func:`put_rows`."""
+def rows_of(model: VideoLM, whole: bool = False) -> dict[str, Tensor]:
+    """Return the rows of the added tokens by the names of their component, the inverse of :func:`put_rows`.
+
+    Args:
+        whole: return whole matrices.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    return {key: parameters[names[0]].detach()[ids] for key, (names, ids) in row_places(model).items()}
+    places = row_places(model).items()
+    return {key: parameters[names[0]].detach()[slice(None) if whole else ids] for key, (names, ids) in places}
 
 
 def row_places(model: VideoLM) -> dict[str, tuple[list[str], list[int]]]:

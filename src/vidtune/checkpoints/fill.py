@@ -1,0 +1,150 @@
+"""Fill an empty model with tensors: built on the meta device, filled from files, the rest drawn at random."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vidtune.checkpoints.composition import CONFIG_ERRORS, unreadable_config
+from vidtune.checkpoints.files.quiet import without_progress_bar
+from vidtune.checkpoints.report import LoadReport
+from vidtune.errors import UserError
+from vidtune.models.config import VideoLMConfig
+from vidtune.models.language_model.families import family_of
+from vidtune.models.language_model.head import tied_names
+from vidtune.models.video_lm import VideoLM
+
+Dtypes = torch.dtype | Callable[[str], torch.dtype] | None
+"""One dtype for all parameters, or a function from the name of a component to its dtype; None: that of the files."""
+
+
+def model_from_state(
+    config: VideoLMConfig,
+    state: Mapping[str, Tensor],
+    report: LoadReport,
+    dtype: Dtypes = None,
+    *,
+    where: str | Path = "weights",
+    dtype_of_config: bool = False,
+) -> VideoLM:
+    """Build a model with these tensors. Parameters that ``state`` lacks are initialised and reported as missing.
+
+    Tied weights are filled from whichever of their names ``state`` holds.
+
+    Args:
+        where: path for error messages.
+        dtype_of_config: take the dtype that the config names, and only without one that of the tensors.
+
+    Raises:
+        UserError: sizes in the config of which no model can be built, a tensor of another shape than the config asks
+            for or that holds no floating-point numbers, or the names of one weight hold different values; names it.
+    """
+    try:
+        with torch.device("meta"):
+            empty = VideoLM(config)
+    except CONFIG_ERRORS as error:
+        raise unreadable_config(where, error) from None
+    state = under_every_name(state, tied_names(empty), where)
+    wanted = empty.state_dict()
+    for name, tensor in state.items():
+        if name not in wanted:
+            continue
+        if wanted[name].shape != tensor.shape:
+            held, asked = tuple(tensor.shape), tuple(wanted[name].shape)
+            raise UserError(f"{where}: {name}: shape {held} in the file, {asked} by its config")
+        if wanted[name].is_floating_point():
+            require_floating(name, tensor, where)
+    common: torch.dtype | str
+    if dtype_of_config:
+        common = "auto"
+    elif callable(dtype):
+        common = min((dtype(component) for component in empty.components()), key=lambda kind: kind.itemsize)
+    else:
+        # Connectors beside a language model in half precision may be stored in full.
+        names = sorted(state, key=lambda name: not name.startswith("language_model."))
+        stored = (state[name].dtype for name in names if state[name].is_floating_point())
+        common = dtype or next(stored, torch.float32)
+    model: VideoLM
+    with without_progress_bar():
+        model, info = VideoLM.from_pretrained(
+            None, config=config, state_dict=state, dtype=common, output_loading_info=True
+        )
+    if callable(dtype):
+        cast(model, state, dtype)
+    report.missing += sorted(info["missing_keys"])
+    report.unexpected += sorted(info["unexpected_keys"])
+    return model
+
+
+def require_floating(name: str, tensor: Tensor, where: str | Path) -> None:
+    """Raise UserError where a tensor does not hold floating-point numbers."""
+    if not tensor.is_floating_point():
+        raise UserError(
+            f"{where}: {name}: {str(tensor.dtype).removeprefix('torch.')} where the model has floating-point numbers "
+            "(quantised?); take a checkpoint in bfloat16, float16 or float32"
+        )
+
+
+def under_every_name(
+    state: Mapping[str, Tensor], groups: Iterable[tuple[str, ...]], where: str | Path = "weights"
+) -> dict[str, Tensor]:
+    """Return the tensors with each tied weight under all of its names, whichever of them the file holds.
+
+    Args:
+        groups: names of each tied weight, see :func:`tied_names`.
+        where: path for error messages.
+
+    Raises:
+        UserError: the names of one weight hold different values.
+    """
+    completed = dict(state)
+    for names in groups:
+        held = [name for name in names if name in completed]
+        for name in held[1:]:
+            one, other = completed[held[0]], completed[name]
+            if one.shape != other.shape or not torch.equal(one, other):
+                raise UserError(f"{where}: {held[0]} and {name} are one weight by the config but hold different values")
+        if held:
+            completed |= dict.fromkeys(names, completed[held[0]])
+    return completed
+
+
+def cast(model: VideoLM, state: Mapping[str, Tensor], dtype: torch.dtype | Callable[[str], torch.dtype]) -> VideoLM:
+    """Give the parameters of every component its dtype, with the values that ``state`` has for them; buffers stay."""
+    for component, part in model.components().items():
+        wanted = dtype(component) if callable(dtype) else dtype
+        for name, parameter in part.named_parameters():
+            if parameter.dtype != wanted:
+                parameter.data = state.get(f"{component}.{name}", parameter.data).to(wanted)
+    return model
+
+
+def holds(names: Iterable[str], component: str) -> bool:
+    """Whether any of these names belongs to a component."""
+    return any(name.startswith(component + ".") for name in names)
+
+
+def drawn_weights(config: VideoLMConfig, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return random weights, in float32, for the components that have none among ``names``."""
+    builders: dict[str, Callable[[], nn.Module]] = {
+        **{f"towers.{name}": config.tower(name).build for name in config.towers if name not in config.absent_towers},
+        **{f"connectors.{name}": config.connector(name).build for name in config.connectors},
+        **{f"alignments.{name}": config.alignment(name).build for name in config.alignments},
+        "language_model": lambda: family_of(config.text_config).build(config.text_config),
+    }
+    drawn: dict[str, Tensor] = {}
+    for component, build in builders.items():
+        if not holds(names, component):
+            part = build()
+            if component != "language_model":
+                part.apply(_reset)
+            drawn |= {f"{component}.{name}": tensor for name, tensor in part.state_dict().items()}
+    return drawn
+
+
+def _reset(module: nn.Module) -> None:
+    """Start a module of a tower or connector as :class:`VideoLM` does."""
+    reset = getattr(module, "reset_parameters", None)
+    if reset is not None:
+        reset()

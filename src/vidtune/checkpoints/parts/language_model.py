@@ -1,0 +1,54 @@
+"""The language model in a folder: alone, or inside a published model of images and text."""
+
+from transformers import PreTrainedConfig
+
+from vidtune.checkpoints.publication import KeyMap
+from vidtune.checkpoints.source import Source
+from vidtune.errors import UserError
+from vidtune.models.language_model.families import config_class, family_of
+
+_IGNORED = (r".*\.rotary_emb\.inv_freq$",)
+_INSIDE = (("language_model.", ""), ("model.language_model.", "model."), ("lm_head.", "lm_head."))
+"""Beginnings of the names of a language model inside another model, and of the same one alone."""
+_OTHERS = ((r"(?!(model\.)?language_model\.|lm_head\.)", "the model around the language model"),)
+
+
+def read_text_config(source: Source) -> PreTrainedConfig:
+    """Return the config of a language model, alone or inside another model. Raises UserError where there is none."""
+    try:
+        whole = _whole_config(source)
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(f"{source.place}: holds no language model ({str(error).splitlines()[0]})") from None
+    text = whole.get_text_config(decoder=True)
+    if not hasattr(text, "vocab_size"):
+        raise UserError(f"{source.place}: holds no language model (a {text.model_type} has no vocabulary)")
+    if text is not whole and source.files is not None:
+        text.tie_word_embeddings = source.files.config.get("tie_word_embeddings", text.tie_word_embeddings)
+    return text
+
+
+def language_model_keys(source: Source) -> KeyMap:
+    """Return the key map from the names in the files of a language model to the names in our model."""
+    keys = family_of(read_text_config(source)).keys
+    alone = tuple((theirs, f"language_model.{ours}") for theirs, ours in keys)
+    if not is_inside(source):
+        return KeyMap(alone, _IGNORED)
+    within = []
+    for outer, inner in _INSIDE:
+        for theirs, ours in alone:
+            if theirs.startswith(inner):
+                within.append((outer + theirs[len(inner) :], ours))
+            elif inner.startswith(theirs):
+                within.append((outer, ours + inner[len(theirs) :]))
+    return KeyMap(tuple(within), _IGNORED, _OTHERS)
+
+
+def is_inside(source: Source) -> bool:
+    """Whether a language model is a part of the model whose files these are."""
+    whole = _whole_config(source)
+    return whole.get_text_config(decoder=True) is not whole
+
+
+def _whole_config(source: Source) -> PreTrainedConfig:
+    config = source.files.require_config() if source.files else {}
+    return config_class(str(config.get("model_type", ""))).from_dict(config)
