@@ -315,6 +315,19 @@ def test_a_stop_text_that_is_a_special_token_ends_answers(a):
     assert (ended.finish_reason, ended.token_ids) == ("eos", free[: end + 1])
 
 
+def test_the_special_token_that_ends_learned_answers_ends_answers(a, monkeypatch):
+    model, processor = build("llama")
+    free = answers((model, processor), [Request("a", (a,), "Who?")])[0]["a"].token_ids
+    end = next(i for i in range(1, len(free)) if free[i] not in free[:i])
+    turn_end = processor.tokenizer.decode([free[end]])
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": [turn_end]})
+    written = processor.prompt_format("llava_v1")
+    learned = replace(written, assistant=replace(written.assistant, end=f"{turn_end}\n"), stop=())
+    monkeypatch.setattr(processor, "prompt_format", lambda name: learned)
+    ended = answers((model, processor), [Request("a", (a,), "Who?")])[0]["a"]
+    assert (ended.finish_reason, ended.token_ids) == ("eos", free[: end + 1])
+
+
 def test_sampling_does_not_depend_on_what_else_is_asked(llama, a, b):
     settings = replace(SETTINGS, do_sample=True, temperature=1.5, top_p=0.9)
     requests = [Request("x", (a,), "Who?"), Request("y", (a,), "Who is that?"), Request("z", (b,), "Who?")]

@@ -86,7 +86,8 @@ def recognise(
         if component and not (component.startswith(TEACHER) and files.config.get("model_type") == OURS):
             source, below = _describe_part(files, component, system), []
         else:
-            source, below = _describe_model(files, base, system, towers, layer, opened)
+            own = None if component else system  # a teacher may be a model of another system
+            source, below = _describe_model(files, base, own, towers, layer, opened)
     if source is not None and source.kind == "bundle":
         above = _with_bundle(above, source)
     if source is not None and not source.is_layer:

@@ -76,8 +76,10 @@ class AnswerEngine:
         self.window = window
         self.stats = EngineStats()
         self._chooser = TokenChooser(settings)
-        self._stop = tuple(dict.fromkeys((*settings.stop, *processor.prompt_format(prompt).stop)))
-        self._eos_ids = eos_ids(model, processor) | special_ids(processor.tokenizer, self._stop)
+        written = processor.prompt_format(prompt)
+        self._stop = tuple(dict.fromkeys((*settings.stop, *written.stop)))
+        ends = (*self._stop, written.assistant.end.strip())
+        self._eos_ids = eos_ids(model, processor) | special_ids(processor.tokenizer, ends)
         self._pool = MediaPool(workers, media_timeout)
 
     def __enter__(self) -> Self:
