@@ -14,7 +14,7 @@ from vidtune.evaluation.predict import Variant, predict, predict_benchmark
 from vidtune.evaluation.protocol_of_checkpoint import protocol_for
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.scoring import score_run
-from vidtune.registry import BENCHMARKS
+from vidtune.registry import BENCHMARKS, SYSTEMS
 
 SHORT = {"generation": {"max_new_tokens": 4}}
 
@@ -79,6 +79,21 @@ def test_system_overrides_come_before_those_of_the_caller(checkpoint):
     changed = protocol_for(loaded, particular, overrides={"generation": {"max_new_tokens": 9}})
     assert (changed.generation.max_new_tokens, changed.version) == (9, 3)
     assert changed.generation.stop == plain.generation.stop
+
+
+def test_the_question_stands_where_the_prompt_format_puts_it(checkpoint, monkeypatch):
+    loaded = open_checkpoint(checkpoint)
+    plain = protocol_for(loaded, BENCHMARKS["world_qa"])
+    dialect = loaded.system.dialect
+    after = {name: replace(prompt, question="{question}\n{media}") for name, prompt in dialect.prompts.items()}
+    monkeypatch.setitem(
+        SYSTEMS.loaded, loaded.system.name, replace(loaded.system, dialect=replace(dialect, prompts=after))
+    )
+    protocol = protocol_for(loaded, BENCHMARKS["world_qa"])
+    assert protocol.question_text("Who?") == "Who?\n<video>"
+    assert protocol.hash != plain.hash
+    said = {"question_template": "{media}\n{question}"}
+    assert protocol_for(loaded, BENCHMARKS["world_qa"], overrides=said).hash == plain.hash
 
 
 @pytest.mark.parametrize(

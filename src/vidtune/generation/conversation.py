@@ -34,8 +34,8 @@ class Conversation:
         """Answer a question and append both to the conversation.
 
         Args:
-            question: text of the question. Tags such as ``<video>`` say where its media belong; without tags, the media
-                are put before the text.
+            question: text of the question. Tags such as ``<video>`` say where its media belong; without tags, the
+                prompt format says where they stand.
             media: files that are new in this turn; media of earlier turns stay part of the conversation.
 
         Raises:

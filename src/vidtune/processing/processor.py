@@ -215,8 +215,8 @@ class VideoLMProcessor(ProcessorMixin):
     ) -> Example:
         """Tokenise a question whose answer is open; no token is labelled.
 
-        Media tags in the question or in the history say where the media belong. If there are no tags, the tags of all
-        media are put before the first user turn, in the order of `media`.
+        Media tags in the question or in the history say where the media belong. If there are no tags, those of
+        all media are put into the first user turn, in the order of `media`, where the prompt format says.
 
         Args:
             history: earlier turns, user first.
@@ -261,7 +261,8 @@ class VideoLMProcessor(ProcessorMixin):
 
         Args:
             text: one or more questions (B). Each tag takes the next item of `images` or `videos`, over all questions in
-                order. If no question has tags, every question gets the same number of items, put before it.
+                order. If no question has tags, every question gets the same number of items, where the prompt
+                format puts them.
             images, videos: items of the streams "image" and "video": a path, or decoded uint8 RGB pixels (H, W, 3) or
                 (T, H, W, 3).
             prompt: name of a prompt format; None takes the system's format for answering.
