@@ -247,9 +247,9 @@ def test_items_of_many_shapes_do_not_pile_up(clips: Path, tmp_path: Path, monkey
     given: list[int] = []
     encode = TowerStream.encode
 
-    def counted(self: TowerStream, arrays: Any) -> list[torch.Tensor]:
+    def counted(self: TowerStream, arrays: Any, *rest: Any) -> list[torch.Tensor]:
         given.append(len(arrays))
-        return encode(self, arrays)
+        return encode(self, arrays, *rest)
 
     monkeypatch.setattr(TowerStream, "encode", counted)
     assert run(clips, stream_into(tmp_path), batch_size=100)["video"].stored == CLIPS

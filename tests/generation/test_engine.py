@@ -133,7 +133,7 @@ def test_grey_levels_are_normalised_before_the_model_sees_them(llama, tmp_path):
         with start((model, chosen), workers=1) as engine:
             prompt = engine._prepare(Request("q", refs, "Which?"))
             [group] = engine._loaded(group_by_media([prompt], 1))
-            assert {array.dtype for array in group.arrays} == {np.dtype(chosen.preprocessing["image"].pixels)}
+            assert {found.array.dtype for found in group.loaded} == {np.dtype(chosen.preprocessing["image"].pixels)}
             embeds.append(engine._encode(group).tokens([prompt]).embeds)
     assert torch.equal(*embeds)
 

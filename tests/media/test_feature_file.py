@@ -92,10 +92,10 @@ def test_what_is_no_array_is_refused(tmp_path, name, content, reason):
 
 
 def test_wrong_dimensions_and_too_many_tensors_are_refused(tmp_path):
-    cube = write(tmp_path / "cube.npy", np.zeros((2, 3, 4), np.float32))
+    cube = write(tmp_path / "cube.npy", np.zeros((2, 1, 1, 3, 4), np.float32))
     save_file({"a": torch.ones(2), "b": torch.ones(2)}, tmp_path / "two.safetensors")
     for read in (read_features, feature_shape):
-        with pytest.raises(MediaError, match=r"has shape \(2, 3, 4\)"):
+        with pytest.raises(MediaError, match=r"has shape \(2, 1, 1, 3, 4\)"):
             read(cube)
         with pytest.raises(MediaError, match="holds 2 tensors"):
             read(str(tmp_path / "two.safetensors"))

@@ -60,7 +60,7 @@ def test_stored_features_go_through_the_connector_too(processor, tmp_path: Path)
     np.save(tmp_path / "a.npy", np.zeros((11, 16), np.float32))
     np.save(tmp_path / "b.npy", np.zeros((2, 11, 16), np.float32))
     assert processor.media_tokens(MediaRef("video", str(tmp_path / "a.npy"))) == 5
-    with pytest.raises(SampleProblem, match="features"):
+    with pytest.raises(SampleProblem, match="its features have 3 dimensions where the tower gives 2"):
         processor.media_tokens(MediaRef("video", str(tmp_path / "b.npy")))
 
 

@@ -78,19 +78,19 @@ class SpansConfig:
 
 
 class Spans(nn.Module):
-    """The bounds of a span are fractions of the features."""
-
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(WIDTH, TEXT_WIDTH)
 
     def forward(self, features: list[Tensor], extras: list[dict[str, Tensor]]) -> list[Tensor]:
-        return [self.linear(self.means(block, more["spans"])) for block, more in zip(features, extras, strict=True)]
+        return [self.linear(span_means(block, more["spans"])) for block, more in zip(features, extras, strict=True)]
 
-    def means(self, block: Tensor, spans: Tensor) -> Tensor:
-        place = torch.arange(len(block), device=block.device) / len(block)
-        inside = (place >= spans[:, :1]) & (place < spans[:, 1:])
-        return inside.to(block) @ block / inside.sum(1, keepdim=True).clamp(min=1)
+
+def span_means(block: Tensor, spans: Tensor) -> Tensor:
+    """Means of features in spans, whose bounds are fractions of them. Shape: (N, C), (M, 2) -> (M, C)"""
+    place = torch.arange(len(block), device=block.device) / len(block)
+    inside = (place >= spans[:, :1]) & (place < spans[:, 1:])
+    return inside.to(block) @ block / inside.sum(1, keepdim=True).clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,42 @@ class Levels(nn.Module):
         ).mean(0)
 
 
-PARTS = {"adjacent": AdjacentConfig, "spans": SpansConfig, "levels": LevelsConfig}
+@dataclass(frozen=True, kw_only=True)
+class MergingConfig:
+    """Connector that first averages every ``group`` features, without parameters, and then maps each: one token each.
+
+    With ``spans`` it averages the spans that the extras of an item tell instead.
+    """
+
+    group: int = 2
+    spans: bool = False
+    output_size: int = TEXT_WIDTH
+
+    tokenwise: ClassVar[bool] = True
+    condensing: ClassVar[tuple[str, ...]] = ("group", "spans")
+
+    @property
+    def extras(self) -> dict[str, tuple[int, ...]]:
+        return {"spans": (2, 2)} if self.spans else {}
+
+    def condensed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (2 if self.spans else shape[0] // self.group, *shape[1:])
+
+    def condense(self, features: list[Tensor], extras: list[dict[str, Tensor]]) -> list[Tensor]:
+        if self.spans:
+            return [span_means(block, more["spans"]) for block, more in zip(features, extras, strict=True)]
+        return [
+            block[: len(block) // self.group * self.group].unflatten(0, (-1, self.group)).mean(1) for block in features
+        ]
+
+    def num_tokens(self, shape: tuple[int, ...]) -> int:
+        return shape[0]
+
+    def build(self) -> nn.Module:
+        return nn.Linear(WIDTH, self.output_size)
+
+
+PARTS = {"merging": MergingConfig, "adjacent": AdjacentConfig, "spans": SpansConfig, "levels": LevelsConfig}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
 from vidtune.processing.added_tokens import add_tokens, require_rows
 from vidtune.processing.processor import VideoLMProcessor
-from vidtune.processing.stream_settings import Measure, StreamSettings, is_tokenwise
+from vidtune.processing.stream_settings import Measure, StreamSettings, condenses, is_tokenwise
 from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.registry import SYSTEMS
 
@@ -177,8 +177,9 @@ def _token_counts(
     parts = config.streams[stream]
     tower: Any = config.tower(parts["tower"])
     counts = {shape: config.num_tokens(stream, shape) for shape in preprocessing.output_shapes()}
-    fixed, tokenwise = len(counts) == 1, is_tokenwise(config.connector(parts["connector"]))
-    if config.taps(stream) or not (fixed or (tokenwise and (counts or hasattr(tower, "tokens_per_row")))):
+    connector, fixed = config.connector(parts["connector"]), len(counts) == 1
+    plain = fixed or (is_tokenwise(connector) and (counts or hasattr(tower, "tokens_per_row")))
+    if config.taps(stream) or condenses(connector) or not plain:
         specs = {"tower": config.tower_spec(parts["tower"]), "connector": config.connectors[parts["connector"]]}
         return Measure(**specs, taps=config.taps(stream))
     if fixed:
@@ -191,6 +192,6 @@ def _token_counts(
 def _feature_shape(config: VideoLMConfig, stream: str, preprocessing: Preprocessing) -> dict[str, int]:
     """Width of the features of the stream's tower, and their number if it is the same for every item."""
     tower = config.tower(config.streams[stream]["tower"])
-    rows = {tower.num_tokens(shape) for shape in preprocessing.output_shapes()}
-    found = {"feature_size": tower.hidden_size}
+    rows = {config.feature_shape(stream, shape)[-2] for shape in preprocessing.output_shapes()}
+    found = {"feature_size": config.feature_shape(stream, tower.input_shape())[-1]}
     return {**found, "feature_rows": rows.pop()} if len(rows) == 1 else found

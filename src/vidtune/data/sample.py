@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 Numbers = float | tuple["Numbers", ...]
 """A number, or nested tuples of numbers that form an array."""
 Extras = tuple[tuple[str, Numbers], ...]
@@ -26,6 +28,10 @@ class MediaRef:
     path: str
     features: tuple[tuple[str, str], ...] = ()
     extras: Extras = ()
+
+    def extra_arrays(self) -> dict[str, np.ndarray]:
+        """Returns the extras as float32 arrays by name."""
+        return {name: np.array(numbers, np.float32) for name, numbers in self.extras}
 
     def read_by(self, stream: str) -> "MediaRef | None":
         """Returns what a stream reads: its feature file, else the media file; None: there is neither."""

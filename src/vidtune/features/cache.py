@@ -5,6 +5,7 @@ for features that wait for the disk is limited: if the disk is too slow, feature
 when they are needed next. An error of the store does not stop the work; `FeatureCache.problem` describes it.
 """
 
+import hashlib
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -71,10 +72,13 @@ class FeatureCache:
 
     def key(self, ref: MediaRef) -> str | None:
         """Returns the item of a medium in the collection; None: the file cannot be read."""
-        return self._identities.of(ref.path) if ref.path else None
+        content = self._identities.of(ref.path) if ref.path else None
+        if content is None or not (self.spec.by_extras and ref.extras):
+            return content
+        return f"{content}-{hashlib.sha256(repr(ref.extras).encode()).hexdigest()[:16]}"
 
     def find(self, ref: MediaRef) -> Tensor | None:
-        """Returns the features of a medium, memory-mapped, (N, C); None: there are none."""
+        """Returns the features of a medium, memory-mapped, (N, C) or longer; None: there are none."""
         key = self.key(ref)
         return None if key is None else self.get(key)
 

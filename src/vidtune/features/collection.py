@@ -33,6 +33,7 @@ from vidtune.features.shards import MappedShard, read_header, write_shard
 from vidtune.machine.files import remove_leftovers, write_text_atomically
 from vidtune.machine.records import RecordFollower, RecordWriter
 from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.processing.stream_settings import condenses
 
 FORMAT = 1
 RULES = 1
@@ -53,6 +54,7 @@ class CollectionSpec:
         preprocessing: preprocessing settings, including the sampling rule.
         dtype: dtype of the features: "float32", "bfloat16" or "float16".
         origin: information for users: system, stream, place of the weights. Not part of the identity.
+        by_extras: whether the features of a file depend on the extras of the medium too. Not part of the identity.
     """
 
     weights: str
@@ -60,10 +62,18 @@ class CollectionSpec:
     preprocessing: Mapping[str, Any]
     dtype: str
     origin: Mapping[str, str] = field(default_factory=dict)
+    by_extras: bool = False
 
     @classmethod
     def of(
-        cls, tower: nn.Module, config: Any, preprocessing: Preprocessing, dtype: str, origin: Mapping[str, str]
+        cls,
+        tower: nn.Module,
+        config: Any,
+        preprocessing: Preprocessing,
+        dtype: str,
+        origin: Mapping[str, str],
+        taps: Sequence[int] = (),
+        connector: Any = None,
     ) -> "CollectionSpec":
         """Returns the spec of a built tower.
 
@@ -73,9 +83,17 @@ class CollectionSpec:
             preprocessing: preprocessing settings.
             dtype: dtype in which its features are stored.
             origin: information for users.
+            taps: hidden states of the tower that are stored; empty: its output.
+            connector: config of the connector; if it condenses, what it makes of the features is stored.
         """
-        sizes = {"kind": type(config).__name__, **asdict(config)}
-        return cls(weights_hash(tower.state_dict()), sizes, preprocessing.model_dump(mode="json"), dtype, origin)
+        sizes = {"kind": type(config).__name__, **asdict(config), **({"taps": list(taps)} if taps else {})}
+        by_extras = hasattr(preprocessing, "load_item")
+        if condenses(connector):
+            deciding = {name: getattr(connector, name) for name in connector.condensing}
+            sizes["condensed"] = {"kind": type(connector).__name__, **deciding}
+            by_extras = by_extras or bool(getattr(connector, "extras", ()))
+        steps = preprocessing.model_dump(mode="json")
+        return cls(weights_hash(tower.state_dict()), sizes, steps, dtype, origin, by_extras)
 
     @property
     def key(self) -> str:

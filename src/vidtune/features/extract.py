@@ -77,6 +77,7 @@ class _Decoded:
     ref: MediaRef
     key: str
     array: np.ndarray
+    extras: Mapping[str, np.ndarray]
 
 
 class _Work:
@@ -107,11 +108,11 @@ class _Work:
                 second = next((other for other in requested if reads_alike(own, self._preprocessing(other))), None)
                 if second is None:
                     self._decoding.append([first])
-                    yield LoadJob(path, own)
+                    yield LoadJob(path, own, extras=first.ref.extras)
                 else:
                     requested.remove(second)
                     self._decoding.append([first, second])
-                    yield LoadJob(path, own, second=self._preprocessing(second))
+                    yield LoadJob(path, own, None, self._preprocessing(second), first.ref.extras)
 
     def take(self, result: LoadResult) -> None:
         """Take the result of the next job."""
@@ -119,7 +120,8 @@ class _Work:
             if result.error is not None:
                 self._take_error(requested.ref, result.error.reason)
             else:
-                self._take_array(requested, array)
+                extras = requested.ref.extra_arrays() if result.extras is None else result.extras
+                self._take_array(requested, array, extras)
         if self._bytes > WAITING_BYTES:  # items of many shapes, few of each
             self._encode_all()
 
@@ -157,7 +159,7 @@ class _Work:
         else:  # a stream of sound; the file may have none
             self._perhaps_silent.append((ref, reason))
 
-    def _take_array(self, requested: _Requested, array: np.ndarray | None) -> None:
+    def _take_array(self, requested: _Requested, array: np.ndarray | None, extras: Mapping[str, np.ndarray]) -> None:
         ref, stream = requested.ref, self._streams[requested.ref.stream]
         if requested.key is None or stream.cache.key(ref) != requested.key:
             self._fail(ref, "changed while it was read")
@@ -165,7 +167,7 @@ class _Work:
             self.reports[ref.stream].absent += 1
         else:
             group = (ref.stream, () if stream.takes_lists else array.shape)
-            self._waiting[group].append(_Decoded(ref, requested.key, array))
+            self._waiting[group].append(_Decoded(ref, requested.key, array, extras))
             self._bytes += array.nbytes
             if len(self._waiting[group]) >= self._batch_size:
                 self._encode(stream, self._waiting.pop(group))
@@ -177,8 +179,9 @@ class _Work:
     def _encode(self, stream: TowerStream, items: Sequence[_Decoded]) -> None:
         report = self.reports[stream.name]
         self._bytes -= sum(item.array.nbytes for item in items)
-        for item, features in zip(items, stream.encode([item.array for item in items]), strict=True):
-            if len(features):
+        encoded = stream.encode([item.array for item in items], [item.extras for item in items])
+        for item, features in zip(items, encoded, strict=True):
+            if features.numel():
                 stream.cache.add(item.key, features, item.ref.path, wait=True)
                 report.stored += 1
             else:

@@ -109,7 +109,7 @@ def verify_items(folder: Path) -> Iterator[tuple[str, str | None]]:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A file that was read: ``features`` is (N, C), or None with the ``reason``."""
+    """A file that was read: ``features`` is (N, C) or longer, or None with the ``reason``."""
 
     item: str
     path: Path
@@ -178,7 +178,7 @@ def _import_item(loaded: _Loaded, target: Path, report: ImportReport) -> dict[st
     if loaded.features is None:
         report.failed.append((str(loaded.path), loaded.reason))
         return None
-    width = loaded.features.shape[1]
+    width = loaded.features.shape[-1]
     if report.width not in (None, width):
         report.failed.append((str(loaded.path), f"has width {width}, not {report.width}"))
         return None

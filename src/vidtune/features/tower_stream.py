@@ -3,7 +3,7 @@
 Legend: B items encoded together, N tokens, C tower width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vidtune.data.sample import MediaRef
 from vidtune.features.cache import FeatureCache
 from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.processing.stream_settings import condenses
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,16 @@ class TowerStream:
         tower: tower in eval mode, with its dtype and on its device.
         preprocessing: preprocessing that makes the input of the tower from a file.
         cache: features of the tower in the store.
+        taps: hidden states of the tower that are stored; empty: its output.
+        connector: config of the connector, which may condense the features.
     """
 
     name: str
     tower: nn.Module
     preprocessing: Preprocessing
     cache: FeatureCache
+    taps: tuple[int, ...] = ()
+    connector: Any = None
 
     @property
     def takes_lists(self) -> bool:
@@ -38,19 +43,30 @@ class TowerStream:
         return getattr(self.tower, "takes_lists", False)
 
     @torch.no_grad()
-    def encode(self, arrays: Sequence[np.ndarray]) -> list[Tensor]:
+    def encode(
+        self, arrays: Sequence[np.ndarray], extras: Sequence[Mapping[str, np.ndarray]] | None = None
+    ) -> list[Tensor]:
         """Returns the features of items, computed as in a training step.
 
         Args:
             arrays: preprocessed items; all have the same shape unless the tower takes lists.
+            extras: extras of each item by name; None: there are none.
 
-        Shape: B of *item -> B of (N, C)
+        Shape: B of *item -> B of (N, C); with K taps (K, N, C); what the connector makes of it if it condenses
         """
         weight = next(self.tower.parameters())
         items = [self.preprocessing.to_float(torch.as_tensor(array).to(weight.device)) for array in arrays]
         values = [item.to(weight.dtype) for item in items]
         with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
-            return list(self.tower(values if self.takes_lists else torch.stack(values)))
+            options = {"taps": self.taps} if self.taps else {}
+            features = list(self.tower(values if self.takes_lists else torch.stack(values), **options))
+            if not condenses(self.connector):
+                return features
+            given = [{} for _ in features] if extras is None else extras
+            return self.connector.condense(
+                features,
+                [{name: torch.as_tensor(extra).to(weight.device) for name, extra in each.items()} for each in given],
+            )
 
 
 @dataclass(frozen=True)

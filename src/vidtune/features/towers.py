@@ -71,7 +71,9 @@ def named_extraction(names: Sequence[str], store: Path, dtype: str, device: torc
     for stream in wanted:
         tower = streams[stream]["tower"]
         origin = {"system": system.name, "stream": stream, "tower": f"towers.{tower}", "from": towers[tower]}
-        spec = CollectionSpec.of(built[tower], config.tower(tower), preprocessing[stream], dtype, origin)
+        taps, connector = config.taps(stream), config.connector(streams[stream]["connector"])
+        steps = preprocessing[stream]
+        spec = CollectionSpec.of(built[tower], config.tower(tower), steps, dtype, origin, taps, connector)
         cache = FeatureCache(store, spec, identities)
-        found_streams[stream] = TowerStream(stream, built[tower], preprocessing[stream], cache)
+        found_streams[stream] = TowerStream(stream, built[tower], steps, cache, taps, connector)
     return Extraction(system.title, found_streams)

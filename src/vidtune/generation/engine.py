@@ -3,8 +3,9 @@
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
+import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -167,7 +168,8 @@ class AnswerEngine:
             for group in groups:
                 waiting.append(group)
                 for ref in group.media:
-                    yield LoadJob(ref.path, self.processor.streams[ref.stream].preprocessing)
+                    steps = self.processor.streams[ref.stream].preprocessing
+                    yield LoadJob(ref.path, steps, extras=ref.extras)
 
         for result in self._pool.load(jobs()):
             while waiting[0].complete:
@@ -200,7 +202,10 @@ class AnswerEngine:
         """The media of a group, encoded; every prompt of the group has the same."""
         if not group.prompts:
             return EncodedMedia(self.model, {})
-        batch = pack([group.prompts[0].example], [group.arrays])
+        example = group.prompts[0].example
+        both = zip(example.media, group.loaded, strict=True)
+        items = [slot.item(cast(np.ndarray, found.array), example.id, found.extras) for slot, found in both]
+        batch = pack([example], [items])
         self.stats.encodings += len(group.media)
         return EncodedMedia(self.model, batch.to(self.model.device).to_float(self.processor.preprocessing).media)
 

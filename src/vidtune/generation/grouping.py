@@ -52,7 +52,7 @@ class MediaGroup:
         media: the files.
         prompts: empty if the request of the group could not be turned into a prompt.
         refused: answers to such requests.
-        arrays: preprocessed media in the order of ``media``, filled by :meth:`add`.
+        loaded: the loaded media in the order of ``media``, filled by :meth:`add`.
         error: error of the first file that could not be loaded.
         num_loaded: number of files that were loaded or failed.
     """
@@ -60,7 +60,7 @@ class MediaGroup:
     media: tuple[MediaRef, ...]
     prompts: list[Prompt] = field(default_factory=list)
     refused: list[Answer] = field(default_factory=list)
-    arrays: list[np.ndarray] = field(default_factory=list)
+    loaded: list[LoadResult] = field(default_factory=list)
     error: MediaError | None = None
     num_loaded: int = 0
 
@@ -72,8 +72,8 @@ class MediaGroup:
     def add(self, result: LoadResult) -> None:
         """Add the next file: its preprocessed values, or its error."""
         self.num_loaded += 1
-        if result.array is not None:
-            self.arrays.append(result.array)
+        if result.error is None:
+            self.loaded.append(result)
         self.error = self.error or result.error
 
     def by_prefix(self) -> list[list[Prompt]]:

@@ -1,6 +1,6 @@
 """Feature files: the tower features of one media file as one array, in the formats in which systems publish them.
 
-Legend: N tokens, C tower width.
+Legend: N tokens, C tower width. Some features have one or two dimensions more, such as levels or frames.
 """
 
 import pickle
@@ -17,6 +17,7 @@ from vidtune.errors import MediaError
 from vidtune.media.first_look import check_file, media_errors
 
 FEATURE_SUFFIXES = (".npy", ".pt", ".pkl", ".safetensors")
+MAX_DIMENSIONS = 4
 # The functions that a pickled numpy array needs, under the old and the new module names of numpy.
 _PICKLED = {
     (f"numpy.{core}.{module}", name)
@@ -30,27 +31,27 @@ def is_feature_file(path: str) -> bool:
     return path.endswith(FEATURE_SUFFIXES)
 
 
-def feature_shape(path: str) -> tuple[int, int]:
-    """Return the shape (N, C) of a feature file; ``.npy`` and ``.safetensors`` are read up to their header only.
+def feature_shape(path: str) -> tuple[int, ...]:
+    """Return the shape of a feature file, (N, C) or longer; of ``.npy`` and ``.safetensors`` only the header is read.
 
     Raises:
         MediaError: as `read_features`.
     """
     with _readable(path):
         if path.endswith(".npy"):
-            return _two_dimensions(path, np.load(path, mmap_mode="r", allow_pickle=False).shape)
+            return _checked(path, np.load(path, mmap_mode="r", allow_pickle=False).shape)
         if path.endswith(".safetensors"):
             with safe_open(path, framework="pt") as file:
-                return _two_dimensions(path, tuple(file.get_slice(_only_name(path, list(file.keys()))).get_shape()))
+                return _checked(path, tuple(file.get_slice(_only_name(path, list(file.keys()))).get_shape()))
     return read_features(path).shape
 
 
 def read_features(path: str) -> np.ndarray:
     """Return the array of a feature file. One dimension means one token; bfloat16 becomes float32.
 
-    Shape: -> float16 or float32 (N, C)
+    Shape: -> float16 or float32 (N, C) or longer
     Raises:
-        MediaError: missing, damaged, not one array of numbers with one or two dimensions, or a pickle that holds
+        MediaError: missing, damaged, not one array of numbers with one to four dimensions, or a pickle that holds
             anything else. Code in a pickle is never executed.
     """
     with _readable(path):
@@ -60,7 +61,7 @@ def read_features(path: str) -> np.ndarray:
         value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     if not isinstance(value, np.ndarray) or not np.issubdtype(value.dtype, np.number):
         raise MediaError(path, f"holds {type(value).__name__} where one array of features is expected")
-    value = value.reshape(_two_dimensions(path, value.shape))
+    value = value.reshape(_checked(path, value.shape))
     return value if value.dtype in (np.float16, np.float32) else value.astype(np.float32)
 
 
@@ -91,10 +92,10 @@ def _only_name(path: str, names: list[str]) -> str:
     return names[0]
 
 
-def _two_dimensions(path: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    if len(shape) not in (1, 2):
+def _checked(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if not 1 <= len(shape) <= MAX_DIMENSIONS:
         raise MediaError(path, f"has shape {tuple(shape)} where (tokens, width) is expected")
-    return (1, shape[0]) if len(shape) == 1 else (shape[0], shape[1])
+    return (1, *shape) if len(shape) == 1 else tuple(shape)
 
 
 @contextmanager

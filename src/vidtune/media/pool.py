@@ -28,7 +28,7 @@ from vidtune.machine.memory import waiting_memory, worker_memory
 from vidtune.machine.shared_memory import SharedArrays
 from vidtune.machine.workers import Worker
 from vidtune.media.probe import MediaInfo
-from vidtune.media.worker import LoadJob, Report, execute, serve
+from vidtune.media.worker import Loaded, LoadJob, Report, execute, serve
 
 __all__ = ["LoadJob", "LoadResult", "MediaPool"]
 
@@ -47,6 +47,7 @@ class LoadResult:
         info: metadata, for jobs without preprocessing.
         cpu_seconds: part of the time spent computing; during the rest the worker waited for the disk or for a core.
         second: array of ``LoadJob.second``, if the job has one.
+        extras: extras by name that preprocessing gave; None: it gives none, and those of the annotation stay.
     """
 
     job: LoadJob
@@ -56,11 +57,20 @@ class LoadResult:
     info: MediaInfo | None = None
     cpu_seconds: float = 0.0
     second: np.ndarray | None = None
+    extras: dict[str, np.ndarray] | None = None
+
+    @classmethod
+    def of(cls, job: LoadJob, loaded: Loaded | None, **facts: Any) -> "LoadResult":
+        """The result of a job that loaded this, or nothing; ``facts``: the other fields."""
+        if loaded is None:
+            return cls(job, None, **facts)
+        return cls(job, loaded.values, second=loaded.second, extras=loaded.extras, **facts)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays; 0 without arrays."""
-        return sum(array.nbytes for array in (self.array, self.second) if array is not None)
+        arrays = (self.array, self.second, *(self.extras or {}).values())
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
 class _Task:
@@ -281,9 +291,10 @@ class MediaPool:
         slot, too_large = next(worker.next_slot), report.resident > self.max_resident
         if not too_large:
             self._hand_out()  # the worker goes on with its other shared memory while this one is read
-        array, second, *_ = [*slot.read(report.arrays), None, None]
-        result = LoadResult(task.job, array, report.error, report.seconds, report.info, report.cpu_seconds, second)
-        self._finish(task, result)
+        loaded = Loaded.of(slot.read(report.arrays), report.extras) if report.arrays else None
+        facts: dict[str, Any] = {"error": report.error, "info": report.info}
+        times = {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds}
+        self._finish(task, LoadResult.of(task.job, loaded, **facts, **times))
         if too_large:
             self._replace(worker)
 
@@ -327,17 +338,17 @@ class MediaPool:
 
 def _load_here(job: LoadJob) -> LoadResult:
     started, used = time.perf_counter(), time.thread_time()
-    array = second = info = error = None
+    loaded = info = error = None
     try:
         result = execute(job)
         if isinstance(result, MediaInfo):
             info = result
         else:
-            array, second, *_ = [*result, None]
+            loaded = result
     except MediaError as reason:
         error = reason
-    seconds, cpu_seconds = time.perf_counter() - started, time.thread_time() - used
-    return LoadResult(job, array, error, seconds, info, cpu_seconds, second)
+    times = {"seconds": time.perf_counter() - started, "cpu_seconds": time.thread_time() - used}
+    return LoadResult.of(job, loaded, error=error, info=info, **times)
 
 
 def _cause_of_death(code: int | None) -> str:

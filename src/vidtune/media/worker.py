@@ -4,9 +4,11 @@ import pickle
 import signal
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,12 +30,45 @@ class LoadJob:
         preprocessing: makes the tensor; None reads the metadata only.
         seed: decides random transforms; None switches them off.
         second: makes a second tensor from the same decoded pixels, with the same random choices; None: no second one.
+        extras: numbers of the medium by name; dropped unless preprocessing has ``load_item``, which reads them.
     """
 
     path: str
     preprocessing: Preprocessing | None
     seed: int | None = None
     second: Preprocessing | None = None
+    extras: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.preprocessing, "load_item"):
+            object.__setattr__(self, "extras", ())
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a job made of a file.
+
+    Args:
+        values: result of preprocessing, or stored features.
+        second: result of ``LoadJob.second``, if the job has one.
+        extras: extras by name that preprocessing gave; None: it gives none, and those of the annotation stay.
+    """
+
+    values: np.ndarray
+    second: np.ndarray | None = None
+    extras: dict[str, np.ndarray] | None = None
+
+    @classmethod
+    def of(cls, arrays: Sequence[np.ndarray], names: Sequence[str] | None) -> "Loaded":
+        """The inverse of :attr:`arrays`; ``names``: those of the extras."""
+        end = len(arrays) - len(names or ())
+        extras = None if names is None else dict(zip(names, arrays[end:], strict=True))
+        return cls(arrays[0], arrays[1] if end > 1 else None, extras)
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """All arrays, in the order of the fields."""
+        return [self.values, *([] if self.second is None else [self.second]), *(self.extras or {}).values()]
 
 
 @dataclass(frozen=True)
@@ -42,6 +77,7 @@ class Report:
 
     Args:
         arrays: shape of each array, and its dtype in numpy's short form.
+        extras: names of the last arrays, see :attr:`Loaded.extras`.
         info: metadata, for jobs without preprocessing.
         error: error of the file.
         crash: traceback of a programming error, or one line that names the missing resource of the machine.
@@ -51,6 +87,7 @@ class Report:
     """
 
     arrays: tuple[tuple[tuple[int, ...], str], ...] = ()
+    extras: tuple[str, ...] | None = None
     info: MediaInfo | None = None
     error: MediaError | None = None
     crash: str | None = None
@@ -81,8 +118,8 @@ def serve(connection: Connection, *slot_descriptors: int) -> None:
         return
 
 
-def execute(job: LoadJob) -> list[np.ndarray] | MediaInfo:
-    """Do a job in this process. Returns its array, and the second one if the job asks for it; or metadata.
+def execute(job: LoadJob) -> Loaded | MediaInfo:
+    """Do a job in this process. Returns its arrays, or metadata.
 
     Raises:
         MediaError: the file cannot be read.
@@ -90,16 +127,22 @@ def execute(job: LoadJob) -> list[np.ndarray] | MediaInfo:
     if job.preprocessing is None:
         return probe(job.path)
     if is_feature_file(job.path):
-        return [read_features(job.path)]
+        return Loaded(read_features(job.path))
+    if hasattr(job.preprocessing, "load_item"):
+        given = {name: np.array(numbers, np.float32) for name, numbers in job.extras}
+        values, extras = job.preprocessing.load_item(job.path, given, job.seed)
+        second = None if job.second is None else job.second.load(job.path, job.seed)
+        return Loaded(values, second, {name: np.asarray(extra) for name, extra in extras.items()})
     if job.second is None:
-        return [job.preprocessing.load(job.path, job.seed)]
+        return Loaded(job.preprocessing.load(job.path, job.seed))
     pixels = job.preprocessing.read(job.path)
-    return [wanted.apply(pixels, job.seed).numpy() for wanted in (job.preprocessing, job.second)]
+    own, second = (wanted.apply(pixels, job.seed).numpy() for wanted in (job.preprocessing, job.second))
+    return Loaded(own, second)
 
 
 def _work(message: bytes, slot: SharedArrays) -> Report:
     started, used = time.perf_counter(), time.thread_time()
-    info = error = crash = None
+    info = error = crash = names = None
     arrays: tuple[tuple[tuple[int, ...], str], ...] = ()
     try:
         job: LoadJob = pickle.loads(message)
@@ -107,11 +150,12 @@ def _work(message: bytes, slot: SharedArrays) -> Report:
         if isinstance(result, MediaInfo):
             info = result
         else:
-            arrays = tuple((array.shape, array.dtype.str) for array in result)
+            names = None if result.extras is None else tuple(result.extras)
+            arrays = tuple((array.shape, array.dtype.str) for array in result.arrays)
             try:
-                slot.write(result)
+                slot.write(result.arrays)
             except OSError as reason:
-                size = sum(array.nbytes for array in result) / 2**20
+                size = sum(array.nbytes for array in result.arrays) / 2**20
                 crash = (
                     f"cannot get {size:.0f} MB of shared memory for {job.path} ({reason.strerror}); use fewer workers"
                 )
@@ -122,4 +166,4 @@ def _work(message: bytes, slot: SharedArrays) -> Report:
     except Exception:
         crash = traceback.format_exc()
     seconds, cpu_seconds = time.perf_counter() - started, time.thread_time() - used
-    return Report(arrays, info, error, crash, seconds, cpu_seconds, resident_bytes())
+    return Report(arrays, names, info, error, crash, seconds, cpu_seconds, resident_bytes())

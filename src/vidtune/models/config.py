@@ -151,8 +151,13 @@ class VideoLMConfig(PreTrainedConfig):
             raise ValueError(f"stream {stream!r}: taps {list(taps)}: its connector reads one hidden state only")
 
     def feature_shape(self, stream: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the features of one item of a stream, whose own shape is ``shape``, without batch dimension."""
-        return feature_shape(self.tower(self.streams[stream]["tower"]), shape, self.taps(stream))
+        """Shape of the features of one item of a stream, as its connector takes them and as they are stored.
+
+        Args:
+            shape: shape of the item, without batch dimension.
+        """
+        parts = self.streams[stream]
+        return feature_shape(self.tower(parts["tower"]), self.connector(parts["connector"]), shape, self.taps(stream))
 
     def num_tokens(self, stream: str, shape: tuple[int, ...]) -> int:
         """Number of embeddings of one item of a stream; ``shape`` is that of the item, without batch dimension."""

@@ -29,7 +29,7 @@ from vidtune.models.language_model.layer_call import (
 from vidtune.models.language_model.loss import head_loss_sum
 from vidtune.processing.batch import IGNORED, Batch, Item, on_device, stacked
 from vidtune.processing.processor import VideoLMProcessor
-from vidtune.processing.stream_settings import absent_message, is_tokenwise
+from vidtune.processing.stream_settings import absent_message, condenses, is_tokenwise
 
 register_attention()
 
@@ -155,21 +155,39 @@ class VideoLM(PreTrainedModel, GenerationMixin):
                 f"of the stream after layer {after}; align a layer before that"
             )
 
-    def tower_features(self, stream: str, values: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
-        """Features of media items by the tower of a stream; a frozen tower runs without a graph.
+    def tower_features(
+        self,
+        stream: str,
+        values: Tensor | Sequence[Tensor],
+        extras: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> Tensor | Sequence[Tensor]:
+        """Features of media items by the tower of a stream, condensed if its connector does that.
+
+        A frozen tower runs without a graph.
+
+        Args:
+            extras: extras of each item by name; None: there are none.
 
         Shape: (n, *item) -> (n, N, C), or a list of items of different shapes -> list of (N, C); if the stream has K
-            taps, (n, K, N, C)
+            taps, (n, K, N, C); if its connector condenses, a list
         """
-        tower = self.towers[self.config.streams[stream]["tower"]]
-        taps = {"taps": self.config.taps(stream)} if self.config.taps(stream) else {}
-        dtype = _dtype(tower)
+        parts = self.config.streams[stream]
+        tower, connector = self.towers[parts["tower"]], self.config.connector(parts["connector"])
         with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(tower)):
-            if getattr(tower, "takes_lists", False):
-                return tower([value.to(device=self.device, dtype=dtype) for value in values], **taps)
-            if isinstance(values, Tensor):
-                return tower(values.to(device=self.device, dtype=dtype), **taps)
-            return [tower(value.unsqueeze(0).to(device=self.device, dtype=dtype), **taps)[0] for value in values]
+            features = self._run_tower(tower, values, self.config.taps(stream))
+            if condenses(connector):
+                return cast(Any, connector).condense(list(features), extras or [{} for _ in features])
+            return features
+
+    def _run_tower(
+        self, tower: nn.Module, values: Tensor | Sequence[Tensor], taps: tuple[int, ...]
+    ) -> Tensor | Sequence[Tensor]:
+        options, dtype = {"taps": taps} if taps else {}, _dtype(tower)
+        if getattr(tower, "takes_lists", False):
+            return tower([value.to(device=self.device, dtype=dtype) for value in values], **options)
+        if isinstance(values, Tensor):
+            return tower(values.to(device=self.device, dtype=dtype), **options)
+        return [tower(value.unsqueeze(0).to(device=self.device, dtype=dtype), **options)[0] for value in values]
 
     def connect(
         self,
@@ -211,8 +229,11 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         Raises:
             UserError: an item becomes another number of tokens than was promised; names the item and both numbers.
         """
-        rest = [item.values for item in items if not item.encoded]
-        features: Any = self.tower_features(stream, stacked(rest)) if rest else stacked([item.values for item in items])
+        self._check_extras(stream, items)
+        rest = [item for item in items if not item.encoded]
+        features: Any = stacked([item.values for item in rest or items])
+        if rest:
+            features = self.tower_features(stream, features, [item.extras for item in rest])
         if 0 < len(rest) < len(items):
             found = iter(features)
             features = [item.values if item.encoded else next(found) for item in items]
@@ -220,7 +241,6 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             for item, block in zip(items, features, strict=True):
                 if item.key is not None and not item.encoded:
                     self.keep_features(stream, item.key, block)
-        self._check_extras(stream, items)
         for item, block in zip(items, self.connect(stream, features, [i.extras for i in items]), strict=True):
             promised, given = item.num_tokens if item.measured is None else item.measured.tokens, block.shape[-2]
             if given < promised or (item.measured is not None and given > promised):
@@ -328,13 +348,13 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         name = self.config.streams[stream]["tower"]
         tower = self.config.tower(name)
         shape = tower.input_shape()
+        needed = getattr(self.config.connector(self.config.streams[stream]["connector"]), "extras", {})
+        extras = [{name: torch.zeros(size, device=self.device) for name, size in needed.items()}] * number
         if through_tower and name not in self.config.absent_towers:
-            features = self.tower_features(stream, torch.zeros(number, *shape, device=self.device))
+            features = self.tower_features(stream, torch.zeros(number, *shape, device=self.device), extras)
         else:
             features = torch.zeros(number, *self.config.feature_shape(stream, shape), device=self.device)
-        needed = getattr(self.config.connector(self.config.streams[stream]["connector"]), "extras", {})
-        zeros = {name: torch.zeros(size, device=self.device) for name, size in needed.items()}
-        return list(self.connect(stream, features, [zeros] * number))
+        return list(self.connect(stream, features, extras))
 
     def alignment(self, hidden_states: Sequence[Tensor], batch: Batch) -> dict[str, tuple[Tensor, int]]:
         """Alignment losses of a packed batch by stream: the sum over frames, and the number of frames.

@@ -48,7 +48,7 @@ class Item:
     """A media item of a prompt, with everything that belongs to it.
 
     Args:
-        values: float or uint8 values as preprocessing returned them; if `encoded`, tower features, (tokens, width).
+        values: float or uint8 values as preprocessing returned them; if `encoded`, stored features.
         num_tokens: number of its tokens in the ids, counted from its first token.
         measured: what the whole item becomes, as its stream promised; None if nothing was promised.
         extras: further tensors by name, such as boxes; the connector gets them beside the features.
@@ -116,16 +116,18 @@ class MediaSlot:
         """Whether the file contains tower features, so that the tower is not run."""
         return is_feature_file(self.ref.path)
 
-    def item(self, values: Array, sample: str = "", **known: Any) -> Item:
+    def item(self, values: Array, sample: str = "", extras: Mapping[str, Array] | None = None, **known: Any) -> Item:
         """The item of this slot, after its file was read.
 
         Args:
             values: preprocessed values, or tower features.
             sample: id of the sample, for messages.
+            extras: extras that preprocessing gave; None: those of the annotation.
             known: further fields of the item, in the place of those that the file gives.
         """
-        extras = {name: torch.tensor(numbers, dtype=torch.float32) for name, numbers in self.ref.extras}
-        facts: dict[str, Any] = {"extras": extras, "encoded": self.encoded, "name": f"{sample}: {self.ref.path}"}
+        given = self.ref.extra_arrays() if extras is None else extras
+        tensors = {name: torch.as_tensor(extra) for name, extra in given.items()}
+        facts: dict[str, Any] = {"extras": tensors, "encoded": self.encoded, "name": f"{sample}: {self.ref.path}"}
         return Item(torch.as_tensor(values), self.num_tokens, self.measured, **{**facts, **known})
 
 

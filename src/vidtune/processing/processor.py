@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import UserError
-from vidtune.media.feature_file import is_feature_file, read_features
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
+from vidtune.media.worker import Loaded, LoadJob, execute
 from vidtune.processing.batch import Example, Item, MediaSlot
 from vidtune.processing.layout import Layout, check_layouts, needs_metadata, runs_of
 from vidtune.processing.plain_inputs import padded_left, share_media
@@ -302,24 +302,26 @@ class VideoLMProcessor(ProcessorMixin):
             inputs["position_ids"] = rows[0] if len(rows) == 1 else torch.stack(rows)
         return inputs
 
-    def _load(self, stream: str, item: Any) -> list[tuple[MediaRef, Measured, np.ndarray | torch.Tensor]]:
+    def _load(self, stream: str, item: Any) -> list[tuple[MediaRef, Measured, Loaded]]:
         """The readings of a path, or of decoded pixels, each with the values that its tower takes."""
         if not isinstance(item, str | Path):
             settings = self.streams[stream]
-            array = settings.preprocessing.apply(np.asarray(item))
-            return [(MediaRef(stream, ""), settings.measure(array.shape), array)]
+            array = settings.preprocessing.apply(np.asarray(item)).numpy()
+            return [(MediaRef(stream, ""), settings.measure(array.shape), Loaded(array))]
         found = self._reader.readings(MediaRef(stream, str(item)))
         return [(ref, measured, self._read(ref)) for ref, measured in found]
 
-    def _read(self, ref: MediaRef) -> np.ndarray:
+    def _read(self, ref: MediaRef) -> Loaded:
         """Values of a file for its stream: preprocessed, or the stored features."""
-        return read_features(ref.path) if is_feature_file(ref.path) else self.preprocessing[ref.stream].load(ref.path)
+        found = execute(LoadJob(ref.path, self.preprocessing[ref.stream]))
+        assert isinstance(found, Loaded)
+        return found
 
-    def _items(self, read: Sequence[tuple[MediaRef, Measured, np.ndarray | torch.Tensor]]) -> dict[str, list[Item]]:
+    def _items(self, read: Sequence[tuple[MediaRef, Measured, Loaded]]) -> dict[str, list[Item]]:
         """The items of each stream, in the order in which they were read."""
         items: dict[str, list[Item]] = {}
-        for ref, measured, array in read:
-            item = MediaSlot(ref, measured.tokens, measured=measured).item(array)
+        for ref, measured, loaded in read:
+            item = MediaSlot(ref, measured.tokens, measured=measured).item(loaded.values, extras=loaded.extras)
             items.setdefault(ref.stream, []).append(item.to_float(self.streams[ref.stream].preprocessing))
         return items
 

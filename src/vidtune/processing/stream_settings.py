@@ -51,10 +51,10 @@ class Measure(BaseModel):
         tower, connector = self._parts
         features, item = tower.num_tokens(tuple(shape)), tuple(shape)
         grid = tower.grid(item) if hasattr(tower, "grid") else None
-        if grid is not None and not is_tokenwise(connector):
+        if grid is not None and (condenses(connector) or not is_tokenwise(connector)):
             grid = connector.grid(grid) if hasattr(connector, "grid") else None
         cost = features / tower.num_tokens(tower.input_shape())
-        return Measured(connector.num_tokens(feature_shape(tower, item, self.taps)), grid, cost)
+        return Measured(connector.num_tokens(feature_shape(tower, connector, item, self.taps)), grid, cost)
 
     def of_features(self, shape: Sequence[int]) -> Measured:
         """What an item becomes whose features are stored with this shape. Its tower does not run.
@@ -63,7 +63,7 @@ class Measure(BaseModel):
             ValueError: the features have another number of dimensions than those of the tower.
         """
         tower, connector = self._parts
-        standard = feature_shape(tower, tower.input_shape(), self.taps)
+        standard = feature_shape(tower, connector, tower.input_shape(), self.taps)
         _check_dimensions(shape, len(standard))
         return Measured(connector.num_tokens(tuple(shape)), cost=0.0)
 
@@ -77,9 +77,18 @@ def _config(registry: Registry[Any], spec: Mapping[str, Any]) -> Any:
     return registry[spec["type"]](**{name: value for name, value in spec.items() if name != "type"})
 
 
-def feature_shape(tower: Any, shape: tuple[int, ...], taps: Sequence[int]) -> tuple[int, ...]:
-    """Shape of the features that the tower of this config gives of an item of this shape: (N, C), or (K, N, C)."""
-    return (*([len(taps)] if taps else ()), tower.num_tokens(shape), tower.hidden_size)
+def feature_shape(tower: Any, connector: Any, shape: tuple[int, ...], taps: Sequence[int]) -> tuple[int, ...]:
+    """Shape of the features of an item of this shape, as they are stored and as the connector takes them.
+
+    (N, C), or (K, N, C) with taps; what the connector makes of it if it condenses.
+    """
+    features = (*([len(taps)] if taps else ()), tower.num_tokens(shape), tower.hidden_size)
+    return connector.condensed_shape(features) if condenses(connector) else features
+
+
+def condenses(connector: Any) -> bool:
+    """Whether the connector of this config begins with a part without parameters, before which nothing is stored."""
+    return hasattr(connector, "condensed_shape")
 
 
 def is_tokenwise(connector: Any) -> bool:

@@ -23,12 +23,16 @@ class ConnectorConfig(Protocol):
       are joined: (N, C) -> (N, D).
     - ``takes_items = True``: the connector gets all items of a stream as lists, see :class:`ItemConnector`; any other
       gets features of equal shape stacked, (B, N, C) or (B, K, N, C) -> (B, M, D).
-    - ``extras``: shapes of the extras that it needs of an item, by name; only for a connector that takes items.
+    - ``condense(features, extras)``: a frozen first part without parameters, lists of tower features and of the extras
+      of each item -> list of features. What it gives is what the connector takes and what the feature store keeps, so
+      it runs once per item. ``condensed_shape(shape)`` tells the shape of that, and ``condensing`` is a tuple of the
+      names of the sizes that it depends on: they belong to the identity of stored features.
+    - ``extras``: shapes of the extras that it needs of an item, by name; only where it takes items or condenses.
     - ``grid(grid)``: frames, rows and columns of the embeddings of an item whose features stand in ``grid``.
     """
 
     def num_tokens(self, shape: tuple[int, ...]) -> int:
-        """Number of embeddings M of an item whose features have this shape: (N, C), or (K, N, C) with taps."""
+        """Number of embeddings M of an item with features of this shape: (N, C), (K, N, C) with taps, or condensed."""
         ...
 
     def build(self) -> nn.Module:

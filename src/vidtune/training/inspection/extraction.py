@@ -97,8 +97,10 @@ def _stage_extraction(
                 raise UserError(f"stream {stream}: the model is without its tower; name its weights in towers.{name}")
             towers[name] = frozen(tower, TORCH_DTYPES[kind], device)
         origin = {"system": recipe.system, "stream": stream, "tower": f"towers.{name}"}
-        spec = CollectionSpec.of(towers[name], config.tower(name), how, kind, origin)
-        found.streams[stream] = TowerStream(stream, towers[name], how, FeatureCache(store, spec, identities))
+        taps, connector = config.taps(stream), config.connector(config.streams[stream]["connector"])
+        spec = CollectionSpec.of(towers[name], config.tower(name), how, kind, origin, taps, connector)
+        cache = FeatureCache(store, spec, identities)
+        found.streams[stream] = TowerStream(stream, towers[name], how, cache, taps, connector)
     found.refs.extend(ref for ref in refs if ref.stream in found.streams)
     return found
 

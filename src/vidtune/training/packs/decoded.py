@@ -20,17 +20,18 @@ from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 class Decoded:
     """One decoded file, or the promise of one.
 
-    ``array``, ``second``, ``error`` and ``seconds`` (spent on decoding) are valid when ``done`` is true. ``identity``
-    names the content of the file before it was decoded; None if it is not needed.
+    ``array``, ``second``, ``extras``, ``error`` and ``seconds`` (spent on decoding) are valid when ``done`` is true.
+    ``identity`` names the content of the file before it was decoded; None if it is not needed.
     """
 
-    __slots__ = ("array", "done", "error", "identity", "job", "second", "seconds")
+    __slots__ = ("array", "done", "error", "extras", "identity", "job", "second", "seconds")
 
     def __init__(self, job: LoadJob, identity: str | None = None) -> None:
         self.job, self.identity = job, identity
         self.done = False
         self.array: np.ndarray | None = None
         self.second: np.ndarray | None = None
+        self.extras: dict[str, np.ndarray] | None = None
         self.error: MediaError | None = None
         self.seconds = 0.0
 
@@ -41,7 +42,7 @@ class Decoded:
 
     def fill(self, result: LoadResult) -> None:
         """Take over the result of decoding."""
-        self.array, self.second = result.array, result.second
+        self.array, self.second, self.extras = result.array, result.second, result.extras
         self.error, self.seconds, self.done = result.error, result.seconds, True
 
 

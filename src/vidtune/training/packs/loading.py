@@ -65,7 +65,8 @@ class Requested:
             # The copy reads the memory-mapped features here, and not in the thread that trains.
             return slot.item(found.features.clone(), sample, encoded=True, teacher=teacher)
         assert array is not None
-        return slot.item(array, sample, key=usable(found.key), teacher=teacher)
+        assert decoded is not None
+        return slot.item(array, sample, decoded.extras, key=usable(found.key), teacher=teacher)
 
 
 @dataclass
@@ -180,7 +181,7 @@ class PackLoader:
             second = None
         if found.features is not None:
             return Requested(found, None)
-        job = LoadJob(slot.ref.path, own, slot.seed, second)
+        job = LoadJob(slot.ref.path, own, slot.seed, second, slot.ref.extras)
         return Requested(found, self._media.request(job, found.key or found.teacher_key))
 
     def _load(self, planned: PlannedPack) -> LoadedPack:

@@ -49,7 +49,7 @@ class Found:
     """Features of an item that were found in the store.
 
     Args:
-        features: features of the tower, (N, C); None: they must be computed.
+        features: features of the tower as the connector takes them; None: they must be computed.
         key: key under which computed features are stored; None: they are not stored.
         taught, teacher_key: the same for the teacher of the stream.
     """
@@ -190,9 +190,12 @@ def tower_spec(
     recipe: Recipe, stage: Stage, stream: str, model: VideoLM, preprocessing: Preprocessing
 ) -> CollectionSpec:
     """Returns everything that determines the features of a stream in a stage."""
-    name = model.config.streams[stream]["tower"]
+    config, name = model.config, model.config.streams[stream]["tower"]
     origin = {"system": recipe.system, "stream": stream, "tower": f"towers.{name}"}
-    return CollectionSpec.of(model.towers[name], model.config.tower(name), preprocessing, stage.precision, origin)
+    taps, connector = config.taps(stream), config.connector(config.streams[stream]["connector"])
+    return CollectionSpec.of(
+        model.towers[name], config.tower(name), preprocessing, stage.precision, origin, taps, connector
+    )
 
 
 def teacher_spec(
