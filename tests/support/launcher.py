@@ -12,11 +12,13 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.utils.tensorboard
+from marked_system import MARKED, marked_system
 
 from vidtune.errors import UserError
 from vidtune.models.video_lm import VideoLM
@@ -32,7 +34,7 @@ from vidtune.training.signals import TrainingInterrupted
 def train_here(order: dict[str, Any]) -> int:
     recipe, out = load_recipe(order["recipe"]), Path(order["out"])
     try:
-        with joined("cpu") as ranks:
+        with joined("cpu") as ranks, marked_system() if recipe.system == MARKED else nullcontext():
             sabotage(ranks, order.get("sabotage"))
             while True:
                 try:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from launched import Launcher, largest_difference, printed
 from marked_system import MARKED, marked_system
 from safetensors.torch import load_file
 from training_world import mixed_samples
@@ -133,6 +134,29 @@ def test_rows_with_a_rate_of_their_own_beside_a_language_model_that_trains(make_
     for name, weight in one.named_parameters():
         if name != HEAD:  # the head's rows of <vid_start> and <vid_patch> learn in both
             torch.testing.assert_close(weight, other.get_parameter(name), atol=2e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize(("parallel", "tied"), [("ddp", True), ("fsdp2", False), ("fsdp2", True)])
+def test_two_ranks_equal_one_process(
+    make_recipe, launcher: Launcher, tmp_path: Path, parallel: str, tied: bool
+) -> None:
+    stage = {"name": "rows", "train": {ROWS: 1e-2, "connectors": 1e-3}, "max_tokens_per_batch": 100}
+    recipe = recipe_of(make_recipe, [{**stage, "weight_decay": 0.1, "max_grad_norm": 0.5, "parallel": parallel}])
+    recipe = recipe.model_copy(update={"language_model": {**recipe.language_model, "tie_word_embeddings": tied}})
+    assert launcher.run(recipe, tmp_path / "two", 2) == [0, 0], printed(tmp_path / "two")
+    one = run(recipe, tmp_path / "one")
+    assert largest_difference(one, tmp_path / "two/rows/final") <= 1e-6
+    assert not torch.equal(
+        load_checkpoint(one).model.get_parameter(EMBEDDING), build_model(recipe).get_parameter(EMBEDDING)
+    )
+
+
+def test_a_run_of_two_ranks_with_lora_goes_on_with_one(make_recipe, launcher: Launcher, tmp_path: Path) -> None:
+    stage = {"name": "rows", "train": {ROWS: 1e-2, "language_model": LORA}, "max_tokens_per_batch": 100}
+    recipe = recipe_of(make_recipe, [stage])
+    codes = launcher.run(recipe, tmp_path / "two", 2, arguments={"stop_after": 2})
+    assert len(set(codes)) == 1 and codes[0] not in (0, 1), printed(tmp_path / "two")
+    assert largest_difference(run(recipe, tmp_path / "one"), run(recipe, tmp_path / "two")) <= 1e-6
 
 
 def test_the_estimates_count_the_rows_and_the_way_back_to_them(make_recipe) -> None:
