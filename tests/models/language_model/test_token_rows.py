@@ -91,6 +91,23 @@ def test_a_pack_without_these_tokens_gives_them_a_gradient_of_zeros():
     assert rows.input.grad is not None and not rows.input.grad.any()
 
 
+class ScaledEmbedding(torch.nn.Embedding):
+    embed_scale = 3.0
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return super().forward(ids) * self.embed_scale
+
+
+def test_an_embedding_that_scales_its_rows_scales_these_too():
+    model = tiny_model()
+    scaled = ScaledEmbedding(500, 32)
+    model.set_input_embeddings(scaled)
+    ids = torch.tensor([[490, 12, 7]])
+    before = scaled(ids)
+    with_rows(model, [])
+    torch.testing.assert_close(scaled(ids), before)
+
+
 def test_under_autocast_frozen_parts_keep_their_dtype():
     model = tiny_model().bfloat16()
     rows = with_rows(model, [7])
