@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from vidtune.checkpoints.files.hub import locate
+from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.parts.language_model import read_text_config
 from vidtune.checkpoints.parts.teachers import alignment_sizes
 from vidtune.checkpoints.publication import JsonDict
@@ -177,10 +177,11 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     Raises:
         UserError: the recipe builds its language model from sizes and names no tokenizer.
     """
-    place = recipe.tokenizer or recipe.starting_place or recipe.language_model
-    if not isinstance(place, str):
+    named = [recipe.tokenizer] if recipe.tokenizer else [recipe.starting_place, recipe.language_model]
+    places = [CheckpointFiles(place) for place in named if isinstance(place, str)]
+    if not places:
         raise UserError("the recipe builds its language model from scratch: give the key tokenizer (folder or hub id)")
-    return load_tokenizer(locate(place, weights=False))
+    return load_tokenizer(next((files for files in places if files.has_tokenizer), places[0]).path)
 
 
 def tower_sizes(system: str, name: str, source: Source) -> JsonDict:

@@ -11,6 +11,7 @@ from vidtune.checkpoints.lora.adapter_files import ADAPTER_NAMES, official_name
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, OTHERS
 from vidtune.checkpoints.report import OURS, LoadReport, rename
 from vidtune.checkpoints.source import Source
+from vidtune.models.config import ADDED_TOKENS
 
 _TITLES = {
     "native": "base",
@@ -110,7 +111,8 @@ def _names_given(source: Source) -> list[str]:
     empty = {official_name(name): torch.empty(shape, device="meta") for name, shape in source.shapes.items()}
     found = rename(empty, key_map(source), report)
     report.refuse_gaps(source.path)
-    return [name for name in found if not source.component or name.startswith(source.component + ".")]
+    wanted = (source.component + ".", ADDED_TOKENS + ".") if source.component else ("",)
+    return [name for name in found if name.startswith(wanted)]
 
 
 def _adapters(source: Source) -> dict[str, Iterable[str]]:
@@ -126,4 +128,6 @@ def _adapters(source: Source) -> dict[str, Iterable[str]]:
 def _component(name: str) -> str:
     """The component to which a weight of ours belongs."""
     parts = name.split(".")
+    if name.startswith(ADDED_TOKENS + "."):
+        return ADDED_TOKENS
     return parts[0] if parts[0] == LANGUAGE_MODEL else ".".join(parts[:2])

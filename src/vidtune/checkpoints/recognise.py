@@ -151,9 +151,8 @@ def _describe_recipe(recipe: Recipe, may_draw: bool, opened: Opened) -> tuple[So
         run = _require_layer(_open(str(top.place), opened), recipe.system)
         return run, [_Below(recipe.model_copy(update={"lora_runs": ()}), may_draw=may_draw), *lower]
     if recipe.starting_place is not None:
-        named = (recipe.language_model,) if isinstance(recipe.language_model, str) else ()
-        needs = _identify(_open(recipe.starting_place, opened), recipe.system).kind in NEEDS_BASE
-        return None, [_Below(recipe.starting_place, named if needs else (), recipe.system)]
+        kind = _identify(_open(recipe.starting_place, opened), recipe.system).kind
+        return None, [_Below(recipe.starting_place, parts_below(recipe, kind), recipe.system)]
     places = {
         **{f"towers.{name}": spec for name, spec in recipe.towers.items()},
         **{f"connectors.{name}": spec for name, spec in recipe.connectors.items()},
@@ -162,6 +161,14 @@ def _describe_recipe(recipe: Recipe, may_draw: bool, opened: Opened) -> tuple[So
     named = {component: spec for component, spec in places.items() if isinstance(spec, str)}
     parts = Source("parts", system=recipe.system, recipe=recipe, may_draw=may_draw)
     return parts, [_Below(place, system=recipe.system, component=component) for component, place in named.items()]
+
+
+def parts_below(recipe: Recipe, kind: Kind) -> tuple[str, ...]:
+    """Return what a checkpoint of this kind stands on, of the recipe's own parts; nothing for a whole one."""
+    if kind not in NEEDS_BASE or not isinstance(recipe.language_model, str):
+        return ()
+    connectors = (spec for spec in recipe.connectors.values() if isinstance(spec, str))
+    return (recipe.language_model, *(() if kind == "delta" else connectors))
 
 
 def _describe_part(files: CheckpointFiles, component: str, system: str | None) -> Source:

@@ -27,7 +27,6 @@ NEEDS_BASE: tuple[Kind, ...] = ("delta", "run", "connectors")
 """Kinds whose user has to name what they stand on."""
 LAYERS: tuple[Kind, ...] = ("bundle", *NEEDS_BASE)
 """Kinds that change a model on which they stand."""
-_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Source:
     @property
     def has_tokenizer(self) -> bool:
         """Whether the files of a tokenizer are among its own."""
-        return self.files is not None and any(map(self.files.has, _TOKENIZER))
+        return self.files is not None and self.files.has_tokenizer
 
     @property
     def weights(self) -> Tensors:

@@ -9,6 +9,7 @@ from vidtune.errors import UserError
 from vidtune.machine.files import read_object
 
 CONFIG = "config.json"
+_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
 class CheckpointFiles:
@@ -35,6 +36,11 @@ class CheckpointFiles:
     def has(self, name: str) -> bool:
         """Whether the folder holds a file of this name; False for a single file."""
         return self.path.is_dir() and (self.path / name).is_file()
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the files of a tokenizer are in the folder."""
+        return any(map(self.has, _TOKENIZER))
 
     def json(self, name: str) -> dict[str, Any]:
         """Return the object in a JSON file of the folder. Raises UserError where it is missing or broken."""

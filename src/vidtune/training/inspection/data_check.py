@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from vidtune.checkpoints.build import build_config
-from vidtune.checkpoints.composition import recipe_tokenizer
-from vidtune.checkpoints.fit_processor import build_processor
-from vidtune.checkpoints.load import load_checkpoint
+from vidtune.checkpoints.composition import config_of, recipe_tokenizer
+from vidtune.checkpoints.fit_processor import build_processor, processor_of
+from vidtune.checkpoints.recognise import recognise
 from vidtune.data.check import DataCheck
 from vidtune.data.findings import DataReport
 from vidtune.data.tables import AnnotationTable
@@ -91,5 +91,8 @@ def _check_stage(
 
 def _processor(recipe: Recipe) -> VideoLMProcessor:
     if recipe.starting_place:
-        return load_checkpoint(recipe.starting_place, system=recipe.system, tokenizer=recipe.tokenizer).processor
+        source = recognise(recipe.model_copy(update={"lora_runs": ()}))
+        processor = processor_of(source, config_of(source), recipe.tokenizer)
+        source.close()
+        return processor
     return build_processor(build_config(recipe), recipe_tokenizer(recipe))

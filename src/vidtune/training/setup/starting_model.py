@@ -13,8 +13,7 @@ from vidtune.checkpoints.lora.added_rows import split_rows
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, Base, absolute, weight_sample
 from vidtune.checkpoints.lora.injection import add_adapters, target_layers
 from vidtune.checkpoints.parts.teachers import alignment_sizes
-from vidtune.checkpoints.recognise import recognise
-from vidtune.checkpoints.source import NEEDS_BASE
+from vidtune.checkpoints.recognise import parts_below, recognise
 from vidtune.errors import UserError
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.language_model.quantization import quantize_linear_layers, require_bitsandbytes
@@ -94,12 +93,7 @@ def stands_on(recipe: Recipe, source: str) -> tuple[str, ...]:
     if not isinstance(recipe.language_model, str):
         return ()
     kind = recognise(source, system=recipe.system).kind
-    if kind not in NEEDS_BASE:
-        return ()
-    if kind == "delta":
-        return (recipe.language_model,)
-    connectors = tuple(spec for spec in recipe.connectors.values() if isinstance(spec, str))
-    return (recipe.language_model, *connectors, *recipe.lora_runs)
+    return (*parts_below(recipe, kind), *(recipe.lora_runs if kind in ("run", "connectors") else ()))
 
 
 def require_named_towers(recipe: Recipe, config: VideoLMConfig, source: str | None) -> None:
