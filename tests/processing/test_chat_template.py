@@ -53,7 +53,13 @@ def test_prompts_are_what_the_template_writes(template: str, texts: tuple[str, .
     assert found.input_ids.tolist() == ids
 
 
-@pytest.mark.parametrize(("template", "end"), [(QWEN, "<|im_end|>"), (LLAMA3, "<|eot_id|>"), (MISTRAL, "</s>")])
+TWO_ENDS = QWEN.replace("<|im_end|>", "<|im_end|><|eot_id|>")
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [(QWEN, "<|im_end|>"), (LLAMA3, "<|eot_id|>"), (MISTRAL, "</s>"), (TWO_ENDS, "<|im_end|>")],
+)
 def test_answers_are_supervised_with_the_token_that_ends_them(template: str, end: str) -> None:
     chunks = ChunkTokenizer(tokenizer(template))
     found = encode(turns("A?", "B.", "C?", "D."), chunks.template, chunks, (), streams=["video"])

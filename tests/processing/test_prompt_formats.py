@@ -71,8 +71,9 @@ def test_a_question_may_stand_before_its_media() -> None:
     after = replace(ROLES, question="{question}\n{media}")
     assert ROLES.with_tags("What {x}?", ["image", "video"]) == "<image><video>\nWhat {x}?"
     assert after.with_tags("What {x}?", ["image", "video"]) == "What {x}?\n<image><video>"
-    with pytest.raises(ValueError, match=r"needs \{media\} once"):
-        replace(ROLES, question="{question}")
+    for wrong in ("{question}", "{media}{media}{question}", "{media}{question}{answer}"):
+        with pytest.raises(ValueError, match=r"must hold \{media\} and \{question\} once"):
+            replace(ROLES, question=wrong)
 
 
 @pytest.mark.parametrize(

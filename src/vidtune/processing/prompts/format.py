@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import groupby
+from string import Formatter
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -106,9 +107,10 @@ class PromptFormat:
     cut: Cut | None = None
 
     def __post_init__(self) -> None:
-        for field in ("media", "question"):
-            if self.question.count(f"{{{field}}}") != 1:
-                raise ValueError(f"prompt format '{self.name}': question {self.question!r} needs {{{field}}} once")
+        if sorted(field for _, field, _, _ in Formatter().parse(self.question) if field) != ["media", "question"]:
+            raise ValueError(
+                f"prompt format '{self.name}': question {self.question!r} must hold {{media}} and {{question}} once"
+            )
         if self.cut and not self.cut.rejoined and self.assistant.supervised != ("lead", "end"):
             raise ValueError(f"prompt format '{self.name}': cut needs answers of which lead and end are supervised")
 
@@ -167,16 +169,11 @@ class PromptFormat:
         frame = self.assistant
         if not text and self.bare_when_empty:
             return [Piece(frame.before.rstrip(), False)]
-        before, lead, end, after = (
-            Piece(written, part in frame.supervised)
-            for part, written in (
-                ("before", frame.before),
-                ("lead", frame.lead),
-                ("end", frame.end),
-                ("after", frame.after),
-            )
-        )
-        return [before, lead, Piece(text, True), end, after]
+
+        def piece(part: str) -> Piece:
+            return Piece(getattr(frame, part), part in frame.supervised)
+
+        return [piece("before"), piece("lead"), Piece(text, True), piece("end"), piece("after")]
 
     def _single_tag(self, turns: Sequence[Turn], open_answer: bool) -> str:
         streams = self.only_streams or ("image",)
