@@ -1,22 +1,30 @@
-"""``docs/adding_a_system.md``, followed step by step: a system from another package, found by its entry point."""
+"""``docs/adding_a_system.md``, followed step by step: a system from another package, found by its entry points.
+
+The package is installed by pip into a folder of its own; nothing of this repository is edited.
+"""
 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from qa_sets import write_set
+from safetensors.torch import load_file
 from synthetic_clips import write_clip
-from transformers import LlamaTokenizer
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "adding_a_system.md"
 TOKENIZER_MODEL = Path(__file__).parent / "parity/fixtures/video_llava/tokenizer.model"
 BLOCK = re.compile(r"```\w+\n# file: (\S+)\n(.*?)```", re.DOTALL)
+COMMANDS = str(Path(__file__).parent / "support/run_commands.py")
+QUESTIONS = ["What moves?", "Which colour is it?", "Where does it go?", "How many are there?"]
 
 
 def files_of_the_page() -> dict[str, str]:
@@ -29,50 +37,91 @@ def files_of_the_page() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package as pip would have installed it, and what the commands name."""
-    work = tmp_path_factory.mktemp("outside")
-    site, files = work / "site", files_of_the_page()
-    (site / "plain_clip-0.1.dist-info").mkdir(parents=True)
-    (site / "plain_clip.py").write_text(files["plain_clip.py"])
-    project = tomllib.loads(files["pyproject.toml"])["project"]
-    points = [
-        f"[{group}]\n" + "".join(f"{name} = {place}\n" for name, place in found.items())
-        for group, found in project["entry-points"].items()
-    ]
-    (site / "plain_clip-0.1.dist-info/entry_points.txt").write_text("\n".join(points))
-    metadata = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
-    (site / "plain_clip-0.1.dist-info/METADATA").write_text(metadata)
-    (work / "tiny.yaml").write_text(files["tiny.yaml"])
-    (work / "tokenizer").mkdir()
-    shutil.copy(TOKENIZER_MODEL, work / "tokenizer/tokenizer.model")
-    LlamaTokenizer.from_pretrained(str(work / "tokenizer")).save_pretrained(work / "tokenizer")
-    write_clip(work / "clip.mp4")
-    said = [{"from": "human", "value": "<video>\nWhat moves?"}, {"from": "gpt", "value": "A square."}]
-    samples = [{"id": name, "video": "clip.mp4", "conversations": said} for name in "abcd"]
+    """The installed package, and what the commands of the page name."""
+    work, files = tmp_path_factory.mktemp("outside"), files_of_the_page()
+    for name, text in files.items():
+        inside = work / "package" if name == "pyproject.toml" or "/" in name else work
+        (inside / name).parent.mkdir(parents=True, exist_ok=True)
+        (inside / name).write_text(text)
+    install = ["install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", work / "site"]
+    done = subprocess.run([sys.executable, "-m", "pip", *install, work / "package"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    write_published_parts(work)
+    write_clip(work / "clip.mp4", num_frames=3)
+    write_clip(work / "longer.mp4", num_frames=9, size=(48, 64))
+    samples = []
+    for name, question in zip(("clip.mp4", "longer.mp4") * 2, QUESTIONS, strict=True):
+        said = [{"from": "human", "value": f"{question}\n<video>"}, {"from": "gpt", "value": "A square."}]
+        samples.append({"id": question, "video": name, "conversations": said})
     (work / "train.json").write_text(json.dumps(samples))
-    test_set = write_set(
-        work / "world/GPT_Zero_Shot_QA/World_Zero_Shot_QA", [("clip", "What moves?", "square")], missing=["clip"]
-    )
+    asked = [("clip", question, "square") for question in QUESTIONS]
+    test_set = write_set(work / "world/GPT_Zero_Shot_QA/World_Zero_Shot_QA", asked, missing=["clip"])
     shutil.copy(work / "clip.mp4", test_set / "videos/clip.mp4")
     return work
 
 
+def write_published_parts(work: Path) -> None:
+    """A tiny Llama with its tokenizer, and a tiny CLIP, as their publishers store them."""
+    torch.manual_seed(0)
+    (work / "llama").mkdir()
+    shutil.copy(TOKENIZER_MODEL, work / "llama/tokenizer.model")
+    tokenizer = LlamaTokenizer.from_pretrained(str(work / "llama"))
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    llama = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, **sizes)
+    LlamaForCausalLM(llama).save_pretrained(work / "llama")
+    tokenizer.save_pretrained(work / "llama")
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 3}
+    CLIPVisionModel(CLIPVisionConfig(image_size=28, patch_size=14, **sizes)).save_pretrained(work / "clip")
+
+
+def run_commands(work: Path, commands: list[str], site: bool = True) -> list[dict[str, Any]]:
+    """Runs commands in the folder ``work``, with the package or without it; code, output and errors of each."""
+    path = os.pathsep.join([*([str(work / "site")] if site else []), *filter(None, sys.path)])
+    words = [shlex.split(command)[1:] for command in commands]
+    done = subprocess.run(
+        [sys.executable, COMMANDS, json.dumps(words)],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 def test_the_commands_of_the_page_work_in_order(work):
-    path = os.pathsep.join([str(work / "site"), *filter(None, sys.path)])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    shown = {}
-    for command in files_of_the_page()["commands"].splitlines():
-        words = re.findall(r'"([^"]*)"|(\S+)', command)
-        arguments = [quoted or plain for quoted, plain in words][1:]
-        done = subprocess.run(
-            [sys.executable, "-m", "vidtune", *arguments], cwd=work, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
-        shown[command] = done.stdout
-    listed, trained, answered, _, again, evaluated = shown.values()
-    assert "plain_clip: Plain-CLIP" in listed and "trained:" in trained
+    commands = files_of_the_page()["commands"].splitlines()
+    done = run_commands(work, [*commands, "vidtune convert run/adapt/final merged"])
+    for command, result in zip(commands, done, strict=False):
+        assert result["code"] == 0, f"{command}\n{result['err']}"
+        assert "You are using a model of type" not in result["err"]
+    listed, trained, answered, evaluated, *_, explained, _, again, _ = [result["out"] for result in done]
+    assert "pooled_clip: Pooled-CLIP" in listed and "trained:" in trained and "world_qa" in evaluated
     assert answered == again and answered.strip()
-    assert "world_qa" in evaluated
+    assert [line.split()[1] for line in explained.splitlines()] == ["base", "difference", "tower", "connectors"]
+    ours, back = (load_file(work / name / "model.safetensors") for name in ("merged", "again"))
+    assert set(ours) == set(back)
+    for name, tensor in ours.items():
+        torch.testing.assert_close(back[name], tensor, atol=1e-6, rtol=1e-6)
+    config = json.loads((work / "again/config.json").read_text())
+    assert config["packages"] == dict.fromkeys(("system pooled_clip", "tower type pooled_clip"), "pooled-clip 0.1")
+
+
+def test_rows_of_the_added_tokens_are_trained_and_published(work):
+    """The file beside the connector holds three rows; they are not what the mean of the others was."""
+    rows = torch.load(work / "projector/mm_projector.bin", weights_only=True)["model.embed_tokens.weight"]
+    others = load_file(work / "llama/model.safetensors")["model.embed_tokens.weight"]
+    assert rows.shape == (3, 32)
+    trained = (rows - others.mean(0)).abs().amax(1)
+    assert trained[0] < 1e-6 and (trained[1:] > 1e-3).all()  # <vid_patch> stands in no prompt
+
+
+def test_without_the_package_its_name_and_the_pip_command_are_said(work):
+    trained, answered = run_commands(
+        work, ["vidtune train tiny.yaml --out elsewhere", "vidtune answer again --question Who --video clip.mp4"], False
+    )
+    assert trained["code"] == answered["code"] == 2
+    assert "pip install 'pooled-clip==0.1'" in trained["err"] and "pip install pooled-clip==0.1" in answered["err"]
 
 
 def test_two_packages_with_one_name_are_refused(work):

@@ -103,7 +103,8 @@ def _known_config(files: CheckpointFiles) -> PreTrainedConfig | None:
     try:
         return CONFIG_MAPPING[files.config["model_type"]].from_dict(files.config)
     except (KeyError, ValueError):
-        return PreTrainedConfig.from_dict(files.config)
+        # Without the type, about which transformers would warn.
+        return PreTrainedConfig.from_dict({key: value for key, value in files.config.items() if key != "model_type"})
 
 
 def _refit(processor: VideoLMProcessor, config: VideoLMConfig, towers: set[str]) -> None:
