@@ -12,7 +12,7 @@ from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.models.towers.absent import AbsentTower
 from vidtune.models.towers.base import TowerConfig, tower_config
 from vidtune.processing.stream_settings import feature_shape, is_tokenwise
-from vidtune.registry import CONNECTORS, LANGUAGE_MODELS, SYSTEMS, TOWERS, packages_of, require_packages
+from vidtune.registry import CONNECTORS, LANGUAGE_MODELS, SYSTEMS, TOWERS, Registry, packages_of, require_packages
 
 ADDED_TOKENS = "language_model.added_tokens"
 """Name of the component that is made of the rows of added tokens, in ``train`` and in the names of weights."""
@@ -58,10 +58,7 @@ class VideoLMConfig(PreTrainedConfig):
     ) -> None:
         require_packages(kwargs.pop("packages", {}))
         self.system = system
-        if not isinstance(text_config, PreTrainedConfig):
-            given = dict(text_config or {"model_type": "llama"})
-            text_config = config_class(given.pop("model_type", ""))(**given)
-        self.text_config = text_config
+        self.text_config: PreTrainedConfig = _text_config(text_config)
         self.towers = dict(towers or {})
         self.connectors = dict(connectors or {})
         self.streams = dict(streams or {})
@@ -80,7 +77,7 @@ class VideoLMConfig(PreTrainedConfig):
 
         ``packages`` names the packages of parts that are not of this package.
         """
-        parts = [
+        parts: list[tuple[Registry[Any], str]] = [
             (SYSTEMS, self.system),
             (LANGUAGE_MODELS, self.text_config.model_type),
             *((TOWERS, spec.get("type", "")) for spec in self.towers.values()),
@@ -162,3 +159,10 @@ class VideoLMConfig(PreTrainedConfig):
     def num_tokens(self, stream: str, shape: tuple[int, ...]) -> int:
         """Number of embeddings of one item of a stream; ``shape`` is that of the item, without batch dimension."""
         return self.connector(self.streams[stream]["connector"]).num_tokens(self.feature_shape(stream, shape))
+
+
+def _text_config(given: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig:
+    if isinstance(given, PreTrainedConfig):
+        return given
+    sizes = dict(given or {"model_type": "llama"})
+    return config_class(sizes.pop("model_type", ""))(**sizes)

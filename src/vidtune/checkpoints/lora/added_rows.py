@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from vidtune.errors import UserError
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
@@ -57,7 +58,7 @@ def _start(token: AddedToken, before: Tensor, seed: int) -> Tensor:
     return LINEAR_STD * torch.randn(before.shape[1:], generator=torch.Generator().manual_seed(seed))
 
 
-def _weights_with_rows(language_model: nn.Module) -> list[str]:
+def _weights_with_rows(language_model: PreTrainedModel) -> list[str]:
     """Names of the weights of a language model that have a row for each token."""
     layers = (language_model.get_input_embeddings(), language_model.get_output_embeddings())
     wanted = {id(weight) for layer in layers if layer is not None for weight in layer.parameters()}
@@ -68,7 +69,7 @@ def split_rows(model: VideoLM) -> None:
     """Make the rows of the added tokens parameters of their own, the component ``language_model.added_tokens``."""
     ids = model.config.added_tokens
     rows = TokenRows(model.language_model, list(ids.values()), _predicted(model.config))
-    model.language_model.add_module(ADDED_TOKENS.rpartition(".")[2], rows)
+    setattr(model.language_model, ADDED_TOKENS.rpartition(".")[2], rows)
 
 
 def joined_rows(state: Mapping[str, Tensor], model: VideoLM) -> dict[str, Tensor]:

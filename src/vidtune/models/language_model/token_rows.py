@@ -29,6 +29,8 @@ class TokenRows(nn.Module):
         output: rows of the head. Shape: (P, D) float32; does not exist without predicted tokens, and with a tied head
     """
 
+    input: nn.Parameter
+    output: nn.Parameter
     input_ids: Tensor
     output_ids: Tensor
 
