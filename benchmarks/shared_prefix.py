@@ -111,9 +111,10 @@ def build(options: argparse.Namespace) -> tuple[VideoLM, VideoLMProcessor]:
     }
     towers = {"video": {**tower, "num_frames": options.frames}, "image": {**tower, "num_hidden_layers": 2}}
     config = SYSTEMS[SYSTEMS.names()[0]].architecture.build_config(text_config, towers, {})
-    words = Tokenizer(WordLevel({f"w{i}": i for i in range(options.vocab)}, unk_token="w0"))
+    last = options.vocab - 1
+    words = Tokenizer(WordLevel({**{f"w{i}": i for i in range(last)}, "</s>": last}, unk_token="w0"))
     words.pre_tokenizer = Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", eos_token="</s>")
     return VideoLM(config).eval(), build_processor(config, tokenizer)
 
 
