@@ -69,9 +69,9 @@ class EncodedMedia:
         for stream in self.embeds:
             placeholder = self.model.config.placeholder_ids[stream]
             # The k-th placeholder of a stream in a prompt is the k-th token of the stream's media.
-            numbers = [np.cumsum(prompt.ids == placeholder)[part] - 1 for prompt in prompts]
+            counted = [np.cumsum(prompt.ids == placeholder)[part] - 1 for prompt in prompts]
             places = np.flatnonzero(ids == placeholder)
-            media[stream] = places, np.concatenate(numbers)[places]
+            media[stream] = places, np.concatenate(counted)[places]
             ids[places] = 0
         device = self.model.device
         embeds = self.model.get_input_embeddings()(on_device(ids, device))
