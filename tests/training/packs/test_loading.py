@@ -183,3 +183,23 @@ def test_a_resumed_step_leaves_out_the_same_samples_and_no_others(
         assert by_step == {0: [1], 1: [], 2: [0, 1, 2], 3: []}
         (entry,) = [e for p in loads if p.step == 0 for e in p.excluded]
         assert entry == known[0]
+
+
+def test_extras_of_the_annotation_reach_the_items_of_the_pack(make_recipe, tmp_path: Path) -> None:
+    samples = [
+        {
+            "video": f"{colour}.mp4",
+            "conversations": [{"from": "human", "value": "<video>What?"}, {"from": "gpt", "value": colour}],
+            "extras": {"video": {"boxes": [[number, 1], [2, 3]]}},
+        }
+        for number, colour in enumerate(("red", "blue"))
+    ]
+    setup = set_up_with(make_recipe, tmp_path, samples, global_batch_size=2, max_steps=1)
+    loads, _ = load(setup)
+    found = {}
+    for loaded in loads:
+        for example, item in zip(loaded.examples, loaded.batch.media["video"], strict=True):
+            assert item.name == f"{example.id}: {example.media[0].ref.path}"
+            assert item.measured.tokens == item.num_tokens
+            found[Path(example.media[0].ref.path).stem] = item.extras["boxes"].tolist()
+    assert found == {"red": [[0, 1], [2, 3]], "blue": [[1, 1], [2, 3]]}
