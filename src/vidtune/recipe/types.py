@@ -155,7 +155,8 @@ class Stage(Settings):
         from_: where the initial weights come from: an earlier stage, or the path of a checkpoint. None: the previous
             stage; for the first stage, the model that the recipe describes.
         train: component glob ("towers.video", "connectors.*", "language_model") to learning rate or settings; the name
-            of a group means all components of the group.
+            of a group means all components of the group. "language_model.added_tokens", named in full: only the rows of
+            the tokens that the system adds.
         data: data sources, concatenated in this order.
         epochs: number of passes over the data; may be a fraction.
         max_steps: number of optimizer steps; None: ``epochs`` decides.
