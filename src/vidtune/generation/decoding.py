@@ -21,6 +21,7 @@ from transformers import (
 from vidtune.generation.prompt_tokens import PromptTokens
 from vidtune.generation.settings import GenerationSettings
 from vidtune.generation.stopping import AnswerInProgress
+from vidtune.models.language_model.layer_call import CallPlan, dropped_in_cache, plan_call
 
 _NO_IDS = cast(torch.LongTensor, torch.empty(0, dtype=torch.long))
 
@@ -49,20 +50,29 @@ class SinglePrompt:
 
     def start(self) -> Tensor:
         """Read the prompt; returns the logits of the first answer token, (1, V)."""
-        return self._forward(inputs_embeds=self.prompt.embeds, position_ids=self.prompt.position_ids)
+        plan = plan_call(self.prompt.program, self.prompt.lengths, self.prompt.media)
+        return self._forward(plan, self.prompt.position_ids, inputs_embeds=self.prompt.embeds)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         ids = torch.tensor([tokens], device=self.prompt.embeds.device)
         positions = self.prompt.answer_positions([self.position])
         self.position += 1
-        return self._forward(input_ids=ids, position_ids=positions)
+        plan = plan_call(self.prompt.program, [1], (), dropped_in_cache(self.prompt.program, self.cache))
+        return self._forward(plan, positions, input_ids=ids)
 
     def keep(self, prompts: Sequence[int]) -> None:
         """Does nothing: there is only one prompt."""
 
     @torch.inference_mode()
-    def _forward(self, **inputs: Tensor) -> Tensor:
-        output = self.language_model(**inputs, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+    def _forward(self, plan: CallPlan, position_ids: Tensor, **inputs: Tensor) -> Tensor:
+        output = self.language_model(
+            **inputs,
+            **plan.inputs(self.language_model.get_decoder(), position_ids),
+            position_ids=position_ids,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         return output.logits[:, -1]
 
 

@@ -12,12 +12,13 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from vidtune.errors import UserError
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
 from vidtune.generation.grouping import MediaGroup, Prompt, common_length, group_by_media
-from vidtune.generation.prompt_tokens import EncodedMedia
+from vidtune.generation.prompt_tokens import EncodedMedia, media_tokens
 from vidtune.generation.settings import Answer, EngineStats, GenerationSettings, Request
 from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
 from vidtune.machine.memory import memory_limit
 from vidtune.media.pool import LoadJob, MediaPool
+from vidtune.models.language_model.layer_call import plan_call
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import pack
 from vidtune.processing.processor import VideoLMProcessor
@@ -226,12 +227,21 @@ class AnswerEngine:
 
     def _batches(self, prompts: list[Prompt], shared: int) -> Iterator[list[Prompt]]:
         longest = max(len(prompt.ids) for prompt in prompts) - shared
-        stored = longest + max(prompt.max_new_tokens for prompt in prompts)
+        stored = max(self._stored(prompt, shared) for prompt in prompts) + max(
+            prompt.max_new_tokens for prompt in prompts
+        )
         bytes_each = stored * key_value_bytes(self.model.config.text_config, self.model.language_model.dtype)
-        in_memory = device_memory(self.model.device) // 8 // bytes_each
+        in_memory = int(device_memory(self.model.device) // 8 // bytes_each)
         size = max(1, min(self.max_batch_questions, in_memory, MAX_QUESTION_TOKENS // longest))
         for begin in range(0, len(prompts), size):
             yield prompts[begin : begin + size]
+
+    def _stored(self, prompt: Prompt, shared: int) -> float:
+        """Number of tokens of a question that keys and values are stored of, as a mean over layers."""
+        program = self.model.program
+        media = media_tokens([prompt], slice(shared, None)) if program else ()
+        stages = plan_call(program, [len(prompt.ids) - shared], media).stages
+        return program.mean_over_layers([len(stage.kept) for stage in stages])
 
 
 def failure(request_id: str, reason: str) -> Answer:

@@ -110,10 +110,17 @@ def group_by_media(prompts: Iterable[Prompt | Answer], window: int, share: bool 
 
 
 def common_length(prompts: Sequence[Prompt]) -> int:
-    """Number of tokens of the longest common beginning of all prompts; after it, every prompt has a token at least."""
+    """Number of tokens of the longest common beginning of all prompts.
+
+    After it, every prompt has a token at least, and no media item stands on both sides of its end.
+    """
     first, *others = (prompt.tokens for prompt in prompts)
     limit = min(len(prompt.ids) for prompt in prompts) - 1
     for tokens in others:
         different = np.flatnonzero((tokens[:, :limit] != first[:, :limit]).any(0))
         limit = int(different[0]) if len(different) else limit
+    owners = prompts[0].example.owners
+    if owners is not None:
+        divided = np.isin(owners[:limit], owners[limit:]) & (owners[:limit] >= 0)
+        limit = int(divided.argmax()) if divided.any() else limit
     return limit

@@ -3,14 +3,17 @@
 Legend: n prompts, T tokens of all of them, W model width.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vidtune.generation.grouping import Prompt
+from vidtune.models.language_model.layer_call import MediaTokens, split_levels
+from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Item, on_device
 from vidtune.processing.positions import position_ids
@@ -25,12 +28,16 @@ class PromptTokens:
         lengths: number of tokens of each prompt.
         position_ids: (1, T) positions, or (axes, 1, T).
         next_positions: for each prompt, the position of the first token of its answer.
+        media: the media among the tokens.
+        program: layer program of the model.
     """
 
     embeds: Tensor
     lengths: Sequence[int]
     position_ids: Tensor
     next_positions: Sequence[int]
+    media: Sequence[MediaTokens] = ()
+    program: LayerProgram = field(default_factory=LayerProgram)
 
     @classmethod
     def of(cls, embeds: Sequence[Tensor], begin: int = 0) -> "PromptTokens":
@@ -58,7 +65,12 @@ class EncodedMedia:
     @torch.inference_mode()
     def __init__(self, model: VideoLM, media: Mapping[str, Sequence[Item]]) -> None:
         self.model = model
-        self.embeds = {stream: torch.cat(list(model.encode_items(stream, items))) for stream, items in media.items()}
+        found = {
+            stream: [split_levels(block) for block in model.encode_items(stream, items)]
+            for stream, items in media.items()
+        }
+        self.embeds = {stream: torch.cat([block for block, _ in blocks]) for stream, blocks in found.items()}
+        self.levels = {stream: [levels for _, levels in blocks] for stream, blocks in found.items()}
 
     @torch.inference_mode()
     def tokens(self, prompts: Sequence[Prompt], begin: int = 0, end: int | None = None) -> PromptTokens:
@@ -84,4 +96,27 @@ class EncodedMedia:
             [len(prompt.ids[part]) for prompt in prompts],
             on_device(position_ids(positions), device),
             [prompt.positions.next for prompt in prompts],
+            media_tokens(prompts, part, self.levels) if self.model.program else (),
+            self.model.program,
         )
+
+
+def media_tokens(
+    prompts: Sequence[Prompt], part: slice, levels: Mapping[str, Sequence[Tensor | None]] | None = None
+) -> list[MediaTokens]:
+    """The media among the tokens of a part of each prompt, one part after another.
+
+    Args:
+        levels: stream -> levels of each of its items; None: without levels, to count tokens.
+    """
+    found, begin = [], 0
+    for prompt in prompts:
+        owners, numbers = prompt.example.owners[part], Counter[str]()
+        for owner, slot in enumerate(prompt.example.media):
+            places = begin + np.flatnonzero(owners == owner)
+            if len(places):
+                level = None if levels is None else levels[slot.stream][numbers[slot.stream]]
+                found.append(MediaTokens(slot.stream, places, level))
+            numbers[slot.stream] += 1
+        begin += len(owners)
+    return found

@@ -27,6 +27,7 @@ from vidtune.errors import UserError
 from vidtune.generation.prompt_tokens import PromptTokens
 from vidtune.models.language_model.attention import PACKED_ATTENTION, attend_packed, other_attention
 from vidtune.models.language_model.families import FIRST, agree, family_of, tokens_of_proof
+from vidtune.models.language_model.layer_call import MediaTokens, plan_call
 
 SCORE_BYTES = 256 * 2**20
 """Size of the float32 attention scores of one slice of queries."""
@@ -41,18 +42,24 @@ class Prefix:
     Args:
         language_model: a causal language model of transformers.
         tokens: the P tokens of the prefix; P may be 0.
+
+    Attributes:
+        lengths: number of tokens in each stage of the layer program, see
+            :mod:`vidtune.models.language_model.layer_program`; without one, only P.
     """
 
     @torch.inference_mode()
     def __init__(self, language_model: PreTrainedModel, tokens: PromptTokens) -> None:
         self.language_model = language_model
-        [self.length] = tokens.lengths
+        plan = plan_call(tokens.program, tokens.lengths, tokens.media)
+        self.lengths = [stage.counts[0] for stage in plan.stages]
         self.layers: list[tuple[Tensor, Tensor]] = []
-        if self.length:
+        if self.lengths[0]:
             cache = DynamicCache(config=language_model.config)
             language_model(
                 inputs_embeds=tokens.embeds,
                 position_ids=tokens.position_ids,
+                **plan.inputs(language_model.get_decoder(), tokens.position_ids),
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
@@ -101,14 +108,15 @@ class Branches:
     def __init__(self, prefix: Prefix, questions: PromptTokens) -> None:
         self.prefix = prefix
         self.questions = questions
-        self.lengths = [0] * len(questions.lengths)
+        self.lengths = [[0] * len(questions.lengths) for _ in prefix.lengths]
         self.positions = list(questions.next_positions)
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self.layout: Layout
+        self.layouts: list[Layout] = []
 
     def start(self) -> Tensor:
         """Read the questions; returns the logits of the first answer tokens, (n, V)."""
-        return self._forward(self.questions.embeds, self.questions.position_ids, self.questions.lengths)
+        questions = self.questions
+        return self._forward(questions.embeds, questions.position_ids, questions.lengths, questions.media)
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -122,34 +130,50 @@ class Branches:
     @torch.inference_mode()
     def keep(self, prompts: Sequence[int]) -> None:
         """Keep only these questions, given by their indices in the batch; drop all others."""
-        self.lengths = [self.lengths[i] for i in prompts]
+        self.lengths = [[lengths[i] for i in prompts] for lengths in self.lengths]
         self.positions = [self.positions[i] for i in prompts]
         self.layers = {i: (keys[prompts], values[prompts]) for i, (keys, values) in self.layers.items()}
 
     @torch.inference_mode()
-    def _forward(self, embeds: Tensor, position_ids: Tensor, counts: Sequence[int]) -> Tensor:
+    def _forward(
+        self, embeds: Tensor, position_ids: Tensor, counts: Sequence[int], media: Sequence[MediaTokens] = ()
+    ) -> Tensor:
         """Read the next tokens of every question, (1, T, W); `counts` says how many are of each question."""
         model = self.prefix.language_model
-        self.layout = Layout(self.lengths, counts, model.device)
-        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        plan = plan_call(self.questions.program, counts, media, self._dropped())
+        added = [stage.counts for stage in plan.stages]
+        self.layouts = [Layout(*pair, model.device) for pair in zip(self.lengths, added, strict=True)]
+        self.lengths = [
+            [sum(pair) for pair in zip(*pair, strict=True)] for pair in zip(self.lengths, added, strict=True)
+        ]
         output = model(
             inputs_embeds=embeds,
             position_ids=position_ids,
             use_cache=False,
             attend=self.attend,
-            logits_to_keep=self.layout.last,
+            logits_to_keep=self.layouts[-1].last,
+            **plan.inputs(model.get_decoder(), position_ids),
         )
         return output.logits[0]
+
+    def _dropped(self) -> list[list[int]]:
+        """For each stage of the layer program, how many tokens of prefix and question were dropped so far."""
+        whole = [self.prefix.lengths[0] + length for length in self.lengths[0]]
+        return [
+            [total - shared - own for total, own in zip(whole, lengths, strict=True)]
+            for shared, lengths in zip(self.prefix.lengths, self.lengths, strict=True)
+        ]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention of the tokens of this forward pass to the prefix and to the earlier tokens of their question.
 
         Shape: query (T, H, D), key and value (T, G, D) -> (T, H, D)
         """
-        layout = self.layout
+        stage = self.questions.program.stage_of(layer)
+        layout, shared_length = self.layouts[stage], self.prefix.lengths[stage]
         tokens, heads, dim = query.shape
-        keys, values = self._store(layer, key, value)
-        if layout.width == layout.stored > max(LONG_QUESTION, self.prefix.length):
+        keys, values = self._store(layer, layout, key, value)
+        if layout.width == layout.stored > max(LONG_QUESTION, shared_length):
             return self._attend_repeating(layer, query, key, value, scale)
         groups = keys.shape[1]
         repeats = heads // groups
@@ -161,7 +185,7 @@ class Branches:
             x.unflatten(2, (repeats, layout.width)).permute(0, 3, 1, 2, 4).flatten(2, 3)[layout.rows, layout.steps]
             for x in attend_with_total(padded, keys, values, scale, layout.hidden.repeat(1, repeats, 1)[:, None])
         )
-        if not self.prefix.length:
+        if not shared_length:
             return own
 
         folded = query.unflatten(1, (groups, repeats)).permute(1, 2, 0, 3).flatten(1, 2)
@@ -173,31 +197,32 @@ class Branches:
 
     def _attend_repeating(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention of whole questions, with the prefix repeated before each; shapes as in :meth:`attend`."""
-        counts = self.lengths
-        shared = [x.transpose(0, 1) for x in self.prefix.layers[layer]] if self.prefix.length else [key[:0], value[:0]]
-        before = [query.new_zeros(self.prefix.length, *query.shape[1:]), *shared]
+        stage = self.questions.program.stage_of(layer)
+        counts, length = self.lengths[stage], self.prefix.lengths[stage]
+        shared = [x.transpose(0, 1) for x in self.prefix.layers[layer]] if length else [key[:0], value[:0]]
+        before = [query.new_zeros(length, *query.shape[1:]), *shared]
         packed = [
             torch.cat([row for own in x.split(counts) for row in (first, own)]).transpose(0, 1)[None]
             for first, x in zip(before, (query, key, value), strict=True)
         ]
-        ends = list(accumulate(self.prefix.length + count for count in counts))
+        ends = list(accumulate(length + count for count in counts))
         output = attend_packed(*packed, [0, *ends], scale)[0]
         return torch.cat([output[end - count : end] for end, count in zip(ends, counts, strict=True)])
 
-    def _store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _store(self, layer: int, layout: Layout, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append the new keys and values of each question; returns all stored so far, (n, G, S, D) each."""
         if layer not in self.layers:
-            sizes = len(self.lengths), key.shape[1], 0
+            sizes = len(self.lengths[0]), key.shape[1], 0
             self.layers[layer] = key.new_zeros(*sizes, key.shape[2]), value.new_zeros(*sizes, value.shape[2])
         keys, values = self.layers[layer]
-        missing = self.layout.stored - keys.shape[2]
+        missing = layout.stored - keys.shape[2]
         if missing > 0:
             room = missing + keys.shape[2] // 2 + 16
             keys, values = pad(keys, (0, 0, 0, room)), pad(values, (0, 0, 0, room))
             self.layers[layer] = keys, values
-        keys[self.layout.rows, :, self.layout.columns] = key
-        values[self.layout.rows, :, self.layout.columns] = value
-        return keys[:, :, : self.layout.stored], values[:, :, : self.layout.stored]
+        keys[layout.rows, :, layout.columns] = key
+        values[layout.rows, :, layout.columns] = value
+        return keys[:, :, : layout.stored], values[:, :, : layout.stored]
 
 
 def attend_with_total(

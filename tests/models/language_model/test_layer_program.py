@@ -1,12 +1,12 @@
 """Layer program: dropping tokens and adding levels between decoder layers, alike in every way of running the model."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from layer_programs import ADD, COMPACT, DROP, PROGRAMS, LevelsConfig, model_with
 from tiny_models import packed, random_example, tiny_model
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidtune.errors import UserError
@@ -17,55 +17,12 @@ from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Teaching
 from vidtune.registry import CONNECTORS
 
-DROP = [{"after": 1, "drop": ["video"], "keep": 0.5}, {"after": 3, "drop": ["video", "image"], "keep": 0.25}]
-COMPACT = [{**step, "compact": True} for step in DROP]
-ADD = [{"after": [1, 3], "add": "video"}]
-PROGRAMS = {"drop": DROP, "compact": COMPACT, "add": ADD, "both": [*ADD, *COMPACT]}
-
-
-@dataclass(frozen=True)
-class LevelsConfig:
-    """Connector that returns embeddings and two levels."""
-
-    input_size: int
-    output_size: int
-    depth: int = 1
-
-    def num_tokens(self, shape: tuple[int, ...]) -> int:
-        return shape[0]
-
-    def build(self) -> nn.Module:
-        return Levels(self)
-
-
-class Levels(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.parts = nn.ModuleList(nn.Linear(config.input_size, config.output_size) for _ in range(3))
-
-    def forward(self, features):
-        return torch.stack([part(features) for part in self.parts], dim=1)
-
 
 @pytest.fixture(autouse=True)
 def levels():
     CONNECTORS.register("levels", LevelsConfig)
     yield
     CONNECTORS.unregister("levels")
-
-
-def model_with(program, family="llama", **text) -> VideoLM:
-    plain = tiny_model(family, num_hidden_layers=5, **text)
-    given = plain.config.to_dict()
-    adds = any("add" in step for step in program)
-    connectors = {**plain.config.connectors, "levels": {"type": "levels", "input_size": 16, "output_size": 32}}
-    streams = {**plain.config.streams}
-    if adds:
-        streams["video"] = {**streams["video"], "connector": "levels"}
-    torch.manual_seed(0)
-    return VideoLM(
-        VideoLMConfig(**{**given, "connectors": connectors, "streams": streams, "layer_program": program})
-    ).eval()
 
 
 def examples(model):
