@@ -156,7 +156,8 @@ def register_rule(name: str, rule: Any) -> None:
             (:class:`~vidtune.media.preprocessing.resize_rules.ResizeRule`), ``times.NAME`` for a rule by which moments
             are written (:class:`~vidtune.processing.times.TimeRule`), ``positions.NAME`` for a rule of positions
             (:data:`~vidtune.processing.positions.PositionRule`), ``order.NAME`` for an order of samples
-            (:class:`~vidtune.planning.order.OrderRule`).
+            (:class:`~vidtune.planning.order.OrderRule`), ``drop.NAME`` for the choice of media tokens that a layer
+            program keeps (:data:`~vidtune.models.language_model.layer_program.DropRule`).
         rule: the rule, or its place ``"module:attribute"``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The language model: families, packed attention, loss, quantised weights."""
+"""The language model: families, layer program, packed attention, loss, quantised weights."""
 
 _FAMILIES = "vidtune.models.language_model.families:"
 PARTS = {
