@@ -87,8 +87,8 @@ class EncodedMedia:
             ids[places] = 0
         device = self.model.device
         embeds = self.model.get_input_embeddings()(on_device(ids, device))
-        for stream, (places, numbers) in media.items():
-            found = self.embeds[stream][on_device(numbers, device)]
+        for stream, (places, tokens) in media.items():
+            found = self.embeds[stream][on_device(tokens, device)]
             embeds[on_device(places, device)] = found.to(embeds.dtype)
         positions = np.concatenate([prompt.positions.values[:, part] for prompt in prompts], axis=1)
         return PromptTokens(
@@ -109,8 +109,10 @@ def media_tokens(
     Args:
         levels: stream -> levels of each of its items; None: without levels, to count tokens.
     """
-    found, begin = [], 0
+    found: list[MediaTokens] = []
+    begin = 0
     for prompt in prompts:
+        assert prompt.example.owners is not None
         owners, numbers = prompt.example.owners[part], Counter[str]()
         for owner, slot in enumerate(prompt.example.media):
             places = begin + np.flatnonzero(owners == owner)

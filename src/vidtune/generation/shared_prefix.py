@@ -54,7 +54,7 @@ class Prefix:
         plan = plan_call(tokens.program, tokens.lengths, tokens.media)
         self.lengths = [stage.counts[0] for stage in plan.stages]
         self.layers: list[tuple[Tensor, Tensor]] = []
-        if self.lengths[0]:
+        if self.length:
             cache = DynamicCache(config=language_model.config)
             language_model(
                 inputs_embeds=tokens.embeds,
@@ -65,6 +65,11 @@ class Prefix:
                 logits_to_keep=1,
             )
             self.layers = [(keys[0], values[0]) for keys, values, *_ in cache]
+
+    @property
+    def length(self) -> int:
+        """P."""
+        return self.lengths[0]
 
 
 class Layout:
@@ -158,7 +163,7 @@ class Branches:
 
     def _dropped(self) -> list[list[int]]:
         """For each stage of the layer program, how many tokens of prefix and question were dropped so far."""
-        whole = [self.prefix.lengths[0] + length for length in self.lengths[0]]
+        whole = [self.prefix.length + length for length in self.lengths[0]]
         return [
             [total - shared - own for total, own in zip(whole, lengths, strict=True)]
             for shared, lengths in zip(self.prefix.lengths, self.lengths, strict=True)
@@ -201,12 +206,12 @@ class Branches:
         counts, length = self.lengths[stage], self.prefix.lengths[stage]
         shared = [x.transpose(0, 1) for x in self.prefix.layers[layer]] if length else [key[:0], value[:0]]
         before = [query.new_zeros(length, *query.shape[1:]), *shared]
-        packed = [
+        queries, keys, values = (
             torch.cat([row for own in x.split(counts) for row in (first, own)]).transpose(0, 1)[None]
             for first, x in zip(before, (query, key, value), strict=True)
-        ]
+        )
         ends = list(accumulate(length + count for count in counts))
-        output = attend_packed(*packed, [0, *ends], scale)[0]
+        output = attend_packed(queries, keys, values, [0, *ends], scale)[0]
         return torch.cat([output[end - count : end] for end, count in zip(ends, counts, strict=True)])
 
     def _store(self, layer: int, layout: Layout, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

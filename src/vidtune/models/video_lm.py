@@ -147,7 +147,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
     def _check_alignment(self, stream: str) -> None:
         """Raise UserError where an alignment head looks at layers in which tokens of its stream are missing."""
         states = self.config.text_config.num_hidden_layers + 1
-        last = max(layer % states for layer in self.alignments[stream].config.layers)
+        last = max(layer % states for layer in self.config.alignment(stream).layers)
         after = min((drop.after for drop in self.program.drops if stream in drop.streams), default=last)
         if last > after:
             raise UserError(
@@ -403,7 +403,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         if media is None:
             places = self.find_places(batch.input_ids, batch.media) if batch.places is None else batch.places
             media = [MediaTokens(stream, place) for stream, found in places.items() for place in found]
-        return plan_call(self.program, np.diff(batch.cu_seqlens), media)
+        return plan_call(self.program, np.diff(batch.cu_seqlens).tolist(), media)
 
     def loss_sum(self, batch: Batch) -> Tensor:
         """Summed cross-entropy of a packed batch over its supervised tokens.
@@ -488,7 +488,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             if position_ids is None:
                 begin = past_key_values.get_seq_length() if past_key_values is not None else 0
                 position_ids = torch.arange(begin, begin + length, device=inputs_embeds.device)[None]
-            lengths = [length] if cu_seqlens is None else np.diff(cu_seqlens)
+            lengths = [length] if cu_seqlens is None else np.diff(cu_seqlens).tolist()
             plan = plan_call(self.program, lengths, found, dropped_in_cache(self.program, past_key_values))
             packed |= plan.inputs(self.language_model.get_decoder(), position_ids)
         output = self.language_model(

@@ -63,7 +63,7 @@ class Family:
             UserError: no list of modules has as many members as the config has layers.
         """
         if self.layers:
-            return language_model.get_submodule(self.layers)  # type: ignore[return-value]
+            return language_model.get_submodule(self.layers)
         count = language_model.config.num_hidden_layers
         for module in language_model.get_decoder().modules():
             if isinstance(module, nn.ModuleList) and len(module) == count:
