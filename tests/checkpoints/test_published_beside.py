@@ -103,6 +103,9 @@ def write_multimodal(folder: Path, tied: bool, family: type = Qwen2Config, newer
         LlavaConfig(vision_config=vision.to_dict(), text_config=text.to_dict(), tie_word_embeddings=tied)
     )
     whole.save_pretrained(folder)
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["text_config"]["tie_word_embeddings"]  # the outer config decides
+    (folder / "config.json").write_text(json.dumps(settings))
     if newer:
         state = load_file(folder / "model.safetensors")
         renamed = {name.replace("language_model.model.", "model.language_model."): t for name, t in state.items()}
