@@ -58,7 +58,7 @@ def test_items_whose_condensed_features_are_stored_are_those_that_are_encoded(by
     cache.close()
     kept = []
     model.keep_features = lambda stream, key, block: kept.append((key, tuple(block.shape)))
-    stored = [Item(cache.get("0"), items[0].num_tokens, extras=extras, encoded=True)]  # type: ignore[arg-type]
+    stored = [Item(cache.get("0"), items[0].num_tokens, encoded=True)]  # type: ignore[arg-type]
     fresh = [Item(item.values, item.num_tokens, extras=extras, key="k") for item in items[1:]]
     for block, wanted in zip(model.encode_items("rows", [*stored, *fresh]), expected, strict=True):
         torch.testing.assert_close(block, wanted, atol=1e-6, rtol=0)

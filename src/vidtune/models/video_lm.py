@@ -252,8 +252,11 @@ class VideoLM(PreTrainedModel, GenerationMixin):
 
     def _check_extras(self, stream: str, items: Sequence[Item]) -> None:
         """Raise UserError for an item that lacks extras which the connector of the stream needs."""
-        needed = getattr(self.config.connector(self.config.streams[stream]["connector"]), "extras", {})
+        connector = self.config.connector(self.config.streams[stream]["connector"])
+        needed = getattr(connector, "extras", {})
         for item in items:
+            if item.encoded and not getattr(connector, "takes_items", False):
+                continue  # its features were condensed with them
             if absent := [name for name in needed if name not in item.extras]:
                 raise UserError(
                     f"{item.name}: stream {stream!r} needs {', '.join(absent)} beside the file; give them in the "
