@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from layer_programs import ADD, COMPACT, DROP, PROGRAMS, LevelsConfig, model_with
+from three_axes import three_axis_language_model
 from tiny_models import packed, random_example, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
-from vidtune.models.language_model.layer_call import MediaTokens, plan_call
+from vidtune.models.language_model.layer_call import MediaTokens, install, plan_call
 from vidtune.models.language_model.layer_program import LayerProgram, uniform
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Teaching
@@ -88,6 +89,26 @@ def test_packed_equals_one_by_one_and_checkpointing_changes_nothing(name, family
     assert together[1].keys() == gradients.keys()
     for key, gradient in gradients.items():
         torch.testing.assert_close(together[1][key], gradient, atol=1e-5, rtol=1e-4, msg=lambda text, k=key: k + text)
+
+
+def test_positions_of_three_axes_are_kept_by_the_tokens_that_stay():
+    for program in (DROP, COMPACT):
+        model = model_with(program)
+        model.language_model = three_axis_language_model(model.config.text_config)
+        decoder = model.language_model.model
+        install(model.program, decoder.layers, decoder)
+        found, single = examples(model), []
+        for example in found:
+            batch = packed([example])
+            positions = torch.randint(50, (3, 1, batch.num_tokens), generator=torch.Generator().manual_seed(0))
+            single.append(replace(batch, position_ids=positions))
+        whole = replace(packed(found), position_ids=torch.cat([batch.position_ids for batch in single], dim=2))
+        if program is COMPACT:
+            with pytest.raises(ValueError, match="compact lowers positions of one axis"):
+                model.loss_sum(whole)
+            return
+        with torch.no_grad():
+            torch.testing.assert_close(model.loss_sum(whole), sum(model.loss_sum(batch) for batch in single))
 
 
 def test_operations_are_counted_by_the_tokens_of_every_layer():

@@ -83,7 +83,12 @@ class CallPlan:
         Args:
             decoder: decoder of the language model.
             position_ids: (1, L) or (axes, 1, L) positions of the tokens.
+
+        Raises:
+            ValueError: a connector returns fewer levels than are to be added, or compact positions have several axes.
         """
+        if self.program.is_compact and position_ids.dim() > 2:
+            raise ValueError("layer_program: compact lowers positions of one axis; leave it out where they have more")
         device = position_ids.device
         added = self._added(device)
         if not added and not any(
