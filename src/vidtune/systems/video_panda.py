@@ -162,7 +162,7 @@ def _is_official(config: JsonDict, shapes: Shapes) -> bool:
 def _is_eve(config: JsonDict, shapes: Shapes) -> bool:
     names = set(shapes)
     has = "model.vision_tower.split_embedding" in names and "model.vision_tower.class_embedding" in names
-    return has and not _is_official(config, names)
+    return has and not _is_official(config, shapes)
 
 
 def _sizes_from_shapes(prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
