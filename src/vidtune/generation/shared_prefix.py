@@ -297,7 +297,7 @@ def _why_it_cannot_share(language_model: PreTrainedModel) -> str:
     try:
         embeds = tokens_of_proof(language_model)
         prefix = Prefix(language_model, PromptTokens.of([embeds[:FIRST]]))
-        shared = Branches(prefix, PromptTokens.of([embeds[FIRST:], embeds[FIRST:-2]])).start()
+        shared = Branches(prefix, PromptTokens.of([embeds[FIRST:], embeds[FIRST:-2]], begin=FIRST)).start()
         plain, alone = (
             language_model(inputs_embeds=part[None], use_cache=False).logits[0, [-1, -3]]
             for part in (embeds, embeds[FIRST:])
