@@ -13,7 +13,7 @@ from tiny_models import TOKENIZER, TOWER
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaTokenizer
 
 from vidtune.checkpoints.build import build_model
-from vidtune.checkpoints.fit_processor import build_processor
+from vidtune.checkpoints.fit_processor import build_processor, recipe_processor
 from vidtune.checkpoints.load import Checkpoint, load_checkpoint
 from vidtune.checkpoints.report import LoadReport
 from vidtune.checkpoints.write import save_checkpoint
@@ -141,7 +141,7 @@ def test_a_tokenizer_that_is_longer_than_the_language_model_is_refused(tmp_path)
     for system in (MARKED, "video_llava"):
         named = Recipe(system=system, language_model=str(folder), towers=TOWERS)
         with pytest.raises(UserError, match=rf"llm: the tokenizer has {llama_tokens()} tokens, .* rows for"):
-            build_processor(build_model(named).config, folder)
+            recipe_processor(named, build_model(named).config)
 
 
 def test_a_whole_checkpoint_whose_tokenizer_lacks_the_tokens_is_refused(tmp_path):

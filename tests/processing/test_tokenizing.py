@@ -209,3 +209,14 @@ def test_a_question_with_an_open_answer_is_not_cut(tokenizer: LlamaTokenizer) ->
     encoded = encode(turns, CUTTING, ChunkTokenizer(tokenizer), (), **options)  # type: ignore[arg-type]
     whole = encode(turns, PROMPT, ChunkTokenizer(tokenizer), (), **options)  # type: ignore[arg-type]
     assert (encoded.input_ids == whole.input_ids).all()
+
+
+def test_a_token_that_the_language_model_does_not_know_is_refused_where_a_text_holds_it():
+    """Published tokenizers may have a token for padding, for which the model has no row; texts do not contain it."""
+    tokenizer = tiny_tokenizer(legacy=True)
+    known = len(tokenizer)
+    tokenizer.add_tokens(["<pad>"], special_tokens=True)
+    chunks = ChunkTokenizer(tokenizer, num_rows=known)
+    assert max(chunks("a dog").ids) < known
+    with pytest.raises(SampleProblem, match=rf"'<pad>' has id {known}, but .* has rows for {known} tokens"):
+        chunks("a <pad> dog")

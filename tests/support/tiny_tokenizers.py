@@ -12,8 +12,3 @@ def tiny_tokenizer(legacy: bool) -> LlamaTokenizer:
     tokenizer = LlamaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=MERGES, legacy=legacy)
     tokenizer.init_kwargs["legacy"] = legacy
     return tokenizer
-
-
-def smallest_tokenizer() -> LlamaTokenizer:
-    """A tokenizer of 4 tokens, for a language model of any vocabulary."""
-    return LlamaTokenizer(vocab={piece: id for id, piece in enumerate(("<unk>", "<s>", "</s>", "▁"))}, merges=[])

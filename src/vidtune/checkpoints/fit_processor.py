@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerBase
 
-from vidtune.checkpoints.composition import CONFIG_ERRORS, require_tokens
+from vidtune.checkpoints.composition import CONFIG_ERRORS, recipe_tokenizer, require_tokens
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.hub import locate
 from vidtune.checkpoints.publication import PROCESSOR_FILES
@@ -18,6 +18,7 @@ from vidtune.processing.added_tokens import add_tokens, require_rows
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.stream_settings import Measure, StreamSettings, condenses, is_tokenwise
 from vidtune.processing.tokenizing import load_tokenizer
+from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 
 
@@ -150,10 +151,33 @@ def build_processor(
     return VideoLMProcessor(tokenizer, config.system, streams)
 
 
+def recipe_processor(recipe: Recipe, config: VideoLMConfig) -> VideoLMProcessor:
+    """Return the processor of the model that a recipe describes.
+
+    Raises:
+        UserError: the recipe puts the model together from parts, and its tokenizer is longer than the vocabulary of the
+            language model.
+    """
+    tokenizer = recipe_tokenizer(recipe)
+    if recipe.starting_place is None:
+        added = [token.text for token in SYSTEMS[config.system].dialect.added_tokens]
+        require_rows(tokenizer, config.text_config.vocab_size, added)
+    return build_processor(config, tokenizer)
+
+
 def _fit_tokenizer(tokenizer: PreTrainedTokenizerBase, config: VideoLMConfig) -> None:
-    """Give a tokenizer the tokens that the system adds. Raises UserError where it does not fit the language model."""
+    """Give a tokenizer the tokens that the system adds. Raises UserError where the model knows them by other ids.
+
+    Published tokenizers may have tokens without a row in the model, such as one for padding: a text that contains one
+    is refused when it is tokenised.
+    """
     ids = add_tokens(tokenizer, SYSTEMS[config.system].dialect.added_tokens)
-    require_rows(tokenizer, config.text_config.vocab_size)
+    lost = next((text for text, id in ids.items() if id >= config.text_config.vocab_size), None)
+    if lost is not None:
+        raise UserError(
+            f"{tokenizer.name_or_path}: {lost!r} has id {ids[lost]}, but the model has rows for "
+            f"{config.text_config.vocab_size} tokens; take the tokenizer that was saved with it"
+        )
     moved = next((text for text in ids if config.added_tokens.get(text, ids[text]) != ids[text]), None)
     if moved is not None:
         raise UserError(

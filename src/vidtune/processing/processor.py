@@ -68,7 +68,8 @@ class VideoLMProcessor(ProcessorMixin):
         require_packages(packages or {})
         self.system = system
         self.streams = {name: StreamSettings.model_validate(settings) for name, settings in streams.items()}
-        self.chunk_tokenizer = ChunkTokenizer(tokenizer, legacy)
+        lowest_placeholder = min((settings.placeholder_id for settings in self.streams.values()), default=None)
+        self.chunk_tokenizer = ChunkTokenizer(tokenizer, legacy, num_rows=lowest_placeholder)
         if self.layouts:
             check_layouts(self.layouts, self.streams, self.companions, system)
         super().__init__(tokenizer, chat_template=chat_template)

@@ -83,15 +83,19 @@ class ChunkTokenizer:
     Args:
         tokenizer: a tokenizer of the tokenizers library.
         legacy: see above; None takes the flag of the tokenizer, which `load_tokenizer` sets.
+        num_rows: number of tokens that the language model knows; None: all of the tokenizer.
 
     Raises:
         UserError: the tokenizer is not backed by the tokenizers library.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, legacy: bool | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, legacy: bool | None = None, num_rows: int | None = None
+    ) -> None:
         if not hasattr(tokenizer, "backend_tokenizer"):
             raise UserError(f"tokenizer {type(tokenizer).__name__} is not backed by the tokenizers library")
         self.tokenizer = tokenizer
+        self.num_rows = num_rows
         self.bos_id: int | None = tokenizer.bos_token_id
         self._fitted: dict[PromptFormat, PromptFormat] = {}
         self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -109,9 +113,19 @@ class ChunkTokenizer:
             self.backend.pre_tokenizer = pre_tokenizers.Sequence([])
 
     def __call__(self, text: str) -> Chunk:
-        """Tokenise one chunk, without a beginning-of-sequence token."""
+        """Tokenise one chunk, without a beginning-of-sequence token.
+
+        Raises:
+            SampleProblem: a token that the language model does not know.
+        """
         encoding = self.backend.encode(text, add_special_tokens=False)
         ids, starts = encoding.ids, [start for start, _ in encoding.offsets]
+        if self.num_rows is not None and (highest := max(ids, default=0)) >= self.num_rows:
+            raise SampleProblem(
+                "token without a row",
+                f"the token {self.backend.id_to_token(highest)!r} has id {highest}, but the language model has rows "
+                f"for {self.num_rows} tokens; take the tokenizer that belongs to it",
+            )
         if self.has_prefix and not self.legacy:
             return self._strip_prefixes(text, ids, starts)
         return Chunk(ids, starts)

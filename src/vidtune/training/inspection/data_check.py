@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from vidtune.checkpoints.build import build_config
-from vidtune.checkpoints.composition import config_of, recipe_tokenizer
-from vidtune.checkpoints.fit_processor import build_processor, processor_of
+from vidtune.checkpoints.composition import config_of
+from vidtune.checkpoints.fit_processor import processor_of, recipe_processor
 from vidtune.checkpoints.recognise import recognise
 from vidtune.data.check import DataCheck
 from vidtune.data.findings import DataReport
@@ -95,4 +95,4 @@ def _processor(recipe: Recipe) -> VideoLMProcessor:
         processor = processor_of(source, config_of(source), recipe.tokenizer)
         source.close()
         return processor
-    return build_processor(build_config(recipe), recipe_tokenizer(recipe))
+    return recipe_processor(recipe, build_config(recipe))

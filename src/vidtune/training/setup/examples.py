@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from vidtune.checkpoints.composition import recipe_tokenizer
-from vidtune.checkpoints.fit_processor import build_processor
+from vidtune.checkpoints.fit_processor import recipe_processor
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.towers.token_grid import FrameCount
@@ -21,7 +20,7 @@ def stage_processor(recipe: Recipe, stage: Stage, config: VideoLMConfig) -> Vide
     Raises:
         UserError: a preprocessing setting that does not fit, or features of a stream that the system does not have.
     """
-    processor = build_processor(config, recipe_tokenizer(recipe))
+    processor = recipe_processor(recipe, config)
     check_features(stage, processor)
     try:
         return processor.with_preprocessing(stage.media)
