@@ -5,7 +5,7 @@ A program is a list of steps, plain dicts in the config of a model:
 - ``{"after": 4, "drop": ["video"], "keep": 0.5}``: from there on, keep this share of the tokens of every item of these
   streams (at least one). ``rule`` names the registered rule that chooses them ("uniform"). With ``compact: true`` later
   tokens are lowered in position by what was dropped before them; else every token keeps its position. Source:
-  VideoChat-Flash (arXiv:2501.00574), section 3.3.
+  arXiv:2501.00574, section 3.3.
 - ``{"after": [1, 2, 3], "add": "video"}``: the connector of the stream returns levels (1 + K, M, D); level j is added
   to the hidden states at the item's positions after the j-th of these layers. Source: DeepStack (arXiv:2406.04334).
 
