@@ -154,8 +154,8 @@ def test_lengths_depend_on_layouts(laid_out: Made) -> None:
         ({"video": (Tokens(), Tokens())}, "holds the tokens of video, video"),
         ({"video": (Tokens(), "{length}")}, r"'\{length\}': no field \{length\}; known: duration, frames, times"),
         ({"video": (Tokens(before="{second}"),)}, r"no field \{second\}"),
-        ({"video": (Tokens(), "{duration:d}")}, "is no text with fields"),
-        ({"video": (Tokens(), "{duration")}, "is no text with fields"),
+        ({"video": (Tokens(), "{duration:d}")}, "cannot be filled in"),
+        ({"video": (Tokens(), "{duration")}, "cannot be filled in"),
         ({"video": (Tokens(), "<image>")}, "contains the tag <image>"),
         ({"image": (Tokens(), "{frames}")}, "its preprocessing 'image' takes none"),
     ],
@@ -171,7 +171,7 @@ def test_a_layout_that_cannot_be_written_is_refused_when_the_system_is_loaded(
 @pytest.mark.parametrize(
     ("layout", "info", "ref", "message"),
     [
-        ((Tokens(frames=3),), INFO, CLIP, "4 frames of video are no groups of 3 frames"),
+        ((Tokens(frames=3),), INFO, CLIP, "4 frames of video cannot be divided into groups of 3 frames"),
         ((Tokens(frames=1),), replace(INFO, num_frames=0), CLIP, "tells the frames"),
         ((Tokens(), "{times}"), replace(INFO, fps=0.0), CLIP, "tells the times"),
         ((Tokens(), "{duration}"), replace(INFO, duration=0.0), CLIP, "tells the duration"),

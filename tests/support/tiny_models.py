@@ -34,7 +34,6 @@ FAMILY_SETTINGS = {
     "granite": {"logits_scaling": 3.0},
     "mixtral": {"num_local_experts": 2},
     "qwen2_moe": {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_experts": 4},
-    "lfm2": {"layer_types": ["full_attention"] * 2},
 }
 
 

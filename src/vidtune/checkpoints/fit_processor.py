@@ -62,7 +62,7 @@ def processor_of(source: Source, config: VideoLMConfig, tokenizer: str | None = 
 
 
 def _published_preprocessing(source: Source, config: VideoLMConfig) -> dict[str, Preprocessing]:
-    """Preprocessing of the streams for which the processors beside published weights say another one than the system.
+    """Preprocessing of the streams in which the processors beside published weights differ from the system's.
 
     Raises:
         UserError: a processor's file is broken, or says what the format does not understand.
@@ -197,14 +197,15 @@ def _token_counts(
 ) -> int | dict[str, int] | str | Measure:
     """Number of tokens of an item; by shape if they depend on it, by row if there may be any number of rows.
 
-    Where stored features do not become one token each, or where shapes cannot be listed, it is a function.
+    Where stored features do not become one token each, where shapes cannot be listed, or where the tower tells the grid
+    of its tokens, it is a function.
     """
     parts = config.streams[stream]
     tower: Any = config.tower(parts["tower"])
     counts = {shape: config.num_tokens(stream, shape) for shape in preprocessing.output_shapes()}
     connector, fixed = config.connector(parts["connector"]), len(counts) == 1
     plain = fixed or (is_tokenwise(connector) and (counts or hasattr(tower, "tokens_per_row")))
-    if config.taps(stream) or condenses(connector) or not plain:
+    if config.taps(stream) or condenses(connector) or hasattr(tower, "grid") or not plain:
         specs = {"tower": config.tower_spec(parts["tower"]), "connector": config.connectors[parts["connector"]]}
         return Measure(**specs, taps=config.taps(stream))
     if fixed:

@@ -93,7 +93,7 @@ class CheckpointFormat:
         write_config: function (our config, places of published towers by name) -> their config.json; ValueError for a
             model that the format cannot hold. None if we do not write the format.
         read_preprocessing: function (JSON files of their processor by name, our config) -> preprocessing of the streams
-            for which these files say another one than the system prescribes. The files are those of
+            for which these files differ from what the system prescribes. The files are those of
             :data:`PROCESSOR_FILES` that lie beside the weights; it is not called where there are none.
         partial: components that such a file holds; empty: the whole model.
         warnings: function from the config to warnings to show to the user.

@@ -331,8 +331,8 @@ def find_format(
     if len(claims) > 1:
         named = " and ".join(f"{name} (format {format.name})" for name, format in claims.items())
         raise AmbiguousCheckpointError(f"{where}: claimed by the systems {named}; name one of them with --system NAME")
-    for found in claims.items():
-        return found
+    if claims:
+        return next(iter(claims.items()))
     what = f"of system {system}" if system else "of a known system"
     raise UserError(f"{where}: not a checkpoint {what} (model_type {config.get('model_type')!r})")
 

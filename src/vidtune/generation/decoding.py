@@ -21,7 +21,7 @@ from transformers import (
 from vidtune.generation.prompt_tokens import PromptTokens
 from vidtune.generation.settings import GenerationSettings
 from vidtune.generation.stopping import AnswerInProgress
-from vidtune.models.language_model.layer_call import CallPlan, dropped_in_cache, plan_call
+from vidtune.models.language_model.layer_call import LayerCallPlan, dropped_in_cache, plan_call
 
 _NO_IDS = cast(torch.LongTensor, torch.empty(0, dtype=torch.long))
 
@@ -64,7 +64,7 @@ class SinglePrompt:
         """Does nothing: there is only one prompt."""
 
     @torch.inference_mode()
-    def _forward(self, plan: CallPlan, position_ids: Tensor, **inputs: Tensor) -> Tensor:
+    def _forward(self, plan: LayerCallPlan, position_ids: Tensor, **inputs: Tensor) -> Tensor:
         output = self.language_model(
             **inputs,
             **plan.inputs(self.language_model.get_decoder(), position_ids),

@@ -68,7 +68,7 @@ class Prefix:
 
     @property
     def length(self) -> int:
-        """P."""
+        """Number of tokens of the prefix, P."""
         return self.lengths[0]
 
 
@@ -303,5 +303,7 @@ def _why_it_cannot_share(language_model: PreTrainedModel) -> str:
             for part in (embeds, embeds[FIRST:])
         )
         return "" if agree(shared, plain, alone) else "attention of its own"
+    except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
+        raise  # says nothing of the language model
     except Exception as error:
         return f"code of its own ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"

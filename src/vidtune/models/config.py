@@ -12,7 +12,18 @@ from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.models.towers.absent import AbsentTower
 from vidtune.models.towers.base import TowerConfig, tower_config
 from vidtune.processing.stream_settings import feature_shape, is_tokenwise
-from vidtune.registry import CONNECTORS, LANGUAGE_MODELS, SYSTEMS, TOWERS, Registry, packages_of, require_packages
+from vidtune.registry import (
+    CONNECTORS,
+    DROP_RULES,
+    LANGUAGE_MODELS,
+    POSITION_RULES,
+    SYSTEMS,
+    TIME_RULES,
+    TOWERS,
+    Registry,
+    packages_of,
+    require_packages,
+)
 
 ADDED_TOKENS = "language_model.added_tokens"
 """Name of the component that is made of the rows of added tokens, in ``train`` and in the names of weights."""
@@ -82,6 +93,8 @@ class VideoLMConfig(PreTrainedConfig):
             (LANGUAGE_MODELS, self.text_config.model_type),
             *((TOWERS, spec.get("type", "")) for spec in self.towers.values()),
             *((CONNECTORS, spec.get("type", "")) for spec in self.connectors.values()),
+            *((DROP_RULES, step.get("rule", "uniform")) for step in self.layer_program if "drop" in step),
+            *_rules_of(self.system),
         ]
         values: dict[str, Any] = {**super().to_dict(), "packages": packages_of(parts)}
         return {key: value for key, value in values.items() if value or key not in _RARE}
@@ -159,6 +172,14 @@ class VideoLMConfig(PreTrainedConfig):
     def num_tokens(self, stream: str, shape: tuple[int, ...]) -> int:
         """Number of embeddings of one item of a stream; ``shape`` is that of the item, without batch dimension."""
         return self.connector(self.streams[stream]["connector"]).num_tokens(self.feature_shape(stream, shape))
+
+
+def _rules_of(system: str) -> list[tuple[Registry[Any], str]]:
+    """Rules that the dialect of a system names."""
+    if system not in SYSTEMS:
+        return []
+    dialect = SYSTEMS[system].dialect
+    return [(POSITION_RULES, dialect.positions), *([(TIME_RULES, dialect.times)] if dialect.times else [])]
 
 
 def _text_config(given: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig:

@@ -19,7 +19,7 @@ from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_
 from vidtune.models.language_model.attention import check_attention, register_attention
 from vidtune.models.language_model.families import family_of, proven
 from vidtune.models.language_model.layer_call import (
-    CallPlan,
+    LayerCallPlan,
     MediaTokens,
     dropped_in_cache,
     install,
@@ -286,7 +286,8 @@ class VideoLM(PreTrainedModel, GenerationMixin):
                 :attr:`Batch.places`; None: they are found in the ids, which waits for the device.
 
         Raises:
-            ValueError: the number of placeholders of a stream differs from the number of its media tokens.
+            ValueError: the number of placeholders of a stream differs from the number of its media tokens; not checked
+                where ``places`` are given.
         """
         media = media or {}
         places = self.find_places(input_ids, media) if places is None else places
@@ -397,7 +398,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             )
         return losses
 
-    def plan(self, batch: Batch, media: Sequence[MediaTokens] | None = None) -> CallPlan:
+    def plan(self, batch: Batch, media: Sequence[MediaTokens] | None = None) -> LayerCallPlan:
         """What the layer program does in the forward pass of a pack.
 
         Args:

@@ -142,7 +142,9 @@ def _groups(size: int, stream: str, facts: Mapping[str, Any]) -> Iterator[dict[s
     """The facts of every group of frames."""
     frames = _known("frames", stream, facts)
     if frames % size:
-        raise SampleProblem("frames do not divide", f"{frames} frames of {stream} are no groups of {size} frames")
+        raise SampleProblem(
+            "frames do not divide", f"{frames} frames of {stream} cannot be divided into groups of {size} frames"
+        )
     for number in range(frames // size):
         second = {"second": facts["times"][number * size]} if "times" in facts else {}
         yield {**facts, "number": number + 1, **second}
@@ -222,7 +224,7 @@ def _check_segment(where: str, segment: str | Tokens, streams: Collection[str]) 
             if unknown is None:
                 text.format(**known)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise UserError(f"{where}: {text!r} is no text with fields: {error}") from None
+            raise UserError(f"{where}: {text!r} cannot be filled in: {error}") from None
         if unknown is not None:
             raise UserError(f"{where}: {text!r}: no field {{{unknown}}}; known: {', '.join(known)}")
         if tag := next((f"<{name}>" for name in streams if f"<{name}>" in text), None):

@@ -87,7 +87,7 @@ def feature_shape(tower: Any, connector: Any, shape: tuple[int, ...], taps: Sequ
 
 
 def condenses(connector: Any) -> bool:
-    """Whether the connector of this config begins with a part without parameters, before which nothing is stored."""
+    """Whether the connector of this config begins with a part without parameters; the store keeps what that gives."""
     return hasattr(connector, "condensed_shape")
 
 

@@ -9,11 +9,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
+from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from vidtune.errors import UserError
@@ -296,17 +297,21 @@ class Recipe(Settings):
         """Checked before all other values, because a missing package makes the names of its parts unknown."""
         packages = values.get("packages") if isinstance(values, dict) else None
         for place, package in enumerate(packages if isinstance(packages, list | tuple) else ()):
-            if not isinstance(package, str) or not (name := re.match(r"[\w.-]*\w", package)):
-                raise Misplaced(f"{package!r} is no name of a package", "packages", place)
             try:
-                distribution(name[0])
+                wanted = Requirement(package)
+            except (InvalidRequirement, TypeError):
+                raise Misplaced(f"{package!r} is no name of a package", "packages", place) from None
+            try:
+                found = version(wanted.name)
             except PackageNotFoundError:
+                found = ""
+            if not found or not wanted.specifier.contains(found, prereleases=True):
+                state = f"is here as {found}" if found else "is not installed"
                 raise Misplaced(
-                    f"the package {name[0]!r}, whose parts this recipe names, is not installed: pip install "
-                    f"'{package}'",
+                    f"the package {package!r}, whose parts this recipe names, {state}: pip install {package!r}",
                     "packages",
                     place,
-                ) from None
+                )
         return values
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 Legend: A added tokens, V vocabulary, D language-model width.
 """
 
+import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -44,18 +45,22 @@ def with_new_rows(state: Mapping[str, Tensor], config: VideoLMConfig, has_rows: 
         if new and first <= len(old) <= rows:  # else the file contradicts its config, which is said later
             whole = old.new_zeros(rows, *old.shape[1:])
             whole[: len(old)] = old
+            mean = old[:first].float().mean(0)
             for token in new:
-                whole[config.added_tokens[token.text]] = _start(token, old[:first], config.added_tokens[token.text])
+                id = config.added_tokens[token.text]
+                whole[id] = _start(token, mean, f"{name} {id}")
             grown[name] = whole
     return grown
 
 
-def _start(token: AddedToken, before: Tensor, seed: int) -> Tensor:
+def _start(token: AddedToken, mean: Tensor, place: str) -> Tensor:
+    """Start value of a row; a normal one is drawn by the place of the row alone."""
     if token.start == "mean":
-        return before.float().mean(0)
+        return mean
     if token.start == "zeros":
-        return before.new_zeros(before.shape[1:])
-    return LINEAR_STD * torch.randn(before.shape[1:], generator=torch.Generator().manual_seed(seed))
+        return torch.zeros_like(mean)
+    seed = int.from_bytes(hashlib.sha256(place.encode()).digest()[:7], "big")
+    return LINEAR_STD * torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _weights_with_rows(language_model: PreTrainedModel) -> list[str]:

@@ -23,7 +23,6 @@ PARTS = {
             "bitnet",
             "seed_oss",
             "ernie4_5",
-            "lfm2",
             "arcee",
             "apertus",
         ),

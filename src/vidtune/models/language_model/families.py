@@ -162,6 +162,8 @@ def _proof(family: Family, language_model: PreTrainedModel) -> Family | str:
     try:
         with torch.no_grad():
             return _compared(family, language_model)
+    except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
+        raise  # says nothing of the family
     except Exception as error:
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     finally:

@@ -47,14 +47,14 @@ def split_levels(block: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 @dataclass(frozen=True)
-class Stage:
+class LayerRange:
     """The tokens that a range of layers sees in a call.
 
     Args:
         kept: positions of these tokens among the L tokens of the call.
         chosen: positions of these tokens among those of the stage before.
         counts: number of tokens of each sequence.
-        shift: what the position of each token is lowered by.
+        shift: how far the position of each token moves down.
     """
 
     kept: np.ndarray
@@ -64,7 +64,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class CallPlan:
+class LayerCallPlan:
     """What a program does in one forward call.
 
     Args:
@@ -74,7 +74,7 @@ class CallPlan:
     """
 
     program: LayerProgram
-    stages: Sequence[Stage]
+    stages: Sequence[LayerRange]
     media: Sequence[MediaTokens] = ()
 
     def inputs(self, decoder: nn.Module, position_ids: Tensor) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class CallPlan:
             positions = position_ids.index_select(-1, kept) - on_device(stage.shift, device)
             bounds = [0, *accumulate(stage.counts)]
             rotary = decoder.rotary_emb if stage.shift.any() else None
-            stages.append(_StageTensors(kept, on_device(stage.chosen, device), positions, bounds, rotary))
+            stages.append(_RangeTensors(kept, on_device(stage.chosen, device), positions, bounds, rotary))
         return {"layer_call": LayerCall(self.program, stages, added)}
 
     def _added(self, device: torch.device) -> dict[int, tuple[Tensor, Tensor]]:
@@ -151,7 +151,7 @@ def plan_call(
     lengths: Sequence[int],
     media: Sequence[MediaTokens] = (),
     dropped: Sequence[Sequence[int]] | None = None,
-) -> CallPlan:
+) -> LayerCallPlan:
     """What a program does in one forward call.
 
     Args:
@@ -161,7 +161,7 @@ def plan_call(
     """
     owners = np.repeat(np.arange(len(lengths)), lengths)
     kept = np.arange(len(owners))
-    stages = [Stage(kept, kept, list(lengths), np.zeros_like(kept))]
+    stages = [LayerRange(kept, kept, list(lengths), np.zeros_like(kept))]
     places = [item.places for item in media]
     for boundary in program.boundaries:
         gone = np.zeros(len(owners), bool)
@@ -181,12 +181,12 @@ def plan_call(
             if dropped is not None:
                 missing = missing - np.asarray(dropped[len(stages)])
             shift = kept - np.arange(len(kept)) - missing[owners[kept]]
-        stages.append(Stage(kept, chosen, counts.tolist(), shift))
-    return CallPlan(program, stages, media)
+        stages.append(LayerRange(kept, chosen, counts.tolist(), shift))
+    return LayerCallPlan(program, stages, media)
 
 
 @dataclass(frozen=True)
-class _StageTensors:
+class _RangeTensors:
     """A stage on the device of the model; ``rotary`` makes the position embeddings anew where positions moved."""
 
     kept: Tensor
@@ -206,7 +206,7 @@ class LayerCall:
     """
 
     program: LayerProgram
-    stages: Sequence[_StageTensors]
+    stages: Sequence[_RangeTensors]
     added: Mapping[int, tuple[Tensor, Tensor]]
 
     def before(self, layer: int, hidden: Tensor, inputs: dict[str, Any]) -> Tensor:

@@ -18,7 +18,7 @@ _CHECKED = (*_PROBE[:2], "Two\nlines, 3 < 4?", "No.\n\n- {yes}", "Thanks!")
 
 
 class _NoFrames(Exception):
-    """A template that is no sequence of framed turns; says why."""
+    """A template that is not a sequence of framed turns; says why."""
 
 
 def template_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
