@@ -410,7 +410,7 @@ class VideoLMProcessor(ProcessorMixin):
 
 def _parts(preprocessing: Preprocessing) -> list[tuple[Registry[Any], str]]:
     """Registered parts that preprocessing uses: its kind, and its rules."""
-    rules = [(SAMPLING_RULES, "sampling"), (RESIZE_RULES, "resize")]
+    rules: list[tuple[Registry[Any], str]] = [(SAMPLING_RULES, "sampling"), (RESIZE_RULES, "resize")]
     used = [(registry, getattr(preprocessing, field)) for registry, field in rules if hasattr(preprocessing, field)]
     return [(PREPROCESSING, preprocessing.kind), *used]
 
