@@ -102,3 +102,12 @@ def test_json_is_written_and_read(tmp_path):
     assert (tmp_path / "run.json").read_text().count("\n") == 1
     with pytest.raises(UserError, match=r"run\.json: expected an object, found list"):
         read_object(tmp_path / "run.json")
+
+
+def test_files_of_a_folder_are_as_readable_as_the_folder(tmp_path):
+    """safetensors writes files that only their owner may read."""
+    with atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "weights").write_bytes(b"1")
+        (temporary / "weights").chmod(0o600)
+    mode = (tmp_path / "out").stat().st_mode
+    assert (tmp_path / "out/weights").stat().st_mode & 0o666 == mode & 0o666

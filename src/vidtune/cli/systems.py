@@ -12,4 +12,4 @@ def systems() -> None:
         typer.echo(
             f"  prompts      {', '.join(system.dialect.prompts)} (trained with {system.dialect.training_prompt})"
         )
-        typer.echo(f"  checkpoints  vidtune, {', '.join(form.name for form in system.publication.formats)}")
+        typer.echo(f"  checkpoints  {', '.join(['vidtune', *(form.name for form in system.publication.formats)])}")

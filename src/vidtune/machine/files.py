@@ -45,7 +45,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Context manager that makes a folder which is there complete or not at all.
 
-    Yields the path of an empty temporary folder beside ``path``. If the block raises, the temporary is removed.
+    Yields the path of an empty temporary folder beside ``path``. If the block raises, the temporary is removed. Whoever
+    may read the folder may read its files, also those that a library wrote for their owner alone.
 
     Raises:
         FileExistsError: ``path`` exists and is not an empty folder.
@@ -54,6 +55,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        readable = temporary.stat().st_mode & 0o666
+        for file in temporary.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                file.chmod(file.stat().st_mode | readable)
         move_into_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -80,6 +80,8 @@ class VideoLMConfig(PreTrainedConfig):
             if stream["tower"] not in self.towers or stream["connector"] not in self.connectors:
                 raise ValueError(f"stream {name!r} names a tower or connector that is not there: {stream}")
             self._check_taps(name)
+        if self.layer_program:
+            self.program  # noqa: B018 - raises ValueError where it cannot be read
         kwargs["tie_word_embeddings"] = bool(self.text_config.tie_word_embeddings)
         super().__init__(**kwargs)
 

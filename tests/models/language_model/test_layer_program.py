@@ -190,6 +190,12 @@ def test_a_step_that_cannot_be_read_is_named(step, message):
         model_with([step])
 
 
+def test_a_config_with_a_wrong_step_is_refused_when_it_is_made():
+    values = tiny_model().config.to_dict()
+    with pytest.raises(ValueError, match=r"layer_program\[0\]: after is 9; layers count from 1 to"):
+        VideoLMConfig(**{**values, "layer_program": [{"after": 9, "drop": ["video"], "keep": 0.5}]})
+
+
 def test_levels_that_a_connector_does_not_return_are_named():
     model = tiny_model(num_hidden_layers=5)
     config = VideoLMConfig(**{**model.config.to_dict(), "layer_program": ADD})
