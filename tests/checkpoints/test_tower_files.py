@@ -219,7 +219,7 @@ def test_missing_and_strange_tensors_of_a_file_are_refused(make_recipe, files, t
     ):
         torch.save({"cfg": CFG, "model": changed}, tmp_path / name)
         with pytest.raises(UserError, match=r"layers\.1\.fc[13]\.bias"):
-            build_model(make_recipe({"audio": tmp_path / name}))
+            build_model(make_recipe({**files, "audio": tmp_path / name}))
 
 
 def test_an_old_pickle_without_a_zip_file_is_read(towers, tmp_path):
