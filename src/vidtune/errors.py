@@ -1,5 +1,11 @@
 """Errors that a user can cause; the command line prints them as one line and exits with code 2."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PASSED = ("OutOfMemoryError", "AcceleratorError", "MemoryError", "DistError")
+"""Names of errors of the machine: not the fault of the code that runs when they come."""
+
 
 class UserError(Exception):
     """A mistake in the user's input. The message is one line: where, what is wrong, what to do.
@@ -25,3 +31,21 @@ class MediaError(UserError):
 
     def __reduce__(self) -> tuple[type["MediaError"], tuple[str, str]]:
         return MediaError, (self.path, self.reason)
+
+
+@contextmanager
+def foreign(what: str, *passing: type[Exception]) -> Iterator[None]:
+    """Code of a part or rule that may come from outside: what it raises becomes a UserError that names it.
+
+    Errors of the machine and a UserError pass as they are.
+
+    Args:
+        what: the part, for the message: "connector type 'x'".
+        passing: errors that the part may raise, which pass too.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (UserError, *passing)) or any(base.__name__ in PASSED for base in type(error).__mro__):
+            raise
+        raise UserError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}") from error

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from made_up_parts import STANDARD_ROWS, made_up_parts, model_of
+from made_up_parts import STANDARD_ROWS, MergingConfig, made_up_parts, model_of
 from tiny_models import packed, random_example, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -123,3 +123,48 @@ def test_places_of_a_pack_are_those_that_its_ids_tell():
 def test_zero_items_have_the_shape_of_the_standard_item():
     model = model_of("adjacent")
     assert [tuple(block.shape) for block in model.encode_zeros("rows", 2)] == [(STANDARD_ROWS // 2, 32)] * 2
+
+
+@pytest.mark.parametrize("fault", ["none", "items", "dimensions", "width", "list", "raises"])
+def test_a_faulty_connector_is_named(fault):
+    model = model_of("faulty", fault=fault)
+    items = [Item(torch.randn(4, 3), 4), Item(torch.randn(4, 3), 4)]
+    with pytest.raises(UserError, match=r"^connector type 'faulty'"):
+        list(model.encode_items("rows", items))
+
+
+@pytest.mark.parametrize("wrong", [lambda x: None, lambda x: x[:1, 0], lambda x: x[..., :2], lambda x: x @ x, list])
+def test_a_faulty_tower_is_named(wrong):
+    model = model_of("adjacent")
+    model.towers["rows"].forward = wrong
+    with pytest.raises(UserError, match=r"^tower type 'rows'"):
+        list(model.encode_items("rows", [Item(torch.randn(4, 3), 2), Item(torch.randn(4, 3), 2)]))
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda f, e: None, lambda f, e: f[:1], lambda f, e: [x[0] for x in f], lambda f, e: f[9]]
+)
+def test_a_faulty_condensing_is_named(wrong, monkeypatch):
+    model = model_of("merging")
+    monkeypatch.setattr(MergingConfig, "condense", staticmethod(wrong))
+    with pytest.raises(UserError, match=r"^connector type 'merging'"):
+        list(model.encode_items("rows", [Item(torch.randn(4, 3), 2), Item(torch.randn(4, 3), 2)]))
+
+
+def test_a_full_memory_is_no_fault_of_a_connector():
+    with pytest.raises(torch.OutOfMemoryError):
+        list(model_of("faulty", fault="memory").encode_items("rows", [Item(torch.randn(4, 3), 4)]))
+
+
+@pytest.mark.parametrize("fault", ["count raises", "count is text"])
+def test_a_faulty_count_is_named(fault):
+    with pytest.raises(UserError, match=r"^num_tokens of FaultyConfig for shape \(4, 4\)"):
+        model_of("faulty", fault=fault).config.num_tokens("rows", (4, 3))
+
+
+def test_extras_have_the_declared_shape_and_a_way_to_the_connector():
+    item = Item(torch.randn(4, 3), 2, extras={"spans": torch.zeros(3, 2)}, name="train:3: /clip.mp4")
+    with pytest.raises(UserError, match=r"train:3: .*'spans' have shape \(3, 2\).*needs \(2, 2\)"):
+        list(model_of("spans").encode_items("rows", [item]))
+    with pytest.raises(UserError, match="connector type 'faulty' declares extras"):
+        model_of("faulty", fault="extras")

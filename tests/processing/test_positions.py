@@ -61,3 +61,35 @@ def test_rules_that_do_not_exist_or_miscount_are_named(wrong_rule):
         example([-1], (), position_rule="sequentail").positions()
     with pytest.raises(UserError, match=r"sample 7: position rule 'wrong' gives shape \(3, 2\).*\(axes, 3\)"):
         example([-1] * 3, (), position_rule=wrong_rule).positions()
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda spans: Positions(np.zeros((1, 3)), 3),
+        lambda spans: Positions(np.zeros((0, 3), np.int64), 3),
+        lambda spans: Positions(np.full((1, 3), -1), 3),
+        lambda spans: Positions(np.zeros((1, 3), np.int64), None),
+        lambda spans: Positions(np.zeros((1, 3), np.int64), -1),
+        lambda spans: Positions([[0, 1, 2]], 3),
+        lambda spans: np.arange(3),
+        lambda spans: spans[9],
+    ],
+)
+def test_rules_that_give_no_positions_are_named(rule):
+    POSITION_RULES.register("wrong", rule)
+    try:
+        with pytest.raises(UserError, match=r"^sample 7: position rule 'wrong'"):
+            example([-1] * 3, (), position_rule="wrong").positions()
+    finally:
+        POSITION_RULES.unregister("wrong")
+
+
+def test_samples_of_a_pack_have_one_number_of_axes():
+    POSITION_RULES.register("by_length", lambda spans: Positions(np.zeros((spans[0].length, spans[0].length), int), 1))
+    try:
+        examples = [example([-1] * length, (), position_rule="by_length") for length in (1, 3)]
+        with pytest.raises(UserError, match=r"sample 7: position rule 'by_length' gives 3 axes, but 1"):
+            pack(examples, [(), ()])
+    finally:
+        POSITION_RULES.unregister("by_length")

@@ -154,7 +154,44 @@ class MergingConfig:
         return nn.Linear(WIDTH, self.output_size)
 
 
-PARTS = {"merging": MergingConfig, "adjacent": AdjacentConfig, "spans": SpansConfig, "levels": LevelsConfig}
+@dataclass(frozen=True, kw_only=True)
+class FaultyConfig:
+    """Connector with one fault, by name; "extras" it declares without a way to get them."""
+
+    fault: str
+    output_size: int = TEXT_WIDTH
+
+    @property
+    def extras(self) -> dict[str, tuple[int, ...]]:
+        return {"spans": (2, 2)} if self.fault == "extras" else {}
+
+    def num_tokens(self, shape: tuple[int, ...]) -> int:
+        return {"count raises": lambda: shape[9], "count is text": lambda: "7"}.get(self.fault, lambda: shape[0])()
+
+    def build(self) -> nn.Module:
+        return Faulty(self.fault)
+
+
+class Faulty(nn.Module):
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault, self.linear = fault, nn.Linear(WIDTH, TEXT_WIDTH)
+
+    def forward(self, features: Tensor) -> object:
+        good = self.linear(features)
+        wrong = {"none": None, "items": good[:1], "dimensions": good[..., 0], "width": good[..., 1:], "list": [1, 2]}
+        if self.fault == "memory":
+            raise torch.OutOfMemoryError("full")
+        return good @ good if self.fault == "raises" else wrong[self.fault]
+
+
+PARTS = {
+    "faulty": FaultyConfig,
+    "merging": MergingConfig,
+    "adjacent": AdjacentConfig,
+    "spans": SpansConfig,
+    "levels": LevelsConfig,
+}
 
 
 @contextmanager

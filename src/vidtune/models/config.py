@@ -11,7 +11,7 @@ from vidtune.models.language_model.families import config_class
 from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.models.towers.absent import AbsentTower
 from vidtune.models.towers.base import TowerConfig, tower_config
-from vidtune.processing.stream_settings import feature_shape, is_tokenwise
+from vidtune.processing.stream_settings import feature_shape, is_tokenwise, tokens_of
 from vidtune.registry import (
     CONNECTORS,
     DROP_RULES,
@@ -157,7 +157,7 @@ class VideoLMConfig(PreTrainedConfig):
         states = getattr(self.tower(self.streams[stream]["tower"]), "num_states", 0)
         if not states:
             raise ValueError(f"stream {stream!r}: taps {list(taps)}: a tower of type {kind!r} has none")
-        if outside := [tap for tap in taps if not isinstance(tap, int) or not 0 <= tap < states]:
+        if outside := [tap for tap in taps if type(tap) is not int or not 0 <= tap < states]:
             raise ValueError(f"stream {stream!r}: taps {outside}: its tower has hidden states 0 to {states - 1}")
         if is_tokenwise(self.connector(self.streams[stream]["connector"])):
             raise ValueError(f"stream {stream!r}: taps {list(taps)}: its connector reads one hidden state only")
@@ -173,7 +173,7 @@ class VideoLMConfig(PreTrainedConfig):
 
     def num_tokens(self, stream: str, shape: tuple[int, ...]) -> int:
         """Number of embeddings of one item of a stream; ``shape`` is that of the item, without batch dimension."""
-        return self.connector(self.streams[stream]["connector"]).num_tokens(self.feature_shape(stream, shape))
+        return tokens_of(self.connector(self.streams[stream]["connector"]), self.feature_shape(stream, shape))
 
 
 def _rules_of(system: str) -> list[tuple[Registry[Any], str]]:

@@ -4,6 +4,7 @@ Legend: B batch, L tokens, D language-model width, V vocabulary, n media items o
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from vidtune.errors import UserError
+from vidtune.errors import UserError, foreign
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_loss
 from vidtune.models.language_model.attention import check_attention, register_attention
@@ -27,6 +28,7 @@ from vidtune.models.language_model.layer_call import (
     split_levels,
 )
 from vidtune.models.language_model.loss import head_loss_sum
+from vidtune.models.part_output import checked
 from vidtune.processing.batch import IGNORED, Batch, Item, on_device, stacked
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.stream_settings import absent_message, condenses, is_tokenwise
@@ -62,6 +64,8 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         self.towers = nn.ModuleDict({name: config.build_tower(name) for name in config.towers})
         self.connectors = nn.ModuleDict({name: config.connector(name).build() for name in config.connectors})
         self.alignments = nn.ModuleDict({name: config.alignment(name).build() for name in config.alignments})
+        for name, spec in config.connectors.items():
+            _check_declared_extras(spec["type"], config.connector(name))
         family = family_of(config.text_config)
         self.language_model = family.build(config.text_config)
         self.family = proven(family, self.language_model)
@@ -173,11 +177,20 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         """
         parts = self.config.streams[stream]
         tower, connector = self.towers[parts["tower"]], self.config.connector(parts["connector"])
+        taps, config = self.config.taps(stream), self.config.tower(parts["tower"])
+        what = f"tower type {self.config.towers[parts['tower']].get('type')!r}"
+        shape = (*([len(taps)] if taps else ()), None, config.hidden_size)
         with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(tower)):
-            features = self._run_tower(tower, values, self.config.taps(stream))
-            if condenses(connector):
-                return cast(Any, connector).condense(list(features), extras or [{} for _ in features])
-            return features
+            with foreign(what):
+                output = self._run_tower(tower, values, taps)
+            features = checked(what, output, len(values), shape)
+            if not condenses(connector):
+                return features
+            what, part = f"connector type {self.config.connectors[parts['connector']]['type']!r}", cast(Any, connector)
+            with foreign(what):
+                standard = part.condensed_shape((*shape[:-2], config.num_tokens(config.input_shape()), shape[-1]))
+                condensed = part.condense(list(features), extras or [{} for _ in features])
+            return checked(f"{what}: condense", condensed, len(features), (*(None for _ in standard[1:]), standard[-1]))
 
     def _run_tower(
         self, tower: nn.Module, values: Tensor | Sequence[Tensor], taps: tuple[int, ...]
@@ -204,6 +217,21 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         """
         name = self.config.streams[stream]["connector"]
         connector, config = self.connectors[name], self.config.connector(name)
+        what = f"connector type {self.config.connectors[name]['type']!r}"
+        levels = len(self.program.adds.get(stream, ()))
+        with foreign(what):
+            output = self._run_connector(connector, config, features, extras)
+        shape = (*([1 + levels] if levels else ()), None, self.config.text_config.hidden_size)
+        note = f"; layer_program adds {levels} levels of stream {stream!r}"
+        return checked(what, output, len(features), shape, note)
+
+    def _run_connector(
+        self,
+        connector: nn.Module,
+        config: Any,
+        features: Tensor | Sequence[Tensor],
+        extras: Sequence[Mapping[str, Tensor]] | None,
+    ) -> Tensor | Sequence[Tensor]:
         dtype = _dtype(connector)
         if getattr(config, "takes_items", False):
             moved = [block.to(device=self.device, dtype=dtype) for block in features]
@@ -251,7 +279,7 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             yield block[..., : item.num_tokens, :]
 
     def _check_extras(self, stream: str, items: Sequence[Item]) -> None:
-        """Raise UserError for an item that lacks extras which the connector of the stream needs."""
+        """Raise UserError for an item without the extras, of the declared shapes, that the stream's connector needs."""
         connector = self.config.connector(self.config.streams[stream]["connector"])
         needed = getattr(connector, "extras", {})
         for item in items:
@@ -262,6 +290,12 @@ class VideoLM(PreTrainedModel, GenerationMixin):
                     f"{item.name}: stream {stream!r} needs {', '.join(absent)} beside the file; give them in the "
                     f'annotation: "extras": {{"{stream}": {{"{absent[0]}": ...}}}}'
                 )
+            for name, size in needed.items():
+                if tuple(item.extras[name].shape) != tuple(size):
+                    raise UserError(
+                        f"{item.name}: stream {stream!r}: extras {name!r} have shape {tuple(item.extras[name].shape)}; "
+                        f"its connector needs {tuple(size)}"
+                    )
 
     def embed(
         self,
@@ -435,18 +469,27 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             **plan.inputs(self.language_model.get_decoder(), batch.position_ids),
         }
         if self.family.logits is not None:
-            output = self.language_model.get_decoder()(**inputs)
+            with self._reads_axes(batch.position_ids):
+                output = self.language_model.get_decoder()(**inputs)
             hidden = output.last_hidden_state[0]
             head = self.language_model.get_output_embeddings()
             loss = head_loss_sum(head, hidden[positions], targets, self.family.logits(self.config.text_config))
         else:
-            output = self.language_model(**inputs, logits_to_keep=positions)
+            with self._reads_axes(batch.position_ids):
+                output = self.language_model(**inputs, logits_to_keep=positions)
             loss = cross_entropy(output.logits[0].float(), targets, reduction="sum")
         aligned = {}
         if len(self.alignments):
             states = [plan.spread(state, layers) for layers, state in enumerate(output.hidden_states)]
             aligned = self.alignment(states, batch)
         return loss + self.untouched_streams(batch.media), aligned
+
+    def _reads_axes(self, position_ids: Tensor | None) -> AbstractContextManager[None]:
+        """Around a call of the language model: what it raises about positions of several axes becomes a UserError."""
+        if position_ids is None or position_ids.dim() < 3:
+            return nullcontext()
+        kind = self.config.text_config.model_type
+        return foreign(f"language model of type {kind!r} with positions of {len(position_ids)} axes")
 
     def forward(
         self,
@@ -495,16 +538,17 @@ class VideoLM(PreTrainedModel, GenerationMixin):
             lengths = [length] if cu_seqlens is None else np.diff(cu_seqlens).tolist()
             plan = plan_call(self.program, lengths, found, dropped_in_cache(self.program, past_key_values))
             packed |= plan.inputs(self.language_model.get_decoder(), position_ids)
-        output = self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache if cu_seqlens is None else False,
-            logits_to_keep=0 if labels is not None else logits_to_keep,
-            **packed,
-            **kwargs,
-        )
+        with self._reads_axes(position_ids):
+            output = self.language_model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache if cu_seqlens is None else False,
+                logits_to_keep=0 if labels is not None else logits_to_keep,
+                **packed,
+                **kwargs,
+            )
         if labels is not None:
             if plan is not None:
                 labels = labels[:, on_device(plan.stages[-1].kept, labels.device)]
@@ -525,6 +569,12 @@ class VideoLM(PreTrainedModel, GenerationMixin):
 def is_trainable(module: nn.Module) -> bool:
     """Whether any parameter of the module is trained."""
     return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _check_declared_extras(kind: str, connector: Any) -> None:
+    """Raise UserError for a connector that would never get the extras that it declares."""
+    if getattr(connector, "extras", {}) and not getattr(connector, "takes_items", False) and not condenses(connector):
+        raise UserError(f"connector type {kind!r} declares extras, but gets none without takes_items or condense")
 
 
 def _dtype(module: nn.Module) -> torch.dtype | None:

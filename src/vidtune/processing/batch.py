@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vidtune.data.sample import MediaRef
-from vidtune.errors import UserError
+from vidtune.errors import UserError, foreign
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.processing.positions import Positions, Span, position_ids
@@ -183,15 +183,21 @@ class Example:
         """Positions of the tokens by the rule.
 
         Raises:
-            UserError: there is no such rule, or it gives positions for another number of tokens.
+            UserError: there is no such rule, it raises, or it gives no positions of so many tokens.
         """
-        values, following = POSITION_RULES[self.position_rule](self.spans())
-        if values.ndim != 2 or values.shape[1] != len(self):
-            raise UserError(
-                f"{self.id}: position rule {self.position_rule!r} gives shape {values.shape}; "
-                f"expected (axes, {len(self)})"
-            )
-        return Positions(values, following)
+        rule, where = POSITION_RULES[self.position_rule], f"{self.id}: position rule {self.position_rule!r}"
+        with foreign(where):
+            values, following = rule(self.spans())
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "iu":
+            found = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
+            raise UserError(f"{where} gives {found}; expected an integer array of shape (axes, {len(self)})")
+        if values.ndim != 2 or not len(values) or values.shape[1] != len(self):
+            raise UserError(f"{where} gives shape {values.shape}; expected (axes, {len(self)})")
+        if isinstance(following, bool) or not isinstance(following, int | np.integer):
+            raise UserError(f"{where} gives {following!r} as the next position; expected a whole number")
+        if following < 0 or values.min(initial=0) < 0:
+            raise UserError(f"{where} gives a position below 0")
+        return Positions(values.astype(np.int64, copy=False), int(following))
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,12 +303,20 @@ def join(examples: Sequence[Example], media: dict[str, list[Item]]) -> Batch:
     """Join examples into one pack, with the media of all examples by stream.
 
     Raises:
+        UserError: examples have positions of another number of axes.
         ValueError: there are no examples.
     """
     if not examples:
         raise ValueError("a pack needs at least one example")
     labels = np.concatenate([part for example in examples for part in ([IGNORED], example.labels[1:])])
-    positions = np.concatenate([example.positions().values for example in examples], axis=1)
+    found = [example.positions().values for example in examples]
+    for example, values in zip(examples, found, strict=True):
+        if len(values) != len(found[0]):
+            raise UserError(
+                f"{example.id}: position rule {example.position_rule!r} gives {len(values)} axes, but {len(found[0])} "
+                f"for sample {examples[0].id} of the same pack; give all samples the same number"
+            )
+    positions = np.concatenate(found, axis=1)
     bounds = [0, *accumulate(len(example) for example in examples)]
     return Batch(
         input_ids=torch.from_numpy(np.concatenate([example.input_ids for example in examples]))[None],

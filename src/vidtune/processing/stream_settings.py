@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from vidtune.errors import UserError, foreign
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.registry import CONNECTORS, TOWERS, Registry
 
@@ -49,12 +51,12 @@ class Measure(BaseModel):
     def __call__(self, shape: Sequence[int]) -> Measured:
         """What an item becomes for which preprocessing returns this shape."""
         tower, connector = self._parts
-        features, item = tower.num_tokens(tuple(shape)), tuple(shape)
+        features, item = tokens_of(tower, tuple(shape)), tuple(shape)
         grid = tower.grid(item) if hasattr(tower, "grid") else None
         if grid is not None and (condenses(connector) or not is_tokenwise(connector)):
             grid = connector.grid(grid) if hasattr(connector, "grid") else None
-        cost = features / tower.num_tokens(tower.input_shape())
-        return Measured(connector.num_tokens(feature_shape(tower, connector, item, self.taps)), grid, cost)
+        cost = features / tokens_of(tower, tower.input_shape())
+        return Measured(tokens_of(connector, feature_shape(tower, connector, item, self.taps)), grid, cost)
 
     def of_features(self, shape: Sequence[int]) -> Measured:
         """What an item becomes whose features are stored with this shape. Its tower does not run.
@@ -65,7 +67,7 @@ class Measure(BaseModel):
         tower, connector = self._parts
         standard = feature_shape(tower, connector, tower.input_shape(), self.taps)
         _check_dimensions(shape, len(standard))
-        return Measured(connector.num_tokens(tuple(shape)), cost=0.0)
+        return Measured(tokens_of(connector, tuple(shape), ValueError), cost=0.0)
 
     @property
     def _parts(self) -> tuple[Any, Any]:
@@ -82,8 +84,25 @@ def feature_shape(tower: Any, connector: Any, shape: tuple[int, ...], taps: Sequ
 
     (N, C), or (K, N, C) with taps; what the connector makes of it if it condenses.
     """
-    features = (*([len(taps)] if taps else ()), tower.num_tokens(shape), tower.hidden_size)
+    features = (*([len(taps)] if taps else ()), tokens_of(tower, shape), tower.hidden_size)
     return connector.condensed_shape(features) if condenses(connector) else features
+
+
+def tokens_of(part: Any, shape: tuple[int, ...], *passing: type[Exception]) -> int:
+    """Number of tokens that the config of a tower or connector promises of this shape.
+
+    Args:
+        passing: errors that pass as they are.
+
+    Raises:
+        UserError: ``num_tokens`` raises, or returns no whole number.
+    """
+    what = f"num_tokens of {type(part).__name__} for shape {tuple(shape)}"
+    with foreign(what, *passing):
+        tokens = part.num_tokens(shape)
+    if isinstance(tokens, bool) or not isinstance(tokens, int | np.integer):
+        raise UserError(f"{what} returns {tokens!r}; expected a whole number")
+    return int(tokens)
 
 
 def condenses(connector: Any) -> bool:

@@ -16,7 +16,7 @@ from vidtune.models.language_model.layer_call import MediaTokens, install, plan_
 from vidtune.models.language_model.layer_program import LayerProgram, uniform
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Teaching
-from vidtune.registry import CONNECTORS
+from vidtune.registry import CONNECTORS, DROP_RULES
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +111,18 @@ def test_positions_of_three_axes_are_kept_by_the_tokens_that_stay():
             torch.testing.assert_close(model.loss_sum(whole), sum(model.loss_sum(batch) for batch in single))
 
 
+def test_positions_of_three_axes_on_a_language_model_of_one_are_named():
+    model = tiny_model()
+    batch = packed([random_example(model, "video", 0)])
+    batch = replace(batch, position_ids=batch.position_ids.expand(3, 1, -1))
+    for run in (
+        lambda: model.loss_sum(batch),
+        lambda: model(batch.input_ids, media=batch.media, position_ids=batch.position_ids),
+    ):
+        with pytest.raises(UserError, match=r"language model of type 'llama' with positions of 3 axes"):
+            run()
+
+
 def test_operations_are_counted_by_the_tokens_of_every_layer():
     """torch counts no CPU attention, so that what it counts grows with the number of tokens alone."""
     counted = {}
@@ -200,8 +212,58 @@ def test_levels_that_a_connector_does_not_return_are_named():
     model = tiny_model(num_hidden_layers=5)
     config = VideoLMConfig(**{**model.config.to_dict(), "layer_program": ADD})
     batch = packed([random_example(model, "video", 0)])
-    with pytest.raises(ValueError, match="stream 'video': its connector returns no level 1 to add"):
+    with pytest.raises(UserError, match=r"connector type 'mlp' returns shape .*; layer_program adds 2 levels"):
         VideoLM(config).loss_sum(batch)
+    plan = plan_call(LayerProgram.parse(ADD, ["video"], 5), [4], [MediaTokens("video", np.arange(1, 3))])
+    with pytest.raises(UserError, match=r"stream 'video': its connector returns 0 levels .* adds 2"):
+        plan.inputs(model.language_model.model, torch.arange(4)[None])
+
+
+@pytest.mark.parametrize("adds", [[], [{"after": [1], "add": "video"}], [{"after": [1, 2, 3], "add": "video"}]])
+def test_levels_that_no_step_adds_are_named(adds):
+    model = model_with(ADD)
+    config = VideoLMConfig(**{**model.config.to_dict(), "layer_program": adds})
+    number = sum(len(step["after"]) for step in adds)
+    with pytest.raises(UserError, match=rf"connector type 'levels' returns shape .* adds {number} levels"):
+        VideoLM(config).loss_sum(packed([random_example(model, "video", 0)]))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"after": 1, "drop": "video", "keep": True}],
+        [{"after": True, "drop": "video", "keep": 0.5}],
+        [{"after": 1, "drop": "video", "keep": 0.5, "compact": "false"}],
+        [{"after": 1, "add": "video"}, {"after": 2, "add": "video"}],
+    ],
+)
+def test_steps_of_wrong_kinds_are_refused(steps):
+    with pytest.raises(ValueError, match=r"layer_program\[[01]\]: (keep|after|compact|a second add)"):
+        LayerProgram.parse(steps, ["video"], 5)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda tokens, kept: np.arange(kept + 1),
+        lambda tokens, kept: np.arange(kept)[::-1],
+        lambda tokens, kept: np.zeros(kept, int),
+        lambda tokens, kept: np.arange(kept) - 1,
+        lambda tokens, kept: np.arange(kept) + tokens,
+        lambda tokens, kept: np.arange(kept) + 0.5,
+        lambda tokens, kept: np.arange(tokens) < kept,
+        lambda tokens, kept: None,
+        lambda tokens, kept: 1 // 0,
+    ],
+)
+def test_drop_rules_that_choose_no_tokens_are_named(rule):
+    DROP_RULES.register("wrong", rule)
+    try:
+        program = LayerProgram.parse([{"after": 1, "drop": "video", "keep": 0.5, "rule": "wrong"}], ["video"], 5)
+        with pytest.raises(UserError, match="drop rule 'wrong'"):
+            plan_call(program, [12], [MediaTokens("video", np.arange(2, 10))])
+    finally:
+        DROP_RULES.unregister("wrong")
 
 
 def test_hidden_states_behind_a_drop_are_not_aligned():

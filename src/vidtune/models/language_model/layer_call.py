@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from transformers import Cache
 
+from vidtune.errors import UserError, foreign
 from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.processing.batch import on_device
 from vidtune.registry import DROP_RULES
@@ -85,7 +86,8 @@ class LayerCallPlan:
             position_ids: (1, L) or (axes, 1, L) positions of the tokens.
 
         Raises:
-            ValueError: a connector returns fewer levels than are to be added, or compact positions have several axes.
+            UserError: a connector returns another number of levels than are to be added.
+            ValueError: compact positions have several axes.
         """
         if self.program.is_compact and position_ids.dim() > 2:
             raise ValueError("layer_program: compact lowers positions of one axis; leave it out where they have more")
@@ -108,12 +110,17 @@ class LayerCallPlan:
         """Layer -> places (N,) and values (N, D) of all that is added after it."""
         found: dict[int, list[tuple[np.ndarray, Tensor]]] = {}
         for item in self.media:
-            for level, layer in enumerate(self.program.adds.get(item.stream, ())):
-                if item.levels is None or len(item.levels) <= level:
-                    raise ValueError(f"stream {item.stream!r}: its connector returns no level {level + 1} to add")
+            layers = self.program.adds.get(item.stream, ())
+            levels = () if item.levels is None else item.levels
+            if len(levels) != len(layers):
+                raise UserError(
+                    f"stream {item.stream!r}: its connector returns {len(levels)} levels to add, but the layer "
+                    f"program adds {len(layers)}; correct the connector or its add step in layer_program"
+                )
+            for level, layer in enumerate(layers):
                 kept = self.stages[self.program.stage_of(layer - 1)].kept
                 there = np.flatnonzero(np.isin(item.places, kept))
-                values = item.levels[level].index_select(0, on_device(there, item.levels.device))
+                values = levels[level].index_select(0, on_device(there, levels[level].device))
                 found.setdefault(layer, []).append((np.searchsorted(kept, item.places[there]), values))
         return {
             layer: (
@@ -158,6 +165,9 @@ def plan_call(
         lengths: number of tokens of each sequence of the call; the sequences stand one after another.
         media: the media among these tokens; each item is in one call as a whole.
         dropped: for each stage, the tokens of each sequence that earlier calls dropped; None: there was no such call.
+
+    Raises:
+        UserError: a drop rule raises, or returns what is no choice of so many tokens; names the rule.
     """
     owners = np.repeat(np.arange(len(lengths)), lengths)
     kept = np.arange(len(owners))
@@ -170,7 +180,7 @@ def plan_call(
                 count = max(1, int(len(item.places) * drop.keep))
                 if drop.after == boundary and item.stream in drop.streams and count < len(places[index]):
                     gone[places[index]] = True
-                    places[index] = places[index][DROP_RULES[drop.rule](len(places[index]), count)]
+                    places[index] = places[index][_chosen(drop.rule, len(places[index]), count)]
                     gone[places[index]] = False
         chosen = np.flatnonzero(~gone[kept])
         kept = kept[chosen]
@@ -183,6 +193,19 @@ def plan_call(
             shift = kept - np.arange(len(kept)) - missing[owners[kept]]
         stages.append(LayerRange(kept, chosen, counts.tolist(), shift))
     return LayerCallPlan(program, stages, media)
+
+
+def _chosen(rule: str, tokens: int, count: int) -> np.ndarray:
+    """Indices of the tokens that a drop rule keeps, checked. Shape: (count,)"""
+    choose = DROP_RULES[rule]
+    with foreign(f"drop rule {rule!r}"):
+        kept = choose(tokens, count)
+    if not isinstance(kept, np.ndarray) or kept.dtype.kind not in "iu" or kept.shape != (count,):
+        found = f"{kept.dtype} of shape {kept.shape}" if isinstance(kept, np.ndarray) else type(kept).__name__
+        raise UserError(f"drop rule {rule!r} returns {found}; expected an integer array of shape ({count},)")
+    if kept[0] < 0 or kept[-1] >= tokens or (kept[1:] <= kept[:-1]).any():
+        raise UserError(f"drop rule {rule!r} must return increasing indices from 0 to {tokens - 1}, each at most once")
+    return kept
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,10 @@ class LayerProgram:
             named = [step.pop("add")] if "add" in step else _listed(step.pop("drop", []))
             if not named or not set(named) <= set(streams):
                 raise ValueError(f"{where}: drop or add must name streams of {', '.join(sorted(streams))}")
-            if not layers or not all(isinstance(layer, int) and 0 < layer < num_layers for layer in layers):
+            if not layers or not all(type(layer) is int and 0 < layer < num_layers for layer in layers):
                 raise ValueError(f"{where}: after is {given.get('after')}; layers count from 1 to {num_layers - 1}")
+            if "add" in given and named[0] in adds:
+                raise ValueError(f"{where}: a second add of stream {named[0]!r}; name all its layers in one step")
             if "add" in given:
                 adds[named[0]] = tuple(layers)
             else:
@@ -114,11 +116,14 @@ class LayerProgram:
 def _drop(where: str, after: int, streams: Sequence[str], step: dict[str, Any]) -> Drop:
     """A step that drops tokens; takes its keys out of ``step``."""
     keep, rule = step.pop("keep", None), step.pop("rule", "uniform")
-    if not isinstance(keep, int | float) or not 0 < keep <= 1:
+    if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep <= 1:
         raise ValueError(f"{where}: keep is {keep!r}; expected a share above 0, at most 1")
     if rule not in DROP_RULES:
         raise ValueError(f"{where}: unknown drop rule {rule!r}; known: {', '.join(DROP_RULES)}")
-    return Drop(after, tuple(streams), keep, rule, bool(step.pop("compact", False)))
+    compact = step.pop("compact", False)
+    if not isinstance(compact, bool):
+        raise ValueError(f"{where}: compact is {compact!r}; expected true or false")
+    return Drop(after, tuple(streams), keep, rule, compact)
 
 
 def _listed(value: Any) -> list[Any]:
