@@ -69,7 +69,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
             _require_attribute(part, f"{self.kind} {name!r}")
             places[name] = (part, part.partition(".")[0].partition(":")[0])
         else:
-            self._require_type(part, f"{self.kind} {name!r}")
+            self._require_type(part, name, f"{self.kind} {name!r}")
             places[name] = ("", _registering_package())
             self.loaded[name] = part
 
@@ -95,14 +95,17 @@ class Registry(Mapping[str, Part], Generic[Part]):
             else:
                 yield name, part
 
-    def _require_type(self, part: object, what: str) -> None:
-        """Raise UserError for a part that is not of the registry's type."""
+    def _require_type(self, part: object, known_as: str, what: str) -> None:
+        """Raise UserError for a part that is not of the registry's type, or a system that calls itself otherwise."""
         if self.type_place is None:
             return
         module, _, name = self.type_place.partition(":")
         expected = getattr(import_module(module), name)
         if not isinstance(part, expected):
             raise UserError(f"{what}: is of type {type(part).__name__}; expected {self.type_place}")
+        if self.kind == "system" and getattr(part, "name", known_as) != known_as:
+            own = getattr(part, "name", None)
+            raise UserError(f"{what}: its System.name is {own!r}; register it under that name")
 
     def __getitem__(self, name: str) -> Part:
         if name not in self.loaded:
@@ -120,7 +123,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
                     raise
                 raise UserError(f"{what} cannot be loaded: {_one_line(error)}") from error
             if package != "vidtune":
-                self._require_type(part, what)
+                self._require_type(part, name, what)
             self.loaded[name] = part
         return self.loaded[name]
 

@@ -111,10 +111,13 @@ def test_a_whole_model_is_written_and_read_with_its_rows_and_tokens(trained, tmp
         load_checkpoint(tmp_path / "out")
 
 
-def test_rows_of_another_number_are_refused_with_file_and_both_shapes(trained, language_model, tmp_path):
+@pytest.mark.parametrize("number", [2, COUNT, COUNT + 2, COUNT + 4])
+def test_rows_of_another_number_are_refused_with_file_and_both_shapes(number, trained, language_model, tmp_path):
     save_checkpoint(trained, tmp_path / "out", "projector")
     file = tmp_path / "out/mm_projector.bin"
     held = torch.load(file, weights_only=True)
-    torch.save({**held, "model.embed_tokens.weight": torch.zeros(2, 32)}, file)
-    with pytest.raises(UserError, match=r"mm_projector.bin: .*added_tokens.input: shape \(2, 32\); expected 3 rows"):
+    torch.save({**held, "model.embed_tokens.weight": torch.zeros(number, 32)}, file)
+    with pytest.raises(
+        UserError, match=rf"mm_projector.bin: .*added_tokens.input: shape \({number}, 32\); expected 3 rows"
+    ):
         build_model(recipe(language_model, connectors={"visual": str(file)}))

@@ -18,16 +18,21 @@ def system_like(shipped: str, name: str, **publication: Any) -> Iterator[System]
     """
     model = SYSTEMS[shipped]
 
-    def build_config(*sizes: Any) -> Any:
-        config = model.architecture.build_config(*sizes)
-        config.system = name
-        return config
+    def renamed(make: Any) -> Any:
+        def build(*arguments: Any) -> Any:
+            config = make(*arguments)
+            config.system = name
+            return config
 
+        return make and build
+
+    changed = replace(model.publication, **publication)
+    formats = tuple(replace(format, read_config=renamed(format.read_config)) for format in changed.formats)
     system = replace(
         model,
         name=name,
-        architecture=replace(model.architecture, build_config=build_config),
-        publication=replace(model.publication, **publication),
+        architecture=replace(model.architecture, build_config=renamed(model.architecture.build_config)),
+        publication=replace(changed, formats=formats),
     )
     SYSTEMS.register(name, system)
     try:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from vidtune.checkpoints.composition import config_of, tokens_with_rows
+from vidtune.checkpoints.composition import config_of, rows_of_delta, tokens_with_rows, unreadable_config
 from vidtune.checkpoints.fill import (
     Dtypes,
     cast,
@@ -26,18 +26,19 @@ from vidtune.checkpoints.fill import (
     under_every_name,
 )
 from vidtune.checkpoints.lora.adapter_files import Adapter, official_name, read_adapter
-from vidtune.checkpoints.lora.added_rows import put_rows, with_new_rows
+from vidtune.checkpoints.lora.added_rows import put_rows, weights_with_rows, with_new_rows
 from vidtune.checkpoints.lora.bundle import OTHERS, SAMPLE, bundle_adapters, first_difference
 from vidtune.checkpoints.lora.merging import merge
 from vidtune.checkpoints.parts import generation
 from vidtune.checkpoints.parts.difference import add_difference
 from vidtune.checkpoints.parts.language_model import language_model_keys, read_text_config
-from vidtune.checkpoints.publication import KeyMap
+from vidtune.checkpoints.publication import CONFIG_ERRORS, KeyMap
 from vidtune.checkpoints.recognise import HOW, connector_format
 from vidtune.checkpoints.report import OURS, LoadReport, rename
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
+from vidtune.models.language_model.families import family_of
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
 from vidtune.registry import SYSTEMS
@@ -265,6 +266,7 @@ def _fill_parts(
         state: weights that are known already; a component that they hold is not read from its file.
         delta: differences to the language model.
     """
+    _require_buildable(config, source)
     known, paths = dict(state), {}
     rows: dict[Path, dict[str, Tensor]] = {}
     for part in source.children:
@@ -274,6 +276,7 @@ def _fill_parts(
         report = LoadReport(component)
         found = rename(part.weights, key_map(part), report)
         report.refuse_gaps(Path(part.place))
+        require_some(found, part)
         if part.kind == "language_model":
             found = whole_language_model(part, found, config, delta)
         # A file of several connectors gives only the one for which it is named.
@@ -298,6 +301,29 @@ def _fill_parts(
     return model
 
 
+def require_some(found: Mapping[str, object], part: Source) -> None:
+    """Raise UserError for a file without any weight of the component for which it is named."""
+    if not holds(found, part.component):
+        raise UserError(
+            f"{part.place}: holds no weights of {part.component} (of its {len(part.shapes)} keys); name the file or "
+            "folder that holds them"
+        )
+
+
+def _require_buildable(config: VideoLMConfig, source: Source) -> None:
+    """Raise UserError where no model can be built of a config, before any weight is read or drawn."""
+    where = source.part("language_model")
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            family_of(config.text_config).build(config.text_config)
+    except UserError:
+        raise
+    except CONFIG_ERRORS as error:
+        if where is not None:
+            raise unreadable_config(where.place, error) from None
+        raise UserError(f"language_model: {' '.join(str(error).split()) or type(error).__name__}") from None
+
+
 def whole_language_model(
     part: Source, found: dict[str, Tensor], config: VideoLMConfig, delta: "_Layer | None" = None
 ) -> dict[str, Tensor]:
@@ -306,11 +332,21 @@ def whole_language_model(
     if delta is not None:
         with torch.device("meta"):
             tied = tied_names(VideoLM(config))
+        _require_rows(delta, config)
         found = add_difference(under_every_name(found, tied, part.path), delta.difference, delta.source.path)
         rows = read_text_config(part).vocab_size  # what is longer in the differences was trained with them
         trained |= {text for text, id in config.added_tokens.items() if id >= rows}
         trained |= tokens_with_rows(delta.source, config.added_tokens) if delta.source.has_tokenizer else set()
     return with_new_rows(found, config, trained) if config.added_tokens else found
+
+
+def _require_rows(delta: "_Layer", config: VideoLMConfig) -> None:
+    """Raise UserError where the matrices of a delta have fewer rows than its own vocabulary."""
+    rows = rows_of_delta(delta.source) or 0
+    for name in weights_with_rows(config):
+        held = delta.difference.get(name)
+        if held is not None and len(held) < rows:
+            raise UserError(f"{delta.source.path}: {name}: {len(held)} rows, but vocab_size in its config is {rows}")
 
 
 def key_map(part: Source) -> KeyMap:

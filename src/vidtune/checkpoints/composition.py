@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from vidtune.checkpoints.files.folder import CheckpointFiles
-from vidtune.checkpoints.parts.language_model import read_text_config
+from vidtune.checkpoints.parts.language_model import read_text_config, require_causal
 from vidtune.checkpoints.parts.teachers import alignment_sizes
-from vidtune.checkpoints.publication import JsonDict
+from vidtune.checkpoints.publication import CONFIG_ERRORS, JsonDict, broken_system
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
@@ -20,18 +19,7 @@ from vidtune.processing.added_tokens import add_tokens, lacking_tokens, require_
 from vidtune.processing.tokenizing import load_tokenizer
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
-
-CONFIG_ERRORS = (
-    TypeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,  # RecursionError too
-    StrictDataclassError,
-)
-"""Errors that values of a wrong type or size in a config.json lead to."""
+from vidtune.spelling import suggestion
 
 
 def unreadable_config(where: str | Path, error: Exception) -> UserError:
@@ -81,6 +69,7 @@ def _published_config(source: Source) -> VideoLMConfig:
         config = source.format.read_config(source.config, dict(source.shapes))
     except CONFIG_ERRORS as error:
         raise unreadable_config(source.path, error) from None
+    _require_config(config, str(source.system), f"read_config of format {source.format.name}")
     tokens = SYSTEMS[config.system].dialect.added_tokens
     if tokens:
         tokenizer = load_tokenizer(source.path)
@@ -107,15 +96,23 @@ def _config_of_parts(
     towers = {}
     for name, spec in recipe.towers.items():
         part = source.part(f"towers.{name}")
-        towers[name] = spec if part is None else tower_sizes(system, name, part)
+        if part is not None and name in SYSTEMS[system].publication.towers:
+            towers[name] = tower_sizes(system, name, part)
+        elif not isinstance(spec, str):
+            towers[name] = spec
     connectors = {name: spec for name, spec in recipe.connectors.items() if isinstance(spec, dict)}
     added: dict[str, int] = {}
     if text_config is None:
         text_config = _text_config(source, recipe)
         if delta is not None:
-            text_config.vocab_size = max(text_config.vocab_size, delta.config.get("vocab_size") or 0)
+            text_config.vocab_size = max(text_config.vocab_size, rows_of_delta(delta) or 0)
         added = _add_tokens(recipe, text_config)
     config = _compose(system, text_config, towers, connectors)
+    _require_known(system, "tower", recipe.towers, config.towers)
+    _require_known(system, "connector", recipe.connectors, config.connectors)
+    for name, spec in recipe.towers.items():
+        if isinstance(spec, str):
+            SYSTEMS[system].publication.tower(name)
     config.added_tokens = added
     config.alignments = alignment_sizes(recipe, config)
     return config
@@ -126,13 +123,45 @@ def _compose(
 ) -> VideoLMConfig:
     try:
         config = SYSTEMS[system].architecture.build_config(text_config, towers, connectors)
+        _require_config(config, system, "build_config")
         for name in config.towers:
             config.tower(name)
         for name in config.connectors:
             config.connector(name)
+    except UserError:
+        raise
     except (ValueError, TypeError) as error:
-        raise UserError(f"system {system}: {error}") from None
+        raise UserError(f"system {system}: {' '.join(str(error).split())}") from None
+    except Exception as error:  # code of another package
+        raise broken_system(system, "build_config", error) from None
     return config
+
+
+def rows_of_delta(delta: Source) -> int | None:
+    """Return the length of the vocabulary that a delta names; None where it names none.
+
+    Raises:
+        UserError: ``vocab_size`` is no positive whole number.
+    """
+    rows = delta.config.get("vocab_size")
+    if rows is not None and (type(rows) is not int or rows <= 0):
+        raise UserError(f"{delta.path}: config.json: vocab_size is {rows!r}; expected a positive whole number")
+    return rows
+
+
+def _require_config(config: object, system: str, what: str) -> None:
+    """Raise UserError for what a system's own code built, where it is no config of that system."""
+    if not isinstance(config, VideoLMConfig):
+        raise UserError(f"system {system}: {what} returns {type(config).__name__}; expected a VideoLMConfig")
+    if config.system != system:
+        raise UserError(f"system {system}: {what} makes a config of system {config.system!r}; write system={system!r}")
+
+
+def _require_known(system: str, what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UserError for a tower or connector of a recipe that the system does not have."""
+    unknown = next((name for name in given if name not in known), None)
+    if unknown is not None:
+        raise UserError(f"{what}s: system {system} has no {what} {unknown!r}; {suggestion(unknown, known)}")
 
 
 def _text_config(source: Source, recipe: Recipe) -> PreTrainedConfig:
@@ -145,9 +174,11 @@ def _text_config(source: Source, recipe: Recipe) -> PreTrainedConfig:
     if sizes.setdefault("vocab_size", tokens) < tokens:
         raise UserError(f"language_model: vocab_size {sizes['vocab_size']} is less than the tokenizer's {tokens}")
     try:
-        return config_class(str(sizes.pop("model_type", "")))(**sizes)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"language_model: {str(error).splitlines()[0]}") from None
+        config = config_class(str(sizes.pop("model_type", "")))(**sizes)
+    except CONFIG_ERRORS as error:
+        raise UserError(f"language_model: {' '.join(str(error).split()) or type(error).__name__}") from None
+    require_causal(config, "language_model")
+    return config
 
 
 def _add_tokens(recipe: Recipe, text_config: PreTrainedConfig) -> dict[str, int]:
@@ -198,10 +229,10 @@ def tower_sizes(system: str, name: str, source: Source) -> JsonDict:
         settings, shapes = files.require_config(), {}
     try:
         return SYSTEMS[system].publication.tower(name).read_sizes(settings, shapes)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise UserError(f"{source.path}: {' '.join(str(error).split())}") from None
     except KeyError as error:
         raise UserError(f"{source.path}: does not tell {error}") from None
+    except CONFIG_ERRORS as error:
+        raise UserError(f"{source.path}: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
 def replace_tower(config: VideoLMConfig, tower: Source) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vidtune.checkpoints.composition import CONFIG_ERRORS, unreadable_config
+from vidtune.checkpoints.composition import unreadable_config
 from vidtune.checkpoints.files.quiet import without_progress_bar
+from vidtune.checkpoints.publication import CONFIG_ERRORS
 from vidtune.checkpoints.report import LoadReport
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig

@@ -6,10 +6,10 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerBase
 
-from vidtune.checkpoints.composition import CONFIG_ERRORS, recipe_tokenizer, require_tokens
+from vidtune.checkpoints.composition import recipe_tokenizer, require_tokens
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.hub import locate
-from vidtune.checkpoints.publication import PROCESSOR_FILES
+from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES, broken_system
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
 from vidtune.media.preprocessing.kinds import Preprocessing
@@ -131,9 +131,40 @@ def build_processor(
     Args:
         changed: stream -> preprocessing in the place of that of the system.
     """
+    preprocessing = preprocessing_of(config) | dict(changed or {})
+    try:
+        streams = _stream_settings(config, preprocessing)
+    except UserError:
+        raise
+    except Exception as error:  # code of another package
+        raise broken_system(config.system, "preprocessing or placeholders", error) from None
+    if isinstance(tokenizer, str | Path):
+        tokenizer = load_tokenizer(locate(str(tokenizer), weights=False))
+    _fit_tokenizer(tokenizer, config)
+    return VideoLMProcessor(tokenizer, config.system, streams)
+
+
+def preprocessing_of(config: VideoLMConfig) -> dict[str, Preprocessing]:
+    """Return the preprocessing of each stream as the system prescribes it.
+
+    Raises:
+        UserError: the system's function fails, or leaves a stream out.
+    """
+    try:
+        found = dict(SYSTEMS[config.system].architecture.preprocessing(config))
+    except UserError:
+        raise
+    except Exception as error:  # code of another package
+        raise broken_system(config.system, "preprocessing", error) from None
+    lacking = [name for name in config.streams if name not in found]
+    if lacking:
+        raise UserError(f"system {config.system}: preprocessing gives nothing for stream {lacking[0]!r}")
+    return found
+
+
+def _stream_settings(config: VideoLMConfig, preprocessing: Mapping[str, Preprocessing]) -> dict[str, StreamSettings]:
     system = SYSTEMS[config.system]
-    preprocessing = {**system.architecture.preprocessing(config), **(changed or {})}
-    streams = {
+    return {
         name: StreamSettings(
             preprocessing=preprocessing[name],
             placeholder_id=placeholder,
@@ -145,10 +176,6 @@ def build_processor(
         )
         for name, placeholder in config.placeholder_ids.items()
     }
-    if isinstance(tokenizer, str | Path):
-        tokenizer = load_tokenizer(locate(str(tokenizer), weights=False))
-    _fit_tokenizer(tokenizer, config)
-    return VideoLMProcessor(tokenizer, config.system, streams)
 
 
 def recipe_processor(recipe: Recipe, config: VideoLMConfig) -> VideoLMProcessor:

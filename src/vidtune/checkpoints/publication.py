@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
 from vidtune.errors import UserError
@@ -20,6 +21,17 @@ State = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 """Names under which transformers saves the settings of a processor."""
+CONFIG_ERRORS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,  # RecursionError too
+    StrictDataclassError,
+)
+"""Errors that values of a wrong type or size in a config.json lead to."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,11 @@ class TowerFile:
 
     keys: KeyMap
     read_sizes: Callable[[JsonDict, Mapping[str, tuple[int, ...]]], JsonDict]
+
+
+def broken_system(system: str, what: str, error: Exception) -> UserError:
+    """Return the error to raise where a function of a system fails."""
+    return UserError(f"system {system}: {what} fails: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _rename(key: str, prefixes: Iterable[tuple[str, str]]) -> str | None:

@@ -4,6 +4,7 @@ Only :func:`recognise` calls itself: for the base of a bundle, for what a LoRA r
 recipe. Every file is opened once for all of them.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from vidtune.checkpoints.files.hub import pinned
 from vidtune.checkpoints.files.tensors import SINGLE_NAMES
 from vidtune.checkpoints.lora.adapter_files import CONFIG_NAME, TRAINABLE_NAMES, official_name
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, MANIFEST, read_manifest
-from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, NamedParts, Shapes
+from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, NamedParts, Shapes, broken_system
 from vidtune.checkpoints.report import OURS
 from vidtune.checkpoints.source import NEEDS_BASE, Kind, Source
 from vidtune.errors import UserError
@@ -253,7 +254,7 @@ def _bottom(place: str, above: Sequence[Source], opened: Opened) -> _Below:
         raise UserError(f"{misplaced}: holds differences to a language model; name it directly after that one")
     if found is not None and found.kind in NEEDS_BASE:
         raise UserError(f"{place}: holds no language model, which has to be the first; name it {HOW}")
-    if found is not None or _is_video_model(files, system):
+    if found is not None or is_video_model(files, system):
         if lowest.kind == "delta":
             raise UserError(
                 f"{lowest.path}: holds differences to a language model, but {place} is a whole model; name the "
@@ -274,15 +275,20 @@ def _bottom(place: str, above: Sequence[Source], opened: Opened) -> _Below:
 
 def _named_parts(source: Source) -> NamedParts:
     try:
-        return SYSTEMS[str(source.system)].publication.named_parts(source.config)
+        named = SYSTEMS[str(source.system)].publication.named_parts(source.config)
     except ValueError as error:
         raise UserError(f"{source.path}: {error}") from None
+    except Exception as error:  # code of another package
+        raise broken_system(str(source.system), "named_parts", error) from None
+    if not isinstance(named, NamedParts):
+        raise UserError(f"system {source.system}: named_parts returns {type(named).__name__}; expected NamedParts")
+    return named
 
 
 def _below_bundle(source: Source, given: str | None, towers: Mapping[str, str], opened: Opened) -> _Below:
     """The base of a bundle at the place where it is now."""
     assert source.manifest is not None
-    named_language_model = given is not None and not _is_video_model(_open(given, opened), str(source.system))
+    named_language_model = given is not None and not is_video_model(_open(given, opened), str(source.system))
     base = source.manifest.base
     if base.parts is not None:
         base = base.model_copy(update={"parts": _with_places(base.parts, towers)[0]})
@@ -302,8 +308,8 @@ def _identified(files: CheckpointFiles, system: str | None = None) -> Source | N
         return None
 
 
-def _is_video_model(files: CheckpointFiles, system: str) -> bool:
-    """Whether these are the files of a video language model, of this system or of another one."""
+def is_video_model(files: CheckpointFiles, system: str | None = None) -> bool:
+    """Return whether these are the files of a video language model, of this system or of another one."""
     return _identified(files, system) is not None or _identified(files) is not None
 
 
@@ -325,7 +331,14 @@ def find_format(
     claims = {}
     for name, known in [(system, SYSTEMS[system])] if system else SYSTEMS.usable():
         formats = (format for format in known.publication.formats if format.adapter == adapter)
-        claim = next((format for format in formats if format.matches(config, shapes)), None)
+        try:
+            claim = next((format for format in formats if format.matches(config, shapes)), None)
+        except Exception as error:  # code of another package
+            broken = broken_system(name, "matches of a format", error)
+            if system:
+                raise broken from None
+            warnings.warn(f"{broken}; it is left out", stacklevel=2)
+            continue
         if claim is not None:
             claims[name] = claim
     if len(claims) > 1:
@@ -345,7 +358,10 @@ def connector_format(part: Source) -> CheckpointFormat:
     """
     known = SYSTEMS[str(part.system)].publication.formats
     partial = [format for format in known if format.holds_connectors_alone]
-    found = [format for format in partial if format.matches(part.config, part.shapes)]
+    try:
+        found = [format for format in partial if format.matches(part.config, part.shapes)]
+    except Exception as error:  # code of another package
+        raise broken_system(str(part.system), "matches of a format", error) from None
     if not found and len(partial) != 1:
         names = ", ".join(format.name for format in partial) or "it has none"
         raise UserError(f"{part.path}: no file of connectors of system {part.system} (formats: {names})")

@@ -12,11 +12,11 @@ from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.files.tensors import write_state
 from vidtune.checkpoints.fill import under_every_name
 from vidtune.checkpoints.load import Checkpoint
-from vidtune.checkpoints.lora.added_rows import rows_of
+from vidtune.checkpoints.lora.added_rows import rows_of, weights_with_rows
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL
 from vidtune.checkpoints.parts.difference import difference_to
 from vidtune.checkpoints.publication import CheckpointFormat
-from vidtune.checkpoints.recognise import recognise
+from vidtune.checkpoints.recognise import is_video_model, recognise
 from vidtune.checkpoints.report import OURS, LoadReport, rename
 from vidtune.checkpoints.source import Source
 from vidtune.checkpoints.write_lora_run import write_lora_run
@@ -88,11 +88,14 @@ def _difference(checkpoint: Checkpoint, base: str | None) -> dict[str, Tensor]:
         part = checkpoint.source.in_order()[0].part(LANGUAGE_MODEL) if checkpoint.source is not None else None
     if part is None:
         raise UserError("name the language model from which the differences are counted: --difference-from BASE")
+    if part.files is not None and is_video_model(part.files):
+        raise UserError(f"{part.place}: is a whole video model; name the language model alone")
     report = LoadReport(LANGUAGE_MODEL)
     found = rename(part.weights, key_map(part), report)
     report.refuse_gaps(part.path)
     model = checkpoint.model
-    return difference_to(under_every_name(found, tied_names(model)), model.state_dict(), part.path)
+    whole = under_every_name(found, tied_names(model), part.path)
+    return difference_to(whole, model.state_dict(), weights_with_rows(model.config), part.path)
 
 
 def export_state(

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import LlamaConfig
 
 from vidtune.checkpoints.build import build_config, tower_of_recipe
+from vidtune.checkpoints.fit_processor import preprocessing_of
 from vidtune.errors import UserError
 from vidtune.features.cache import TORCH_DTYPES, FeatureCache
 from vidtune.features.collection import CollectionSpec
@@ -65,7 +66,7 @@ def named_extraction(names: Sequence[str], store: Path, dtype: str, device: torc
         towers[tower] = found
     recipe = Recipe.model_validate({"system": system.name, "language_model": "none", "towers": towers})
     config = build_config(recipe, text_config)
-    preprocessing, identities = system.architecture.preprocessing(config), MediaIdentities()
+    preprocessing, identities = preprocessing_of(config), MediaIdentities()
     built = {name: frozen(tower_of_recipe(recipe, name, config), TORCH_DTYPES[dtype], device) for name in towers}
     found_streams = {}
     for stream in wanted:

@@ -32,11 +32,9 @@ def with_new_rows(state: Mapping[str, Tensor], config: VideoLMConfig, has_rows: 
         has_rows: tokens whose rows in the file were trained.
     """
     tokens = SYSTEMS[config.system].dialect.added_tokens
-    with torch.device("meta"):
-        language_model = family_of(config.text_config).build(config.text_config)
     rows = config.text_config.vocab_size
     grown = dict(state)
-    for name in (f"language_model.{name}" for name in _weights_with_rows(language_model)):
+    for name in weights_with_rows(config):
         old = grown.get(name)
         if old is None:
             continue
@@ -63,11 +61,14 @@ def _start(token: AddedToken, mean: Tensor, place: str) -> Tensor:
     return LINEAR_STD * torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _weights_with_rows(language_model: PreTrainedModel) -> list[str]:
-    """Names of the weights of a language model that have a row for each token."""
+def weights_with_rows(config: VideoLMConfig) -> list[str]:
+    """Return our names of the weights of a model's language model that have a row for each token."""
+    with torch.device("meta"):
+        language_model: PreTrainedModel = family_of(config.text_config).build(config.text_config)
     layers = (language_model.get_input_embeddings(), language_model.get_output_embeddings())
     wanted = {id(weight) for layer in layers if layer is not None for weight in layer.parameters()}
-    return [name for name, weight in language_model.named_parameters(remove_duplicate=False) if id(weight) in wanted]
+    named = language_model.named_parameters(remove_duplicate=False)
+    return [f"language_model.{name}" for name, weight in named if id(weight) in wanted]
 
 
 def split_rows(model: VideoLM) -> None:
@@ -99,19 +100,20 @@ def put_rows(model: VideoLM, found: Mapping[str, Tensor], where: str | Path) -> 
 
     Args:
         found: rows by the names of their component; only these rows, (A, D), or whole matrices, (V, D), of which the
-            other rows are left out.
+            other rows are left out. A whole matrix may end with the last added token, before spare rows.
         where: path for error messages.
 
     Raises:
         UserError: the model has no such tokens, or rows of another number or width.
     """
     parameters, places = dict(model.named_parameters(remove_duplicate=False)), row_places(model)
+    last = max(model.config.added_tokens.values(), default=-1)
     for key, rows in found.items():
         if key not in places:
             raise UserError(f"{where}: holds {key}, but the model of system {model.config.system} has no such rows")
         (name, *_), ids = places[key]
         weight = parameters[name]
-        if rows.ndim == 2 and len(rows) > max(len(ids), ids[-1]):
+        if rows.ndim == 2 and len(rows) != len(ids) and len(rows) in (len(weight), last + 1):
             rows = rows[ids]
         if rows.shape != (len(ids), weight.shape[1]):
             raise UserError(

@@ -3,7 +3,7 @@
 A vocabulary may be longer than that of the base: the first rows are added, the new ones are taken as they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -25,12 +25,28 @@ def add_difference(base: Mapping[str, Tensor], difference: Mapping[str, Tensor],
     return {**difference, **_combined(difference, base, 1, where)}
 
 
-def difference_to(base: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+def difference_to(
+    base: Mapping[str, Tensor], weights: Mapping[str, Tensor], with_rows: Collection[str], where: Path
+) -> dict[str, Tensor]:
     """Return the differences of weights to those of a base, the inverse of :func:`add_difference` but for rounding.
 
+    Args:
+        weights: those of the language model and others, which are returned as they are.
+        with_rows: names of the matrices with a row for each token, which may be longer than in the base.
+
     Raises:
-        UserError: as in :func:`add_difference`; ``where`` is the path of the base.
+        UserError: the base has other weights, or weights of another shape; ``where`` is its path.
     """
+    for name, tensor in weights.items():
+        if not name.startswith("language_model."):
+            continue
+        if name not in base:
+            raise UserError(f"{where}: {name}: the base lacks it; name the right base")
+        if name not in with_rows and tensor.shape != base[name].shape:
+            raise UserError(
+                f"{where}: {name}: shape {tuple(tensor.shape)} in the model, {tuple(base[name].shape)} in the base; "
+                "name the right base"
+            )
     return {**weights, **_combined(weights, base, -1, where)}
 
 

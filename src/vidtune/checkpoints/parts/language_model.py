@@ -1,11 +1,13 @@
 """The language model in a folder: alone, or inside a published model of images and text."""
 
 from transformers import PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from vidtune.checkpoints.publication import KeyMap
+from vidtune.checkpoints.publication import CONFIG_ERRORS, KeyMap
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
 from vidtune.models.language_model.families import config_class, family_of
+from vidtune.registry import LANGUAGE_MODELS
 
 _IGNORED = (r".*\.rotary_emb\.inv_freq$",)
 _INSIDE = (("language_model.", ""), ("model.language_model.", "model."), ("lm_head.", "lm_head."))
@@ -17,14 +19,22 @@ def read_text_config(source: Source) -> PreTrainedConfig:
     """Return the config of a language model, alone or inside another model. Raises UserError where there is none."""
     try:
         whole = _whole_config(source)
-    except (OSError, ValueError, UserError) as error:
-        raise UserError(f"{source.place}: holds no language model ({str(error).splitlines()[0]})") from None
-    text = whole.get_text_config(decoder=True)
+        text = whole.get_text_config(decoder=True)
+    except (OSError, UserError, *CONFIG_ERRORS) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(f"{source.place}: holds no language model ({reason})") from None
     if not hasattr(text, "vocab_size"):
         raise UserError(f"{source.place}: holds no language model (a {text.model_type} has no vocabulary)")
     if text is not whole and source.files is not None:
         text.tie_word_embeddings = source.files.config.get("tie_word_embeddings", text.tie_word_embeddings)
     return text
+
+
+def require_causal(config: PreTrainedConfig, where: str) -> None:
+    """Raise UserError where transformers has no causal language model of this type, and no package registered one."""
+    kind = config.model_type
+    if kind not in LANGUAGE_MODELS and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"{where}: a {kind} is no causal language model; take a model_type such as llama or qwen2")
 
 
 def language_model_keys(source: Source) -> KeyMap:
