@@ -184,6 +184,8 @@ def require_packages(packages: Mapping[str, str]) -> None:
         if registry is None or part.removeprefix(f"{registry.kind} ") in registry:
             continue
         name, _, number = package.partition(" ")
+        if not name:
+            raise UserError(f"{part} is of a package whose name was not saved, and is not here: import that package")
         how = f"pip install {name}=={number}" if number else f"import {name}, which registers it"
         raise UserError(f"{part} is of the package {name}, which is not here: {how}")
 
@@ -244,19 +246,39 @@ LANGUAGE_MODELS: "Registry[Family]" = Registry(
 )
 PREPROCESSING: Registry[type] = Registry("preprocessing", "vidtune.media.preprocessing", "vidtune.preprocessing")
 SAMPLING_RULES: "Registry[SamplingRule]" = Registry(
-    "frame sampling rule", "vidtune.media.preprocessing.frame_sampling", "vidtune.rules", "sampling."
+    "frame sampling rule",
+    "vidtune.media.preprocessing.frame_sampling",
+    "vidtune.rules",
+    "sampling.",
+    "vidtune.media.preprocessing.frame_sampling:SamplingRule",
 )
 RESIZE_RULES: "Registry[ResizeRule]" = Registry(
-    "resize rule", "vidtune.media.preprocessing.resize_rules", "vidtune.rules", "resize."
+    "resize rule",
+    "vidtune.media.preprocessing.resize_rules",
+    "vidtune.rules",
+    "resize.",
+    "vidtune.media.preprocessing.resize_rules:ResizeRule",
 )
 DROP_RULES: "Registry[DropRule]" = Registry(
-    "drop rule", "vidtune.models.language_model.layer_program", "vidtune.rules", "drop."
+    "drop rule",
+    "vidtune.models.language_model.layer_program",
+    "vidtune.rules",
+    "drop.",
+    "collections.abc:Callable",
 )
-TIME_RULES: "Registry[TimeRule]" = Registry("rule for times", "vidtune.processing.times", "vidtune.rules", "times.")
+TIME_RULES: "Registry[TimeRule]" = Registry(
+    "rule for times", "vidtune.processing.times", "vidtune.rules", "times.", "vidtune.processing.times:TimeRule"
+)
 POSITION_RULES: "Registry[PositionRule]" = Registry(
-    "position rule", "vidtune.processing.positions", "vidtune.rules", "positions."
+    "position rule",
+    "vidtune.processing.positions",
+    "vidtune.rules",
+    "positions.",
+    "collections.abc:Callable",
 )
-ORDER_RULES: "Registry[OrderRule]" = Registry("order rule", "vidtune.planning", "vidtune.rules", "order.")
+ORDER_RULES: "Registry[OrderRule]" = Registry(
+    "order rule", "vidtune.planning", "vidtune.rules", "order.", "vidtune.planning.order:OrderRule"
+)
 
 REGISTRIES: tuple[Registry[Any], ...] = (
     SYSTEMS,

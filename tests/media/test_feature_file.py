@@ -76,7 +76,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_nothing_runs(tmp_path,
     ("name", "content", "reason"),
     [
         ("list.pkl", pickle.dumps([1.0, 2.0]), "holds list where one array"),
-        ("object.pkl", pickle.dumps(np.array([{}], dtype=object)), "holds ndarray where one array"),
+        ("object.pkl", pickle.dumps(np.array([{}], dtype=object)), "holds values of type object"),
         ("cut.npy", b"\x93NUMPY\x01\x00", "is not a file of features"),
         ("cut.safetensors", b"\xff" * 20, "is not a file of features"),
         ("cut.pt", b"PK\x03\x04 nothing", "is not a file of features"),
@@ -108,3 +108,24 @@ def test_the_pool_reads_features_as_they_are(tmp_path):
     with MediaPool(1, 30.0) as pool:
         [result] = pool.load([LoadJob(path, VideoPreprocessing())])
     np.testing.assert_array_equal(result.array, VALUES)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300, 1j])
+def test_values_that_are_no_finite_real_numbers_are_refused(tmp_path, value):
+    np.save(tmp_path / "a.npy", np.full((2, 3), value))
+    with pytest.raises(MediaError, match=r"not finite|real numbers"):
+        read_features(str(tmp_path / "a.npy"))
+
+
+@pytest.mark.parametrize("kind", ["sparse", "quantised", "meta"])
+def test_tensors_that_are_not_plain_are_refused(tmp_path, kind):
+    tensor = torch.ones(2, 3)
+    made = {
+        "sparse": tensor.to_sparse,
+        "quantised": lambda: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+        "meta": lambda: tensor.to("meta"),
+    }[kind]()
+    torch.save(made, tmp_path / "a.pt")
+    with pytest.raises(MediaError) as error:
+        read_features(str(tmp_path / "a.pt"))
+    assert "\n" not in str(error.value) and "\x1b" not in str(error.value)

@@ -67,3 +67,15 @@ def test_a_registered_rule_orders_the_samples_and_recipes_may_name_it() -> None:
         ORDER_RULES.unregister("loses")
     with pytest.raises(ValueError, match="unknown order rule; did you mean 'shuffled'"):
         Stage.model_validate({**stage, "order": "shufled"})
+
+
+@pytest.mark.parametrize("found", [None, [0.0, 1.0, 2.0], [[0], [1, 2]], [0, 0, 1]])
+def test_a_rule_that_gives_no_order_is_named(found: object) -> None:
+    vidtune.register_rule("order.wrong", OrderRule(lambda lengths, size, draw: found))  # type: ignore[arg-type,return-value]
+    try:
+        with pytest.raises(UserError, match="order 'wrong'"):
+            epoch_order("wrong", np.ones(3), fingerprint="", seed=0, epoch=0, global_batch_size=1)
+    finally:
+        ORDER_RULES.unregister("wrong")
+    with pytest.raises(UserError, match=r"expected vidtune\.planning\.order:OrderRule"):
+        vidtune.register_rule("order.wrong", len)

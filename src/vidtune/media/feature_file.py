@@ -4,6 +4,7 @@ Legend: N tokens, C tower width. Some features have one or two dimensions more, 
 """
 
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from vidtune.errors import MediaError
 from vidtune.media.first_look import check_file, media_errors
 
 FEATURE_SUFFIXES = (".npy", ".pt", ".pkl", ".safetensors")
 MAX_DIMENSIONS = 4
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # The functions that a pickled numpy array needs, under the old and the new module names of numpy.
 _PICKLED = {
     (f"numpy.{core}.{module}", name)
@@ -51,18 +53,31 @@ def read_features(path: str) -> np.ndarray:
 
     Shape: -> float16 or float32 (N, C) or longer
     Raises:
-        MediaError: missing, damaged, not one array of numbers with one to four dimensions, or a pickle that holds
-            anything else. Code in a pickle is never executed.
+        MediaError: missing, damaged, not one array of finite real numbers with one to four dimensions, or a
+            pickle that holds anything else. Code in a pickle is never executed.
     """
     with _readable(path):
         value = _load(path)
     if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    if not isinstance(value, np.ndarray) or not np.issubdtype(value.dtype, np.number):
+        value = _plain(path, value)
+    if not isinstance(value, np.ndarray):
         raise MediaError(path, f"holds {type(value).__name__} where one array of features is expected")
+    if not np.issubdtype(value.dtype, np.number) or np.iscomplexobj(value):
+        raise MediaError(path, f"holds values of type {value.dtype} where real numbers are expected")
     value = value.reshape(_checked(path, value.shape))
-    return value if value.dtype in (np.float16, np.float32) else value.astype(np.float32)
+    if value.dtype not in (np.float16, np.float32):
+        with np.errstate(over="ignore"):
+            value = value.astype(np.float32)
+    if not np.isfinite(value).all():
+        raise MediaError(path, "holds values that are not finite in float32 (NaN, infinity or too large)")
+    return value
+
+
+def _plain(path: str, value: torch.Tensor) -> np.ndarray:
+    if value.is_nested or value.is_meta or value.is_quantized or value.layout != torch.strided:
+        raise MediaError(path, "holds a sparse, quantised, nested or empty (meta) tensor; save a plain one")
+    value = value.detach().cpu().resolve_conj().resolve_neg()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 
 def _load(path: str) -> Any:
@@ -104,6 +119,8 @@ def _readable(path: str) -> Iterator[None]:
         check_file(path)
         try:
             yield
-        except (ValueError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError, KeyError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+        except (MediaError, OSError):
+            raise
+        except Exception as error:  # readers of damaged files and torch raise errors of many types
+            reason = _COLOURS.sub("", next(iter(str(error).splitlines()), type(error).__name__))
             raise MediaError(path, f"is not a file of features ({reason})") from None

@@ -52,7 +52,17 @@ def epoch_order(
     Raises:
         UserError: unknown rule, or a rule that does not return every sample once.
     """
-    found = np.asarray(ORDER_RULES[rule].order(lengths, global_batch_size, (fingerprint, seed, epoch)))
+    try:
+        found = np.asarray(ORDER_RULES[rule].order(lengths, global_batch_size, (fingerprint, seed, epoch)))
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"order {rule!r}: fails ({reason})") from error
+    if len(lengths) and (found.ndim != 1 or not np.issubdtype(found.dtype, np.integer)):
+        raise UserError(
+            f"order {rule!r}: gives {found.dtype} {found.shape}; expected a row of sample indices (integers)"
+        )
     if not np.array_equal(np.sort(found), np.arange(len(lengths))):
         raise UserError(f"order {rule!r}: does not return each of the {len(lengths)} samples once")
     return found

@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from vidtune.errors import UserError
 
+TokenStart = Literal["mean", "zeros", "normal"]
+
 
 @dataclass(frozen=True)
 class AddedToken:
@@ -25,7 +27,7 @@ class AddedToken:
 
     text: str
     special: bool = True
-    start: Literal["mean", "zeros", "normal"] = "mean"
+    start: TokenStart = "mean"
     predicted: bool = False
 
 

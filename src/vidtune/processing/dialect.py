@@ -1,11 +1,15 @@
 """Dialect of a system: its prompt formats, how it writes moments, which streams read the same file, limits."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
-from vidtune.processing.added_tokens import AddedToken
+from vidtune.errors import UserError
+from vidtune.processing.added_tokens import AddedToken, TokenStart
 from vidtune.processing.layout import Layout
 from vidtune.processing.prompts.format import PromptFormat
+from vidtune.registry import TIME_RULES
+from vidtune.spelling import suggestion
 
 
 @dataclass(frozen=True)
@@ -35,3 +39,31 @@ class Dialect:
     times: str | None = None
     positions: str = "sequential"
     added_tokens: tuple[AddedToken, ...] = ()
+
+
+def check_dialect(dialect: Dialect, streams: Collection[str], system: str) -> None:
+    """Raise UserError, in one line, for a dialect that cannot be used; layouts are checked by `check_layouts`.
+
+    Args:
+        streams: names of the streams of the system.
+        system: name of the system, for the message.
+    """
+    where = f"system {system}"
+    for name, prompt in dialect.prompts.items():
+        if not isinstance(prompt, PromptFormat):
+            raise UserError(f"{where}: prompt format {name!r} is of type {type(prompt).__name__}; give a PromptFormat")
+    if dialect.times is not None and dialect.times not in TIME_RULES:
+        raise UserError(f"{where}: times {dialect.times!r} is no rule; {suggestion(str(dialect.times), TIME_RULES)}")
+    if unknown := next((stream for stream in dialect.max_media if stream not in streams), None):
+        raise UserError(f"{where}: max_media: no stream {unknown!r}; {suggestion(unknown, streams)}")
+    seen: set[str] = set()
+    for token in dialect.added_tokens:
+        if not token.text.strip():
+            raise UserError(f"{where}: added token {token.text!r} is blank")
+        if token.text in seen:
+            raise UserError(f"{where}: added token {token.text!r} is listed twice")
+        if token.text.removeprefix("<").removesuffix(">") in streams and token.text.startswith("<"):
+            raise UserError(f"{where}: added token {token.text!r} is the tag of a stream; choose another text")
+        if token.start not in get_args(TokenStart):
+            raise UserError(f"{where}: added token {token.text!r}: start {token.start!r}; write mean, zeros or normal")
+        seen.add(token.text)

@@ -198,6 +198,7 @@ def check_layouts(
     """
     for stream, layout in layouts.items():
         where = f"system {system}: layout of {stream!r}"
+        _check_types(where, layout)
         named = [segment.stream or stream for segment in layout if isinstance(segment, Tokens)]
         for name in (stream, *named):
             if name not in streams:
@@ -215,12 +216,30 @@ def check_layouts(
             raise UserError(f"{where}: it tells of frames, but its preprocessing {preprocessing.kind!r} takes none")
 
 
+def _check_types(where: str, layout: object) -> None:
+    """Raise UserError unless a layout is a tuple of texts and Tokens whose fields are of their types."""
+    if not isinstance(layout, tuple):
+        raise UserError(f"{where}: is {layout!r}; write a tuple of texts and Tokens, such as (Tokens(),)")
+    for segment in layout:
+        if not isinstance(segment, str | Tokens):
+            raise UserError(f"{where}: holds {segment!r}; write texts and Tokens")
+        if not isinstance(segment, Tokens):
+            continue
+        number = segment.frames
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise UserError(f"{where}: frames of Tokens is {number!r}; write a whole number, 0 or more")
+        if not all(isinstance(text, str) for text in (segment.before, segment.after, segment.stream or "")):
+            raise UserError(f"{where}: {segment!r}: stream, before and after are texts")
+
+
 def _check_segment(where: str, segment: str | Tokens, streams: Collection[str]) -> None:
     in_groups = isinstance(segment, Tokens) and segment.frames > 0
     known = {**_FACTS, **(_GROUP_FACTS if in_groups else {})}
     for text in _texts(segment):
         try:
             unknown = next((field for field in _fields(text) if field not in known), None)
+            if any("{" in (spec or "") for _, _, spec, _ in Formatter().parse(text)):
+                raise ValueError("a format may hold no field of its own")
             if unknown is None:
                 text.format(**known)
         except (ValueError, TypeError, LookupError, AttributeError) as error:

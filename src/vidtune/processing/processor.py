@@ -16,6 +16,7 @@ from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.worker import Loaded, LoadJob, execute
 from vidtune.processing.batch import Example, Item, MediaSlot
+from vidtune.processing.dialect import check_dialect
 from vidtune.processing.layout import Layout, check_layouts, needs_metadata, runs_of
 from vidtune.processing.plain_inputs import padded_left, share_media
 from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
@@ -70,6 +71,7 @@ class VideoLMProcessor(ProcessorMixin):
         self.streams = {name: StreamSettings.model_validate(settings) for name, settings in streams.items()}
         lowest_placeholder = min((settings.placeholder_id for settings in self.streams.values()), default=None)
         self.chunk_tokenizer = ChunkTokenizer(tokenizer, legacy, num_rows=lowest_placeholder)
+        check_dialect(SYSTEMS[system].dialect, self.streams, system)
         if self.layouts:
             check_layouts(self.layouts, self.streams, self.companions, system)
         super().__init__(tokenizer, chat_template=chat_template)
@@ -147,9 +149,7 @@ class VideoLMProcessor(ProcessorMixin):
             except ValueError as error:
                 raise UserError(f"media.{name}: {' '.join(str(error).split())}") from error
             if not set(new.output_shapes()) <= set(old.output_shapes()):
-                raise UserError(
-                    f"media.{name}: the model takes {old.output_shape()} but this gives {new.output_shape()}"
-                )
+                raise UserError(f"media.{name}: the model takes {_shapes(old)} but this gives {_shapes(new)}")
             streams[name] = streams[name].model_copy(update={"preprocessing": new})
         changed = copy(self)
         changed.streams = streams
@@ -406,6 +406,12 @@ class VideoLMProcessor(ProcessorMixin):
                 raise SampleProblem(
                     "too many media", f"{streams.count(stream)} {stream} files where {most} are allowed"
                 )
+
+
+def _shapes(preprocessing: Preprocessing) -> str:
+    """The shapes that preprocessing may give, shortest first."""
+    first, *others = sorted(preprocessing.output_shapes())
+    return f"{first} to {others[-1]}" if others else f"{first}"
 
 
 def _parts(preprocessing: Preprocessing) -> list[tuple[Registry[Any], str]]:

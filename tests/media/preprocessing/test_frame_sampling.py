@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vidtune.media.preprocessing.frame_sampling import frame_indices
+from vidtune.errors import UserError
+from vidtune.media.preprocessing.frame_sampling import SamplingRule, frame_indices
 from vidtune.registry import SAMPLING_RULES
 
 PARITY = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parents[2] / "parity" / "fixtures"))
@@ -43,3 +44,13 @@ def test_an_unknown_rule_is_named_with_the_known_ones() -> None:
 def test_an_empty_clip_is_refused() -> None:
     with pytest.raises(ValueError, match="from 0"):
         frame_indices("linspace", 0, 8)
+
+
+@pytest.mark.parametrize("found", [None, [], [0, 1], [2, 1, 0], [0, 1, 9], [-1, 0, 1], [0, 1, float("nan")], 3])
+def test_a_rule_that_gives_no_indices_is_named(found: object) -> None:
+    SAMPLING_RULES.register("wrong", SamplingRule(lambda total, count, fps: found))  # type: ignore[arg-type,return-value]
+    try:
+        with pytest.raises(UserError, match="frame sampling rule 'wrong'"):
+            frame_indices("wrong", 9, 3)
+    finally:
+        SAMPLING_RULES.unregister("wrong")

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import vidtune
+from vidtune.errors import UserError
 from vidtune.media.preprocessing.resize_rules import ResizeRule
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.registry import RESIZE_RULES
@@ -43,7 +44,27 @@ def test_an_unknown_rule_and_a_wrong_shape_are_refused():
         VideoPreprocessing(resize="cropp")
     vidtune.register_rule("resize.wrong", ResizeRule(lambda pixels, settings: torch.zeros(3, 1, 5, 5)))
     try:
-        with pytest.raises(ValueError, match=r"'wrong' gives shape \(3, 1, 5, 5\); expected \(3, 1, 4, 4\)"):
+        with pytest.raises(UserError, match=r"'wrong': gives shape \(3, 1, 5, 5\); expected \(3, 1, 4, 4\)"):
+            ImagePreprocessing(size=4, resize="wrong").apply(np.zeros((9, 9, 3), np.uint8))
+    finally:
+        RESIZE_RULES.unregister("wrong")
+
+
+@pytest.mark.parametrize(
+    "resize",
+    [
+        lambda pixels, settings: None,
+        lambda pixels, settings: np.zeros((3, 1, 4, 4), np.float32),
+        lambda pixels, settings: torch.full((3, 1, 4, 4), 255.0),
+        lambda pixels, settings: torch.full((3, 1, 4, 4), torch.nan),
+        lambda pixels, settings: torch.zeros(3, 1, 4, 4, dtype=torch.float64),
+        lambda pixels, settings: pixels.no_such_thing,
+    ],
+)
+def test_a_rule_that_gives_no_pixels_is_named(resize):
+    vidtune.register_rule("resize.wrong", ResizeRule(resize))
+    try:
+        with pytest.raises(UserError, match="resize rule 'wrong'"):
             ImagePreprocessing(size=4, resize="wrong").apply(np.zeros((9, 9, 3), np.uint8))
     finally:
         RESIZE_RULES.unregister("wrong")

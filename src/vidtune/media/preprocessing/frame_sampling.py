@@ -5,6 +5,7 @@ Sources: ``linspace`` and ``linspace_float32`` are the samplers of the LLaVA fam
 ``per_second`` is the one of arXiv:2412.18609's data loader.
 """
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import AfterValidator
 
+from vidtune.errors import UserError
 from vidtune.registry import SAMPLING_RULES
 from vidtune.spelling import suggestion
 
@@ -87,12 +89,26 @@ def frame_indices(rule: str, num_frames_total: int, count: int, fps: float = 0.0
 
     Raises:
         ValueError: unknown rule, or a number below 1.
+        UserError: the rule fails, or gives something else.
     """
     if rule not in SAMPLING_RULES:
         raise ValueError(f"unknown frame sampling rule {rule!r}; known: {', '.join(sorted(SAMPLING_RULES))}")
     if num_frames_total < 1 or count < 1:
         raise ValueError(f"cannot sample {count} frames from {num_frames_total}")
-    return [int(position) for position in SAMPLING_RULES[rule].choose(num_frames_total, count, fps)]
+    part = SAMPLING_RULES[rule]
+    try:
+        found = [int(position) for position in part.choose(num_frames_total, count, fps)]
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"frame sampling rule {rule!r}: fails for {num_frames_total} frames ({reason})") from error
+    enough = len(found) == count if part.repeats else 1 <= len(found) <= count
+    if not enough or found[0] < 0 or found[-1] >= num_frames_total or found != sorted(found):
+        wanted = f"{count}" if part.repeats else f"1 to {count}"
+        raise UserError(
+            f"frame sampling rule {rule!r}: gives {reprlib.repr(found)}; expected {wanted} ascending indices "
+            f"from 0 to {num_frames_total - 1}"
+        )
+    return found
 
 
 def frame_chooser(rule: str, count: int) -> Callable[[int, float], list[int]]:

@@ -11,9 +11,13 @@ import numpy as np
 import torch
 from pydantic import AfterValidator
 
+from vidtune.errors import UserError
 from vidtune.media.preprocessing import transforms
 from vidtune.registry import RESIZE_RULES
 from vidtune.spelling import suggestion
+
+OVERSHOOT = 0.5
+"""How far values may lie outside [0, 1]: bicubic filters overshoot at sharp edges."""
 
 
 class ResizeSettings(Protocol):
@@ -56,12 +60,26 @@ def resized(rule: str, pixels: np.ndarray, settings: ResizeSettings) -> torch.Te
     """Return frames as a rule resizes them. Shape: uint8 (T, H, W, 3) -> float32 (3, T, S, S)
 
     Raises:
-        ValueError: unknown rule, or one that gives another shape.
+        ValueError: unknown rule.
+        UserError: the rule fails, or gives another type, shape or range of values.
     """
-    values = RESIZE_RULES[known_resize(rule)].resize(pixels, settings)
+    part = RESIZE_RULES[known_resize(rule)]
+    try:
+        values = part.resize(pixels, settings)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"resize rule {rule!r}: fails for pixels {pixels.shape} ({reason})") from error
+    if not isinstance(values, torch.Tensor) or values.dtype != torch.float32:
+        given = values.dtype if isinstance(values, torch.Tensor) else type(values).__name__
+        raise UserError(f"resize rule {rule!r}: gives {given}; expected a float32 tensor")
     expected = (3, len(pixels), settings.size, settings.size)
     if tuple(values.shape) != expected:
-        raise ValueError(f"resize rule {rule!r} gives shape {tuple(values.shape)}; expected {expected}")
+        raise UserError(f"resize rule {rule!r}: gives shape {tuple(values.shape)}; expected {expected}")
+    low, high = (float(bound) for bound in values.aminmax())
+    if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):
+        raise UserError(f"resize rule {rule!r}: gives values from {low:g} to {high:g}; expected 0 to 1")
     return values
 
 

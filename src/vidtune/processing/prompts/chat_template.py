@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from vidtune.data.sample import Turn
@@ -39,10 +38,10 @@ def template_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
             raise _NoFrames("it writes the date of today, which would change prompts from day to day")
         found = _frames(tokenizer)
         _check(found, tokenizer)
-    except (_NoFrames, TemplateError, ValueError, TypeError) as error:
+    except Exception as error:  # a template is a program and may fail with anything
         raise UserError(
             f"prompt format '{CHAT_TEMPLATE}': the tokenizer's chat template cannot be written as frames of turns: "
-            f"{' '.join(str(error).split())}; use a prompt format of the system"
+            f"{' '.join(str(error).split()) or type(error).__name__}; use a prompt format of the system"
         ) from None
     return found
 

@@ -107,9 +107,20 @@ class PromptFormat:
     cut: Cut | None = None
 
     def __post_init__(self) -> None:
-        if sorted(field for _, field, _, _ in Formatter().parse(self.question) if field) != ["media", "question"]:
+        if sorted(_plain_fields(self.question)) != ["media", "question"]:
             raise ValueError(
                 f"prompt format '{self.name}': question {self.question!r} must hold {{media}} and {{question}} once"
+            )
+        if self.moved is not None and not _has_media_group(self.moved):
+            raise ValueError(
+                f"prompt format '{self.name}': moved {self.moved!r} must be a regular expression with a group 'media'"
+            )
+        if self.answer_mark is not None and not (self.answer_mark and self.assistant.end):
+            raise ValueError(f"prompt format '{self.name}': answer_mark needs a text, and an end of the answer")
+        if unknown := [part for part in self.assistant.supervised if part not in ("before", "lead", "end", "after")]:
+            raise ValueError(
+                f"prompt format '{self.name}': supervised {unknown[0]!r} is no part of an answer; "
+                "known: before, lead, end, after"
             )
         if self.cut and not self.cut.rejoined and self.assistant.supervised != ("lead", "end"):
             raise ValueError(f"prompt format '{self.name}': cut needs answers of which lead and end are supervised")
@@ -243,6 +254,22 @@ class PromptFormat:
             f"prompt format '{self.name}' ends answers with the tokenizer's end token, but the tokenizer has none; set "
             "its eos_token, or use another prompt format"
         )
+
+
+def _plain_fields(text: str) -> list[str]:
+    """Fields of a text, those with a conversion or a format as they are written; [] if it cannot be filled in."""
+    try:
+        parts = [(field, f":{spec}" * bool(spec), conversion) for _, field, spec, conversion in Formatter().parse(text)]
+    except (ValueError, TypeError):
+        return []
+    return [f"{field}{spec}{conversion or ''}" for field, spec, conversion in parts if field is not None]
+
+
+def _has_media_group(pattern: str) -> bool:
+    try:
+        return "media" in re.compile(pattern).groupindex
+    except (re.error, TypeError):
+        return False
 
 
 def _filled(value: Any, eos: str) -> Any:
