@@ -178,6 +178,7 @@ def test_extras_belong_to_their_medium(media, extras, expected) -> None:
         ({"video": {"boxes": ["a"]}}, "key 'extras.video.boxes': expected finite numbers"),
         ({"video": {"boxes": [True]}}, "key 'extras.video.boxes': expected finite numbers"),
         ({"video": {"boxes": [float("inf")]}}, "key 'extras.video.boxes': expected finite numbers"),
+        ({"video": {"boxes": [1e39]}}, "key 'extras.video.boxes': expected finite numbers"),
     ],
 )
 def test_extras_of_the_wrong_form_say_where(extras, message) -> None:

@@ -129,8 +129,8 @@ def _numbers_by_name(given: Any, key: str) -> Extras:
             array = np.array(value)
         except ValueError:
             raise ValueError(f"key '{key}.{name}': its lists differ in length") from None
-        if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-            raise ValueError(f"key '{key}.{name}': expected finite numbers or nested lists of them")
+        if array.dtype.kind not in "iuf" or not (np.abs(array) <= np.finfo(np.float32).max).all():
+            raise ValueError(f"key '{key}.{name}': expected finite numbers (in float32) or nested lists of them")
     return tuple((name, as_tuples(value)) for name, value in given.items())
 
 
