@@ -15,6 +15,8 @@ from vidtune.models.video_lm import VideoLM
 from vidtune.registry import LANGUAGE_MODELS
 
 UNKNOWN = {
+    "bert": {"is_decoder": False},
+    "xglm": {"d_model": 32, "num_layers": 2, "attention_heads": 4, "ffn_dim": 48},
     "opt": {"word_embed_proj_dim": 32, "ffn_dim": 48},
     "bloom": {"n_head": 4, "n_layer": 2},
     "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2, "expansion_ratio": 2},
@@ -67,7 +69,7 @@ def test_an_unknown_family_is_right_or_refused_in_one_line(name, nothing_proven)
     try:
         model = tiny_model(name, **UNKNOWN[name])
     except UserError as error:
-        assert name in ("bloom", "mpt", "falcon", "gptj", "nemotron", "stablelm")
+        assert name in ("bert", "xglm", "bloom", "mpt", "falcon", "gptj", "nemotron", "stablelm")
         assert "\n" not in str(error) and f"language model '{name}' cannot read samples that are packed" in str(error)
         return
     assert name in ("opt", "persimmon", "deepseek_v3") and model.family.exact
@@ -138,13 +140,15 @@ def test_a_family_that_sees_other_samples_is_refused_when_built_or_loaded_but_no
             make()
 
 
-def test_a_proof_is_made_once_per_config(registered, monkeypatch):
+def test_a_proof_is_made_once_per_config_and_weights(registered, monkeypatch):
     registered(LlamaForCausalLM)
     proofs, proof = [], families._proof
     monkeypatch.setattr(families, "_proof", lambda *given: proofs.append(1) or proof(*given))
-    for width in (32, 32, 64):
-        VideoLM(VideoLMConfig(text_config=small(hidden_size=width, head_dim=width // 4)))
-    assert len(proofs) == 2
+    for width, seed in ((32, 0), (32, 0), (64, 0), (64, 1)):
+        config = VideoLMConfig(text_config=small(hidden_size=width, head_dim=width // 4))
+        torch.manual_seed(seed)
+        VideoLM(config)
+    assert len(proofs) == 3
 
 
 def test_an_unknown_model_type_is_named():

@@ -107,7 +107,9 @@ def config_class(model_type: str) -> type[PreTrainedConfig]:
 
 
 def proven(family: Family, language_model: PreTrainedModel) -> Family:
-    """The record of a family, completed by a proof where it is not known to be exact; a proof is made once per config.
+    """The record of a family, completed by a proof where it is not known to be exact.
+
+    A proof is made once per config and weights: with the small weights of a new model attention changes little.
 
     On the meta device nothing can be proven, and the record is returned as it is.
 
@@ -117,7 +119,7 @@ def proven(family: Family, language_model: PreTrainedModel) -> Family:
     if family.exact or any(parameter.is_meta for parameter in language_model.parameters()):
         return family
     config = language_model.config
-    key = config.to_json_string()
+    key = f"{config.to_json_string()} {tokens_of_proof(language_model)[0, :8].tolist()}"
     if key not in _PROVEN:
         _PROVEN[key] = _proof(family, language_model)
     found = _PROVEN[key]
@@ -141,9 +143,11 @@ def agree(found: Tensor, expected: Tensor, wrong: Tensor) -> bool:
     Args:
         wrong: values that come from attending to other tokens. Their distance to the expected ones is the scale.
     """
+    # With the small weights of a new model, bidirectional attention differs from causal attention by less than 1 %.
+    share = 1e-3 if found.dtype in (torch.float32, torch.float64) else 0.1
     found, expected, wrong = found.float(), expected.float(), wrong.float()
     rounding = 4 * torch.finfo(found.dtype).eps * expected.norm()
-    return bool((found - expected).norm() <= max(0.1 * (wrong - expected).norm(), rounding))
+    return bool((found - expected).norm() <= max(share * (wrong - expected).norm(), rounding))
 
 
 def tokens_of_proof(language_model: PreTrainedModel) -> Tensor:
@@ -180,11 +184,14 @@ def _compared(family: Family, language_model: PreTrainedModel) -> Family | str:
     chosen = language_model(**pack, use_cache=False, logits_to_keep=places).logits[0]
     is_plain = _makes_plain_logits(language_model, logits, {**pack, "use_cache": False})
     language_model.set_attn_implementation("eager")
-    whole, one, two = (
+    whole, one, two, *single = (
         language_model(inputs_embeds=part, use_cache=False).logits[0]
-        for part in (embeds, embeds[:, :FIRST], embeds[:, FIRST:])
+        for part in (embeds, embeds[:, :FIRST], embeds[:, FIRST:], *embeds[:, :FIRST].split(1, dim=1))
     )
-    if not agree(logits[:FIRST], one, logits[:FIRST].flip(0)):
+    alone = torch.cat(single)  # what the first sample gives without any attention to other tokens
+    if not agree(whole[:FIRST], one, alone):
+        return "its tokens attend to later ones"
+    if not agree(logits[:FIRST], one, alone):
         return "its attention is of another kind"
     if not agree(logits[FIRST:], two, whole[FIRST:]):
         return "a sample attends to the samples before it"
