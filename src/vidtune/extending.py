@@ -1,7 +1,8 @@
 """Parts from outside: systems, benchmarks, judges, towers and rules that another program adds by one call.
 
 A package that is installed adds the same parts without a call, by entry points: see :mod:`vidtune.registry`.
-Parts that are registered by a call exist in this process and in the workers that it forks afterwards.
+Parts that are registered by a call exist in this process; worker processes get those that their jobs use, if they can
+import them.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -45,6 +45,10 @@ class Registry(Mapping[str, Part], Generic[Part]):
         prefix: what the names of these entry points begin with, where several registries share a group.
         type_place: type of every part, as "module:attribute"; None: not checked here.
 
+    Attributes:
+        loaded: parts that were asked for, by name.
+        called: parts that were registered by a call, or their places, by name.
+
     Raises:
         UserError: a name that is not known (the nearest known one is named), a name that two packages use, or a part
             that cannot be imported.
@@ -54,6 +58,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
         self.kind, self.room, self.group, self.prefix = kind, room, group, prefix
         self.type_place = type_place
         self.loaded: dict[str, Part] = {}
+        self.called: dict[str, Part | str] = {}
         self._places: dict[str, tuple[str, str]] | None = None
 
     def register(self, name: str, part: Part | str) -> None:
@@ -67,16 +72,18 @@ class Registry(Mapping[str, Part], Generic[Part]):
             raise UserError(f"{self.kind} {name!r} exists already, in package {places[name][1]}")
         if isinstance(part, str):
             _require_attribute(part, f"{self.kind} {name!r}")
+            self.called[name] = part
             places[name] = (part, part.partition(".")[0].partition(":")[0])
         else:
             self._require_type(part, name, f"{self.kind} {name!r}")
             places[name] = ("", _registering_package())
-            self.loaded[name] = part
+            self.loaded[name] = self.called[name] = part
 
     def unregister(self, name: str) -> None:
         """Take a registered part back; a name that is not known is ignored."""
         self._listed().pop(name, None)
         self.loaded.pop(name, None)
+        self.called.pop(name, None)
 
     def package(self, name: str) -> str:
         """Name of the package that a part comes from."""

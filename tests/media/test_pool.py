@@ -198,7 +198,7 @@ def test_too_little_shared_memory_is_explained(monkeypatch: pytest.MonkeyPatch) 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    report = worker._work(worker.pickle.dumps(job("report")), SharedArrays())
+    report = worker._work(worker.job_message(job("report")), SharedArrays())
     assert report.crash is not None
     assert "MB of shared memory for clip (No space left on device); use fewer workers" in report.crash
 

@@ -28,7 +28,7 @@ from vidtune.machine.memory import waiting_memory, worker_memory
 from vidtune.machine.shared_memory import SharedArrays
 from vidtune.machine.workers import Worker
 from vidtune.media.probe import MediaInfo
-from vidtune.media.worker import Loaded, LoadJob, Report, execute, serve
+from vidtune.media.worker import Loaded, LoadJob, Report, execute, job_message, serve
 
 __all__ = ["LoadJob", "LoadResult", "MediaPool"]
 
@@ -78,7 +78,7 @@ class _Task:
 
     def __init__(self, job: LoadJob) -> None:
         self.job = job
-        self.message = pickle.dumps(job)
+        self.message = job_message(job)
         self.result: LoadResult | None = None
 
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidtune.errors import MediaError
+from vidtune.errors import MediaError, UserError
 from vidtune.machine.memory import resident_bytes
 from vidtune.machine.shared_memory import SharedArrays
 from vidtune.media.feature_file import is_feature_file, read_features
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.probe import MediaInfo, probe
+from vidtune.registry import PREPROCESSING, RESIZE_RULES, SAMPLING_RULES, Registry
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,51 @@ class LoadJob:
     def __post_init__(self) -> None:
         if not hasattr(self.preprocessing, "load_item"):
             object.__setattr__(self, "extras", ())
+
+
+_REGISTRIES: tuple[tuple[Registry[Any], str], ...] = (
+    (PREPROCESSING, "kind"),
+    (SAMPLING_RULES, "sampling"),
+    (RESIZE_RULES, "resize"),
+)
+"""Registries whose parts a worker needs, and the setting that names a part."""
+
+
+def job_message(job: LoadJob) -> bytes:
+    """Message that gives a job to a worker, with the parts that its preprocessing uses and a call has registered.
+
+    Raises:
+        UserError: such a part cannot be sent, because a worker could not import it.
+    """
+    parts = {}
+    for preprocessing in filter(None, (job.preprocessing, job.second)):
+        for number, (registry, setting) in enumerate(_REGISTRIES):
+            name = getattr(preprocessing, setting, None)
+            if name in registry.called:
+                parts[number, name] = _sendable(registry, name)
+    return pickle.dumps((parts, pickle.dumps(job)))
+
+
+def _sendable(registry: Registry[Any], name: str) -> bytes:
+    try:
+        part = pickle.dumps(registry.called[name])
+    except (pickle.PicklingError, AttributeError, TypeError):
+        part = b"__main__"
+    if b"__main__" in part:
+        raise UserError(
+            f"{registry.kind} {name!r}: worker processes cannot import it; define it in a module, or set workers to 0"
+        )
+    return part
+
+
+def _read_message(message: bytes) -> LoadJob:
+    """The job of a message; its parts are registered here before it is read."""
+    parts, job = pickle.loads(message)
+    for (number, name), part in parts.items():
+        registry, _ = _REGISTRIES[number]
+        if name not in registry:
+            registry.register(name, pickle.loads(part))
+    return pickle.loads(job)
 
 
 @dataclass(frozen=True)
@@ -145,7 +191,7 @@ def _work(message: bytes, slot: SharedArrays) -> Report:
     info = error = crash = names = None
     arrays: tuple[tuple[tuple[int, ...], str], ...] = ()
     try:
-        job: LoadJob = pickle.loads(message)
+        job = _read_message(message)
         result = execute(job)
         if isinstance(result, MediaInfo):
             info = result
@@ -161,6 +207,8 @@ def _work(message: bytes, slot: SharedArrays) -> Report:
                 )
     except MediaError as reason:
         error = reason
+    except UserError as reason:
+        crash = str(reason)
     except MemoryError:
         error = MediaError(job.path, "needs more memory than the machine has")
     except Exception:
