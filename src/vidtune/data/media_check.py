@@ -5,11 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from vidtune.data.checked_files import CheckedFiles
 from vidtune.machine.progress import ProgressCallback
-from vidtune.media.feature_file import is_feature_file
+from vidtune.media.feature_file import NOT_FINITE, is_feature_file
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.media.preprocessing.kinds import Preprocessing
 
@@ -126,12 +124,12 @@ class MediaCheck:
             if self._known.kind(path, FEATURES) is None
         ]
         for file, result in self._load(pool, jobs, "features"):
-            if result.array is None:
-                yield file, ("features cannot be read", _reason(result))
-            elif not np.isfinite(result.array).all():
-                yield file, ("features not finite", "some of its numbers are infinite or not a number")
-            else:
+            if result.array is not None:
                 self._known.add(file[1], FEATURES, FEATURES)
+            elif (reason := _reason(result)) == NOT_FINITE:
+                yield file, ("features not finite", reason)
+            else:
+                yield file, ("features cannot be read", reason)
 
     def _load(self, pool: MediaPool, jobs: list[tuple[Name, LoadJob]], task: str) -> Iterator[tuple[Name, LoadResult]]:
         results = pool.load(job for _, job in jobs)

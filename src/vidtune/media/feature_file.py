@@ -26,6 +26,8 @@ _PICKLED = {
     for core in ("core", "_core")
     for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
 } | {("numpy", "ndarray"), ("numpy", "dtype")}
+NOT_FINITE = "holds values that are not finite in float32 (NaN, infinity or too large)"
+"""Reason of the error of a feature file with such values."""
 
 
 def is_feature_file(path: str) -> bool:
@@ -69,7 +71,7 @@ def read_features(path: str) -> np.ndarray:
         with np.errstate(over="ignore"):
             value = value.astype(np.float32)
     if not np.isfinite(value).all():
-        raise MediaError(path, "holds values that are not finite in float32 (NaN, infinity or too large)")
+        raise MediaError(path, NOT_FINITE)
     return value
 
 

@@ -221,7 +221,8 @@ class VideoLM(PreTrainedModel, GenerationMixin):
         levels = len(self.program.adds.get(stream, ()))
         with foreign(what):
             output = self._run_connector(connector, config, features, extras)
-        shape = (*([1 + levels] if levels else ()), None, self.config.text_config.hidden_size)
+        rows = () if isinstance(features, Tensor) and features.dim() == 2 else (None,)  # (N, C): items of one row
+        shape = (*([1 + levels] if levels else ()), *rows, self.config.text_config.hidden_size)
         note = f"; layer_program adds {levels} levels of stream {stream!r}"
         return checked(what, output, len(features), shape, note)
 
