@@ -89,6 +89,12 @@ class Registry(Mapping[str, Part], Generic[Part]):
         """Name of the package that a part comes from."""
         return self._place(name)[1]
 
+    def known(self, name: str) -> str:
+        """Return the name of a part, for fields of settings. Raises ValueError for any other; names the nearest."""
+        if name not in self:
+            raise ValueError(f"unknown {self.kind}; {suggestion(name, self)}")
+        return name
+
     def names(self) -> tuple[str, ...]:
         return tuple(self._listed())
 

@@ -61,14 +61,8 @@ def _component_glob(glob: str) -> str:
     return glob
 
 
-def _known_order(rule: str) -> str:
-    if rule not in ORDER_RULES:
-        raise ValueError(f"unknown order rule; {suggestion(rule, ORDER_RULES)}")
-    return rule
-
-
 FilePath = Annotated[str, AfterValidator(_expand_home)]
-OrderName = Annotated[str, AfterValidator(_known_order)]
+OrderName = Annotated[str, AfterValidator(ORDER_RULES.known)]
 ComponentGlob = Annotated[str, AfterValidator(_component_glob)]
 
 

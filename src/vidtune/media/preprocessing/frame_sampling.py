@@ -16,7 +16,6 @@ from pydantic import AfterValidator
 
 from vidtune.errors import UserError
 from vidtune.registry import SAMPLING_RULES
-from vidtune.spelling import suggestion
 
 FEW = 8
 """Number of frames below which ``per_second`` samples more densely. Published code uses it for every ``count``."""
@@ -120,11 +119,5 @@ def _choose(rule: str, count: int, num_frames_total: int, fps: float) -> list[in
     return frame_indices(rule, num_frames_total, count, fps)
 
 
-def _known(rule: str) -> str:
-    if rule not in SAMPLING_RULES:
-        raise ValueError(f"unknown frame sampling rule; {suggestion(rule, SAMPLING_RULES)}")
-    return rule
-
-
-SamplingName = Annotated[str, AfterValidator(_known)]
+SamplingName = Annotated[str, AfterValidator(SAMPLING_RULES.known)]
 """Type of a pydantic field: name of a frame sampling rule."""

@@ -14,7 +14,6 @@ from pydantic import AfterValidator
 from vidtune.errors import UserError
 from vidtune.media.preprocessing import transforms
 from vidtune.registry import RESIZE_RULES
-from vidtune.spelling import suggestion
 
 OVERSHOOT = 0.5
 """How far values may lie outside [0, 1]: bicubic filters overshoot at sharp edges."""
@@ -60,10 +59,10 @@ def resized(rule: str, pixels: np.ndarray, settings: ResizeSettings) -> torch.Te
     """Return frames as a rule resizes them. Shape: uint8 (T, H, W, 3) -> float32 (3, T, S, S)
 
     Raises:
-        ValueError: unknown rule.
+
         UserError: the rule fails, or gives another type, shape or range of values.
     """
-    part = RESIZE_RULES[known_resize(rule)]
+    part = RESIZE_RULES[rule]
     try:
         values = part.resize(pixels, settings)
     except UserError:
@@ -83,12 +82,5 @@ def resized(rule: str, pixels: np.ndarray, settings: ResizeSettings) -> torch.Te
     return values
 
 
-def known_resize(rule: str) -> str:
-    """Return the name of a rule. Raises ValueError for an unknown one, which names the nearest."""
-    if rule not in RESIZE_RULES:
-        raise ValueError(f"unknown resize rule; {suggestion(rule, RESIZE_RULES)}")
-    return rule
-
-
-ResizeName = Annotated[str, AfterValidator(known_resize)]
+ResizeName = Annotated[str, AfterValidator(RESIZE_RULES.known)]
 """Type of a pydantic field: name of a resize rule."""
