@@ -10,9 +10,9 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.parts.language_model import read_text_config, require_causal
 from vidtune.checkpoints.parts.teachers import alignment_sizes
-from vidtune.checkpoints.publication import CONFIG_ERRORS, JsonDict, broken_system
+from vidtune.checkpoints.publication import CONFIG_ERRORS, JsonDict
 from vidtune.checkpoints.source import Source
-from vidtune.errors import UserError
+from vidtune.errors import UserError, foreign
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.language_model.families import config_class
 from vidtune.processing.added_tokens import add_tokens, lacking_tokens, require_rows, rows_needed
@@ -122,18 +122,15 @@ def _compose(
     system: str, text_config: PreTrainedConfig, towers: Mapping[str, Any], connectors: Mapping[str, Any]
 ) -> VideoLMConfig:
     try:
-        config = SYSTEMS[system].architecture.build_config(text_config, towers, connectors)
+        with foreign(f"system {system}: build_config fails", ValueError, TypeError):
+            config = SYSTEMS[system].architecture.build_config(text_config, towers, connectors)
         _require_config(config, system, "build_config")
         for name in config.towers:
             config.tower(name)
         for name in config.connectors:
             config.connector(name)
-    except UserError:
-        raise
     except (ValueError, TypeError) as error:
         raise UserError(f"system {system}: {' '.join(str(error).split())}") from None
-    except Exception as error:  # code of another package
-        raise broken_system(system, "build_config", error) from None
     return config
 
 

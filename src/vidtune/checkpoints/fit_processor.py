@@ -9,9 +9,9 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerBa
 from vidtune.checkpoints.composition import recipe_tokenizer, require_tokens
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.hub import locate
-from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES, broken_system
+from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES
 from vidtune.checkpoints.source import Source
-from vidtune.errors import UserError
+from vidtune.errors import UserError, foreign
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
 from vidtune.processing.added_tokens import add_tokens, require_rows
@@ -132,12 +132,8 @@ def build_processor(
         changed: stream -> preprocessing in the place of that of the system.
     """
     preprocessing = preprocessing_of(config) | dict(changed or {})
-    try:
+    with foreign(f"system {config.system}: preprocessing or placeholders fails"):
         streams = _stream_settings(config, preprocessing)
-    except UserError:
-        raise
-    except Exception as error:  # code of another package
-        raise broken_system(config.system, "preprocessing or placeholders", error) from None
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(locate(str(tokenizer), weights=False))
     _fit_tokenizer(tokenizer, config)
@@ -150,12 +146,8 @@ def preprocessing_of(config: VideoLMConfig) -> dict[str, Preprocessing]:
     Raises:
         UserError: the system's function fails, or leaves a stream out.
     """
-    try:
+    with foreign(f"system {config.system}: preprocessing fails"):
         found = dict(SYSTEMS[config.system].architecture.preprocessing(config))
-    except UserError:
-        raise
-    except Exception as error:  # code of another package
-        raise broken_system(config.system, "preprocessing", error) from None
     lacking = [name for name in config.streams if name not in found]
     if lacking:
         raise UserError(f"system {config.system}: preprocessing gives nothing for stream {lacking[0]!r}")

@@ -85,11 +85,6 @@ class TowerFile:
     read_sizes: Callable[[JsonDict, Mapping[str, tuple[int, ...]]], JsonDict]
 
 
-def broken_system(system: str, what: str, error: Exception) -> UserError:
-    """Return the error to raise where a function of a system fails."""
-    return UserError(f"system {system}: {what} fails: {type(error).__name__}: {' '.join(str(error).split())}")
-
-
 def _rename(key: str, prefixes: Iterable[tuple[str, str]]) -> str | None:
     for old, new in prefixes:
         if key.startswith(old):

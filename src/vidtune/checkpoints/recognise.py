@@ -14,10 +14,10 @@ from vidtune.checkpoints.files.hub import pinned
 from vidtune.checkpoints.files.tensors import SINGLE_NAMES
 from vidtune.checkpoints.lora.adapter_files import CONFIG_NAME, TRAINABLE_NAMES, official_name
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, MANIFEST, read_manifest
-from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, NamedParts, Shapes, broken_system
+from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, NamedParts, Shapes
 from vidtune.checkpoints.report import OURS
 from vidtune.checkpoints.source import NEEDS_BASE, Kind, Source
-from vidtune.errors import UserError
+from vidtune.errors import UserError, foreign
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 
@@ -275,11 +275,10 @@ def _bottom(place: str, above: Sequence[Source], opened: Opened) -> _Below:
 
 def _named_parts(source: Source) -> NamedParts:
     try:
-        named = SYSTEMS[str(source.system)].publication.named_parts(source.config)
+        with foreign(f"system {source.system}: named_parts fails", ValueError):
+            named = SYSTEMS[str(source.system)].publication.named_parts(source.config)
     except ValueError as error:
         raise UserError(f"{source.path}: {error}") from None
-    except Exception as error:  # code of another package
-        raise broken_system(str(source.system), "named_parts", error) from None
     if not isinstance(named, NamedParts):
         raise UserError(f"system {source.system}: named_parts returns {type(named).__name__}; expected NamedParts")
     return named
@@ -332,11 +331,11 @@ def find_format(
     for name, known in [(system, SYSTEMS[system])] if system else SYSTEMS.usable():
         formats = (format for format in known.publication.formats if format.adapter == adapter)
         try:
-            claim = next((format for format in formats if format.matches(config, shapes)), None)
-        except Exception as error:  # code of another package
-            broken = broken_system(name, "matches of a format", error)
+            with foreign(f"system {name}: matches of a format fails"):
+                claim = next((format for format in formats if format.matches(config, shapes)), None)
+        except UserError as broken:
             if system:
-                raise broken from None
+                raise
             warnings.warn(f"{broken}; it is left out", stacklevel=2)
             continue
         if claim is not None:
@@ -358,10 +357,8 @@ def connector_format(part: Source) -> CheckpointFormat:
     """
     known = SYSTEMS[str(part.system)].publication.formats
     partial = [format for format in known if format.holds_connectors_alone]
-    try:
+    with foreign(f"system {part.system}: matches of a format fails"):
         found = [format for format in partial if format.matches(part.config, part.shapes)]
-    except Exception as error:  # code of another package
-        raise broken_system(str(part.system), "matches of a format", error) from None
     if not found and len(partial) != 1:
         names = ", ".join(format.name for format in partial) or "it has none"
         raise UserError(f"{part.path}: no file of connectors of system {part.system} (formats: {names})")

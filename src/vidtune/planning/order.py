@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vidtune.errors import UserError
+from vidtune.errors import UserError, foreign
 from vidtune.planning.randomness import generator, torch_generator
 from vidtune.registry import ORDER_RULES
 
@@ -52,13 +52,8 @@ def epoch_order(
     Raises:
         UserError: unknown rule, or a rule that does not return every sample once.
     """
-    try:
+    with foreign(f"order {rule!r} fails"):
         found = np.asarray(ORDER_RULES[rule].order(lengths, global_batch_size, (fingerprint, seed, epoch)))
-    except UserError:
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"order {rule!r}: fails ({reason})") from error
     if len(lengths) and (found.ndim != 1 or not np.issubdtype(found.dtype, np.integer)):
         raise UserError(
             f"order {rule!r}: gives {found.dtype} {found.shape}; expected a row of sample indices (integers)"

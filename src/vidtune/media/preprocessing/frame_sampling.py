@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import AfterValidator
 
-from vidtune.errors import UserError
+from vidtune.errors import UserError, foreign
 from vidtune.registry import SAMPLING_RULES
 
 FEW = 8
@@ -95,11 +95,8 @@ def frame_indices(rule: str, num_frames_total: int, count: int, fps: float = 0.0
     if num_frames_total < 1 or count < 1:
         raise ValueError(f"cannot sample {count} frames from {num_frames_total}")
     part = SAMPLING_RULES[rule]
-    try:
+    with foreign(f"frame sampling rule {rule!r} fails for {num_frames_total} frames"):
         found = [int(position) for position in part.choose(num_frames_total, count, fps)]
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"frame sampling rule {rule!r}: fails for {num_frames_total} frames ({reason})") from error
     enough = len(found) == count if part.repeats else 1 <= len(found) <= count
     if not enough or found[0] < 0 or found[-1] >= num_frames_total or found != sorted(found):
         wanted = f"{count}" if part.repeats else f"1 to {count}"

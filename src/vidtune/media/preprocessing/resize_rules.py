@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import AfterValidator
 
-from vidtune.errors import UserError
+from vidtune.errors import UserError, foreign
 from vidtune.media.preprocessing import transforms
 from vidtune.registry import RESIZE_RULES
 
@@ -59,17 +59,11 @@ def resized(rule: str, pixels: np.ndarray, settings: ResizeSettings) -> torch.Te
     """Return frames as a rule resizes them. Shape: uint8 (T, H, W, 3) -> float32 (3, T, S, S)
 
     Raises:
-
         UserError: the rule fails, or gives another type, shape or range of values.
     """
     part = RESIZE_RULES[rule]
-    try:
+    with foreign(f"resize rule {rule!r} fails for pixels {pixels.shape}"):
         values = part.resize(pixels, settings)
-    except UserError:
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"resize rule {rule!r}: fails for pixels {pixels.shape} ({reason})") from error
     if not isinstance(values, torch.Tensor) or values.dtype != torch.float32:
         given = values.dtype if isinstance(values, torch.Tensor) else type(values).__name__
         raise UserError(f"resize rule {rule!r}: gives {given}; expected a float32 tensor")
