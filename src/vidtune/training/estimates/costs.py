@@ -23,8 +23,9 @@ from vidtune.checkpoints.lora.added_rows import split_rows
 from vidtune.checkpoints.lora.injection import add_adapters
 from vidtune.models.batch_norm_statistics import deferred_statistics
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
+from vidtune.models.media_reading import is_trainable
 from vidtune.models.towers.base import TowerConfig
-from vidtune.models.video_lm import VideoLM, is_trainable
+from vidtune.models.video_lm import VideoLM
 from vidtune.recipe.types import Train
 from vidtune.training.ranks.parallel import layers as layers_of
 from vidtune.training.setup.parameters import prepare_components

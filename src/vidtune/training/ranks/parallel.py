@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from vidtune.models.video_lm import is_trainable
+from vidtune.models.media_reading import is_trainable
 from vidtune.recipe.types import Stage
 from vidtune.training.forward import PackForward
 from vidtune.training.ranks.group import Ranks

@@ -23,7 +23,8 @@ from vidtune.features.identity import MediaIdentities
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.distillation import Teacher
-from vidtune.models.video_lm import VideoLM, is_trainable
+from vidtune.models.media_reading import is_trainable
+from vidtune.models.video_lm import VideoLM
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.training.setup.starting_model import frozen_dtype
 from vidtune.training.setup.teaching import Teachers

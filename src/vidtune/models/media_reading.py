@@ -1,0 +1,253 @@
+"""Media to embeddings: towers, connectors, and the places of the result among the embeddings of a prompt.
+
+Legend: B batch, L tokens, C tower width, D language-model width, n items, N features and M tokens of an item, K taps.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vidtune.errors import UserError, foreign
+from vidtune.models.language_model.layer_call import MediaTokens, split_levels
+from vidtune.models.language_model.layer_program import LayerProgram
+from vidtune.models.part_output import checked
+from vidtune.processing.batch import Item, on_device, stacked
+from vidtune.processing.stream_settings import condenses, is_tokenwise
+
+
+class MediaReading:
+    """The part of a video language model that turns media into embeddings; :class:`VideoLM` has all that it uses."""
+
+    config: Any
+    device: torch.device
+    towers: nn.ModuleDict
+    connectors: nn.ModuleDict
+    program: LayerProgram
+    get_input_embeddings: Callable[[], nn.Module]
+    keep_features: Callable[[str, str, Tensor], None] | None = None
+    """Callback(stream, key, features), called for every item that a tower encoded and that has a key, see
+    :attr:`Item.key`. Features have shape (N, C)."""
+
+    def tower_features(
+        self,
+        stream: str,
+        values: Tensor | Sequence[Tensor],
+        extras: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> Tensor | Sequence[Tensor]:
+        """Features of media items by the tower of a stream, condensed if its connector does that.
+
+        A frozen tower runs without a graph.
+
+        Args:
+            extras: extras of each item by name; None: there are none.
+
+        Shape: (n, *item) -> (n, N, C), or a list of items of different shapes -> list of (N, C); if the stream has K
+            taps, (n, K, N, C); if its connector condenses, a list
+        """
+        parts = self.config.streams[stream]
+        tower, connector = self.towers[parts["tower"]], self.config.connector(parts["connector"])
+        taps, config = self.config.taps(stream), self.config.tower(parts["tower"])
+        what = f"tower type {self.config.towers[parts['tower']].get('type')!r}"
+        shape = (*([len(taps)] if taps else ()), None, config.hidden_size)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(tower)):
+            with foreign(what):
+                output = self._run_tower(tower, values, taps)
+            features = checked(what, output, len(values), shape)
+            if not condenses(connector):
+                return features
+            what, part = f"connector type {self.config.connectors[parts['connector']]['type']!r}", cast(Any, connector)
+            with foreign(what):
+                standard = part.condensed_shape((*shape[:-2], config.num_tokens(config.input_shape()), shape[-1]))
+                condensed = part.condense(list(features), extras or [{} for _ in features])
+            return checked(f"{what}: condense", condensed, len(features), (*(None for _ in standard[1:]), standard[-1]))
+
+    def _run_tower(
+        self, tower: nn.Module, values: Tensor | Sequence[Tensor], taps: tuple[int, ...]
+    ) -> Tensor | Sequence[Tensor]:
+        options, dtype = {"taps": taps} if taps else {}, _dtype(tower)
+        if getattr(tower, "takes_lists", False):
+            return tower([value.to(device=self.device, dtype=dtype) for value in values], **options)
+        if isinstance(values, Tensor):
+            return tower(values.to(device=self.device, dtype=dtype), **options)
+        return [tower(value.unsqueeze(0).to(device=self.device, dtype=dtype), **options)[0] for value in values]
+
+    def connect(
+        self,
+        stream: str,
+        features: Tensor | Sequence[Tensor],
+        extras: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> Tensor | Sequence[Tensor]:
+        """Embeddings of tower features.
+
+        Args:
+            extras: extras of each item by name; None: there are none. Only a connector that takes items gets them.
+
+        Shape: (n, N, C) -> (n, M, D), or list of (N, C) -> list of (M, D)
+        """
+        name = self.config.streams[stream]["connector"]
+        connector, config = self.connectors[name], self.config.connector(name)
+        what = f"connector type {self.config.connectors[name]['type']!r}"
+        levels = len(self.program.adds.get(stream, ()))
+        with foreign(what):
+            output = self._run_connector(connector, config, features, extras)
+        rows = () if isinstance(features, Tensor) and features.dim() == 2 else (None,)  # (N, C): items of one row
+        shape = (*([1 + levels] if levels else ()), *rows, self.config.text_config.hidden_size)
+        note = f"; layer_program adds {levels} levels of stream {stream!r}"
+        return checked(what, output, len(features), shape, note)
+
+    def _run_connector(
+        self,
+        connector: nn.Module,
+        config: Any,
+        features: Tensor | Sequence[Tensor],
+        extras: Sequence[Mapping[str, Tensor]] | None,
+    ) -> Tensor | Sequence[Tensor]:
+        dtype = _dtype(connector)
+        if getattr(config, "takes_items", False):
+            moved = [block.to(device=self.device, dtype=dtype) for block in features]
+            return connector(moved, extras or [{} for _ in moved])
+        if isinstance(features, Tensor):
+            return connector(features.to(device=self.device, dtype=dtype))
+        moved = [block.to(device=self.device, dtype=dtype) for block in features]
+        if is_tokenwise(config):
+            return connector(torch.cat(moved)).split([len(block) for block in moved])
+        together = stacked(moved)
+        return connector(together) if isinstance(together, Tensor) else [connector(block[None])[0] for block in moved]
+
+    def encode(self, stream: str, values: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
+        """Embeddings of media items, (n, *item) -> (n, N, D), or lists if items have different shapes."""
+        return self.connect(stream, self.tower_features(stream, values))
+
+    def encode_items(self, stream: str, items: Sequence[Item]) -> Iterator[Tensor]:
+        """Embeddings of every item in order, each cut to its tokens that are in the prompt.
+
+        Shape: -> (M, D) each; (1 + K, M, D) from a connector that returns levels, see
+        :mod:`vidtune.models.language_model.layer_program`.
+
+        Raises:
+            UserError: an item becomes another number of tokens than was promised; names the item and both numbers.
+        """
+        self._check_extras(stream, items)
+        rest = [item for item in items if not item.encoded]
+        features: Any = stacked([item.values for item in rest or items])
+        if rest:
+            features = self.tower_features(stream, features, [item.extras for item in rest])
+        if 0 < len(rest) < len(items):
+            found = iter(features)
+            features = [item.values if item.encoded else next(found) for item in items]
+        if self.keep_features is not None:
+            for item, block in zip(items, features, strict=True):
+                if item.key is not None and not item.encoded:
+                    self.keep_features(stream, item.key, block)
+        for item, block in zip(items, self.connect(stream, features, [i.extras for i in items]), strict=True):
+            promised, given = item.num_tokens if item.measured is None else item.measured.tokens, block.shape[-2]
+            if given < promised or (item.measured is not None and given > promised):
+                raise UserError(
+                    f"{item.name}: stream {stream!r} promises {promised} tokens of it but its connector gives "
+                    f"{given}; correct num_tokens in the config of its tower or connector"
+                )
+            yield block[..., : item.num_tokens, :]
+
+    def _check_extras(self, stream: str, items: Sequence[Item]) -> None:
+        """Raise UserError for an item without the extras, of the declared shapes, that the stream's connector needs."""
+        connector = self.config.connector(self.config.streams[stream]["connector"])
+        needed = getattr(connector, "extras", {})
+        for item in items:
+            if item.encoded and not getattr(connector, "takes_items", False):
+                continue  # its features were condensed with them
+            if absent := [name for name in needed if name not in item.extras]:
+                raise UserError(
+                    f"{item.name}: stream {stream!r} needs {', '.join(absent)} beside the file; give them in the "
+                    f'annotation: "extras": {{"{stream}": {{"{absent[0]}": ...}}}}'
+                )
+            for name, size in needed.items():
+                if tuple(item.extras[name].shape) != tuple(size):
+                    raise UserError(
+                        f"{item.name}: stream {stream!r}: extras {name!r} have shape {tuple(item.extras[name].shape)}; "
+                        f"its connector needs {tuple(size)}"
+                    )
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        media: Mapping[str, Sequence[Item]] | None = None,
+        places: Mapping[str, Sequence[np.ndarray]] | None = None,
+    ) -> Tensor:
+        """Embeddings of ids, with placeholders replaced by media, (B, L) -> (B, L, D); arguments as in :meth:`read`."""
+        return self.read(input_ids, media, places)[0]
+
+    def read(
+        self,
+        input_ids: Tensor,
+        media: Mapping[str, Sequence[Item]] | None = None,
+        places: Mapping[str, Sequence[np.ndarray]] | None = None,
+    ) -> tuple[Tensor, list[MediaTokens]]:
+        """Embeddings of ids, with placeholders replaced by media, (B, L) -> (B, L, D); and the media tokens among them.
+
+        Args:
+            media: the items of each stream, in the order of their tokens in the ids.
+            places: for each item of a stream, the positions of its tokens in the flattened ids, see
+                :attr:`Batch.places`; None: they are found in the ids, which waits for the device.
+
+        Raises:
+            ValueError: the number of placeholders of a stream differs from the number of its media tokens; not checked
+                where ``places`` are given.
+        """
+        media = media or {}
+        places = self.find_places(input_ids, media) if places is None else places
+        vocab_size = self.config.text_config.vocab_size
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(input_ids >= vocab_size, 0))
+        found: list[MediaTokens] = []
+        for stream in filter(media.__contains__, self.config.placeholder_ids):
+            items = [split_levels(block) for block in self.encode_items(stream, media[stream])]
+            blocks = torch.cat([block for block, _ in items]).to(embeds.dtype)
+            index = on_device(np.concatenate(places[stream]), embeds.device)
+            embeds = embeds.flatten(0, 1).index_copy(0, index, blocks).view_as(embeds)
+            found += [MediaTokens(stream, *it) for it in zip(places[stream], (rest for _, rest in items), strict=True)]
+        return embeds, found
+
+    def find_places(self, input_ids: Tensor, media: Mapping[str, Sequence[Item]]) -> dict[str, list[np.ndarray]]:
+        """For each item of a stream, the positions of its tokens in the flattened ids.
+
+        Raises:
+            ValueError: the number of placeholders of a stream differs from the number of its media tokens.
+        """
+        ids, places = input_ids.flatten().cpu().numpy(), {}
+        for stream, placeholder in self.config.placeholder_ids.items():
+            found, counts = np.flatnonzero(ids == placeholder), [item.num_tokens for item in media.get(stream, ())]
+            if len(found) != sum(counts):
+                raise ValueError(f"{len(found)} placeholders of stream {stream!r} for {sum(counts)} media tokens")
+            places[stream] = np.split(found, np.cumsum(counts)[:-1]) if counts else []
+        return places
+
+    def encode_zeros(self, stream: str, number: int = 1, through_tower: bool = True) -> Sequence[Tensor]:
+        """Embeddings of items whose values are all zero, list of (M, D).
+
+        Args:
+            stream: stream of the items.
+            number: number of items.
+            through_tower: True encodes zero pixels; False, and with an absent tower, uses zero features.
+        """
+        name = self.config.streams[stream]["tower"]
+        tower = self.config.tower(name)
+        shape = tower.input_shape()
+        needed = getattr(self.config.connector(self.config.streams[stream]["connector"]), "extras", {})
+        extras = [{name: torch.zeros(size, device=self.device) for name, size in needed.items()}] * number
+        if through_tower and name not in self.config.absent_towers:
+            features = self.tower_features(stream, torch.zeros(number, *shape, device=self.device), extras)
+        else:
+            features = torch.zeros(number, *self.config.feature_shape(stream, shape), device=self.device)
+        return list(self.connect(stream, features, extras))
+
+
+def is_trainable(module: nn.Module) -> bool:
+    """Whether any parameter of the module is trained."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _dtype(module: nn.Module) -> torch.dtype | None:
+    """The dtype of the parameters of a module; None, which keeps the dtype of tensors, if it has no parameters."""
+    return next((parameter.dtype for parameter in module.parameters()), None)
