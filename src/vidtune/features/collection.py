@@ -33,6 +33,7 @@ from vidtune.features.shards import MappedShard, read_header, write_shard
 from vidtune.machine.files import remove_leftovers, write_text_atomically
 from vidtune.machine.records import RecordFollower, RecordWriter
 from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.models.config import VideoLMConfig
 from vidtune.processing.stream_settings import condenses
 
 FORMAT = 1
@@ -109,6 +110,34 @@ class CollectionSpec:
             "preprocessing": dict(self.preprocessing),
             "dtype": self.dtype,
         }
+
+
+def stream_spec(
+    config: VideoLMConfig,
+    stream: str,
+    tower: nn.Module,
+    preprocessing: Preprocessing,
+    dtype: str,
+    origin: Mapping[str, str],
+) -> CollectionSpec:
+    """Returns the spec of what a stream's tower, and its connector if that condenses, make of a file.
+
+    Args:
+        config: config of the model.
+        tower: the stream's tower with its weights.
+        dtype, origin: see :meth:`CollectionSpec.of`; the names of stream and tower are added to ``origin``.
+    """
+    parts = config.streams[stream]
+    named = {"stream": stream, "tower": f"towers.{parts['tower']}"}
+    return CollectionSpec.of(
+        tower,
+        config.tower(parts["tower"]),
+        preprocessing,
+        dtype,
+        {**origin, **named},
+        config.taps(stream),
+        config.connector(parts["connector"]),
+    )
 
 
 def random_setting(preprocessing: Preprocessing) -> str | None:

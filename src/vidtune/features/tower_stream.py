@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vidtune.data.sample import MediaRef
 from vidtune.features.cache import FeatureCache
 from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.models.config import VideoLMConfig
 from vidtune.processing.stream_settings import condenses
 
 
@@ -36,6 +37,14 @@ class TowerStream:
     cache: FeatureCache
     taps: tuple[int, ...] = ()
     connector: Any = None
+
+    @classmethod
+    def of(
+        cls, config: VideoLMConfig, stream: str, tower: nn.Module, preprocessing: Preprocessing, cache: FeatureCache
+    ) -> "TowerStream":
+        """Returns a stream of a model with its frozen tower."""
+        connector = config.connector(config.streams[stream]["connector"])
+        return cls(stream, tower, preprocessing, cache, config.taps(stream), connector)
 
     @property
     def takes_lists(self) -> bool:

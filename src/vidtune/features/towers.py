@@ -11,7 +11,7 @@ from vidtune.checkpoints.build import build_config, tower_of_recipe
 from vidtune.checkpoints.fit_processor import preprocessing_of
 from vidtune.errors import UserError
 from vidtune.features.cache import TORCH_DTYPES, FeatureCache
-from vidtune.features.collection import CollectionSpec
+from vidtune.features.collection import stream_spec
 from vidtune.features.identity import MediaIdentities
 from vidtune.features.tower_stream import Extraction, TowerStream
 from vidtune.recipe.types import Recipe
@@ -71,10 +71,8 @@ def named_extraction(names: Sequence[str], store: Path, dtype: str, device: torc
     found_streams = {}
     for stream in wanted:
         tower = streams[stream]["tower"]
-        origin = {"system": system.name, "stream": stream, "tower": f"towers.{tower}", "from": towers[tower]}
-        taps, connector = config.taps(stream), config.connector(streams[stream]["connector"])
-        steps = preprocessing[stream]
-        spec = CollectionSpec.of(built[tower], config.tower(tower), steps, dtype, origin, taps, connector)
+        origin = {"system": system.name, "from": towers[tower]}
+        spec = stream_spec(config, stream, built[tower], preprocessing[stream], dtype, origin)
         cache = FeatureCache(store, spec, identities)
-        found_streams[stream] = TowerStream(stream, built[tower], steps, cache, taps, connector)
+        found_streams[stream] = TowerStream.of(config, stream, built[tower], preprocessing[stream], cache)
     return Extraction(system.title, found_streams)

@@ -26,7 +26,7 @@ from transformers import DynamicCache, PreTrainedModel
 from vidtune.errors import UserError
 from vidtune.generation.prompt_tokens import PromptTokens
 from vidtune.models.language_model.attention import PACKED_ATTENTION, attend_packed, other_attention
-from vidtune.models.language_model.families import FIRST, agree, family_of, tokens_of_proof
+from vidtune.models.language_model.families import FIRST, agree, family_of, proof_key, tokens_of_proof
 from vidtune.models.language_model.layer_call import MediaTokens, plan_call
 
 SCORE_BYTES = 256 * 2**20
@@ -259,13 +259,13 @@ def attend_with_total(
 
 
 _CANNOT_SHARE: dict[str, str] = {}
-"""Config of a language model of an unknown family -> why it cannot share a prefix; empty if it can."""
+"""Key of the proof of a language model of an unknown family -> why it cannot share a prefix; empty if it can."""
 
 
 def check_language_model(language_model: PreTrainedModel) -> None:
     """Raise an error for a language model whose attention cannot be split into prefix and question.
 
-    A model of an unknown family is tried on a few tokens, once per config.
+    A model of an unknown family is tried on a few tokens, once per config and weights.
 
     Raises:
         UserError: the model has sliding-window or other non-full attention, caps its attention scores, or does not give
@@ -280,7 +280,7 @@ def check_language_model(language_model: PreTrainedModel) -> None:
             f"attn_implementation={PACKED_ATTENTION!r}"
         )
     if not kinds and not family_of(config).exact:
-        key = config.to_json_string()
+        key = proof_key(language_model)
         if key not in _CANNOT_SHARE:
             _CANNOT_SHARE[key] = _why_it_cannot_share(language_model)
         kinds = {_CANNOT_SHARE[key]} - {""}

@@ -119,7 +119,7 @@ def proven(family: Family, language_model: PreTrainedModel) -> Family:
     if family.exact or any(parameter.is_meta for parameter in language_model.parameters()):
         return family
     config = language_model.config
-    key = f"{config.to_json_string()} {tokens_of_proof(language_model)[0, :8].tolist()}"
+    key = proof_key(language_model)
     if key not in _PROVEN:
         _PROVEN[key] = _proof(family, language_model)
     found = _PROVEN[key]
@@ -148,6 +148,11 @@ def agree(found: Tensor, expected: Tensor, wrong: Tensor) -> bool:
     found, expected, wrong = found.float(), expected.float(), wrong.float()
     rounding = 4 * torch.finfo(found.dtype).eps * expected.norm()
     return bool((found - expected).norm() <= max(share * (wrong - expected).norm(), rounding))
+
+
+def proof_key(language_model: PreTrainedModel) -> str:
+    """Key of what was proven of a model: its config, and a few of its weights."""
+    return f"{language_model.config.to_json_string()} {tokens_of_proof(language_model)[0, :8].tolist()}"
 
 
 def tokens_of_proof(language_model: PreTrainedModel) -> Tensor:

@@ -11,7 +11,7 @@ from vidtune.data.sample import MediaRef
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.features.cache import TORCH_DTYPES, FeatureCache
-from vidtune.features.collection import CollectionSpec
+from vidtune.features.collection import stream_spec
 from vidtune.features.identity import MediaIdentities
 from vidtune.features.tower_stream import Extraction, TowerStream
 from vidtune.features.towers import frozen
@@ -96,11 +96,9 @@ def _stage_extraction(
             if next(tower.parameters(), None) is None:
                 raise UserError(f"stream {stream}: the model is without its tower; name its weights in towers.{name}")
             towers[name] = frozen(tower, TORCH_DTYPES[kind], device)
-        origin = {"system": recipe.system, "stream": stream, "tower": f"towers.{name}"}
-        taps, connector = config.taps(stream), config.connector(config.streams[stream]["connector"])
-        spec = CollectionSpec.of(towers[name], config.tower(name), how, kind, origin, taps, connector)
+        spec = stream_spec(config, stream, towers[name], how, kind, {"system": recipe.system})
         cache = FeatureCache(store, spec, identities)
-        found.streams[stream] = TowerStream(stream, towers[name], how, cache, taps, connector)
+        found.streams[stream] = TowerStream.of(config, stream, towers[name], how, cache)
     found.refs.extend(ref for ref in refs if ref.stream in found.streams)
     return found
 

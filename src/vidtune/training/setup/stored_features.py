@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vidtune.data.sample import MediaRef
 from vidtune.features.cache import FeatureCache
-from vidtune.features.collection import CollectionSpec, random_setting
+from vidtune.features.collection import CollectionSpec, random_setting, stream_spec
 from vidtune.features.identity import MediaIdentities
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.preprocessing.kinds import Preprocessing
@@ -191,12 +191,8 @@ def tower_spec(
     recipe: Recipe, stage: Stage, stream: str, model: VideoLM, preprocessing: Preprocessing
 ) -> CollectionSpec:
     """Returns everything that determines the features of a stream in a stage."""
-    config, name = model.config, model.config.streams[stream]["tower"]
-    origin = {"system": recipe.system, "stream": stream, "tower": f"towers.{name}"}
-    taps, connector = config.taps(stream), config.connector(config.streams[stream]["connector"])
-    return CollectionSpec.of(
-        model.towers[name], config.tower(name), preprocessing, stage.precision, origin, taps, connector
-    )
+    tower = model.towers[model.config.streams[stream]["tower"]]
+    return stream_spec(model.config, stream, tower, preprocessing, stage.precision, {"system": recipe.system})
 
 
 def teacher_spec(
