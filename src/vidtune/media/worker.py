@@ -17,9 +17,9 @@ from vidtune.errors import MediaError, UserError
 from vidtune.machine.memory import resident_bytes
 from vidtune.machine.shared_memory import SharedArrays
 from vidtune.media.feature_file import is_feature_file, read_features
-from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing, parts_of
 from vidtune.media.probe import MediaInfo, probe
-from vidtune.registry import PREPROCESSING, RESIZE_RULES, SAMPLING_RULES, Registry
+from vidtune.registry import REGISTRIES, Registry
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,6 @@ class LoadJob:
             object.__setattr__(self, "extras", ())
 
 
-_REGISTRIES: tuple[tuple[Registry[Any], str], ...] = (
-    (PREPROCESSING, "kind"),
-    (SAMPLING_RULES, "sampling"),
-    (RESIZE_RULES, "resize"),
-)
-"""Registries whose parts a worker needs, and the setting that names a part."""
-
-
 def job_message(job: LoadJob) -> bytes:
     """Message that gives a job to a worker, with the parts that its preprocessing uses and a call has registered.
 
@@ -60,11 +52,10 @@ def job_message(job: LoadJob) -> bytes:
         UserError: such a part cannot be sent, because a worker could not import it.
     """
     parts = {}
-    for preprocessing in filter(None, (job.preprocessing, job.second)):
-        for number, (registry, setting) in enumerate(_REGISTRIES):
-            name = getattr(preprocessing, setting, None)
+    for preprocessing in (job.preprocessing, job.second):
+        for registry, name in parts_of(preprocessing) if preprocessing is not None else ():
             if name in registry.called:
-                parts[number, name] = _sendable(registry, name)
+                parts[registry.kind, name] = _sendable(registry, name)
     return pickle.dumps((parts, pickle.dumps(job)))
 
 
@@ -83,8 +74,8 @@ def _sendable(registry: Registry[Any], name: str) -> bytes:
 def _read_message(message: bytes) -> LoadJob:
     """The job of a message; its parts are registered here before it is read."""
     parts, job = pickle.loads(message)
-    for (number, name), part in parts.items():
-        registry, _ = _REGISTRIES[number]
+    for (kind, name), part in parts.items():
+        registry = next(registry for registry in REGISTRIES if registry.kind == kind)
         if name not in registry:
             registry.register(name, pickle.loads(part))
     return pickle.loads(job)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import UserError
-from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing, parts_of
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.worker import Loaded, LoadJob, execute
 from vidtune.processing.batch import Example, Item, MediaSlot
@@ -25,15 +25,7 @@ from vidtune.processing.readings import MediaReader, Reading
 from vidtune.processing.stream_settings import Measured, StreamSettings
 from vidtune.processing.times import mark_times
 from vidtune.processing.tokenizing import NO_OWNER, ChunkTokenizer, Encoded, Placeholder, encode, media_tags
-from vidtune.registry import (
-    PREPROCESSING,
-    RESIZE_RULES,
-    SAMPLING_RULES,
-    SYSTEMS,
-    Registry,
-    packages_of,
-    require_packages,
-)
+from vidtune.registry import SYSTEMS, packages_of, require_packages
 
 
 class VideoLMProcessor(ProcessorMixin):
@@ -334,7 +326,7 @@ class VideoLMProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """Content of `processor_config.json`; the tokenizer is saved in its own files."""
-        packages = packages_of(part for stream in self.streams.values() for part in _parts(stream.preprocessing))
+        packages = packages_of(part for stream in self.streams.values() for part in parts_of(stream.preprocessing))
         return {
             "processor_class": type(self).__name__,
             "system": self.system,
@@ -412,13 +404,6 @@ def _shapes(preprocessing: Preprocessing) -> str:
     """The shapes that preprocessing may give, shortest first."""
     first, *others = sorted(preprocessing.output_shapes())
     return f"{first} to {others[-1]}" if others else f"{first}"
-
-
-def _parts(preprocessing: Preprocessing) -> list[tuple[Registry[Any], str]]:
-    """Registered parts that preprocessing uses: its kind, and its rules."""
-    rules: list[tuple[Registry[Any], str]] = [(SAMPLING_RULES, "sampling"), (RESIZE_RULES, "resize")]
-    used = [(registry, getattr(preprocessing, field)) for registry, field in rules if hasattr(preprocessing, field)]
-    return [(PREPROCESSING, preprocessing.kind), *used]
 
 
 def _example(

@@ -16,7 +16,7 @@ from vidtune.media.preprocessing import PARTS
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.media.preprocessing.sound import FbankPreprocessing, LogMelPreprocessing
-from vidtune.registry import PREPROCESSING
+from vidtune.registry import PREPROCESSING, RESIZE_RULES, SAMPLING_RULES, Registry
 
 
 def _from_outside(value: Any) -> bool:
@@ -47,3 +47,9 @@ Preprocessing = Annotated[
     WrapSerializer(_serialize),
 ]
 """Type of a pydantic field that holds the preprocessing of a stream, of a registered kind too."""
+
+
+def parts_of(preprocessing: Preprocessing) -> list[tuple[Registry[Any], str]]:
+    """Return the registered parts that preprocessing uses, by registry and name: its kind and its rules."""
+    registries = ((PREPROCESSING, "kind"), (SAMPLING_RULES, "sampling"), (RESIZE_RULES, "resize"))
+    return [(registry, getattr(preprocessing, name)) for registry, name in registries if hasattr(preprocessing, name)]
