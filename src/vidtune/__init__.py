@@ -11,15 +11,15 @@ from vidtune.models.auto import announce_auto_classes as _announce_auto_classes
 __version__ = "0.1.0"
 
 _PLACES = {
-    "Chat": "vidtune.api",
-    "Model": "vidtune.api",
+    "Chat": "vidtune.api.chat",
+    "Model": "vidtune.api.model",
     "Recipe": "vidtune.recipe.types",
-    "Reply": "vidtune.api",
+    "Reply": "vidtune.api.reply",
     "UserError": "vidtune.errors",
-    "answer": "vidtune.api",
-    "chat": "vidtune.api",
-    "evaluate": "vidtune.api",
-    "load": "vidtune.api",
+    "answer": "vidtune.api.questions",
+    "chat": "vidtune.api.questions",
+    "evaluate": "vidtune.api.runs",
+    "load": "vidtune.api.questions",
     "load_recipe": "vidtune.recipe.types",
     "register_annotations": "vidtune.extending",
     "register_benchmark": "vidtune.extending",
@@ -30,8 +30,8 @@ _PLACES = {
     "register_rule": "vidtune.extending",
     "register_system": "vidtune.extending",
     "register_tower": "vidtune.extending",
-    "stream": "vidtune.api",
-    "train": "vidtune.api",
+    "stream": "vidtune.api.questions",
+    "train": "vidtune.api.runs",
 }
 
 __all__ = [
@@ -60,7 +60,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from vidtune.api import Chat, Model, Reply, answer, chat, evaluate, load, stream, train
+    from vidtune.api.chat import Chat
+    from vidtune.api.model import Model
+    from vidtune.api.questions import answer, chat, load, stream
+    from vidtune.api.reply import Reply
+    from vidtune.api.runs import evaluate, train
     from vidtune.errors import UserError
     from vidtune.extending import (
         register_annotations,

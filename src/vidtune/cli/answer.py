@@ -9,7 +9,7 @@ import typer
 from vidtune.cli.options.loading import ModelBase, Revision, System, Towers, assignments
 
 if TYPE_CHECKING:
-    from vidtune.api import Reply
+    from vidtune.api.reply import Reply
 
 
 def answer(

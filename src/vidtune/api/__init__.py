@@ -1,0 +1,1 @@
+"""What ``import vidtune`` gives: functions and classes that load a model, ask it, train it and evaluate it."""

@@ -1,0 +1,64 @@
+"""A conversation with a model, as a Python user has it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vidtune.api.ask import MEDIA_TIMEOUT, Ask
+from vidtune.api.reply import Reply
+from vidtune.data.sample import Turn
+
+if TYPE_CHECKING:
+    from vidtune.api.model import Model
+    from vidtune.generation.conversation import Conversation
+
+
+@dataclass
+class Chat:
+    """A conversation with a model about the same media; made by :meth:`Model.chat`.
+
+    Args:
+        model: the model that answers.
+        options: media and settings, as in :meth:`Model.answer`.
+        turns: what was said, the user first; the first turn holds the tags of the media.
+    """
+
+    model: "Model"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
+
+    def say(self, text: str) -> Reply:
+        """Say something and return the model's answer; both are remembered.
+
+        Raises:
+            UserError: as in :meth:`Model.answer`; nothing is remembered then.
+        """
+        ask = self._ask()
+        with self._conversation(ask) as conversation:
+            answer = conversation.ask(text, () if self.turns else ask.media)
+        self.turns = conversation.turns
+        return Reply(answer, text, ask.duration, self.model._dialect.times)
+
+    def stream(self, text: str) -> Iterator[str]:
+        """Say something and yield pieces of the answer; both are remembered when the answer is complete."""
+        ask = self._ask()
+        with self._conversation(ask) as conversation:
+            yield from conversation.stream(text, () if self.turns else ask.media)
+        self.turns = conversation.turns
+
+    def _ask(self) -> Ask:
+        known = {"video": None, "image": None, "features": None, "without": (), "duration": None, "prompt": None}
+        named: dict[str, Any] = {name: self.options.get(name, default) for name, default in known.items()}
+        timeout = self.options.get("media_timeout", MEDIA_TIMEOUT)
+        settings = {name: self.options[name] for name in self.options if name not in {*known, "media_timeout"}}
+        return self.model._ask(**named, timeout=timeout, settings=settings)
+
+    @contextmanager
+    def _conversation(self, ask: Ask) -> "Iterator[Conversation]":
+        from vidtune.generation.conversation import Conversation
+
+        with self.model._engine(ask) as engine:
+            conversation = Conversation(engine)
+            conversation.turns, conversation.media = self.turns, ask.media if self.turns else ()
+            yield conversation

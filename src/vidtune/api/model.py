@@ -1,0 +1,221 @@
+"""A loaded model, as a Python user has it: asked, talked to and saved."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from vidtune.api.arguments import checked_path, checked_paths, texts_of
+from vidtune.api.ask import MEDIA_TIMEOUT, Ask
+from vidtune.api.chat import Chat
+from vidtune.api.reply import Reply
+from vidtune.errors import UserError
+from vidtune.generation.settings import Answer, GenerationSettings, Request
+from vidtune.processing.asked_media import Paths, as_paths, asked_media, seconds_of, streams_without_files
+from vidtune.registry import SYSTEMS
+
+if TYPE_CHECKING:
+    from vidtune.checkpoints.load import Checkpoint
+    from vidtune.checkpoints.report import LoadReport
+    from vidtune.checkpoints.source import Source
+    from vidtune.generation.engine import AnswerEngine
+    from vidtune.models.video_lm import VideoLM
+    from vidtune.processing.dialect import Dialect
+    from vidtune.processing.processor import VideoLMProcessor
+
+NATIVE = "vidtune"
+
+
+class Model:
+    """A loaded video language model with its processor; made by :func:`load`.
+
+    Several threads may use one model at the same time.
+
+    Attributes:
+        network: the ``torch.nn.Module``, a :class:`vidtune.models.video_lm.VideoLM`.
+        processor: tokenizer, prompt formats and preprocessing.
+        report: which keys of the checkpoint were loaded; None for a model that was not loaded from one.
+    """
+
+    def __init__(
+        self,
+        network: "VideoLM",
+        processor: "VideoLMProcessor",
+        report: "LoadReport | None" = None,
+        source: str | Path | None = None,
+        loaded_from: "Source | None" = None,
+    ) -> None:
+        self.network, self.processor, self.report = network, processor, report
+        self._source, self._loaded_from = source, loaded_from
+
+    @property
+    def system(self) -> str:
+        """Name of the published system that the model belongs to."""
+        return self.processor.system
+
+    @property
+    def _dialect(self) -> "Dialect":
+        return SYSTEMS[self.system].dialect
+
+    @overload
+    def answer(self, question: str, **options: Any) -> Reply: ...
+    @overload
+    def answer(self, question: Sequence[str], **options: Any) -> list[Reply]: ...
+    def answer(
+        self,
+        question: str | Sequence[str],
+        *,
+        video: Paths = None,
+        image: Paths = None,
+        features: Mapping[str, str | Path] | None = None,
+        without: Sequence[str] = (),
+        duration: float | None = None,
+        prompt: str | None = None,
+        media_timeout: float = MEDIA_TIMEOUT,
+        **settings: Any,
+    ) -> Reply | list[Reply]:
+        """Answer one question, or several about the same media; the media are read and encoded once.
+
+        Args:
+            question: a question, or a list of questions.
+            video: video files or folders of frames.
+            image: image files; they follow the videos.
+            features: stream -> file of stored features that the stream reads in place of the file.
+            without: streams that are switched off, such as ``"audio"``.
+            duration: seconds of the video, where only features of it are given.
+            prompt: name of a prompt format; None: the system's own for answering.
+            media_timeout: seconds that one file may take.
+            settings: fields of :class:`vidtune.generation.settings.GenerationSettings`, such as ``max_new_tokens``,
+                ``temperature``, ``top_p`` and ``seed``. A temperature above 0 draws tokens.
+
+        Returns: a :class:`Reply` for one question, a list of them for several.
+        Raises:
+            UserError: a file, stream or setting that does not exist, or a question that cannot be answered.
+
+        Example:
+            >>> model = vidtune.load("tiny-model")
+            >>> reply = model.answer("What moves?", video="clip.mp4", max_new_tokens=4)
+            >>> reply.finish_reason
+            'length'
+            >>> len(model.answer(["What moves?", "What colour is it?"], video="clip.mp4", max_new_tokens=4))
+            2
+        """
+        questions = texts_of(question, "question")
+        ask = self._ask(video, image, features, without, duration, prompt, media_timeout, settings)
+        requests = [Request(str(number), ask.media, text) for number, text in enumerate(questions)]
+        with self._engine(ask) as engine:
+            found = {answer.id: answer for answer in engine.answer(requests)}
+        replies = [self._reply(found[request.id], request, ask) for request in requests]
+        return replies[0] if isinstance(question, str) else replies
+
+    def stream(
+        self,
+        question: str,
+        *,
+        video: Paths = None,
+        image: Paths = None,
+        features: Mapping[str, str | Path] | None = None,
+        without: Sequence[str] = (),
+        prompt: str | None = None,
+        media_timeout: float = MEDIA_TIMEOUT,
+        **settings: Any,
+    ) -> Iterator[str]:
+        """Pieces of an answer's text as they become certain; joined, they are the answer. Arguments as in
+        :meth:`answer`, but without ``duration``.
+
+        Example:
+            >>> model = vidtune.load("tiny-model")
+            >>> pieces = list(model.stream("What moves?", video="clip.mp4", max_new_tokens=4))
+            >>> "".join(pieces) == model.answer("What moves?", video="clip.mp4", max_new_tokens=4)
+            True
+        """
+        ask = self._ask(video, image, features, without, None, prompt, media_timeout, settings)
+        with self._engine(ask) as engine:
+            yield from engine.stream(Request("0", ask.media, question))
+
+    def chat(self, **options: Any) -> "Chat":
+        """A conversation about the same media, which remembers its turns. Options as in :meth:`answer`.
+
+        Example:
+            >>> talk = vidtune.load("tiny-model").chat(video="clip.mp4", max_new_tokens=4)
+            >>> first, second = talk.say("What moves?"), talk.say("And then?")
+            >>> [turn.role for turn in talk.turns]
+            ['user', 'assistant', 'user', 'assistant']
+        """
+        return Chat(self, options)
+
+    def save(self, folder: str | Path, format: str = NATIVE, difference_from: str | Path | None = None) -> Path:
+        """Write the model as a checkpoint folder.
+
+        Args:
+            folder: a new or empty folder.
+            format: ``"vidtune"``, or a format of the system that ``vidtune systems`` lists, such as ``"official"``.
+            difference_from: language model to which a format holds differences; None: the one from which the model was
+                loaded.
+
+        Returns: the folder.
+        Raises:
+            UserError: the folder is not empty, or the format cannot hold this model.
+
+        Example:
+            >>> vidtune.load("tiny-model").save("copy", format="official").name
+            'copy'
+        """
+        from vidtune.checkpoints.write import save_checkpoint
+
+        checked_path(folder, "folder")
+        save_checkpoint(
+            self._checkpoint(), Path(folder), format, None if difference_from is None else str(difference_from)
+        )
+        return Path(folder)
+
+    def _checkpoint(self) -> "Checkpoint":
+        from vidtune.checkpoints.load import Checkpoint
+        from vidtune.checkpoints.report import LoadReport
+
+        return Checkpoint(self.network, self.processor, self.report or LoadReport(NATIVE), self._loaded_from)
+
+    def _ask(
+        self,
+        video: Paths,
+        image: Paths,
+        features: Mapping[str, str | Path] | None,
+        without: Sequence[str],
+        duration: float | None,
+        prompt: str | None,
+        timeout: float,
+        settings: Mapping[str, Any],
+    ) -> Ask:
+        without = texts_of(without, "without")
+        files = {"video": as_paths(checked_paths(video, "video")), "image": as_paths(checked_paths(image, "image"))}
+        media = asked_media(files, features or {}, self._dialect)
+        if settings.get("temperature"):
+            settings = {"do_sample": True, **settings}
+        if duration is None and self._dialect.times is not None:
+            duration = seconds_of(media, timeout)
+        return Ask(
+            media=media,
+            without=frozenset((*without, *streams_without_files(media))),
+            prompt=prompt or self._dialect.answering_prompt,
+            settings=GenerationSettings.from_mapping(settings),
+            duration=duration if self._dialect.times is not None else None,
+            timeout=timeout,
+        )
+
+    def _engine(self, ask: Ask) -> "AnswerEngine":
+        from vidtune.generation.engine import AnswerEngine
+
+        processor = self.processor.without(ask.without) if ask.without else self.processor
+        workers = 1 if ask.media else 0
+        return AnswerEngine(
+            self.network, processor, ask.settings, prompt=ask.prompt, workers=workers, media_timeout=ask.timeout
+        )
+
+    def _reply(self, answer: Answer, request: Request, ask: Ask) -> Reply:
+        if answer.error is not None:
+            raise UserError(answer.error)
+        return Reply(answer, request.question, ask.duration, self._dialect.times)
+
+    def __repr__(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        where = f", {self._source}" if self._source else ""
+        return f"<vidtune.Model {self.system}, {parameters:,} parameters{where}>"

@@ -1,0 +1,93 @@
+"""Public functions that load a model and ask it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vidtune.api.chat import Chat
+from vidtune.api.model import Model
+from vidtune.processing.asked_media import Paths, as_paths
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load(
+    checkpoint: str | Path,
+    *,
+    revision: str | None = None,
+    system: str | None = None,
+    base: Paths = None,
+    towers: Mapping[str, str] | None = None,
+    tokenizer: str | None = None,
+    device: str | None = None,
+    dtype: "str | torch.dtype | None" = None,
+) -> Model:
+    """Load a model from a checkpoint in any known format.
+
+    Args:
+        checkpoint: folder, file or hub id.
+        revision: branch, tag or commit of a hub repository.
+        system: name of the system, for a checkpoint that several systems claim.
+        base: what a checkpoint that is not whole stands on, bottom up: language model, connector file, LoRA runs; or
+            where the base of a LoRA result has moved to.
+        towers: tower -> file, folder or hub id of its weights, for a checkpoint that comes without it.
+        tokenizer: folder or hub id, when the checkpoint's folder holds none.
+        device: of torch; None: a GPU when there is one.
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``, or the dtype of torch; None: the checkpoint's.
+
+    Raises:
+        UserError: no checkpoint there, an unknown format, missing or unexpected keys, or no tokenizer.
+
+    Example:
+        >>> type(vidtune.load("tiny-model")).__name__
+        'Model'
+    """
+    from vidtune.checkpoints.load import load_checkpoint
+    from vidtune.machine.devices import pick_device, pick_dtype
+
+    loaded = load_checkpoint(
+        checkpoint,
+        revision=revision,
+        system=system,
+        base=[str(place) for place in as_paths(base)] if not isinstance(base, str) else base,
+        towers=towers,
+        tokenizer=tokenizer,
+        dtype=pick_dtype(dtype),
+        device=pick_device(device),
+    )
+    return Model(loaded.model, loaded.processor, loaded.report, checkpoint, loaded.source)
+
+
+def answer(model: Model | str | Path, question: str | Sequence[str], **options: Any) -> Any:
+    """Answer questions with a model or a checkpoint; see :meth:`Model.answer`.
+
+    Example:
+        >>> len(vidtune.answer("tiny-model", "What moves?", video="clip.mp4", max_new_tokens=4)) > 0
+        True
+    """
+    return _model(model).answer(question, **options)
+
+
+def stream(model: Model | str | Path, question: str, **options: Any) -> Iterator[str]:
+    """Pieces of an answer as they become certain; see :meth:`Model.stream`.
+
+    Example:
+        >>> type(next(vidtune.stream("tiny-model", "What moves?", video="clip.mp4", max_new_tokens=4)))
+        <class 'str'>
+    """
+    return _model(model).stream(question, **options)
+
+
+def chat(model: Model | str | Path, **options: Any) -> Chat:
+    """A conversation with a model or a checkpoint; see :meth:`Model.chat`.
+
+    Example:
+        >>> vidtune.chat("tiny-model", video="clip.mp4").turns
+        ()
+    """
+    return _model(model).chat(**options)
+
+
+def _model(model: Model | str | Path) -> Model:
+    return model if isinstance(model, Model) else load(model)
