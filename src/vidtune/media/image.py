@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vidtune.errors import MediaError
 from vidtune.media.first_look import check_file, media_errors
@@ -15,21 +15,42 @@ FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 def read_image(path: str) -> np.ndarray:
     """Return the pixels of a still image as RGB. Alpha is dropped; an animation gives its first picture.
 
-    The EXIF orientation is not applied, as in the loaders that published systems were trained with.
+    Of 16 bits per colour the upper 8 are taken. The EXIF orientation is not applied, as in the loaders that published
+    systems were trained with.
 
     Shape: -> uint8 (H, W, 3)
     Raises:
-        MediaError: missing, empty, cut off, or not an image.
+        MediaError: missing, empty, cut off, not an image, or with levels whose scale is not known (float, 32 bits).
     """
     with media_errors(path):
         check_file(path)
         try:
             with Image.open(path) as image:
-                return np.array(image.convert("RGB"))
+                return _rgb(path, image)
         except (UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise MediaError(path, _reason(error)) from None
-        except (SyntaxError, ValueError, EOFError) as error:
-            raise MediaError(path, f"is a damaged image ({error})") from None
+        except (MediaError, OSError, MemoryError):
+            raise
+        except Exception as error:  # readers of damaged files raise errors of many types
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise MediaError(path, f"is a damaged image ({reason})") from None
+
+
+def _rgb(path: str, image: Image.Image) -> np.ndarray:
+    """RGB pixels, uint8 (H, W, 3). Levels of more than 8 bits are scaled here: Pillow would clip them to white."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        tags = getattr(image, "tag_v2", {})  # of a TIFF file
+        bits = int(np.ravel(tags.get(ExifTags.Base.BitsPerSample, 16))[0])
+        grey = (np.asarray(image).astype(np.uint16) >> (bits - 8)).astype(np.uint8)
+        zero_is_white = tags.get(ExifTags.Base.PhotometricInterpretation) == 0
+        return np.repeat((255 - grey if zero_is_white else grey)[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        levels = "32-bit" if image.mode == "I" else "float"
+        raise MediaError(path, f"has {levels} grey levels, whose scale is not known; save it with 8 or 16 bits")
+    if image.mode == "La":  # alpha that is multiplied into the grey levels; Pillow takes this step alone
+        image = image.convert("LA")
+    image.info.pop("transparency", None)  # of a palette, whose colours are wanted; Pillow would warn
+    return np.array(image.convert("RGB"))
 
 
 def image_size(path: str) -> tuple[int, int] | None:
