@@ -28,9 +28,10 @@ def visual_part(config: VideoLMConfig) -> nn.ModuleList:
 
 def clip_shape(system: str, config: VideoLMConfig, height: int, width: int) -> tuple[int, ...]:
     """What preprocessing makes of a clip of this shape that is long enough."""
+    from vidtune.media.clip_times import ClipTimes
     from vidtune.media.probe import MediaInfo
 
-    info = MediaInfo("video", width * 100, height * 100, 1000, 25.0, 40.0, False, 0)
+    info = MediaInfo("video", width * 100, height * 100, ClipTimes.evenly(1000, 25), False, 0)
     return SYSTEMS[system].architecture.preprocessing(config)[STREAM].output_shape(info)
 
 

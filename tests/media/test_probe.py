@@ -9,6 +9,7 @@ from synthetic_clips import write_clip
 
 from vidtune.errors import MediaError
 from vidtune.media import probe as probe_module
+from vidtune.media.clip_times import ClipTimes
 from vidtune.media.probe import MediaInfo, ProbeCache, probe
 
 
@@ -27,7 +28,7 @@ def test_a_video_without_sound_says_so(tmp_path: Path) -> None:
 
 def test_an_image_is_recognised_by_content_not_by_name(tmp_path: Path) -> None:
     Image.new("RGB", (7, 5)).save(tmp_path / "picture.mp4", format="PNG")
-    assert probe(tmp_path / "picture.mp4") == MediaInfo("image", 7, 5, 1, 0.0, 0.0, False, 0)
+    assert probe(tmp_path / "picture.mp4") == MediaInfo("image", 7, 5, ClipTimes.unknown(1), False, 0)
 
 
 def test_a_gif_is_a_video(tmp_path: Path) -> None:
@@ -85,9 +86,12 @@ def test_the_cache_does_not_believe_an_older_version(tmp_path: Path) -> None:
     cache = ProbeCache(tmp_path / "probe.jsonl")
     cache.get(path)
     record = json.loads(cache.sidecar.read_text())
-    del record["info"]["audio_seconds"]
+    record["info"]["audio_seconds"] = 7.0
     cache.sidecar.write_text(json.dumps(record) + "\n")
-    assert ProbeCache(cache.sidecar).get(path).audio_seconds > 0.9
+    assert ProbeCache(cache.sidecar).get(path).audio_seconds == 7.0
+    del record["version"]
+    cache.sidecar.write_text(json.dumps(record) + "\n")
+    assert 0.9 < ProbeCache(cache.sidecar).get(path).audio_seconds < 1.1
 
 
 def test_the_cache_keeps_no_failures(tmp_path: Path) -> None:

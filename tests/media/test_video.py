@@ -9,6 +9,7 @@ from synthetic_clips import decode_plainly, write_clip
 
 from vidtune.errors import MediaError
 from vidtune.media import video
+from vidtune.media.clip_times import ClipTimes
 from vidtune.media.container import PacketTable
 from vidtune.media.preprocessing.frame_sampling import frame_chooser
 from vidtune.media.probe import probe
@@ -114,7 +115,7 @@ def test_frames_that_packets_promise_but_decoding_lacks_are_not_sampled(
     def promise_two_more(*arguments: object) -> PacketTable:
         table = original(*arguments)  # type: ignore[arg-type]
         more = [np.append(column, [column[-1]] * 2) for column in columns(table)]
-        return PacketTable(*more, timed=False, end=table.end)
+        return PacketTable(*more, timed=False, clip=ClipTimes.evenly(12, 10))
 
     monkeypatch.setattr(video, "read_packet_table", promise_two_more)
     frames, info = read_clip(path, frame_chooser("linspace", 3))
@@ -153,7 +154,7 @@ def test_an_index_behind_the_end_is_refused(tmp_path: Path) -> None:
 def test_a_picture_shown_before_its_key_frame_needs_the_gop_before() -> None:
     times = np.array([0, 1, 2, 5, 3, 4, 6])
     keys = np.array([True, False, False, True, False, False, False])
-    table = PacketTable(times, np.arange(7), keys, np.ones(7, bool), timed=True, end=1.0)
+    table = PacketTable(times, np.arange(7), keys, np.ones(7, bool), timed=True, clip=ClipTimes.evenly(7, 7))
     assert gop_plan(table, [5]) == [(0, [5])]
     assert gop_plan(table, [6]) == [(3, [6])]
     assert gop_plan(table, [1, 6]) == [(0, [1]), (3, [6])]

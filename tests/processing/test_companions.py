@@ -9,6 +9,7 @@ import pytest
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import MediaError, UserError
+from vidtune.media.clip_times import ClipTimes
 from vidtune.media.probe import MediaInfo
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.stream_settings import StreamSettings
@@ -29,7 +30,7 @@ def accompanied(processor: VideoLMProcessor, monkeypatch: pytest.MonkeyPatch) ->
     video = processor.streams["video"].model_copy(update={"feature_rows": VIDEO_TOKENS, "feature_size": WIDTH})
     image = processor.streams["image"].model_copy(update={"num_tokens": "3/2", "feature_size": WIDTH})
     changed.streams = {"image": image, "video": video}
-    changed.media_info = lambda path: MediaInfo("video", 8, 8, FRAMES, 1.0, 4.0, False, 0)
+    changed.media_info = lambda path: MediaInfo("video", 8, 8, ClipTimes.evenly(FRAMES, 1), False, 0)
     return changed
 
 

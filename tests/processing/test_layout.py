@@ -11,6 +11,7 @@ from tiny_stage import maker
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import UserError
+from vidtune.media.clip_times import ClipTimes
 from vidtune.media.probe import MediaInfo
 from vidtune.processing.batch import IGNORED
 from vidtune.processing.layout import Layout, Tokens
@@ -22,7 +23,7 @@ SYSTEM = SYSTEMS[SYSTEMS.names()[0]]
 PROMPT = SYSTEM.dialect.training_prompt
 FRAMES = 4
 CLIP = MediaRef("video", "/clip.mp4")
-INFO = MediaInfo("video", 8, 8, 9, 2.0, 4.5, False, 0)  # frames 0, 2, 5, 8 are taken
+INFO = MediaInfo("video", 8, 8, ClipTimes.evenly(9, 2), False, 0)  # frames 0, 2, 5, 8 are taken
 Made = Callable[..., VideoLMProcessor]
 
 
@@ -172,9 +173,9 @@ def test_a_layout_that_cannot_be_written_is_refused_when_the_system_is_loaded(
     ("layout", "info", "ref", "message"),
     [
         ((Tokens(frames=3),), INFO, CLIP, "4 frames of video cannot be divided into groups of 3 frames"),
-        ((Tokens(frames=1),), replace(INFO, num_frames=0), CLIP, "tells the frames"),
-        ((Tokens(), "{times}"), replace(INFO, fps=0.0), CLIP, "tells the times"),
-        ((Tokens(), "{duration}"), replace(INFO, duration=0.0), CLIP, "tells the duration"),
+        ((Tokens(frames=1),), replace(INFO, times=ClipTimes.unknown(0)), CLIP, "tells the frames"),
+        ((Tokens(), "{times}"), replace(INFO, times=ClipTimes.unknown(9)), CLIP, "tells the times"),
+        ((Tokens(), "{duration}"), replace(INFO, times=ClipTimes.unknown(9)), CLIP, "tells the duration"),
     ],
 )
 def test_a_file_that_does_not_fit_a_layout_is_named_with_its_sample(

@@ -13,6 +13,7 @@ from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.data.tables import AnnotationTable
+from vidtune.media.clip_times import ClipTimes
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing
 from vidtune.media.probe import MediaInfo
 from vidtune.planning.lengths import COST_UNIT, ExampleMaker, open_lengths
@@ -39,7 +40,9 @@ def processor() -> VideoLMProcessor:
     connector = config.streams["video"]["connector"]
     config.connectors = {**config.connectors, connector: {"type": "adjacent", "input_size": 16, "output_size": 32}}
     made = build_processor(config, tiny_tokenizer(legacy=False))
-    made.media_info = lambda path: MediaInfo("video", 80 if "wide" in path else 40, 40, 100, 10.0, 10.0, False, 0)
+    made.media_info = lambda path: MediaInfo(
+        "video", 80 if "wide" in path else 40, 40, ClipTimes.evenly(100, 10), False, 0
+    )
     return made
 
 

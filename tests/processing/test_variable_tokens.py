@@ -12,6 +12,7 @@ from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import UserError
+from vidtune.media.clip_times import ClipTimes
 from vidtune.media.probe import MediaInfo, ProbeCache
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.registry import SYSTEMS
@@ -29,7 +30,9 @@ def config():
 @pytest.fixture
 def processor(config) -> VideoLMProcessor:
     made = build_processor(config, tiny_tokenizer(legacy=False))
-    made.media_info = lambda path: MediaInfo("video", 80 if "wide" in path else 40, 40, 100, 10.0, 10.0, False, 0)
+    made.media_info = lambda path: MediaInfo(
+        "video", 80 if "wide" in path else 40, 40, ClipTimes.evenly(100, 10), False, 0
+    )
     return made
 
 

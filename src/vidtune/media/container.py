@@ -18,6 +18,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from vidtune.errors import MediaError
+from vidtune.media.clip_times import ClipTimes
 from vidtune.media.first_look import check_file, media_errors
 from vidtune.media.image import image_size
 
@@ -43,7 +44,7 @@ class PacketTable:
         shown: bool (N,) packets that give a visible frame. Frames outside an edit list and hidden reference frames
             are not visible.
         timed: every packet has a time of its own, and decoding can start at any key frame.
-        end: time at which the last frame ends, in seconds from the first frame.
+        clip: times of the visible frames.
     """
 
     times: np.ndarray
@@ -51,7 +52,7 @@ class PacketTable:
     keys: np.ndarray
     shown: np.ndarray
     timed: bool
-    end: float
+    clip: ClipTimes
 
     @property
     def num_frames(self) -> int:
@@ -143,8 +144,8 @@ def read_packet_table(path: str, container: InputContainer, stream: VideoStream)
     codec = stream.codec_context.name
     times, decode_times, keys, shown = [], [], [], []
     timed = codec in SEEKABLE_CODECS and container.format.name not in FORMATS_WITHOUT_TIMES
-    last_duration, damaged = 0, False
-    latest = 0.0
+    durations: list[int] = []
+    damaged, latest = False, 0.0
     for packet in container.demux(*streams_to_demux(container, stream)):
         if packet.size == 0:
             continue
@@ -155,11 +156,12 @@ def read_packet_table(path: str, container: InputContainer, stream: VideoStream)
         decode_times.append(packet.dts if packet.dts is not None else packet.pts)
         keys.append(packet.is_keyframe)
         shown.append(not packet.is_discard and (codec != "vp8" or bool(memoryview(packet)[0] & 0x10)))
-        last_duration = packet.duration or last_duration
+        durations.append(packet.duration or 0)
         damaged = damaged or packet.is_corrupt
     if not any(shown):
         raise MediaError(path, "holds no video frame")
     check_complete(path, container, stream, latest, sum(shown), damaged)
+    clip = _clip_times(stream, times, decode_times, np.array(durations), np.array(shown))
     timed = timed and all(time is not None for time in times) and len(set(times)) == len(times)
     table_times = np.array(times if timed else range(len(times)), dtype=np.int64)
     table_decode_times = np.array(decode_times if timed else table_times, dtype=np.int64)
@@ -168,8 +170,7 @@ def read_packet_table(path: str, container: InputContainer, stream: VideoStream)
         later_keys = np.flatnonzero(table_keys[1:])
         first_gop = table_times[: int(later_keys[0]) + 1] if len(later_keys) else table_times
         timed = bool(table_keys[0]) and bool((first_gop >= table_times[0]).all())
-    end = _end_seconds(stream, table_times if timed else None, last_duration, sum(shown))
-    return PacketTable(table_times, table_decode_times, table_keys, np.array(shown), timed, end)
+    return PacketTable(table_times, table_decode_times, table_keys, np.array(shown), timed, clip)
 
 
 def streams_to_demux(container: InputContainer, stream: VideoStream | AudioStream) -> list[Any]:
@@ -184,12 +185,38 @@ def packet_end(packet: Packet) -> float:
     return float((packet.pts + (packet.duration or 0)) * packet.time_base)
 
 
-def _end_seconds(stream: VideoStream, times: np.ndarray | None, last_duration: int, num_frames: int) -> float:
-    if times is not None:
-        assert stream.time_base is not None
-        return float((int(times.max() - times.min()) + last_duration) * stream.time_base)
+def _clip_times(
+    stream: VideoStream, times: list[Any], decode_times: list[Any], durations: np.ndarray, shown: np.ndarray
+) -> ClipTimes:
+    """Return the times of the shown frames.
+
+    Frames are shown in the order of their presentation times, also where those are wrong for the single packet: a
+    stream that was copied out of a format without presentation times has those of the decode order. Without them the
+    decode times serve, and without those the frame rate.
+
+    Args:
+        times, decode_times: of N packets in decode order; None where a packet has none.
+        durations: integers (N,), 0 where a packet has none.
+        shown: bool (N,).
+    """
+    in_order = all(time is not None for time in decode_times) and bool((np.diff(np.array(decode_times)) >= 0).all())
+    for candidates in (times, decode_times) if in_order and stream.time_base else ():
+        ticks = [time for time, visible in zip(candidates, shown, strict=True) if visible]
+        if all(tick is not None for tick in ticks) and len(set(ticks)) == len(ticks):
+            starts = np.array(ticks, np.int64)
+            order = np.argsort(starts)
+            lengths = durations[shown][order]
+            known = lengths[lengths > 0]
+            if not len(known):
+                known = np.diff(starts[order]) if len(starts) > 1 else np.array([_frame_ticks(stream)])
+            assert stream.time_base is not None
+            return ClipTimes.of_ticks(starts[order], int(starts.max() + known[-1]), stream.time_base)
+    return ClipTimes.evenly(int(shown.sum()), stream.average_rate or stream.guessed_rate or 0)
+
+
+def _frame_ticks(stream: VideoStream) -> int:
     rate = stream.average_rate or stream.guessed_rate
-    return num_frames / float(rate) if rate else 0.0
+    return round(1 / (rate * stream.time_base)) if rate and stream.time_base else 0
 
 
 def check_complete(

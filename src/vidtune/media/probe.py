@@ -2,7 +2,7 @@
 
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ from av.video.stream import VideoStream
 
 from vidtune.machine.records import RecordWriter, read_records
 from vidtune.media.audio import audio_seconds
+from vidtune.media.clip_times import ClipTimes
 from vidtune.media.container import PacketTable, open_media, open_video_stream, picture_streams, read_packet_table
 from vidtune.media.first_look import media_errors
 from vidtune.media.image import image_size, list_frames
@@ -24,9 +25,7 @@ class MediaInfo:
     Args:
         kind: "video", "image", "frames" (a folder of frame images), or "audio" (sound alone).
         width, height: size in pixels as shown, after rotation; 0 for sound alone.
-        num_frames: number of frames that decoding gives; 1 for an image, 0 for sound alone.
-        fps: mean frames per second; 0 for images, folders and sound alone.
-        duration: seconds; 0 for images and folders.
+        times: number of frames that decoding shows, and their times; they are unknown for images and folders.
         has_audio: whether the file has an audio stream.
         rotation: counterclockwise degrees (0, 90, 180, 270) applied to the stored pixels.
         audio_seconds: length of the sound in seconds, from the start of the file; 0 without sound.
@@ -35,15 +34,29 @@ class MediaInfo:
     kind: Literal["video", "image", "frames", "audio"]
     width: int
     height: int
-    num_frames: int
-    fps: float
-    duration: float
+    times: ClipTimes
     has_audio: bool
     rotation: int
     audio_seconds: float = 0.0
 
+    @property
+    def num_frames(self) -> int:
+        """Number of frames that decoding shows; 1 for an image, 0 for sound alone."""
+        return self.times.num_frames
 
-_FIELDS = {field.name for field in fields(MediaInfo)}
+    @property
+    def fps(self) -> float:
+        """Mean number of frames per second; 0 for images, folders and sound alone."""
+        return self.times.fps
+
+    @property
+    def duration(self) -> float:
+        """Seconds; 0 for images and folders."""
+        return self.audio_seconds if self.kind == "audio" else self.times.duration
+
+
+_VERSION = 2
+"""Meaning of the records of `ProbeCache`; records of another version are not read."""
 
 
 def probe(path: str | os.PathLike[str]) -> MediaInfo:
@@ -57,14 +70,14 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         paths = list_frames(path)
         size = image_size(paths[0])
         width, height = size if size else (0, 0)
-        return MediaInfo("frames", width, height, len(paths), 0.0, 0.0, False, 0)
+        return MediaInfo("frames", width, height, ClipTimes.unknown(len(paths)), False, 0)
     size = image_size(path)
     if size:
-        return MediaInfo("image", *size, 1, 0.0, 0.0, False, 0)
+        return MediaInfo("image", *size, ClipTimes.unknown(1), False, 0)
     with open_media(path, "video") as container:
         if container.streams.audio and not picture_streams(container):
             seconds = audio_seconds(container)
-            return MediaInfo("audio", 0, 0, 0, 0.0, seconds, True, 0, seconds)
+            return MediaInfo("audio", 0, 0, ClipTimes.unknown(0), True, 0, seconds)
         stream = open_video_stream(path, container)
         return probed_info(path, container, stream, read_packet_table(path, container, stream))
 
@@ -80,11 +93,9 @@ def video_info(container: InputContainer, stream: VideoStream, table: PacketTabl
     width, height = stream.codec_context.width, stream.codec_context.height
     if rotation in (90, 270):
         width, height = height, width
-    rate = stream.average_rate or stream.guessed_rate
-    fps = table.num_frames / table.end if table.end > 0 else float(rate or 0)
     has_audio = len(container.streams.audio) > 0
     seconds = audio_seconds(container)
-    return MediaInfo("video", width, height, table.num_frames, fps, table.end, has_audio, rotation, seconds)
+    return MediaInfo("video", width, height, table.clip, has_audio, rotation, seconds)
 
 
 class ProbeCache:
@@ -101,8 +112,9 @@ class ProbeCache:
         self._known: dict[tuple[str, int, int], MediaInfo] = {}
         for record in read_records(self.sidecar, skip_broken=True):
             with suppress(KeyError, TypeError, AttributeError):  # a record of another program
-                if record["info"].keys() == _FIELDS:  # not of an older version
-                    self._known[record["path"], record["size"], record["mtime_ns"]] = MediaInfo(**record["info"])
+                if record["version"] == _VERSION:
+                    info = record["info"] | {"times": ClipTimes(**record["info"]["times"])}
+                    self._known[record["path"], record["size"], record["mtime_ns"]] = MediaInfo(**info)
 
     def get(self, path: str | os.PathLike[str]) -> MediaInfo:
         """Return the metadata of a file, probed only if the file is new or has changed.
@@ -117,6 +129,7 @@ class ProbeCache:
         if key not in self._known:
             info = probe(path)
             with RecordWriter(self.sidecar, shared=True, durable=False) as records:
-                records.append({"path": path, "size": key[1], "mtime_ns": key[2], "info": asdict(info)})
+                facts = {"version": _VERSION, "path": path, "size": key[1], "mtime_ns": key[2]}
+                records.append(facts | {"info": asdict(info)})
             self._known[key] = info
         return self._known[key]

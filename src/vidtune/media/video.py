@@ -100,7 +100,7 @@ def read_clip(
         return read_frame_images(paths, choose(len(paths), 0.0)), probe(path)
     with _opened(path, threads) as (container, stream, table):
         num_frames = table.num_frames
-        fps = video_info(container, stream, table, 0).fps
+        fps = table.clip.fps
         try:
             indices = choose(num_frames, fps)
             frames, rotation = _decode(path, container, stream, table, indices, threads)
@@ -109,7 +109,8 @@ def read_clip(
                 raise MediaError(path, f"promises {num_frames} frames but gives {error.num_frames}") from None
             num_frames = error.num_frames
             frames, rotation = _decode_plainly(path, choose(num_frames, fps), threads)
-        info = replace(video_info(container, stream, table, rotation), num_frames=num_frames)
+        info = video_info(container, stream, table, rotation)
+        info = replace(info, times=info.times.first(num_frames))
         if as_probed:
             _check_picture(path, frames, probed_info(path, container, stream, table))
         return frames, info

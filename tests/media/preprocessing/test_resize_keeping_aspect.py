@@ -7,6 +7,7 @@ from PIL import Image
 from synthetic_clips import write_clip
 
 from vidtune.errors import MediaError
+from vidtune.media.clip_times import ClipTimes
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.media.probe import MediaInfo, probe
 
@@ -87,9 +88,9 @@ def test_a_size_that_is_no_whole_number_of_cells_is_refused():
 
 
 def test_a_clip_at_one_frame_a_second_takes_one_frame_a_second():
-    info = MediaInfo("video", 64, 64, 100, 12.5, 8.0, False, 0)
+    info = MediaInfo("video", 64, 64, ClipTimes.evenly(100, 12.5), False, 0)
     assert VIDEO.output_shape(info)[1] == 8
-    assert VIDEO.output_shape(MediaInfo("video", 64, 64, 3, 25.0, 0.1, False, 0))[1] == 3
+    assert VIDEO.output_shape(MediaInfo("video", 64, 64, ClipTimes.evenly(3, 25), False, 0))[1] == 3
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from synthetic_sounds import tone, write_picture_only, write_sound
 from vidtune.errors import MediaError
 from vidtune.media import audio
 from vidtune.media.audio import num_samples, read_audio
+from vidtune.media.clip_times import ClipTimes
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
@@ -31,7 +32,7 @@ from vidtune.media.probe import MediaInfo, probe
 PARITY = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parents[2] / "parity" / "fixtures")) / "longvale"
 BOTH = [FbankPreprocessing(), LogMelPreprocessing()]
 REAL = sorted(Path(os.environ.get("VIDTUNE_REAL_MEDIA", "/work/shared/media")).glob("real_*.mp4"))
-SOUND = MediaInfo("audio", 0, 0, 0, 0.0, 0.0, True, 0)
+SOUND = MediaInfo("audio", 0, 0, ClipTimes.unknown(0), True, 0)
 
 
 @pytest.fixture(scope="module")
