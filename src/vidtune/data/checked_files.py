@@ -1,17 +1,17 @@
 """Remembers which media files passed a check, so that a check that was stopped does not read them again."""
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from vidtune.machine.records import RecordWriter, read_values
+from vidtune.media.file_version import file_version
 
-Key = tuple[str, int, int, str]
+Key = tuple[str, int, int, int, str]
 
 
 class CheckedFiles:
-    """Files that passed a check, stored as JSON lines: path, size, modification time, name of the check, kind.
+    """Files that passed a check, stored as JSON lines: path, version (three numbers), name of the check, kind.
 
     Files that failed are not stored: the next check reads them again. A context manager; several processes may write
     the same file.
@@ -25,11 +25,11 @@ class CheckedFiles:
         self._writer: RecordWriter | None = None
         self._kinds: dict[Key, str] = {}
         for value in read_values(sidecar, skip_broken=True):
-            if isinstance(value, list) and len(value) == 5:
-                path, size, mtime_ns, checked, kind = value
+            if isinstance(value, list) and len(value) == 6:  # lines of earlier versions have 5 values
+                path, size, modified, changed, checked, kind = value
                 if all(isinstance(text, str) for text in (path, checked, kind)):
-                    with suppress(TypeError):  # a size or time that is a list
-                        self._kinds[path, size, mtime_ns, checked] = kind
+                    with suppress(TypeError):  # a number that is a list
+                        self._kinds[path, size, modified, changed, checked] = kind
 
     def kind(self, path: str, checked: str) -> str | None:
         """Returns the kind of a file that passed a check and has not changed since then; None: it must be checked.
@@ -67,7 +67,6 @@ class CheckedFiles:
 
 def _key(path: str, checked: str) -> Key | None:
     try:
-        status = os.stat(path)  # noqa: PTH116
+        return path, *file_version(path), checked
     except OSError:
         return None
-    return path, status.st_size, status.st_mtime_ns, checked

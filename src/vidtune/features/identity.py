@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from vidtune.media.file_version import FileVersion, file_version
 
 BLOCK = 32 * 1024
 """Size in bytes of each sampled piece of a file."""
@@ -33,10 +34,10 @@ def _tensor_hash(tensor: Tensor) -> str:
 
 
 class MediaIdentities:
-    """Identities of media files. A file is read again only if its size or modification time has changed."""
+    """Identities of media files. A file is read again only if its version has changed."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[tuple[int, int], str]] = {}
+        self._known: dict[str, tuple[FileVersion, str]] = {}
 
     def of(self, path: str) -> str | None:
         """Returns 32 hex digits from size, modification time and pieces of the content; None: it cannot be read.
@@ -44,12 +45,11 @@ class MediaIdentities:
         The same file under another path has the same identity; a changed file has another.
         """
         try:
-            status = os.stat(path)  # noqa: PTH116
-            version = (status.st_size, status.st_mtime_ns)
+            version = file_version(path)
             known = self._known.get(path)
             if known is not None and known[0] == version:
                 return known[1]
-            parts = _of_folder(Path(path)) if stat.S_ISDIR(status.st_mode) else _of_file(Path(path), *version)
+            parts = _of_folder(Path(path)) if Path(path).is_dir() else _of_file(Path(path), *version[:2])
             digest = hashlib.sha256()
             for part in parts:
                 digest.update(part)

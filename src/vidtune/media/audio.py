@@ -22,6 +22,7 @@ from av.container import InputContainer
 
 from vidtune.errors import MediaError
 from vidtune.media.container import check_complete, open_media, packet_end, set_threads, streams_to_demux
+from vidtune.media.file_version import file_version
 from vidtune.media.first_look import media_errors
 
 Resampling = Literal["clean", "nearest"]
@@ -78,8 +79,8 @@ def read_audio(path: str | os.PathLike[str], resampling: Resampling = "clean") -
     """
     path = os.fspath(path)
     with media_errors(path):
-        status = Path(path).stat()
-    return _last_wave.get(str(Path(path).absolute()), status.st_size, status.st_mtime_ns, path, resampling)
+        version = file_version(path)
+    return _last_wave.get((str(Path(path).absolute()), version, resampling), path, resampling)
 
 
 def read_silence(path: str | os.PathLike[str]) -> np.ndarray:
@@ -100,8 +101,8 @@ class _LastWave:
     def __init__(self) -> None:
         self._kept: tuple[Any, np.ndarray] | None = None
 
-    def get(self, file: str, size: int, changed: int, path: str, resampling: Resampling) -> np.ndarray:
-        kept, key = self._kept, (file, size, changed, resampling)
+    def get(self, key: Any, path: str, resampling: Resampling) -> np.ndarray:
+        kept = self._kept
         if kept is not None and kept[0] == key:
             return kept[1]
         self._kept = kept = None  # free its memory before the next wave is read
