@@ -27,7 +27,7 @@ def test_json_that_is_nested_too_deeply_is_a_broken_file(tmp_path: Path) -> None
 
 def test_a_list_of_checked_files_with_wrong_values_is_read_without_them(tmp_path: Path) -> None:
     path = tmp_path / "checked.jsonl"
-    path.write_text('[["a"], 1, 2, "b", "video"]\n["a", [1], 2, "b", "video"]\n["a", 1, 2, "b", null]\n')
+    path.write_text('[["a"], 1, 2, 3, "b", "video"]\n["a", [1], 2, 3, "b", "video"]\n["a", 1, 2, 3, "b", null]\n')
     assert CheckedFiles(path).kind("a", "b") is None
 
 

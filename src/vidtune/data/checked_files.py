@@ -24,6 +24,7 @@ class CheckedFiles:
         self.sidecar = sidecar
         self._writer: RecordWriter | None = None
         self._kinds: dict[Key, str] = {}
+        self._looked_up: dict[tuple[str, str], Key] = {}
         for value in read_values(sidecar, skip_broken=True):
             if isinstance(value, list) and len(value) == 6:  # lines of earlier versions have 5 values
                 path, size, modified, changed, checked, kind = value
@@ -38,11 +39,14 @@ class CheckedFiles:
             checked: name of the check.
         """
         key = _key(path, checked)
-        return self._kinds.get(key) if key else None
+        if key is None:
+            return None
+        self._looked_up[path, checked] = key
+        return self._kinds.get(key)
 
     def add(self, path: str, checked: str, kind: str) -> None:
-        """Record that a file passed a check."""
-        key = _key(path, checked)
+        """Record that a file passed a check, as it was when :meth:`kind` was asked: it may have changed since."""
+        key = self._looked_up.get((path, checked)) or _key(path, checked)
         if key is None or key in self._kinds:
             return
         self._kinds[key] = kind

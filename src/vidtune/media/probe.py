@@ -13,6 +13,7 @@ from vidtune.machine.records import RecordWriter, read_records
 from vidtune.media.audio import audio_seconds
 from vidtune.media.clip_times import ClipTimes
 from vidtune.media.container import PacketTable, open_media, open_video_stream, picture_streams, read_packet_table
+from vidtune.media.file_version import FileVersion, file_version
 from vidtune.media.first_look import media_errors
 from vidtune.media.image import image_size, list_frames
 from vidtune.media.rotation import header_rotation
@@ -55,7 +56,7 @@ class MediaInfo:
         return self.audio_seconds if self.kind == "audio" else self.times.duration
 
 
-_VERSION = 2
+_VERSION = 3
 """Meaning of the records of `ProbeCache`; records of another version are not read."""
 
 
@@ -99,7 +100,7 @@ def video_info(container: InputContainer, stream: VideoStream, table: PacketTabl
 
 
 class ProbeCache:
-    """Metadata of many files, kept in a record file and keyed by path, size and modification time.
+    """Metadata of many files, kept in a record file and keyed by path and `file_version`.
 
     Several processes may use one record file. Errors are not kept: the next run probes such a file again.
 
@@ -109,12 +110,13 @@ class ProbeCache:
 
     def __init__(self, sidecar: Path) -> None:
         self.sidecar = Path(sidecar)
-        self._known: dict[tuple[str, int, int], MediaInfo] = {}
+        self._known: dict[tuple[str, FileVersion], MediaInfo] = {}
         for record in read_records(self.sidecar, skip_broken=True):
-            with suppress(KeyError, TypeError, AttributeError):  # a record of another program
+            with suppress(KeyError, TypeError, ValueError, AttributeError):  # a record of another program
                 if record["version"] == _VERSION:
                     info = record["info"] | {"times": ClipTimes(**record["info"]["times"])}
-                    self._known[record["path"], record["size"], record["mtime_ns"]] = MediaInfo(**info)
+                    size, modified, changed = record["file"]
+                    self._known[record["path"], (size, modified, changed)] = MediaInfo(**info)
 
     def get(self, path: str | os.PathLike[str]) -> MediaInfo:
         """Return the metadata of a file, probed only if the file is new or has changed.
@@ -124,12 +126,10 @@ class ProbeCache:
         """
         path = os.fspath(path)
         with media_errors(path):
-            status = Path(path).stat()
-        key = (path, status.st_size, status.st_mtime_ns)
+            key = (path, file_version(path))
         if key not in self._known:
             info = probe(path)
             with RecordWriter(self.sidecar, shared=True, durable=False) as records:
-                facts = {"version": _VERSION, "path": path, "size": key[1], "mtime_ns": key[2]}
-                records.append(facts | {"info": asdict(info)})
+                records.append({"version": _VERSION, "path": path, "file": key[1], "info": asdict(info)})
             self._known[key] = info
         return self._known[key]
