@@ -1,7 +1,7 @@
 """Version of a media file: what the file system tells of it without opening it. Another version: other content.
 
-Facts about a file (metadata, tokens, the result of a check) are kept with its path and this version, and found anew when
-the version is another one. Features, which travel between machines, have an identity made of content as well
+Facts about a file (metadata, tokens, the result of a check) are kept with its path and this version, and found anew
+when the version is another one. Features, which travel between machines, have an identity made of content as well
 (:mod:`vidtune.features.identity`).
 """
 
