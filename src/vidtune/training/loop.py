@@ -88,9 +88,9 @@ class StageLoop:
             if done % self.stage.log_every == 0 or done == self.total:
                 self._write_log(done, totals, rates, norms)
             if totals.sum("stopping") and done < self.total:
-                self._leave(done)
+                self._leave(done, totals)
             if done % self.stage.save_every == 0 and done < self.total:
-                self._save(done)
+                self._save(done, totals)
 
     def _pack_loader(self, pool: MediaPool) -> PackLoader:
         return PackLoader(
@@ -170,17 +170,18 @@ class StageLoop:
         if self.ranks.is_main:
             self.console.note(text)
 
-    def _leave(self, done: int) -> None:
+    def _leave(self, done: int, totals: StepTotals) -> None:
         reason = next(filter(None, self.ranks.gather(self.stop.reason)))
-        checkpoint = self._save(done)
+        checkpoint = self._save(done, totals)
         self.saver.wait()
         raise TrainingInterrupted(
             f"stopped by {reason} after step {done} of {self.total} of stage {self.stage.name!r}, saved in "
             f"{checkpoint}; run the same command again to go on"
         )
 
-    def _save(self, done: int) -> Path:
-        return self.saver.save(done, stage_state(self.setup, self.ranks, done))
+    def _save(self, done: int, totals: StepTotals) -> Path:
+        state = stage_state(self.setup, self.ranks, done)
+        return self.saver.save(done, {**state, "since_last_log": self.window.state(totals)})
 
     def _resume(self) -> list[str]:
         """Load the newest checkpoint, if there is one. Returns notes for the user about it."""
@@ -193,6 +194,7 @@ class StageLoop:
         self.saver.load(newest)
         self.exclusions.merge(state["excluded"])
         self.first_step = state["step"]
+        self.window.resume(state.get("since_last_log", {}))  # a run of an earlier version kept no sums
         return notes
 
     def _save_final(self) -> Path:

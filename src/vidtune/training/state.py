@@ -51,6 +51,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
                 f"{path}: {key!r} is missing or has a wrong value; move the checkpoint away to go on from the one "
                 "before, if there is one"
             )
+    kept = state.get("since_last_log", {})
+    if not isinstance(kept, dict) or not all(isinstance(value, (int, float)) for value in kept.values()):
+        raise UserError(f"{path}: 'since_last_log' has a wrong value; remove it: the next log line covers fewer steps")
     for entry in state["excluded"]:
         excluded_from(entry, f"{path}: 'excluded'")
     return state
@@ -73,7 +76,8 @@ def check_state(checkpoint: Path, state: dict[str, Any], setup: StageSetup, rank
             "them back, or train into another folder"
         )
     then, now = state["arithmetic"], arithmetic(setup, ranks)
-    changes = [f"{key} {then.get(key)} -> {value}" for key, value in now.items() if then.get(key) != value]
+    # A checkpoint of an earlier version does not tell all of them.
+    changes = [f"{key} {then[key]} -> {value}" for key, value in now.items() if then.get(key, value) != value]
     if not changes:
         return []
     return [
@@ -90,8 +94,9 @@ def arithmetic(setup: StageSetup, ranks: Ranks) -> dict[str, Any]:
         "max_tokens_per_batch": setup.stage.max_tokens_per_batch,
         "gradient_checkpointing": setup.stage.gradient_checkpointing,
         "device": ranks.device.type,
+        "gpu": torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "none",
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **{name: version for name, version in versions().items() if name != "python"},
     }
 
 

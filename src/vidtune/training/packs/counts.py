@@ -6,7 +6,7 @@ request, a failure, new bad files, and the norms of their gradients.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,7 +133,7 @@ def frames_of(stream: str) -> str:
 
 
 class Window:
-    """Sums over the steps since the last log line.
+    """Sums over the steps since the last log line. A step checkpoint keeps them, for the run that goes on from it.
 
     Args:
         peak: floating-point operations per second of the devices of all ranks; None if it is not known.
@@ -148,6 +148,21 @@ class Window:
         self._started, self._waited = time.perf_counter(), waited
         terms = [name(stream) for stream in self._streams for name in (aligned, frames_of)]
         self._sums = dict.fromkeys((*SUMMED, *terms), 0.0)
+
+    def state(self, totals: StepTotals) -> dict[str, float]:
+        """Returns what was added since the last log line, as JSON values.
+
+        Args:
+            totals: numbers of the last step.
+        """
+        waited = float((totals.of_ranks("waited") - self._waited).max())
+        return {**self._sums, "seconds": time.perf_counter() - self._started, "waited": waited}
+
+    def resume(self, state: Mapping[str, float]) -> None:
+        """Go on from the sums that a checkpoint kept; an empty state is that of a new window."""
+        self._sums = {name: state.get(name, 0.0) for name in self._sums}
+        self._started = time.perf_counter() - state.get("seconds", 0.0)
+        self._waited = torch.tensor(-state.get("waited", 0.0))
 
     def add(self, totals: StepTotals) -> None:
         """Add the numbers of a step."""
