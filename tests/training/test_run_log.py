@@ -48,9 +48,7 @@ def measured(line: dict) -> dict:
     }
 
 
-def test_the_log_of_a_run_stopped_twice_is_that_of_the_run_never_stopped(
-    make_recipe, tmp_path, monkeypatch, capfd
-):
+def test_the_log_of_a_run_stopped_twice_is_that_of_the_run_never_stopped(make_recipe, tmp_path, monkeypatch, capfd):
     sent = []
     monkeypatch.setattr("vidtune.training.loop.open_trackers", lambda *args: Sent(sent))
     samples = [conversation("Say it.", "one two three four"[: 4 * n + 3]) for n in range(4)]

@@ -98,27 +98,44 @@ class TokenChooser:
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
     @torch.inference_mode()
-    def choose(self, logits: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
-        """Returns the next token of every answer. Shape: (n, V) -> n token ids"""
-        if self.settings.greedy:
-            return logits.argmax(-1).tolist()
-        mass = self.warpers(_NO_IDS, logits.float()).softmax(-1).double().cumsum(-1)
+    def choose(self, logits: Tensor, generators: Sequence[torch.Generator]) -> list[int | None]:
+        """Returns the next token of every answer; None where the logits are not finite, whatever is sampled.
+
+        Single tokens may have the logit -Inf: a model that never gives them.
+
+        Shape: (n, V) -> n token ids
+        """
+        highest = logits.argmax(-1, keepdim=True)  # of NaN, if there is one
+        usable = logits.gather(-1, highest).isfinite()
+        tokens = highest if self.settings.greedy else self._drawn(logits.float().masked_fill(~usable, 0.0), generators)
+        found = zip(tokens[:, 0].tolist(), usable[:, 0].tolist(), strict=True)
+        return [token if is_usable else None for token, is_usable in found]
+
+    def _drawn(self, logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Sampled tokens, (n, V) -> (n, 1)."""
+        scores = self.warpers(_NO_IDS, logits)
+        overflown = ~scores.amax(-1, keepdim=True).isfinite()  # a temperature so low that only its limit is left
+        limit = torch.zeros_like(logits).masked_fill(logits < logits.amax(-1, keepdim=True), -torch.inf)
+        mass = torch.where(overflown, limit, scores).softmax(-1).double().cumsum(-1)
         draws = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
         points = draws.to(mass.device)[:, None] * mass[:, -1:]
-        return torch.searchsorted(mass, points, right=True)[:, 0].tolist()
+        return torch.searchsorted(mass, points, right=True)
 
 
 def decode_steps(prompts: PromptBatch, answers: Sequence[AnswerInProgress], chooser: TokenChooser) -> Iterator[None]:
     """Append tokens to ``answers`` until all are finished; yields after every step.
 
-    A finished answer is removed from the batch immediately.
+    A finished answer is removed from the batch immediately. One whose logits are not finite fails; the others go on.
     """
     generators = [chooser.generator(answer.id) for answer in answers]
     active = list(range(len(answers)))
     logits = prompts.start()
     while True:
         for i, token in zip(active, chooser.choose(logits, [generators[i] for i in active]), strict=True):
-            answers[i].push(token)
+            if token is None:
+                answers[i].fail()
+            else:
+                answers[i].push(token)
         yield
         places = [place for place, i in enumerate(active) if answers[i].finish_reason is None]
         if not places:

@@ -1,7 +1,7 @@
 """The answer engine: requests about media in, answers out; the shared part of the prompts is computed once."""
 
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, cast
 
@@ -111,8 +111,8 @@ class AnswerEngine:
                 yield from self._answer_group(group)
             else:
                 for prompt in group.prompts:
-                    answer = self._begin(prompt)
-                    yield from self._finish([answer], self._steps_alone(group, prompt, answer))
+                    answer, media = self._begin(prompt), self._encode(group)
+                    yield from self._finish([answer], self._steps_alone(media, prompt, answer), media)
 
     def stream(self, request: Request) -> Generator[str, None, Answer]:
         """Yields the text of one answer piece by piece, as soon as no later token can change it.
@@ -121,7 +121,8 @@ class AnswerEngine:
         contains a stop text or its beginning.
 
         Raises:
-            UserError: the request cannot be answered; raised before the first piece.
+            UserError: the request cannot be answered; raised before the first piece. Or the logits are not finite from
+                some token on.
         """
         prepared = self._prepare(request)
         if isinstance(prepared, Answer):
@@ -129,14 +130,16 @@ class AnswerEngine:
         [group] = self._loaded(group_by_media([prepared], 1))
         if group.error is not None:
             raise group.error
-        answer, shown = self._begin(prepared), ""
-        for _ in self._steps_alone(group, prepared, answer):
+        answer, media, shown = self._begin(prepared), self._encode(group), ""
+        for _ in self._steps_alone(media, prepared, answer):
             text = answer.shown_text()
-            if len(text) > len(shown):
+            if answer.finish_reason != "error" and len(text) > len(shown):
                 yield text[len(shown) :]
                 shown = text
-        self._count([answer])
-        return answer.answer()
+        finished = self._finished(answer, media)
+        if finished.error is not None:
+            raise UserError(finished.error)
+        return finished
 
     def _prepare(self, request: Request) -> Prompt | Answer:
         """The request as token ids, or an answer with the reason why it cannot be answered."""
@@ -191,10 +194,11 @@ class AnswerEngine:
             for batch in self._batches(prompts, shared):
                 answers = [self._begin(prompt) for prompt in batch]
                 questions = media.tokens(batch, begin=shared)
-                yield from self._finish(answers, decode_steps(Branches(prefix, questions), answers, self._chooser))
+                steps = decode_steps(Branches(prefix, questions), answers, self._chooser)
+                yield from self._finish(answers, steps, media)
 
-    def _steps_alone(self, group: MediaGroup, prompt: Prompt, answer: AnswerInProgress) -> Iterator[None]:
-        tokens = self._encode(group).tokens([prompt])
+    def _steps_alone(self, media: EncodedMedia, prompt: Prompt, answer: AnswerInProgress) -> Iterator[None]:
+        tokens = media.tokens([prompt])
         self.stats.prefills += 1
         return decode_steps(SinglePrompt(self.model.language_model, tokens), [answer], self._chooser)
 
@@ -215,15 +219,18 @@ class AnswerEngine:
             prompt.example.id, self.processor.tokenizer, self._eos_ids, self._stop, prompt.max_new_tokens
         )
 
-    def _finish(self, answers: list[AnswerInProgress], steps: Iterator[None]) -> Iterator[Answer]:
+    def _finish(self, answers: list[AnswerInProgress], steps: Iterator[None], media: EncodedMedia) -> Iterator[Answer]:
         for _ in steps:
             pass
-        self._count(answers)
-        return (answer.answer() for answer in answers)
+        return (self._finished(answer, media) for answer in answers)
 
-    def _count(self, answers: list[AnswerInProgress]) -> None:
-        self.stats.questions += len(answers)
-        self.stats.new_tokens += sum(len(answer.token_ids) for answer in answers)
+    def _finished(self, answer: AnswerInProgress, media: EncodedMedia) -> Answer:
+        """The finished answer, counted; if its logits were not finite, an answer with the likely causes."""
+        if answer.finish_reason == "error":
+            return failure(answer.id, not_finite(self.model, len(answer.token_ids), media.not_finite()))
+        self.stats.questions += 1
+        self.stats.new_tokens += len(answer.token_ids)
+        return answer.answer()
 
     def _batches(self, prompts: list[Prompt], shared: int) -> Iterator[list[Prompt]]:
         longest = max(len(prompt.ids) for prompt in prompts) - shared
@@ -247,6 +254,24 @@ class AnswerEngine:
 def failure(request_id: str, reason: str) -> Answer:
     """Answer that says why a request could not be answered."""
     return Answer(request_id, "", (), "error", reason)
+
+
+def not_finite(model: VideoLM, tokens: int, streams: Sequence[str]) -> str:
+    """Reason why there is no answer where the logits hold NaN or Inf, with the likely causes.
+
+    Args:
+        tokens: number of tokens that the answer had before.
+        streams: streams whose embeddings are not finite.
+    """
+    where = f"already in the embeddings of stream {', '.join(streams)}" if streams else f"after {tokens} tokens"
+    dtype = model.language_model.dtype
+    causes = "a weight, a feature file or a value of the medium that is not finite, or too large"
+    if dtype == torch.float16:
+        return (
+            f"the model computes no numbers but NaN or Inf ({where}): most likely too large for float16; "
+            f"use dtype bfloat16 or float32 (else: {causes})"
+        )
+    return f"the model computes no numbers but NaN or Inf ({where}), in {str(dtype)[6:]}: {causes}; check these files"
 
 
 def eos_ids(model: VideoLM, processor: VideoLMProcessor) -> frozenset[int]:

@@ -72,6 +72,10 @@ class EncodedMedia:
         self.embeds = {stream: torch.cat([block for block, _ in blocks]) for stream, blocks in found.items()}
         self.levels = {stream: [levels for _, levels in blocks] for stream, blocks in found.items()}
 
+    def not_finite(self) -> list[str]:
+        """Streams whose embeddings hold NaN or Inf."""
+        return [stream for stream, embeds in self.embeds.items() if not embeds.isfinite().all()]
+
     @torch.inference_mode()
     def tokens(self, prompts: Sequence[Prompt], begin: int = 0, end: int | None = None) -> PromptTokens:
         """The tokens from ``begin`` to ``end`` of each prompt."""

@@ -21,7 +21,7 @@ class AnswerInProgress:
         max_new_tokens: largest number of tokens.
 
     Attributes:
-        finish_reason: what ended the answer; None while it grows.
+        finish_reason: what ended the answer; "error" if it failed, None while it grows.
     """
 
     def __init__(
@@ -57,6 +57,10 @@ class AnswerInProgress:
             self.text = self.text[: min(found)]
             self.finish_reason = "stop"
 
+    def fail(self) -> None:
+        """End the answer, which has no next token; what it has so far is no answer."""
+        self.finish_reason = "error"
+
     def shown_text(self) -> str:
         """The text that no later token can change: stripped, and without a possible beginning of a stop text."""
         text = self.text
@@ -66,8 +70,8 @@ class AnswerInProgress:
         return text.strip()
 
     def answer(self) -> Answer:
-        """The finished answer."""
-        assert self.finish_reason is not None
+        """The finished answer, which did not fail."""
+        assert self.finish_reason not in (None, "error")
         return Answer(self.id, self.shown_text(), tuple(self.token_ids), self.finish_reason)
 
     def _new_text(self) -> str:
