@@ -157,23 +157,28 @@ def test_only_yes_and_no_make_an_accuracy(run):
     assert overall.value("average_score").official.value == 2
 
 
-def test_questions_not_asked_yet_are_in_no_number(tmp_path):
+def test_questions_not_asked_yet_count_as_wrong_in_strict_values(tmp_path):
     data = counted_set(tmp_path / "set", 10)
     run = stub_run(data, tmp_path / "run", rank=0, ranks=2).run_dir
     score = score_run(run)
-    assert (score.unanswered, score.overall.questions) == (5, 5)
-    assert score.overall.value("accuracy").strict.value == 1.0
+    assert (score.unanswered, score.overall.questions, score.overall.videos) == (5, 10, 4)
+    accuracy = score.overall.value("accuracy")
+    assert (accuracy.official.value, accuracy.strict.value, accuracy.strict.clusters) == (1.0, 0.5, 4)
+    assert "not counted    5 not asked yet; with these as wrong: 0.50" in str(score)
 
 
-def test_a_repeated_id_is_scored_once_with_its_last_text(tmp_path):
+def test_a_repeated_id_counts_once_as_published_and_every_time_in_strict_values(tmp_path):
     data = write_set(tmp_path / "set", [("a", "one?", "x"), ("b", "two?", "y"), ("c", "three?", "z")])
     questions = json.loads((data / "test_q.json").read_text())
     questions[1]["question_id"] = questions[0]["question_id"]
     (data / "test_q.json").write_text(json.dumps(questions))
     run = stub_run(data, tmp_path / "run", StubEngine({"one?": "wrong", "two?": "y", "three?": "z"})).run_dir
     score = score_run(run)
-    assert (score.duplicates, score.overall.questions, score.overall.yes) == (1, 2, 2)
-    assert len(RunFolder(run).predictions()) == 3
+    assert (score.duplicates, score.overall.questions, score.overall.yes, score.overall.no) == (1, 3, 2, 0)
+    accuracy = score.overall.value("accuracy")
+    assert (accuracy.official.value, accuracy.strict.value) == (1.0, 2 / 3)
+    assert "1 with an id that comes again; with these as wrong: 0.67" in str(score)
+    assert [record["id"] for record in records(run / "judgements" / "rules-v1.jsonl")] == ["a_0", "c_2", "a_0#0"]
 
 
 def test_official_result_folders_are_imported_and_adopted_where_texts_agree(run, tmp_path):

@@ -9,15 +9,15 @@ Legend: Q questions, S sums that a value is computed from.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from vidtune.evaluation.judges.base import ExpectedUsage, JudgingSummary
+from vidtune.evaluation.judges.base import ExpectedUsage, JudgingStoppedError, JudgingSummary
+from vidtune.evaluation.ledger import Entry
 from vidtune.evaluation.metrics.base import mean_of_sums
 from vidtune.evaluation.statistics import Estimate, difference_of_sums, of_sums, ratio
 
-Status = Literal["scored", "unjudged", "missing", "error", "unanswered"]
 Difference = Callable[
     [np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray], Sequence[str]],
     Estimate | None,
@@ -60,31 +60,39 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Outcome of one question.
+    """Outcome of one planned question.
 
     Args:
-        status: "scored" when the answer counts in the official values; otherwise the reason why it does not.
+        entry: the question with its states of asking and judging.
         official: metric -> (S,) sums that this question adds to the official value; absent when it adds nothing.
         strict: metric -> (S,) sums that this question adds to the strict value.
-        empty: the model gave an empty answer.
-        unread: nothing in the requested form could be read in the answer.
+        published: the same for the number that the published script prints, which also counts verdicts that are
+            unreadable or outside the scale.
         verdict: "right", "wrong" or "unclear" (the judge said neither); "measured" where metrics take the place of a
             judge; None: not scored.
         points: score given by the judge, 0 to 5.
         values: name -> value of this answer alone, scaled; only what a report shows.
     """
 
-    index: int
-    video: str
-    type: str | None
-    status: Status
+    entry: Entry
     official: Mapping[str, Sequence[float]] = field(default_factory=dict)
     strict: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    empty: bool = False
-    unread: bool = False
+    published: Mapping[str, Sequence[float]] = field(default_factory=dict)
     verdict: str | None = None
     points: int | None = None
     values: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def index(self) -> int:
+        return self.entry.index
+
+    @property
+    def video(self) -> str:
+        return self.entry.video
+
+    @property
+    def type(self) -> str | None:
+        return self.entry.type
 
     def sums(self, strict: bool) -> Mapping[str, Sequence[float]]:
         """Metric -> (S,) sums of the strict or of the official value."""
@@ -96,20 +104,18 @@ class Collected:
     """Outcomes of one run, from one source.
 
     Args:
-        outcomes: in the order of the test set.
+        outcomes: of every planned question, in the order of the test set.
         identity: everything that can change a value, as JSON values: the judge, or the programs that measure.
-        unanswered: number of questions of the run that were not asked yet.
-        duplicates: number of questions left out because their id comes again later in the test set.
         left_out: metric -> reason why it could not be computed here.
         summary: what the judge did now; None when no judge was asked.
+        stopped: why the judge ended before all answers were judged.
     """
 
     outcomes: list[Outcome]
     identity: Mapping[str, Any]
-    unanswered: int = 0
-    duplicates: int = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
     summary: JudgingSummary | None = None
+    stopped: JudgingStoppedError | None = None
 
 
 class ScoreSource(ABC):

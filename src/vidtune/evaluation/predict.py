@@ -16,11 +16,13 @@ from typing import Protocol as Interface
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint, engine_for, opened
+from vidtune.evaluation.ledger import Asking, Ledger
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.protocol_of_checkpoint import protocol_for
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, chunk, prediction_of, question_text
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity, software_versions
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
+from vidtune.evaluation.runs.run_ledger import ledger_of
 from vidtune.generation.settings import Answer, Request
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter
@@ -40,26 +42,40 @@ class PredictionSummary:
 
     Args:
         run_dir: folder of the run.
-        planned: number of questions that belong to the run.
-        answered: number of them with an answer (an empty one counts).
-        errors: number of questions that could not be asked; their records name the reason.
-        missing: number of questions whose video does not exist.
+        ledger: state of every planned question.
         asked_now: number of questions asked by this call.
         seconds: time that asking took in this call.
     """
 
     run_dir: Path
-    planned: int
-    answered: int
-    errors: int
-    missing: int
+    ledger: Ledger
     asked_now: int
     seconds: float
 
     @property
+    def planned(self) -> int:
+        """Number of questions that belong to the run."""
+        return self.ledger.planned
+
+    @property
+    def answered(self) -> int:
+        """Number of them with an answer; an empty one counts."""
+        return self.ledger.answered
+
+    @property
+    def errors(self) -> int:
+        """Number of questions that could not be asked."""
+        return self.ledger.count(Asking.FAILED)
+
+    @property
+    def missing(self) -> int:
+        """Number of questions whose video does not exist."""
+        return self.ledger.count(Asking.NO_VIDEO)
+
+    @property
     def complete(self) -> bool:
         """Whether every question of the run has an outcome."""
-        return self.answered + self.errors + self.missing == self.planned
+        return not self.ledger.count(Asking.NOT_ASKED)
 
 
 @dataclass(frozen=True)
@@ -178,7 +194,7 @@ def predict(
     planned = questions.questions[: run.planned]
     missing = [question for question in planned if question.missing]
     run.write_missing(missing)
-    run.write_references(planned)
+    run.write_plan(planned)
     mine = group_by_video([one for one in chunk(questions.questions[:limit], rank, ranks) if not one.missing])
     with RecordWriter(run.predictions_file(rank, ranks)) as records:
         done = {prediction.index for prediction in run.predictions() if prediction.error is None or not retry_errors}
@@ -192,23 +208,10 @@ def predict(
                 records.append(prediction.record())
                 display.advance(task)
         seconds = time.monotonic() - started
-    summary = _summary(run, missing=len(missing), asked_now=len(pending), seconds=seconds)
+    summary = PredictionSummary(run.path, ledger_of(run), asked_now=len(pending), seconds=seconds)
     if summary.complete:
         run.write_official()
     return summary
-
-
-def _summary(run: RunFolder, missing: int, asked_now: int, seconds: float) -> PredictionSummary:
-    errors = [prediction.error is not None for prediction in run.predictions()]
-    return PredictionSummary(
-        run_dir=run.path,
-        planned=run.planned,
-        answered=errors.count(False),
-        errors=errors.count(True),
-        missing=missing,
-        asked_now=asked_now,
-        seconds=seconds,
-    )
 
 
 def group_by_video(questions: Sequence[Question]) -> list[Question]:

@@ -89,7 +89,7 @@ def test_scores_comparison_and_problems_are_shown(page):
     text = page.read_text()
     for shown in ("rules-v1", "world_qa-blind", "Paired differences", "no video file", stub_protocol().hash):
         assert shown in text, shown
-    assert "2 questions without an answer" in text
+    assert "2 questions without an answer or a verdict" in text
 
 
 def test_building_twice_gives_the_same_page(page, tmp_path):

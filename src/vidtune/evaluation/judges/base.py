@@ -29,12 +29,14 @@ class Judgement:
         value: reply of the judge as a JSON value, usually ``{"pred": "yes", "score": 5}``; unused with an ``error``.
         error: why the item is unjudged after all attempts; None: it is judged.
         attempts: number of requests sent for it; 0 when the reply was known.
+        reply: the whole text of the last reply, readable or not; None where there is none.
     """
 
     item: JudgeItem
     value: Any = None
     error: str | None = None
     attempts: int = 0
+    reply: str | None = None
 
 
 @dataclass
@@ -88,6 +90,10 @@ class JudgingSummary:
     unjudged: int
     reasons: Mapping[str, int]
     usage: Usage
+
+
+class JudgingStoppedError(UserError):
+    """Judging ended before all items were judged; judgements given to ``done`` before stay valid."""
 
 
 class Judge(ABC):

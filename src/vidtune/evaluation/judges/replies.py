@@ -12,7 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from vidtune.evaluation.ledger import Judging
+
 LONGEST_REPLY = 20_000
+LOWEST_SCORE, HIGHEST_SCORE = 0, 5
 
 
 class UnparsableReply(ValueError):
@@ -92,6 +95,21 @@ def read_verdict(judgement: Any) -> Verdict:
     if "yes" in said:
         return Verdict(score, True)
     return Verdict(score, False if "no" in said else None)
+
+
+def judging_state(judgement: Any) -> Judging:
+    """Returns whether a judgement has a verdict that counts, and if not, why.
+
+    The published script also adds up scores outside the scale, and counts what holds no score as a score of 0.
+    """
+    verdict = read_verdict(judgement)
+    score = judgement["score"] if isinstance(judgement, dict) and "score" in judgement else None
+    number = score if isinstance(score, int | float) else verdict.score
+    if number is None or number != number:
+        return Judging.UNREADABLE
+    if not LOWEST_SCORE <= number <= HIGHEST_SCORE:
+        return Judging.OUT_OF_RANGE
+    return Judging.NO_VERDICT if verdict.correct is None else Judging.JUDGED
 
 
 def aggregate(judgements: Iterable[Any]) -> Aggregate:

@@ -19,6 +19,7 @@ from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.comparison import Comparison, compare_runs
 from vidtune.evaluation.scores.score import METRICS, Score
 from vidtune.evaluation.scores.score_file import read_score
+from vidtune.evaluation.scores.score_lines import counts_text
 from vidtune.evaluation.scores.scoring import source_for
 from vidtune.machine.files import write_text_atomically
 from vidtune.registry import BENCHMARKS
@@ -145,7 +146,9 @@ def build_report(
         for numbers in grouped.values()
     ]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.globals.update(percent=_percent, points=_points, number=_number, plain=_plain, signed=_signed)
+    environment.globals.update(
+        percent=_percent, points=_points, number=_number, plain=_plain, signed=_signed, counts=counts_text
+    )
     source = resources.files("vidtune.evaluation.report").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
     page = environment.from_string(source).render(title=title, groups=groups, version=__version__)
     write_text_atomically(Path(out), page)
@@ -173,7 +176,7 @@ def _group(
         main_scores=main_scores,
         comparisons=tuple(_comparisons(judged, judge)),
         types=_types(main_scores),
-        problems=tuple(_problems(judged)),
+        problems=tuple(_problems(judged, judge)),
         videos=tuple(_samples(judged[0][0], asked, [_replies(run, judge) for run, _ in judged], max_samples, frames)),
         total_questions=len(asked),
     )
@@ -207,14 +210,13 @@ def _is_reduced(run: RunFolder) -> bool:
     return run.info.protocol.blind or bool(run.info.protocol.without)
 
 
-def _problems(judged: Sequence[tuple[RunFolder, str]]) -> Iterable[tuple[str, str, str]]:
-    """Yields (run, question id, reason) of every question without an answer."""
+def _problems(judged: Sequence[tuple[RunFolder, str]], judge: str) -> Iterable[tuple[str, str, str]]:
+    """Yields (run, question id, reason) of every question without an answer, or whose answer has no verdict."""
     for run, label in judged:
-        for record in run.missing():
-            yield label, record["id"], f"{record['video']}: {record['reason']}"
-        for prediction in run.predictions():
-            if prediction.error is not None:
-                yield label, prediction.id, prediction.error
+        for outcome in source_for(run, judge).stored():
+            entry = outcome.entry
+            if entry.reason is not None:
+                yield label, entry.id, f"{entry.video}: {entry.reason}{f': {entry.detail}' if entry.detail else ''}"
 
 
 def _samples(

@@ -5,7 +5,8 @@
 ``predictions.jsonl``           one line per question asked, the official fields ``id, question, answer, pred`` first
 ``predictions-<n>_<k>.jsonl``   the same, when rank k of n wrote it
 ``missing.jsonl``               questions whose video does not exist
-``references.jsonl``            what metrics compare with, for every question of the run; only where metrics score it
+``questions.jsonl``             every question of the run: its place, id, video and type
+``references.jsonl``            the same with what metrics compare with, where metrics score the run
 ``merge.jsonl``                 the answered questions as the published scripts record them, in the order of the test
                                 set; a benchmark may have another name for it
 ``sessions.jsonl``              when the run was started and resumed, with which versions
@@ -17,6 +18,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,18 @@ from vidtune.machine.records import read_records
 from vidtune.registry import BENCHMARKS
 
 RUN_FILE = "run.json"
+QUESTIONS = "questions.jsonl"
+REFERENCES = "references.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedQuestion:
+    """A question that belongs to a run; see `evaluation.question.Question`."""
+
+    index: int
+    id: str
+    video: str
+    type: str | None
 
 
 class DataIdentity(BaseModel):
@@ -152,26 +166,41 @@ class RunFolder:
         ]
         write_text_atomically(self.path / "missing.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
-    def write_references(self, questions: Sequence[Question]) -> None:
-        """Store what metrics compare with, so that the run can be scored without the test set."""
+    def write_plan(self, questions: Sequence[Question]) -> None:
+        """Store which questions belong to the run, so that it can be scored without the test set."""
+        measured = any(question.reference is not None for question in questions)
         lines = [
             {
                 "index": question.index,
                 "id": question.id,
                 "video": question.video,
                 "type": question.type,
-                "reference": question.reference,
+                **({"reference": question.reference} if measured else {}),
             }
             for question in questions
-            if question.reference is not None
         ]
-        if lines:
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            write_text_atomically(self.path / "references.jsonl", text)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_text_atomically(self.path / (REFERENCES if measured else QUESTIONS), text)
 
     def references(self) -> list[dict[str, Any]]:
         """Returns what metrics compare with, for every question of the run, in the order of the test set."""
-        return list(read_records(self.path / "references.jsonl"))
+        return list(read_records(self.path / REFERENCES))
+
+    def plan(self) -> list[PlannedQuestion]:
+        """Returns every question of the run, in the order of the test set.
+
+        A run of the first version that judges score stores only the questions that were asked or have no video. Each of
+        its other questions counts as one about a video of its own.
+        """
+        stored = [*read_records(self.path / QUESTIONS)] or self.references()
+        stored = stored or [*self.missing(), *(asdict(prediction) for prediction in self.predictions())]
+        known = {line["index"]: line for line in stored}
+        unknown = {"id": "unknown", "type": None}
+        return [
+            PlannedQuestion(index, line["id"], line["video"], line.get("type"))
+            for index in range(self.planned)
+            for line in [known.get(index, {**unknown, "video": f"of question {index}"})]
+        ]
 
     def write_official(self) -> Path:
         """Write the answers in the form of the published scripts. Questions without an answer are left out.

@@ -1,14 +1,18 @@
 """Judgements in the folder of a run: one file per judge, and the identity of that judge beside it.
 
-``judgements/<judge>.jsonl`` gets one line per judged id; ``judgements/<judge>.judge.json`` says who that judge is.
+``judgements/<judge>.jsonl`` gets one line per judged answer, with the whole reply of a judge that was asked;
+``judgements/<judge>.judge.json`` says who that judge is.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import JudgeItem, Judgement
+from vidtune.evaluation.judges.replies import UnparsableReply, judging_state, parse_reply
+from vidtune.evaluation.ledger import COUNTED
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.machine.files import read_object, write_json_atomically
@@ -28,19 +32,64 @@ def judge_items(predictions: Sequence[Prediction]) -> list[JudgeItem]:
     return list(latest.values())
 
 
+def items_of_questions(predictions: Sequence[Prediction]) -> dict[int, JudgeItem]:
+    """Returns what is judged by question index: one item per answer.
+
+    The items of `judge_items` keep the official id. An answer whose id is answered again later has an item of its own,
+    which is in no official value.
+    """
+    answered = [prediction for prediction in predictions if prediction.error is None]
+    last = {prediction.id: prediction.index for prediction in answered}
+    items = {}
+    for prediction in answered:
+        name = prediction.id
+        if last[name] != prediction.index:
+            name = f"{name}#{prediction.index}"
+            while name in last:
+                name += "#"
+        items[prediction.index] = JudgeItem(name, prediction.question, str(prediction.answer), prediction.pred)
+    return items
+
+
+def items_to_judge(predictions: Sequence[Prediction]) -> list[JudgeItem]:
+    """Returns every item: those of `judge_items`, then those of repeated ids."""
+    published = judge_items(predictions)
+    return list({item.id: item for item in [*published, *items_of_questions(predictions).values()]}.values())
+
+
 def judgements_of(run: RunFolder, judge: str) -> dict[str, Judgement]:
-    """Returns the stored judgements by id. A judgement of a text that has changed since is left out."""
-    items = {item.id: item for item in judge_items(run.predictions())}
+    """Returns the stored judgements by id of the item. A judgement of a text that has changed since is left out.
+
+    A raw reply is read anew by the rules of today; one that could not be read before may be readable now.
+    """
+    items = {item.id: item for item in items_to_judge(run.predictions())}
     found: dict[str, Judgement] = {}
     for record in read_records(judgements_file(run, judge)):
         item = items.get(record.get("id", ""))
         texts = (record.get("question"), record.get("answer"), record.get("pred"))
         if item is None or texts != (item.question, item.answer, item.pred):
             continue
-        judgement = Judgement(item, record.get("judgement"), record.get("error"), record.get("attempts", 0))
-        if judgement.error is None or item.id not in found or found[item.id].error is not None:
+        judgement = _stored(item, record)
+        if usable(judgement) or item.id not in found or not usable(found[item.id]):
             found[item.id] = judgement
     return found
+
+
+def _stored(item: JudgeItem, record: Mapping[str, Any]) -> Judgement:
+    stored = Judgement(
+        item, record.get("judgement"), record.get("error"), record.get("attempts", 0), record.get("reply")
+    )
+    if stored.reply is None:
+        return stored
+    try:
+        return replace(stored, value=parse_reply(stored.reply), error=None)
+    except UnparsableReply as error:
+        return replace(stored, value=None, error=stored.error or f"unreadable reply: {error}")
+
+
+def usable(judgement: Judgement) -> bool:
+    """Whether there is a verdict that counts. A judge is asked again about answers without one."""
+    return judgement.error is None and judging_state(judgement.value) in COUNTED
 
 
 def judge_identity(run: RunFolder, judge: str) -> dict[str, Any]:
@@ -82,7 +131,8 @@ def judgement_record(judgement: Judgement) -> dict[str, Any]:
     item = judgement.item
     record = {"id": item.id, "question": item.question, "answer": item.answer, "pred": item.pred}
     outcome = {"judgement": judgement.value} if judgement.error is None else {"error": judgement.error}
-    return record | outcome | {"attempts": judgement.attempts}
+    reply = {} if judgement.reply is None else {"reply": judgement.reply}
+    return record | outcome | {"attempts": judgement.attempts} | reply
 
 
 def require_identity(run: RunFolder, name: str, identity: dict[str, Any]) -> None:

@@ -67,5 +67,5 @@ def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolde
     ]
     lines = "".join(json.dumps(prediction.record(), ensure_ascii=False) + "\n" for prediction in predictions)
     write_text_atomically(run.predictions_file(), lines)
-    run.write_references(questions.questions)
+    run.write_plan(questions.questions)
     return run

@@ -100,7 +100,7 @@ def compare_runs(first: Path, second: Path, judge: str = DEFAULT_JUDGE) -> Compa
         judge=source.name,
         differs_in=_differences(one, two),
         questions=len(pairs),
-        scored=sum(all(outcome.status == "scored" for outcome in pair) for pair in pairs),
+        scored=sum(all(outcome.entry.counted for outcome in pair) for pair in pairs),
         agreement=_agreement(source.metrics, pairs),
         differences=tuple(
             _difference(metric, kind, pairs) for metric, kind in _compared(source.metrics, [one for one, _ in pairs])

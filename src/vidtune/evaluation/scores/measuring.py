@@ -10,13 +10,16 @@ strict    over all questions of the run: missing videos, errors and what was not
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
+from vidtune.evaluation.ledger import Asking, Entry, Judging, Ledger
 from vidtune.evaluation.metrics.base import TaskValues
-from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource, Status
+from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource
 from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.run_ledger import ledger_of
 from vidtune.evaluation.scores.score import METRICS
 from vidtune.machine.records import read_records, write_records
 
@@ -34,86 +37,71 @@ class Measurements(ScoreSource):
         self.metrics = benchmark.metrics
 
     def collect(self, progress: bool) -> Collected:
-        items = self._items()
-        statuses = self._statuses(items)
-        if set(statuses.values()) == {"unanswered"}:
+        ledger = ledger_of(self.run)
+        items = self._items(ledger)
+        if not any(entry.asking is not Asking.NOT_ASKED for entry in ledger.entries):
             raise UserError(f"{self.run.path}: no question was asked yet; run the evaluation first")
         measured = self.benchmark.measure(items)
-        outcomes = _outcomes(items, statuses, measured, self.metrics)
+        outcomes = _outcomes(ledger, measured, self.metrics)
         write_records(self.run.path / FILE, map(_record, outcomes))
-        return Collected(
-            outcomes=outcomes,
-            identity=self.benchmark.measuring,
-            unanswered=sum(outcome.status == "unanswered" for outcome in outcomes),
-            left_out=measured.left_out,
-        )
+        return Collected(outcomes=outcomes, identity=self.benchmark.measuring, left_out=measured.left_out)
 
     def stored(self) -> list[Outcome]:
-        outcomes = [_stored(record) for record in read_records(self.run.path / FILE)]
+        entries = {entry.index: entry for entry in ledger_of(self.run).entries}
+        outcomes = [
+            _stored(entries[record["index"]], record)
+            for record in read_records(self.run.path / FILE)
+            if record["index"] in entries
+        ]
         if not outcomes:
             raise UserError(f"{self.run.path}: not scored yet; score both runs first")
         return sorted(outcomes, key=lambda outcome: outcome.index)
 
     def no_value(self, metric: Metric, outcomes: Sequence[Outcome]) -> str | None:
-        answered = any(outcome.status == "scored" for outcome in outcomes)
+        answered = any(outcome.entry.counted for outcome in outcomes)
         return None if answered else "no question of this task was answered"
 
-    def _items(self) -> list[Item]:
+    def _items(self, ledger: Ledger) -> list[Item]:
         """Every question of the run with its answer, in the order of the test set."""
         answers = {one.index: one.pred for one in self.run.predictions() if one.error is None}
-        items = [
-            Item(
-                index=line["index"],
-                id=line["id"],
-                video=line["video"],
-                type=line["type"],
-                reference=line["reference"],
-                pred=answers.get(line["index"]),
-            )
-            for line in self.run.references()
-        ]
-        if not items:
+        references = {line["index"]: line["reference"] for line in self.run.references()}
+        if not references:
             raise UserError(
                 f"{self.run.path}: no references.jsonl here, with which metrics compare; run the evaluation again"
             )
-        return items
-
-    def _statuses(self, items: Sequence[Item]) -> dict[int, Status]:
-        """Question index -> whether it is answered, and why not."""
-        errors = {one.index for one in self.run.predictions() if one.error is not None}
-        missing = {record["index"] for record in self.run.missing()}
-
-        def status(item: Item) -> Status:
-            if item.pred is not None:
-                return "scored"
-            if item.index in errors:
-                return "error"
-            return "missing" if item.index in missing else "unanswered"
-
-        return {item.index: status(item) for item in items}
+        return [
+            Item(
+                index=entry.index,
+                id=entry.id,
+                video=entry.video,
+                type=entry.type or "",
+                reference=references[entry.index],
+                pred=answers.get(entry.index),
+            )
+            for entry in ledger.entries
+        ]
 
 
-def _outcomes(
-    items: Sequence[Item], statuses: Mapping[int, Status], measured: Measured, metrics: Sequence[Metric]
-) -> list[Outcome]:
+def _outcomes(ledger: Ledger, measured: Measured, metrics: Sequence[Metric]) -> list[Outcome]:
     official, strict = _rows(measured.official, metrics), _rows(measured.strict, metrics)
     values = _values(measured.official, metrics)
     unread = {index for task in measured.official.values() for index in task.unparsed}
     return [
         Outcome(
-            index=item.index,
-            video=item.video,
-            type=item.type,
-            status=statuses[item.index],
-            official=official.get(item.index, {}),
-            strict=strict.get(item.index, {}),
-            empty=item.pred == "",
-            unread=item.index in unread,
-            verdict="measured" if item.pred is not None else None,
-            values=values.get(item.index, {}),
+            _measured(entry, entry.index in unread),
+            official=official.get(entry.index, {}),
+            strict=strict.get(entry.index, {}),
+            verdict="measured" if entry.answered else None,
+            values=values.get(entry.index, {}),
         )
-        for item in items
+        for entry in ledger.entries
     ]
+
+
+def _measured(entry: Entry, unread: bool) -> Entry:
+    if not entry.answered:
+        return entry
+    return replace(entry, judging=Judging.UNREAD if unread else Judging.JUDGED)
 
 
 def _rows(scored: Mapping[str, TaskValues[int]], metrics: Sequence[Metric]) -> dict[int, dict[str, list[float]]]:
@@ -151,21 +139,18 @@ def _record(outcome: Outcome) -> dict[str, Any]:
         "index": outcome.index,
         "video": outcome.video,
         "type": outcome.type,
-        "answered": outcome.status == "scored",
+        "answered": outcome.entry.counted,
         "values": {name: round(value, 4) for name, value in outcome.values.items()},
         "official": dict(outcome.official),
         "strict": {name: row for name, row in outcome.strict.items() if row != outcome.official.get(name)},
     }
 
 
-def _stored(record: Mapping[str, Any]) -> Outcome:
+def _stored(entry: Entry, record: Mapping[str, Any]) -> Outcome:
     """The outcome that a line of ``measurements.jsonl`` holds."""
     answered = record["answered"]
     return Outcome(
-        index=record["index"],
-        video=record["video"],
-        type=record["type"],
-        status="scored" if answered else "unanswered",
+        replace(entry, judging=Judging.JUDGED if answered else None),
         official=record["official"],
         strict={**record["official"], **record["strict"]},
         verdict="measured" if answered else None,

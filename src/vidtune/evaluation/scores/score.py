@@ -2,8 +2,8 @@
 
 ========  ==================================================================================================
 official  as the published scripts compute it: only the questions that were answered (and judged)
-strict    all questions that belong to the score: whatever is missing, failed or unjudged counts as wrong, or as an
-          empty answer
+strict    all planned questions: whatever is missing, failed, not asked or unjudged counts as wrong, or as an empty
+          answer
 ========  ==================================================================================================
 
 Judged and measured benchmarks have the same kind of score: `scores.scoring` computes it, `scores.score_file`
@@ -30,6 +30,8 @@ class NamedValue(BaseModel):
     Args:
         name: such as "accuracy" or "mIoU".
         official, strict: see the top of this file; None when it cannot be computed.
+        published: what the published script prints instead of the official value, because it also adds up scores
+            outside the scale and counts verdicts without a score as 0; None: there are no such verdicts.
         reason: why there is no official value.
     """
 
@@ -38,6 +40,7 @@ class NamedValue(BaseModel):
     name: str
     official: Estimate | None
     strict: Estimate | None
+    published: float | None = None
     reason: str | None = None
 
 
@@ -46,15 +49,18 @@ class ScoreGroup(BaseModel):
 
     Args:
         type: question type; None: all questions.
-        questions: number of questions in the strict values.
-        scored: number of them in the official values: answered, and judged where a judge scores them.
-        yes, no: number of judgements that say yes, or no; the other judgements say neither.
-        unjudged: answers without a judgement.
+        questions: number of planned questions; all are in the strict values.
+        scored: number of them that are answered, and judged where a judge scores them.
+        yes, no: number of judgements that say yes, or no, in the official value.
+        unjudged: answers without a verdict that counts: the sum of ``out_of_range``, ``unreadable``, ``judge_failed``
+            and ``not_judged``, which `evaluation.ledger.Judging` explains.
         missing: questions whose video does not exist.
         errors: questions that could not be asked.
-        unanswered: questions of this group that were not asked yet.
+        unanswered: questions that were not asked yet.
         empty: answers without any text; they are scored like others.
         unread: answers in which nothing of the requested form could be read; they count as wrong.
+        unclear: judged answers of which the judge said neither yes nor no.
+        repeated: answers that are in no official value because their id is answered again later.
         videos: number of videos of these questions.
     """
 
@@ -71,6 +77,12 @@ class ScoreGroup(BaseModel):
     unanswered: int = 0
     empty: int = 0
     unread: int = 0
+    unclear: int = 0
+    out_of_range: int = 0
+    unreadable: int = 0
+    judge_failed: int = 0
+    not_judged: int = 0
+    repeated: int = 0
     videos: int
     values: tuple[NamedValue, ...]
 
@@ -96,8 +108,9 @@ class Score(BaseModel):
         identity: everything that can change a value: the judge, or the programs that measure.
         intervals: how the 95 % intervals were computed.
         unanswered: number of questions of the run that were not asked yet.
-        duplicates: number of questions left out because their id comes again later in the test set; only the last one
-            with an id is scored.
+        duplicates: number of answers that are in no official value because their id is answered again later: published
+            scripts judge an id once. In the strict values every question counts.
+        reasons: why questions do not count, one line per state and reason, with examples.
         left_out: metric -> reason why it could not be computed; scoring again where it can be computed adds it.
         overall: over all questions; None when each question type has metrics of its own.
         groups: one per question type.
@@ -116,6 +129,7 @@ class Score(BaseModel):
     intervals: str = f"{LEVEL:.0%}, {METHOD}"
     unanswered: int = 0
     duplicates: int = 0
+    reasons: tuple[str, ...] = ()
     left_out: dict[str, str] = {}
     overall: ScoreGroup | None
     groups: tuple[ScoreGroup, ...]
@@ -130,8 +144,6 @@ class Score(BaseModel):
         """Share of the run's questions that are in the official values, 0 to 1."""
         parts = self.groups if self.overall is None else (self.overall,)
         scored, questions = (sum(getattr(part, name) for part in parts) for name in ("scored", "questions"))
-        if self.overall is not None:
-            questions += self.unanswered
         return scored / questions if questions else 0.0
 
     def group(self, type: str | None = None) -> ScoreGroup:

@@ -16,7 +16,9 @@ _TOTAL_COUNTS = {"questions": "questions", "videos": "videos", "judged": "scored
 _TOTAL_COUNTS |= {name: name for name in ("unjudged", "missing", "errors", "empty")}
 _TASK_COUNTS = {"questions": "questions", "answered": "scored", "missing": "missing", "errors": "errors"}
 _TASK_COUNTS |= {name: name for name in ("unanswered", "empty", "unread", "videos")}
-_STRICT = "strict_"
+_LATER_COUNTS = ("unclear", "out_of_range", "unreadable", "judge_failed", "not_judged", "repeated", "unanswered")
+"""Counts that the first version did not know; one of 0 is not stored."""
+_STRICT, _PUBLISHED = "strict_", "published_"
 
 
 def score_path(run: Path, judge: str) -> Path:
@@ -54,6 +56,7 @@ def score_record(score: Score) -> dict[str, Any]:
             "measuring": score.identity,
             "intervals": score.intervals,
             "coverage": score.coverage,
+            **_reasons(score),
             "left_out": score.left_out,
             "tasks": [_task_record(group) for group in score.groups],
         }
@@ -62,6 +65,7 @@ def score_record(score: Score) -> dict[str, Any]:
         "intervals": score.intervals,
         "unanswered": score.unanswered,
         "duplicates": score.duplicates,
+        **_reasons(score),
         "overall": _total_record(score.overall),
         "by_type": {group.type: _total_record(group) for group in score.groups},
     }
@@ -71,8 +75,7 @@ def score_of(record: Mapping[str, Any]) -> Score:
     """The score that a stored JSON object holds."""
     common = {name: record[name] for name in ("benchmark", "blind", "protocol_hash", "checkpoint", "system")}
     common["without"] = record.get("without", ())
-    if "intervals" in record:
-        common["intervals"] = record["intervals"]
+    common |= {name: record[name] for name in ("intervals", "reasons") if name in record}
     if "tasks" in record:
         groups = tuple(_task_of(task) for task in record["tasks"])
         return Score(
@@ -90,9 +93,21 @@ def score_of(record: Mapping[str, Any]) -> Score:
         identity=record["judge_identity"],
         unanswered=record["unanswered"],
         duplicates=record["duplicates"],
-        overall=_total_of(record["overall"], None),
+        overall=_total_of(_with_unanswered(record), None),
         groups=tuple(_total_of(part, kind) for kind, part in record["by_type"].items()),
     )
+
+
+def _reasons(score: Score) -> dict[str, Any]:
+    return {"reasons": list(score.reasons)} if score.reasons else {}
+
+
+def _with_unanswered(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The numbers over all questions. The first version kept questions not asked yet beside them."""
+    overall, unanswered = record["overall"], record["unanswered"]
+    if unanswered == overall.get("unanswered", 0):
+        return overall
+    return {**overall, "questions": overall["questions"] + unanswered, "unanswered": unanswered}
 
 
 def _total_record(group: ScoreGroup) -> dict[str, Any]:
@@ -100,6 +115,8 @@ def _total_record(group: ScoreGroup) -> dict[str, Any]:
     dumped = [value.model_dump(mode="json") for value in group.values]
     record |= {value["name"]: value["official"] for value in dumped}
     record |= {_STRICT + value["name"]: value["strict"] for value in dumped}
+    record |= {_PUBLISHED + one["name"]: one["published"] for one in dumped if one["published"] is not None}
+    record |= {name: getattr(group, name) for name in _LATER_COUNTS if getattr(group, name)}
     return record | {"reason": group.reason}
 
 
@@ -110,11 +127,13 @@ def _total_of(record: Mapping[str, Any], kind: str | None) -> ScoreGroup:
             name=name,
             official=record[name],
             strict=record[_STRICT + name],
+            published=record.get(_PUBLISHED + name),
             reason=record.get("reason") if number == 0 else None,
         )
         for number, name in enumerate(names)
     ]
     counts = {ours: record[theirs] for theirs, ours in _TOTAL_COUNTS.items()}
+    counts |= {name: record[name] for name in _LATER_COUNTS if name in record}
     return ScoreGroup(type=kind, **counts, values=tuple(values))
 
 
@@ -122,7 +141,7 @@ def _task_record(group: ScoreGroup) -> dict[str, Any]:
     return {
         "type": group.type,
         **{theirs: getattr(group, ours) for theirs, ours in _TASK_COUNTS.items()},
-        "metrics": [value.model_dump(mode="json") for value in group.values],
+        "metrics": [value.model_dump(mode="json", exclude={"published"}) for value in group.values],
     }
 
 

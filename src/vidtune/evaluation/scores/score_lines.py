@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from vidtune.evaluation.ledger import Asking, Judging
+
 if TYPE_CHECKING:
     from vidtune.evaluation.scores.score import NamedValue, Score, ScoreGroup
     from vidtune.evaluation.statistics import Estimate
@@ -12,11 +14,12 @@ def score_lines(score: "Score") -> Iterator[str]:
     """Yield the values of a run with their intervals, and what is not in them."""
     yield _title(score)
     if score.overall is not None:
-        yield from _overall_lines(score.overall, score.unanswered)
+        yield from _overall_lines(score.overall)
     for group in score.groups:
         yield from _task_lines(group, score.left_out) if score.overall is None else _type_lines(group)
     if score.overall is not None and score.overall.reason:
         yield f"  no accuracy: {score.overall.reason}"
+    yield from (f"  {line}" for line in score.reasons)
     for reason, names in _by_reason(score).items():
         yield f"  left out: {', '.join(names)}: {reason}"
 
@@ -28,19 +31,32 @@ def _title(score: "Score") -> str:
     return f"{score.benchmark}{blind}{without}: {by}, protocol {score.protocol_hash}"
 
 
-def _overall_lines(group: "ScoreGroup", unanswered: int) -> Iterator[str]:
+def _overall_lines(group: "ScoreGroup") -> Iterator[str]:
     """Accuracy and average score over all questions, and what is not counted."""
     accuracy, average = group.value("accuracy"), group.value("average_score")
     yield f"  accuracy       {estimate_text(accuracy.official)}  {group.yes} of {group.yes + group.no} right"
     yield f"  average score  {estimate_text(average.official)}  of 5"
+    if left_out := counts_text(group):
+        yield f"  not counted    {left_out}; with these as wrong: {estimate_text(accuracy.strict)}"
+    published = [(value.name, value.published) for value in group.values if value.published is not None]
+    if published:
+        numbers = ", ".join(f"{name.replace('_', ' ')} {number:.2f}" for name, number in published)
+        yield f"  as published   {numbers}: scores outside 0 to 5 added, unreadable ones as 0"
+
+
+def counts_text(group: "ScoreGroup") -> str:
+    """The planned questions that are in no official value, by state; for example ``2 without video, 1 failed``."""
     left_out = {
-        "without video": group.missing,
-        "failed": group.errors,
-        "unjudged": group.unjudged,
-        "not asked yet": unanswered,
+        Asking.NO_VIDEO: group.missing,
+        Asking.FAILED: group.errors,
+        Asking.NOT_ASKED: group.unanswered,
+        Judging.OUT_OF_RANGE: group.out_of_range,
+        Judging.UNREADABLE: group.unreadable,
+        Judging.FAILED: group.judge_failed,
+        Judging.NOT_JUDGED: group.not_judged,
+        "with an id that comes again": group.repeated,
     }
-    if any(left_out.values()):
-        yield f"  not counted    {_counts(left_out)}; with these as wrong: {estimate_text(accuracy.strict)}"
+    return _counts({str(state): count for state, count in left_out.items()})
 
 
 def _type_lines(group: "ScoreGroup") -> Iterator[str]:
@@ -51,13 +67,8 @@ def _type_lines(group: "ScoreGroup") -> Iterator[str]:
 
 def _task_lines(group: "ScoreGroup", without: Mapping[str, str]) -> Iterator[str]:
     """The values of a question type that has metrics of its own, with the strict value where it differs."""
-    left_out = {
-        "without video": group.missing,
-        "failed": group.errors,
-        "not asked yet": group.unanswered,
-        "answers not of the form asked for": group.unread,
-    }
-    notes = _counts(left_out)
+    unread = _counts({"answers not of the form asked for": group.unread})
+    notes = ", ".join(filter(None, (counts_text(group), unread)))
     coverage = f"{group.scored} of {group.questions} answered, {group.videos} videos"
     yield f"  {group.type}: {coverage}{'; ' if notes else ''}{notes}"
     for value in group.values:

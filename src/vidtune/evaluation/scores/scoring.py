@@ -1,11 +1,15 @@
 """Score a run: one pass over the outcomes of its questions, wherever they come from."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
+from vidtune.evaluation.ledger import Asking, Judging, reason_lines
 from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource, rows_of
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.judging import Verdicts
@@ -23,11 +27,16 @@ def score_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
             stored judgements.
 
     Raises:
+        JudgingStoppedError: the judge could not go on; the score of what it has judged is stored.
         UserError: no run there, nothing asked yet, or no judgements of that name.
     """
     run = RunFolder(run_dir)
     source = source_for(run, judge)
-    return score_collected(run, source, source.collect(progress))
+    collected = source.collect(progress)
+    score = score_collected(run, source, collected)
+    if collected.stopped is not None:
+        raise collected.stopped
+    return score
 
 
 def score_collected(run: RunFolder, source: ScoreSource, collected: Collected) -> Score:
@@ -36,8 +45,11 @@ def score_collected(run: RunFolder, source: ScoreSource, collected: Collected) -
     Raises:
         UserError: nothing asked yet.
     """
-    if not collected.outcomes:
+    entries = [outcome.entry for outcome in collected.outcomes]
+    if all(entry.asking is Asking.NOT_ASKED for entry in entries):
         raise UserError(f"{run.path}: no question was asked yet; run the evaluation first")
+    if collected.stopped is not None and not any(entry.counted for entry in entries):
+        raise collected.stopped
     groups = [_group(kind, source, collected) for kind in _types(source.metrics, collected.outcomes)]
     whole = any(metric.type is None for metric in source.metrics)
     protocol = run.info.protocol
@@ -50,8 +62,9 @@ def score_collected(run: RunFolder, source: ScoreSource, collected: Collected) -
         system=run.info.system,
         judge=source.name,
         identity=dict(collected.identity),
-        unanswered=collected.unanswered,
-        duplicates=collected.duplicates,
+        unanswered=sum(entry.asking is Asking.NOT_ASKED for entry in entries),
+        duplicates=sum(entry.repeated for entry in entries),
+        reasons=reason_lines(entries),
         left_out=dict(collected.left_out),
         overall=_group(None, source, collected) if whole else None,
         groups=tuple(groups),
@@ -86,22 +99,27 @@ def _group(kind: str | None, source: ScoreSource, collected: Collected) -> Score
         if metric.type is None and metric.right_or_wrong:
             said = [outcome.official[metric.name][0] for outcome in mine if metric.name in outcome.official]
             right, decided = int(sum(said)), len(said)
-    count = {status: 0 for status in ("scored", "unjudged", "missing", "error", "unanswered")}
-    for outcome in mine:
-        count[outcome.status] += 1
+    entries = [outcome.entry for outcome in mine]
+    asked, judged = Counter(entry.asking for entry in entries), Counter(entry.judging for entry in entries)
     return ScoreGroup(
         type=kind,
         questions=len(mine),
-        scored=count["scored"],
+        scored=sum(entry.counted for entry in entries),
         yes=right,
         no=decided - right,
-        unjudged=count["unjudged"],
-        missing=count["missing"],
-        errors=count["error"],
-        unanswered=count["unanswered"],
-        empty=sum(outcome.empty for outcome in mine),
-        unread=sum(outcome.unread for outcome in mine),
-        videos=len({outcome.video for outcome in mine}),
+        unjudged=sum(entry.unjudged for entry in entries),
+        missing=asked[Asking.NO_VIDEO],
+        errors=asked[Asking.FAILED],
+        unanswered=asked[Asking.NOT_ASKED],
+        empty=asked[Asking.EMPTY],
+        unread=judged[Judging.UNREAD],
+        unclear=judged[Judging.NO_VERDICT],
+        out_of_range=judged[Judging.OUT_OF_RANGE],
+        unreadable=judged[Judging.UNREADABLE],
+        judge_failed=judged[Judging.FAILED],
+        not_judged=judged[Judging.NOT_JUDGED],
+        repeated=sum(entry.repeated for entry in entries),
+        videos=len({entry.video for entry in entries}),
         values=tuple(_value(metric, mine, source, collected) for metric in metrics),
     )
 
@@ -111,4 +129,14 @@ def _value(metric: Metric, outcomes: Sequence[Outcome], source: ScoreSource, col
     reason = None
     if official is None:
         reason = collected.left_out.get(metric.name) or source.no_value(metric, outcomes)
-    return NamedValue(name=metric.name, official=official, strict=strict, reason=reason)
+    return NamedValue(
+        name=metric.name, official=official, strict=strict, published=_published(metric, outcomes), reason=reason
+    )
+
+
+def _published(metric: Metric, outcomes: Sequence[Outcome]) -> float | None:
+    """The value that the published script prints where it counts verdicts that are in no official value here."""
+    rows = [outcome.published[metric.name] for outcome in outcomes if metric.name in outcome.published]
+    if all(outcome.entry.counted for outcome in outcomes if outcome.published) or not rows:
+        return None
+    return metric.scale * float(metric.from_sums(np.sum(rows, axis=0, dtype=np.float64)))

@@ -1,0 +1,131 @@
+"""The ledger of a run: every planned question has exactly one state of asking, and every answer one of judging.
+
+Counts, reasons and examples in the console, on the page and in score files all come from here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+EXAMPLES = 3
+
+
+class Asking(StrEnum):
+    """State of asking a question; `EMPTY` is an answer without any text."""
+
+    ANSWERED = "answered"
+    EMPTY = "empty answer"
+    NO_VIDEO = "without video"
+    FAILED = "failed"
+    NOT_ASKED = "not asked yet"
+
+
+class Judging(StrEnum):
+    """State of judging an answer.
+
+    ============  ==============================================================================================
+    JUDGED        it has a verdict, or metrics have measured it
+    NO_VERDICT    the judge gave a score but said neither yes nor no
+    UNREAD        metrics found nothing of the requested form in the answer; it counts as wrong
+    OUT_OF_RANGE  the judge's score is outside its scale
+    UNREADABLE    the judge's reply holds no score
+    FAILED        the judge could not be asked, or gave no readable reply after all attempts
+    NOT_JUDGED    the judge has not been asked yet
+    ============  ==============================================================================================
+    """
+
+    JUDGED = "judged"
+    NO_VERDICT = "neither yes nor no"
+    UNREAD = "not of the form asked for"
+    OUT_OF_RANGE = "scored outside the scale"
+    UNREADABLE = "unreadable verdict"
+    FAILED = "judge failed"
+    NOT_JUDGED = "not judged yet"
+
+
+COUNTED = (Judging.JUDGED, Judging.NO_VERDICT, Judging.UNREAD)
+"""States of judging with which an answer counts in official values; answers in other states are unjudged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One planned question.
+
+    Args:
+        index: position in the test set.
+        id: official id; a test set may repeat one.
+        judging: None without an answer.
+        reason: why the question has no answer, or its answer no verdict.
+        detail: what was found in this case, such as the reply of the judge; shown with an example.
+        repeated: a later question with the same id is answered too: published scripts judge an id once.
+    """
+
+    index: int
+    id: str
+    video: str
+    type: str | None
+    asking: Asking
+    judging: Judging | None = None
+    reason: str | None = None
+    detail: str | None = None
+    repeated: bool = False
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer, an empty one included."""
+        return self.asking in (Asking.ANSWERED, Asking.EMPTY)
+
+    @property
+    def counted(self) -> bool:
+        """Whether it is answered, and judged or measured."""
+        return self.judging in COUNTED
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether it is answered, but not in any official value."""
+        return self.judging is not None and self.judging not in COUNTED
+
+    @property
+    def state(self) -> Asking | Judging:
+        """The state that explains why it does or does not count."""
+        return self.asking if not self.answered or self.judging is None else self.judging
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The planned questions of a run, in the order of the test set."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def planned(self) -> int:
+        return len(self.entries)
+
+    @property
+    def answered(self) -> int:
+        return sum(entry.answered for entry in self.entries)
+
+    def count(self, state: Asking | Judging) -> int:
+        """Number of questions in this state."""
+        return sum(state in (entry.asking, entry.judging) for entry in self.entries)
+
+    def reasons(self) -> tuple[str, ...]:
+        """Returns one line per reason why questions do not count: state, number, reason and examples."""
+        return reason_lines(self.entries)
+
+
+def reason_lines(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Returns one line per state and reason, the most frequent reason of a state first."""
+    grouped: dict[tuple[Asking | Judging, str], list[Entry]] = {}
+    for entry in entries:
+        if entry.reason is not None:
+            grouped.setdefault((entry.state, entry.reason), []).append(entry)
+    states: list[Asking | Judging] = [*Asking, *Judging]
+    ordered = sorted(grouped.items(), key=lambda item: (states.index(item[0][0]), -len(item[1])))
+    return tuple(f"{len(found)} {state}: {reason} ({_examples(found)})" for (state, reason), found in ordered)
+
+
+def _examples(entries: Sequence[Entry]) -> str:
+    first, *others = entries[:EXAMPLES]
+    shown = [first.id if first.detail is None else f"{first.id}: {first.detail}", *(entry.id for entry in others)]
+    return ", ".join([*shown, "..."] if len(entries) > EXAMPLES else shown)

@@ -1,0 +1,69 @@
+"""The ledger of a run, made from its folder."""
+
+from dataclasses import replace
+
+from vidtune.evaluation.judges.base import Judgement
+from vidtune.evaluation.judges.replies import HIGHEST_SCORE, LOWEST_SCORE, judging_state
+from vidtune.evaluation.ledger import Asking, Entry, Judging, Ledger
+from vidtune.evaluation.question import Prediction
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.judgements import items_of_questions, judgements_of
+
+LONGEST_DETAIL = 60
+_REASONS = {
+    Judging.OUT_OF_RANGE: f"the score is outside {LOWEST_SCORE} to {HIGHEST_SCORE}",
+    Judging.UNREADABLE: "the reply holds no score that can be read",
+}
+
+
+def ledger_of(run: RunFolder) -> Ledger:
+    """Returns the planned questions of a run with their states of asking."""
+    predictions = {prediction.index: prediction for prediction in run.predictions()}
+    missing = {record["index"]: record["reason"] for record in run.missing()}
+    last = {one.id: one.index for one in predictions.values() if one.error is None}
+    entries = []
+    for planned in run.plan():
+        asking, reason = _asking(predictions.get(planned.index), missing.get(planned.index))
+        entry = Entry(planned.index, planned.id, planned.video, planned.type, asking, reason=reason)
+        entries.append(replace(entry, repeated=entry.answered and last[planned.id] != planned.index))
+    return Ledger(tuple(entries))
+
+
+def judged_ledger(run: RunFolder, judge: str) -> tuple[Ledger, dict[int, Judgement]]:
+    """Returns the ledger of a run with the states of judging by a judge, and its judgements by question index."""
+    stored = judgements_of(run, judge)
+    items = items_of_questions(run.predictions())
+    judgements = {index: stored[item.id] for index, item in items.items() if item.id in stored}
+    entries = [
+        _judged(entry, judgements.get(entry.index)) if entry.answered else entry for entry in ledger_of(run).entries
+    ]
+    return Ledger(tuple(entries)), judgements
+
+
+def _asking(prediction: Prediction | None, missing: str | None) -> tuple[Asking, str | None]:
+    """State of asking a question, and why it has no answer."""
+    if prediction is not None and prediction.error is None:
+        return (Asking.ANSWERED if prediction.pred.strip() else Asking.EMPTY), None
+    if missing is not None:
+        return Asking.NO_VIDEO, missing
+    if prediction is None or prediction.error is None:
+        return Asking.NOT_ASKED, None
+    # The reason of an unreadable file begins with its path, which differs between videos.
+    _, path, rest = prediction.error.partition(f"{prediction.file}: ")
+    return Asking.FAILED, rest if prediction.file and path and rest else prediction.error
+
+
+def _judged(entry: Entry, judgement: Judgement | None) -> Entry:
+    if judgement is None:
+        return replace(entry, judging=Judging.NOT_JUDGED)
+    reply = judgement.reply
+    if judgement.error is not None:
+        detail = None if reply is None else _short(repr(reply))
+        return replace(entry, judging=Judging.FAILED, reason=judgement.error, detail=detail)
+    state = judging_state(judgement.value)
+    reason = _REASONS.get(state)
+    return replace(entry, judging=state, reason=reason, detail=reason and _short(repr(reply or judgement.value)))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_DETAIL else text[: LONGEST_DETAIL - 3] + "..."
