@@ -1,5 +1,6 @@
 """`evaluate`: from a folder, or from a model in memory, to a score; the runs that a recipe plans."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -99,9 +100,25 @@ def test_one_run_is_planned_where_something_is_switched_off(trained):
     assert [run.benchmark for run in runs] == ["world_qa", "world_events"] and all(run.variant.blind for run in runs)
 
 
-def test_named_benchmarks_replace_the_recipe(trained):
+def test_a_named_benchmark_that_the_recipe_does_not_list_keeps_its_own_protocol(trained):
     [run] = planned_runs(trained, ["msvd_qa"], Path("given"))
     assert (run.benchmark, run.variant) == ("msvd_qa", Variant())
+
+
+def test_a_named_benchmark_of_the_recipe_is_run_as_the_recipe_says(trained):
+    assert planned_runs(trained, ["world_qa"], Path("given")) == planned_runs(trained, data=Path("given"))[:3]
+    [*_, other] = planned_runs(trained, ["world_qa", "msvd_qa"], Path("given"))
+    assert (other.benchmark, other.variant) == ("msvd_qa", Variant())
+
+
+def test_data_named_by_a_relative_path_are_found_from_any_folder(trained, tmp_path_factory, monkeypatch):
+    project, away = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("away")
+    (trained / "provenance.json").write_text(json.dumps({"folder": str(project)}))
+    monkeypatch.chdir(away)
+    for name, expected in [("nowhere", Path("sets")), ("project", project / "sets"), ("away", Path("sets"))]:
+        if name != "nowhere":
+            ({"project": project, "away": away}[name] / "sets").mkdir()
+        assert planned_runs(trained, ["world_qa"])[0].data == expected, name
 
 
 def test_a_benchmark_without_data_and_no_benchmark_at_all_are_named(trained, tmp_path_factory):

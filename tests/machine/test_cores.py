@@ -1,6 +1,11 @@
+import os
+from pathlib import Path
+
 import pytest
 
 from vidtune.machine import cores
+
+WITHIN = cores.available_cores
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +31,41 @@ def test_omp_num_threads_wins(monkeypatch: pytest.MonkeyPatch, asked: str, threa
 def test_media_workers_follow_the_share_of_the_cores_unless_asked_for() -> None:
     assert [cores.media_workers(None, ranks) for ranks in (1, 2, 4, 16)] == [8, 7, 3, 1]
     assert [cores.media_workers(asked, 4) for asked in (0, 5, 20)] == [0, 5, 20]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, 12),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "400000 100000\n"}, 4),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "150000 100000\n"}, 2),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "5000 100000\n"}, 1),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "6400000 100000\n"}, 12),
+        (
+            {
+                "proc/self/cgroup": "3:cpu,cpuacct:/docker/abc\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "300000\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+            3,
+        ),
+        (
+            {
+                "proc/self/cgroup": "3:cpu,cpuacct:/\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            12,
+        ),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "nonsense\n"}, 12),
+        ({}, 12),
+    ],
+)
+def test_a_container_may_grant_fewer_cores_than_the_machine_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, str], expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(12)))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert WITHIN(tmp_path) == expected

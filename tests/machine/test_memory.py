@@ -26,6 +26,19 @@ def test_limits_of_the_first_version_of_control_groups_count(tmp_path: Path) -> 
     assert memory_limit(tmp_path) == 2**27
 
 
+def test_a_limit_that_only_slows_down_counts_too(tmp_path: Path) -> None:
+    write(tmp_path / "proc/self/cgroup", "0::/\n")
+    write(tmp_path / "sys/fs/cgroup/memory.max", f"{2**27}\n")
+    write(tmp_path / "sys/fs/cgroup/memory.high", f"{2**26}\n")
+    assert memory_limit(tmp_path) == 2**26
+
+
+def test_version_2_beside_version_1_lies_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path / "proc/self/cgroup", "4:cpu,cpuacct:/job\n0::/job\n")
+    write(tmp_path / "sys/fs/cgroup/unified/job/memory.max", f"{2**25}\n")
+    assert memory_limit(tmp_path) == 2**25
+
+
 def test_workers_together_take_half_of_the_memory(monkeypatch) -> None:
     monkeypatch.setattr(memory, "memory_limit", lambda: 32 * GIB)
     assert [worker_memory(workers) for workers in (0, 1, 8, 16, 64)] == [4 * GIB, 4 * GIB, 2 * GIB, GIB, GIB // 2]

@@ -89,7 +89,7 @@ def test_final_is_a_whole_checkpoint_with_recipe_and_provenance(undisturbed: tup
     assert loaded.processor.streams["video"].preprocessing.flip_probability == 0.5
     assert load_recipe(out / "tune/final/recipe.yaml") == load_recipe(out / "recipe.yaml") == recipe
     provenance = json.loads((out / "tune/final/provenance.json").read_text())
-    assert (provenance["stage"], provenance["step"]) == ("tune", 5)
+    assert (provenance["stage"], provenance["step"], provenance["folder"]) == ("tune", 5, str(Path.cwd()))
 
 
 def test_finished_run_is_not_repeated(undisturbed: tuple[Recipe, Path]) -> None:

@@ -29,10 +29,9 @@ from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
-from vidtune.recipe.types import load_recipe
+from vidtune.recipe.stored import stored_recipe
+from vidtune.recipe.types import RECIPE_FILE
 from vidtune.registry import SYSTEMS
-
-RECIPE = "recipe.yaml"
 
 
 def write_lora_run(
@@ -107,7 +106,9 @@ def _bundle_parts(model: VideoLM, source: Source, format: CheckpointFormat) -> t
 
 def _published_parts(bundle: Path) -> dict[str, Source]:
     """Towers and language model whose places the recipe beside a bundle names, by component."""
-    recipe = load_recipe(bundle / RECIPE)
+    recipe = stored_recipe(bundle)
+    if recipe is None:
+        raise UserError(f"{bundle / RECIPE_FILE}: no such file; it names the parts of the bundle's base")
     without: dict[str, object] = {"checkpoint": None, "revision": None, "lora_runs": (), "connectors": {}}
     return {part.component: part for part in recognise(recipe.model_copy(update=without)).children}
 

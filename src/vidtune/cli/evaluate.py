@@ -119,9 +119,11 @@ def evaluate(
 ) -> None:
     """Answer the questions of a benchmark, then judge or measure the answers and print the scores."""
     from vidtune.checkpoints.files.hub import locate, pinned
+    from vidtune.checkpoints.files.misplaced import require_checkpoint
     from vidtune.evaluation.predict import predict_benchmark
 
     folder = locate(pinned(checkpoint, revision))
+    require_checkpoint(folder)
     runs = questions.runs(folder)
     for run in runs:
         run.require_readable()

@@ -10,6 +10,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity, identify_checkpoint, identify_model
 from vidtune.generation.settings import GenerationSettings
+from vidtune.recipe.types import RECIPE_FILE
 from vidtune.registry import SYSTEMS
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from vidtune.generation.engine import AnswerEngine
     from vidtune.processing.processor import VideoLMProcessor
     from vidtune.systems.base import System
-
-RECIPE_FILE = "recipe.yaml"
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from vidtune.evaluation.predict import WHOLE, Variant, predict_benchmark
 from vidtune.evaluation.protocol import merged
 from vidtune.evaluation.scores.score import Score
 from vidtune.evaluation.scores.scoring import score_run
-from vidtune.recipe.types import BenchmarkEntry, load_recipe
+from vidtune.recipe.stored import stored_recipe
+from vidtune.recipe.types import BenchmarkEntry
 from vidtune.registry import BENCHMARKS, JUDGES
 
 if TYPE_CHECKING:
     from vidtune.checkpoints.load import Checkpoint
 
-RECIPE_FILE = "recipe.yaml"
 VIDEO_STREAM = "video"
 
 
@@ -113,22 +113,26 @@ def planned_runs(
 
     Args:
         checkpoint: folder of the checkpoint.
-        names: benchmarks; none: those of the recipe beside the checkpoint, with its decoding settings, and one more
-            run for each of its ablations unless ``variant`` is blind or goes without a stream.
+        names: benchmarks; none: those of the recipe beside the checkpoint. One that the recipe lists is run as it says:
+            with its decoding settings, and one more run for each of its ablations unless ``variant`` is blind or goes
+            without a stream. Any other is run by its own protocol.
         data: folder of the test sets; None: as the recipe says.
         variant: what every run has in common; what it does not say is taken from the recipe.
 
     Raises:
         UserError: no benchmark is named, or one whose data is not.
     """
-    entries: Sequence[BenchmarkEntry] = [BenchmarkEntry(name=name) for name in names]
-    overrides = variant.overrides
-    if not names and (checkpoint / RECIPE_FILE).is_file():
-        recipe = load_recipe(checkpoint / RECIPE_FILE, expand=False)
-        entries, overrides = recipe.benchmarks, merged({"generation": recipe.generation}, overrides)
+    recipe = stored_recipe(checkpoint)
+    listed = () if recipe is None else recipe.benchmarks
+    entries = list(listed)
+    if names:
+        own = {name: [entry for entry in listed if entry.name == name] for name in names}
+        entries = [entry for name in names for entry in own[name] or [BenchmarkEntry(name=name)]]
     if not entries:
         raise UserError("name a benchmark with --benchmark; `vidtune benchmarks` lists them")
-    return [run for entry in entries for run in _runs_of(entry, data, replace(variant, overrides=overrides))]
+    decoding = {} if recipe is None else merged({"generation": recipe.generation}, variant.overrides)
+    variants = [replace(variant, overrides=decoding) if entry in listed else variant for entry in entries]
+    return [run for entry, own in zip(entries, variants, strict=True) for run in _runs_of(entry, data, own)]
 
 
 def _runs_of(entry: BenchmarkEntry, data: Path | None, variant: Variant) -> list[PlannedRun]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vidtune.machine.cores import available_cores
 from vidtune.media.file_version import FileVersion, file_version
 
 BLOCK = 32 * 1024
@@ -20,7 +21,7 @@ SAMPLED = 3
 
 def weights_hash(tensors: Mapping[str, Tensor]) -> str:
     """Returns the SHA-256 of the names, dtypes, shapes and bytes of all tensors: 64 hex digits."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as crew:
+    with ThreadPoolExecutor(available_cores()) as crew:
         names = sorted(tensors)
         digests = dict(zip(names, crew.map(lambda name: _tensor_hash(tensors[name]), names), strict=True))
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()

@@ -1,15 +1,37 @@
 """Number of cores that a process may use, and how they are shared between computing and reading media."""
 
+import math
 import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from vidtune.machine.cgroups import ROOT, group_folders, read_number, read_text
 
 MAX_MEDIA_WORKERS = 8
 
 
-def available_cores() -> int:
-    """Return the number of cores that this process may run on; all cores if the system does not tell."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def available_cores(root: Path = ROOT) -> int:
+    """Return the number of cores that this process may use: those that it may run on, or the share of processor time
+    that a control group (container, Slurm job) grants, rounded up, if that is lower.
+
+    Args:
+        root: folder of ``proc`` and ``sys``.
+    """
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([here, *map(math.ceil, _granted(root))]))
+
+
+def _granted(root: Path) -> Iterator[float]:
+    """Yield the cores that each control group grants: processor time in a period, and the period, in microseconds."""
+    for version, folder in group_folders("cpu", root):
+        if version == 2:
+            quota, _, period = (read_text(folder / "cpu.max") or "").partition(" ")
+            numbers = [int(text) for text in (quota, period) if text.isdigit()]
+        else:
+            found = (read_number(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+            numbers = [number for number in found if number is not None]
+        if len(numbers) == 2 and all(numbers):
+            yield numbers[0] / numbers[1]
 
 
 def thread_budget(local_ranks: int = 1, workers: int = 0) -> int:

@@ -3,14 +3,17 @@
 import os
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from vidtune.machine.cgroups import ROOT, group_folders, read_number
 
 GIB = 2**30
 _WORKERS_SHARE = 2  # all media workers together: half of the memory
 _WAITING_SHARE = 16  # decoded media that wait in the parents: a sixteenth of the memory
 
 
-def memory_limit(root: Path = Path("/")) -> int:
+def memory_limit(root: Path = ROOT) -> int:
     """Return the bytes that all processes here may use together: the memory of the machine, or the limit of a control
     group (container, Slurm job) if that is lower.
 
@@ -49,29 +52,9 @@ def waiting_memory(processes: int = 1) -> int:
     return min(GIB // 2, memory_limit() // _WAITING_SHARE // processes)
 
 
-def _group_limits(root: Path) -> list[int]:
-    """Return the limits of the control groups (versions 1 and 2) of this process, its own and those above."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    limits = []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
-        name = "memory.limit_in_bytes" if controllers else "memory.max"
-        folder = top / group.strip("/")
-        for place in (folder, *folder.parents):
-            if place.is_relative_to(top):
-                limits += _number(place / name)
-    return limits
-
-
-def _number(file: Path) -> list[int]:
-    """Return the number in a file; nothing if the file does not exist or sets no limit."""
-    try:
-        return [int(file.read_text())]
-    except (OSError, ValueError):
-        return []
+def _group_limits(root: Path) -> Iterator[int]:
+    """Yield the limits of the control groups of this process."""
+    names = {1: ("memory.limit_in_bytes",), 2: ("memory.max", "memory.high")}  # above "high" a process hardly gets on
+    for version, folder in group_folders("memory", root):
+        limits = (read_number(folder / name) for name in names[version])
+        yield from (limit for limit in limits if limit is not None)

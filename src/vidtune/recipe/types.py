@@ -29,6 +29,10 @@ COMPONENT_GLOB = re.compile(
     r"(towers|connectors|alignments)(\.[A-Za-z0-9_*?\[\]!-]+)?|language_model(\.added_tokens)?|\*"
 )
 STAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+RECIPE_FILE = "recipe.yaml"
+"""Name of the recipe that is stored with a run and with its results."""
+A_PLACE = "path or hub id"
+"""Mark of the types of values that name a file, a folder or a repository of the hub."""
 # Settings of a stage that do not change its resulting weights, or change them by float rounding only.
 EXECUTION_SETTINGS = (
     "save_every",
@@ -61,7 +65,8 @@ def _component_glob(glob: str) -> str:
     return glob
 
 
-FilePath = Annotated[str, AfterValidator(_expand_home)]
+FilePath = Annotated[str, AfterValidator(_expand_home), A_PLACE]
+Place = Annotated[str, A_PLACE]
 OrderName = Annotated[str, AfterValidator(ORDER_RULES.known)]
 ComponentGlob = Annotated[str, AfterValidator(_component_glob)]
 
@@ -120,7 +125,7 @@ class Distillation(Settings):
             before it.
     """
 
-    teacher: str | dict[str, Any]
+    teacher: Place | dict[str, Any]
     weight: float = Field(default=1.0, gt=0)
     layers: tuple[int, ...] | None = None
 
@@ -268,12 +273,12 @@ class Recipe(Settings):
     """
 
     system: str
-    language_model: str | dict[str, Any] | None = None
+    language_model: Place | dict[str, Any] | None = None
     tokenizer: FilePath | None = None
-    towers: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
+    towers: dict[str, Place | dict[str, Any]] = Field(default_factory=dict)
     checkpoint: FilePath | None = None
     revision: str | None = Field(default=None, min_length=1)
-    connectors: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
+    connectors: dict[str, Place | dict[str, Any]] = Field(default_factory=dict)
     lora_runs: tuple[FilePath, ...] = ()
     distillation: dict[str, Distillation] = Field(default_factory=dict)
     features: FilePath | None = None
@@ -421,6 +426,9 @@ def recipe_file(name_or_path: str | Path) -> Path:
     if str(name_or_path) in list_recipes():
         return recipe_path(str(name_or_path))
     if path.suffix in (".yaml", ".yml") or "/" in str(name_or_path):
+        if path.is_dir():
+            beside = f"; did you mean {path / RECIPE_FILE}" if (path / RECIPE_FILE).is_file() else ""
+            raise UserError(f"{path}: is a folder, not a recipe file{beside}")
         if path.exists():
             return path
         raise UserError(f"{path}: there is no such recipe file; vidtune recipes list names the shipped ones")

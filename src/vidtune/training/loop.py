@@ -11,6 +11,7 @@ from vidtune.errors import UserError
 from vidtune.machine.cores import media_workers
 from vidtune.machine.files import atomic_folder, write_json_atomically
 from vidtune.media.pool import MediaPool
+from vidtune.recipe.stored import FOLDER, PROVENANCE
 from vidtune.training.log import TrainingLog, recent_step_seconds
 from vidtune.training.packs.ahead import Ahead
 from vidtune.training.packs.counts import StepCounts, StepTotals, Window
@@ -204,6 +205,6 @@ class StageLoop:
             if self.ranks.is_main:
                 with atomic_folder(final) as folder:
                     write_result(self.setup, folder, weights)
-                    provenance = stage_state(self.setup, self.ranks, self.total)
-                    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1), encoding="utf-8")
+                    provenance = {**stage_state(self.setup, self.ranks, self.total), FOLDER: str(Path.cwd())}
+                    (folder / PROVENANCE).write_text(json.dumps(provenance, indent=1), encoding="utf-8")
         return final

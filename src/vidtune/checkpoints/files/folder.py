@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.checkpoints.files.hub import locate
+from vidtune.checkpoints.files.misplaced import elsewhere
 from vidtune.checkpoints.files.tensors import PICKLED, SINGLE_NAMES, TensorFile, Tensors, weight_files
 from vidtune.errors import UserError
 from vidtune.machine.files import read_object
@@ -56,7 +57,8 @@ class CheckpointFiles:
     def require_config(self) -> dict[str, Any]:
         """Return the content of config.json. Raises UserError where there is none."""
         if not self.has(CONFIG):
-            raise UserError(f"{self.path}: no config.json here; give the folder of a checkpoint")
+            where = elsewhere(self.path) or "; give the folder of a checkpoint"
+            raise UserError(f"{self.path}: no config.json here{where}")
         return self.json(CONFIG)
 
     def tensors(self, names: tuple[str, ...] = SINGLE_NAMES, inside: str = ".") -> Tensors:

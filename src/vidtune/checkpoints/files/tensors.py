@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vidtune.checkpoints.files.misplaced import elsewhere
 from vidtune.checkpoints.files.script_archive import ARCHIVE_ERRORS, ScriptArchive, is_script_archive
 from vidtune.errors import UserError
 from vidtune.machine.files import read_object
@@ -229,7 +230,8 @@ def weight_files(path: Path, names: tuple[str, ...] = SINGLE_NAMES) -> list[Path
     alone = [file for file in (path.iterdir() if path.is_dir() else ()) if file.suffix in PICKLED]
     if len(alone) == 1:
         return alone
-    raise UserError(f"{path}: no weights found (looked for {', '.join((*INDEX_NAMES, *names))})")
+    where = elsewhere(path) or f" (looked for {', '.join((*INDEX_NAMES, *names))})"
+    raise UserError(f"{path}: no weights found{where}")
 
 
 def _shards(path: Path, index: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from vidtune import __version__
+from vidtune.checkpoints.files.misplaced import elsewhere
 from vidtune.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def checkpoint_fingerprint(path: Path) -> str:
     inside = [path] if path.is_file() else [*path.iterdir(), *path.glob("*/adapter_model.safetensors")]
     files = sorted(file for file in inside if file.suffix in WEIGHT_SUFFIXES)
     if not files:
-        raise UserError(f"{path}: no weights or configuration in this folder; give a checkpoint folder")
+        where = elsewhere(path) or "; give a checkpoint folder"
+        raise UserError(f"{path}: no weights or configuration in this folder{where}")
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size

@@ -29,6 +29,7 @@ from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_prediction
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.machine.files import read_object, write_text_atomically
+from vidtune.machine.nearby import below, listed
 from vidtune.machine.records import read_records
 from vidtune.registry import BENCHMARKS
 
@@ -101,7 +102,9 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         if not (self.path / RUN_FILE).is_file():
-            raise UserError(f"{self.path}: no {RUN_FILE} here; give the folder of one evaluation run")
+            runs = below(self.path, lambda folder: (folder / RUN_FILE).is_file())
+            advice = f"one of those below it: {listed(runs)}" if runs else "the folder of one evaluation run"
+            raise UserError(f"{self.path}: no {RUN_FILE} here; give {advice}")
         try:
             self.info = RunInfo.model_validate(read_object(self.path / RUN_FILE))
         except ValidationError as error:

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.recipe.types import Recipe, dump_recipe
+from vidtune.recipe.types import RECIPE_FILE, Recipe, dump_recipe
 from vidtune.training.signals import LaunchFailed, TrainingInterrupted
 
 LAUNCHER_PIPE = "VIDTUNE_LAUNCHER_PIPE"
@@ -47,7 +47,7 @@ def launch_training(
         LaunchFailed: a process failed or was stopped.
     """
     with tempfile.TemporaryDirectory(prefix="vidtune-") as folder:
-        path = Path(folder) / "recipe.yaml"
+        path = Path(folder) / RECIPE_FILE
         path.write_text(dump_recipe(recipe), encoding="utf-8")
         command = [sys.executable, "-m", "vidtune", "train", str(path), "--out", str(out)]
         command += ["--device", device] if device else []

@@ -21,10 +21,18 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.machine.files import write_text_atomically
 from vidtune.machine.locks import is_locked, locked
-from vidtune.recipe.types import EXECUTION_SETTINGS, OTHER_PARTS, Recipe, dump_recipe, load_recipe, recipe_fingerprint
+from vidtune.recipe.types import (
+    EXECUTION_SETTINGS,
+    OTHER_PARTS,
+    RECIPE_FILE,
+    Recipe,
+    dump_recipe,
+    load_recipe,
+    recipe_fingerprint,
+)
 from vidtune.training.saving import PREFIX, remove_unfinished
 
-RECIPE = "recipe.yaml"
+RECIPE = RECIPE_FILE
 TABLES = "tables"
 MEDIA_FACTS = "media.jsonl"
 CHECKED_FILES = "checked_files.jsonl"

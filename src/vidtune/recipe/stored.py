@@ -1,0 +1,82 @@
+"""The recipe beside a result. Its relative paths start from the folder in which the training command ran."""
+
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from vidtune.machine.files import read_json
+from vidtune.recipe.types import A_PLACE, RECIPE_FILE, Recipe, Settings, load_recipe
+
+PROVENANCE = "provenance.json"
+"""File beside the recipe that tells where its result comes from."""
+FOLDER = "folder"
+"""Key of that file: absolute path of the folder in which the training command ran."""
+
+
+def stored_recipe(folder: Path) -> Recipe | None:
+    """Return the recipe beside a result; None if there is none.
+
+    Its relative paths are found from the folder of this command first, so that a project may be moved as a whole, then
+    from the folder in which the result was trained. A path that is in neither stays as it is.
+
+    Raises:
+        UserError: the recipe cannot be read; names file and line.
+    """
+    path = folder / RECIPE_FILE
+    if not path.is_file():
+        return None
+    recipe = load_recipe(path, expand=False)
+    told = read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
+    start = told.get(FOLDER) if isinstance(told, dict) else None
+    return recipe if not isinstance(start, str) else found_from(recipe, Path(start))
+
+
+def found_from(recipe: Recipe, start: Path) -> Recipe:
+    """Return the recipe with those of its relative paths that exist below ``start``, but not from here, as absolute
+    ones. Names of stages are no paths."""
+    stages = {stage.name for stage in recipe.stages}
+
+    def found(place: str) -> str:
+        if place in stages or Path(place).is_absolute() or Path(place).exists() or not (start / place).exists():
+            return place
+        return str(start / place)
+
+    return _with_places(recipe, found)
+
+
+def _with_places(settings: Any, change: Callable[[str], str]) -> Any:
+    """Return a value of a recipe with every path and hub id in it changed."""
+    changed = {
+        name: _changed(getattr(settings, name), field.annotation, field.metadata, change)
+        for name, field in type(settings).model_fields.items()
+    }
+    return settings.model_copy(update=changed)
+
+
+def _changed(value: Any, kind: Any, marks: Any, change: Callable[[str], str]) -> Any:
+    """Return a value with the places in it changed, as its type tells.
+
+    Args:
+        kind: the annotated type of the value.
+        marks: what is attached to that type by ``Annotated``.
+    """
+    if get_origin(kind) is Annotated:
+        kind, *marks = get_args(kind)
+    if isinstance(value, str):
+        is_place = A_PLACE in marks or any(A_PLACE in get_args(option) for option in _options(kind))
+        return change(value) if is_place else value
+    if isinstance(value, Settings):
+        return _with_places(value, change)
+    for option in _options(kind):
+        inner = get_args(option)
+        if get_origin(option) is tuple and isinstance(value, tuple):
+            return tuple(_changed(item, inner[0], (), change) for item in value)
+        if get_origin(option) is dict and isinstance(value, Mapping):
+            return {key: _changed(item, inner[1], (), change) for key, item in value.items()}
+    return value
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    """The members of a union; the type itself if it is none."""
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)

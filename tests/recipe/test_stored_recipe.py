@@ -1,0 +1,81 @@
+"""Stored recipes: their relative paths are found from the folder in which the training command ran."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vidtune.errors import UserError
+from vidtune.recipe.stored import found_from, stored_recipe
+from vidtune.recipe.types import dump_recipe, load_recipe
+
+# Every key that may hold a path, with the same one; all other texts are names.
+EVERYWHERE = """\
+system: things
+language_model: things/a
+tokenizer: things/a
+towers: {video: things/a, image: {hidden_act: things}}
+connectors: {video: things/a}
+lora_runs: [things/a]
+distillation: {video: {teacher: things/a}}
+features: things/a
+stages:
+  - name: things
+    train: {connectors: 1e-3}
+    data: [{annotations: things/a, media: things/a, features: {video: things/a}}]
+    global_batch_size: 1
+  - name: next
+    from: things
+    train: {connectors: 1e-3}
+    data: [{annotations: other/b}]
+    global_batch_size: 1
+  - name: last
+    from: things/a
+    train: {connectors: 1e-3}
+    data: [{annotations: other/b}]
+    global_batch_size: 1
+benchmarks: [{name: things, data: things/a, features: {video: things/a}}]
+packages: []
+"""
+PLACES = 13
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "project/things/a").mkdir(parents=True)
+    result, away = tmp_path / "result", tmp_path / "away"
+    result.mkdir()
+    away.mkdir()
+    (result / "recipe.yaml").write_text(EVERYWHERE)
+    (result / "provenance.json").write_text(json.dumps({"step": 3, "folder": str(tmp_path / "project")}))
+    monkeypatch.chdir(away)
+    return result
+
+
+def test_every_path_is_found_and_no_name_is_taken_for_one(stored: Path) -> None:
+    found = dump_recipe(stored_recipe(stored))
+    project = stored.parent / "project"
+    assert EVERYWHERE.count("things/a") == PLACES == found.count(f"{project}/things/a")
+    assert found.replace(f"{project}/", "") == dump_recipe(load_recipe(stored / "recipe.yaml"))
+    assert "hidden_act: things\n" in found and "from: things\n" in found and "annotations: other/b" in found
+
+
+def test_the_folder_of_the_command_comes_first(stored: Path) -> None:
+    (stored.parent / "away/things/a").mkdir(parents=True)
+    assert stored_recipe(stored) == load_recipe(stored / "recipe.yaml")
+
+
+def test_results_of_earlier_versions_keep_their_paths(stored: Path) -> None:
+    for told in ({}, {"folder": 3}, []):
+        (stored / "provenance.json").write_text(json.dumps(told))
+        assert stored_recipe(stored) == load_recipe(stored / "recipe.yaml")
+    (stored / "provenance.json").unlink()
+    assert stored_recipe(stored) == found_from(stored_recipe(stored), Path("/nowhere"))
+    assert stored_recipe(stored.parent) is None
+
+
+def test_a_folder_in_the_place_of_a_recipe_is_named_with_the_recipe_in_it(stored: Path) -> None:
+    with pytest.raises(UserError, match=r"result: is a folder, not a recipe file; did you mean .*result/recipe.yaml"):
+        load_recipe(stored)
+    with pytest.raises(UserError, match=r"away: is a folder, not a recipe file$"):
+        load_recipe(stored.parent / "away")
