@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from vidtune.checkpoints.files.settings import KnownSettings
 from vidtune.checkpoints.publication import CheckpointFormat, KeyMap
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.processing.added_tokens import AddedToken
@@ -49,6 +50,7 @@ def _formats(whole: CheckpointFormat, name: str) -> tuple[CheckpointFormat, ...]
             matches=lambda config, names: config.get("model_type") == name and "model.norm.weight" in names,
             read_config=read_config,
             write_config=write_config,
+            settings=whole.settings and whole.settings | KnownSettings(only={"marked": (True,)}),
         ),
         CheckpointFormat(name="projector", file_name="mm_projector.bin", **partial),
         CheckpointFormat(name="projector_whole", file_name="mm_projector.bin", whole_matrices=True, **partial),

@@ -16,13 +16,13 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from vidtune.checkpoints.composition import config_of, rows_of_delta, tokens_with_rows, unreadable_config
+from vidtune.checkpoints.files.tensors import require_floating
 from vidtune.checkpoints.fill import (
     Dtypes,
     cast,
     drawn_weights,
     holds,
     model_from_state,
-    require_floating,
     under_every_name,
 )
 from vidtune.checkpoints.lora.adapter_files import Adapter, official_name, read_adapter
@@ -92,6 +92,7 @@ def _assemble(source: Source, dtype: Dtypes, reports: list[LoadReport] | None) -
     generation.take_token_ids(model, source)
     for layer in layers:
         report = layer.put_on(model)
+    report.warnings += [note for one in source.steps() for note in one.notes]
     if drawn:
         said = f"{', '.join(drawn)} started from random weights, for no file holds them: to be trained before use"
         report.warnings.append(said)
@@ -136,9 +137,8 @@ class _Layer:
             what = f"{self.source.path / OTHERS}: the base"
         else:
             what = f"{self.source.path}: the model"
-        for name, tensor in (self.connectors | self.rows).items():
-            require_floating(name, tensor, self.source.path)
         for name, tensor in self.connectors.items():
+            require_floating(name, tensor, self.source.path)
             if name not in parameters or parameters[name].shape != tensor.shape:
                 raise UserError(f"{what} has no weight {name!r} of shape {tuple(tensor.shape)}")
             parameters[name].copy_(tensor)
@@ -333,6 +333,8 @@ def whole_language_model(
         with torch.device("meta"):
             tied = tied_names(VideoLM(config))
         _require_rows(delta, config)
+        for name, tensor in found.items():
+            require_floating(name, tensor, part.path)
         found = add_difference(under_every_name(found, tied, part.path), delta.difference, delta.source.path)
         rows = read_text_config(part).vocab_size  # what is longer in the differences was trained with them
         trained |= {text for text, id in config.added_tokens.items() if id >= rows}

@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 
 from vidtune.checkpoints.apply import assemble, key_map
 from vidtune.checkpoints.composition import config_of
+from vidtune.checkpoints.files.tensors import require_dtypes
 from vidtune.checkpoints.fill import Dtypes
 from vidtune.checkpoints.lora.bundle import Base
 from vidtune.checkpoints.recognise import recognise
@@ -116,6 +117,7 @@ def _filled(
 ) -> nn.Module:
     """The tower with these weights, in their dtype."""
     tower = config.tower(name).build()
+    require_dtypes(tower, state, path)
     found = tower.load_state_dict(state, strict=False, assign=True)
     report.missing, report.unexpected = found.missing_keys, report.unexpected + found.unexpected_keys
     report.refuse_gaps(Path(path))

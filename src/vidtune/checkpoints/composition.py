@@ -8,7 +8,9 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from vidtune.checkpoints.files.folder import CheckpointFiles
+from vidtune.checkpoints.files.settings import KnownSettings
 from vidtune.checkpoints.parts.language_model import read_text_config, require_causal
+from vidtune.checkpoints.parts.model_settings import settings_of
 from vidtune.checkpoints.parts.teachers import alignment_sizes
 from vidtune.checkpoints.publication import CONFIG_ERRORS, JsonDict
 from vidtune.checkpoints.source import Source
@@ -50,6 +52,8 @@ def config_of(source: Source, text_config: PreTrainedConfig | None = None) -> Vi
 
 
 def _native_config(source: Source) -> VideoLMConfig:
+    known = settings_of(VideoLMConfig) | KnownSettings(read=frozenset({"packages", "tie_word_embeddings"}))
+    known.require(source.config, f"{source.path}/config.json")
     try:
         config: VideoLMConfig = VideoLMConfig.from_dict(source.config)
         for name in config.towers:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vidtune.checkpoints.composition import unreadable_config
 from vidtune.checkpoints.files.quiet import without_progress_bar
+from vidtune.checkpoints.files.tensors import require_dtypes
 from vidtune.checkpoints.publication import CONFIG_ERRORS
 from vidtune.checkpoints.report import LoadReport
 from vidtune.errors import UserError
@@ -54,8 +55,7 @@ def model_from_state(
         if wanted[name].shape != tensor.shape:
             held, asked = tuple(tensor.shape), tuple(wanted[name].shape)
             raise UserError(f"{where}: {name}: shape {held} in the file, {asked} by its config")
-        if wanted[name].is_floating_point():
-            require_floating(name, tensor, where)
+    require_dtypes(empty, state, where)
     common: torch.dtype | str
     if dtype_of_config:
         common = "auto"
@@ -76,15 +76,6 @@ def model_from_state(
     report.missing += sorted(info["missing_keys"])
     report.unexpected += sorted(info["unexpected_keys"])
     return model
-
-
-def require_floating(name: str, tensor: Tensor, where: str | Path) -> None:
-    """Raise UserError where a tensor does not hold floating-point numbers."""
-    if not tensor.is_floating_point():
-        raise UserError(
-            f"{where}: {name}: {str(tensor.dtype).removeprefix('torch.')} where the model has floating-point numbers "
-            "(quantised?); take a checkpoint in bfloat16, float16 or float32"
-        )
 
 
 def under_every_name(

@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
+from vidtune.checkpoints.files.settings import KnownSettings
 from vidtune.errors import UserError
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
@@ -118,6 +119,7 @@ class CheckpointFormat:
         whole_matrices: whether rows of added tokens (``language_model.added_tokens`` in ``partial``) are written with
             all other rows of their matrix, for code that copies whole matrices. Either form is read.
         without_towers: whether such a checkpoint never holds its towers, and is written without them.
+        settings: settings that its config.json may hold; None: any.
     """
 
     name: str
@@ -134,6 +136,7 @@ class CheckpointFormat:
     whole_matrices: bool = False
     difference: bool = False
     without_towers: bool = False
+    settings: KnownSettings | None = None
 
     @property
     def holds_connectors_alone(self) -> bool:

@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vidtune.checkpoints.files.folder import CheckpointFiles
+from vidtune.checkpoints.files.folder import CONFIG, CheckpointFiles
 from vidtune.checkpoints.files.hub import pinned
+from vidtune.checkpoints.files.settings import StrangeSettingError
 from vidtune.checkpoints.files.tensors import SINGLE_NAMES
-from vidtune.checkpoints.lora.adapter_files import CONFIG_NAME, TRAINABLE_NAMES, official_name
+from vidtune.checkpoints.lora.adapter_files import TRAINABLE_NAMES, official_name
+from vidtune.checkpoints.lora.adapter_settings import CONFIG_NAME, require_plain
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, MANIFEST, read_manifest
+from vidtune.checkpoints.parts.model_settings import language_model_notes, require_unquantised
 from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, NamedParts, Shapes
 from vidtune.checkpoints.report import OURS
 from vidtune.checkpoints.source import NEEDS_BASE, Kind, Source
@@ -139,6 +142,7 @@ def _with_bundle(above: tuple[Path, ...], bundle: Source) -> tuple[Path, ...]:
 def _open(place: str, opened: Opened) -> CheckpointFiles:
     if place not in opened:
         opened[place] = CheckpointFiles(place)
+        require_unquantised(opened[place].config, opened[place].path)
     return opened[place]
 
 
@@ -175,7 +179,7 @@ def parts_below(recipe: Recipe, kind: Kind) -> tuple[str, ...]:
 def _describe_part(files: CheckpointFiles, component: str, system: str | None) -> Source:
     """A file or folder that a recipe names for one component."""
     if component == LANGUAGE_MODEL:
-        return Source("language_model", files, component=component)
+        return Source("language_model", files, component=component, notes=language_model_notes(files))
     if component.startswith("connectors."):
         names = (*SINGLE_NAMES, *_connector_files())
         return Source("connectors", files, system, component=component, names=names)
@@ -221,12 +225,26 @@ def _identify(files: CheckpointFiles, system: str | None = None) -> Source:
     if is_run:
         shapes = {official_name(key): shape for key, shape in shapes.items()}
     found, format = find_format(config, shapes, files.path, is_run, system)
-    if format.partial:
-        kind: Kind = "run" if is_run else "delta" if format.difference else "connectors"
-        return Source(kind, files, found, format, names=names)
-    if format.read_config is None:
+    if not format.partial and format.read_config is None:
         raise UserError(f"{files.path}: a checkpoint of format {format.name} holds no whole model")
-    return Source("published", files, found, format, names=names)
+    kind: Kind = "published"
+    if format.partial:
+        kind = "run" if is_run else "delta" if format.difference else "connectors"
+    return Source(kind, files, found, format, names=names, notes=_notes(files, format, is_run))
+
+
+def _notes(files: CheckpointFiles, format: CheckpointFormat, is_run: bool) -> tuple[str, ...]:
+    """Unknown settings that are switched off. Raises UserError for one that may change what the model computes."""
+    unknown = {}
+    if is_run:
+        unknown[CONFIG_NAME] = require_plain(files.json(CONFIG_NAME), files.path)
+    if format.settings is not None and files.config:
+        unknown[CONFIG] = format.settings.require(files.config, f"{files.path}/{CONFIG}")
+    return tuple(
+        f"{files.path / file}: settings that vidtune does not know, but that are switched off: {', '.join(keys)}"
+        for file, keys in unknown.items()
+        if keys
+    )
 
 
 def _require_layer(files: CheckpointFiles, system: str | None) -> Source:
@@ -301,7 +319,7 @@ def _identified(files: CheckpointFiles, system: str | None = None) -> Source | N
     """What the files of a video language model are; None for anything else, such as a language model alone."""
     try:
         return _identify(files, system)
-    except AmbiguousCheckpointError:
+    except (AmbiguousCheckpointError, StrangeSettingError):
         raise
     except UserError:
         return None

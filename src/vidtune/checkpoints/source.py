@@ -46,6 +46,7 @@ class Source:
         recipe: of ``parts``: the recipe that says which parts these are.
         seed: of the model of a recipe: random seed of weights that no file holds; None: the state of torch's generator.
         may_draw: of ``parts``: whether a LoRA run may stand on connectors that no file holds.
+        notes: warnings for the report of loading, such as unknown settings in its files that are switched off.
     """
 
     kind: Kind
@@ -60,6 +61,7 @@ class Source:
     recipe: Recipe | None = field(default=None, repr=False)
     seed: int | None = None
     may_draw: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from vidtune.checkpoints.files.settings import KnownSettings
 from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, NamedParts, Publication, Shapes
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
@@ -23,7 +24,7 @@ from vidtune.processing.dialect import Dialect
 from vidtune.processing.prompts.cutting import Cut
 from vidtune.processing.prompts.known import captions, with_roles
 from vidtune.systems.base import System
-from vidtune.systems.parts.llava_settings import read_text_config, text_settings
+from vidtune.systems.parts.llava_settings import LLAMA, read_text_config, text_settings
 from vidtune.systems.parts.microsoft_beats import BEATS_TOWER
 from vidtune.systems.parts.openai_clip import CLASS_TOWER
 from vidtune.systems.parts.openai_whisper import ENCODER_TOWER
@@ -115,6 +116,12 @@ _PROJECTOR_KEYS = KeyMap(
 _PROJECTOR = re.compile(r"(base_model\.model\.)?(model\.)?(audio_|asr_)?mm_projector\.(weight|bias)")
 
 
+_SETTINGS = LLAMA | KnownSettings(
+    read=frozenset({"vidtune_towers"}),
+    ignored={"how it was trained": ("tune_*", "freeze_*", "pretrain_*", "training_stage", "use_mm_proj", "*_lr")},
+)
+
+
 def _is_official(config: JsonDict, shapes: Shapes) -> bool:
     names = set(shapes)
     return any(key.startswith(LANGUAGE_MODEL_ENDS) for key in names) and "model.asr_mm_projector.weight" in names
@@ -140,8 +147,7 @@ def _stored_sizes(config: JsonDict) -> dict[str, dict[str, Any]]:
 
 
 def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:
-    own = ("mm_", "vidtune_", "pretrain", "tune_", "freeze_", "use_mm", "training_stage")
-    text_config = read_text_config(config, own)
+    text_config = read_text_config(config)
     towers = _stored_sizes(config)
     for theirs, ours in _CONNECTOR_KEYS:
         towers[_CONNECTORS[ours.split(".")[1]]]["hidden_size"] = shapes[theirs + "weight"][1]
@@ -180,6 +186,7 @@ SYSTEM = System(
         formats=(
             CheckpointFormat(
                 name="official",
+                settings=_SETTINGS,
                 keys=_OFFICIAL_KEYS,
                 matches=_is_official,
                 read_config=_read_official,
@@ -188,6 +195,7 @@ SYSTEM = System(
             ),
             CheckpointFormat(
                 name="official_lora",
+                settings=_SETTINGS,
                 keys=_OFFICIAL_KEYS,
                 matches=_is_lora,
                 write_config=_write_official,
@@ -196,6 +204,7 @@ SYSTEM = System(
             ),
             CheckpointFormat(
                 name="projector",
+                settings=_SETTINGS,
                 keys=_PROJECTOR_KEYS,
                 matches=_is_projector,
                 partial=("connectors.visual",),

@@ -7,8 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 
+from vidtune.checkpoints.files.settings import KnownSettings
+from vidtune.checkpoints.parts.model_settings import ANY_MODEL, settings_of
 from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, NamedParts, Publication, Shapes
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
@@ -18,7 +20,15 @@ from vidtune.processing.dialect import Dialect
 from vidtune.processing.prompts.known import captions, with_roles
 from vidtune.systems.base import System
 from vidtune.systems.parts.languagebind import LANGUAGEBIND_TOWER
-from vidtune.systems.parts.llava_settings import projector_depth, projector_kind, read_text_config, text_settings
+from vidtune.systems.parts.llava_settings import (
+    LLAMA,
+    LLAVA,
+    projector_depth,
+    projector_kind,
+    read_text_config,
+    require_width,
+    text_settings,
+)
 from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER, LANGUAGE_MODEL_ENDS
 
 NAME = "video_llava"
@@ -123,6 +133,36 @@ _TRANSFORMERS_KEYS = KeyMap(
 )
 
 
+_SETTINGS = LLAVA | KnownSettings(
+    read=frozenset({"mm_image_tower", "mm_video_tower", "vidtune_towers"}),
+    only={
+        "mm_vision_select_feature": ("patch", "cls_patch"),
+        "X": (["Video", "Image"], ["Image", "Video"], ["Video"]),
+        "mm_use_x_start_end": (False, None),
+        "mm_use_x_patch_token": (False, None),
+    },
+)
+_TRANSFORMERS_SETTINGS = ANY_MODEL | KnownSettings(
+    only={
+        "projector_hidden_act": ("gelu",),
+        "multimodal_projector_bias": (True,),
+        "vision_feature_select_strategy": ("default", "full"),
+    },
+    read=frozenset({"vision_feature_layer", "tie_word_embeddings"}),
+    nested={
+        "text_config": LLAMA,
+        "vision_config": settings_of(CLIPVisionConfig)
+        | KnownSettings(only={"num_channels": (3,)}, ignored={"used with its text only": ("vocab_size",)}),
+    },
+    ignored={
+        "placeholders, which our prompts write": (
+            *("image_token_index", "video_token_index", "image_token_id", "video_token_id", "ignore_index"),
+            *("image_seq_length", "video_seq_length", "pad_token_id", "bos_token_id", "eos_token_id", "vocab_size"),
+        ),
+    },
+)
+
+
 def _is_official(config: JsonDict, shapes: Shapes) -> bool:
     older = "Video" in config.get("X", ())
     if config.get("model_type", "llava") != "llava":
@@ -174,7 +214,7 @@ def _sizes_from_shapes(prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[
 
 
 def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:
-    text_config = read_text_config(config, ("mm_", "image_", "vidtune_"))
+    text_config = read_text_config(config)
     towers = {
         name: {
             **_sizes_from_shapes(f"model.{name}_tower.{name}_tower.", shapes),
@@ -184,7 +224,9 @@ def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> Vide
         for name in _TOWERS
     }
     towers["image"]["keep_class_token"] = config.get("mm_vision_select_feature", "patch") == "cls_patch"
-    return build_config(text_config, towers, _connector_sizes(config))
+    ours = build_config(text_config, towers, _connector_sizes(config))
+    require_width(config, ours.connectors["visual"]["input_size"])
+    return ours
 
 
 def _write_official(config: VideoLMConfig, towers: Mapping[str, str]) -> JsonDict:
@@ -255,6 +297,7 @@ SYSTEM = System(
         formats=(
             CheckpointFormat(
                 name="official",
+                settings=_SETTINGS,
                 keys=_OFFICIAL_KEYS,
                 matches=_is_official,
                 read_config=_read_official,
@@ -262,6 +305,7 @@ SYSTEM = System(
             ),
             CheckpointFormat(
                 name="transformers",
+                settings=_TRANSFORMERS_SETTINGS,
                 keys=_TRANSFORMERS_KEYS,
                 matches=_is_transformers,
                 read_config=_read_transformers,
@@ -269,6 +313,7 @@ SYSTEM = System(
             ),
             CheckpointFormat(
                 name="official_lora",
+                settings=_SETTINGS,
                 keys=_OFFICIAL_KEYS,
                 matches=_is_projector,
                 write_config=_write_official,
@@ -277,6 +322,7 @@ SYSTEM = System(
             ),
             CheckpointFormat(
                 name="projector",
+                settings=_SETTINGS,
                 keys=_PROJECTOR_KEYS,
                 matches=_is_projector,
                 partial=("connectors.visual",),

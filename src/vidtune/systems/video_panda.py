@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from vidtune.checkpoints.files.settings import KnownSettings
 from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, Publication, Shapes
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
@@ -21,7 +22,14 @@ from vidtune.processing.dialect import Dialect
 from vidtune.processing.prompts.known import with_roles
 from vidtune.systems.base import System
 from vidtune.systems.parts.languagebind import LANGUAGEBIND_TOWER
-from vidtune.systems.parts.llava_settings import projector_depth, projector_kind, read_text_config, text_settings
+from vidtune.systems.parts.llava_settings import (
+    LLAVA,
+    projector_depth,
+    projector_kind,
+    read_text_config,
+    require_width,
+    text_settings,
+)
 from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER, LANGUAGE_MODEL_KEYS
 
 NAME = "video_panda"
@@ -155,6 +163,19 @@ _EVE_KEYS = KeyMap(
 )
 
 
+_SETTINGS = LLAVA | KnownSettings(
+    read=frozenset({"vidtune_tower"}),
+    only={"unified_pel": (True, None)},
+    ignored={
+        "files of the towers, which are in the weights": ("mm_video_tower", "mm_vision_tower", "video_hidden_size"),
+        "distillation, which the weights tell": (
+            *("*_teacher", "requires_video_distill", "requires_image_distill", "requires_cliploss"),
+            *("vision_tower_clip", "mm_vision_tower_clip"),
+        ),
+    },
+)
+
+
 def _is_official(config: JsonDict, shapes: Shapes) -> bool:
     return any(re.match(r"model\.(video|vision)_tower\.temporal_cls_token$", key) for key in shapes)
 
@@ -182,11 +203,11 @@ def _alignment(prefix: str, text: PreTrainedConfig, shapes: dict[str, tuple[int,
 
 
 def _read(tower: str, alignment: str, config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:
-    own = ("mm_", "image_", "video_", "vidtune_", "vision_", "tune_", "use_mm", "requires_", "unified_")
-    text_config = read_text_config(config, own)
+    text_config = read_text_config(config)
     sizes = {**_sizes_from_shapes(tower, shapes), **config.get("vidtune_tower", {})}
     depth = projector_depth(config.get("mm_projector_type", "mlp2x_gelu"))
     ours = build_config(text_config, {"video": sizes}, {"visual": {"depth": depth}})
+    require_width(config, ours.connectors["visual"]["input_size"])
     ours.alignments = _alignment(alignment, text_config, shapes)
     return ours
 
@@ -246,6 +267,7 @@ SYSTEM = System(
         formats=(
             CheckpointFormat(
                 name="official",
+                settings=_SETTINGS,
                 keys=_OFFICIAL_KEYS,
                 matches=_is_official,
                 read_config=_read_official,
@@ -253,6 +275,7 @@ SYSTEM = System(
             ),
             CheckpointFormat(
                 name="eve",
+                settings=_SETTINGS,
                 keys=_EVE_KEYS,
                 matches=_is_eve,
                 read_config=_read_eve,

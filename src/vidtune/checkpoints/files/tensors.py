@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidtune.checkpoints.files.misplaced import elsewhere
 from vidtune.checkpoints.files.script_archive import ARCHIVE_ERRORS, ScriptArchive, is_script_archive
@@ -27,6 +27,8 @@ PICKLED = (".pt", ".pth")
 """Endings of pickled files that are published alone, under any name."""
 LFS_POINTER = b"version https://git-lfs"
 """Start of the small text file that Git LFS puts in the place of a large one."""
+WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""Dtypes of weights that can be read."""
 NESTED, SETTINGS = "model", "cfg"
 """Pickled training checkpoints hold their tensors, and the settings of their model, below these keys."""
 
@@ -207,6 +209,30 @@ class Tensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._file_of)
+
+
+def require_floating(name: str, tensor: Tensor, where: str | Path) -> None:
+    """Raise UserError where a tensor does not hold floating-point numbers that stand for themselves.
+
+    Numbers in 8 bits or fewer, also floating-point ones, stand for values only with the scales of their quantisation.
+    """
+    if tensor.dtype not in WEIGHT_DTYPES:
+        raise UserError(
+            f"{where}: {name}: {str(tensor.dtype).removeprefix('torch.')} where the model has floating-point numbers "
+            "(quantised?); take a checkpoint in bfloat16, float16 or float32"
+        )
+
+
+def require_dtypes(module: nn.Module, state: Mapping[str, Tensor], where: str | Path) -> None:
+    """Raise UserError for a tensor of another kind than the module has: weights that are not in floating point, or
+    counters that are."""
+    for name, wanted in module.state_dict().items():
+        if name not in state:
+            continue
+        if wanted.is_floating_point():
+            require_floating(name, state[name], where)
+        elif state[name].dtype.is_floating_point or state[name].dtype.is_complex:
+            raise UserError(f"{where}: {name}: {state[name].dtype} where the model has whole numbers")
 
 
 def weight_files(path: Path, names: tuple[str, ...] = SINGLE_NAMES) -> list[Path]:

@@ -6,7 +6,6 @@ Source: LoRA (arXiv:2106.09685); files as PEFT and LLaVA-style trainers write th
 """
 
 import json
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,26 +17,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vidtune.checkpoints.files.folder import CheckpointFiles
+from vidtune.checkpoints.files.tensors import require_floating
+from vidtune.checkpoints.lora.adapter_settings import CONFIG_NAME, require_plain, require_targets
 from vidtune.checkpoints.publication import KeyMap
 from vidtune.errors import UserError
 from vidtune.recipe.types import LoRA
 
-CONFIG_NAME = "adapter_config.json"
 ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 TRAINABLE_NAMES = ("non_lora_trainables.bin", "non_lora_trainables.safetensors")
 WRAPPER = "base_model.model."
 _FACTOR = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
-# Settings that PEFT can add to plain LoRA and that we cannot merge; they must be absent or empty.
-_EXTRAS = (
-    "use_dora",
-    "lora_bias",
-    "fan_in_fan_out",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "layer_replication",
-    "trainable_token_indices",
-)
 
 
 @dataclass(frozen=True)
@@ -117,11 +106,7 @@ def adapter_from_state(state: dict[str, Tensor], config: dict[str, Any], where: 
         UserError: an adapter that is more than plain LoRA, a factor without its partner, or a rank or scale in the
             config that does not fit the factors.
     """
-    extra = next((key for key in _EXTRAS if config.get(key)), None)
-    if config.get("peft_type") != "LORA" or extra or config.get("bias", "none") != "none":
-        raise UserError(
-            f"{where}/{CONFIG_NAME}: only plain LoRA without biases can be merged" + (f", not {extra}" if extra else "")
-        )
+    require_plain(config, where)
     sides: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         match = _FACTOR.fullmatch(name.removeprefix(WRAPPER))
@@ -132,17 +117,13 @@ def adapter_from_state(state: dict[str, Tensor], config: dict[str, Any], where: 
     if alone is not None:
         raise UserError(f"{where}: one of the two LoRA factors of {alone!r} is missing")
     adapter = Adapter(config, {layer: (found["A"], found["B"]) for layer, found in sides.items()})
-    _require_scale(adapter, where)
+    _require_fit(adapter, where)
     return adapter
 
 
-def _require_scale(adapter: Adapter, where: str | Path) -> None:
-    """Raise UserError unless the rank and the scale in the config are numbers that fit the factors."""
-    rank, alpha = adapter.config.get("r"), adapter.config.get("lora_alpha")
-    if type(rank) is not int or rank < 1:
-        raise UserError(f"{where}/{CONFIG_NAME}: r is {rank!r}; expected the rank of the adapter, a positive integer")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise UserError(f"{where}/{CONFIG_NAME}: lora_alpha is {alpha!r}; expected a finite number")
+def _require_fit(adapter: Adapter, where: str | Path) -> None:
+    """Raise UserError unless the factors are floating-point matrices of the rank and the layers in the config."""
+    rank = adapter.config["r"]
     for layer, (down, up) in adapter.factors.items():
         if down.ndim != 2 or up.ndim != 2 or not len(down) == up.shape[1] == rank:
             shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
@@ -150,6 +131,9 @@ def _require_scale(adapter: Adapter, where: str | Path) -> None:
                 f"{where}/{CONFIG_NAME}: r is {rank}, but the factors of {layer!r} have the shapes {shapes}; "
                 "take the adapter_config.json that was written with them"
             )
+        for factor in (down, up):
+            require_floating(layer, factor, where)
+    require_targets(adapter.config, adapter.factors, where)
 
 
 def read_adapter(files: CheckpointFiles, inside: str = ".") -> Adapter:

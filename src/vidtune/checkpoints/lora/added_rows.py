@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from vidtune.checkpoints.files.tensors import require_floating
 from vidtune.errors import UserError
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.initial import LINEAR_STD
@@ -111,6 +112,7 @@ def put_rows(model: VideoLM, found: Mapping[str, Tensor], where: str | Path) -> 
     for key, rows in found.items():
         if key not in places:
             raise UserError(f"{where}: holds {key}, but the model of system {model.config.system} has no such rows")
+        require_floating(key, rows, where)
         (name, *_), ids = places[key]
         weight = parameters[name]
         if rows.ndim == 2 and len(rows) != len(ids) and len(rows) in (len(weight), last + 1):

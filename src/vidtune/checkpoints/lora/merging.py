@@ -4,12 +4,15 @@ Legend: r rank, I inputs and O outputs of a linear layer.
 Source: LoRA (arXiv:2106.09685).
 """
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from vidtune.checkpoints.lora.adapter_files import Adapter
+from vidtune.checkpoints.lora.adapter_settings import CONFIG_NAME, is_target
 from vidtune.checkpoints.publication import KeyMap
 from vidtune.errors import UserError
 
@@ -25,7 +28,8 @@ def merge(model: nn.Module, adapter: Adapter, keys: KeyMap, where: str | Path) -
         where: path for error messages.
 
     Raises:
-        UserError: an update whose weight is not there or has another shape; names it.
+        UserError: an update whose weight is not there or has another shape, or a weight that the config of the adapter
+            names and that has no update; names it.
     """
     parameters = dict(model.named_parameters())
     for layer, (down, up) in adapter.factors.items():
@@ -36,3 +40,23 @@ def merge(model: nn.Module, adapter: Adapter, keys: KeyMap, where: str | Path) -
             raise UserError(f"{where}: the base model has no weight {name!r} of shape {shape}")
         update = (up.to(weight.device).float() @ down.to(weight.device).float()) * adapter.scale
         weight.copy_(weight.float() + update)
+    _require_all_updates(parameters, adapter, keys, where)
+
+
+def _require_all_updates(
+    parameters: Mapping[str, nn.Parameter], adapter: Adapter, keys: KeyMap, where: str | Path
+) -> None:
+    """Raise UserError where the config of an adapter names a layer whose factors are not there: a part of the file is
+    lost. Looks in the component that the adapter changes."""
+    if adapter.config.get("target_modules") in (None, [], "all-linear"):
+        return
+    changed = (keys.to_ours(f"{layer}.weight") or "" for layer in adapter.factors)
+    components = {re.match(r"language_model\.|(\w+\.){0,2}", name)[0] for name in changed}  # type: ignore[index]
+    for name, weight in parameters.items():
+        if weight.ndim != 2 or not name.endswith(".weight") or not name.startswith(tuple(components - {""})):
+            continue
+        layer = (keys.to_theirs(name) or "").removesuffix(".weight")
+        if layer and layer not in adapter.factors and is_target(adapter.config, layer):
+            raise UserError(
+                f"{where}: no factors of {layer!r}, which target_modules in {CONFIG_NAME} names; copy the whole adapter"
+            )

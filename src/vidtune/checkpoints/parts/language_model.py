@@ -1,6 +1,7 @@
 """The language model in a folder: alone, or inside a published model of images and text."""
 
 from transformers import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from vidtune.checkpoints.publication import CONFIG_ERRORS, KeyMap
@@ -23,6 +24,10 @@ def read_text_config(source: Source) -> PreTrainedConfig:
     except (OSError, UserError, *CONFIG_ERRORS) as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(f"{source.place}: holds no language model ({reason})") from None
+    try:
+        require_rotary(text)
+    except ValueError as error:
+        raise UserError(f"{source.place}: config.json: {error}") from None
     if not hasattr(text, "vocab_size"):
         raise UserError(f"{source.place}: holds no language model (a {text.model_type} has no vocabulary)")
     if text is not whole and source.files is not None:
@@ -35,6 +40,16 @@ def require_causal(config: PreTrainedConfig, where: str) -> None:
     kind = config.model_type
     if kind not in LANGUAGE_MODELS and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(f"{where}: a {kind} is no causal language model; take a model_type such as llama or qwen2")
+
+
+def require_rotary(config: PreTrainedConfig) -> None:
+    """Raise ValueError where a language model has rotary positions of an unknown kind."""
+    given = getattr(config, "rope_parameters", None) or {}
+    for one in [given, *(value for value in given.values() if isinstance(value, dict))]:
+        kind = one.get("rope_type", "default")
+        if kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
+            known = ", ".join(["default", *ROPE_INIT_FUNCTIONS])
+            raise ValueError(f"rope_scaling: rotary positions of type {kind!r} are not known ({known})")
 
 
 def language_model_keys(source: Source) -> KeyMap:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from vidtune.checkpoints.files.tensors import require_dtypes
 from vidtune.checkpoints.publication import TowerFile
 from vidtune.checkpoints.recognise import TEACHER, recognise
 from vidtune.checkpoints.report import LoadReport, rename
@@ -121,6 +122,7 @@ def build_teacher(recipe: Recipe, stream: str, config: VideoLMConfig) -> Teacher
         report = LoadReport(f"teacher of {stream}")
         source = _teacher_source(recipe, stream, spec)
         state = _tower_state(source, stream, report)
+        require_dtypes(teacher.tower, state, spec)
         found = teacher.tower.load_state_dict(state, strict=False)
         report.missing, report.unexpected = found.missing_keys, report.unexpected + found.unexpected_keys
         report.refuse_gaps(Path(spec))

@@ -1,15 +1,46 @@
-"""Settings in the config.json of LLaVA-style checkpoints: the language model's, and the depth of the projector.
+"""Settings in the config.json of LLaVA-style checkpoints: the language model's, the projector's, and the others'.
 
-Source: github.com/haotian-liu/LLaVA, `llava/model/multimodal_projector/builder.py`.
+Source: github.com/haotian-liu/LLaVA, `llava/model/multimodal_projector/builder.py`, `llava/model/llava_arch.py`.
 """
 
 import re
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import LlamaConfig, PreTrainedConfig
 
+from vidtune.checkpoints.files.settings import KnownSettings
+from vidtune.checkpoints.parts.language_model import require_rotary
+from vidtune.checkpoints.parts.model_settings import settings_of
 from vidtune.checkpoints.publication import JsonDict
 
-_UNUSED = ("model_type", "architectures", "X", "torch_dtype", "dtype", "transformers_version", "auto_map")
+_OF_THE_FILE = ("architectures", "dtype", "transformers_version")
+LLAMA = settings_of(LlamaConfig) | KnownSettings(
+    read=frozenset({"rope_theta", "rope_scaling"}),
+    only={"sliding_window": (None,), "use_sliding_window": (False, None)},
+)
+"""Settings of a Llama."""
+LLAVA = LLAMA | KnownSettings(
+    read=frozenset({"mm_projector_type", "mm_hidden_size", "mm_vision_select_layer"}),
+    only={
+        "mm_use_im_start_end": (False, None),
+        "mm_use_im_patch_token": (False, None),
+        "mm_vision_select_feature": ("patch", None),
+        "mm_patch_merge_type": ("flat", None),
+        "mm_resampler_type": (None,),
+        "image_aspect_ratio": ("pad", "square", None),
+        "image_grid_pinpoints": (None, []),
+    },
+    ignored={
+        "how it was trained": (
+            *("tune_*", "freeze_*", "unfreeze_*", "pretrain_*", "*_lr", "max_sequence_length", "use_mm_proj"),
+            "mm_tunable_parts",
+        ),
+    },
+    why={
+        "mm_use_im_start_end": "the model was trained with tokens around its pictures",
+        "mm_use_im_patch_token": "the model was trained with a further token",
+    },
+)
+"""Settings of a LLaVA around a Llama."""
 
 
 def projector_depth(kind: str) -> int:
@@ -27,14 +58,18 @@ def projector_kind(depth: int) -> str:
     return {0: "identity", 1: "linear"}.get(depth, f"mlp{depth}x_gelu")
 
 
-def read_text_config(config: JsonDict, own: tuple[str, ...]) -> PreTrainedConfig:
-    """Return the config of the Llama in a published config.json.
+def read_text_config(config: JsonDict) -> PreTrainedConfig:
+    """Return the config of the Llama in a published config.json. Raises ValueError for unknown rotary positions."""
+    text = {key: value for key, value in config.items() if key in LLAMA.read and key not in _OF_THE_FILE}
+    found = LlamaConfig(**text)
+    require_rotary(found)
+    return found
 
-    Args:
-        own: prefixes of the settings that belong to the other parts.
-    """
-    text = {key: value for key, value in config.items() if not key.startswith(own) and key not in _UNUSED}
-    return AutoConfig.for_model("llama", **text)
+
+def require_width(config: JsonDict, width: int) -> None:
+    """Raise ValueError where ``mm_hidden_size`` is not the width of the features that the connector takes."""
+    if config.get("mm_hidden_size") not in (None, width):
+        raise ValueError(f"mm_hidden_size is {config['mm_hidden_size']!r}, but the weights are for features of {width}")
 
 
 def text_settings(text_config: PreTrainedConfig) -> JsonDict:

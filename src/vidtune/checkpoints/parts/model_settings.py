@@ -1,0 +1,85 @@
+"""Settings that the config.json of any model of transformers may hold.
+
+Source: `PreTrainedConfig` of transformers 4 and 5.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from vidtune.checkpoints.files.folder import CheckpointFiles
+from vidtune.checkpoints.files.settings import KnownSettings
+from vidtune.errors import UserError
+from vidtune.models.language_model.families import config_class
+
+QUANTISED = "quantization_config"
+_DECODING = (
+    *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"),
+    *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "num_return_sequences"),
+    *(
+        "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size",
+        "bad_words_ids",
+        "suppress_tokens",
+        "forced_bos_token_id",
+    ),
+    *("begin_suppress_tokens", "forced_eos_token_id", "exponential_decay_length_penalty", "decoder_start_token_id"),
+    *("remove_invalid_values", "output_scores", "return_dict_in_generate"),
+)
+ANY_MODEL = KnownSettings(
+    only={
+        "pruned_heads": (None, {}),
+        "add_cross_attention": (False, None),
+        "is_encoder_decoder": (False, None),
+        QUANTISED: (None,),
+    },
+    ignored={
+        "what the model is, which its weights tell": ("model_type", "architectures", "auto_map", "_name_or_path"),
+        "who wrote it": ("transformers_version", "_commit_hash"),
+        "how it is run": (
+            *("torch_dtype", "dtype", "torchscript", "use_bfloat16", "_attn_implementation*", "attn_implementation"),
+            *("use_cache", "return_dict", "output_attentions", "output_hidden_states", "chunk_size_feed_forward"),
+            *("is_decoder", "cross_attention_hidden_size", "tie_encoder_decoder", "tf_legacy_loss"),
+        ),
+        "settings of classifiers": ("id2label", "label2id", "problem_type", "finetuning_task", "task_specific_params"),
+        "settings of the tokenizer": ("tokenizer_class", "prefix", "sep_token_id", "tokenizer_*", "model_max_length"),
+        "decoding settings, which the caller gives": _DECODING,
+    },
+)
+"""Settings that the config.json of any model may hold."""
+
+
+def require_unquantised(config: Mapping[str, Any], where: Path) -> None:
+    """Raise UserError where a config.json, or a config inside it, says that the weights are quantised."""
+    if config.get(QUANTISED) is not None:
+        raise UserError(
+            f"{where}/config.json: has a {QUANTISED}; vidtune reads weights in bfloat16, float16 or float32 only; take "
+            "such a checkpoint, or remove the key if it was left over beside such weights"
+        )
+    for inner in config.values():
+        if isinstance(inner, dict) and QUANTISED in inner:
+            require_unquantised(inner, where)
+
+
+def settings_of(config: type[PreTrainedConfig]) -> KnownSettings:
+    """Return the settings that a class of configs of transformers reads."""
+    names = {field.name for field in fields(config)} | set(config.attribute_map)  # type: ignore[arg-type]
+    names |= signature(config.__init__).parameters.keys()
+    return ANY_MODEL | KnownSettings(read=frozenset(names - ANY_MODEL.only.keys()))
+
+
+def language_model_notes(files: CheckpointFiles) -> tuple[str, ...]:
+    """Return the warning about settings of a language model that transformers leaves out too; empty without any."""
+    config = files.config.get("text_config", files.config)
+    try:
+        known = settings_of(config_class(str(config.get("model_type", ""))))
+    except (ValueError, TypeError, AttributeError):  # no language model, which is said when it is read
+        return ()
+    unknown = [key for key in config if not known.knows(key)]
+    if not unknown:
+        return ()
+    return (f"{files.path}/config.json: settings that a {config['model_type']} does not have: {', '.join(unknown)}",)

@@ -1,0 +1,273 @@
+"""Settings that others wrote: known keys at known values are read, every other one is refused by its name."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from tiny_models import TOKENIZER, tiny_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from vidtune.checkpoints.files.settings import OFF, KnownSettings
+from vidtune.checkpoints.fit_processor import build_processor
+from vidtune.checkpoints.load import Checkpoint, load_checkpoint
+from vidtune.checkpoints.lora.adapter_settings import SETTINGS, is_target, require_targets
+from vidtune.checkpoints.recognise import recognise
+from vidtune.checkpoints.report import LoadReport
+from vidtune.checkpoints.write import save_checkpoint
+from vidtune.cli.main import run
+from vidtune.errors import UserError
+from vidtune.recipe.types import Recipe
+from vidtune.registry import SYSTEMS
+
+D, RANK = 32, 2
+LAYER = "model.layers.0.self_attn.q_proj"
+FUTURE: tuple[Any, ...] = (True, 1, 0.5, "on", [1], {"a": 1})
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A published whole model, a model of ours, a language model, a projector and a LoRA run on the last two."""
+    root = tmp_path_factory.mktemp("foreign")
+    model = tiny_model()
+    checkpoint = Checkpoint(model, build_processor(model.config, str(Path(TOKENIZER).parent)), LoadReport("memory"))
+    save_checkpoint(checkpoint, root / "official", "official")
+    save_checkpoint(checkpoint, root / "native")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": D, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model("llama", **sizes, vocab_size=560, max_position_embeddings=512)
+    AutoModelForCausalLM.from_config(config).save_pretrained(root / "llm")
+    shutil.copy(TOKENIZER, root / "llm/tokenizer.model")
+    projector = {"model.mm_projector.weight": torch.randn(D, 768), "model.mm_projector.bias": torch.randn(D)}
+    torch.save(projector, root / "projector.bin")
+    others = {
+        f"base_model.model.model.{kind}_mm_projector.{side}": torch.randn(*shape)
+        for kind, width in (("audio", 768), ("asr", 1280))
+        for side, shape in (("weight", (D, width)), ("bias", (D,)))
+    }
+    (root / "run").mkdir()
+    factors = {f"{LAYER}.lora_A.weight": torch.randn(RANK, D), f"{LAYER}.lora_B.weight": torch.randn(D, RANK)}
+    torch.save({f"base_model.model.{name}": tensor for name, tensor in factors.items()}, root / "run/adapter_model.bin")
+    torch.save(others, root / "run/non_lora_trainables.bin")
+    plain = LoraConfig(r=RANK, lora_alpha=4, target_modules=["q_proj"], task_type="CAUSAL_LM").to_dict()
+    plain |= {"peft_type": "LORA", "task_type": "CAUSAL_LM", "target_modules": ["q_proj"]}
+    (root / "run/adapter_config.json").write_text(json.dumps(plain))
+    (root / "run/config.json").write_text(json.dumps({"model_type": "LongVALE-LLM"}))
+    return {place.name.removesuffix(".bin"): place for place in root.iterdir()}
+
+
+@pytest.fixture
+def edited(places: dict[str, Path], tmp_path: Path) -> Iterator[Any]:
+    """Function (place, file, changes) -> a copy of a place with changed settings."""
+
+    def edit(name: str, file: str = "config.json", **changes: Any) -> Path:
+        copy = tmp_path / name
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(places[name], copy)
+        settings = json.loads((copy / file).read_text()) if (copy / file).is_file() else {}
+        (copy / file).write_text(json.dumps(settings | changes))
+        return copy
+
+    yield edit
+
+
+def below(places: dict[str, Path]) -> list[str]:
+    return [str(places["llm"]), str(places["projector"])]
+
+
+def refused(place: Any, **options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(place, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def known_sets() -> dict[str, KnownSettings]:
+    formats = {
+        f"{name} {format.name}": format.settings
+        for name, system in SYSTEMS.items()
+        for format in system.publication.formats
+        if format.settings is not None
+    }
+    assert len(formats) == sum(len(system.publication.formats) for system in SYSTEMS.values())
+    return {"adapter": SETTINGS, **formats}
+
+
+@pytest.mark.parametrize("name", known_sets())
+def test_any_unknown_setting_and_any_unknown_value_is_named(name):
+    known = known_sets()[name]
+    for key in ("future", "mm_future", "use_future", "image_future", "vidtune_future"):
+        for value in FUTURE:
+            with pytest.raises(UserError, match=f"here: {key} is .*does not know this setting"):
+                known.require({key: value}, "here")
+        for off in OFF:
+            assert known.require({key: off}, "here") == [key]
+    for key, values in known.only.items():
+        for value in (*FUTURE, *OFF):
+            if not any(value == one and type(value) is type(one) for one in values):
+                with pytest.raises(UserError, match=f"here: {key} is .*vidtune can use"):
+                    known.require({key: value}, "here")
+        assert known.require(dict.fromkeys([key], values[0]), "here") == []
+
+
+def test_a_near_name_is_suggested_and_long_values_are_cut():
+    known = KnownSettings(read=frozenset({"mm_projector_type"}))
+    with pytest.raises(UserError, match=r"mm_projector_typ is \"x+\.\.\.; .*did you mean 'mm_projector_type'"):
+        known.require({"mm_projector_typ": "x" * 500}, "here")
+
+
+def test_plain_adapters_of_every_initialisation_that_leaves_the_base_alone_are_merged(places, edited):
+    plain = load_checkpoint(places["run"], base=below(places))
+    assert plain.report.warnings == []
+    wanted = plain.model.state_dict()
+    for start in (True, False, "gaussian", "orthogonal", "eva"):
+        place = edited("run", "adapter_config.json", init_lora_weights=start, eva_config=None, lora_dropout=0.3)
+        found = load_checkpoint(place, base=below(places)).model.state_dict()
+        assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    scaled = load_checkpoint(edited("run", "adapter_config.json", use_rslora=True), base=below(places))
+    name = f"language_model.{LAYER}.weight"
+    assert not torch.equal(scaled.model.state_dict()[name], wanted[name])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"init_lora_weights": start} for start in ("pissa", "pissa_niter_16", "olora", "loftq", "corda", "lora_ga")),
+        *({key: True} for key in ("use_dora", "lora_bias", "fan_in_fan_out", "use_qalora", "use_future")),
+        *({key: {"q_proj": 4}} for key in ("rank_pattern", "alpha_pattern", "loftq_config", "trainable_token_indices")),
+        {"modules_to_save": ["lm_head"]},
+        {"target_parameters": ["experts.gate_up_proj"]},
+        {"bias": "lora_only"},
+        {"peft_type": "LOHA"},
+        {"layers_to_transform": [1]},
+        {"target_modules": ["v_proj"]},
+        {"target_modules": r".*\.v_proj"},
+        {"exclude_modules": ["q_proj"]},
+    ],
+    ids=str,
+)
+def test_adapters_that_are_more_than_plain_lora_are_refused(changes, places, edited):
+    said = refused(edited("run", "adapter_config.json", **changes), base=below(places))
+    assert "adapter_config.json: " in said and (next(iter(changes)) in said)
+
+
+def test_factors_that_are_lost_or_of_another_kind_are_refused(places, edited):
+    place = edited("run", "adapter_config.json", target_modules=["q_proj", "v_proj"])
+    assert "no factors of 'model.layers.0.self_attn.v_proj', which target_modules" in refused(place, base=below(places))
+    place = edited("run", "adapter_config.json")
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        state = torch.load(places["run"] / "adapter_model.bin", weights_only=True)
+        torch.save({name: tensor.to(dtype) for name, tensor in state.items()}, place / "adapter_model.bin")
+        assert f"{LAYER}: {str(dtype)[6:]} where the model has floating-point" in refused(place, base=below(places))
+
+
+def test_targets_are_those_of_peft():
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    layers = [f"model.layers.{number}.self_attn.{name}_proj" for number in (0, 1, 12) for name in "qk"]
+    layers += ["model.h.1.experts.0.q_proj", "q_proj"]
+    given: list[dict[str, Any]] = [
+        {"target_modules": ["q_proj"]},
+        {"target_modules": ["model.layers.1.self_attn.q_proj"], "layers_to_transform": [0]},
+        {"target_modules": r"model\.layers\.\d\..*q_proj", "layers_to_transform": [0]},
+        {"target_modules": ["q_proj", "k_proj"], "exclude_modules": ["k_proj"]},
+        {"target_modules": ["q_proj"], "layers_to_transform": 1},
+        {"target_modules": ["q_proj"], "layers_to_transform": [0, 12], "layers_pattern": "layers"},
+        {"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": ["h", "layers"]},
+        {"target_modules": ["q_proj"], "layers_to_transform": []},
+    ]
+    for settings in given:
+        theirs = SimpleNamespace(target_parameters=None, **settings)
+        for layer in layers:
+            assert is_target(settings, layer) == bool(check_target_module_exists(theirs, layer)), (settings, layer)
+    require_targets({}, layers, "here")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mm_use_im_start_end": True},
+        {"mm_use_im_patch_token": True},
+        {"mm_patch_merge_type": "spatial_unpad"},
+        {"mm_vision_select_feature": "all"},
+        {"mm_hidden_size": 1024},
+        {"mm_resampler_type": "qformer"},
+        {"image_aspect_ratio": "anyres"},
+        {"sliding_window": 512},
+        {"rope_scaling": {"type": "future", "factor": 2.0}},
+        {"mm_projector_type": "mlp2x_silu"},
+        {"mm_future": 1},
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
+    ],
+    ids=str,
+)
+def test_settings_of_a_published_model_that_change_it_are_refused(changes, edited, capsys):
+    place = edited("official", **changes)
+    assert next(iter(changes)) in refused(place)
+    assert run(["convert", str(place), str(place.parent / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "config.json" in said and "Traceback" not in said
+
+
+def test_settings_of_a_published_model_that_change_nothing_are_read(places, edited):
+    wanted = load_checkpoint(places["official"]).model.state_dict()
+    place = edited(
+        "official",
+        tune_mm_mlp_adapter=True,
+        mm_projector_lr=2e-5,
+        temperature=0.9,
+        tokenizer_padding_side="right",
+        X=["Video", "Image"],
+        mm_use_x_start_end=False,
+        pretraining_tp=1,
+        _name_or_path="lmsys/vicuna-7b-v1.5",
+        image_grid_pinpoints=None,
+        rope_scaling=None,
+    )
+    found = load_checkpoint(place)
+    assert found.report.warnings == []
+    assert all(torch.equal(found.model.state_dict()[name], tensor) for name, tensor in wanted.items())
+    (warning,) = load_checkpoint(edited("official", mm_future=None)).report.warnings
+    assert "does not know, but that are switched off: mm_future" in warning
+
+
+def test_settings_of_a_language_model_and_of_a_model_of_ours_are_looked_at_too(places, edited):
+    quantised = {"quant_method": "gptq", "bits": 4}
+    with pytest.raises(UserError, match=r"llm/config\.json: has a quantization_config"):
+        recognise(Recipe(system="longvale", language_model=str(edited("llm", quantization_config=quantised))))
+    assert "has a quantization_config" in refused(edited("native", quantization_config=quantised))
+    inner = json.loads((places["native"] / "config.json").read_text())["text_config"]
+    text = inner | {"quantization_config": quantised}
+    assert "has a quantization_config" in refused(edited("native", text_config=text))
+    assert 'config.json: fusion is "late"; vidtune does not know' in refused(edited("native", fusion="late"))
+    place = edited("llm", rope_scaling={"rope_type": "future"})
+    assert "rotary positions of type 'future' are not known" in refused(places["projector"], base=str(place))
+    loaded = load_checkpoint(places["projector"], base=str(edited("llm", use_future=True)))
+    assert any("settings that a llama does not have: use_future" in warning for warning in loaded.report.warnings)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.float8_e4m3fn], ids=str)
+def test_tensors_that_are_no_weights_are_refused(dtype, edited):
+    for name, key in (("native", "language_model.model.norm.weight"), ("official", "model.norm.weight")):
+        place = edited(name)
+        state = load_file(place / "model.safetensors")
+        save_file(state | {key: state[key].to(dtype)}, place / "model.safetensors", metadata={"format": "pt"})
+        said = refused(place)
+        assert f"norm.weight: {str(dtype)[6:]} where the model has floating-point numbers" in said
+
+
+def test_a_tower_alone_of_another_kind_is_refused(places, edited):
+    from vidtune.checkpoints.build import tower_of_checkpoint
+
+    place = edited("native")
+    state = load_file(place / "model.safetensors")
+    key = "towers.video.embeddings.class_embedding"
+    save_file(state | {key: state[key].to(torch.int8)}, place / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="class_embedding: int8 where"):
+        tower_of_checkpoint(str(place), "video", Recipe(system="video_llava", checkpoint=str(place)))
