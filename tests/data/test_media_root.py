@@ -92,10 +92,9 @@ def test_a_link_is_followed_only_inside_the_root(root: Path, tmp_path: Path) -> 
             place.find(name, (".mp4",))
 
 
-def test_a_fingerprint_follows_names_and_if_wanted_sizes(root: Path) -> None:
-    names, sizes = MediaRoot(root).fingerprint(), MediaRoot(root).fingerprint(sizes=True)
+def test_a_fingerprint_follows_names(root: Path) -> None:
+    names = MediaRoot(root).fingerprint()
     (root / "deep/c.mp4").write_text("longer than before")
     assert MediaRoot(root).fingerprint() == names
-    assert MediaRoot(root).fingerprint(sizes=True) != sizes
     (root / "deep/d.mp4").touch()
     assert MediaRoot(root).fingerprint() != names

@@ -150,7 +150,7 @@ def test_counting_that_is_killed_goes_on_where_it_was_and_leaves_no_process(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         deadline = time.monotonic() + 120
-        while len(done := list(cache.glob("*.chunks/??????.npy"))) < 3:
+        while len(done := list(cache.glob("*.chunks/??????.npz"))) < 3:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         workers = [int(child) for child in children(process.pid)]
@@ -161,7 +161,7 @@ def test_counting_that_is_killed_goes_on_where_it_was_and_leaves_no_process(
     while any(map(is_running, workers)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    left = set(range(60)) - {int(path.stem) for path in cache.glob("*.chunks/??????.npy")}
+    left = set(range(60)) - {int(path.stem) for path in cache.glob("*.chunks/??????.npz")}
     assert len(done) >= 3 and left
     table = AnnotationTable.open([Source(annotations)], cache)
     found = open_lengths(table, maker(), cache)

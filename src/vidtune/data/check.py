@@ -100,7 +100,9 @@ class _SampleCheck:
         progress("samples", len(self._table), len(self._table))
 
     def find(self, index: int, reason: str, detail: str, excluded: bool = True) -> None:
-        finding = Finding(self._table.id(index), str(self._table.source(index)), reason, detail, excluded)
+        sample = self._table.id(index)
+        content = self._table.contents[sample.rpartition(":")[0]]
+        finding = Finding(sample, str(self._table.source(index)), reason, detail, excluded, content)
         self._findings.setdefault(index, []).append(finding)
 
     def findings(self) -> list[Finding]:

@@ -18,6 +18,7 @@ class Finding:
         reason: short text, equal for all samples with this problem; reports count by it.
         detail: one sentence about this sample; names the media file if the problem is in one.
         excluded: whether training must exclude the sample. Otherwise it is used, but the user should know.
+        content: hash of the annotation file; the finding is not about samples of another one.
     """
 
     id: str
@@ -25,6 +26,7 @@ class Finding:
     reason: str
     detail: str
     excluded: bool
+    content: str
 
 
 @dataclass

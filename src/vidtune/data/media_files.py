@@ -49,12 +49,12 @@ class MediaFiles:
     def fingerprint(self, by_id: bool) -> str:
         """Returns a hash of the folder listings that decide which files are used; empty: no listing matters.
 
-        It covers the names of files, and the sizes of feature files.
+        It covers the names of files.
 
         Args:
             by_id: whether media are named by the id of their annotation.
         """
-        parts = [f"{stream} {folder.fingerprint(sizes=True)}" for stream, folder in self._features.items()]
+        parts = [f"{stream} {folder.fingerprint()}" for stream, folder in self._features.items()]
         if self._media is not None and (by_id or parts):
             parts.append(self._media.fingerprint())
         return " ".join(parts)

@@ -68,10 +68,10 @@ class MediaRoot:
                 return f"{base}/{found}"
         return None
 
-    def fingerprint(self, sizes: bool = False) -> str:
-        """Returns a hash of the names of all files below the folder, and of their sizes if ``sizes`` is true."""
+    def fingerprint(self) -> str:
+        """Returns a hash of the names of all files below the folder."""
         digest = hashlib.sha256()
-        for line in sorted(_files_below(str(self.folder), "", sizes)):
+        for line in sorted(_files_below(str(self.folder), "")):
             digest.update(line.encode(errors="surrogateescape") + b"\n")
         return digest.hexdigest()
 
@@ -100,7 +100,7 @@ def _names_in(folder: str, modified: int) -> tuple[frozenset[str], frozenset[str
     return frozenset(name for name, _ in found), frozenset(name for name, link in found if link)
 
 
-def _files_below(folder: str, relative: str, sizes: bool) -> Iterator[str]:
+def _files_below(folder: str, relative: str) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             found = list(entries)
@@ -109,13 +109,6 @@ def _files_below(folder: str, relative: str, sizes: bool) -> Iterator[str]:
     for entry in found:
         name = f"{relative}{entry.name}"
         if entry.is_dir(follow_symlinks=False):
-            yield from _files_below(entry.path, f"{name}/", sizes)
+            yield from _files_below(entry.path, f"{name}/")
         else:
-            yield f"{name} {_size(entry)}" if sizes else name
-
-
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:
-        return -1
+            yield name

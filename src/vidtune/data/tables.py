@@ -196,9 +196,21 @@ class AnnotationTable:
         return self._place(index)[0].path
 
     @property
+    def contents(self) -> dict[str, str]:
+        """Name of each file, as in sample ids -> hash of its content."""
+        return {file.name: file.content_hash for file in self.files}
+
+    @property
     def selection(self) -> np.ndarray:
         """Indices of the samples in the table, counted over all files. Shape: (n,) int64, ascending"""
         return self._selection
+
+    @property
+    def selections(self) -> list[np.ndarray]:
+        """Indices of the samples of each file that are in the table. Shapes: (count of the file,) int64, ascending"""
+        bounds = np.searchsorted(self._selection, self._begins)
+        spans = zip(self._begins, bounds, bounds[1:], strict=False)
+        return [self._selection[start:end] - begin for begin, start, end in spans]
 
     @property
     def counts(self) -> list[int]:

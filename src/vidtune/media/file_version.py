@@ -10,6 +10,7 @@ import os
 import stat
 
 FileVersion = tuple[int, int, int]
+GONE: FileVersion = (-1, -1, -1)
 
 
 def file_version(path: str | os.PathLike[str]) -> FileVersion:
@@ -31,3 +32,11 @@ def file_version(path: str | os.PathLike[str]) -> FileVersion:
         of = file.stat()
         digest.update(f"{file.name} {of.st_size} {of.st_mtime_ns} {of.st_ctime_ns}\n".encode(errors="surrogateescape"))
     return len(files), int.from_bytes(digest.digest()[:7]), 0
+
+
+def version_of(path: str) -> FileVersion:
+    """Return the version of a file, `GONE` if it cannot be looked at."""
+    try:
+        return file_version(path)
+    except OSError:
+        return GONE

@@ -2,7 +2,9 @@
 
 A table belongs to the content of one annotation file and to everything that determines the tokens of its samples
 (:meth:`ExampleMaker.key`). It is counted once, with the processor's own ``example``, chunk by chunk. Every finished
-chunk is a file, so that a killed run continues where it stopped. The finished table is one memory-mapped file.
+chunk is a file, so that a killed run continues where it stopped. The finished table is one memory-mapped file, and
+beside it is a list of the files that it was counted from: samples whose files have changed since, and samples that
+could not be counted (their lengths are 0), are counted anew whenever the table is opened.
 
 Legend: n samples of a stage, m of one annotation file, S streams.
 """
@@ -10,7 +12,7 @@ Legend: n samples of a stage, m of one annotation file, S streams.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,12 +26,16 @@ from vidtune.data.tables import AnnotationFile, AnnotationTable
 from vidtune.machine.files import atomic_file
 from vidtune.machine.parallel_work import work_in_processes
 from vidtune.machine.progress import ProgressCallback, no_progress
+from vidtune.media.file_version import FileVersion, version_of
+from vidtune.planning.counted_files import CountedFiles, files_of
 from vidtune.processing.batch import Example
 
 if TYPE_CHECKING:
     from vidtune.processing.processor import VideoLMProcessor
 
 FORMAT_VERSION = 1
+FILES = ".npz"
+"""Suffix of the list of files beside a table."""
 CHUNK = 2048
 """Number of samples in a chunk: about one second of work, which a kill may cost each worker."""
 COST_UNIT = 1000
@@ -193,7 +199,7 @@ def open_lengths(
     workers: int = 1,
     progress: ProgressCallback | None = None,
 ) -> LengthTable:
-    """Returns the lengths of the samples of a table. Annotation files that were not counted before are counted.
+    """Returns the lengths of the samples of a table. What was not counted before, or whose files changed, is counted.
 
     Args:
         cache: folder of finished tables and chunks; may be deleted at any time.
@@ -201,7 +207,10 @@ def open_lengths(
         progress: called while samples are counted.
     """
     key = make.key()
-    columns = [_open_file(file, make, key, cache, workers, progress) for file in table.files]
+    columns = [
+        _open_file(file, make, key, cache, wanted, workers, progress or no_progress)
+        for file, wanted in zip(table.files, table.selections, strict=True)
+    ]
     whole = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
     if len(table) < whole.shape[1]:
         whole = whole[:, table.selection]
@@ -215,22 +224,51 @@ def open_lengths(
 def table_path(file: AnnotationFile, key: str, cache: Path, by_media: bool = False) -> Path:
     """Returns the path of the finished table of an annotation file.
 
-    The name depends on whether there is a media folder, but not on its path, unless tokens are counted from the media
-    files themselves. Where there are features, or media are named by ids, it also depends on all names in the folders.
+    The name depends on whether there is a media folder, but not on its path, unless files decide the tokens: media
+    files, or stored features. Where there are features, or media are named by ids, it also depends on all names in the
+    folders.
     """
-    folder = file.media if by_media else file.media is None
+    folder = f"{file.media} {file.features}" if by_media or file.features else file.media is None
     parts = f"{file.content_hash} {folder} {key} {file.listing()}"
     return cache / f"lengths-{hashlib.sha256(parts.encode()).hexdigest()[:32]}.npy"
 
 
 def _open_file(
-    file: AnnotationFile, make: ExampleMaker, key: str, cache: Path, workers: int, progress: ProgressCallback | None
+    file: AnnotationFile,
+    make: ExampleMaker,
+    key: str,
+    cache: Path,
+    wanted: np.ndarray,
+    workers: int,
+    tell: ProgressCallback,
 ) -> np.ndarray:
-    """Returns the table of one annotation file. Shape: (num_columns, m) int32, the columns of a LengthTable."""
+    """Returns the table of one annotation file, with true lengths of the ``wanted`` samples.
+
+    Shape: (num_columns, m) int32, the columns of a LengthTable
+    """
     path = table_path(file, key, cache, make.processor.looks_at_media)
-    if not path.is_file():
-        _build(file, make, path, workers, progress or no_progress)
-    return np.load(path, mmap_mode="r")
+    listed = path.with_suffix(FILES)
+    if not (path.is_file() and listed.is_file()):
+        _build(file, make, path, workers, tell)
+    table = np.load(path, mmap_mode="r")
+    files, media = CountedFiles.load(listed, "media")
+    changed = files.changed_samples() if str(media) == str(file.media) else np.unique(files.samples)
+    # A length of 0 is no fact: whatever stood in the way may have been mended.
+    stale = np.intersect1d(np.union1d(changed, np.flatnonzero(table[0] == 0)), wanted)
+    if not len(stale):
+        return table
+    if len(stale) >= WORTH_PROCESSES and workers > 1:
+        path.unlink()
+        _build(file, make, path, workers, tell)
+        return np.load(path, mmap_mode="r")
+    tell(f"tokens of {file.name}", len(file) - len(stale), len(file))
+    counts, anew = count_samples(file, make, stale.tolist())
+    if anew.paths or (counts != table[:, stale]).any():
+        table = np.array(table)
+        table[:, stale] = counts
+        save_atomic(path, table)  # first: a list that is older than its table only makes samples be counted again
+        files.with_anew(stale, anew).save(listed, media=np.array(str(file.media)))
+    return table
 
 
 def _build(file: AnnotationFile, make: ExampleMaker, path: Path, workers: int, tell: ProgressCallback) -> None:
@@ -248,9 +286,11 @@ def _build(file: AnnotationFile, make: ExampleMaker, path: Path, workers: int, t
     for number in finished:
         done += min(CHUNK, len(file) - number * CHUNK)
         tell(f"tokens of {file.name}", done, len(file))
-    parts = [np.load(chunk_path(chunks, number)) for number in numbers]
+    parts = [CountedFiles.load(chunk_path(chunks, number), "counts") for number in numbers]
     nothing = np.empty((make.num_columns, 0), np.int32)
-    save_atomic(path, np.concatenate([nothing, *parts], axis=1))
+    save_atomic(path, np.concatenate([nothing, *(counts for _, counts in parts)], axis=1))
+    files = CountedFiles.joined(files for files, _ in parts)
+    files.save(path.with_suffix(FILES), media=np.array(str(file.media)))
     shutil.rmtree(chunks, ignore_errors=True)
 
 
@@ -262,26 +302,40 @@ def _count_here(count: Callable[[int], None], numbers: list[int]) -> Iterator[in
 
 def chunk_path(folder: Path, number: int) -> Path:
     """Returns the path of a finished chunk."""
-    return folder / f"{number:06d}.npy"
+    return folder / f"{number:06d}.npz"
 
 
 def count_chunk(file: AnnotationFile, make: ExampleMaker, folder: Path, size: int, number: int) -> None:
-    """Count the ``size`` samples of a file from ``number * size`` on, and write the chunk. Unusable ones have zeros."""
-    streams = list(make.processor.streams)
-    indices = range(number * size, min((number + 1) * size, len(file)))
+    """Count the ``size`` samples of a file from ``number * size`` on, and write the chunk."""
+    counts, files = count_samples(file, make, range(number * size, min((number + 1) * size, len(file))))
+    files.save(chunk_path(folder, number), counts=counts)
+
+
+def count_samples(file: AnnotationFile, make: ExampleMaker, indices: Sequence[int]) -> tuple[np.ndarray, CountedFiles]:
+    """Count some samples of a file. Returns their columns, zeros for unusable samples, and the files of the others.
+
+    Shape: -> (num_columns, number of indices) int32
+    """
+    streams, by_media = list(make.processor.streams), make.processor.looks_at_media
     counts = np.zeros((make.num_columns, len(indices)), np.int32)
+    seen: dict[str, FileVersion] = {}
+    pairs: list[tuple[int, str]] = []
     for column, index in enumerate(indices):
         try:
-            example = make(file.sample(index))
+            sample = file.sample(index)
+            paths = files_of(sample, by_media)
+            seen.update((path, version_of(path)) for path in paths if path not in seen)
+            example = make(sample)
             frames = make.frames(example)
         except SampleProblem:
             continue
+        pairs += [(index, path) for path in paths]
         media_tokens = sum(slot.num_tokens for slot in example.media)
         counts[:3, column] = len(example), example.num_supervised, media_tokens
         for slot in example.media:
             counts[3 + streams.index(slot.stream), column] += 1
         counts[3 + len(streams) :, column] = [*frames.values(), *make.costs(example).values()]
-    save_atomic(chunk_path(folder, number), counts)
+    return counts, CountedFiles.of(seen, pairs)
 
 
 def save_atomic(path: Path, array: np.ndarray) -> None:

@@ -200,7 +200,10 @@ def explain_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
         if old[key] != new[key]:
             return f"{key} was {old[key]} and is {new[key]}"
     if old["lengths"] != new["lengths"]:
-        return "the samples have other tokens: the tokenizer, the prompt format or a length limit differs"
+        return (
+            "the samples have other tokens: the tokenizer, the prompt format or a length limit differs, or a media "
+            "file was replaced"
+        )
     return None
 
 

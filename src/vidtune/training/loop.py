@@ -101,6 +101,7 @@ class StageLoop:
             pool,
             first_step=self.first_step,
             known=self.exclusions.entries,
+            failed=self.exclusions.failed_files(),
             rank=self.ranks.rank,
             world=self.ranks.world,
             teachers=self.setup.teachers.preprocessing,

@@ -33,7 +33,14 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return names
 
 
-def load(setup: StageSetup, rank: int = 0, world: int = 1, first_step: int = 0, known: tuple[Excluded, ...] = ()):
+def load(
+    setup: StageSetup,
+    rank: int = 0,
+    world: int = 1,
+    first_step: int = 0,
+    known: tuple[Excluded, ...] = (),
+    failed: dict[str, int] | None = None,
+):
     made: list[int] = []
 
     def make(index: int, epoch: int) -> Example:
@@ -48,6 +55,7 @@ def load(setup: StageSetup, rank: int = 0, world: int = 1, first_step: int = 0, 
             pool,
             first_step=first_step,
             known=known,
+            failed=failed,
             rank=rank,
             world=world,
         )
@@ -178,7 +186,7 @@ def test_a_resumed_step_leaves_out_the_same_samples_and_no_others(
     for world in (1, 2):
         loads: list[LoadedPack] = []
         for rank in range(world):
-            loads += load(setup, rank, world, known=known)[0]
+            loads += load(setup, rank, world, known=known, failed={red: 0})[0]
         by_step = {step: sorted(e.index for p in loads if p.step == step for e in p.excluded) for step in range(4)}
         assert by_step == {0: [1], 1: [], 2: [0, 1, 2], 3: []}
         (entry,) = [e for p in loads if p.step == 0 for e in p.excluded]

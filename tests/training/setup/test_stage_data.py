@@ -10,6 +10,7 @@ from training_world import conversation, mixed_samples
 
 from vidtune.checkpoints.build import build_config
 from vidtune.data.problems import SampleProblem
+from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.recipe.types import Recipe
 from vidtune.training.setup.checks import check_stages
@@ -25,6 +26,10 @@ def unusable_lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "align" / EXCLUSIONS).read_text().splitlines()]
 
 
+def opened_table(recipe: Recipe, folder: Path) -> AnnotationTable:
+    return AnnotationTable.open(recipe.stages[0].data, folder / "tables")
+
+
 def test_unusable_annotations_never_enter_the_plan_and_are_recorded_once(make_recipe, tmp_path: Path) -> None:
     recipe = make_recipe([OUTSIDE, *mixed_samples(), OUTSIDE])
     first, second = set_up(recipe, 0, tmp_path), set_up(recipe, 0, tmp_path)
@@ -38,11 +43,11 @@ def test_unusable_annotations_never_enter_the_plan_and_are_recorded_once(make_re
     assert lines[0]["reason"] == "unsafe path" and "step" not in lines[0]
 
 
-def test_a_process_that_does_not_write_leaves_them_out_all_the_same(tmp_path: Path) -> None:
+def test_a_process_that_does_not_write_leaves_them_out_all_the_same(make_recipe, tmp_path: Path) -> None:
     path = tmp_path / EXCLUSIONS
-    exclusions = ExclusionList(path, writes=False)
-    exclusions.add_unusable([(SampleProblem("bad", "is bad", "train:3"), Path("train.json"))])
-    assert exclusions.checked_ids == {"train:3"}
+    exclusions, table = ExclusionList(path, writes=False), opened_table(make_recipe(), tmp_path)
+    exclusions.add_unusable([SampleProblem("bad", "is bad", "train:3")], table)
+    assert exclusions.checked_ids(table) == {"train:3"}
     assert not path.exists()
 
 

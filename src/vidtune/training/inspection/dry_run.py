@@ -127,7 +127,7 @@ def _stage_forecast(
     make = example_maker(recipe, stage, stage_processor(recipe, stage, config), config)
     exclusions = ExclusionList(folder / stage.name / EXCLUSIONS, writes=False)
     plan = open_stage_data(recipe, stage, make, config, folder / TABLES, exclusions, progress).plan
-    planned = count_plan(plan, len(exclusions.checked_ids), ranks)
+    planned = count_plan(plan, exclusions.num_checked, ranks)
     return replace(planned, memory=rank_memory(recipe, config, planned))
 
 

@@ -17,6 +17,7 @@ import torch
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
+from vidtune.media.file_version import version_of
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.planning.plan import StagePlan, share
@@ -94,6 +95,7 @@ class PackLoader:
         pool: pool that decodes media; the caller closes it.
         first_step: number of steps done already.
         known: samples that the run left out so far, on all ranks; steps that run again leave out the same.
+        failed: media path -> first step it failed in, of files that are not tried again.
         rank, world: this rank, and the number of ranks.
         teachers: preprocessing for the teacher of each distilled stream; a file is decoded once for both.
         stored: features that were computed before; None: there are none.
@@ -108,6 +110,7 @@ class PackLoader:
         *,
         first_step: int = 0,
         known: Iterable[Excluded] = (),
+        failed: Mapping[str, int] | None = None,
         rank: int = 0,
         world: int = 1,
         teachers: Mapping[str, Preprocessing] | None = None,
@@ -120,9 +123,7 @@ class PackLoader:
         self._next_step = first_step
         self._known = {(entry.index, entry.step): entry for entry in known}
         self._failed: dict[str, int] = {}
-        for entry in self._known.values():
-            if entry.path is not None:
-                self.learn({entry.path: entry.step})
+        self.learn(failed or {})
         self._planned: deque[PlannedPack] = deque()
         self._media = DecodedMedia(pool, self._plan_if_near)
 
@@ -218,5 +219,6 @@ class PackLoader:
             if decoded.error is not None:
                 self.learn({slot.ref.path: step})
                 reason, seconds = decoded.error.reason, decoded.seconds
-                return Excluded(example.id, index, step, slot.ref.path, reason, self._rank, seconds)
+                file = version_of(slot.ref.path)
+                return Excluded(example.id, index, step, slot.ref.path, reason, self._rank, seconds, file)
         return None

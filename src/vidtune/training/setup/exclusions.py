@@ -2,18 +2,21 @@
 
 A failed file is a fact of the run, not of the moment. The samples that saw it fail in a step are left out of that step;
 every sample that needs the file is left out of later steps, on all ranks. A resumed run repeats the list instead of
-trying again, because a time-out need not happen twice. A line without a step is about the annotation itself, or comes
-from ``vidtune data check``: that sample never enters the plan.
+trying again, because a time-out need not happen twice. Only a file that was replaced since is tried again in the steps
+to come. A line without a step is about the annotation itself, or comes from ``vidtune data check``: that sample never
+enters the plan, as long as the annotation file is the same.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vidtune.data.problems import SampleProblem
+from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.machine.records import RecordWriter, numbered_records
+from vidtune.media.file_version import version_of
 
 TOLERATED_COUNT = 10
 """Number of samples that may always be left out; more only up to a share, the ``max_excluded`` of the stage."""
@@ -31,6 +34,7 @@ class Excluded:
         reason: the reason.
         rank: rank of the process that found it.
         seconds: seconds until the file failed; 0 if it was not tried again.
+        file: version of the file when it failed, see `file_version`; None if it was not tried again.
     """
 
     id: str
@@ -40,6 +44,7 @@ class Excluded:
     reason: str
     rank: int = 0
     seconds: float = 0.0
+    file: Sequence[int] | None = None
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -50,6 +55,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "reason": str,
     "rank": int,
     "seconds": (int, float),
+    "file": (list, type(None)),
 }
 
 
@@ -66,7 +72,7 @@ def excluded_from(record: Any, where: str) -> Excluded:
         raise UserError(f"{where}: expected an object, found {type(record).__name__}")
     if unknown := sorted(set(record) - set(_TYPES)):
         raise UserError(f"{where}: unknown key {unknown[0]!r}; was it written by another version?")
-    values = {"rank": 0, "seconds": 0.0, **record}
+    values = {"rank": 0, "seconds": 0.0, "file": None, **record}
     for key, kind in _TYPES.items():
         if key not in values or not isinstance(values[key], kind):
             raise UserError(f"{where}: {key!r} is missing or has a wrong value; mend or remove this line")
@@ -84,44 +90,68 @@ class ExclusionList:
 
     def __init__(self, path: Path, writes: bool = True, max_share: float = 1.0) -> None:
         self.path, self.writes, self.max_share = path, writes, max_share
-        self.checked_ids: set[str] = set()
+        self._checked: dict[str, str | None] = {}
+        self._mended: dict[str, bool] = {}
         self.entries: list[Excluded] = []
         for number, line in numbered_records(path):
             where = f"{path}: line {number}"
             if "step" in line:
                 self.entries.append(excluded_from(line, where))
             elif isinstance(line.get("id"), str):
-                self.checked_ids.add(line["id"])
+                self._checked[line["id"]] = line.get("content")
             else:
                 raise UserError(f"{where}: 'id' is missing or has a wrong value; mend or remove this line")
         self._known = {(entry.index, entry.step) for entry in self.entries}
 
+    @property
+    def num_checked(self) -> int:
+        """Number of samples that are recorded as not usable."""
+        return len(self._checked)
+
+    def checked_ids(self, table: AnnotationTable) -> set[str]:
+        """Returns the ids of the samples of a table that are recorded as not usable.
+
+        A record of an annotation file with other content is not about these samples.
+        """
+        contents = table.contents
+        return {
+            sample
+            for sample, content in self._checked.items()
+            if content is None or contents.get(sample.rpartition(":")[0]) == content
+        }
+
     def failed_files(self) -> dict[str, int]:
-        """Returns the first step in which each media file failed, by path."""
+        """Returns the first step in which each media file failed, by path; without files that were replaced since."""
         failed: dict[str, int] = {}
+        versions: dict[str, Sequence[int]] = {}
         for entry in self.entries:
             if entry.path is not None:
                 failed[entry.path] = min(entry.step, failed.get(entry.path, entry.step))
-        return failed
+                if entry.file is not None:
+                    versions[entry.path] = entry.file
+        for path, version in versions.items():
+            if path not in self._mended:
+                self._mended[path] = tuple(version) != version_of(path)
+        return {path: step for path, step in failed.items() if not self._mended.get(path)}
 
-    def add_unusable(self, problems: Iterable[tuple[SampleProblem, Path]]) -> None:
-        """Record samples whose annotation cannot be used, in the format of ``vidtune data check``.
-
-        Args:
-            problems: each problem with its annotation file.
-        """
-        lines = [
-            {"id": problem.sample, "source": str(source), "reason": problem.reason, "detail": problem.detail}
-            for problem, source in problems
-        ]
+    def add_unusable(self, problems: Iterable[SampleProblem], table: AnnotationTable) -> None:
+        """Record samples of a table that cannot be used, in the format of ``vidtune data check``."""
+        files = {file.name: file for file in table.files}
+        lines = []
+        for problem in problems:
+            file = files[problem.sample.rpartition(":")[0]]
+            line = {"id": problem.sample, "source": str(file.path), "reason": problem.reason, "detail": problem.detail}
+            lines.append({**line, "content": file.content_hash})
         self._write(lines)
-        self.checked_ids |= {line["id"] for line in lines}
+        self._checked |= {line["id"]: line["content"] for line in lines}
 
     def add(self, excluded: Iterable[Excluded]) -> list[Excluded]:
         """Record samples that were left out of a step. Returns those that were not in the list before."""
         new = [entry for entry in excluded if (entry.index, entry.step) not in self._known]
         self._write([asdict(entry) for entry in new])
         self.entries += new
+        # A file that was tried again and failed again.
+        self._mended |= {entry.path: False for entry in new if entry.path in self._mended}
         self._known |= {(entry.index, entry.step) for entry in new}
         return new
 

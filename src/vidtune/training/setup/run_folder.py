@@ -93,14 +93,14 @@ def folder_to_read(out: Path | None, recipe: Recipe) -> Iterator[Path]:
 def borrow(out: Path, folder: Path, recipe: Recipe) -> None:
     """Let an empty folder stand in for the folder of a run, for looking at the run without changing it.
 
-    It gets links to the finished tables, which never change, and copies of the files that grow.
+    It gets links to the finished tables, which are replaced but never written into, and copies of the files that grow.
     """
     if (out / TABLES).is_dir():
         (folder / TABLES).mkdir()
         for path in (out / TABLES).iterdir():
             if path.name == MEDIA_FACTS:
                 shutil.copy(path, folder / TABLES)
-            elif path.suffix in ("", ".npy") and not path.name.startswith("."):
+            elif path.suffix in ("", ".npy", ".npz") and not path.name.startswith("."):
                 (folder / TABLES / path.name).symlink_to(path.resolve())
     for stage in recipe.stages:
         if (out / stage.name / EXCLUSIONS).is_file():

@@ -48,11 +48,16 @@ class StageData:
         """Returns the example of the sample at a table index; random preprocessing is seeded by (seed, epoch, index).
 
         Raises:
-            SampleProblem: the annotation is not usable.
+            SampleProblem: the annotation is not usable, or a file was replaced after the plan was made.
         """
         streams = self.make.processor.streams.values()
         is_random = any(getattr(stream.preprocessing, "flip_probability", 0.0) for stream in streams)
-        return self.make(self.table[index], random_seed(self.seed, epoch, index) if is_random else None)
+        example = self.make(self.table[index], random_seed(self.seed, epoch, index) if is_random else None)
+        planned = int(self.plan.lengths.tokens[index])
+        if len(example) != planned:
+            reason = f"has {len(example)} tokens, but {planned} when the run started: a file was replaced since"
+            raise SampleProblem("replaced during the run", reason, example.id)
+        return example
 
 
 def open_stage_data(
@@ -95,17 +100,17 @@ def _usable_samples(
 ) -> tuple[AnnotationTable, LengthTable]:
     """Returns the samples that can be used and their lengths, and records the others."""
     whole = AnnotationTable.open(stage.data, cache)
-    table = whole.without(exclusions.checked_ids)
+    table = whole.without(exclusions.checked_ids(whole))
     lengths = open_lengths(table, make, cache, workers=available_cores(), progress=progress)
     unusable = np.flatnonzero(lengths.tokens == 0)
-    problems = [(_problem(table, make, int(index)), table.source(int(index))) for index in unusable]
+    problems = [_problem(table, make, int(index)) for index in unusable]
     _require_few(stage, len(whole) - len(table), problems, len(whole), exclusions.path)
     if problems:
-        exclusions.add_unusable(problems)
-        table = table.without([problem.sample for problem, _ in problems])
+        exclusions.add_unusable(problems, whole)
+        table = table.without([problem.sample for problem in problems])
         lengths = lengths.select(np.flatnonzero(lengths.tokens))
     if not len(table):
-        why = f"; the first: {problems[0][0]}" if problems else ""
+        why = f"; the first: {problems[0]}" if problems else ""
         raise UserError(f"stage {stage.name!r}: its annotations hold no sample to train on{why}")
     return table, lengths
 
@@ -143,19 +148,18 @@ def _problem(table: AnnotationTable, make: ExampleMaker, index: int) -> SamplePr
     return SampleProblem("no tokens", "the sample has no tokens", table.id(index))
 
 
-def _require_few(
-    stage: Stage, recorded: int, problems: list[tuple[SampleProblem, Path]], samples: int, record: Path
-) -> None:
+def _require_few(stage: Stage, recorded: int, problems: list[SampleProblem], samples: int, record: Path) -> None:
     """Raise UserError if the samples recorded before and the problems are more than the stage may leave out."""
     if not too_many(recorded + len(problems), samples, stage.max_excluded):
         return
-    reasons = [f"{reason}: {count}" for reason, count in Counter(p.reason for p, _ in problems).most_common()]
+    reasons = [f"{reason}: {count}" for reason, count in Counter(p.reason for p in problems).most_common()]
     if recorded:
         reasons.append(f"recorded in {record}: {recorded}")
-    first = f"the first one: {problems[0][0]}; " if problems else ""
+    first = f"the first one: {problems[0]}; " if problems else ""
+    mend = f"mend them and delete {record}" if recorded else "mend them"
     raise UserError(
         f"stage {stage.name!r}: {recorded + len(problems)} of {samples} samples cannot be used ({', '.join(reasons)}), "
-        f"more than max_excluded ({stage.max_excluded:g}); {first}mend them, or raise max_excluded"
+        f"more than max_excluded ({stage.max_excluded:g}); {first}{mend}, or raise max_excluded"
     )
 
 

@@ -1,0 +1,99 @@
+"""The media and feature files that the lengths of samples were counted from, with the versions that they had then.
+
+A length is known as long as its files are the same. Lengths of files that have changed are counted anew.
+
+Legend: f files, k pairs of a sample and a file of it.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from vidtune.data.sample import Sample
+from vidtune.machine.files import atomic_file
+from vidtune.media.feature_file import is_feature_file
+from vidtune.media.file_version import FileVersion, version_of
+
+AT_ONCE = 16
+"""Number of files that are looked at together; on a network disk each look is a journey."""
+
+
+@dataclass(frozen=True, eq=False)
+class CountedFiles:
+    """Files of samples.
+
+    Args:
+        paths: f absolute paths, each once.
+        versions: (f, 3) int64, versions of the files before they were read; see `file_version`.
+        samples, files: (k,) int64, sample ``samples[i]`` was counted from file ``files[i]``.
+    """
+
+    paths: list[str]
+    versions: np.ndarray
+    samples: np.ndarray
+    files: np.ndarray
+
+    @classmethod
+    def of(cls, seen: dict[str, FileVersion], pairs: Sequence[tuple[int, str]]) -> Self:
+        """Files from their versions by path, and pairs of a sample and the path of a file of it."""
+        places = {path: place for place, path in enumerate(seen)}
+        rows = np.array([(sample, places[path]) for sample, path in pairs], np.int64).reshape(-1, 2)
+        versions = np.array(list(seen.values()), np.int64).reshape(-1, 3)
+        return cls(list(seen), versions, rows[:, 0], rows[:, 1])
+
+    @classmethod
+    def joined(cls, parts: Iterable["CountedFiles"]) -> Self:
+        """All files of several parts; of two versions of a file, the one that came first."""
+        seen: dict[str, FileVersion] = {}
+        pairs: list[tuple[int, str]] = []
+        for part in parts:
+            for path, version in zip(part.paths, part.versions.tolist(), strict=True):
+                seen.setdefault(path, tuple(version))
+            pairs += zip(part.samples.tolist(), (part.paths[file] for file in part.files.tolist()), strict=True)
+        return cls.of(seen, pairs)
+
+    def with_anew(self, samples: np.ndarray, anew: "CountedFiles") -> "CountedFiles":
+        """The files after some samples were counted anew, from the files ``anew``."""
+        kept = ~np.isin(self.samples, samples)
+        rest = CountedFiles(self.paths, self.versions, self.samples[kept], self.files[kept])
+        used = np.unique(rest.files)
+        versions = {self.paths[file]: tuple(self.versions[file].tolist()) for file in used.tolist()}
+        pairs = zip(rest.samples.tolist(), (self.paths[file] for file in rest.files.tolist()), strict=True)
+        return CountedFiles.joined([CountedFiles.of(versions, list(pairs)), anew])
+
+    def changed_samples(self) -> np.ndarray:
+        """Returns the samples of which a file has another version now. Shape: (number,) int64, ascending"""
+        with ThreadPoolExecutor(AT_ONCE) as crew:
+            found = crew.map(version_of, self.paths, chunksize=256) if self.paths else ()
+            now = np.array(list(found), np.int64).reshape(-1, 3)
+        changed = (now != self.versions).any(axis=1)
+        return np.unique(self.samples[changed[self.files]])
+
+    def save(self, path: Path, **arrays: np.ndarray) -> None:
+        """Write the files, and further arrays, to one ``.npz`` file that is complete or not there."""
+        names = np.frombuffer(json.dumps(self.paths).encode(), np.uint8)
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, paths=names, versions=self.versions, samples=self.samples, files=self.files, **arrays)
+
+    @classmethod
+    def load(cls, path: Path, *arrays: str) -> tuple[Self, *tuple[np.ndarray, ...]]:
+        """Returns the files, and the further arrays of these names, from a file that `save` wrote."""
+        with np.load(path) as saved:
+            paths = json.loads(saved["paths"].tobytes())
+            return cls(paths, saved["versions"], saved["samples"], saved["files"]), *(saved[name] for name in arrays)
+
+
+def files_of(sample: Sample, looks_at_media: bool) -> list[str]:
+    """Returns the files of a sample whose metadata decide its tokens.
+
+    Args:
+        looks_at_media: whether those of media files do; those of feature files always do.
+    """
+    named = chain.from_iterable((ref.path, *(file for _, file in ref.features)) for ref in sample.media)
+    return [path for path in named if path and (looks_at_media or is_feature_file(path))]

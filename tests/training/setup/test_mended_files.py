@@ -1,0 +1,89 @@
+"""Files that fail, are mended or are replaced: what is remembered of them is about the file that it was found in."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from training_world import conversation, mixed_samples
+
+from vidtune.checkpoints.build import build_config
+from vidtune.data.problems import SampleProblem
+from vidtune.data.tables import AnnotationTable
+from vidtune.media.file_version import version_of
+from vidtune.recipe.types import Recipe
+from vidtune.training.setup.exclusions import Excluded, ExclusionList
+from vidtune.training.setup.run_folder import EXCLUSIONS
+from vidtune.training.setup.stage import StageSetup, set_up
+
+
+def samples_of(setup: StageSetup) -> list[str]:
+    return [setup.data.table.id(number) for number in range(len(setup.data.table))]
+
+
+@pytest.fixture
+def stored(make_recipe: Any, tmp_path: Path) -> tuple[Recipe, Path]:
+    """A recipe of the features of two videos, and their folder."""
+    folder, annotations = tmp_path / "clip", tmp_path / "stored.json"
+    folder.mkdir()
+    samples = [conversation("<video>\nWhat moves?", "a box.", id=name) for name in ("a", "b")]
+    annotations.write_text(json.dumps(samples))
+    recipe = make_recipe(data=[{"annotations": str(annotations), "features": {"video": str(folder)}}])
+    tower = build_config(recipe).tower("video")
+    right = np.zeros((tower.num_tokens(tower.input_shape()), tower.hidden_size), np.float16)
+    for name in ("a", "b"):
+        np.save(folder / f"{name}.npy", right)
+    return recipe, folder
+
+
+def test_a_mended_file_comes_back_when_the_list_is_deleted(stored: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, folder = stored
+    whole = (folder / "b.npy").read_bytes()
+    (folder / "b.npy").write_bytes(whole[:-100])  # half copied; the listing of the folder will not change
+    assert samples_of(set_up(recipe, 0, tmp_path)) == ["stored:0"]
+    (folder / "b.npy").write_bytes(whole)
+    assert samples_of(set_up(recipe, 0, tmp_path)) == ["stored:0"]  # as a run that goes on needs it
+    (tmp_path / "align" / EXCLUSIONS).unlink()
+    assert samples_of(set_up(recipe, 0, tmp_path)) == ["stored:0", "stored:1"]
+
+
+def test_a_list_is_not_about_other_annotations_of_the_same_name(make_recipe: Any, tmp_path: Path) -> None:
+    def list_of(recipe: Recipe) -> tuple[ExclusionList, AnnotationTable]:
+        table = AnnotationTable.open(recipe.stages[0].data, tmp_path / "tables")
+        return ExclusionList(tmp_path / EXCLUSIONS), table
+
+    one, other = make_recipe(), make_recipe([*mixed_samples(), *mixed_samples()])
+    exclusions, table = list_of(one)
+    exclusions.add_unusable([SampleProblem("bad", "is bad", "train:3")], table)
+    for recipe, expected in ((one, {"train:3"}), (other, set())):
+        exclusions, table = list_of(recipe)
+        assert exclusions.checked_ids(table) == expected
+    (tmp_path / EXCLUSIONS).write_text('{"id": "train:3", "reason": "of an earlier version"}\n')
+    exclusions, table = list_of(other)
+    assert exclusions.checked_ids(table) == {"train:3"}
+
+
+def test_a_failed_file_is_tried_again_after_it_was_replaced_and_only_then(tmp_path: Path) -> None:
+    path, media = tmp_path / EXCLUSIONS, tmp_path / "a.mp4"
+    media.write_bytes(b"half")
+    first = Excluded("train:1", 1, 4, str(media), "cut off", file=version_of(str(media)))
+    again = Excluded("train:2", 2, 6, str(media), "failed in step 4 and is not tried again")
+    ExclusionList(path).add([first, again])
+    assert ExclusionList(path).failed_files() == {str(media): 4}
+    media.write_bytes(b"whole")
+    resumed = ExclusionList(path)
+    assert resumed.failed_files() == {}
+    resumed.add([Excluded("train:3", 3, 9, str(media), "still bad", file=version_of(str(media)))])
+    assert resumed.failed_files() == ExclusionList(path).failed_files() == {str(media): 4}
+    assert {entry.step for entry in resumed.entries} == {4, 6, 9}
+
+
+def test_a_file_that_is_replaced_during_the_run_costs_its_samples(stored: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, _ = stored
+    setup = set_up(recipe, 0, tmp_path)
+    tokens = len(setup.example(0, 0))
+    object.__setattr__(setup.plan.lengths, "tokens", setup.plan.lengths.tokens + np.array([0, 32], np.int32))
+    assert len(setup.example(0, 0)) == tokens
+    with pytest.raises(SampleProblem, match=rf"stored:1: has {tokens} tokens, but {tokens + 32} when the run started"):
+        setup.example(1, 0)
