@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from event_sets import write_events
-from qa_sets import records, write_video
+from qa_sets import records, write_set, write_video
 from tiny_checkpoint import write_checkpoint
 
 from vidtune.cli.main import run
@@ -86,3 +86,49 @@ def test_nothing_is_scored_when_no_judge_is_wanted(checkpoint, data, tmp_path):
     name = ["--benchmark", "world_events", "--data", str(data), *SHORT]
     assert run(["evaluate", str(checkpoint), *name, "--out", str(tmp_path), "--judge", "none"]) == 0
     assert not (tmp_path / "world_events" / "scores").exists()
+
+
+def test_failed_questions_are_said_and_asked_again_on_request(checkpoint, tmp_path, capsys):
+    data = write_set(
+        tmp_path / "set", [("red", "what?", "x"), ("red", "who?", "y"), ("gone", "what?", "x")], missing=["gone"]
+    )
+    words = [
+        "evaluate",
+        str(checkpoint),
+        "--benchmark",
+        "world_qa",
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert run([*words, *SHORT]) == 2
+    shown = capsys.readouterr()
+    assert "0 of 3 questions answered, 1 without video, 2 failed" in shown.out
+    assert (
+        shown.err.count("\n") == 1
+        and "no question was answered: 1 without video: no video file (gone_2); 2 failed:" in shown.err
+    )
+    write_video(data / "videos" / "red.mp4", (200, 20, 20))
+    assert run([*words, *SHORT]) == 2
+    capsys.readouterr()
+    assert run([*words, *SHORT, "--retry-failed"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 of 3 questions answered, 1 without video" in shown and "1 without video: no video file (gone_2)" in shown
+
+
+def test_nothing_is_answered_where_every_video_is_missing(checkpoint, tmp_path, capsys):
+    data = write_set(tmp_path / "set", [("gone", "what?", "x"), ("gone", "who?", "y")], missing=["gone"])
+    words = [
+        "evaluate",
+        str(checkpoint),
+        "--benchmark",
+        "world_qa",
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    for judge in ("rules", "none"):
+        assert run([*words, *SHORT, "--judge", judge]) == 2
+        assert "no question was answered: 2 without video: no video file (gone_0, gone_1)" in capsys.readouterr().err

@@ -8,9 +8,11 @@ from qa_sets import CHECKPOINT, StubEngine, counted_set, records, stub_protocol,
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
+from vidtune.evaluation.judges.replies import parse_reply
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.official_results import adopt_official_results, combine, import_official_results
+from vidtune.evaluation.runs.run_ledger import ledger_of
 from vidtune.evaluation.scores.comparison import compare_runs
 from vidtune.evaluation.scores.judging import estimate_run, judge_run
 from vidtune.evaluation.scores.score_file import read_score, score_record
@@ -155,6 +157,87 @@ def test_only_yes_and_no_make_an_accuracy(run):
         overall = score_run(run, chat_judge(server)).overall
     assert overall.value("accuracy").official is None and overall.reason == "none of 5 judgements says yes or no"
     assert overall.value("average_score").official.value == 2
+
+
+def by_question(replies):
+    """Replies of a chat model, by what the question contains."""
+    return lambda body, earlier: Reply(content=next(text for part, text in replies.items() if part in str(body)))
+
+
+SAID = {
+    "one?": "{'pred': 'yes', 'score': 1000000000}",
+    "two?": "['yes', 4]",
+    "three?": "{'pred': 'yes', 'score': 4}",
+    "four?": "{'pred': 'maybe', 'score': 2}",
+    "five?": "{'pred': 'no', 'score': -1}",
+}
+
+
+def test_verdicts_outside_the_scale_or_without_score_are_unjudged_and_said(run):
+    with judge_server(by_question(SAID)) as server:
+        score = score_run(run, chat_judge(server))
+    overall = score.overall
+    assert (overall.scored, overall.unclear, overall.out_of_range, overall.unreadable) == (2, 1, 2, 1)
+    assert (overall.unjudged, overall.yes, overall.no, overall.questions) == (3, 1, 0, 7)
+    accuracy, average = overall.value("accuracy"), overall.value("average_score")
+    assert (accuracy.official.value, average.official.value) == (1, 3)
+    assert (accuracy.strict.value, average.strict.value) == (1 / 7, 6 / 7)
+    assert (accuracy.published, average.published) == (2 / 3, (10**9 + 0 + 4 + 2 - 1) / 5)
+    shown = str(score)
+    assert (
+        "1 without video, 1 failed, 2 scored outside the scale, 1 unreadable verdict; with these as wrong: 0.14"
+        in shown
+    )
+    assert "2 scored outside the scale: the score is outside 0 to 5 (a_0: " in shown
+    assert "1 unreadable verdict: the reply holds no score that can be read (a_1: " in shown and "['yes', 4]" in shown
+    assert "as published   accuracy 0.67, average score 200000001.00" in shown
+    assert read_score(run, "chat") == score
+
+
+def test_a_reply_without_a_verdict_is_kept_whole_and_asked_again(run):
+    text = "Yes, " + "very much " * 40
+    with judge_server(by_question({**SAID, "two?": text})) as server:
+        judge_run(run, chat_judge(server))
+        kept = {line["id"]: line for line in records(run / "judgements" / "chat.jsonl")}
+        assert kept["a_1"]["reply"] == text and "judgement" not in kept["a_1"]
+        assert kept["a_0"]["reply"] == SAID["one?"]
+    with judge_server(lambda body, earlier: Reply()) as server:
+        judge = chat_judge(server)
+        judge.identity = json.loads((run / "judgements" / "chat.judge.json").read_text())
+        assert judge_run(run, judge).reused == 2 and len(server.requests) == 3
+    assert score_run(run, "chat").overall.unjudged == 0
+
+
+def test_a_stored_reply_is_read_again_by_better_rules_free_of_charge(run, monkeypatch):
+    with judge_server(by_question({**SAID, "two?": "yes, 4"})) as server:
+        judge_run(run, chat_judge(server, limits=Limits(attempts=1)))
+        before = score_run(run, "chat").overall
+        monkeypatch.setattr(
+            "vidtune.evaluation.runs.judgements.parse_reply",
+            lambda text: {"pred": "yes", "score": 4} if text == "yes, 4" else parse_reply(text),
+        )
+        after = score_run(run, "chat").overall
+        assert len(server.requests) == 5
+    assert (before.judge_failed, after.judge_failed, after.yes) == (1, 0, before.yes + 1)
+
+
+def test_every_planned_question_has_one_state(run):
+    counts = json.loads((run / "scores" / "rules-v1.json").read_text())["overall"] if score_run(run) else {}
+    assert counts["judged"] + counts["unjudged"] + counts["missing"] + counts["errors"] == counts["questions"] == 7
+    ledger = ledger_of(RunFolder(run))
+    assert str(ledger) == "5 of 7 questions answered (1 empty), 1 without video, 1 failed"
+    assert ledger.reasons() == ("1 without video: no video file (e_6)", "1 failed: no frames (d_5)")
+
+
+def test_a_video_that_vanished_after_its_answer_leaves_the_answer(tmp_path):
+    data = write_set(tmp_path / "set", [("a", "one?", "x"), ("b", "two?", "y")])
+    stub_run(data, tmp_path / "run", StubEngine({"one?": "x"}, errors={"b.mp4": "no frames"}))
+    for video in "ab":
+        (data / "videos" / f"{video}.mp4").unlink()
+    summary = stub_run(data, tmp_path / "run")
+    assert (summary.answered, summary.missing, summary.errors, summary.complete) == (1, 1, 0, True)
+    overall = score_run(summary.run_dir).overall
+    assert (overall.questions, overall.scored, overall.missing, overall.errors) == (2, 1, 1, 0)
 
 
 def test_questions_not_asked_yet_count_as_wrong_in_strict_values(tmp_path):

@@ -10,10 +10,13 @@ import typer
 from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.judging import CACHE, NO_JUDGE, JudgeOptions, judge_and_score
 from vidtune.cli.options.loading import ModelBase, Revision, System, Towers, assignments
+from vidtune.errors import UserError
 
 if TYPE_CHECKING:
     from vidtune.evaluation.checkpoint import AnsweringOptions, LoadedCheckpoint
     from vidtune.evaluation.evaluate import PlannedRun
+    from vidtune.evaluation.judges.base import Judge
+    from vidtune.evaluation.predict import PredictionSummary
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class QuestionOptions:
         typer.Option(metavar="STREAM=DIR", help="Read stored features instead of videos; one option per stream."),
     ] = None
     limit: Annotated[int | None, typer.Option(min=1, help="Ask only this many questions.")] = None
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask questions again that failed before.")] = (
+        False
+    )
     protocol: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change a rule, as generation.max_new_tokens=64.")
     ] = None
@@ -120,6 +126,7 @@ def evaluate(
     """Answer the questions of a benchmark, then judge or measure the answers and print the scores."""
     from vidtune.checkpoints.files.hub import locate, pinned
     from vidtune.checkpoints.files.misplaced import require_checkpoint
+    from vidtune.evaluation.judges.base import JudgingStoppedError
     from vidtune.evaluation.predict import predict_benchmark
 
     folder = locate(pinned(checkpoint, revision))
@@ -129,17 +136,39 @@ def evaluate(
         run.require_readable()
     judge = None if judging.judge == NO_JUDGE else judging.build(out / CACHE)
     loaded = model.open(folder)
+    problems: list[UserError] = []
     for run in runs:
-        summary = predict_benchmark(loaded, run.benchmark, run.data, out, run.variant, engine.answering())
-        typer.echo(f"{summary.run_dir}: {summary.answered} of {summary.planned} questions answered")
-        if judge is not None:
-            judge_and_score(summary.run_dir, judge)
+        summary = predict_benchmark(
+            loaded, run.benchmark, run.data, out, run.variant, engine.answering(), retry_errors=questions.retry_failed
+        )
+        typer.echo(f"{summary.run_dir}: {summary.ledger}")
+        try:
+            _score(summary, judge)
+        except UserError as error:
+            problems.append(error)
+            if isinstance(error, JudgingStoppedError):
+                judge = None  # the other runs are asked all the same
+    if problems:
+        raise problems[0]
+
+
+def _score(summary: "PredictionSummary", judge: "Judge | None") -> None:
+    """Score a run, or say why its questions have no answer.
+
+    Raises:
+        UserError: nothing was answered or scored, or the judge cannot go on.
+    """
+    if judge is not None and summary.answered:
+        judge_and_score(summary.run_dir, judge)
+        return
+    for line in summary.ledger.reasons():
+        typer.echo(f"  {line}")
+    if not summary.answered:
+        raise UserError(f"{summary.run_dir}: no question was answered: {'; '.join(summary.ledger.reasons())}")
 
 
 def _folders(assignments: Sequence[str]) -> dict[str, Path | str]:
     """Stream -> folder of ``STREAM=DIR`` options."""
-    from vidtune.errors import UserError
-
     folders: dict[str, Path | str] = {}
     for assignment in assignments:
         stream, equals, folder = assignment.partition("=")

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from vidtune.cli.options.groups import option_groups
-from vidtune.cli.options.judging import CACHE, JudgeOptions, judge_and_score
+from vidtune.cli.options.judging import CACHE, JudgeOptions, NothingScoredError, judge_and_score
+from vidtune.errors import UserError
 
 
 @option_groups
@@ -21,18 +22,24 @@ def judge(
     judging: JudgeOptions,
 ) -> None:
     """Judge or measure the stored predictions of RUN and print the scores; no judgement is asked for twice."""
-    for path in run:
-        folder = _imported(path, benchmark, data) if path.is_file() else path
-        judge_and_score(folder, judging.build(folder.parent / CACHE))
+    folders = [_imported(path, benchmark, data) if path.is_file() else path for path in run]
+    problems: list[UserError] = []
+    for folder in folders:
+        try:
+            judge_and_score(folder, judging.build(folder.parent / CACHE))
+        except NothingScoredError as error:
+            problems.append(error)
+    if problems:
+        raise problems[0]
 
 
 def _imported(log: Path, benchmark: str | None, data: Path | None) -> Path:
     """A log file as a run, in a folder of its name."""
-    from vidtune.errors import UserError
     from vidtune.evaluation.runs.official_log import import_log
+    from vidtune.evaluation.runs.run_ledger import ledger_of
 
     if benchmark is None or data is None:
         raise UserError(f"{log}: a file of answers needs --benchmark and --data, the folder of its test set")
     run = import_log(log, benchmark, data, log.with_name(f"{log.stem}-{benchmark}"))
-    typer.echo(f"{run.path}: {len(run.predictions())} of {run.planned} questions answered in {log.name}")
+    typer.echo(f"{run.path}: {ledger_of(run)}, in {log.name}")
     return run.path

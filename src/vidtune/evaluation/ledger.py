@@ -109,6 +109,13 @@ class Ledger:
         """Number of questions in this state."""
         return sum(state in (entry.asking, entry.judging) for entry in self.entries)
 
+    def __str__(self) -> str:
+        """For example ``5 of 7 questions answered (1 empty), 1 without video, 1 failed``."""
+        empty = f" ({self.count(Asking.EMPTY)} empty)" if self.count(Asking.EMPTY) else ""
+        others = [(self.count(state), state) for state in (Asking.NO_VIDEO, Asking.FAILED, Asking.NOT_ASKED)]
+        notes = "".join(f", {count} {state}" for count, state in others if count)
+        return f"{self.answered} of {self.planned} questions answered{empty}{notes}"
+
     def reasons(self) -> tuple[str, ...]:
         """Returns one line per reason why questions do not count: state, number, reason and examples."""
         return reason_lines(self.entries)

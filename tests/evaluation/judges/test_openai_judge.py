@@ -12,7 +12,7 @@ import pytest
 from judge_server import YES, Reply, judge_server
 
 from vidtune.errors import UserError
-from vidtune.evaluation.judges.base import JudgeItem
+from vidtune.evaluation.judges.base import JudgeItem, JudgingStoppedError
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge, Prices
 
 QUICK = Limits(timeout=0.4, attempts=3, backoff=0.01, longest_wait=2.0)
@@ -184,18 +184,75 @@ def test_a_second_run_asks_nothing_twice(tmp_path):
         assert len(server.requests) == 6
 
 
-def test_the_cache_holds_no_failures_and_survives_a_torn_line(tmp_path):
+def test_replies_without_a_verdict_are_kept_whole_but_asked_again(tmp_path):
     cache = tmp_path / "cache.jsonl"
-    with judge_server(lambda body, earlier: Reply(content="garbage" if earlier < 3 else YES)) as server:
+    long = "I would say yes. " * 30
+    with judge_server(lambda body, earlier: Reply(content=long if earlier < 3 else YES)) as server:
         found, _ = ask(judge(server, cache=cache), items(1))
-        assert found["0"].error is not None
+        assert found["0"].error is not None and found["0"].reply == long
+        assert [json.loads(line)["reply"] for line in cache.read_text().splitlines()] == [long] * 3
         with cache.open("ab") as file:
             file.write(b'{"key": "x", "rep')
         found, _ = ask(judge(server, cache=cache), items(1))
-        assert found["0"].value == {"pred": "yes", "score": 5}
+        assert found["0"].value == {"pred": "yes", "score": 5} and found["0"].reply == YES
         before = len(server.requests)
         ask(judge(server, cache=cache), items(1))
         assert len(server.requests) == before
+
+
+def test_a_body_that_is_no_chat_completion_is_kept(tmp_path):
+    with judge_server(lambda body, earlier: Reply(body=b'{"choices": []}')) as server:
+        found, _ = ask(judge(server, cache=tmp_path / "cache.jsonl"), items(1))
+    assert "no chat completion" in found["0"].error and found["0"].reply is None
+    assert json.loads((tmp_path / "cache.jsonl").read_text().splitlines()[0])["body"] == '{"choices": []}'
+
+
+TROUBLES = {
+    "429": Reply(status=429),
+    "500": Reply(status=500),
+    "refused": Reply(status=400),
+    "talk": Reply(content="I would say yes."),
+    "empty": Reply(content=""),
+    "html": Reply(body=b"<html>oops</html>", headers={"content-type": "text/html"}),
+    "drop": Reply(drop=True),
+    "list": Reply(content="['yes', 4]"),
+    "no score": Reply(content="{'pred': 'yes'}"),
+    "outside": Reply(content="{'pred': 'yes', 'score': 1000000000}"),
+}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "working"), [*((name, 0) for name in TROUBLES), ("500", 8), ("talk", 8), ("list", 8)]
+)
+def test_an_endpoint_that_fails_from_some_moment_on_is_not_paid_for_every_item(trouble, working):
+    limits = Limits(timeout=5, attempts=6, backoff=0.001, concurrency=3)
+
+    def reply(body, earlier):
+        return Reply() if len(server.requests) <= working else TROUBLES[trouble]
+
+    with judge_server(reply) as server:
+        found = {}
+        with pytest.raises(JudgingStoppedError, match=f"the {'last' if working else 'first'} 5 requests"):
+            judge(server, limits=limits).judge(items(working + 32), lambda one: found.__setitem__(one.item.id, one))
+    # Six attempts of one item and the next one's first; or those under way together, five times in a row.
+    assert len(server.requests) - working <= (15 if working else 7)
+    assert sum(one.value == {"pred": "yes", "score": 5} for one in found.values()) == working
+
+
+def test_failures_between_verdicts_end_nothing():
+    def reply(body, earlier):
+        return Reply(content="?") if earlier < 2 else Reply()
+
+    with judge_server(reply) as server:
+        found, usage = ask(judge(server, limits=Limits(attempts=3, backoff=0.001)), items(9))
+    assert len(found) == 9 and all(one.error is None for one in found.values()) and usage.calls == 27
+
+
+def test_one_poisonous_item_is_given_up_and_the_others_are_judged():
+    limits = Limits(attempts=8, backoff=0.001, failures=3)
+    with judge_server(lambda body, earlier: Reply(status=500) if "question 0?" in str(body) else Reply()) as server:
+        found, _ = ask(judge(server, limits=limits), items(4))
+    assert found["0"].attempts == 8 and all(found[key].error is None for key in "123")
 
 
 def test_equal_texts_are_asked_once():

@@ -16,6 +16,10 @@ NO_JUDGE = "none"
 CACHE = "judge-replies.jsonl"
 
 
+class NothingScoredError(UserError):
+    """A run of which no answer is in any official value."""
+
+
 @dataclass(frozen=True)
 class JudgeOptions:
     """The options that describe a judge."""
@@ -37,6 +41,9 @@ class JudgeOptions:
         float | None, typer.Option(help="Stop before this cost, in the currency of the prices.")
     ] = None
     judge_max_calls: Annotated[int | None, typer.Option(help="Stop before this many requests.")] = None
+    judge_failures: Annotated[
+        int, typer.Option(min=0, help="Stop after this many failures of one kind in a row; 0: never.")
+    ] = 5
     judge_concurrency: Annotated[int, typer.Option(help="Requests under way at a time.")] = 8
 
     def build(self, cache: Path) -> "Judge":
@@ -64,7 +71,10 @@ class JudgeOptions:
             api_key_env=self.judge_key,
             cache=cache,
             limits=Limits(
-                concurrency=self.judge_concurrency, max_calls=self.judge_max_calls, max_cost=self.judge_max_cost
+                concurrency=self.judge_concurrency,
+                failures=self.judge_failures or None,
+                max_calls=self.judge_max_calls,
+                max_cost=self.judge_max_cost,
             ),
             prices=Prices(*self.judge_prices) if self.judge_prices else None,
         )
@@ -74,6 +84,10 @@ def judge_and_score(run_dir: Path, judge: "Judge") -> None:
     """Judge a run, say what it takes before and what it took after, and print the scores.
 
     A run of a benchmark that metrics score is measured again instead, whoever the judge is.
+
+    Raises:
+        JudgingStoppedError: the judge could not go on; the score of what it has judged is printed.
+        NothingScoredError: no answer was scored; the line says why.
     """
     from vidtune.evaluation.runs.folder import RunFolder
     from vidtune.evaluation.scores.score import METRICS
@@ -92,7 +106,12 @@ def judge_and_score(run_dir: Path, judge: "Judge") -> None:
     collected = source.collect(progress=True)
     if collected.summary is not None:
         _say_what_it_took(collected.summary)
-    typer.echo(score_collected(run, source, collected))
+    score = score_collected(run, source, collected)
+    typer.echo(score)
+    if collected.stopped is not None:
+        raise collected.stopped
+    if not score.coverage:
+        raise NothingScoredError(f"{run.path}: nothing was scored: {'; '.join(score.reasons)}")
 
 
 def _say_what_it_took(summary: "JudgingSummary") -> None:
@@ -100,8 +119,6 @@ def _say_what_it_took(summary: "JudgingSummary") -> None:
     if usage.calls:
         tokens = usage.prompt_tokens + usage.completion_tokens
         typer.echo(f"judged: {usage.calls} requests, {tokens} tokens{_cost(usage.cost)}, {usage.cached} replies known")
-    for reason, count in summary.reasons.items():
-        typer.echo(f"unjudged: {count} answers: {reason}", err=True)
 
 
 def _cost(cost: float | None) -> str:

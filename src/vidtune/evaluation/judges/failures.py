@@ -17,12 +17,16 @@ class Failure:
 
     Args:
         reason: one line, without secrets.
+        kind: what failures of other items have in common with this one.
+        endpoint: the endpoint is in trouble, not the item.
         repeat: the same request may succeed later.
         fatal: no request of this run can succeed.
         retry_after: seconds that the server asks to wait; 0: it does not say.
     """
 
     reason: str
+    kind: str
+    endpoint: bool = True
     repeat: bool = True
     fatal: bool = False
     retry_after: float = 0.0
@@ -38,15 +42,15 @@ def explain(error: Exception, timeout: float, key: str) -> Failure:
     import openai
 
     if isinstance(error, UnparsableReply):
-        return Failure(f"unreadable reply: {error}")
+        return Failure(f"unreadable reply: {error}", "unreadable", endpoint=False)
     if isinstance(error, (TimeoutError, openai.APITimeoutError)):
-        return Failure(f"no reply within {timeout:g} s")
+        return Failure(f"no reply within {timeout:g} s", "time-out")
     if isinstance(error, openai.APIConnectionError):
-        return Failure(f"no connection ({error.__cause__ or error})"[:LONGEST_MESSAGE])
+        return Failure(f"no connection ({error.__cause__ or error})"[:LONGEST_MESSAGE], "no connection")
     if isinstance(error, openai.APIStatusError):
         return _explain_status(error, key)
     if isinstance(error, (openai.APIError, ValueError)):
-        return Failure(f"unreadable response ({type(error).__name__})")
+        return Failure(f"unreadable response ({type(error).__name__})", "unreadable")
     raise error
 
 
@@ -56,12 +60,13 @@ def _explain_status(error: Any, key: str) -> Failure:
     message = " ".join(str(body.get("message") or error.message).split())
     if key:
         message = message.replace(key, "***")
-    reason = f"HTTP {status}: {message}"[:LONGEST_MESSAGE]
+    kind = f"HTTP {status}"
+    reason = f"{kind}: {message}"[:LONGEST_MESSAGE]
     if status in (401, 404) or body.get("code") == "insufficient_quota":
-        return Failure(reason, repeat=False, fatal=True)
+        return Failure(reason, kind, repeat=False, fatal=True)
     if status in (408, 409, 425, 429) or status >= 500:
-        return Failure(reason, retry_after=_retry_after(error.response.headers))
-    return Failure(reason, repeat=False)
+        return Failure(reason, kind, retry_after=_retry_after(error.response.headers))
+    return Failure(reason, kind, endpoint=False, repeat=False)
 
 
 def _retry_after(headers: Any) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vidtune.evaluation.ledger import Judging
+from vidtune.evaluation.ledger import COUNTED, Judging
 
 LONGEST_REPLY = 20_000
 LOWEST_SCORE, HIGHEST_SCORE = 0, 5
@@ -71,13 +71,15 @@ def parse_reply(text: str) -> Any:
     Raises:
         UnparsableReply: it cannot be read; the judge has to be asked again.
     """
+    if not text.strip():
+        raise UnparsableReply("it is empty")
     if len(text) > LONGEST_REPLY:
-        raise UnparsableReply(f"{len(text)} characters long")
+        raise UnparsableReply(f"it is longer than {LONGEST_REPLY} characters")
     try:
         value = ast.literal_eval(text)
         return json.loads(json.dumps(value))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise UnparsableReply(f"{type(error).__name__} in {text[:80]!r}") from None
+        raise UnparsableReply(f"no Python literal ({type(error).__name__})") from None
 
 
 def read_verdict(judgement: Any) -> Verdict:
@@ -110,6 +112,11 @@ def judging_state(judgement: Any) -> Judging:
     if not LOWEST_SCORE <= number <= HIGHEST_SCORE:
         return Judging.OUT_OF_RANGE
     return Judging.NO_VERDICT if verdict.correct is None else Judging.JUDGED
+
+
+def has_verdict(judgement: Any) -> bool:
+    """Whether a judgement counts in official values."""
+    return judging_state(judgement) in COUNTED
 
 
 def aggregate(judgements: Iterable[Any]) -> Aggregate:

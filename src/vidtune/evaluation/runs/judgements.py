@@ -11,8 +11,7 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import JudgeItem, Judgement
-from vidtune.evaluation.judges.replies import UnparsableReply, judging_state, parse_reply
-from vidtune.evaluation.ledger import COUNTED
+from vidtune.evaluation.judges.replies import UnparsableReply, has_verdict, parse_reply
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.machine.files import read_object, write_json_atomically
@@ -89,7 +88,7 @@ def _stored(item: JudgeItem, record: Mapping[str, Any]) -> Judgement:
 
 def usable(judgement: Judgement) -> bool:
     """Whether there is a verdict that counts. A judge is asked again about answers without one."""
-    return judgement.error is None and judging_state(judgement.value) in COUNTED
+    return judgement.error is None and has_verdict(judgement.value)
 
 
 def judge_identity(run: RunFolder, judge: str) -> dict[str, Any]:

@@ -139,4 +139,4 @@ def _published(metric: Metric, outcomes: Sequence[Outcome]) -> float | None:
     rows = [outcome.published[metric.name] for outcome in outcomes if metric.name in outcome.published]
     if all(outcome.entry.counted for outcome in outcomes if outcome.published) or not rows:
         return None
-    return metric.scale * float(metric.from_sums(np.sum(rows, axis=0, dtype=np.float64)))
+    return metric.scale * float(metric.from_sums(np.array(rows, dtype=np.float64).sum(axis=0)))

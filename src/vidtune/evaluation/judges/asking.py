@@ -1,0 +1,266 @@
+"""Asks a chat model about many items: several requests at a time, repeated where that may help, and ended in time.
+
+Requests that fail for a reason that may pass (429, 5xx, lost connection, time-out, unreadable reply) are repeated a
+limited number of times, with growing random pauses, and never before the time that the server asks for. What is left
+then is reported as unjudged. Until the first usable verdict, and while the endpoint is in trouble, one request is sent
+at a time; failures in a row end the judging (`judges.streaks`), so that a dead endpoint is not paid for every item.
+
+The client's own retries are switched off, because they do less: they are counted in no limit of requests or cost, they
+do not repeat an unreadable reply, they end no response that keeps coming byte by byte, and a wait that the server asks
+for holds back one request instead of all of them.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vidtune.evaluation.judges.base import JudgeItem, Judgement, JudgingStoppedError, Usage
+from vidtune.evaluation.judges.failures import Failure, explain
+from vidtune.evaluation.judges.limits import Limits, Prices
+from vidtune.evaluation.judges.prompts import JudgePrompt
+from vidtune.evaluation.judges.replies import UnparsableReply, has_verdict, judging_state, parse_reply
+from vidtune.evaluation.judges.streaks import FailureStreaks
+from vidtune.machine.records import RecordWriter
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What is asked, and how.
+
+    Args:
+        judge: name of the judge, for messages.
+        url: address of the API.
+        shown_url: the same without secrets.
+        key: API key; may be empty.
+        parameters: sampling parameters to send.
+    """
+
+    judge: str
+    url: str
+    shown_url: str
+    key: str
+    model: str
+    parameters: Mapping[str, Any]
+    prompt: JudgePrompt
+
+
+def run_to_end(ask: Callable[[], Coroutine[Any, Any, Usage]]) -> Usage:
+    """Run a coroutine and wait for its result.
+
+    Where an event loop runs already in this thread, as in a notebook, the coroutine runs in another thread, on its own
+    loop; an interrupt ends it there too.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(ask())
+    from anyio.from_thread import start_blocking_portal
+
+    with start_blocking_portal() as portal:
+        return portal.call(ask)
+
+
+class Round:
+    """Asks about items once.
+
+    Args:
+        cache: where replies are kept; None: nowhere.
+        done: called once per item; see `Judge.judge`.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        limits: Limits,
+        prices: Prices | None,
+        cache: RecordWriter | None,
+        done: Callable[[Judgement], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self.limits = limits
+        self.prices = prices
+        self.cache = cache
+        self.done = done
+        self.usage = Usage(cost=0.0 if prices else None)
+        self.streaks = FailureStreaks(limits.failures)
+        self.not_before = 0.0
+        self.only_one = asyncio.Lock()
+
+    async def run(self, waiting: Mapping[str, Sequence[JudgeItem]], known: Mapping[str, str]) -> Usage:
+        """Ask about everything that is not known.
+
+        Args:
+            waiting: key of a request -> items that it answers.
+            known: key -> reply that is known.
+
+        Raises:
+            JudgingStoppedError: the endpoint refuses everything, requests keep failing, or a limit is reached.
+        """
+        from openai import AsyncOpenAI
+
+        unknown = iter([key for key in waiting if key not in known])
+        for key in waiting.keys() & known.keys():
+            self._report(waiting[key], Judgement(waiting[key][0], parse_reply(known[key]), reply=known[key]))
+
+        client = AsyncOpenAI(
+            api_key=self.endpoint.key or "none",
+            base_url=self.endpoint.url,
+            timeout=self.limits.timeout,
+            max_retries=0,
+        )
+
+        client.chat.completions.with_raw_response  # noqa: B018 - loads modules, which must not take a request's time
+
+        async def work() -> None:
+            for key in unknown:
+                await self._ask(client, key, waiting[key])
+
+        async with client:
+            workers = [asyncio.create_task(work()) for _ in range(max(1, self.limits.concurrency))]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+        return self.usage
+
+    def _report(self, items: Sequence[JudgeItem], judgement: Judgement) -> None:
+        _, *same = items
+        self.usage.cached += len(items) - bool(judgement.attempts)
+        self.done(judgement)
+        for item in same:
+            self.done(Judgement(item, judgement.value, judgement.error, reply=judgement.reply))
+
+    async def _ask(self, client: "AsyncOpenAI", key: str, items: Sequence[JudgeItem]) -> None:
+        """Ask until there is a reply that can be read, and report it."""
+        failure = Failure("not asked", "")
+        async with self._turns() as turn:
+            for attempt in range(1, self.limits.attempts + 1):
+                await self._pause(attempt, failure)
+                await turn()
+                self._require_budget()
+                self.usage.calls += 1
+                request = self.streaks.sent()
+                judgement, failed = await self._judgement(client, key, items[0], attempt)
+                failure = failed or _without_verdict(judgement.value)
+                if failure is None:
+                    self.streaks.usable()
+                ended = failure is not None and self.streaks.failed(failure, items[0].id, request)
+                if ended or failed is None or not failed.repeat or attempt == self.limits.attempts:
+                    self._report(items, judgement)
+                    if ended and failure is not None:
+                        raise self._stopped(failure)
+                    return
+
+    async def _judgement(
+        self, client: "AsyncOpenAI", key: str, item: JudgeItem, attempt: int
+    ) -> tuple[Judgement, Failure | None]:
+        """Send one request. Returns the judgement, and why there is none."""
+        reply = None
+        try:
+            reply = await asyncio.wait_for(self._request(client, key, item), self.limits.timeout)
+            if reply is None:
+                raise UnparsableReply("the response is no chat completion")
+            return Judgement(item, parse_reply(reply), attempts=attempt, reply=reply), None
+        except Exception as error:
+            failure = explain(error, self.limits.timeout, self.endpoint.key)
+        if failure.fatal:
+            raise JudgingStoppedError(f"judge {self.endpoint.judge} at {self.endpoint.shown_url}: {failure.reason}")
+        tried = f" ({attempt} attempts)" if attempt > 1 else ""
+        return Judgement(item, error=failure.reason + tried, attempts=attempt, reply=reply), failure
+
+    async def _request(self, client: "AsyncOpenAI", key: str, item: JudgeItem) -> str | None:
+        """Send one request and keep what comes. Returns the reply; None where the response is no chat completion."""
+        chat: Any = self.endpoint.prompt.messages(item)
+        sent: Any = await client.chat.completions.with_raw_response.create(
+            model=self.endpoint.model, messages=chat, **self.endpoint.parameters
+        )
+        try:
+            response = sent.parse()
+            reply = response.choices[0].message.content
+        except Exception:  # whatever the client makes of another form
+            self._keep(key, "body", sent.text)
+            return None
+        reply = reply if isinstance(reply, str) else ""
+        self._keep(key, "reply", reply)
+        tokens = getattr(response, "usage", None)
+        if tokens is not None:
+            self.usage.prompt_tokens += tokens.prompt_tokens or 0
+            self.usage.completion_tokens += tokens.completion_tokens or 0
+            if self.prices:
+                self.usage.cost = self.prices.cost(self.usage.prompt_tokens, self.usage.completion_tokens)
+        return reply
+
+    def _keep(self, key: str, what: str, text: str) -> None:
+        if self.cache is not None:
+            self.cache.append({"key": key, "model": self.endpoint.model, what: text})
+
+    async def _pause(self, attempt: int, failure: Failure) -> None:
+        """Wait before a repetition, and let every worker wait for the time that the server asks for."""
+        if attempt > 1:
+            longest = self.limits.longest_wait
+            backoff = min(self.limits.backoff * 2 ** (attempt - 2), longest) * random.uniform(0.5, 1.0)
+            asked = min(failure.retry_after, longest)
+            self.not_before = max(self.not_before, time.monotonic() + asked if asked else 0.0)
+            await asyncio.sleep(backoff)
+
+    @asynccontextmanager
+    async def _turns(self) -> AsyncIterator[Callable[[], Coroutine[Any, Any, None]]]:
+        """Gives what waits until the next request about an item may be sent.
+
+        While the endpoint is not healthy one item has all the turns, until it is judged or given up.
+        """
+        alone = False
+
+        async def turn() -> None:
+            nonlocal alone
+            if not self.streaks.healthy and not alone:
+                await self.only_one.acquire()
+                alone = not self.streaks.healthy
+                if not alone:
+                    self.only_one.release()
+            while (remaining := self.not_before - time.monotonic()) > 0:
+                await asyncio.sleep(remaining)
+
+        try:
+            yield turn
+        finally:
+            if alone:
+                self.only_one.release()
+
+    def _require_budget(self) -> None:
+        limits, usage = self.limits, self.usage
+        reached = None
+        if limits.max_calls is not None and usage.calls >= limits.max_calls:
+            reached = f"{limits.max_calls} requests"
+        elif limits.max_cost is not None and usage.cost is not None and usage.cost >= limits.max_cost:
+            reached = f"cost {limits.max_cost:.2f}"
+        if reached:
+            raise JudgingStoppedError(
+                f"judging stopped at its limit ({reached}); judgements so far are kept, raise the limit to go on"
+            )
+
+    def _stopped(self, failure: Failure) -> JudgingStoppedError:
+        which = "last" if self.streaks.proven else "first"
+        what = "failed" if failure.repeat else "were refused" if failure.kind.startswith("HTTP") else "gave no verdict"
+        return JudgingStoppedError(
+            f"judge {self.endpoint.judge} at {self.endpoint.shown_url}: the {which} {self.limits.failures} requests "
+            f"{what}: {failure.reason}; what is judged is kept: mend the endpoint and judge again "
+            "(--judge-failures allows more)"
+        )
+
+
+def _without_verdict(value: Any) -> Failure | None:
+    """The failure of a reply that can be read but holds no verdict that counts."""
+    if has_verdict(value):
+        return None
+    state = judging_state(value)
+    return Failure(f"{state}: {str(value)[:60]!r}", state, endpoint=False, repeat=False)

@@ -1,0 +1,66 @@
+"""When a judge is given up: failed requests in a row, with no usable verdict between them."""
+
+from dataclasses import dataclass, field
+
+from vidtune.evaluation.judges.failures import Failure
+
+
+@dataclass
+class _Streak:
+    """Failures of one kind in a row.
+
+    Args:
+        last: number of the request sent last when the latest of them was counted.
+    """
+
+    count: int = 0
+    last: int = -1
+    items: set[str] = field(default_factory=set)
+
+
+class FailureStreaks:
+    """Counts failed requests of each kind since the last usable verdict.
+
+    Requests that were under way together count as one failure. One item alone proves nothing against an endpoint, so a
+    streak ends the judging only when it holds a second item.
+
+    Args:
+        most: length of a streak that ends the judging; None: none does.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self.most = most
+        self.proven = False
+        self._sent = 0
+        self._streaks: dict[str, _Streak] = {}
+        self._endpoint_fails = False
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the endpoint has given a usable verdict, and no trouble since; else one request is sent at a time."""
+        return self.proven and not self._endpoint_fails
+
+    def sent(self) -> int:
+        """Returns the number of a request that is sent now."""
+        self._sent += 1
+        return self._sent
+
+    def usable(self) -> None:
+        """A usable verdict came."""
+        self.proven, self._endpoint_fails = True, False
+        self._streaks.clear()
+
+    def failed(self, failure: Failure, item: str, request: int) -> bool:
+        """A request failed. Returns whether the judging ends.
+
+        Args:
+            item: what was asked.
+            request: number of the request, from `sent`.
+        """
+        self._endpoint_fails |= failure.endpoint
+        streak = self._streaks.setdefault(failure.kind, _Streak())
+        streak.items.add(item)
+        if request > streak.last:
+            streak.count += 1
+            streak.last = self._sent
+        return self.most is not None and streak.count >= self.most and len(streak.items) > 1

@@ -1,0 +1,73 @@
+"""``vidtune judge``: what it prints, and its exit code, when answers or verdicts are not there."""
+
+import json
+
+import pytest
+from judge_server import Reply, judge_server
+from qa_sets import StubEngine, counted_set, records, stub_run
+
+from vidtune.cli.main import run as vidtune
+from vidtune.evaluation.scores.score_file import read_score
+
+
+@pytest.fixture
+def qa(tmp_path):
+    """(folder of a set of 50 questions, folder of the answers to it, each right)."""
+    data = counted_set(tmp_path / "set", 50, per_video=5)
+    return data, stub_run(data, tmp_path / "run").run_dir
+
+
+@pytest.mark.parametrize(
+    ("answered", "right", "official", "strict"), [(43, 22, "0.51", "0.44"), (20, 9, "0.45", "0.18")]
+)
+def test_strict_is_over_the_planned_questions_of_a_log(qa, tmp_path, capsys, answered, right, official, strict):
+    lines = records(qa[1] / "merge.jsonl")[:answered]
+    for line in lines[right:]:
+        line["pred"] = "something else"
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert vidtune(["judge", str(log), "--benchmark", "world_qa", "--data", str(qa[0])]) == 0
+    shown = capsys.readouterr().out
+    assert f"{answered} of 50 questions answered, {50 - answered} not asked yet" in shown
+    assert f"accuracy       {official} [" in shown and f"{right} of {answered} right" in shown
+    assert f"not counted    {50 - answered} not asked yet; with these as wrong: {strict} [" in shown
+    score = read_score(tmp_path / "log-world_qa", "rules-v1")
+    assert (score.overall.questions, score.overall.unanswered, score.overall.videos) == (50, 50 - answered, 10)
+    assert score.coverage == answered / 50
+
+
+def test_a_dead_judge_ends_with_one_line_and_its_verdicts_stay(qa, capsys):
+    def reply(body, earlier):
+        return Reply() if len(server.requests) <= 3 else Reply(content="[1]")
+
+    with judge_server(reply) as server:
+        words = ["judge", str(qa[1]), "--judge", "chat", "--judge-url", server.url, "--judge-concurrency", "1"]
+        assert vidtune(words) == 2
+        assert len(server.requests) == 3 + 5
+        shown = capsys.readouterr()
+        assert (
+            "3 of 3 right" in shown.out and "5 unreadable verdict, 42 not judged yet; with these as wrong" in shown.out
+        )
+        assert shown.err.count("\n") == 1
+        assert "the last 5 requests gave no verdict: unreadable verdict: '[1]'; what is judged is kept" in shown.err
+        reply_before = len(server.requests)
+        assert vidtune([*words, "--judge-failures", "0"]) == 0
+        assert len(server.requests) == reply_before + 47
+    capsys.readouterr()
+
+
+def test_a_run_without_any_verdict_is_no_success(qa, capsys):
+    with judge_server(lambda body, earlier: Reply(content="None")) as server:
+        words = ["judge", str(qa[1]), "--judge", "chat", "--judge-url", server.url, "--judge-failures", "0"]
+        assert vidtune(words) == 2
+    shown = capsys.readouterr()
+    assert "no accuracy: nothing was judged" in shown.out
+    assert "nothing was scored: 50 unreadable verdict: the reply holds no score that can be read (clip" in shown.err
+
+
+def test_a_run_without_any_answer_is_no_success_and_the_next_run_is_scored(qa, tmp_path, capsys):
+    failing = stub_run(qa[0], tmp_path / "failing", StubEngine(errors={"clip": "no frames"})).run_dir
+    assert vidtune(["judge", str(failing), str(qa[1])]) == 2
+    shown = capsys.readouterr()
+    assert "50 of 50 right" in shown.out
+    assert f"{failing}: nothing was scored: 50 failed: no frames (clip0_0, clip1_1, clip2_2, ...)" in shown.err
