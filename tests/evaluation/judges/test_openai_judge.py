@@ -15,7 +15,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import JudgeItem, JudgingStoppedError
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge, Prices
 
-QUICK = Limits(timeout=0.4, attempts=3, backoff=0.01, longest_wait=2.0)
+QUICK = Limits(timeout=2.0, attempts=3, backoff=0.01, longest_wait=2.0)
 
 
 def items(count: int) -> list[JudgeItem]:
