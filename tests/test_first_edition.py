@@ -200,13 +200,14 @@ def test_another_recipe_is_refused_with_what_differs(command: Command) -> None:
 
 
 def numbers(value: Any, path: str = "") -> dict[str, float]:
-    """All numbers of a score by their place."""
+    """All numbers of a score by their place, without intervals: the score names the method, which is another today."""
     if isinstance(value, Mapping):
         value = {str(item.get("name", key)) if isinstance(item, dict) else key: item for key, item in value.items()}
     elif isinstance(value, list):
         value = {str(n): item for n, item in enumerate(value)}
     if isinstance(value, dict):
-        return {key: number for name, item in value.items() for key, number in numbers(item, f"{path}/{name}").items()}
+        kept = {name: item for name, item in value.items() if name not in ("low", "high")}
+        return {key: number for name, item in kept.items() for key, number in numbers(item, f"{path}/{name}").items()}
     return {path: value} if isinstance(value, int | float) and not isinstance(value, bool) else {}
 
 

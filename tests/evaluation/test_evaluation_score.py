@@ -79,7 +79,7 @@ def test_a_score_names_its_judge_protocol_and_checkpoint(run):
     assert stored["judge"] == "rules-v1"
     assert stored["protocol_hash"] == stub_protocol().hash
     assert stored["checkpoint"] == CHECKPOINT.model_dump()
-    assert "bootstrap" in stored["intervals"]
+    assert "jackknife over videos" in stored["intervals"]
     assert score_record(read_score(run, "rules-v1")) == stored
 
 

@@ -27,7 +27,7 @@ def test_every_score_has_named_values_with_intervals_over_videos(run):
     score = score_run(folder)
     assert isinstance(score, Score) and score.measured == (kind == "measured")
     value = score.value(*NAMES[kind])
-    assert value.official.low <= value.official.value <= value.official.high
+    assert value.strict.low <= value.strict.value <= value.strict.high
     assert value.official.clusters > 1 and value.strict.value <= value.official.value
     group = score.group(NAMES[kind][1])
     assert group.scored <= group.questions and value in group.values

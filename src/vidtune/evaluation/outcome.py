@@ -18,11 +18,6 @@ from vidtune.evaluation.ledger import Entry
 from vidtune.evaluation.metrics.base import mean_of_sums
 from vidtune.evaluation.statistics import Estimate, difference_of_sums, of_sums, ratio
 
-Difference = Callable[
-    [np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray], Sequence[str]],
-    Estimate | None,
-]
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -36,7 +31,6 @@ class Metric:
         of_one: name of the value of a single answer; None: it is not shown.
         from_sums: (..., S) -> (...) computes the value from sums over questions.
         right_or_wrong: the value of one answer is 1 (right) or 0 (wrong).
-        difference: computes the difference between two runs over paired questions.
     """
 
     name: str
@@ -46,15 +40,20 @@ class Metric:
     of_one: str | None = None
     from_sums: Callable[[np.ndarray], np.ndarray] = mean_of_sums
     right_or_wrong: bool = False
-    difference: Difference = difference_of_sums
 
     def estimate(self, rows: np.ndarray, videos: Sequence[str]) -> Estimate | None:
         """The scaled value with its interval; None without rows. Shape: (Q, S), (Q,)"""
+        bounds = (0.0, self.highest)
         if self.from_sums is not mean_of_sums:
-            found = of_sums(rows, self.from_sums, videos)
+            found = of_sums(rows, self.from_sums, videos, bounds)
         else:
             tops, bottoms = rows.reshape(-1, 2).T.tolist()
-            found = ratio(tops, bottoms, videos, bounds=(0.0, self.highest))
+            found = ratio(tops, bottoms, videos, bounds)
+        return found and found.scaled(self.scale)
+
+    def difference(self, first: np.ndarray, second: np.ndarray, videos: Sequence[str]) -> Estimate | None:
+        """The scaled value of one run minus that of another, over paired questions. Shape: (Q, S), (Q, S), (Q,)"""
+        found = difference_of_sums(first, second, self.from_sums, videos, (-self.highest, self.highest))
         return found and found.scaled(self.scale)
 
 

@@ -1,35 +1,56 @@
 """Intervals of scores whose questions come in clusters: answers to questions about one video are not independent.
 
-The interval is a percentile bootstrap that draws whole videos with replacement (Davison & Hinkley, Bootstrap Methods
-and their Application, 1997; clustering in model evaluation: Miller, Adding Error Bars to Evals, arXiv:2411.00640). Two
-runs are compared by the difference per question, drawn together, which removes the difficulty they share (ibid.).
+Every value is a function of sums over the questions: a ratio of two sums, or BLEU and METEOR of a corpus. Its variance
+is that of the jackknife, which leaves out one whole video at a time (Efron & Stein, The Jackknife Estimate of Variance,
+Annals of Statistics 1981; clustering in model evaluation: Miller, Adding Error Bars to Evals, arXiv:2411.00640). Two
+runs are compared by the difference over the questions of both, whose videos are left out together; that removes the
+difficulty they share (ibid.). Four corrections make the interval hold on few videos; `benchmarks/intervals.py`
+measures how often it contains the truth:
 
-A bootstrap of answers that are all right (or all wrong) has no width. The exact binomial bound with one trial per video
-is used instead; it is the widest interval that clustering allows (Clopper & Pearson, Biometrika 1934).
+- Student's t in the place of the normal distribution. Videos with unequal numbers of questions count for fewer: halfway
+  to Kish's effective number (Survey Sampling, 1965). Two thirds of a degree of freedom less than that, not a whole one:
+  the next correction makes up for the rest.
+- The bounds are solved with the variance that the value would have there, as in Wilson's interval of a proportion
+  (JASA 1927): it shrinks towards the smallest and the largest possible value.
+- Values near these say little about how videos differ. As far as that is so, the variance is moved towards its largest
+  value, at which all answers about one video are alike.
+- Questions that are all alike have no variance. Then at most a share r of videos is unlike them, where seeing none of
+  these in all G videos has the probability (1 - r) ** G = 0.025 (Clopper & Pearson, Biometrika 1934).
 
-A value that is not a mean (BLEU, METEOR of a corpus) is a function of sums over the questions. Whole videos are drawn
-in the same way, and the function is applied to the sums over the drawn videos.
+One or two videos give no interval: two values say nothing about a spread that t with one degree of freedom would not
+multiply by 13.
 
-Legend: Q questions, G clusters (videos), R resamples, S sums that a value is computed from.
+Legend: Q questions, G clusters (videos), S sums that a value is computed from.
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 LEVEL = 0.95
-RESAMPLES = 4000
-SEED = 0
-METHOD = f"percentile bootstrap over videos, {RESAMPLES} resamples, seed {SEED}"
-_CELLS_AT_ONCE = 4_000_000
+FEWEST_CLUSTERS = 3
+METHOD = "jackknife over videos, Student's t, bounds as in Wilson's interval"
+SHARE = (0.0, 1.0)
+SHARE_DIFFERENCE = (-1.0, 1.0)
+# Both were found by simulation: the weight of the largest variance, as a number of videos; and the degrees of freedom
+# that a value takes.
+_PRIOR_CLUSTERS = 0.25
+_LOST_FREEDOM = 2 / 3
+# A value as near as this to a possible extreme, as a share of their distance, is that extreme: constants that are added
+# to the counts keep BLEU above zero.
+_NEAR = 1e-4
+
+Bounds = tuple[float, float]
+FromSums = Callable[[np.ndarray], np.ndarray]
 
 
 class Estimate(BaseModel):
     """A value with its 95 % interval.
 
     Args:
-        low, high: bounds of the interval; None when there are fewer than two clusters, which give no interval.
+        low, high: bounds of the interval; None when there are too few clusters for one (less than three).
         clusters: number of videos that the value is computed from.
     """
 
@@ -53,14 +74,14 @@ def ratio(
     numerators: Sequence[float],
     denominators: Sequence[float],
     clusters: Sequence[Hashable],
-    bounds: tuple[float, float] | None = None,
+    bounds: Bounds = SHARE,
 ) -> Estimate | None:
     """Sum of numerators over sum of denominators, for example right answers over answers.
 
     Args:
-        numerators, denominators: (Q,) one entry per question.
+        numerators, denominators: (Q,) one entry per question; one with the denominator 0 belongs to no video.
         clusters: (Q,) video of each question.
-        bounds: smallest and largest possible value; a value equal to one of them then gets an exact interval.
+        bounds: smallest and largest possible value; values beyond them are taken for unbounded.
 
     Returns:
         None when the denominators sum to zero.
@@ -68,45 +89,27 @@ def ratio(
     total = float(np.sum(denominators))
     if total == 0:
         return None
-    value = float(np.sum(numerators)) / total
-    tops, bottoms = _per_cluster(numerators, clusters), _per_cluster(denominators, clusters)
-    used = bottoms != 0
-    tops, bottoms = tops[used], bottoms[used]
-    count = len(tops)
-    if count < 2:
-        return Estimate(value=value, low=None, high=None, clusters=count)
-    if bounds is not None and value in bounds:
-        low, high = _exact_bounds(value, bounds, count)
-    else:
-        sums = _resampled_sums(np.stack([tops, bottoms], axis=-1))
-        resampled = sums[:, 0] / sums[:, 1]
-        low, high = (float(x) for x in np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    return Estimate(value=value, low=low, high=high, clusters=count)
+    rows = np.stack([np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)], axis=-1)
+    used = rows[:, 1] != 0
+    kept = [cluster for cluster, keep in zip(clusters, used.tolist(), strict=True) if keep]
+    return _estimate(float(np.sum(numerators)) / total, rows[used], _quotient, kept, bounds)
 
 
-def mean_difference(first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable]) -> Estimate | None:
-    """Mean of ``first - second`` over paired questions, resampled by video; None without questions.
+def mean_difference(
+    first: Sequence[float],
+    second: Sequence[float],
+    clusters: Sequence[Hashable],
+    bounds: Bounds = SHARE_DIFFERENCE,
+) -> Estimate | None:
+    """Mean of ``first - second`` over paired questions; None without questions.
 
     Shape: (Q,), (Q,), (Q,)
     """
-    return ratio(np.subtract(first, second).tolist(), [1.0] * len(first), clusters)
-
-
-def difference_of_means(
-    first: np.ndarray,
-    second: np.ndarray,
-    from_sums: Callable[[np.ndarray], np.ndarray],
-    clusters: Sequence[Hashable],
-) -> Estimate | None:
-    """`mean_difference` of rows (value, 1), with the arguments of `difference_of_sums`.
-
-    Shape: (Q, 2), (Q, 2), unused, (Q,)
-    """
-    return mean_difference(first[:, 0].tolist(), second[:, 0].tolist(), clusters) if len(first) else None
+    return ratio(np.subtract(first, second).tolist(), [1.0] * len(first), clusters, bounds)
 
 
 def of_sums(
-    statistics: np.ndarray, from_sums: Callable[[np.ndarray], np.ndarray], clusters: Sequence[Hashable]
+    statistics: np.ndarray, from_sums: FromSums, clusters: Sequence[Hashable], bounds: Bounds = SHARE
 ) -> Estimate | None:
     """A value computed from sums over the questions.
 
@@ -114,73 +117,116 @@ def of_sums(
         statistics: (Q, S) one row per question.
         from_sums: (..., S) -> (...) computes the value from sums of rows.
         clusters: (Q,) video of each question.
+        bounds: smallest and largest possible value; values beyond them are taken for unbounded.
 
     Returns:
         None without questions.
     """
     if not len(statistics):
         return None
-    value = float(from_sums(statistics.sum(axis=0)))
-    sums = _sums_per_cluster(statistics, clusters)
-    return _interval(value, len(sums), lambda: from_sums(_resampled_sums(sums)))
+    return _estimate(float(from_sums(statistics.sum(axis=0))), statistics, from_sums, clusters, bounds)
 
 
 def difference_of_sums(
     first: np.ndarray,
     second: np.ndarray,
-    from_sums: Callable[[np.ndarray], np.ndarray],
+    from_sums: FromSums,
     clusters: Sequence[Hashable],
+    bounds: Bounds = SHARE_DIFFERENCE,
 ) -> Estimate | None:
-    """The value of ``first`` minus that of ``second`` over paired questions, whose videos are drawn together.
+    """The value of ``first`` minus that of ``second`` over paired questions.
 
     Shape: (Q, S), (Q, S), (..., S) -> (...), (Q,)
     """
-    if not len(first):
-        return None
-    width = first.shape[1]
-    sums = _sums_per_cluster(np.concatenate([first, second], axis=1), clusters)
+    width = first.shape[1] if len(first) else 0
 
     def difference(both: np.ndarray) -> np.ndarray:
         return from_sums(both[..., :width]) - from_sums(both[..., width:])
 
-    return _interval(float(difference(sums.sum(axis=0))), len(sums), lambda: difference(_resampled_sums(sums)))
+    return of_sums(np.concatenate([first, second], axis=-1), difference, clusters, bounds) if width else None
 
 
-def _interval(value: float, clusters: int, resampled: Callable[[], np.ndarray]) -> Estimate:
-    if clusters < 2:
-        return Estimate(value=value, low=None, high=None, clusters=clusters)
-    low, high = (float(x) for x in np.quantile(resampled(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    return Estimate(value=value, low=low, high=high, clusters=clusters)
+def _estimate(
+    value: float, rows: np.ndarray, from_sums: FromSums, clusters: Sequence[Hashable], bounds: Bounds
+) -> Estimate:
+    index, sizes = _numbered(clusters)
+    count = len(sizes)
+    if count < FEWEST_CLUSTERS:
+        return Estimate(value=value, low=None, high=None, clusters=count)
+    least, largest = bounds if bounds[0] <= value <= bounds[1] else (-np.inf, np.inf)
+    by_question = _influence(value, rows, from_sums)
+    alike = not by_question.any() or min(value - least, largest - value) <= _NEAR * (largest - least) < np.inf
+    if alike:
+        reach = 1 - ((1 - LEVEL) / 2) ** (1 / count)
+        low, high = value - reach * (value - least), value + reach * (largest - value)
+        # Answers that are all alike, of a kind without bounds, say nothing about those that differ.
+        found = (low, high) if np.isfinite([low, high]).all() else (None, None)
+        return Estimate(value=value, low=found[0], high=found[1], clusters=count)
+    sums = np.stack([np.bincount(index, weights=column, minlength=count) for column in rows.T], axis=-1)
+    effective = sizes.sum() ** 2 / (sizes**2).sum()
+    variance = _variance(by_question, _influence(value, sums, from_sums), effective)
+    quantile = _student((count + effective) / 2 - _LOST_FREEDOM)
+    low, high = _bounded(value, quantile**2 * variance, least, largest)
+    return Estimate(value=value, low=low, high=high, clusters=count)
 
 
-def _sums_per_cluster(statistics: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
-    """Sums of rows per cluster. Shape: (Q, S), (Q,) -> (G, S)"""
-    return np.stack([_per_cluster(column.tolist(), clusters) for column in statistics.T], axis=-1)
+def _influence(value: float, rows: np.ndarray, from_sums: FromSums) -> np.ndarray:
+    """How far the value moves when one row is left out. Shape: (R, S) -> (R,)"""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        without = from_sums(rows.sum(axis=0) - rows)
+    # Rounding alone moves a value by less than this; without the only row that counts there is no value.
+    moved = np.nan_to_num(without - value, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.where(np.abs(moved) > 1e-12 * max(1.0, abs(value)), moved, 0.0)
 
 
-def _resampled_sums(sums: np.ndarray) -> np.ndarray:
-    """Sums over clusters drawn with replacement. Shape: (G, S) -> (R, S)"""
-    count = len(sums)
-    random = np.random.default_rng(SEED)
-    rows = max(1, _CELLS_AT_ONCE // count)
-    drawn = []
-    for start in range(0, RESAMPLES, rows):
-        places = random.integers(count, size=(min(rows, RESAMPLES - start), count))
-        drawn.append(np.stack([column[places].sum(axis=1) for column in sums.T], axis=-1))
-    return np.concatenate(drawn)
+def _variance(by_question: np.ndarray, by_cluster: np.ndarray, effective: float) -> float:
+    """The variance of a value, from what leaving out questions (Q,) and videos (G,) changes.
+
+    Args:
+        effective: effective number of videos.
+    """
+    count = len(by_cluster)
+    seen = (count - 1) / count * float((by_cluster**2).sum())
+    independent = float((by_question**2).sum())  # if the answers about a video were independent
+    largest = independent * len(by_question) / effective  # if they were all alike
+    # What videos say about the spread depends on the fourth moment: as much as ``known`` normal values.
+    fourth = float((by_question**4).mean()) / float((by_question**2).mean()) ** 2
+    known = count - 1.0 if fourth <= 1 else min(count - 1.0, 2 * effective / (fourth - 1))
+    prior = _PRIOR_CLUSTERS * (1 - known / (count - 1))
+    variance = (known * seen + prior * largest) / (known + prior)
+    return variance if variance > 1e-9 * independent else independent
 
 
-def _per_cluster(values: Sequence[float], clusters: Sequence[Hashable]) -> np.ndarray:
-    """Sums per cluster, in the order of the clusters' first questions. Shape: (Q,), (Q,) -> (G,)"""
+def _bounded(value: float, square: float, least: float, largest: float) -> tuple[float, float]:
+    """Wilson's interval: each x with ``(value - x)² = square f(x) / f(value)``, ``f(x) = (x - least)(largest - x)``."""
+    width = largest - least
+    if not np.isfinite(width):
+        return value - square**0.5, value + square**0.5
+    share = (value - least) / width
+    pull = square / width**2 / (share * (1 - share))
+    centre, half = share + pull / 2, (pull * share * (1 - share) + pull**2 / 4) ** 0.5
+    return least + width * (centre - half) / (1 + pull), least + width * (centre + half) / (1 + pull)
+
+
+def _quotient(sums: np.ndarray) -> np.ndarray:
+    return sums[..., 0] / sums[..., 1]
+
+
+def _numbered(clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+    """Number of each question's cluster, and numbers of questions. Shape: (Q,) -> (Q,), (G,)"""
     numbers: dict[Hashable, int] = {}
-    index = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
-    return np.bincount(index, weights=np.asarray(values, dtype=np.float64), minlength=len(numbers))
+    index = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
+    return index, np.bincount(index).astype(np.float64)
 
 
-def _exact_bounds(value: float, bounds: tuple[float, float], count: int) -> tuple[float, float]:
-    """Clopper-Pearson interval for 0 or ``count`` successes, mapped from [0, 1] to the bounds."""
-    least, largest = bounds
-    reach = 1 - ((1 - LEVEL) / 2) ** (1 / count)
-    if value == largest:
-        return largest - reach * (largest - least), largest
-    return least, least + reach * (largest - least)
+@lru_cache(maxsize=4096)
+def _student(freedom: float) -> float:
+    """Quantile of Student's t, at half of what the level leaves on each side.
+
+    With ``t = sqrt(freedom) * tan(angle)`` the density becomes ``cos(angle) ** (freedom - 1)``.
+    """
+    angles = np.linspace(0, min(np.pi / 2, 12 / freedom**0.5), 4001)
+    density = np.cos(angles) ** (freedom - 1)
+    inside = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    angle = np.interp(LEVEL, inside / inside[-1], angles)
+    return float(np.sqrt(freedom) * np.tan(angle))

@@ -1,8 +1,8 @@
 """Results of metrics: a value per item, and the sums from which the value of any set of items is computed.
 
 A metric has additive statistics per item, and a function that computes its value from their sum. The mean, BLEU, METEOR
-and F1 all have that form, so one bootstrap over clusters of items (videos) fits all of them: sum the rows of each
-cluster once, then add the sums of the drawn clusters.
+and F1 all have that form, so one jackknife over clusters of items (videos) fits all of them: sum all rows once, then
+take away those of one cluster.
 
 Legend: I items, S statistics per item.
 """

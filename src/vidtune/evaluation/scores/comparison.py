@@ -142,8 +142,7 @@ def _estimate(metric: Metric, pairs: Sequence[Pair], strict: bool) -> Estimate |
     if not both:
         return None
     (first, videos), (second, _) = (rows_of([pair[side] for pair in both], metric, strict) for side in (0, 1))
-    found = metric.difference(first, second, metric.from_sums, videos)
-    return found and found.scaled(metric.scale)
+    return metric.difference(first, second, videos)
 
 
 def _agreement(metrics: Sequence[Metric], pairs: Sequence[Pair]) -> Agreement | None:

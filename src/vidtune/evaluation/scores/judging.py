@@ -27,13 +27,12 @@ from vidtune.evaluation.runs.judgements import (
     usable,
 )
 from vidtune.evaluation.runs.run_ledger import judged_ledger
-from vidtune.evaluation.statistics import difference_of_means
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter
 from vidtune.registry import JUDGES
 
-ACCURACY = Metric("accuracy", None, scale=1.0, right_or_wrong=True, difference=difference_of_means)
-AVERAGE_SCORE = Metric("average_score", None, highest=float(HIGHEST_SCORE), scale=1.0, difference=difference_of_means)
+ACCURACY = Metric("accuracy", None, scale=1.0, right_or_wrong=True)
+AVERAGE_SCORE = Metric("average_score", None, highest=float(HIGHEST_SCORE), scale=1.0)
 NO_VERDICT = Verdict(None, None)
 
 

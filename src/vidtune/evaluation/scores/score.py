@@ -175,7 +175,7 @@ class Score(BaseModel):
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval of `accuracy`; None when there is none (one video, or no accuracy)."""
+        """95 % interval of `accuracy`; None when there is none (one or two videos, or no accuracy)."""
         found = self._accuracy
         return None if found is None or found.low is None or found.high is None else (found.low, found.high)
 
