@@ -1,15 +1,22 @@
 """Atomic files and folders."""
 
+import errno
 import json
 import os
+import shutil
+import signal
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from safetensors import SafetensorError
 
 from vidtune.errors import UserError
 from vidtune.machine.files import (
     atomic_file,
     atomic_folder,
+    disk_errors,
     read_object,
     remove_leftovers,
     temporary_beside,
@@ -111,3 +118,52 @@ def test_files_of_a_folder_are_as_readable_as_the_folder(tmp_path):
         (temporary / "weights").chmod(0o600)
     mode = (tmp_path / "out").stat().st_mode
     assert (tmp_path / "out/weights").stat().st_mode & 0o666 == mode & 0o666
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        Exception("Error: StorageFull"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+    ],
+)
+@pytest.mark.parametrize("written", [atomic_folder, atomic_file, disk_errors])
+def test_a_full_disk_is_one_line_whatever_the_library_says(written, error, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
+    with (
+        pytest.raises(UserError, match=r"out: cannot be written, the disk is full") as caught,
+        written(tmp_path / "out"),
+    ):
+        raise error
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("inline_container.cc: bad"), OSError(errno.EIO, "x"), ValueError("y")])
+def test_other_errors_of_writing_stay_as_they_are(error, tmp_path) -> None:
+    with pytest.raises(type(error)) as caught, atomic_folder(tmp_path / "out"):
+        raise error
+    assert caught.value is error and list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_of_a_folder_deletes_what_dead_ones_left_of_it_and_nothing_else(tmp_path: Path) -> None:
+    dead, other = tmp_path / f".out.{'0' * 32}.partial", tmp_path / f".out2.{'0' * 32}.partial"
+    own = tmp_path / ".out.mine.partial"
+    for folder in (dead, other, own):
+        folder.mkdir()
+        (folder / "weights").write_text("x")
+    with atomic_folder(tmp_path / "out") as living:
+        assert not dead.exists()
+        with atomic_folder(tmp_path / "out"):
+            assert living.is_dir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([other.name, own.name, "out"])
+
+
+def test_a_folder_s_writer_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught, atomic_folder(tmp_path / "out") as folder:
+        (folder / "half").write_text("x")
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.code == 128 + signal.SIGTERM and list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

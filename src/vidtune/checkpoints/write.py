@@ -46,11 +46,12 @@ def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS, 
         raise UserError(f"format {format_name} holds no differences to {base}; leave out --difference-from")
     try:
         with atomic_folder(out) as folder:
-            _write(checkpoint, folder, format, base)
+            try:
+                _write(checkpoint, folder, format, base)
+            except (ValueError, UserError) as error:
+                raise UserError(f"cannot write format {format_name}: {error}") from None
     except FileExistsError:
         raise UserError(f"{out}: exists already; choose another folder or remove it") from None
-    except (ValueError, UserError) as error:
-        raise UserError(f"cannot write format {format_name}: {error}") from None
 
 
 def _write(checkpoint: Checkpoint, folder: Path, format: CheckpointFormat | None, base: str | None) -> None:

@@ -2,24 +2,36 @@
 
 A writer fills a temporary file or folder beside the target. Its name holds a random part, so two writers never share
 it, also not on two hosts that share a disk. After all bytes are on disk, the temporary takes the name of the target in
-one step. A process that is killed leaves its temporary behind; ``remove_leftovers`` deletes those, and nothing else.
+one step. A process that is killed at once (``kill -9``) leaves its temporary behind; ``remove_leftovers`` deletes
+those, and nothing else. A temporary folder is locked while its writer lives: the next writer of the same folder deletes
+what dead ones have left.
 """
 
 import errno
+import fcntl
 import json
 import os
 import re
 import shutil
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from vidtune.errors import UserError
 
 _LEFTOVER = re.compile(r"\..*\.[0-9a-f]{32}\.partial")
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|StorageFull|QuotaExceeded")
+_TORCH_WRITES = "inline_container"
+"""Part of the errors of ``torch.save``, which do not say why a file could not be written."""
+_NO_SPACE = 2**16
+"""Bytes: a disk with fewer free ones counts as full."""
 _NAME_LENGTH = 100
 """Characters of the target's name that the temporary name repeats; file systems allow 255 bytes in all."""
 
@@ -35,8 +47,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
-        yield temporary
-        move_into_place(temporary, path)
+        with disk_errors(path):
+            yield temporary
+            move_into_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -45,23 +58,86 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Context manager that makes a folder which is there complete or not at all.
 
-    Yields the path of an empty temporary folder beside ``path``. If the block raises, the temporary is removed. Whoever
-    may read the folder may read its files, also those that a library wrote for their owner alone.
+    Yields the path of an empty temporary folder beside ``path``. If the block raises, or the process is told to end
+    (SIGTERM), the temporary is removed. Whoever may read the folder may read its files, also those that a library wrote
+    for their owner alone.
 
     Raises:
         FileExistsError: ``path`` exists and is not an empty folder.
+        UserError: the disk is full.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{escape(path.name[:_NAME_LENGTH])}.*.partial"):
+        if _LEFTOVER.fullmatch(left.name) and left.is_dir():
+            with _writer_lock(left) as is_dead:
+                if is_dead:
+                    shutil.rmtree(left, ignore_errors=True)
     temporary = temporary_beside(path)
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
+    with _writer_lock(temporary), ended_in_order():
+        try:
+            with disk_errors(path):
+                yield temporary
+                readable = temporary.stat().st_mode & 0o666
+                for file in temporary.rglob("*"):
+                    if file.is_file() and not file.is_symlink():
+                        file.chmod(file.stat().st_mode | readable)
+                move_into_place(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _writer_lock(folder: Path) -> Iterator[bool]:
+    """Context manager that locks a folder, until the process ends. Yields whether nobody else holds the lock: False
+    also where the file system has no locks of folders."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield temporary
-        readable = temporary.stat().st_mode & 0o666
-        for file in temporary.rglob("*"):
-            if file.is_file() and not file.is_symlink():
-                file.chmod(file.stat().st_mode | readable)
-        move_into_place(temporary, path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Context manager in which SIGTERM raises SystemExit, so that the process cleans up before it ends.
+
+    Changes nothing where the signal is handled already, or in another thread than the main one.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Context manager that turns whatever a library raises on a full disk into an error of one line.
+
+    Raises:
+        UserError: the disk of ``path`` is full, or a quota is used up.
+    """
+    try:
+        yield
+    except Exception as error:
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(str(error)) is not None
+        if is_full or (_TORCH_WRITES in str(error) and shutil.disk_usage(path.parent).free < _NO_SPACE):
+            raise UserError(f"{path}: cannot be written, the disk is full or a quota is used up") from None
+        raise
 
 
 def write_text_atomically(path: Path, text: str) -> None:

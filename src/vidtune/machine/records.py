@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.machine.files import write_text_atomically
+from vidtune.machine.files import disk_errors, write_text_atomically
 from vidtune.machine.locks import LockUnavailableError, locked
 
 SYNC_SECONDS = 5.0
@@ -60,11 +60,15 @@ class RecordWriter:
         self.append_all([record])
 
     def append_all(self, records: Iterable[Any]) -> None:
-        """Write several records in one piece: no record of another process comes between them."""
+        """Write several records in one piece: no record of another process comes between them.
+
+        Raises:
+            UserError: the disk is full.
+        """
         data = "".join(_line(record) for record in records).encode("utf-8", "backslashreplace")
         if not data:
             return
-        with self._thread_lock, ExitStack() as turn:
+        with self._thread_lock, disk_errors(self.path), ExitStack() as turn:
             if self._shared:
                 self._prepare_shared(turn)
             rest = memoryview(data)

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.optim import Optimizer
 
 from vidtune.errors import UserError
-from vidtune.machine.files import force_to_disk, move_into_place, remove_leftovers, temporary_beside
+from vidtune.machine.files import disk_errors, force_to_disk, move_into_place, remove_leftovers, temporary_beside
 from vidtune.training.ranks.group import SET_UP_TIMEOUT, Ranks
 
 PREFIX = "checkpoint-"
@@ -123,14 +123,14 @@ class Saver:
         set_state_dict(self._net, self._optimizer, model_state_dict=weights, optim_state_dict=moments, options=_OPTIONS)
 
     def _complete(self, copied: "Future[Any]", partial: Path, target: Path, state: str) -> None:
-        with self._ranks.agreed(self._group):
+        with self._ranks.agreed(self._group), disk_errors(target):
             try:
                 copied.result()
             except CheckpointException as error:  # raised on all ranks; its class does not derive from Exception
                 raise _cause(error) from error
             for path in partial.glob(f"__{self._ranks.rank}_*"):
                 force_to_disk(path)
-        with self._ranks.agreed(self._group):
+        with self._ranks.agreed(self._group), disk_errors(target):
             if self._ranks.is_main:
                 (partial / "state.json").write_text(state, encoding="utf-8")
                 move_into_place(partial, target)
