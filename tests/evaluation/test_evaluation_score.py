@@ -1,12 +1,14 @@
 """Scoring, judging again, and comparing runs, from stored files."""
 
 import json
+from typing import ClassVar
 
 import pytest
 from judge_server import Reply, judge_server
 from qa_sets import CHECKPOINT, StubEngine, counted_set, records, stub_protocol, stub_run, write_set
 
 from vidtune.errors import UserError
+from vidtune.evaluation.judges.base import Judge, Judgement, Usage
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
 from vidtune.evaluation.judges.replies import parse_reply
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
@@ -219,6 +221,56 @@ def test_a_stored_reply_is_read_again_by_better_rules_free_of_charge(run, monkey
         after = score_run(run, "chat").overall
         assert len(server.requests) == 5
     assert (before.judge_failed, after.judge_failed, after.yes) == (1, 0, before.yes + 1)
+
+
+@pytest.mark.parametrize("digits", [12, 400])
+def test_no_score_of_a_reply_is_too_large(run, digits):
+    with judge_server(lambda body, earlier: Reply(content=f"{{'pred': 'yes', 'score': {'9' * digits}}}")) as server:
+        overall = score_run(run, chat_judge(server, limits=Limits(failures=None))).overall
+    assert (overall.out_of_range, overall.value("average_score").official) == (5, None)
+    assert overall.value("average_score").published == pytest.approx(float(min(10**digits, 10**300)))
+
+
+class Careless(Judge):
+    """A judge of another package that does not keep to its interface."""
+
+    name = "careless"
+    identity: ClassVar = {"kind": "careless"}
+
+    def __init__(self, said, returned=None):
+        self.said, self.returned = said, returned
+
+    def judge(self, items, done):
+        for item in items[:2]:
+            done(Judgement(item, self.said))
+        return self.returned
+
+
+def test_what_a_judge_of_another_package_does_is_checked(run):
+    with pytest.raises(UserError, match="judge careless: its method judge returned NoneType, expected a Usage"):
+        score_run(run, Careless({"pred": "yes", "score": 5}))
+    with pytest.raises(UserError, match=r"judge careless: TypeError: .* not JSON serializable"):
+        score_run(run, Careless({"pred": {1}, "score": 5}, Usage()))
+    overall = score_run(run, Careless({"pred": "no", "score": float("nan")}, Usage())).overall
+    assert (overall.scored, overall.unreadable, overall.not_judged) == (2, 2, 1)
+
+
+def test_ranks_give_the_same_ledger_as_one_process(tmp_path):
+    data = write_set(tmp_path / "set", ENTRIES, types=TYPES, missing=["e"])
+    stub_run(data, tmp_path / "one", StubEngine(REPLIES, errors={"d.mp4": "no frames"}))
+    for rank in (1, 2, 0):
+        summary = stub_run(
+            data, tmp_path / "ranks", StubEngine(REPLIES, errors={"d.mp4": "no frames"}), rank=rank, ranks=3
+        )
+    assert summary.complete and score_run(tmp_path / "ranks") == score_run(tmp_path / "one")
+    assert ledger_of(RunFolder(tmp_path / "ranks")) == ledger_of(RunFolder(tmp_path / "one"))
+
+
+def test_a_stopped_run_of_the_first_version_counts_what_it_never_asked(tmp_path):
+    run = stub_run(counted_set(tmp_path / "set", 10), tmp_path / "run", rank=0, ranks=2).run_dir
+    (run / "questions.jsonl").unlink()
+    accuracy = score_run(run).overall.value("accuracy")
+    assert (accuracy.official.value, accuracy.strict.value, accuracy.strict.clusters) == (1.0, 0.5, 4 + 5)
 
 
 def test_every_planned_question_has_one_state(run):

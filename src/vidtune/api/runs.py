@@ -65,6 +65,7 @@ def evaluate(
     features: Mapping[str, str | Path] | None = None,
     protocol: Mapping[str, Any] | None = None,
     limit: int | None = None,
+    retry_failed: bool = False,
     device: str | None = None,
     dtype: str | None = None,
     progress: bool = True,
@@ -86,6 +87,7 @@ def evaluate(
         features: stream -> folder of stored features that are read instead of the videos.
         protocol: rules to change, such as ``{"generation": {"max_new_tokens": 64}}``.
         limit: number of questions from the start of the test set; None: all.
+        retry_failed: ask questions again that failed in an earlier call.
         device: of torch, for a checkpoint; None: a GPU when there is one.
         dtype: precision in which a checkpoint is loaded; None: its own.
         progress: show progress on standard error.
@@ -116,6 +118,7 @@ def evaluate(
         features=features,
         protocol=protocol,
         limit=limit,
+        retry_failed=retry_failed,
         device=pick_device(device),
         dtype=dtype,
         progress=progress,

@@ -36,6 +36,7 @@ def evaluate(
     features: Mapping[str, Path | str] | None = None,
     protocol: Mapping[str, Any] | None = None,
     limit: int | None = None,
+    retry_failed: bool = False,
     device: str = "cpu",
     dtype: str | None = None,
     answering: AnsweringOptions = DEFAULT_ANSWERING,
@@ -57,6 +58,7 @@ def evaluate(
         features: stream -> folder of stored features that are read instead of the videos.
         protocol: rules to change, such as ``{"generation": {"max_new_tokens": 64}}``.
         limit: number of questions from the start of the test set; None: all.
+        retry_failed: ask questions again that failed in an earlier call.
         device, dtype: where and in which precision a checkpoint is loaded that is not in memory yet.
         answering: how answers are computed; never changes one.
         progress: show how far it is, on standard error.
@@ -67,7 +69,9 @@ def evaluate(
     variant = Variant(blind, tuple(without), features or {}, protocol or {}, limit)
     _require_judge(judge, benchmark, Path(out))
     loaded = opened(model, device, dtype)
-    summary = predict_benchmark(loaded, benchmark, Path(data), Path(out), variant, answering, progress=progress)
+    summary = predict_benchmark(
+        loaded, benchmark, Path(data), Path(out), variant, answering, retry_errors=retry_failed, progress=progress
+    )
     return score_run(summary.run_dir, judge, progress=progress)
 
 

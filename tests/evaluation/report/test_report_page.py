@@ -1,5 +1,6 @@
 """The report page: what it shows, that nothing in it runs or loads, and that its filters work in a browser."""
 
+import html
 import re
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ from qa_sets import StubEngine, stub_protocol, stub_run, write_set, write_video
 from vidtune.errors import UserError
 from vidtune.evaluation.metrics.meteor import meteor_problem
 from vidtune.evaluation.report.page import build_report
+from vidtune.evaluation.scores.score_file import read_score
+from vidtune.evaluation.scores.score_lines import counts_text
 from vidtune.evaluation.scores.scoring import score_run
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quoted"'
@@ -90,6 +93,18 @@ def test_scores_comparison_and_problems_are_shown(page):
     for shown in ("rules-v1", "world_qa-blind", "Paired differences", "no video file", stub_protocol().hash):
         assert shown in text, shown
     assert "2 questions without an answer or a verdict" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "run", "judge"), [("page", "world_qa", "rules-v1"), ("events_page", "world_events", "metrics")]
+)
+def test_page_console_and_file_say_the_same_about_what_is_not_there(name, run, judge, request):
+    page = request.getfixturevalue(name)
+    score = read_score(page.parent / "out" / run, judge)
+    text = html.unescape(page.read_text())
+    groups = [score.overall] if score.overall else score.groups
+    assert score.reasons and all(line in str(score) and f"{run}: {line}" in text for line in score.reasons)
+    assert all(counts_text(group) in str(score) and counts_text(group) in text for group in groups)
 
 
 def test_building_twice_gives_the_same_page(page, tmp_path):

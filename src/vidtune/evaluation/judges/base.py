@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,15 +80,13 @@ class JudgingSummary:
         judge: name of the judge.
         items: number of answers, judged now or before.
         reused: number of judgements of this judge that were stored before.
-        unjudged: number of answers without a judgement after all attempts.
-        reasons: reason -> number of answers left unjudged for it.
+        unjudged: number of answers without a verdict that counts after all attempts; the ledger says why.
     """
 
     judge: str
     items: int
     reused: int
     unjudged: int
-    reasons: Mapping[str, int]
     usage: Usage
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vidtune.errors import UserError
+from vidtune.errors import UserError, foreign
 from vidtune.evaluation.judges.base import (
     DEFAULT_JUDGE,
     ExpectedUsage,
@@ -12,6 +12,7 @@ from vidtune.evaluation.judges.base import (
     Judgement,
     JudgingStoppedError,
     JudgingSummary,
+    Usage,
 )
 from vidtune.evaluation.judges.replies import HIGHEST_SCORE, Verdict, read_verdict
 from vidtune.evaluation.ledger import Entry
@@ -34,6 +35,8 @@ from vidtune.registry import JUDGES
 ACCURACY = Metric("accuracy", None, scale=1.0, right_or_wrong=True)
 AVERAGE_SCORE = Metric("average_score", None, highest=float(HIGHEST_SCORE), scale=1.0)
 NO_VERDICT = Verdict(None, None)
+LARGEST = 10**300
+"""Scores beyond this are added as this: a reply may hold an integer that no float can."""
 
 
 class Verdicts(ScoreSource):
@@ -100,7 +103,8 @@ def _outcome(entry: Entry, judgement: Judgement | None) -> Outcome:
     verdict = said if counts else NO_VERDICT
     published = {}
     if judgement is not None and judgement.error is None and not entry.repeated:
-        published = {AVERAGE_SCORE.name: (float(said.score or 0), 1.0)}
+        score = min(max(said.score or 0, -LARGEST), LARGEST)
+        published = {AVERAGE_SCORE.name: (float(score), 1.0)}
         if said.correct is not None:
             published[ACCURACY.name] = (float(said.correct), 1.0)
     return Outcome(
@@ -129,25 +133,23 @@ def judge_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
     require_identity(run, judge.name, judge.identity)
     with RecordWriter(judgements_file(run, judge.name)) as records:
         pending = _pending(items, judgements_of(run, judge.name))
-        reasons: dict[str, int] = {}
+        left = {item.id for item in pending}
         task = f"judging with {judge.name}"
         with ProgressDisplay(enabled=progress and bool(pending)) as display:
             display.start(task, len(pending))
 
             def store(judgement: Judgement) -> None:
                 records.append(judgement_record(judgement))
-                if judgement.error is not None:
-                    reasons[judgement.error] = reasons.get(judgement.error, 0) + 1
+                if usable(judgement):
+                    left.discard(judgement.item.id)
                 display.advance(task)
 
-            usage = judge.judge(pending, store)
+            with foreign(f"judge {judge.name}"):
+                usage = judge.judge(pending, store)
+    if not isinstance(usage, Usage):
+        raise UserError(f"judge {judge.name}: its method judge returned {type(usage).__name__}, expected a Usage")
     return JudgingSummary(
-        judge=judge.name,
-        items=len(items),
-        reused=len(items) - len(pending),
-        unjudged=sum(reasons.values()),
-        reasons=reasons,
-        usage=usage,
+        judge=judge.name, items=len(items), reused=len(items) - len(pending), unjudged=len(left), usage=usage
     )
 
 

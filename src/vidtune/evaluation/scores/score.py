@@ -204,6 +204,7 @@ class Score(BaseModel):
         return (
             f"<table><caption>{escape(title)}: {escape(by)}, protocol {escape(self.protocol_hash)}</caption>"
             f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+            + "".join(f"<p>{escape(line)}</p>" for line in self.reasons)
         )
 
 
