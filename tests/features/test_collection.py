@@ -332,6 +332,43 @@ def test_full_disk_stops_the_cache_and_nothing_else(tmp_path: Path, monkeypatch:
     assert cache.get("b") is None
 
 
+@pytest.mark.parametrize("closing", ["add", "flush", "close"])
+def test_a_writer_that_dies_is_no_secret(closing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FeatureCache(tmp_path, SPEC, shard_bytes=1)
+    real, broken = Collection.write, ["a"]
+
+    def write(self: Collection, features: dict[str, object], sources: dict[str, str]) -> int:
+        if list(features) == broken:
+            raise RuntimeError("of its own\nand more")
+        return real(self, features, sources)
+
+    monkeypatch.setattr(Collection, "write", write)
+    assert cache.add("a", features_of("a"))
+    cache._last.result()  # the thread is done with the first shard, and a later one succeeds
+    calls = {"add": lambda: cache.add("b", features_of("b")), "flush": cache.flush, "close": cache.close}
+    with pytest.raises(UserError, match=r"features cannot be stored: RuntimeError: of its own and more; what is"):
+        calls[closing]()
+    assert (cache.written, cache._bytes) == (0, 0)
+
+
+def test_what_is_counted_as_written_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidtune.features.collection.LOOK_AGAIN_SECONDS", 0)
+    cache, other = FeatureCache(tmp_path, SPEC), FeatureCache(tmp_path, SPEC)
+    assert other.add("a", features_of("a")) and not other.add("a", features_of("a"))
+    other.flush()
+    assert cache.add("a", features_of("a")) and cache.add("b", features_of("b"))
+    cache.flush()
+    assert (other.written, cache.written) == (1, 1)
+
+
+def test_an_item_larger_than_all_that_may_wait_is_stored_if_the_caller_waits(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, SPEC, waiting_bytes=1)
+    assert not cache.add("a", features_of("a"))
+    assert cache.add("a", features_of("a"), wait=True) and cache.add("b", features_of("b"), wait=True)
+    cache.close()
+    assert sorted(Collection(cache.collection.folder).items()) == ["a", "b"]
+
+
 def test_random_preprocessing_has_no_collection() -> None:
     from vidtune.features.collection import random_setting
 

@@ -117,8 +117,9 @@ def test_features_of_more_dimensions_are_stored_imported_and_verified(shape, tmp
     folder.mkdir()
     np.save(folder / "a.npy", features.numpy())
     np.save(folder / "b.npy", features.numpy()[..., :-1])
+    np.save(folder / "c.npy", features.numpy())
     report = import_folder(folder, with_store, "imported")
-    assert (report.width, report.imported, len(report.failed)) == (shape[-1], 1, 1)
+    assert (report.width, report.imported, len(report.failed)) == (shape[-1], 2, 1)
     assert [found.problems for found in verify(with_store)] == [[], []]
     imported = str(with_store / "imported" / "a.safetensors")
     assert feature_shape(imported) == feature_shape(str(folder / "a.npy")) == shape

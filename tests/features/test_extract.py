@@ -21,6 +21,7 @@ from PIL import Image
 
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
+from vidtune.features.cache import FeatureCache
 from vidtune.features.collection import Collection, collections
 from vidtune.features.extract import extract
 from vidtune.features.media_listing import media_files, refs_of_folder, share_of
@@ -343,3 +344,33 @@ def test_store_that_cannot_be_written_ends_the_extraction(
     with pytest.raises(UserError, match=r"No space left.*run the same command again"):
         run(clips, stream_into(tmp_path, shard_bytes=1000))
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_what_is_left_out_is_not_counted_as_stored(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = MediaRef("video", str(clips / "00.mp4"))
+    stream = stream_into(tmp_path)
+    real = FeatureCache.add
+
+    def add(self: FeatureCache, key: str, *arguments: Any, **options: Any) -> bool:
+        return key != self.key(refused) and real(self, key, *arguments, **options)
+
+    monkeypatch.setattr(FeatureCache, "add", add)
+    report = run(clips, stream)["video"]
+    assert (report.stored, report.found) == (CLIPS - 1, 0)
+    assert [Path(path).name for path, _ in report.failed] == ["00.mp4"]
+    assert len(stored(tmp_path)) == CLIPS - 1
+
+
+def test_a_writer_that_dies_ends_the_extraction(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = iter([True])
+
+    def write(*arguments: object) -> int:
+        if next(failing, False):
+            raise MemoryError
+        return 1
+
+    monkeypatch.setattr(Collection, "write", write)
+    with pytest.raises(UserError, match=r"features cannot be stored: MemoryError"):
+        run(clips, stream_into(tmp_path, shard_bytes=1000))

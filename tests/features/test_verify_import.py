@@ -143,11 +143,12 @@ def test_import_goes_on_and_takes_no_other_folder_of_the_same_name(
 ) -> None:
     store = tmp_path / "store"
     command = ["features", "import", str(published), "--store", str(store), "--name", "visual"]
-    assert run(command) == 0
-    assert "4 imported, 0 found, 8 refused; width 8" in capsys.readouterr().out
+    assert run(command) == 2
+    said = capsys.readouterr()
+    assert "4 imported, 0 found, 8 refused; width 8" in said.out and "8 of 12 files were refused" in said.err
     (store / "visual" / "a.safetensors").unlink()
     np.save(published / "late.npy", np.ones((1, 8), np.float32))
-    assert run(command) == 0
+    assert run(command) == 2
     assert "2 imported, 3 found, 8 refused; width 8" in capsys.readouterr().out
     other = tmp_path / "other"
     other.mkdir()
@@ -182,3 +183,61 @@ def test_width_that_is_given_counts(published: Path, tmp_path: Path) -> None:
     report = import_folder(published, tmp_path / "store", "nine", width=9)
     assert report.imported == 1
     assert {Path(path).name for path, _ in report.failed} > {"a.npy", "d.npy"}
+
+
+def shapes(folder: Path, **rows_and_width: tuple[int, int]) -> Path:
+    """A folder of feature files of these shapes."""
+    folder.mkdir(exist_ok=True)
+    for name, shape in rows_and_width.items():
+        np.save(folder / f"{name}.npy", np.ones(shape, np.float16))
+    return folder
+
+
+def imported(store: Path) -> dict[str, tuple[int, ...]]:
+    """Item -> shape of its file."""
+    return {path.stem: read_features(str(path)).shape for path in (store / "mine").glob("*.safetensors")}
+
+
+def test_the_width_of_most_files_decides_not_that_of_the_first(tmp_path: Path) -> None:
+    folder, store = shapes(tmp_path / "in", a=(2, 32), b=(2, 64), c=(3, 64), d=(2, 64)), tmp_path / "store"
+    report = import_folder(folder, store, "mine")
+    assert (report.width, report.imported) == (64, 3)
+    assert [(Path(path).name, reason) for path, reason in report.failed] == [("a.npy", "has width 32, not 64")]
+    assert imported(store) == {"b": (2, 64), "c": (3, 64), "d": (2, 64)}
+    shapes(folder, a=(4, 64))
+    report = import_folder(folder, store, "mine")
+    assert (report.imported, report.found, report.failed) == (1, 3, [])
+
+
+def test_no_width_of_most_files_asks_for_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, store = shapes(tmp_path / "in", a=(2, 32), b=(2, 64)), tmp_path / "store"
+    command = ["features", "import", str(folder), "--store", str(store), "--name", "mine"]
+    assert run(command) == 2
+    assert "1 of 32 (such as a.npy), 1 of 64 (such as b.npy); choose one with --width" in capsys.readouterr().err
+    assert imported(store) == {}
+    assert run([*command, "--width", "64"]) == 2
+    assert "1 of 2 files were refused" in capsys.readouterr().err
+    assert imported(store) == {"b": (2, 64)}
+
+
+def test_what_an_earlier_import_kept_wrongly_is_removed(tmp_path: Path) -> None:
+    folder, store = shapes(tmp_path / "in", a=(2, 32)), tmp_path / "store"
+    assert import_folder(folder, store, "mine").width == 32
+    shapes(folder, b=(2, 64), c=(3, 64))
+    report = import_folder(folder, store, "mine")
+    assert (report.width, report.imported, report.found, len(report.failed)) == (64, 2, 0, 1)
+    assert imported(store).keys() == {"b", "c"}
+    (found,) = verify(store)
+    assert (found.items, found.problems) == (2, [])
+
+
+def test_a_replaced_or_spoiled_file_is_imported_anew(tmp_path: Path) -> None:
+    folder, store = shapes(tmp_path / "in", a=(2, 8), b=(2, 8), c=(2, 8)), tmp_path / "store"
+    import_folder(folder, store, "mine")
+    shapes(folder, a=(5, 8))
+    (folder / "b.npy").write_text("no array")
+    report = import_folder(folder, store, "mine")
+    assert (report.imported, report.found, len(report.failed)) == (1, 1, 1)
+    assert imported(store) == {"a": (5, 8), "c": (2, 8)}
+    (found,) = verify(store)
+    assert (found.items, found.problems) == (2, [])

@@ -103,7 +103,7 @@ def extract(
                 dtype=dtype,
                 device=target,
             )
-        refused, extracted = [], False
+        refused, failed, extracted = [], [], False
         for work in found:
             for reason in work.refused:
                 typer.echo(f"not stored: {reason}")
@@ -113,6 +113,9 @@ def extract(
             reports = run(refs, work.streams, pool, batch_size=batch_size, progress=progress)
             print_reports(work.title, reports)
             extracted = extracted or bool(reports)
+            failed += [stream for stream, report in reports.items() if report.failed and not report.is_useful]
+        if failed:
+            raise UserError(f"stream {failed[0]}: not one file can be read; the reasons are listed above")
         if not extracted:
             raise UserError(f"nothing can be stored: {refused[0] if refused else 'the data hold no files'}")
 
@@ -168,10 +171,15 @@ def import_published(
     store: Store,
     name: Annotated[str, typer.Option(help="Name of the collection.")],
     width: Annotated[
-        int | None, typer.Option(min=1, help="Width that features must have; default: the width of the first file.")
+        int | None,
+        typer.Option(min=1, help="Width that features must have; default: that of more than half of the files."),
     ] = None,
 ) -> None:
-    """Import a published feature folder as a collection, without executing code in it; a recipe can name its folder."""
+    """Import a published feature folder as a collection, without executing code in it; a recipe can name its folder.
+
+    The exit code is 2 if a file was refused; all others are imported.
+    """
+    from vidtune.errors import UserError
     from vidtune.features.imported import import_folder
     from vidtune.machine.progress import ProgressDisplay
 
@@ -183,3 +191,8 @@ def import_published(
         typer.echo(f"  refused: {path}: {reason}")
     if len(report.failed) > SHOWN:
         typer.echo(f"  and {len(report.failed) - SHOWN:,} more, in {store / name / 'failed.jsonl'}")
+    if report.failed:
+        total = report.imported + report.found + len(report.failed)
+        raise UserError(
+            f"{folder}: {len(report.failed):,} of {total:,} files were refused, listed above; mend or remove them"
+        )

@@ -2,7 +2,8 @@
 
 ``add`` copies the features and returns; a thread writes a shard when enough features have been collected. The memory
 for features that wait for the disk is limited: if the disk is too slow, features are not stored, and are computed again
-when they are needed next. An error of the store does not stop the work; `FeatureCache.problem` describes it.
+when they are needed next. An error of the disk does not stop the work; `FeatureCache.problem` describes it. Any other
+error of the thread is raised by the next call.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vidtune.data.sample import MediaRef
+from vidtune.errors import UserError
 from vidtune.features.collection import Collection, CollectionSpec
 from vidtune.features.identity import MediaIdentities
 
@@ -41,6 +43,7 @@ class FeatureCache:
     Attributes:
         problem: why nothing more can be stored; None: there is no problem.
         left_out: number of items that were not stored because the disk was too slow.
+        written: number of items that are on disk because of this object.
     """
 
     def __init__(
@@ -56,7 +59,8 @@ class FeatureCache:
         self.spec = spec
         self.collection = Collection.create(store, spec)
         self.problem: str | None = None
-        self.left_out = 0
+        self.left_out = self.written = 0
+        self._failure: BaseException | None = None
         self._identities = identities or MediaIdentities()
         self._shard_bytes, self._shard_seconds, self._waiting_bytes = shard_bytes, shard_seconds, waiting_bytes
         self._dtype = TORCH_DTYPES[spec.dtype]
@@ -90,24 +94,28 @@ class FeatureCache:
                 self._begin_writing()
         return waiting.settled() if waiting is not None else self.collection.get(key)
 
-    def add(self, key: str, features: Tensor, source: str = "", *, wait: bool = False) -> None:
-        """Copy the features of an item, to be written later.
+    def add(self, key: str, features: Tensor, source: str = "", *, wait: bool = False) -> bool:
+        """Copy the features of an item, to be written later. Returns whether they will be.
 
         Args:
             key: the item.
             features: features on any device; the tensor may be changed after the call.
             source: path of the media file, for users.
             wait: if too many features wait for the disk, wait until they are written; False: do not store these.
+
+        Raises:
+            UserError: the thread that writes has failed.
         """
+        self._require_writer()
         size = features.numel() * self._dtype.itemsize
         if wait and self._bytes + size > self._waiting_bytes:
             self.flush()
         with self._lock:
             if key in self._taken or self.problem is not None:
-                return
-            if self._bytes + size > self._waiting_bytes:
+                return False
+            if self._bytes + size > self._waiting_bytes and not (wait and not self._bytes):
                 self.left_out += 1
-                return
+                return False
             if not self._gathered:
                 self._first_came = time.monotonic()
             self._taken.add(key)
@@ -118,19 +126,40 @@ class FeatureCache:
             old = time.monotonic() - self._first_came >= self._shard_seconds
             if old or self._gathered_bytes >= self._shard_bytes:
                 self._begin_writing()
+        return True
 
     def flush(self) -> None:
-        """Write all waiting features, and return when they are on disk."""
+        """Write all waiting features, and return when they are on disk.
+
+        Raises:
+            UserError: the thread that writes has failed.
+        """
         with self._lock:
             self._begin_writing()
             last = self._last
         if last is not None:
             last.result()
+        self._require_writer()
 
     def close(self) -> None:
-        """Write all waiting features and end the thread. Closing twice is allowed."""
-        self.flush()
-        self._writer.shutdown()
+        """Write all waiting features and end the thread. Closing twice is allowed.
+
+        Raises:
+            UserError: the thread that writes has failed.
+        """
+        try:
+            self.flush()
+        finally:
+            self._writer.shutdown()
+
+    def _require_writer(self) -> None:
+        failure = self._failure
+        if failure is not None:
+            what = " ".join(f"{type(failure).__name__}: {failure}".split())
+            raise UserError(
+                f"{self.collection.folder}: features cannot be stored: {what}; what is written is kept: run the same "
+                "command again"
+            ) from failure
 
     def _begin_writing(self) -> None:
         """Give the collected items to the thread. The caller holds the lock."""
@@ -158,13 +187,15 @@ class FeatureCache:
     def _write(self, keys: list[str]) -> None:
         """Write a shard. Runs in the thread."""
         waiting = {key: self._waiting[key] for key in keys}
-        features = {key: item.settled() for key, item in waiting.items()}
         try:
-            self.collection.write(features, {key: item.source for key, item in waiting.items()})
+            features = {key: item.settled() for key, item in waiting.items()}
+            self.written += self.collection.write(features, {key: item.source for key, item in waiting.items()})
         except OSError as error:
             self.problem = f"{self.collection.folder}: features cannot be stored: {error.strerror or error}"
+        except BaseException as error:
+            self._failure = error
         with self._lock:
-            self._bytes -= sum(tensor.nbytes for tensor in features.values())
+            self._bytes -= sum(item.features.nbytes for item in waiting.values())
             for key in keys:
                 del self._waiting[key]
 

@@ -202,8 +202,10 @@ class Collection:
                 self._forget(self._shard_of[item])
         return None
 
-    def write(self, features: Mapping[str, Tensor], sources: Mapping[str, str]) -> None:
+    def write(self, features: Mapping[str, Tensor], sources: Mapping[str, str]) -> int:
         """Write items as one shard, and then their lines in the index; items that exist already are skipped.
+
+        Returns the number of items that were written.
 
         Args:
             features: contiguous CPU tensors with the dtype of the collection, by item.
@@ -214,13 +216,14 @@ class Collection:
         """
         fresh = {item: tensor for item, tensor in features.items() if item not in self}
         if not fresh:
-            return
+            return 0
         name = f"{uuid.uuid4().hex}.safetensors"
         entries = write_shard(self.folder / SHARDS / name, fresh, sources)
         with self._lock:
             for item in fresh:
                 self._shard_of.setdefault(item, name)
         self._list(name, entries)
+        return len(fresh)
 
     def look_again(self) -> None:
         """Read what other processes have written; does nothing if the last call was less than a second ago."""

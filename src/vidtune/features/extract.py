@@ -86,6 +86,8 @@ class _Work:
     def __init__(self, refs: list[MediaRef], streams: Mapping[str, TowerStream], batch_size: int) -> None:
         self.reports = {name: StreamReport() for name in streams}
         self._refs, self._streams, self._batch_size = refs, streams, batch_size
+        self._written_before = {name: stream.cache.written for name, stream in streams.items()}
+        self._encoded: dict[str, list[tuple[MediaRef, str]]] = defaultdict(list)
         self._drawn = self._bytes = 0
         self._seen: set[tuple[str, str]] = set()
         self._decoding: deque[list[_Requested]] = deque()
@@ -137,6 +139,18 @@ class _Work:
         for stream in self._streams.values():
             stream.cache.flush()
             _require_store(stream.cache)
+            self._count_written(stream)
+
+    def _count_written(self, stream: TowerStream) -> None:
+        """Count as stored what is on disk now. What another process was faster to write counts as found."""
+        report, on_disk = self.reports[stream.name], 0
+        for ref, key in self._encoded[stream.name]:
+            if key in stream.cache.collection:
+                on_disk += 1
+            else:
+                self._fail(ref, "was encoded but is not in the store; run the same command again")
+        report.stored = stream.cache.written - self._written_before[stream.name]
+        report.found += on_disk - report.stored
 
     def _request(self, ref: MediaRef) -> _Requested | None:
         """Returns what has to be decoded for a ref; None: its features exist or are being made."""
@@ -181,11 +195,11 @@ class _Work:
         self._bytes -= sum(item.array.nbytes for item in items)
         encoded = stream.encode([item.array for item in items], [item.extras for item in items])
         for item, features in zip(items, encoded, strict=True):
-            if features.numel():
-                stream.cache.add(item.key, features, item.ref.path, wait=True)
-                report.stored += 1
-            else:
+            if not features.numel():
                 report.absent += 1
+            else:
+                stream.cache.add(item.key, features, item.ref.path, wait=True)
+                self._encoded[stream.name].append((item.ref, item.key))
         _require_store(stream.cache)
 
     def _fail(self, ref: MediaRef, reason: str) -> None:

@@ -9,6 +9,7 @@ Legend: N tokens, C tower width.
 
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,8 +24,9 @@ from vidtune.errors import MediaError, UserError
 from vidtune.features.collection import COLLECTION, FAILED, INDEX, append_records, read_about, write_about
 from vidtune.features.shards import write_shard
 from vidtune.machine.progress import ProgressCallback, no_progress
-from vidtune.machine.records import read_records
-from vidtune.media.feature_file import FEATURE_SUFFIXES, read_features
+from vidtune.machine.records import read_records, write_records
+from vidtune.media.feature_file import FEATURE_SUFFIXES, feature_shape, read_features
+from vidtune.media.file_version import FileVersion, version_of
 
 TENSOR = "features"
 AT_ONCE = 8
@@ -63,20 +65,29 @@ def import_folder(
         folder: folder of ``.npy``, ``.pt``, ``.pkl`` and ``.safetensors`` files.
         store: folder of the store.
         name: name of the collection.
-        width: width C that every file must have; None: the width of the first file.
+        width: width C that every file must have; None: the width of more than half of them.
         progress: progress callback.
 
     Raises:
-        UserError: the folder does not exist or contains no feature files; the name is taken or cannot be a folder.
+        UserError: the folder does not exist or contains no feature files; the name is taken or cannot be a folder; no
+            width is that of more than half of the files, and none is given.
     """
     target = _target(folder, store, name)
     paths = sorted(path for path in folder.rglob("*") if path.suffix in FEATURE_SUFFIXES and path.is_file())
     if not paths:
         raise UserError(f"{folder}: holds no {', '.join(FEATURE_SUFFIXES)} files")
-    about = read_about(target) if (target / COLLECTION).is_file() else None
-    report = ImportReport(width or (about or {}).get("imported", {}).get("width"))
+    report = ImportReport(width)
+    items = _items(folder, paths, report)
+    before = _imported_before(items, target)
+    missing = {item: path for item, path in items.items() if item not in before}
+    if width is None:
+        report.width = _common_width(folder, {**before, **_widths(missing)}, items)
     _write_about(target, folder, report.width)
-    missing = _missing_items(_items(folder, paths, report), target, report)
+    for item, found in before.items():
+        if found == report.width:
+            report.found += 1
+        else:
+            report.failed.append((str(items[item]), f"has width {found}, not {report.width}"))
     lines: list[dict[str, Any]] = []
     for done, loaded in enumerate(_read_all(missing), 1):
         if line := _import_item(loaded, target, report):
@@ -84,21 +95,48 @@ def import_folder(
         if len(lines) >= LINES_AT_ONCE:
             append_records(target / INDEX, lines)
             lines = []
-        progress(f"files of {folder.name}", report.found + done, len(paths))
+        progress(f"files of {folder.name}", len(before) + done, len(paths))
     append_records(target / INDEX, lines)
+    refused = {path for path, _ in report.failed}
+    _remove(target, [item for item, path in items.items() if str(path) in refused])
     _list_failed(target / FAILED, report)
-    _write_about(target, folder, report.width)
     return report
+
+
+def _widths(items: dict[str, Path]) -> dict[str, int]:
+    """Item -> width of its file, of every file that can be read."""
+
+    def width(path: Path) -> int | None:
+        try:
+            return feature_shape(str(path))[-1]
+        except MediaError:
+            return None  # named when it is imported
+
+    with ThreadPoolExecutor(AT_ONCE) as crew:
+        found = zip(items, crew.map(width, items.values()), strict=True)
+        return {item: width for item, width in found if width is not None}
+
+
+def _common_width(folder: Path, widths: dict[str, int], items: dict[str, Path]) -> int | None:
+    """Returns the width of more than half of the items; None if no file can be read.
+
+    Raises:
+        UserError: no width is that of more than half; names each with the first file of it.
+    """
+    counts = Counter(widths.values())
+    if not counts:
+        return None
+    width, most = counts.most_common(1)[0]
+    if 2 * most > len(widths):
+        return width
+    firsts = {width: next(items[item] for item in widths if widths[item] == width) for width in counts}
+    found = ", ".join(f"{counts[width]} of {width} (such as {file.name})" for width, file in firsts.items())
+    raise UserError(f"{folder}: features of several widths: {found}; choose one with --width")
 
 
 def verify_items(folder: Path) -> Iterator[tuple[str, str | None]]:
     """Yields every item of an imported collection with its problem; None: the item is intact."""
-    seen = set()
-    for entry in read_records(folder / INDEX, skip_broken=True):
-        item = str(entry.get("item"))
-        if item in seen:
-            continue
-        seen.add(item)
+    for item, entry in _entries(folder).items():
         try:
             features = np.ascontiguousarray(read_features(str(folder / f"{item}.safetensors")))
         except MediaError as error:
@@ -113,6 +151,7 @@ class _Loaded:
 
     item: str
     path: Path
+    version: FileVersion
     features: np.ndarray | None
     reason: str = ""
 
@@ -150,22 +189,42 @@ def _items(folder: Path, paths: list[Path], report: ImportReport) -> dict[str, P
     return items
 
 
-def _missing_items(items: dict[str, Path], target: Path, report: ImportReport) -> dict[str, Path]:
-    """Item -> file, without the items that were imported before."""
-    known = {entry.get("item") for entry in read_records(target / INDEX, skip_broken=True)}
-    found = {item for item in items if item in known and (target / f"{item}.safetensors").is_file()}
-    report.found = len(found)
-    return {item: path for item, path in items.items() if item not in found}
+def _entries(target: Path) -> dict[str, dict[str, Any]]:
+    """Item -> its last line in the index."""
+    return {str(entry.get("item")): entry for entry in read_records(target / INDEX, skip_broken=True)}
+
+
+def _imported_before(items: dict[str, Path], target: Path) -> dict[str, int]:
+    """Item -> width, of the items that were imported before from files that have not changed since."""
+    found: dict[str, int] = {}
+    for item, entry in _entries(target).items():
+        shape, version = entry.get("shape"), entry.get("version")
+        if item not in items or not (isinstance(shape, list) and shape and (target / f"{item}.safetensors").is_file()):
+            continue
+        if version in (None, list(version_of(str(items[item])))):  # earlier releases wrote no version
+            found[item] = int(shape[-1])
+    return found
+
+
+def _remove(target: Path, items: list[str]) -> None:
+    """Remove items that were imported before and are refused now."""
+    gone = {item for item in items if (target / f"{item}.safetensors").is_file()}
+    if gone:
+        write_records(target / INDEX, [entry for item, entry in _entries(target).items() if item not in gone])
+        for item in gone:
+            (target / f"{item}.safetensors").unlink()
 
 
 def _read_all(items: dict[str, Path]) -> Iterator[_Loaded]:
     """Yields the content of all files, in order."""
 
     def read(item: str) -> _Loaded:
+        path = items[item]
+        version = version_of(str(path))  # before it is read
         try:
-            return _Loaded(item, items[item], read_features(str(items[item])))
+            return _Loaded(item, path, version, read_features(str(path)))
         except MediaError as error:
-            return _Loaded(item, items[item], None, error.reason)
+            return _Loaded(item, path, version, None, error.reason)
 
     names = list(items)
     with ThreadPoolExecutor(AT_ONCE) as crew:
@@ -179,16 +238,15 @@ def _import_item(loaded: _Loaded, target: Path, report: ImportReport) -> dict[st
         report.failed.append((str(loaded.path), loaded.reason))
         return None
     width = loaded.features.shape[-1]
-    if report.width not in (None, width):
+    if width != report.width:
         report.failed.append((str(loaded.path), f"has width {width}, not {report.width}"))
         return None
-    report.width = width
     report.imported += 1
     name = f"{loaded.item}.safetensors"
     array = np.ascontiguousarray(loaded.features)
     tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
     (entry,) = write_shard(target / name, {TENSOR: tensor}, {TENSOR: str(loaded.path)}).values()
-    return {"item": loaded.item, "shard": name, "tensor": TENSOR, **entry}
+    return {"item": loaded.item, "shard": name, "tensor": TENSOR, **entry, "version": loaded.version}
 
 
 def _list_failed(path: Path, report: ImportReport) -> None:

@@ -111,6 +111,11 @@ class StreamReport:
     absent: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
 
+    @property
+    def is_useful(self) -> bool:
+        """Whether any file could be read."""
+        return bool(self.stored or self.found or self.absent)
+
 
 def reads_alike(one: Preprocessing, other: Preprocessing) -> bool:
     """Whether two preprocessings start from the same pixels or the same waveform, so that a file is decoded once."""
