@@ -1,16 +1,18 @@
 """The estimate of a rank's memory against tensors that were really alive."""
 
+from functools import cache
+
 import pytest
 import torch
 from tiny_stages import batch_of, composed, prepared, trained_parts
 
 from vidtune.recipe.types import Stage
-from vidtune.training.estimates.costs import _PeakMemory, stage_costs
+from vidtune.training.estimates.costs import StageCosts, _PeakMemory, stage_costs
 from vidtune.training.estimates.memory import estimate_memory
 from vidtune.training.forward import PackForward
 from vidtune.training.setup.starting_model import checkpoint_activations
 
-LENGTHS, ITEMS, SUPERVISED = [300, 200, 250], {"image": 2, "video": 3}, 40
+LENGTHS, ITEMS, SUPERVISED = [150, 100, 125], {"image": 2, "video": 3}, 40
 
 
 def stage(**changes) -> Stage:
@@ -20,6 +22,11 @@ def stage(**changes) -> Stage:
 
 def config_of():
     return composed(hidden_size=128, intermediate_size=320, num_hidden_layers=4, vocab_size=1000)
+
+
+@cache
+def costs_of(wanted: tuple[str, ...], precision: str) -> StageCosts:
+    return stage_costs(config_of(), trained_parts(config_of(), list(wanted)), precision)
 
 
 def measured(trained, settings: Stage) -> int:
@@ -47,15 +54,14 @@ def measured(trained, settings: Stage) -> int:
 def test_estimate_is_near_what_was_really_alive(wanted, changes):
     config, settings = config_of(), stage(**changes)
     trained = trained_parts(config, wanted)
-    costs = stage_costs(config, trained, settings.precision)
+    costs = costs_of(tuple(wanted), settings.precision)
     estimate = estimate_memory(config, settings, costs, world=1, items=ITEMS, supervised=SUPERVISED)
     assert 1.0 < estimate.total / measured(trained, settings) < 1.45
 
 
 def test_sharding_divides_what_it_shards_and_copies_do_not():
     config = config_of()
-    trained = trained_parts(config, ["connectors", "language_model"])
-    costs = stage_costs(config, trained, "float32")
+    costs = costs_of(("connectors", "language_model"), "float32")
 
     def estimate(world: int, **changes):
         return estimate_memory(config, stage(**changes), costs, world=world, items=ITEMS, supervised=SUPERVISED)
@@ -70,7 +76,7 @@ def test_sharding_divides_what_it_shards_and_copies_do_not():
 
 def test_few_bits_hold_the_frozen_linear_layers_alone():
     config = config_of()
-    costs = stage_costs(config, trained_parts(config, ["connectors", "lora"]), "bfloat16")
+    costs = costs_of(("connectors", "lora"), "bfloat16")
     full, few = (
         estimate_memory(
             config, stage(precision="bfloat16", **changes), costs, world=1, items=ITEMS, supervised=SUPERVISED
