@@ -55,7 +55,7 @@ def transposed() -> Iterator[str]:
         rewrite=transpose,
         restore=transpose,
     )
-    format = replace(projector, keys=keys, matches=lambda config, shapes: "steps" in shapes)
+    format = replace(projector, keys=keys, matches=lambda config, shapes: "steps" in shapes, certain=lambda *_: True)
     with system_like("longvale", "transposed", formats=(format,)) as system:
         yield system.name
 

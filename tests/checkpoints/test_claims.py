@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import vidtune
 from vidtune.checkpoints.build import build_model
 from vidtune.checkpoints.load import load_checkpoint
+from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.write import save_checkpoint
 from vidtune.cli.main import run
 from vidtune.errors import UserError
@@ -88,3 +89,9 @@ def test_model_of_ours_is_of_the_system_that_it_names(wide, places, tmp_path):
         load_checkpoint(tmp_path / "ours", system="longvale")
     with pytest.raises(UserError, match="ours: is of system wide, not of longvale"):
         build_model(Recipe(system="longvale", checkpoint=str(tmp_path / "ours")))
+
+
+def test_what_a_projector_stands_on_names_its_system(places, tmp_path):
+    whole = load_checkpoint(places["one"], base=str(places["llm"]))
+    save_checkpoint(whole, tmp_path / "whole")
+    assert recognise(places["one"] / "mm_projector.bin", base=[str(tmp_path / "whole")]).system == "longvale"

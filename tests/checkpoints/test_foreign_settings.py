@@ -271,3 +271,29 @@ def test_a_tower_alone_of_another_kind_is_refused(places, edited):
     save_file(state | {key: state[key].to(torch.int8)}, place / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="class_embedding: int8 where"):
         tower_of_checkpoint(str(place), "video", Recipe(system="video_llava", checkpoint=str(place)))
+
+
+@pytest.mark.parametrize(("names", "widths"), [(("0.", "2."), (24, D)), (("",), (1024,))], ids=["mlp2x", "linear"])
+def test_a_projector_with_common_names_is_taken_only_where_its_system_is_named(names, widths, places, tmp_path, capsys):
+    """A file of any LLaVA has these names; nothing in it says what it was trained for."""
+    system = "video_llava" if len(names) == 2 else "longvale"
+    sizes = [(f"model.mm_projector.{name}", width) for name, width in zip(names, widths, strict=True)]
+    state = {f"{name}weight": torch.randn(D, width) for name, width in sizes}
+    state |= {f"{name}bias": torch.randn(D) for name, _ in sizes}
+    (tmp_path / "llava").mkdir()
+    torch.save(state, tmp_path / "llava/mm_projector.bin")
+    said = rf"could be of system {system} \(format projector\), but nothing in it says so; .*--system {system}"
+    for place in (tmp_path / "llava/mm_projector.bin", tmp_path / "llava"):
+        with pytest.raises(UserError, match=said):
+            recognise(place, base=[str(places["llm"])])
+        assert recognise(place, system=system).system == system
+        if system == "video_llava":  # what it stands on names it
+            assert recognise(place, base=[str(places["official"])]).system == system
+    assert run(["convert", str(tmp_path / "llava"), str(tmp_path / "out"), "--model-base", str(places["llm"])]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    settings = {"model_type": "llava", "mm_vision_tower": "openai/clip-vit-large-patch14-336"}
+    (tmp_path / "llava/config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=said):
+        recognise(tmp_path / "llava", base=[str(places["llm"])])
+    with pytest.raises(UserError, match=r"config\.json: mm_vision_tower is .*does not know this setting"):
+        recognise(tmp_path / "llava", system=system)

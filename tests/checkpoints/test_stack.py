@@ -204,7 +204,7 @@ def test_linear_projector_is_not_taken_for_one_of_two_layers():
     one = {"model.mm_projector.weight": (4096, 768), "model.mm_projector.bias": (4096,)}
     assert find_format(config, one, Path("x"))[0] == "longvale"
     two = {f"model.mm_projector.{layer}.{kind}": (4,) for layer in (0, 2) for kind in ("weight", "bias")}
-    assert find_format(config, two, Path("x"))[0] == "video_llava"
+    assert find_format({"mm_video_tower": "x"}, two, Path("x"))[0] == "video_llava"
     linear = {"model_type": "llava", "mm_video_tower": "x", "mm_projector_type": "linear"}
     assert find_format(linear, one, Path("x"))[0] == "video_llava"
 

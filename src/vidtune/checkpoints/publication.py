@@ -120,6 +120,9 @@ class CheckpointFormat:
             all other rows of their matrix, for code that copies whole matrices. Either form is read.
         without_towers: whether such a checkpoint never holds its towers, and is written without them.
         settings: settings that its config.json may hold; None: any.
+        certain: function like ``matches`` -> whether a checkpoint that matches says that it is of this system. One that
+            does not, such as a projector with common names, is taken only where the user, or what it stands on, names
+            the system.
     """
 
     name: str
@@ -137,6 +140,7 @@ class CheckpointFormat:
     difference: bool = False
     without_towers: bool = False
     settings: KnownSettings | None = None
+    certain: Callable[[JsonDict, Shapes], bool] = lambda config, shapes: True
 
     @property
     def holds_connectors_alone(self) -> bool:

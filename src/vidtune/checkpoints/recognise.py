@@ -195,7 +195,13 @@ def _describe_model(
     opened: Opened,
 ) -> tuple[Source, list[_Below]]:
     """A model, or what changes one, with what it stands on as the user and its own files say."""
-    source = _require_layer(files, system) if layer else _identify(files, system)
+    try:
+        source = _require_layer(files, system) if layer else _identify(files, system)
+    except AmbiguousCheckpointError:
+        below = _identified_alone(_open(base[0], opened)) if base and system is None else None
+        if below is None:
+            raise
+        source = _identify(files, below.system)
     if source.kind == "bundle" and len(base) > 1:
         raise UserError(f"{files.path}: knows what it stands on; give --model-base once, where that has moved")
     if source.manifest is not None:
@@ -325,6 +331,15 @@ def _identified(files: CheckpointFiles, system: str | None = None) -> Source | N
         return None
 
 
+def _identified_alone(files: CheckpointFiles) -> Source | None:
+    """What the files of a whole video language model are; None for anything else."""
+    try:
+        found = _identified(files)
+    except AmbiguousCheckpointError:
+        return None
+    return None if found is None or found.kind in NEEDS_BASE else found
+
+
 def is_video_model(files: CheckpointFiles, system: str | None = None) -> bool:
     """Return whether these are the files of a video language model, of this system or of another one."""
     return _identified(files, system) is not None or _identified(files) is not None
@@ -361,8 +376,13 @@ def find_format(
     if len(claims) > 1:
         named = " and ".join(f"{name} (format {format.name})" for name, format in claims.items())
         raise AmbiguousCheckpointError(f"{where}: claimed by the systems {named}; name one of them with --system NAME")
-    if claims:
-        return next(iter(claims.items()))
+    for name, claim in claims.items():
+        if not system and not claim.certain(config, shapes):
+            raise AmbiguousCheckpointError(
+                f"{where}: could be of system {name} (format {claim.name}), but nothing in it says so; if it is, say "
+                f"--system {name}"
+            )
+        return name, claim
     what = f"of system {system}" if system else "of a known system"
     raise UserError(f"{where}: not a checkpoint {what} (model_type {config.get('model_type')!r})")
 

@@ -134,10 +134,23 @@ def _is_projector(config: JsonDict, shapes: Shapes) -> bool:
     return has_visual and "mm_video_tower" not in config and all(_PROJECTOR.fullmatch(name) for name in names)
 
 
+def _is_ours(config: JsonDict, shapes: Shapes) -> bool:
+    """Whether a file of connectors, or the config beside it, tells that it is of this system.
+
+    It has connectors of sound, or the one of vision takes the class features of CLIP: other LLaVAs take patches.
+    """
+    told = "vidtune_towers" in config or config.get("model_type") == MODEL_TYPE
+    visual = next((shape for name, shape in shapes.items() if re.search(r"(^|\.)mm_projector\.weight$", name)), ())
+    return told or visual[1:] == (_TOWERS["vision"][1],) or _has_sound(shapes)
+
+
+def _has_sound(shapes: Shapes) -> bool:
+    return any("audio_mm_projector" in name or "asr_mm_projector" in name for name in shapes)
+
+
 def _is_lora(config: JsonDict, shapes: Shapes) -> bool:
     names = list(shapes)
-    hears = any("audio_mm_projector" in name or "asr_mm_projector" in name for name in names)
-    return hears and all(_PROJECTOR.fullmatch(name) for name in names)
+    return _has_sound(shapes) and all(_PROJECTOR.fullmatch(name) for name in names)
 
 
 def _stored_sizes(config: JsonDict) -> dict[str, dict[str, Any]]:
@@ -204,6 +217,7 @@ SYSTEM = System(
             ),
             CheckpointFormat(
                 name="projector",
+                certain=_is_ours,
                 settings=_SETTINGS,
                 keys=_PROJECTOR_KEYS,
                 matches=_is_projector,

@@ -164,16 +164,20 @@ _TRANSFORMERS_SETTINGS = ANY_MODEL | KnownSettings(
 
 
 def _is_official(config: JsonDict, shapes: Shapes) -> bool:
-    older = "Video" in config.get("X", ())
     if config.get("model_type", "llava") != "llava":
         return False
-    return bool(older or config.get("mm_video_tower")) and any(key.startswith(LANGUAGE_MODEL_ENDS) for key in shapes)
+    return _names_video(config, shapes) and any(key.startswith(LANGUAGE_MODEL_ENDS) for key in shapes)
 
 
 def _is_projector(config: JsonDict, shapes: Shapes) -> bool:
     names = list(shapes)
     numbered = config.get("mm_projector_type") == "linear" or all(re.search(r"\.\d+\.\w+$", key) for key in names)
     return bool(names) and numbered and all(_PROJECTOR_KEYS.to_ours(key) for key in names)
+
+
+def _names_video(config: JsonDict, shapes: Shapes) -> bool:
+    """Whether a config.json names a tower of videos, which no other LLaVA has."""
+    return bool("Video" in (config.get("X") or ()) or config.get("mm_video_tower"))
 
 
 def _is_transformers(config: JsonDict, shapes: Shapes) -> bool:
@@ -313,6 +317,7 @@ SYSTEM = System(
             ),
             CheckpointFormat(
                 name="official_lora",
+                certain=_names_video,
                 settings=_SETTINGS,
                 keys=_OFFICIAL_KEYS,
                 matches=_is_projector,
@@ -322,6 +327,7 @@ SYSTEM = System(
             ),
             CheckpointFormat(
                 name="projector",
+                certain=_names_video,
                 settings=_SETTINGS,
                 keys=_PROJECTOR_KEYS,
                 matches=_is_projector,
