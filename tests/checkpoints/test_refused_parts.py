@@ -18,8 +18,9 @@ from vidtune.checkpoints.build import build_config, build_model
 from vidtune.checkpoints.explain import explain
 from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.checkpoints.load import Checkpoint, load_checkpoint
+from vidtune.checkpoints.parts.claims import find_format
 from vidtune.checkpoints.publication import KeyMap, NamedParts
-from vidtune.checkpoints.recognise import find_format, recognise
+from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport
 from vidtune.checkpoints.write import save_checkpoint
 from vidtune.errors import UserError

@@ -1,6 +1,7 @@
 """Stacks of published parts: what may stand on what, what wins, and what is refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from vidtune.checkpoints.build import build_model
 from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.checkpoints.load import Checkpoint, load_checkpoint
-from vidtune.checkpoints.recognise import find_format
+from vidtune.checkpoints.parts.claims import find_format
+from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport
 from vidtune.checkpoints.write import save_checkpoint
 from vidtune.errors import UserError
@@ -25,6 +27,7 @@ from vidtune.processing.batch import Batch, Item
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 from vidtune.systems.parts.openai_whisper import ENCODER_TOWER
+from vidtune.training.inspection.dry_run import starting_config
 
 D, RANK, ALPHA = 32, 2, 6
 LAYER = "model.layers.0.self_attn.q_proj"
@@ -220,6 +223,58 @@ def test_recipe_starts_from_a_stack(parts):
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.state_dict().items())
     with pytest.raises(UserError, match="not a checkpoint of system longvale"):
         build_model(recipe.model_copy(update={"lora_runs": (str(parts["llm"]),)}))
+
+
+@pytest.fixture(scope="module")
+def whole(parts, tmp_path_factory) -> Path:
+    """A whole model, written from the language model and its connectors."""
+    folder = tmp_path_factory.mktemp("whole") / "ours"
+    save_checkpoint(load(parts, "llm", "projector"), folder)
+    return folder
+
+
+@pytest.mark.parametrize("spec", ["weights", "sizes"])
+@pytest.mark.parametrize("name", ["language_model", "towers.vision", "connectors.visual"])
+def test_parts_beside_a_whole_checkpoint_are_refused(parts, whole, name, spec, tmp_path):
+    """They would be ignored: a whole model has its own."""
+    group, _, part = name.partition(".")
+    places = {"language_model": parts["llm"], "towers": parts["llm"], "connectors": parts["projector"]}
+    value = str(places[group]) if spec == "weights" else {"hidden_size": 16}
+    recipe = Recipe(system="longvale", checkpoint=str(whole), **{group: {part: value} if part else value})
+    said = rf"checkpoint: {re.escape(str(whole))}: is a whole model, which would not take {name}; remove {name}"
+    with pytest.raises(UserError, match=said):
+        recognise(recipe)
+    stage = {"name": "s", "train": {"connectors": 1e-3}, "data": [{"annotations": "a.json"}], "global_batch_size": 1}
+    with pytest.raises(UserError, match=said):
+        starting_config(Recipe(**recipe.model_dump(exclude_defaults=True), stages=(stage,)), 0)
+    # A bundle of an earlier version, whose recipe has them, opens as it was trained: without them.
+    (tmp_path / "bundle.json").write_text(
+        json.dumps({"base": {"parts": recipe.model_dump(mode="json")}, "adapters": {}})
+    )
+    shutil.copy(whole / "config.json", tmp_path)
+    assert recognise(tmp_path).children[0].kind == "native"
+
+
+def test_parts_beside_a_checkpoint_that_needs_them_are_taken_or_refused(parts):
+    """What connectors and a LoRA run stand on: the language model first, then every tower, then the connectors."""
+    sizes = {"hidden_size": 768, "width": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    llm, projector = str(parts["llm"]), str(parts["projector"])
+    named = {"connectors": {"visual": projector}, "language_model": llm}
+    made = build_model(Recipe(system="longvale", checkpoint=str(parts["lower"]), **named)).state_dict()
+    wanted = load(parts, "llm", "projector", "lower").model.state_dict()
+    assert all(torch.equal(made[key], tensor) for key, tensor in wanted.items())
+    alone = build_model(Recipe(system="longvale", checkpoint=projector, language_model=llm)).state_dict()
+    assert torch.equal(alone["connectors.visual.0.weight"], wanted["connectors.visual.0.weight"])
+    for name, given in (
+        ("towers.vision", {"towers": {"vision": sizes}}),
+        ("connectors.audio", {"connectors": {"audio": {"depth": 1}}}),
+        ("language_model", {"language_model": {"model_type": "llama"}}),
+    ):
+        with pytest.raises(UserError, match=rf"is no whole model \(connectors\).*a file or folder for {name}"):
+            recognise(Recipe(system="longvale", checkpoint=projector, **{"language_model": llm, **given}))
+    nowhere = Recipe(system="longvale", checkpoint=projector, language_model=llm, towers={"vision": "/no/where"})
+    with pytest.raises(UserError, match="/no/where"):
+        recognise(nowhere)
 
 
 def test_absent_towers_have_no_weights_and_tell_what_to_do(parts):

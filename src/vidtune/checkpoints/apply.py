@@ -30,10 +30,11 @@ from vidtune.checkpoints.lora.added_rows import put_rows, weights_with_rows, wit
 from vidtune.checkpoints.lora.bundle import OTHERS, SAMPLE, bundle_adapters, first_difference
 from vidtune.checkpoints.lora.merging import merge
 from vidtune.checkpoints.parts import generation
+from vidtune.checkpoints.parts.claims import connector_format
 from vidtune.checkpoints.parts.difference import add_difference
 from vidtune.checkpoints.parts.language_model import language_model_keys, read_text_config
 from vidtune.checkpoints.publication import CONFIG_ERRORS, KeyMap
-from vidtune.checkpoints.recognise import HOW, connector_format
+from vidtune.checkpoints.recognise import HOW
 from vidtune.checkpoints.report import OURS, LoadReport, rename
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError

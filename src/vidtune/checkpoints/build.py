@@ -73,9 +73,9 @@ def tower_of_recipe(recipe: Recipe, name: str, config: VideoLMConfig) -> nn.Modu
     Raises:
         UserError: weights that cannot be found or do not fit.
     """
-    if recipe.starting_place is not None:
-        return tower_of_checkpoint(recipe.starting_place, name, recipe)
     place = recipe.towers.get(name)
+    if recipe.starting_place is not None and not isinstance(place, str):
+        return tower_of_checkpoint(recipe.starting_place, name, recipe)
     if not isinstance(place, str):
         return build_model(recipe).towers[name]
     part = recognise(place, system=recipe.system, component=f"towers.{name}")

@@ -9,8 +9,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.settings import KnownSettings
-from vidtune.checkpoints.parts.language_model import read_text_config, require_causal
-from vidtune.checkpoints.parts.model_settings import settings_of
+from vidtune.checkpoints.parts.language_model import read_text_config, require_causal, require_rotary
+from vidtune.checkpoints.parts.model_settings import names_of, settings_of
 from vidtune.checkpoints.parts.teachers import alignment_sizes
 from vidtune.checkpoints.publication import CONFIG_ERRORS, JsonDict
 from vidtune.checkpoints.source import Source
@@ -175,7 +175,12 @@ def _text_config(source: Source, recipe: Recipe) -> PreTrainedConfig:
     if sizes.setdefault("vocab_size", tokens) < tokens:
         raise UserError(f"language_model: vocab_size {sizes['vocab_size']} is less than the tokenizer's {tokens}")
     try:
-        config = config_class(str(sizes.pop("model_type", "")))(**sizes)
+        kind = config_class(str(sizes.pop("model_type", "")))
+        unknown = next((key for key in sizes if key not in names_of(kind)), None)
+        if unknown is not None:
+            raise ValueError(f"a {kind.model_type} has no {unknown!r}; {suggestion(unknown, names_of(kind))}")
+        config = kind(**sizes)
+        require_rotary(config)
     except CONFIG_ERRORS as error:
         raise UserError(f"language_model: {' '.join(str(error).split()) or type(error).__name__}") from None
     require_causal(config, "language_model")

@@ -4,7 +4,6 @@ Only :func:`recognise` calls itself: for the base of a bundle, for what a LoRA r
 recipe. Every file is opened once for all of them.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +15,9 @@ from vidtune.checkpoints.files.tensors import SINGLE_NAMES
 from vidtune.checkpoints.lora.adapter_files import TRAINABLE_NAMES, official_name
 from vidtune.checkpoints.lora.adapter_settings import CONFIG_NAME, require_plain
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, MANIFEST, read_manifest
+from vidtune.checkpoints.parts.claims import AmbiguousCheckpointError, connector_files, find_format
 from vidtune.checkpoints.parts.model_settings import language_model_notes, require_unquantised
-from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, NamedParts, Shapes
+from vidtune.checkpoints.publication import CheckpointFormat, NamedParts
 from vidtune.checkpoints.report import OURS
 from vidtune.checkpoints.source import NEEDS_BASE, Kind, Source
 from vidtune.errors import UserError, foreign
@@ -30,10 +30,6 @@ TEACHER = "teacher."
 """Prefix of the component name of a teacher, which may be a tower or a whole model of ours with that tower."""
 Opened = dict[str, CheckpointFiles]
 """Files of the checkpoints that are open already, by place."""
-
-
-class AmbiguousCheckpointError(UserError):
-    """A checkpoint that several systems claim."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ def recognise(
     if source is not None and not source.is_layer:
         source = replace(source, towers=_named_towers(towers, str(source.system), opened))
     elif below:
-        below = [replace(below[0], towers=towers), *below[1:]]
+        below = [replace(below[0], towers={**below[0].towers, **towers}), *below[1:]]
     children = tuple(recognise(**vars(lower), opened=opened, above=above) for lower in below)
     if isinstance(place, Recipe):
         made = children[0] if source is None else replace(source, children=children)
@@ -157,7 +153,9 @@ def _describe_recipe(recipe: Recipe, may_draw: bool, opened: Opened) -> tuple[So
         return run, [_Below(recipe.model_copy(update={"lora_runs": ()}), may_draw=may_draw), *lower]
     if recipe.starting_place is not None:
         kind = _identify(_open(recipe.starting_place, opened), recipe.system).kind
-        return None, [_Below(recipe.starting_place, parts_below(recipe, kind), recipe.system)]
+        _require_used(recipe, kind)
+        towers = {name: place for name, place in recipe.towers.items() if isinstance(place, str)}
+        return None, [_Below(recipe.starting_place, parts_below(recipe, kind), recipe.system, towers)]
     places = {
         **{f"towers.{name}": spec for name, spec in recipe.towers.items()},
         **{f"connectors.{name}": spec for name, spec in recipe.connectors.items()},
@@ -166,6 +164,26 @@ def _describe_recipe(recipe: Recipe, may_draw: bool, opened: Opened) -> tuple[So
     named = {component: spec for component, spec in places.items() if isinstance(spec, str)}
     parts = Source("parts", system=recipe.system, recipe=recipe, may_draw=may_draw)
     return parts, [_Below(place, system=recipe.system, component=component) for component, place in named.items()]
+
+
+def _require_used(recipe: Recipe, kind: Kind) -> None:
+    """Raise UserError for parts that a recipe names beside its checkpoint, but that this checkpoint would not take."""
+    parts = {
+        "language_model": recipe.language_model,
+        **{f"towers.{name}": spec for name, spec in recipe.towers.items()},
+        **{f"connectors.{name}": spec for name, spec in recipe.connectors.items()},
+    }
+    for name, spec in parts.items():
+        if spec is None:
+            continue
+        beside = f"checkpoint: {recipe.checkpoint}: is "
+        if kind not in NEEDS_BASE:
+            swap = ", or swap the tower with `vidtune convert --tower`" if name.startswith("towers.") else ""
+            raise UserError(f"{beside}a whole model, which would not take {name}; remove {name}{swap}")
+        if not isinstance(spec, str):
+            raise UserError(f"{beside}no whole model ({kind}) and stands on weights; give a file or folder for {name}")
+        if kind == "delta" and name.startswith("connectors."):
+            raise UserError(f"{beside}a difference to a language model, which would not take {name}; remove it")
 
 
 def parts_below(recipe: Recipe, kind: Kind) -> tuple[str, ...]:
@@ -181,7 +199,7 @@ def _describe_part(files: CheckpointFiles, component: str, system: str | None) -
     if component == LANGUAGE_MODEL:
         return Source("language_model", files, component=component, notes=language_model_notes(files))
     if component.startswith("connectors."):
-        names = (*SINGLE_NAMES, *_connector_files())
+        names = (*SINGLE_NAMES, *connector_files())
         return Source("connectors", files, system, component=component, names=names)
     return Source("tower", files, system, component=component)
 
@@ -226,7 +244,7 @@ def _identify(files: CheckpointFiles, system: str | None = None) -> Source:
             return Source("bundle", files, config.get("system"), manifest=read_manifest(files))
         return Source("native", files, config.get("system"))
     is_run = files.has(CONFIG_NAME)
-    names = TRAINABLE_NAMES if is_run else (*SINGLE_NAMES, *_connector_files())
+    names = TRAINABLE_NAMES if is_run else (*SINGLE_NAMES, *connector_files())
     shapes = files.tensors(names).shapes
     if is_run:
         shapes = {official_name(key): shape for key, shape in shapes.items()}
@@ -314,11 +332,19 @@ def _below_bundle(source: Source, given: str | None, towers: Mapping[str, str], 
     named_language_model = given is not None and not is_video_model(_open(given, opened), str(source.system))
     base = source.manifest.base
     if base.parts is not None:
-        base = base.model_copy(update={"parts": _with_places(base.parts, towers)[0]})
+        base = base.model_copy(update={"parts": _with_places(_used(base.parts, opened), towers)[0]})
     base = base.found(source.path, given, named_language_model)
     if base.parts is not None:
         return _Below(base.parts.model_copy(update={"tokenizer": str(source.path)}))
     return _Below(str(base.checkpoint), base=base.below, system=source.system)
+
+
+def _used(recipe: Recipe, opened: Opened) -> Recipe:
+    """A stored recipe without the parts that earlier versions left out beside a whole checkpoint."""
+    named = recipe.starting_place is not None and (recipe.language_model or recipe.towers or recipe.connectors)
+    if not named or _identify(_open(str(recipe.starting_place), opened), recipe.system).kind in NEEDS_BASE:
+        return recipe
+    return recipe.model_copy(update={"language_model": None, "towers": {}, "connectors": {}})
 
 
 def _identified(files: CheckpointFiles, system: str | None = None) -> Source | None:
@@ -343,67 +369,3 @@ def _identified_alone(files: CheckpointFiles) -> Source | None:
 def is_video_model(files: CheckpointFiles, system: str | None = None) -> bool:
     """Return whether these are the files of a video language model, of this system or of another one."""
     return _identified(files, system) is not None or _identified(files) is not None
-
-
-def find_format(
-    config: JsonDict, shapes: Shapes, where: Path, adapter: bool = False, system: str | None = None
-) -> tuple[str, CheckpointFormat]:
-    """Return the system name and the published format that match a config.json and the tensors beside it.
-
-    Args:
-        shapes: shapes of the tensors by name.
-        where: path for error messages.
-        adapter: whether a low-rank adapter lies beside them.
-        system: look among its formats alone; None: among those of all systems.
-
-    Raises:
-        AmbiguousCheckpointError: several systems claim it; the message names them.
-        UserError: no system knows it.
-    """
-    claims = {}
-    for name, known in [(system, SYSTEMS[system])] if system else SYSTEMS.usable():
-        formats = (format for format in known.publication.formats if format.adapter == adapter)
-        try:
-            with foreign(f"system {name}: matches of a format fails"):
-                claim = next((format for format in formats if format.matches(config, shapes)), None)
-        except UserError as broken:
-            if system:
-                raise
-            warnings.warn(f"{broken}; it is left out", stacklevel=2)
-            continue
-        if claim is not None:
-            claims[name] = claim
-    if len(claims) > 1:
-        named = " and ".join(f"{name} (format {format.name})" for name, format in claims.items())
-        raise AmbiguousCheckpointError(f"{where}: claimed by the systems {named}; name one of them with --system NAME")
-    for name, claim in claims.items():
-        if not system and not claim.certain(config, shapes):
-            raise AmbiguousCheckpointError(
-                f"{where}: could be of system {name} (format {claim.name}), but nothing in it says so; if it is, say "
-                f"--system {name}"
-            )
-        return name, claim
-    what = f"of system {system}" if system else "of a known system"
-    raise UserError(f"{where}: not a checkpoint {what} (model_type {config.get('model_type')!r})")
-
-
-def connector_format(part: Source) -> CheckpointFormat:
-    """Return the published format of a file that is named for one connector: the one that claims it, or the only one.
-
-    Raises:
-        UserError: it is none of the formats of its system.
-    """
-    known = SYSTEMS[str(part.system)].publication.formats
-    partial = [format for format in known if format.holds_connectors_alone]
-    with foreign(f"system {part.system}: matches of a format fails"):
-        found = [format for format in partial if format.matches(part.config, part.shapes)]
-    if not found and len(partial) != 1:
-        names = ", ".join(format.name for format in partial) or "it has none"
-        raise UserError(f"{part.path}: no file of connectors of system {part.system} (formats: {names})")
-    return (found or partial)[0]
-
-
-def _connector_files() -> tuple[str, ...]:
-    """Names that files of connectors have in the published formats."""
-    formats = [format for _, system in SYSTEMS.usable() for format in system.publication.formats]
-    return tuple(dict.fromkeys(format.file_name for format in formats if format.holds_connectors_alone))

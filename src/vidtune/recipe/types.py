@@ -252,8 +252,9 @@ class Recipe(Settings):
         tokenizer: folder or hub id of the tokenizer; None: the language model's own.
         towers: per tower, folder or hub id of its weights, or a config to build it with random weights. If a system is
             published without its towers, a tower that is not named is not built, and its features are read from files.
-        checkpoint: folder or hub id of a whole model to start from; replaces ``language_model`` and ``towers``.
-            Connectors, a LoRA run or differences to a language model stand on the recipe's own parts.
+        checkpoint: folder or hub id of a whole model to start from, in the place of ``language_model``, ``towers`` and
+            ``connectors``, which may not stand beside it. Connectors, a LoRA run or differences to a language model
+            stand on the recipe's own parts.
         revision: branch, tag or commit of a ``checkpoint`` on the hub; None: the newest. Other hub ids are pinned by a
             suffix: ``org/name@REVISION``.
         connectors: per connector, folder or file of its weights, or sizes that differ from the published ones.

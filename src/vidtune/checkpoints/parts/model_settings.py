@@ -65,11 +65,16 @@ def require_unquantised(config: Mapping[str, Any], where: Path) -> None:
             require_unquantised(inner, where)
 
 
-def settings_of(config: type[PreTrainedConfig]) -> KnownSettings:
-    """Return the settings that a class of configs of transformers reads."""
+def names_of(config: type[PreTrainedConfig]) -> set[str]:
+    """Return the names of the settings that a class of configs of transformers has."""
     names = {field.name for field in fields(config)} | set(config.attribute_map)  # type: ignore[arg-type]
-    names |= signature(config.__init__).parameters.keys()
-    return ANY_MODEL | KnownSettings(read=frozenset(names - ANY_MODEL.only.keys()))
+    names |= signature(config.__init__).parameters.keys() - {"self", "kwargs"}
+    return names | ({"rope_theta", "rope_scaling"} if "rope_parameters" in names else set())
+
+
+def settings_of(config: type[PreTrainedConfig]) -> KnownSettings:
+    """Return the settings that the config.json of such a model may hold."""
+    return ANY_MODEL | KnownSettings(read=frozenset(names_of(config) - ANY_MODEL.only.keys()))
 
 
 def language_model_notes(files: CheckpointFiles) -> tuple[str, ...]:

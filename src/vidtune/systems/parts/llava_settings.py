@@ -14,7 +14,6 @@ from vidtune.checkpoints.publication import JsonDict
 
 _OF_THE_FILE = ("architectures", "dtype", "transformers_version")
 LLAMA = settings_of(LlamaConfig) | KnownSettings(
-    read=frozenset({"rope_theta", "rope_scaling"}),
     only={"sliding_window": (None,), "use_sliding_window": (False, None)},
 )
 """Settings of a Llama."""

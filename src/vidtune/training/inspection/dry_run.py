@@ -217,9 +217,9 @@ def starting_config(recipe: Recipe, number: int) -> VideoLMConfig:
     """Returns the config of the model that a stage starts from. No weights are read."""
     stage = recipe.stages[number]
     earlier = [s.name for s in recipe.stages[:number]]
-    source = stage.from_ or (earlier[-1] if earlier else recipe.starting_place)
+    source = stage.from_ or (earlier[-1] if earlier else None)
     if source is None:
-        return build_config(recipe)
+        return build_config(recipe) if recipe.starting_place is None else config_of(recognise(recipe))
     if source in earlier:
         return starting_config(recipe, earlier.index(source))
     return config_of(recognise(source, base=stands_on(recipe, source), system=recipe.system))
