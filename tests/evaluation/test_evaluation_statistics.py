@@ -8,6 +8,7 @@ import pytest
 
 from vidtune.evaluation import statistics
 from vidtune.evaluation.metrics.bleu import bleu
+from vidtune.evaluation.scores.score_lines import estimate_text
 from vidtune.evaluation.statistics import difference_of_sums, mean_difference, of_sums, ratio
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -42,6 +43,7 @@ def test_the_interval_covers_the_truth_for_every_kind_of_score(kind, videos):
 def test_two_videos_are_too_few_for_an_interval():
     halves = ratio([1, 0, 1, 0], [1] * 4, ["a", "a", "b", "b"])
     assert (halves.value, halves.low, halves.high, halves.clusters) == (0.5, None, None, 2)
+    assert estimate_text(halves) == "0.50 [2 videos: too few for an interval]"
     paired = mean_difference([1] * 4, [0] * 4, ["a", "a", "b", "b"])
     assert (paired.value, paired.low, paired.high) == (1.0, None, None)
 

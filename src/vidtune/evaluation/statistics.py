@@ -50,7 +50,8 @@ class Estimate(BaseModel):
     """A value with its 95 % interval.
 
     Args:
-        low, high: bounds of the interval; None when there are too few clusters for one (less than three).
+        low, high: bounds of the interval; None when there is none: less than three clusters, or equal values of a kind
+            without bounds.
         clusters: number of videos that the value is computed from.
     """
 
@@ -60,6 +61,14 @@ class Estimate(BaseModel):
     low: float | None
     high: float | None
     clusters: int
+
+    @property
+    def without_interval(self) -> str:
+        """Why there is no interval, in a few words; empty when there is one."""
+        if self.low is not None:
+            return ""
+        few = f"{self.clusters} video{'s' if self.clusters != 1 else ''}: too few for an interval"
+        return few if self.clusters < FEWEST_CLUSTERS else "no interval"
 
     def scaled(self, factor: float) -> "Estimate":
         """Returns the estimate times a factor."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from vidtune.evaluation.ledger import Asking, Judging
-from vidtune.evaluation.statistics import FEWEST_CLUSTERS
 
 if TYPE_CHECKING:
     from vidtune.evaluation.scores.score import NamedValue, Score, ScoreGroup
@@ -100,7 +99,5 @@ def estimate_text(estimate: "Estimate | None") -> str:
     if estimate is None:
         return "none"
     if estimate.low is None or estimate.high is None:
-        count = estimate.clusters
-        few = f"{count} video{'s' if count != 1 else ''}: too few for an interval"
-        return f"{estimate.value:.2f} [{few if count < FEWEST_CLUSTERS else 'no interval'}]"
+        return f"{estimate.value:.2f} [{estimate.without_interval}]"
     return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
