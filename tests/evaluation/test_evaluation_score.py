@@ -281,6 +281,14 @@ def test_every_planned_question_has_one_state(run):
     assert ledger.reasons() == ("1 without video: no video file (e_6)", "1 failed: no frames (d_5)")
 
 
+def test_many_reasons_share_a_line(tmp_path):
+    data = counted_set(tmp_path / "set", 40, per_video=2)
+    errors = {f"clip{n}.mp4": f"{n} frames are not enough" for n in range(20)}
+    lines = stub_run(data, tmp_path / "run", StubEngine(errors=errors)).ledger.reasons()
+    assert lines[0] == "2 failed: 0 frames are not enough (clip0_0, clip0_20)"
+    assert len(lines) == 6 and lines[-1] == "30 failed: 15 other reasons (clip5_5, clip5_25, clip6_6, ...)"
+
+
 def test_a_video_that_vanished_after_its_answer_leaves_the_answer(tmp_path):
     data = write_set(tmp_path / "set", [("a", "one?", "x"), ("b", "two?", "y")])
     stub_run(data, tmp_path / "run", StubEngine({"one?": "x"}, errors={"b.mp4": "no frames"}))

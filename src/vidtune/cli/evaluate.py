@@ -164,7 +164,8 @@ def _score(summary: "PredictionSummary", judge: "Judge | None") -> None:
     for line in summary.ledger.reasons():
         typer.echo(f"  {line}")
     if not summary.answered:
-        raise UserError(f"{summary.run_dir}: no question was answered: {'; '.join(summary.ledger.reasons())}")
+        why = "; ".join(summary.ledger.reasons()) or "the run has none"
+        raise UserError(f"{summary.run_dir}: no question was answered: {why}")
 
 
 def _folders(assignments: Sequence[str]) -> dict[str, Path | str]:

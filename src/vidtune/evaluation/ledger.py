@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 EXAMPLES = 3
+REASONS = 5
 
 
 class Asking(StrEnum):
@@ -122,14 +123,19 @@ class Ledger:
 
 
 def reason_lines(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Returns one line per state and reason, the most frequent reason of a state first."""
+    """Returns a line per state and reason, the most frequent reason of a state first; rare ones share a line."""
     grouped: dict[tuple[Asking | Judging, str], list[Entry]] = {}
     for entry in entries:
         if entry.reason is not None:
             grouped.setdefault((entry.state, entry.reason), []).append(entry)
-    states: list[Asking | Judging] = [*Asking, *Judging]
-    ordered = sorted(grouped.items(), key=lambda item: (states.index(item[0][0]), -len(item[1])))
-    return tuple(f"{len(found)} {state}: {reason} ({_examples(found)})" for (state, reason), found in ordered)
+    lines = []
+    for state in [*Asking, *Judging]:
+        reasons = [(reason, found) for (of, reason), found in grouped.items() if of is state]
+        reasons.sort(key=lambda one: -len(one[1]))
+        rare = [entry for _, found in reasons[REASONS:] for entry in found]
+        lines += [f"{len(found)} {state}: {reason} ({_examples(found)})" for reason, found in reasons[:REASONS]]
+        lines += [f"{len(rare)} {state}: {len(reasons) - REASONS} other reasons ({_examples(rare)})"] if rare else []
+    return tuple(lines)
 
 
 def _examples(entries: Sequence[Entry]) -> str:

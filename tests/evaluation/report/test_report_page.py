@@ -126,6 +126,16 @@ def test_a_run_without_score_is_refused(page, tmp_path):
         build_report([], tmp_path / "report.html")
 
 
+def test_a_score_of_another_time_is_refused(page, tmp_path):
+    data, engine = page.parent / "set", StubEngine(SEEING)
+    run = stub_run(data, tmp_path / "run", engine, limit=2).run_dir
+    score_run(run)
+    build_report([run], tmp_path / "report.html", frames=1)
+    stub_run(data, run, engine)
+    with pytest.raises(UserError, match=r"score by rules-v1 is of another time, now it has 5 of 6 questions answered"):
+        build_report([run], tmp_path / "report.html")
+
+
 @pytest.fixture(scope="module")
 def events_page(tmp_path_factory):
     """Runs of an event benchmark: whole, without a stream (finds nothing), blind; and a judged run beside them."""

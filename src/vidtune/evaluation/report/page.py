@@ -18,7 +18,7 @@ from vidtune.evaluation.report.frame_strip import frame_strip
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.comparison import Comparison, compare_runs
 from vidtune.evaluation.scores.score import METRICS, Score
-from vidtune.evaluation.scores.score_file import read_score
+from vidtune.evaluation.scores.score_file import read_current_score
 from vidtune.evaluation.scores.score_lines import counts_text
 from vidtune.evaluation.scores.scoring import source_for
 from vidtune.machine.files import write_text_atomically
@@ -126,7 +126,7 @@ def build_report(
         ``out``.
 
     Raises:
-        UserError: no run is given, or one is not scored.
+        UserError: no run is given, or one is not scored or has got answers since.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -162,7 +162,7 @@ def _group(
     measured = METRICS in runs[0].judges()
     judge = METRICS if measured else judge or _common_judge(runs)
     judged = [(run, label) for run, label in zip(runs, labels, strict=True) if judge in run.judges()]
-    main_scores = tuple(read_score(run.path, judge) for run, _ in judged)
+    main_scores = tuple(read_current_score(run, judge) for run, _ in judged)
     asked = {prediction.index: prediction for run, _ in judged for prediction in run.predictions()}
     return RunGroup(
         title=BENCHMARKS[name].title if name in BENCHMARKS else name,
@@ -171,7 +171,9 @@ def _group(
         runs=tuple(run for run, _ in judged),
         labels=tuple(label for _, label in judged),
         scores=tuple(
-            (label, read_score(run.path, one)) for run, label in zip(runs, labels, strict=True) for one in run.judges()
+            (label, read_current_score(run, one))
+            for run, label in zip(runs, labels, strict=True)
+            for one in run.judges()
         ),
         main_scores=main_scores,
         comparisons=tuple(_comparisons(judged, judge)),

@@ -9,6 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vidtune.errors import UserError
+from vidtune.evaluation.ledger import Asking
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.run_ledger import ledger_of
 from vidtune.evaluation.scores.score import METRICS, NamedValue, Score, ScoreGroup
 from vidtune.machine.files import read_object, write_json_atomically
 
@@ -38,6 +42,21 @@ def read_score(run: Path, judge: str) -> Score:
         UserError: no such file, or not valid JSON.
     """
     return score_of(read_object(score_path(Path(run), judge)))
+
+
+def read_current_score(run: RunFolder, judge: str) -> Score:
+    """Read the score of a run as it is now.
+
+    Raises:
+        UserError: no such file, not valid JSON, or answers have come since.
+    """
+    score, ledger = read_score(run.path, judge), ledger_of(run)
+    groups = (score.overall,) if score.overall is not None else score.groups
+    then = [sum(getattr(group, name) for group in groups) for name in ("questions", "missing", "errors", "unanswered")]
+    now = [ledger.planned, *map(ledger.count, (Asking.NO_VIDEO, Asking.FAILED, Asking.NOT_ASKED))]
+    if then != now:
+        raise UserError(f"{run.path}: its score by {judge} is of another time, now it has {ledger}; judge it again")
+    return score
 
 
 def score_record(score: Score) -> dict[str, Any]:
