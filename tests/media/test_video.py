@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from synthetic_clips import decode_plainly, write_clip
 from vidtune.errors import MediaError
 from vidtune.media import video
 from vidtune.media.clip_times import ClipTimes
-from vidtune.media.container import PacketTable
+from vidtune.media.packets.groups import gop_plan
+from vidtune.media.packets.table import PacketTable
 from vidtune.media.preprocessing.frame_sampling import frame_chooser
 from vidtune.media.probe import probe
-from vidtune.media.video import gop_plan, read_clip, read_frames
+from vidtune.media.video import read_clip, read_frames
 
 REAL = Path(os.environ.get("VIDTUNE_MEDIA", Path(__file__).parents[3] / "shared" / "media"))
 FORMATS = {
@@ -102,8 +104,7 @@ def test_a_clip_shorter_than_wanted_repeats_frames(tmp_path: Path) -> None:
     assert (frames == frames[0]).all()
 
 
-def columns(table: PacketTable) -> tuple[np.ndarray, ...]:
-    return table.times, table.decode_times, table.keys, table.shown
+COLUMNS = ("times", "decode_times", "sizes", "keys", "shown")
 
 
 def test_frames_that_packets_promise_but_decoding_lacks_are_not_sampled(
@@ -114,8 +115,9 @@ def test_frames_that_packets_promise_but_decoding_lacks_are_not_sampled(
 
     def promise_two_more(*arguments: object) -> PacketTable:
         table = original(*arguments)  # type: ignore[arg-type]
-        more = [np.append(column, [column[-1]] * 2) for column in columns(table)]
-        return PacketTable(*more, timed=False, clip=ClipTimes.evenly(12, 10))
+        columns = {name: getattr(table, name) for name in COLUMNS}
+        more = {name: np.append(column, [column[-1]] * 2) for name, column in columns.items()}
+        return replace(table, **more, timed=False, clip=ClipTimes.evenly(12, 10))
 
     monkeypatch.setattr(video, "read_packet_table", promise_two_more)
     frames, info = read_clip(path, frame_chooser("linspace", 3))
@@ -154,11 +156,12 @@ def test_an_index_behind_the_end_is_refused(tmp_path: Path) -> None:
 def test_a_picture_shown_before_its_key_frame_needs_the_gop_before() -> None:
     times = np.array([0, 1, 2, 5, 3, 4, 6])
     keys = np.array([True, False, False, True, False, False, False])
-    table = PacketTable(times, np.arange(7), keys, np.ones(7, bool), timed=True, clip=ClipTimes.evenly(7, 7))
-    assert gop_plan(table, [5]) == [(0, [5])]
-    assert gop_plan(table, [6]) == [(3, [6])]
-    assert gop_plan(table, [1, 6]) == [(0, [1]), (3, [6])]
-    assert gop_plan(table, [4, 6]) == [(0, [4, 6])]
+    ones, clip = np.ones(7, bool), ClipTimes.evenly(7, 7)
+    table = PacketTable(times, np.arange(7), np.arange(7), keys, ones, timed=True, reordered=True, clip=clip)
+    assert gop_plan(table, keys, [5]) == [(0, [5])]
+    assert gop_plan(table, keys, [6]) == [(3, [6])]
+    assert gop_plan(table, keys, [1, 6]) == [(0, [1]), (3, [6])]
+    assert gop_plan(table, keys, [4, 6]) == [(0, [4, 6])]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no folder of real videos")

@@ -54,7 +54,7 @@ def _rgb(path: str, image: Image.Image) -> np.ndarray:
 
 
 def image_size(path: str) -> tuple[int, int] | None:
-    """Return width and height from the header of a still image; None for other files and for GIFs.
+    """Return width and height from the header of a still image; None for other files, for GIFs and for MPEG video.
 
     Raises:
         MediaError: missing, unreadable or empty.
@@ -63,7 +63,7 @@ def image_size(path: str) -> tuple[int, int] | None:
         check_file(path)
         try:
             with Image.open(path) as image:
-                return None if image.format == "GIF" else image.size
+                return None if image.format in ("GIF", "MPEG") else image.size
         except UnidentifiedImageError:
             return None
         except Image.DecompressionBombError as error:

@@ -12,11 +12,14 @@ from av.video.stream import VideoStream
 from vidtune.machine.records import RecordWriter, read_records
 from vidtune.media.audio import audio_seconds
 from vidtune.media.clip_times import ClipTimes
-from vidtune.media.container import PacketTable, open_media, open_video_stream, picture_streams, read_packet_table
+from vidtune.media.container import open_media, open_video, open_video_stream, picture_streams
 from vidtune.media.file_version import FileVersion, file_version
 from vidtune.media.first_look import media_errors
 from vidtune.media.image import image_size, list_frames
-from vidtune.media.rotation import header_rotation
+from vidtune.media.mp4_boxes import has_matrix
+from vidtune.media.orientation import Orientation, has_projection, orientation_of
+from vidtune.media.packets.bitstream import may_turn
+from vidtune.media.packets.table import PacketTable, read_packet_table
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class MediaInfo:
         has_audio: whether the file has an audio stream.
         rotation: counterclockwise degrees (0, 90, 180, 270) applied to the stored pixels.
         audio_seconds: length of the sound in seconds, from the start of the file; 0 without sound.
+        mirrored: left and right of the stored pixels are exchanged before the rotation.
     """
 
     kind: Literal["video", "image", "frames", "audio"]
@@ -39,6 +43,7 @@ class MediaInfo:
     has_audio: bool
     rotation: int
     audio_seconds: float = 0.0
+    mirrored: bool = False
 
     @property
     def num_frames(self) -> int:
@@ -85,18 +90,30 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
 
 def probed_info(path: str, container: InputContainer, stream: VideoStream, table: PacketTable) -> MediaInfo:
     """Return the metadata of an open video as `probe` does."""
-    rotation = header_rotation(path) if "mp4" in container.format.name else 0
-    return video_info(container, stream, table, rotation)
+    return video_info(container, stream, table, stated_orientation(path, container, stream, table))
 
 
-def video_info(container: InputContainer, stream: VideoStream, table: PacketTable, rotation: int) -> MediaInfo:
+def video_info(
+    container: InputContainer, stream: VideoStream, table: PacketTable, orientation: Orientation
+) -> MediaInfo:
     """Return the metadata of an open video whose packets have been read."""
     width, height = stream.codec_context.width, stream.codec_context.height
-    if rotation in (90, 270):
+    if orientation.rotation in (90, 270):
         width, height = height, width
-    has_audio = len(container.streams.audio) > 0
-    seconds = audio_seconds(container)
-    return MediaInfo("video", width, height, table.clip, has_audio, rotation, seconds)
+    has_audio, seconds = len(container.streams.audio) > 0, audio_seconds(container)
+    facts = (orientation.rotation, seconds, orientation.mirrored)
+    return MediaInfo("video", width, height, table.clip, has_audio, *facts)
+
+
+def stated_orientation(path: str, container: InputContainer, stream: VideoStream, table: PacketTable) -> Orientation:
+    """Return how pictures are turned. Only if something in the file asks for a turn, the first one is decoded."""
+    kind, context = container.format.name, stream.codec_context
+    asked = may_turn(context.name, table.first, context.extradata)
+    asked = asked or ("mp4" in kind and has_matrix(path)) or ("matroska" in kind and has_projection(path))
+    if not asked:
+        return Orientation()
+    with open_video(path) as (opened, pictures):
+        return next((orientation_of(frame) for frame in opened.decode(pictures)), Orientation())
 
 
 class ProbeCache:

@@ -1,13 +1,9 @@
-"""Decoding chosen frames of a video: only the groups of pictures that hold one, and only the pictures they need.
+"""Decoding chosen frames of a video.
 
-Legend: T wanted frames, H and W pixels after rotation. A GOP (group of pictures) is a key frame and what follows it
-in decode order. Frame indices count shown frames in presentation order, from 0.
+Legend: T wanted frames, H and W pixels after rotation. Frame indices count shown frames in presentation order, from 0.
 
-One pass over the packets gives times and key frames. For each GOP that holds a wanted frame, the reader seeks to its
-key frame. The decoder skips pictures that no other picture refers to (most B-frames) unless they are wanted, and stops
-after the last wanted frame of the GOP. A picture that is shown before the key frame of its own GOP (open GOP) is
-decoded from the previous key frame. The pixels equal those of decoding the file from start to end; a file whose packets
-do not allow this plan is decoded in that way.
+A frame is what decoding the whole file from its start shows at that place. `vidtune.media.packets.groups` reads it
+faster where the packets allow that; where they do not, or contradict themselves, the file is decoded from its start.
 """
 
 import os
@@ -19,23 +15,17 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
-from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from vidtune.errors import MediaError
-from vidtune.media.container import PacketTable, open_video, read_packet_table
+from vidtune.media.container import open_video
 from vidtune.media.image import list_frames, read_frame_images
+from vidtune.media.orientation import Orientation, orientation_of
+from vidtune.media.packets.groups import PlanFailedError, decode_groups
+from vidtune.media.packets.table import PacketTable, decode_packet, read_packet_table
 from vidtune.media.probe import MediaInfo, probe, probed_info, video_info
-from vidtune.media.rotation import quarter_turns
-
-# Codecs whose decoder recognises pictures that no other picture refers to.
-_SKIPPING_CODECS = frozenset({"h264", "mpeg4", "mpeg1video", "mpeg2video"})
-
-
-class _PlanFailed(Exception):
-    """The decoder gives other frames than the packets promise; the file is decoded from start to end instead."""
 
 
 class _FewerFrames(Exception):
@@ -103,13 +93,13 @@ def read_clip(
         fps = table.clip.fps
         try:
             indices = choose(num_frames, fps)
-            frames, rotation = _decode(path, container, stream, table, indices, threads)
+            frames, orientation = _decode(path, container, stream, table, indices, threads)
         except _FewerFrames as error:
             if as_probed:
                 raise MediaError(path, f"promises {num_frames} frames but gives {error.num_frames}") from None
             num_frames = error.num_frames
-            frames, rotation = _decode_plainly(path, choose(num_frames, fps), threads)
-        info = video_info(container, stream, table, rotation)
+            frames, orientation = _decode_plainly(path, choose(num_frames, fps), threads)
+        info = video_info(container, stream, table, orientation)
         info = replace(info, times=info.times.first(num_frames))
         if as_probed:
             _check_picture(path, frames, probed_info(path, container, stream, table))
@@ -135,32 +125,30 @@ def _check_range(path: str, wanted: Sequence[int], num_frames: int) -> None:
 
 def _decode(
     path: str, container: InputContainer, stream: VideoStream, table: PacketTable, wanted: Sequence[int], threads: int
-) -> tuple[np.ndarray, int]:
-    """Decode frames (T, H, W, 3) by the plan, or from the start if it fails; also return the rotation in degrees."""
+) -> tuple[np.ndarray, Orientation]:
+    """Decode frames (T, H, W, 3) by the plan, or from the start if it fails; also return how they were turned."""
     if table.timed:
         try:
-            return _collect(path, wanted, _decode_gops(container, stream, table, set(wanted), threads), threads)
-        except (_PlanFailed, av.FFmpegError):
+            return _collect(path, wanted, decode_groups(container, stream, table, set(wanted), threads), threads)
+        except (PlanFailedError, av.FFmpegError):
             pass
     return _decode_plainly(path, wanted, threads)
 
 
 def _collect(
     path: str, wanted: Sequence[int], decoded: Iterator[tuple[int, VideoFrame]], threads: int
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, Orientation]:
     """Convert frames to RGB, rotate them upright, and put each at the places of its index in ``wanted``."""
     slots: dict[int, list[int]] = {}
     for slot, index in enumerate(wanted):
         slots.setdefault(index, []).append(slot)
     reformatter = VideoReformatter()
     frames: np.ndarray | None = None
-    turns = 0
+    orientation = Orientation()
     for index, frame in decoded:
         pixels = reformatter.reformat(frame, format="rgb24", threads=threads).to_ndarray()
-        if frames is None:
-            turns = quarter_turns(frame.rotation)
-        if turns:
-            pixels = np.rot90(pixels, turns)
+        orientation = orientation_of(frame)
+        pixels = orientation.apply(pixels)
         if frames is None:
             frames = np.empty((len(wanted), *pixels.shape), np.uint8)
         if pixels.shape != frames.shape[1:]:
@@ -169,10 +157,10 @@ def _collect(
             frames[slot] = pixels
         del pixels  # so that the next frame gets its memory, which is mapped already
     assert frames is not None
-    return frames, turns * 90
+    return frames, orientation
 
 
-def _decode_plainly(path: str, wanted: Sequence[int], threads: int) -> tuple[np.ndarray, int]:
+def _decode_plainly(path: str, wanted: Sequence[int], threads: int) -> tuple[np.ndarray, Orientation]:
     with open_video(path, threads) as (container, stream):
         return _collect(path, wanted, _decode_from_start(path, container, stream, set(wanted)), threads)
 
@@ -180,8 +168,9 @@ def _decode_plainly(path: str, wanted: Sequence[int], threads: int) -> tuple[np.
 def _decode_from_start(
     path: str, container: InputContainer, stream: VideoStream, wanted: set[int]
 ) -> Iterator[tuple[int, VideoFrame]]:
+    """Yield the wanted frames with their index."""
     last, index = max(wanted), -1
-    for index, frame in enumerate(container.decode(stream)):
+    for index, frame in enumerate(_all_frames(container, stream)):
         if index in wanted:
             if frame.is_corrupt:
                 raise MediaError(path, f"frame {index} is damaged")
@@ -193,95 +182,9 @@ def _decode_from_start(
     raise _FewerFrames(index + 1)
 
 
-def gop_plan(table: PacketTable, positions: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Return where decoding starts, and which packets are wanted from there on.
-
-    Args:
-        positions: packet positions of the wanted frames.
-
-    Returns:
-        Pairs (position of a key frame, wanted positions ascending) in decode order. The ranges do not overlap.
-    """
-    key_positions = np.flatnonzero(table.keys)
-    plan: list[tuple[int, list[int]]] = []
-    for position in sorted(positions):
-        gop = int(np.searchsorted(key_positions, position, side="right")) - 1
-        if table.times[position] < table.times[key_positions[gop]]:
-            gop -= 1
-        if gop < 0:
-            raise _PlanFailed
-        start = int(key_positions[gop])
-        if plan and start <= plan[-1][1][-1] + 1:
-            plan[-1][1].append(position)
-        else:
-            plan.append((start, [position]))
-    return plan
-
-
-def _decode_gops(
-    container: InputContainer, stream: VideoStream, table: PacketTable, wanted: set[int], threads: int
-) -> Iterator[tuple[int, VideoFrame]]:
-    order = table.presentation_order
-    index_at = {int(order[index]): index for index in wanted}
-    position_at = {int(time): position for position, time in enumerate(table.times)}
-    context = stream.codec_context
-    skipping = threads == 1 and context.name in _SKIPPING_CODECS
-    for start, positions in gop_plan(table, list(index_at)):
-        missing = set(positions)
-        context.flush_buffers()
-        for frame in _decode_range(container, stream, table, position_at, start, missing, skipping):
-            position = position_at.get(frame.pts) if frame.pts is not None else None
-            if position in missing:
-                if frame.is_corrupt:
-                    raise _PlanFailed
-                missing.discard(position)
-                yield index_at[position], frame
-                if not missing:
-                    break
-        if missing:
-            raise _PlanFailed
-
-
-def _decode_range(
-    container: InputContainer,
-    stream: VideoStream,
-    table: PacketTable,
-    position_at: dict[int, int],
-    start: int,
-    wanted: set[int],
-    skipping: bool,
-) -> Iterator[VideoFrame]:
-    """Yield the decoded frames of the packets from a key frame to the last wanted packet, in presentation order."""
-    context = stream.codec_context
-    wanted_positions, last = frozenset(wanted), max(wanted)
-    for packet in _packets_from(container, stream, table, position_at, start):
-        position = position_at.get(packet.pts) if packet.pts is not None else None
-        if position is None:
-            raise _PlanFailed
-        if skipping:
-            context.skip_frame = "DEFAULT" if position in wanted_positions else "NONREF"
-        yield from context.decode(packet)
-        if position >= last:
-            break
-    if skipping:
-        context.skip_frame = "DEFAULT"
-    yield from context.decode(None)
-
-
-def _packets_from(
-    container: InputContainer, stream: VideoStream, table: PacketTable, position_at: dict[int, int], start: int
-) -> Iterator[Packet]:
-    """Yield packets from a key frame on. If a seek lands behind it, decode times and earlier key frames are tried."""
-    earlier = int(np.flatnonzero(table.keys[: max(start, 1)])[-1])
-    for target in (table.times[start], table.decode_times[start], table.decode_times[earlier], table.decode_times[0]):
-        container.seek(int(target), stream=stream)
-        packets = container.demux(stream)
-        for packet in packets:
-            position = position_at.get(packet.pts) if packet.pts is not None and packet.size else None
-            if position is None or position > start:
-                break
-            if position == start:
-                yield packet
-                yield from (later for later in packets if later.size)
-                return
-    raise _PlanFailed
+def _all_frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    started = False
+    for packet in container.demux(stream):
+        for frame in decode_packet(stream.codec_context, packet, started):
+            started = True
+            yield frame
