@@ -121,8 +121,6 @@ def read_packet_table(path: str, container: InputContainer, stream: VideoStream)
     leading = not without_times and any(time is None or time < group[0] for time in group if group[0] is not None)
     if leading or may_hide_pictures(context.name, packets.first, packets.keys[0], context.extradata):
         shown &= ~_hidden_at_start(path, packets.times)
-        if not shown.any():
-            raise MediaError(path, "holds no frame that can be decoded")
     columns = [packets.decode_times] if without_times or decode_order else [packets.times, packets.decode_times]
     clip = _clip_times(stream, columns, packets, shown)
     earliest = zip(packets.decode_times, times.tolist(), strict=True)
@@ -175,6 +173,8 @@ def _indexed_packets(path: str, container: InputContainer, stream: VideoStream) 
 def _hidden_at_start(path: str, times: list[int | None]) -> np.ndarray:
     """Decode the start of a file that was cut out of a longer one, to see which packets show nothing: bool (N,).
 
+    Where nothing can be decoded, nothing is hidden: reading the frames will say why.
+
     Args:
         times: presentation times of the packets. Where they do not tell, the first ones in decode order are taken.
     """
@@ -191,6 +191,8 @@ def _hidden_at_start(path: str, times: list[int | None]) -> np.ndarray:
             seen += [frame.pts for frame in decode_packet(context, packet, bool(seen))]
         seen += [frame.pts for frame in context.decode(None)]
     hidden = np.zeros(len(times), bool)
+    if not seen:
+        return hidden
     unseen = [position for position, time in enumerate(times[:fed]) if time is None or time not in seen]
     hidden[unseen if len(unseen) == fed - len(seen) else slice(0, max(0, fed - len(seen)))] = True
     return hidden
