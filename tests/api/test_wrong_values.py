@@ -6,6 +6,28 @@ import vidtune
 from vidtune.errors import UserError
 
 
+def test_errors_name_arguments_of_python_and_not_options_of_the_command_line(in_examples):
+    model = vidtune.load("tiny-model")
+    (in_examples / "a.npy").write_bytes(b"")
+    wrong = [
+        ("which it does not need", "leave out base=", lambda: vidtune.load("tiny-model", base="tiny-model")),
+        ("no such file", "features= video: ", lambda: model.answer("What?", features={"video": "none.npy"})),
+        ("no differences", "leave out difference_from=", lambda: model.save("copy", difference_from="tiny-model")),
+    ]
+    for reason, argument, call in wrong:
+        with pytest.raises(UserError) as caught:
+            call()
+        assert reason in str(caught.value) and argument in str(caught.value) and "--" not in str(caught.value)
+
+
+def test_relative_paths_that_are_not_there_are_named_with_the_folder_they_were_looked_for_in(in_examples):
+    for change in ("annotations=gone.json", "media=gone", "features.video=gone"):
+        key, _, place = change.partition("=")
+        with pytest.raises(UserError, match=rf"{place} \(looked for in {in_examples}\) do(es)? not exist"):
+            vidtune.train("tiny.yaml", out="run", overrides=[f"stages.align.data.0.{change}"], progress=False)
+        assert key
+
+
 def test_values_of_a_wrong_type_are_named(in_examples):
     model = vidtune.load("tiny-model")
     wrong = [

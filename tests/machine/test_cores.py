@@ -1,4 +1,6 @@
 import os
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,26 @@ def test_a_container_may_grant_fewer_cores_than_the_machine_has(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert WITHIN(tmp_path) == expected
+
+
+def test_time_in_the_queue_for_a_core_is_told_apart_from_waiting() -> None:
+    """Twice as many busy threads of one core as it can run: they wait for it about half of the time."""
+    before = cores.queued_seconds()
+    if before is None:
+        pytest.skip("no /proc/thread-self/schedstat here")
+    time.sleep(0.05)
+    asleep = cores.queued_seconds() - before
+    core = min(os.sched_getaffinity(0))
+    allowed, busy = os.sched_getaffinity(0), []
+    try:
+        os.sched_setaffinity(0, {core})
+        busy = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(2)]
+        before, end = cores.queued_seconds(), time.perf_counter() + 0.3
+        while time.perf_counter() < end:
+            pass
+        assert cores.queued_seconds() - before > 0.1 > asleep
+    finally:
+        os.sched_setaffinity(0, allowed)
+        for process in busy:
+            process.kill()
+            process.wait()

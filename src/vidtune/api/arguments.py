@@ -1,11 +1,40 @@
-"""Checks of the arguments of public functions: a value of a wrong type is named in one line."""
+"""Arguments of public functions: a value of a wrong type is named in one line, and mistakes by names of arguments."""
 
-from collections.abc import Iterable, Sequence
+import inspect
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from vidtune.errors import UserError
 from vidtune.processing.asked_media import Paths
+
+_OPTION = re.compile(r"--(?P<name>[a-z]+(-[a-z]+)*)( (?=[A-Z]+\b))?")
+_OTHER_NAMES = {"model_base": "base", "tower": "towers"}
+"""Options of the command line whose argument in Python has another name."""
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def names_arguments(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Decorator: the errors of a function name its arguments (``base=``), not the options of the command line."""
+    arguments = set(inspect.signature(function).parameters)
+
+    def argument(option: re.Match[str]) -> str:
+        name = option["name"].replace("-", "_")
+        name = _OTHER_NAMES.get(name, name)
+        return f"{name}=" if name in arguments else option[0]
+
+    @wraps(function)
+    def named(*given: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
+        try:
+            return function(*given, **options)
+        except UserError as error:
+            error.args = (_OPTION.sub(argument, str(error)),)
+            raise
+
+    return named
 
 
 def texts_of(given: str | Sequence[str], name: str) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from vidtune.api.arguments import checked_path, checked_paths, texts_of
+from vidtune.api.arguments import checked_path, checked_paths, names_arguments, texts_of
 from vidtune.api.ask import MEDIA_TIMEOUT, Ask
 from vidtune.api.chat import Chat
 from vidtune.api.reply import Reply
@@ -143,6 +143,7 @@ class Model:
         """
         return Chat(self, options)
 
+    @names_arguments
     def save(self, folder: str | Path, format: str = NATIVE, difference_from: str | Path | None = None) -> Path:
         """Write the model as a checkpoint folder.
 
@@ -174,6 +175,7 @@ class Model:
 
         return Checkpoint(self.network, self.processor, self.report or LoadReport(NATIVE), self._loaded_from)
 
+    @names_arguments
     def _ask(
         self,
         video: Paths,

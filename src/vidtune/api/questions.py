@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vidtune.api.arguments import names_arguments
 from vidtune.api.chat import Chat
 from vidtune.api.model import Model
 from vidtune.processing.asked_media import Paths, as_paths
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 
+@names_arguments
 def load(
     checkpoint: str | Path,
     *,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidtune.api.arguments import checked_path, texts_of
+from vidtune.api.arguments import checked_path, names_arguments, texts_of
 from vidtune.api.model import Model
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vidtune.training.run import Run
 
 
+@names_arguments
 def train(
     recipe: "Recipe | str | Path",
     *,
@@ -53,6 +54,7 @@ def train(
     return train_recipe(recipe, changes, out=out, processes=processes, device=device, progress=progress)
 
 
+@names_arguments
 def evaluate(
     model: Model | str | Path,
     benchmark: str,

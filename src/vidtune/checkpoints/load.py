@@ -44,7 +44,7 @@ def recognise_checkpoint(
     below = [base] if isinstance(base, str) else list(base or ())
     source = recognise(name_or_path, revision, below, system=system, towers=towers)
     if not source.is_layer and below:
-        raise UserError(f"{source.path}: is a whole model; leave out --model-base (base), which it does not need")
+        raise UserError(f"{source.path}: is a whole model; leave out --model-base, which it does not need")
     return source
 
 

@@ -24,7 +24,7 @@ from vidtune.errors import UserError, foreign
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 
-HOW = "with --model-base; repeat the option for every further part that it needs, the lowest first"
+HOW = "with --model-base, once for each part that it needs, the lowest first"
 """How a user names the parts that a checkpoint needs below it."""
 TEACHER = "teacher."
 """Prefix of the component name of a teacher, which may be a tower or a whole model of ours with that tower."""

@@ -25,15 +25,24 @@ def check(
     stage: Annotated[str | None, typer.Option(help="Check this stage only.")] = None,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every file; default: read headers only.")] = False,
 ) -> None:
-    """Check every sample and file of a recipe; report by reason, and record what cannot be used."""
+    """Check every sample and file of a recipe; report by reason, and record what cannot be used.
+
+    The exit code is 2 if training would refuse the data of a stage: nothing can be used, or less than max_excluded
+    allows.
+    """
+    from vidtune.errors import UserError
     from vidtune.machine.progress import ProgressDisplay
     from vidtune.recipe.types import load_recipe
-    from vidtune.training.inspection.data_check import check_recipe_data, describe
+    from vidtune.training.inspection.data_check import check_recipe_data, describe, refusal
     from vidtune.training.setup.run_folder import EXCLUSIONS
 
     loaded = load_recipe(recipe, overrides or ())
+    refused = []
     with ProgressDisplay(transient=True) as display:
         for checked, report in check_recipe_data(loaded, out, only=stage, decode=decode, progress=display):
             typer.echo(describe(checked, report))
             if out is not None:
                 typer.echo(f"  recorded in {out / checked.name / EXCLUSIONS}")
+            refused += [reason] if (reason := refusal(checked, report)) else []
+    if refused:
+        raise UserError("; ".join(refused))

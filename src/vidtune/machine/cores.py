@@ -34,6 +34,14 @@ def _granted(root: Path) -> Iterator[float]:
             yield numbers[0] / numbers[1]
 
 
+def queued_seconds() -> float | None:
+    """Return the seconds in which this thread could compute but had to wait for a core; None if the system does not
+    tell."""
+    text = read_text(Path("/proc/thread-self/schedstat")) or ""
+    fields = text.split()
+    return int(fields[1]) / 1e9 if len(fields) == 3 else None
+
+
 def thread_budget(local_ranks: int = 1, workers: int = 0) -> int:
     """Return the number of compute threads of one training process, at least 1.
 

@@ -46,6 +46,7 @@ class LoadResult:
         seconds: time that the worker spent on the job.
         info: metadata, for jobs without preprocessing.
         cpu_seconds: part of the time spent computing; during the rest the worker waited for the disk or for a core.
+        queued_seconds: part of the time in which the worker waited for a core; None if the system does not tell.
         second: array of ``LoadJob.second``, if the job has one.
         extras: extras by name that preprocessing gave; None: it gives none, and those of the annotation stay.
     """
@@ -56,6 +57,7 @@ class LoadResult:
     seconds: float
     info: MediaInfo | None = None
     cpu_seconds: float = 0.0
+    queued_seconds: float | None = None
     second: np.ndarray | None = None
     extras: dict[str, np.ndarray] | None = None
 
@@ -293,7 +295,8 @@ class MediaPool:
             self._hand_out()  # the worker goes on with its other shared memory while this one is read
         loaded = Loaded.of(slot.read(report.arrays), report.extras) if report.arrays else None
         facts: dict[str, Any] = {"error": report.error, "info": report.info}
-        times = {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds}
+        times: dict[str, Any] = {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds}
+        times["queued_seconds"] = report.queued_seconds
         self._finish(task, LoadResult.of(task.job, loaded, **facts, **times))
         if too_large:
             self._replace(worker)

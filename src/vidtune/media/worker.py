@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from vidtune.errors import MediaError, UserError
+from vidtune.machine.cores import queued_seconds
 from vidtune.machine.memory import resident_bytes
 from vidtune.machine.shared_memory import SharedArrays
 from vidtune.media.feature_file import is_feature_file, read_features
@@ -120,6 +121,7 @@ class Report:
         crash: traceback of a programming error, or one line that names the missing resource of the machine.
         seconds: time spent on the job.
         cpu_seconds: part of it spent computing; during the rest the worker waited for the disk or for a core.
+        queued_seconds: part of it in which the worker waited for a core; None if the system does not tell.
         resident: bytes of memory that the worker holds now.
     """
 
@@ -131,6 +133,7 @@ class Report:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     resident: int = 0
+    queued_seconds: float | None = None
 
 
 def serve(connection: Connection, *slot_descriptors: int) -> None:
@@ -178,7 +181,7 @@ def execute(job: LoadJob) -> Loaded | MediaInfo:
 
 
 def _work(message: bytes, slot: SharedArrays) -> Report:
-    started, used = time.perf_counter(), time.thread_time()
+    started, used, queued = time.perf_counter(), time.thread_time(), queued_seconds()
     info = error = crash = names = None
     arrays: tuple[tuple[tuple[int, ...], str], ...] = ()
     try:
@@ -205,4 +208,5 @@ def _work(message: bytes, slot: SharedArrays) -> Report:
     except Exception:
         crash = traceback.format_exc()
     seconds, cpu_seconds = time.perf_counter() - started, time.thread_time() - used
-    return Report(arrays, names, info, error, crash, seconds, cpu_seconds, resident_bytes())
+    waited = None if queued is None else (queued_seconds() or queued) - queued
+    return Report(arrays, names, info, error, crash, seconds, cpu_seconds, resident_bytes(), waited)

@@ -73,11 +73,24 @@ def test_when_there_are_no_cores_left_smaller_media_are_asked_for() -> None:
     assert "4 cores cannot decode as fast as the device computes" in text and "8 workers would do" in text
 
 
-def test_workers_that_wait_for_the_disk_are_told_from_workers_that_wait_for_a_core() -> None:
-    slow = {"waiting": 4.0, "files": {path: 0.6 for path in FILES}, "decoding_cpu": 6.0}
-    assert "workers compute only 25% of their time, the rest they wait for the disk" in advice(measured(**slow))
-    crowded = advice(measured(**slow, device="cpu", threads=16))
-    assert "2 of them and 16 compute threads share 16 cores; lower workers or OMP_NUM_THREADS" in crowded
+SLOW = {"waiting": 4.0, "files": {path: 0.6 for path in FILES}, "decoding_cpu": 6.0}  # 24 s, 18 of them waiting
+
+
+@pytest.mark.parametrize(
+    ("queued", "crowded", "cause"),
+    [
+        (0.5, False, "workers compute only 25% of their time, the rest they wait for the disk"),
+        (0.5, True, "workers compute only 25% of their time, the rest they wait for the disk"),
+        (12.0, False, "25% of their time, 50% they wait for a core: other programs use the cores of this machine"),
+        (12.0, True, "25% of their time: 2 of them and 16 compute threads share 16 cores; lower workers"),
+        (None, False, "25% of their time; this system does not tell whether the rest is the disk"),
+        (None, True, "25% of their time: 2 of them and 16 compute threads share 16 cores; lower workers"),
+    ],
+)
+def test_workers_that_wait_for_the_disk_are_told_from_workers_that_wait_for_a_core(queued, crowded, cause) -> None:
+    place = {"device": "cpu", "threads": 16} if crowded else {}
+    said = advice(measured(**SLOW, **place, decoding_queued=queued))
+    assert cause in said and ("the disk" in said) == ("the disk" in cause)
 
 
 def test_no_workers() -> None:

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
+from synthetic_clips import write_clip
 from training_world import conversation
 
 from vidtune.checkpoints.build import build_config
+from vidtune.cli.main import run as run_command
+from vidtune.recipe.types import dump_recipe
 from vidtune.training.inspection.data_check import check_recipe_data
 
 
@@ -44,3 +48,38 @@ def test_what_is_wrong_with_features_and_times_is_counted_by_reason(make_recipe,
     assert f"holds {tokens + 1} features where the tower gives {tokens}" in details["stored:2"]
     lines = (tmp_path / "out/align/excluded.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == [f"stored:{number}" for number in range(1, 9)]
+
+
+def data_of(tmp_path: Path, files: list[str]) -> list[dict[str, str]]:
+    """Data of one sample for each file; only those named ``good`` exist."""
+    media = tmp_path / "media"
+    media.mkdir(exist_ok=True)
+    write_clip(media / "good.mp4")
+    samples = [conversation("<video>\nWhat?", "a box.", id=str(n), video=name) for n, name in enumerate(files)]
+    (tmp_path / "annotations.json").write_text(json.dumps(samples))
+    return [{"annotations": str(tmp_path / "annotations.json"), "media": str(media)}]
+
+
+@pytest.mark.parametrize(
+    ("files", "settings", "reason"),
+    [
+        (["gone.mp4"] * 2, {}, "stage 'align': none of its 2 samples can be used"),
+        (["good.mp4", "gone.mp4"], {}, None),  # ten may always be left out
+        (["good.mp4"] * 30 + ["gone.mp4"] * 11, {}, "11 of 41 samples cannot be used, more than max_excluded (0.05)"),
+        (["good.mp4"] * 30 + ["gone.mp4"] * 11, {"max_excluded": 0.5}, None),
+    ],
+)
+def test_data_that_training_would_refuse_end_with_exit_code_2(
+    files, settings, reason, make_recipe, tmp_path: Path, capsys
+) -> None:
+    recipe = make_recipe(data=data_of(tmp_path, files), workers=0, **settings)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    command = ["data", "check", str(tmp_path / "recipe.yaml"), "--stage", "align"]
+    assert run_command(command) == (0 if reason is None else 2)
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"align: {len(files)} samples, ") and "unusable: missing file" in shown.out
+    assert (reason is None and not shown.err) or (reason in shown.err and shown.err.count("\n") == 1)
+    if reason is not None:
+        run_folder = str(tmp_path / "run")
+        assert run_command([*command, "--out", run_folder]) == 2
+        assert run_command(["train", str(tmp_path / "recipe.yaml"), "--out", run_folder, "--quiet"]) == 2

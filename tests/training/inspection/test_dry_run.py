@@ -138,6 +138,7 @@ def test_the_command_prints_every_stage_and_keeps_what_it_counted(
     assert [line for line in lines if line != "warning"] == 2 * names
     tokens = int(printed.split("tokens   ")[1].split(":")[0].replace(",", ""))
     assert f"{tokens / 0.5 / 3600:,.1f} hours" in printed
+    assert "  time     not estimated; --tokens-per-second N" in describe(next(forecast(recipe, out)))
 
 
 def test_training_needs_a_folder(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ LOW_FILL = 0.75
 ROOMY = 0.45  # share of the memory in use below which using more of it is advised
 MANY_PACKS = 8  # per step
 STARVED = 0.5  # share of a worker's time spent computing below which it is said to wait
+FOR_A_CORE = 0.5  # share of a worker's waiting time above which it waits for a core rather than for the disk
 IDLE = 0.3  # busy share of the workers below which fewer are enough
 
 
@@ -98,16 +99,28 @@ def starved_workers(found: StepMeasurements) -> Iterator[str]:
     computing = found.decoding_cpu / found.decoding
     if computing >= STARVED:
         return
+    start = f"workers compute only {computing:.0%} of their time"
     threads = found.threads if found.device == "cpu" else 1
-    if found.workers + threads > found.cores:
+    queued = found.decoding_queued
+    if queued is not None and queued < FOR_A_CORE * (found.decoding - found.decoding_cpu):
         yield (
-            f"workers compute only {computing:.0%} of their time: {found.workers} of them and {threads} compute "
-            f"threads share {found.cores} cores; lower workers or OMP_NUM_THREADS"
+            f"{start}, the rest they wait for the disk: copy the media to a local disk, or set more workers than cores"
+        )
+    elif found.workers + threads > found.cores:
+        yield (
+            f"{start}: {found.workers} of them and {threads} compute threads share {found.cores} cores; lower workers "
+            "or OMP_NUM_THREADS"
+        )
+    elif queued is not None:
+        yield (
+            f"{start}, {queued / found.decoding:.0%} they wait for a core: other programs use the cores "
+            "of this machine, and these measurements hold for a busy machine only; stop them, or run the doctor when "
+            "it is idle"
         )
     else:
         yield (
-            f"workers compute only {computing:.0%} of their time, the rest they wait for the disk: copy the media to a "
-            "local disk, or set more workers than cores"
+            f"{start}; this system does not tell whether the rest is the disk (copy the media to a local disk) or "
+            "other programs that use the cores (run the doctor when the machine is idle)"
         )
 
 

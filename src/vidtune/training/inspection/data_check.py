@@ -19,6 +19,7 @@ from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.training.setup.checks import check_stages, chosen_stages
 from vidtune.training.setup.examples import check_features, example_maker
+from vidtune.training.setup.exclusions import too_many
 from vidtune.training.setup.run_folder import CHECKED_FILES, EXCLUSIONS, MEDIA_FACTS, TABLES, check_recipe, held
 
 
@@ -70,6 +71,19 @@ def describe(stage: Stage, report: DataReport) -> str:
             first = next(finding for finding in report.findings if finding.reason == reason)
             lines.append(f"  {count:>7} {what}: {reason}; first: {first.id}: {first.detail}")
     return "\n".join(lines)
+
+
+def refusal(stage: Stage, report: DataReport) -> str | None:
+    """Returns why training would refuse the data of a stage; None if it would not."""
+    unusable = sum(report.excluded.values())
+    start = f"stage {stage.name!r}: "
+    if unusable == report.num_samples:
+        return f"{start}none of its {unusable} samples can be used" if unusable else f"{start}its data hold no sample"
+    if too_many(unusable, report.num_samples, stage.max_excluded):
+        return f"{start}{unusable} of {report.num_samples} samples cannot be used, more than max_excluded " + (
+            f"({stage.max_excluded:g}): training would stop; mend the data, or raise max_excluded"
+        )
+    return None
 
 
 def _check_stage(

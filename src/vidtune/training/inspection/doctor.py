@@ -52,6 +52,7 @@ class StepMeasurements:
         tokenizing: seconds of the loading thread, which works beside the steps.
         files: seconds that a worker spent on each media file of the steps.
         decoding_cpu: seconds of all ``files`` in which the worker computed; else it waited for the disk or for a core.
+        decoding_queued: seconds of all ``files`` in which the worker waited for a core; None if that is not known.
         failed: reason for each file that could not be read.
         media_bytes: bytes of the pixels that were copied to the device.
         float_streams: streams whose pixels were copied as float32.
@@ -72,6 +73,7 @@ class StepMeasurements:
     parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     tokenizing: float = 0.0
     decoding_cpu: float = 0.0
+    decoding_queued: float | None = None
     files: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     media_bytes: int = 0
@@ -158,6 +160,8 @@ def _measure(setup: StageSetup, device: torch.device, steps: int) -> StepMeasure
     read = {path: result for path, result in pool.results.items() if path in used or path in found.failed}
     found.files = {path: result.seconds for path, result in read.items()}
     found.decoding_cpu = sum(result.cpu_seconds for result in read.values())
+    queued = [result.queued_seconds for result in read.values()]
+    found.decoding_queued = None if None in queued else sum(seconds or 0.0 for seconds in queued)
     found.tokenizing = tokenizing.mean * found.samples
     found.float_streams = tuple(name for name, how in preprocessing.items() if getattr(how, "pixels", "") == "float32")
     found.memory = peak_memory_gib(device) * 2**30
@@ -242,7 +246,8 @@ class _WatchedPool(MediaPool):
     def load(self, jobs: Iterable[LoadJob]) -> Iterator[LoadResult]:
         for result in super().load(jobs):
             if result.error is not None or not self._starting:
-                known = LoadResult(result.job, None, result.error, result.seconds, cpu_seconds=result.cpu_seconds)
+                times = {"cpu_seconds": result.cpu_seconds, "queued_seconds": result.queued_seconds}
+                known = LoadResult(result.job, None, result.error, result.seconds, **times)
                 self.results.setdefault(result.job.path, known)
             self._starting = max(0, self._starting - 1)
             yield result

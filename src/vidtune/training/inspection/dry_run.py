@@ -186,7 +186,7 @@ def describe(planned: StageForecast, tokens_per_second: float | None = None) -> 
     """Returns the forecast of a stage as aligned lines.
 
     Args:
-        tokens_per_second: throughput of all ranks together; None leaves the time out.
+        tokens_per_second: throughput of all ranks together; None: the time is not estimated.
     """
     per_step, limit = planned.packs_per_step, planned.stage.max_tokens_per_batch
     text = planned.tokens - planned.media_tokens
@@ -208,6 +208,8 @@ def describe(planned: StageForecast, tokens_per_second: float | None = None) -> 
     if tokens_per_second:
         hours = planned.tokens / tokens_per_second / 3600
         lines["time"] = f"{hours:,.1f} hours at {tokens_per_second:,.0f} tokens/s"
+    else:
+        lines["time"] = "not estimated; --tokens-per-second N, as training or vidtune doctor shows it, gives hours"
     if planned.advice:
         lines["warning"] = planned.advice
     return "\n".join([f"stage {planned.stage.name}", *(f"  {name:<8} {text}" for name, text in lines.items())])
