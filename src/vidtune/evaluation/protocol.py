@@ -44,7 +44,10 @@ class GenerationRules(BaseModel):
 
 
 class FileLookup(BaseModel):
-    """Path of the video of a question: ``<folder>/<prefix><video name><first extension that exists>``."""
+    """Path of the video of a question: ``<folder>/<prefix><video name><first extension that exists>``.
+
+    A video without such a file is looked for under similar names, see `benchmarks.named_files`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -22,6 +22,8 @@ class Question:
         fields: values of further fields in the protocol's template of this type.
         reference: JSON values that metrics compare the answer with; None where a judge compares it with ``answer``.
         features: (stream, path) of stored features that are read instead of the file.
+        looked_for: where the video was looked for, and which file is near; None when it has the name that the protocol
+            gives it.
     """
 
     index: int
@@ -34,6 +36,7 @@ class Question:
     fields: Mapping[str, str] = field(default_factory=dict)
     reference: Mapping[str, Any] | None = None
     features: tuple[tuple[str, str], ...] = ()
+    looked_for: str | None = None
 
     @property
     def missing(self) -> bool:

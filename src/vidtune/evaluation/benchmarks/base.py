@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vidtune.evaluation.benchmarks.named_files import Named
 from vidtune.evaluation.benchmarks.test_set_files import feature_files
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
@@ -52,7 +53,9 @@ class Benchmark(ABC):
         Raises:
             UserError: no such folder.
         """
-        found = {name: feature_files(name, folder) for name, folder in folders.items()}
+        names = [question.video for question in questions.questions]
+        prefix = self.protocol(prompt_format="").file_lookup.prefix
+        found = {name: feature_files(name, folder, names, prefix) for name, folder in folders.items()}
         return replace(
             questions,
             features={name: str(Path(folder).resolve()) for name, folder in folders.items()},
@@ -91,10 +94,11 @@ class Benchmark(ABC):
         """Returns the default protocol for a system with this prompt format and preprocessing."""
 
 
-def _with_features(question: Question, found: Mapping[str, Mapping[str, str]], stream: str) -> Question:
+def _with_features(question: Question, found: Mapping[str, Mapping[str, Named]], stream: str) -> Question:
     """The question with the feature files of its video; missing when there is none for the stream."""
-    nothing = question.video not in found[stream] if stream in found else question.file is None
-    if nothing:
-        return replace(question, file=None, features=())
-    features = tuple((name, files[question.video]) for name, files in found.items() if question.video in files)
-    return replace(question, features=features)
+    files = {name: named[question.video] for name, named in found.items()}
+    if stream in files and files[stream].file is None:
+        return replace(question, file=None, features=(), looked_for=files[stream].looked_for)
+    if stream not in files and question.file is None:
+        return replace(question, features=())
+    return replace(question, features=tuple((name, one.file) for name, one in files.items() if one.file is not None))

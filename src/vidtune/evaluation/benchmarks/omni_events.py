@@ -17,7 +17,8 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
-from vidtune.evaluation.benchmarks.test_set_files import locate_video, read_annotations
+from vidtune.evaluation.benchmarks.named_files import Named, VideoFiles
+from vidtune.evaluation.benchmarks.test_set_files import read_annotations
 from vidtune.evaluation.metrics.base import CaptionMetric, TaskValues
 from vidtune.evaluation.metrics.bleu import bleu4
 from vidtune.evaluation.metrics.dense_captions import TimedSentence, Truth, score_dense_captions
@@ -119,10 +120,11 @@ class OmniEvents(MeasuredBenchmark):
         path = self._find(Path(data)).resolve()
         value, content = read_annotations(path)
         questions: list[Question] = []
-        for video in read_videos(path, value):
-            file = locate_video(self.lookup, path.parent, video.id, str(path), "video")
+        videos = read_videos(path, value)
+        files = VideoFiles(self.lookup, path.parent, {video.id: (str(path), "video") for video in videos}).found
+        for video in videos:
             for task in self.tasks:
-                questions += self._questions(task, video, file, len(questions))
+                questions += self._questions(task, video, files[video.id], len(questions))
         fingerprint = hashlib.sha256(content).hexdigest()[:16]
         return QuestionSet(self.name, path.parent, fingerprint, tuple(questions))
 
@@ -204,8 +206,8 @@ class OmniEvents(MeasuredBenchmark):
             "annotations, or the file"
         )
 
-    def _questions(self, task: str, video: AnnotatedVideo, file: str | None, index: int) -> Iterator[Question]:
-        common: dict[str, Any] = {"video": video.id, "file": file, "type": task}
+    def _questions(self, task: str, video: AnnotatedVideo, found: Named, index: int) -> Iterator[Question]:
+        common: dict[str, Any] = {"video": video.id, "file": found.file, "looked_for": found.looked_for, "type": task}
         if task == CAPTIONING:
             lines = (f"From {' to '.join(video.percents(event))}, {event.sentence.strip()}" for event in video.events)
             reference = {

@@ -1,11 +1,13 @@
-"""Files of a test set: annotations in JSON, videos, and stored features in the place of videos."""
+"""Files of a test set: annotations in JSON, and stored features in the place of videos."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.evaluation.protocol import FileLookup
+from vidtune.evaluation.benchmarks.named_files import Named, NamedFiles, walk
 
 
 def read_annotations(path: Path) -> tuple[Any, bytes]:
@@ -27,34 +29,12 @@ def read_annotations(path: Path) -> tuple[Any, bytes]:
         raise UserError(f"{path}: nested too deeply; expected a list of objects") from None
 
 
-def locate_video(lookup: FileLookup, folder: Path, video: str, where: str, key: str) -> str | None:
-    """Returns the path of a video relative to ``folder``; None when no file with one of the extensions exists.
-
-    The folder of videos may be a link to another disk. A link inside it may not lead out of it.
+def feature_files(stream: str, folder: Path, names: Iterable[str], prefix: str) -> dict[str, Named]:
+    """Returns the feature file of each video, with its absolute path; `named_files` says which names are found.
 
     Args:
-        where: file and entry that name the video, for error messages.
-        key: key of the name in that entry, for error messages.
-
-    Raises:
-        UserError: the name or a link leaves the folder.
-    """
-    stem = Path(lookup.folder) / f"{lookup.prefix}{video}"
-    if not video or stem.is_absolute() or ".." in stem.parts or "\0" in video:
-        raise UserError(f"{where}: {key} {video!r} leaves the folder of the test set; use a plain file name")
-    videos = (folder / lookup.folder).resolve()
-    for extension in lookup.extensions:
-        path = folder / f"{stem}{extension}"
-        if not path.exists():
-            continue
-        if not path.resolve().is_relative_to(videos):
-            raise UserError(f"{where}: {path} is a link that leaves {videos}; copy the video into that folder")
-        return f"{stem}{extension}"
-    return None
-
-
-def feature_files(stream: str, folder: Path) -> dict[str, str]:
-    """Returns the feature files of a folder by the name of their video.
+        names: names of the videos.
+        prefix: what may stand before the name of a video, as in the names of the video files.
 
     Raises:
         UserError: no such folder.
@@ -64,8 +44,9 @@ def feature_files(stream: str, folder: Path) -> dict[str, str]:
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise UserError(f"features of {stream}: {folder} is no folder")
-    files: dict[str, str] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in FEATURE_SUFFIXES:
-            files.setdefault(path.stem, str(path))
-    return files
+    names = dict.fromkeys(names)
+    files = NamedFiles(walk(folder), "", prefix, sorted(FEATURE_SUFFIXES), (), names)
+    found = {name: files.find(name) for name in names}
+    return {
+        name: replace(one, file=None if one.file is None else str(folder / one.file)) for name, one in found.items()
+    }

@@ -14,7 +14,8 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
-from vidtune.evaluation.benchmarks.test_set_files import locate_video, read_annotations
+from vidtune.evaluation.benchmarks.named_files import Named, VideoFiles
+from vidtune.evaluation.benchmarks.test_set_files import read_annotations
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Question, QuestionSet
 
@@ -61,9 +62,13 @@ class VideoQA(Benchmark):
                 f"{folder}: {QUESTIONS_FILE} has {len(asked)} entries but {ANSWERS_FILE} has {len(answered)}; "
                 "they are paired by position and must be equally long"
             )
-        files: dict[str, str | None] = {}
+        names = {}
+        for index, entry in enumerate(asked):
+            name = str(_field(folder / QUESTIONS_FILE, index, entry, "video_name", (str, int)))
+            names.setdefault(name, (f"{folder / QUESTIONS_FILE}: entry {index}", "video_name"))
+        videos = VideoFiles(self.lookup, folder, names).found
         questions = tuple(
-            self._pair(index, folder, entry, answer, files)
+            self._pair(index, folder, entry, answer, videos)
             for index, (entry, answer) in enumerate(zip(asked, answered, strict=True))
         )
         fingerprint = hashlib.sha256(question_bytes + b"\0" + answer_bytes).hexdigest()[:16]
@@ -97,17 +102,16 @@ class VideoQA(Benchmark):
             f"give the folder that holds the {self.title} test set"
         )
 
-    def _pair(self, index: int, folder: Path, entry: Any, answer: Any, files: dict[str, str | None]) -> Question:
+    def _pair(self, index: int, folder: Path, entry: Any, answer: Any, videos: Mapping[str, Named]) -> Question:
         asked, answered = folder / QUESTIONS_FILE, folder / ANSWERS_FILE
-        video = str(_field(asked, index, entry, "video_name", (str, int)))
-        if video not in files:
-            files[video] = locate_video(self.lookup, folder, video, f"{asked}: entry {index}", "video_name")
+        video = str(entry["video_name"])
         kind = answer.get("type") if isinstance(answer, dict) else None
         return Question(
             index=index,
             id=str(_field(asked, index, entry, "question_id", (str, int))),
             video=video,
-            file=files[video],
+            file=videos[video].file,
+            looked_for=videos[video].looked_for,
             question=_field(asked, index, entry, "question", (str,)),
             answer=_field(answered, index, answer, "answer", (str, int, float)),
             type=None if kind is None else self.types.get(str(kind), str(kind)),

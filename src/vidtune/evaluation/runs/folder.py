@@ -46,6 +46,7 @@ class PlannedQuestion:
     id: str
     video: str
     type: str | None
+    looked_for: str | None = None
 
 
 class DataIdentity(BaseModel):
@@ -179,6 +180,7 @@ class RunFolder:
                 "video": question.video,
                 "type": question.type,
                 **({"reference": question.reference} if measured else {}),
+                **({"looked_for": question.looked_for} if question.missing and question.looked_for else {}),
             }
             for question in questions
         ]
@@ -200,7 +202,7 @@ class RunFolder:
         known = {line["index"]: line for line in stored}
         unknown = {"id": "unknown", "type": None}
         return [
-            PlannedQuestion(index, line["id"], line["video"], line.get("type"))
+            PlannedQuestion(index, line["id"], line["video"], line.get("type"), line.get("looked_for"))
             for index in range(self.planned)
             for line in [known.get(index, {**unknown, "video": f"of question {index}"})]
         ]

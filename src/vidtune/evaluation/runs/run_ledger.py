@@ -25,6 +25,8 @@ def ledger_of(run: RunFolder) -> Ledger:
     for planned in run.plan():
         asking, reason = _asking(predictions.get(planned.index), missing.get(planned.index))
         entry = Entry(planned.index, planned.id, planned.video, planned.type, asking, reason=reason)
+        if asking == Asking.NO_VIDEO:
+            entry = replace(entry, detail=planned.looked_for)
         entries.append(replace(entry, repeated=entry.answered and last[planned.id] != planned.index))
     return Ledger(tuple(entries))
 

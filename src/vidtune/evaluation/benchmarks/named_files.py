@@ -1,0 +1,207 @@
+"""Files that are named after videos: finds each under the name that a protocol gives it, or under a similar one.
+
+The name of the protocol comes first. Published test sets are copied by hand: then come files of the same name with
+another extension, with or without the prefix, with the extension written twice, in a subfolder or another folder of the
+test set, in other letters' case. Of these the closest counts; where two are equally close, none does, and both are
+named.
+"""
+
+import difflib
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from vidtune.errors import UserError
+from vidtune.evaluation.protocol import FileLookup
+
+VIDEO_EXTENSIONS = (
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv"),
+    *(".asf", ".vob", ".mts", ".m2ts", ".mxf", ".nut", ".f4v"),
+)
+# Names for which the nearest file is searched; the search compares with every file.
+_NEAREST_OF = 20
+_DEPTH_ELSEWHERE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What was found for a name.
+
+    Args:
+        file: path of the file; None: there is none.
+        looked_for: where it was looked for, which files are near, or between which the name does not decide; None when
+            the file has the very name of the protocol.
+    """
+
+    file: str | None
+    looked_for: str | None = None
+
+
+class NamedFiles:
+    """Files by the names of videos.
+
+    Args:
+        files: paths of the files, with ``/``.
+        folder: folder in which the protocol expects them; "" is the folder that paths are relative to.
+        prefix: what the protocol writes before the name of a video.
+        extensions: extensions in the order of the protocol, with the dot.
+        others: further extensions that count as extensions of a name.
+        names: all names that will be asked for: a file that is named like one belongs to that one alone.
+    """
+
+    def __init__(
+        self,
+        files: Iterable[str],
+        folder: str,
+        prefix: str,
+        extensions: Sequence[str],
+        others: Sequence[str],
+        names: Iterable[str],
+    ) -> None:
+        self.folder, self.prefix, self.extensions = folder, prefix, tuple(extensions)
+        self._known = {*extensions, *others}
+        self._by_key: dict[str, list[str]] = {}
+        for file in files:
+            path = PurePosixPath(file)
+            if path.suffix.lower() in self._known and not path.name.startswith("."):
+                self._by_key.setdefault(self._key(path.name), []).append(file)
+        self._owners: dict[str, set[str]] = {}
+        self._spellings: dict[str, set[str]] = {}
+        for name in {PurePosixPath(name).name for name in names}:
+            own = self._stem(name)
+            for stem in {own, prefix + own}:
+                self._owners.setdefault(stem, set()).add(own)
+            self._spellings.setdefault(self._key(name), set()).add(own.removeprefix(prefix))
+        self._not_found = 0
+
+    def find(self, name: str) -> Named:
+        """Returns the file that is closest to the name of the protocol."""
+        wanted = (PurePosixPath(self.folder) / f"{self.prefix}{name}").as_posix()
+        tried = wanted + (f" ({', '.join(self.extensions)})" if self.extensions else "")
+        ranked = sorted((self._distance(name, wanted, file), file) for file in self._candidates(name))
+        near = [file for distance, file in ranked if distance == ranked[0][0]]
+        if len(near) == 1:
+            exact = near[0].startswith(wanted) and near[0][len(wanted) :] in self.extensions
+            return Named(near[0], None if exact else f"not {tried}")
+        if near:
+            return Named(None, f"not {tried}; several could be meant: {', '.join(near[:4])}")
+        self._not_found += 1
+        nearest = self._nearest(name) if self._not_found <= _NEAREST_OF else None
+        return Named(None, f"not {tried}" + (f"; nearest: {nearest}" if nearest else ""))
+
+    def _candidates(self, name: str) -> Iterator[str]:
+        """Files whose names differ from this one in extension, prefix, folder and case only."""
+        own, key = self._stem(PurePosixPath(name).name), self._key(PurePosixPath(name).name)
+        # Names may differ in case alone, as ids of YouTube do: then another case is another video.
+        case_tells = len(self._spellings.get(key, ())) > 1
+        for file in self._by_key.get(key, []):
+            stem = self._stem(PurePosixPath(file).name)
+            owners = self._owners.get(stem)
+            if own in owners if owners else not case_tells or stem.endswith(own.removeprefix(self.prefix)):
+                yield file
+
+    def _distance(self, name: str, wanted: str, file: str) -> tuple[bool, ...]:
+        """How far a file is from the name of the protocol; the first entry in which files differ decides."""
+        path, place = PurePosixPath(file), PurePosixPath(wanted)
+        stem, extension = self._stem(path.name), path.suffix.lower()
+        stems = [self._stem(PurePosixPath(wanted).name), self._stem(PurePosixPath(name).name)]
+        return (
+            path.parent != place.parent,
+            not path.is_relative_to(self.folder),
+            stem.lower() not in [one.lower() for one in stems],
+            stem not in stems,
+            stem != stems[0],
+            _plain(path.name) != _plain(place.name),  # the name has an extension already
+            path.name.removesuffix(path.suffix) != place.name,
+            *(extension != one for one in self.extensions),
+            path.suffix != extension,
+        )
+
+    def _nearest(self, name: str) -> str | None:
+        near = difflib.get_close_matches(self._key(PurePosixPath(name).name), self._by_key, n=1, cutoff=0.6)
+        return self._by_key[near[0]][0] if near else None
+
+    def _stem(self, name: str) -> str:
+        """A name without extensions that videos have."""
+        stem = _plain(name)
+        while (extension := os.path.splitext(stem)[1]) and extension.lower() in self._known and stem != extension:
+            stem = stem.removesuffix(extension)
+        return stem
+
+    def _key(self, name: str) -> str:
+        """A name without extensions, prefixes and case."""
+        key = self._stem(name).casefold()
+        while self.prefix and key.startswith(self.prefix.casefold()) and len(key) > len(self.prefix):
+            key = key[len(self.prefix) :]
+        return key
+
+
+class VideoFiles:
+    """The videos of a test set.
+
+    The folder of videos may be a link to another disk. A link inside it may not lead out of it.
+
+    Args:
+        lookup: where the protocol expects them.
+        folder: folder of the test set.
+        names: name of a video -> (file and entry that name it, key of the name there), for error messages.
+
+    Raises:
+        UserError: a name or a link leaves the folder.
+    """
+
+    def __init__(self, lookup: FileLookup, folder: Path, names: Mapping[str, tuple[str, str]]) -> None:
+        self.lookup, self.folder = lookup, folder
+        for name, (where, key) in names.items():
+            stem = Path(lookup.folder) / f"{lookup.prefix}{name}"
+            if not name or stem.is_absolute() or ".." in stem.parts or "\0" in name:
+                raise UserError(f"{where}: {key} {name!r} leaves the folder of the test set; use a plain file name")
+        found = {name: self._exact(name) for name in names}
+        if None in found.values():
+            files = NamedFiles(
+                self._listed(), lookup.folder, lookup.prefix, lookup.extensions, VIDEO_EXTENSIONS, names
+            )
+            found |= {name: files.find(name) for name, file in found.items() if file is None}
+        self.found = {name: one for name, one in found.items() if one is not None}
+        for name, one in self.found.items():
+            self._require_inside(one.file, names[name][0])
+
+    def _exact(self, name: str) -> Named | None:
+        """The file that the protocol names; None: it does not exist."""
+        stem = f"{self.lookup.folder}/{self.lookup.prefix}{name}"
+        files = (stem + extension for extension in self.lookup.extensions)
+        return next((Named(file) for file in files if os.path.isfile(self.folder / file)), None)
+
+    def _listed(self) -> list[str]:
+        """All files in the folder of videos, and those in the folder of the test set and its own folders."""
+        top = self.lookup.folder
+        inside = [f"{top}/{file}" for file in walk(self.folder / top)]
+        known = set(inside)
+        elsewhere = [file for file in walk(self.folder, _DEPTH_ELSEWHERE) if file not in known]
+        return [*inside, *elsewhere]
+
+    def _require_inside(self, file: str | None, where: str) -> None:
+        if file is None:
+            return
+        inside = PurePosixPath(file).is_relative_to(self.lookup.folder)
+        allowed = (self.folder / self.lookup.folder if inside else self.folder).resolve()
+        path = self.folder / file
+        if not path.resolve().is_relative_to(allowed):
+            raise UserError(f"{where}: {path} is a link that leaves {allowed}; copy the video into that folder")
+
+
+def walk(folder: Path, depth: int | None = None) -> Iterator[str]:
+    """Yield the files below a folder relative to it, sorted; ``depth`` 1 is the folder alone."""
+    for place, folders, files in os.walk(folder):
+        relative = Path(place).relative_to(folder)
+        folders.sort()
+        if depth is not None and len(relative.parts) >= depth - 1:
+            folders.clear()
+        yield from ((relative / file).as_posix() for file in sorted(files))
+
+
+def _plain(name: str) -> str:
+    """One spelling of letters with accents: file systems differ in it."""
+    return unicodedata.normalize("NFC", name)

@@ -1,0 +1,114 @@
+"""Videos and feature files that do not have the very name that a protocol gives them."""
+
+import json
+
+import pytest
+from qa_sets import write_set
+
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.named_files import NamedFiles
+from vidtune.registry import BENCHMARKS
+
+FOUND = [  # name of the video, files, the one that is found
+    ("v_abc", ["all_test/v_abc.mp4"], "all_test/v_abc.mp4"),
+    ("abc", ["all_test/v_abc.webm"], "all_test/v_abc.webm"),
+    ("abc", ["all_test/v_abc.gif"], "all_test/v_abc.gif"),
+    ("abc", ["all_test/v_abc.MP4"], "all_test/v_abc.MP4"),
+    ("abc.mp4", ["all_test/v_abc.mp4"], "all_test/v_abc.mp4"),
+    ("abc.avi", ["all_test/v_abc.mp4", "all_test/v_abc.avi"], "all_test/v_abc.avi"),
+    ("abc.gif", ["all_test/v_abc.mp4"], "all_test/v_abc.mp4"),
+    ("abc", ["all_test/v_abc.mp4.mp4"], "all_test/v_abc.mp4.mp4"),
+    ("abc", ["all_test/abc.mp4"], "all_test/abc.mp4"),
+    ("v_abc", ["all_test/abc.mp4"], "all_test/abc.mp4"),
+    ("abc", ["all_test/v_v_abc.mp4"], "all_test/v_v_abc.mp4"),
+    ("v_abc", ["all_test/v_abc.mp4", "all_test/abc.mp4"], "all_test/v_abc.mp4"),
+    ("abc", ["all_test/sports/run/v_abc.mp4"], "all_test/sports/run/v_abc.mp4"),
+    ("abc", ["all_test/x/v_abc.mp4", "all_test/y/v_abc.mp4"], None),
+    ("x/abc", ["all_test/v_x/abc.mp4", "all_test/y/v_abc.mp4"], "all_test/v_x/abc.mp4"),
+    ("abc", ["v_abc.mp4"], "v_abc.mp4"),
+    ("abc", ["videos/v_abc.mp4"], "videos/v_abc.mp4"),
+    ("abc", ["deep/er/v_abc.mp4"], None),
+    ("AbC", ["all_test/v_abc.mp4"], "all_test/v_abc.mp4"),
+    ("abc", ["all_test/V_ABC.MP4"], "all_test/V_ABC.MP4"),
+    ("abc", ["all_test/v_ABC.mp4", "all_test/v_abc.mkv", "all_test/v_abc.webm"], "all_test/v_abc.mkv"),
+    ("abc", ["all_test/v_abc.AVI", "all_test/v_abc.webm"], "all_test/v_abc.AVI"),
+    ("abc", ["all_test/v_abc.webm", "all_test/v_abc.gif"], None),
+    ("abc", ["all_test/._v_abc.mp4", "all_test/v_abc.mp4.part", "all_test/v_abc.txt", "all_test/v_abcd.mp4"], None),
+    ("clip.1", ["all_test/v_clip.1.webm", "all_test/v_clip.2.webm"], "all_test/v_clip.1.webm"),
+    ("caf\u00e9", ["all_test/v_cafe\u0301.mp4"], "all_test/v_cafe\u0301.mp4"),
+    ("7", ["all_test/v_7.mp4"], "all_test/v_7.mp4"),
+]
+
+
+def load(folder, names, files, benchmark="activitynet_qa"):
+    write_set(folder, [(name, f"{n}?", "cat") for n, name in enumerate(names)], missing=names, videos="all_test")
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+    return BENCHMARKS[benchmark].load(folder).questions
+
+
+@pytest.mark.parametrize(("name", "files", "expected"), FOUND)
+def test_a_video_that_lies_there_is_found_when_its_name_decides(name, files, expected, tmp_path):
+    (question,) = load(tmp_path, [name], files)
+    assert question.file == expected
+    exact = f"all_test/v_{name}" in [file[:-4] for file in files if file.endswith((".mp4", ".avi", ".mkv"))]
+    assert (question.looked_for is None) == (exact and expected is not None)
+
+
+def test_what_was_tried_and_what_is_near_is_named(tmp_path):
+    first, second = load(tmp_path, ["abcdef", "other"], ["all_test/v_abcdeg.mp4", "all_test/x/other.mp4", "other.mp4"])
+    assert first.looked_for == "not all_test/v_abcdef (.mp4, .avi, .mov, .mkv); nearest: all_test/v_abcdeg.mp4"
+    assert second.file == "all_test/x/other.mp4"  # below the folder of videos, before those beside it
+    assert second.looked_for == "not all_test/v_other (.mp4, .avi, .mov, .mkv)"
+
+
+def test_two_files_equally_close_are_both_named(tmp_path):
+    (question,) = load(tmp_path, ["abc"], ["all_test/v_abc.webm", "all_test/v_abc.gif"])
+    assert question.looked_for.endswith("several could be meant: all_test/v_abc.gif, all_test/v_abc.webm")
+
+
+def test_ids_that_differ_in_case_alone_are_different_videos(tmp_path):
+    first, second = load(tmp_path / "one", ["abC", "abc"], ["all_test/v_abc.mp4"])
+    assert (first.file, second.file) == (None, "all_test/v_abc.mp4")
+    first, second = load(tmp_path / "two", ["abC", "aBc"], ["all_test/ABC.mp4"])
+    assert (first.file, second.file) == (None, None)
+    first, second = load(tmp_path / "three", ["abC", "aBc"], ["all_test/aBc.mp4"])
+    assert (first.file, second.file) == (None, "all_test/aBc.mp4")
+
+
+def test_a_link_out_of_the_folder_is_refused_under_any_name(tmp_path):
+    (tmp_path / "secret.webm").touch()
+    (tmp_path / "set" / "all_test").mkdir(parents=True)
+    (tmp_path / "set" / "all_test" / "v_a.webm").symlink_to(tmp_path / "secret.webm")
+    with pytest.raises(UserError, match="is a link that leaves"):
+        load(tmp_path / "set", ["a"], [])
+
+
+def test_feature_files_are_found_in_the_same_way(tmp_path):
+    questions = BENCHMARKS["activitynet_qa"].load(
+        write_set(tmp_path / "set", [(name, "?", "cat") for name in "abcd"], missing="abcd", videos="all_test")
+    )
+    features = tmp_path / "features"
+    (features / "more").mkdir(parents=True)
+    for file in ("v_a.pkl", "b.npy", "more/v_c.NPY"):
+        (features / file).touch()
+    found = BENCHMARKS["activitynet_qa"].with_features(questions, {"video": features}, "video").questions
+    expected = [str(features / file) for file in ("v_a.pkl", "b.npy", "more/v_c.NPY")]
+    assert [dict(one.features).get("video") for one in found] == [*expected, None]
+    assert found[3].missing and found[3].looked_for.startswith("not v_d (.npy")
+
+
+def test_events_are_found_in_the_same_way(tmp_path):
+    annotation = {"duration": 9.0, "timestamps": [[0, 5]], "sentences": ["It rings."]}
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "One.MOV").touch()
+    (tmp_path / "annotations.json").write_text(json.dumps({"one": annotation, "two": annotation}))
+    questions = BENCHMARKS["world_events"].load(tmp_path).questions
+    assert {(one.video, one.file) for one in questions} == {("one", "videos/One.MOV"), ("two", None)}
+
+
+def test_the_nearest_file_is_searched_for_a_few_names_only():
+    files = NamedFiles([f"videos/clip{n:04d}.mp4" for n in range(300)], "videos", "", (".mp4",), (), [])
+    found = [files.find(f"klip{n:04d}").looked_for for n in range(40)]
+    assert "nearest" in found[0] and "nearest" not in found[-1]
