@@ -61,8 +61,27 @@ class MediaIdentities:
         return name
 
 
+def content_hash(path: str) -> str | None:
+    """Returns 32 hex digits from size and pieces of the content, the same for a copy; None: it cannot be read."""
+    try:
+        files = sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
+        digest = hashlib.sha256(f"{len(files)} ".encode())
+        for file in _sampled(files):
+            size = file.stat().st_size
+            digest.update(f"{size} ".encode())
+            for piece in _pieces(file, size):
+                digest.update(piece)
+    except OSError:
+        return None
+    return digest.hexdigest()[:32]
+
+
 def _of_file(path: Path, size: int, mtime_ns: int) -> Iterator[bytes]:
     yield f"{size} {mtime_ns} ".encode()
+    yield from _pieces(path, size)
+
+
+def _pieces(path: Path, size: int) -> Iterator[bytes]:
     last = max(size - BLOCK, 0)
     with path.open("rb", buffering=0) as file:
         for begin in sorted({last * piece // (SAMPLED - 1) for piece in range(SAMPLED)}):
@@ -71,9 +90,15 @@ def _of_file(path: Path, size: int, mtime_ns: int) -> Iterator[bytes]:
 
 def _of_folder(path: Path) -> Iterator[bytes]:
     files = sorted(entry for entry in path.iterdir() if entry.is_file())
-    status = [file.stat() for file in files]
-    lines = [f"{file.name} {of.st_size} {of.st_mtime_ns}\n" for file, of in zip(files, status, strict=True)]
-    yield "".join(lines).encode()
+    status = {file: file.stat() for file in files}
+    yield "".join(f"{file.name} {of.st_size} {of.st_mtime_ns}\n" for file, of in status.items()).encode()
+    for file in _sampled(files):
+        yield from _of_file(file, status[file].st_size, status[file].st_mtime_ns)
+
+
+def _sampled(files: list[Path]) -> list[Path]:
+    """The first, the middle and the last file."""
     last = len(files) - 1
-    for place in sorted({last * piece // (SAMPLED - 1) for piece in range(SAMPLED)}) if files else ():
-        yield from _of_file(files[place], status[place].st_size, status[place].st_mtime_ns)
+    return (
+        [files[place] for place in sorted({last * piece // (SAMPLED - 1) for piece in range(SAMPLED)})] if files else []
+    )

@@ -6,7 +6,7 @@
     <out>/.lock                  lock of the process that trains into the folder
     <out>/tables/                parsed annotations, lengths of samples, facts about media files
     <out>/checked_files.jsonl    media files that the data check found to be good
-    <out>/<stage>/               excluded.jsonl, log.jsonl, checkpoint-<step>/, final/
+    <out>/<stage>/               excluded.jsonl, data.json, log.jsonl, checkpoint-<step>/, final/
 
 Commands that only look at a run never write to its folder while a process trains into it, see `folder_to_read`.
 """
@@ -21,16 +21,20 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.machine.files import write_text_atomically
 from vidtune.machine.locks import is_locked, locked
+from vidtune.machine.records import read_records, write_records
 from vidtune.recipe.types import (
     EXECUTION_SETTINGS,
     OTHER_PARTS,
     RECIPE_FILE,
+    DataSource,
     Recipe,
     dump_recipe,
     load_recipe,
     recipe_fingerprint,
 )
+from vidtune.training.log import LOG
 from vidtune.training.saving import PREFIX, remove_unfinished
+from vidtune.training.setup.data_contents import has_record, other_content
 
 RECIPE = RECIPE_FILE
 TABLES = "tables"
@@ -44,14 +48,16 @@ FINAL = "final"
 def claimed(out: Path, recipe: Recipe) -> Iterator[None]:
     """Context manager that holds the folder of a run for training a recipe into it.
 
-    A new run writes its recipe there. An earlier run of the same recipe is continued.
+    A new run writes its recipe there. An earlier run of the same recipe is continued; its data may have moved. A run of
+    another recipe that failed before it trained anything is replaced.
 
     Raises:
         UserError: the folder holds the run of another recipe (the message names the first difference) or results
             without a recipe, or another process is training into it.
     """
     with held(out):
-        check_recipe(out, recipe)
+        if not check_recipe(out, recipe):
+            _forget_failed_start(out)
         for folder in (out, *(out / stage.name for stage in recipe.stages)):
             remove_unfinished(folder)
         write_text_atomically(out / RECIPE, dump_recipe(recipe))
@@ -108,19 +114,79 @@ def borrow(out: Path, folder: Path, recipe: Recipe) -> None:
             shutil.copy(out / stage.name / EXCLUSIONS, folder / stage.name)
 
 
-def check_recipe(out: Path, recipe: Recipe) -> None:
-    """Raise UserError if a folder holds the run of another recipe. Execution settings (workers, saving) may differ."""
+def check_recipe(out: Path, recipe: Recipe) -> bool:
+    """Check that a folder does not hold the run of another recipe. Returns whether it holds a run of this one.
+
+    Execution settings (workers, saving) and the places of data may differ, and so may everything else until there are
+    results.
+
+    Raises:
+        UserError: there are results of another recipe, of other data, or without a recipe.
+    """
+    first = next(results(out), None)
+    if first is None:
+        return (out / RECIPE).is_file() and _is_same(out, recipe)
     if not (out / RECIPE).is_file():
-        for stage in recipe.stages:
-            results = [*(out / stage.name).glob(f"{PREFIX}*"), *(out / stage.name).glob(FINAL)]
-            if results:
-                raise UserError(f"{results[0]}: results of a run whose {RECIPE} is gone; choose another output folder")
-        return
+        raise UserError(f"{first}: results of a run whose {RECIPE} is gone; choose another output folder")
     earlier = load_recipe(out / RECIPE)
-    if recipe_fingerprint(earlier) == recipe_fingerprint(recipe):
-        return
-    key, old, new = _first_difference(_values(earlier), _values(recipe))
-    raise UserError(
+    if recipe_fingerprint(_anywhere(earlier)) != recipe_fingerprint(_anywhere(recipe)):
+        raise _another_recipe(out, _values(_anywhere(earlier)), _values(_anywhere(recipe)))
+    before = {stage.name: stage for stage in earlier.stages}
+    for stage in recipe.stages:
+        folder = out / stage.name
+        if next(results(out, stage.name), None) is None:
+            continue
+        if has_record(folder):
+            if other := other_content(folder, stage, out / TABLES):
+                raise UserError(
+                    f"{out}: holds a run on other data: {other} has other content than the data that stage "
+                    f"{stage.name!r} was trained on; choose another output folder"
+                )
+        elif before[stage.name].data != stage.data:  # a run of an earlier version, whose data only their places tell
+            raise _another_recipe(out, _values(earlier), _values(recipe))
+    return True
+
+
+def _is_same(out: Path, recipe: Recipe) -> bool:
+    try:
+        return recipe_fingerprint(load_recipe(out / RECIPE)) == recipe_fingerprint(recipe)
+    except UserError:
+        return False  # a recipe that only another version reads; nothing was trained
+
+
+def results(out: Path, stage: str = "*") -> Iterator[Path]:
+    """Yields what training has left in the folder of a stage, or of any: checkpoints, results, logs with lines."""
+    for kind in (f"{PREFIX}*", FINAL):
+        yield from sorted(out.glob(f"{stage}/{kind}"))
+    yield from (log for log in sorted(out.glob(f"{stage}/{LOG}")) if log.stat().st_size)
+
+
+def _forget_failed_start(out: Path) -> None:
+    """Remove the records of steps that a run left which has no results; they are not about the steps of another run."""
+    for path in out.glob(f"*/{EXCLUSIONS}"):
+        lines = list(read_records(path, skip_broken=True))
+        if kept := [line for line in lines if "step" not in line]:
+            write_records(path, kept)
+        else:
+            path.unlink()
+
+
+def _anywhere(recipe: Recipe) -> Recipe:
+    """Returns the recipe without the places of its data."""
+
+    def moved(source: DataSource) -> DataSource:
+        media = None if source.media is None else ""
+        return source.model_copy(
+            update={"annotations": "", "media": media, "features": dict.fromkeys(source.features, "")}
+        )
+
+    stages = [stage.model_copy(update={"data": tuple(map(moved, stage.data))}) for stage in recipe.stages]
+    return recipe.model_copy(update={"stages": tuple(stages)})
+
+
+def _another_recipe(out: Path, earlier: dict[str, Any], recipe: dict[str, Any]) -> UserError:
+    key, old, new = _first_difference(earlier, recipe)
+    return UserError(
         f"{out}: holds the run of another recipe: {key} was {old!r} and is {new!r}; choose another output folder"
     )
 

@@ -16,9 +16,10 @@ from vidtune.processing.batch import Example
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage, Train
 from vidtune.training.ranks.group import ProcessPlace, Ranks
+from vidtune.training.setup.data_contents import has_record, record_contents
 from vidtune.training.setup.examples import example_maker, stage_processor
 from vidtune.training.setup.exclusions import ExclusionList
-from vidtune.training.setup.run_folder import EXCLUSIONS, MEDIA_FACTS, TABLES
+from vidtune.training.setup.run_folder import EXCLUSIONS, MEDIA_FACTS, TABLES, results
 from vidtune.training.setup.stage_data import StageData, open_stage_data
 from vidtune.training.setup.starting_model import StageModel, load_stage_model
 from vidtune.training.setup.stored_features import StoredFeatures, store_folder
@@ -128,7 +129,10 @@ def _open_data(
             display(f"{stage.name}: {task}", done, total)
 
         config = prepared.model.config
-        return open_stage_data(recipe, stage, make, config, out / TABLES, exclusions, tell), exclusions
+        data = open_stage_data(recipe, stage, make, config, out / TABLES, exclusions, tell)
+        if is_main and not (has_record(out / stage.name) and any(results(out, stage.name))):
+            record_contents(out / stage.name, stage, data.table)
+        return data, exclusions
 
 
 def _open_store(

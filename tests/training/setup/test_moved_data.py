@@ -1,0 +1,110 @@
+"""A folder belongs to a run as soon as something was trained in it; the run goes on wherever its data lie, if they are
+the same."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from launched import with_settings
+from PIL import Image
+from safetensors.torch import load_file
+from training_world import mixed_samples
+
+from vidtune.errors import UserError
+from vidtune.recipe.types import Recipe
+from vidtune.training.run import train_stages
+from vidtune.training.setup.run_folder import EXCLUSIONS
+from vidtune.training.signals import TrainingInterrupted
+
+
+def run(recipe: Recipe, out: Path, stop_after: int | None = None) -> dict[str, Any]:
+    return load_file(train_stages(recipe, out, stop_after=stop_after, progress=False) / "model.safetensors")
+
+
+def copied(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe over a copy of its data in another folder; the copies are of another time."""
+    (source,) = recipe.stages[0].data
+    shutil.copytree(str(source.media), folder / "media", copy_function=shutil.copyfile)
+    annotations = shutil.copyfile(source.annotations, folder / "moved.json")
+    annotations = annotations.rename(folder / Path(source.annotations).name)
+    return with_settings(
+        recipe, data=(source.model_copy(update={"annotations": str(annotations), "media": str(folder / "media")}),)
+    )
+
+
+@pytest.fixture(scope="module")
+def stopped(make_recipe: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path, dict[str, Any]]:
+    """A recipe, the folder of its run, stopped after a step, and its weights if it is not stopped."""
+    folder, recipe = tmp_path_factory.mktemp("runs"), make_recipe(workers=0, max_steps=2)
+    whole = run(recipe, folder / "whole")
+    with pytest.raises(TrainingInterrupted):
+        run(recipe, folder / "out", stop_after=1)
+    return recipe, folder / "out", whole
+
+
+def test_a_run_goes_on_with_data_that_were_moved(stopped: tuple[Any, ...], tmp_path: Path) -> None:
+    recipe, out, whole = stopped
+    shutil.copytree(out, tmp_path / "out")
+    moved = copied(recipe, tmp_path)
+    found = run(moved, tmp_path / "out")
+    assert found.keys() == whole.keys() and all((found[name] == whole[name]).all() for name in whole)
+    # The stage is finished now; data that are moved once more do not begin it again, and other data are refused.
+    (tmp_path / "more").mkdir()
+    again = copied(moved, tmp_path / "more")
+    assert run(again, tmp_path / "out").keys() == whole.keys()
+
+
+def spoil_annotations(folder: Path) -> str:
+    path = next(folder.glob("*.json"))
+    path.write_text(json.dumps([*json.loads(path.read_text()), mixed_samples()[0]]))
+    return path.name
+
+
+def spoil_media(folder: Path) -> str:
+    Image.fromarray(np.full((20, 30, 3), 77, np.uint8)).save(folder / "media/red.png")
+    return "media"
+
+
+@pytest.mark.parametrize("spoil", [spoil_annotations, spoil_media])
+@pytest.mark.parametrize("finished", [True, False])
+def test_data_that_were_changed_on_the_way_are_refused(
+    spoil: Any, finished: bool, stopped: tuple[Any, ...], tmp_path: Path
+) -> None:
+    recipe, out, _ = stopped
+    out = out.with_name("whole") if finished else out
+    moved = copied(recipe, tmp_path)
+    named = spoil(tmp_path)
+    before = (out / "recipe.yaml").read_text()
+    with pytest.raises(UserError, match=rf"holds a run on other data: \S*{named} has other content .* 'align' was"):
+        run(moved, out)
+    assert (out / "recipe.yaml").read_text() == before
+
+
+def test_a_run_of_an_earlier_version_knows_its_data_by_their_places(stopped: tuple[Any, ...], tmp_path: Path) -> None:
+    recipe, out, _ = stopped
+    shutil.copytree(out, tmp_path / "out")
+    (tmp_path / "out/align/data.json").unlink()
+    with pytest.raises(UserError, match=r"another recipe: stages\.align\.data was"):
+        run(copied(recipe, tmp_path), tmp_path / "out")
+    run(recipe, tmp_path / "out")
+
+
+def test_a_failed_start_leaves_the_folder_to_other_recipes(make_recipe: Any, tmp_path: Path) -> None:
+    recipe = make_recipe(workers=0, max_steps=1)
+    broken = tmp_path / "train.json"
+    broken.write_text("[{")
+    (source,) = recipe.stages[0].data
+    failing = with_settings(recipe, data=(source.model_copy(update={"annotations": str(broken)}),), max_steps=3)
+    with pytest.raises(UserError, match=r"train\.json"):
+        run(failing, tmp_path / "out")
+    checked = {"id": "train:1", "source": "x", "reason": "by hand", "detail": "y"}
+    seen = {"id": "train:0", "index": 0, "step": 0, "path": None, "reason": "of the failed start"}
+    (tmp_path / "out/align" / EXCLUSIONS).write_text("".join(json.dumps(line) + "\n" for line in (checked, seen)))
+    run(recipe.model_copy(update={"seed": 1}), tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out/align" / EXCLUSIONS).read_text().splitlines()]
+    assert lines == [checked]
+    with pytest.raises(UserError, match="another recipe: seed was 1 and is 42"):
+        run(recipe, tmp_path / "out")
