@@ -24,7 +24,8 @@ class QuestionOptions:
     """The options that say what is asked, and what the model is given."""
 
     benchmark: Annotated[
-        list[str] | None, typer.Option(help="May be repeated; default: those of the recipe beside the checkpoint.")
+        list[str] | None,
+        typer.Option(help="May be repeated; default: those of the recipe beside the checkpoint, with its settings."),
     ] = None
     data: Annotated[Path | None, typer.Option(help="Folder of the test set, or one that holds several.")] = None
     blind: Annotated[

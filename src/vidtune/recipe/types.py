@@ -267,7 +267,7 @@ class Recipe(Settings):
         world: the synthetic world that ``vidtune demo`` renders for this recipe; DATA_ROOT is its folder.
         stages: training stages in the order in which they run.
         benchmarks: benchmarks that ``vidtune evaluate`` runs on the trained model.
-        generation: decoding settings that differ from the protocol when the recipe's own benchmarks are run.
+        generation: decoding settings that differ from the protocol when benchmarks that the recipe lists are run.
         trackers: services that receive the metrics of a run in addition to its log.jsonl.
         packages: other packages whose parts the recipe names ("my-package", "my-package==1.0"); one that is not
             installed is refused, with the command that installs it.
