@@ -107,14 +107,14 @@ def test_failed_questions_are_said_and_asked_again_on_request(checkpoint, tmp_pa
     assert "0 of 3 questions answered, 1 without video, 2 failed" in shown.out
     assert (
         shown.err.count("\n") == 1
-        and "no question was answered: 1 without video: no video file (gone_2); 2 failed:" in shown.err
+        and "1 without video: no video file (gone_2: not videos/gone (.mp4)); 2 failed:" in shown.err
     )
     write_video(data / "videos" / "red.mp4", (200, 20, 20))
     assert run([*words, *SHORT]) == 2
     capsys.readouterr()
     assert run([*words, *SHORT, "--retry-failed"]) == 0
     shown = capsys.readouterr().out
-    assert "2 of 3 questions answered, 1 without video" in shown and "1 without video: no video file (gone_2)" in shown
+    assert "2 of 3 questions answered, 1 without video" in shown and "(gone_2: not videos/gone (.mp4))" in shown
 
 
 def test_nothing_is_answered_where_every_video_is_missing(checkpoint, tmp_path, capsys):
@@ -131,4 +131,4 @@ def test_nothing_is_answered_where_every_video_is_missing(checkpoint, tmp_path, 
     ]
     for judge in ("rules", "none"):
         assert run([*words, *SHORT, "--judge", judge]) == 2
-        assert "no question was answered: 2 without video: no video file (gone_0, gone_1)" in capsys.readouterr().err
+        assert "2 without video: no video file (gone_0: not videos/gone (.mp4), gone_1)" in capsys.readouterr().err

@@ -130,7 +130,7 @@ def predict_benchmark(
         UserError: bad test set or checkpoint, or ``out`` holds the results of another run.
     """
     test_set = BENCHMARKS[benchmark]
-    questions = test_set.load(Path(data))
+    questions = test_set.load(Path(data)).with_similar_files()
     loaded = opened(checkpoint)
     protocol = protocol_for(
         loaded,

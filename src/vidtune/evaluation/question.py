@@ -1,7 +1,7 @@
 """A question of a test set, and the answer that a model gives to it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ class Question:
         index: position in the test set; unique, and the same however the questions are split.
         id: official id, as a string; a test set may repeat one.
         video: name of the video; questions about one video form a cluster in the statistics.
-        file: path of the video below `QuestionSet.folder`; None: it does not exist.
+        file: path of the video below `QuestionSet.folder`; None: none has the name that the protocol gives it.
         type: name of the question type, if the benchmark has types.
         fields: values of further fields in the protocol's template of this type.
         reference: JSON values that metrics compare the answer with; None where a judge compares it with ``answer``.
         features: (stream, path) of stored features that are read instead of the file.
+        similar: path of the video of a similar name; see `benchmarks.named_files`.
         looked_for: where the video was looked for, and which file is near; None when it has the name that the protocol
             gives it.
     """
@@ -36,6 +37,7 @@ class Question:
     fields: Mapping[str, str] = field(default_factory=dict)
     reference: Mapping[str, Any] | None = None
     features: tuple[tuple[str, str], ...] = ()
+    similar: str | None = None
     looked_for: str | None = None
 
     @property
@@ -59,6 +61,14 @@ class QuestionSet:
     fingerprint: str
     questions: tuple[Question, ...] = field(repr=False)
     features: Mapping[str, str] = field(default_factory=dict)
+
+    def with_similar_files(self) -> "QuestionSet":
+        """Returns the questions with videos of similar names, where none has the name that the protocol gives it.
+
+        The published scripts leave such questions out.
+        """
+        found = [replace(one, file=one.similar) if one.file is None else one for one in self.questions]
+        return replace(self, questions=tuple(found))
 
 
 def chunk(questions: Sequence[Question], rank: int, count: int) -> Sequence[Question]:

@@ -45,7 +45,7 @@ def load(folder, names, files, benchmark="activitynet_qa"):
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).touch()
-    return BENCHMARKS[benchmark].load(folder).questions
+    return BENCHMARKS[benchmark].load(folder).with_similar_files().questions
 
 
 @pytest.mark.parametrize(("name", "files", "expected"), FOUND)
@@ -54,6 +54,12 @@ def test_a_video_that_lies_there_is_found_when_its_name_decides(name, files, exp
     assert question.file == expected
     exact = f"all_test/v_{name}" in [file[:-4] for file in files if file.endswith((".mp4", ".avi", ".mkv"))]
     assert (question.looked_for is None) == (exact and expected is not None)
+
+
+def test_the_published_scripts_know_no_similar_names(tmp_path):
+    load(tmp_path, ["abc"], ["all_test/v_abc.webm"])
+    (question,) = BENCHMARKS["activitynet_qa"].load(tmp_path).questions
+    assert (question.file, question.similar) == (None, "all_test/v_abc.webm")
 
 
 def test_what_was_tried_and_what_is_near_is_named(tmp_path):
@@ -104,7 +110,7 @@ def test_events_are_found_in_the_same_way(tmp_path):
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "One.MOV").touch()
     (tmp_path / "annotations.json").write_text(json.dumps({"one": annotation, "two": annotation}))
-    questions = BENCHMARKS["world_events"].load(tmp_path).questions
+    questions = BENCHMARKS["world_events"].load(tmp_path).with_similar_files().questions
     assert {(one.video, one.file) for one in questions} == {("one", "videos/One.MOV"), ("two", None)}
 
 

@@ -1,9 +1,9 @@
-"""Files that are named after videos: finds each under the name that a protocol gives it, or under a similar one.
+"""Files that are named after videos: each under the name that a protocol gives it, or under a similar one.
 
-The name of the protocol comes first. Published test sets are copied by hand: then come files of the same name with
-another extension, with or without the prefix, with the extension written twice, in a subfolder or another folder of the
-test set, in other letters' case. Of these the closest counts; where two are equally close, none does, and both are
-named.
+The name of the protocol comes first; the published scripts know no other. Test sets are copied by hand: then come files
+of the same name with another extension, with or without the prefix, with the extension written twice, in a subfolder or
+another folder of the test set, in other letters' case. Of these the closest counts; where two are equally close, none
+does, and both are named.
 """
 
 import difflib
@@ -30,12 +30,14 @@ class Named:
     """What was found for a name.
 
     Args:
-        file: path of the file; None: there is none.
+        file: path of the file that has the very name of the protocol; None: there is none.
+        similar: path of the one file with a similar name, if there is none with that name.
         looked_for: where it was looked for, which files are near, or between which the name does not decide; None when
             the file has the very name of the protocol.
     """
 
     file: str | None
+    similar: str | None = None
     looked_for: str | None = None
 
 
@@ -84,12 +86,12 @@ class NamedFiles:
         near = [file for distance, file in ranked if distance == ranked[0][0]]
         if len(near) == 1:
             exact = near[0].startswith(wanted) and near[0][len(wanted) :] in self.extensions
-            return Named(near[0], None if exact else f"not {tried}")
+            return Named(near[0]) if exact else Named(None, near[0], f"not {tried}")
         if near:
-            return Named(None, f"not {tried}; several could be meant: {', '.join(near[:4])}")
+            return Named(None, None, f"not {tried}; several could be meant: {', '.join(near[:4])}")
         self._not_found += 1
         nearest = self._nearest(name) if self._not_found <= _NEAREST_OF else None
-        return Named(None, f"not {tried}" + (f"; nearest: {nearest}" if nearest else ""))
+        return Named(None, None, f"not {tried}" + (f"; nearest: {nearest}" if nearest else ""))
 
     def _candidates(self, name: str) -> Iterator[str]:
         """Files whose names differ from this one in extension, prefix, folder and case only."""
@@ -126,7 +128,7 @@ class NamedFiles:
     def _stem(self, name: str) -> str:
         """A name without extensions that videos have."""
         stem = _plain(name)
-        while (extension := os.path.splitext(stem)[1]) and extension.lower() in self._known and stem != extension:
+        while (extension := PurePosixPath(stem).suffix) and extension.lower() in self._known:
             stem = stem.removesuffix(extension)
         return stem
 
@@ -160,19 +162,20 @@ class VideoFiles:
                 raise UserError(f"{where}: {key} {name!r} leaves the folder of the test set; use a plain file name")
         found = {name: self._exact(name) for name in names}
         if None in found.values():
-            files = NamedFiles(
-                self._listed(), lookup.folder, lookup.prefix, lookup.extensions, VIDEO_EXTENSIONS, names
-            )
+            files = NamedFiles(self._listed(), lookup.folder, lookup.prefix, lookup.extensions, VIDEO_EXTENSIONS, names)
             found |= {name: files.find(name) for name, file in found.items() if file is None}
         self.found = {name: one for name, one in found.items() if one is not None}
         for name, one in self.found.items():
-            self._require_inside(one.file, names[name][0])
+            self._require_inside(one.file or one.similar, names[name][0])
 
     def _exact(self, name: str) -> Named | None:
         """The file that the protocol names; None: it does not exist."""
         stem = f"{self.lookup.folder}/{self.lookup.prefix}{name}"
         files = (stem + extension for extension in self.lookup.extensions)
-        return next((Named(file) for file in files if os.path.isfile(self.folder / file)), None)
+        try:
+            return next((Named(file) for file in files if (self.folder / file).is_file()), None)
+        except OSError:  # such as a name longer than any file's
+            return None
 
     def _listed(self) -> list[str]:
         """All files in the folder of videos, and those in the folder of the test set and its own folders."""

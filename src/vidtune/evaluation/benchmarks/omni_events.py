@@ -11,7 +11,7 @@ sentence, never by position.
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +207,7 @@ class OmniEvents(MeasuredBenchmark):
         )
 
     def _questions(self, task: str, video: AnnotatedVideo, found: Named, index: int) -> Iterator[Question]:
-        common: dict[str, Any] = {"video": video.id, "file": found.file, "looked_for": found.looked_for, "type": task}
+        common: dict[str, Any] = {"video": video.id, "type": task, **asdict(found)}
         if task == CAPTIONING:
             lines = (f"From {' to '.join(video.percents(event))}, {event.sentence.strip()}" for event in video.events)
             reference = {

@@ -47,6 +47,5 @@ def feature_files(stream: str, folder: Path, names: Iterable[str], prefix: str) 
     names = dict.fromkeys(names)
     files = NamedFiles(walk(folder), "", prefix, sorted(FEATURE_SUFFIXES), (), names)
     found = {name: files.find(name) for name in names}
-    return {
-        name: replace(one, file=None if one.file is None else str(folder / one.file)) for name, one in found.items()
-    }
+    paths = {name: one.file or one.similar for name, one in found.items()}
+    return {name: replace(one, file=paths[name] and str(folder / paths[name])) for name, one in found.items()}

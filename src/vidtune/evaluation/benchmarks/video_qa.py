@@ -111,6 +111,7 @@ class VideoQA(Benchmark):
             id=str(_field(asked, index, entry, "question_id", (str, int))),
             video=video,
             file=videos[video].file,
+            similar=videos[video].similar,
             looked_for=videos[video].looked_for,
             question=_field(asked, index, entry, "question", (str,)),
             answer=_field(answered, index, answer, "answer", (str, int, float)),
