@@ -1,5 +1,6 @@
 """The command line: fast to ask for help, one line and exit code 2 for every mistake."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import vidtune as vidtune_module
 from vidtune.cli.main import run
 from vidtune.recipe.shipped import list_recipes
 
@@ -184,3 +186,31 @@ def test_interruption_exits_with_130_and_says_how_to_go_on(tmp_path):
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "error: Too many open files"),
+        (OSError(errno.ESTALE, "Stale file handle", "/data/a"), "error: /data/a: Stale file handle"),
+        (MemoryError(), "error: out of memory (MemoryError): compute less at a time"),
+        (RuntimeError("x.cpp: DefaultCPUAllocator: can't allocate memory: 8 bytes"), "error: out of memory (x.cpp: "),
+        (
+            type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried\nmore"),
+            "error: out of memory (CUDA ",
+        ),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(error, message, monkeypatch, capsys):
+    def load(*given, **options):
+        raise error
+
+    monkeypatch.setattr(vidtune_module, "load", load)
+    assert refusal(capsys, "answer", "place", "--question", "What?").startswith(message)
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    for error in (RuntimeError("shapes differ"), OSError(errno.EPROTO, "x"), ValueError("y")):
+        monkeypatch.setattr(vidtune_module, "load", lambda *given, error=error, **options: (_ for _ in ()).throw(error))
+        with pytest.raises(type(error)):
+            run(["answer", "place", "--question", "What?"])

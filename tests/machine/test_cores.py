@@ -4,8 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from vidtune.machine import cores
+from vidtune.machine import cores, devices
 
 WITHIN = cores.available_cores
 
@@ -94,3 +95,14 @@ def test_time_in_the_queue_for_a_core_is_told_apart_from_waiting() -> None:
         for process in busy:
             process.kill()
             process.wait()
+
+
+def test_torch_takes_no_more_threads_than_a_container_grants(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(devices, "available_cores", lambda: 3)
+    try:
+        for threads, expected in [(8, 3), (3, 3), (1, 1)]:
+            torch.set_num_threads(threads)
+            assert devices.pick_device("cpu") == "cpu" and torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)

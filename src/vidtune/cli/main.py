@@ -45,6 +45,12 @@ USER_ERRNOS = {
     errno.EROFS,
     errno.ENAMETOOLONG,
     errno.EADDRINUSE,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ELOOP,
+    errno.EFBIG,
 }
 
 app = typer.Typer(
@@ -102,6 +108,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         where = f"{error.filename}: " if error.filename else ""
         return _refuse(where + (error.strerror or str(error)))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0] or type(error).__name__
+        return _refuse(f"out of memory ({said}): compute less at a time, in a smaller dtype, or on a larger machine")
     except ValueError as error:
         if message := _settings_mistake(error):
             return _refuse(message)
@@ -111,6 +122,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _refuse(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return WRONG_INPUT
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether the machine or a device has no memory left, as Python or torch say it."""
+    names = {base.__name__ for base in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator: can't allocate" in str(error)
 
 
 def _settings_mistake(error: ValueError) -> str | None:

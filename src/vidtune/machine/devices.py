@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from vidtune.errors import UserError
+from vidtune.machine.cores import available_cores
 from vidtune.spelling import suggestion
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def pick_device(name: str | None) -> str:
-    """The device asked for; None: a GPU when there is one.
+    """The device asked for; None: a GPU when there is one. On a CPU torch gets no more threads than there are cores.
 
     Raises:
         UserError: torch does not know the device, or it is not there.
@@ -20,11 +21,13 @@ def pick_device(name: str | None) -> str:
     import torch
 
     if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r}: {str(error).splitlines()[0]}") from None
+    if torch.device(name).type == "cpu" and torch.get_num_threads() > available_cores():
+        torch.set_num_threads(available_cores())  # torch counts the cores of the machine, not those of a container
     return name
 
 

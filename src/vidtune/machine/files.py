@@ -155,6 +155,11 @@ def write_json_atomically(path: Path, value: Any, *, indent: int | None = 1) -> 
     write_text_atomically(path, json.dumps(value, indent=indent) + "\n")
 
 
+def looked_for(path: str | Path) -> str:
+    """Return what an error message adds to a relative path: the folder from which it was looked for."""
+    return "" if Path(path).is_absolute() else f" (looked for in {Path.cwd()})"
+
+
 def read_json(path: Path) -> Any:
     """Return the value of a JSON file.
 

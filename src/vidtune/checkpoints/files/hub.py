@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from vidtune.errors import UserError
+from vidtune.machine.files import looked_for
 
 _REPOSITORY = re.compile(r"(?P<name>[^/@]+/[^/@]+)(@(?P<revision>.+))?")
 _SETTINGS = (".json", ".model", ".txt", ".jinja")
@@ -49,7 +50,7 @@ def locate(name_or_path: str, weights: bool = True) -> Path:
         return path
     repository = _REPOSITORY.fullmatch(name_or_path)
     if name_or_path.startswith((".", "/", "~")) or repository is None or path.parent.is_dir():
-        raise UserError(f"{name_or_path}: no such file or folder")
+        raise UserError(f"{name_or_path}: no such file or folder{looked_for(path)}")
     try:
         return _snapshot(repository["name"], repository["revision"], weights)
     except Exception as error:  # the hub's errors share no base class

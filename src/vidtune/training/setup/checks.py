@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from vidtune.errors import UserError
+from vidtune.machine.files import looked_for
 from vidtune.recipe.types import DataSource, Recipe, Stage
 from vidtune.spelling import suggestion
 from vidtune.training.setup.examples import prompt_name
@@ -44,16 +45,11 @@ def chosen_stages(recipe: Recipe, name: str | None) -> tuple[Stage, ...]:
 def _check_paths(stage: Stage, source: DataSource) -> None:
     where = f"stage {stage.name!r}"
     if not Path(source.annotations).is_file():
-        raise UserError(f"{where}: annotations {_place(source.annotations)} do not exist; mend data in the recipe")
+        raise UserError(f"{where}: annotations {source.annotations}{looked_for(source.annotations)} do not exist; mend data in the recipe")
     if source.media is not None and not Path(source.media).is_dir():
-        raise UserError(f"{where}: media folder {_place(source.media)} does not exist; mend data in the recipe")
+        raise UserError(f"{where}: media folder {source.media}{looked_for(source.media)} does not exist; mend data in the recipe")
     for stream, folder in source.features.items():
         if not Path(folder).is_dir():
             raise UserError(
-                f"{where}: the folder of {stream} features {_place(folder)} does not exist; mend data in the recipe"
+                f"{where}: the folder of {stream} features {folder}{looked_for(folder)} does not exist; mend data in the recipe"
             )
-
-
-def _place(path: str) -> str:
-    """A path for an error message; of a relative one also the folder from which it was looked for."""
-    return path if Path(path).is_absolute() else f"{path} (looked for in {Path.cwd()})"
