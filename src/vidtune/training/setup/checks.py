@@ -43,13 +43,12 @@ def chosen_stages(recipe: Recipe, name: str | None) -> tuple[Stage, ...]:
 
 
 def _check_paths(stage: Stage, source: DataSource) -> None:
-    where = f"stage {stage.name!r}"
-    if not Path(source.annotations).is_file():
-        raise UserError(f"{where}: annotations {source.annotations}{looked_for(source.annotations)} do not exist; mend data in the recipe")
-    if source.media is not None and not Path(source.media).is_dir():
-        raise UserError(f"{where}: media folder {source.media}{looked_for(source.media)} does not exist; mend data in the recipe")
-    for stream, folder in source.features.items():
-        if not Path(folder).is_dir():
-            raise UserError(
-                f"{where}: the folder of {stream} features {folder}{looked_for(folder)} does not exist; mend data in the recipe"
-            )
+    named = {"annotations": source.annotations, "media folder": source.media}
+    named |= {f"the folder of {stream} features": folder for stream, folder in source.features.items()}
+    for what, path in named.items():
+        if path is None or (Path(path).is_file() if what == "annotations" else Path(path).is_dir()):
+            continue
+        verb = "do" if what == "annotations" else "does"
+        raise UserError(
+            f"stage {stage.name!r}: {what} {path}{looked_for(path)} {verb} not exist; mend data in the recipe"
+        )
