@@ -1,6 +1,7 @@
 """The command line: fast to ask for help, one line and exit code 2 for every mistake."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from qa_sets import write_set
 
 import vidtune as vidtune_module
 from vidtune.cli.main import run
@@ -168,6 +170,39 @@ def test_systems_and_benchmarks_are_listed(capsys):
     assert "video_llava: Video-LLaVA" in capsys.readouterr().out
     assert run(["benchmarks"]) == 0
     assert "msvd_qa" in capsys.readouterr().out
+
+
+def test_a_test_set_is_checked_before_anything_is_asked(tmp_path, capsys):
+    entries = [("a", "what?", "cat"), ("b", " ", "man"), ("c", "<image> who?", " "), ("d", "where?", "park")]
+    folder = write_set(tmp_path / "MSVD_Zero_Shot_QA", entries, missing="bcd")
+    for file in ("b.webm", "cc.mp4"):
+        (folder / "videos" / file).touch()
+    questions = json.loads((folder / "test_q.json").read_text())
+    questions[1]["question_id"] = questions[0]["question_id"]
+    (folder / "test_q.json").write_text(json.dumps(questions))
+    words = ["benchmarks", "check", "msvd_qa", "--data", str(tmp_path)]
+    assert run(words) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == f"msvd_qa: 4 questions about 4 videos, {folder}"
+    assert lines[1] == "1 videos found (1 .mp4)"
+    assert lines[2:4] == ["1 found under a similar name", "b: videos/b.webm"]
+    assert lines[4:6] == ["2 without a file", "c: not videos/c (.mp4, .avi, .mov, .mkv); nearest: videos/cc.mp4"]
+    assert lines[7:9] == ["1 repeated ids", "a_0 (2 times)"]
+    assert (
+        "1 empty questions" in lines and "1 empty answers" in lines and "1 questions that contain a media tag" in lines
+    )
+    assert lines[-1] == "2 of 4 questions can be asked"
+    assert run([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["similar"] == {"b": "videos/b.webm"} and list(found["missing"]) == ["c", "d"]
+    assert found["usable"] == 2 and found["found"] == {".mp4": 1}
+    for file in (folder / "videos").iterdir():
+        file.unlink()
+    assert "no question of msvd_qa can be asked" in refusal(capsys, *words)
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "d.npy").touch()
+    assert run([*words, "--features", f"video={tmp_path / 'features'}"]) == 0
+    assert "1 videos found (1 .npy)" in capsys.readouterr().out
 
 
 def test_failure_of_the_operating_system_is_one_line(tmp_path, capsys):

@@ -1,11 +1,46 @@
-"""``vidtune benchmarks``: the test sets a model can be scored on."""
+"""``vidtune benchmarks``: the test sets a model can be scored on, and whether one lies on disk as it should."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from vidtune.cli.options.loading import assignments
 
-def benchmarks() -> None:
-    """List the benchmarks and where their questions come from."""
+benchmarks = typer.Typer(help="List the benchmarks, or check a test set.", rich_markup_mode=None)
+
+
+@benchmarks.callback(invoke_without_command=True)
+def listed(context: typer.Context) -> None:
+    """List the benchmarks and where their questions come from; ``check`` looks at a test set on disk."""
     from vidtune.registry import BENCHMARKS
 
-    for benchmark in BENCHMARKS.values():
-        typer.echo(f"{benchmark.name:24} {benchmark.title:18} {benchmark.source}")
+    if context.invoked_subcommand is None:
+        for benchmark in BENCHMARKS.values():
+            typer.echo(f"{benchmark.name:24} {benchmark.title:18} {benchmark.source}")
+
+
+@benchmarks.command()
+def check(
+    name: Annotated[str, typer.Argument(help="Name of the benchmark.")],
+    data: Annotated[Path, typer.Option(help="Folder of the test set, or one that holds several.")],
+    features: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STREAM=DIR", help="Stored features in the place of videos; one option per stream."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Say which videos of a test set are there, what is near to those that are not, and what is odd in its questions.
+
+    Opens no video and no model. The exit code is 2 if no question can be asked.
+    """
+    from vidtune.errors import UserError
+    from vidtune.evaluation.benchmarks.check import check_test_set
+    from vidtune.evaluation.evaluate import VIDEO_STREAM
+    from vidtune.registry import BENCHMARKS
+
+    folders = {stream: Path(folder) for stream, folder in assignments(features, "--features").items()}
+    found = check_test_set(BENCHMARKS[name], data, folders, VIDEO_STREAM)
+    typer.echo(found.json() if as_json else "\n".join(found.lines()))
+    if not found.usable:
+        raise UserError(f"{found.folder}: no question of {name} can be asked: no video is there")

@@ -67,7 +67,7 @@ app.add_typer(data, name="data")
 app.add_typer(features, name="features")
 app.add_typer(recipes, name="recipes")
 app.command()(systems)
-app.command()(benchmarks)
+app.add_typer(benchmarks, name="benchmarks")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,140 @@
+"""Preflight of a test set: which videos are there, under which names, and what is odd in questions and answers."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+
+from vidtune.evaluation.benchmarks.base import Benchmark
+from vidtune.evaluation.question import Question
+
+SHOWN = 5
+# Texts that stand for media in prompts: a question that holds one is read as another prompt.
+_TAG = re.compile(r"<(?:image|video|vid_start|vid_end|im_start|im_end|audio)>")
+_LONGEST_ANSWER = 300
+
+
+@dataclass(frozen=True)
+class Odd:
+    """Something odd in one question: its id, its video, what is odd."""
+
+    id: str
+    video: str
+    what: str
+
+
+@dataclass(frozen=True)
+class TestSetCheck:
+    """What a test set holds.
+
+    Args:
+        questions, videos: numbers of questions, and of different videos.
+        found: extension -> number of videos that are there under the name that the protocol gives them.
+        similar: video -> file with a similar name, which is asked about; the published scripts leave it out.
+        missing: video -> where it was looked for, and which file is near.
+        usable: number of questions whose video is there.
+        repeated_ids: id -> number of questions with it; published scripts judge an id once.
+        odd: odd ids, questions and answers.
+    """
+
+    __test__ = False  # not a test, in spite of its name
+
+    benchmark: str
+    folder: str
+    questions: int
+    videos: int
+    found: Mapping[str, int]
+    similar: Mapping[str, str]
+    missing: Mapping[str, str]
+    usable: int
+    repeated_ids: Mapping[str, int]
+    odd: Sequence[Odd] = field(default_factory=tuple)
+
+    def json(self) -> str:
+        """Returns the whole check as JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the check as text, with a few examples of each kind."""
+        yield f"{self.benchmark}: {self.questions} questions about {self.videos} videos, {self.folder}"
+        kinds = ", ".join(f"{count} {extension}" for extension, count in self.found.items())
+        yield f"  {sum(self.found.values())} videos found{f' ({kinds})' if kinds else ''}"
+        yield from _listed("found under a similar name", [f"{name}: {file}" for name, file in self.similar.items()])
+        yield from _listed("without a file", [f"{name}: {where}" for name, where in self.missing.items()])
+        repeated = [f"{name} ({count} times)" for name, count in self.repeated_ids.items()]
+        yield from _listed("repeated ids", repeated)
+        kinds_of_odd: dict[str, list[str]] = {}
+        for one in self.odd:
+            kinds_of_odd.setdefault(one.what, []).append(one.id)
+        for what, ids in kinds_of_odd.items():
+            yield from _listed(what, [repr(name) for name in ids])
+        yield f"  {self.usable} of {self.questions} questions can be asked"
+
+
+def check_test_set(benchmark: Benchmark, data: Path, features: Mapping[str, Path], stream: str) -> TestSetCheck:
+    """Read a test set and look for everything that its questions name; opens no video.
+
+    Args:
+        data: folder of the test set, or one above it.
+        features: stream -> folder of stored features that are read instead of videos.
+        stream: stream that must have features, if there are any.
+
+    Raises:
+        UserError: the test set cannot be read; names file and entry.
+    """
+    loaded = benchmark.load(data)
+    asked = loaded.with_similar_files()
+    if features:
+        asked = benchmark.with_features(asked, features, stream)
+    videos = {question.video: question for question in asked.questions}
+    there = {name: one for name, one in videos.items() if not one.missing}
+    exact = {question.video: question.file for question in loaded.questions}
+    found = Counter(_extension(one, exact[name]) for name, one in there.items() if exact[name] or one.features)
+    ids = Counter(question.id for question in asked.questions)
+    return TestSetCheck(
+        benchmark=benchmark.name,
+        folder=str(asked.folder),
+        questions=len(asked.questions),
+        videos=len(videos),
+        found=dict(found.most_common()),
+        similar={name: str(one.file) for name, one in there.items() if not exact[name] and not one.features},
+        missing={name: one.looked_for or "" for name, one in videos.items() if one.missing},
+        usable=sum(not question.missing for question in asked.questions),
+        repeated_ids={name: count for name, count in ids.items() if count > 1},
+        odd=[Odd(one.id, one.video, what) for one in asked.questions for what in _oddities(one)],
+    )
+
+
+def _extension(question: Question, exact: str | None) -> str:
+    path = question.features[0][1] if question.features else str(exact)
+    return PurePosixPath(path).suffix
+
+
+def _oddities(question: Question) -> Iterator[str]:
+    """What is odd in a question, in words that are the same for all such questions."""
+    if not question.id.strip():
+        yield "empty ids"
+    elif question.id != question.id.strip() or ("/" in question.id and question.reference is None):
+        yield "ids with blanks at an end, or '/'"
+    if not question.question.strip() and question.reference is None:
+        yield "empty questions"
+    if _TAG.search(question.question):
+        yield "questions that contain a media tag"
+    answer = question.answer
+    if isinstance(answer, bool) or answer != answer:
+        yield "answers that are no text (true, false or NaN)"
+    elif not str(answer).strip():
+        yield "empty answers"
+    elif question.reference is None and len(str(answer)) > _LONGEST_ANSWER:
+        yield f"answers of more than {_LONGEST_ANSWER} characters"
+
+
+def _listed(what: str, examples: Sequence[str]) -> Iterator[str]:
+    """Yield the number of cases, and the first of them below it."""
+    if examples:
+        yield f"  {len(examples)} {what}"
+        yield from (f"    {example}" for example in examples[:SHOWN])
+        if len(examples) > SHOWN:
+            yield "    ..."
