@@ -244,7 +244,7 @@ def test_failures_between_verdicts_end_nothing():
         return Reply(content="?") if earlier < 2 else Reply()
 
     with judge_server(reply) as server:
-        found, usage = ask(judge(server, limits=Limits(attempts=3, backoff=0.001)), items(9))
+        found, usage = ask(judge(server, limits=Limits(attempts=3, backoff=0.001, concurrency=1)), items(9))
     assert len(found) == 9 and all(one.error is None for one in found.values()) and usage.calls == 27
 
 

@@ -194,6 +194,10 @@ def test_a_run_without_questions_or_references_is_refused(data, run):
     (run / "missing.jsonl").write_text("")
     with pytest.raises(UserError, match="no question was asked yet"):
         score_run(run)
+    lines = (run / "references.jsonl").read_text().splitlines(keepends=True)
+    (run / "references.jsonl").write_text("".join(lines[:-2]))
+    with pytest.raises(UserError, match=r"references\.jsonl lacks 2 questions"):
+        score_run(run)
     (run / "references.jsonl").unlink()
     with pytest.raises(UserError, match=r"no references\.jsonl here"):
         score_run(run)

@@ -65,10 +65,10 @@ class Measurements(ScoreSource):
         """Every question of the run with its answer, in the order of the test set."""
         answers = {one.index: one.pred for one in self.run.predictions() if one.error is None}
         references = {line["index"]: line["reference"] for line in self.run.references()}
-        if not references:
-            raise UserError(
-                f"{self.run.path}: no references.jsonl here, with which metrics compare; run the evaluation again"
-            )
+        lacking = sum(entry.index not in references for entry in ledger.entries)
+        if lacking:
+            what = f"references.jsonl lacks {lacking} questions" if references else "no references.jsonl here"
+            raise UserError(f"{self.run.path}: {what}, with which metrics compare; run the evaluation again")
         return [
             Item(
                 index=entry.index,
