@@ -130,4 +130,7 @@ def test_nothing_is_answered_where_every_video_is_missing(checkpoint, tmp_path, 
         str(tmp_path / "out"),
     ]
     assert run([*words, *SHORT, "--judge", "none"]) == 2
-    assert "no question was answered: 2 without video: no video file (gone_0, gone_1)" in capsys.readouterr().err
+    assert (
+        "no question was answered: 2 without video: no video file (gone_0: not videos/gone (.mp4), gone_1)"
+        in capsys.readouterr().err
+    )
