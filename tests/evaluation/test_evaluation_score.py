@@ -278,7 +278,10 @@ def test_every_planned_question_has_one_state(run):
     assert counts["judged"] + counts["unjudged"] + counts["missing"] + counts["errors"] == counts["questions"] == 7
     ledger = ledger_of(RunFolder(run))
     assert str(ledger) == "5 of 7 questions answered (1 empty), 1 without video, 1 failed"
-    assert ledger.reasons() == ("1 without video: no video file (e_6)", "1 failed: no frames (d_5)")
+    assert ledger.reasons() == (
+        "1 without video: no video file (e_6: not videos/e (.mp4))",
+        "1 failed: no frames (d_5)",
+    )
 
 
 def test_many_reasons_share_a_line(tmp_path):
