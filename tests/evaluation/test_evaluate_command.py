@@ -92,16 +92,7 @@ def test_failed_questions_are_said_and_asked_again_on_request(checkpoint, tmp_pa
     data = write_set(
         tmp_path / "set", [("red", "what?", "x"), ("red", "who?", "y"), ("gone", "what?", "x")], missing=["gone"]
     )
-    words = [
-        "evaluate",
-        str(checkpoint),
-        "--benchmark",
-        "world_qa",
-        "--data",
-        str(data),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    words = ["evaluate", str(checkpoint), "--benchmark", "world_qa", "--data", str(data), "--out", f"{tmp_path}/out"]
     assert run([*words, *SHORT]) == 2
     shown = capsys.readouterr()
     assert "0 of 3 questions answered, 1 without video, 2 failed" in shown.out
@@ -119,16 +110,7 @@ def test_failed_questions_are_said_and_asked_again_on_request(checkpoint, tmp_pa
 
 def test_nothing_is_answered_where_every_video_is_missing(checkpoint, tmp_path, capsys):
     data = write_set(tmp_path / "set", [("gone", "what?", "x"), ("gone", "who?", "y")], missing=["gone"])
-    words = [
-        "evaluate",
-        str(checkpoint),
-        "--benchmark",
-        "world_qa",
-        "--data",
-        str(data),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    words = ["evaluate", str(checkpoint), "--benchmark", "world_qa", "--data", str(data), "--out", f"{tmp_path}/out"]
     assert run([*words, *SHORT, "--judge", "none"]) == 2
     assert (
         "no question was answered: 2 without video: no video file (gone_0: not videos/gone (.mp4), gone_1)"
