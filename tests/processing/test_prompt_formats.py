@@ -63,7 +63,7 @@ def test_special_tokens_that_the_tokenizer_lacks_are_not_spelled_out() -> None:
 def test_no_sequence_start_is_written_where_the_tokenizer_has_none() -> None:
     tokens = tokenizer("<|end|>", eos="<|end|>")
     assert run(ROLES, tokens).input_ids[0] == tokens.bos_token_id
-    tokens.bos_token = None
+    tokens.bos_token, tokens.add_bos_token = None, False
     assert run(ROLES, tokens).input_ids[0] == ord("B")
 
 

@@ -17,7 +17,7 @@ from vidtune.models.config import VideoLMConfig
 from vidtune.processing.added_tokens import add_tokens, require_rows
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.stream_settings import Measure, StreamSettings, condenses, is_tokenwise
-from vidtune.processing.tokenizing import load_tokenizer
+from vidtune.processing.tokenizing import beginning_of, load_tokenizer
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 
@@ -49,7 +49,7 @@ def processor_of(source: Source, config: VideoLMConfig, tokenizer: str | None = 
             files = CheckpointFiles(tokenizer)
             chosen = load_tokenizer(files.path, config=_known_config(files))
             _fit_tokenizer(chosen, config)
-            processor = VideoLMProcessor(chosen, processor.system, processor.streams)
+            processor = VideoLMProcessor(chosen, processor.system, processor.streams, beginning=beginning_of(chosen))
         return processor
     if tokenizer is not None:
         files = CheckpointFiles(tokenizer)
@@ -137,7 +137,7 @@ def build_processor(
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(locate(str(tokenizer), weights=False))
     _fit_tokenizer(tokenizer, config)
-    return VideoLMProcessor(tokenizer, config.system, streams)
+    return VideoLMProcessor(tokenizer, config.system, streams, beginning=beginning_of(tokenizer))
 
 
 def preprocessing_of(config: VideoLMConfig) -> dict[str, Preprocessing]:

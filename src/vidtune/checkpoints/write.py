@@ -78,7 +78,9 @@ def _write_whole(checkpoint: Checkpoint, folder: Path, format: CheckpointFormat,
     config = format.write_config(checkpoint.model.config, {})
     write_state(export_state(checkpoint.model, format, state), folder)
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    checkpoint.processor.tokenizer.save_pretrained(folder)
+    tokenizer = checkpoint.processor.tokenizer
+    tokenizer.init_kwargs["beginning"] = checkpoint.processor.chunk_tokenizer.beginning
+    tokenizer.save_pretrained(folder)
 
 
 def _difference(checkpoint: Checkpoint, base: str | None) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.file_version import FileVersion, version_of
 from vidtune.planning.counted_files import CountedFiles, files_of
 from vidtune.processing.batch import Example
+from vidtune.processing.tokenizing import default_beginning
 
 if TYPE_CHECKING:
     from vidtune.processing.processor import VideoLMProcessor
@@ -125,7 +126,7 @@ class ExampleMaker:
             "version": FORMAT_VERSION,
             "tokenizer": hashlib.sha256(chunks.backend.to_str().encode()).hexdigest(),
             "legacy": chunks.legacy,
-            "bos": chunks.bos_id,
+            "bos": chunks.tokenizer.bos_token_id,
             "prompt": repr(self.processor.prompt_format(self.prompt)),
             "limits": [self.max_length, self.max_expanded_length],
             "streams": {
@@ -133,6 +134,8 @@ class ExampleMaker:
                 for name, settings in self.processor.streams.items()
             },
         }
+        if chunks.beginning != default_beginning(chunks.tokenizer):
+            parts["beginning"] = chunks.beginning
         if self.processor.times:
             parts["times"] = self.processor.times
         if self.processor.layouts:

@@ -24,7 +24,15 @@ from vidtune.processing.prompts.format import PromptFormat
 from vidtune.processing.readings import MediaReader, Reading
 from vidtune.processing.stream_settings import Measured, StreamSettings
 from vidtune.processing.times import mark_times
-from vidtune.processing.tokenizing import NO_OWNER, ChunkTokenizer, Encoded, Placeholder, encode, media_tags
+from vidtune.processing.tokenizing import (
+    NO_OWNER,
+    ChunkTokenizer,
+    Encoded,
+    Placeholder,
+    default_beginning,
+    encode,
+    media_tags,
+)
 from vidtune.registry import SYSTEMS, packages_of, require_packages
 
 
@@ -38,6 +46,8 @@ class VideoLMProcessor(ProcessorMixin):
         legacy: behaviour of a sentencepiece tokenizer, see `ChunkTokenizer`; None takes the flag of the tokenizer. It
             is saved here, because transformers 5 does not save it.
         chat_template: not used; transformers passes it.
+        beginning: ids before every prompt that begins as the tokenizer does; None: its beginning-of-sequence token, as
+            for processors that were saved before. It is saved where it is another.
         packages: packages of parts that are not of this package, as :meth:`to_dict` saved them.
 
     Attributes:
@@ -57,12 +67,15 @@ class VideoLMProcessor(ProcessorMixin):
         legacy: bool | None = None,
         chat_template: str | None = None,
         packages: Mapping[str, str] | None = None,
+        beginning: Sequence[int] | None = None,
     ) -> None:
         require_packages(packages or {})
         self.system = system
         self.streams = {name: StreamSettings.model_validate(settings) for name, settings in streams.items()}
         lowest_placeholder = min((settings.placeholder_id for settings in self.streams.values()), default=None)
-        self.chunk_tokenizer = ChunkTokenizer(tokenizer, legacy, num_rows=lowest_placeholder)
+        self.chunk_tokenizer = ChunkTokenizer(
+            tokenizer, legacy, lowest_placeholder, default_beginning(tokenizer) if beginning is None else beginning
+        )
         check_dialect(SYSTEMS[system].dialect, self.streams, system)
         if self.layouts:
             check_layouts(self.layouts, self.streams, self.companions, system)
@@ -326,12 +339,14 @@ class VideoLMProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """Content of `processor_config.json`; the tokenizer is saved in its own files."""
+        beginning = self.chunk_tokenizer.beginning
         packages = packages_of(part for stream in self.streams.values() for part in parts_of(stream.preprocessing))
         return {
             "processor_class": type(self).__name__,
             "system": self.system,
             "legacy": self.chunk_tokenizer.legacy,
             "streams": {name: settings.model_dump(mode="json") for name, settings in self.streams.items()},
+            **({"beginning": beginning} if beginning != default_beginning(self.tokenizer) else {}),
             **({"packages": packages} if packages else {}),
         }
 

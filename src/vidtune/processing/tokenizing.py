@@ -23,6 +23,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
 from vidtune.errors import UserError
+from vidtune.machine.files import read_object
 from vidtune.processing.batch import IGNORED
 from vidtune.processing.prompts.chat_template import template_format
 from vidtune.processing.prompts.format import PromptFormat
@@ -33,6 +34,8 @@ NO_OWNER = -1
 """Owner of a token that belongs to no media item: text."""
 NO_TEXT = -1
 """Start character of a token that is not text: media, or the beginning-of-sequence token."""
+PROCESSOR, OUR_PROCESSOR = "processor_config.json", "VideoLMProcessor"
+"""File of a processor, which tells how its tokenizer begins a text, and the class of ours."""
 CUT_OFF = "answers cut off by the length limit"
 
 
@@ -57,11 +60,39 @@ def load_tokenizer(
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path}: no tokenizer can be read from there: {reason}") from error
+    settings = get_tokenizer_config(str(path))
     if legacy is None:
-        legacy = get_tokenizer_config(str(path)).get("legacy", True)
+        legacy = settings.get("legacy", True)
     # Also in init_kwargs, because transformers 5 saves only those.
     tokenizer.legacy = tokenizer.init_kwargs["legacy"] = legacy
+    processor = folder / PROCESSOR
+    if processor.is_file() and "streams" in (saved := read_object(processor)):
+        settings = saved
+    if "beginning" in settings or "streams" in settings or settings.get("processor_class") == OUR_PROCESSOR:
+        tokenizer.beginning = settings.get("beginning", default_beginning(tokenizer))
     return tokenizer
+
+
+def default_beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids before a text as they were before processors saved them: the beginning-of-sequence token, if any."""
+    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+
+
+def beginning_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that a tokenizer puts before a text: mostly its beginning-of-sequence token, or none.
+
+    Those of a model of ours are saved with its processor. A sentencepiece tokenizer of Llama's kind puts its token
+    there unless its settings say no, as it did in transformers 4; transformers 5 no longer does.
+    """
+    if (known := getattr(tokenizer, "beginning", None)) is not None:
+        return list(known)
+    alone = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    whole = list(tokenizer("a")["input_ids"])
+    starts = (n for n in range(len(whole)) if alone and whole[n : n + len(alone)] == alone)
+    if found := whole[: next(starts, 0)]:
+        return found
+    is_llama = _writes_dummy_prefix(json.loads(tokenizer.backend_tokenizer.to_str()))
+    return default_beginning(tokenizer) if is_llama and tokenizer.init_kwargs.get("add_bos_token", True) else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +115,24 @@ class ChunkTokenizer:
         tokenizer: a tokenizer of the tokenizers library.
         legacy: see above; None takes the flag of the tokenizer, which `load_tokenizer` sets.
         num_rows: number of tokens that the language model knows; None: all of the tokenizer.
+        beginning: ids before every prompt that begins as the tokenizer does; None: see `beginning_of`.
 
     Raises:
         UserError: the tokenizer is not backed by the tokenizers library.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, legacy: bool | None = None, num_rows: int | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        legacy: bool | None = None,
+        num_rows: int | None = None,
+        beginning: Sequence[int] | None = None,
     ) -> None:
         if not hasattr(tokenizer, "backend_tokenizer"):
             raise UserError(f"tokenizer {type(tokenizer).__name__} is not backed by the tokenizers library")
         self.tokenizer = tokenizer
         self.num_rows = num_rows
-        self.bos_id: int | None = tokenizer.bos_token_id
+        self.beginning = beginning_of(tokenizer) if beginning is None else list(beginning)
         self._fitted: dict[PromptFormat, PromptFormat] = {}
         self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.backend.no_truncation()
@@ -119,7 +155,7 @@ class ChunkTokenizer:
             SampleProblem: a token that the language model does not know.
         """
         encoding = self.backend.encode(text, add_special_tokens=False)
-        ids, starts = encoding.ids, [start for start, _ in encoding.offsets]
+        ids, starts = encoding.ids, _first_characters(encoding.offsets)
         if self.num_rows is not None and (highest := max(ids, default=0)) >= self.num_rows:
             raise SampleProblem(
                 "token without a row",
@@ -173,11 +209,26 @@ class ChunkTokenizer:
         return kept
 
 
+def _first_characters(offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Index of the first character of each token.
+
+    Byte-level tokenizers may leave white space out of their offsets. A token of white space alone is empty then and
+    seems to begin after itself; it begins where the token before it ends.
+    """
+    starts, last = [], 0
+    for start, end in offsets:
+        starts.append(min(start, last) if start == end else start)
+        last = max(last, end)
+    return starts
+
+
 def _writes_dummy_prefix(backend: dict) -> bool:
     """Whether a tokenizer, given by its JSON, is a sentencepiece tokenizer that puts "▁" before text."""
     normalizer = backend.get("normalizer") or {}
     parts = normalizer.get("normalizers", [normalizer])
     pre_tokenizer = backend.get("pre_tokenizer") or {}
+    if any(part.get("type") not in (None, "Prepend") and part.get("content") != UNDERLINE for part in parts):
+        return False  # it changes more of the text than its spaces
     return any(part.get("type") == "Prepend" for part in parts) or (
         pre_tokenizer.get("type") == "Metaspace" and pre_tokenizer.get("prepend_scheme") != "never"
     )
@@ -283,7 +334,7 @@ def encode(
     text = "".join(piece.text for piece in pieces)
     supervised = np.repeat([piece.supervised for piece in pieces], [len(piece.text) for piece in pieces])
     _check_tags([tag[1] for tag in media_tags(text, streams)], [placeholder.stream for placeholder in placeholders])
-    bos = [tokenizer.bos_id] if prompt.bos and tokenizer.bos_id is not None else []
+    bos = tokenizer.beginning if prompt.bos is True else default_beginning(tokenizer.tokenizer) if prompt.bos else []
 
     text, supervised, media = _laid_out(text, supervised, placeholders, streams)
 

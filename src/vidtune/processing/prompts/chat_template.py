@@ -66,7 +66,7 @@ def _frames(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
         user=Frame(user, after_question),
         assistant=AnswerFrame(answer, end=end, after=after_answer.removeprefix(end)),
         stop=(end.strip(),),
-        bos=begins,
+        bos="written" if begins else False,
         strips=_rendered(tokenizer, [f" {_PROBE[0]}\n"], True) == _rendered(tokenizer, _PROBE[:1], True),
         borders=tuple(start.strip() for start in (user, answer) if start.strip()),
     )

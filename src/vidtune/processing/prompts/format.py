@@ -71,7 +71,8 @@ class PromptFormat:
         system, after_system: the text before the first turn, in two parts.
         user, assistant: what stands around the turns.
         stop: generation ends when the answer ends with one of these texts, or with the end token of the tokenizer.
-        bos: whether the prompt begins with the beginning-of-sequence token of the tokenizer, if there is one.
+        bos: whether the prompt begins with what the tokenizer puts before a text, mostly its beginning-of-sequence
+            token; "written": with that token, because the format writes it itself.
         special: texts of the format that must be single tokens of the tokenizer.
         only_streams: streams whose media this format can contain; None means all.
         question: a user turn whose media have no tags: ``{media}`` stands for the tags, ``{question}`` for the text.
@@ -93,7 +94,7 @@ class PromptFormat:
     user: Frame = Frame()
     assistant: AnswerFrame = AnswerFrame()
     stop: tuple[str, ...] = (EOS,)
-    bos: bool = True
+    bos: bool | Literal["written"] = True
     special: tuple[str, ...] = ()
     only_streams: tuple[str, ...] | None = None
     question: str = "{media}\n{question}"

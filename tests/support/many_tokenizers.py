@@ -1,5 +1,6 @@
-"""Six small tokenizers of the kinds that language models have, and the plain tokenisation of text by each."""
+"""Small tokenizers of the kinds that language models have, and the plain tokenisation of text by each."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import sentencepiece
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from vidtune.processing.tokenizing import load_tokenizer
@@ -67,8 +68,15 @@ def sentencepieces(legacy: bool) -> tuple[PreTrainedTokenizerBase, Plain]:
     return tokenizer, plain
 
 
-def byte_pairs(bos: str | None, eos: str) -> tuple[PreTrainedTokenizerBase, Plain]:
-    """Byte-level byte-pair encoding, as Qwen2 and Llama-3 have it."""
+def byte_pairs(
+    bos: str | None, eos: str, begins: tuple[str, ...] = (), trims: bool | None = None
+) -> tuple[PreTrainedTokenizerBase, Plain]:
+    """Byte-level byte-pair encoding, as Qwen2 and Llama-3 have it.
+
+    Args:
+        begins: special tokens that it puts before a text.
+        trims: whether it leaves white space out of its offsets, as GPT-2 and Phi do; None: it does nothing to them.
+    """
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(GPT, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -76,7 +84,36 @@ def byte_pairs(bos: str | None, eos: str) -> tuple[PreTrainedTokenizerBase, Plai
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet))
+    parts = [] if trims is None else [processors.ByteLevel(trim_offsets=trims)]
+    if begins:
+        backend.add_special_tokens(list(begins))
+        ids = [(token, backend.token_to_id(token)) for token in begins]
+        parts.append(processors.TemplateProcessing(single=" ".join([*begins, "$A"]), special_tokens=ids))
+    if parts:
+        backend.post_processor = processors.Sequence(parts)
     return _wrapped(backend, bos_token=bos, eos_token=eos)
+
+
+def underlines(prepend: str, begins: str | None = None) -> tuple[PreTrainedTokenizerBase, Plain]:
+    """Byte-pair encoding of words that begin with an underline; without one before the text, as Gemma has it, or with
+    one, beside a normalizer that changes more than spaces, as XGLM has it."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend)  # type: ignore[arg-type]
+    backend.decoder = decoders.Metaspace(prepend_scheme=prepend)  # type: ignore[arg-type]
+    if prepend != "never":
+        backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", "<bos>", "</s>"]))
+    if begins:
+        ids = [(begins, backend.token_to_id(begins))]
+        backend.post_processor = processors.TemplateProcessing(single=f"{begins} $A", special_tokens=ids)
+    return _wrapped(backend, bos_token="<bos>", eos_token="</s>", unk_token="<unk>")
+
+
+def flagged(adds: bool) -> tuple[PreTrainedTokenizerBase, Plain]:
+    """A tokenizer of Llama's kind whose settings say whether it begins a text with its token."""
+    tokenizer, plain = sentencepieces(legacy=False)
+    tokenizer.add_bos_token = tokenizer.init_kwargs["add_bos_token"] = adds
+    return tokenizer, plain
 
 
 def word_pieces() -> tuple[PreTrainedTokenizerBase, Plain]:
@@ -103,9 +140,14 @@ def _wrapped(backend: Tokenizer, **special: str | None) -> tuple[PreTrainedToken
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
     _finish(tokenizer)
 
+    whole = Tokenizer.from_str(json.dumps(json.loads(tokenizer.backend_tokenizer.to_str()) | {"post_processor": None}))
+
     def plain(text: str) -> list[tuple[int, int]]:
         found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return [(token, start) for token, (start, _) in zip(found["input_ids"], found["offset_mapping"], strict=True)]
+        places = zip(found["offset_mapping"], whole.encode(text, add_special_tokens=False).offsets, strict=True)
+        # A token of white space alone has no place of its own where white space is left out of the offsets.
+        starts = [whole if start == end else start for (start, end), (whole, _) in places]
+        return list(zip(found["input_ids"], starts, strict=True))
 
     return tokenizer, plain
 
@@ -119,7 +161,27 @@ TOKENIZERS: dict[str, Callable[[], tuple[PreTrainedTokenizerBase, Plain]]] = {
     "sentencepiece": lambda: sentencepieces(legacy=True),
     "sentencepiece_newer": lambda: sentencepieces(legacy=False),
     "qwen2": lambda: byte_pairs(None, "<|endoftext|>"),
-    "llama3": lambda: byte_pairs("<|begin_of_text|>", "<|end_of_text|>"),
+    "llama3": lambda: byte_pairs("<|begin_of_text|>", "<|end_of_text|>", ("<|begin_of_text|>",), trims=True),
+    "phi": lambda: byte_pairs("<|endoftext|>", "<|endoftext|>", trims=True),
+    "qwen_with_bos": lambda: byte_pairs("<|endoftext|>", "<|endoftext|>", trims=False),
+    "opt": lambda: byte_pairs("</s>", "</s>", ("</s>",), trims=True),
+    "glm": lambda: byte_pairs(None, "<|endoftext|>", ("[gMASK]", "<sop>")),
+    "gemma": lambda: underlines("never", "<bos>"),
+    "xglm": lambda: underlines("always", "</s>"),
+    "llama_flagged": lambda: flagged(True),
+    "llama_without_bos": lambda: flagged(False),
     "wordpiece": word_pieces,
     "unigram": unigrams,
 }
+
+BEGINNINGS: dict[str, tuple[str, ...]] = {
+    "sentencepiece": ("<s>",),
+    "sentencepiece_newer": ("<s>",),
+    "llama3": ("<|begin_of_text|>",),
+    "opt": ("</s>",),
+    "glm": ("[gMASK]", "<sop>"),
+    "gemma": ("<bos>",),
+    "xglm": ("</s>",),
+    "llama_flagged": ("<s>",),
+}
+"""Tokens that each of them puts before a text; the others put none there."""
