@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from vidtune.errors import UserError
 from vidtune.media.clip_times import ClipTimes
 from vidtune.media.probe import MediaInfo
 from vidtune.processing.batch import IGNORED
-from vidtune.processing.layout import Layout, Tokens
+from vidtune.processing.layout import Layout, Tokens, media_facts
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.tokenizing import Placeholder
 from vidtune.registry import SYSTEMS
@@ -68,6 +69,16 @@ def test_brackets_are_those_written_by_hand(processor: VideoLMProcessor, laid_ou
     assert (found.input_ids == expected.input_ids).all()
     assert (found.labels == expected.labels).all()
     assert found.media == expected.media
+
+
+def test_the_seconds_of_frames_are_their_own_where_the_frame_rate_is_uneven(laid_out: Made) -> None:
+    starts = np.array([0, 1000, 2000, 2100, 2200, 2300, 2400, 2500, 9000])
+    info = replace(INFO, times=ClipTimes.of_ticks(starts, 10_000, Fraction(1, 1000)))
+    made = laid_out(info=info, video=(Tokens(before="{second:.1f} ", frames=1), "{duration:.1f}: {times:.2f}"))
+    facts = media_facts("/clip.mp4", made.streams["video"], made.media_info)
+    assert facts == {"duration": 10.0, "frames": 4, "times": (0.0, 2.0, 2.3, 9.0)}
+    text = made.tokenizer.decode([i for i in made.example(sample(), PROMPT).input_ids if i < len(made.tokenizer)])
+    assert "10.0: 0.00, 2.00, 2.30, 9.00" in text
 
 
 def test_a_sentence_is_filled_from_the_file(laid_out: Made) -> None:

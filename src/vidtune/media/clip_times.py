@@ -102,7 +102,21 @@ class ClipTimes:
         Raises:
             ValueError: the times are unknown.
         """
-        return max(0, int(np.searchsorted(self.starts, second + _NEAR, side="right")) - 1)
+        return int(self.indices_at(np.array([second]))[0])
+
+    def indices_at(self, seconds: np.ndarray) -> np.ndarray:
+        """Return `index_at` of many moments at once. Shape: float (N,) -> int64 (N,)
+
+        Raises:
+            ValueError: the times are unknown.
+        """
+        return np.maximum(np.searchsorted(self.starts, seconds + _NEAR, side="right") - 1, 0)
+
+    def is_even(self, tolerance: float) -> bool:
+        """Whether every frame begins where `fps` puts it, up to ``tolerance`` seconds; True for unknown times."""
+        if not (self.known and self.fps):
+            return True
+        return bool(np.abs(self.starts - np.arange(self.num_frames) / self.fps).max(initial=0.0) <= tolerance)
 
     def first(self, num_frames: int) -> Self:
         """Return the times of the first frames alone; the last of them ends where the next one begins."""

@@ -20,6 +20,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from vidtune.errors import MediaError
+from vidtune.media.clip_times import ClipTimes
 from vidtune.media.container import open_video
 from vidtune.media.image import list_frames, read_frame_images
 from vidtune.media.orientation import Orientation, orientation_of
@@ -66,7 +67,7 @@ def read_frames(path: str | os.PathLike[str], indices: Sequence[int], *, threads
 
 def read_clip(
     path: str | os.PathLike[str],
-    choose: Callable[[int, float], list[int]],
+    choose: Callable[[ClipTimes], list[int]],
     *,
     threads: int = 1,
     as_probed: bool = False,
@@ -74,7 +75,7 @@ def read_clip(
     """Decode the frames of a clip that a function chooses. The file is opened once.
 
     Args:
-        choose: function(number of frames, frames per second; 0 for a folder) -> frame indices, such as
+        choose: function(times of the clip; unknown for a folder) -> frame indices, such as
             `vidtune.media.preprocessing.frame_sampling.frame_chooser` makes. It is called again if decoding gives
             fewer frames than the packets promise.
         as_probed: refuse a file that gives another number of frames or another picture size than `probe` returns,
@@ -87,20 +88,18 @@ def read_clip(
     path = os.fspath(path)
     if Path(path).is_dir():
         paths = list_frames(path)
-        return read_frame_images(paths, choose(len(paths), 0.0)), probe(path)
+        return read_frame_images(paths, choose(ClipTimes.unknown(len(paths)))), probe(path)
     with _opened(path, threads) as (container, stream, table):
-        num_frames = table.num_frames
-        fps = table.clip.fps
+        times = table.clip
         try:
-            indices = choose(num_frames, fps)
+            indices = choose(times)
             frames, orientation = _decode(path, container, stream, table, indices, threads)
         except _FewerFrames as error:
             if as_probed:
-                raise MediaError(path, f"promises {num_frames} frames but gives {error.num_frames}") from None
-            num_frames = error.num_frames
-            frames, orientation = _decode_plainly(path, choose(num_frames, fps), threads)
-        info = video_info(container, stream, table, orientation)
-        info = replace(info, times=info.times.first(num_frames))
+                raise MediaError(path, f"promises {table.num_frames} frames but gives {error.num_frames}") from None
+            times = times.first(error.num_frames)
+            frames, orientation = _decode_plainly(path, choose(times), threads)
+        info = replace(video_info(container, stream, table, orientation), times=times)
         if as_probed:
             _check_picture(path, frames, probed_info(path, container, stream, table))
         return frames, info

@@ -78,8 +78,8 @@ def media_facts(path: str, settings: StreamSettings, media_info: Callable[[str],
     if choose is not None and info.num_frames:
         taken = choose(info)
         facts["frames"] = len(taken)
-        if info.fps > 0:
-            facts["times"] = _Seconds(index / info.fps for index in taken)
+        if info.times.known:
+            facts["times"] = _Seconds(info.times.starts[taken].tolist())
     return facts
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import Field, PositiveInt, model_validator
 
 from vidtune.media.preprocessing import transforms
-from vidtune.media.preprocessing.frame_sampling import SamplingName, frame_chooser, frame_indices
+from vidtune.media.preprocessing.frame_sampling import SamplingName, clip_indices, frame_chooser, frame_indices
 from vidtune.media.preprocessing.pixels import PixelPreprocessing, check_is_clip
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.video import read_clip
@@ -106,7 +106,7 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
     def output_shape(self, info: MediaInfo | None = None) -> tuple[int, ...]:
         if info is None or not info.num_frames:
             return (3, self.num_frames, *self._size_of(info))
-        frames = len(frame_indices(self.sampling, info.num_frames, self.num_frames, info.fps))
+        frames = len(clip_indices(self.sampling, info.times, self.num_frames))
         return (3, frames, *self._size_of(info))
 
     def output_shapes(self) -> list[tuple[int, ...]]:
@@ -116,7 +116,7 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
 
     def frame_indices(self, info: MediaInfo) -> list[int]:
         """Return the indices of the frames that are taken of a file; time sentences of prompts tell of them."""
-        return frame_indices(self.sampling, info.num_frames, self.num_frames, info.fps)
+        return clip_indices(self.sampling, info.times, self.num_frames)
 
     def read(self, path: str) -> np.ndarray:
         """Read the frames that ``apply`` takes. Shape: -> uint8 RGB (frames, H, W, 3)"""

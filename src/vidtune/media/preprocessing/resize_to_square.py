@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
 from vidtune.media.preprocessing import transforms
-from vidtune.media.preprocessing.frame_sampling import SamplingName, frame_chooser, frame_indices
+from vidtune.media.preprocessing.frame_sampling import SamplingName, clip_indices, frame_chooser, frame_indices
 from vidtune.media.preprocessing.pixels import PixelPreprocessing, check_is_clip
 from vidtune.media.preprocessing.resize_rules import ResizeName, resized
 from vidtune.media.probe import MediaInfo, probe
@@ -118,7 +118,7 @@ class VideoPreprocessing(_SquarePreprocessing):
         """Return the shape of ``load``'s result, without decoding; the largest one without ``info``."""
         frames = self.num_frames
         if not self._repeats and info is not None and info.num_frames:
-            frames = len(frame_indices(self.sampling, info.num_frames, frames, info.fps))
+            frames = len(clip_indices(self.sampling, info.times, frames))
         return (3, frames, self.size, self.size)
 
     def output_shapes(self) -> list[tuple[int, ...]]:
@@ -132,7 +132,7 @@ class VideoPreprocessing(_SquarePreprocessing):
 
     def frame_indices(self, info: MediaInfo) -> list[int]:
         """Return the indices of the frames that are taken of a file; time sentences of prompts tell of them."""
-        return frame_indices(self.sampling, info.num_frames, self.num_frames, info.fps)
+        return clip_indices(self.sampling, info.times, self.num_frames)
 
     def read(self, path: str) -> np.ndarray:
         """Read the frames that ``apply`` takes. Shape: -> uint8 RGB (T, H, W, 3)"""
