@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from vidtune.checkpoints.composition import config_of, rows_of_delta, tokens_with_rows, unreadable_config
-from vidtune.checkpoints.files.tensors import require_floating
+from vidtune.checkpoints.files.tensors import is_finite, require_floating
 from vidtune.checkpoints.fill import (
     Dtypes,
     cast,
@@ -61,10 +61,22 @@ def assemble(
     Returns:
         The merged model, and the report of the source.
     Raises:
-        UserError: keys missing or unexpected, shapes that do not fit, or nothing to stand on.
+        UserError: keys missing or unexpected, shapes that do not fit, nothing to stand on, or weights that are not
+            finite, in a file or in the dtype.
     """
     with _ONE_AT_A_TIME:
-        return _assemble(source, dtype, reports)
+        model, report = _assemble(source, dtype, reports)
+    for name, tensor in model.state_dict().items():
+        if not is_finite(tensor):
+            raise UserError(f"{source.place}: {name}: {_too_large(tensor.dtype)}")
+    return model, report
+
+
+def _too_large(dtype: torch.dtype) -> str:
+    """Why a weight is not finite, of files that hold finite numbers only."""
+    if dtype == torch.float16:
+        return "holds values beyond the range of float16 (65504); load it with dtype bfloat16 or float32"
+    return "is NaN or Inf after adding what stands on it; check the scale and the base of its adapters or differences"
 
 
 def _assemble(source: Source, dtype: Dtypes, reports: list[LoadReport] | None) -> tuple[VideoLM, LoadReport]:

@@ -1,9 +1,10 @@
 """The log of a stage: ``log.jsonl``, one JSON object per line. The same numbers go to the trackers.
 
-Keys of a line: step (finished optimizer steps), epoch, loss (mean per supervised token), losses (further terms, where
-there are any), learning_rate and gradient_norm per component and in total (before clipping), samples, tokens,
-supervised_tokens, tokens_per_second, data_wait (share of the time spent waiting for data, of the rank that waited
-longest), mfu (share of the device's peak, where that is known), memory_gib (peak, of the fullest rank), seconds, ranks.
+Keys of a line: step (finished optimizer steps), epoch, loss (mean per supervised token; null without any), losses
+(further terms, where there are any), learning_rate and gradient_norm per component and in total (before clipping),
+samples, tokens, supervised_tokens, tokens_per_second, data_wait (share of the time spent waiting for data, of the rank
+that waited longest), mfu (share of the device's peak, where that is known), memory_gib (peak, of the fullest rank),
+seconds, ranks.
 Counts and times cover the steps since the line before, on all ranks.
 """
 
@@ -89,11 +90,12 @@ def _logged(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def flat_numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the numbers of a log line without ``step``; those inside mappings are named ``key/name``."""
+    """Returns the numbers of a log line without ``step`` and what is null; those inside mappings are named ``key/name``."""
     flat = {}
     for key, value in line.items():
         for name, number in value.items() if isinstance(value, Mapping) else [("", value)]:
-            flat[f"{key}/{name}" if name else key] = number
+            if number is not None:
+                flat[f"{key}/{name}" if name else key] = number
     del flat["step"]
     return flat
 

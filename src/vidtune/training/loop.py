@@ -51,7 +51,7 @@ class StageLoop:
         notes = self._resume()
         recent = recent_step_seconds(setup.folder, self.first_step) if ranks.is_main else ()
         self.console = StageProgress(self.stage.name, self.total, self.first_step, progress and ranks.is_main, recent)
-        for note in [*notes, *self.stored.notes]:
+        for note in [*notes, *setup.data.notes, *self.stored.notes]:
             self._note(note)
 
     def run(self) -> Path:

@@ -4,6 +4,7 @@ A :class:`TensorFile` is opened when it is first asked, and only once. Safetenso
 """
 
 import json
+import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,8 +70,16 @@ class TensorFile:
         return self._opened.shapes
 
     def read(self, name: str) -> Tensor:
+        """Return a tensor. Raises UserError where it holds NaN or Inf; names the file and the tensor."""
         with _readable(self.path):
-            return self._opened.read(name)
+            tensor = self._opened.read(name)
+        if not is_finite(tensor):
+            bad = int(tensor.numel() - tensor.isfinite().sum())
+            raise UserError(
+                f"{self.path}: {name}: {bad} of {tensor.numel()} values are NaN or Inf; copy the file again, or take "
+                "an earlier checkpoint of the run that wrote it"
+            )
+        return tensor
 
     def close(self) -> None:
         """Give the open file back; asking again opens it again."""
@@ -86,6 +95,13 @@ class TensorFile:
             if self.path.suffix == ".bin":
                 return _Pickled(_load_mapped(self.path))
             return _open_pickled_or_script(self.path)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all floating-point numbers of a tensor are finite. One fast pass, without a copy."""
+    if not tensor.is_floating_point() or tensor.itemsize < 2 or tensor.is_meta or not tensor.numel():
+        return True
+    return all(math.isfinite(extreme) for extreme in torch.aminmax(tensor.detach()))
 
 
 class _Safetensors:

@@ -171,7 +171,7 @@ def _proof(family: Family, language_model: PreTrainedModel) -> Family | str:
     try:
         with torch.no_grad():
             return _compared(family, language_model)
-    except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
+    except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError, UserError):
         raise  # says nothing of the family
     except Exception as error:
         return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
@@ -185,6 +185,11 @@ def _compared(family: Family, language_model: PreTrainedModel) -> Family | str:
     positions = torch.tensor([[*range(FIRST), *range(TOKENS - FIRST)]], device=embeds.device)
     pack: dict[str, Any] = {"inputs_embeds": embeds, "position_ids": positions, "cu_seqlens": [0, FIRST, TOKENS]}
     logits = language_model(**pack, use_cache=False).logits[0]
+    if not logits.isfinite().all():
+        raise UserError(
+            f"language model {language_model.config.model_type!r}: its logits are NaN or Inf: a weight is, or they are "
+            f"too large for {str(logits.dtype).removeprefix('torch.')}"
+        )
     places = torch.tensor([1, TOKENS - 1], device=embeds.device)
     chosen = language_model(**pack, use_cache=False, logits_to_keep=places).logits[0]
     is_plain = _makes_plain_logits(language_model, logits, {**pack, "use_cache": False})

@@ -178,7 +178,7 @@ class Window:
         seconds, waited = time.perf_counter() - self._started, totals.of_ranks("waited")
         sums = self._sums
         line: dict[str, Any] = {
-            "loss": sums["loss"] / max(sums["supervised"], 1),
+            "loss": sums["loss"] / sums["supervised"] if sums["supervised"] else None,
             "samples": int(sums["samples"]),
             "tokens": int(sums["tokens"]),
             "supervised_tokens": int(sums["supervised"]),

@@ -1,6 +1,7 @@
 """The data of a stage before it runs: annotations, lengths, excluded samples, and the plan."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from vidtune.processing.batch import Example
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.registry import ORDER_RULES
 from vidtune.training.setup.exclusions import ExclusionList, too_many
+from vidtune.training.setup.supervision import check_supervision
 
 FROZEN_SHARE = 1 / 3
 """Cost of a forward pass alone, as a share of the cost of forward and backward."""
@@ -37,12 +39,14 @@ class StageData:
         plan: the plan over these samples; holds their lengths.
         make: function that makes an example of a sample.
         seed: seed of the recipe.
+        notes: what to tell the user about samples and parts that do not train.
     """
 
     table: AnnotationTable
     plan: StagePlan
     make: ExampleMaker
     seed: int
+    notes: Sequence[str] = ()
 
     def example(self, index: int, epoch: int) -> Example:
         """Returns the example of the sample at a table index; random preprocessing is seeded by (seed, epoch, index).
@@ -80,7 +84,8 @@ def open_stage_data(
         progress: called while samples are counted.
 
     Raises:
-        UserError: annotations that are missing, broken, empty or mostly not usable; a sample longer than a pack.
+        UserError: annotations that are missing, broken, empty or mostly not usable; a sample longer than a pack; data
+            that train nothing.
     """
     table, lengths = _usable_samples(stage, make, cache, exclusions, progress)
     _require_room(stage, table, lengths)
@@ -92,7 +97,7 @@ def open_stage_data(
                 f"stage {stage.name!r}: {source.path}: weight {source.weight:g} takes none of its {source.count} "
                 "samples; raise it, or remove the source"
             )
-    return StageData(table, plan, make, recipe.seed)
+    return StageData(table, plan, make, recipe.seed, check_supervision(stage, config, table, plan, make))
 
 
 def _usable_samples(

@@ -69,7 +69,7 @@ class StageProgress:
 
 def summary(line: Mapping[str, Any]) -> str:
     """Returns a log line in words; numbers that it does not hold are left out."""
-    words = [f"loss {line['loss']:.4f}"]
+    words = ["no supervised token" if line["loss"] is None else f"loss {line['loss']:.4f}"]
     words += [f"{name} {value:.4f}" for name, value in line.get("losses", {}).items()]
     words += [f"norm {line['gradient_norm']['total']:.3g}", f"{line['tokens_per_second']:,.0f} tokens/s"]
     if line.get("mfu") is not None:

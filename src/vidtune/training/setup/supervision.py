@@ -1,0 +1,95 @@
+"""Whether a stage can learn: samples without a supervised token, and trained parts that no sample reaches."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+
+from vidtune.data.problems import SampleProblem
+from vidtune.data.tables import AnnotationTable
+from vidtune.errors import UserError
+from vidtune.models.config import VideoLMConfig
+from vidtune.planning.lengths import ExampleMaker, LengthTable
+from vidtune.planning.plan import StagePlan
+from vidtune.recipe.types import Stage
+from vidtune.training.setup.parameters import select_components
+
+LOOKED_AT = 256
+"""Number of samples without a supervised token that are looked at, to say why."""
+
+
+def check_supervision(
+    stage: Stage, config: VideoLMConfig, table: AnnotationTable, plan: StagePlan, make: ExampleMaker
+) -> list[str]:
+    """Check that the planned samples train something. Returns notes for the user about those that do not.
+
+    Raises:
+        UserError: no planned sample has a supervised token or a frame that is aligned with a teacher, or none reaches a
+            trained part; says why.
+    """
+    lengths, where = plan.lengths, f"stage {stage.name!r}"
+    without = np.flatnonzero(lengths.supervised == 0)
+    aligns = any(frames.any() for frames in lengths.frames.values())
+    if len(without) == len(table) and not aligns:
+        why = _reasons(table, make, without)
+        raise UserError(
+            f"{where}: none of its {len(table)} samples has a supervised token, so that nothing would be trained: "
+            f"{why}; the first: sample {table.id(int(without[0]))}; mend the answers, or raise the limit"
+        )
+    if len(without) and not aligns and not any(map(plan.supervised, range(plan.total_steps))):
+        raise UserError(
+            f"{where}: none of the samples of its {plan.total_steps} steps has a supervised token "
+            f"({_reasons(table, make, without)}); mend the answers, raise the limit, or raise max_steps"
+        )
+    notes = _unreached(stage, config, lengths)
+    if len(without):
+        notes.append(
+            f"{len(without)} of {len(table)} samples have no supervised token and train nothing: "
+            f"{_reasons(table, make, without)}; the first: sample {table.id(int(without[0]))}"
+        )
+    return notes
+
+
+def _unreached(stage: Stage, config: VideoLMConfig, lengths: LengthTable) -> list[str]:
+    """Note about trained parts of streams of which no sample has an item. Raises UserError if these are all."""
+    trained = list(select_components(config.component_names, stage.train, stage.name))
+    reached = {name for name in trained if not name.startswith(("towers.", "connectors.", "alignments."))}
+    for stream, parts in config.streams.items():
+        if lengths.items[stream].any():
+            reached |= {f"towers.{parts['tower']}", f"connectors.{parts['connector']}"}
+        if stream in lengths.frames and lengths.frames[stream].any():
+            reached.add(f"alignments.{stream}")
+    idle = [name for name in trained if name not in reached]
+    if not idle:
+        return []
+    said = f"trains {', '.join(idle)}, but no sample has an item of its streams"
+    if len(idle) == len(trained):
+        raise UserError(f"stage {stage.name!r}: {said}, so that nothing would be trained; add such data, or mend train")
+    return [f"{said}: only weight decay changes it"]
+
+
+def _reasons(table: AnnotationTable, make: ExampleMaker, without: np.ndarray) -> str:
+    """Why these samples have no supervised token, each reason with a count."""
+    looked_at = without[np.unique(np.linspace(0, len(without) - 1, LOOKED_AT).round().astype(int))]
+    counts = Counter(_reason(table, make, int(index)) for index in looked_at)
+    words = ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())
+    return words if len(looked_at) == len(without) else f"of {len(looked_at)} looked at: {words}"
+
+
+def _reason(table: AnnotationTable, make: ExampleMaker, index: int) -> str:
+    sample = table[index]
+    answers = [turn.text for turn in sample.turns if turn.role == "assistant"]
+    if not answers:
+        return "no turn of the assistant"
+    if not any(answer.strip() for answer in answers):
+        return "every answer is empty"
+    try:
+        for key in ("max_length", "max_expanded_length"):
+            limit = getattr(make, key)
+            if limit is not None and replace(make, **{key: None})(sample).num_supervised:
+                return f"every answer is cut off by {key} ({limit})"
+        if replace(make, max_length=None, max_expanded_length=None)(sample).num_supervised:
+            return f"every answer is cut off by max_length ({make.max_length}) and max_expanded_length"
+    except SampleProblem as problem:
+        return problem.reason
+    return f"prompt format {make.prompt!r} supervises no token of its answers"
