@@ -70,6 +70,7 @@ def evaluate(
     retry_failed: bool = False,
     device: str | None = None,
     dtype: str | None = None,
+    other_versions: bool = False,
     progress: bool = True,
 ) -> "Score":
     """Ask a model every question of a benchmark, score the answers, and store all of it.
@@ -92,6 +93,7 @@ def evaluate(
         retry_failed: ask questions again that failed in an earlier call.
         device: of torch, for a checkpoint; None: a GPU when there is one.
         dtype: precision in which a checkpoint is loaded; None: its own.
+        other_versions: go on with a run that other versions of the software began; the score then says so.
         progress: show progress on standard error.
 
     Returns: the score: ``.accuracy``, ``.interval`` and every other named value; a notebook shows it as a table.
@@ -123,5 +125,6 @@ def evaluate(
         retry_failed=retry_failed,
         device=pick_device(device),
         dtype=dtype,
+        other_versions=other_versions,
         progress=progress,
     )

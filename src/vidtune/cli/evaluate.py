@@ -122,6 +122,9 @@ def evaluate(
     judging: JudgeOptions,
     model: ModelOptions,
     engine: EngineOptions,
+    other_versions: Annotated[
+        bool, typer.Option("--other-versions", help="Go on with a run of other versions; the score says so.")
+    ] = False,
     revision: Revision = None,
 ) -> None:
     """Answer the questions of a benchmark, then judge or measure the answers and print the scores."""
@@ -140,7 +143,14 @@ def evaluate(
     problems: list[UserError] = []
     for run in runs:
         summary = predict_benchmark(
-            loaded, run.benchmark, run.data, out, run.variant, engine.answering(), retry_errors=questions.retry_failed
+            loaded,
+            run.benchmark,
+            run.data,
+            out,
+            run.variant,
+            engine.answering(),
+            retry_errors=questions.retry_failed,
+            other_versions=other_versions,
         )
         typer.echo(f"{summary.run_dir}: {summary.ledger}")
         try:

@@ -40,6 +40,7 @@ def evaluate(
     device: str = "cpu",
     dtype: str | None = None,
     answering: AnsweringOptions = DEFAULT_ANSWERING,
+    other_versions: bool = False,
     progress: bool = True,
 ) -> Score:
     """Answer a benchmark with a model, judge or measure the answers, and return the score.
@@ -61,6 +62,7 @@ def evaluate(
         retry_failed: ask questions again that failed in an earlier call.
         device, dtype: where and in which precision a checkpoint is loaded that is not in memory yet.
         answering: how answers are computed; never changes one.
+        other_versions: go on with a run that other versions of the software began; the score then says so.
         progress: show how far it is, on standard error.
 
     Raises:
@@ -70,7 +72,15 @@ def evaluate(
     _require_judge(judge, benchmark, Path(out))
     loaded = opened(model, device, dtype)
     summary = predict_benchmark(
-        loaded, benchmark, Path(data), Path(out), variant, answering, retry_errors=retry_failed, progress=progress
+        loaded,
+        benchmark,
+        Path(data),
+        Path(out),
+        variant,
+        answering,
+        retry_errors=retry_failed,
+        other_versions=other_versions,
+        progress=progress,
     )
     return score_run(summary.run_dir, judge, progress=progress)
 

@@ -20,6 +20,7 @@ from vidtune.evaluation.ledger import Asking, Ledger
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.protocol_of_checkpoint import protocol_for
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, chunk, prediction_of, question_text
+from vidtune.evaluation.runs.arithmetic import Arithmetic, arithmetic_of
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity, software_versions
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
 from vidtune.evaluation.runs.run_ledger import ledger_of
@@ -112,6 +113,7 @@ def predict_benchmark(
     rank: int = 0,
     ranks: int = 1,
     retry_errors: bool = False,
+    other_versions: bool = False,
     progress: bool = True,
 ) -> PredictionSummary:
     """Answer a benchmark with a checkpoint.
@@ -125,6 +127,7 @@ def predict_benchmark(
         answering: how answers are computed.
         rank, ranks: this process asks only slice ``rank`` (from 0) of ``ranks`` slices of the questions.
         retry_errors: ask questions again that ended in an error.
+        other_versions: go on with a run that other versions of the software began; the run and its score then say so.
 
     Raises:
         UserError: bad test set or checkpoint, or ``out`` holds the results of another run.
@@ -156,6 +159,8 @@ def predict_benchmark(
             ranks=ranks,
             limit=variant.limit,
             retry_errors=retry_errors,
+            other_versions=other_versions,
+            arithmetic=arithmetic_of(loaded.checkpoint.model),
             progress=progress,
         )
 
@@ -173,32 +178,34 @@ def predict(
     ranks: int = 1,
     limit: int | None = None,
     retry_errors: bool = False,
+    other_versions: bool = False,
+    arithmetic: Arithmetic | None = None,
     progress: bool = True,
 ) -> PredictionSummary:
     """Ask every question that has no record yet; see `predict_benchmark`."""
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; ask at least one question")
-    run = RunFolder.open(
-        Path(run_dir),
-        RunInfo(
-            protocol=protocol,
-            protocol_hash=protocol.hash,
-            checkpoint=checkpoint,
-            data=data_identity(questions),
-            system=system,
-            limit=limit,
-            recipe=recipe,
-            versions=software_versions(),
-        ),
+    info = RunInfo(
+        protocol=protocol,
+        protocol_hash=protocol.hash,
+        checkpoint=checkpoint,
+        data=data_identity(questions),
+        system=system,
+        limit=limit,
+        recipe=recipe,
+        versions=software_versions(),
+        arithmetic=arithmetic,
     )
+    run = RunFolder.open(Path(run_dir), info)
     planned = questions.questions[: run.planned]
     missing = [question for question in planned if question.missing]
-    run.write_missing(missing)
-    run.write_plan(planned)
     mine = group_by_video([one for one in chunk(questions.questions[:limit], rank, ranks) if not one.missing])
     with RecordWriter(run.predictions_file(rank, ranks)) as records:
         done = {prediction.index for prediction in run.predictions() if prediction.error is None or not retry_errors}
         pending = [question for question in mine if question.index not in done]
+        run.begin_asking(info, bool(pending), other_versions)
+        run.write_missing(missing)
+        run.write_plan(planned)
         started = time.monotonic()
         _log_session(run, rank, ranks, len(pending))
         task = f"asking {protocol.benchmark}"

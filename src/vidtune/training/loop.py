@@ -145,6 +145,15 @@ class StageLoop:
             "samples of that step; lower the learning rate, set max_grad_norm, or look at these samples"
         )
 
+    def _require_finite_weights(self, done: int) -> None:
+        """Raise UserError where the last update left NaN or Inf in a weight: it would be saved for good."""
+        with self.ranks.agreed():
+            if broken := self.step.not_finite():
+                raise UserError(
+                    f"stage {self.stage.name!r}: weights of {', '.join(broken)} are NaN or Inf after step {done}, and are "
+                    "not saved; lower the learning rate, or set max_grad_norm"
+                )
+
     def _open_log(self) -> TrainingLog:
         recipe, folder = self.setup.recipe, self.setup.folder
         trackers = open_trackers(recipe.trackers, folder, recipe, self.first_step, self._note)
@@ -182,6 +191,7 @@ class StageLoop:
         )
 
     def _save(self, done: int, totals: StepTotals) -> Path:
+        self._require_finite_weights(done)
         state = stage_state(self.setup, self.ranks, done)
         return self.saver.save(done, {**state, "since_last_log": self.window.state(totals)})
 
@@ -200,6 +210,7 @@ class StageLoop:
         return notes
 
     def _save_final(self) -> Path:
+        self._require_finite_weights(self.total)
         final = self.setup.folder / FINAL
         weights = self.step.forward.whole_weights(self.setup.result_needs_frozen)
         with self.ranks.agreed():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
+from vidtune.checkpoints.files.tensors import is_finite
 from vidtune.models.batch_norm_statistics import deferred_statistics
 from vidtune.planning.randomness import random_seed
 from vidtune.processing.batch import Batch, Item
@@ -128,6 +129,14 @@ class OptimizerStep:
         self.optimizer.zero_grad(set_to_none=True)
         return {**dict(zip(self._by_component, each, strict=True)), "total": total}
 
+    def not_finite(self) -> list[str]:
+        """Returns the trained components with a weight, or the part of one on this rank, that is not finite."""
+        return [
+            name
+            for name, part in self._by_component.items()
+            if not all(is_finite(local_part(parameter.detach())) for parameter in part)
+        ]
+
     def _backward(self, batch: Batch, factors: dict[str, float], is_last: bool) -> PackLosses:
         """Add the gradients of a pack. Returns its losses, detached from the graph."""
         taught = self._teachers.teach(self._transfer.take(batch))
@@ -177,8 +186,12 @@ def scale_gradients(parameters: Sequence[nn.Parameter], factor: Tensor | float) 
 
 def local_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     """Returns the existing gradients as plain tensors; of sharded gradients, the part on this rank."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+    return [local_part(parameter.grad) for parameter in parameters if parameter.grad is not None]
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Returns a plain tensor as it is; of a sharded one, the part on this rank."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def clipping_factor(norm: float, max_norm: float | None) -> float:

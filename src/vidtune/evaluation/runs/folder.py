@@ -1,7 +1,7 @@
 """The folder of a run: the answers of one checkpoint to one benchmark under one protocol.
 
 ==============================  =======================================================================================
-``run.json``                    what the run is: protocol and its hash, checkpoint, test set, recipe, versions
+``run.json``                    what the run is: protocol and its hash, checkpoint, test set, recipe, device, dtype, versions
 ``predictions.jsonl``           one line per question asked, the official fields ``id, question, answer, pred`` first
 ``predictions-<n>_<k>.jsonl``   the same, when rank k of n wrote it
 ``missing.jsonl``               questions whose video does not exist
@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vidtune.errors import UserError
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_prediction
+from vidtune.evaluation.runs.arithmetic import Arithmetic, decisive, differences
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.machine.files import read_object, write_text_atomically
 from vidtune.machine.nearby import below, listed
@@ -74,6 +75,8 @@ class RunInfo(BaseModel):
         limit: number of questions from the start of the test set that belong to the run; None: all.
         recipe: recipe of the checkpoint, as YAML text.
         versions: package -> version, in the session that began the run; later sessions are in ``sessions.jsonl``.
+        other_versions: versions of later sessions with which questions were asked although they differ.
+        arithmetic: device and dtype; None: a run of an earlier version, or of answers from elsewhere.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -87,6 +90,14 @@ class RunInfo(BaseModel):
     limit: int | None = None
     recipe: str | None = None
     versions: dict[str, str]
+    other_versions: tuple[dict[str, str], ...] = Field(default=(), exclude_if=lambda found: not found)
+    arithmetic: Arithmetic | None = Field(default=None, exclude_if=lambda found: found is None)
+
+    @property
+    def mixture(self) -> str | None:
+        """The versions that answered, in words, where they differ between sessions; None where they do not."""
+        found = [text for other in self.other_versions for text in differences(self.versions, other)]
+        return f"answers of several versions: {', '.join(dict.fromkeys(found))}" if found else None
 
     @property
     def benchmark(self) -> str:
@@ -117,7 +128,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, info: RunInfo) -> "RunFolder":
-        """Begin a run, or resume it.
+        """Begin a run, or resume it. That more questions belong to it now is written by :meth:`begin_asking`.
 
         Raises:
             UserError: the folder holds another run (other protocol, checkpoint or test set) or other files.
@@ -127,7 +138,6 @@ class RunFolder:
             run._require_same(info)
             if run.info.limit is not None and (info.limit is None or info.limit > run.info.limit):
                 run.info = run.info.model_copy(update={"limit": info.limit})
-                run._write_info()
             return run
         if path.exists() and (not path.is_dir() or any(path.glob("predictions*.jsonl"))):
             raise UserError(f"{path}: holds predictions without a {RUN_FILE}; choose another output folder")
@@ -135,6 +145,46 @@ class RunFolder:
         run.path, run.info = path, info
         run._write_info()
         return run
+
+    def begin_asking(self, info: RunInfo, asks: bool, other_versions: bool = False) -> None:
+        """Write down what the run is now. Further answers must be computed as those that are stored.
+
+        Args:
+            info: description of the run that asks now.
+            asks: whether there is a question to ask.
+            other_versions: allow other versions of the software; the run then says so.
+
+        Raises:
+            UserError: another dtype or device, or another version that is not allowed.
+        """
+        if asks:
+            self.info = self.info.model_copy(update=self._computed_alike(info, other_versions))
+        if self.info != RunInfo.model_validate(read_object(self.path / RUN_FILE)):
+            self._write_info()
+
+    def _computed_alike(self, info: RunInfo, other_versions: bool) -> dict[str, Any]:
+        """Returns what changes in the description of the run. Raises UserError, see :meth:`begin_asking`."""
+        mine, asks = self.info.arithmetic, info.arithmetic
+        update: dict[str, Any] = {}
+        if mine is None:
+            update["arithmetic"] = asks
+        elif asks is not None:
+            for option, old, new in (("--dtype", mine.dtype, asks.dtype), ("--device", mine.device, asks.device)):
+                if old != new:
+                    raise UserError(
+                        f"{self.path}: its answers are computed with {option} {old}, the others would be with {new}; "
+                        f"go on with {old}, or choose another folder with --out"
+                    )
+        known = [decisive(versions) for versions in (self.info.versions, *self.info.other_versions)]
+        changes = differences(self.info.versions, info.versions)
+        if changes and decisive(info.versions) not in known:
+            if not other_versions:
+                raise UserError(
+                    f"{self.path}: its answers and the others would be of different versions: {', '.join(changes)}; "
+                    "choose another folder with --out, or allow it with --other-versions, and the score says it"
+                )
+            update["other_versions"] = (*self.info.other_versions, info.versions)
+        return update
 
     def predictions_file(self, rank: int = 0, count: int = 1) -> Path:
         return self.path / ("predictions.jsonl" if count == 1 else f"predictions-{count}_{rank}.jsonl")

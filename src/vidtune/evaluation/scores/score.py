@@ -110,7 +110,8 @@ class Score(BaseModel):
         unanswered: number of questions of the run that were not asked yet.
         duplicates: number of answers that are in no official value because their id is answered again later: published
             scripts judge an id once. In the strict values every question counts.
-        reasons: why questions do not count, one line per state and reason, with examples.
+        reasons: why questions do not count, one line per state and reason, with examples; before them a line if several
+            versions of the software answered.
         left_out: metric -> reason why it could not be computed; scoring again where it can be computed adds it.
         overall: over all questions; None when each question type has metrics of its own.
         groups: one per question type.

@@ -64,7 +64,7 @@ def score_collected(run: RunFolder, source: ScoreSource, collected: Collected) -
         identity=dict(collected.identity),
         unanswered=sum(entry.asking is Asking.NOT_ASKED for entry in entries),
         duplicates=sum(entry.repeated for entry in entries),
-        reasons=reason_lines(entries),
+        reasons=(*filter(None, [run.info.mixture]), *reason_lines(entries)),
         left_out=dict(collected.left_out),
         overall=_group(None, source, collected) if whole else None,
         groups=tuple(groups),
