@@ -31,7 +31,7 @@ def test_dry_run_beside_a_running_trainer_leaves_every_byte_as_it_was(
 ) -> None:
     samples = [*mixed_samples(), conversation("<video>\nWhat?", "x", video="../../etc/passwd")]
     recipe = make_recipe(
-        samples, stages=[{"max_steps": 500, "save_every": 50}, {"name": "tune", "max_length": 50}], workers=0
+        samples, stages=[{"max_steps": 500, "save_every": 50}, {"name": "tune", "max_length": 62}], workers=0
     )
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
     out = tmp_path / "out"
