@@ -39,7 +39,12 @@ def with_value(file: Path, part: str, value: float, place: int = -1) -> str:
     ],
 )
 def test_file_and_tensor_are_named(
-    kind: str, file: str, part: str, value: float, written: Path, tmp_path: Path  # noqa: F811
+    kind: str,
+    file: str,
+    part: str,
+    value: float,
+    written: Path,
+    tmp_path: Path,  # noqa: F811
 ) -> None:
     copy = shutil.copytree(written / kind, tmp_path / kind)
     name = with_value(copy / file, part, value)
@@ -77,7 +82,9 @@ def test_a_sum_that_overflows_is_said(written: Path, tmp_path: Path) -> None:  #
 
 
 def test_commands_refuse_it_with_exit_code_2(
-    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    written: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],  # noqa: F811
 ) -> None:
     copy = shutil.copytree(written / "native", tmp_path / "native")
     name = with_value(copy / "model.safetensors", "embed_tokens", NAN)

@@ -90,7 +90,7 @@ def _logged(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def flat_numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the numbers of a log line without ``step`` and what is null; those inside mappings are named ``key/name``."""
+    """Returns the numbers of a log line without ``step`` and nulls; those inside mappings are named ``key/name``."""
     flat = {}
     for key, value in line.items():
         for name, number in value.items() if isinstance(value, Mapping) else [("", value)]:

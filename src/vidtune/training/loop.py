@@ -150,8 +150,8 @@ class StageLoop:
         with self.ranks.agreed():
             if broken := self.step.not_finite():
                 raise UserError(
-                    f"stage {self.stage.name!r}: weights of {', '.join(broken)} are NaN or Inf after step {done}, and are "
-                    "not saved; lower the learning rate, or set max_grad_norm"
+                    f"stage {self.stage.name!r}: weights of {', '.join(broken)} are NaN or Inf after step {done}, "
+                    "and are not saved; lower the learning rate, or set max_grad_norm"
                 )
 
     def _open_log(self) -> TrainingLog:

@@ -1,7 +1,7 @@
 """The folder of a run: the answers of one checkpoint to one benchmark under one protocol.
 
 ==============================  =======================================================================================
-``run.json``                    what the run is: protocol and its hash, checkpoint, test set, recipe, device, dtype, versions
+``run.json``                    protocol and its hash, checkpoint, test set, recipe, device, dtype, versions
 ``predictions.jsonl``           one line per question asked, the official fields ``id, question, answer, pred`` first
 ``predictions-<n>_<k>.jsonl``   the same, when rank k of n wrote it
 ``missing.jsonl``               questions whose video does not exist
