@@ -14,11 +14,23 @@ WITHIN = cores.available_cores
 @pytest.fixture(autouse=True)
 def sixteen_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "available_cores", lambda: 16)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "SLURM_PROCID", "SLURM_CPUS_ON_NODE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_ranks_of_a_machine_share_its_cores() -> None:
     assert [cores.thread_budget(ranks) for ranks in (1, 2, 8, 16, 20)] == [16, 8, 2, 1, 1]
+
+
+def test_a_task_that_srun_binds_to_cores_of_its_own_shares_them_with_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_PROCID": "3", "SLURM_CPUS_ON_NODE": "128"}.items():
+        monkeypatch.setenv(name, value)
+    assert (cores.thread_budget(8), cores.media_workers(None, 8)) == (16, 8)
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "16")  # not bound
+    assert (cores.thread_budget(8), cores.media_workers(None, 8)) == (2, 1)
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "128")
+    monkeypatch.setenv("LOCAL_RANK", "3")  # torchrun inside a task
+    assert (cores.thread_budget(8), cores.media_workers(None, 8)) == (2, 1)
 
 
 def test_workers_get_cores_of_their_own_where_they_are_given() -> None:

@@ -56,7 +56,7 @@ def thread_budget(local_ranks: int = 1, workers: int = 0) -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
-    return max(1, available_cores() // local_ranks - workers)
+    return max(1, _share(local_ranks) - workers)
 
 
 def media_workers(asked: int | None, local_ranks: int = 1) -> int:
@@ -69,4 +69,15 @@ def media_workers(asked: int | None, local_ranks: int = 1) -> int:
     """
     if asked is not None:
         return asked
-    return min(MAX_MEDIA_WORKERS, max(1, available_cores() // local_ranks - 1))
+    return min(MAX_MEDIA_WORKERS, max(1, _share(local_ranks) - 1))
+
+
+def _share(local_ranks: int) -> int:
+    """Return the number of cores of one of the training processes on this machine."""
+    cores = available_cores()
+    of_job = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    # srun binds each task that it starts to cores of its own; torchrun sets LOCAL_RANK and binds nothing.
+    is_task = "SLURM_PROCID" in os.environ and "LOCAL_RANK" not in os.environ
+    if is_task and of_job.isdigit() and cores < int(of_job):
+        return cores
+    return cores // local_ranks

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -246,8 +246,7 @@ class _WatchedPool(MediaPool):
     def load(self, jobs: Iterable[LoadJob]) -> Iterator[LoadResult]:
         for result in super().load(jobs):
             if result.error is not None or not self._starting:
-                times = {"cpu_seconds": result.cpu_seconds, "queued_seconds": result.queued_seconds}
-                known = LoadResult(result.job, None, result.error, result.seconds, **times)
+                known = replace(result, array=None, second=None, extras=None, info=None)
                 self.results.setdefault(result.job.path, known)
             self._starting = max(0, self._starting - 1)
             yield result
