@@ -235,7 +235,7 @@ def test_an_endpoint_that_fails_from_some_moment_on_is_not_paid_for_every_item(t
         with pytest.raises(JudgingStoppedError, match=f"the {'last' if working else 'first'} 5 requests"):
             judge(server, limits=limits).judge(items(working + 32), lambda one: found.__setitem__(one.item.id, one))
     # Six attempts of one item and the next one's first; or those under way together, five times in a row.
-    assert len(server.requests) - working <= (15 if working else 7)
+    assert len(server.requests) - working <= (15 if working else 5 if trouble in ("429", "drop") else 7)
     assert sum(one.value == {"pred": "yes", "score": 5} for one in found.values()) == working
 
 

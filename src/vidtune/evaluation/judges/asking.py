@@ -141,10 +141,10 @@ class Round:
 
     async def _ask(self, client: "AsyncOpenAI", key: str, items: Sequence[JudgeItem]) -> None:
         """Ask until there is a reply that can be read, and report it."""
-        failure = Failure("not asked", "")
+        failed: Failure | None = None
         async with self._turns() as turn:
             for attempt in range(1, self.limits.attempts + 1):
-                await self._pause(attempt, failure)
+                await self._pause(attempt, failed)
                 await turn()
                 self._require_budget()
                 self.usage.calls += 1
@@ -153,11 +153,11 @@ class Round:
                 failure = failed or _without_verdict(judgement.value)
                 if failure is None:
                     self.streaks.usable()
-                ended = failure is not None and self.streaks.failed(failure, items[0].id, request)
-                if ended or failed is None or not failed.repeat or attempt == self.limits.attempts:
+                elif self.streaks.failed(failure, items[0].id, request):
                     self._report(items, judgement)
-                    if ended and failure is not None:
-                        raise self._stopped(failure)
+                    raise self._stopped(failure)
+                if failed is None or not failed.repeat or attempt == self.limits.attempts:
+                    self._report(items, judgement)
                     return
 
     async def _judgement(
@@ -203,9 +203,9 @@ class Round:
         if self.cache is not None:
             self.cache.append({"key": key, "model": self.endpoint.model, what: text})
 
-    async def _pause(self, attempt: int, failure: Failure) -> None:
+    async def _pause(self, attempt: int, failure: Failure | None) -> None:
         """Wait before a repetition, and let every worker wait for the time that the server asks for."""
-        if attempt > 1:
+        if failure is not None:
             longest = self.limits.longest_wait
             backoff = min(self.limits.backoff * 2 ** (attempt - 2), longest) * random.uniform(0.5, 1.0)
             asked = min(failure.retry_after, longest)

@@ -19,6 +19,7 @@ class Failure:
         reason: one line, without secrets.
         kind: what failures of other items have in common with this one.
         endpoint: the endpoint is in trouble, not the item.
+        any_item: the item cannot be the cause.
         repeat: the same request may succeed later.
         fatal: no request of this run can succeed.
         retry_after: seconds that the server asks to wait; 0: it does not say.
@@ -27,6 +28,7 @@ class Failure:
     reason: str
     kind: str
     endpoint: bool = True
+    any_item: bool = False
     repeat: bool = True
     fatal: bool = False
     retry_after: float = 0.0
@@ -46,7 +48,7 @@ def explain(error: Exception, timeout: float, key: str) -> Failure:
     if isinstance(error, (TimeoutError, openai.APITimeoutError)):
         return Failure(f"no reply within {timeout:g} s", "time-out")
     if isinstance(error, openai.APIConnectionError):
-        return Failure(f"no connection ({error.__cause__ or error})"[:LONGEST_MESSAGE], "no connection")
+        return Failure(f"no connection ({error.__cause__ or error})"[:LONGEST_MESSAGE], "no connection", any_item=True)
     if isinstance(error, openai.APIStatusError):
         return _explain_status(error, key)
     if isinstance(error, (openai.APIError, ValueError)):
@@ -65,7 +67,7 @@ def _explain_status(error: Any, key: str) -> Failure:
     if status in (401, 404) or body.get("code") == "insufficient_quota":
         return Failure(reason, kind, repeat=False, fatal=True)
     if status in (408, 409, 425, 429) or status >= 500:
-        return Failure(reason, kind, retry_after=_retry_after(error.response.headers))
+        return Failure(reason, kind, any_item=status == 429, retry_after=_retry_after(error.response.headers))
     return Failure(reason, kind, endpoint=False, repeat=False)
 
 

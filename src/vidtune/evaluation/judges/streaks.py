@@ -21,8 +21,8 @@ class _Streak:
 class FailureStreaks:
     """Counts failed requests of each kind since the last usable verdict.
 
-    Requests that were under way together count as one failure. One item alone proves nothing against an endpoint, so a
-    streak ends the judging only when it holds a second item.
+    Requests that were under way together count as one failure. Where an item may be the cause, it alone proves nothing
+    against an endpoint: such a streak ends the judging only when it holds a second item.
 
     Args:
         most: length of a streak that ends the judging; None: none does.
@@ -63,4 +63,4 @@ class FailureStreaks:
         if request > streak.last:
             streak.count += 1
             streak.last = self._sent
-        return self.most is not None and streak.count >= self.most and len(streak.items) > 1
+        return self.most is not None and streak.count >= self.most and (failure.any_item or len(streak.items) > 1)
