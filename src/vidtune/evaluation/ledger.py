@@ -44,6 +44,7 @@ class Judging(StrEnum):
     NOT_JUDGED = "not judged yet"
 
 
+ANSWERS = (Asking.ANSWERED, Asking.EMPTY)
 COUNTED = (Judging.JUDGED, Judging.NO_VERDICT, Judging.UNREAD)
 """States of judging with which an answer counts in official values; answers in other states are unjudged."""
 
@@ -74,7 +75,7 @@ class Entry:
     @property
     def answered(self) -> bool:
         """Whether there is an answer, an empty one included."""
-        return self.asking in (Asking.ANSWERED, Asking.EMPTY)
+        return self.asking in ANSWERS
 
     @property
     def counted(self) -> bool:

@@ -10,7 +10,7 @@ import typer
 from vidtune.errors import UserError
 
 if TYPE_CHECKING:
-    from vidtune.evaluation.judges.base import Judge, JudgingSummary
+    from vidtune.evaluation.judges.base import Judge, JudgingStoppedError, JudgingSummary
 
 NO_JUDGE = "none"
 CACHE = "judge-replies.jsonl"
@@ -104,8 +104,7 @@ def judge_and_score(run_dir: Path, judge: "Judge") -> None:
             f"judging with {source.name}: {expected.calls} requests, about {tokens} tokens{_cost(expected.cost)}"
         )
     collected = source.collect(progress=True)
-    if collected.summary is not None:
-        _say_what_it_took(collected.summary)
+    _say_what_it_took(collected.summary or collected.stopped)
     score = score_collected(run, source, collected)
     typer.echo(score)
     if collected.stopped is not None:
@@ -114,9 +113,9 @@ def judge_and_score(run_dir: Path, judge: "Judge") -> None:
         raise NothingScoredError(f"{run.path}: nothing was scored: {'; '.join(score.reasons)}")
 
 
-def _say_what_it_took(summary: "JudgingSummary") -> None:
-    usage = summary.usage
-    if usage.calls:
+def _say_what_it_took(judged: "JudgingSummary | JudgingStoppedError | None") -> None:
+    usage = judged.usage if judged is not None else None
+    if usage is not None and usage.calls:
         tokens = usage.prompt_tokens + usage.completion_tokens
         typer.echo(f"judged: {usage.calls} requests, {tokens} tokens{_cost(usage.cost)}, {usage.cached} replies known")
 

@@ -126,6 +126,9 @@ class Round:
             workers = [asyncio.create_task(work()) for _ in range(max(1, self.limits.concurrency))]
             try:
                 await asyncio.gather(*workers)
+            except JudgingStoppedError as stopped:
+                stopped.usage = self.usage
+                raise
             finally:
                 for worker in workers:
                     worker.cancel()

@@ -91,7 +91,12 @@ class JudgingSummary:
 
 
 class JudgingStoppedError(UserError):
-    """Judging ended before all items were judged; judgements given to ``done`` before stay valid."""
+    """Judging ended before all items were judged; judgements given to ``done`` before stay valid.
+
+    ``usage`` is what judging took until then; None: not known.
+    """
+
+    usage: Usage | None = None
 
 
 class Judge(ABC):

@@ -4,7 +4,7 @@
 ``judgements/<judge>.judge.json`` says who that judge is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,15 +56,15 @@ def items_to_judge(predictions: Sequence[Prediction]) -> list[JudgeItem]:
     return list({item.id: item for item in [*published, *items_of_questions(predictions).values()]}.values())
 
 
-def judgements_of(run: RunFolder, judge: str) -> dict[str, Judgement]:
-    """Returns the stored judgements by id of the item. A judgement of a text that has changed since is left out.
+def judgements_of(run: RunFolder, judge: str, items: Iterable[JudgeItem]) -> dict[str, Judgement]:
+    """Returns the stored judgements of these items by their id. A judgement of another text is left out.
 
     A raw reply is read anew by the rules of today; one that could not be read before may be readable now.
     """
-    items = {item.id: item for item in items_to_judge(run.predictions())}
+    known = {item.id: item for item in items}
     found: dict[str, Judgement] = {}
     for record in read_records(judgements_file(run, judge)):
-        item = items.get(record.get("id", ""))
+        item = known.get(record.get("id", ""))
         texts = (record.get("question"), record.get("answer"), record.get("pred"))
         if item is None or texts != (item.question, item.answer, item.pred):
             continue
@@ -114,12 +114,9 @@ def store_judgements(run_dir: Path, name: str, identity: Mapping[str, Any], judg
     run = RunFolder(run_dir)
     require_identity(run, name, dict(identity))
     with RecordWriter(judgements_file(run, name)) as records:
-        known = judgements_of(run, name)
-        new = [
-            Judgement(item, judgements[item.id])
-            for item in judge_items(run.predictions())
-            if item.id in judgements and item.id not in known
-        ]
+        items = judge_items(run.predictions())
+        known = judgements_of(run, name, items)
+        new = [Judgement(item, judgements[item.id]) for item in items if item.id in judgements and item.id not in known]
         for judgement in new:
             records.append(judgement_record(judgement))
     return len(new)

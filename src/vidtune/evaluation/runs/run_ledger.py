@@ -1,10 +1,11 @@
 """The ledger of a run, made from its folder."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from vidtune.evaluation.judges.base import Judgement
 from vidtune.evaluation.judges.replies import HIGHEST_SCORE, LOWEST_SCORE, judging_state
-from vidtune.evaluation.ledger import Asking, Entry, Judging, Ledger
+from vidtune.evaluation.ledger import ANSWERS, Asking, Entry, Judging, Ledger
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.judgements import items_of_questions, judgements_of
@@ -18,28 +19,38 @@ _REASONS = {
 
 def ledger_of(run: RunFolder) -> Ledger:
     """Returns the planned questions of a run with their states of asking."""
-    predictions = {prediction.index: prediction for prediction in run.predictions()}
-    missing = {record["index"]: record["reason"] for record in run.missing()}
-    last = {one.id: one.index for one in predictions.values() if one.error is None}
-    entries = []
-    for planned in run.plan():
-        asking, reason = _asking(predictions.get(planned.index), missing.get(planned.index))
-        entry = Entry(planned.index, planned.id, planned.video, planned.type, asking, reason=reason)
-        if asking == Asking.NO_VIDEO:
-            entry = replace(entry, detail=planned.looked_for)
-        entries.append(replace(entry, repeated=entry.answered and last[planned.id] != planned.index))
-    return Ledger(tuple(entries))
+    return Ledger(tuple(_entries(run, run.predictions())))
 
 
 def judged_ledger(run: RunFolder, judge: str) -> tuple[Ledger, dict[int, Judgement]]:
     """Returns the ledger of a run with the states of judging by a judge, and its judgements by question index."""
-    stored = judgements_of(run, judge)
-    items = items_of_questions(run.predictions())
+    predictions = run.predictions()
+    items = items_of_questions(predictions)
+    stored = judgements_of(run, judge, items.values())
     judgements = {index: stored[item.id] for index, item in items.items() if item.id in stored}
     entries = [
-        _judged(entry, judgements.get(entry.index)) if entry.answered else entry for entry in ledger_of(run).entries
+        _judged(entry, judgements.get(entry.index)) if entry.answered else entry for entry in _entries(run, predictions)
     ]
     return Ledger(tuple(entries)), judgements
+
+
+def _entries(run: RunFolder, predictions: Sequence[Prediction]) -> Iterator[Entry]:
+    """Yields the planned questions with their states of asking."""
+    asked = {prediction.index: prediction for prediction in predictions}
+    missing = {record["index"]: record["reason"] for record in run.missing()}
+    last = {one.id: one.index for one in predictions if one.error is None}
+    for planned in run.plan():
+        asking, reason = _asking(asked.get(planned.index), missing.get(planned.index))
+        yield Entry(
+            planned.index,
+            planned.id,
+            planned.video,
+            planned.type,
+            asking,
+            reason=reason,
+            detail=planned.looked_for if asking is Asking.NO_VIDEO else None,
+            repeated=asking in ANSWERS and last.get(planned.id) != planned.index,
+        )
 
 
 def _asking(prediction: Prediction | None, missing: str | None) -> tuple[Asking, str | None]:

@@ -132,7 +132,7 @@ def judge_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
     items = items_to_judge(run.predictions())
     require_identity(run, judge.name, judge.identity)
     with RecordWriter(judgements_file(run, judge.name)) as records:
-        pending = _pending(items, judgements_of(run, judge.name))
+        pending = _pending(items, judgements_of(run, judge.name, items))
         left = {item.id for item in pending}
         task = f"judging with {judge.name}"
         with ProgressDisplay(enabled=progress and bool(pending)) as display:
@@ -156,7 +156,8 @@ def judge_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
 def estimate_run(run_dir: Path, judge: Judge) -> ExpectedUsage:
     """Returns what `judge_run` would take; sends no request."""
     run = RunFolder(run_dir)
-    return judge.estimate(_pending(items_to_judge(run.predictions()), judgements_of(run, judge.name)))
+    items = items_to_judge(run.predictions())
+    return judge.estimate(_pending(items, judgements_of(run, judge.name, items)))
 
 
 def _pending(items: Sequence[JudgeItem], known: Mapping[str, Judgement]) -> list[JudgeItem]:
