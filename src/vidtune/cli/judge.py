@@ -42,4 +42,6 @@ def _imported(log: Path, benchmark: str | None, data: Path | None) -> Path:
         raise UserError(f"{log}: a file of answers needs --benchmark and --data, the folder of its test set")
     run = import_log(log, benchmark, data, log.with_name(f"{log.stem}-{benchmark}"))
     typer.echo(f"{run.path}: {ledger_of(run)}, in {log.name}")
+    for note in run.import_notes():
+        typer.echo(f"  {note}")
     return run.path

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from event_sets import event_run, write_events
-from qa_sets import counted_set, stub_run
+from qa_sets import counted_set, stub_run, write_set
 
 from vidtune.cli.main import run as vidtune
 from vidtune.errors import UserError
@@ -45,7 +45,8 @@ def test_the_last_of_several_answers_counts_and_missing_ones_lower_the_strict_va
     log.write_text("".join([*lines[:8], better]))
     task = score_run(import_log(log, "world_events", data, tmp_path / "run").path).group("grounding")
     assert (task.scored, task.unanswered) == (3, 3)
-    assert task.value("R1@0.7").official.value == 100 and task.value("R1@0.7").strict.value == 50
+    # The published scorer of grounding counts every line: 3 of 4 reach 0.7. The strict value counts the last answers.
+    assert task.value("R1@0.7").official.value == 75 and task.value("R1@0.7").strict.value == 50
 
 
 @pytest.mark.parametrize(
@@ -54,8 +55,17 @@ def test_the_last_of_several_answers_counts_and_missing_ones_lower_the_strict_va
         ('{"video_id": "v9", "task": "captioning", "answer": "x"}', "line 1: 'v9/captioning' is no question of"),
         ('{"video_id": "v1", "task": "grounding", "answer": "x"}', "line 1: has no 'info'"),
         ('{"video_id": "v1", "task": "grounding", "answer": "x", "info": 3}', "line 1: is not of that form"),
-        ("[1]", "line 1: not valid JSON .expected an object"),
+        ("[1]", "entry 1: not valid JSON .expected an object"),
         ("", "holds no answer"),
+        ("[]", "holds no answer"),
+        (
+            '{"video_id": "v1", "task": "captioning", "answer": "x"}\n{"video_id": "v1", "ta',
+            "line 2, .*is the line cut off",
+        ),
+        ('[{"video_id": "v1", "task": "captioning", "answer": "x"},\n {"video_id"', "line 3, .*is the list cut off"),
+        ('{"video_id": "v1", "task": "captioning", "answer": "x", "answer": "y"}', "the key 'answer' stands twice"),
+        ('{"video_id": "v1", "task": "captioning", "answer": ["x"]}', "line 1: the answer is ..x.., expected a text"),
+        ('{"video_id": "v1", "task": "captioning", "answer": true}', "line 1: the answer is true, expected a text"),
     ],
 )
 def test_a_line_that_is_no_answer_is_named(data, tmp_path, line, message):
@@ -84,3 +94,131 @@ def test_the_command_scores_a_log_and_measures_a_run_again(data, ours, tmp_path,
     assert "15 of 15 questions answered" in first and "mIoU" in first
     assert vidtune(["judge", str(tmp_path / "published-world_events")]) == 0
     assert capsys.readouterr().out.splitlines() == first.splitlines()[1:]
+
+
+def log_of(lines, form):
+    """The records as a file, in one of the forms in which logs are written."""
+    if form == "list on one line":
+        return json.dumps(lines)
+    if form == "printed list":
+        return json.dumps(lines, indent=2)
+    if form == "Python literals":
+        return "\n".join(map(str, lines))
+    text = [json.dumps(line) for line in lines]
+    end = "\r\n" if form == "Windows" else "\n"
+    return (
+        {"byte order mark": "\ufeff"}.get(form, "") + end.join(text) + ("" if form == "no last line end" else end * 2)
+    )
+
+
+FORMS = ["list on one line", "printed list", "Python literals", "Windows", "byte order mark", "no last line end"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_line_counts_in_whatever_form_a_log_is_written(form, tmp_path):
+    data = counted_set(tmp_path / "qa", 3)
+    lines = [
+        {"id": f"clip0_{n}", "question": f"question {n}?", "answer": f"answer {n}", "pred": f"answer {n if n else 9}"}
+        for n in range(3)
+    ]
+    (tmp_path / "log.json").write_bytes(log_of(lines, form).encode())
+    score = score_run(import_log(tmp_path / "log.json", "world_qa", data, tmp_path / "run").path)
+    assert (score.overall.yes, score.overall.no, score.overall.unanswered) == (2, 1, 0)
+
+
+def test_names_of_keys_in_published_scripts_are_known(tmp_path):
+    data = counted_set(tmp_path / "qa", 2)
+    (tmp_path / "log.jsonl").write_text(
+        '{"question_id": "clip0_0", "prompt": "p", "text": "answer 0"}\n{"id": "clip0_1", "prediction": "answer 1"}'
+    )
+    score = score_run(import_log(tmp_path / "log.jsonl", "world_qa", data, tmp_path / "run").path)
+    assert score.overall.yes == 2
+
+
+@pytest.mark.parametrize("answer", ["null", "NaN"])
+def test_no_answer_is_a_failed_question_and_never_right(answer, tmp_path):
+    data = write_set(tmp_path / "qa", [("a", "how many?", "0"), ("a", "who?", "None"), ("a", "what?", "nan")])
+    lines = "".join(f'{{"id": "a_{n}", "pred": {answer}}}\n' for n in range(3)) + '{"id": "a_0", "pred": ""}\n'
+    (tmp_path / "log.jsonl").write_text(lines)
+    score = score_run(import_log(tmp_path / "log.jsonl", "world_qa", data, tmp_path / "run").path)
+    assert (score.overall.yes, score.overall.errors, score.overall.empty) == (0, 2, 1)
+    assert "2 failed: the log holds no text as its answer (a_1, a_2)" in str(score)
+
+
+def test_numbers_are_answers(tmp_path):
+    data = write_set(tmp_path / "qa", [("a", "how many?", "0")])
+    (tmp_path / "log.jsonl").write_text('{"id": "a_0", "pred": 0}')
+    assert score_run(import_log(tmp_path / "log.jsonl", "world_qa", data, tmp_path / "run").path).overall.yes == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        ("Question 1", True),
+        ("<video>\nquestion 1?\nAnswer in one word.", True),
+        ("question 2?", False),
+        ("what is it?", False),
+    ],
+)
+def test_a_log_that_asks_something_else_is_refused(asked, fits, tmp_path):
+    data = counted_set(tmp_path / "qa", 3)
+    (tmp_path / "log.jsonl").write_text(json.dumps({"id": "clip0_1", "question": asked, "pred": "x"}))
+    if fits:
+        import_log(tmp_path / "log.jsonl", "world_qa", data, tmp_path / "run")
+        return
+    with pytest.raises(UserError, match=r"line 1: 'clip0_1' asks .*, but in the test set 'question 1\?'"):
+        import_log(tmp_path / "log.jsonl", "world_qa", data, tmp_path / "run")
+
+
+def test_questions_that_share_an_id_get_their_own_answers(tmp_path):
+    data = counted_set(tmp_path / "qa", 3)
+    questions = json.loads((data / "test_q.json").read_text())
+    (data / "test_q.json").write_text(json.dumps([{**one, "question_id": "same"} for one in questions]))
+    texts = [{"id": "same", "question": f"question {n}?", "pred": f"answer {n}"} for n in (2, 0, 1)]
+    in_order = [{"id": "same", "pred": f"answer {n}"} for n in range(3)]
+    for name, lines in (("texts", texts), ("order", in_order)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(lines))
+        run = import_log(tmp_path / f"{name}.json", "world_qa", data, tmp_path / name)
+        assert [one.pred for one in run.predictions()] == ["answer 0", "answer 1", "answer 2"]
+        assert run.import_notes() == []
+
+
+def test_a_log_appended_twice_counts_as_the_published_scorers_count(data, ours, tmp_path, capsys):
+    first = [json.loads(line) for line in (ours / "log.jsonl").read_text().splitlines()]
+    better = [{**line, "answer": "From 00 to 20."} if line["task"] == "grounding" else line for line in first]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*first, *better]))
+    run = import_log(tmp_path / "log.jsonl", "world_events", data, tmp_path / "run")
+    once = [
+        score_run(ours),
+        score_run(import_log(_written(better, tmp_path), "world_events", data, tmp_path / "b").path),
+    ]
+    values = [score.value("mIoU", "grounding").official.value for score in once]
+    score = score_run(run.path)
+    assert values[0] != values[1]
+    assert score.value("mIoU", "grounding").official.value == pytest.approx(sum(values) / 2)
+    assert score.value("mIoU", "grounding").strict.value == pytest.approx(values[1])
+    assert score.group("seg_captioning") == once[1].group("seg_captioning")
+    assert [note.split(" ")[0] for note in run.import_notes()] == ["6", "9"]
+    assert vidtune(["judge", str(tmp_path / "log.jsonl"), "--benchmark", "world_events", "--data", str(data)]) == 0
+    assert "6 lines answer a question again: each counts in the official value of grounding" in capsys.readouterr().out
+
+
+def _written(lines, folder):
+    (folder / "better.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder / "better.jsonl"
+
+
+def test_grounding_of_other_queries_than_the_first_is_left_out(data, tmp_path):
+    line = {"video_id": "v1", "task": "grounding", "info": {"sentence_id": 0}}
+    lines = [{**line, "query_id": 0, "answer": "From 00 to 20."}, {**line, "query_id": 1, "answer": "From 80 to 90."}]
+    run = import_log(_written(lines, tmp_path), "world_events", data, tmp_path / "run")
+    assert score_run(run.path).value("mIoU", "grounding").official.value == 100
+    assert run.import_notes() == ["1 lines have another query_id than 0: the published scorer leaves them out"]
+
+
+def test_another_reference_in_the_log_is_said_and_does_not_count(tmp_path):
+    data = counted_set(tmp_path / "qa", 2)
+    lines = [{"id": f"clip0_{n}", "answer": "answer 0", "pred": "answer 0"} for n in range(2)]
+    run = import_log(_written(lines, tmp_path), "world_qa", data, tmp_path / "run")
+    assert run.import_notes() == ["1 lines name another reference answer than the test set, whose answer counts"]
+    assert score_run(run.path).overall.yes == 1

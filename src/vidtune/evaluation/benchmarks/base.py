@@ -74,13 +74,16 @@ class Benchmark(ABC):
             if prediction.error is None:
                 yield {name: getattr(prediction, name) for name in OFFICIAL_FIELDS}
 
-    def from_official(self, record: Mapping[str, Any]) -> tuple[str, str]:
+    def from_official(self, record: Mapping[str, Any]) -> tuple[str, Any] | None:
         """Returns (question id, answer) of a record that `official_records` or a published script wrote.
+
+        Returns:
+            None for a record that the published scorer leaves out. The answer is as it stands in the record.
 
         Raises:
             KeyError: a field is missing.
         """
-        return str(record["id"]), str(record["pred"])
+        return str(one_of(record, "id", "question_id")), one_of(record, "pred", "prediction", "text")
 
     @abstractmethod
     def protocol(
@@ -92,6 +95,16 @@ class Benchmark(ABC):
         blind: bool = False,
     ) -> Protocol:
         """Returns the default protocol for a system with this prompt format and preprocessing."""
+
+
+def one_of(record: Mapping[str, Any], *names: str) -> Any:
+    """The value of the first of these keys that is there.
+
+    Raises:
+        KeyError: none of them is there; names the first.
+    """
+    found = next((name for name in names if name in record), names[0])
+    return record[found]
 
 
 def _with_features(question: Question, found: Mapping[str, Mapping[str, Named]], stream: str) -> Question:

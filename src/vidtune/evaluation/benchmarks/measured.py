@@ -54,6 +54,11 @@ class MeasuredBenchmark(Benchmark):
         """What is computed from the answers, in the order in which it is shown."""
 
     @property
+    def every_answer_counts(self) -> tuple[str, ...]:
+        """Question types of which the published scorer counts every answer, where a log holds several to a question."""
+        return ()
+
+    @property
     @abstractmethod
     def measuring(self) -> dict[str, Any]:
         """Everything that can change a value, as JSON values; stored in every score."""

@@ -9,6 +9,7 @@
 ``references.jsonl``            the same with what metrics compare with, where metrics score the run
 ``merge.jsonl``                 the answered questions as the published scripts record them, in the order of the test
                                 set; a benchmark may have another name for it
+``imported.json``               of an imported log: what is unusual, and answers that later ones replace
 ``sessions.jsonl``              when the run was started and resumed, with which versions
 ``judgements/<judge>.jsonl``    the verdicts of a judge
 ``measurements.jsonl``          what each question adds to each metric
@@ -29,7 +30,7 @@ from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_prediction
 from vidtune.evaluation.runs.arithmetic import Arithmetic, decisive, differences
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
-from vidtune.machine.files import read_object, write_text_atomically
+from vidtune.machine.files import read_object, write_json_atomically, write_text_atomically
 from vidtune.machine.nearby import below, listed
 from vidtune.machine.records import read_records
 from vidtune.registry import BENCHMARKS
@@ -37,6 +38,7 @@ from vidtune.registry import BENCHMARKS
 RUN_FILE = "run.json"
 QUESTIONS = "questions.jsonl"
 REFERENCES = "references.jsonl"
+IMPORTED = "imported.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,24 @@ class RunFolder:
                     latest[prediction.index] = prediction
         limit = self.info.limit
         return [latest[index] for index in sorted(latest) if limit is None or index < limit]
+
+    def write_imported(self, notes: Sequence[str], earlier: Sequence[Prediction]) -> None:
+        """Store what is unusual in an imported log, and its answers that later ones replace."""
+        write_json_atomically(
+            self.path / IMPORTED, {"notes": list(notes), "earlier": [one.record() for one in earlier]}
+        )
+
+    def import_notes(self) -> list[str]:
+        """Returns what is unusual in an imported log, one line each."""
+        return self._imported("notes")
+
+    def earlier_answers(self) -> list[Prediction]:
+        """Returns the answers of an imported log that later ones replace, in the order of the test set."""
+        return [read_prediction(self.path / IMPORTED, record) for record in self._imported("earlier")]
+
+    def _imported(self, what: str) -> list[Any]:
+        path = self.path / IMPORTED
+        return list(read_object(path).get(what, ())) if path.is_file() else []
 
     def missing(self) -> list[dict[str, Any]]:
         """Returns the questions of the run whose video does not exist."""

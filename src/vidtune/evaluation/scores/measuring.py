@@ -24,6 +24,8 @@ from vidtune.evaluation.scores.score import METRICS
 from vidtune.machine.records import read_records, write_records
 
 FILE = "measurements.jsonl"
+Rows = dict[int, dict[str, list[float]]]
+"""Question index -> metric -> (S,) sums."""
 
 
 class Measurements(ScoreSource):
@@ -42,9 +44,27 @@ class Measurements(ScoreSource):
         if not any(entry.asking is not Asking.NOT_ASKED for entry in ledger.entries):
             raise UserError(f"{self.run.path}: no question was asked yet; run the evaluation first")
         measured = self.benchmark.measure(items)
-        outcomes = _outcomes(ledger, measured, self.metrics)
+        outcomes = _outcomes(ledger, measured, self._official(items, measured), self.metrics)
         write_records(self.run.path / FILE, map(_record, outcomes))
         return Collected(outcomes=outcomes, identity=self.benchmark.measuring, left_out=measured.left_out)
+
+    def _official(self, items: Sequence[Item], measured: Measured) -> Rows:
+        """What questions add to official values: with all answers of an imported log where every one counts."""
+        official = _rows(measured.official, self.metrics)
+        known = {item.index: item for item in items if item.type in self.benchmark.every_answer_counts}
+        rounds: list[dict[int, Item]] = []
+        for one in self.run.earlier_answers():
+            if one.index in known and one.error is None:
+                free = next((found for found in rounds if one.index not in found), None)
+                if free is None:
+                    rounds.append(free := {})
+                free[one.index] = replace(known[one.index], pred=one.pred)
+        for answers in rounds:
+            for index, rows in _rows(self.benchmark.measure(list(answers.values())).official, self.metrics).items():
+                added = official.setdefault(index, {})
+                for name, row in rows.items():
+                    added[name] = [a + b for a, b in zip(added.get(name, [0.0] * len(row)), row, strict=True)]
+        return official
 
     def stored(self) -> list[Outcome]:
         entries = {entry.index: entry for entry in ledger_of(self.run).entries}
@@ -82,8 +102,8 @@ class Measurements(ScoreSource):
         ]
 
 
-def _outcomes(ledger: Ledger, measured: Measured, metrics: Sequence[Metric]) -> list[Outcome]:
-    official, strict = _rows(measured.official, metrics), _rows(measured.strict, metrics)
+def _outcomes(ledger: Ledger, measured: Measured, official: Rows, metrics: Sequence[Metric]) -> list[Outcome]:
+    strict = _rows(measured.strict, metrics)
     values = _values(measured.official, metrics)
     unread = {index for task in measured.official.values() for index in task.unparsed}
     return [
@@ -104,9 +124,8 @@ def _measured(entry: Entry, unread: bool) -> Entry:
     return replace(entry, judging=Judging.UNREAD if unread else Judging.JUDGED)
 
 
-def _rows(scored: Mapping[str, TaskValues[int]], metrics: Sequence[Metric]) -> dict[int, dict[str, list[float]]]:
-    """Question index -> metric -> (S,) sums."""
-    rows: dict[int, dict[str, list[float]]] = {}
+def _rows(scored: Mapping[str, TaskValues[int]], metrics: Sequence[Metric]) -> Rows:
+    rows: Rows = {}
     for metric, task in _computed(scored, metrics):
         for index, row in zip(task.ids, task.metrics[metric.name].statistics.tolist(), strict=True):
             rows.setdefault(index, {})[metric.name] = row
