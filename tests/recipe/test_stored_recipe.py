@@ -65,12 +65,23 @@ def test_the_folder_of_the_command_comes_first(stored: Path) -> None:
     assert stored_recipe(stored) == load_recipe(stored / "recipe.yaml")
 
 
-def test_results_of_earlier_versions_keep_their_paths(stored: Path) -> None:
-    for told in ({}, {"folder": 3}, []):
-        (stored / "provenance.json").write_text(json.dumps(told))
-        assert stored_recipe(stored) == load_recipe(stored / "recipe.yaml")
-    (stored / "provenance.json").unlink()
-    assert stored_recipe(stored) == found_from(stored_recipe(stored), Path("/nowhere"))
+def test_where_the_folder_is_not_known_those_above_the_result_are_tried(stored: Path) -> None:
+    def assert_paths_start_from(folder: Path) -> None:
+        found = stored_recipe(stored)
+        assert found == found_from(load_recipe(stored / "recipe.yaml"), [folder])
+        assert (found.tokenizer == "things/a") == (folder == Path("/nowhere"))
+
+    tellings = ({}, {"folder": 3}, [], {"folder": str(stored.parent / "moved away")}, None)
+    for told in tellings:
+        if told is None:
+            (stored / "provenance.json").unlink()
+        else:
+            (stored / "provenance.json").write_text(json.dumps(told))
+        assert_paths_start_from(Path("/nowhere"))
+    (stored.parent / "things/a").mkdir(parents=True)
+    assert_paths_start_from(stored.parent)
+    (stored / "things/a").mkdir(parents=True)  # inside the result itself, not above it
+    assert_paths_start_from(stored.parent)
     assert stored_recipe(stored.parent) is None
 
 

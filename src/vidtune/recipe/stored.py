@@ -1,7 +1,7 @@
 """The recipe beside a result. Its relative paths start from the folder in which the training command ran."""
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -17,8 +17,9 @@ FOLDER = "folder"
 def stored_recipe(folder: Path) -> Recipe | None:
     """Return the recipe beside a result; None if there is none.
 
-    Its relative paths are found from the folder of this command first, so that a project may be moved as a whole, then
-    from the folder in which the result was trained. A path that is in neither stays as it is.
+    Its relative paths are found from the folder of this command first, then from the folder in which the result was
+    trained. Where that is not known or not there, because the whole project was moved: from the folders above the
+    result, the nearest first. A path that is in none of them stays as it is.
 
     Raises:
         UserError: the recipe cannot be read; names file and line.
@@ -29,18 +30,20 @@ def stored_recipe(folder: Path) -> Recipe | None:
     recipe = load_recipe(path, expand=False)
     told = read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
     start = told.get(FOLDER) if isinstance(told, dict) else None
-    return recipe if not isinstance(start, str) else found_from(recipe, Path(start))
+    if isinstance(start, str) and Path(start).is_dir():
+        return found_from(recipe, [Path(start)])
+    return found_from(recipe, folder.resolve().parents)
 
 
-def found_from(recipe: Recipe, start: Path) -> Recipe:
-    """Return the recipe with those of its relative paths that exist below ``start``, but not from here, as absolute
-    ones. Names of stages are no paths."""
+def found_from(recipe: Recipe, starts: Sequence[Path]) -> Recipe:
+    """Return the recipe with those of its relative paths that exist below a folder of ``starts``, but not from here, as
+    absolute ones. Names of stages are no paths."""
     stages = {stage.name for stage in recipe.stages}
 
     def found(place: str) -> str:
-        if place in stages or Path(place).is_absolute() or Path(place).exists() or not (start / place).exists():
+        if place in stages or Path(place).is_absolute() or Path(place).exists():
             return place
-        return str(start / place)
+        return next((str(start / place) for start in starts if (start / place).exists()), place)
 
     return _with_places(recipe, found)
 
