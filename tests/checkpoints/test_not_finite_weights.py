@@ -43,8 +43,8 @@ def test_file_and_tensor_are_named(
     file: str,
     part: str,
     value: float,
-    written: Path,
-    tmp_path: Path,  # noqa: F811
+    written: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     copy = shutil.copytree(written / kind, tmp_path / kind)
     name = with_value(copy / file, part, value)
@@ -82,9 +82,9 @@ def test_a_sum_that_overflows_is_said(written: Path, tmp_path: Path) -> None:  #
 
 
 def test_commands_refuse_it_with_exit_code_2(
-    written: Path,
+    written: Path,  # noqa: F811
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     copy = shutil.copytree(written / "native", tmp_path / "native")
     name = with_value(copy / "model.safetensors", "embed_tokens", NAN)
