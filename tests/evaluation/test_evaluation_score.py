@@ -323,7 +323,7 @@ def test_a_repeated_id_counts_once_as_published_and_every_time_in_strict_values(
     assert (score.duplicates, score.overall.questions, score.overall.yes, score.overall.no) == (1, 3, 2, 0)
     accuracy = score.overall.value("accuracy")
     assert (accuracy.official.value, accuracy.strict.value) == (1.0, 2 / 3)
-    assert "1 with an id that comes again; with these as wrong: 0.67" in str(score)
+    assert "1 with an id that comes again; over all 3 questions: 0.67" in str(score)
     assert [record["id"] for record in records(run / "judgements" / "rules-v1.jsonl")] == ["a_0", "c_2", "a_0#0"]
 
 

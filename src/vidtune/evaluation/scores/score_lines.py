@@ -37,7 +37,9 @@ def _overall_lines(group: "ScoreGroup") -> Iterator[str]:
     yield f"  accuracy       {estimate_text(accuracy.official)}  {group.yes} of {group.yes + group.no} right"
     yield f"  average score  {estimate_text(average.official)}  of 5"
     if left_out := counts_text(group):
-        yield f"  not counted    {left_out}; with these as wrong: {estimate_text(accuracy.strict)}"
+        # An answer whose id comes again has a verdict, which counts in the strict value.
+        over = f"over all {group.questions} questions" if group.repeated else "with these as wrong"
+        yield f"  not counted    {left_out}; {over}: {estimate_text(accuracy.strict)}"
     published = [(value.name, value.published) for value in group.values if value.published is not None]
     if published:
         numbers = ", ".join(f"{name.replace('_', ' ')} {number:.2f}" for name, number in published)
