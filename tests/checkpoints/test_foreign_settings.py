@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import TOKENIZER, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from vidtune.checkpoints.composition import tower_sizes
 from vidtune.checkpoints.files.settings import OFF, KnownSettings
 from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.checkpoints.load import Checkpoint, load_checkpoint
@@ -297,3 +298,46 @@ def test_a_projector_with_common_names_is_taken_only_where_its_system_is_named(n
         recognise(tmp_path / "llava", base=[str(places["llm"])])
     with pytest.raises(UserError, match=r"config\.json: mm_vision_tower is .*does not know this setting"):
         recognise(tmp_path / "llava", system=system)
+
+
+def test_a_processor_beside_the_weights_that_differs_from_its_system_is_refused(places, edited):
+    """As the processors of CLIP look like; none of their settings is ignored without a look."""
+    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    size = load_checkpoint(places["official"]).processor.preprocessing["image"].size
+    same = {"image_mean": mean, "image_std": std, "size": {"shortest_edge": size}, "crop_size": size, "resample": 3}
+    same |= {"do_resize": True, "do_normalize": True, "rescale_factor": 0.00392156862745098, "processor_class": "X"}
+    file = "preprocessor_config.json"
+    assert load_checkpoint(edited("official", file, **same)).processor.preprocessing["image"].size == size
+    for changes in (
+        {"image_mean": [0.5, 0.5, 0.5]},
+        {"image_std": [0.5, 0.5, 0.5]},
+        {"size": {"height": 448, "width": 448}},
+        {"crop_size": {"height": size, "width": size + 1}},
+        {"resample": 0},
+        {"num_frames": 64},
+        {"rescale_factor": 1 / 127.5},
+        {"do_normalize": False},
+        {"do_pad": True},
+        {"future": 1},
+    ):
+        said = refused(edited("official", file, **same | changes))
+        assert f"{file}: {next(iter(changes))} is " in said
+    nested = edited("official", "processor_config.json", image_processor=same | {"image_mean": [0.5, 0.5, 0.5]})
+    assert "processor_config.json: image_mean is [0.5, 0.5, 0.5], but the preprocessing" in refused(nested)
+
+
+def test_settings_of_a_tower_that_change_it_are_refused(tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    whole = {"vision_config": {**sizes, "image_size": 28, "patch_size": 14, "lora_r": 0}, "model_type": "LanguageBind"}
+    for changes, inside in (({"num_channels": 4}, True), ({"use_future": 1}, True), ({"fusion": "late"}, False)):
+        settings = json.loads(json.dumps(whole))
+        (settings["vision_config"] if inside else settings).update(changes)
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+        with pytest.raises(UserError, match=rf"config\.json: .*{next(iter(changes))} is "):
+            tower_sizes("video_llava", "image", recognise(tmp_path, system="video_llava", component="towers.image"))
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    found = tower_sizes("video_llava", "image", recognise(tmp_path, system="video_llava", component="towers.image"))
+    assert found["hidden_size"] == 16
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "whisper", "d_model": 8, "fusion": 1}))
+    with pytest.raises(UserError, match=r"config\.json: fusion is 1"):
+        tower_sizes("longvale", "speech", recognise(tmp_path, system="longvale", component="towers.speech"))

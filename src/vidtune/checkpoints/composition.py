@@ -11,8 +11,9 @@ from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.settings import KnownSettings
 from vidtune.checkpoints.parts.language_model import read_text_config, require_causal, require_rotary
 from vidtune.checkpoints.parts.model_settings import names_of, settings_of
+from vidtune.checkpoints.parts.processor_settings import require_same
 from vidtune.checkpoints.parts.teachers import alignment_sizes
-from vidtune.checkpoints.publication import CONFIG_ERRORS, JsonDict
+from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES, JsonDict
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError, foreign
 from vidtune.models.config import VideoLMConfig
@@ -74,6 +75,10 @@ def _published_config(source: Source) -> VideoLMConfig:
     except CONFIG_ERRORS as error:
         raise unreadable_config(source.path, error) from None
     _require_config(config, str(source.system), f"read_config of format {source.format.name}")
+    if source.format.read_preprocessing is None and source.files is not None:
+        files = {name: source.files.json(name) for name in PROCESSOR_FILES if source.files.has(name)}
+        if files:
+            require_same(files, SYSTEMS[config.system].architecture.preprocessing(config), str(source.path))
     tokens = SYSTEMS[config.system].dialect.added_tokens
     if tokens:
         tokenizer = load_tokenizer(source.path)
@@ -233,12 +238,16 @@ def tower_sizes(system: str, name: str, source: Source) -> JsonDict:
         settings, shapes = source.weights.settings, source.shapes
     else:
         settings, shapes = files.require_config(), {}
+    tower = SYSTEMS[system].publication.tower(name)
     try:
-        return SYSTEMS[system].publication.tower(name).read_sizes(settings, shapes)
+        sizes = tower.read_sizes(settings, shapes)
     except KeyError as error:
         raise UserError(f"{source.path}: does not tell {error}") from None
     except CONFIG_ERRORS as error:
         raise UserError(f"{source.path}: {' '.join(str(error).split()) or type(error).__name__}") from None
+    if tower.settings is not None and not shapes:
+        tower.settings.require(settings, f"{source.path}/config.json")
+    return sizes
 
 
 def replace_tower(config: VideoLMConfig, tower: Source) -> None:

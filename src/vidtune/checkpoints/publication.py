@@ -80,10 +80,12 @@ class TowerFile:
         read_sizes: function (settings, shapes) -> sizes for :attr:`Architecture.build_config`; ValueError for a tower
             of another kind. For a folder it gets the config.json and no shapes; for a file the settings that the file
             holds beside its tensors, and the shapes of the tensors by name.
+        settings: settings that the config.json of a folder may hold; None: any.
     """
 
     keys: KeyMap
     read_sizes: Callable[[JsonDict, Mapping[str, tuple[int, ...]]], JsonDict]
+    settings: KnownSettings | None = None
 
 
 def _rename(key: str, prefixes: Iterable[tuple[str, str]]) -> str | None:

@@ -67,7 +67,7 @@ def require_unquantised(config: Mapping[str, Any], where: Path) -> None:
 
 def names_of(config: type[PreTrainedConfig]) -> set[str]:
     """Return the names of the settings that a class of configs of transformers has."""
-    names = {field.name for field in fields(config)} | set(config.attribute_map)  # type: ignore[arg-type]
+    names = {field.name for field in fields(config)} | set(config.attribute_map)
     names |= signature(config.__init__).parameters.keys() - {"self", "kwargs"}
     return names | ({"rope_theta", "rope_scaling"} if "rope_parameters" in names else set())
 

@@ -6,6 +6,10 @@ Source: arXiv:2310.01852, github.com/PKU-YuanGroup/LanguageBind.
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import CLIPVisionConfig
+
+from vidtune.checkpoints.files.settings import KnownSettings
+from vidtune.checkpoints.parts.model_settings import settings_of
 from vidtune.checkpoints.publication import JsonDict, KeyMap, TowerFile
 
 TOWER_KEYS = KeyMap(
@@ -40,5 +44,22 @@ def tower_sizes(config: JsonDict, shapes: Mapping[str, tuple[int, ...]]) -> dict
     return sizes
 
 
-LANGUAGEBIND_TOWER = TowerFile(TOWER_KEYS, tower_sizes)
+_VISION = settings_of(CLIPVisionConfig) | KnownSettings(
+    read=frozenset({"lora_r", "add_time_attn", "num_frames"}),
+    only={"num_channels": (3,)},
+    ignored={
+        "how it was trained": ("lora_alpha", "lora_dropout", "force_patch_dropout", "dropout", "*_drop*"),
+        "settings of other media and of text": ("num_mel_bins", "target_length", "audio_*", "max_depth", "vocab_size"),
+        "how frames are read": ("video_decode_backend",),
+    },
+)
+SETTINGS = _VISION | KnownSettings(
+    nested={"vision_config": _VISION},
+    ignored={
+        "the text beside it": ("text_config", "*_config_dict", "logit_scale_init_value", "initializer_factor"),
+        "the width of its comparison with text": ("projection_dim",),
+    },
+)
+"""Settings of a folder of LanguageBind, or of its vision part alone."""
+LANGUAGEBIND_TOWER = TowerFile(TOWER_KEYS, tower_sizes, SETTINGS)
 """How a ``clip`` tower is published: a folder of LanguageBind."""

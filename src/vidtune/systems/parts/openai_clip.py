@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import torch
 from transformers import CLIPConfig, CLIPVisionConfig
 
+from vidtune.checkpoints.files.settings import KnownSettings
+from vidtune.checkpoints.parts.model_settings import settings_of
 from vidtune.checkpoints.publication import JsonDict, KeyMap, State, TowerFile
 
 _HEAD_WIDTH = 64
@@ -130,5 +132,12 @@ def _sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> JsonDict:
     }
 
 
-CLASS_TOWER = TowerFile(CLASS_KEYS, class_tower_sizes)
+_VISION = settings_of(CLIPVisionConfig) | KnownSettings(only={"num_channels": (3,)}, ignored={"text": ("vocab_size",)})
+SETTINGS = (
+    settings_of(CLIPConfig)
+    | _VISION
+    | KnownSettings(nested={"vision_config": _VISION}, ignored={"text": ("text_config", "*_config_dict")})
+)
+"""Settings of a folder of CLIP, or of its vision part alone."""
+CLASS_TOWER = TowerFile(CLASS_KEYS, class_tower_sizes, SETTINGS)
 """How a ``clip_class`` tower is published: ``ViT-*.pt``, or a folder of transformers."""

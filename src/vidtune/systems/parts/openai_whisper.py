@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from transformers import WhisperConfig
 
+from vidtune.checkpoints.files.settings import KnownSettings
+from vidtune.checkpoints.parts.model_settings import settings_of
 from vidtune.checkpoints.publication import JsonDict, KeyMap, TowerFile
 
 ENCODER_KEYS = KeyMap(
@@ -38,5 +40,10 @@ def encoder_sizes(config: JsonDict, shapes: Mapping[str, tuple[int, ...]] | None
     }
 
 
-ENCODER_TOWER = TowerFile(ENCODER_KEYS, encoder_sizes)
+SETTINGS = settings_of(WhisperConfig) | KnownSettings(
+    only={"is_encoder_decoder": (True, False, None)},
+    ignored={"the decoder": ("forced_decoder_ids", "decoder_*", "max_target_positions")},
+)
+"""Settings of a folder of Whisper."""
+ENCODER_TOWER = TowerFile(ENCODER_KEYS, encoder_sizes, SETTINGS)
 """How a ``whisper`` tower is published: a folder of transformers."""
