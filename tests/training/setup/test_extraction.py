@@ -68,6 +68,14 @@ def test_shares_and_worker_processes(make_recipe, tmp_path: Path, capsys: pytest
     assert "is not possible with --ranks 2" in refused(capsys, command(recipe, tmp_path, "--rank", "2", "--ranks", "2"))
 
 
+def test_files_of_which_none_can_be_read_are_no_success(
+    make_recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make_recipe([conversation("<video>\nWhat?", "x", video="gone.mp4")], **FROZEN)
+    words = command(recipe, tmp_path)
+    assert refused(capsys, words) == "error: stream video: not one file can be read; the reasons are listed above"
+
+
 def test_what_trains_or_is_random_is_refused_by_name_and_else_passed_over(
     make_recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

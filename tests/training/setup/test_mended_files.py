@@ -87,3 +87,15 @@ def test_a_file_that_is_replaced_during_the_run_costs_its_samples(stored: tuple[
     assert len(setup.example(0, 0)) == tokens
     with pytest.raises(SampleProblem, match=rf"stored:1: has {tokens} tokens, but {tokens + 32} when the run started"):
         setup.example(1, 0)
+
+
+def test_what_was_left_out_of_steps_is_not_about_other_annotations(make_recipe: Any, tmp_path: Path) -> None:
+    recipe = make_recipe()
+    first = set_up(recipe, 0, tmp_path)
+    first.exclusions.add([Excluded("train:1", 1, 0, None, "bad")])
+    assert [entry.index for entry in set_up(recipe, 0, tmp_path).exclusions.entries] == [1]
+    annotations = Path(recipe.stages[0].data[0].annotations)
+    annotations.write_text(json.dumps(json.loads(annotations.read_text())[1:]))  # the bad sample is gone
+    again = set_up(recipe, 0, tmp_path).exclusions
+    assert again.entries == []
+    assert len(again.add([Excluded("train:1", 1, 0, None, "another sample")])) == 1

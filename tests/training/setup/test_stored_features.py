@@ -12,6 +12,7 @@ from launched import Launcher, largest_difference, log_lines, printed, with_sett
 from test_distilled_training import MakeRecipe, distilled
 from training_world import COLOURS, conversation, mixed_samples, write_video
 
+from vidtune.errors import UserError
 from vidtune.features.collection import Collection, collections
 from vidtune.media import pool as pool_module
 from vidtune.media.pool import LoadJob
@@ -217,6 +218,15 @@ def test_bad_file_is_left_out_as_without_a_store(make_recipe, tmp_path: Path) ->
     plain, stored = ([(e["id"], e["step"], e["path"]) for e in found] for found in entries)
     assert plain == stored and len(plain) >= 1
     assert difference(tmp_path / "plain", tmp_path / "stored") < TOLERANCE
+
+
+def test_a_writer_thread_that_dies_fails_the_run(make_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> int:
+        raise RuntimeError("a fault of its own")
+
+    monkeypatch.setattr(Collection, "write", fail)
+    with pytest.raises(UserError, match="features cannot be stored: RuntimeError: a fault of its own"):
+        train(with_store(make_recipe(**FROZEN)), tmp_path / "out", progress=False)
 
 
 def test_store_that_cannot_be_written_does_not_stop_training(

@@ -8,7 +8,7 @@ enters the plan, as long as the annotation file is the same.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Excluded:
         rank: rank of the process that found it.
         seconds: seconds until the file failed; 0 if it was not tried again.
         file: version of the file when it failed, see `file_version`; None if it was not tried again.
+        data: fingerprint of the annotation table that ``index`` counts in; None in records of earlier versions.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Excluded:
     rank: int = 0
     seconds: float = 0.0
     file: Sequence[int] | None = None
+    data: str | None = None
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -56,6 +58,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "rank": int,
     "seconds": (int, float),
     "file": (list, type(None)),
+    "data": (str, type(None)),
 }
 
 
@@ -72,7 +75,7 @@ def excluded_from(record: Any, where: str) -> Excluded:
         raise UserError(f"{where}: expected an object, found {type(record).__name__}")
     if unknown := sorted(set(record) - set(_TYPES)):
         raise UserError(f"{where}: unknown key {unknown[0]!r}; was it written by another version?")
-    values = {"rank": 0, "seconds": 0.0, "file": None, **record}
+    values = {"rank": 0, "seconds": 0.0, "file": None, "data": None, **record}
     for key, kind in _TYPES.items():
         if key not in values or not isinstance(values[key], kind):
             raise UserError(f"{where}: {key!r} is missing or has a wrong value; mend or remove this line")
@@ -92,6 +95,7 @@ class ExclusionList:
         self.path, self.writes, self.max_share = path, writes, max_share
         self._checked: dict[str, str | None] = {}
         self._mended: dict[str, bool] = {}
+        self._data: str | None = None
         self.entries: list[Excluded] = []
         for number, line in numbered_records(path):
             where = f"{path}: line {number}"
@@ -120,6 +124,16 @@ class ExclusionList:
             if content is None or contents.get(sample.rpartition(":")[0]) == content
         }
 
+    def bind(self, data: str) -> None:
+        """Forget what was left out of the steps of other data, and record what comes as of these.
+
+        Args:
+            data: fingerprint of the annotation table of the stage.
+        """
+        self._data = data
+        self.entries = [entry for entry in self.entries if entry.data in (None, data)]
+        self._known = {(entry.index, entry.step) for entry in self.entries}
+
     def failed_files(self) -> dict[str, int]:
         """Returns the first step in which each media file failed, by path; without files that were replaced since."""
         failed: dict[str, int] = {}
@@ -147,7 +161,8 @@ class ExclusionList:
 
     def add(self, excluded: Iterable[Excluded]) -> list[Excluded]:
         """Record samples that were left out of a step. Returns those that were not in the list before."""
-        new = [entry for entry in excluded if (entry.index, entry.step) not in self._known]
+        unknown = [entry for entry in excluded if (entry.index, entry.step) not in self._known]
+        new = [entry if entry.data is not None else replace(entry, data=self._data) for entry in unknown]
         self._write([asdict(entry) for entry in new])
         self.entries += new
         # A file that was tried again and failed again.

@@ -90,6 +90,7 @@ def open_stage_data(
     table, lengths = _usable_samples(stage, make, cache, exclusions, progress)
     _require_room(stage, table, lengths)
     _require_words(stage, table)
+    exclusions.bind(table.fingerprint)
     plan = StagePlan.of(stage, table, lengths, recipe.seed, cost_model(config))
     for source in plan.sources:
         if source.count and not source.per_epoch:

@@ -8,6 +8,7 @@ the same items together.
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -123,8 +124,9 @@ class StoredFeatures:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for cache in self._caches():
-            cache.close()
+        with ExitStack() as closing:  # all of them, also if one fails
+            for cache in self._caches():
+                closing.callback(cache.close)
 
     def find(self, ref: MediaRef) -> Found:
         """Returns the stored features of an item, and the keys under which missing ones are to be stored."""
