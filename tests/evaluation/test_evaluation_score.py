@@ -62,6 +62,7 @@ def test_official_and_strict_scores_stand_side_by_side(run):
     assert overall.value("average_score").strict.value == 15 / 7
     assert overall.value("accuracy").official.low <= 3 / 5 <= overall.value("accuracy").official.high
     assert (overall.value("accuracy").official.clusters, overall.videos) == (3, 5)
+    assert "among them     1 empty" in str(score_run(run))
 
 
 def test_scores_by_type_add_up(run):

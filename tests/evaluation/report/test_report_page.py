@@ -14,7 +14,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.metrics.meteor import meteor_problem
 from vidtune.evaluation.report.page import build_report
 from vidtune.evaluation.scores.score_file import read_score
-from vidtune.evaluation.scores.score_lines import counts_text
+from vidtune.evaluation.scores.score_lines import answers_text, counts_text
 from vidtune.evaluation.scores.scoring import score_run
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quoted"'
@@ -104,7 +104,8 @@ def test_page_console_and_file_say_the_same_about_what_is_not_there(name, run, j
     text = html.unescape(page.read_text())
     groups = [score.overall] if score.overall else score.groups
     assert score.reasons and all(line in str(score) and f"{run}: {line}" in text for line in score.reasons)
-    assert all(counts_text(group) in str(score) and counts_text(group) in text for group in groups)
+    for words in [*map(counts_text, groups), *map(answers_text, groups)]:
+        assert words in str(score) and words in text
 
 
 def test_building_twice_gives_the_same_page(page, tmp_path):

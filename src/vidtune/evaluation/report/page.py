@@ -19,7 +19,7 @@ from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.comparison import Comparison, compare_runs
 from vidtune.evaluation.scores.score import METRICS, Score
 from vidtune.evaluation.scores.score_file import read_current_score
-from vidtune.evaluation.scores.score_lines import counts_text
+from vidtune.evaluation.scores.score_lines import answers_text, counts_text
 from vidtune.evaluation.scores.scoring import source_for
 from vidtune.machine.files import write_text_atomically
 from vidtune.registry import BENCHMARKS
@@ -147,7 +147,13 @@ def build_report(
     ]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.globals.update(
-        percent=_percent, points=_points, number=_number, plain=_plain, signed=_signed, counts=counts_text
+        percent=_percent,
+        points=_points,
+        number=_number,
+        plain=_plain,
+        signed=_signed,
+        counts=counts_text,
+        among=answers_text,
     )
     source = resources.files("vidtune.evaluation.report").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
     page = environment.from_string(source).render(title=title, groups=groups, version=__version__)

@@ -36,6 +36,8 @@ def _overall_lines(group: "ScoreGroup") -> Iterator[str]:
     accuracy, average = group.value("accuracy"), group.value("average_score")
     yield f"  accuracy       {estimate_text(accuracy.official)}  {group.yes} of {group.yes + group.no} right"
     yield f"  average score  {estimate_text(average.official)}  of 5"
+    if among := answers_text(group):
+        yield f"  among them     {among}"
     if left_out := counts_text(group):
         # An answer whose id comes again has a verdict, which counts in the strict value.
         over = f"over all {group.questions} questions" if group.repeated else "with these as wrong"
@@ -48,7 +50,7 @@ def _overall_lines(group: "ScoreGroup") -> Iterator[str]:
 
 def counts_text(group: "ScoreGroup") -> str:
     """The planned questions that are in no official value, by state; for example ``2 without video, 1 failed``."""
-    left_out = {
+    left_out: dict[str, int] = {
         Asking.NO_VIDEO: group.missing,
         Asking.FAILED: group.errors,
         Asking.NOT_ASKED: group.unanswered,
@@ -58,7 +60,12 @@ def counts_text(group: "ScoreGroup") -> str:
         Judging.NOT_JUDGED: group.not_judged,
         "with an id that comes again": group.repeated,
     }
-    return _counts({str(state): count for state, count in left_out.items()})
+    return _counts(left_out)
+
+
+def answers_text(group: "ScoreGroup") -> str:
+    """Counted answers that say little, by what is the matter; for example ``1 empty, 2 neither yes nor no``."""
+    return _counts({"empty": group.empty, Judging.NO_VERDICT: group.unclear, Judging.UNREAD: group.unread})
 
 
 def _type_lines(group: "ScoreGroup") -> Iterator[str]:
@@ -69,8 +76,7 @@ def _type_lines(group: "ScoreGroup") -> Iterator[str]:
 
 def _task_lines(group: "ScoreGroup", without: Mapping[str, str]) -> Iterator[str]:
     """The values of a question type that has metrics of its own, with the strict value where it differs."""
-    unread = _counts({"answers not of the form asked for": group.unread})
-    notes = ", ".join(filter(None, (counts_text(group), unread)))
+    notes = ", ".join(filter(None, (counts_text(group), answers_text(group))))
     coverage = f"{group.scored} of {group.questions} answered, {group.videos} videos"
     yield f"  {group.type}: {coverage}{'; ' if notes else ''}{notes}"
     for value in group.values:
@@ -84,7 +90,7 @@ def _strict(value: "NamedValue") -> str:
     return f"  strict {estimate_text(value.strict)}"
 
 
-def _counts(numbers: dict[str, int]) -> str:
+def _counts(numbers: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {what}" for what, count in numbers.items() if count)
 
 
