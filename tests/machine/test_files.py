@@ -161,6 +161,22 @@ def test_a_writer_of_a_folder_deletes_what_dead_ones_left_of_it_and_nothing_else
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([other.name, own.name, "out"])
 
 
+def test_what_another_user_left_stops_nobody(tmp_path: Path, monkeypatch) -> None:
+    theirs = tmp_path / f".out.{'0' * 32}.partial"
+    theirs.mkdir()
+    really_open = os.open
+
+    def closed(path, *options, **others):
+        if path == theirs:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return really_open(path, *options, **others)
+
+    monkeypatch.setattr(os, "open", closed)
+    with atomic_folder(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == [theirs.name, "out"]
+
+
 def test_a_folder_s_writer_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught, atomic_folder(tmp_path / "out") as folder:
         (folder / "half").write_text("x")

@@ -68,10 +68,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{escape(path.name[:_NAME_LENGTH])}.*.partial"):
-        if _LEFTOVER.fullmatch(left.name) and left.is_dir():
-            with _writer_lock(left) as is_dead:
-                if is_dead:
-                    shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):  # another user's, or gone in the meantime
+            if _LEFTOVER.fullmatch(left.name) and left.is_dir():
+                with _writer_lock(left) as is_dead:
+                    if is_dead:
+                        shutil.rmtree(left, ignore_errors=True)
     temporary = temporary_beside(path)
     temporary.mkdir()
     with _writer_lock(temporary), ended_in_order():
