@@ -27,8 +27,8 @@ def check(
 ) -> None:
     """Check every sample and file of a recipe; report by reason, and record what cannot be used.
 
-    The exit code is 2 if training would refuse the data of a stage: nothing can be used, or less than max_excluded
-    allows.
+    The exit code is 2 if training would refuse the data of a stage: no sample can be used, or the share of those that
+    cannot is above max_excluded.
     """
     from vidtune.errors import UserError
     from vidtune.machine.progress import ProgressDisplay
