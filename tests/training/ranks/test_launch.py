@@ -81,6 +81,16 @@ def test_signal_is_handed_on_and_the_exit_code_passed_on(tmp_path: Path, number:
     assert process.returncode == 130
 
 
+def test_ranks_that_end_before_they_train_are_interrupted(tmp_path: Path) -> None:
+    """A rank that was writing a table when the signal came leaves with 143 instead of dying by the signal."""
+    process = start(tmp_path, "clean")
+    for rank in range(3):
+        told(tmp_path, rank)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate()[1].startswith("interrupted before the first step")
+    assert process.returncode == 130
+
+
 def test_killed_launcher_leaves_no_process_behind(tmp_path: Path) -> None:
     process = start(tmp_path, "wait")
     processes = [int(told(tmp_path, rank)["process"]) for rank in range(3)]

@@ -149,7 +149,7 @@ class _Crew:
     def _explain(self, number: int, code: int) -> int:
         if code in TOGETHER:
             return code
-        if self._stopping and code == -signal.SIGTERM:
+        if self._stopping and code in (-signal.SIGTERM, 128 + signal.SIGTERM):  # the latter: after it had cleaned up
             print("interrupted before the first step; the same command starts again", file=sys.stderr)
             return INTERRUPTED
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
