@@ -114,7 +114,7 @@ def read_packet_table(path: str, container: InputContainer, stream: VideoStream)
     without_times = container.format.name in FORMATS_WITHOUT_TIMES
     distinct = all(time is not None for time in packets.times) and len(set(packets.times)) == len(packets.times)
     times = np.array(packets.times if distinct and not without_times else range(len(keys)), np.int64)
-    reordered = bool(context.has_b_frames or (np.diff(times) < 0).any())
+    reordered = bool((context.has_b_frames and not keys.all()) or (np.diff(times) < 0).any())
     decode_order = reordered and bool((np.diff(times) > 0).all()) and len(times) > 1  # no presentation times
     timed = distinct and not without_times and not decode_order and context.name in SEEKABLE_CODECS
     group = packets.times[: int(np.append(np.flatnonzero(keys[1:]) + 1, len(keys))[0])]
