@@ -102,6 +102,14 @@ def test_preprocessing_the_model_cannot_take_is_refused(processor):
     assert fewer.streams["video"].preprocessing.num_frames == 4
 
 
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((4, 8, 8, 3), np.uint16), np.zeros((4, 8, 8, 3)), np.zeros((8, 8), np.uint8)]
+)
+def test_pixels_of_another_scale_or_shape_are_refused(processor, pixels: np.ndarray):
+    with pytest.raises(UserError, match=rf"video: the pixels are {pixels.dtype} of shape .*; give uint8 RGB"):
+        processor("What?", videos=[pixels])
+
+
 def test_decoded_videos_of_several_shapes_become_one_padded_batch(processor):
     clips = [np.zeros((20, 40, 80, 3), np.uint8), np.zeros((20, 40, 40, 3), np.uint8)]
     inputs = processor(["What?", "Who?"], videos=clips)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -78,15 +78,17 @@ class CountedFiles:
     def save(self, path: Path, **arrays: np.ndarray) -> None:
         """Write the files, and further arrays, to one ``.npz`` file that is complete or not there."""
         names = np.frombuffer(json.dumps(self.paths).encode(), np.uint8)
+        own = {"paths": names, "versions": self.versions, "samples": self.samples, "files": self.files}
+        everything: dict[str, Any] = {**own, **arrays}
         with atomic_file(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, paths=names, versions=self.versions, samples=self.samples, files=self.files, **arrays)
+            np.savez(file, **everything)
 
     @classmethod
-    def load(cls, path: Path, *arrays: str) -> tuple[Self, *tuple[np.ndarray, ...]]:
-        """Returns the files, and the further arrays of these names, from a file that `save` wrote."""
+    def load(cls, path: Path, name: str) -> tuple[Self, np.ndarray]:
+        """Returns the files, and the further array of this name, from a file that `save` wrote."""
         with np.load(path) as saved:
             paths = json.loads(saved["paths"].tobytes())
-            return cls(paths, saved["versions"], saved["samples"], saved["files"]), *(saved[name] for name in arrays)
+            return cls(paths, saved["versions"], saved["samples"], saved["files"]), saved[name]
 
 
 def files_of(sample: Sample, looks_at_media: bool) -> list[str]:

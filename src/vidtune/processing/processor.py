@@ -312,7 +312,7 @@ class VideoLMProcessor(ProcessorMixin):
         """The readings of a path, or of decoded pixels, each with the values that its tower takes."""
         if not isinstance(item, str | Path):
             settings = self.streams[stream]
-            array = settings.preprocessing.apply(np.asarray(item)).numpy()
+            array = settings.preprocessing.apply(_pixels(stream, item)).numpy()
             return [(MediaRef(stream, ""), settings.measure(array.shape), Loaded(array))]
         found = self._reader.readings(MediaRef(stream, str(item)))
         return [(ref, measured, self._read(ref)) for ref, measured in found]
@@ -413,6 +413,17 @@ class VideoLMProcessor(ProcessorMixin):
                 raise SampleProblem(
                     "too many media", f"{streams.count(stream)} {stream} files where {most} are allowed"
                 )
+
+
+def _pixels(stream: str, item: Any) -> np.ndarray:
+    """Decoded pixels, uint8 RGB ([T,] H, W, 3). Raises UserError for any other array, whose scale is not known."""
+    pixels = np.asarray(item)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-1] != 3:
+        raise UserError(
+            f"{stream}: the pixels are {pixels.dtype} of shape {pixels.shape}; give uint8 RGB (H, W, 3), or of a clip "
+            "(T, H, W, 3)"
+        )
+    return pixels
 
 
 def _shapes(preprocessing: Preprocessing) -> str:
