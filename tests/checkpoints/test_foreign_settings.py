@@ -204,6 +204,7 @@ def test_targets_are_those_of_peft():
         {"rope_scaling": {"type": "future", "factor": 2.0}},
         {"mm_projector_type": "mlp2x_silu"},
         {"mm_future": 1},
+        {"vidtune_towers": {"third": {"hidden_size": 8}}},
         {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
     ],
     ids=str,

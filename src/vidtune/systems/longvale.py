@@ -117,7 +117,7 @@ _PROJECTOR = re.compile(r"(base_model\.model\.)?(model\.)?(audio_|asr_)?mm_proje
 
 
 _SETTINGS = LLAMA | KnownSettings(
-    read=frozenset({"vidtune_towers"}),
+    nested={"vidtune_towers": KnownSettings(read=frozenset(_TOWERS))},
     ignored={"how it was trained": ("tune_*", "freeze_*", "pretrain_*", "training_stage", "use_mm_proj", "*_lr")},
 )
 

@@ -134,7 +134,8 @@ _TRANSFORMERS_KEYS = KeyMap(
 
 
 _SETTINGS = LLAVA | KnownSettings(
-    read=frozenset({"mm_image_tower", "mm_video_tower", "vidtune_towers"}),
+    read=frozenset({"mm_image_tower", "mm_video_tower"}),
+    nested={"vidtune_towers": KnownSettings(read=frozenset(_TOWERS))},
     only={
         "mm_vision_select_feature": ("patch", "cls_patch"),
         "X": (["Video", "Image"], ["Image", "Video"], ["Video"]),
