@@ -18,6 +18,7 @@ from vidtune.generation.shared_prefix import Branches, Prefix, check_language_mo
 from vidtune.generation.stopping import AnswerInProgress
 from vidtune.machine.memory import memory_limit
 from vidtune.media.pool import LoadJob, MediaPool
+from vidtune.models.language_model.attention import rotary_limit
 from vidtune.models.language_model.layer_call import plan_call
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import pack
@@ -154,7 +155,7 @@ class AnswerEngine:
         media_ids, text_ids = self.processor.split_at_media(example)
         if not len(text_ids):
             return failure(request.id, f"prompt format {self.prompt!r} leaves nothing after the media; use another")
-        context = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        context = context_length(self.model.config.text_config)
         room = self.settings.max_new_tokens if context is None else context - len(example)
         if room < 1:
             return failure(
@@ -272,6 +273,12 @@ def not_finite(model: VideoLM, tokens: int, streams: Sequence[str]) -> str:
             f"use dtype bfloat16 or float32 (else: {causes})"
         )
     return f"the model computes no numbers but NaN or Inf ({where}), in {str(dtype)[6:]}: {causes}; check these files"
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Largest number of tokens of prompt and answer that a language model reads rightly; None where it is not known."""
+    limits = (getattr(config, "max_position_embeddings", None), rotary_limit(config))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def eos_ids(model: VideoLM, processor: VideoLMProcessor) -> frozenset[int]:

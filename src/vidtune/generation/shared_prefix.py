@@ -14,7 +14,7 @@ P prefix tokens, S stored tokens of the longest question, H heads, G key/value h
 W model width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from itertools import accumulate
 
@@ -245,7 +245,7 @@ def attend_with_total(
     Shape: query (..., G, queries, D), key and value (..., G, keys, D) -> (..., G, queries, D), (..., G, queries, 1),
         float32
     """
-    multiply = torch.matmul
+    multiply: Callable[[Tensor, Tensor], Tensor] = torch.matmul
     if query.dtype.itemsize < 4 and _has_float32_products(query.device):
         multiply = _float32_product
     elif query.dtype.itemsize < 4:

@@ -80,6 +80,8 @@ class VideoLMConfig(PreTrainedConfig):
             if stream["tower"] not in self.towers or stream["connector"] not in self.connectors:
                 raise ValueError(f"stream {name!r} names a tower or connector that is not there: {stream}")
             self._check_taps(name)
+        for aligned in self.alignments:
+            self.alignment(aligned)
         if self.layer_program:
             self.program  # noqa: B018 - raises ValueError where it cannot be read
         kwargs["tie_word_embeddings"] = bool(self.text_config.tie_word_embeddings)
@@ -142,8 +144,11 @@ class VideoLMConfig(PreTrainedConfig):
         return connector_config(self.connectors[name])
 
     def alignment(self, stream: str) -> AlignmentConfig:
-        """Config of the alignment head of a stream."""
-        return AlignmentConfig(**self.alignments[stream])
+        """Config of the alignment head of a stream. Raises ValueError for sizes that it does not have."""
+        try:
+            return AlignmentConfig(**self.alignments[stream])
+        except TypeError as error:
+            raise ValueError(f"alignments: stream {stream!r}: {error}") from None
 
     def taps(self, stream: str) -> tuple[int, ...]:
         """Numbers of the hidden states of its tower that a stream reads; empty: it reads the tower's output."""

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from vidtune.errors import UserError, foreign
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_loss
-from vidtune.models.language_model.attention import check_attention, register_attention
+from vidtune.models.language_model.attention import check_attention, check_lengths, register_attention
 from vidtune.models.language_model.families import family_of, proven
 from vidtune.models.language_model.layer_call import (
     LayerCallPlan,
@@ -241,6 +241,7 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
 
     def loss_terms(self, batch: Batch) -> tuple[Tensor, dict[str, tuple[Tensor, int]]]:
         """All losses of a packed batch, in one forward pass: :meth:`loss_sum`, and :meth:`alignment` by stream."""
+        check_lengths(self.config.text_config, np.diff(batch.cu_seqlens))
         supervised = on_device(batch.supervised, batch.labels.device)
         targets = batch.labels[0, 1:][supervised]
         embeds, media = self.read(batch.input_ids, batch.media, batch.places)
@@ -313,6 +314,7 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
                 raise ValueError("give input_ids or inputs_embeds")
             inputs_embeds, found = self.read(input_ids, media)
         packed: dict[str, Any] = {} if cu_seqlens is None else {"cu_seqlens": cu_seqlens}
+        check_lengths(self.config.text_config, () if cu_seqlens is None else np.diff(cu_seqlens))
         plan = None
         if self.program:
             if len(inputs_embeds) > 1:

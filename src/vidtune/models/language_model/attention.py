@@ -10,13 +10,14 @@ Packs run in one kernel for variable lengths where the device has one (:func:`pa
 Legend: B batch, H heads, G key/value heads, L tokens, K keys (L plus what a cache holds), D head width, S examples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from inspect import signature
 from itertools import pairwise
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -185,6 +186,36 @@ def check_attention(config: PreTrainedConfig) -> None:
         raise UserError(
             f"language model {config.model_type!r} has {', '.join(sorted(kinds))}, which packed attention does not "
             "compute; choose one with full attention, or switch that off in its configuration"
+        )
+
+
+def rotary_limit(config: PreTrainedConfig) -> int | None:
+    """Largest number of tokens of a sequence whose positions do not depend on other sequences; None: there is none.
+
+    Rotary positions of type "dynamic" and "longrope" are turned by other frequencies as soon as one sequence of a call
+    is longer than this, and then all sequences of the call are.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    limits: list[int] = []
+    for part in (rope, *(part for part in rope.values() if isinstance(part, dict))):
+        if part.get("rope_type") == "longrope":
+            limits.append(part.get("original_max_position_embeddings") or config.max_position_embeddings)
+        elif part.get("rope_type") == "dynamic":
+            limits.append(config.max_position_embeddings)
+    return min(limits, default=None)
+
+
+def check_lengths(config: PreTrainedConfig, lengths: Sequence[int] | np.ndarray) -> None:
+    """Raise an error for sequences of one pack whose positions would depend on each other, see :func:`rotary_limit`.
+
+    Raises:
+        UserError: one of several sequences is too long.
+    """
+    limit = rotary_limit(config)
+    if limit is not None and len(lengths) > 1 and (longest := int(np.max(lengths))) > limit:
+        raise UserError(
+            f"language model {config.model_type!r} changes the rotary positions of all samples of a pack if one has "
+            f"more than {limit} tokens, and one has {longest}; set max_expanded_length to at most {limit}"
         )
 
 

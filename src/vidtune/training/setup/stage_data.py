@@ -15,6 +15,7 @@ from vidtune.errors import UserError
 from vidtune.machine.cores import available_cores
 from vidtune.machine.progress import ProgressCallback
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.language_model.attention import check_lengths
 from vidtune.models.language_model.families import family_of
 from vidtune.planning.lengths import ExampleMaker, LengthTable, open_lengths
 from vidtune.planning.packing import CostModel
@@ -89,6 +90,7 @@ def open_stage_data(
     """
     table, lengths = _usable_samples(stage, make, cache, exclusions, progress)
     _require_room(stage, table, lengths)
+    check_lengths(config.text_config, lengths.tokens)
     _require_words(stage, table)
     exclusions.bind(table.fingerprint)
     plan = StagePlan.of(stage, table, lengths, recipe.seed, cost_model(config))

@@ -165,7 +165,11 @@ def checkpoint_activations(model: VideoLM) -> None:
     enable: Callable[[], None] = getattr(
         language_model, "activation_checkpointing_enable", language_model.gradient_checkpointing_enable
     )
-    enable()
+    try:
+        enable()
+    except ValueError as error:
+        kind = model.config.text_config.model_type
+        raise UserError(f"gradient_checkpointing: language model {kind!r}: {error}; set it to false") from None
 
 
 def frozen_dtype(stage: Stage) -> torch.dtype:

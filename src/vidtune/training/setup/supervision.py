@@ -84,10 +84,10 @@ def _reason(table: AnnotationTable, make: ExampleMaker, index: int) -> str:
     if not any(answer.strip() for answer in answers):
         return "every answer is empty"
     try:
-        for key in ("max_length", "max_expanded_length"):
-            limit = getattr(make, key)
-            if limit is not None and replace(make, **{key: None})(sample).num_supervised:
-                return f"every answer is cut off by {key} ({limit})"
+        if make.max_length is not None and replace(make, max_length=None)(sample).num_supervised:
+            return f"every answer is cut off by max_length ({make.max_length})"
+        if make.max_expanded_length is not None and replace(make, max_expanded_length=None)(sample).num_supervised:
+            return f"every answer is cut off by max_expanded_length ({make.max_expanded_length})"
         if replace(make, max_length=None, max_expanded_length=None)(sample).num_supervised:
             return f"every answer is cut off by max_length ({make.max_length}) and max_expanded_length"
     except SampleProblem as problem:
