@@ -1,16 +1,15 @@
 """One journey through all commands with a real recipe, real files and a model of a few thousand weights."""
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from launched import printed
 from transformers import LlamaTokenizer
 
 from vidtune.cli.main import run
@@ -166,15 +165,13 @@ def test_unknown_format_names_the_nearest(work, trained, capsys):
     assert not (work / "new").exists()
 
 
-def test_interrupted_training_saves_and_says_how_to_go_on(work):
+def test_interrupted_training_saves_and_says_how_to_go_on(work, launcher):
     overrides = ["stages.align.max_steps=2000", "stages.align.save_every=100000", "stages.instruct.max_steps=1"]
     arguments = ["train", str(work / "recipe.yaml"), "--out", str(work / "stopped"), *overrides]
-    with subprocess.Popen([sys.executable, "-m", "vidtune", *arguments], stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while not (work / "stopped/align/log.jsonl").is_file() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
+    process = launcher.call("vidtune.cli.main:run", work / "stopped", arguments)
+    process.wait_for_steps(1)
+    os.kill(process.processes[0], signal.SIGINT)
+    codes, said = process.exit_codes(), printed(process.out)
+    assert codes == [130], said
     assert "run the same command again" in said and "Traceback" not in said
     assert list((work / "stopped/align").glob("checkpoint-*"))

@@ -1,20 +1,19 @@
 """``kill -9`` at any moment of predicting: the final predictions are those of a run that was never stopped."""
 
+import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from event_sets import event_run, many_events, write_events
+from launched import Launcher, printed
 from qa_sets import counted_set, records, stub_run
 
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.scoring import score_run
 
-SCRIPT = Path(__file__).parents[1] / "support" / "killed_run.py"
 QUESTIONS = 150
 
 
@@ -23,13 +22,13 @@ def lines_written(run: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def kill_when_written(kind: str, data: Path, run: Path, lines: int) -> None:
+def kill_when_written(launcher: Launcher, kind: str, data: Path, run: Path, lines: int) -> None:
     """Predict in a process of its own, and end it by ``kill -9`` once so many answers are written."""
-    process = subprocess.Popen([sys.executable, str(SCRIPT), kind, str(data), str(run)])
-    while lines_written(run) < lines and process.poll() is None:
+    started = launcher.call("killed_run:predict", run.with_suffix(".printed"), kind, str(data), str(run))
+    while lines_written(run) < lines and started.is_running():
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    os.kill(started.processes[0], signal.SIGKILL)
+    assert started.exit_codes() == [-signal.SIGKILL], printed(started.out)
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +39,12 @@ def undisturbed(tmp_path_factory):
     return data, folder / "run"
 
 
-def test_killed_at_random_moments_and_resumed_gives_the_same_predictions(undisturbed, tmp_path):
+def test_killed_at_random_moments_and_resumed_gives_the_same_predictions(undisturbed, launcher, tmp_path):
     data, reference = undisturbed
     run = tmp_path / "run"
     moments = sorted(random.Random(1).sample(range(QUESTIONS - 10), 10))
     for moment in moments:
-        kill_when_written("qa", data, run, moment)
+        kill_when_written(launcher, "qa", data, run, moment)
         assert moment <= lines_written(run) < QUESTIONS
     summary = stub_run(data, run)
     assert summary.complete and 0 < summary.asked_now < QUESTIONS
@@ -53,12 +52,12 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_predictions(undistu
         assert (run / file).read_bytes() == (reference / file).read_bytes()
 
 
-def test_killed_among_the_tasks_of_a_video_and_resumed_gives_the_same_scores(tmp_path):
+def test_killed_among_the_tasks_of_a_video_and_resumed_gives_the_same_scores(launcher, tmp_path):
     data = write_events(tmp_path / "set", many_events(videos=12, events=5))
     questions = 12 * (1 + 5 + 5)
     event_run(data, tmp_path / "reference")
     for moment in (3, 40, 77):
-        kill_when_written("events", data, tmp_path / "run", moment)
+        kill_when_written(launcher, "events", data, tmp_path / "run", moment)
         assert moment <= lines_written(tmp_path / "run") < questions
     assert event_run(data, tmp_path / "run").complete
     for folder in ("reference", "run"):

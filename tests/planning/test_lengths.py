@@ -138,8 +138,8 @@ def is_running(pid: int) -> bool:
 def test_counting_that_is_killed_goes_on_where_it_was_and_leaves_no_process(
     tmp_path: Path, counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lengths, "CHUNK", 50)
-    annotations = write_annotations(tmp_path / "train.json", conversations(300, media=False) * 10)
+    monkeypatch.setattr(lengths, "CHUNK", 10)
+    annotations = write_annotations(tmp_path / "train.json", conversations(60, media=False) * 10)
     cache = tmp_path / "cache"
     command = [
         sys.executable,
@@ -167,7 +167,7 @@ def test_counting_that_is_killed_goes_on_where_it_was_and_leaves_no_process(
     found = open_lengths(table, maker(), cache)
     assert set(counted) == left and len(counted) == len(left)
     assert len(found) == len(table)
-    assert np.array_equal(found.tokens, np.tile(found.tokens[:300], 10))
+    assert np.array_equal(found.tokens, np.tile(found.tokens[:60], 10))
     assert found.tokens.min() > 0
 
 

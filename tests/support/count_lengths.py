@@ -14,7 +14,7 @@ from vidtune.data.tables import AnnotationTable
 from vidtune.planning import lengths
 
 print("started", flush=True)
-lengths.WORTH_PROCESSES, lengths.CHUNK = 1, 50
+lengths.WORTH_PROCESSES, lengths.CHUNK = 1, 10
 cache = Path(sys.argv[2])
 table = AnnotationTable.open([Source(Path(sys.argv[1]))], cache)
 lengths.open_lengths(table, maker(), cache, workers=2, progress=lambda what, done, total: time.sleep(0.05))

@@ -1,6 +1,5 @@
-"""A prediction process to be killed: ``python killed_run.py qa|events SET RUN``."""
+"""Predictions to be killed, in a process of their own."""
 
-import sys
 from pathlib import Path
 
 from event_sets import Perfect, event_run
@@ -10,9 +9,9 @@ from vidtune.registry import BENCHMARKS
 
 PAUSE = 0.004
 
-if __name__ == "__main__":
-    kind, data, run = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+def predict(kind: str, data: str, run: str) -> None:
+    """Ask the questions of a set of ``kind``, "qa" or "events"."""
     if kind == "qa":
-        stub_run(data, run, StubEngine(pause=PAUSE))
+        stub_run(Path(data), Path(run), StubEngine(pause=PAUSE))
     else:
-        event_run(data, run, Perfect(BENCHMARKS["world_events"].load(data).questions, pause=PAUSE))
+        event_run(Path(data), Path(run), Perfect(BENCHMARKS["world_events"].load(Path(data)).questions, pause=PAUSE))

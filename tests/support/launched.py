@@ -1,4 +1,4 @@
-"""Training runs in processes of their own, of one rank or several, started by ``launcher.py``."""
+"""Training runs in processes of their own, of one rank or several, and other functions, started by ``launcher.py``."""
 
 import json
 import os
@@ -30,9 +30,15 @@ class Launcher:
         """Begin a run; ``order`` as ``launcher.py`` describes it."""
         file = out.with_suffix(".yaml")
         file.write_text(dump_recipe(recipe))
-        line = {"recipe": str(file), "out": str(out), "ranks": ranks, **order}
+        return self._begin(out, {"recipe": str(file), "ranks": ranks, **order})
+
+    def call(self, function: str, out: Path, *arguments: Any) -> "Run":
+        """Begin ``module:function`` in a process; its result is the exit code, and ``out`` where its output goes."""
+        return self._begin(out, {"call": function, "ranks": 1, "arguments": arguments})
+
+    def _begin(self, out: Path, order: dict[str, Any]) -> "Run":
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(line).encode() + b"\n")
+        self._process.stdin.write(json.dumps({"out": str(out), **order}).encode() + b"\n")
         processes = self.answer()
         assert processes is not None
         return Run(self, out, processes)
@@ -63,6 +69,13 @@ class Run:
             self._launcher.answer()
         assert codes is not None, f"{self.out}: the run hangs"
         return codes
+
+    def is_running(self) -> bool:
+        """Whether the first process has not ended."""
+        try:
+            return Path(f"/proc/{self.processes[0]}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        except (FileNotFoundError, ProcessLookupError):  # the launcher has taken its exit code already
+            return False
 
     def wait_for_steps(self, count: int) -> None:
         deadline = time.monotonic() + 60

@@ -1,11 +1,14 @@
-"""Starts training runs in child processes without importing torch each time: forks for every line of stdin.
+"""Starts training runs and other functions in child processes without importing torch each time: forks for every line
+of stdin.
 
 A line is a JSON object: {"recipe": file, "out": folder, "ranks": number of processes that train together, "arguments":
-of train, "again": start again after an interruption, "sabotage": {"rank", "step", "how"}}. What process ``r`` prints
-goes to ``<out>.<r>``. The launcher answers with the processes' ids, waits for all of them, and answers with their exit
-codes: 0, the interruption's own, 2 for a user's mistake, 1 for another error, or minus the signal.
+of train, "again": start again after an interruption, "sabotage": {"rank", "step", "how"}}, or for any function
+{"call": "module:function", "out": path, "ranks": 1, "arguments": [...]}, whose result is the exit code. What process
+``r`` prints goes to ``<out>.<r>``. The launcher answers with the processes' ids, waits for all of them, and answers
+with their exit codes: 0, the interruption's own, 2 for a user's mistake, 1 for another error, or minus the signal.
 """
 
+import importlib
 import json
 import os
 import socket
@@ -54,6 +57,19 @@ def train_here(order: dict[str, Any]) -> int:
         return 1
 
 
+def call_here(order: dict[str, Any]) -> int:
+    try:
+        return function_of(order)(*order["arguments"]) or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+def function_of(order: dict[str, Any]) -> Any:
+    module, name = order["call"].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def sabotage(ranks: Ranks, what: dict[str, Any] | None) -> None:
     """Make one rank fail: its loader ("loader"), its forward pass ("forward"), or its loss ("nan")."""
     if what is None:
@@ -97,7 +113,8 @@ def fork(order: dict[str, Any], rank: int, port: int) -> int:
         output = os.open(f"{order['out']}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        code = train_here(order)
+        code = call_here(order) if "call" in order else train_here(order)
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return child
@@ -107,6 +124,8 @@ def main() -> None:
     torch.set_num_threads(1)
     for line in sys.stdin:
         order = json.loads(line)
+        if "call" in order:
+            function_of(order)  # imported once, for all that follow
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             port = listener.getsockname()[1]

@@ -3,14 +3,13 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from launched import Launcher, started_launcher
 from PIL import Image
 from training_world import COLOURS, LANGUAGE_MODEL, TOWER, mixed_samples, write_video
 from transformers import LlamaTokenizer
@@ -40,12 +39,6 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_video(folder / f"{name}.mp4", colour)
         Image.fromarray(np.full((20, 30, 3), colour, np.uint8)).save(folder / f"{name}.png")
     return folder
-
-
-@pytest.fixture(scope="session")
-def launcher() -> Iterator[Launcher]:
-    with started_launcher() as found:
-        yield found
 
 
 MakeRecipe = Callable[..., Recipe]
