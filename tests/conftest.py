@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def launcher() -> Iterator["Launcher"]:
-    """A process that has imported the libraries, and forks those that a test wants to kill, stop or run side by side."""
+    """A process that has imported the libraries, and forks the processes that a test kills, stops or counts."""
     from launched import started_launcher  # imports torch, which many tests do without
 
     with started_launcher() as found:

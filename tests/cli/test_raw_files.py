@@ -197,7 +197,7 @@ def test_moments_are_shown_in_seconds(work, whole, capsys, monkeypatch):
         return replace(told(self), text="From 10 to 50, a tone rises.")
 
     monkeypatch.setattr(AnswerInProgress, "answer", answer)
-    command = ["answer", str(whole), "--video", str(work / "talk.mp4"), "--question", "When?"]
+    command = ["answer", str(whole), "--video", str(work / "talk.mp4"), "--question", "When?", "--max-new-tokens", "4"]
     assert run(command) == 0
     assert capsys.readouterr().out == "From 10 to 50 (0.9 s to 4.5 s), a tone rises.\n"
     assert run([*command, "--json"]) == 0

@@ -9,6 +9,7 @@ from vidtune.registry import BENCHMARKS
 
 PAUSE = 0.004
 
+
 def predict(kind: str, data: str, run: str) -> None:
     """Ask the questions of a set of ``kind``, "qa" or "events"."""
     if kind == "qa":
