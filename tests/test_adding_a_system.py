@@ -25,7 +25,7 @@ from vidtune.cli.main import run
 DOCUMENT = Path(__file__).parents[1] / "docs" / "adding_a_system.md"
 TOKENIZER_MODEL = Path(__file__).parent / "parity/fixtures/video_llava/tokenizer.model"
 BLOCK = re.compile(r"```\w+\n# file: (\S+)\n(.*?)```", re.DOTALL)
-COMMANDS = str(Path(__file__).parent / "support/run_commands.py")
+PROGRAM = str(Path(__file__).parent / "support/run_commands.py")
 QUESTIONS = ["What moves?", "Which colour is it?", "Where does it go?", "How many are there?"]
 
 
@@ -81,7 +81,7 @@ def run_commands(work: Path, commands: list[str]) -> list[dict[str, Any]]:
     path = os.pathsep.join([str(work / "site"), *filter(None, sys.path)])
     words = [shlex.split(command)[1:] for command in commands]
     done = subprocess.run(
-        [sys.executable, COMMANDS, json.dumps(words)],
+        [sys.executable, PROGRAM, json.dumps(words)],
         cwd=work,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -91,10 +91,17 @@ def run_commands(work: Path, commands: list[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_the_commands_of_the_page_work_in_order(work):
-    commands = files_of_the_page()["commands"].splitlines()
-    done = run_commands(work, [*commands, "vidtune convert run/adapt/final merged"])
-    for command, result in zip(commands, done, strict=False):
+COMMANDS = files_of_the_page()["commands"].splitlines()
+
+
+@pytest.fixture(scope="module")
+def done(work: Path) -> list[dict[str, Any]]:
+    """What the commands of the page said, and one more, which merges the adapters."""
+    return run_commands(work, [*COMMANDS, "vidtune convert run/adapt/final merged"])
+
+
+def test_the_commands_of_the_page_work_in_order(work, done):
+    for command, result in zip(COMMANDS, done, strict=False):
         assert result["code"] == 0, f"{command}\n{result['err']}"
         assert "You are using a model of type" not in result["err"]
     listed, trained, answered, evaluated, *_, explained, _, again, _ = [result["out"] for result in done]
@@ -109,7 +116,7 @@ def test_the_commands_of_the_page_work_in_order(work):
     assert config["packages"] == dict.fromkeys(("system pooled_clip", "tower type pooled_clip"), "pooled-clip 0.1")
 
 
-def test_rows_of_the_added_tokens_are_trained_and_published(work):
+def test_rows_of_the_added_tokens_are_trained_and_published(work, done):
     """The file beside the connector holds three rows; they are not what the mean of the others was."""
     rows = torch.load(work / "projector/mm_projector.bin", weights_only=True)["model.embed_tokens.weight"]
     others = load_file(work / "llama/model.safetensors")["model.embed_tokens.weight"]
@@ -118,7 +125,7 @@ def test_rows_of_the_added_tokens_are_trained_and_published(work):
     assert trained[0] < 1e-6 and (trained[1:] > 1e-3).all()  # <vid_patch> stands in no prompt
 
 
-def test_without_the_package_its_name_and_the_pip_command_are_said(work, monkeypatch, capsys):
+def test_without_the_package_its_name_and_the_pip_command_are_said(work, done, monkeypatch, capsys):
     monkeypatch.chdir(work)
     assert run(["train", "tiny.yaml", "--out", "elsewhere"]) == 2
     assert "pip install 'pooled-clip==0.1'" in capsys.readouterr().err
