@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -35,7 +36,8 @@ def orientation_of(frame: VideoFrame) -> Orientation:
 
     The display matrix maps the place (x, y) of a stored pixel to (a x + c y, b x + d y).
     """
-    sides = [side for side in frame.side_data if side.type.name == "DISPLAYMATRIX"]
+    data: Any = frame.side_data  # PyAV types it as a mapping of names, but iterating gives the data
+    sides = [side for side in data if side.type.name == "DISPLAYMATRIX"]
     if not sides:
         return Orientation()
     a, b, _, c, d = np.frombuffer(bytes(sides[0])[:36], np.int32)[:5] / 65536

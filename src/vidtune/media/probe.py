@@ -101,8 +101,8 @@ def video_info(
     if orientation.rotation in (90, 270):
         width, height = height, width
     has_audio, seconds = len(container.streams.audio) > 0, audio_seconds(container)
-    facts = (orientation.rotation, seconds, orientation.mirrored)
-    return MediaInfo("video", width, height, table.clip, has_audio, *facts)
+    rotation, mirrored = orientation.rotation, orientation.mirrored
+    return MediaInfo("video", width, height, table.clip, has_audio, rotation, seconds, mirrored)
 
 
 def stated_orientation(path: str, container: InputContainer, stream: VideoStream, table: PacketTable) -> Orientation:

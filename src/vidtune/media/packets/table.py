@@ -190,7 +190,7 @@ def _hidden_at_start(path: str, times: list[int | None]) -> np.ndarray:
             fed += 1
             seen += [frame.pts for frame in decode_packet(context, packet, bool(seen))]
         seen += [frame.pts for frame in context.decode(None)]
-    hidden = np.zeros(len(times), bool)
+    hidden: np.ndarray = np.zeros(len(times), bool)
     if not seen:
         return hidden
     unseen = [position for position, time in enumerate(times[:fed]) if time is None or time not in seen]
@@ -225,9 +225,9 @@ def _clip_times(stream: VideoStream, candidates: list[list[Any]], packets: _Pack
     tick = stream.time_base
     decode_times = [time for time in packets.decode_times if time is not None]
     in_order = bool((np.diff(np.array(decode_times)) >= 0).all())
-    for times in candidates if in_order and tick else ():
+    for times in candidates if in_order else ():
         ticks = [time for time, visible in zip(times, shown, strict=True) if visible]
-        if all(time is not None for time in ticks) and len(set(ticks)) == len(ticks):
+        if tick and all(time is not None for time in ticks) and len(set(ticks)) == len(ticks):
             starts = np.array(ticks, np.int64)
             order = np.argsort(starts)
             starts, lengths = starts[order], np.array(packets.durations)[shown][order]
