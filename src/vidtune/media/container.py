@@ -15,6 +15,7 @@ from vidtune.errors import MediaError
 from vidtune.media.first_look import check_file, media_errors
 from vidtune.media.image import image_size
 from vidtune.media.mp4_boxes import lost_fragment
+from vidtune.media.stated_size import stated_bytes
 
 # Formats whose files hold all their data. Playlists and concatenation scripts, which name other files, are left out.
 CONTAINER_FORMATS = (
@@ -23,7 +24,6 @@ CONTAINER_FORMATS = (
 )
 # Formats whose header states the length of the file.
 _STATED_LENGTH = ("matroska", "flv", "avi")
-_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 @contextmanager
@@ -134,21 +134,13 @@ def check_complete(
             raise MediaError(path, f"is cut off: {lost} of {len(entries)} frames are missing at its end")
         if lost_fragment(path):
             raise MediaError(path, f"is cut off after {num_frames} frames: fragments are missing at its end")
-    if container.format.name == "asf" and _stated_bytes_of_asf(path) > file_size:
+    if stated_bytes(path) > file_size:
         raise MediaError(path, f"is cut off after {num_frames} frames: it is smaller than it states")
     stated = (container.duration or 0) / av.time_base
     if latest and container.format.name.startswith(_STATED_LENGTH) and latest < min(0.9 * stated, stated - 1):
         raise MediaError(path, f"is cut off: it ends after {latest:.1f} of {stated:.1f} seconds")
     if damaged:
         raise MediaError(path, f"is damaged or cut off after {num_frames} frames")
-
-
-def _stated_bytes_of_asf(path: str) -> int:
-    """Return the size in the file properties of an ASF file; 0 for a broadcast, which does not know it."""
-    with Path(path).open("rb") as file:
-        _, _, properties = file.read(2**16).partition(_ASF_PROPERTIES)
-    is_broadcast = len(properties) < 76 or properties[72] & 1
-    return 0 if is_broadcast else int.from_bytes(properties[24:32], "little")
 
 
 def _why_not_opened(path: str, expected: str) -> str:
