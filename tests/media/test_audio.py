@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from ffmpeg_program import ffmpeg
 from PIL import Image
 from synthetic_sounds import level, strongest_hertz, tone, write_picture_only, write_sound
 
@@ -338,3 +339,11 @@ def write_wav(path: Path, values: np.ndarray, rate: int = 44100) -> Path:
         file.setframerate(rate)
         file.writeframes(values.tobytes())
     return path
+
+
+def test_the_sound_track_that_is_marked_as_default_is_read(tmp_path: Path) -> None:
+    path, tracks = tmp_path / "two.mkv", ("anullsrc=d=1:r=16000", "sine=d=1:r=16000")
+    inputs = [word for track in tracks for word in ("-f", "lavfi", "-i", track)]
+    marks = ("-map", 0, "-map", 1, "-disposition:a:0", 0, "-disposition:a:1", "default")
+    ffmpeg(*inputs, *marks, "-c:a", "pcm_s16le", path)
+    assert np.abs(read_audio(path)).max() > 0.05

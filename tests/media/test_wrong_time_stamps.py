@@ -156,13 +156,21 @@ def test_a_file_of_fragments_that_was_cut_off_is_refused(tmp_path: Path) -> None
         probe(tmp_path / "cut.mp4")
 
 
-@pytest.mark.parametrize("name", ["a.avi", "a.flv", "a.asf"])
+@pytest.mark.parametrize("name", ["a.avi", "a.flv", "a.asf", "a.mkv", "a.webm"])
 def test_a_half_copied_file_is_refused(tmp_path: Path, name: str) -> None:
-    whole = encode(tmp_path / name, "-c:v", "mpeg4" if name != "a.flv" else "flv", "-g", 12, seconds=4).read_bytes()
+    codec = {"a.flv": "flv", "a.webm": "libvpx"}.get(name, "mpeg4")
+    whole = encode(tmp_path / name, "-c:v", codec, "-g", 12, seconds=4).read_bytes()
     assert probe(tmp_path / name).num_frames == 100
-    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(MediaError, match="cut off"):
-        probe(tmp_path / name)
+    for share in (0.5, 0.9) if name == "a.flv" else (0.5, 0.9, 0.98):
+        (tmp_path / name).write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(MediaError, match="cut off"):
+            probe(tmp_path / name)
+
+
+def test_a_live_recording_states_no_size(tmp_path: Path) -> None:
+    for name in ("a.mkv", "a.asf"):
+        path = encode(tmp_path / name, "-c:v", "mpeg4", "-g", 12, *(("-live", 1) if name == "a.mkv" else ()), seconds=1)
+        assert probe(path).num_frames == 25
 
 
 def test_the_index_is_read_instead_of_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,14 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from vidtune.errors import MediaError
-from vidtune.media.container import check_complete, open_media, packet_end, set_threads, streams_to_demux
+from vidtune.media.container import (
+    check_complete,
+    default_stream,
+    open_media,
+    packet_end,
+    set_threads,
+    streams_to_demux,
+)
 from vidtune.media.file_version import file_version
 from vidtune.media.first_look import media_errors
 
@@ -64,7 +71,9 @@ def num_samples(seconds: float) -> int:
 
 
 def read_audio(path: str | os.PathLike[str], resampling: Resampling = "clean") -> np.ndarray:
-    """Return the first sound track of a file, from the start of the file to its end, as the mean of its channels.
+    """Return the sound of a file, from the start of the file to its end, as the mean of its channels.
+
+    Of several tracks, the one that is marked as the default is read.
 
     A packet that cannot be decoded becomes silence; if more than one in a hundred cannot, the file counts as damaged.
     The last wave is kept in memory until the file changes; therefore the array is read-only.
@@ -119,7 +128,7 @@ _last_wave = _LastWave()
 def _read(path: str, resampling: Resampling) -> np.ndarray:
     with open_media(path, "sound") as container:
         wave = _silent_wave(path, container)
-        stream = container.streams.audio[0]
+        stream = default_stream(container.streams.audio)
         set_threads(path, stream, 1)
         frames = _decode(path, container, stream)
         if resampling == "nearest":

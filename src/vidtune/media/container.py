@@ -1,9 +1,9 @@
 """Opening media files, and refusing those that were cut off."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import av
 from av.audio.stream import AudioStream
@@ -24,6 +24,7 @@ CONTAINER_FORMATS = (
 )
 # Formats whose header states the length of the file.
 _STATED_LENGTH = ("matroska", "flv", "avi")
+_Stream = TypeVar("_Stream", VideoStream, AudioStream)
 
 
 @contextmanager
@@ -69,6 +70,11 @@ def open_video(path: str, threads: int = 1) -> Iterator[tuple[InputContainer, Vi
         yield container, open_video_stream(path, container, threads)
 
 
+def default_stream(streams: Sequence[_Stream]) -> _Stream:
+    """Return the first stream that is marked as the default; the first one where none is."""
+    return next((stream for stream in streams if stream.disposition & av.stream.Disposition.default), streams[0])
+
+
 def open_video_stream(path: str, container: InputContainer, threads: int = 1) -> VideoStream:
     """Return the video stream of an open file, ready to be decoded: the first one that is marked as the default.
 
@@ -78,7 +84,7 @@ def open_video_stream(path: str, container: InputContainer, threads: int = 1) ->
     streams = picture_streams(container)
     if not streams:
         raise MediaError(path, "has no video stream")
-    stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
+    stream = default_stream(streams)
     set_threads(path, stream, threads)
     return stream
 
@@ -134,11 +140,11 @@ def check_complete(
             raise MediaError(path, f"is cut off: {lost} of {len(entries)} frames are missing at its end")
         if lost_fragment(path):
             raise MediaError(path, f"is cut off after {num_frames} frames: fragments are missing at its end")
-    if stated_bytes(path) > file_size:
-        raise MediaError(path, f"is cut off after {num_frames} frames: it is smaller than it states")
     stated = (container.duration or 0) / av.time_base
     if latest and container.format.name.startswith(_STATED_LENGTH) and latest < min(0.9 * stated, stated - 1):
         raise MediaError(path, f"is cut off: it ends after {latest:.1f} of {stated:.1f} seconds")
+    if stated_bytes(path) > file_size:
+        raise MediaError(path, f"is cut off: it holds {file_size} of {stated_bytes(path)} bytes")
     if damaged:
         raise MediaError(path, f"is damaged or cut off after {num_frames} frames")
 

@@ -9,7 +9,7 @@ _UNKNOWN_RIFF_SIZES = (0, 2**32 - 1)
 
 
 def stated_bytes(path: str) -> int:
-    """Return the size in bytes that the header of an ASF, Matroska, AVI or WAV file states; 0 if it states none.
+    """Return the size in bytes that the header of an ASF, Matroska or AVI file states; 0 if it states none.
 
     Live recordings state none. Sources: Advanced Systems Format specification, section 3.2; RFC 8794, section 6
     (EBML); Multimedia Programming Interface and Data Specifications 1.0 (RIFF).
@@ -18,7 +18,7 @@ def stated_bytes(path: str) -> int:
         head = file.read(_HEAD)
     if head.startswith(_EBML):
         return _end_of_segment(head)
-    if head.startswith(b"RIFF"):
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
         size = int.from_bytes(head[4:8], "little")
         return 0 if size in _UNKNOWN_RIFF_SIZES else size + 8
     return _end_of_asf(head)
