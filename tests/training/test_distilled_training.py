@@ -163,7 +163,7 @@ def test_two_ranks_equal_one_process_with_running_statistics(
     assert_equal_runs(alone, tmp_path / "out")
 
 
-@pytest.mark.parametrize("parallel", ["none", "fsdp2"])
+@pytest.mark.parametrize("parallel", ["none", pytest.param("fsdp2", marks=pytest.mark.whole)])
 def test_stopped_after_every_step_and_resumed_is_bit_for_bit_never_stopped(
     distilled: MakeRecipe, alone: Path, launcher: Launcher, tmp_path: Path, parallel: str
 ) -> None:

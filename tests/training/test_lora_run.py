@@ -166,7 +166,10 @@ def test_missing_bitsandbytes_names_the_command(make_recipe, tmp_path: Path, mon
         run(make_recipe(quantize="8bit", train={"language_model": LORA}), tmp_path / "out")
 
 
-@pytest.mark.parametrize(("bits", "lora"), [("8bit", {"rank": 4}), ("4bit", {"rank": 4}), ("4bit", None)])
+@pytest.mark.parametrize(
+    ("bits", "lora"),
+    [pytest.param("8bit", {"rank": 4}, marks=pytest.mark.whole), ("4bit", {"rank": 4}), ("4bit", None)],
+)
 def test_parts_train_over_a_base_in_few_bits_and_stand_on_the_whole_one(
     make_recipe, tmp_path: Path, bits: str, lora: dict[str, int] | None
 ) -> None:

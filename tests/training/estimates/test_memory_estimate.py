@@ -49,8 +49,16 @@ def measured(trained, settings: Stage) -> int:
     return held + memory.peak
 
 
-@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16"}, {"gradient_checkpointing": True}], ids=str)
-@pytest.mark.parametrize("wanted", [["connectors"], ["connectors", "lora"], ["towers", "connectors", "language_model"]])
+CHANGES = ({}, {"precision": "bfloat16"}, {"gradient_checkpointing": True})
+WANTED = (["connectors"], ["connectors", "lora"], ["towers", "connectors", "language_model"])
+GRID = [
+    pytest.param(wanted, changes, marks=() if row == column else pytest.mark.whole)
+    for row, changes in enumerate(CHANGES)
+    for column, wanted in enumerate(WANTED)
+]
+
+
+@pytest.mark.parametrize(("wanted", "changes"), GRID)
 def test_estimate_is_near_what_was_really_alive(wanted, changes):
     config, settings = config_of(), stage(**changes)
     trained = trained_parts(config, wanted)

@@ -159,7 +159,7 @@ def test_bfloat16_with_frozen_parts(make_recipe, launcher: Launcher, tmp_path: P
     assert all(a["loss"] == pytest.approx(b["loss"], rel=1e-3) for a, b in pairs)
 
 
-@pytest.mark.parametrize(("parallel", "steps"), [("ddp", 1), ("fsdp2", 3)])
+@pytest.mark.parametrize(("parallel", "steps"), [pytest.param("ddp", 1, marks=pytest.mark.whole), ("fsdp2", 3)])
 def test_stopped_again_and_again_and_resumed_is_bit_for_bit_never_stopped(
     everything: Recipe, together: dict[str, Path], launcher: Launcher, tmp_path: Path, parallel: str, steps: int
 ) -> None:
