@@ -71,3 +71,23 @@ def test_a_run_without_any_answer_is_no_success_and_the_next_run_is_scored(qa, t
     shown = capsys.readouterr()
     assert "50 of 50 right" in shown.out
     assert f"{failing}: nothing was scored: 50 failed: no frames (clip0_0, clip1_1, clip2_2, ...)" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--judge-url", "http://[::1"], "judge address"),
+        (["--judge-url", "http://host:99999"], "judge address"),
+        (["--judge-prices", "nan", "1"], "--judge-prices"),
+        (["--judge-prices", "1", "-1"], "--judge-prices"),
+        (["--judge-prices", "1", "1", "--judge-max-cost", "nan"], "--judge-max-cost"),
+        (["--judge-max-cost", "-1"], "--judge-max-cost"),
+        (["--judge-max-calls", "-1"], "--judge-max-calls"),
+        (["--judge-concurrency", "-3"], "--judge-concurrency"),
+        (["--judge", ""], "--judge ''"),
+        (["--judge", ".."], "--judge '..'"),
+    ],
+)
+def test_an_option_that_cannot_be_meant_is_named(tmp_path, capsys, words, option):
+    assert vidtune(["judge", str(tmp_path), "--judge", "chat", "--judge-url", "http://localhost:1", *words]) == 2
+    assert option in capsys.readouterr().err

@@ -100,5 +100,10 @@ def test_every_number_follows_from_the_states(tmp_path, seed):
     if official.count < published.count:
         assert group.value("average_score").published == pytest.approx(published.average_score)
         assert group.value("accuracy").published == pytest.approx(published.accuracy)
+    for part in (group, *score.groups):
+        left_out = part.missing + part.errors + part.unanswered + part.unjudged + part.repeated
+        assert part.unjudged == part.out_of_range + part.unreadable + part.judge_failed + part.not_judged
+        of_type = [entry for entry in last.values() if part.type in (None, entry.type) and entry.judging in COUNTED]
+        assert part.questions == left_out + len(of_type)
     counted = sum(part.questions for part in score.groups), sum(part.scored for part in score.groups)
     assert counted == (group.questions, group.scored)

@@ -207,6 +207,110 @@ def test_a_body_that_is_no_chat_completion_is_kept(tmp_path):
     assert json.loads((tmp_path / "cache.jsonl").read_text().splitlines()[0])["body"] == '{"choices": []}'
 
 
+def completion(content, usage=None, **message) -> Reply:
+    choices = [{"message": {"role": "assistant", "content": content, **message}}]
+    return Reply(body=json.dumps({"choices": choices, "usage": usage}).encode())
+
+
+def counts(prompt, completion) -> dict:
+    return {"prompt_tokens": prompt, "completion_tokens": completion}
+
+
+ODD_USAGE = [
+    *({}, "lots", [1], 5, counts("12", "3"), counts(None, None), counts({"a": 1}, 3), counts(-5, 1), counts(True, 1)),
+    *(counts(1e400, 1), counts(1.5, 1), counts(10**400, 1)),
+]
+
+
+def test_token_counts_that_cannot_be_read_are_unknown_and_the_verdicts_stand():
+    def reply(body, earlier):
+        return completion(YES, ODD_USAGE[len(server.requests) - 1])
+
+    with judge_server(reply) as server:
+        found, usage = ask(judge(server, prices=Prices(1e6, 0.0), limits=Limits(concurrency=1)), items(len(ODD_USAGE)))
+    assert all(one.value == {"pred": "yes", "score": 5} for one in found.values())
+    assert (usage.calls, usage.uncounted, usage.prompt_tokens, usage.cost) == (len(ODD_USAGE),) * 2 + (0, 0.0)
+
+
+PARTS = [{"type": "text", "text": YES[:9]}, {"type": "text", "text": YES[9:]}]
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (completion(PARTS), None),
+        (completion({"pred": "yes", "score": 5}), "it holds no text"),
+        (completion(5), "it holds no text"),
+        (completion([{"type": "image"}]), "it holds no text"),
+        (completion(None, refusal="I will not."), "the judge refuses: 'I will not.'"),
+        (Reply(status=400, body=b'{"error": {"message": "key sk-1 \xff"}, "more": "sk-1"}'), "HTTP 400: key ***"),
+        (Reply(status=503, body=b"<html>sk-1 busy</html>"), "HTTP 503"),
+    ],
+    ids=["parts", "object", "number", "image", "refusal", "400", "503"],
+)
+def test_whatever_an_endpoint_sends_is_kept(tmp_path, monkeypatch, reply, said):
+    monkeypatch.setenv("KEY", "sk-1")
+    cache = tmp_path / "cache.jsonl"
+    with judge_server(lambda body, earlier: reply) as server:
+        found, _ = ask(judge(server, api_key_env="KEY", cache=cache, limits=Limits(attempts=1)), items(1))
+    kept = json.loads(cache.read_text())
+    if said is None:
+        assert found["0"].value == {"pred": "yes", "score": 5} and kept["reply"] == YES
+    else:
+        assert said in found["0"].error and found["0"].reply is None
+        assert kept["body"] == reply.payload().decode(errors="replace").replace("sk-1", "***")
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_of_a_very_long_reply_only_a_part_is_kept(tmp_path, status):
+    long = "x" * 300_000
+    sent = Reply(content=long) if status == 200 else Reply(status=status, body=long.encode())
+    cache = tmp_path / "cache.jsonl"
+    with judge_server(lambda body, earlier: sent) as server:
+        found, _ = ask(judge(server, cache=cache), items(1))
+    assert found["0"].error is not None and found["0"].attempts == 3
+    assert cache.stat().st_size < 3 * 66_000
+    kept = json.loads(cache.read_text().splitlines()[0])
+    assert (kept.get("reply") or kept["body"]).endswith("xxx... (300000 characters)")
+
+
+@pytest.mark.parametrize("part", ["question", "answer", "prediction"])
+def test_an_item_that_no_request_can_hold_is_unjudged_at_once(part):
+    texts = [word + ("\ud800" if word == part else "") for word in ("question", "answer", "prediction")]
+    with judge_server(lambda body, earlier: Reply()) as server:
+        chosen = judge(server, limits=Limits(failures=1, max_calls=2))
+        found, usage = ask(chosen, [JudgeItem("x", *texts), *items(2)])
+    assert f"the {part} holds half of a character" in found["x"].error and found["x"].attempts == 0
+    assert (usage.calls, usage.cached, len(server.requests)) == (2, 0, 2) and found["1"].error is None
+
+
+@pytest.mark.parametrize("key", ["sk-ä", "sk-1\n", " sk-1", "sk\t1", "sk-\udcff"])
+def test_a_key_that_no_request_can_carry_is_one_line_at_the_start(monkeypatch, key):
+    monkeypatch.setattr(os, "environ", {**os.environ, "KEY": key})
+    with judge_server(lambda body, earlier: Reply()) as server, pytest.raises(UserError) as refused:
+        ask(judge(server, api_key_env="KEY"), items(3))
+    assert "the API key in KEY holds what no request can carry" in str(refused.value)
+    assert "sk" not in str(refused.value) and not server.requests
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *({"concurrency": 0}, {"concurrency": -3}, {"attempts": 0}, {"timeout": float("nan")}, {"backoff": -1.0}),
+        *({"longest_wait": float("inf")}, {"failures": 0}, {"max_calls": -1}, {"max_cost": float("nan")}),
+    ],
+)
+def test_limits_that_are_none_are_refused(setting):
+    with pytest.raises(UserError, match=rf"judge: {next(iter(setting))} is .*expected a number of at least"):
+        Limits(**setting)
+
+
+@pytest.mark.parametrize("prices", [(float("nan"), 1.0), (1.0, -1.0), (float("inf"), 1.0)])
+def test_prices_that_are_none_are_refused(prices):
+    with pytest.raises(UserError, match=r"price of .* tokens is"):
+        Prices(*prices)
+
+
 TROUBLES = {
     "429": Reply(status=429),
     "500": Reply(status=500),
@@ -312,10 +416,29 @@ def test_names_tell_judges_apart():
     assert all("/" not in other.name for other in others)
 
 
-@pytest.mark.parametrize("address", ["localhost:80", "ftp://host/v1", "http://"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("localhost:80", "ftp://host/v1", "http://", "http://[::1", "http://]", "http://host:99999", "http://host:x"),
+        *("http://a..b/v1", "http://h/a b", "http://h/\n", "http://\udcff/v1", "http://user:secret@host:99999"),
+    ],
+)
 def test_a_wrong_address_is_refused(address):
-    with pytest.raises(UserError, match="expected http:// or https:// with a host"):
+    with pytest.raises(UserError, match="expected http:// or https:// with a host") as refused:
         OpenAICompatibleJudge("m", base_url=address)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("model", ["", " ", "..", "a\n", "\udcff"])
+def test_what_no_model_can_be_called_is_refused(model):
+    with pytest.raises(UserError, match="expected the name of a chat model"):
+        OpenAICompatibleJudge(model)
+
+
+@pytest.mark.parametrize("model", ["模型", "_m", "m" * 300])
+def test_a_model_of_any_other_name_has_a_file_name(model):
+    first, second = (OpenAICompatibleJudge(model, base_url=url).name for url in (None, "http://localhost:1/v1"))
+    assert first != second and first.isascii() and len(first) < 100
 
 
 def test_credentials_in_the_address_are_not_stored():

@@ -40,13 +40,15 @@ def versions(monkeypatch):
     [
         (Arithmetic(device="cpu", dtype="float16"), "--dtype float32, the others would be with float16"),
         (Arithmetic(device="cuda", dtype="float32"), "--device cpu, the others would be with cuda"),
+        (None, None),
     ],
 )
 def test_another_dtype_or_device_asks_nothing_more_and_changes_nothing(ask, tmp_path, arithmetic, said):
     ask()
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     engine = StubEngine()
-    with pytest.raises(UserError, match=rf"run: its answers are computed with {said}; go on with .*--out"):
+    line = rf"with {said}; go on with .*--out" if said else "with float32 on cpu, the others with what is not said"
+    with pytest.raises(UserError, match=f"run: its answers are computed {line}"):
         ask(limit=None, arithmetic=arithmetic, engine=engine)
     assert not engine.asked and {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
     assert ask(arithmetic=arithmetic).answered == 3  # nothing to ask: what is stored may be scored again

@@ -1,9 +1,11 @@
 """What ``evaluate`` and ``judge`` share: the options that describe a judge, and printing what judging takes."""
 
+import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +20,21 @@ CACHE = "judge-replies.jsonl"
 
 class NothingScoredError(UserError):
     """A run of which no answer is in any official value."""
+
+
+def _each(fits: Callable[[Any], bool], expected: str) -> Callable[[Any], Any]:
+    """Check of an option: its value, or each of several, fits or is not given."""
+
+    def check(value: Any) -> Any:
+        for one in value if isinstance(value, tuple) else (value,):
+            if one is not None and not fits(one):
+                raise typer.BadParameter(f"{one!r} is no {expected}")
+        return value
+
+    return check
+
+
+_AMOUNT = _each(lambda amount: math.isfinite(amount) and amount >= 0, "amount of at least 0")
 
 
 @dataclass(frozen=True)
@@ -35,16 +52,20 @@ class JudgeOptions:
     ] = None
     judge_prices: Annotated[
         tuple[float, float] | None,
-        typer.Option(metavar="IN OUT", help="Price of a million prompt and completion tokens, to show the cost."),
+        typer.Option(
+            metavar="IN OUT",
+            callback=_AMOUNT,
+            help="Price of a million prompt and completion tokens, to show the cost.",
+        ),
     ] = None
     judge_max_cost: Annotated[
-        float | None, typer.Option(help="Stop before this cost, in the currency of the prices.")
+        float | None, typer.Option(callback=_AMOUNT, help="Stop before this cost, in the currency of the prices.")
     ] = None
-    judge_max_calls: Annotated[int | None, typer.Option(help="Stop before this many requests.")] = None
+    judge_max_calls: Annotated[int | None, typer.Option(min=0, help="Stop before this many requests.")] = None
     judge_failures: Annotated[
         int, typer.Option(min=0, help="Stop after this many failures of one kind in a row; 0: never.")
     ] = 5
-    judge_concurrency: Annotated[int, typer.Option(help="Requests under way at a time.")] = 8
+    judge_concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 8
 
     def build(self, cache: Path) -> "Judge":
         """The judge; a name that is no offline judge is a chat model's.
@@ -53,13 +74,21 @@ class JudgeOptions:
             cache: file of known replies of chat models.
 
         Raises:
-            UserError: no endpoint is given and no key for OpenAI's is set.
+            UserError: no model can have the name, or no endpoint is given and no key for OpenAI's is set.
         """
-        from vidtune.evaluation.judges.openai_compatible import OPENAI_KEY, Limits, OpenAICompatibleJudge, Prices
+        from vidtune.evaluation.judges.openai_compatible import (
+            OPENAI_KEY,
+            Limits,
+            OpenAICompatibleJudge,
+            Prices,
+            is_model_name,
+        )
         from vidtune.registry import JUDGES
 
         if self.judge in JUDGES:
             return JUDGES[self.judge]
+        if not is_model_name(self.judge):
+            raise UserError(f"--judge {self.judge!r}: expected rules, or the name of a chat model")
         key = self.judge_key or OPENAI_KEY
         if self.judge_url is None and not os.environ.get(key):
             raise UserError(
@@ -117,7 +146,9 @@ def _say_what_it_took(judged: "JudgingSummary | JudgingStoppedError | None") -> 
     usage = judged.usage if judged is not None else None
     if usage is not None and usage.calls:
         tokens = usage.prompt_tokens + usage.completion_tokens
-        typer.echo(f"judged: {usage.calls} requests, {tokens} tokens{_cost(usage.cost)}, {usage.cached} replies known")
+        uncounted = f" (without those of {usage.uncounted} replies, not counted there)" if usage.uncounted else ""
+        took = f"{usage.calls} requests, {tokens} tokens{uncounted}{_cost(usage.cost)}"
+        typer.echo(f"judged: {took}, {usage.cached} replies known")
 
 
 def _cost(cost: float | None) -> str:

@@ -15,10 +15,11 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vidtune.evaluation.judges.base import JudgeItem, Judgement, JudgingStoppedError, Usage
+from vidtune.evaluation.judges.bodies import Body, read_body, shortened
 from vidtune.evaluation.judges.failures import Failure, explain
 from vidtune.evaluation.judges.limits import Limits, Prices
 from vidtune.evaluation.judges.prompts import JudgePrompt
@@ -123,7 +124,7 @@ class Round:
                 await self._ask(client, key, waiting[key])
 
         async with client:
-            workers = [asyncio.create_task(work()) for _ in range(max(1, self.limits.concurrency))]
+            workers = [asyncio.create_task(work()) for _ in range(self.limits.concurrency)]
             try:
                 await asyncio.gather(*workers)
             except JudgingStoppedError as stopped:
@@ -169,38 +170,41 @@ class Round:
         """Send one request. Returns the judgement, and why there is none."""
         reply = None
         try:
-            reply = await asyncio.wait_for(self._request(client, key, item), self.limits.timeout)
+            body = await asyncio.wait_for(self._request(client, key, item), self.limits.timeout)
+            reply = body.text
             if reply is None:
-                raise UnparsableReply("the response is no chat completion")
+                raise UnparsableReply(body.problem)
             return Judgement(item, parse_reply(reply), attempts=attempt, reply=reply), None
         except Exception as error:
             failure = explain(error, self.limits.timeout, self.endpoint.key)
+        if failure.body:
+            self._keep(key, "body", failure.body)
         if failure.fatal:
             raise JudgingStoppedError(f"judge {self.endpoint.judge} at {self.endpoint.shown_url}: {failure.reason}")
         tried = f" ({attempt} attempts)" if attempt > 1 else ""
         return Judgement(item, error=failure.reason + tried, attempts=attempt, reply=reply), failure
 
-    async def _request(self, client: "AsyncOpenAI", key: str, item: JudgeItem) -> str | None:
-        """Send one request and keep what comes. Returns the reply; None where the response is no chat completion."""
+    async def _request(self, client: "AsyncOpenAI", key: str, item: JudgeItem) -> Body:
+        """Send one request and keep what comes."""
         chat: Any = self.endpoint.prompt.messages(item)
         sent: Any = await client.chat.completions.with_raw_response.create(
             model=self.endpoint.model, messages=chat, **self.endpoint.parameters
         )
-        try:
-            response = sent.parse()
-            reply = response.choices[0].message.content
-        except Exception:  # whatever the client makes of another form
-            self._keep(key, "body", sent.text)
-            return None
-        reply = reply if isinstance(reply, str) else ""
-        self._keep(key, "reply", reply)
-        tokens = getattr(response, "usage", None)
-        if tokens is not None:
-            self.usage.prompt_tokens += tokens.prompt_tokens or 0
-            self.usage.completion_tokens += tokens.completion_tokens or 0
+        raw = sent.text
+        body = read_body(raw)
+        if body.tokens is None:
+            self.usage.uncounted += 1
+        else:
+            self.usage.prompt_tokens += body.tokens[0]
+            self.usage.completion_tokens += body.tokens[1]
             if self.prices:
                 self.usage.cost = self.prices.cost(self.usage.prompt_tokens, self.usage.completion_tokens)
-        return reply
+        if body.text is None:
+            self._keep(key, "body", shortened(raw))
+            return body
+        reply = shortened(body.text)
+        self._keep(key, "reply", reply)
+        return replace(body, text=reply)
 
     def _keep(self, key: str, what: str, text: str) -> None:
         if self.cache is not None:

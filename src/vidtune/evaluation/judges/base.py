@@ -28,8 +28,8 @@ class Judgement:
     Args:
         value: reply of the judge as a JSON value, usually ``{"pred": "yes", "score": 5}``; unused with an ``error``.
         error: why the item is unjudged after all attempts; None: it is judged.
-        attempts: number of requests sent for it; 0 when the reply was known.
-        reply: the whole text of the last reply, readable or not; None where there is none.
+        attempts: number of requests sent for it; 0 when the reply was known, or the item cannot be sent.
+        reply: the text of the last reply, readable or not, as it is kept; None where there is none.
     """
 
     item: JudgeItem
@@ -47,6 +47,7 @@ class Usage:
         calls: number of requests sent, repetitions included.
         cached: number of items whose reply was known before.
         prompt_tokens, completion_tokens: numbers of tokens as the endpoint counted them, without failed requests.
+        uncounted: number of replies whose tokens the endpoint did not count; they are in no cost.
         cost: cost in the currency of the prices; None without prices.
     """
 
@@ -54,6 +55,7 @@ class Usage:
     cached: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    uncounted: int = 0
     cost: float | None = None
 
 
@@ -123,8 +125,13 @@ class Judge(ABC):
         return ExpectedUsage()
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a judge can have this name in the names of files."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}", name) is not None
+
+
 def require_file_name(name: str) -> str:
     """Returns the name of a judge; raises UserError when a file cannot have this name."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}", name):
+    if not is_file_name(name):
         raise UserError(f"judge name {name!r}: use letters, digits and . _ @ + - only, 100 at most")
     return name

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from vidtune.evaluation.judges.bodies import shortened
 from vidtune.evaluation.judges.replies import UnparsableReply
 
 LONGEST_MESSAGE = 200
@@ -23,6 +24,7 @@ class Failure:
         repeat: the same request may succeed later.
         fatal: no request of this run can succeed.
         retry_after: seconds that the server asks to wait; 0: it does not say.
+        body: what came instead of a reply, as it is kept, without secrets.
     """
 
     reason: str
@@ -32,6 +34,7 @@ class Failure:
     repeat: bool = True
     fatal: bool = False
     retry_after: float = 0.0
+    body: str = ""
 
 
 def explain(error: Exception, timeout: float, key: str) -> Failure:
@@ -45,6 +48,9 @@ def explain(error: Exception, timeout: float, key: str) -> Failure:
 
     if isinstance(error, UnparsableReply):
         return Failure(f"unreadable reply: {error}", "unreadable", endpoint=False)
+    if isinstance(error, UnicodeEncodeError):
+        # The texts of items and the key are looked at before: what is left is in every request.
+        return Failure(f"the request cannot be sent ({error})", "not sent", repeat=False, fatal=True)
     if isinstance(error, (TimeoutError, openai.APITimeoutError)):
         return Failure(f"no reply within {timeout:g} s", "time-out")
     if isinstance(error, openai.APIConnectionError):
@@ -60,15 +66,18 @@ def _explain_status(error: Any, key: str) -> Failure:
     status = error.status_code
     body = error.body if isinstance(error.body, dict) else {}
     message = " ".join(str(body.get("message") or error.message).split())
+    whole = str(error.response.text)
     if key:
-        message = message.replace(key, "***")
+        message, whole = message.replace(key, "***"), whole.replace(key, "***")
+    whole = shortened(whole)
     kind = f"HTTP {status}"
     reason = f"{kind}: {message}"[:LONGEST_MESSAGE]
     if status in (401, 404) or body.get("code") == "insufficient_quota":
-        return Failure(reason, kind, repeat=False, fatal=True)
+        return Failure(reason, kind, repeat=False, fatal=True, body=whole)
     if status in (408, 409, 425, 429) or status >= 500:
-        return Failure(reason, kind, any_item=status == 429, retry_after=_retry_after(error.response.headers))
-    return Failure(reason, kind, endpoint=False, repeat=False)
+        wait = _retry_after(error.response.headers)
+        return Failure(reason, kind, any_item=status == 429, retry_after=wait, body=whole)
+    return Failure(reason, kind, endpoint=False, repeat=False, body=whole)
 
 
 def _retry_after(headers: Any) -> float:

@@ -1,6 +1,14 @@
 """What a chat model as judge may take: requests, time and cost."""
 
+import math
 from dataclasses import dataclass
+
+from vidtune.errors import UserError
+
+
+def _require(name: str, value: float, lowest: int) -> None:
+    if not (math.isfinite(value) and value >= lowest):
+        raise UserError(f"judge: {name} is {value}; expected a number of at least {lowest}")
 
 
 @dataclass(frozen=True)
@@ -17,6 +25,9 @@ class Limits:
         longest_wait: maximum seconds between two requests for an item, whatever the server asks for.
         max_calls: maximum number of requests per run, repetitions included.
         max_cost: maximum cost per run; requests under way when it is reached are still paid.
+
+    Raises:
+        UserError: a limit that is no limit, such as NaN.
     """
 
     concurrency: int = 8
@@ -28,16 +39,27 @@ class Limits:
     max_calls: int | None = None
     max_cost: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, lowest in (("concurrency", 1), ("attempts", 1), ("timeout", 0), ("backoff", 0), ("longest_wait", 0)):
+            _require(name, getattr(self, name), lowest)
+        for name, lowest in (("failures", 1), ("max_calls", 0), ("max_cost", 0)):
+            if getattr(self, name) is not None:
+                _require(name, getattr(self, name), lowest)
+
 
 DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Price of a million tokens, in any currency."""
+    """Price of a million tokens, in any currency. Raises UserError for what is no price, such as NaN."""
 
     prompt: float
     completion: float
+
+    def __post_init__(self) -> None:
+        _require("price of prompt tokens", self.prompt, 0)
+        _require("price of completion tokens", self.completion, 0)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6

@@ -1,20 +1,30 @@
 """A chat model as judge, behind any endpoint with the OpenAI chat API.
 
-Every reply is kept whole in an append-only cache, readable or not. A reply with a usable verdict is never paid for
-twice; one without is read again whenever the same text is judged, in case the rules of reading have improved.
+Every reply is kept in an append-only cache, readable or not; a very long one is cut off. A reply with a usable verdict
+is never paid for twice; one without is read again whenever the same text is judged, in case the rules of reading have
+improved.
 """
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.asking import Endpoint, Round, run_to_end
-from vidtune.evaluation.judges.base import ExpectedUsage, Judge, JudgeItem, Judgement, Usage, require_file_name
+from vidtune.evaluation.judges.base import (
+    ExpectedUsage,
+    Judge,
+    JudgeItem,
+    Judgement,
+    Usage,
+    is_file_name,
+    require_file_name,
+)
 from vidtune.evaluation.judges.limits import DEFAULT_LIMITS, Limits, Prices
 from vidtune.evaluation.judges.prompts import VIDEO_QA, JudgePrompt
 from vidtune.evaluation.judges.replies import UnparsableReply, has_verdict, parse_reply
@@ -25,6 +35,7 @@ OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
 CHARACTERS_PER_TOKEN = 4
 REPLY_TOKENS = 20
+LONGEST_NAME = 80
 
 
 class OpenAICompatibleJudge(Judge):
@@ -57,11 +68,11 @@ class OpenAICompatibleJudge(Judge):
         prices: Prices | None = None,
         name: str | None = None,
     ) -> None:
+        if not is_model_name(model):
+            raise UserError(f"model {model!r}: expected the name of a chat model")
         self.model = model
         self.base_url = (base_url or OPENAI_URL).rstrip("/")
-        address = urlsplit(self.base_url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise UserError(f"judge address {base_url!r}: expected http:// or https:// with a host")
+        address = _address(self.base_url)
         if limits.max_cost is not None and prices is None:
             raise UserError("a cost limit needs the prices per million tokens; give both")
         self.api_key_env = api_key_env or (OPENAI_KEY if self.base_url == OPENAI_URL else None)
@@ -84,6 +95,7 @@ class OpenAICompatibleJudge(Judge):
         readable = "".join(
             letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in self.model
         )
+        readable = readable if is_file_name(readable) else readable.strip("-._")[:LONGEST_NAME] or "model"
         published = {"base_url": OPENAI_URL, "prompt": VIDEO_QA.name, "parameters": {}}
         if all(self.identity[key] == value for key, value in published.items()) and readable == self.model:
             return readable
@@ -92,6 +104,7 @@ class OpenAICompatibleJudge(Judge):
     def estimate(self, items: Sequence[JudgeItem]) -> ExpectedUsage:
         """Returns requests and tokens if no request is repeated; four characters count as a token."""
         known = self._known_replies()
+        items = [item for item in items if _unsendable(item) is None]
         chats = {self._key(item): self.prompt.messages(item) for item in items}
         unknown = [chat for key, chat in chats.items() if key not in known]
         characters = sum(len(message["content"]) for chat in unknown for message in chat)
@@ -110,15 +123,16 @@ class OpenAICompatibleJudge(Judge):
         Raises:
             JudgingStoppedError: the key is refused, the model is unknown, requests keep failing, or a limit is reached
                 on the way.
-            UserError: the limits do not allow it, or the key is missing.
+            UserError: the limits do not allow it, or the key is missing or cannot be sent.
         """
         self._require_within_limits(self.estimate(items))
-        key = os.environ.get(self.api_key_env or "", "")
-        if self.api_key_env and not key:
-            raise UserError(f"the judge {self.name} needs an API key: set the environment variable {self.api_key_env}")
+        key = self._api_key()
         waiting: dict[str, list[JudgeItem]] = {}
         for item in items:
-            waiting.setdefault(self._key(item), []).append(item)
+            if reason := _unsendable(item):
+                done(Judgement(item, error=reason))
+            else:
+                waiting.setdefault(self._key(item), []).append(item)
         endpoint = Endpoint(
             self.name, self.base_url, self.identity["base_url"], key, self.model, self.parameters, self.prompt
         )
@@ -126,6 +140,17 @@ class OpenAICompatibleJudge(Judge):
             cache = stack.enter_context(RecordWriter(self.cache, shared=True)) if self.cache else None
             asked = Round(endpoint, self.limits, self.prices, cache, done)
             return run_to_end(lambda: asked.run(waiting, self._known_replies()))
+
+    def _api_key(self) -> str:
+        key = os.environ.get(self.api_key_env or "", "")
+        if self.api_key_env and not key:
+            raise UserError(f"the judge {self.name} needs an API key: set the environment variable {self.api_key_env}")
+        if not (key.isascii() and key.isprintable() and key == key.strip()):
+            raise UserError(
+                f"the API key in {self.api_key_env} holds what no request can carry (a letter beyond ASCII, a line "
+                "end, a blank around it): set it again"
+            )
+        return key
 
     def _require_within_limits(self, estimate: ExpectedUsage) -> None:
         limits = self.limits
@@ -151,3 +176,32 @@ class OpenAICompatibleJudge(Judge):
                 if has_verdict(parse_reply(record["reply"])):
                     known[record["key"]] = record["reply"]
         return known
+
+
+def is_model_name(name: str) -> bool:
+    """Whether an endpoint can be asked for a model of this name."""
+    return name.isprintable() and any(letter.isalnum() for letter in name)
+
+
+def _address(url: str) -> SplitResult:
+    """The parts of the address of an API; raises UserError for what is none."""
+    try:
+        address = urlsplit(url)
+        host = (address.hostname or "").encode("idna")
+        wrong = not host or address.port == 0 or address.scheme not in ("http", "https")
+    except ValueError:  # also a host that no request can name
+        wrong = True
+    if wrong or not url.isprintable() or " " in url:
+        shown = re.sub("//[^/]*@", "//***@", url)
+        raise UserError(f"judge address {shown!r}: expected http:// or https:// with a host, and a port that exists")
+    return address
+
+
+def _unsendable(item: JudgeItem) -> str | None:
+    """Why no request can hold this item; None: one can."""
+    for what, text in (("question", item.question), ("answer", item.answer), ("prediction", item.pred)):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return f"the {what} holds half of a character (a lone surrogate), which cannot be sent"
+    return None

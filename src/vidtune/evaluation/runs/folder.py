@@ -157,7 +157,7 @@ class RunFolder:
             other_versions: allow other versions of the software; the run then says so.
 
         Raises:
-            UserError: another dtype or device, or another version that is not allowed.
+            UserError: another dtype or device, or none said, or another version that is not allowed.
         """
         if asks:
             self.info = self.info.model_copy(update=self._computed_alike(info, other_versions))
@@ -170,7 +170,12 @@ class RunFolder:
         update: dict[str, Any] = {}
         if mine is None:
             update["arithmetic"] = asks
-        elif asks is not None:
+        elif asks is None:
+            raise UserError(
+                f"{self.path}: its answers are computed with {mine.dtype} on {mine.device}, the others with what is "
+                "not said; give predict the same arithmetic"
+            )
+        else:
             for option, old, new in (("--dtype", mine.dtype, asks.dtype), ("--device", mine.device, asks.device)):
                 if old != new:
                     raise UserError(

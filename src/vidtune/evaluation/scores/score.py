@@ -60,7 +60,8 @@ class ScoreGroup(BaseModel):
         empty: answers without any text; they are scored like others.
         unread: answers in which nothing of the requested form could be read; they count as wrong.
         unclear: judged answers of which the judge said neither yes nor no.
-        repeated: answers that are in no official value because their id is answered again later.
+        repeated: answers with a verdict that counts that are in no official value all the same, because their id is
+            answered again later. Each question that is in no official value is in one of these numbers.
         videos: number of videos of these questions.
     """
 

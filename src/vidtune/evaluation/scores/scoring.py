@@ -63,7 +63,7 @@ def score_collected(run: RunFolder, source: ScoreSource, collected: Collected) -
         judge=source.name,
         identity=dict(collected.identity),
         unanswered=sum(entry.asking is Asking.NOT_ASKED for entry in entries),
-        duplicates=sum(entry.repeated for entry in entries),
+        duplicates=sum(outcome.entry.repeated and not outcome.official for outcome in collected.outcomes),
         reasons=(*filter(None, [run.info.mixture]), *reason_lines(entries)),
         left_out=dict(collected.left_out),
         overall=_group(None, source, collected) if whole else None,
@@ -118,7 +118,7 @@ def _group(kind: str | None, source: ScoreSource, collected: Collected) -> Score
         unreadable=judged[Judging.UNREADABLE],
         judge_failed=judged[Judging.FAILED],
         not_judged=judged[Judging.NOT_JUDGED],
-        repeated=sum(entry.repeated for entry in entries),
+        repeated=sum(one.entry.repeated and one.entry.counted and not one.official for one in mine),
         videos=len({entry.video for entry in entries}),
         values=tuple(_value(metric, mine, source, collected) for metric in metrics),
     )
