@@ -18,7 +18,10 @@ _Result = TypeVar("_Result")
 
 
 def names_arguments(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Decorator: the errors of a function name its arguments (``base=``), not the options of the command line."""
+    """Decorator: the errors of a function name its arguments (``base=``), not the options of the command line.
+
+    The command line, which calls these functions too, prints `UserError.with_options`.
+    """
     arguments = set(inspect.signature(function).parameters)
 
     def argument(option: re.Match[str]) -> str:
@@ -31,6 +34,7 @@ def names_arguments(function: Callable[_Arguments, _Result]) -> Callable[_Argume
         try:
             return function(*given, **options)
         except UserError as error:
+            error.with_options = error.with_options or str(error)
             error.args = (_OPTION.sub(argument, str(error)),)
             raise
 

@@ -95,7 +95,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except LaunchFailed as error:
         return error.exit_code  # its processes have said why
     except UserError as error:
-        return _refuse(str(error))
+        return _refuse(error.with_options or str(error))
     except ClickException as error:
         error.show()
         return error.exit_code
