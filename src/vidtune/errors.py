@@ -10,8 +10,8 @@ PASSED = ("OutOfMemoryError", "AcceleratorError", "MemoryError", "DistError")
 class UserError(Exception):
     """A mistake in the user's input. The message is one line: where, what is wrong, what to do.
 
-    ``exit_code`` is the exit code of the process. ``with_options`` is the message with options of the command line, where
-    the message itself names arguments of a public function; None: it is the same.
+    ``exit_code`` is the exit code of the process. ``with_options`` is the message with options of the command line,
+    where the message itself names arguments of a public function; None: it is the same.
     """
 
     exit_code = 2

@@ -57,11 +57,13 @@ def test_a_dead_judge_ends_with_one_line_and_its_verdicts_stay(qa, capsys):
 
 
 def test_a_run_without_any_verdict_is_no_success(qa, capsys):
-    with judge_server(lambda body, earlier: Reply(content="None")) as server:
+    said = {"choices": [{"message": {"content": "None"}}]}
+    with judge_server(lambda body, earlier: Reply(body=json.dumps(said).encode())) as server:
         words = ["judge", str(qa[1]), "--judge", "chat", "--judge-url", server.url, "--judge-failures", "0"]
         assert vidtune(words) == 2
     shown = capsys.readouterr()
     assert "no accuracy: nothing was judged" in shown.out
+    assert "judged: 50 requests, 0 tokens (without those of 50 replies, not counted there), 0 replies" in shown.out
     assert "nothing was scored: 50 unreadable verdict: the reply holds no score that can be read (clip" in shown.err
 
 
