@@ -2,7 +2,7 @@
 
 A population of videos is drawn for every kind of score; runs of 3 to 50 of its videos are scored, and counted when the
 interval contains the value of the population. ``python benchmarks/intervals.py [REPEATS]`` prints a table; the default
-of 2000 takes some minutes and has a standard error of 0.005.
+of 2000 takes an hour or so on a busy machine and has a standard error of 0.005.
 
 Coverage cannot be 0.95 everywhere: three videos with few questions give few different values, and near 0 and 1 most
 samples hold no sign of the rare videos. Intervals are wider there.
@@ -17,7 +17,7 @@ import numpy as np
 from vidtune.evaluation.metrics.bleu import bleu4
 from vidtune.evaluation.statistics import Estimate, difference_of_sums, mean_difference, of_sums, ratio
 
-VIDEOS = (3, 4, 5, 7, 10, 15, 20, 30, 50)
+VIDEOS = (3, 5, 7, 10, 20, 50)
 Sample = Callable[[np.random.Generator, int], Estimate | None]
 
 
@@ -29,7 +29,7 @@ class Kind:
         name: what is simulated.
         truth: value of the population.
         sample: (random numbers, number of videos) -> a value with its interval.
-        skewed: nearly all answers are right, or wrong.
+        skewed: nearly all answers are right, or wrong; or there are few different values: one question per video.
     """
 
     name: str
@@ -48,13 +48,20 @@ def right_or_wrong(mean: float, alike: float, questions: int, unequal: float = 0
     """
 
     def sample(random: np.random.Generator, videos: int) -> Estimate | None:
-        sizes = _sizes(random, videos, questions, unequal)
-        chances = np.repeat(_chances(random, videos, mean, alike), sizes)
-        answers = (random.random(len(chances)) < chances).astype(float)
-        return ratio(answers.tolist(), [1.0] * len(answers), _clusters(sizes))
+        return _answered(random, _sizes(random, videos, questions, unequal), mean, alike)
 
     spread = f", sizes ±{unequal:g}" if unequal else ""
-    return Kind(f"{mean:.0%} right, alike {alike:g}, {questions} per video{spread}", mean, sample, not 0.1 < mean < 0.9)
+    skewed = not 0.1 < mean < 0.9 or questions == 1 or alike == 1
+    return Kind(f"{mean:.0%} right, alike {alike:g}, {questions} per video{spread}", mean, sample, skewed)
+
+
+def one_or_twenty(mean: float, alike: float) -> Kind:
+    """Right answers over answers, with 20 questions about one video in five, and one about each other."""
+
+    def sample(random: np.random.Generator, videos: int) -> Estimate | None:
+        return _answered(random, np.where(random.random(videos) < 0.2, 20, 1), mean, alike)
+
+    return Kind(f"{mean:.0%} right, alike {alike:g}, 1 or 20 per video", mean, sample, not 0.1 < mean < 0.9)
 
 
 def difference(mean: float, gain: float, alike: float, questions: int) -> Kind:
@@ -70,8 +77,27 @@ def difference(mean: float, gain: float, alike: float, questions: int) -> Kind:
         return mean_difference(first.tolist(), second.tolist(), _clusters(sizes))
 
     return Kind(
-        f"difference {gain:g} of {mean:.0%} right, alike {alike:g}, {questions} per video", gain, sample, gain < 0.1
+        f"difference {gain:g} of {mean:.0%} right, alike {alike:g}, {questions} per video", gain, sample, gain <= 0.1
     )
+
+
+def discordant(won: float, lost: float, alike: float, questions: int) -> Kind:
+    """Difference between two runs that differ in few answers, some won and some lost.
+
+    Args:
+        alike: correlation of two answers about one video, in whether the runs differ and in which of them is right.
+    """
+    both = won + lost
+
+    def sample(random: np.random.Generator, videos: int) -> Estimate | None:
+        sizes = np.full(videos, questions)
+        differ = np.repeat(_chances(random, videos, both, alike), sizes)
+        wins = np.repeat(_chances(random, videos, won / both, alike), sizes)
+        values = np.where(random.random(len(wins)) < wins, 1.0, -1.0) * (random.random(len(wins)) < differ)
+        return mean_difference(values.tolist(), [0.0] * len(values), _clusters(sizes))
+
+    name = f"difference {won:.0%} won, {lost:.0%} lost, alike {alike:g}, {questions} per video"
+    return Kind(name, won - lost, sample, both < 0.15)
 
 
 def overlap(mean: float, alike: float, questions: int) -> Kind:
@@ -87,15 +113,31 @@ def overlap(mean: float, alike: float, questions: int) -> Kind:
     return Kind(f"IoU of mean {mean * 2 / 3:.2f}, alike {alike:g}, {questions} per video", mean * 2 / 3, sample)
 
 
-def points(questions: int) -> Kind:
+def points(mean: float, alike: float, questions: int) -> Kind:
     """Mean score of a judge, 0 to 5."""
 
     def sample(random: np.random.Generator, videos: int) -> Estimate | None:
         sizes = _sizes(random, videos, questions, 0.3)
-        given = random.binomial(5, np.repeat(_chances(random, videos, 0.7, 0.2), sizes)).astype(float)
+        given = random.binomial(5, np.repeat(_chances(random, videos, mean / 5, alike), sizes)).astype(float)
         return ratio(given.tolist(), [1.0] * len(given), _clusters(sizes), bounds=(0.0, 5.0))
 
-    return Kind(f"average score 3.5 of 5, {questions} per video", 3.5, sample)
+    return Kind(f"average score {mean:g} of 5, alike {alike:g}, {questions} per video", mean, sample)
+
+
+def captions(mean: float, between: float, within: float, questions: int) -> Kind:
+    """Mean of values between 0 and 10 such as CIDEr: most are low, a few high.
+
+    Args:
+        between, within: shapes of the gamma distributions of videos and of captions; the smaller, the more skewed.
+    """
+
+    def sample(random: np.random.Generator, videos: int) -> Estimate | None:
+        sizes = np.full(videos, questions)
+        means = np.repeat(mean * random.gamma(between, 1 / between, size=videos), sizes)
+        values = means * random.gamma(within, 1 / within, size=len(means))
+        return ratio(values.tolist(), [1.0] * len(values), _clusters(sizes), bounds=(0.0, 10.0))
+
+    return Kind(f"CIDEr of mean {mean:g}, gamma {between:g} and {within:g}, {questions} per video", mean, sample)
 
 
 def corpus(questions: int, paired: bool) -> Kind:
@@ -130,16 +172,27 @@ def corpus(questions: int, paired: bool) -> Kind:
 
 def kinds() -> tuple[Kind, ...]:
     return (
-        *(right_or_wrong(0.5, alike, 10) for alike in (0.0, 0.1, 0.3, 0.6)),
+        *(right_or_wrong(0.5, alike, 10) for alike in (0.0, 0.1, 0.3, 0.6, 1.0)),
         *(right_or_wrong(0.7, 0.2, questions) for questions in (3, 10, 25)),
-        *(right_or_wrong(mean, 0.1, 10) for mean in (0.05, 0.2, 0.8, 0.95)),
+        *(right_or_wrong(mean, alike, 10) for mean in (0.05, 0.15, 0.85, 0.95) for alike in (0.0, 0.1, 0.5)),
+        *(right_or_wrong(mean, 0.0, 1) for mean in (0.5, 0.85)),
+        right_or_wrong(0.05, 0.02, 20),
         *(right_or_wrong(0.6, 0.2, 10, unequal) for unequal in (0.5, 1.0)),
+        right_or_wrong(0.6, 0.8, 10, 1.0),
         right_or_wrong(0.6, 0.3, 2, 0.5),
+        *(one_or_twenty(mean, 0.3) for mean in (0.4, 0.9)),
         difference(0.6, 0.1, 0.3, 10),
         difference(0.6, 0.3, 0.3, 10),
         difference(0.9, 0.05, 0.1, 10),
+        discordant(0.03, 0.03, 0.0, 10),
+        discordant(0.04, 0.08, 0.5, 12),
+        discordant(0.2, 0.1, 0.1, 5),
         overlap(0.5, 0.1, 8),
-        points(10),
+        *(points(mean, 0.2, 10) for mean in (3.5, 4.5)),
+        points(4.75, 0.2, 6),
+        captions(0.3, 1.5, 0.7, 4),
+        captions(0.3, 4, 0.5, 2),
+        captions(0.8, 2, 1, 5),
         corpus(8, paired=False),
         corpus(8, paired=True),
     )
@@ -156,10 +209,18 @@ def _contains(estimate: Estimate, truth: float) -> bool:
     return estimate.low is not None and estimate.high is not None and estimate.low <= truth <= estimate.high
 
 
+def _answered(random: np.random.Generator, sizes: np.ndarray, mean: float, alike: float) -> Estimate | None:
+    chances = np.repeat(_chances(random, len(sizes), mean, alike), sizes)
+    answers = (random.random(len(chances)) < chances).astype(float)
+    return ratio(answers.tolist(), [1.0] * len(answers), _clusters(sizes))
+
+
 def _chances(random: np.random.Generator, videos: int, mean: float, alike: float) -> np.ndarray:
     """Shape: -> (videos,)"""
     if alike == 0:
         return np.full(videos, mean)
+    if alike == 1:
+        return (random.random(videos) < mean).astype(float)
     weight = 1 / alike - 1
     return random.beta(mean * weight, (1 - mean) * weight, size=videos)
 
@@ -175,9 +236,9 @@ def _clusters(sizes: np.ndarray) -> list[int]:
 
 
 def _lines(repeats: int) -> Iterator[str]:
-    yield f"{'videos':58}" + "".join(f"{videos:7}" for videos in VIDEOS)
+    yield f"{'videos':66}" + "".join(f"{videos:7}" for videos in VIDEOS)
     for kind in kinds():
-        yield f"{kind.name:58}" + "".join(f"{coverage(kind, videos, repeats):7.3f}" for videos in VIDEOS)
+        yield f"{kind.name:66}" + "".join(f"{coverage(kind, videos, repeats):7.3f}" for videos in VIDEOS)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,22 @@ Every value is a function of sums over the questions: a ratio of two sums, or BL
 is that of the jackknife, which leaves out one whole video at a time (Efron & Stein, The Jackknife Estimate of Variance,
 Annals of Statistics 1981; clustering in model evaluation: Miller, Adding Error Bars to Evals, arXiv:2411.00640). Two
 runs are compared by the difference over the questions of both, whose videos are left out together; that removes the
-difficulty they share (ibid.). Four corrections make the interval hold on few videos; `benchmarks/intervals.py`
+difficulty they share (ibid.). Five corrections make the interval hold on few videos; `benchmarks/intervals.py`
 measures how often it contains the truth:
 
 - Student's t in the place of the normal distribution. Videos with unequal numbers of questions count for fewer: halfway
   to Kish's effective number (Survey Sampling, 1965). Two thirds of a degree of freedom less than that, not a whole one:
-  the next correction makes up for the rest.
+  the next corrections make up for the rest. Where the values have heavy tails the variance itself is known less well:
+  then fewer degrees of freedom (Satterthwaite, Biometrics Bulletin 1946), from the fourth moment.
 - The bounds are solved with the variance that the value would have there, as in Wilson's interval of a proportion
   (JASA 1927): it shrinks towards the smallest and the largest possible value.
-- Values near these say little about how videos differ. As far as that is so, the variance is moved towards its largest
-  value, at which all answers about one video are alike.
+- How fast the variance changes with the value is the third moment over the squared variance, in every natural
+  exponential family (Morris, Annals of Statistics 1982). Where few captions have a high CIDEr it changes faster than
+  the possible range says: each bound takes the rate, of range or of moments, that moves it further out (compare
+  Johnson, Modified t Tests and Confidence Intervals for Asymmetrical Populations, JASA 1978).
+- Few answers unlike the others say little about how videos differ. As far as that is so, the variance is moved towards
+  its largest value, at which all answers about one video are alike. What is known grows with the number of these
+  answers and of videos, and, where answers about one video differ, with the number of its questions.
 - Questions that are all alike have no variance. Then at most a share r of videos is unlike them, where seeing none of
   these in all G videos has the probability (1 - r) ** G = 0.025 (Clopper & Pearson, Biometrika 1934).
 
@@ -36,7 +42,7 @@ SHARE = (0.0, 1.0)
 SHARE_DIFFERENCE = (-1.0, 1.0)
 # Both were found by simulation: the weight of the largest variance, as a number of videos; and the degrees of freedom
 # that a value takes.
-_PRIOR_CLUSTERS = 0.25
+_PRIOR_CLUSTERS = 0.15
 _LOST_FREEDOM = 2 / 3
 # A value as near as this to a possible extreme, as a share of their distance, is that extreme: constants that are added
 # to the counts keep BLEU above zero.
@@ -173,9 +179,10 @@ def _estimate(
         return Estimate(value=value, low=found[0], high=found[1], clusters=count)
     sums = np.stack([np.bincount(index, weights=column, minlength=count) for column in rows.T], axis=-1)
     effective = sizes.sum() ** 2 / (sizes**2).sum()
-    variance = _variance(by_question, _influence(value, sums, from_sums), effective)
-    quantile = _student((count + effective) / 2 - _LOST_FREEDOM)
-    low, high = _bounded(value, quantile**2 * variance, least, largest)
+    variance, known = _variance(by_question, _influence(value, sums, from_sums), effective)
+    freedom = min((count + effective) / 2 - _LOST_FREEDOM, 2 * (known + 1))
+    quantile = _student(round(freedom, 2))  # rounded for the cache
+    low, high = _bounded(value, quantile**2 * variance, _rate(by_question), least, largest)
     return Estimate(value=value, low=low, high=high, clusters=count)
 
 
@@ -188,33 +195,56 @@ def _influence(value: float, rows: np.ndarray, from_sums: FromSums) -> np.ndarra
     return np.where(np.abs(moved) > 1e-12 * max(1.0, abs(value)), moved, 0.0)
 
 
-def _variance(by_question: np.ndarray, by_cluster: np.ndarray, effective: float) -> float:
+def _variance(by_question: np.ndarray, by_cluster: np.ndarray, effective: float) -> tuple[float, float]:
     """The variance of a value, from what leaving out questions (Q,) and videos (G,) changes.
 
     Args:
         effective: effective number of videos.
+
+    Returns:
+        The variance, and the number of normal values that would say as much about it, at most G - 1.
     """
-    count = len(by_cluster)
+    count, per_cluster = len(by_cluster), len(by_question) / effective
     seen = (count - 1) / count * float((by_cluster**2).sum())
     independent = float((by_question**2).sum())  # if the answers about a video were independent
-    largest = independent * len(by_question) / effective  # if they were all alike
-    # What videos say about the spread depends on the fourth moment: as much as ``known`` normal values.
+    largest = independent * per_cluster  # if they were all alike
+    # The fourth moment tells what videos say about the spread. A mean over a video's answers is nearer to the normal
+    # distribution, whose fourth moment is 3, than one answer is; not so where they are alike.
     fourth = float((by_question**4).mean()) / float((by_question**2).mean()) ** 2
+    unlike = len(by_question) / fourth  # the number of rare answers; all of them where none is rare
+    fourth = 3 + (fourth - 3) * min(1.0, max(seen / largest, 1 / per_cluster))
     known = count - 1.0 if fourth <= 1 else min(count - 1.0, 2 * effective / (fourth - 1))
-    prior = _PRIOR_CLUSTERS * (1 - known / (count - 1))
-    variance = (known * seen + prior * largest) / (known + prior)
-    return variance if variance > 1e-9 * independent else independent
+    told = min(known, (unlike - 1) / 2)
+    prior = _PRIOR_CLUSTERS * (1 - told / (count - 1))
+    variance = (told * seen + prior * largest) / (told + prior)
+    return variance if variance > 1e-9 * independent else independent, known
 
 
-def _bounded(value: float, square: float, least: float, largest: float) -> tuple[float, float]:
-    """Wilson's interval: each x with ``(value - x)² = square f(x) / f(value)``, ``f(x) = (x - least)(largest - x)``."""
-    width = largest - least
-    if not np.isfinite(width):
+def _rate(by_question: np.ndarray) -> float:
+    """Rate at which the variance changes with the value, as a share of it: third moment over squared variance.
+
+    Shape: (Q,)
+    """
+    values = (1 - len(by_question)) * by_question  # a question that is left out moves the value the other way
+    return float((values**3).mean()) / float((values**2).mean()) ** 2
+
+
+def _bounded(value: float, square: float, rate: float, least: float, largest: float) -> tuple[float, float]:
+    """Each x with ``(value - x)² = square f(x) / f(value)``; for ``f(x) = (x - least)(largest - x)`` Wilson's interval.
+
+    Args:
+        rate: ``f'(value) / f(value)`` that the answers show; a bound moves no further in by it.
+    """
+    if not np.isfinite(largest - least):
         return value - square**0.5, value + square**0.5
-    share = (value - least) / width
-    pull = square / width**2 / (share * (1 - share))
-    centre, half = share + pull / 2, (pull * share * (1 - share) + pull**2 / 4) ** 0.5
-    return least + width * (centre - half) / (1 + pull), least + width * (centre + half) / (1 + pull)
+    full = (value - least) * (largest - value)
+    possible = (least + largest - 2 * value) / full
+
+    def bound(rate: float, side: float) -> float:
+        pull, curved = square * rate / 2, 1 + square / full
+        return min(largest, max(least, value + (pull + side * (pull**2 + square * curved) ** 0.5) / curved))
+
+    return bound(min(rate, possible), -1), bound(max(rate, possible), 1)
 
 
 def _quotient(sums: np.ndarray) -> np.ndarray:
