@@ -11,7 +11,7 @@ from synthetic_clips import decode_plainly, write_clip
 from vidtune.errors import MediaError
 from vidtune.media import video
 from vidtune.media.clip_times import ClipTimes
-from vidtune.media.packets.groups import gop_plan
+from vidtune.media.packets.groups import first_range
 from vidtune.media.packets.table import PacketTable
 from vidtune.media.preprocessing.frame_sampling import frame_chooser
 from vidtune.media.probe import probe
@@ -158,10 +158,10 @@ def test_a_picture_shown_before_its_key_frame_needs_the_gop_before() -> None:
     keys = np.array([True, False, False, True, False, False, False])
     ones, clip = np.ones(7, bool), ClipTimes.evenly(7, 7)
     table = PacketTable(times, np.arange(7), np.arange(7), keys, ones, timed=True, reordered=True, clip=clip)
-    assert gop_plan(table, keys, [5]) == [(0, [5])]
-    assert gop_plan(table, keys, [6]) == [(3, [6])]
-    assert gop_plan(table, keys, [1, 6]) == [(0, [1]), (3, [6])]
-    assert gop_plan(table, keys, [4, 6]) == [(0, [4, 6])]
+    assert first_range(table, keys, [5]) == (0, [5])
+    assert first_range(table, keys, [6]) == (3, [6])
+    assert first_range(table, keys, [6, 1]) == (0, [1])
+    assert first_range(table, keys, [4, 6]) == (0, [4, 6])
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no folder of real videos")

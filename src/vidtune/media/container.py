@@ -15,7 +15,7 @@ from vidtune.errors import MediaError
 from vidtune.media.first_look import check_file, media_errors
 from vidtune.media.image import image_size
 from vidtune.media.mp4_boxes import lost_fragment
-from vidtune.media.stated_size import stated_bytes
+from vidtune.media.stated_size import stated_end_of_frames
 
 # Formats whose files hold all their data. Playlists and concatenation scripts, which name other files, are left out.
 CONTAINER_FORMATS = (
@@ -31,7 +31,7 @@ _Stream = TypeVar("_Stream", VideoStream, AudioStream)
 def open_media(path: str, expected: Literal["video", "sound"]) -> Iterator[InputContainer]:
     """Context manager that opens a local file of video or sound.
 
-    Errors of the file system and of FFmpeg inside the ``with`` block become `MediaError`.
+    Errors of the file system, of FFmpeg and of senseless numbers inside the ``with`` block become `MediaError`.
 
     Args:
         path: local file. It is never interpreted as an address or a protocol of FFmpeg.
@@ -44,7 +44,7 @@ def open_media(path: str, expected: Literal["video", "sound"]) -> Iterator[Input
         check_file(path)
         try:
             options = {"protocol_whitelist": "file", "format_whitelist": CONTAINER_FORMATS}
-            container = av.open(str(Path(path).absolute()), options=options)
+            container = av.open(str(Path(path).absolute()), options=options, metadata_errors="replace")
         except (av.error.InvalidDataError, av.error.ArgumentError):
             raise MediaError(path, _why_not_opened(path, expected)) from None
         with container:
@@ -143,8 +143,8 @@ def check_complete(
     stated = (container.duration or 0) / av.time_base
     if latest and container.format.name.startswith(_STATED_LENGTH) and latest < min(0.9 * stated, stated - 1):
         raise MediaError(path, f"is cut off: it ends after {latest:.1f} of {stated:.1f} seconds")
-    if stated_bytes(path) > file_size:
-        raise MediaError(path, f"is cut off: it holds {file_size} of {stated_bytes(path)} bytes")
+    if stated_end_of_frames(path) > file_size:
+        raise MediaError(path, f"is cut off: it holds {file_size} of {stated_end_of_frames(path)} bytes")
     if damaged:
         raise MediaError(path, f"is damaged or cut off after {num_frames} frames")
 

@@ -12,7 +12,7 @@ from vidtune.errors import MediaError
 
 @contextmanager
 def media_errors(path: str) -> Iterator[None]:
-    """Context manager that turns errors of the file system and of FFmpeg into `MediaError`."""
+    """Context manager that turns errors of the file system, of FFmpeg and of senseless numbers into `MediaError`."""
     try:
         yield
     except MediaError:
@@ -27,6 +27,10 @@ def media_errors(path: str) -> Iterator[None]:
         raise MediaError(path, f"cannot be decoded ({error.strerror}); the file is damaged or cut off") from None
     except OSError as error:
         raise MediaError(path, f"cannot be read ({error.strerror or error})") from None
+    except MemoryError:
+        raise MediaError(path, "needs more memory than the machine has") from None
+    except (ValueError, ArithmeticError, IndexError) as error:
+        raise MediaError(path, f"is damaged ({' '.join(str(error).split())})") from error
 
 
 def check_file(path: str) -> None:

@@ -29,15 +29,16 @@ def has_matrix(path: str) -> bool:
     return False
 
 
-def sample_times(path: str, track: int) -> tuple[np.ndarray, int] | None:
+def sample_times(path: str, track: int, samples: int) -> tuple[np.ndarray, int] | None:
     """Return the composition offset of every sample of a track, and the duration of the last one.
 
     Args:
         track: its id.
+        samples: number of samples that it has.
 
     Returns:
-        int64 (number of samples,) and an integer, both in units of the track's time base; None: the file has
-        fragments, or there is no such track.
+        int64 (samples,) and an integer, both in units of the track's time base; None: the file has fragments, there
+        is no such track, or its table is for another number of samples.
     """
     with Path(path).open("rb") as file:
         end = Path(path).stat().st_size
@@ -49,24 +50,23 @@ def sample_times(path: str, track: int) -> tuple[np.ndarray, int] | None:
                 version = file.read(1)
                 file.seek(header + (20 if version == b"\1" else 12))
                 if int.from_bytes(file.read(4), "big") == track:
-                    return _times_of_track(file, start, stop)
+                    return _times_of_track(file, start, stop, samples)
     return None
 
 
-def _times_of_track(file: BinaryIO, start: int, stop: int) -> tuple[np.ndarray, int] | None:
+def _times_of_track(file: BinaryIO, start: int, stop: int, samples: int) -> tuple[np.ndarray, int] | None:
     table = (b"mdia", b"minf", b"stbl")
     runs = {}
     for kind in (b"stts", b"ctts"):
         for begin, end in _find(file, start, stop, (*table, kind)):
             file.seek(begin + 8)
-            content = file.read(end - begin - 8)
+            content = file.read(max(0, end - begin - 8))
             runs[kind] = np.frombuffer(content[: len(content) // 8 * 8], ">i4").reshape(-1, 2).astype(np.int64)
-    if b"stts" not in runs or not len(runs[b"stts"]):
+    if b"stts" not in runs or any((run[:, 0] < 0).any() or run[:, 0].sum() != samples for run in runs.values()):
         return None
-    counts, durations = runs[b"stts"].T
-    if b"ctts" not in runs:
-        return np.zeros(counts.sum(), np.int64), int(durations[-1])
-    return np.repeat(runs[b"ctts"][:, 1], runs[b"ctts"][:, 0]), int(durations[-1])
+    last = int(runs[b"stts"][-1, 1])
+    counts, offsets = runs.get(b"ctts", np.array([[samples, 0]])).T
+    return np.repeat(offsets, counts), last
 
 
 def lost_fragment(path: str) -> bool:
@@ -91,10 +91,11 @@ def _stated_end(file: BinaryIO, boxes: list[tuple[bytes, int, int]]) -> int:
         if kind == b"sidx":
             file.seek(start)
             content = file.read(end - start)
-            long = content[0] == 1
+            long = content[:1] == b"\1"
             place = 4 + 8 + (16 if long else 8)
             first = int.from_bytes(content[place - (8 if long else 4) : place], "big")
             count = int.from_bytes(content[place + 2 : place + 4], "big")
+            count = min(count, max(0, len(content) - place - 4) // 12)
             sizes = np.frombuffer(content[place + 4 : place + 4 + 12 * count], ">u4").reshape(-1, 3)[:, 0]
             return end + first + int((sizes & 0x7FFFFFFF).sum())
     return 0
@@ -102,7 +103,7 @@ def _stated_end(file: BinaryIO, boxes: list[tuple[bytes, int, int]]) -> int:
 
 def _find(file: BinaryIO, start: int, end: int, kinds: Sequence[bytes]) -> list[tuple[int, int]]:
     """Return the payloads of all boxes at a path of box types between two offsets."""
-    found = [(begin, stop) for kind, begin, stop in _boxes(file, start, end) if kind == kinds[0]]
+    found = [(begin, min(stop, end)) for kind, begin, stop in _boxes(file, start, end) if kind == kinds[0]]
     if len(kinds) == 1:
         return found
     return [box for begin, stop in found for box in _find(file, begin, stop, kinds[1:])]

@@ -7,10 +7,11 @@ own group (open GOP) is decoded from the previous key frame.
 
 Guards: every packet after a seek must be the next one of the table; the picture of the key frame must come out first,
 and the others in the order of their times. Where the times cannot show that the decoder changes the order of the
-packets although it may do so, every frame must come out in its turn, without help from the end of the range.
+packets although it may do so, and where frames have unequal distances, so that a time may be damaged, every frame must
+come out in its turn, without help from the end of the range.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import numpy as np
@@ -30,28 +31,29 @@ class PlanFailedError(Exception):
     """The decoder gives other frames than the packets promise; the file is decoded from start to end instead."""
 
 
-def gop_plan(table: PacketTable, keys: np.ndarray, positions: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Return where decoding starts, and which packets are wanted from there on.
+def first_range(table: PacketTable, keys: np.ndarray, positions: Iterable[int]) -> tuple[int, list[int]]:
+    """Return the key frame at which decoding starts, and the wanted packets that are decoded from there on.
 
     Args:
         keys: bool (N,) packets at which decoding may start.
         positions: packet positions of the wanted frames.
 
     Returns:
-        Pairs (position of a key frame, wanted positions ascending) in decode order. The ranges do not overlap.
+        Position of the key frame that comes first in decode order, and wanted positions, ascending. The next range
+        begins behind them.
     """
     key_positions = np.flatnonzero(keys)
-    plan: list[tuple[int, list[int]]] = []
+    first, taken = 0, list[int]()
     for position in sorted(positions):
         gop = int(np.searchsorted(key_positions, position, side="right")) - 1
         if gop > 0 and table.times[position] < table.times[key_positions[gop]]:
             gop -= 1
         start = int(key_positions[gop])
-        if plan and start <= plan[-1][1][-1] + 1:
-            plan[-1][1].append(position)
-        else:
-            plan.append((start, [position]))
-    return plan
+        if taken and start > taken[-1] + 1:
+            break
+        first = first if taken else start
+        taken.append(position)
+    return first, taken
 
 
 def decode_groups(
@@ -67,7 +69,7 @@ def decode_groups(
     keys = table.keys.copy()
     keys[0] = True  # decoding from the start of the file is always right
     while index_at:
-        start, positions = gop_plan(table, keys, list(index_at))[0]
+        start, positions = first_range(table, keys, index_at)
         packets = _packets_from(container, stream, table, start)
         first = next(packets)
         if start > 0 and not is_entry_point(context.name, bytes(first), context.extradata):
@@ -89,8 +91,12 @@ def decode_groups(
 
 
 def _is_ambiguous(table: PacketTable, start: int, last: int) -> bool:
-    """Whether the decoder may change the order of packets, but their times show no change in this range."""
-    return table.reordered and bool((np.diff(table.times[start : last + 1]) > 0).all())
+    """Whether the times of this range may not tell the order in which the decoder shows its pictures.
+
+    A damaged time leaves a gap where it was. A decoder that may change the order of packets shows it in their times.
+    """
+    times = table.times[start : last + 1]
+    return not table.evenly_spaced(times[0], times.max()) or (table.reordered and bool((np.diff(times) > 0).all()))
 
 
 def _decode_range(

@@ -25,6 +25,8 @@ from vidtune.media.packets.bitstream import is_entry_point, may_hide_pictures, s
 FORMATS_WITHOUT_TIMES = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "obu"})
 # Codecs in which decoding can start at any key frame and each packet shows exactly one frame.
 SEEKABLE_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "libdav1d", "mpeg4", "mpeg1video", "mpeg2video", "mjpeg"})
+# Packets by which a decoder may put off a picture, where it is more than one: ITU-T H.264 and H.265, annex A.
+_LARGEST_DELAY = {"h264": 16, "hevc": 15}
 _COMPARED = 16  # packets that are read to see that the index of a file tells the same as they do
 
 
@@ -65,6 +67,15 @@ class PacketTable:
         """Packet position of each visible frame, in the order of presentation: int64 (num_frames,)."""
         positions = np.flatnonzero(self.shown)
         return positions[np.argsort(self.times[positions], kind="stable")]
+
+    def evenly_spaced(self, first: int, last: int) -> bool:
+        """Whether the frames from one time to the frame behind another have nearly equal distances."""
+        steps = np.diff(self._sorted[np.searchsorted(self._sorted, first) : np.searchsorted(self._sorted, last) + 2])
+        return len(steps) == 0 or bool(4 * (steps.max() - steps.min()) <= steps.min())
+
+    @cached_property
+    def _sorted(self) -> np.ndarray:
+        return np.sort(self.times)
 
     @cached_property
     def position_at(self) -> dict[int, int]:
@@ -113,20 +124,58 @@ def read_packet_table(path: str, container: InputContainer, stream: VideoStream)
     keys, shown = np.array(packets.keys), np.array(packets.shown)
     without_times = container.format.name in FORMATS_WITHOUT_TIMES
     distinct = all(time is not None for time in packets.times) and len(set(packets.times)) == len(packets.times)
-    times = np.array(packets.times if distinct and not without_times else range(len(keys)), np.int64)
+    distinct = distinct and not without_times
+    times = np.array(packets.times if distinct else range(len(keys)), np.int64)
     reordered = bool((context.has_b_frames and not keys.all()) or (np.diff(times) < 0).any())
     decode_order = reordered and bool((np.diff(times) > 0).all()) and len(times) > 1  # no presentation times
-    timed = distinct and not without_times and not decode_order and context.name in SEEKABLE_CODECS
+    told = distinct and not decode_order and context.name in SEEKABLE_CODECS
+    delay = _LARGEST_DELAY.get(context.name, 1) if context.has_b_frames else 0
+    timed = told and is_decodable_order(times, keys, delay)
     group = packets.times[: int(np.append(np.flatnonzero(keys[1:]) + 1, len(keys))[0])]
     leading = not without_times and any(time is None or time < group[0] for time in group if group[0] is not None)
     if leading or may_hide_pictures(context.name, packets.first, packets.keys[0], context.extradata):
         shown &= ~_hidden_at_start(path, packets.times)
-    columns = [packets.decode_times] if without_times or decode_order else [packets.times, packets.decode_times]
+    damaged = told and not timed
+    columns = [packets.times, packets.decode_times][without_times or decode_order or damaged :]
     clip = _clip_times(stream, columns, packets, shown)
     earliest = zip(packets.decode_times, times.tolist(), strict=True)
     decode_times = np.array([time if decode_time is None else decode_time for decode_time, time in earliest], np.int64)
     sizes = np.array(packets.sizes)
     return PacketTable(times, decode_times, sizes, keys, shown, timed, reordered, clip, packets.first)
+
+
+def is_decodable_order(times: np.ndarray, keys: np.ndarray, delay: int) -> bool:
+    """Whether a decoder can show packets in the order of their times; it cannot where a time is damaged.
+
+    What precedes a key frame in decode order is shown before it. Pictures that follow it but are shown before it
+    (leading pictures) stand together between it and all earlier ones, without a gap.
+
+    Args:
+        times: int64 (N,) distinct presentation times in decode order.
+        keys: bool (N,) key frames.
+        delay: number of earlier packets that are shown after a packet, at most (reorder depth of the codec).
+    """
+    earlier = times
+    for _ in range(delay + 1):
+        latest = np.maximum.accumulate(earlier)
+        earlier = np.append(np.iinfo(np.int64).min, np.minimum(earlier[1:], latest[:-1]))
+    if (times[1:] < latest[:-1]).any():  # latest: of all packets so far, the (delay + 1)th from the end
+        return False
+    starts = np.flatnonzero(keys)[np.flatnonzero(keys) > 0]
+    if not len(starts):
+        return True
+    latest = np.maximum.accumulate(times)[starts - 1]
+    group = np.searchsorted(starts, np.arange(len(times)), side="right") - 1
+    leading = (group >= 0) & (times < times[starts][group])
+    if (latest > times[starts]).any() or (times < latest[group])[leading].any():
+        return False
+    ordered = np.sort(times)
+    steps = np.diff(ordered)
+    usual = int(np.median(steps))
+    odd = np.append(0, np.cumsum(4 * np.abs(steps - usual) > usual))
+    with_leading = np.unique(group[leading])
+    first, last = np.searchsorted(ordered, latest[with_leading]), np.searchsorted(ordered, times[starts[with_leading]])
+    return bool((odd[first] == odd[last]).all())
 
 
 def _demuxed_packets(path: str, container: InputContainer, stream: VideoStream) -> _Packets:
@@ -148,8 +197,8 @@ def _indexed_packets(path: str, container: InputContainer, stream: VideoStream) 
     entries: Any = stream.index_entries
     if "mp4" not in container.format.name or codec in ("vp8", "vp9") or len(entries) != stream.frames:
         return None
-    samples = sample_times(path, stream.id)
-    if samples is None or len(samples[0]) != len(entries) or len(entries) == 0:
+    samples = sample_times(path, stream.id, len(entries)) if len(entries) else None
+    if samples is None:
         return None
     check_complete(path, container, stream, 0.0, len(entries), False)
     start = _Packets()
