@@ -40,8 +40,8 @@ FEWEST_CLUSTERS = 3
 METHOD = "jackknife over videos, Student's t, bounds as in Wilson's interval"
 SHARE = (0.0, 1.0)
 SHARE_DIFFERENCE = (-1.0, 1.0)
-# Both were found by simulation: the weight of the largest variance, as a number of videos; and the degrees of freedom
-# that a value takes.
+# Found by simulation, as are the two factors of two at `told` and `freedom`: the weight of the largest variance, as a
+# number of videos; and the degrees of freedom that a value takes.
 _PRIOR_CLUSTERS = 0.15
 _LOST_FREEDOM = 2 / 3
 # A value as near as this to a possible extreme, as a share of their distance, is that extreme: constants that are added
