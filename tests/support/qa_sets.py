@@ -29,7 +29,7 @@ def write_set(
         {"video_name": video, "question": question, "question_id": f"{video}_{number}"}
         for number, (video, question, _) in enumerate(entries)
     ]
-    answers = [{"answer": answer, "question_id": "unused"} for *_, answer in entries]
+    answers: list[dict[str, Any]] = [{"answer": answer} for *_, answer in entries]
     for answer, kind in zip(answers, types or (), strict=False):
         answer["type"] = kind
     (folder / "test_q.json").write_text(json.dumps(questions))

@@ -1,11 +1,13 @@
 """Videos and feature files that do not have the very name that a protocol gives them."""
 
 import json
+import os
 
 import pytest
 from qa_sets import write_set
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.check import check_test_set
 from vidtune.evaluation.benchmarks.named_files import NamedFiles
 from vidtune.registry import BENCHMARKS
 
@@ -118,3 +120,71 @@ def test_the_nearest_file_is_searched_for_a_few_names_only():
     files = NamedFiles([f"videos/clip{n:04d}.mp4" for n in range(300)], "videos", "", (".mp4",), (), [])
     found = [files.find(f"klip{n:04d}").looked_for for n in range(40)]
     assert "nearest" in found[0] and "nearest" not in found[-1]
+
+
+OUT = "(a linked folder that leads out of the test set, so that nothing in it is found)"
+
+
+@pytest.mark.parametrize(
+    ("files", "links", "expected"),
+    [
+        ([], {"all_test/v_a.mp4": "/nowhere/a.mp4"}, "all_test/v_a.mp4 (a broken link)"),
+        ([], {"all_test/v_a.webm": "v_a.webm"}, "all_test/v_a.webm (a broken link)"),
+        ([], {"all_test/more": "../../outside"}, f"all_test/more {OUT}"),
+        (["all_test/a/video.mp4"], {}, "all_test/a/video.mp4"),
+        (["all_test/v_a.mp4/clip.mp4"], {}, "all_test/v_a.mp4/clip.mp4"),
+        (["all_test/a/0001.jpg"], {}, "all_test/a (a folder)"),
+        (["data/raw/x/a.mp4"], {}, "data/raw/x/a.mp4"),
+        (["all_test/v_a.mp4.part"], {}, "all_test/v_a.mp4.part"),
+        (["all_test/v_a.f137.mp4"], {}, "all_test/v_a.f137.mp4"),
+        (["all_test/a copy.mp4"], {}, "all_test/a copy.mp4"),
+    ],
+)
+def test_what_lies_there_instead_of_a_video_is_named(files, links, expected, tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "set" / "all_test").mkdir(parents=True)
+    for link, target in links.items():
+        (tmp_path / "set" / link).symlink_to(target)
+    (question,) = load(tmp_path / "set", ["a"], files)
+    assert (question.file, question.looked_for) == (
+        None,
+        f"not all_test/v_a (.mp4, .avi, .mov, .mkv); there is {expected}",
+    )
+
+
+def test_a_pipe_is_no_video_and_names_that_are_no_text_belong_to_none(tmp_path):
+    (tmp_path / "all_test").mkdir()
+    os.mkfifo(tmp_path / "all_test" / "v_a.mp4")
+    (tmp_path / "all_test" / os.fsdecode(b"v_b\xe9.mp4")).touch()
+    first, second = load(tmp_path, ["a", "b"], [])
+    assert first.file is None and first.looked_for.endswith("all_test/v_a.mp4 (no file)")
+    assert second.file is None and second.looked_for.isprintable()
+
+
+def test_linked_folders_are_read_where_they_stay_in_the_test_set(tmp_path):
+    (tmp_path / "store" / "part").mkdir(parents=True)
+    (tmp_path / "all_test").mkdir()
+    (tmp_path / "all_test" / "part").symlink_to("../store/part")
+    (tmp_path / "store" / "part" / "again").symlink_to("..")
+    (question,) = load(tmp_path, ["a"], ["store/part/a.mp4"])
+    assert question.file == "all_test/part/a.mp4"
+
+
+def test_a_file_belongs_to_one_of_two_names_that_differ_in_the_prefix(tmp_path):
+    first, second = load(tmp_path / "one", ["a", "v_a"], ["all_test/v_a.mp4"])
+    assert (first.file, second.file) == ("all_test/v_a.mp4", None)
+    assert "several names are those of all_test/v_a.mp4: 'a'" in second.looked_for
+    first, second = load(tmp_path / "two", ["a", "v_a"], ["all_test/v_a.webm"])
+    assert (first.file, second.file) == (None, None)
+    first, second = load(tmp_path / "three", ["a", "a.mp4"], ["all_test/v_a.mp4"])
+    assert first.file == second.file == "all_test/v_a.mp4"
+
+
+def test_the_check_names_empty_files_and_features_of_no_video(tmp_path):
+    load(tmp_path, ["a", "b"], ["all_test/v_a.mp4"])
+    (tmp_path / "all_test" / "v_b.mp4").write_bytes(b"x")
+    found = check_test_set(BENCHMARKS["activitynet_qa"], tmp_path, {}, "video")
+    assert found.no_content == [str(tmp_path / "all_test" / "v_a.mp4")] and found.usable == 2
+    (tmp_path / "features").mkdir()
+    with pytest.raises(UserError, match=r"--features bogus=.*: no feature file there is named after a video"):
+        check_test_set(BENCHMARKS["activitynet_qa"], tmp_path, {"bogus": tmp_path / "features"}, "video")

@@ -125,6 +125,11 @@ def test_broken_json_is_named_with_line_and_column(benchmark, tmp_path):
         ),
         ([{"video_name": "a", "question": "?", "question_id": "1"}], [{}], r"test_a\.json: entry 0 has no 'answer'"),
         ([{"video_name": "a", "question": "?", "question_id": "1"}], [{"answer": None}], "'answer' is NoneType"),
+        ([{"video_name": "a", "question": "?", "question_id": "1"}], [{"answer": True}], "'answer' is bool"),
+        ([{"video_name": "a", "question": "?", "question_id": "1"}], [{"answer": float("nan")}], "'answer' is nan"),
+        ([{"video_name": "a", "question": "?", "question_id": True}], [{"answer": "x"}], "'question_id' is bool"),
+        ([{"video_name": "a", "question": "\ud800", "question_id": 1}], [{"answer": "x"}], "half a character"),
+        ([], [], r"test_q\.json: holds no question"),
     ],
 )
 def test_bad_files_are_named_with_entry_and_field(benchmark, tmp_path, questions, answers, message):
@@ -132,6 +137,41 @@ def test_bad_files_are_named_with_entry_and_field(benchmark, tmp_path, questions
     (tmp_path / "test_q.json").write_text(json.dumps(questions))
     (tmp_path / "test_a.json").write_text(json.dumps(answers))
     with pytest.raises(UserError, match=message):
+        benchmark.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"video_name": "a", "question": "?", "question_id": 1, "question_id": 2}]', "'question_id' stands twice"),
+        ('[{"video_name": "a", "question": "?", "question_id": %s}]' % ("1" * 5000), "an integer of 5000 digits"),
+    ],
+)
+def test_questions_with_two_readings_are_refused(benchmark, tmp_path, text, message):
+    write_set(tmp_path, ENTRIES)
+    (tmp_path / "test_q.json").write_text(text)
+    with pytest.raises(UserError, match=rf"test_q\.json: .*{message}"):
+        benchmark.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ids", "fits"),
+    [
+        (["a_0", "b_1", "a_2"], True),
+        ([None, None, None], True),
+        (["all"] * 3, True),
+        (["b_1", "a_0", "a_2"], False),
+        (["x", "y", "z"], False),
+    ],
+)
+def test_answers_that_name_their_questions_must_stand_in_their_order(benchmark, tmp_path, ids, fits):
+    write_set(tmp_path, ENTRIES)
+    answers = [{"answer": "cat", **({} if own is None else {"question_id": own})} for own in ids]
+    (tmp_path / "test_a.json").write_text(json.dumps(answers))
+    if fits:
+        assert len(benchmark.load(tmp_path).questions) == 3
+        return
+    with pytest.raises(UserError, match=r"entry 0 of test_q\.json has the question_id 'a_0', but in test_a\.json"):
         benchmark.load(tmp_path)
 
 

@@ -129,7 +129,8 @@ def test_every_line_counts_in_whatever_form_a_log_is_written(form, tmp_path):
 def test_names_of_keys_in_published_scripts_are_known(tmp_path):
     data = counted_set(tmp_path / "qa", 2)
     (tmp_path / "log.jsonl").write_text(
-        '{"question_id": "clip0_0", "prompt": "p", "text": "answer 0"}\n{"id": "clip0_1", "prediction": "answer 1"}'
+        '{"question_id": "clip0_0", "prompt": "<image>\\nquestion 0?", "text": "answer 0"}\n'
+        '{"id": "clip0_1", "prediction": "answer 1"}'
     )
     score = score_run(import_log(tmp_path / "log.jsonl", "world_qa", data, tmp_path / "run").path)
     assert score.overall.yes == 2
@@ -222,3 +223,99 @@ def test_another_reference_in_the_log_is_said_and_does_not_count(tmp_path):
     run = import_log(_written(lines, tmp_path), "world_qa", data, tmp_path / "run")
     assert run.import_notes() == ["1 lines name another reference answer than the test set, whose answer counts"]
     assert score_run(run.path).overall.yes == 1
+
+
+ASKED = [("a", "what is it?", "cat"), ("a", "is it red?", "yes"), ("b", "is it red?", "no"), ("c", "how many?", "0")]
+
+
+def judged(tmp_path, lines, ids=(0, 1, 2, 3), asked=ASKED):
+    """Import a log of a small test set; ``lines``: its text, or its records."""
+    data = write_set(tmp_path / "qa", asked)
+    questions = json.loads((data / "test_q.json").read_text())
+    named = [{**one, "question_id": own} for one, own in zip(questions, ids, strict=True)]
+    (data / "test_q.json").write_text(json.dumps(named))
+    text = lines if isinstance(lines, str) else "\n".join(map(json.dumps, lines))
+    (tmp_path / "log.jsonl").write_text(text)
+    return import_log(tmp_path / "log.jsonl", "world_qa", data, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"id": 0, "question_id": 3, "pred": "x"}, "names two questions, '0' and '3'"),
+        ({"question_id": 0, "prompt": "Where is the dog?", "text": "x"}, "'0' asks 'Where is the dog"),
+        ({"id": 0, "q": "how many?", "pred": "x"}, "'0' asks 'how many"),
+        ({"id": 0, "Question": "how many?", "pred": "x"}, "'0' asks 'how many"),
+        ({"id": 0, "video_name": "b", "pred": "x"}, "'0' is about the video 'b', but in the test set about 'a'"),
+        ({"id": 1, "question": "Is it reddish or blue?", "pred": "x"}, "'1' asks"),
+        ({"id": 1, "question": "is it red or blue?", "pred": "x"}, "'1' asks"),
+        ({"id": 1, "question": "why is it red?", "pred": "x"}, "'1' asks"),
+        ({"id": 0, "pred": "cat", "prediction": "dog"}, "'pred' and 'prediction' hold different answers"),
+        ("{'id': 0, 'pred': 'dog', 'pred': 'cat'}", "line 1: the key 'pred' stands twice"),
+        ('{\n"id": 0,\n"pred": "a",\n"pred": "b"}', "log.jsonl: the key 'pred' stands twice"),
+        ('{"id": 0, "pred": ' + "1" * 5000 + "}", "line 1: an integer of 5000 digits"),
+        ("{'id': 0, 'pred': {1, 2}}", "line 1: the answer is {1, 2}, expected a text"),
+    ],
+)
+def test_a_record_that_contradicts_itself_or_the_test_set_is_refused(line, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        judged(tmp_path, line if isinstance(line, str) else [line])
+
+
+@pytest.mark.parametrize(
+    ("line", "index"),
+    [
+        ({"id": 12, "question_id": 3, "pred": "x"}, 3),
+        ({"id": 0, "question_id": 3, "question": "how many?", "pred": "x"}, 3),
+        ({"id": 0, "question_id": 3, "video": "/data/c.mkv", "pred": "x"}, 3),
+        ({"id": 0, "prompt": "USER: <video>\nWhat is it? ASSISTANT:", "prediction": "x"}, 0),
+        ({"id": 1, "prompt": "<video> is it red Answer in one word.", "video_name": "a.mp4", "pred": "x"}, 1),
+        ({"id": 0, "pred": None, "text": "x"}, 0),
+        ({"id": 0, "pred": "x", "text": "x"}, 0),
+    ],
+)
+def test_what_names_a_question_without_doubt_is_taken(line, index, tmp_path):
+    assert [(one.index, one.pred) for one in judged(tmp_path, [line]).predictions()] == [(index, "x")]
+
+
+@pytest.mark.parametrize("more", [{"query": "a cat sleeps"}, {"sentence": "A cat sleeps."}, {"prompt": "Find a cat."}])
+def test_a_measured_log_about_other_events_is_refused(more, data, tmp_path):
+    line = {"video_id": "v1", "task": "grounding", "answer": "x", "info": {"sentence_id": 0, **more}}
+    with pytest.raises(UserError, match=r"line 1: 'v1/grounding/0' .* in the test set"):
+        import_log(_written([line], tmp_path), "world_events", data, tmp_path / "run")
+
+
+def test_the_video_tells_questions_apart_that_share_id_and_text(tmp_path):
+    lines = [{"id": 7, "video": f"{video}.mp4", "question": "is it red?", "pred": video} for video in "ba"]
+    assert [(one.video, one.pred) for one in judged(tmp_path, lines, ids=(0, 7, 7, 3)).predictions()] == [
+        ("a", "a"),
+        ("b", "b"),
+    ]
+
+
+def test_lines_that_lack_one_of_several_questions_of_an_id_are_refused(tmp_path):
+    with pytest.raises(UserError, match="1 lines for the 2 questions that have the id '7'; name the video"):
+        judged(tmp_path / "one", [{"id": 7, "pred": "x"}], ids=(0, 7, 7, 3))
+    alike = [("a", "what is it?", "cat")] * 2
+    assert judged(tmp_path / "two", [{"id": 7, "pred": "x"}], ids=(7, 7), asked=alike).predictions()
+
+
+@pytest.mark.parametrize("more", ['"pred": 1e999', '"pred": -Infinity', '"pred": "0", "error": true', '"pred": NaN'])
+def test_infinities_and_errors_are_failed_questions(more, tmp_path):
+    score = score_run(judged(tmp_path, '{"id": 3, %s}\n{"id": 0, "pred": "cat"}' % more).path)  # noqa: UP031
+    assert (score.overall.yes, score.overall.errors) == (1, 1)
+
+
+def test_a_line_without_an_answer_replaces_none(data, tmp_path):
+    line = {"video_id": "v1", "task": "grounding", "info": {"sentence_id": 0}}
+    lines = [{**line, "answer": "From 00 to 20."}, {**line, "answer": None}]
+    run = import_log(_written(lines, tmp_path), "world_events", data, tmp_path / "run")
+    group = score_run(run.path).group("grounding")
+    assert (group.scored, group.value("mIoU").official.value) == (1, 100)
+    assert run.import_notes() == ["1 lines hold no answer to a question that another line answers or that fails again"]
+
+
+def test_a_log_of_left_out_lines_alone_says_so(data, tmp_path):
+    line = {"video_id": "v1", "task": "grounding", "info": {"sentence_id": 0}, "query_id": None, "answer": "x"}
+    with pytest.raises(UserError, match="holds no answer; 1 lines have another query_id than 0"):
+        import_log(_written([line], tmp_path), "world_events", data, tmp_path / "run")

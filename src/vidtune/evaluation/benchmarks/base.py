@@ -6,16 +6,30 @@ A judge scores the free-form answers of a benchmark (`evaluation.scores.judging`
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.named_files import Named
 from vidtune.evaluation.benchmarks.test_set_files import feature_files
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
 
 OFFICIAL_FIELDS = ("id", "question", "answer", "pred")
+
+
+@dataclass(frozen=True, slots=True)
+class OfficialAnswer:
+    """What a record of a log holds.
+
+    Args:
+        ids: id of the question; several if the record names different ones.
+        answer: as it stands in the record; None: there is none.
+    """
+
+    ids: tuple[str, ...]
+    answer: Any
 
 
 class Benchmark(ABC):
@@ -74,16 +88,20 @@ class Benchmark(ABC):
             if prediction.error is None:
                 yield {name: getattr(prediction, name) for name in OFFICIAL_FIELDS}
 
-    def from_official(self, record: Mapping[str, Any]) -> tuple[str, Any] | None:
-        """Returns (question id, answer) of a record that `official_records` or a published script wrote.
+    def from_official(self, record: Mapping[str, Any]) -> "OfficialAnswer | None":
+        """Returns the answer in a record that `official_records` or a published script wrote.
 
         Returns:
-            None for a record that the published scorer leaves out. The answer is as it stands in the record.
+            None for a record that the published scorer leaves out.
 
         Raises:
             KeyError: a field is missing.
+            UserError: the record holds several answers.
         """
-        return str(one_of(record, "id", "question_id")), one_of(record, "pred", "prediction", "text")
+        ids = dict.fromkeys(str(value) for value in _values(record, "id", "question_id"))
+        if not ids:
+            raise KeyError("id")
+        return OfficialAnswer(tuple(ids), answer_of(record, "pred", "prediction", "text"))
 
     @abstractmethod
     def protocol(
@@ -97,14 +115,24 @@ class Benchmark(ABC):
         """Returns the default protocol for a system with this prompt format and preprocessing."""
 
 
-def one_of(record: Mapping[str, Any], *names: str) -> Any:
-    """The value of the first of these keys that is there.
+def answer_of(record: Mapping[str, Any], *names: str) -> Any:
+    """The answer that a record holds under one of these keys; None: it is null.
 
     Raises:
-        KeyError: none of them is there; names the first.
+        KeyError: none of the keys is there; names the first.
+        UserError: two of them hold different answers.
     """
-    found = next((name for name in names if name in record), names[0])
-    return record[found]
+    found = _values(record, *names)
+    if not found and not any(name in record for name in names):
+        raise KeyError(names[0])
+    if any(one != found[0] and one == one for one in found):
+        held = [name for name in names if record.get(name) is not None]
+        raise UserError(f"{' and '.join(map(repr, held))} hold different answers; keep one of them")
+    return found[0] if found else None
+
+
+def _values(record: Mapping[str, Any], *names: str) -> list[Any]:
+    return [record[name] for name in names if record.get(name) is not None]
 
 
 def _with_features(question: Question, found: Mapping[str, Mapping[str, Named]], stream: str) -> Question:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
+from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
-from vidtune.evaluation.question import Question
+from vidtune.evaluation.question import Question, QuestionSet
 
 SHOWN = 5
 # Texts that stand for media in prompts: a question that holds one is read as another prompt.
@@ -33,6 +34,8 @@ class TestSetCheck:
         questions, videos: numbers of questions, and of different videos.
         found: extension -> number of videos that are there under the name that the protocol gives them.
         similar: video -> file with a similar name, which is asked about; the published scripts leave it out.
+        features: stream -> number of videos with stored features.
+        no_content: files of 0 bytes that are asked about.
         missing: video -> where it was looked for, and which file is near.
         usable: number of questions whose video is there.
         repeated_ids: id -> number of questions with it; published scripts judge an id once.
@@ -51,6 +54,8 @@ class TestSetCheck:
     usable: int
     repeated_ids: Mapping[str, int]
     odd: Sequence[Odd] = field(default_factory=tuple)
+    features: Mapping[str, int] = field(default_factory=dict)
+    no_content: Sequence[str] = ()
 
     def json(self) -> str:
         """Returns the whole check as JSON."""
@@ -61,7 +66,10 @@ class TestSetCheck:
         yield f"{self.benchmark}: {self.questions} questions about {self.videos} videos, {self.folder}"
         kinds = ", ".join(f"{count} {extension}" for extension, count in self.found.items())
         yield f"  {sum(self.found.values())} videos found{f' ({kinds})' if kinds else ''}"
+        for stream, count in self.features.items():
+            yield f"  {count} videos with stored features of {stream}; the checkpoint decides which streams it reads"
         yield from _listed("found under a similar name", [f"{name}: {file}" for name, file in self.similar.items()])
+        yield from _listed("files of 0 bytes, which cannot be read", self.no_content)
         yield from _listed("without a file", [f"{name}: {where}" for name, where in self.missing.items()])
         repeated = [f"{name} ({count} times)" for name, count in self.repeated_ids.items()]
         yield from _listed("repeated ids", repeated)
@@ -82,16 +90,19 @@ def check_test_set(benchmark: Benchmark, data: Path, features: Mapping[str, Path
         stream: stream that must have features, if there are any.
 
     Raises:
-        UserError: the test set cannot be read; names file and entry.
+        UserError: the test set cannot be read (names file and entry), or a folder of features holds none of its
+            videos.
     """
     loaded = benchmark.load(data)
     asked = loaded.with_similar_files()
     if features:
         asked = benchmark.with_features(asked, features, stream)
+    counts = {name: _with_features(benchmark, loaded, name, folder) for name, folder in features.items()}
     videos = {question.video: question for question in asked.questions}
     there = {name: one for name, one in videos.items() if not one.missing}
     exact = {question.video: question.file for question in loaded.questions}
     found = Counter(_extension(one, exact[name]) for name, one in there.items() if exact[name] or one.features)
+    read = [path for one in there.values() for path in _paths(asked.folder, one)]
     ids = Counter(question.id for question in asked.questions)
     return TestSetCheck(
         benchmark=benchmark.name,
@@ -104,7 +115,24 @@ def check_test_set(benchmark: Benchmark, data: Path, features: Mapping[str, Path
         usable=sum(not question.missing for question in asked.questions),
         repeated_ids={name: count for name, count in ids.items() if count > 1},
         odd=[Odd(one.id, one.video, what) for one in asked.questions for what in _oddities(one)],
+        features=counts,
+        no_content=[str(path) for path in dict.fromkeys(read) if path.is_file() and path.stat().st_size == 0],
     )
+
+
+def _with_features(benchmark: Benchmark, questions: QuestionSet, stream: str, folder: Path) -> int:
+    """Number of videos that have features of a stream. Raises UserError if none has."""
+    asked = benchmark.with_features(questions, {stream: folder}, stream).questions
+    if not (count := len({question.video for question in asked if question.features})):
+        raise UserError(f"--features {stream}={folder}: no feature file there is named after a video of the test set")
+    return count
+
+
+def _paths(folder: Path, question: Question) -> list[Path]:
+    """The files that are read for a question."""
+    if question.features:
+        return [Path(path) for _, path in question.features]
+    return [folder / question.file] if question.file is not None else []
 
 
 def _extension(question: Question, exact: str | None) -> str:
@@ -123,9 +151,7 @@ def _oddities(question: Question) -> Iterator[str]:
     if _TAG.search(question.question):
         yield "questions that contain a media tag"
     answer = question.answer
-    if isinstance(answer, bool) or answer != answer:
-        yield "answers that are no text (true, false or NaN)"
-    elif not str(answer).strip():
+    if not str(answer).strip():
         yield "empty answers"
     elif question.reference is None and len(str(answer)) > _LONGEST_ANSWER:
         yield f"answers of more than {_LONGEST_ANSWER} characters"

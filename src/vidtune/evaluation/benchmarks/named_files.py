@@ -8,9 +8,11 @@ does, and both are named.
 
 import difflib
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from vidtune.errors import UserError
@@ -23,6 +25,10 @@ VIDEO_EXTENSIONS = (
 # Names for which the nearest file is searched; the search compares with every file.
 _NEAREST_OF = 20
 _DEPTH_ELSEWHERE = 2
+_DEPTH_HINTS = 4
+_MOST_HINTS = 200_000
+_FOLDER = " (a folder)"
+_LEADS_OUT = " (a linked folder that leads out of the test set, so that nothing in it is found)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +149,7 @@ class NamedFiles:
 class VideoFiles:
     """The videos of a test set.
 
-    The folder of videos may be a link to another disk. A link inside it may not lead out of it.
+    The folder of videos may be a link to another disk. A link inside it may not lead out of it and the test set.
 
     Args:
         lookup: where the protocol expects them.
@@ -156,6 +162,7 @@ class VideoFiles:
 
     def __init__(self, lookup: FileLookup, folder: Path, names: Mapping[str, tuple[str, str]]) -> None:
         self.lookup, self.folder = lookup, folder
+        self._roots = (folder.resolve(), (folder / lookup.folder).resolve())
         for name, (where, key) in names.items():
             stem = Path(lookup.folder) / f"{lookup.prefix}{name}"
             if not name or stem.is_absolute() or ".." in stem.parts or "\0" in name:
@@ -164,7 +171,8 @@ class VideoFiles:
         if None in found.values():
             files = NamedFiles(self._listed(), lookup.folder, lookup.prefix, lookup.extensions, VIDEO_EXTENSIONS, names)
             found |= {name: files.find(name) for name, file in found.items() if file is None}
-        self.found = {name: one for name, one in found.items() if one is not None}
+        self.found = _of_one_name_each({name: one for name, one in found.items() if one is not None})
+        self._hint()
         for name, one in self.found.items():
             self._require_inside(one.file or one.similar, names[name][0])
 
@@ -180,29 +188,120 @@ class VideoFiles:
     def _listed(self) -> list[str]:
         """All files in the folder of videos, and those in the folder of the test set and its own folders."""
         top = self.lookup.folder
-        inside = [f"{top}/{file}" for file in walk(self.folder / top)]
+        inside = [f"{top}/{file}" for file in walk(self.folder / top, roots=self._roots)]
         known = set(inside)
-        elsewhere = [file for file in walk(self.folder, _DEPTH_ELSEWHERE) if file not in known]
+        elsewhere = [file for file in walk(self.folder, _DEPTH_ELSEWHERE, self._roots) if file not in known]
         return [*inside, *elsewhere]
+
+    def _hint(self) -> None:
+        """Say what lies there under the name of a missing video, but is no video file, or too deep in other folders."""
+        missing = [name for name, one in self.found.items() if one.file is None and one.similar is None]
+        missing = [name for name in missing if "several" not in str(self.found[name].looked_for)][:_NEAREST_OF]
+        if not missing:
+            return
+        entries = list(islice(walk(self.folder, _DEPTH_HINTS, self._roots, everything=True), _MOST_HINTS))
+        outward = next((entry for entry in entries if entry.endswith(_LEADS_OUT)), None)
+        for name in missing:
+            own = re.escape(_without_extension(PurePosixPath(name).name))
+            like = re.compile(rf"(?:^|/)(?:{re.escape(self.lookup.prefix)})*{own}(?![^\W_])[^/]*(?:$|/)", re.IGNORECASE)
+            near = [entry for entry in entries if like.search(entry)]
+            there = min(
+                near, key=lambda entry: (not _has_extension(entry), entry.count("/"), len(entry)), default=outward
+            )
+            if there is not None:
+                looked_for = f"{self.found[name].looked_for}; there is {there}"
+                self.found[name] = replace(self.found[name], looked_for=looked_for)
 
     def _require_inside(self, file: str | None, where: str) -> None:
         if file is None:
             return
         inside = PurePosixPath(file).is_relative_to(self.lookup.folder)
-        allowed = (self.folder / self.lookup.folder if inside else self.folder).resolve()
         path = self.folder / file
-        if not path.resolve().is_relative_to(allowed):
-            raise UserError(f"{where}: {path} is a link that leaves {allowed}; copy the video into that folder")
+        if not _is_inside(path, self._roots if inside else self._roots[:1]):
+            folder = self._roots[inside]
+            raise UserError(f"{where}: {path} is a link that leaves {folder}; copy the video into that folder")
 
 
-def walk(folder: Path, depth: int | None = None) -> Iterator[str]:
-    """Yield the files below a folder relative to it, sorted; ``depth`` 1 is the folder alone."""
-    for place, folders, files in os.walk(folder):
-        relative = Path(place).relative_to(folder)
-        folders.sort()
-        if depth is not None and len(relative.parts) >= depth - 1:
-            folders.clear()
-        yield from ((relative / file).as_posix() for file in sorted(files))
+def _of_one_name_each(found: dict[str, Named]) -> dict[str, Named]:
+    """Where two names, alike but for the prefix, get one file, it is that of the name it has exactly."""
+    names: dict[str, list[str]] = {}
+    for name, one in found.items():
+        if (file := one.file or one.similar) is not None:
+            names.setdefault(file, []).append(name)
+    for file, alike in names.items():
+        if len({_without_extension(_plain(name)).casefold() for name in alike}) < 2:
+            continue
+        for name in alike:
+            if found[name].file is None:
+                others = ", ".join(repr(one) for one in alike if one != name)
+                found[name] = Named(
+                    None, None, f"{found[name].looked_for}; several names are those of {file}: {others}"
+                )
+    return found
+
+
+def walk(
+    folder: Path, depth: int | None = None, roots: Sequence[Path] | None = None, everything: bool = False
+) -> Iterator[str]:
+    """Yield the files below a folder relative to it, sorted by folder.
+
+    Args:
+        depth: 1 is the folder alone; None: any.
+        roots: linked folders are followed where they lead into one of these folders; None: into ``folder``.
+        everything: yield also what is no file, such as folders and broken links, with a note that says so.
+    """
+    roots = (folder.resolve(),) if roots is None else roots
+    yield from _walk(folder, "", depth, roots, everything, frozenset({os.path.realpath(folder)}))
+
+
+def _walk(
+    folder: Path, relative: str, depth: int | None, roots: Sequence[Path], everything: bool, above: frozenset[str]
+) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return
+    below = []
+    for entry in found:
+        note = _note(entry, roots)
+        # A name that is no UTF-8 can be that of no video.
+        printable = os.fsencode(entry.name).decode(errors="backslashreplace")
+        if everything or (note is None and printable == entry.name):
+            yield relative + printable + (note or "")
+        if note == _FOLDER:
+            below.append(entry.name)
+    if depth is not None and depth <= 1:
+        return
+    for name in below:
+        real = os.path.realpath(folder / name)
+        if real not in above:  # a link to a folder that contains it
+            deeper = None if depth is None else depth - 1
+            yield from _walk(folder / name, f"{relative}{name}/", deeper, roots, everything, above | {real})
+
+
+def _note(entry: "os.DirEntry[str]", roots: Sequence[Path]) -> str | None:
+    """What an entry of a folder is if it is no file."""
+    try:
+        if entry.is_file():
+            return None
+        if entry.is_dir():
+            return _FOLDER if not entry.is_symlink() or _is_inside(Path(entry.path), roots) else _LEADS_OUT
+    except OSError:  # such as a link to itself
+        pass
+    return " (a broken link)" if entry.is_symlink() else " (no file)"
+
+
+def _is_inside(path: Path, roots: Sequence[Path]) -> bool:
+    return any(Path(os.path.realpath(path)).is_relative_to(root) for root in roots)
+
+
+def _has_extension(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in VIDEO_EXTENSIONS
+
+
+def _without_extension(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix("")) if _has_extension(name) else name
 
 
 def _plain(name: str) -> str:

@@ -9,13 +9,14 @@ sentence, never by position.
 """
 
 import hashlib
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.base import OfficialAnswer
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
 from vidtune.evaluation.benchmarks.named_files import Named, VideoFiles
 from vidtune.evaluation.benchmarks.test_set_files import read_annotations
@@ -194,14 +195,14 @@ class OmniEvents(MeasuredBenchmark):
                 record["info"]["iou"] = round(interval_iou(found, _interval(reference)), 2) if found else 0
             yield record
 
-    def from_official(self, record: Mapping[str, Any]) -> tuple[str, Any] | None:
+    def from_official(self, record: Mapping[str, Any]) -> OfficialAnswer | None:
         # The published scorer of grounding looks at the first of several queries only.
-        if record["task"] == GROUNDING and str(record.get("query_id", 0)) != "0":
+        if record["task"] == GROUNDING and record.get("query_id", 0) not in (0, "0"):
             return None
         name = f"{record['video_id']}/{record['task']}"
         if record["task"] != CAPTIONING:
             name += f"/{record['info']['sentence_id']}"
-        return name, record["answer"]
+        return OfficialAnswer((name,), record["answer"])
 
     def _find(self, data: Path) -> Path:
         candidates = (data, data / self.annotations, data / self.folder / self.annotations)
@@ -307,7 +308,7 @@ def _read_video(where: str, name: str, entry: Any) -> AnnotatedVideo:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _interval(reference: Mapping[str, Any]) -> tuple[float, float]:

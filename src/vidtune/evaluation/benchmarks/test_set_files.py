@@ -1,6 +1,7 @@
 """Files of a test set: annotations in JSON, and stored features in the place of videos."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -8,25 +9,35 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.named_files import Named, NamedFiles, walk
+from vidtune.evaluation.foreign_json import ForeignValueError, half_characters, parse_json
+
+_ESCAPED_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def read_annotations(path: Path) -> tuple[Any, bytes]:
     """Returns the value of a JSON file, and its bytes.
 
     Raises:
-        UserError: the file cannot be read or is not valid JSON; names the file, line and column.
+        UserError: the file cannot be read, is not valid JSON (names the file, line and column), has a key twice in one
+            object, or holds something that cannot be stored or printed.
     """
     try:
         content = path.read_bytes()
-        return json.loads(content.decode("utf-8-sig")), content
+        value = parse_json(content.decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
+    except ForeignValueError as error:
+        raise UserError(f"{path}: {error}") from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply; expected a list of objects") from None
+    half = next(half_characters(value), None) if _ESCAPED_HALF.search(content) else None
+    if half is not None:
+        raise UserError(f"{path}{half}: holds half a character, such as \\ud800; write the whole character")
+    return value, content
 
 
 def feature_files(stream: str, folder: Path, names: Iterable[str], prefix: str) -> dict[str, Named]:
@@ -48,4 +59,7 @@ def feature_files(stream: str, folder: Path, names: Iterable[str], prefix: str) 
     files = NamedFiles(walk(folder), "", prefix, sorted(FEATURE_SUFFIXES), (), names)
     found = {name: files.find(name) for name in names}
     paths = {name: one.file or one.similar for name, one in found.items()}
-    return {name: replace(one, file=paths[name] and str(folder / paths[name])) for name, one in found.items()}
+    return {
+        name: replace(one, file=None if (path := paths[name]) is None else str(folder / path))
+        for name, one in found.items()
+    }

@@ -7,6 +7,7 @@ quantitative_evaluation.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,8 +52,8 @@ class VideoQA(Benchmark):
             data: folder of the set, the folder that holds it, or the one above that.
 
         Raises:
-            UserError: no such folder, broken JSON (line and column), missing fields, lists of unequal length, or a
-                video name that leaves the folder.
+            UserError: no such folder, broken JSON (line and column), missing fields, lists of unequal length or in
+                different orders, no question at all, or a video name that leaves the folder.
         """
         folder = self._find(Path(data)).resolve()
         asked, question_bytes = _read_list(folder / QUESTIONS_FILE)
@@ -62,7 +63,10 @@ class VideoQA(Benchmark):
                 f"{folder}: {QUESTIONS_FILE} has {len(asked)} entries but {ANSWERS_FILE} has {len(answered)}; "
                 "they are paired by position and must be equally long"
             )
-        names = {}
+        if not asked:
+            raise UserError(f"{folder / QUESTIONS_FILE}: holds no question")
+        _require_same_order(folder, asked, answered)
+        names: dict[str, tuple[str, str]] = {}
         for index, entry in enumerate(asked):
             name = str(_field(folder / QUESTIONS_FILE, index, entry, "video_name", (str, int)))
             names.setdefault(name, (f"{folder / QUESTIONS_FILE}: entry {index}", "video_name"))
@@ -126,13 +130,33 @@ def _read_list(path: Path) -> tuple[list[Any], bytes]:
     return entries, content
 
 
+def _require_same_order(folder: Path, asked: Sequence[Any], answered: Sequence[Any]) -> None:
+    """Answers that name their questions must stand in the order of the questions.
+
+    Raises:
+        UserError: they do not; names the first that differs.
+    """
+    ids = [[one.get("question_id") if isinstance(one, dict) else None for one in part] for part in (asked, answered)]
+    # An id that all answers share names no question.
+    if None in ids[0] or None in ids[1] or len(set(map(str, ids[1]))) == 1:
+        return
+    for index, (question, answer) in enumerate(zip(*ids, strict=True)):
+        if str(question) != str(answer):
+            raise UserError(
+                f"{folder}: entry {index} of {QUESTIONS_FILE} has the question_id {question!r}, but in {ANSWERS_FILE} "
+                f"{answer!r}; put both files in the same order"
+            )
+
+
 def _field(path: Path, index: int, entry: Any, key: str, kinds: tuple[type, ...]) -> Any:
     if not isinstance(entry, dict):
         raise UserError(f"{path}: entry {index} is {type(entry).__name__}, expected an object")
     if key not in entry:
         raise UserError(f"{path}: entry {index} has no {key!r}")
     value = entry[key]
-    if not isinstance(value, kinds):
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not finite:
         expected = " or ".join(kind.__name__ for kind in kinds)
-        raise UserError(f"{path}: entry {index}: {key!r} is {type(value).__name__}, expected {expected}")
+        found = type(value).__name__ if finite else str(value)
+        raise UserError(f"{path}: entry {index}: {key!r} is {found}, expected {expected}")
     return value

@@ -4,17 +4,13 @@ Such files differ from our own (`machine.records`): the last line need not end, 
 Windows may be there, and a line may be a Python literal, which published scripts read with ``eval``.
 """
 
-import ast
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-
-
-class _DuplicateKeyError(ValueError):
-    """An object has a key twice."""
+from vidtune.evaluation.foreign_json import ForeignValueError, parse_json, parse_literal
 
 
 def read_foreign_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -37,9 +33,9 @@ def read_foreign_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _values(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     try:
-        whole = _parsed(text)
-    except _DuplicateKeyError as error:
-        if "\n" not in text.strip():
+        whole = parse_json(text)
+    except ForeignValueError as error:
+        if text.lstrip().startswith("[") or not _is_whole(text.lstrip().partition("\n")[0]):
             raise UserError(f"{path}: {error}") from None
     except json.JSONDecodeError as error:
         if text.lstrip().startswith("["):
@@ -61,27 +57,25 @@ def _values(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 def _value_of_line(where: str, line: str) -> Any:
     try:
-        return _parsed(line)
+        return parse_json(line)
     except json.JSONDecodeError as error:
         try:
-            return ast.literal_eval(line)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return parse_literal(line)
+        except ForeignValueError as twice:
+            raise UserError(f"{where}: {twice}") from None
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             hint = "" if line.endswith(("}", "]")) else "; is the line cut off?"
             raise UserError(f"{where}, column {error.colno}: not valid JSON ({error.msg}){hint}") from None
-    except _DuplicateKeyError as error:
+    except ForeignValueError as error:
         raise UserError(f"{where}: {error}") from None
     except RecursionError:
         raise UserError(f"{where}: not valid JSON (nested too deeply)") from None
 
 
-def _parsed(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_object)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _DuplicateKeyError(f"the key {twice!r} stands twice in one object")
-    return found
+def _is_whole(line: str) -> bool:
+    """Whether a line is a record of its own, not the start of one that is printed on several lines."""
+    try:
+        json.loads(line, parse_int=str)
+    except (json.JSONDecodeError, RecursionError):
+        return False
+    return True

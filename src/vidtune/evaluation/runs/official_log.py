@@ -1,13 +1,13 @@
 """Import answers that another program has written in the form of the published scripts, as a run.
 
 A question may be answered several times, for example where a log was appended twice. The last answer counts, as in the
-published scripts; all of them count in the official value of question types whose published scorer counts every line
-(`MeasuredBenchmark.every_answer_counts`).
+published scripts; a line without an answer replaces none. All of them count in the official value of question types
+whose published scorer counts every line (`MeasuredBenchmark.every_answer_counts`).
 """
 
 import hashlib
 import json
-from collections import Counter
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,20 +16,32 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
+from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, prediction_of
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity, software_versions
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
 from vidtune.evaluation.runs.foreign_file import read_foreign_records
+from vidtune.evaluation.runs.same_question import contradiction, plain, repeats_text
 from vidtune.machine.files import write_text_atomically
 from vidtune.registry import BENCHMARKS
 
 UNKNOWN_PROMPT = "not known: answers were imported"
 NO_TEXT = "the log holds no text as its answer"
+LEFT_OUT = "have another query_id than 0: the published scorer leaves them out"
+SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Answer in one line of a log; ``error`` says why there is none."""
+
+    text: str
+    error: str | None = None
 
 
 @dataclass
 class _Answers:
-    """Answers of a log by question index; None: the log has a line, but no answer in it.
+    """Answers of a log by question index.
 
     Args:
         every: in the order of the log.
@@ -37,9 +49,14 @@ class _Answers:
         other_reference: number of lines that name another reference answer than the test set.
     """
 
-    every: dict[int, list[str | None]] = field(default_factory=dict)
+    every: dict[int, list[_Answer]] = field(default_factory=dict)
     left_out: int = 0
     other_reference: int = 0
+
+    def given(self, index: int) -> list[_Answer]:
+        """The answers to a question; lines without one count only where there is no other."""
+        found = self.every.get(index, [])
+        return [one for one in found if one.error is None] or found[-1:]
 
 
 def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolder:
@@ -59,9 +76,10 @@ def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolde
     test_set = BENCHMARKS[benchmark]
     questions = test_set.load(data)
     protocol = test_set.protocol(prompt_format=UNKNOWN_PROMPT)
-    answers = _read(log, test_set, questions)
+    answers = _read(log, test_set, questions, protocol)
     if not answers.every:
-        raise UserError(f"{log}: holds no answer")
+        why = f"; {answers.left_out} lines {LEFT_OUT}" if answers.left_out else ""
+        raise UserError(f"{log}: holds no answer{why}")
     fingerprint = hashlib.sha256(log.read_bytes()).hexdigest()[:16]
     info = RunInfo(
         protocol=protocol,
@@ -72,12 +90,12 @@ def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolde
     )
     run = RunFolder.open(run_dir, info)
 
-    def prediction(question: Question, answer: str | None) -> Prediction:
-        return prediction_of(question, protocol, answer or "", error=NO_TEXT if answer is None else None)
+    def prediction(question: Question, answer: _Answer) -> Prediction:
+        return prediction_of(question, protocol, answer.text, error=answer.error)
 
     asked = [question for question in questions.questions if question.index in answers.every]
-    predictions = [prediction(question, answers.every[question.index][-1]) for question in asked]
-    earlier = [prediction(question, one) for question in asked for one in answers.every[question.index][:-1]]
+    predictions = [prediction(question, answers.given(question.index)[-1]) for question in asked]
+    earlier = [prediction(question, one) for question in asked for one in answers.given(question.index)[:-1]]
     write_text_atomically(run.predictions_file(), _lines(predictions))
     run.write_plan(questions.questions)
     run.write_imported(_notes(answers, test_set, questions.questions), earlier)
@@ -88,13 +106,13 @@ def _lines(predictions: Sequence[Prediction]) -> str:
     return "".join(json.dumps(prediction.record(), ensure_ascii=False) + "\n" for prediction in predictions)
 
 
-def _read(log: Path, test_set: Benchmark, questions: QuestionSet) -> _Answers:
+def _read(log: Path, test_set: Benchmark, questions: QuestionSet, protocol: Protocol) -> _Answers:
     """Assign the records of a log to questions."""
     by_id: dict[str, list[Question]] = {}
     for question in questions.questions:
         by_id.setdefault(question.id, []).append(question)
     answers = _Answers()
-    seen: Counter[tuple[int, ...]] = Counter()
+    turns: dict[tuple[int, ...], _Turns] = {}
     for place, record in read_foreign_records(log):
         where = f"{log}: {place}"
         try:
@@ -102,72 +120,101 @@ def _read(log: Path, test_set: Benchmark, questions: QuestionSet) -> _Answers:
         except (KeyError, TypeError) as error:
             what = f"has no {error}" if isinstance(error, KeyError) else "is not of that form"
             raise UserError(f"{where}: {what}; expected answers as the scripts of {test_set.name} log them") from None
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
         if found is None:
             answers.left_out += 1
             continue
-        name, answer = found
-        if name not in by_id:
-            raise UserError(f"{where}: {name!r} is no question of {questions.folder}")
-        same = _with_text(where, by_id[name], record)
-        # A test set may repeat an id: its first line is the answer to the first question with it, and so on.
-        turn = tuple(question.index for question in same)
-        question = same[seen[turn] % len(same)]
-        seen[turn] += 1
-        answers.every.setdefault(question.index, []).append(_text(where, answer, record.get("error")))
+        if not any(name in by_id for name in found.ids):
+            raise UserError(f"{where}: {' and '.join(map(repr, found.ids))} is no question of {questions.folder}")
+        known = [question for name in found.ids for question in by_id.get(name, ())]
+        same = _meant(where, known, record, protocol)
+        turn = turns.setdefault(tuple(question.index for question in same), _Turns(same))
+        question = turn.next()
+        answers.every.setdefault(question.index, []).append(_answer(where, found.answer, record.get("error")))
         answers.other_reference += "answer" in record and _differ(record["answer"], question)
+    for turn in turns.values():
+        turn.require_whole(log)
     return answers
 
 
-def _with_text(where: str, questions: Sequence[Question], record: Mapping[str, Any]) -> Sequence[Question]:
-    """Those of the questions whose text a record repeats; all of them where it holds none.
+def _meant(where: str, known: Sequence[Question], record: Mapping[str, Any], protocol: Protocol) -> Sequence[Question]:
+    """Those of the questions that have an id of a record, and that nothing in it contradicts.
 
     Raises:
-        UserError: it holds another text.
+        UserError: all are contradicted, or the record has the ids of two questions.
     """
-    said = record.get("question")
-    if not isinstance(said, str) or not said.strip() or questions[0].reference is not None:
-        return questions
-    same = [one for one in questions if _plain(one.question) == _plain(said)]
-    # Some scripts log the whole prompt, with placeholders before the question and instructions after it.
-    same = same or [one for one in questions if _plain(one.question) and _plain(one.question) in _plain(said)]
+    against = [contradiction(question, record, protocol) for question in known]
+    same = [question for question, what in zip(known, against, strict=True) if what is None]
     if not same:
         raise UserError(
-            f"{where}: {questions[0].id!r} asks {said.strip()[:80]!r}, but in the test set "
-            f"{questions[0].question.strip()[:80]!r}; was the log made with another version of the test set?"
+            f"{where}: {known[0].id!r} {against[0]}; was the log made with another version of the test set?"
         )
+    same = [question for question in same if repeats_text(question, record)] or same
+    ids = dict.fromkeys(question.id for question in same)
+    if len(ids) > 1:
+        raise UserError(f"{where}: names two questions, {' and '.join(map(repr, ids))}; keep the id of the test set")
     return same
 
 
-def _text(where: str, answer: Any, error: Any) -> str | None:
-    """The answer as text; None: there is none."""
-    if answer is None or answer != answer or (isinstance(error, str) and error):
-        return None
+@dataclass
+class _Turns:
+    """Questions that a log does not tell apart: its first line is the answer to the first of them, and so on."""
+
+    questions: Sequence[Question]
+    lines: int = 0
+
+    def next(self) -> Question:
+        question = self.questions[self.lines % len(self.questions)]
+        self.lines += 1
+        return question
+
+    def require_whole(self, log: Path) -> None:
+        """Raises UserError if lines are missing, so that it is not known which question each answers."""
+        different = {(str(one.answer), one.type, one.video) for one in self.questions}
+        if self.lines % len(self.questions) and len(different) > 1:
+            raise UserError(
+                f"{log}: {self.lines} lines for the {len(self.questions)} questions that have the id "
+                f"{self.questions[0].id!r}; name the video (video_name) or the question in every line"
+            )
+
+
+def _answer(where: str, answer: Any, error: Any) -> _Answer:
+    if error:
+        said = error.get("message", error) if isinstance(error, dict) else error
+        return _Answer("", "the log says: error" + (f" {str(said)[:SHOWN]}" if said is not True else ""))
+    if answer is None or (isinstance(answer, float) and not math.isfinite(answer)):
+        return _Answer("", NO_TEXT)
     if isinstance(answer, str):
-        return answer
+        return _Answer(answer)
     if isinstance(answer, bool) or not isinstance(answer, int | float):
-        raise UserError(f"{where}: the answer is {json.dumps(answer)[:80]}, expected a text")
-    return str(answer)
+        raise UserError(f"{where}: the answer is {_shown(answer)}, expected a text")
+    return _Answer(str(answer))
+
+
+def _shown(value: Any) -> str:
+    return (json.dumps(value) if isinstance(value, bool | list | dict) else repr(value))[:SHOWN]
 
 
 def _differ(said: Any, question: Question) -> bool:
-    return question.reference is None and _plain(str(said)) != _plain(str(question.answer))
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(" ?.")
+    return question.reference is None and plain(str(said)) != plain(str(question.answer))
 
 
 def _notes(answers: _Answers, test_set: Benchmark, questions: Sequence[Question]) -> list[str]:
     """What is unusual in the log, one line each."""
     every = test_set.every_answer_counts if isinstance(test_set, MeasuredBenchmark) else ()
     repeats: dict[bool, int] = {True: 0, False: 0}
+    unanswered = 0
     for question in questions:
-        repeats[question.type in every] += len(answers.every.get(question.index, ())[1:])
+        given = answers.given(question.index)
+        repeats[question.type in every] += len(given[1:])
+        unanswered += len(answers.every.get(question.index, ())) - len(given)
     counting = f"each counts in the official value of {', '.join(every)}, the last in the strict one"
     notes = (
         (repeats[True], f"answer a question again: {counting}"),
         (repeats[False], "answer a question again: the last answer counts"),
-        (answers.left_out, "have another query_id than 0: the published scorer leaves them out"),
+        (unanswered, "hold no answer to a question that another line answers or that fails again"),
+        (answers.left_out, LEFT_OUT),
         (answers.other_reference, "name another reference answer than the test set, whose answer counts"),
     )
     return [f"{count} lines {what}" for count, what in notes if count]

@@ -51,7 +51,8 @@ class Measurements(ScoreSource):
     def _official(self, items: Sequence[Item], measured: Measured) -> Rows:
         """What questions add to official values: with all answers of an imported log where every one counts."""
         official = _rows(measured.official, self.metrics)
-        known = {item.index: item for item in items if item.type in self.benchmark.every_answer_counts}
+        counting = [item for item in items if item.type in self.benchmark.every_answer_counts]
+        known = {item.index: item for item in counting if item.pred is not None}
         rounds: list[dict[int, Item]] = []
         for one in self.run.earlier_answers():
             if one.index in known and one.error is None:
