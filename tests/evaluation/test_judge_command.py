@@ -3,11 +3,15 @@
 import json
 
 import pytest
+from event_sets import event_run, write_events
 from judge_server import Reply, judge_server
 from qa_sets import StubEngine, counted_set, records, stub_run
 
 from vidtune.cli.main import run as vidtune
-from vidtune.evaluation.scores.score_file import read_score
+from vidtune.errors import UserError
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.scores.score_file import read_current_score, read_score
+from vidtune.evaluation.scores.scoring import score_run
 
 
 @pytest.fixture
@@ -93,3 +97,41 @@ def test_a_run_without_any_answer_is_no_success_and_the_next_run_is_scored(qa, t
 def test_an_option_that_cannot_be_meant_is_named(tmp_path, capsys, words, option):
     assert vidtune(["judge", str(tmp_path), "--judge", "chat", "--judge-url", "http://localhost:1", *words]) == 2
     assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reply", [Reply(status=400), Reply(content="[1]")])
+def test_answers_that_can_never_be_judged_do_not_end_a_later_judging(tmp_path, capsys, reply):
+    run = stub_run(counted_set(tmp_path / "set", 12), tmp_path / "run").run_dir
+    poison = [f"question {n}?" for n in range(0, 12, 2)]
+    with judge_server(lambda body, earlier: reply if any(one in str(body) for one in poison) else Reply()) as server:
+        words = ["judge", str(run), "--judge", "chat", "--judge-url", server.url, "--judge-concurrency", "1"]
+        assert (vidtune(words), len(server.requests)) == (0, 12)
+        assert (vidtune(words), len(server.requests)) == (0, 18)
+    assert capsys.readouterr().out.count("6 of 6 right") == 2
+
+
+def test_what_metrics_score_is_measured_after_a_judge_is_given_up_and_every_problem_is_said(qa, tmp_path, capsys):
+    other = stub_run(qa[0], tmp_path / "other").run_dir
+    measured = event_run(write_events(tmp_path / "events"), tmp_path / "measured").run_dir
+    empty = stub_run(qa[0], tmp_path / "empty", StubEngine(errors={"clip": "no frames"})).run_dir
+    with judge_server(lambda body, earlier: Reply(status=401)) as server:
+        runs = [str(empty), str(qa[1]), str(other), str(measured)]
+        assert vidtune(["judge", *runs, "--judge", "chat", "--judge-url", server.url]) == 2
+        assert len(server.requests) == 1
+    shown = capsys.readouterr()
+    assert f"{other}: not judged, the judge was given up" in shown.out and "metrics in %" in shown.out
+    errors = [line for line in shown.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 and "nothing was scored: 50 failed" in errors[0] and "HTTP 401" in errors[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [("predictions.jsonl", "answer 7", "answer 8"), ("judgements/rules-v1.jsonl", '"yes"', '"no"')],
+)
+def test_a_score_of_other_answers_or_verdicts_is_no_score_of_today(tmp_path, file, old, new):
+    run = RunFolder(stub_run(counted_set(tmp_path / "set", 8), tmp_path / "run").run_dir)
+    assert score_run(run.path, progress=False) == read_current_score(run, "rules-v1")
+    path = run.path / file
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UserError, match="its score by rules-v1 is of another time"):
+        read_current_score(run, "rules-v1")

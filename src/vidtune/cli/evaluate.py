@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vidtune.cli.options.groups import option_groups
-from vidtune.cli.options.judging import CACHE, NO_JUDGE, JudgeOptions, judge_and_score
+from vidtune.cli.options.judging import CACHE, NO_JUDGE, JudgeOptions, Scoring, judge_and_score
 from vidtune.cli.options.loading import ModelBase, Revision, System, Towers, assignments
 from vidtune.errors import UserError
 
@@ -130,7 +130,6 @@ def evaluate(
     """Answer the questions of a benchmark, then judge or measure the answers and print the scores."""
     from vidtune.checkpoints.files.hub import locate, pinned
     from vidtune.checkpoints.files.misplaced import require_checkpoint
-    from vidtune.evaluation.judges.base import JudgingStoppedError
     from vidtune.evaluation.predict import predict_benchmark
 
     folder = locate(pinned(checkpoint, revision))
@@ -140,7 +139,7 @@ def evaluate(
         run.require_readable()
     judge = None if judging.judge == NO_JUDGE else judging.build(out / CACHE)
     loaded = model.open(folder)
-    problems: list[UserError] = []
+    scoring = Scoring()
     for run in runs:
         summary = predict_benchmark(
             loaded,
@@ -153,14 +152,9 @@ def evaluate(
             other_versions=other_versions,
         )
         typer.echo(f"{summary.run_dir}: {summary.ledger}")
-        try:
-            _score(summary, judge)
-        except UserError as error:
-            problems.append(error)
-            if isinstance(error, JudgingStoppedError):
-                judge = None  # the other runs are asked all the same
-    if problems:
-        raise problems[0]
+        with scoring.of_one():
+            _score(summary, judge if scoring.goes_on(summary.run_dir) else None)
+    scoring.end()
 
 
 def _score(summary: "PredictionSummary", judge: "Judge | None") -> None:

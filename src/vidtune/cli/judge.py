@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vidtune.cli.options.groups import option_groups
-from vidtune.cli.options.judging import CACHE, JudgeOptions, NothingScoredError, judge_and_score
+from vidtune.cli.options.judging import CACHE, JudgeOptions, Scoring, judge_and_score
 from vidtune.errors import UserError
 
 
@@ -23,14 +23,15 @@ def judge(
 ) -> None:
     """Judge or measure the stored predictions of RUN and print the scores; no judgement is asked for twice."""
     folders = [_imported(path, benchmark, data) if path.is_file() else path for path in run]
-    problems: list[UserError] = []
+    scoring = Scoring()
     for folder in folders:
-        try:
-            judge_and_score(folder, judging.build(folder.parent / CACHE))
-        except NothingScoredError as error:
-            problems.append(error)
-    if problems:
-        raise problems[0]
+        judge = judging.build(folder.parent / CACHE)
+        with scoring.of_one():
+            if scoring.goes_on(folder):
+                judge_and_score(folder, judge)
+            else:
+                typer.echo(f"{folder}: not judged, the judge was given up")
+    scoring.end()
 
 
 def _imported(log: Path, benchmark: str | None, data: Path | None) -> Path:

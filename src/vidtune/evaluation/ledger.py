@@ -60,6 +60,7 @@ class Entry:
         reason: why the question has no answer, or its answer no verdict.
         detail: what was found in this case, such as the reply of the judge; shown with an example.
         repeated: a later question with the same id is answered too: published scripts judge an id once.
+        similar: what was looked for, and which file of a similar name was taken; None where the name is right.
     """
 
     index: int
@@ -71,6 +72,7 @@ class Entry:
     reason: str | None = None
     detail: str | None = None
     repeated: bool = False
+    similar: str | None = None
 
     @property
     def answered(self) -> bool:
@@ -124,12 +126,17 @@ class Ledger:
 
 
 def reason_lines(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Returns a line per state and reason, the most frequent reason of a state first; rare ones share a line."""
+    """Returns a line on files of similar names, then one per state and reason.
+
+    The most frequent reason of a state comes first; rare ones share a line.
+    """
     grouped: dict[tuple[Asking | Judging, str], list[Entry]] = {}
     for entry in entries:
         if entry.reason is not None:
             grouped.setdefault((entry.state, entry.reason), []).append(entry)
-    lines = []
+    similar = [entry.similar for entry in entries if entry.answered and entry.similar is not None]
+    missed = f"(first: {similar[0]}), which the published scripts count as missing" if similar else ""
+    lines = [f"{len(similar)} questions under similar names {missed}"] if similar else []
     for state in [*Asking, *Judging]:
         reasons = [(reason, found) for (of, reason), found in grouped.items() if of is state]
         reasons.sort(key=lambda one: -len(one[1]))

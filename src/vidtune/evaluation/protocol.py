@@ -105,6 +105,11 @@ class Protocol(BaseModel):
         parts = [self.benchmark, *(["blind"] if self.blind else [])]
         return "-".join([*parts, *(["without", *self.without] if self.without else [])])
 
+    @property
+    def reads_videos(self) -> bool:
+        """Whether a stream reads the file itself: not all have stored features or are switched off."""
+        return not {self.stream, *self.companions} <= {*self.features, *self.without}
+
     def question_text(
         self, question: str, media: str | None = None, kind: str | None = None, fields: Mapping[str, str] | None = None
     ) -> str:

@@ -23,8 +23,9 @@ class Question:
         reference: JSON values that metrics compare the answer with; None where a judge compares it with ``answer``.
         features: (stream, path) of stored features that are read instead of the file.
         similar: path of the video of a similar name; see `benchmarks.named_files`.
-        looked_for: where the video was looked for, and which file is near; None when it has the name that the protocol
-            gives it.
+        looked_for: where the video or its features were looked for, and which file is near; None when there is one of
+            the name that the protocol gives it.
+        took: path of the file of a similar name that is asked about all the same; the published scripts would not.
     """
 
     index: int
@@ -39,6 +40,7 @@ class Question:
     features: tuple[tuple[str, str], ...] = ()
     similar: str | None = None
     looked_for: str | None = None
+    took: str | None = None
 
     @property
     def missing(self) -> bool:
@@ -67,7 +69,10 @@ class QuestionSet:
 
         The published scripts leave such questions out.
         """
-        found = [replace(one, file=one.similar) if one.file is None else one for one in self.questions]
+        found = [
+            replace(one, file=one.similar, took=one.similar) if one.file is None and one.similar is not None else one
+            for one in self.questions
+        ]
         return replace(self, questions=tuple(found))
 
 

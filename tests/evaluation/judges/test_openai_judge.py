@@ -359,6 +359,15 @@ def test_one_poisonous_item_is_given_up_and_the_others_are_judged():
     assert found["0"].attempts == 8 and all(found[key].error is None for key in "123")
 
 
+def test_known_replies_are_reported_in_the_order_of_the_items(tmp_path):
+    with judge_server(lambda body, earlier: Reply()) as server:
+        again = judge(server, cache=tmp_path / "cache.jsonl")
+        ask(again, items(12))
+        reported: list[str] = []
+        again.judge(items(12), lambda one: reported.append(one.item.id))
+    assert reported == [item.id for item in items(12)]
+
+
 def test_equal_texts_are_asked_once():
     same = [JudgeItem(str(n), "what?", "cat", "dog") for n in range(4)]
     with judge_server(lambda body, earlier: Reply()) as server:

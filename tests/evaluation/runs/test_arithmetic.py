@@ -87,9 +87,22 @@ def test_a_run_of_an_earlier_version_goes_on_and_knows_its_arithmetic_then(ask, 
     assert "arithmetic" not in json.loads(path.read_text())
     ask(limit=4)
     assert json.loads(path.read_text())["arithmetic"] == {"device": "cpu", "dtype": "float32"}
+    said = "the first answers are of an unknown device and dtype, the others of float32 on cpu"
+    assert RunFolder(tmp_path / "run").info.mixture == said and said in score_run(tmp_path / "run").reasons
     with pytest.raises(UserError, match="--dtype float32"):
         ask(limit=None, arithmetic=Arithmetic(device="cpu", dtype="bfloat16"))
     assert len(records(tmp_path / "run/predictions.jsonl")) == 4
+
+
+def test_what_one_rank_writes_down_stays_when_another_that_began_with_it_writes(ask, tmp_path):
+    ask()
+    info = RunFolder(tmp_path / "run").info
+    changed = info.model_copy(update={"versions": {**info.versions, "torch": "0.1"}})
+    first, second = (RunFolder.open(tmp_path / "run", info) for _ in range(2))
+    first.begin_asking(changed, True, other_versions=True)
+    second.begin_asking(info.model_copy(update={"limit": None}), True)
+    assert [one["torch"] for one in RunFolder(tmp_path / "run").info.other_versions] == ["0.1"]
+    assert second.info == first.info
 
 
 def test_the_dtypes_of_all_weights_are_named():

@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +36,47 @@ def _each(fits: Callable[[Any], bool], expected: str) -> Callable[[Any], Any]:
 
 
 _AMOUNT = _each(lambda amount: math.isfinite(amount) and amount >= 0, "amount of at least 0")
+
+
+class Scoring:
+    """Scores runs one after the other. Problems of one do not end the others; all are said at the end.
+
+    Once the judge is given up, only runs that metrics score are scored.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[UserError] = []
+        self.given_up = False
+
+    @contextmanager
+    def of_one(self) -> Iterator[None]:
+        """Context manager that keeps what is wrong with one run."""
+        from vidtune.evaluation.judges.base import JudgingStoppedError
+
+        try:
+            yield
+        except UserError as error:
+            self.problems.append(error)
+            self.given_up |= isinstance(error, JudgingStoppedError)
+
+    def goes_on(self, run_dir: Path) -> bool:
+        """Whether this run is scored: the judge is not given up, or the run needs none."""
+        from vidtune.evaluation.runs.folder import RunFolder
+        from vidtune.evaluation.scores.score import METRICS
+        from vidtune.evaluation.scores.scoring import source_for
+
+        return not self.given_up or source_for(RunFolder(run_dir)).name == METRICS
+
+    def end(self) -> None:
+        """Say every problem; the last one ends the command.
+
+        Raises:
+            UserError: there was a problem.
+        """
+        for problem in self.problems[:-1]:
+            typer.echo(f"error: {problem}", err=True)
+        if self.problems:
+            raise self.problems[-1]
 
 
 @dataclass(frozen=True)

@@ -142,4 +142,8 @@ def _with_features(question: Question, found: Mapping[str, Mapping[str, Named]],
         return replace(question, file=None, features=(), looked_for=files[stream].looked_for)
     if stream not in files and question.file is None:
         return replace(question, features=())
-    return replace(question, features=tuple((name, one.file) for name, one in files.items() if one.file is not None))
+    similar = next((one for one in files.values() if one.file is not None and one.looked_for), None)
+    if similar is not None:
+        question = replace(question, looked_for=similar.looked_for, took=similar.file)
+    features = tuple((name, one.file) for name, one in files.items() if one.file is not None)
+    return replace(question, features=features)

@@ -107,7 +107,7 @@ class Round:
         from openai import AsyncOpenAI
 
         unknown = iter([key for key in waiting if key not in known])
-        for key in waiting.keys() & known.keys():
+        for key in (key for key in waiting if key in known):
             self._report(waiting[key], Judgement(waiting[key][0], parse_reply(known[key]), reply=known[key]))
 
         client = AsyncOpenAI(
@@ -157,7 +157,7 @@ class Round:
                 failure = failed or _without_verdict(judgement.value)
                 if failure is None:
                     self.streaks.usable()
-                elif self.streaks.failed(failure, items[0].id, request):
+                elif self.streaks.failed(failure, items[0], request):
                     self._report(items, judgement)
                     raise self._stopped(failure)
                 if failed is None or not failed.repeat or attempt == self.limits.attempts:

@@ -3,7 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vidtune.errors import UserError
@@ -13,12 +13,17 @@ DEFAULT_JUDGE = "rules-v1"
 
 @dataclass(frozen=True, slots=True)
 class JudgeItem:
-    """One answer to judge; ``id`` is unique among the items."""
+    """One answer to judge; ``id`` is unique among the items.
+
+    Args:
+        unjudged: why an earlier judging left it without a verdict that counts; None: it did not.
+    """
 
     id: str
     question: str
     answer: str
     pred: str
+    unjudged: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from vidtune.evaluation.judges.base import JudgeItem
 from vidtune.evaluation.judges.failures import Failure
 
 
@@ -22,7 +23,8 @@ class FailureStreaks:
     """Counts failed requests of each kind since the last usable verdict.
 
     Requests that were under way together count as one failure. Where an item may be the cause, it alone proves nothing
-    against an endpoint: such a streak ends the judging only when it holds a second item.
+    against an endpoint: such a streak ends the judging only when it holds a second item. An item that was left unjudged
+    for the same reason before says nothing about the endpoint of today: it is in no streak.
 
     Args:
         most: length of a streak that ends the judging; None: none does.
@@ -50,7 +52,7 @@ class FailureStreaks:
         self.proven, self._endpoint_fails = True, False
         self._streaks.clear()
 
-    def failed(self, failure: Failure, item: str, request: int) -> bool:
+    def failed(self, failure: Failure, item: JudgeItem, request: int) -> bool:
         """A request failed. Returns whether the judging ends.
 
         Args:
@@ -58,8 +60,10 @@ class FailureStreaks:
             request: number of the request, from `sent`.
         """
         self._endpoint_fails |= failure.endpoint
+        if not failure.endpoint and item.unjudged is not None and item.unjudged.startswith(failure.kind):
+            return False
         streak = self._streaks.setdefault(failure.kind, _Streak())
-        streak.items.add(item)
+        streak.items.add(item.id)
         if request > streak.last:
             streak.count += 1
             streak.last = self._sent

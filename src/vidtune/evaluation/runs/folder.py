@@ -31,6 +31,7 @@ from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_
 from vidtune.evaluation.runs.arithmetic import Arithmetic, decisive, differences
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.machine.files import read_object, write_json_atomically, write_text_atomically
+from vidtune.machine.locks import locked
 from vidtune.machine.nearby import below, listed
 from vidtune.machine.records import read_records
 from vidtune.registry import BENCHMARKS
@@ -50,6 +51,7 @@ class PlannedQuestion:
     video: str
     type: str | None
     looked_for: str | None = None
+    took: str | None = None
 
 
 class DataIdentity(BaseModel):
@@ -79,6 +81,7 @@ class RunInfo(BaseModel):
         versions: package -> version, in the session that began the run; later sessions are in ``sessions.jsonl``.
         other_versions: versions of later sessions with which questions were asked although they differ.
         arithmetic: device and dtype; None: a run of an earlier version, or of answers from elsewhere.
+        unknown_arithmetic: its first answers are of an earlier version, which did not store device and dtype.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -94,12 +97,17 @@ class RunInfo(BaseModel):
     versions: dict[str, str]
     other_versions: tuple[dict[str, str], ...] = Field(default=(), exclude_if=lambda found: not found)
     arithmetic: Arithmetic | None = Field(default=None, exclude_if=lambda found: found is None)
+    unknown_arithmetic: bool = Field(default=False, exclude_if=lambda unknown: not unknown)
 
     @property
     def mixture(self) -> str | None:
-        """The versions that answered, in words, where they differ between sessions; None where they do not."""
+        """What differs between the sessions that answered, in words; None where nothing does."""
         found = [text for other in self.other_versions for text in differences(self.versions, other)]
-        return f"answers of several versions: {', '.join(dict.fromkeys(found))}" if found else None
+        notes = [f"answers of several versions: {', '.join(dict.fromkeys(found))}"] if found else []
+        if self.unknown_arithmetic and self.arithmetic is not None:
+            known = f"{self.arithmetic.dtype} on {self.arithmetic.device}"
+            notes.append(f"the first answers are of an unknown device and dtype, the others of {known}")
+        return "; ".join(notes) or None
 
     @property
     def benchmark(self) -> str:
@@ -135,18 +143,27 @@ class RunFolder:
         Raises:
             UserError: the folder holds another run (other protocol, checkpoint or test set) or other files.
         """
-        if (path / RUN_FILE).exists():
-            run = cls(path)
-            run._require_same(info)
-            if run.info.limit is not None and (info.limit is None or info.limit > run.info.limit):
-                run.info = run.info.model_copy(update={"limit": info.limit})
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: is a file; choose another output folder")
+        path.mkdir(parents=True, exist_ok=True)
+        with locked(path / RUN_FILE):  # several ranks may begin a run together
+            if (path / RUN_FILE).exists():
+                run = cls(path)
+                run._require_same(info)
+                run.info = run._with_limit(info)
+                return run
+            if any(path.glob("predictions*.jsonl")):
+                raise UserError(f"{path}: holds predictions without a {RUN_FILE}; choose another output folder")
+            run = cls.__new__(cls)
+            run.path, run.info = path, info
+            run._write_info()
             return run
-        if path.exists() and (not path.is_dir() or any(path.glob("predictions*.jsonl"))):
-            raise UserError(f"{path}: holds predictions without a {RUN_FILE}; choose another output folder")
-        run = cls.__new__(cls)
-        run.path, run.info = path, info
-        run._write_info()
-        return run
+
+    def _with_limit(self, info: RunInfo) -> RunInfo:
+        """What the run is when these questions belong to it too."""
+        limits = (self.info.limit, info.limit)
+        largest = None if None in limits else max(limit for limit in limits if limit is not None)
+        return self.info.model_copy(update={"limit": largest})
 
     def begin_asking(self, info: RunInfo, asks: bool, other_versions: bool = False) -> None:
         """Write down what the run is now. Further answers must be computed as those that are stored.
@@ -159,10 +176,14 @@ class RunFolder:
         Raises:
             UserError: another dtype or device, or none said, or another version that is not allowed.
         """
-        if asks:
-            self.info = self.info.model_copy(update=self._computed_alike(info, other_versions))
-        if self.info != RunInfo.model_validate(read_object(self.path / RUN_FILE)):
-            self._write_info()
+        with locked(self.path / RUN_FILE):
+            stored = RunFolder(self.path)
+            stored.info = stored._with_limit(self.info)
+            if asks:
+                stored.info = stored.info.model_copy(update=stored._computed_alike(info, other_versions))
+            self.info = stored.info
+            if self.info != RunFolder(self.path).info:
+                self._write_info()
 
     def _computed_alike(self, info: RunInfo, other_versions: bool) -> dict[str, Any]:
         """Returns what changes in the description of the run. Raises UserError, see :meth:`begin_asking`."""
@@ -170,6 +191,8 @@ class RunFolder:
         update: dict[str, Any] = {}
         if mine is None:
             update["arithmetic"] = asks
+            if asks is not None and any(one.error is None for one in self.predictions()):
+                update["unknown_arithmetic"] = True
         elif asks is None:
             raise UserError(
                 f"{self.path}: its answers are computed with {mine.dtype} on {mine.device}, the others with what is "
@@ -255,12 +278,20 @@ class RunFolder:
                 "video": question.video,
                 "type": question.type,
                 **({"reference": question.reference} if measured else {}),
-                **({"looked_for": question.looked_for} if question.missing and question.looked_for else {}),
+                **self._found(question),
             }
             for question in questions
         ]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_text_atomically(self.path / (REFERENCES if measured else QUESTIONS), text)
+
+    def _found(self, question: Question) -> dict[str, str]:
+        """Where the video of a question was looked for, and what was taken in its place."""
+        unread = question.took is not None and question.took == question.file and not self.info.protocol.reads_videos
+        took = None if unread else question.took
+        if question.looked_for is None or not (question.missing or took):
+            return {}
+        return {"looked_for": question.looked_for, **({"took": took} if took else {})}
 
     def references(self) -> list[dict[str, Any]]:
         """Returns what metrics compare with, for every question of the run, in the order of the test set."""
@@ -277,7 +308,9 @@ class RunFolder:
         known = {line["index"]: line for line in stored}
         unknown = {"id": "unknown", "type": None}
         return [
-            PlannedQuestion(index, line["id"], line["video"], line.get("type"), line.get("looked_for"))
+            PlannedQuestion(
+                index, line["id"], line["video"], line.get("type"), line.get("looked_for"), line.get("took")
+            )
             for index in range(self.planned)
             for line in [known.get(index, {**unknown, "video": f"of question {index}"})]
         ]

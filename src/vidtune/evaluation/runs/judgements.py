@@ -18,17 +18,17 @@ from vidtune.machine.files import read_object, write_json_atomically
 from vidtune.machine.records import RecordWriter, read_records
 
 
+def last_answers(predictions: Sequence[Prediction]) -> dict[str, Prediction]:
+    """Returns the last answer to each official id, in the order of the first: published scripts judge an id once."""
+    return {prediction.id: prediction for prediction in predictions if prediction.error is None}
+
+
 def judge_items(predictions: Sequence[Prediction]) -> list[JudgeItem]:
     """Returns what is judged: one item per official id.
 
     Of a repeated id the last text counts, as in the published scripts.
     """
-    latest = {
-        prediction.id: JudgeItem(prediction.id, prediction.question, str(prediction.answer), prediction.pred)
-        for prediction in predictions
-        if prediction.error is None
-    }
-    return list(latest.values())
+    return [JudgeItem(id, last.question, str(last.answer), last.pred) for id, last in last_answers(predictions).items()]
 
 
 def items_of_questions(predictions: Sequence[Prediction]) -> dict[int, JudgeItem]:
@@ -37,12 +37,11 @@ def items_of_questions(predictions: Sequence[Prediction]) -> dict[int, JudgeItem
     The items of `judge_items` keep the official id. An answer whose id is answered again later has an item of its own,
     which is in no official value.
     """
-    answered = [prediction for prediction in predictions if prediction.error is None]
-    last = {prediction.id: prediction.index for prediction in answered}
+    last = last_answers(predictions)
     items = {}
-    for prediction in answered:
+    for prediction in (one for one in predictions if one.error is None):
         name = prediction.id
-        if last[name] != prediction.index:
+        if last[name].index != prediction.index:
             name = f"{name}#{prediction.index}"
             while name in last:
                 name += "#"

@@ -1,20 +1,30 @@
 """The ledger of a run, made from its folder."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
+from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import Judgement
 from vidtune.evaluation.judges.replies import HIGHEST_SCORE, LOWEST_SCORE, judging_state
 from vidtune.evaluation.ledger import ANSWERS, Asking, Entry, Judging, Ledger
 from vidtune.evaluation.question import Prediction
-from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.runs.judgements import items_of_questions, judgements_of
+from vidtune.evaluation.runs.folder import PlannedQuestion, RunFolder
+from vidtune.evaluation.runs.judgements import items_of_questions, judgements_of, last_answers
 
 LONGEST_DETAIL = 60
 _REASONS = {
     Judging.OUT_OF_RANGE: f"the score is outside {LOWEST_SCORE} to {HIGHEST_SCORE}",
     Judging.UNREADABLE: "the reply holds no score that can be read",
 }
+
+
+def require_asked(run: RunFolder, entries: Sequence[Entry]) -> None:
+    """Raises UserError when no question of a run was asked yet."""
+    if all(entry.asking is Asking.NOT_ASKED for entry in entries):
+        raise UserError(f"{run.path}: no question was asked yet; run the evaluation first")
 
 
 def ledger_of(run: RunFolder) -> Ledger:
@@ -34,11 +44,26 @@ def judged_ledger(run: RunFolder, judge: str) -> tuple[Ledger, dict[int, Judgeme
     return Ledger(tuple(entries)), judgements
 
 
+def answers_digest(run: RunFolder, judge: str | None) -> str:
+    """Returns 16 hex digits of all that a score of now is computed from: the answers, and the verdicts of a judge.
+
+    Args:
+        judge: name of the judge; None where metrics score the run.
+    """
+    predictions = run.predictions()
+    said: list[Any] = [[one.index, one.id, one.pred, one.error] for one in [*predictions, *run.earlier_answers()]]
+    if judge is not None:
+        items = items_of_questions(predictions)
+        stored = judgements_of(run, judge, items.values())
+        said += [[item.id, one.value, one.error] for item in items.values() if (one := stored.get(item.id)) is not None]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
 def _entries(run: RunFolder, predictions: Sequence[Prediction]) -> Iterator[Entry]:
     """Yields the planned questions with their states of asking."""
     asked = {prediction.index: prediction for prediction in predictions}
     missing = {record["index"]: record["reason"] for record in run.missing()}
-    last = {one.id: one.index for one in predictions if one.error is None}
+    last = {prediction.index for prediction in last_answers(predictions).values()}
     for planned in run.plan():
         asking, reason = _asking(asked.get(planned.index), missing.get(planned.index))
         yield Entry(
@@ -49,8 +74,15 @@ def _entries(run: RunFolder, predictions: Sequence[Prediction]) -> Iterator[Entr
             asking,
             reason=reason,
             detail=planned.looked_for if asking is Asking.NO_VIDEO else None,
-            repeated=asking in ANSWERS and last.get(planned.id) != planned.index,
+            repeated=asking in ANSWERS and planned.index not in last,
+            similar=_similar(planned) if asking in ANSWERS else None,
         )
+
+
+def _similar(planned: PlannedQuestion) -> str | None:
+    if planned.took is None:
+        return None
+    return f"looked for {(planned.looked_for or '').removeprefix('not ')}, took {planned.took}"
 
 
 def _asking(prediction: Prediction | None, missing: str | None) -> tuple[Asking, str | None]:

@@ -1,6 +1,7 @@
 """Judge the stored predictions of a run: a pass of its own, which can be resumed and repeated with any judge."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vidtune.errors import UserError, foreign
@@ -14,7 +15,7 @@ from vidtune.evaluation.judges.base import (
     JudgingSummary,
     Usage,
 )
-from vidtune.evaluation.judges.replies import HIGHEST_SCORE, Verdict, read_verdict
+from vidtune.evaluation.judges.replies import HIGHEST_SCORE, Verdict, judging_state, read_verdict
 from vidtune.evaluation.ledger import Entry
 from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource
 from vidtune.evaluation.runs.folder import RunFolder
@@ -161,6 +162,7 @@ def estimate_run(run_dir: Path, judge: Judge) -> ExpectedUsage:
 
 
 def _pending(items: Sequence[JudgeItem], known: Mapping[str, Judgement]) -> list[JudgeItem]:
-    """The items without a verdict that counts; those that were tried before come last."""
+    """The items without a verdict that counts; those that were tried before come last, with what came of it."""
     new = [item for item in items if item.id not in known]
-    return [*new, *(item for item in items if item.id in known and not usable(known[item.id]))]
+    tried = [(item, known[item.id]) for item in items if item.id in known and not usable(known[item.id])]
+    return [*new, *(replace(item, unjudged=one.error or judging_state(one.value)) for item, one in tried)]

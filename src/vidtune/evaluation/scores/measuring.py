@@ -15,11 +15,11 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
-from vidtune.evaluation.ledger import Asking, Entry, Judging, Ledger
+from vidtune.evaluation.ledger import Entry, Judging, Ledger
 from vidtune.evaluation.metrics.base import TaskValues
 from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.runs.run_ledger import ledger_of
+from vidtune.evaluation.runs.run_ledger import ledger_of, require_asked
 from vidtune.evaluation.scores.score import METRICS
 from vidtune.machine.records import read_records, write_records
 
@@ -41,8 +41,7 @@ class Measurements(ScoreSource):
     def collect(self, progress: bool) -> Collected:
         ledger = ledger_of(self.run)
         items = self._items(ledger)
-        if not any(entry.asking is not Asking.NOT_ASKED for entry in ledger.entries):
-            raise UserError(f"{self.run.path}: no question was asked yet; run the evaluation first")
+        require_asked(self.run, ledger.entries)
         measured = self.benchmark.measure(items)
         outcomes = _outcomes(ledger, measured, self._official(items, measured), self.metrics)
         write_records(self.run.path / FILE, map(_record, outcomes))

@@ -62,6 +62,7 @@ class ScoreGroup(BaseModel):
         unclear: judged answers of which the judge said neither yes nor no.
         repeated: answers with a verdict that counts that are in no official value all the same, because their id is
             answered again later. Each question that is in no official value is in one of these numbers.
+        similar: answers about files of similar names, which the published scripts count as missing.
         videos: number of videos of these questions.
     """
 
@@ -84,6 +85,7 @@ class ScoreGroup(BaseModel):
     judge_failed: int = 0
     not_judged: int = 0
     repeated: int = 0
+    similar: int = 0
     videos: int
     values: tuple[NamedValue, ...]
 
@@ -113,6 +115,7 @@ class Score(BaseModel):
             scripts judge an id once. In the strict values every question counts.
         reasons: why questions do not count, one line per state and reason, with examples; before them a line if several
             versions of the software answered.
+        answers: digest of the answers and verdicts that it was computed from; None: a score of an earlier version.
         left_out: metric -> reason why it could not be computed; scoring again where it can be computed adds it.
         overall: over all questions; None when each question type has metrics of its own.
         groups: one per question type.
@@ -132,6 +135,7 @@ class Score(BaseModel):
     unanswered: int = 0
     duplicates: int = 0
     reasons: tuple[str, ...] = ()
+    answers: str | None = None
     left_out: dict[str, str] = {}
     overall: ScoreGroup | None
     groups: tuple[ScoreGroup, ...]

@@ -12,7 +12,7 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.ledger import Asking
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.runs.run_ledger import ledger_of
+from vidtune.evaluation.runs.run_ledger import answers_digest, ledger_of
 from vidtune.evaluation.scores.score import METRICS, NamedValue, Score, ScoreGroup
 from vidtune.machine.files import read_object, write_json_atomically
 
@@ -20,7 +20,16 @@ _TOTAL_COUNTS = {"questions": "questions", "videos": "videos", "judged": "scored
 _TOTAL_COUNTS |= {name: name for name in ("unjudged", "missing", "errors", "empty")}
 _TASK_COUNTS = {"questions": "questions", "answered": "scored", "missing": "missing", "errors": "errors"}
 _TASK_COUNTS |= {name: name for name in ("unanswered", "empty", "unread", "videos")}
-_LATER_COUNTS = ("unclear", "out_of_range", "unreadable", "judge_failed", "not_judged", "repeated", "unanswered")
+_LATER_COUNTS = (
+    "unclear",
+    "out_of_range",
+    "unreadable",
+    "judge_failed",
+    "not_judged",
+    "repeated",
+    "unanswered",
+    "similar",
+)
 """Counts that the first version did not know; one of 0 is not stored."""
 _STRICT, _PUBLISHED = "strict_", "published_"
 
@@ -54,7 +63,8 @@ def read_current_score(run: RunFolder, judge: str) -> Score:
     groups = (score.overall,) if score.overall is not None else score.groups
     then = [sum(getattr(group, name) for group in groups) for name in ("questions", "missing", "errors", "unanswered")]
     now = [ledger.planned, *map(ledger.count, (Asking.NO_VIDEO, Asking.FAILED, Asking.NOT_ASKED))]
-    if then != now:
+    digest = None if score.answers is None else answers_digest(run, None if score.measured else judge)
+    if then != now or digest != score.answers:
         raise UserError(f"{run.path}: its score by {judge} is of another time, now it has {ledger}; judge it again")
     return score
 
@@ -69,6 +79,7 @@ def score_record(score: Score) -> dict[str, Any]:
         "checkpoint": score.checkpoint.model_dump(mode="json"),
         "system": score.system,
         "judge": score.judge,
+        **({"answers": score.answers} if score.answers is not None else {}),
     }
     if score.overall is None:
         return header | {
@@ -93,7 +104,7 @@ def score_record(score: Score) -> dict[str, Any]:
 def score_of(record: Mapping[str, Any]) -> Score:
     """The score that a stored JSON object holds."""
     common = {name: record[name] for name in ("benchmark", "blind", "protocol_hash", "checkpoint", "system")}
-    common["without"] = record.get("without", ())
+    common |= {"without": record.get("without", ()), "answers": record.get("answers")}
     common |= {name: record[name] for name in ("intervals", "reasons") if name in record}
     if "tasks" in record:
         groups = tuple(_task_of(task) for task in record["tasks"])
@@ -160,10 +171,11 @@ def _task_record(group: ScoreGroup) -> dict[str, Any]:
     return {
         "type": group.type,
         **{theirs: getattr(group, ours) for theirs, ours in _TASK_COUNTS.items()},
+        **({"similar": group.similar} if group.similar else {}),
         "metrics": [value.model_dump(mode="json", exclude={"published"}) for value in group.values],
     }
 
 
 def _task_of(record: Mapping[str, Any]) -> ScoreGroup:
-    counts = {ours: record[theirs] for theirs, ours in _TASK_COUNTS.items()}
+    counts = {ours: record[theirs] for theirs, ours in _TASK_COUNTS.items()} | {"similar": record.get("similar", 0)}
     return ScoreGroup(type=record["type"], **counts, values=tuple(record["metrics"]))

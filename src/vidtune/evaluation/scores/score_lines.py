@@ -64,8 +64,9 @@ def counts_text(group: "ScoreGroup") -> str:
 
 
 def answers_text(group: "ScoreGroup") -> str:
-    """Counted answers that say little, by what is the matter; for example ``1 empty, 2 neither yes nor no``."""
-    return _counts({"empty": group.empty, Judging.NO_VERDICT: group.unclear, Judging.UNREAD: group.unread})
+    """Answers with something unusual, by what is the matter; for example ``1 empty, 2 neither yes nor no``."""
+    notes: dict[str, int] = {"empty": group.empty, Judging.NO_VERDICT: group.unclear, Judging.UNREAD: group.unread}
+    return _counts(notes | {"under similar names": group.similar})
 
 
 def _type_lines(group: "ScoreGroup") -> Iterator[str]:

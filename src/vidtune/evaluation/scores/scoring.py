@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
 from vidtune.evaluation.ledger import Asking, Judging, reason_lines
 from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource, rows_of
 from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.run_ledger import answers_digest, require_asked
 from vidtune.evaluation.scores.judging import Verdicts
 from vidtune.evaluation.scores.measuring import Measurements
-from vidtune.evaluation.scores.score import NamedValue, Score, ScoreGroup
+from vidtune.evaluation.scores.score import METRICS, NamedValue, Score, ScoreGroup
 from vidtune.evaluation.scores.score_file import write_score
 from vidtune.registry import BENCHMARKS
 
@@ -46,8 +46,7 @@ def score_collected(run: RunFolder, source: ScoreSource, collected: Collected) -
         UserError: nothing asked yet.
     """
     entries = [outcome.entry for outcome in collected.outcomes]
-    if all(entry.asking is Asking.NOT_ASKED for entry in entries):
-        raise UserError(f"{run.path}: no question was asked yet; run the evaluation first")
+    require_asked(run, entries)
     if collected.stopped is not None and not any(entry.counted for entry in entries):
         raise collected.stopped
     groups = [_group(kind, source, collected) for kind in _types(source.metrics, collected.outcomes)]
@@ -65,6 +64,7 @@ def score_collected(run: RunFolder, source: ScoreSource, collected: Collected) -
         unanswered=sum(entry.asking is Asking.NOT_ASKED for entry in entries),
         duplicates=sum(outcome.entry.repeated and not outcome.official for outcome in collected.outcomes),
         reasons=(*filter(None, [run.info.mixture]), *reason_lines(entries)),
+        answers=answers_digest(run, None if source.name == METRICS else source.name),
         left_out=dict(collected.left_out),
         overall=_group(None, source, collected) if whole else None,
         groups=tuple(groups),
@@ -119,6 +119,7 @@ def _group(kind: str | None, source: ScoreSource, collected: Collected) -> Score
         judge_failed=judged[Judging.FAILED],
         not_judged=judged[Judging.NOT_JUDGED],
         repeated=sum(one.entry.repeated and one.entry.counted and not one.official for one in mine),
+        similar=sum(entry.similar is not None for entry in entries),
         videos=len({entry.video for entry in entries}),
         values=tuple(_value(metric, mine, source, collected) for metric in metrics),
     )
