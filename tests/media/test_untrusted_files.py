@@ -12,6 +12,7 @@ from remuxed import remux
 from synthetic_clips import decode_plainly, write_clip
 
 from vidtune.errors import MediaError
+from vidtune.media.container import open_media
 from vidtune.media.mp4_boxes import sample_times
 from vidtune.media.packets.table import is_decodable_order
 from vidtune.media.probe import probe
@@ -119,3 +120,11 @@ def test_a_file_that_lacks_only_what_follows_its_frames_is_whole(tmp_path: Path,
     path.write_bytes(whole[: end - 1])
     with pytest.raises(MediaError, match="cut off"):
         probe(path)
+
+
+@pytest.mark.parametrize("error", [ValueError("a\nb"), OverflowError("a b"), IndexError("a b"), MemoryError()])
+def test_an_error_of_senseless_numbers_is_one_line_about_its_file(sources: dict[str, Path], error: Exception) -> None:
+    path = str(sources["mp4"])
+    reason = "needs more memory" if isinstance(error, MemoryError) else r"is damaged \(a b\)"
+    with pytest.raises(MediaError, match=f"a.mp4: {reason}"), open_media(path, "video"):
+        raise error
