@@ -1,5 +1,6 @@
 """Settings that others wrote: known keys at known values are read, every other one is refused by its name."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -19,11 +20,13 @@ from vidtune.checkpoints.files.settings import OFF, KnownSettings
 from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.checkpoints.load import Checkpoint, load_checkpoint
 from vidtune.checkpoints.lora.adapter_settings import SETTINGS, is_target, require_targets
+from vidtune.checkpoints.parts.processor_settings import require_same
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport
 from vidtune.checkpoints.write import save_checkpoint
 from vidtune.cli.main import run
 from vidtune.errors import UserError
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 
@@ -115,6 +118,43 @@ def test_any_unknown_setting_and_any_unknown_value_is_named(name):
                 with pytest.raises(UserError, match=f"here: {key} is .*vidtune can use"):
                     known.require({key: value}, "here")
         assert known.require(dict.fromkeys([key], values[0]), "here") == []
+
+
+def test_what_the_other_ignores_stays_limited_and_objects_are_objects():
+    limited = KnownSettings(only={"fusion": ("late",)}, nested={"inner": KnownSettings(only={"a": (1,)})})
+    both = limited | KnownSettings(ignored={"of no use": ("fus*", "inner")})
+    for known in (limited, both):
+        for wrong in ({"fusion": "early"}, {"inner": {"a": 2}}, {"inner": "siglip"}, {"inner": [1]}, {"inner": 1}):
+            with pytest.raises(UserError, match=f"here: {next(iter(wrong))}(:|) .*vidtune can use"):
+                known.require(wrong, "here")
+        for off in OFF:
+            assert known.require({"fusion": "late", "inner": off}, "here") == []
+    assert (limited | KnownSettings(read=frozenset({"fusion", "inner"}))).require({"fusion": 1, "inner": 1}, "") == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"), [("nearest", 0, True), ("nearest", 3, False), ("bicubic", 0, False)]
+)
+def test_the_way_of_resizing_is_compared_also_where_its_number_is_zero(ours, theirs, same):
+    preprocessing = ImagePreprocessing(size=8).model_copy(update={"interpolation": ours})
+    found = {"preprocessor_config.json": {"resample": theirs}}
+    with contextlib.nullcontext() if same else pytest.raises(UserError, match=f"resample is {theirs}, but"):
+        require_same(found, {"image": preprocessing}, "here")
+
+
+def test_writing_a_checkpoint_leaves_its_tokenizer_alone(places, tmp_path):
+    checkpoint = load_checkpoint(places["official"])
+    checkpoint.processor.tokenizer.init_kwargs.pop("beginning")
+    before = dict(checkpoint.processor.tokenizer.init_kwargs)
+    save_checkpoint(checkpoint, tmp_path / "out", "official")
+    assert checkpoint.processor.tokenizer.init_kwargs == before
+    assert "beginning" in json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+
+
+@pytest.mark.parametrize("changes", [{"is_encoder_decoder": True}, {"add_cross_attention": True}], ids=str)
+def test_a_lone_language_model_is_known_at_known_values_only(changes, places, edited):
+    said = refused(places["projector"], base=str(edited("llm", **changes)))
+    assert f"llm/config.json: {next(iter(changes))} is true; vidtune can use false" in said
 
 
 def test_a_near_name_is_suggested_and_long_values_are_cut():

@@ -17,6 +17,7 @@ from vidtune.data.media_check import KINDS
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample
 from vidtune.data.tables import AnnotationTable
+from vidtune.media.file_version import GONE, version_of
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 
@@ -102,6 +103,16 @@ def check(media: Path, tmp_path: Path) -> Callable[..., DataReport]:
 
 
 GOOD = ("<video>A?", "B", {"video": "good.mp4"})
+
+
+def test_findings_name_the_versions_of_the_files(check: Callable[..., DataReport], media: Path, tmp_path: Path) -> None:
+    files = ("gone.mp4", "text.mp4")
+    report = check(*(("<video>A?", "B", {"video": file}) for file in files))
+    versions = [{str(media / file): version_of(str(media / file))} for file in files]
+    assert [finding.files for finding in report.findings] == versions and GONE in versions[0].values()
+    assert report.write_exclusions(tmp_path / "excluded.jsonl") == len(files)
+    lines = [json.loads(line)["files"] for line in (tmp_path / "excluded.jsonl").read_text().splitlines()]
+    assert lines == [{path: list(version) for path, version in one.items()} for one in versions]
 
 
 @pytest.mark.parametrize("decode", [False, True])

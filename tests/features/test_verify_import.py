@@ -10,6 +10,7 @@ from feature_world import stream_into, write_clip
 from safetensors import safe_open
 
 from vidtune.cli.main import run
+from vidtune.errors import UserError
 from vidtune.features.collection import collections
 from vidtune.features.extract import extract
 from vidtune.features.imported import import_folder
@@ -220,15 +221,37 @@ def test_no_width_of_most_files_asks_for_one(tmp_path: Path, capsys: pytest.Capt
     assert imported(store) == {"b": (2, 64)}
 
 
-def test_what_an_earlier_import_kept_wrongly_is_removed(tmp_path: Path) -> None:
-    folder, store = shapes(tmp_path / "in", a=(2, 32)), tmp_path / "store"
-    assert import_folder(folder, store, "mine").width == 32
-    shapes(folder, b=(2, 64), c=(3, 64))
-    report = import_folder(folder, store, "mine")
-    assert (report.width, report.imported, report.found, len(report.failed)) == (64, 2, 0, 1)
-    assert imported(store).keys() == {"b", "c"}
+@pytest.mark.parametrize(
+    ("width", "said"),
+    [
+        (32, "holds 3 items of width 64, but width 32 is given with --width; choose another --name"),
+        (None, "holds 3 items of width 64, but width 32 is that of most files of .*in; choose another --name"),
+        (64, None),
+    ],
+)
+def test_items_of_another_width_than_the_collection_delete_nothing(
+    width: int | None, said: str | None, tmp_path: Path
+) -> None:
+    folder, store = shapes(tmp_path / "in", a=(2, 64), b=(2, 64), gone=(2, 64)), tmp_path / "store"
+    import_folder(folder, store, "mine")
+    (folder / "gone.npy").unlink()
+    shapes(folder, c=(2, 32), d=(2, 32), e=(2, 32))
+    if said is not None:
+        with pytest.raises(UserError, match=said):
+            import_folder(folder, store, "mine", width=width)
+    else:
+        report = import_folder(folder, store, "mine", width=width)
+        assert (report.imported, report.found, len(report.failed)) == (0, 2, 3)
+    assert imported(store).keys() == {"a", "b", "gone"}
     (found,) = verify(store)
-    assert (found.items, found.problems) == (2, [])
+    assert (found.items, found.problems) == (3, [])
+
+
+def test_a_collection_of_which_every_file_changed_may_get_another_width(tmp_path: Path) -> None:
+    folder, store = shapes(tmp_path / "in", a=(2, 64), b=(2, 64)), tmp_path / "store"
+    import_folder(folder, store, "mine")
+    report = import_folder(shapes(folder, a=(2, 32), b=(2, 32)), store, "mine")
+    assert (report.width, report.imported) == (32, 2) and imported(store) == {"a": (2, 32), "b": (2, 32)}
 
 
 def test_a_replaced_or_spoiled_file_is_imported_anew(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Atomic files and folders."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -159,6 +160,41 @@ def test_a_writer_of_a_folder_deletes_what_dead_ones_left_of_it_and_nothing_else
         with atomic_folder(tmp_path / "out"):
             assert living.is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([other.name, own.name, "out"])
+
+
+@pytest.mark.parametrize("moment", ["before it is opened", "before it is locked"])
+def test_a_new_folder_that_another_writer_takes_for_dead_is_made_again(
+    moment: str, tmp_path: Path, monkeypatch
+) -> None:
+    """Between the two calls that make a folder and lock it, it looks like one that a dead writer left."""
+    really_open, deleted = os.open, []
+
+    def opened(path, *options, **others):
+        is_new = not deleted and str(path).endswith(".partial")
+        descriptor = really_open(path, *options, **others) if is_new and moment == "before it is locked" else None
+        if is_new:
+            deleted.append(path)
+            shutil.rmtree(path)
+        return really_open(path, *options, **others) if descriptor is None else descriptor
+
+    monkeypatch.setattr(os, "open", opened)
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "weights").write_text("w")
+    assert len(deleted) == 1 and folder != deleted[0] and names(tmp_path) == ["out"]
+
+
+def test_a_new_folder_that_another_writer_holds_is_left_to_it(tmp_path: Path, monkeypatch) -> None:
+    real, calls = fcntl.flock, []
+
+    def flock(descriptor, how):
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise BlockingIOError
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with atomic_folder(tmp_path / "out"):
+        assert len(calls) == 2
 
 
 def test_what_another_user_left_stops_nobody(tmp_path: Path, monkeypatch) -> None:

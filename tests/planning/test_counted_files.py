@@ -106,6 +106,31 @@ def test_a_replaced_feature_file_is_counted_anew(named: str, tmp_path: Path) -> 
     assert counted(folders[0]) == [6]
 
 
+@pytest.mark.parametrize(("mended", "whole_table"), [([], False), (["b.mp4", "c.mp4", "d.mp4"], True)])
+def test_samples_that_stay_unusable_do_not_build_the_whole_table_again(
+    mended: list[str], whole_table: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media = tmp_path / "media"
+    media.mkdir()
+    write_clip(media / "a.mp4", num_frames=2)
+    names = ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+    source = Source(write_annotations(tmp_path / "train.json", questions(names)), media)
+
+    def counts() -> list[int]:
+        table = AnnotationTable.open([source], tmp_path / "cache")
+        return open_lengths(table, variable_maker(), tmp_path / "cache", workers=2).media_tokens.tolist()
+
+    assert counts() == [2 * PER_FRAME, 0, 0, 0]
+    for name in mended:
+        write_clip(media / name, num_frames=2)
+    builds, really = [], lengths._build
+    monkeypatch.setattr(lengths, "WORTH_PROCESSES", 3)
+    monkeypatch.setattr(lengths, "work_in_processes", lambda work, numbers, _: lengths._count_here(work, numbers))
+    monkeypatch.setattr(lengths, "_build", lambda *given: builds.append(1) or really(*given))
+    assert counts() == [2 * PER_FRAME, *([2 * PER_FRAME if mended else 0] * 3)]
+    assert bool(builds) == whole_table
+
+
 def test_a_table_of_another_media_folder_tells_nothing(tmp_path: Path) -> None:
     annotations = write_annotations(tmp_path / "train.json", questions(["a.npy"]))
     for name in ("good", "bad"):

@@ -1,6 +1,7 @@
 """Stored recipes: their relative paths are found from the folder in which the training command ran."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,19 @@ def test_every_path_is_found_and_no_name_is_taken_for_one(stored: Path) -> None:
     assert "hidden_act: things\n" in found and "from: things\n" in found and "annotations: other/b" in found
 
 
-def test_the_folder_of_the_command_comes_first(stored: Path) -> None:
-    (stored.parent / "away/things/a").mkdir(parents=True)
-    assert stored_recipe(stored) == load_recipe(stored / "recipe.yaml")
+def test_the_folder_of_training_comes_before_that_of_the_command(stored: Path, monkeypatch) -> None:
+    project, away = stored.parent / "project", stored.parent / "away"
+    (away / "things/a").mkdir(parents=True)
+    with pytest.warns(UserWarning, match=f"things/a: taken from {project}/things/a, where .*, not from {away}"):
+        assert dump_recipe(stored_recipe(stored)).count(f"{project}/things/a") == PLACES
+    (project / "things/a").rmdir()
+    (away / "things/a").rmdir()
+    for folder in (away, project):  # where only one of them has it, or both are the same, nothing is said
+        (folder / "things/a").mkdir()
+        monkeypatch.chdir(folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert stored_recipe(stored) == load_recipe(stored / "recipe.yaml")
 
 
 def test_where_the_folder_is_not_known_those_above_the_result_are_tried(stored: Path) -> None:

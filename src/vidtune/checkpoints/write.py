@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -78,8 +79,9 @@ def _write_whole(checkpoint: Checkpoint, folder: Path, format: CheckpointFormat,
     config = format.write_config(checkpoint.model.config, {})
     write_state(export_state(checkpoint.model, format, state), folder)
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    tokenizer = checkpoint.processor.tokenizer
-    tokenizer.init_kwargs["beginning"] = checkpoint.processor.chunk_tokenizer.beginning
+    tokenizer = copy(checkpoint.processor.tokenizer)  # what is only written does not change the one in use
+    beginning = checkpoint.processor.chunk_tokenizer.beginning
+    tokenizer.init_kwargs = {**tokenizer.init_kwargs, "beginning": beginning}
     tokenizer.save_pretrained(folder)
 
 

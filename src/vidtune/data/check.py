@@ -12,6 +12,7 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample
 from vidtune.data.tables import AnnotationTable
 from vidtune.machine.progress import ProgressCallback, no_progress
+from vidtune.media.file_version import FileVersion
 from vidtune.media.pool import MediaPool
 from vidtune.media.preprocessing.kinds import Preprocessing
 
@@ -91,6 +92,7 @@ class _SampleCheck:
         self._table, self._encode, self._companions = table, encode, companions
         self._findings: dict[int, list[Finding]] = {}
         self._durations: list[tuple[int, str, float]] = []
+        self._versions: dict[str, FileVersion] = {}
 
     def check_all(self, progress: ProgressCallback) -> None:
         for index in range(len(self._table)):
@@ -102,7 +104,10 @@ class _SampleCheck:
     def find(self, index: int, reason: str, detail: str, excluded: bool = True) -> None:
         sample = self._table.id(index)
         content = self._table.contents[sample.rpartition(":")[0]]
-        finding = Finding(sample, str(self._table.source(index)), reason, detail, excluded, content)
+        # As they were when the check began, because they may have been mended since.
+        now = self._table.media_versions(index).items() if excluded else ()
+        files = {path: self._versions.get(path, version) for path, version in now}
+        finding = Finding(sample, str(self._table.source(index)), reason, detail, excluded, content, files)
         self._findings.setdefault(index, []).append(finding)
 
     def findings(self) -> list[Finding]:
@@ -123,6 +128,8 @@ class _SampleCheck:
 
     def _check(self, index: int) -> None:
         needed: list[MediaRef | None] = []
+        for path, version in self._table.media_versions(index).items():
+            self._versions.setdefault(path, version)
         try:
             sample = self._table[index]
             needed = [ref.read_by(ref.stream) for ref in sample.media]

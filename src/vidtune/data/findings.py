@@ -1,6 +1,7 @@
 """Results of a data check: findings about samples, and the list of samples to exclude from training."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ class Finding:
         detail: one sentence about this sample; names the media file if the problem is in one.
         excluded: whether training must exclude the sample. Otherwise it is used, but the user should know.
         content: hash of the annotation file; the finding is not about samples of another one.
+        files: path -> version of the files of an excluded sample; the finding is not about others.
     """
 
     id: str
@@ -27,6 +29,7 @@ class Finding:
     detail: str
     excluded: bool
     content: str
+    files: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass

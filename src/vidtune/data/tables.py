@@ -19,6 +19,7 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Sample, Times, Turn
 from vidtune.errors import UserError
 from vidtune.machine.files import atomic_folder
+from vidtune.media.file_version import FileVersion, version_of
 from vidtune.registry import ANNOTATIONS
 
 FORMAT_VERSION = 3
@@ -113,6 +114,15 @@ class AnnotationFile:
             raise problem.of(sample_id) from None
         return Sample(sample_id, annotation.turns, media, annotation.times)
 
+    def media_versions(self, index: int) -> dict[str, FileVersion]:
+        """Path -> version now of the media and feature files of a sample; empty while one without a path is missing."""
+        try:
+            refs = self.media_files.refs(self.annotation(index))
+        except SampleProblem:
+            return {}
+        paths = [path for ref in refs for path in (ref.path, *(file for _, file in ref.features)) if path]
+        return {path: version_of(path) for path in paths}
+
     def annotation(self, index: int) -> Annotation:
         """Returns the annotation of a sample, as the file has it."""
         begin, end = self.offsets[index : index + 2]
@@ -181,6 +191,11 @@ class AnnotationTable:
         """Returns the id of a sample without reading the sample."""
         file, number = self._place(index)
         return f"{file.name}:{number}"
+
+    def media_versions(self, index: int) -> dict[str, FileVersion]:
+        """Returns the versions of the files of a sample, see `AnnotationFile.media_versions`."""
+        file, number = self._place(index)
+        return file.media_versions(number)
 
     def original_id(self, index: int) -> str:
         """Returns the id in the annotation file; empty if missing, and often not unique."""

@@ -70,7 +70,8 @@ def import_folder(
 
     Raises:
         UserError: the folder does not exist or contains no feature files; the name is taken or cannot be a folder; no
-            width is that of more than half of the files, and none is given.
+            width is that of more than half of the files, and none is given; the collection holds items of another
+            width.
     """
     target = _target(folder, store, name)
     paths = sorted(path for path in folder.rglob("*") if path.suffix in FEATURE_SUFFIXES and path.is_file())
@@ -78,16 +79,20 @@ def import_folder(
         raise UserError(f"{folder}: holds no {', '.join(FEATURE_SUFFIXES)} files")
     report = ImportReport(width)
     items = _items(folder, paths, report)
-    before = _imported_before(items, target)
+    held = _held_items(items, target)
+    before = {item: found for item, found in held.items() if item in items}
     missing = {item: path for item, path in items.items() if item not in before}
+    own = next(iter(held.values()), None)
     if width is None:
-        report.width = _common_width(folder, {**before, **_widths(missing)}, items)
+        report.width = _common_width(folder, {**before, **_widths(missing)}, items, own)
+    if own not in (None, report.width):
+        raise UserError(
+            f"{target}: holds {len(held)} items of width {own}, but width {report.width} is "
+            + (f"that of most files of {folder}" if width is None else "given with --width")
+            + "; choose another --name, or remove this collection first"
+        )
+    report.found = len(before)
     _write_about(target, folder, report.width)
-    for item, found in before.items():
-        if found == report.width:
-            report.found += 1
-        else:
-            report.failed.append((str(items[item]), f"has width {found}, not {report.width}"))
     lines: list[dict[str, Any]] = []
     for done, loaded in enumerate(_read_all(missing), 1):
         if line := _import_item(loaded, target, report):
@@ -117,18 +122,20 @@ def _widths(items: dict[str, Path]) -> dict[str, int]:
         return {item: width for item, width in found if width is not None}
 
 
-def _common_width(folder: Path, widths: dict[str, int], items: dict[str, Path]) -> int | None:
-    """Returns the width of more than half of the items; None if no file can be read.
+def _common_width(folder: Path, widths: dict[str, int], items: dict[str, Path], own: int | None) -> int | None:
+    """Returns the width of more than half of the items, else that of the collection; None if no file can be read.
 
     Raises:
         UserError: no width is that of more than half; names each with the first file of it.
     """
     counts = Counter(widths.values())
     if not counts:
-        return None
+        return own
     width, most = counts.most_common(1)[0]
     if 2 * most > len(widths):
         return width
+    if own is not None:
+        return own
     firsts = {width: next(items[item] for item in widths if widths[item] == width) for width in counts}
     found = ", ".join(f"{counts[width]} of {width} (such as {file.name})" for width, file in firsts.items())
     raise UserError(f"{folder}: features of several widths: {found}; choose one with --width")
@@ -194,20 +201,21 @@ def _entries(target: Path) -> dict[str, dict[str, Any]]:
     return {str(entry.get("item")): entry for entry in read_records(target / INDEX, skip_broken=True)}
 
 
-def _imported_before(items: dict[str, Path], target: Path) -> dict[str, int]:
-    """Item -> width, of the items that were imported before from files that have not changed since."""
+def _held_items(items: dict[str, Path], target: Path) -> dict[str, int]:
+    """Item -> width, of the items of a collection whose files have not changed since, or are gone."""
     found: dict[str, int] = {}
     for item, entry in _entries(target).items():
         shape, version = entry.get("shape"), entry.get("version")
-        if item not in items or not (isinstance(shape, list) and shape and (target / f"{item}.safetensors").is_file()):
+        if not (isinstance(shape, list) and shape and (target / f"{item}.safetensors").is_file()):
             continue
-        if version in (None, list(version_of(str(items[item])))):  # earlier releases wrote no version
+        # Earlier releases wrote no version.
+        if item not in items or version in (None, list(version_of(str(items[item])))):
             found[item] = int(shape[-1])
     return found
 
 
 def _remove(target: Path, items: list[str]) -> None:
-    """Remove items that were imported before and are refused now."""
+    """Remove items that were imported before, from files that have changed since and are refused now."""
     gone = {item for item in items if (target / f"{item}.safetensors").is_file()}
     if gone:
         write_records(target / INDEX, [entry for item, entry in _entries(target).items() if item not in gone])

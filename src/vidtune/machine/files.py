@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from types import FrameType
@@ -73,9 +73,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 with _writer_lock(left) as is_dead:
                     if is_dead:
                         shutil.rmtree(left, ignore_errors=True)
-    temporary = temporary_beside(path)
-    temporary.mkdir()
-    with _writer_lock(temporary), ended_in_order():
+    with ended_in_order(), _locked_temporary(path) as temporary:
         try:
             with disk_errors(path):
                 yield temporary
@@ -89,17 +87,38 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _writer_lock(folder: Path) -> Iterator[bool]:
-    """Context manager that locks a folder, until the process ends. Yields whether nobody else holds the lock: False
-    also where the file system has no locks of folders."""
+def _locked_temporary(path: Path) -> Iterator[Path]:
+    """Context manager that makes and locks an empty temporary folder beside ``path``.
+
+    Before it is locked, another writer may take it for a dead one's and delete it. Then another one is made.
+    """
+    while True:
+        temporary = temporary_beside(path)
+        temporary.mkdir()
+        with ExitStack() as stack:
+            try:
+                is_locked = stack.enter_context(_writer_lock(temporary))
+            except FileNotFoundError:
+                continue
+            if is_locked is not False and temporary.is_dir():
+                yield temporary
+                return
+
+
+@contextmanager
+def _writer_lock(folder: Path) -> Iterator[bool | None]:
+    """Context manager that locks a folder, until the process ends. Yields whether nobody else holds the lock; None: the
+    file system has no locks of folders."""
     descriptor = os.open(folder, os.O_RDONLY)
+    is_locked: bool | None = True
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            is_locked = False
         except OSError:
-            yield False
-        else:
-            yield True
+            is_locked = None
+        yield is_locked
     finally:
         os.close(descriptor)
 

@@ -42,6 +42,8 @@ CHUNK = 2048
 COST_UNIT = 1000
 WORTH_PROCESSES = 25_000
 """Number of samples above which starting worker processes saves time."""
+LOOKED_AT = 64
+"""Samples that could not be counted of which so many tell whether something was mended since."""
 PIXEL_SETTINGS = {
     "interpolation",
     "antialias",
@@ -257,10 +259,11 @@ def _open_file(
     files, media = CountedFiles.load(listed, "media")
     changed = files.changed_samples() if str(media) == str(file.media) else np.unique(files.samples)
     # A length of 0 is no fact: whatever stood in the way may have been mended.
-    stale = np.intersect1d(np.union1d(changed, np.flatnonzero(table[0] == 0)), wanted)
+    unusable = np.intersect1d(np.flatnonzero(table[0] == 0), wanted)
+    stale = np.union1d(np.intersect1d(changed, wanted), unusable)
     if not len(stale):
         return table
-    if len(stale) >= WORTH_PROCESSES and workers > 1:
+    if len(stale) >= WORTH_PROCESSES and workers > 1 and _have_changed(file, make, stale, unusable):
         path.unlink()
         _build(file, make, path, workers, tell)
         return np.load(path, mmap_mode="r")
@@ -272,6 +275,15 @@ def _open_file(
         save_atomic(path, table)  # first: a list that is older than its table only makes samples be counted again
         files.with_anew(stale, anew).save(listed, media=np.array(str(file.media)))
     return table
+
+
+def _have_changed(file: AnnotationFile, make: ExampleMaker, stale: np.ndarray, unusable: np.ndarray) -> bool:
+    """Whether so many samples have other lengths that the whole table is worth counting anew: not so where most of
+    them were unusable and still are."""
+    if len(stale) - len(unusable) >= WORTH_PROCESSES:
+        return True
+    few = unusable[np.linspace(0, len(unusable) - 1, min(LOOKED_AT, len(unusable))).astype(int)]
+    return bool(count_samples(file, make, few.tolist())[0][0].any())
 
 
 def _build(file: AnnotationFile, make: ExampleMaker, path: Path, workers: int, tell: ProgressCallback) -> None:

@@ -1,6 +1,7 @@
 """The recipe beside a result. Its relative paths start from the folder in which the training command ran."""
 
 import types
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -17,9 +18,10 @@ FOLDER = "folder"
 def stored_recipe(folder: Path) -> Recipe | None:
     """Return the recipe beside a result; None if there is none.
 
-    Its relative paths are found from the folder of this command first, then from the folder in which the result was
-    trained. Where that is not known or not there, because the whole project was moved: from the folders above the
-    result, the nearest first. A path that is in none of them stays as it is.
+    Its relative paths are found from the folder in which the result was trained first, then from the folder of this
+    command. Where the former is not known or not there, because the whole project was moved: from the folder of this
+    command, then from the folders above the result, the nearest first. A path that is in none of them stays as it is.
+    Where a path is in both folders, but is not the same file, a warning says which one was taken.
 
     Raises:
         UserError: the recipe cannot be read; names file and line.
@@ -31,19 +33,24 @@ def stored_recipe(folder: Path) -> Recipe | None:
     told = read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
     start = told.get(FOLDER) if isinstance(told, dict) else None
     if isinstance(start, str) and Path(start).is_dir():
-        return found_from(recipe, [Path(start)])
-    return found_from(recipe, folder.resolve().parents)
+        return found_from(recipe, [Path(start), Path()])
+    return found_from(recipe, [Path(), *folder.resolve().parents])
 
 
 def found_from(recipe: Recipe, starts: Sequence[Path]) -> Recipe:
-    """Return the recipe with those of its relative paths that exist below a folder of ``starts``, but not from here, as
-    absolute ones. Names of stages are no paths."""
+    """Return the recipe with its relative paths below the first folder of ``starts`` in which they are; those in none
+    of them stay as they are. Names of stages are no paths."""
     stages = {stage.name for stage in recipe.stages}
 
     def found(place: str) -> str:
-        if place in stages or Path(place).is_absolute() or Path(place).exists():
+        if place in stages or Path(place).is_absolute():
             return place
-        return next((str(start / place) for start in starts if (start / place).exists()), place)
+        taken = next((start / place for start in starts if (start / place).exists()), None)
+        if taken is None or (Path(place).exists() and taken.samefile(place)):
+            return place
+        if Path(place).exists():
+            warnings.warn(f"{place}: taken from {taken}, where it was trained, not from {Path.cwd()}", stacklevel=2)
+        return str(taken)
 
     return _with_places(recipe, found)
 

@@ -37,15 +37,29 @@ def stored(make_recipe: Any, tmp_path: Path) -> tuple[Recipe, Path]:
     return recipe, folder
 
 
-def test_a_mended_file_comes_back_when_the_list_is_deleted(stored: tuple[Recipe, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["half copied", "missing"])
+def test_a_mended_file_comes_back_by_itself_until_the_stage_has_begun(
+    fault: str, stored: tuple[Recipe, Path], tmp_path: Path
+) -> None:
     recipe, folder = stored
-    whole = (folder / "b.npy").read_bytes()
-    (folder / "b.npy").write_bytes(whole[:-100])  # half copied; the listing of the folder will not change
-    assert samples_of(set_up(recipe, 0, tmp_path)) == ["stored:0"]
-    (folder / "b.npy").write_bytes(whole)
-    assert samples_of(set_up(recipe, 0, tmp_path)) == ["stored:0"]  # as a run that goes on needs it
-    (tmp_path / "align" / EXCLUSIONS).unlink()
-    assert samples_of(set_up(recipe, 0, tmp_path)) == ["stored:0", "stored:1"]
+    whole, broken = (folder / "b.npy").read_bytes(), folder / "b.npy"
+    if fault == "missing":
+        broken.unlink()
+    else:
+        broken.write_bytes(whole[:-100])  # the listing of the folder will not change
+    setup = set_up(recipe, 0, tmp_path)
+    assert samples_of(setup) == ["stored:0"]
+    path = tmp_path / "align" / EXCLUSIONS
+    assert f"1 of 2 samples are left out; {path} lists them" in setup.data.notes
+
+    def left_out(has_begun: bool) -> set[str]:
+        table = AnnotationTable.open(recipe.stages[0].data, tmp_path / "tables")
+        return ExclusionList(path, has_begun=has_begun).checked_ids(table)
+
+    assert left_out(False) == left_out(True) == {"stored:1"}
+    broken.write_bytes(whole)
+    assert left_out(True) == {"stored:1"}  # as a run that goes on needs it
+    assert left_out(False) == set() and samples_of(set_up(recipe, 0, tmp_path)) == ["stored:0", "stored:1"]
 
 
 def test_a_list_is_not_about_other_annotations_of_the_same_name(make_recipe: Any, tmp_path: Path) -> None:
@@ -55,7 +69,7 @@ def test_a_list_is_not_about_other_annotations_of_the_same_name(make_recipe: Any
 
     one, other = make_recipe(), make_recipe([*mixed_samples(), *mixed_samples()])
     exclusions, table = list_of(one)
-    exclusions.add_unusable([SampleProblem("bad", "is bad", "train:3")], table)
+    exclusions.add_unusable([(SampleProblem("bad", "is bad", "train:3"), table.media_versions(3))], table)
     for recipe, expected in ((one, {"train:3"}), (other, set())):
         exclusions, table = list_of(recipe)
         assert exclusions.checked_ids(table) == expected

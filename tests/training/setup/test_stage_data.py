@@ -46,7 +46,7 @@ def test_unusable_annotations_never_enter_the_plan_and_are_recorded_once(make_re
 def test_a_process_that_does_not_write_leaves_them_out_all_the_same(make_recipe, tmp_path: Path) -> None:
     path = tmp_path / EXCLUSIONS
     exclusions, table = ExclusionList(path, writes=False), opened_table(make_recipe(), tmp_path)
-    exclusions.add_unusable([SampleProblem("bad", "is bad", "train:3")], table)
+    exclusions.add_unusable([(SampleProblem("bad", "is bad", "train:3"), table.media_versions(3))], table)
     assert exclusions.checked_ids(table) == {"train:3"}
     assert not path.exists()
 

@@ -41,14 +41,15 @@ class KnownSettings:
     why: Mapping[str, str] = field(default_factory=dict)
 
     def __or__(self, other: "KnownSettings") -> "KnownSettings":
-        """Both together; what the other says of a key comes first."""
-        only = {key: values for key, values in self.only.items() if key not in other.read}
+        """Both together; what the other says of a key comes first, but what it ignores stays limited."""
+        only = {key: values for key, values in self.only.items() if key not in {*other.read, *other.nested}}
+        nested = {key: inner for key, inner in self.nested.items() if key not in {*other.read, *other.only}}
         reasons = {reason: self.ignored.get(reason, ()) + keys for reason, keys in other.ignored.items()}
         return KnownSettings(
             self.read | other.read,
             {**only, **other.only},
             {**self.ignored, **reasons},
-            {**self.nested, **other.nested},
+            {**nested, **other.nested},
             {**self.why, **other.why},
         )
 
@@ -62,22 +63,28 @@ class KnownSettings:
         Raises:
             StrangeSettingError: a setting that is not known, or not at this value.
         """
+        self.require_values(settings, where)
         unknown = []
         for key, value in settings.items():
-            if key in self.only:
-                if not any(_equal(value, known) for known in self.only[key]):
-                    raise StrangeSettingError(f"{where}: {key} is {_shown(value)}; {self._advice(key)}")
-            elif key in self.nested:
+            if key in self.nested:
                 if isinstance(value, dict):
                     unknown += [f"{key}.{inner}" for inner in self.nested[key].require(value, f"{where}: {key}")]
+                elif not _is_off(value):
+                    raise StrangeSettingError(f"{where}: {key} is {_shown(value)}; vidtune can use an object only")
             elif not self.knows(key):
-                if not any(_equal(value, off) for off in OFF):
+                if not _is_off(value):
                     raise StrangeSettingError(
                         f"{where}: {key} is {_shown(value)}; vidtune does not know this setting, which may change what "
                         f"the model computes{self._nearest(key)}; if it does not, remove it"
                     )
                 unknown.append(key)
         return unknown
+
+    def require_values(self, settings: Mapping[str, Any], where: str) -> None:
+        """Raise StrangeSettingError for a setting of ``only`` that is not at one of its values."""
+        for key, known in self.only.items():
+            if key in settings and not any(_equal(settings[key], value) for value in known):
+                raise StrangeSettingError(f"{where}: {key} is {_shown(settings[key])}; {self._advice(key)}")
 
     def knows(self, key: str) -> bool:
         """Whether a key is one of these settings, at whatever value."""
@@ -100,6 +107,10 @@ class KnownSettings:
 def _equal(one: Any, other: Any) -> bool:
     """Whether two values of JSON are equal; true is not 1."""
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def _is_off(value: Any) -> bool:
+    return any(_equal(value, off) for off in OFF)
 
 
 def _shown(value: Any) -> str:

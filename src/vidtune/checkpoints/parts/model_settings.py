@@ -78,12 +78,17 @@ def settings_of(config: type[PreTrainedConfig]) -> KnownSettings:
 
 
 def language_model_notes(files: CheckpointFiles) -> tuple[str, ...]:
-    """Return the warning about settings of a language model that transformers leaves out too; empty without any."""
+    """Return the warning about settings of a language model that transformers leaves out too; empty without any.
+
+    Raises:
+        UserError: a setting that any model may have is at a value that vidtune cannot use.
+    """
     config = files.config.get("text_config", files.config)
     try:
         known = settings_of(config_class(str(config.get("model_type", ""))))
     except (ValueError, TypeError, AttributeError):  # no language model, which is said when it is read
         return ()
+    known.require_values(config, f"{files.path}/config.json")
     unknown = [key for key in config if not known.knows(key)]
     if not unknown:
         return ()

@@ -51,9 +51,9 @@ def require_same(files: Mapping[str, JsonDict], preprocessing: Mapping[str, Prep
         _WITH_PARTS.require(content, f"{where}/{name}")
         parts = [content, *(content[part] for part in _WITH_PARTS.nested if isinstance(content.get(part), dict))]
         for key, value in ((key, part[key]) for part in parts for key in _VALUES if part.get(key) is not None):
-            known = [_ours(key, one) for one in ours]
-            if ours and not any(_same(_plain(value), one) for one in known if one is not None) and any(known):
-                shown = " or ".join(dict.fromkeys(str(one) for one in known if one is not None))
+            known = [found for one in ours if (found := _ours(key, one)) is not None]  # nearest is 0
+            if known and not any(_same(_plain(value), one) for one in known):
+                shown = " or ".join(dict.fromkeys(map(str, known)))
                 raise UserError(
                     f"{where}/{name}: {key} is {value}, but the preprocessing of the system has {shown}; take the "
                     "file that was published with these weights, or remove it"

@@ -21,7 +21,7 @@ from vidtune.training.setup.checks import check_stages
 from vidtune.training.setup.examples import example_maker, stage_processor
 from vidtune.training.setup.exclusions import ExclusionList
 from vidtune.training.setup.parameters import select_components
-from vidtune.training.setup.run_folder import EXCLUSIONS, TABLES, folder_to_read
+from vidtune.training.setup.run_folder import EXCLUSIONS, TABLES, folder_to_read, results
 from vidtune.training.setup.stage_data import open_stage_data
 from vidtune.training.setup.starting_model import stands_on
 
@@ -125,9 +125,10 @@ def _stage_forecast(
     stage, config = recipe.stages[number], starting_config(recipe, number)
     config.alignments = {**config.alignments, **alignment_sizes(recipe, config)}
     make = example_maker(recipe, stage, stage_processor(recipe, stage, config), config)
-    exclusions = ExclusionList(folder / stage.name / EXCLUSIONS, writes=False)
-    plan = open_stage_data(recipe, stage, make, config, folder / TABLES, exclusions, progress).plan
-    planned = count_plan(plan, exclusions.num_checked, ranks)
+    has_begun = any(results(folder, stage.name))
+    exclusions = ExclusionList(folder / stage.name / EXCLUSIONS, writes=False, has_begun=has_begun)
+    data = open_stage_data(recipe, stage, make, config, folder / TABLES, exclusions, progress)
+    planned = count_plan(data.plan, data.left_out, ranks)
     return replace(planned, memory=rank_memory(recipe, config, planned))
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from vidtune.errors import MediaError
+from vidtune.media.file_version import GONE, FileVersion, version_of
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 
 
@@ -21,10 +22,11 @@ class Decoded:
     """One decoded file, or the promise of one.
 
     ``array``, ``second``, ``extras``, ``error`` and ``seconds`` (spent on decoding) are valid when ``done`` is true.
-    ``identity`` names the content of the file before it was decoded; None if it is not needed.
+    ``identity`` names the content of the file before it was decoded; None if it is not needed. ``version`` is that of
+    the file before it was decoded, too.
     """
 
-    __slots__ = ("array", "done", "error", "extras", "identity", "job", "second", "seconds")
+    __slots__ = ("array", "done", "error", "extras", "identity", "job", "second", "seconds", "version")
 
     def __init__(self, job: LoadJob, identity: str | None = None) -> None:
         self.job, self.identity = job, identity
@@ -34,6 +36,7 @@ class Decoded:
         self.extras: dict[str, np.ndarray] | None = None
         self.error: MediaError | None = None
         self.seconds = 0.0
+        self.version: FileVersion = GONE
 
     @property
     def nbytes(self) -> int:
@@ -90,8 +93,10 @@ class DecodedMedia:
     def _jobs(self) -> Iterator[LoadJob]:
         while self._waiting or self._plan_more():
             if self._waiting:
-                self._in_flight.append(self._waiting.popleft())
-                yield self._in_flight[-1].job
+                decoded = self._waiting.popleft()
+                decoded.version = version_of(decoded.job.path)
+                self._in_flight.append(decoded)
+                yield decoded.job
 
     def _remember(self, arrived: Decoded) -> None:
         self._bytes += arrived.nbytes

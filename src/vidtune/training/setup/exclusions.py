@@ -3,11 +3,12 @@
 A failed file is a fact of the run, not of the moment. The samples that saw it fail in a step are left out of that step;
 every sample that needs the file is left out of later steps, on all ranks. A resumed run repeats the list instead of
 trying again, because a time-out need not happen twice. Only a file that was replaced since is tried again in the steps
-to come. A line without a step is about the annotation itself, or comes from ``vidtune data check``: that sample never
-enters the plan, as long as the annotation file is the same.
+to come. A line without a step is about the sample itself, or comes from ``vidtune data check``: that sample does not
+enter the plan, as long as the annotation file and the files of the sample are the same. Once a stage has begun, its
+plan is fixed: who was left out stays out, so that the stage can go on.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.machine.records import RecordWriter, numbered_records
-from vidtune.media.file_version import version_of
+from vidtune.media.file_version import FileVersion, version_of
 
 TOLERATED_COUNT = 10
 """Number of samples that may always be left out; more only up to a share, the ``max_excluded`` of the stage."""
@@ -34,7 +35,7 @@ class Excluded:
         reason: the reason.
         rank: rank of the process that found it.
         seconds: seconds until the file failed; 0 if it was not tried again.
-        file: version of the file when it failed, see `file_version`; None if it was not tried again.
+        file: version of the file before it was read, see `file_version`; None if it was not tried again.
         data: fingerprint of the annotation table that ``index`` counts in; None in records of earlier versions.
     """
 
@@ -89,11 +90,12 @@ class ExclusionList:
         path: the file; need not exist.
         writes: whether this process appends to the file; one of many ranks does. Others only read it.
         max_share: share of the samples that may be left out.
+        has_begun: whether the stage has begun: mended samples stay out.
     """
 
-    def __init__(self, path: Path, writes: bool = True, max_share: float = 1.0) -> None:
-        self.path, self.writes, self.max_share = path, writes, max_share
-        self._checked: dict[str, str | None] = {}
+    def __init__(self, path: Path, writes: bool = True, max_share: float = 1.0, has_begun: bool = False) -> None:
+        self.path, self.writes, self.max_share, self.has_begun = path, writes, max_share, has_begun
+        self._checked: dict[str, tuple[str | None, Any]] = {}
         self._mended: dict[str, bool] = {}
         self._data: str | None = None
         self.entries: list[Excluded] = []
@@ -102,27 +104,31 @@ class ExclusionList:
             if "step" in line:
                 self.entries.append(excluded_from(line, where))
             elif isinstance(line.get("id"), str):
-                self._checked[line["id"]] = line.get("content")
+                self._checked[line["id"]] = line.get("content"), line.get("files")
             else:
                 raise UserError(f"{where}: 'id' is missing or has a wrong value; mend or remove this line")
         self._known = {(entry.index, entry.step) for entry in self.entries}
 
-    @property
-    def num_checked(self) -> int:
-        """Number of samples that are recorded as not usable."""
-        return len(self._checked)
-
     def checked_ids(self, table: AnnotationTable) -> set[str]:
         """Returns the ids of the samples of a table that are recorded as not usable.
 
-        A record of an annotation file with other content is not about these samples.
+        A record of an annotation file with other content is not about these samples, nor is one of other versions of
+        the files of a sample. Records of earlier releases tell less.
         """
-        contents = table.contents
-        return {
-            sample
-            for sample, content in self._checked.items()
-            if content is None or contents.get(sample.rpartition(":")[0]) == content
-        }
+        files = {file.name: file for file in table.files}
+
+        def is_about(sample: str, content: str | None, versions: Any) -> bool:
+            name, _, number = sample.rpartition(":")
+            if content is None:
+                return True
+            if name not in files or files[name].content_hash != content:
+                return False
+            if versions is None or self.has_begun:
+                return True
+            now = files[name].media_versions(int(number))
+            return bool(versions == {path: list(version) for path, version in now.items()})
+
+        return {sample for sample, record in self._checked.items() if is_about(sample, *record)}
 
     def bind(self, data: str) -> None:
         """Forget what was left out of the steps of other data, and record what comes as of these.
@@ -148,16 +154,23 @@ class ExclusionList:
                 self._mended[path] = tuple(version) != version_of(path)
         return {path: step for path, step in failed.items() if not self._mended.get(path)}
 
-    def add_unusable(self, problems: Iterable[SampleProblem], table: AnnotationTable) -> None:
-        """Record samples of a table that cannot be used, in the format of ``vidtune data check``."""
+    def add_unusable(
+        self, problems: Iterable[tuple[SampleProblem, Mapping[str, FileVersion]]], table: AnnotationTable
+    ) -> None:
+        """Record samples of a table that cannot be used, in the format of ``vidtune data check``.
+
+        Args:
+            problems: the problem of each sample, and the versions that its files had before.
+        """
         files = {file.name: file for file in table.files}
-        lines = []
-        for problem in problems:
+        lines: list[dict[str, Any]] = []
+        for problem, versions in problems:
             file = files[problem.sample.rpartition(":")[0]]
             line = {"id": problem.sample, "source": str(file.path), "reason": problem.reason, "detail": problem.detail}
-            lines.append({**line, "content": file.content_hash})
+            of_files = {path: list(version) for path, version in versions.items()}
+            lines.append({**line, "content": file.content_hash, "files": of_files})
         self._write(lines)
-        self._checked |= {line["id"]: line["content"] for line in lines}
+        self._checked |= {line["id"]: (line["content"], line["files"]) for line in lines}
 
     def add(self, excluded: Iterable[Excluded]) -> list[Excluded]:
         """Record samples that were left out of a step. Returns those that were not in the list before."""

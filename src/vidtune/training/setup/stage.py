@@ -122,7 +122,8 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None, p
 def _open_data(
     recipe: Recipe, stage: Stage, out: Path, make: ExampleMaker, prepared: StageModel, is_main: bool, progress: bool
 ) -> tuple[StageData, ExclusionList]:
-    exclusions = ExclusionList(out / stage.name / EXCLUSIONS, writes=is_main, max_share=stage.max_excluded)
+    has_begun = any(results(out, stage.name))
+    exclusions = ExclusionList(out / stage.name / EXCLUSIONS, is_main, stage.max_excluded, has_begun)
     with ProgressDisplay(enabled=progress, transient=True) as display:
 
         def tell(task: str, done: int, total: int) -> None:
@@ -130,7 +131,7 @@ def _open_data(
 
         config = prepared.model.config
         data = open_stage_data(recipe, stage, make, config, out / TABLES, exclusions, tell)
-        if is_main and not (has_record(out / stage.name) and any(results(out, stage.name))):
+        if is_main and not (has_record(out / stage.name) and has_begun):
             record_contents(out / stage.name, stage, data.table)
         return data, exclusions
 

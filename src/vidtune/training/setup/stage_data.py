@@ -41,6 +41,7 @@ class StageData:
         make: function that makes an example of a sample.
         seed: seed of the recipe.
         notes: what to tell the user about samples and parts that do not train.
+        left_out: number of samples that cannot be used.
     """
 
     table: AnnotationTable
@@ -48,6 +49,7 @@ class StageData:
     make: ExampleMaker
     seed: int
     notes: Sequence[str] = ()
+    left_out: int = 0
 
     def example(self, index: int, epoch: int) -> Example:
         """Returns the example of the sample at a table index; random preprocessing is seeded by (seed, epoch, index).
@@ -88,7 +90,7 @@ def open_stage_data(
         UserError: annotations that are missing, broken, empty or mostly not usable; a sample longer than a pack; data
             that train nothing.
     """
-    table, lengths = _usable_samples(stage, make, cache, exclusions, progress)
+    table, lengths, left_out = _usable_samples(stage, make, cache, exclusions, progress)
     _require_room(stage, table, lengths)
     check_lengths(config.text_config, lengths.tokens)
     _require_words(stage, table)
@@ -100,27 +102,31 @@ def open_stage_data(
                 f"stage {stage.name!r}: {source.path}: weight {source.weight:g} takes none of its {source.count} "
                 "samples; raise it, or remove the source"
             )
-    return StageData(table, plan, make, recipe.seed, check_supervision(stage, config, table, plan, make))
+    notes = list(check_supervision(stage, config, table, plan, make))
+    if left_out:
+        notes.append(f"{left_out} of {left_out + len(table)} samples are left out; {exclusions.path} lists them")
+    return StageData(table, plan, make, recipe.seed, notes, left_out)
 
 
 def _usable_samples(
     stage: Stage, make: ExampleMaker, cache: Path, exclusions: ExclusionList, progress: ProgressCallback | None
-) -> tuple[AnnotationTable, LengthTable]:
-    """Returns the samples that can be used and their lengths, and records the others."""
+) -> tuple[AnnotationTable, LengthTable, int]:
+    """Returns the samples that can be used, their lengths, and the number of the others, which are recorded."""
     whole = AnnotationTable.open(stage.data, cache)
     table = whole.without(exclusions.checked_ids(whole))
     lengths = open_lengths(table, make, cache, workers=available_cores(), progress=progress)
     unusable = np.flatnonzero(lengths.tokens == 0)
+    versions = [table.media_versions(int(index)) for index in unusable]  # before they are looked at once more
     problems = [_problem(table, make, int(index)) for index in unusable]
     _require_few(stage, len(whole) - len(table), problems, len(whole), exclusions.path)
     if problems:
-        exclusions.add_unusable(problems, whole)
+        exclusions.add_unusable(zip(problems, versions, strict=True), whole)
         table = table.without([problem.sample for problem in problems])
         lengths = lengths.select(np.flatnonzero(lengths.tokens))
     if not len(table):
         why = f"; the first: {problems[0]}" if problems else ""
         raise UserError(f"stage {stage.name!r}: its annotations hold no sample to train on{why}")
-    return table, lengths
+    return table, lengths, len(whole) - len(table)
 
 
 def cost_model(config: VideoLMConfig) -> CostModel:
