@@ -23,6 +23,7 @@ from vidtune.checkpoints.fill import (
     drawn_weights,
     holds,
     model_from_state,
+    require_not_vanished,
     under_every_name,
 )
 from vidtune.checkpoints.lora.adapter_files import Adapter, official_name, read_adapter
@@ -84,6 +85,7 @@ def _assemble(source: Source, dtype: Dtypes, reports: list[LoadReport] | None) -
     base, *above = source.in_order()
     layers = [_read_layer(one) for one in above]
     config = config_of(source)
+    generation.require_token_ids(source, config.text_config)
     towers = _added_towers(base, config)
     drawn: list[str] = []
     seed = next((one.seed for one in (base, *above) if one.seed is not None), None)
@@ -155,6 +157,7 @@ class _Layer:
             if name not in parameters or parameters[name].shape != tensor.shape:
                 raise UserError(f"{what} has no weight {name!r} of shape {tuple(tensor.shape)}")
             parameters[name].copy_(tensor)
+            require_not_vanished(name, tensor, parameters[name], self.source.path)
         put_rows(model, self.rows, self.source.path)
         for adapter, keys in self.adapters:
             merge(model, adapter, keys, self.source.path)

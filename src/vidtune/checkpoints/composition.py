@@ -1,5 +1,6 @@
 """Config of the model that a source makes; reads configs and shapes, no weight."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.settings import KnownSettings
 from vidtune.checkpoints.parts.language_model import read_text_config, require_causal, require_rotary
-from vidtune.checkpoints.parts.model_settings import names_of, settings_of
+from vidtune.checkpoints.parts.model_settings import names_of, require_one_rotary, settings_of
 from vidtune.checkpoints.parts.processor_settings import require_same
 from vidtune.checkpoints.parts.teachers import alignment_sizes
 from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES, JsonDict
@@ -28,6 +29,8 @@ from vidtune.spelling import suggestion
 def unreadable_config(where: str | Path, error: Exception) -> UserError:
     """Return the error to raise for a config.json of which no model can be built."""
     reason = f"does not tell {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    if found := re.match(r"property '(\w+)' of '(\w+)' object has no setter", reason):
+        reason = f"{found[1]} follows from other settings of a {found[2]} and is none of its own; remove it"
     return UserError(f"{where}: config.json: {reason or type(error).__name__}")
 
 
@@ -56,7 +59,9 @@ def _native_config(source: Source) -> VideoLMConfig:
     known = settings_of(VideoLMConfig) | KnownSettings(read=frozenset({"packages", "tie_word_embeddings"}))
     known.require(source.config, f"{source.path}/config.json")
     try:
+        require_one_rotary(source.config.get("text_config") or {})
         config: VideoLMConfig = VideoLMConfig.from_dict(source.config)
+        require_rotary(config.text_config)
         for name in config.towers:
             config.tower(name)
         for name in config.connectors:

@@ -17,6 +17,8 @@ from vidtune.models.language_model.families import family_of
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
 
+_SAMPLE = 8192
+"""Values of a weight that are looked at first; counting all takes seconds for large models."""
 Dtypes = torch.dtype | Callable[[str], torch.dtype] | None
 """One dtype for all parameters, or a function from the name of a component to its dtype; None: that of the files."""
 
@@ -40,7 +42,8 @@ def model_from_state(
 
     Raises:
         UserError: sizes in the config of which no model can be built, a tensor of another shape than the config asks
-            for or that holds no floating-point numbers, or the names of one weight hold different values; names it.
+            for or that holds no floating-point numbers, the names of one weight hold different values, or float16 has
+            zeros in the place of its values; names it.
     """
     try:
         with torch.device("meta"):
@@ -73,9 +76,31 @@ def model_from_state(
         )
     if callable(dtype):
         cast(model, state, dtype)
+    for name, tensor in model.state_dict().items():
+        if name in state:
+            require_not_vanished(name, state[name], tensor, where)
     report.missing += sorted(info["missing_keys"])
     report.unexpected += sorted(info["unexpected_keys"])
     return model
+
+
+def require_not_vanished(name: str, stored: Tensor, loaded: Tensor, where: str | Path) -> None:
+    """Raise UserError where float16 turns more than 99 % of the values of a weight into zeros.
+
+    Biases may become zeros: so small an addend is lost in float16 anyway.
+    """
+    if loaded.dtype != torch.float16 or stored.dtype == torch.float16 or name.endswith("bias") or loaded.is_meta:
+        return
+    some = loaded.flatten()[:: loaded.numel() // _SAMPLE | 1]
+    if not loaded.numel() or 20 * int(some.count_nonzero()) > len(some):
+        return
+    left = int(loaded.count_nonzero())
+    lost = int(stored.count_nonzero()) - left
+    if lost > 99 * left:
+        raise UserError(
+            f"{where}: {name}: {lost} of {loaded.numel()} values are too small for float16 and become 0; load it with "
+            "dtype bfloat16 or float32"
+        )
 
 
 def under_every_name(

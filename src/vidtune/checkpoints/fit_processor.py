@@ -21,6 +21,9 @@ from vidtune.processing.tokenizing import beginning_of, load_tokenizer
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 
+TOKENIZER, TOKENIZER_SETTINGS = "tokenizer.json", "tokenizer_config.json"
+"""Files of a saved tokenizer: its tokens, and which of them begin and end a text."""
+
 
 def processor_of(source: Source, config: VideoLMConfig, tokenizer: str | None = None) -> VideoLMProcessor:
     """Return the processor of a loaded model: the one saved beside it, or the one that its system prescribes.
@@ -82,6 +85,7 @@ def _published_preprocessing(source: Source, config: VideoLMConfig) -> dict[str,
 
 def _saved_processor(files: CheckpointFiles) -> VideoLMProcessor:
     """The processor in a folder of ours. Raises UserError where its files, or those of its tokenizer, are broken."""
+    _require_known_ends(files)
     try:
         processor: VideoLMProcessor = VideoLMProcessor.from_pretrained(
             files.path, config=VideoLMConfig.from_dict(files.config)
@@ -95,6 +99,30 @@ def _saved_processor(files: CheckpointFiles) -> VideoLMProcessor:
             "copy them again"
         ) from None
     return processor
+
+
+def _require_known_ends(files: CheckpointFiles) -> None:
+    """Raise UserError where a tokenizer that we saved begins or ends a text with a token that it does not have.
+
+    transformers would add the token, with an id that the model gives to nothing, or to something else.
+    """
+    if not (files.has(TOKENIZER) and files.has(TOKENIZER_SETTINGS)):
+        return
+    tokenizer, settings = files.json(TOKENIZER), files.json(TOKENIZER_SETTINGS)
+    named = {key: settings.get(key) for key in ("bos_token", "eos_token")}
+    texts = {
+        key: given["content"] if isinstance(given, dict) and "content" in given else given
+        for key, given in named.items()
+    }
+    vocab, added = tokenizer.get("model", {}).get("vocab", ()), tokenizer.get("added_tokens", ())
+    known = {token.get("content") for token in added}
+    known |= set(vocab) if isinstance(vocab, dict) else {piece[0] for piece in vocab}
+    for key, text in texts.items():
+        if isinstance(text, str) and text not in known:
+            raise UserError(
+                f"{files.path / TOKENIZER_SETTINGS}: {key} is {text!r}, which is no token of {TOKENIZER}; copy both "
+                "files from one checkpoint"
+            )
 
 
 def _known_config(files: CheckpointFiles) -> PreTrainedConfig | None:

@@ -16,7 +16,7 @@ from vidtune.checkpoints.lora.adapter_files import TRAINABLE_NAMES, official_nam
 from vidtune.checkpoints.lora.adapter_settings import CONFIG_NAME, require_plain
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, MANIFEST, read_manifest
 from vidtune.checkpoints.parts.claims import AmbiguousCheckpointError, connector_files, find_format
-from vidtune.checkpoints.parts.model_settings import language_model_notes, require_unquantised
+from vidtune.checkpoints.parts.model_settings import language_model_notes, require_readable
 from vidtune.checkpoints.publication import CheckpointFormat, NamedParts
 from vidtune.checkpoints.report import OURS
 from vidtune.checkpoints.source import NEEDS_BASE, Kind, Source
@@ -138,7 +138,7 @@ def _with_bundle(above: tuple[Path, ...], bundle: Source) -> tuple[Path, ...]:
 def _open(place: str, opened: Opened) -> CheckpointFiles:
     if place not in opened:
         opened[place] = CheckpointFiles(place)
-        require_unquantised(opened[place].config, opened[place].path)
+        require_readable(opened[place].config, opened[place].path)
     return opened[place]
 
 
@@ -242,7 +242,7 @@ def _identify(files: CheckpointFiles, system: str | None = None) -> Source:
             raise UserError(f"{files.path}: is of system {config.get('system')}, not of {system}")
         if files.has(MANIFEST):
             return Source("bundle", files, config.get("system"), manifest=read_manifest(files))
-        return Source("native", files, config.get("system"))
+        return Source("native", files, config.get("system"), notes=language_model_notes(files))
     is_run = files.has(CONFIG_NAME)
     names = TRAINABLE_NAMES if is_run else (*SINGLE_NAMES, *connector_files())
     shapes = files.tensors(names).shapes

@@ -47,7 +47,7 @@ class VideoLMProcessor(ProcessorMixin):
             is saved here, because transformers 5 does not save it.
         chat_template: not used; transformers passes it.
         beginning: ids before every prompt that begins as the tokenizer does; None: its beginning-of-sequence token, as
-            for processors that were saved before. It is saved where it is another.
+            for processors that were saved before.
         packages: packages of parts that are not of this package, as :meth:`to_dict` saved them.
 
     Attributes:
@@ -339,14 +339,13 @@ class VideoLMProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """Content of `processor_config.json`; the tokenizer is saved in its own files."""
-        beginning = self.chunk_tokenizer.beginning
         packages = packages_of(part for stream in self.streams.values() for part in parts_of(stream.preprocessing))
         return {
             "processor_class": type(self).__name__,
             "system": self.system,
             "legacy": self.chunk_tokenizer.legacy,
             "streams": {name: settings.model_dump(mode="json") for name, settings in self.streams.items()},
-            **({"beginning": beginning} if beginning != default_beginning(self.tokenizer) else {}),
+            "beginning": self.chunk_tokenizer.beginning,
             **({"packages": packages} if packages else {}),
         }
 

@@ -10,6 +10,7 @@ Legend: L tokens.
 
 import json
 import re
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,7 +58,7 @@ def load_tokenizer(
     try:
         known = {} if bare or config is None else {"config": config}
         tokenizer = (LlamaTokenizer if bare else AutoTokenizer).from_pretrained(str(path), **known)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # the tokenizers library raises plain exceptions
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path}: no tokenizer can be read from there: {reason}") from error
     settings = get_tokenizer_config(str(path))
@@ -93,6 +94,18 @@ def beginning_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         return found
     is_llama = _writes_dummy_prefix(json.loads(tokenizer.backend_tokenizer.to_str()))
     return default_beginning(tokenizer) if is_llama and tokenizer.init_kwargs.get("add_bos_token", True) else []
+
+
+def _checked(beginning: object, num_rows: int | None) -> list[int]:
+    """The ids before a text, as a processor saved them. Raises UserError for ids that the model does not have."""
+    rows = sys.maxsize if num_rows is None else num_rows
+    ids = list(beginning) if isinstance(beginning, Sequence) else [beginning]
+    if not all(type(id) is int and 0 <= id < rows for id in ids):
+        raise UserError(
+            f"{PROCESSOR}: beginning is {beginning!r}; expected ids of tokens of the model (0 to {rows - 1}), as they "
+            "were saved with it"
+        )
+    return ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +145,7 @@ class ChunkTokenizer:
             raise UserError(f"tokenizer {type(tokenizer).__name__} is not backed by the tokenizers library")
         self.tokenizer = tokenizer
         self.num_rows = num_rows
-        self.beginning = beginning_of(tokenizer) if beginning is None else list(beginning)
+        self.beginning = beginning_of(tokenizer) if beginning is None else _checked(beginning, num_rows)
         self._fitted: dict[PromptFormat, PromptFormat] = {}
         self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.backend.no_truncation()

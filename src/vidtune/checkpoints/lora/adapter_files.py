@@ -103,8 +103,8 @@ def adapter_from_state(state: dict[str, Tensor], config: dict[str, Any], where: 
     """Build an adapter from its tensors, named ``<layer>.lora_A.weight``, with or without PEFT's wrapper and name.
 
     Raises:
-        UserError: an adapter that is more than plain LoRA, a factor without its partner, or a rank or scale in the
-            config that does not fit the factors.
+        UserError: an adapter that is more than plain LoRA, a factor without its partner or under two names, or a rank
+            or scale in the config that does not fit the factors.
     """
     require_plain(config, where)
     sides: dict[str, dict[str, Tensor]] = {}
@@ -112,7 +112,12 @@ def adapter_from_state(state: dict[str, Tensor], config: dict[str, Any], where: 
         match = _FACTOR.fullmatch(name.removeprefix(WRAPPER))
         if match is None:
             raise UserError(f"{where}: {name!r} is no LoRA factor")
-        sides.setdefault(match["layer"], {})[match["side"]] = tensor
+        if match["side"] in sides.setdefault(match["layer"], {}):
+            raise UserError(
+                f"{where}: holds the LoRA factor {match['side']} of {match['layer']!r} under two names, one of them "
+                f"{name!r}; keep the one of this adapter"
+            )
+        sides[match["layer"]][match["side"]] = tensor
     alone = next((layer for layer, found in sides.items() if len(found) != 2), None)
     if alone is not None:
         raise UserError(f"{where}: one of the two LoRA factors of {alone!r} is missing")

@@ -13,6 +13,8 @@ from vidtune.checkpoints.files.settings import KnownSettings
 from vidtune.errors import UserError
 
 CONFIG_NAME = "adapter_config.json"
+_NUMBERED = r"(?:^|.*?\.){}\.(\d+)\."
+"""Name of a layer, of which a pattern names the list that it stands in; the group is its number."""
 
 _UNUSED: tuple[Any, ...] = (None, False, [], {})
 _NOT_USED = (
@@ -72,7 +74,8 @@ def require_plain(config: Mapping[str, Any], where: str | Path) -> list[str]:
         where: folder of the adapter, for the message.
 
     Raises:
-        UserError: it is no plain LoRA, a setting is not known, or the rank or the scale is no number.
+        UserError: it is no plain LoRA, a setting is not known, the rank or the scale is no number, or what names its
+            layers cannot be read.
     """
     file = f"{where}/{CONFIG_NAME}"
     unknown = SETTINGS.require({"peft_type": None, **config}, file)
@@ -81,7 +84,32 @@ def require_plain(config: Mapping[str, Any], where: str | Path) -> list[str]:
         raise UserError(f"{file}: r is {rank!r}; expected the rank of the adapter, a positive integer")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise UserError(f"{file}: lora_alpha is {alpha!r}; expected a finite number")
+    for key in ("target_modules", "exclude_modules", "layers_pattern"):
+        if not _is_names(config.get(key), _NUMBERED if key == "layers_pattern" else "{}"):
+            raise UserError(
+                f"{file}: {key} is {config[key]!r}; expected a list of names, or a regular expression without errors"
+            )
+    numbers = config.get("layers_to_transform")
+    if not all(type(one) is int for one in (numbers if isinstance(numbers, list) else [numbers or 0])):
+        raise UserError(f"{file}: layers_to_transform is {numbers!r}; expected a number of a layer, or a list of them")
     return unknown
+
+
+def _is_names(value: object, form: str) -> bool:
+    """Whether a setting that names layers can be read.
+
+    Args:
+        form: regular expression around each pattern; its only group stands after it.
+    """
+    if value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+        patterns = value if value and form != "{}" else []
+    else:
+        patterns = [value]
+    try:
+        compiled = [re.compile(form.format(pattern)) for pattern in patterns if isinstance(pattern, str)]
+    except re.error:
+        return False
+    return len(compiled) == len(patterns) and (form == "{}" or all(one.groups == 1 for one in compiled))
 
 
 def require_targets(config: Mapping[str, Any], layers: Iterable[str], where: str | Path) -> None:
@@ -117,6 +145,6 @@ def _number(config: Mapping[str, Any], layer: str) -> int | None:
     """The number of a layer among its equals: the first one in its name, or the one after ``layers_pattern``."""
     given = config.get("layers_pattern")
     named = [given] if isinstance(given, str) and given else given or []
-    patterns = [rf"(?:^|.*?\.){name}\.(\d+)\." for name in named] or [r".*?\.[^.]*\.(\d+)\."]
+    patterns = [_NUMBERED.format(name) for name in named] or [r".*?\.[^.]*\.(\d+)\."]
     found = next((match for pattern in patterns if (match := re.match(pattern, layer))), None)
     return int(found[1]) if found else None

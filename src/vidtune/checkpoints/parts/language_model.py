@@ -1,9 +1,12 @@
 """The language model in a folder: alone, or inside a published model of images and text."""
 
+from math import inf
+
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from vidtune.checkpoints.parts.model_settings import require_one_rotary
 from vidtune.checkpoints.publication import CONFIG_ERRORS, KeyMap
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
@@ -13,6 +16,11 @@ from vidtune.registry import LANGUAGE_MODELS
 _IGNORED = (r".*\.rotary_emb\.inv_freq$",)
 _INSIDE = (("language_model.", ""), ("model.language_model.", "model."), ("lm_head.", "lm_head."))
 """Beginnings of the names of a language model inside another model, and of the same one alone."""
+_ROTARY_NUMBERS = {
+    *("rope_theta", "factor", "attention_factor", "beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor"),
+    *("original_max_position_embeddings", "partial_rotary_factor", "short_factor", "long_factor"),
+}
+"""Numbers of rotary positions, each positive; of ``short_factor`` and ``long_factor`` there are several."""
 _OTHERS = ((r"(?!(model\.)?language_model\.|lm_head\.)", "the model around the language model"),)
 
 
@@ -25,6 +33,8 @@ def read_text_config(source: Source) -> PreTrainedConfig:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(f"{source.place}: holds no language model ({reason})") from None
     try:
+        if source.files is not None:
+            require_one_rotary(source.files.config.get("text_config") or source.files.config)
         require_rotary(text)
     except ValueError as error:
         raise UserError(f"{source.place}: config.json: {error}") from None
@@ -43,13 +53,21 @@ def require_causal(config: PreTrainedConfig, where: str) -> None:
 
 
 def require_rotary(config: PreTrainedConfig) -> None:
-    """Raise ValueError where a language model has rotary positions of an unknown kind."""
+    """Raise ValueError where a language model has rotary positions of an unknown kind, or by odd numbers."""
     given = getattr(config, "rope_parameters", None) or {}
     for one in [given, *(value for value in given.values() if isinstance(value, dict))]:
         kind = one.get("rope_type", "default")
         if kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
             known = ", ".join(["default", *ROPE_INIT_FUNCTIONS])
             raise ValueError(f"rope_scaling: rotary positions of type {kind!r} are not known ({known})")
+        for key in sorted(_ROTARY_NUMBERS & one.keys()):
+            numbers = one[key] if isinstance(one[key], list) else [one[key]]
+            if not all(value is None or _is_positive(value) for value in numbers):
+                raise ValueError(f"rope_scaling: {key} is {one[key]!r}; expected a positive number")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < inf
 
 
 def language_model_keys(source: Source) -> KeyMap:

@@ -9,6 +9,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
 from vidtune.checkpoints.files.folder import CheckpointFiles
@@ -17,6 +18,8 @@ from vidtune.errors import UserError
 from vidtune.models.language_model.families import config_class
 
 QUANTISED = "quantization_config"
+_SIZES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
+"""Sizes by which every language model of transformers computes others."""
 _DECODING = (
     *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"),
     *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "num_return_sequences"),
@@ -53,16 +56,32 @@ ANY_MODEL = KnownSettings(
 """Settings that the config.json of any model may hold."""
 
 
-def require_unquantised(config: Mapping[str, Any], where: Path) -> None:
-    """Raise UserError where a config.json, or a config inside it, says that the weights are quantised."""
+def require_readable(config: Mapping[str, Any], where: Path) -> None:
+    """Raise UserError for values in a config.json, or a config inside it, with which no model can be read.
+
+    These are quantised weights, a dtype that torch does not have, and sizes that are no positive numbers.
+    """
     if config.get(QUANTISED) is not None:
         raise UserError(
             f"{where}/config.json: has a {QUANTISED}; vidtune reads weights in bfloat16, float16 or float32 only; take "
             "such a checkpoint, or remove the key if it was left over beside such weights"
         )
     for inner in config.values():
-        if isinstance(inner, dict) and QUANTISED in inner:
-            require_unquantised(inner, where)
+        if isinstance(inner, dict):
+            require_readable(inner, where)
+    for key in ("torch_dtype", "dtype"):
+        value = config.get(key)
+        name = value.removeprefix("torch.") if isinstance(value, str) else ""
+        if (
+            value is not None
+            and not isinstance(value, dict)
+            and not isinstance(getattr(torch, name, None), torch.dtype)
+        ):
+            raise UserError(f"{where}/config.json: {key} is {value!r}; expected a dtype such as 'bfloat16'")
+    for key in _SIZES:
+        value = config.get(key)
+        if isinstance(value, bool | str) or (isinstance(value, int | float) and value <= 0):
+            raise UserError(f"{where}/config.json: {key} is {value!r}; expected a positive whole number")
 
 
 def names_of(config: type[PreTrainedConfig]) -> set[str]:
@@ -75,6 +94,22 @@ def names_of(config: type[PreTrainedConfig]) -> set[str]:
 def settings_of(config: type[PreTrainedConfig]) -> KnownSettings:
     """Return the settings that the config.json of such a model may hold."""
     return ANY_MODEL | KnownSettings(read=frozenset(names_of(config) - ANY_MODEL.only.keys()))
+
+
+def require_one_rotary(config: Mapping[str, Any]) -> None:
+    """Raise ValueError where the two places of a config.json that tell its rotary positions contradict each other."""
+    parameters, scaling, base = (config.get(key) for key in ("rope_parameters", "rope_scaling", "rope_theta"))
+    inner = parameters.get("rope_theta") if isinstance(parameters, dict) else None
+    if base is not None and inner is not None and (isinstance(base, bool) or base != inner):
+        raise ValueError(f"rope_theta is {base!r}, but {inner!r} in rope_parameters; remove the one that is wrong")
+    if not isinstance(parameters, dict) or not isinstance(scaling, dict):
+        return
+    kinds = [one.get("rope_type", one.get("type", "default")) for one in (parameters, scaling)]
+    different = [key for key in parameters.keys() & scaling.keys() if parameters[key] != scaling[key]]
+    if kinds[0] != kinds[1] or different:
+        raise ValueError(
+            f"rope_scaling is {scaling!r}, but rope_parameters {parameters!r}; remove the one that is wrong"
+        )
 
 
 def language_model_notes(files: CheckpointFiles) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, PreTrainedConfig
 
 from vidtune.checkpoints.files.settings import KnownSettings
 from vidtune.checkpoints.parts.language_model import require_rotary
-from vidtune.checkpoints.parts.model_settings import settings_of
+from vidtune.checkpoints.parts.model_settings import require_one_rotary, settings_of
 from vidtune.checkpoints.publication import JsonDict
 
 _OF_THE_FILE = ("architectures", "dtype", "transformers_version")
@@ -58,8 +58,16 @@ def projector_kind(depth: int) -> str:
 
 
 def read_text_config(config: JsonDict) -> PreTrainedConfig:
-    """Return the config of the Llama in a published config.json. Raises ValueError for unknown rotary positions."""
+    """Return the config of the Llama in a published config.json.
+
+    Raises:
+        ValueError: unknown rotary positions, or a layer of the tower that is no number.
+    """
+    layer = config.get("mm_vision_select_layer")
+    if layer is not None and type(layer) is not int:
+        raise ValueError(f"mm_vision_select_layer is {layer!r}; expected the number of a layer")
     text = {key: value for key, value in config.items() if key in LLAMA.read and key not in _OF_THE_FILE}
+    require_one_rotary(config)
     found = LlamaConfig(**text)
     require_rotary(found)
     return found
