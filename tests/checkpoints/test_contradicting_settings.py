@@ -119,7 +119,7 @@ def test_settings_that_the_family_does_not_have_are_noted(written: Path, tmp_pat
 )
 def test_values_with_which_no_model_can_be_read_are_named(settings: dict[str, Any]) -> None:
     [(key, value)] = settings.get("text_config", settings).items()
-    assert f"here/config.json: {key} is {value!r}; expected" in said(require_readable, settings, WHERE)
+    assert f"here: config.json: {key} is {value!r}; expected" in said(require_readable, settings, WHERE)
 
 
 def test_a_setting_that_follows_from_others_is_named() -> None:

@@ -59,9 +59,9 @@ def _native_config(source: Source) -> VideoLMConfig:
     known = settings_of(VideoLMConfig) | KnownSettings(read=frozenset({"packages", "tie_word_embeddings"}))
     known.require(source.config, f"{source.path}/config.json")
     try:
-        require_one_rotary(source.config.get("text_config") or {})
         config: VideoLMConfig = VideoLMConfig.from_dict(source.config)
         require_rotary(config.text_config)
+        require_one_rotary(source.config.get("text_config") or {})
         for name in config.towers:
             config.tower(name)
         for name in config.connectors:

@@ -33,9 +33,8 @@ def read_text_config(source: Source) -> PreTrainedConfig:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(f"{source.place}: holds no language model ({reason})") from None
     try:
-        if source.files is not None:
-            require_one_rotary(source.files.config.get("text_config") or source.files.config)
         require_rotary(text)
+        require_one_rotary(source.config.get("text_config") or source.config)
     except ValueError as error:
         raise UserError(f"{source.place}: config.json: {error}") from None
     if not hasattr(text, "vocab_size"):

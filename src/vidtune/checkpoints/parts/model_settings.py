@@ -77,11 +77,11 @@ def require_readable(config: Mapping[str, Any], where: Path) -> None:
             and not isinstance(value, dict)
             and not isinstance(getattr(torch, name, None), torch.dtype)
         ):
-            raise UserError(f"{where}/config.json: {key} is {value!r}; expected a dtype such as 'bfloat16'")
+            raise UserError(f"{where}: config.json: {key} is {value!r}; expected a dtype such as 'bfloat16'")
     for key in _SIZES:
         value = config.get(key)
         if isinstance(value, bool | str) or (isinstance(value, int | float) and value <= 0):
-            raise UserError(f"{where}/config.json: {key} is {value!r}; expected a positive whole number")
+            raise UserError(f"{where}: config.json: {key} is {value!r}; expected a positive whole number")
 
 
 def names_of(config: type[PreTrainedConfig]) -> set[str]:

@@ -67,9 +67,9 @@ def read_text_config(config: JsonDict) -> PreTrainedConfig:
     if layer is not None and type(layer) is not int:
         raise ValueError(f"mm_vision_select_layer is {layer!r}; expected the number of a layer")
     text = {key: value for key, value in config.items() if key in LLAMA.read and key not in _OF_THE_FILE}
-    require_one_rotary(config)
     found = LlamaConfig(**text)
     require_rotary(found)
+    require_one_rotary(config)
     return found
 
 
