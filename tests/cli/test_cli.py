@@ -1,6 +1,7 @@
 """The command line: fast to ask for help, one line and exit code 2 for every mistake."""
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -221,6 +222,19 @@ def test_interruption_exits_with_130_and_says_how_to_go_on(tmp_path):
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_interrupted_training_says_whether_anything_is_saved(saved, tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("vidtune.cli.train"), "_train", interrupt)
+    if saved:
+        (tmp_path / "tune/checkpoint-1").mkdir(parents=True)
+    assert run(["train", "video_llava_tiny", "--out", str(tmp_path)]) == 130
+    said = capsys.readouterr().err
+    assert ("goes on where it stopped" in said) == saved and ("nothing is saved yet" in said) != saved
 
 
 @pytest.mark.parametrize(

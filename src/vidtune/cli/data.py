@@ -34,15 +34,12 @@ def check(
     from vidtune.machine.progress import ProgressDisplay
     from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.data_check import check_recipe_data, describe, refusal
-    from vidtune.training.setup.run_folder import EXCLUSIONS
 
     loaded = load_recipe(recipe, overrides or ())
     refused = []
     with ProgressDisplay(transient=True) as display:
         for checked, report in check_recipe_data(loaded, out, only=stage, decode=decode, progress=display):
-            typer.echo(describe(checked, report))
-            if out is not None:
-                typer.echo(f"  recorded in {out / checked.name / EXCLUSIONS}")
+            typer.echo(describe(checked, report, out))
             refused += [reason] if (reason := refusal(checked, report)) else []
     if refused:
         raise UserError("; ".join(refused))

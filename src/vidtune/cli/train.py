@@ -1,10 +1,13 @@
 """``vidtune train``: train the stages of a recipe."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from vidtune.training.signals import NOTHING_SAVED, TrainingInterrupted
 
 
 def train(
@@ -48,6 +51,15 @@ def train(
         return
     if out is None:
         raise typer.BadParameter("name the folder of the run", param_hint="--out")
+    try:
+        _train(recipe, changes, out, device, processes, quiet)
+    except KeyboardInterrupt:  # before the first step, or a second signal
+        if any(out.glob("*/checkpoint-*")) or any(out.glob("*/final")):
+            raise
+        raise TrainingInterrupted(f"interrupted: {NOTHING_SAVED}") from None
+
+
+def _train(recipe: str, changes: Sequence[str], out: Path, device: str | None, processes: int, quiet: bool) -> None:
     # Silences remarks of torch's C++ code that are meant for its developers. Read when torch is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if processes > 1:

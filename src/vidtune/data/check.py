@@ -107,7 +107,8 @@ class _SampleCheck:
         # As they were when the check began, because they may have been mended since.
         now = self._table.media_versions(index).items() if excluded else ()
         files = {path: self._versions.get(path, version) for path, version in now}
-        finding = Finding(sample, str(self._table.source(index)), reason, detail, excluded, content, files)
+        own = self._table.original_id(index)
+        finding = Finding(sample, str(self._table.source(index)), reason, detail, excluded, content, files, own)
         self._findings.setdefault(index, []).append(finding)
 
     def findings(self) -> list[Finding]:

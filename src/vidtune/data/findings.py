@@ -21,6 +21,7 @@ class Finding:
         excluded: whether training must exclude the sample. Otherwise it is used, but the user should know.
         content: hash of the annotation file; the finding is not about samples of another one.
         files: path -> version of the files of an excluded sample; the finding is not about others.
+        original_id: the sample's id in the annotation file; empty if it has none there.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Finding:
     excluded: bool
     content: str
     files: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    original_id: str = ""
 
 
 @dataclass

@@ -127,8 +127,11 @@ class VideoLMConfig(PreTrainedConfig):
         return [*named, *([ADDED_TOKENS] if self.added_tokens else []), "language_model"]
 
     def tower(self, name: str) -> TowerConfig:
-        """Config of a tower, also of an absent one."""
-        return tower_config(self.tower_spec(name))
+        """Config of a tower, also of an absent one. Raises ValueError where sizes contradict; names the tower."""
+        try:
+            return tower_config(self.tower_spec(name))
+        except ValueError as error:
+            raise ValueError(f"towers.{name}: {error}") from None
 
     def tower_spec(self, name: str) -> dict[str, Any]:
         """Type and sizes of a tower, without the note that the model does not have it."""

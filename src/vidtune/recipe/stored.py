@@ -52,22 +52,28 @@ def found_from(recipe: Recipe, starts: Sequence[Path]) -> Recipe:
             warnings.warn(f"{place}: taken from {taken}, where it was trained, not from {Path.cwd()}", stacklevel=2)
         return str(taken)
 
-    return _with_places(recipe, found)
+    return with_places(recipe, lambda _, place: found(place))
 
 
-def _with_places(settings: Any, change: Callable[[str], str]) -> Any:
-    """Return a value of a recipe with every path and hub id in it changed."""
+def with_places(settings: Any, change: Callable[[str, str], str], key: str = "") -> Any:
+    """Return a value of a recipe with every path and hub id in it changed.
+
+    Args:
+        change: returns the new place, from the dotted key of the place in the recipe and the old one.
+        key: start of these keys.
+    """
     changed = {
-        name: _changed(getattr(settings, name), field.annotation, field.metadata, change)
+        name: _changed(getattr(settings, name), field.annotation, field.metadata, change, f"{key}{name}")
         for name, field in type(settings).model_fields.items()
     }
     return settings.model_copy(update=changed)
 
 
-def _changed(value: Any, kind: Any, marks: Any, change: Callable[[str], str]) -> Any:
+def _changed(value: Any, kind: Any, marks: Any, change: Callable[[str, str], str], key: str) -> Any:
     """Return a value with the places in it changed, as its type tells.
 
     Args:
+        key: dotted key of the value.
         kind: the annotated type of the value.
         marks: what is attached to that type by ``Annotated``.
     """
@@ -75,15 +81,15 @@ def _changed(value: Any, kind: Any, marks: Any, change: Callable[[str], str]) ->
         kind, *marks = get_args(kind)
     if isinstance(value, str):
         is_place = A_PLACE in marks or any(A_PLACE in get_args(option) for option in _options(kind))
-        return change(value) if is_place else value
+        return change(key, value) if is_place else value
     if isinstance(value, Settings):
-        return _with_places(value, change)
+        return with_places(value, change, f"{key}.")
     for option in _options(kind):
         inner = get_args(option)
         if get_origin(option) is tuple and isinstance(value, tuple):
-            return tuple(_changed(item, inner[0], (), change) for item in value)
+            return tuple(_changed(item, inner[0], (), change, f"{key}.{n}") for n, item in enumerate(value))
         if get_origin(option) is dict and isinstance(value, Mapping):
-            return {key: _changed(item, inner[1], (), change) for key, item in value.items()}
+            return {name: _changed(item, inner[1], (), change, f"{key}.{name}") for name, item in value.items()}
     return value
 
 

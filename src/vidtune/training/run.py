@@ -16,9 +16,9 @@ from vidtune.training.loop import StageLoop
 from vidtune.training.ranks.group import Ranks, joined
 from vidtune.training.ranks.launch import launch_training
 from vidtune.training.setup.checks import check_stages
-from vidtune.training.setup.run_folder import FINAL, claimed
+from vidtune.training.setup.run_folder import FINAL, claimed, results
 from vidtune.training.setup.stage import set_up
-from vidtune.training.signals import StopRequest, TrainingInterrupted
+from vidtune.training.signals import NOTHING_SAVED, StopRequest, TrainingInterrupted
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,8 @@ def train_stages(
                 continue
             reason = next(filter(None, ranks.gather(stop.reason)), None)
             if reason is not None:
-                raise TrainingInterrupted(
-                    f"stopped by {reason} before stage {stage.name!r}; run the same command again to go on"
-                )
+                again = "run the same command again to go on" if any(results(out)) else NOTHING_SAVED
+                raise TrainingInterrupted(f"stopped by {reason} before stage {stage.name!r}; {again}")
             workers = 0 if ranks.device.type == "cpu" else media_workers(stage.workers, ranks.local_world)
             torch.set_num_threads(thread_budget(ranks.local_world, workers))
             StageLoop(set_up(recipe, number, out, ranks, progress), ranks, stop, progress).run()

@@ -5,6 +5,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+NOTHING_SAVED = "nothing is saved yet; the same command starts from the beginning"
+
 
 class TrainingInterrupted(Exception):
     """The run was stopped on request and has saved itself. The message says how to continue.

@@ -145,3 +145,11 @@ def test_a_tower_keeps_the_wanted_states_only(taps):
         gc.collect()
         most.append(alive.most)
     assert most[0] == most[1] <= 8 + len(taps)
+
+
+@pytest.mark.parametrize(("layers", "layer"), [(1, -2), (3, -5)])
+def test_a_feature_layer_that_is_not_there_names_tower_and_least_size(layers: int, layer: int) -> None:
+    towers = {"video": {"type": "clip", "num_hidden_layers": layers, "feature_layer": layer}}
+    config = VideoLMConfig(text_config={"model_type": "llama"}, towers=towers)
+    with pytest.raises(ValueError, match=rf"towers\.video: .*num_hidden_layers {layers}; .* at least {-layer}"):
+        config.tower("video")

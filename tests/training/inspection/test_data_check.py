@@ -10,6 +10,7 @@ from training_world import conversation
 
 from vidtune.checkpoints.build import build_config
 from vidtune.cli.main import run as run_command
+from vidtune.errors import UserError
 from vidtune.recipe.types import dump_recipe
 from vidtune.training.inspection.data_check import check_recipe_data
 
@@ -83,3 +84,27 @@ def test_data_that_training_would_refuse_end_with_exit_code_2(
         run_folder = str(tmp_path / "run")
         assert run_command([*command, "--out", run_folder]) == 2
         assert run_command(["train", str(tmp_path / "recipe.yaml"), "--out", run_folder, "--quiet"]) == 2
+
+
+@pytest.mark.parametrize("files", [["good.mp4"], ["good.mp4", "gone.mp4"], ["gone.mp4"]])
+def test_what_was_recorded_is_said_with_what_training_does(files, make_recipe, tmp_path: Path, capsys) -> None:
+    recipe = make_recipe(data=data_of(tmp_path, files), workers=0)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    out = tmp_path / "run"
+    run_command(["data", "check", str(tmp_path / "recipe.yaml"), "--out", str(out)])
+    shown, number = capsys.readouterr().out, len(files) - 1
+    if files == ["good.mp4"]:
+        assert "recorded in" not in shown
+        return
+    assert f"first: annotations:{number} ({number}): " in shown
+    does = "training goes on without them" if "good.mp4" in files else "training refuses this stage"
+    assert does in shown and "run this check again" in shown
+    (line,) = map(json.loads, (out / "align/excluded.jsonl").read_text().splitlines())
+    assert (line["id"], line["original_id"]) == (f"annotations:{number}", str(number))
+
+
+def test_a_refused_check_leaves_no_lock(make_recipe, tmp_path: Path) -> None:
+    (tmp_path / "align/final").mkdir(parents=True)  # results without a recipe
+    with pytest.raises(UserError, match="choose another output folder"):
+        list(check_recipe_data(make_recipe(workers=0), tmp_path))
+    assert not (tmp_path / ".lock").exists()

@@ -125,10 +125,10 @@ def test_the_command_prints_every_stage_and_keeps_what_it_counted(
 ) -> None:
     path, out = tmp_path / "recipe.yaml", tmp_path / "out"
     path.write_text(dump_recipe(recipe))
-    arguments = ["train", str(path), "--dry-run", "--ranks", "3", "--tokens-per-second", "0.5"]
+    arguments = ["train", str(path), "--dry-run", "--ranks", "3", "--tokens-per-second", "0.01"]
     assert run_command([*arguments, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    expected = [describe(stage, 0.5) for stage in forecast(recipe, out, ranks=3)]
+    expected = [describe(stage, 0.01) for stage in forecast(recipe, out, ranks=3)]
     assert printed == "\n".join(expected) + "\n"
     assert list((out / "tables").glob("lengths-*.npy"))
     assert run_command(arguments) == 0
@@ -137,7 +137,11 @@ def test_the_command_prints_every_stage_and_keeps_what_it_counted(
     names = ["samples", "steps", "packs", "tokens", "padding", "ranks", "memory", "time"]
     assert [line for line in lines if line != "warning"] == 2 * names
     tokens = int(printed.split("tokens   ")[1].split(":")[0].replace(",", ""))
-    assert f"{tokens / 0.5 / 3600:,.1f} hours" in printed
+    assert f"{tokens / 0.01 / 3600:,.1f} hours" in printed
+    first = next(forecast(recipe, out))
+    assert "MiB per rank: weights" in printed and "GiB" not in printed  # a tiny model
+    assert f"{first.tokens / 100:.1f} seconds at 100" in describe(first, 100)
+    assert f"{first.tokens / 300:.1f} minutes at 5 " in describe(first, 5)
     assert "  time     not estimated; --tokens-per-second N" in describe(next(forecast(recipe, out)))
 
 

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from training_world import mixed_samples
 
 from vidtune.errors import UserError
-from vidtune.recipe.types import Recipe
+from vidtune.recipe.types import Distillation, Recipe, load_recipe
 from vidtune.training.run import train_stages
-from vidtune.training.setup.run_folder import EXCLUSIONS
+from vidtune.training.setup.data_contents import places_of_claim, record_places
+from vidtune.training.setup.run_folder import EXCLUSIONS, check_recipe
 from vidtune.training.signals import TrainingInterrupted
 
 
@@ -90,6 +91,49 @@ def test_a_run_of_an_earlier_version_knows_its_data_by_their_places(stopped: tup
     with pytest.raises(UserError, match=r"another recipe: stages\.align\.data was"):
         run(copied(recipe, tmp_path), tmp_path / "out")
     run(recipe, tmp_path / "out")
+
+
+def test_parts_move_with_the_data_if_they_hold_the_same(stopped: tuple[Any, ...], tmp_path: Path) -> None:
+    recipe, _, _ = stopped
+    own_tokenizer = shutil.copytree(str(recipe.tokenizer), tmp_path / "tokenizer")
+    recipe = recipe.model_copy(update={"tokenizer": str(own_tokenizer)})
+    with pytest.raises(TrainingInterrupted):
+        run(recipe, tmp_path / "out", stop_after=1)
+    moved = recipe.model_copy(update={"tokenizer": str(shutil.copytree(own_tokenizer, tmp_path / "moved"))})
+    for _ in range(2):  # it goes on, and is looked at when it is finished
+        run(moved, tmp_path / "out")
+    (tmp_path / "moved/tokenizer_config.json").write_text("{}")
+    elsewhere = recipe.model_copy(update={"tokenizer": str((tmp_path / "moved").rename(tmp_path / "other"))})
+    with pytest.raises(UserError, match=r"another tokenizer: the content of \S*other differs from that of \S*moved"):
+        check_recipe(tmp_path / "out", elsewhere)
+    (tmp_path / "out/places.json").unlink()  # a run of an earlier version
+    with pytest.raises(UserError, match="another recipe: tokenizer was"):
+        check_recipe(tmp_path / "out", recipe)
+
+
+def test_every_place_of_a_recipe_is_told_by_its_content(tmp_path: Path) -> None:
+    for name in "abcdefg":
+        (tmp_path / "old" / name).mkdir(parents=True)
+        (tmp_path / "old" / name / "x").write_text(name)
+    recipe = load_recipe("video_llava_tiny", expand=False)
+
+    def placed(root: str) -> Recipe:
+        at = {name: str(tmp_path / root / name) for name in "abcdefg"}
+        stage = recipe.stages[0].model_copy(update={"from_": at["g"]})
+        parts = {"language_model": at["a"], "tokenizer": at["b"], "towers": {"video": at["c"]}, "checkpoint": at["d"]}
+        teacher = {"video": Distillation(teacher=at["f"])}
+        more = {"lora_runs": (at["e"],), "distillation": teacher, "stages": (stage,)}
+        return recipe.model_copy(update={**parts, **more, "connectors": {}})
+
+    record_places(tmp_path, placed("old"))
+    assert len(json.loads((tmp_path / "places.json").read_text())) == 7
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    assert places_of_claim(tmp_path, placed("old"), placed("new")).stages[0].from_ == placed("old").stages[0].from_
+    for name in "abcdefg":
+        (tmp_path / "new" / name / "x").write_text("other")
+        with pytest.raises(UserError, match=f"the content of .*new/{name} differs"):
+            places_of_claim(tmp_path, placed("old"), placed("new"))
+        (tmp_path / "new" / name / "x").write_text(name)
 
 
 def test_a_failed_start_leaves_the_folder_to_other_recipes(make_recipe: Any, tmp_path: Path) -> None:

@@ -51,7 +51,11 @@ class ClipTowerConfig:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"hidden_size {self.hidden_size} does not divide into {self.num_attention_heads} heads")
         if not -self.num_hidden_layers <= self.feature_layer <= -1:
-            raise ValueError(f"feature_layer {self.feature_layer} is outside -{self.num_hidden_layers}..-1")
+            raise ValueError(
+                f"feature_layer {self.feature_layer} is outside -{self.num_hidden_layers}..-1 with num_hidden_layers "
+                f"{self.num_hidden_layers}"
+                + (f"; it needs num_hidden_layers of at least {-self.feature_layer}" if self.feature_layer < 0 else "")
+            )
         if self.temporal_attention and not self.num_frames:
             raise ValueError("temporal_attention needs num_frames")
 

@@ -47,6 +47,11 @@ def check_recipe_data(
     """
     check_stages(recipe)
     stages = chosen_stages(recipe, only)
+    processor = _processor(recipe)
+    for stage in stages:
+        check_features(stage, processor)
+    if out is not None and out.is_dir():
+        check_recipe(out, recipe)  # before anything is written, and again when nobody else can write
     with ExitStack() as stack:
         if out is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vidtune-")))
@@ -54,22 +59,31 @@ def check_recipe_data(
             folder = out
             stack.enter_context(held(out))
             check_recipe(out, recipe)
-        processor = _processor(recipe)
         processor.media_info = ProbeCache(folder / TABLES / MEDIA_FACTS).get
         for stage in stages:
-            check_features(stage, processor)
             own = processor.with_preprocessing(stage.media)
             yield stage, _check_stage(recipe, stage, own, folder, decode, progress)
 
 
-def describe(stage: Stage, report: DataReport) -> str:
-    """Returns the report of a stage as lines: counts, then every reason with the first sample it concerns."""
+def describe(stage: Stage, report: DataReport, out: Path | None = None) -> str:
+    """Returns the report of a stage as lines: counts, every reason with the first sample it concerns, and advice.
+
+    Args:
+        out: folder of the run, where samples that cannot be used are recorded; None: they are not.
+    """
     unusable = sum(report.excluded.values())
     lines = [f"{stage.name}: {report.num_samples} samples, {report.num_files} files, {unusable} unusable"]
     for what, counts in (("unusable", report.excluded), ("kept", report.noted)):
         for reason, count in counts.most_common():
             first = next(finding for finding in report.findings if finding.reason == reason)
-            lines.append(f"  {count:>7} {what}: {reason}; first: {first.id}: {first.detail}")
+            own = f" ({first.original_id})" if first.original_id else ""
+            lines.append(f"  {count:>7} {what}: {reason}; first: {first.id}{own}: {first.detail}")
+    if out is not None and unusable:
+        then = "refuses this stage" if refusal(stage, report) else "goes on without them"
+        lines.append(
+            f"  recorded in {out / stage.name / EXCLUSIONS}: training {then}; mend them before the stage begins, then "
+            "run this check again"
+        )
     return "\n".join(lines)
 
 

@@ -204,16 +204,22 @@ def describe(planned: StageForecast, tokens_per_second: float | None = None) -> 
         "memory": "cannot be estimated for this model",
     }
     if planned.memory is not None:
-        parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in asdict(planned.memory).items())
-        lines["memory"] = f"about {planned.memory.total / 2**30:.1f} GiB per rank: {parts}"
+        unit, size = ("GiB", 2**30) if planned.memory.total >= 2**30 else ("MiB", 2**20)
+        parts = ", ".join(f"{name} {part / size:.1f}" for name, part in asdict(planned.memory).items())
+        lines["memory"] = f"about {planned.memory.total / size:.1f} {unit} per rank: {parts}"
     if tokens_per_second:
-        hours = planned.tokens / tokens_per_second / 3600
-        lines["time"] = f"{hours:,.1f} hours at {tokens_per_second:,.0f} tokens/s"
+        lines["time"] = f"{_time(planned.tokens / tokens_per_second)} at {tokens_per_second:,.0f} tokens/s"
     else:
-        lines["time"] = "not estimated; --tokens-per-second N, as training or vidtune doctor shows it, gives hours"
+        lines["time"] = "not estimated; --tokens-per-second N, as training or vidtune doctor shows it, gives it"
     if planned.advice:
         lines["warning"] = planned.advice
     return "\n".join([f"stage {planned.stage.name}", *(f"  {name:<8} {text}" for name, text in lines.items())])
+
+
+def _time(seconds: float) -> str:
+    """Returns a time in the largest unit that it fills."""
+    unit, size = ("hours", 3600) if seconds >= 3600 else ("minutes", 60) if seconds >= 60 else ("seconds", 1)
+    return f"{seconds / size:,.1f} {unit}"
 
 
 def starting_config(recipe: Recipe, number: int) -> VideoLMConfig:

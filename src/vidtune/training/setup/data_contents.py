@@ -1,4 +1,5 @@
-"""What the data of a stage hold, recorded beside its results: data may move while a run goes on, but not change.
+"""What the data of a stage and the parts of a recipe hold, recorded beside the results: they may move while a run goes
+on, but not change.
 
 The plan compares annotations and tokens itself. Here the media are compared as well, a few files of them, and so are
 the data of stages that are finished.
@@ -12,11 +13,15 @@ import numpy as np
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.tables import AnnotationFile, AnnotationTable
+from vidtune.errors import UserError
 from vidtune.features.identity import content_hash
 from vidtune.machine.files import read_json, write_json_atomically
-from vidtune.recipe.types import DataSource, Stage
+from vidtune.recipe.stored import with_places
+from vidtune.recipe.types import DataSource, Recipe, Stage
 
 RECORD = "data.json"
+PLACES = "places.json"
+"""File in the folder of a run: dotted key of a place of the recipe -> hash of the content that it had at first."""
 SAMPLED = 16
 """Number of samples of an annotation file whose media are compared."""
 
@@ -61,6 +66,71 @@ def other_content(folder: Path, stage: Stage, cache: Path) -> str | None:
         if any(one != other for one, other in pairs if one is not None and other is not None):
             return source.media or next(iter(source.features.values()), source.annotations)
     return None
+
+
+def record_places(out: Path, recipe: Recipe) -> None:
+    """Write to the folder of a run what the parts of its recipe hold, before anything is trained.
+
+    Args:
+        recipe: without the places of its data, which are recorded as content of the stages.
+    """
+    hashes = {key: _place_hash(place) for key, place in _places(recipe).items()}
+    write_json_atomically(out / PLACES, {key: found for key, found in hashes.items() if found is not None})
+
+
+def places_of_claim(out: Path, earlier: Recipe, recipe: Recipe) -> Recipe:
+    """Returns a recipe with the places of an earlier one, where they moved and hold what they held then.
+
+    A place without a record (of an earlier version, or on the hub) stays.
+
+    Args:
+        earlier: recipe of the run in the folder, as `record_places` takes it.
+        recipe: the recipe of now.
+
+    Raises:
+        UserError: a place moved and holds something else.
+    """
+    recorded = read_json(out / PLACES) if (out / PLACES).is_file() else {}
+    before, names = _places(earlier), {stage.name for stage in recipe.stages}
+
+    def place_then(key: str, place: str) -> str:
+        old, then = before.get(key, place), recorded.get(key)
+        now = _place_hash(place) if then is not None and place != old and place not in names else None
+        if now is None:
+            return place
+        if now != then:
+            raise UserError(
+                f"{out}: holds a run with another {key.rstrip('_')}: the content of {place} differs "
+                f"from that of {old}, which it was trained with; choose another output folder"
+            )
+        return old
+
+    moved: Recipe = with_places(recipe, place_then)
+    return moved
+
+
+def _places(recipe: Recipe) -> dict[str, str]:
+    """Dotted key -> place, of every place in a recipe that is no stage of it."""
+    found: dict[str, str] = {}
+    names = {stage.name for stage in recipe.stages}
+
+    def note(key: str, place: str) -> str:
+        if place and place not in names:
+            found[key] = place
+        return place
+
+    with_places(recipe, note)
+    return found
+
+
+def _place_hash(place: str) -> str | None:
+    """Returns a hash of the names and sampled contents of all files of a place; None if it is none, or unreadable."""
+    root = Path(place).expanduser()
+    files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+    hashes = [(str(path.relative_to(root)), content_hash(str(path))) for path in files]
+    if not hashes or any(found is None for _, found in hashes):
+        return None
+    return hashlib.sha256(repr(hashes).encode()).hexdigest()[:32]
 
 
 def _content(source: DataSource, file: AnnotationFile) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 ::
 
     <out>/recipe.yaml            the recipe of the run
+    <out>/places.json            what the files and folders that the recipe names hold
     <out>/.lock                  lock of the process that trains into the folder
     <out>/tables/                parsed annotations, lengths of samples, facts about media files
     <out>/checked_files.jsonl    media files that the data check found to be good
@@ -34,7 +35,7 @@ from vidtune.recipe.types import (
 )
 from vidtune.training.log import LOG
 from vidtune.training.saving import PREFIX, remove_unfinished
-from vidtune.training.setup.data_contents import has_record, other_content
+from vidtune.training.setup.data_contents import has_record, other_content, places_of_claim, record_places
 
 RECIPE = RECIPE_FILE
 TABLES = "tables"
@@ -48,8 +49,8 @@ FINAL = "final"
 def claimed(out: Path, recipe: Recipe) -> Iterator[None]:
     """Context manager that holds the folder of a run for training a recipe into it.
 
-    A new run writes its recipe there. An earlier run of the same recipe is continued; its data may have moved. A run of
-    another recipe that failed before it trained anything is replaced.
+    A new run writes its recipe there. An earlier run of the same recipe is continued; its data and the parts
+    that it starts from may have moved. A run of another recipe that failed before it trained anything is replaced.
 
     Raises:
         UserError: the folder holds the run of another recipe (the message names the first difference) or results
@@ -60,6 +61,8 @@ def claimed(out: Path, recipe: Recipe) -> Iterator[None]:
             _forget_failed_start(out)
         for folder in (out, *(out / stage.name for stage in recipe.stages)):
             remove_unfinished(folder)
+        if next(results(out), None) is None:
+            record_places(out, _anywhere(recipe))
         write_text_atomically(out / RECIPE, dump_recipe(recipe))
         yield
 
@@ -117,7 +120,7 @@ def borrow(out: Path, folder: Path, recipe: Recipe) -> None:
 def check_recipe(out: Path, recipe: Recipe) -> bool:
     """Check that a folder does not hold the run of another recipe. Returns whether it holds a run of this one.
 
-    Execution settings (workers, saving) and the places of data may differ, and so may everything else until there are
+    Execution settings (workers, saving) and the places of files may differ, and so may everything else until there are
     results.
 
     Raises:
@@ -129,8 +132,10 @@ def check_recipe(out: Path, recipe: Recipe) -> bool:
     if not (out / RECIPE).is_file():
         raise UserError(f"{first}: results of a run whose {RECIPE} is gone; choose another output folder")
     earlier = load_recipe(out / RECIPE)
-    if recipe_fingerprint(_anywhere(earlier)) != recipe_fingerprint(_anywhere(recipe)):
-        raise _another_recipe(out, _values(_anywhere(earlier)), _values(_anywhere(recipe)))
+    then = _anywhere(earlier)
+    now = places_of_claim(out, then, _anywhere(recipe))
+    if recipe_fingerprint(then) != recipe_fingerprint(now):
+        raise _another_recipe(out, _values(then), _values(now))
     before = {stage.name: stage for stage in earlier.stages}
     for stage in recipe.stages:
         folder = out / stage.name
@@ -172,7 +177,7 @@ def _forget_failed_start(out: Path) -> None:
 
 
 def _anywhere(recipe: Recipe) -> Recipe:
-    """Returns the recipe without the places of its data."""
+    """Returns the recipe without the places of its data and without what does not change the weights."""
 
     def moved(source: DataSource) -> DataSource:
         media = None if source.media is None else ""
@@ -181,7 +186,7 @@ def _anywhere(recipe: Recipe) -> Recipe:
         )
 
     stages = [stage.model_copy(update={"data": tuple(map(moved, stage.data))}) for stage in recipe.stages]
-    return recipe.model_copy(update={"stages": tuple(stages)})
+    return recipe.model_copy(update={"stages": tuple(stages), "features": None, "benchmarks": ()})
 
 
 def _another_recipe(out: Path, earlier: dict[str, Any], recipe: dict[str, Any]) -> UserError:
