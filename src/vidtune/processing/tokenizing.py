@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
@@ -96,7 +97,7 @@ def beginning_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return default_beginning(tokenizer) if is_llama and tokenizer.init_kwargs.get("add_bos_token", True) else []
 
 
-def _checked(beginning: object, num_rows: int | None) -> list[int]:
+def _checked(beginning: Any, num_rows: int | None) -> list[int]:
     """The ids before a text, as a processor saved them. Raises UserError for ids that the model does not have."""
     rows = sys.maxsize if num_rows is None else num_rows
     ids = list(beginning) if isinstance(beginning, Sequence) else [beginning]
