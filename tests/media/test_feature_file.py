@@ -110,11 +110,25 @@ def test_the_pool_reads_features_as_they_are(tmp_path):
     np.testing.assert_array_equal(result.array, VALUES)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300, 1j])
-def test_values_that_are_no_finite_real_numbers_are_refused(tmp_path, value):
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300, 1j, 1, True, np.int8(3), np.uint8(3)])
+def test_values_that_are_no_finite_floats_are_refused(tmp_path, value):
     np.save(tmp_path / "a.npy", np.full((2, 3), value))
-    with pytest.raises(MediaError, match=r"not finite|real numbers"):
+    with pytest.raises(MediaError, match=r"not finite|where floats are expected"):
         read_features(str(tmp_path / "a.npy"))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.bool])
+def test_tensors_of_other_types_are_refused(tmp_path, dtype):
+    torch.save(torch.ones(2, 3).to(dtype), tmp_path / "a.pt")
+    with pytest.raises(MediaError, match=r"where floats are expected|is not a file of features"):
+        read_features(str(tmp_path / "a.pt"))
+
+
+def test_a_file_without_a_token_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((0, 8), np.float32))
+    for read in (read_features, feature_shape):
+        with pytest.raises(MediaError, match="it holds no value"):
+            read(str(tmp_path / "a.npy"))
 
 
 @pytest.mark.parametrize("kind", ["sparse", "quantised", "meta"])

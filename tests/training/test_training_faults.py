@@ -105,6 +105,22 @@ def test_step_without_any_usable_sample_goes_on(make_recipe, tmp_path: Path) -> 
     assert logged(tmp_path / "out", "samples") == [0] + [1] * 11
 
 
+def test_a_stage_whose_files_all_fail_has_no_result(make_recipe, tmp_path: Path) -> None:
+    samples = [conversation("<image>\nWhich?", "x", image=f"gone{number}.png") for number in range(4)]
+    with pytest.raises(UserError, match=r"stage 'align' has trained nothing: .* 4 were left out \(.*excluded.jsonl\)"):
+        run(make_recipe(samples, workers=0, epochs=1), tmp_path / "out")
+    assert not (tmp_path / "out/align/final").exists()
+
+
+def test_a_component_that_no_usable_sample_reaches_is_named(
+    make_recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = [conversation("<image>\nWhich?", "x", image="gone.png"), conversation("Say yes.", "yes.")]
+    train = {"connectors": 1e-3, "language_model": 1e-3}
+    train_stages(make_recipe(samples, workers=0, train=train, epochs=1), tmp_path / "out", progress=True)
+    assert "connectors.image was not trained: no sample that could be used reached it" in capsys.readouterr().err
+
+
 def test_media_that_fail_wholesale_stop_the_run(make_recipe, tmp_path: Path) -> None:
     samples = [conversation("<image>\nWhich?", "x", image=f"gone{number}.png") for number in range(20)]
     with pytest.raises(

@@ -60,12 +60,12 @@ def read_features(path: str) -> np.ndarray:
     """
     with _readable(path):
         value = _load(path)
-    if isinstance(value, torch.Tensor):
-        value = _plain(path, value)
+        if isinstance(value, torch.Tensor):
+            value = _plain(path, value)
     if not isinstance(value, np.ndarray):
         raise MediaError(path, f"holds {type(value).__name__} where one array of features is expected")
-    if not np.issubdtype(value.dtype, np.number) or np.iscomplexobj(value):
-        raise MediaError(path, f"holds values of type {value.dtype} where real numbers are expected")
+    if not np.issubdtype(value.dtype, np.floating):
+        raise MediaError(path, f"holds values of type {value.dtype} where floats are expected")
     value = value.reshape(_checked(path, value.shape))
     if value.dtype not in (np.float16, np.float32):
         with np.errstate(over="ignore"):
@@ -112,6 +112,8 @@ def _only_name(path: str, names: list[str]) -> str:
 def _checked(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     if not 1 <= len(shape) <= MAX_DIMENSIONS:
         raise MediaError(path, f"has shape {tuple(shape)} where (tokens, width) is expected")
+    if not all(shape):
+        raise MediaError(path, f"has shape {tuple(shape)}: it holds no value")
     return (1, *shape) if len(shape) == 1 else tuple(shape)
 
 

@@ -11,11 +11,20 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from vidtune.errors import UserError
 from vidtune.recipe.mistakes import Misplaced, explain
@@ -67,6 +76,7 @@ def _component_glob(glob: str) -> str:
 
 FilePath = Annotated[str, AfterValidator(_expand_home), A_PLACE]
 Place = Annotated[str, A_PLACE]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 OrderName = Annotated[str, AfterValidator(ORDER_RULES.known)]
 ComponentGlob = Annotated[str, AfterValidator(_component_glob)]
 
@@ -74,7 +84,18 @@ ComponentGlob = Annotated[str, AfterValidator(_component_glob)]
 class Settings(BaseModel):
     """Base of all recipe values: frozen, unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, coerce_numbers_to_str=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number is expected; Python takes them for 1 and 0."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:
+            raise ValueError(f"{str(value).lower()} is no number")
+        return value
 
 
 class DataSource(Settings):
@@ -93,7 +114,7 @@ class DataSource(Settings):
     format: str | None = None
     media: FilePath | None = None
     features: dict[str, FilePath] = Field(default_factory=dict)
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=1e4)
 
 
 class LoRA(Settings):
@@ -192,19 +213,19 @@ class Stage(Settings):
     from_: FilePath | None = Field(default=None, alias="from")
     train: dict[ComponentGlob, Train] = Field(min_length=1)
     data: tuple[DataSource, ...] = Field(min_length=1)
-    epochs: float = Field(default=1.0, gt=0)
+    epochs: float = Field(default=1.0, gt=0, le=1e5)
     max_steps: int | None = Field(default=None, gt=0)
     global_batch_size: int = Field(gt=0)
     max_tokens_per_batch: int = Field(default=8192, gt=0)
     parallel: Literal["ddp", "fsdp2"] = "ddp"
-    prompt: str | None = None
+    prompt: str | None = Field(default=None, min_length=1)
     media: dict[str, dict[str, Any]] = Field(default_factory=dict)
     order: OrderName = "shuffled"
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     warmup: float = Field(default=0.03, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
     max_grad_norm: float | None = Field(default=None, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     quantize: Literal["8bit", "4bit"] | None = None

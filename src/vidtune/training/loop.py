@@ -154,6 +154,20 @@ class StageLoop:
                     "and are not saved; lower the learning rate, or set max_grad_norm"
                 )
 
+    def _require_trained(self) -> None:
+        """Raise UserError where no gradient reached any trained component; say which ones none reached."""
+        reached = set().union(*self.ranks.gather(self.step.reached()))
+        idle = [name for name in self.setup.trained if name not in reached]
+        with self.ranks.agreed():
+            if len(idle) == len(self.setup.trained):
+                raise UserError(
+                    f"stage {self.stage.name!r} has trained nothing: no sample gave a gradient, and "
+                    f"{len(self.exclusions.entries)} were left out ({self.exclusions.path}); mend the data, and start "
+                    "again in another folder"
+                )
+        for name in idle:
+            self._note(f"{name} was not trained: no sample that could be used reached it")
+
     def _open_log(self) -> TrainingLog:
         recipe, folder = self.setup.recipe, self.setup.folder
         trackers = open_trackers(recipe.trackers, folder, recipe, self.first_step, self._note)
@@ -211,6 +225,7 @@ class StageLoop:
 
     def _save_final(self) -> Path:
         self._require_finite_weights(self.total)
+        self._require_trained()
         final = self.setup.folder / FINAL
         weights = self.step.forward.whole_weights(self.setup.result_needs_frozen)
         with self.ranks.agreed():

@@ -137,6 +137,15 @@ class OptimizerStep:
             if not all(is_finite(local_part(parameter.detach())) for parameter in part)
         ]
 
+    def reached(self) -> set[str]:
+        """Returns the trained components, or the parts of them on this rank, that have had a gradient but zero."""
+        states = self.optimizer.state
+        return {
+            name
+            for name, part in self._by_component.items()
+            if any(local_part(value).any() for parameter in part for value in _averages(states[parameter]))
+        }
+
     def _backward(self, batch: Batch, factors: dict[str, float], is_last: bool) -> PackLosses:
         """Add the gradients of a pack. Returns its losses, detached from the graph."""
         taught = self._teachers.teach(self._transfer.take(batch))
@@ -158,6 +167,11 @@ class OptimizerStep:
 def _encoding_cost(item: Item) -> float:
     """Cost of encoding an item, in standard items of its tower."""
     return 0.0 if item.encoded else 1.0 if item.measured is None else item.measured.cost
+
+
+def _averages(state: Mapping[str, Tensor]) -> list[Tensor]:
+    """Returns AdamW's running averages of a parameter; none before its first step."""
+    return [state[name] for name in ("exp_avg", "exp_avg_sq") if name in state]
 
 
 def fill_missing_gradients(parameters: Sequence[nn.Parameter]) -> None:
