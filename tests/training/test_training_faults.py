@@ -116,8 +116,8 @@ def test_a_component_that_no_usable_sample_reaches_is_named(
     make_recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     samples = [conversation("<image>\nWhich?", "x", image="gone.png"), conversation("Say yes.", "yes.")]
-    train = {"connectors": 1e-3, "language_model": 1e-3}
-    train_stages(make_recipe(samples, workers=0, train=train, epochs=1), tmp_path / "out", progress=True)
+    trained = {"connectors": 1e-3, "language_model": 1e-3}
+    train(make_recipe(samples, workers=0, train=trained, epochs=1), tmp_path / "out", progress=True)
     assert "connectors.image was not trained: no sample that could be used reached it" in capsys.readouterr().err
 
 

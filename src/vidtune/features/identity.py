@@ -1,5 +1,6 @@
 """Identities by content: of a tower by its weights, of a media file by its bytes, never by its path."""
 
+import errno
 import hashlib
 import json
 import os
@@ -82,6 +83,8 @@ def _of_file(path: Path, size: int, mtime_ns: int) -> Iterator[bytes]:
 
 
 def _pieces(path: Path, size: int) -> Iterator[bytes]:
+    if not path.is_file():  # opening a pipe or a device might wait for ever
+        raise OSError(errno.EINVAL, "not a file", str(path))
     last = max(size - BLOCK, 0)
     with path.open("rb", buffering=0) as file:
         for begin in sorted({last * piece // (SAMPLED - 1) for piece in range(SAMPLED)}):
