@@ -191,6 +191,7 @@ def write_tower(model: VideoLM, name: str, folder: Path) -> None:
     save_file(state, folder / "model.safetensors")
     sizes = dict(model.config.towers[name])
     sizes |= {"add_time_attn": sizes.get("temporal_attention", False)}
+    del sizes["type"]
     (folder / "config.json").write_text(json.dumps({"vision_config": sizes}))
 
 

@@ -118,7 +118,7 @@ def test_a_component_that_no_usable_sample_reaches_is_named(
     samples = [conversation("<image>\nWhich?", "x", image="gone.png"), conversation("Say yes.", "yes.")]
     trained = {"connectors": 1e-3, "language_model": 1e-3}
     train(make_recipe(samples, workers=0, train=trained, epochs=1), tmp_path / "out", progress=True)
-    assert "connectors.image was not trained: no sample that could be used reached it" in capsys.readouterr().err
+    assert "connectors.visual was not trained: no sample that could be used reached it" in capsys.readouterr().err
 
 
 def test_media_that_fail_wholesale_stop_the_run(make_recipe, tmp_path: Path) -> None:

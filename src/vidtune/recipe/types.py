@@ -94,7 +94,7 @@ class Settings(BaseModel):
         """Refuse true and false where a number is expected; Python takes them for 1 and 0."""
         kind = cls.model_fields[str(info.field_name)].annotation
         if isinstance(value, bool) and {int, float} & {kind, *get_args(kind)}:
-            raise ValueError(f"{str(value).lower()} is no number")
+            raise ValueError(f"{info.field_name}: {str(value).lower()} is no number")
         return value
 
 
