@@ -189,9 +189,9 @@ def write_tower(model: VideoLM, name: str, folder: Path) -> None:
     folder.mkdir()
     state = {f"vision_model.{key}": value for key, value in model.towers[name].state_dict().items()}
     save_file(state, folder / "model.safetensors")
-    sizes = dict(model.config.towers[name])
-    sizes |= {"add_time_attn": sizes.get("temporal_attention", False)}
-    del sizes["type"]
+    ours = ("type", "feature_layer", "keep_class_token")  # what a published tower does not tell
+    sizes = {key: size for key, size in model.config.towers[name].items() if key not in ours}
+    sizes["add_time_attn"] = sizes.pop("temporal_attention", False)
     (folder / "config.json").write_text(json.dumps({"vision_config": sizes}))
 
 
