@@ -5,7 +5,7 @@ import torch
 from tiny_models import tiny_model
 from tiny_stab import STAB, clips, tiny_stab_model
 
-from vidtune.checkpoints.parts.teachers import alignment_sizes, build_teacher, teacher_preprocessing
+from vidtune.checkpoints.teachers import alignment_sizes, build_teacher, teacher_preprocessing
 from vidtune.errors import UserError
 from vidtune.models.distillation import AlignmentConfig, Teacher, teacher_tokens
 from vidtune.models.towers.clip import ClipTowerConfig

@@ -13,9 +13,9 @@ from vidtune.checkpoints.files.settings import KnownSettings
 from vidtune.checkpoints.parts.language_model import read_text_config, require_causal, require_rotary
 from vidtune.checkpoints.parts.model_settings import names_of, require_one_rotary, settings_of
 from vidtune.checkpoints.parts.processor_settings import require_same
-from vidtune.checkpoints.parts.teachers import alignment_sizes
 from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES, JsonDict
 from vidtune.checkpoints.source import Source
+from vidtune.checkpoints.teachers import alignment_sizes
 from vidtune.errors import UserError, foreign
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.language_model.families import config_class

@@ -9,8 +9,8 @@ import numpy as np
 
 from vidtune.checkpoints.build import build_config
 from vidtune.checkpoints.composition import config_of
-from vidtune.checkpoints.parts.teachers import alignment_sizes, teacher_config
 from vidtune.checkpoints.recognise import recognise
+from vidtune.checkpoints.teachers import alignment_sizes, teacher_config
 from vidtune.machine.progress import ProgressCallback
 from vidtune.models.config import VideoLMConfig
 from vidtune.planning.plan import StagePlan

@@ -12,8 +12,8 @@ from vidtune.checkpoints.build import build_base
 from vidtune.checkpoints.lora.added_rows import split_rows
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, Base, absolute, weight_sample
 from vidtune.checkpoints.lora.injection import add_adapters, target_layers
-from vidtune.checkpoints.parts.teachers import alignment_sizes
 from vidtune.checkpoints.recognise import parts_below, recognise
+from vidtune.checkpoints.teachers import alignment_sizes
 from vidtune.errors import UserError
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.language_model.quantization import quantize_linear_layers, require_bitsandbytes

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from vidtune.checkpoints.parts.teachers import build_teacher, teacher_preprocessing
+from vidtune.checkpoints.teachers import build_teacher, teacher_preprocessing
 from vidtune.errors import UserError
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
