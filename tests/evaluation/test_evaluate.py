@@ -73,6 +73,7 @@ def test_options_reach_the_run(folder, data, tmp_path):
     score = ask(folder, data, tmp_path, blind=True, limit=2, judge="rules")
     run = RunFolder(tmp_path / "world_qa-blind")
     assert score.blind and score.judge == "rules-v1" and run.planned == 2
+    assert score.reasons[0] == "only the first 2 of 3 questions of the test set (limit)"
     assert run.info.protocol.generation.max_new_tokens == 3
 
 
@@ -115,10 +116,13 @@ def test_data_named_by_a_relative_path_are_found_from_any_folder(trained, tmp_pa
     project, away = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("away")
     (trained / "provenance.json").write_text(json.dumps({"folder": str(project)}))
     monkeypatch.chdir(away)
-    for name, expected in [("nowhere", Path("sets")), ("project", project / "sets"), ("away", Path("sets"))]:
-        if name != "nowhere":
-            ({"project": project, "away": away}[name] / "sets").mkdir()
+    for name, expected in [("nowhere", Path("sets")), ("project", project / "sets")]:
+        if name == "project":
+            (project / "sets").mkdir()
         assert planned_runs(trained, ["world_qa"])[0].data == expected, name
+    (away / "sets").mkdir()
+    with pytest.warns(UserWarning, match="sets: taken from .*project0/sets, where it was trained"):
+        assert planned_runs(trained, ["world_qa"])[0].data == project / "sets"
 
 
 def test_a_benchmark_without_data_and_no_benchmark_at_all_are_named(trained, tmp_path_factory):

@@ -43,8 +43,10 @@ def test_the_last_of_several_answers_counts_and_missing_ones_lower_the_strict_va
     lines = (ours / "log.jsonl").read_text().splitlines(keepends=True)
     better = json.dumps({**json.loads(lines[1]), "answer": "From 00 to 20."}) + "\n"
     log.write_text("".join([*lines[:8], better]))
-    task = score_run(import_log(log, "world_events", data, tmp_path / "run").path).group("grounding")
+    score = score_run(import_log(log, "world_events", data, tmp_path / "run").path)
+    task = score.group("grounding")
     assert (task.scored, task.unanswered) == (3, 3)
+    assert any("not asked yet: the log holds no answer to it" in line for line in score.reasons)
     # The published scorer of grounding counts every line: 3 of 4 reach 0.7. The strict value counts the last answers.
     assert task.value("R1@0.7").official.value == 75 and task.value("R1@0.7").strict.value == 50
 

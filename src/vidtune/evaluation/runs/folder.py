@@ -100,6 +100,13 @@ class RunInfo(BaseModel):
     unknown_arithmetic: bool = Field(default=False, exclude_if=lambda unknown: not unknown)
 
     @property
+    def part(self) -> str | None:
+        """Which part of the test set belongs to the run, in words; None for all of it."""
+        if self.limit is None or self.limit >= self.data.questions:
+            return None
+        return f"only the first {self.limit} of {self.data.questions} questions of the test set (limit)"
+
+    @property
     def mixture(self) -> str | None:
         """What differs between the sessions that answered, in words; None where nothing does."""
         found = [text for other in self.other_versions for text in differences(self.versions, other)]
@@ -244,6 +251,11 @@ class RunFolder:
     def earlier_answers(self) -> list[Prediction]:
         """Returns the answers of an imported log that later ones replace, in the order of the test set."""
         return [read_prediction(self.path / IMPORTED, record) for record in self._imported("earlier")]
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the answers come from a log that another program has written."""
+        return (self.path / IMPORTED).is_file()
 
     def _imported(self, what: str) -> list[Any]:
         path = self.path / IMPORTED

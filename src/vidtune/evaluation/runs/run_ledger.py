@@ -66,6 +66,8 @@ def _entries(run: RunFolder, predictions: Sequence[Prediction]) -> Iterator[Entr
     last = {prediction.index for prediction in last_answers(predictions).values()}
     for planned in run.plan():
         asking, reason = _asking(asked.get(planned.index), missing.get(planned.index))
+        if asking is Asking.NOT_ASKED and run.is_imported:
+            reason = "the log holds no answer to it"
         yield Entry(
             planned.index,
             planned.id,

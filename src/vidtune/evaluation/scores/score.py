@@ -113,8 +113,8 @@ class Score(BaseModel):
         unanswered: number of questions of the run that were not asked yet.
         duplicates: number of answers that are in no official value because their id is answered again later: published
             scripts judge an id once. In the strict values every question counts.
-        reasons: why questions do not count, one line per state and reason, with examples; before them a line if several
-            versions of the software answered.
+        reasons: why questions do not count, one line per state and reason, with examples; before them a line if a
+            limit leaves out a part of the test set, and one if several versions of the software answered.
         answers: digest of the answers and verdicts that it was computed from; None: a score of an earlier version.
         left_out: metric -> reason why it could not be computed; scoring again where it can be computed adds it.
         overall: over all questions; None when each question type has metrics of its own.

@@ -63,7 +63,7 @@ def score_collected(run: RunFolder, source: ScoreSource, collected: Collected) -
         identity=dict(collected.identity),
         unanswered=sum(entry.asking is Asking.NOT_ASKED for entry in entries),
         duplicates=sum(outcome.entry.repeated and not outcome.official for outcome in collected.outcomes),
-        reasons=(*filter(None, [run.info.mixture]), *reason_lines(entries)),
+        reasons=(*filter(None, [run.info.part, run.info.mixture]), *reason_lines(entries)),
         answers=answers_digest(run, None if source.name == METRICS else source.name),
         left_out=dict(collected.left_out),
         overall=_group(None, source, collected) if whole else None,
