@@ -177,7 +177,7 @@ def test_a_test_set_is_checked_before_anything_is_asked(tmp_path, capsys):
     entries = [("a", "what?", "cat"), ("b", " ", "man"), ("c", "<image> who?", " "), ("d", "where?", "park")]
     folder = write_set(tmp_path / "MSVD_Zero_Shot_QA", entries, missing="bcd")
     for file in ("b.webm", "cc.mp4"):
-        (folder / "videos" / file).touch()
+        (folder / "videos" / file).write_bytes(b"video")
     questions = json.loads((folder / "test_q.json").read_text())
     questions[1]["question_id"] = questions[0]["question_id"]
     (folder / "test_q.json").write_text(json.dumps(questions))

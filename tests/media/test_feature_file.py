@@ -124,13 +124,6 @@ def test_tensors_of_other_types_are_refused(tmp_path, dtype):
         read_features(str(tmp_path / "a.pt"))
 
 
-def test_a_file_without_a_token_is_refused(tmp_path):
-    np.save(tmp_path / "a.npy", np.ones((0, 8), np.float32))
-    for read in (read_features, feature_shape):
-        with pytest.raises(MediaError, match="it holds no value"):
-            read(str(tmp_path / "a.npy"))
-
-
 @pytest.mark.parametrize("kind", ["sparse", "quantised", "meta"])
 def test_tensors_that_are_not_plain_are_refused(tmp_path, kind):
     tensor = torch.ones(2, 3)

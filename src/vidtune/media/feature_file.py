@@ -112,8 +112,6 @@ def _only_name(path: str, names: list[str]) -> str:
 def _checked(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     if not 1 <= len(shape) <= MAX_DIMENSIONS:
         raise MediaError(path, f"has shape {tuple(shape)} where (tokens, width) is expected")
-    if not all(shape):
-        raise MediaError(path, f"has shape {tuple(shape)}: it holds no value")
     return (1, *shape) if len(shape) == 1 else tuple(shape)
 
 

@@ -10,7 +10,6 @@ Legend: L tokens.
 
 import json
 import re
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -97,14 +96,13 @@ def beginning_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return default_beginning(tokenizer) if is_llama and tokenizer.init_kwargs.get("add_bos_token", True) else []
 
 
-def _checked(beginning: Any, num_rows: int | None) -> list[int]:
-    """The ids before a text, as a processor saved them. Raises UserError for ids that the model does not have."""
-    rows = sys.maxsize if num_rows is None else num_rows
+def _checked(beginning: Any, num_tokens: int) -> list[int]:
+    """The ids before a text, as a processor saved them. Raises UserError for ids that the tokenizer does not have."""
     ids = list(beginning) if isinstance(beginning, Sequence) else [beginning]
-    if not all(type(id) is int and 0 <= id < rows for id in ids):
+    if not all(type(id) is int and 0 <= id < num_tokens for id in ids):
         raise UserError(
-            f"{PROCESSOR}: beginning is {beginning!r}; expected ids of tokens of the model (0 to {rows - 1}), as they "
-            "were saved with it"
+            f"{PROCESSOR}: beginning is {beginning!r}; expected ids of tokens of the tokenizer (0 to {num_tokens - 1}), "
+            "as they were saved with it"
         )
     return ids
 
@@ -146,7 +144,7 @@ class ChunkTokenizer:
             raise UserError(f"tokenizer {type(tokenizer).__name__} is not backed by the tokenizers library")
         self.tokenizer = tokenizer
         self.num_rows = num_rows
-        self.beginning = beginning_of(tokenizer) if beginning is None else _checked(beginning, num_rows)
+        self.beginning = beginning_of(tokenizer) if beginning is None else _checked(beginning, len(tokenizer))
         self._fitted: dict[PromptFormat, PromptFormat] = {}
         self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.backend.no_truncation()

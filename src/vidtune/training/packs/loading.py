@@ -17,7 +17,6 @@ import torch
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
-from vidtune.media.file_version import GONE
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.planning.plan import StagePlan, share
@@ -219,6 +218,6 @@ class PackLoader:
             if decoded.error is not None:
                 self.learn({slot.ref.path: step})
                 reason, seconds = decoded.error.reason, decoded.seconds
-                path, version = slot.ref.path, None if decoded.version == GONE else decoded.version
+                path, version = slot.ref.path, decoded.version
                 return Excluded(example.id, index, step, path, reason, self._rank, seconds, version)
         return None

@@ -17,7 +17,7 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.machine.records import RecordWriter, numbered_records
-from vidtune.media.file_version import FileVersion, version_of
+from vidtune.media.file_version import GONE, FileVersion, version_of
 
 TOLERATED_COUNT = 10
 """Number of samples that may always be left out; more only up to a share, the ``max_excluded`` of the stage."""
@@ -141,13 +141,16 @@ class ExclusionList:
         self._known = {(entry.index, entry.step) for entry in self.entries}
 
     def failed_files(self) -> dict[str, int]:
-        """Returns the first step in which each media file failed, by path; without files that were replaced since."""
+        """Returns the first step in which each media file failed, by path; without files that were replaced since.
+
+        A file that was missing stays out of the run: others may have begun without it.
+        """
         failed: dict[str, int] = {}
         versions: dict[str, Sequence[int]] = {}
         for entry in self.entries:
             if entry.path is not None:
                 failed[entry.path] = min(entry.step, failed.get(entry.path, entry.step))
-                if entry.file is not None:
+                if entry.file is not None and tuple(entry.file) != GONE:
                     versions[entry.path] = entry.file
         for path, version in versions.items():
             if path not in self._mended:
