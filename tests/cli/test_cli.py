@@ -176,7 +176,7 @@ def test_systems_and_benchmarks_are_listed(capsys):
 def test_a_test_set_is_checked_before_anything_is_asked(tmp_path, capsys):
     entries = [("a", "what?", "cat"), ("b", " ", "man"), ("c", "<image> who?", " "), ("d", "where?", "park")]
     folder = write_set(tmp_path / "MSVD_Zero_Shot_QA", entries, missing="bcd")
-    for file in ("b.webm", "cc.mp4"):
+    for file in ("a.mp4", "b.webm", "cc.mp4"):
         (folder / "videos" / file).write_bytes(b"video")
     questions = json.loads((folder / "test_q.json").read_text())
     questions[1]["question_id"] = questions[0]["question_id"]

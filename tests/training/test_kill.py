@@ -87,6 +87,7 @@ def test_killed_at_random_moments_ends_with_the_weights_of_an_undisturbed_run(
     kill_and_go_on(launcher, recipe, tmp_path, [[0]] * ALONE, expected)
 
 
+@pytest.mark.whole
 def test_two_ranks_killed_together_or_one_of_them(launcher: Launcher, recipe: Recipe, tmp_path: Path) -> None:
     recipe = with_settings(recipe, max_tokens_per_batch=200)
     assert launcher.run(recipe, tmp_path / "whole", 2) == [0, 0]

@@ -31,6 +31,7 @@ def test_it_runs_in_a_thread_beside_others_and_shows_nothing(make_recipe, tmp_pa
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.whole
 def test_processes_train_together_and_a_mistake_of_theirs_is_raised(make_recipe, tmp_path: Path, capfd) -> None:
     recipe = make_recipe(max_steps=1, workers=0)
     run = train(recipe, out=tmp_path / "run", processes=2, device="cpu", progress=False)

@@ -101,8 +101,8 @@ def _checked(beginning: Any, num_tokens: int) -> list[int]:
     ids = list(beginning) if isinstance(beginning, Sequence) else [beginning]
     if not all(type(id) is int and 0 <= id < num_tokens for id in ids):
         raise UserError(
-            f"{PROCESSOR}: beginning is {beginning!r}; expected ids of tokens of the tokenizer (0 to {num_tokens - 1}), "
-            "as they were saved with it"
+            f"{PROCESSOR}: beginning is {beginning!r}; expected ids of the tokenizer (0 to {num_tokens - 1}), as "
+            "they were saved with it"
         )
     return ids
 

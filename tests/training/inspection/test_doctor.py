@@ -48,6 +48,7 @@ def test_a_file_that_is_slow_to_read_is_named(make_recipe, slow_picture: Path) -
     assert str(slow_picture) in describe(found).split("bottleneck")[0]
 
 
+@pytest.mark.whole
 def test_files_slower_than_the_steps_make_data_the_bottleneck(make_recipe, slow_picture: Path) -> None:
     for number in range(8):
         slow_picture.with_name(f"huge{number}.png").hardlink_to(slow_picture)

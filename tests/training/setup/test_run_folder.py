@@ -26,6 +26,7 @@ def content(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {name: (data, path.stat().st_mtime_ns) for name, (data, path) in found.items()}
 
 
+@pytest.mark.whole
 def test_dry_run_beside_a_running_trainer_leaves_every_byte_as_it_was(
     make_recipe, launcher: Launcher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
