@@ -69,7 +69,7 @@ def test_other_versions_are_refused_or_allowed_and_said(ask, versions, tmp_path,
     assert ask(limit=5).answered == 5  # these versions are known to the run by now
     score = score_run(tmp_path / "run", progress=False)
     said = f"answers of several versions: {package} {old.split('+')[0]} and {version.split('+')[0]}"
-    assert score.reasons[0] == said and said in str(score)
+    assert said in score.reasons and said in str(score)
     assert said in (tmp_path / "run/scores/rules-v1.json").read_text()
 
 
