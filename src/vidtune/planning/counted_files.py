@@ -21,7 +21,7 @@ from vidtune.media.feature_file import is_feature_file
 from vidtune.media.file_version import FileVersion, version_of
 
 AT_ONCE = 16
-"""Number of files that are looked at together; on a network disk each look is a journey."""
+"""Number of files that are looked at together; on a network disk each takes a round trip."""
 
 
 @dataclass(frozen=True, eq=False)

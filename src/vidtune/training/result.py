@@ -8,8 +8,7 @@ from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.lora.adapter_files import adapter_config, adapter_from_state, is_adapter_weight
 from vidtune.checkpoints.lora.added_rows import joined_rows
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, write_bundle
-from vidtune.recipe.types import dump_recipe
-from vidtune.training.setup.run_folder import RECIPE
+from vidtune.recipe.types import RECIPE_FILE, dump_recipe
 from vidtune.training.setup.stage import StageSetup
 
 
@@ -28,7 +27,7 @@ def write_result(setup: StageSetup, folder: Path, state: dict[str, Tensor]) -> N
     else:
         _write_bundle(setup, folder, state)
     setup.processor.save_pretrained(folder)
-    (folder / RECIPE).write_text(dump_recipe(setup.recipe), encoding="utf-8")
+    (folder / RECIPE_FILE).write_text(dump_recipe(setup.recipe), encoding="utf-8")
 
 
 def _write_bundle(setup: StageSetup, folder: Path, state: dict[str, Tensor]) -> None:

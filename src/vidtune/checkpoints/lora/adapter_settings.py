@@ -9,14 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vidtune.checkpoints.files.settings import KnownSettings
+from vidtune.checkpoints.files.settings import OFF, KnownSettings
 from vidtune.errors import UserError
 
 CONFIG_NAME = "adapter_config.json"
 _NUMBERED = r"(?:^|.*?\.){}\.(\d+)\."
 """Name of a layer, of which a pattern names the list that it stands in; the group is its number."""
 
-_UNUSED: tuple[Any, ...] = (None, False, [], {})
 _NOT_USED = (
     "use_dora",
     "use_qalora",
@@ -51,7 +50,7 @@ SETTINGS = KnownSettings(
         "use_rslora": (False, True, None),
         # The initialisations that leave the weights of the base as they are.
         "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva", "mica"),
-        **dict.fromkeys(_NOT_USED, _UNUSED),
+        **dict.fromkeys(_NOT_USED, OFF),
     },
     ignored={
         "how the adapter was trained": ("lora_dropout", "inference_mode", "eva_config", "merge_weights"),

@@ -242,7 +242,8 @@ def _hidden_at_start(path: str, times: list[int | None]) -> np.ndarray:
     hidden: np.ndarray = np.zeros(len(times), bool)
     if not seen:
         return hidden
-    unseen = [position for position, time in enumerate(times[:fed]) if time is None or time not in seen]
+    shown = set(seen)
+    unseen = [position for position, time in enumerate(times[:fed]) if time is None or time not in shown]
     hidden[unseen if len(unseen) == fed - len(seen) else slice(0, max(0, fed - len(seen)))] = True
     return hidden
 

@@ -37,7 +37,6 @@ from vidtune.training.log import LOG
 from vidtune.training.saving import PREFIX, remove_unfinished
 from vidtune.training.setup.data_contents import has_record, other_content, places_of_claim, record_places
 
-RECIPE = RECIPE_FILE
 TABLES = "tables"
 MEDIA_FACTS = "media.jsonl"
 CHECKED_FILES = "checked_files.jsonl"
@@ -63,7 +62,7 @@ def claimed(out: Path, recipe: Recipe) -> Iterator[None]:
             remove_unfinished(folder)
         if next(results(out), None) is None:
             record_places(out, _anywhere(recipe))
-        write_text_atomically(out / RECIPE, dump_recipe(recipe))
+        write_text_atomically(out / RECIPE_FILE, dump_recipe(recipe))
         yield
 
 
@@ -128,10 +127,10 @@ def check_recipe(out: Path, recipe: Recipe) -> bool:
     """
     first = next(results(out), None)
     if first is None:
-        return (out / RECIPE).is_file() and _is_same(out, recipe)
-    if not (out / RECIPE).is_file():
-        raise UserError(f"{first}: results of a run whose {RECIPE} is gone; choose another output folder")
-    earlier = load_recipe(out / RECIPE)
+        return (out / RECIPE_FILE).is_file() and _is_same(out, recipe)
+    if not (out / RECIPE_FILE).is_file():
+        raise UserError(f"{first}: results of a run whose {RECIPE_FILE} is gone; choose another output folder")
+    earlier = load_recipe(out / RECIPE_FILE)
     then = _anywhere(earlier)
     now = places_of_claim(out, then, _anywhere(recipe))
     if recipe_fingerprint(then) != recipe_fingerprint(now):
@@ -154,7 +153,7 @@ def check_recipe(out: Path, recipe: Recipe) -> bool:
 
 def _is_same(out: Path, recipe: Recipe) -> bool:
     try:
-        return recipe_fingerprint(load_recipe(out / RECIPE)) == recipe_fingerprint(recipe)
+        return recipe_fingerprint(load_recipe(out / RECIPE_FILE)) == recipe_fingerprint(recipe)
     except UserError:
         return False  # a recipe that only another version reads; nothing was trained
 
