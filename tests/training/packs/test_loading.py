@@ -163,18 +163,22 @@ def test_a_failure_names_rank_and_seconds_and_later_steps_do_not_try_again(
 def test_a_file_that_comes_while_it_fails_is_recorded_as_the_one_that_failed(
     make_recipe, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setup = set_up_with(make_recipe, tmp_path, [conversation("<video>\nWhat?", "x", video="gone.mp4")] * 2)
+    late = media / "late.mp4"
+    setup = set_up_with(make_recipe, tmp_path, [conversation("<video>\nWhat?", "x", video=late.name)] * 2)
     real = pool_module.execute
 
     def execute(job: pool_module.LoadJob) -> object:
         try:
             return real(job)
         finally:
-            (media / "gone.mp4").write_bytes(b"now it is there")
+            late.write_bytes(b"now it is there")
 
     monkeypatch.setattr(pool_module, "execute", execute)
-    first, *_ = [entry for loaded in load(setup)[0] for entry in loaded.excluded]
-    assert first.seconds > 0 and first.file == GONE != version_of(str(media / "gone.mp4"))
+    try:
+        first, *_ = [entry for loaded in load(setup)[0] for entry in loaded.excluded]
+        assert first.seconds > 0 and first.file == GONE != version_of(str(late))
+    finally:
+        late.unlink(missing_ok=True)  # other tests share the folder
 
 
 def test_what_other_ranks_saw_fail_is_not_decoded(
