@@ -17,6 +17,7 @@ from vidtune.processing.batch import IGNORED
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.prompts.format import AnswerFrame, PromptFormat
 from vidtune.processing.prompts.known import chatml, llama3, with_roles
+from vidtune.processing.prompts.placing import media_tags
 from vidtune.processing.tokenizing import (
     NO_OWNER,
     ChunkTokenizer,
@@ -24,7 +25,6 @@ from vidtune.processing.tokenizing import (
     beginning_of,
     encode,
     load_tokenizer,
-    media_tags,
 )
 
 STREAMS = ("image", "video")

@@ -8,7 +8,7 @@ from vidtune.errors import UserError
 from vidtune.processing.added_tokens import AddedToken
 from vidtune.processing.dialect import Dialect, check_dialect
 from vidtune.processing.layout import Tokens, check_layouts
-from vidtune.processing.prompts.format import AnswerFrame, PromptFormat
+from vidtune.processing.prompts.format import AnswerFrame, Placement, PromptFormat
 
 STREAMS = {"video": SimpleNamespace(preprocessing=SimpleNamespace(kind="video", frame_indices=None))}
 
@@ -41,6 +41,9 @@ def test_a_layout_that_cannot_be_written_is_refused(layout):
         {"moved": "(<video>)"},
         {"answer_mark": "A:", "assistant": AnswerFrame(end="")},
         {"assistant": AnswerFrame(supervised=("qq",))},
+        {"placements": (Placement("video", ("{question}",)),)},
+        {"placements": (Placement("video", ("{question} {tag} {tag}",)),)},
+        {"placements": (Placement("video", ()),)},
     ],
 )
 def test_a_prompt_format_that_cannot_be_written_is_refused(changes):
@@ -59,6 +62,8 @@ def test_a_prompt_format_that_cannot_be_written_is_refused(changes):
         {"added_tokens": (AddedToken(" "),)},
         {"added_tokens": (AddedToken("<video>"),)},
         {"added_tokens": (AddedToken("<a>", start="ones"),)},
+        {"target": ("video", "track")},
+        {"prompts": {"p": PromptFormat("p", placements=(Placement("track", ("{question}{tag}",)),))}},
     ],
 )
 def test_a_dialect_that_cannot_be_used_is_refused(changes):

@@ -6,7 +6,6 @@ from vidtune.data.sample import MediaRef, Turn
 from vidtune.errors import UserError
 from vidtune.generation.engine import AnswerEngine
 from vidtune.generation.settings import Answer, Request
-from vidtune.processing.tokenizing import media_tags
 
 
 class Conversation:
@@ -63,12 +62,12 @@ class Conversation:
 
     def request(self, question: str, media: Sequence[MediaRef] = ()) -> Request:
         """The request that asks a question after the turns so far."""
-        processor = self.engine.processor
-        if media and question.strip() and not media_tags(question, processor.streams):
-            prompt = processor.prompt_format(self.engine.prompt)
-            question = prompt.with_tags(question, [ref.stream for ref in media])
-        number = len(self.turns) // 2
-        return Request(f"{self.id}-{number}", (*self.media, *media), question, self.turns)
+        id = f"{self.id}-{len(self.turns) // 2}"
+        if media and question.strip():
+            turn = Turn("user", question)
+            [turn] = self.engine.processor.with_tags([turn], [ref.stream for ref in media], self.engine.prompt, id)
+            question = turn.text
+        return Request(id, (*self.media, *media), question, self.turns)
 
     def _append(self, request: Request, answer: Answer) -> None:
         self.turns = (*self.turns, Turn("user", request.question), Turn("assistant", answer.text))

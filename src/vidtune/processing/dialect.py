@@ -27,6 +27,8 @@ class Dialect:
         times: name of the rule by which moments are written in texts, see :mod:`vidtune.processing.times`; None if the
             system writes no moments.
         positions: name of the rule by which tokens get their positions, see :mod:`vidtune.processing.positions`.
+        target: streams of a box and of a track, for a system that can be asked about one thing in a video; their tags
+            stand in the words of a question, or where a placement of the prompt format says. None: it cannot.
         added_tokens: tokens that the tokenizer of the language model gets in addition, in this order.
     """
 
@@ -38,6 +40,7 @@ class Dialect:
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     times: str | None = None
     positions: str = "sequential"
+    target: tuple[str, str] | None = None
     added_tokens: tuple[AddedToken, ...] = ()
 
 
@@ -56,6 +59,13 @@ def check_dialect(dialect: Dialect, streams: Collection[str], system: str) -> No
         raise UserError(f"{where}: times {dialect.times!r} is no rule; {suggestion(str(dialect.times), TIME_RULES)}")
     if unknown := next((stream for stream in dialect.max_media if stream not in streams), None):
         raise UserError(f"{where}: max_media: no stream {unknown!r}; {suggestion(unknown, streams)}")
+    for stream in dialect.target or ():
+        if stream not in streams:
+            raise UserError(f"{where}: target: no stream {stream!r}; {suggestion(stream, streams)}")
+    for name, prompt in dialect.prompts.items():
+        for stream in (placement.stream for placement in prompt.placements):
+            if stream not in streams:
+                raise UserError(f"{where}: prompt format {name!r}: placements: no stream {stream!r}")
     seen: set[str] = set()
     for token in dialect.added_tokens:
         if not token.text.strip():

@@ -21,6 +21,7 @@ from vidtune.processing.layout import Layout, check_layouts, needs_metadata, run
 from vidtune.processing.plain_inputs import padded_left, share_media
 from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
 from vidtune.processing.prompts.format import PromptFormat
+from vidtune.processing.prompts.placing import media_tags, placed
 from vidtune.processing.readings import MediaReader, Reading
 from vidtune.processing.stream_settings import Measured, StreamSettings
 from vidtune.processing.times import mark_times
@@ -31,7 +32,6 @@ from vidtune.processing.tokenizing import (
     Placeholder,
     default_beginning,
     encode,
-    media_tags,
 )
 from vidtune.registry import SYSTEMS, packages_of, require_packages
 
@@ -121,6 +121,11 @@ class VideoLMProcessor(ProcessorMixin):
         return SYSTEMS[self.system].dialect.positions
 
     @property
+    def target(self) -> tuple[str, ...]:
+        """Streams of the box and of the track of a target; none, if the system cannot be asked about one."""
+        return SYSTEMS[self.system].dialect.target or ()
+
+    @property
     def preprocessing(self) -> dict[str, Preprocessing]:
         """Preprocessing of each stream."""
         return {name: settings.preprocessing for name, settings in self.streams.items()}
@@ -195,10 +200,12 @@ class VideoLMProcessor(ProcessorMixin):
             SampleProblem: the sample cannot be used; names the sample.
         """
         try:
-            self._check_media(sample.media, self.prompt_format(prompt), limit=supervise)
+            format_, streams = self.prompt_format(prompt), [ref.stream for ref in sample.media]
+            self._check_media(sample.media, format_, limit=supervise)
             readings = [self._reader.readings(ref) for ref in sample.media]
+            turns = mark_times(sample.turns, sample.times, self.times)
             encoded = self._encode(
-                mark_times(sample.turns, sample.times, self.times),
+                placed(turns, streams, format_, self.streams, sample.id, self.switched_off),
                 sample.media,
                 readings,
                 prompt,
@@ -231,18 +238,31 @@ class VideoLMProcessor(ProcessorMixin):
         Raises:
             SampleProblem: question, tags and media do not fit together; names `id`.
         """
-        turns = [*history, Turn("user", question)]
-        format_ = self.prompt_format(prompt)
-        if media and not any(media_tags(turn.text, self.streams) for turn in turns):
-            first = next(number for number, turn in enumerate(turns) if turn.role == "user")
-            turns[first] = Turn("user", format_.with_tags(turns[first].text, [ref.stream for ref in media]))
+        turns = self.with_tags([*history, Turn("user", question)], [ref.stream for ref in media], prompt, id)
         try:
-            self._check_media(media, format_, limit=False)
+            self._check_media(media, self.prompt_format(prompt), limit=False)
             readings = [self._reader.readings(ref) for ref in media] if readings is None else readings
             encoded = self._encode(turns, media, readings, prompt, supervise=False, open_answer=True)
         except SampleProblem as problem:
             raise problem.of(id) if id else problem from None
         return _example(id, encoded, readings, None, self.positions)
+
+    def with_tags(self, turns: Sequence[Turn], media: Sequence[str], prompt: str, id: str = "") -> list[Turn]:
+        """The turns of an open question with the tags that its media lack, where the prompt format says.
+
+        Args:
+            media: streams of the media, in the order of their tags.
+            prompt: name of a prompt format.
+            id: chooses where the format has several texts.
+        """
+        format_, turns = self.prompt_format(prompt), list(turns)
+        aside = {*self.target, *(placement.stream for placement in format_.placements)}
+        before = [stream for stream in media if stream not in aside]
+        streams = set(self.streams) - aside
+        if before and not any(media_tags(turn.text, streams) for turn in turns):
+            first = next(number for number, turn in enumerate(turns) if turn.role == "user")
+            turns[first] = Turn("user", format_.with_tags(turns[first].text, before))
+        return placed(turns, media, format_, self.streams, id, self.switched_off)
 
     def split_at_media(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
         """Ids up to and including the last media token, and the ids after it. Without media the first part is empty.
@@ -357,6 +377,7 @@ class VideoLMProcessor(ProcessorMixin):
         prompt: str,
         **options: Any,
     ) -> Encoded:
+        self._check_target(turns, [ref.stream for ref in media])
         placeholders = [self._placeholder(ref, found) for ref, found in zip(media, readings, strict=True)]
         format_ = self.prompt_format(prompt)
         return encode(turns, format_, self.chunk_tokenizer, placeholders, streams=tuple(self.streams), **options)
@@ -396,6 +417,18 @@ class VideoLMProcessor(ProcessorMixin):
             SampleProblem: the metadata cannot be read.
         """
         return self._reader.shape_of(ref)
+
+    def _check_target(self, turns: Sequence[Turn], media: Sequence[str]) -> None:
+        """Raise SampleProblem where a target and its tag are not both given."""
+        for stream in self.target:
+            tagged = any(f"<{stream}>" in turn.text for turn in turns)
+            if tagged and stream not in media:
+                line = f"the text holds <{stream}>, but no {stream} is given; give one, or leave out the tag"
+            elif stream in media and not tagged:
+                line = f"a {stream} is given, but the text holds no <{stream}>; write it where the target is named"
+            else:
+                continue
+            raise SampleProblem("tags and media differ in number", line)
 
     def _check_media(self, media: Sequence[MediaRef], prompt: PromptFormat, limit: bool) -> None:
         streams = [ref.stream for ref in media]

@@ -9,8 +9,7 @@ Legend: L tokens.
 """
 
 import json
-import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +27,7 @@ from vidtune.machine.files import read_object
 from vidtune.processing.batch import IGNORED
 from vidtune.processing.prompts.chat_template import template_format
 from vidtune.processing.prompts.format import PromptFormat
+from vidtune.processing.prompts.placing import media_tags
 
 UNDERLINE = "▁"
 """Character that sentencepiece writes for a space."""
@@ -460,12 +460,6 @@ def _laid_out(
 def _text_units(ids: Sequence[int], starts: Sequence[int]) -> tuple[np.ndarray, ...]:
     once = np.ones(len(ids), np.int64)
     return np.array(ids, np.int64), np.array(starts, np.int64), np.full(len(ids), NO_OWNER), once, once
-
-
-def media_tags(text: str, streams: Collection[str]) -> list[re.Match[str]]:
-    """Matches of the tags ``<stream>`` in a text, in order; group 1 is the stream."""
-    names = "|".join(re.escape(stream) for stream in streams)
-    return list(re.finditer(f"<({names})>", text)) if streams else []
 
 
 def _check_tags(tags: Sequence[str], media: Sequence[str]) -> None:

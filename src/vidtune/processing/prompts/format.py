@@ -63,6 +63,20 @@ class AnswerFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the tag of a stream stands in a user turn that has none: ``"{question} Here it is: {tag}."``
+
+    Args:
+        stream: the tag is ``<stream>``.
+        texts: ``{question}`` stands for the text of the turn, ``{tag}`` for the tag. Of several, the sample's id takes
+            one.
+    """
+
+    stream: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PromptFormat:
     """How a conversation is written for the language model. ``{eos}`` in its texts is the tokenizer's own end token.
 
@@ -76,6 +90,9 @@ class PromptFormat:
         special: texts of the format that must be single tokens of the tokenizer.
         only_streams: streams whose media this format can contain; None means all.
         question: a user turn whose media have no tags: ``{media}`` stands for the tags, ``{question}`` for the text.
+        placements: streams whose tag stands elsewhere in such a turn, each with texts of its own.
+        questions: texts for a user turn that has none beside its tags; the sample's id takes one of those whose tags
+            are just those that the media still lack.
         moved: pattern of user turns whose media tag is moved. The group ``media`` of a turn that matches as a whole is
             taken out, and the turn is written as ``question`` says.
         only_tag: the format takes one turn of each role, and of the user turn only its one media tag is written.
@@ -98,6 +115,8 @@ class PromptFormat:
     special: tuple[str, ...] = ()
     only_streams: tuple[str, ...] | None = None
     question: str = "{media}\n{question}"
+    placements: tuple[Placement, ...] = ()
+    questions: tuple[str, ...] = ()
     moved: str | None = None
     only_tag: bool = False
     strips: bool = False
@@ -112,6 +131,13 @@ class PromptFormat:
             raise ValueError(
                 f"prompt format '{self.name}': question {self.question!r} must hold {{media}} and {{question}} once"
             )
+        for placement in self.placements:
+            wrong = next((text for text in placement.texts if sorted(_plain_fields(text)) != ["question", "tag"]), None)
+            if wrong is not None or not placement.texts:
+                raise ValueError(
+                    f"prompt format '{self.name}': placement of <{placement.stream}>: {wrong!r} must hold {{question}} "
+                    "and {tag} once"
+                )
         if self.moved is not None and not _has_media_group(self.moved):
             raise ValueError(
                 f"prompt format '{self.name}': moved {self.moved!r} must be a regular expression with a group 'media'"
