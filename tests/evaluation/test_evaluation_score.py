@@ -18,7 +18,7 @@ from vidtune.evaluation.runs.run_ledger import ledger_of
 from vidtune.evaluation.scores.comparison import compare_runs
 from vidtune.evaluation.scores.judging import estimate_run, judge_run
 from vidtune.evaluation.scores.score_file import read_score, score_record
-from vidtune.evaluation.scores.scoring import score_run
+from vidtune.evaluation.scores.scoring import NothingScoredError, score_run
 
 ENTRIES = [
     ("a", "one?", "red"),
@@ -226,8 +226,14 @@ def test_a_stored_reply_is_read_again_by_better_rules_free_of_charge(run, monkey
 
 @pytest.mark.parametrize("digits", [12, 400])
 def test_no_score_of_a_reply_is_too_large(run, digits):
-    with judge_server(lambda body, earlier: Reply(content=f"{{'pred': 'yes', 'score': {'9' * digits}}}")) as server:
-        overall = score_run(run, chat_judge(server, limits=Limits(failures=None))).overall
+    reply = Reply(content=f"{{'pred': 'yes', 'score': {'9' * digits}}}")
+    with (
+        judge_server(lambda body, earlier: reply) as server,
+        pytest.raises(NothingScoredError, match=r"nothing was scored: .*5 scored outside the scale") as raised,
+    ):
+        score_run(run, chat_judge(server, limits=Limits(failures=None)))
+    overall = read_score(run, "chat").overall
+    assert overall == raised.value.score.overall
     assert (overall.out_of_range, overall.value("average_score").official) == (5, None)
     assert overall.value("average_score").published == pytest.approx(float(min(10**digits, 10**300)))
 

@@ -5,10 +5,11 @@ import random
 from collections import Counter
 
 import pytest
+from published_scores import aggregate
 from qa_sets import StubEngine, stub_run, write_set
 
 from vidtune.evaluation.judges.base import Judge, Judgement, Usage
-from vidtune.evaluation.judges.replies import aggregate, judging_state
+from vidtune.evaluation.judges.replies import judging_state
 from vidtune.evaluation.ledger import COUNTED, Asking, Judging
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.run_ledger import judged_ledger

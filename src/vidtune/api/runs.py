@@ -98,7 +98,8 @@ def evaluate(
 
     Returns: the score: ``.accuracy``, ``.interval`` and every other named value; a notebook shows it as a table.
     Raises:
-        UserError: no such benchmark, a bad test set, or a folder that holds another run.
+        UserError: no such benchmark, a bad test set, a folder that holds another run, or no answer that can be scored
+            (the error's ``score`` is what is stored then).
 
     Example:
         >>> score = vidtune.evaluate("tiny-model", "world_qa", data="world", out="eval", progress=False)

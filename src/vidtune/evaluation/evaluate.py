@@ -66,6 +66,7 @@ def evaluate(
         progress: show how far it is, on standard error.
 
     Raises:
+        NothingScoredError: no answer is in any official value.
         UserError: bad test set, checkpoint or option, or ``out`` holds another run's results.
     """
     variant = Variant(blind, tuple(without), features or {}, protocol or {}, limit)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
 
+from vidtune import __version__
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint, engine_for, opened
@@ -21,12 +22,13 @@ from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.protocol_of_checkpoint import protocol_for
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, chunk, prediction_of, question_text
 from vidtune.evaluation.runs.arithmetic import Arithmetic, arithmetic_of
-from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity, software_versions
+from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
 from vidtune.evaluation.runs.run_ledger import ledger_of
 from vidtune.generation.settings import Answer, Request
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter
+from vidtune.machine.software import software_versions
 from vidtune.registry import BENCHMARKS
 
 
@@ -193,7 +195,7 @@ def predict(
         system=system,
         limit=limit,
         recipe=recipe,
-        versions=software_versions(),
+        versions=software_versions(__version__),
         arithmetic=arithmetic,
     )
     run = RunFolder.open(Path(run_dir), info)
@@ -263,6 +265,6 @@ def _log_session(run: RunFolder, rank: int, ranks: int, pending: int) -> None:
                 "rank": rank,
                 "ranks": ranks,
                 "to_ask": pending,
-                "versions": software_versions(),
+                "versions": software_versions(__version__),
             }
         )

@@ -1,15 +1,14 @@
 """``state.json`` of a checkpoint: facts about its run, and the check whether a run may continue from it."""
 
-import platform
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
-import vidtune
+from vidtune import __version__
 from vidtune.errors import UserError
 from vidtune.machine.files import read_object
+from vidtune.machine.software import software_versions
 from vidtune.planning.plan import explain_difference
 from vidtune.recipe.types import recipe_fingerprint
 from vidtune.training.ranks.group import Ranks
@@ -33,7 +32,7 @@ def stage_state(setup: StageSetup, ranks: Ranks, step: int) -> dict[str, Any]:
         "plan": plan.identity(),
         "excluded": setup.exclusions.before(step),
         "arithmetic": arithmetic(setup, ranks),
-        "versions": versions(),
+        "versions": software_versions(__version__),
     }
 
 
@@ -96,15 +95,5 @@ def arithmetic(setup: StageSetup, ranks: Ranks) -> dict[str, Any]:
         "device": ranks.device.type,
         "gpu": torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "none",
         "threads": torch.get_num_threads(),
-        **{name: version for name, version in versions().items() if name != "python"},
-    }
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of the software that a result depends on."""
-    return {
-        "vidtune": vidtune.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
+        **{name: version for name, version in software_versions(__version__).items() if name != "python"},
     }

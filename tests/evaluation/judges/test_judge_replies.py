@@ -1,8 +1,8 @@
-"""Reading replies and the published aggregation."""
+"""Reading replies of a judge."""
 
 import pytest
 
-from vidtune.evaluation.judges.replies import UnparsableReply, Verdict, aggregate, parse_reply, read_verdict
+from vidtune.evaluation.judges.replies import UnparsableReply, Verdict, parse_reply, read_verdict
 
 
 @pytest.mark.parametrize(
@@ -59,15 +59,3 @@ def test_anything_else_has_to_be_asked_for_again(text):
 )
 def test_a_judgement_counts_as_far_as_the_published_script_reads_it(judgement, verdict):
     assert read_verdict(judgement) == verdict
-
-
-def test_accuracy_and_score_have_different_denominators():
-    total = aggregate([{"pred": "yes", "score": 5}, {"pred": "no", "score": 1}, {"pred": "maybe", "score": 3}, 7])
-    assert total.accuracy == 1 / 2
-    assert total.average_score == 9 / 4
-
-
-def test_no_yes_and_no_no_gives_a_reason_instead_of_a_crash():
-    total = aggregate([{"pred": "maybe", "score": 2}, 5])
-    assert total.accuracy is None and total.reason == "none of 2 judgements says yes or no"
-    assert aggregate([]).average_score is None and aggregate([]).reason == "nothing was judged"

@@ -15,7 +15,7 @@ from vidtune.evaluation.metrics.meteor import STATISTICS
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.comparison import compare_runs
 from vidtune.evaluation.scores.score_file import read_score
-from vidtune.evaluation.scores.scoring import score_run, source_for
+from vidtune.evaluation.scores.scoring import NothingScoredError, score_run, source_for
 from vidtune.evaluation.statistics import difference_of_sums, mean_difference, of_sums, ratio
 
 NO_JAVA = "METEOR needs Java; install a runtime"
@@ -110,10 +110,13 @@ def test_errors_count_as_nothing_in_the_strict_value_and_questions_not_asked_too
 
 def test_a_run_without_any_answer_of_a_task_says_so(data, tmp_path):
     run = event_run(data, tmp_path / "run", errors={"v": "no frames"}).run_dir
-    for task in score_run(run).groups:
+    with pytest.raises(NothingScoredError, match=r"nothing was scored: .*12 failed: no frames") as raised:
+        score_run(run)
+    score = raised.value.score
+    for task in score.groups:
         for metric in task.values:
             assert metric.official is None and metric.reason
-    assert score_run(run).group("grounding").value("mIoU").strict.value == 0
+    assert score.group("grounding").value("mIoU").strict.value == 0
 
 
 def test_without_java_its_metrics_are_left_out_with_the_reason_and_added_later(run, java):

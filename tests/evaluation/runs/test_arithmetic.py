@@ -31,7 +31,7 @@ def ask(tmp_path):
 def versions(monkeypatch):
     """Change the versions that this process has."""
     found = {"vidtune": "0.1.0", "torch": "2.13.0+cpu", "transformers": "5.23.0", "python": "3.11.7"}
-    monkeypatch.setattr("vidtune.evaluation.predict.software_versions", lambda: dict(found))
+    monkeypatch.setattr("vidtune.evaluation.predict.software_versions", lambda own: dict(found))
     return found
 
 

@@ -14,13 +14,12 @@ from vidtune.errors import UserError
 
 if TYPE_CHECKING:
     from vidtune.evaluation.judges.base import Judge, JudgingStoppedError, JudgingSummary
+    from vidtune.evaluation.outcome import Collected, ScoreSource
+    from vidtune.evaluation.runs.folder import RunFolder
+    from vidtune.evaluation.scores.score import Score
 
 NO_JUDGE = "none"
 CACHE = "judge-replies.jsonl"
-
-
-class NothingScoredError(UserError):
-    """A run of which no answer is in any official value."""
 
 
 def _each(fits: Callable[[Any], bool], expected: str) -> Callable[[Any], Any]:
@@ -152,36 +151,27 @@ class JudgeOptions:
 
 
 def judge_and_score(run_dir: Path, judge: "Judge") -> None:
-    """Judge a run, say what it takes before and what it took after, and print the scores.
-
-    A run of a benchmark that metrics score is measured again instead, whoever the judge is.
-
-    Raises:
-        JudgingStoppedError: the judge could not go on; the score of what it has judged is printed.
-        NothingScoredError: no answer was scored; the line says why.
-    """
-    from vidtune.evaluation.runs.folder import RunFolder
+    """Score a run (see `score_run`), say what judging takes before and what it took after, and print the score."""
     from vidtune.evaluation.scores.score import METRICS
-    from vidtune.evaluation.scores.scoring import score_collected, source_for
+    from vidtune.evaluation.scores.scoring import ScoringSteps, score_run
 
-    run = RunFolder(run_dir)
-    source = source_for(run, judge)
-    if source.name == METRICS:
-        typer.echo(f"measuring {len(run.predictions())} answers", err=True)
-    expected = source.expected()
-    if expected.calls:
-        tokens = expected.prompt_tokens + expected.completion_tokens
-        typer.echo(
-            f"judging with {source.name}: {expected.calls} requests, about {tokens} tokens{_cost(expected.cost)}"
-        )
-    collected = source.collect(progress=True)
-    _say_what_it_took(collected.summary or collected.stopped)
-    score = score_collected(run, source, collected)
-    typer.echo(score)
-    if collected.stopped is not None:
-        raise collected.stopped
-    if not score.coverage:
-        raise NothingScoredError(f"{run.path}: nothing was scored: {'; '.join(score.reasons)}")
+    class Said(ScoringSteps):
+        def begins(self, run: "RunFolder", source: "ScoreSource") -> None:
+            if source.name == METRICS:
+                typer.echo(f"measuring {len(run.predictions())} answers", err=True)
+            expected = source.expected()
+            if expected.calls:
+                tokens = expected.prompt_tokens + expected.completion_tokens
+                takes = f"{expected.calls} requests, about {tokens} tokens{_cost(expected.cost)}"
+                typer.echo(f"judging with {source.name}: {takes}")
+
+        def collected(self, collected: "Collected") -> None:
+            _say_what_it_took(collected.summary or collected.stopped)
+
+        def scored(self, score: "Score") -> None:
+            typer.echo(score)
+
+    score_run(run_dir, judge, steps=Said())
 
 
 def _say_what_it_took(judged: "JudgingSummary | JudgingStoppedError | None") -> None:

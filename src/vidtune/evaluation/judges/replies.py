@@ -1,14 +1,12 @@
-"""Replies of a judge: how they are read, and how the published scripts of zero-shot video QA turn them into scores.
+"""Replies of a judge: how they are read, as the published scripts of zero-shot video QA do it.
 
-A reply is read as a Python literal, and kept as it is. The published aggregation then uses what it finds in it: the
-score is truncated to an integer, "yes" and "no" are searched anywhere in ``pred``, and the two published numbers have
-different denominators. The rules come from github.com/mbzuai-oryx/Video-ChatGPT,
+A reply is read as a Python literal, and kept as it is. A score then uses what it finds in it: the score is truncated to
+an integer, "yes" and "no" are searched anywhere in ``pred``. The rules come from github.com/mbzuai-oryx/Video-ChatGPT,
 quantitative_evaluation, whose script later projects copied.
 """
 
 import ast
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +22,7 @@ class UnparsableReply(ValueError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the aggregation finds in one judgement.
+    """What counts of one judgement.
 
     Args:
         score: truncated score; None: there is none that ``int`` accepts.
@@ -33,36 +31,6 @@ class Verdict:
 
     score: int | None
     correct: bool | None
-
-
-@dataclass(frozen=True)
-class Aggregate:
-    """The published numbers over all judgements.
-
-    Args:
-        accuracy: yes / (yes + no), 0 to 1; None when no judgement says either.
-        average_score: sum of scores / count; None without judgements.
-    """
-
-    count: int
-    yes: int
-    no: int
-    score_sum: int
-
-    @property
-    def accuracy(self) -> float | None:
-        return self.yes / (self.yes + self.no) if self.yes + self.no else None
-
-    @property
-    def average_score(self) -> float | None:
-        return self.score_sum / self.count if self.count else None
-
-    @property
-    def reason(self) -> str | None:
-        """Why there is no accuracy."""
-        if self.count == 0:
-            return "nothing was judged"
-        return f"none of {self.count} judgements says yes or no" if self.accuracy is None else None
 
 
 def parse_reply(text: str) -> Any:
@@ -117,14 +85,3 @@ def judging_state(judgement: Any) -> Judging:
 def has_verdict(judgement: Any) -> bool:
     """Whether a judgement counts in official values."""
     return judging_state(judgement) in COUNTED
-
-
-def aggregate(judgements: Iterable[Any]) -> Aggregate:
-    """Returns the published numbers, from one judgement per question id."""
-    verdicts = [read_verdict(judgement) for judgement in judgements]
-    return Aggregate(
-        count=len(verdicts),
-        yes=sum(verdict.correct is True for verdict in verdicts),
-        no=sum(verdict.correct is False for verdict in verdicts),
-        score_sum=sum(verdict.score or 0 for verdict in verdicts),
-    )

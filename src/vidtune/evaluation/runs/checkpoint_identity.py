@@ -1,16 +1,13 @@
-"""Identity of what was evaluated: the content of the checkpoint and the versions of the software."""
+"""Identity of what was evaluated: the content of the checkpoint."""
 
 import hashlib
 import json
-import platform
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from vidtune import __version__
 from vidtune.checkpoints.files.misplaced import elsewhere
 from vidtune.errors import UserError
 
@@ -21,7 +18,6 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model")
 WHOLE_FILE_LIMIT = 64 * 2**20
 SAMPLED_BLOCKS = 64
 BLOCK_BYTES = 2**18
-PACKAGES = ("torch", "transformers", "tokenizers", "av", "numpy")
 
 
 class CheckpointIdentity(BaseModel):
@@ -109,14 +105,3 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
         for key, value in config.items()
         if key not in ("_name_or_path", "transformers_version")
     }
-
-
-def software_versions() -> dict[str, str]:
-    """Returns the versions of this package, of Python, and of the packages that can change a prediction."""
-    versions = {"vidtune": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions

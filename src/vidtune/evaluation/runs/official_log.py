@@ -13,16 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vidtune import __version__
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, prediction_of
-from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity, software_versions
+from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
 from vidtune.evaluation.runs.foreign_file import read_foreign_records
 from vidtune.evaluation.runs.same_question import contradiction, plain, repeats_text
 from vidtune.machine.files import write_text_atomically
+from vidtune.machine.software import software_versions
 from vidtune.registry import BENCHMARKS
 
 UNKNOWN_PROMPT = "not known: answers were imported"
@@ -86,7 +88,7 @@ def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolde
         protocol_hash=protocol.hash,
         checkpoint=CheckpointIdentity(path=str(log.resolve()), fingerprint=fingerprint),
         data=data_identity(questions),
-        versions=software_versions(),
+        versions=software_versions(__version__),
     )
     run = RunFolder.open(run_dir, info)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
 from vidtune.evaluation.ledger import Asking, Judging, reason_lines
@@ -19,31 +20,63 @@ from vidtune.evaluation.scores.score_file import write_score
 from vidtune.registry import BENCHMARKS
 
 
-def score_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bool = True) -> Score:
+class NothingScoredError(UserError):
+    """A run of which no answer is in any official value; its score is stored, and is the attribute ``score``."""
+
+    def __init__(self, message: str, score: Score) -> None:
+        super().__init__(message)
+        self.score = score
+
+
+class ScoringSteps:
+    """What is told of the steps in which a run is scored, one after the other; here nothing."""
+
+    def begins(self, run: RunFolder, source: ScoreSource) -> None:
+        """Nobody was asked yet, and nothing measured."""
+
+    def collected(self, collected: Collected) -> None:
+        """The outcomes are there; the judge may have been given up."""
+
+    def scored(self, score: Score) -> None:
+        """The score is stored."""
+
+
+def score_run(
+    run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bool = True, steps: ScoringSteps | None = None
+) -> Score:
     """Score a run and store the result. Where metrics score its benchmark, the answers are measured, without a judge.
 
     Args:
         judge: a judge, which first judges what it has not judged yet; or a name: of a judge without settings, or of
             stored judgements.
+        steps: is told of every step.
 
     Raises:
         JudgingStoppedError: the judge could not go on; the score of what it has judged is stored.
+        NothingScoredError: no answer is in any official value; the line says why.
         UserError: no run there, nothing asked yet, or no judgements of that name.
     """
+    steps = steps or ScoringSteps()
     run = RunFolder(run_dir)
     source = source_for(run, judge)
+    steps.begins(run, source)
     collected = source.collect(progress)
-    score = score_collected(run, source, collected)
+    steps.collected(collected)
+    score = _score(run, source, collected)
+    write_score(run.path, score)
+    steps.scored(score)
     if collected.stopped is not None:
         raise collected.stopped
+    if not score.coverage:
+        raise NothingScoredError(f"{run.path}: nothing was scored: {'; '.join(score.reasons)}", score)
     return score
 
 
-def score_collected(run: RunFolder, source: ScoreSource, collected: Collected) -> Score:
-    """The score of outcomes that were collected from a source; stored with the run.
+def _score(run: RunFolder, source: ScoreSource, collected: Collected) -> Score:
+    """The score of outcomes that were collected from a source.
 
     Raises:
-        UserError: nothing asked yet.
+        UserError: nothing asked yet, or nothing judged before the judge was given up.
     """
     entries = [outcome.entry for outcome in collected.outcomes]
     require_asked(run, entries)
@@ -52,7 +85,7 @@ def score_collected(run: RunFolder, source: ScoreSource, collected: Collected) -
     groups = [_group(kind, source, collected) for kind in _types(source.metrics, collected.outcomes)]
     whole = any(metric.type is None for metric in source.metrics)
     protocol = run.info.protocol
-    score = Score(
+    return Score(
         benchmark=run.info.benchmark,
         blind=protocol.blind,
         without=protocol.without,
@@ -69,8 +102,6 @@ def score_collected(run: RunFolder, source: ScoreSource, collected: Collected) -
         overall=_group(None, source, collected) if whole else None,
         groups=tuple(groups),
     )
-    write_score(run.path, score)
-    return score
 
 
 def source_for(run: RunFolder, judge: Judge | str = DEFAULT_JUDGE) -> ScoreSource:
