@@ -9,6 +9,7 @@ from qa_sets import records, write_set, write_video
 from tiny_checkpoint import write_checkpoint
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.video_qa import VideoQA
 from vidtune.evaluation.checkpoint import AnsweringOptions, engine_for, open_checkpoint
 from vidtune.evaluation.predict import Variant, predict, predict_benchmark
 from vidtune.evaluation.protocol_of_checkpoint import protocol_for
@@ -66,6 +67,31 @@ def test_a_blind_run_sees_no_difference_between_videos(checkpoint, data, tmp_pat
     assert answers[blind]["red_0"] == answers[blind]["blue_1"]
     assert answers[seeing]["red_0"] != answers[seeing]["blue_1"]
     assert RunFolder(seeing).info.protocol_hash != RunFolder(blind).info.protocol_hash
+
+
+class AsksAboutImages(VideoQA):
+    """World-QA, with a stream for further media of its questions."""
+
+    asked = "image"
+
+    def protocol(self, **given):
+        return super().protocol(**given).model_copy(update={"question_media": {self.asked: {}}})
+
+
+def test_streams_of_further_media_are_in_the_protocol(checkpoint, monkeypatch):
+    loaded = open_checkpoint(checkpoint)
+    known = BENCHMARKS["world_qa"]
+    benchmark = AsksAboutImages(known.name, known.title, known.folder, known.lookup, known.source)
+    protocol = protocol_for(loaded, benchmark)
+    assert protocol.question_media["image"]["size"] == protocol.preprocessing["size"]
+    assert protocol.hash != protocol_for(loaded, known).hash
+    assert "question_media" not in protocol_for(loaded, known).model_dump()
+    assert protocol_for(loaded, benchmark, without=["image"]).run_name == "world_qa-without-image"
+    changed = protocol_for(loaded, benchmark, overrides={"question_media": {"image": {"pad_to_square": True}}})
+    assert changed.question_media["image"]["pad_to_square"] and changed.hash != protocol.hash
+    monkeypatch.setattr(AsksAboutImages, "asked", "region")
+    with pytest.raises(UserError, match="needs the stream 'region'; this checkpoint has: image, video"):
+        protocol_for(loaded, benchmark)
 
 
 def test_system_overrides_come_before_those_of_the_caller(checkpoint):

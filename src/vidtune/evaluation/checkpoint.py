@@ -140,10 +140,11 @@ def engine_for(
 def processor_for(loaded: LoadedCheckpoint, protocol: Protocol) -> "VideoLMProcessor":
     """The processor of the checkpoint, with the protocol's preprocessing and without the streams it switches off."""
     processor = loaded.checkpoint.processor
-    if protocol.stream not in processor.streams:
-        known = ", ".join(processor.streams)
-        raise UserError(f"{protocol.benchmark} needs the stream {protocol.stream!r}; this checkpoint has: {known}")
-    changes = {protocol.stream: protocol.preprocessing}
+    for name in (protocol.stream, *protocol.question_media):
+        if name not in processor.streams:
+            known = ", ".join(processor.streams)
+            raise UserError(f"{protocol.benchmark} needs the stream {name!r}; this checkpoint has: {known}")
+    changes = {protocol.stream: protocol.preprocessing, **protocol.question_media}
     changes |= {name: protocol.companions.get(name, {}) for name in companions_of(loaded, protocol)}
     blind = {"blind": protocol.blind}
     processor = processor.with_preprocessing({name: {**change, **blind} for name, change in changes.items()})

@@ -7,7 +7,7 @@ again, the others keep their order, and the sampling of an answer is seeded by t
 import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter
 from vidtune.machine.software import software_versions
 from vidtune.registry import BENCHMARKS
+
+SECOND = "-second"
+"""Ends the id of the request of a second question."""
 
 
 class Engine(Interface):
@@ -142,7 +145,7 @@ def predict_benchmark(
         test_set,
         blind=variant.blind,
         without=variant.without,
-        features=tuple(variant.features),
+        features=tuple(variant.features or questions.features),
         overrides=variant.overrides,
     )
     if variant.features:
@@ -232,29 +235,43 @@ def group_by_video(questions: Sequence[Question]) -> list[Question]:
 
 
 def _ask(engine: Engine, questions: Sequence[Question], protocol: Protocol, folder: Path) -> Iterator[Prediction]:
-    by_request = {str(question.index): question for question in questions}
-    requests = [
-        Request(
-            id=request,
-            media=(_media(question, protocol.stream, folder),),
-            question=question_text(question, protocol),
-        )
-        for request, question in by_request.items()
-    ]
-    answers = engine.answer(requests) if requests else iter(())
-    for answer in answers:
-        question = by_request[answer.id]
-        yield prediction_of(
-            question,
-            protocol,
-            "" if answer.error is not None else protocol.clean(answer.text),
-            finish_reason=answer.finish_reason,
-            error=answer.error,
-        )
+    """Ask, and yield the predictions of a question as soon as all that it asks is answered."""
+    alike: dict[int, list[Question]] = {}
+    for question in questions:
+        alike.setdefault(question.index if question.asked_as is None else question.asked_as, []).append(question)
+    requests = [request for asked, [one, *_] in alike.items() for request in _requests(asked, one, protocol, folder)]
+    waiting: dict[int, dict[bool, Answer]] = {}
+    for answer in engine.answer(requests) if requests else ():
+        asked, is_second = int(answer.id.removesuffix(SECOND)), answer.id.endswith(SECOND)
+        answers = waiting.setdefault(asked, {})
+        answers[is_second] = answer
+        if len(answers) == 1 + (alike[asked][0].second is not None):
+            yield from (_prediction(question, protocol, waiting[asked]) for question in alike[asked])
+            del waiting[asked]
 
 
-def _media(question: Question, stream: str, folder: Path) -> MediaRef:
-    return MediaRef(stream, "" if question.file is None else str(folder / question.file), question.features)
+def _requests(asked: int, question: Question, protocol: Protocol, folder: Path) -> Iterator[Request]:
+    """The requests of a question; their ids are part of the seed of sampling."""
+    video = MediaRef(protocol.stream, "" if question.file is None else str(folder / question.file), question.features)
+    media = (video, *(replace(ref, path=str(folder / ref.path) if ref.path else "") for ref in question.media))
+    yield Request(id=str(asked), media=media, question=question_text(question, protocol))
+    if question.second is not None:
+        second = replace(question, question=question.second)
+        yield Request(id=f"{asked}{SECOND}", media=media, question=question_text(second, protocol))
+
+
+def _prediction(question: Question, protocol: Protocol, answers: Mapping[bool, Answer]) -> Prediction:
+    """Args: answers: those to the question (False) and to its second question (True)."""
+    error = next((answer.error for answer in answers.values() if answer.error is not None), None)
+    texts = {second: "" if error is not None else protocol.clean(answer.text) for second, answer in answers.items()}
+    return prediction_of(
+        question,
+        protocol,
+        texts[False],
+        finish_reason="error" if error is not None else answers[False].finish_reason,
+        error=error,
+        second_pred=texts.get(True),
+    )
 
 
 def _log_session(run: RunFolder, rank: int, ranks: int, pending: int) -> None:

@@ -67,6 +67,7 @@ class Protocol(BaseModel):
         stream: name of the stream that reads the videos; its tag in the text is ``<stream>``.
         preprocessing: frame sampling and transform of that stream, as stored in the processor.
         companions: name -> preprocessing of the other streams that read the same file.
+        question_media: name -> preprocessing of the streams that read further media of the questions, such as boxes.
         features: streams whose stored features are read instead of the file.
         without: streams that are switched off: the prompt contains nothing of them.
         blind: frames are black and sound is silent; gives the score of a model that neither sees nor hears.
@@ -85,6 +86,7 @@ class Protocol(BaseModel):
     file_lookup: FileLookup
     preprocessing: dict[str, Any] = Field(default_factory=dict)
     companions: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude_if=_says_nothing)
+    question_media: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude_if=_says_nothing)
     features: tuple[str, ...] = Field(default=(), exclude_if=_says_nothing)
     without: tuple[str, ...] = Field(default=(), exclude_if=_says_nothing)
     generation: GenerationRules = GenerationRules()
@@ -150,8 +152,8 @@ class Protocol(BaseModel):
                 raise UserError(f"{source}: {name!r} takes a mapping, not {changes!r}")
             for key in changes:
                 _require_known(key, part.model_fields, f"{source}: {name}")
-        for name, there in (("templates", self.templates), ("companions", self.companions)):
-            changes = overrides.get(name, {})
+        for name in ("templates", "companions", "question_media"):
+            there, changes = getattr(self, name), overrides.get(name, {})
             if not isinstance(changes, Mapping):
                 raise UserError(f"{source}: {name!r} takes a mapping, not {changes!r}")
             for key in changes:

@@ -67,6 +67,7 @@ def protocol_for(
         update={
             "preprocessing": _settings(streams[protocol.stream]),
             "companions": {name: _settings(streams[name]) for name in companions},
+            "question_media": {name: _settings(streams[name]) for name in protocol.question_media},
         }
     )
 
@@ -76,13 +77,13 @@ def _in_order(loaded: LoadedCheckpoint, protocol: Protocol, streams: Sequence[st
     known = loaded.checkpoint.processor.streams
     if unknown := next((name for name in streams if name not in known), None):
         raise UserError(f"this checkpoint has no stream {unknown!r}; {suggestion(unknown, known)}")
-    order = dict.fromkeys((protocol.stream, *companions_of(loaded, protocol), *known))
+    order = dict.fromkeys((*_used(loaded, protocol), *known))
     return tuple(name for name in order if name in streams)
 
 
 def _require_possible(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
     """Raise UserError for streams that no question of this benchmark uses, and for blind runs on stored features."""
-    used = (protocol.stream, *companions_of(loaded, protocol))
+    used = _used(loaded, protocol)
     for what, streams in (("switched off", protocol.without), ("read from stored features", protocol.features)):
         if stranger := next((name for name in streams if name not in used), None):
             raise UserError(
@@ -97,13 +98,17 @@ def _require_possible(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
         )
 
 
+def _used(loaded: LoadedCheckpoint, protocol: Protocol) -> tuple[str, ...]:
+    """The streams that read something for a question."""
+    return (protocol.stream, *companions_of(loaded, protocol), *protocol.question_media)
+
+
 def _require_towers(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
     """Raise UserError where videos have to be read and the model comes without the towers for it."""
-    if not protocol.features:
-        used = (protocol.stream, *companions_of(loaded, protocol))
-        message = loaded.checkpoint.model.missing_towers(name for name in used if name not in protocol.without)
-        if message is not None:
-            raise UserError(f"{protocol.benchmark}: {message}")
+    read = protocol.question_media if protocol.features else _used(loaded, protocol)
+    message = loaded.checkpoint.model.missing_towers(name for name in read if name not in protocol.without)
+    if message is not None:
+        raise UserError(f"{protocol.benchmark}: {message}")
 
 
 def _settings(stream: "StreamSettings") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.protocol import Protocol
 
@@ -26,6 +27,12 @@ class Question:
         looked_for: where the video or its features were looked for, and which file is near; None when there is one of
             the name that the protocol gives it.
         took: path of the file of a similar name that is asked about all the same; the published scripts would not.
+        media: further media that the question is about, such as a box in a frame, in the order of their tags in the
+            text; paths are absolute, or below `QuestionSet.folder`.
+        second: another question about the same video, asked on its own; both answers are judged together.
+        asked_as: index of an earlier question with the same text and media, whose answer is also the answer to this
+            one; None: this one is asked.
+        judge_prompt: name of the published prompt by which a chat model judges the answer; None: that of video QA.
     """
 
     index: int
@@ -41,6 +48,10 @@ class Question:
     similar: str | None = None
     looked_for: str | None = None
     took: str | None = None
+    media: tuple[MediaRef, ...] = ()
+    second: str | None = None
+    asked_as: int | None = None
+    judge_prompt: str | None = None
 
     @property
     def missing(self) -> bool:
@@ -55,7 +66,8 @@ class QuestionSet:
     Args:
         folder: absolute path of the folder that contains every video.
         fingerprint: hash of the question and answer files.
-        features: stream -> absolute path of the folder of stored features that are read instead of the videos.
+        features: stream -> absolute path of the folder of stored features that are read instead of the videos. A test
+            set may bring them itself.
     """
 
     benchmark: str
@@ -93,6 +105,8 @@ class Prediction:
         file: path of the video below the folder of the test set.
         finish_reason: why generation ended.
         error: why the question could not be asked (unreadable video, too long); None: it was asked.
+        second: ``question`` and ``pred`` of `Question.second`.
+        judge_prompt: see `Question`.
     """
 
     id: str
@@ -105,6 +119,8 @@ class Prediction:
     type: str | None = None
     finish_reason: str | None = None
     error: str | None = None
+    second: Mapping[str, str] | None = None
+    judge_prompt: str | None = None
 
     def record(self) -> dict[str, Any]:
         """Returns the line as a mapping, without fields that are None: the official judge evaluates lines as Python."""
@@ -131,9 +147,14 @@ def question_text(question: Question, protocol: Protocol, media: str | None = No
 
 
 def prediction_of(
-    question: Question, protocol: Protocol, pred: str, finish_reason: str | None = None, error: str | None = None
+    question: Question,
+    protocol: Protocol,
+    pred: str,
+    finish_reason: str | None = None,
+    error: str | None = None,
+    second_pred: str | None = None,
 ) -> Prediction:
-    """Returns the record of an answer to a question."""
+    """Returns the record of an answer to a question, and to its second question where it has one."""
     return Prediction(
         id=question.id,
         question=question_text(question, protocol, media="").strip() if protocol.templates else question.question,
@@ -145,4 +166,6 @@ def prediction_of(
         type=question.type,
         finish_reason=finish_reason,
         error=error,
+        second=None if question.second is None else {"question": question.second, "pred": second_pred or ""},
+        judge_prompt=question.judge_prompt,
     )
