@@ -32,7 +32,14 @@ class MediaError(UserError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type["MediaError"], tuple[str, str]]:
-        return MediaError, (self.path, self.reason)
+        return type(self), (self.path, self.reason)
+
+
+class ItemError(MediaError):
+    """Something that an annotation asks of a media file and that is not there, such as a box outside the frame.
+
+    It says nothing about the file: other samples may use it.
+    """
 
 
 @contextmanager

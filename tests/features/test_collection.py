@@ -370,7 +370,7 @@ def test_an_item_larger_than_all_that_may_wait_is_stored_if_the_caller_waits(tmp
 
 
 def test_random_preprocessing_has_no_collection() -> None:
-    from vidtune.features.collection import random_setting
+    from vidtune.media.preprocessing.kinds import random_setting
 
     assert random_setting(VideoPreprocessing(flip_probability=0.5)) == "flip_probability"
     assert random_setting(VideoPreprocessing()) is None

@@ -25,6 +25,7 @@ KINDS = {
     "any_pixel_image": PICTURES,
     "video": CLIPS,
     "any_pixel_video": CLIPS,
+    "regions": (*PICTURES, *CLIPS),
     "fbank": SOUND,
     "log_mel": SOUND,
 }

@@ -22,12 +22,15 @@ class MediaRef:
             file instead of ``path``.
         extras: further numbers of the medium by name, such as boxes or the seconds of its frames; the connector of the
             stream gets them as float32 tensors.
+        frames: names of files in the folder ``path``: the frames that the extras tell of, in their order. For
+            preprocessing that has ``load_item``.
     """
 
     stream: str
     path: str
     features: tuple[tuple[str, str], ...] = ()
     extras: Extras = ()
+    frames: tuple[str, ...] = ()
 
     def extra_arrays(self) -> dict[str, np.ndarray]:
         """Returns the extras as float32 arrays by name."""

@@ -77,9 +77,10 @@ class FeatureCache:
     def key(self, ref: MediaRef) -> str | None:
         """Returns the item of a medium in the collection; None: the file cannot be read."""
         content = self._identities.of(ref.path) if ref.path else None
-        if content is None or not (self.spec.by_extras and ref.extras):
+        if content is None or not (self.spec.by_extras and (ref.extras or ref.frames)):
             return content
-        return f"{content}-{hashlib.sha256(repr(ref.extras).encode()).hexdigest()[:16]}"
+        asked = repr((ref.extras, ref.frames) if ref.frames else ref.extras)
+        return f"{content}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
 
     def find(self, ref: MediaRef) -> Tensor | None:
         """Returns the features of a medium, memory-mapped, (N, C) or longer; None: there are none."""

@@ -140,11 +140,6 @@ def stream_spec(
     )
 
 
-def random_setting(preprocessing: Preprocessing) -> str | None:
-    """Returns the name of the setting that makes preprocessing random, so that nothing can be stored; None: none."""
-    return "flip_probability" if getattr(preprocessing, "flip_probability", 0.0) else None
-
-
 class Collection:
     """Features by item, memory-mapped for reading and written in shards. May be used from several threads.
 

@@ -110,7 +110,7 @@ class _Work:
                 second = next((other for other in requested if reads_alike(own, self._preprocessing(other))), None)
                 if second is None:
                     self._decoding.append([first])
-                    yield LoadJob(path, own, extras=first.ref.extras)
+                    yield LoadJob(path, own, extras=first.ref.extras, frames=first.ref.frames)
                 else:
                     requested.remove(second)
                     self._decoding.append([first, second])

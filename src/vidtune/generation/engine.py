@@ -174,7 +174,7 @@ class AnswerEngine:
                 waiting.append(group)
                 for ref in group.media:
                     steps = self.processor.streams[ref.stream].preprocessing
-                    yield LoadJob(ref.path, steps, extras=ref.extras)
+                    yield LoadJob(ref.path, steps, extras=ref.extras, frames=ref.frames)
 
         for result in self._pool.load(jobs()):
             while waiting[0].complete:

@@ -18,7 +18,7 @@ from vidtune.machine.cores import queued_seconds
 from vidtune.machine.memory import resident_bytes
 from vidtune.machine.shared_memory import SharedArrays
 from vidtune.media.feature_file import is_feature_file, read_features
-from vidtune.media.preprocessing.kinds import Preprocessing, parts_of
+from vidtune.media.preprocessing.kinds import Preprocessing, parts_of, random_setting
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.registry import REGISTRIES, Registry
 
@@ -33,6 +33,7 @@ class LoadJob:
         seed: decides random transforms; None switches them off.
         second: makes a second tensor from the same decoded pixels, with the same random choices; None: no second one.
         extras: numbers of the medium by name; dropped unless preprocessing has ``load_item``, which reads them.
+        frames: names of files in the folder ``path`` that the extras tell of; dropped as the extras are.
     """
 
     path: str
@@ -40,10 +41,15 @@ class LoadJob:
     seed: int | None = None
     second: Preprocessing | None = None
     extras: tuple[tuple[str, Any], ...] = ()
+    frames: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not hasattr(self.preprocessing, "load_item"):
-            object.__setattr__(self, "extras", ())
+        if hasattr(self.preprocessing, "load_item"):
+            return
+        object.__setattr__(self, "extras", ())
+        object.__setattr__(self, "frames", ())
+        if not any(random_setting(steps) for steps in (self.preprocessing, self.second) if steps is not None):
+            object.__setattr__(self, "seed", None)  # so that jobs with the same result are equal
 
 
 def job_message(job: LoadJob) -> bytes:
@@ -170,7 +176,8 @@ def execute(job: LoadJob) -> Loaded | MediaInfo:
         return Loaded(read_features(job.path))
     if hasattr(job.preprocessing, "load_item"):
         given = {name: np.array(numbers, np.float32) for name, numbers in job.extras}
-        values, extras = job.preprocessing.load_item(job.path, given, job.seed)
+        named = {"frames": job.frames} if job.frames else {}
+        values, extras = job.preprocessing.load_item(job.path, given, job.seed, **named)
         second = None if job.second is None else job.second.load(job.path, job.seed)
         return Loaded(values, second, {name: np.asarray(extra) for name, extra in extras.items()})
     if job.second is None:

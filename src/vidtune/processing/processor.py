@@ -339,7 +339,7 @@ class VideoLMProcessor(ProcessorMixin):
 
     def _read(self, ref: MediaRef) -> Loaded:
         """Values of a file for its stream: preprocessed, or the stored features."""
-        found = execute(LoadJob(ref.path, self.preprocessing[ref.stream]))
+        found = execute(LoadJob(ref.path, self.preprocessing[ref.stream], extras=ref.extras, frames=ref.frames))
         assert isinstance(found, Loaded)
         return found
 

@@ -2,6 +2,7 @@
 
 Sources: ``linspace`` and ``linspace_float32`` are the samplers of the LLaVA family's decord loader and of PyTorchVideo
 (``uniform_temporal_subsample``); ``arange`` is the one in the usage examples of transformers' video models;
+``segment_middles`` is the one of arXiv:2306.05424's feature extraction;
 ``per_second`` is the one of arXiv:2412.18609's data loader, which takes every frame rate to be even. Where it is not,
 the seconds of the frames decide.
 """
@@ -32,8 +33,8 @@ class SamplingRule:
     Args:
         choose: function(number of frames in the clip, ``count``, frames per second) -> positions of frames, ascending;
             fractions are cut off.
-        repeats: the rule always gives ``count`` frames and repeats those of a shorter clip. False: it gives up to
-            ``count`` frames, each once.
+        repeats: the rule always gives ``count`` frames and repeats those of a shorter clip. False: it gives at most as
+            many frames as the clip has.
         choose_by_times: function(times of the clip, ``count``) -> positions, in the place of ``choose`` for a clip with
             an uneven frame rate; None: the frame rate does not matter.
     """
@@ -84,12 +85,21 @@ def _arange(num_frames_total: int, count: int, fps: float) -> np.ndarray:
     return np.arange(0, num_frames_total, num_frames_total / count)[:count]
 
 
+def _segment_middles(num_frames_total: int, count: int, fps: float) -> np.ndarray:
+    """Middles of equal segments between the first and the last frame; both borders are rounded, halves to even."""
+    found = min(num_frames_total, count)
+    borders = np.round((num_frames_total - 1) / found * np.arange(found + 1)).astype(int)
+    return (borders[:-1] + borders[1:]) // 2
+
+
 LINSPACE = SamplingRule(_linspace)
 LINSPACE_FLOAT32 = SamplingRule(_linspace_float32)
 ARANGE = SamplingRule(_arange)
 PER_SECOND = SamplingRule(per_second_indices, repeats=False, choose_by_times=per_second_by_times)
+SEGMENT_MIDDLES = SamplingRule(_segment_middles, repeats=False)
 
-PARTS = {name: f"{__name__}:{name.upper()}" for name in ("linspace", "linspace_float32", "arange", "per_second")}
+_NAMES = ("linspace", "linspace_float32", "arange", "per_second", "segment_middles")
+PARTS = {name: f"{__name__}:{name.upper()}" for name in _NAMES}
 """Frame sampling rules of this package, as :data:`vidtune.registry.SAMPLING_RULES` finds them."""
 
 

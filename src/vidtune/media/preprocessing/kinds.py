@@ -13,6 +13,7 @@ from pydantic.functional_serializers import WrapSerializer
 from pydantic.functional_validators import WrapValidator
 
 from vidtune.media.preprocessing import PARTS
+from vidtune.media.preprocessing.regions import RegionPreprocessing
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.media.preprocessing.sound import FbankPreprocessing, LogMelPreprocessing
@@ -40,6 +41,7 @@ Preprocessing = Annotated[
     | VideoPreprocessing
     | AnyPixelImagePreprocessing
     | AnyPixelVideoPreprocessing
+    | RegionPreprocessing
     | FbankPreprocessing
     | LogMelPreprocessing,
     Field(discriminator="kind"),
@@ -47,6 +49,16 @@ Preprocessing = Annotated[
     WrapSerializer(_serialize),
 ]
 """Type of a pydantic field that holds the preprocessing of a stream, of a registered kind too."""
+
+
+def random_setting(preprocessing: Preprocessing) -> str | None:
+    """Return the name of the setting that makes preprocessing random, so that its seed matters; None: none does.
+
+    A kind may have a property ``random_setting`` that tells it.
+    """
+    if getattr(preprocessing, "flip_probability", 0.0):
+        return "flip_probability"
+    return getattr(preprocessing, "random_setting", None)
 
 
 def parts_of(preprocessing: Preprocessing) -> list[tuple[Registry[Any], str]]:

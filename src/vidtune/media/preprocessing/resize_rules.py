@@ -10,6 +10,7 @@ from typing import Annotated, Protocol
 import numpy as np
 import torch
 from pydantic import AfterValidator
+from torch.nn import functional
 
 from vidtune.errors import UserError, foreign
 from vidtune.media.preprocessing import transforms
@@ -38,9 +39,12 @@ class ResizeRule:
 
     Args:
         resize: function(uint8 RGB frames (T, H, W, 3), settings) -> float32 values in [0, 1], (3, T, S, S).
+        boxes: function(boxes (n, 4) as fractions of the frame, H, W, settings) -> the boxes as fractions of the square;
+            None: the rule does not tell where a place of the frame goes.
     """
 
     resize: Callable[[np.ndarray, ResizeSettings], torch.Tensor]
+    boxes: Callable[[np.ndarray, int, int, ResizeSettings], np.ndarray] | None = None
 
 
 def _crop(pixels: np.ndarray, settings: ResizeSettings) -> torch.Tensor:
@@ -49,10 +53,34 @@ def _crop(pixels: np.ndarray, settings: ResizeSettings) -> torch.Tensor:
     )
 
 
-CROP = ResizeRule(_crop)
+def _boxes_of_crop(boxes: np.ndarray, height: int, width: int, settings: ResizeSettings) -> np.ndarray:
+    resized = transforms.resized_size(height, width, settings.size, settings.long_side)
+    sides = np.array(resized[::-1] * 2, np.float32)
+    offsets = [transforms.crop_offset(length, settings.size) for length in resized[::-1]] * 2
+    return (boxes * sides - np.array(offsets, np.float32)) / np.float32(settings.size)
 
-PARTS = {"crop": f"{__name__}:CROP"}
-"""Resize rules of this package. ``crop``: the short side becomes S, then the centred square is cut out."""
+
+def _stretch(pixels: np.ndarray, settings: ResizeSettings) -> torch.Tensor:
+    rows, columns = (_nearest(length, settings.size) for length in pixels.shape[1:3])
+    return torch.from_numpy(pixels[:, rows][:, :, columns]).permute(3, 0, 1, 2).float().div_(255.0)
+
+
+def _nearest(length: int, new_length: int) -> np.ndarray:
+    """Places of the nearest pixels of a resized axis, as torch finds them. Shape: -> (new_length,)"""
+    places = torch.arange(length, dtype=torch.float32)[None, None]
+    return functional.interpolate(places, size=new_length, mode="nearest")[0, 0].long().numpy()
+
+
+def _boxes_of_stretch(boxes: np.ndarray, height: int, width: int, settings: ResizeSettings) -> np.ndarray:
+    return boxes
+
+
+CROP = ResizeRule(_crop, _boxes_of_crop)
+STRETCH = ResizeRule(_stretch, _boxes_of_stretch)
+
+PARTS = {"crop": f"{__name__}:CROP", "stretch": f"{__name__}:STRETCH"}
+"""Resize rules of this package. ``crop``: the short side becomes S, then the centred square is cut out. ``stretch``: both
+sides become S by the nearest pixels; the aspect ratio is not kept, and ``interpolation`` does not matter."""
 
 
 def resized(rule: str, pixels: np.ndarray, settings: ResizeSettings) -> torch.Tensor:

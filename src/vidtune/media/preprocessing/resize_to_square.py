@@ -21,8 +21,8 @@ from vidtune.registry import SAMPLING_RULES
 Order = Literal["resize_then_normalize", "normalize_then_resize"]
 
 
-class _SquarePreprocessing(PixelPreprocessing):
-    """Settings that images and clips share.
+class SquarePreprocessing(PixelPreprocessing):
+    """Settings that all preprocessing to squares shares.
 
     ``order`` records the published order of the two steps. Filter weights sum to one, so both orders give the same
     values up to float rounding (below 1e-6), and the cheaper one is computed: resize first, normalise the small result.
@@ -35,7 +35,7 @@ class _SquarePreprocessing(PixelPreprocessing):
         interpolation: filter of the resize.
         antialias: widen the filter when the picture is made smaller.
         resize: resize rule (:data:`vidtune.registry.RESIZE_RULES`). "crop": the short side becomes S, then the centre
-            is cut out.
+            is cut out. "stretch": both sides become S by the nearest pixels.
     """
 
     size: PositiveInt = 224
@@ -62,7 +62,7 @@ class _SquarePreprocessing(PixelPreprocessing):
         return transforms.normalize(x, self.mean, self.std)
 
 
-class ImagePreprocessing(_SquarePreprocessing):
+class ImagePreprocessing(SquarePreprocessing):
     """Still image -> (3, S, S).
 
     Args:
@@ -94,7 +94,7 @@ class ImagePreprocessing(_SquarePreprocessing):
         return self._finish(resized(self.resize, pixels[None], self))[:, 0]
 
 
-class VideoPreprocessing(_SquarePreprocessing):
+class VideoPreprocessing(SquarePreprocessing):
     """Clip -> (3, T, S, S), channel first, then time; a rule that repeats no frame gives fewer for a short clip.
 
     Args:

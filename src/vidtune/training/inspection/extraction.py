@@ -1,6 +1,7 @@
 """Extraction of the features that the stages of a recipe will read from the feature store, before they run."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from vidtune.features.identity import MediaIdentities
 from vidtune.features.tower_stream import Extraction, TowerStream
 from vidtune.features.towers import frozen
 from vidtune.media.feature_file import is_feature_file
+from vidtune.media.preprocessing.kinds import random_setting
 from vidtune.models.config import VideoLMConfig
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage
@@ -109,6 +111,7 @@ def media_refs(stage: Stage, processor: VideoLMProcessor, tables: Path) -> list[
     Files of stored features are left out. No file is opened.
     """
     table = AnnotationTable.open(stage.data, tables)
+    random = {name for name, steps in processor.preprocessing.items() if random_setting(steps)}
     refs: dict[MediaRef, None] = {}
     for index in range(len(table)):
         try:
@@ -117,8 +120,15 @@ def media_refs(stage: Stage, processor: VideoLMProcessor, tables: Path) -> list[
             continue  # training leaves it out and reports it
         for ref in media:
             read = (ref.read_by(stream) for stream in (ref.stream, *processor.companions.get(ref.stream, ())))
-            refs.update((part, None) for part in read if part is not None and not is_feature_file(part.path))
+            for part in read:
+                if part is not None and not is_feature_file(part.path):
+                    refs[_without_numbers(part) if part.stream in random else part] = None
     return list(refs)
+
+
+def _without_numbers(ref: MediaRef) -> MediaRef:
+    """The reference without what tells items of one file apart: nothing of its stream is stored."""
+    return replace(ref, extras=(), frames=())
 
 
 def trained_towers(stage: Stage, config: VideoLMConfig) -> set[str]:

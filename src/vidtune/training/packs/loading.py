@@ -17,6 +17,7 @@ import torch
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
+from vidtune.errors import ItemError
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.planning.plan import StagePlan, share
@@ -181,7 +182,7 @@ class PackLoader:
             second = None
         if found.features is not None:
             return Requested(found, None)
-        job = LoadJob(slot.ref.path, own, slot.seed, second, slot.ref.extras)
+        job = LoadJob(slot.ref.path, own, slot.seed, second, slot.ref.extras, slot.ref.frames)
         return Requested(found, self._media.request(job, found.key or found.teacher_key))
 
     def _load(self, planned: PlannedPack) -> LoadedPack:
@@ -215,6 +216,9 @@ class PackLoader:
             if decoded is None:
                 continue
             self._media.wait_for(decoded)
+            if isinstance(decoded.error, ItemError):
+                reason, seconds = str(decoded.error), decoded.seconds
+                return Excluded(example.id, index, step, None, reason, self._rank, seconds)
             if decoded.error is not None:
                 self.learn({slot.ref.path: step})
                 reason, seconds = decoded.error.reason, decoded.seconds

@@ -14,6 +14,7 @@ from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.machine.cores import available_cores
 from vidtune.machine.progress import ProgressCallback
+from vidtune.media.preprocessing.kinds import random_setting
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.language_model.attention import check_lengths
 from vidtune.models.language_model.families import family_of
@@ -58,7 +59,7 @@ class StageData:
             SampleProblem: the annotation is not usable, or a file was replaced after the plan was made.
         """
         streams = self.make.processor.streams.values()
-        is_random = any(getattr(stream.preprocessing, "flip_probability", 0.0) for stream in streams)
+        is_random = any(random_setting(stream.preprocessing) for stream in streams)
         example = self.make(self.table[index], random_seed(self.seed, epoch, index) if is_random else None)
         planned = int(self.plan.lengths.tokens[index])
         if len(example) != planned:
