@@ -87,7 +87,7 @@ def test_without_a_seed_every_nth_box_is_taken_and_few_are_filled_up_with_the_la
 def test_with_a_seed_boxes_are_chosen_at_random_and_again_the_same(choice) -> None:
     found = [chosen_boxes(100, 8, choice, seed) for seed in range(200)]
     assert found == [chosen_boxes(100, 8, choice, seed) for seed in range(200)]
-    assert all(one == sorted(one) and 0 <= one[0] and one[-1] < 100 for one in found)
+    assert all(one == sorted(one) and one[0] >= 0 and one[-1] < 100 for one in found)
     assert len({tuple(one) for one in found}) > 150
     assert {chosen_boxes(5, 1, choice, seed)[0] for seed in range(60)} == set(range(5))
     if choice == "average":  # n // T is 12: starts 0 to 11, then steps of 12, each moved by at most 3
