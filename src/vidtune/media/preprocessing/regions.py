@@ -39,8 +39,8 @@ class RegionPreprocessing(SquarePreprocessing):
     Args:
         num_boxes: number T of boxes that are taken, see `chosen_boxes`.
         choice: how they are chosen if there are more and preprocessing is random.
-        follow_crop: boxes are fractions of the square. False: of the whole frame, also where the square is a part of it,
-            as published.
+        follow_crop: boxes are fractions of the square. False, as published: of the whole frame, also where the square
+            is a part of it.
     """
 
     kind: Literal["regions"] = "regions"

@@ -79,8 +79,8 @@ CROP = ResizeRule(_crop, _boxes_of_crop)
 STRETCH = ResizeRule(_stretch, _boxes_of_stretch)
 
 PARTS = {"crop": f"{__name__}:CROP", "stretch": f"{__name__}:STRETCH"}
-"""Resize rules of this package. ``crop``: the short side becomes S, then the centred square is cut out. ``stretch``: both
-sides become S by the nearest pixels; the aspect ratio is not kept, and ``interpolation`` does not matter."""
+"""Resize rules of this package. ``crop``: the short side becomes S, then the centred square is cut out. ``stretch``:
+both sides become S by the nearest pixels; the aspect ratio is not kept, and ``interpolation`` does not matter."""
 
 
 def resized(rule: str, pixels: np.ndarray, settings: ResizeSettings) -> torch.Tensor:
