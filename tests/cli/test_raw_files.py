@@ -227,7 +227,7 @@ def test_benchmark_over_raw_files_needs_the_towers_and_says_so_first(work, whole
 
 def test_format_without_towers_says_what_it_leaves_out(work, whole, capsys):
     assert run(["convert", str(whole), str(work / "official"), "--to", "official"]) == 0
-    assert "no place for the towers audio, speech, vision" in capsys.readouterr().err
+    assert "no place for towers.audio, towers.speech, towers.vision" in capsys.readouterr().err
     given = ask(capsys, work / "official", "--video", work / "talk.mp4", *towers(work))
     assert given == ask(capsys, whole, "--video", work / "talk.mp4")
 

@@ -120,7 +120,8 @@ class CheckpointFormat:
             file. A longer vocabulary than that of the base stands in config.json as ``vocab_size``.
         whole_matrices: whether rows of added tokens (``language_model.added_tokens`` in ``partial``) are written with
             all other rows of their matrix, for code that copies whole matrices. Either form is read.
-        without_towers: whether such a checkpoint never holds its towers, and is written without them.
+        without: components that such a checkpoint never holds, and is written without, such as ``towers`` or
+            ``connectors.audio``.
         settings: settings that its config.json may hold; None: any.
         certain: function like ``matches`` -> whether a checkpoint that matches says that it is of this system. One that
             does not, such as a projector with common names, is taken only where the user, or what it stands on, names
@@ -140,7 +141,7 @@ class CheckpointFormat:
     drawn: tuple[str, ...] = ()
     whole_matrices: bool = False
     difference: bool = False
-    without_towers: bool = False
+    without: tuple[str, ...] = ()
     settings: KnownSettings | None = None
     certain: Callable[[JsonDict, Shapes], bool] = lambda config, shapes: True
 

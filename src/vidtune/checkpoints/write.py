@@ -113,14 +113,14 @@ def export_state(
     Args:
         state: tensors to write in the place of the model's own, by the same names.
     """
-    wanted = tuple(component + "." for component in format.partial)
+    wanted, without = (tuple(f"{part}." for part in parts) for parts in (format.partial, format.without))
     repeated = {name for names in tied_names(model) for name in names[1:]}
     exported = {}
     tensors = dict(model.state_dict() if state is None else state)
     if ADDED_TOKENS in format.partial:
         tensors |= rows_of(model, format.whole_matrices)
     for name, tensor in tensors.items():
-        if (wanted and not name.startswith(wanted)) or (format.without_towers and name.startswith("towers.")):
+        if (wanted and not name.startswith(wanted)) or name.startswith(without):
             continue
         if name in repeated:
             continue
@@ -140,9 +140,9 @@ def export_format(system: str, name: str) -> CheckpointFormat:
     return formats[name]
 
 
-def towers_left_out(checkpoint: Checkpoint, format_name: str) -> list[str]:
-    """Return the towers of a model for which a format has no place, so that a written checkpoint is without them."""
+def left_out(checkpoint: Checkpoint, format_name: str) -> list[str]:
+    """Return the components of a model that a format is without, so that a written checkpoint does not hold them."""
     config = checkpoint.model.config
-    if format_name == OURS or not export_format(config.system, format_name).without_towers:
-        return []
-    return [name for name in config.towers if name not in config.absent_towers]
+    format = None if format_name == OURS else export_format(config.system, format_name)
+    without = tuple(f"{part}." for part in format.without) if format else ()
+    return [name for name in config.component_names if f"{name}.".startswith(without)]

@@ -39,7 +39,7 @@ def convert(
     """
     from vidtune.checkpoints.explain import explain as explained
     from vidtune.checkpoints.load import load_checkpoint, recognise_checkpoint
-    from vidtune.checkpoints.write import save_checkpoint, towers_left_out
+    from vidtune.checkpoints.write import left_out, save_checkpoint
     from vidtune.errors import UserError
 
     towers = assignments(tower, "--tower")
@@ -57,5 +57,5 @@ def convert(
         typer.echo(f"warning: {warning}", err=True)
     save_checkpoint(checkpoint, to_folder, to, difference_from)
     typer.echo(f"written: {to_folder} ({to})")
-    if lost := towers_left_out(checkpoint, to):
-        typer.echo(f"warning: format {to} has no place for the towers {', '.join(lost)}: keep their weights", err=True)
+    if lost := left_out(checkpoint, to):
+        typer.echo(f"warning: format {to} has no place for {', '.join(lost)}: keep their weights", err=True)

@@ -204,7 +204,7 @@ SYSTEM = System(
                 matches=_is_official,
                 read_config=_read_official,
                 write_config=_write_official,
-                without_towers=True,
+                without=("towers",),
             ),
             CheckpointFormat(
                 name="official_lora",

@@ -5,7 +5,6 @@ Source: arXiv:2311.10122, github.com/PKU-YuanGroup/Video-LLaVA (constants, key n
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedConfig
 
@@ -29,6 +28,7 @@ from vidtune.systems.parts.llava_settings import (
     require_width,
     text_settings,
 )
+from vidtune.systems.parts.openai_clip import patch_sizes
 from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER, LANGUAGE_MODEL_ENDS
 
 NAME = "video_llava"
@@ -41,7 +41,6 @@ PROMPTS = {
     "plain": captions("plain", ("image",)),
 }
 
-_HEAD_WIDTH = 64
 _CLIP: JsonDict = {"type": "clip", "hidden_act": "gelu"}
 _IMAGE_TOWER = {**_CLIP, "num_frames": None, "temporal_attention": False, "keep_class_token": False}
 _VIDEO_TOWER = {**_CLIP, "num_frames": 8, "temporal_attention": True, "keep_class_token": True}
@@ -198,24 +197,10 @@ def _named_parts(config: JsonDict) -> NamedParts:
     return NamedParts(_tower_names(config), _connector_sizes(config))
 
 
-def _sizes_from_shapes(prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+def _sizes_from_shapes(prefix: str, shapes: Shapes) -> JsonDict:
     """Tower sizes from tensor shapes, because the published config.json names the towers without their sizes."""
-    if prefix + "embeddings.class_embedding" not in shapes:
-        return {}
-    width = shapes[prefix + "embeddings.class_embedding"][0]
-    patch = shapes[prefix + "embeddings.patch_embedding.weight"][-1]
-    patches = shapes[prefix + "embeddings.position_embedding.weight"][0] - 1
-    layers = {key[len(prefix) :].split(".")[2] for key in shapes if key.startswith(prefix + "encoder.layers.")}
-    sizes = {
-        "hidden_size": width,
-        "intermediate_size": shapes[prefix + "encoder.layers.0.mlp.fc1.weight"][0],
-        "num_hidden_layers": len(layers),
-        "num_attention_heads": max(1, width // _HEAD_WIDTH),
-        "patch_size": patch,
-        "image_size": patch * round(patches**0.5),
-    }
     frames = shapes.get(prefix + "encoder.layers.0.temporal_embedding")
-    return {**sizes, "num_frames": frames[1]} if frames else sizes
+    return {**patch_sizes(prefix, shapes), **({"num_frames": frames[1]} if frames else {})}
 
 
 def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:

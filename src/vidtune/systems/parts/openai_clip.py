@@ -5,6 +5,7 @@ Source: arXiv:2103.00020, github.com/openai/CLIP; names of transformers as in op
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from transformers import CLIPConfig, CLIPVisionConfig
@@ -87,11 +88,24 @@ CLASS_KEYS = KeyMap(
     restore=to_openai,
 )
 """Key map: names in archives of OpenAI and folders of transformers -> names below a tower of type ``clip_class``."""
+PATCH_KEYS = replace(
+    CLASS_KEYS,
+    prefixes=(("vision_model.", ""),),
+    left_out=(*CLASS_KEYS.left_out, (r"visual_projection\b", "the projection of the class token")),
+)
+"""Key map: names in archives of OpenAI and folders of transformers -> names below a tower of type ``clip``."""
 
 
 def class_tower_sizes(config: JsonDict, shapes: Mapping[str, tuple[int, ...]]) -> JsonDict:
     """Return the sizes of a ``clip_class`` tower from a config.json of transformers, or from shapes in an archive."""
     return _sizes_from_shapes(shapes) if shapes else _sizes_from_config(config)
+
+
+def patch_tower_sizes(config: JsonDict, shapes: Mapping[str, tuple[int, ...]]) -> JsonDict:
+    """Return the sizes of a ``clip`` tower from a config.json of transformers, or from shapes in an archive."""
+    sizes = class_tower_sizes(config, shapes)
+    width = sizes.pop("width")
+    return {**sizes, "hidden_size": width}
 
 
 def _sizes_from_config(config: JsonDict) -> JsonDict:
@@ -109,6 +123,27 @@ def _sizes_from_config(config: JsonDict) -> JsonDict:
         "patch_size": vision.patch_size,
         "hidden_act": vision.hidden_act,
         "layer_norm_eps": vision.layer_norm_eps,
+    }
+
+
+def patch_sizes(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> JsonDict:
+    """Return the sizes of a ``clip`` tower below a prefix of a whole checkpoint, whose config.json does not hold them.
+
+    Nothing is returned where the checkpoint does not hold the tower.
+    """
+    if prefix + "embeddings.class_embedding" not in shapes:
+        return {}
+    width = shapes[prefix + "embeddings.class_embedding"][0]
+    patch = shapes[prefix + "embeddings.patch_embedding.weight"][-1]
+    patches = shapes[prefix + "embeddings.position_embedding.weight"][0] - 1
+    layers = {key[len(prefix) :].split(".")[2] for key in shapes if key.startswith(prefix + "encoder.layers.")}
+    return {
+        "hidden_size": width,
+        "intermediate_size": shapes[prefix + "encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": max(1, width // _HEAD_WIDTH),
+        "patch_size": patch,
+        "image_size": patch * round(patches**0.5),
     }
 
 
@@ -141,3 +176,5 @@ SETTINGS = (
 """Settings of a folder of CLIP, or of its vision part alone."""
 CLASS_TOWER = TowerFile(CLASS_KEYS, class_tower_sizes, SETTINGS)
 """How a ``clip_class`` tower is published: ``ViT-*.pt``, or a folder of transformers."""
+PATCH_TOWER = TowerFile(PATCH_KEYS, patch_tower_sizes, SETTINGS)
+"""How a ``clip`` tower is published: as a ``clip_class`` tower, whose projection is left out."""
