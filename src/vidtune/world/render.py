@@ -8,6 +8,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
 from PIL import Image
 
 from vidtune.machine.files import atomic_file
@@ -21,14 +23,19 @@ _VIDEO_OPTIONS = {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}
 _SOUND_OPTIONS = {"aac_coder": "fast"}
 
 
-def draw_frame(scene: Scene, time: float, size: int) -> np.ndarray:
-    """Returns the scene at one time: (S, S, 3) uint8 RGB. Moving shapes leave a trail of half their brightness."""
+def draw_frame(scene: Scene, time: float, size: int, *, trails: bool = True) -> np.ndarray:
+    """Returns the scene at one time: (S, S, 3) uint8 RGB.
+
+    Args:
+        trails: moving shapes leave a trail of half their brightness.
+    """
     frame = np.full((size, size, 3), scene.background, np.uint8)
     grid = (np.arange(size) + 0.5) / size
     for actor in scene.actors:
         if actor.visible_at(time):
             x, y = actor.centre_at(time)
-            frame[_trail(actor, (x, y), grid)] = np.asarray(COLOURS[actor.colour_at(time)]) // 2
+            if trails:
+                frame[_trail(actor, (x, y), grid)] = np.asarray(COLOURS[actor.colour_at(time)]) // 2
             inside = inside_shape(actor.shape, (grid[None] - x) / actor.radius, (grid[:, None] - y) / actor.radius)
             frame[inside] = COLOURS[actor.colour_at(time)]
     return frame
@@ -57,11 +64,12 @@ def write_video(scene: Scene, path: Path, fps: int, size: int) -> None:
 
 
 def write_clip(
-    path: Path, frames: np.ndarray, sound: np.ndarray, fps: int | Fraction, sound_bit_rate: int | None = None
+    path: Path, frames: np.ndarray, sound: np.ndarray | None, fps: int | Fraction, sound_bit_rate: int | None = None
 ) -> None:
     """Write frames (T, S, S, 3) uint8 RGB and a sound track (A,) float32 at SAMPLE_RATE as mp4, in one step.
 
     Args:
+        sound: None: the file has no sound track.
         sound_bit_rate: bits per second of the sound; None: the encoder's default.
     """
     with atomic_file(path) as part, av.open(str(part), "w", format="mp4") as container:
@@ -69,22 +77,33 @@ def write_clip(
         video.height, video.width = frames.shape[1:3]
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
-        track = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", options=_SOUND_OPTIONS)
-        if sound_bit_rate is not None:
-            track.bit_rate = sound_bit_rate
+        track = None if sound is None else _sound_track(container, sound_bit_rate)
         for pixels in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(video.encode(None))
-        wave = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
-        wave.sample_rate = SAMPLE_RATE
-        container.mux(track.encode(wave))
-        container.mux(track.encode(None))
+        if track is not None and sound is not None:
+            wave = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+            wave.sample_rate = SAMPLE_RATE
+            container.mux(track.encode(wave))
+            container.mux(track.encode(None))
+
+
+def _sound_track(container: OutputContainer, bit_rate: int | None) -> AudioStream:
+    track = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono", options=_SOUND_OPTIONS)
+    if bit_rate is not None:
+        track.bit_rate = bit_rate
+    return track
 
 
 def write_image(scene: Scene, path: Path, size: int) -> None:
     """Write a picture of the start of the scene in one step."""
+    write_picture(path, draw_frame(scene, 0.0, size))
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+    """Write (S, S, 3) uint8 RGB as PNG, in one step."""
     with atomic_file(path) as part:
-        Image.fromarray(draw_frame(scene, 0.0, size)).save(part, format="PNG")
+        Image.fromarray(pixels).save(part, format="PNG")
 
 
 def _trail(actor: Actor, centre: tuple[float, float], grid: np.ndarray) -> np.ndarray:

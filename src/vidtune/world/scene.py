@@ -19,7 +19,7 @@ COLOURS = {
     "white": (250, 250, 250),
 }
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-NUMBERS = ("zero", "one", "two", "three")
+NUMBERS = ("zero", "one", "two", "three", "four")
 TONES = {"appears": 440.0, "moves": 660.0, "turns": 880.0, "vanishes": 330.0}
 """Frequency in hertz of the tone that marks an event of each kind in the sound track."""
 

@@ -1,0 +1,52 @@
+"""Questions about one target of a clip, about a clip without a target, and what is said of both.
+
+``<bbox>`` stands for the target, as in the annotations of arXiv:2406.00258.
+"""
+
+import random
+
+from vidtune.world.questions import SceneQuestion, describe
+from vidtune.world.scene import NUMBERS, Actor, Scene
+
+TARGET_QUESTION_TYPES = ("colour", "shape", "direction")
+
+
+def say_of_target(actor: Actor) -> str:
+    """Returns a sentence that tells all about one actor."""
+    return f"the {actor.colour} {actor.shape} {f'moves {actor.direction}' if actor.direction else 'stays'}."
+
+
+def ask_of_target(actor: Actor) -> list[SceneQuestion]:
+    """Returns one question of each type; none about the direction of an actor that stays."""
+    asked = [
+        SceneQuestion("What colour is <bbox>?", actor.colour, f"it is {actor.colour}.", "colour"),
+        SceneQuestion("Which shape is <bbox>?", actor.shape, f"it is a {actor.shape}.", "shape"),
+    ]
+    if actor.direction is not None:
+        text = "Which way does <bbox> move?"
+        asked.append(SceneQuestion(text, actor.direction, f"it moves {actor.direction}.", "direction"))
+    return asked
+
+
+def describe_targets(scene: Scene) -> str:
+    """Returns a dense caption in reading order, without anything random."""
+    return describe(scene, "shape")
+
+
+def ask_of_scene(scene: Scene, rng: random.Random) -> list[SceneQuestion]:
+    """Returns questions without a target in random order: how many shapes there are, and one about each of them.
+
+    A shape that one question names is not the answer of another one.
+    """
+    number = NUMBERS[len(scene.actors)]
+    asked = [SceneQuestion("How many shapes are there?", number, f"{number} shapes.", "count")]
+    for actor in scene.actors:
+        if actor.direction is not None and rng.random() < 0.5:
+            reply = f"the {actor.shape} moves {actor.direction}."
+            text = f"Which way does the {actor.shape} move?"
+            asked.append(SceneQuestion(text, actor.direction, reply, "direction"))
+        else:
+            reply = f"the {actor.shape} is {actor.colour}."
+            asked.append(SceneQuestion(f"What colour is the {actor.shape}?", actor.colour, reply, "colour"))
+    rng.shuffle(asked)
+    return asked
