@@ -46,3 +46,21 @@ class XavierLinear(nn.Linear):
     def reset_parameters(self) -> None:
         nn.init.xavier_normal_(self.weight, self.gain)
         nn.init.zeros_(self.bias)
+
+
+class KaimingConv2d(nn.Conv2d):
+    """Normal weights that keep the variance of gradients behind ReLU (fan out); zero bias."""
+
+    def reset_parameters(self) -> None:
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class NormalConv2d(nn.Conv2d):
+    """Normal weights of standard deviation 0.01; zero bias."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=0.01)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vidtune.errors import UserError, foreign
 from vidtune.models.language_model.layer_call import MediaTokens, split_levels
 from vidtune.models.language_model.layer_program import LayerProgram
-from vidtune.models.part_output import checked
+from vidtune.models.part_output import checked, fits, in_words
 from vidtune.processing.batch import Item, on_device, stacked
 from vidtune.processing.stream_settings import condenses, is_tokenwise
 
@@ -164,10 +164,10 @@ class MediaReading:
                     f'annotation: "extras": {{"{stream}": {{"{absent[0]}": ...}}}}'
                 )
             for name, size in needed.items():
-                if tuple(item.extras[name].shape) != tuple(size):
+                if not fits(given := tuple(item.extras[name].shape), size):
                     raise UserError(
-                        f"{item.name}: stream {stream!r}: extras {name!r} have shape {tuple(item.extras[name].shape)}; "
-                        f"its connector needs {tuple(size)}"
+                        f"{item.name}: stream {stream!r}: extras {name!r} have shape {given}; "
+                        f"its connector needs {in_words(size)}"
                     )
 
     def embed(
@@ -235,7 +235,8 @@ class MediaReading:
         tower = self.config.tower(name)
         shape = tower.input_shape()
         needed = getattr(self.config.connector(self.config.streams[stream]["connector"]), "extras", {})
-        extras = [{name: torch.zeros(size, device=self.device) for name, size in needed.items()}] * number
+        sizes = {name: [1 if length is None else length for length in size] for name, size in needed.items()}
+        extras = [{name: torch.zeros(size, device=self.device) for name, size in sizes.items()}] * number
         if through_tower and name not in self.config.absent_towers:
             features = self.tower_features(stream, torch.zeros(number, *shape, device=self.device), extras)
         else:

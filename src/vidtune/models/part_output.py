@@ -24,7 +24,7 @@ def checked(what: str, output: object, number: int, expected: Shape, note: str =
     Raises:
         UserError: it is no tensor or list of tensors, or has another number of items, of dimensions, or another size.
     """
-    wanted = "(" + ", ".join("any" if size is None else str(size) for size in expected) + ")"
+    wanted = in_words(expected)
     if not isinstance(output, Tensor) and not (
         isinstance(output, list | tuple) and all(isinstance(block, Tensor) for block in output)
     ):
@@ -34,8 +34,16 @@ def checked(what: str, output: object, number: int, expected: Shape, note: str =
     if len(output) != number:
         raise UserError(f"{what} returns {len(output)} items for {number}")
     for shape in [output.shape[1:]] if isinstance(output, Tensor) else [block.shape for block in output]:
-        if len(shape) != len(expected) or any(
-            want is not None and size != want for size, want in zip(shape, expected, strict=True)
-        ):
+        if not fits(shape, expected):
             raise UserError(f"{what} returns shape {tuple(shape)} of an item; expected {wanted}{note}")
     return output
+
+
+def fits(shape: Sequence[int], expected: Shape) -> bool:
+    """Whether a shape is as expected, where None stands for any size."""
+    return len(shape) == len(expected) and all(want in (None, size) for size, want in zip(shape, expected, strict=True))
+
+
+def in_words(expected: Shape) -> str:
+    """An expected shape for a message: "(any, 4)"."""
+    return "(" + ", ".join("any" if size is None else str(size) for size in expected) + ")"

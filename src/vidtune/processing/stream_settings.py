@@ -51,11 +51,11 @@ class Measure(BaseModel):
     def __call__(self, shape: Sequence[int]) -> Measured:
         """What an item becomes for which preprocessing returns this shape."""
         tower, connector = self._parts
-        features, item = tokens_of(tower, tuple(shape)), tuple(shape)
+        item = tuple(shape)
         grid = tower.grid(item) if hasattr(tower, "grid") else None
         if grid is not None and (condenses(connector) or not is_tokenwise(connector)):
             grid = connector.grid(grid) if hasattr(connector, "grid") else None
-        cost = features / tokens_of(tower, tower.input_shape())
+        cost = states_of(tower, item) / states_of(tower, tower.input_shape())
         return Measured(tokens_of(connector, feature_shape(tower, connector, item, self.taps)), grid, cost)
 
     def of_features(self, shape: Sequence[int]) -> Measured:
@@ -84,22 +84,29 @@ def feature_shape(tower: Any, connector: Any, shape: tuple[int, ...], taps: Sequ
 
     (N, C), or (K, N, C) with taps; what the connector makes of it if it condenses.
     """
-    features = (*([len(taps)] if taps else ()), tokens_of(tower, shape), tower.hidden_size)
+    rows = (len(taps), states_of(tower, shape)) if taps else (tokens_of(tower, shape),)
+    features = (*rows, tower.hidden_size)
     return connector.condensed_shape(features) if condenses(connector) else features
 
 
-def tokens_of(part: Any, shape: tuple[int, ...], *passing: type[Exception]) -> int:
+def states_of(tower: Any, shape: tuple[int, ...]) -> int:
+    """Number of features in a hidden state of the tower, of an item of this shape."""
+    return tokens_of(tower, shape, count="state_tokens" if hasattr(tower, "state_tokens") else "num_tokens")
+
+
+def tokens_of(part: Any, shape: tuple[int, ...], *passing: type[Exception], count: str = "num_tokens") -> int:
     """Number of tokens that the config of a tower or connector promises of this shape.
 
     Args:
         passing: errors that pass as they are.
+        count: name of the method that tells it.
 
     Raises:
-        UserError: ``num_tokens`` raises, or returns no whole number.
+        UserError: the method raises, or returns no whole number.
     """
-    what = f"num_tokens of {type(part).__name__} for shape {tuple(shape)}"
+    what = f"{count} of {type(part).__name__} for shape {tuple(shape)}"
     with foreign(what, *passing):
-        tokens = part.num_tokens(shape)
+        tokens = getattr(part, count)(shape)
     if isinstance(tokens, bool) or not isinstance(tokens, int | np.integer):
         raise UserError(f"{what} returns {tokens!r}; expected a whole number")
     return int(tokens)

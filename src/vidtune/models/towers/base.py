@@ -23,6 +23,8 @@ class TowerConfig(Protocol):
       ``num_tokens(shape)`` is then ``shape[0] * tokens_per_row``, rounded down.
     - ``num_states``: number of hidden states that a stream may tap, 0 being the one before the first layer. The tower
       then takes the numbers of wanted states: ``tower(values, taps=(14, 20)) -> (B, K, N, C)``.
+    - ``state_tokens(shape)``: number of tokens of a tapped hidden state, where it differs from ``num_tokens``. The cost
+      of encoding an item is in proportion to it.
     - ``grid(shape) -> (frames, rows, columns)`` tells how the tokens of an item stand; None: in no grid.
     """
 

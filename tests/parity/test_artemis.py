@@ -1,0 +1,203 @@
+"""Our Artemis against tensors and tokens of the official code; every size is read from the fixture."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vidtune.models.connectors.clustering import k_means, representatives, start_points
+from vidtune.models.connectors.region import RegionConnector, RegionConnectorConfig
+from vidtune.models.towers.clip_pooled import PooledClipTower, PooledClipTowerConfig, pooled
+
+FOLDER = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parent / "fixtures")) / "artemis"
+
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no artemis fixtures in this folder")
+
+
+def read(name: str):
+    path = FOLDER / name
+    if not path.is_file():
+        pytest.skip(f"{name} is not part of this fixture")
+    return json.loads(path.read_text()) if path.suffix == ".json" else load_file(path)
+
+
+def close(actual: torch.Tensor, wanted: torch.Tensor, atol: float = 2e-4) -> None:
+    torch.testing.assert_close(actual.float(), wanted.float(), atol=atol, rtol=1e-4)
+
+
+def weights_below(prefix: str) -> dict[str, torch.Tensor]:
+    """Weights of the original below a prefix, which is cut off."""
+    found = read("weights.safetensors")
+    return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+
+
+@pytest.fixture(scope="module")
+def config() -> dict:
+    return read("config.json")
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict:
+    return read("inputs.safetensors")
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict:
+    return read("expected.safetensors")
+
+
+# Parts: the tower, its averaged clips, and the region module.
+
+
+def region_config(config: dict, **changes) -> RegionConnectorConfig:
+    region, k_means = config["region"], config["kmeans"]
+    sizes = {
+        "hidden_size": region["channels"],
+        "output_size": region["region_token_dim"],
+        "num_levels": region["num_levels"],
+        "grid": region["base_grid"],
+        "rounds": region["num_fuse_convs"],
+        "groups": region["group_norm_groups"],
+        "roi_size": region["roi_output_size"],
+        "sampling_ratio": region["sampling_ratio"],
+        "image_size": region["roi_canvas"],
+        "inner_size": region["flatten_out"],
+        "position_size": region["pos_embed_hidden"],
+        "iterations": k_means["max_iter"],
+        "restarts": k_means["num_init"],
+        "cluster_seed": k_means["seed"],
+        "clusters": k_means["n_clusters"],
+    }
+    return RegionConnectorConfig(**{**sizes, **changes})
+
+
+def load_region(config: dict, **changes) -> RegionConnector:
+    connector = region_config(config, **changes).build().eval()
+    connector.load_state_dict(weights_below("model.spi_model."))
+    return connector
+
+
+@pytest.fixture(scope="module")
+def tower(config) -> PooledClipTower:
+    sizes = {**config["clip"], "feature_layer": config["mm_vision_select_layer"]}
+    built = PooledClipTowerConfig(**sizes, pooled_frames=config["num_temporal_tokens"]).build().eval()
+    built.load_state_dict(weights_below("model.image_tower.vision_tower.vision_model."))
+    return built
+
+
+@pytest.fixture(scope="module")
+def region(config) -> RegionConnector:
+    return load_region(config)
+
+
+@pytest.fixture(scope="module")
+def states(config, inputs, tower) -> torch.Tensor:
+    """Tapped states of the frames of all boxes: (18, K, G, G, C)."""
+    with torch.no_grad():
+        tapped = tower(inputs["A.box_images"], config["region"]["level_hidden_state_indices"])
+    side = config["region"]["base_grid"]
+    return tapped.unflatten(2, (side, side))
+
+
+def test_hidden_states_of_frames(inputs, expected, tower):
+    frames = inputs["st.frames_pixel_values"]
+    with torch.no_grad():
+        *_, wanted, _ = tower.hidden_states(frames)
+        close(wanted, expected["clip.hidden_states_minus2"])
+        features = tower(frames)
+    close(features, expected["st.frame_features_f16"], atol=1e-2)
+
+
+def test_averaged_clips(config, inputs, expected, tower):
+    features = expected["st.frame_features_f16"]
+    rows = config["num_temporal_tokens"]
+    half = pooled(features[None], rows)[0]
+    assert half.dtype == torch.float16
+    close(half, expected["st.pooled_f16"], atol=1e-2)
+    clip = inputs["st.frames_pixel_values"].transpose(0, 1)
+    assert tower.config.num_tokens(tuple(clip.shape)) == len(expected["st.pooled_f32"])
+    with torch.no_grad():
+        close(tower(clip[None])[0], expected["st.pooled_f32"])
+    close(pooled(inputs["st_long.features"][None], 5)[0], expected["st_long.pooled_num_temporal_5"], atol=1e-6)
+
+
+def test_tapped_levels(config, states, expected):
+    for level in range(config["region"]["num_levels"]):
+        close(states[:1, level].flatten(1, 2), expected[f"A.mlvl_hidden.level{level}"])
+
+
+@pytest.fixture(scope="module")
+def maps(region, states) -> list[torch.Tensor]:
+    with torch.no_grad():
+        return region.mlvl_fuse(states)
+
+
+def test_fused_maps(config, maps, expected):
+    for level, found in enumerate(maps):
+        assert found.shape[-1] == config["region"]["level_sizes"][level]
+        close(found.mean((2, 3)), expected[f"A.fused_map.level{level}.mean"])
+        close(found.std((2, 3), correction=0), expected[f"A.fused_map.level{level}.std"])
+    close(maps[3][:2], expected["A.fused_map.level3"])
+    close(maps[0][0, :, ::16, ::16], expected["A.fused_map.level0_image0_sub16"])
+
+
+def test_crops_and_tokens_of_boxes(region, states, maps, inputs, expected):
+    boxes, module = inputs["A.bboxes"], region.roi_align
+    with torch.no_grad():
+        crops = module.crops(maps, boxes)
+        for level, found in enumerate(crops):
+            close(found[:2], expected[f"A.roi_align.level{level}"])
+        fused = torch.relu(sum(conv(crop[:1]) for conv, crop in zip(module.pconvs, crops, strict=True)))
+        close(fused.flatten(1), expected["A.roi_fused_flat"])
+        close(module.pos_embedd(boxes), expected["A.roi_pos_embed"])
+        close(region.box_tokens(states, boxes), expected["A.region_tokens_all"])
+
+
+def test_tokens_in_the_precision_of_the_original(config, states, inputs, expected):
+    half = load_region(config, half=True)
+    with torch.no_grad():
+        tokens = half.box_tokens(states, expected["A.bboxes_half_as_original"].float())
+        close(tokens, expected["A.region_tokens_all_fp16_run"], atol=0.1)
+        # The roundings are there, in place of the plain numbers.
+        plain = load_region(config).box_tokens(states, inputs["A.bboxes"])
+    wanted = expected["A.region_tokens_all_fp16_run"].float()
+    assert (tokens - wanted).square().mean() < (plain - wanted).square().mean()
+
+
+@pytest.mark.parametrize("sample", [0, 1])
+def test_clusters_of_tracked_boxes(config, expected, sample):
+    sizes = config["kmeans"]
+    tracked = expected["A.region_tokens_all"].unflatten(0, (2, -1))[sample : sample + 1, 1:]
+    starts = start_points(tracked.shape[1], sizes["n_clusters"], sizes["num_init"], sizes["seed"])
+    assert torch.equal(starts, expected[f"A.kmeans.{sample}.init_idx"])
+    labels, centres, inertia = k_means(tracked, starts, sizes["max_iter"])
+    assert torch.equal(labels[0], expected[f"A.kmeans.{sample}.labels"])
+    close(centres[0], expected[f"A.kmeans.{sample}.centers"])
+    torch.testing.assert_close(inertia, expected[f"A.kmeans.{sample}.inertia"], rtol=1e-5, atol=0)
+    picked = representatives(labels, sizes["n_clusters"])
+    assert torch.equal(picked[0], expected["A.kmeans.selected_track_index"][sample])
+
+
+def test_fewer_clusters_than_wanted(config, inputs, expected):
+    points, starts = inputs["kmeans_dup.x"], expected["kmeans_dup.init_idx"]
+    labels, _, inertia = k_means(points[None], starts, config["kmeans"]["max_iter"])
+    assert torch.equal(labels[0], expected["kmeans_dup.labels"])
+    torch.testing.assert_close(inertia, expected["kmeans_dup.inertia"], atol=1e-6, rtol=1e-5)
+    assert torch.equal(representatives(labels, starts.shape[1])[0], expected["kmeans_dup.selected"])
+
+
+def test_tokens_that_stand_in_the_prompt(region, states, inputs, expected):
+    features = states.flatten(2, 3).unflatten(0, (2, -1))  # (samples, boxes, K, P, C)
+    boxes = inputs["A.bboxes"].unflatten(0, (2, -1))
+    items = [
+        (frames.transpose(0, 1).flatten(1, 2), {"boxes": given})
+        for sample, place in zip(features, boxes, strict=True)
+        for frames, given in ((sample[:1], place[:1]), (sample[1:], place[1:]))
+    ]
+    with torch.no_grad():
+        tokens = region([block for block, _ in items], [more for _, more in items])
+    found = torch.stack([torch.cat(tokens[:2]), torch.cat(tokens[2:])])
+    close(found, expected["A.region_tokens_selected"])
