@@ -22,6 +22,7 @@ from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.protocol_of_checkpoint import protocol_for
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, chunk, prediction_of, question_text
 from vidtune.evaluation.runs.arithmetic import Arithmetic, arithmetic_of
+from vidtune.evaluation.runs.asked_files import AskedFiles
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
 from vidtune.evaluation.runs.run_ledger import ledger_of
@@ -208,6 +209,8 @@ def predict(
     with RecordWriter(run.predictions_file(rank, ranks)) as records:
         done = {prediction.index for prediction in run.predictions() if prediction.error is None or not retry_errors}
         pending = [question for question in mine if question.index not in done]
+        files = AskedFiles(run, info.data)
+        files.require_unchanged(planned)
         run.begin_asking(info, bool(pending), other_versions)
         run.write_missing(missing)
         run.write_plan(planned)
@@ -216,7 +219,7 @@ def predict(
         task = f"asking {protocol.benchmark}"
         with ProgressDisplay(enabled=progress and bool(pending)) as display:
             display.start(task, len(pending))
-            for prediction in _ask(engine, pending, protocol, questions.folder):
+            for prediction in _ask(engine, pending, protocol, questions.folder, files):
                 records.append(prediction.record())
                 display.advance(task)
         seconds = time.monotonic() - started
@@ -234,18 +237,27 @@ def group_by_video(questions: Sequence[Question]) -> list[Question]:
     return [question for group in groups.values() for question in group]
 
 
-def _ask(engine: Engine, questions: Sequence[Question], protocol: Protocol, folder: Path) -> Iterator[Prediction]:
+def _ask(
+    engine: Engine, questions: Sequence[Question], protocol: Protocol, folder: Path, files: AskedFiles
+) -> Iterator[Prediction]:
     """Ask, and yield the predictions of a question as soon as all that it asks is answered."""
     alike: dict[int, list[Question]] = {}
     for question in questions:
         alike.setdefault(question.index if question.asked_as is None else question.asked_as, []).append(question)
-    requests = [request for asked, [one, *_] in alike.items() for request in _requests(asked, one, protocol, folder)]
+
+    def requests() -> Iterator[Request]:
+        for asked, group in alike.items():
+            files.begin(group)
+            yield from _requests(asked, group[0], protocol, folder)
+
     waiting: dict[int, dict[bool, Answer]] = {}
-    for answer in engine.answer(requests) if requests else ():
+    for answer in engine.answer(requests()) if questions else ():
         asked, is_second = int(answer.id.removesuffix(SECOND)), answer.id.endswith(SECOND)
         answers = waiting.setdefault(asked, {})
         answers[is_second] = answer
         if len(answers) == 1 + (alike[asked][0].second is not None):
+            if all(one.error is None for one in answers.values()):
+                files.note(alike[asked])
             yield from (_prediction(question, protocol, waiting[asked]) for question in alike[asked])
             del waiting[asked]
 

@@ -135,10 +135,20 @@ def test_features_of_another_stream_do_not_stand_in_for_a_video_that_is_not_ther
     assert {line["reason"] for line in records(tmp_path / "run" / "missing.jsonl")} == {"no video file"}
 
 
-def test_features_of_another_folder_are_another_run(tmp_path):
+def test_features_of_equal_content_may_lie_elsewhere_and_others_are_refused(tmp_path):
     data = write_events(tmp_path / "set")
     first, second = (feature_folder(tmp_path / name, EVENTS) for name in ("first", "second"))
-    event_run(data, tmp_path / "run", features={"video": first})
+    event_run(data, tmp_path / "run", features={"video": first}, limit=7)
+    assert event_run(data, tmp_path / "run", features={"video": second}, limit=9).answered == 9
+    np.save(second / "v1.npy", np.ones((2, 3), np.float32))
+    with pytest.raises(UserError, match=r"second/v1.npy had another content when its questions were answered"):
+        event_run(data, tmp_path / "run", features={"video": second})
+    np.save(second / "v1.npy", np.zeros((2, 3), np.float32))
+    assert event_run(data, tmp_path / "run", features={"video": second}, limit=9).complete
+    audio = feature_folder(tmp_path / "audio", EVENTS)
+    with pytest.raises(UserError, match=r"another run .features of video, not audio, video"):
+        event_run(data, tmp_path / "run", features={"video": first, "audio": audio})
+    (tmp_path / "run" / "files.jsonl").unlink()
     with pytest.raises(UserError, match=r"another run .features video from .*first, not video from .*second"):
         event_run(data, tmp_path / "run", features={"video": second})
     with pytest.raises(UserError, match="holds the results of another run"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from vidtune.checkpoints.files.misplaced import elsewhere
 from vidtune.errors import UserError
 
 if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
     from transformers import PreTrainedModel
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model")
@@ -65,14 +68,24 @@ def checkpoint_fingerprint(path: Path) -> str:
     for file in files:
         size = file.stat().st_size
         digest.update(json.dumps([str(file.relative_to(path)) if file != path else file.name, size]).encode())
-        with file.open("rb") as content:
-            if size <= WHOLE_FILE_LIMIT:
-                digest.update(content.read())
-                continue
-            for block in range(SAMPLED_BLOCKS):
-                content.seek(block * (size - BLOCK_BYTES) // (SAMPLED_BLOCKS - 1))
-                digest.update(content.read(BLOCK_BYTES))
+        add_content(digest, file)
     return digest.hexdigest()[:16]
+
+
+def add_content(digest: "Hash", file: Path, whole: int = WHOLE_FILE_LIMIT, blocks: int = SAMPLED_BLOCKS) -> None:
+    """Add the bytes of a file to a hash: all up to a size of ``whole``, else ``blocks`` evenly spaced ones of 256 KiB.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with file.open("rb") as content:
+        size = os.fstat(content.fileno()).st_size
+        if size <= whole:
+            digest.update(content.read())
+            return
+        for block in range(blocks):
+            content.seek(block * (size - BLOCK_BYTES) // (blocks - 1))
+            digest.update(content.read(BLOCK_BYTES))
 
 
 def identify_model(model: "PreTrainedModel", tokenizer: Any) -> CheckpointIdentity:

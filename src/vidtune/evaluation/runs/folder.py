@@ -4,6 +4,7 @@
 ``run.json``                    protocol and its hash, checkpoint, test set, recipe, device, dtype, versions
 ``predictions.jsonl``           one line per question asked, the official fields ``id, question, answer, pred`` first
 ``predictions-<n>_<k>.jsonl``   the same, when rank k of n wrote it
+``files.jsonl``                 the files that were asked about, with their content; see `runs.asked_files`
 ``missing.jsonl``               questions whose video does not exist
 ``questions.jsonl``             every question of the run: its place, id, video and type
 ``references.jsonl``            the same with what metrics compare with, where metrics score the run
@@ -360,7 +361,7 @@ class RunFolder:
             ("checkpoint", mine.checkpoint.fingerprint, asked.checkpoint.fingerprint),
             ("protocol", mine.protocol_hash, asked.protocol_hash),
             ("test set", mine.data.fingerprint, asked.data.fingerprint),
-            ("features", _folders(mine.data), _folders(asked.data)),
+            ("features of", _streams(mine.data), _streams(asked.data)),
         ]
         for what, old, new in differences:
             if old != new:
@@ -379,5 +380,10 @@ def data_identity(questions: QuestionSet) -> DataIdentity:
     )
 
 
-def _folders(data: DataIdentity) -> str:
+def _streams(data: DataIdentity) -> str:
+    return ", ".join(sorted(data.features)) or "none"
+
+
+def described_features(data: DataIdentity) -> str:
+    """Returns which stored features are read from where, for messages."""
     return ", ".join(f"{stream} from {folder}" for stream, folder in sorted(data.features.items())) or "none"
