@@ -21,6 +21,9 @@ class Annotation:
         media: (stream, relative path) in the order of the tags in the text. No path: the medium is named by the id.
         times: times of the marks in the turns; None: there are none.
         extras: extras of each medium, see `MediaRef`; empty: there are none.
+        frames: names of the frames of each medium, see `MediaRef`; empty: there are none.
+        problem: reason and detail of what makes the annotation unusable, see `SampleProblem`; None: nothing.
+        words: number of words that order rules go by; None: those of all turns.
     """
 
     original_id: str
@@ -28,11 +31,14 @@ class Annotation:
     media: tuple[tuple[str, str | None], ...]
     times: Times | None = None
     extras: tuple[Extras, ...] = ()
+    frames: tuple[tuple[str, ...], ...] = ()
+    problem: tuple[str, str] | None = None
+    words: int | None = None
 
     @property
     def word_length(self) -> int:
-        """Number of words in all turns, separated by white space; negative for a text-only annotation."""
-        words = sum(len(turn.text.split()) for turn in self.turns)
+        """Number of words in all turns, separated by white space, or `words`; negative for a text-only annotation."""
+        words = sum(len(turn.text.split()) for turn in self.turns) if self.words is None else self.words
         return words if self.media else -words
 
 

@@ -4,6 +4,7 @@
                                                       {"from": "gpt", "value": "A dog runs."}]}, ...]
 
 `image` and `video` are a string or a list of strings; an item may have both, or neither. `id` may be missing.
+`video_clip` names the stored features of the videos, below the media folder; then they are read in place of `video`.
 If an item has neither, but its text contains one tag, the `id` is the name of the medium, without an extension.
 
     {"id": "AbC", "conversations": [...], "meta": {"duration": 61.4, "token": {"<s0>": 0.0, "<e0>": 7.2}}}
@@ -17,7 +18,6 @@ of a stream, `extras` has a list with one object for each of them. The connector
 longer video that the clip is) and `source` (the data set it came from) are ignored (github.com/huangb23/VTimeLLM).
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -27,13 +27,13 @@ from typing import Any, Literal
 import numpy as np
 
 from vidtune.data.annotation import Annotation, as_tuples
+from vidtune.data.json_list import kind_of, list_items
 from vidtune.data.sample import Extras, Times, Turn
 from vidtune.errors import UserError
 
 ROLES: dict[str, Literal["user", "assistant"]] = {"human": "user", "gpt": "assistant"}
 # If an item has both keys, published training code puts the videos before the images.
 STREAMS = ("video", "image")
-WHITESPACE = re.compile(r"[ \t\n\r]*")
 TAG = re.compile(f"<({'|'.join(STREAMS)})>")
 
 
@@ -48,56 +48,28 @@ def read_conversations(path: Path, content: bytes) -> Iterator[Annotation]:
         UserError: the file is not UTF-8 or not valid JSON (names line and column), or an item has the wrong form (names
             its index and key).
     """
-    for index, item in enumerate(_list_items(path, content)):
+    for index, item in enumerate(list_items(path, content)):
         try:
             yield _annotation(item)
         except ValueError as error:
             raise UserError(f"{path}: item {index}: {error}") from None
 
 
-def _list_items(path: Path, content: bytes) -> Iterator[Any]:
-    """Yield the items of a JSON list; only one at a time exists as a Python object."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}: line {line}: not UTF-8 text: {error.reason}") from None
-    decoder = json.JSONDecoder()
-    try:
-        position = _skip_space(text, 0)
-        if text[position : position + 1] != "[":
-            raise UserError(f"{path}: line 1: expected a JSON list of samples")
-        position = _skip_space(text, position + 1)
-        first = True
-        while text[position : position + 1] != "]":
-            if not first:
-                if text[position : position + 1] != ",":
-                    raise json.JSONDecodeError("Expecting ',' or ']' after a sample", text, position)
-                position = _skip_space(text, position + 1)
-            item, position = decoder.raw_decode(text, position)
-            yield item
-            position, first = _skip_space(text, position), False
-        if (rest := _skip_space(text, position + 1)) < len(text):
-            raise json.JSONDecodeError("Extra text after the list", text, rest)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno} column {error.colno}: broken JSON: {error.msg}") from None
-
-
-def _skip_space(text: str, position: int) -> int:
-    match = WHITESPACE.match(text, position)
-    return match.end() if match else position
-
-
 def _annotation(item: Any) -> Annotation:
     if not isinstance(item, dict):
-        raise ValueError(f"expected an object, found {_name(item)}")
+        raise ValueError(f"expected an object, found {kind_of(item)}")
     identity = item.get("id", "")
     if not isinstance(identity, str | int | float):
-        raise ValueError(f"key 'id': expected a string or number, found {_name(identity)}")
-    media: list[tuple[str, str | None]] = [(stream, path) for stream in STREAMS for path in _paths(item, stream)]
+        raise ValueError(f"key 'id': expected a string or number, found {kind_of(identity)}")
+    named = {stream: _paths(item, stream) for stream in STREAMS}
+    if stored := _paths(item, "video_clip"):
+        if len(stored) != len(named["video"]):
+            raise ValueError(f"key 'video_clip': {len(stored)} given for {len(named['video'])} video files")
+        named["video"] = stored
+    media: list[tuple[str, str | None]] = [(stream, path) for stream in STREAMS for path in named[stream]]
     conversation = item.get("conversations")
     if not isinstance(conversation, list) or not conversation:
-        raise ValueError(f"key 'conversations': expected a list of turns, found {_name(conversation)}")
+        raise ValueError(f"key 'conversations': expected a list of turns, found {kind_of(conversation)}")
     turns = tuple(_turn(turn, f"conversations[{k}]") for k, turn in enumerate(conversation))
     tags = [tag for turn in turns for tag in TAG.findall(turn.text)]
     if len(tags) == 1 and str(identity) and not any(key in item for key in STREAMS):
@@ -110,20 +82,20 @@ def _extras(given: Any, media: Sequence[tuple[str, str | None]]) -> tuple[Extras
     if given is None:
         return ()
     if not isinstance(given, dict):
-        raise ValueError(f"key 'extras': expected an object that gives streams their numbers, found {_name(given)}")
+        raise ValueError(f"key 'extras': expected an object that gives streams their numbers, found {kind_of(given)}")
     streams = [stream for stream, _ in media]
     found: dict[str, Iterator[Extras]] = {}
     for stream, value in given.items():
         each = value if isinstance(value, list) else [value]
         if len(each) != streams.count(stream):
             raise ValueError(f"key 'extras.{stream}': {len(each)} given for {streams.count(stream)} {stream} files")
-        found[stream] = iter([_numbers_by_name(numbers, f"extras.{stream}") for numbers in each])
+        found[stream] = iter([_numbers_bykind_of(numbers, f"extras.{stream}") for numbers in each])
     return tuple(next(found[stream]) if stream in found else () for stream in streams)
 
 
-def _numbers_by_name(given: Any, key: str) -> Extras:
+def _numbers_bykind_of(given: Any, key: str) -> Extras:
     if not isinstance(given, dict):
-        raise ValueError(f"key '{key}': expected an object of numbers by name, found {_name(given)}")
+        raise ValueError(f"key '{key}': expected an object of numbers by name, found {kind_of(given)}")
     for name, value in given.items():
         try:
             array = np.array(value)
@@ -138,10 +110,10 @@ def _times(meta: Any) -> Times | None:
     if meta is None:
         return None
     if not isinstance(meta, dict):
-        raise ValueError(f"key 'meta': expected an object, found {_name(meta)}")
+        raise ValueError(f"key 'meta': expected an object, found {kind_of(meta)}")
     marks = meta.get("token")
     if not isinstance(marks, dict):
-        raise ValueError(f"key 'meta.token': expected an object that gives marks their seconds, found {_name(marks)}")
+        raise ValueError(f"key 'meta.token': expected an object that gives marks their seconds, found {kind_of(marks)}")
     if "" in marks:
         raise ValueError("key 'meta.token': expected marks such as <s0>, found an empty one")
     duration = _seconds(meta.get("duration"), "meta.duration")
@@ -150,7 +122,7 @@ def _times(meta: Any) -> Times | None:
 
 def _seconds(value: Any, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"key '{key}': expected a number of seconds, found {_name(value)}")
+        raise ValueError(f"key '{key}': expected a number of seconds, found {kind_of(value)}")
     try:
         return float(value)
     except OverflowError:
@@ -162,24 +134,16 @@ def _paths(item: dict[str, Any], key: str) -> list[str]:
     paths = value if isinstance(value, list) else [] if value is None else [value]
     for path in paths:
         if not isinstance(path, str) or not path:
-            raise ValueError(f"key '{key}': expected a path or a list of paths, found {_name(path)}")
+            raise ValueError(f"key '{key}': expected a path or a list of paths, found {kind_of(path)}")
     return paths
 
 
 def _turn(turn: Any, key: str) -> Turn:
     if not isinstance(turn, dict):
-        raise ValueError(f"key '{key}': expected an object, found {_name(turn)}")
+        raise ValueError(f"key '{key}': expected an object, found {kind_of(turn)}")
     role, text = turn.get("from"), turn.get("value")
     if not isinstance(role, str) or role not in ROLES:
         raise ValueError(f"key '{key}.from': expected 'human' or 'gpt', found {role!r}")
     if not isinstance(text, str):
-        raise ValueError(f"key '{key}.value': expected a string, found {_name(text)}")
+        raise ValueError(f"key '{key}.value': expected a string, found {kind_of(text)}")
     return Turn(ROLES[role], text)
-
-
-def _name(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    if value == "" or value == []:
-        return "an empty one"
-    return {dict: "an object", list: "a list", str: "a string", bool: "a truth value"}.get(type(value), "a number")

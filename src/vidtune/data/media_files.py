@@ -38,12 +38,16 @@ class MediaFiles:
         features read it.
 
         Raises:
-            SampleProblem: a path leads out of its folder, or there is neither a media file nor a feature file.
+            SampleProblem: a path leads out of its folder, the name of a frame is no plain name, or there is neither a
+                media file nor a feature file.
         """
-        extras = annotation.extras or ((),) * len(annotation.media)
+        nothing: tuple[tuple[()], ...] = ((),) * len(annotation.media)
+        extras, frames = annotation.extras or nothing, annotation.frames or nothing
+        if unsafe := next((name for names in frames for name in names if not _is_plain(name)), None):
+            raise SampleProblem("unsafe path", f"{unsafe!r} is not the name of a frame in its folder")
         return tuple(
-            replace(self._ref(stream, path, annotation), extras=numbers)
-            for (stream, path), numbers in zip(annotation.media, extras, strict=True)
+            replace(self._ref(stream, path, annotation), extras=numbers, frames=names)
+            for (stream, path), numbers, names in zip(annotation.media, extras, frames, strict=True)
         )
 
     def fingerprint(self, by_id: bool) -> str:
@@ -85,3 +89,8 @@ class MediaFiles:
         if path is None or (len(annotation.media) == 1 and is_relative(annotation.original_id)):
             names.insert(0, annotation.original_id)
         return next((file for name in names if (file := folder.find(name, FEATURE_SUFFIXES))), None)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name of a frame stays in its folder."""
+    return bool(name) and is_relative(name) and len(Path(name).parts) == 1 and "\\" not in name

@@ -22,7 +22,7 @@ from vidtune.machine.files import atomic_folder
 from vidtune.media.file_version import FileVersion, version_of
 from vidtune.registry import ANNOTATIONS
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of parsed tables. A new version parses files again; samples and their order in training stay the same."""
 FINGERPRINT_VERSION = 1
 DEFAULT_FORMAT = "conversations"
@@ -103,10 +103,13 @@ class AnnotationFile:
         return len(self.word_lengths)
 
     def sample(self, index: int) -> Sample:
-        """Returns a sample; raises SampleProblem for media that are missing or outside their folder, or wrong times."""
+        """Returns a sample; raises SampleProblem for one that its reader found unusable, for media that are missing or
+        outside their folder, or wrong times."""
         annotation = self.annotation(index)
         sample_id = f"{self.name}:{index}"
         try:
+            if annotation.problem is not None:
+                raise SampleProblem(*annotation.problem)
             media = self.media_files.refs(annotation)
             if annotation.times is not None:
                 check_times(annotation.times)
@@ -127,13 +130,15 @@ class AnnotationFile:
         """Returns the annotation of a sample, as the file has it."""
         begin, end = self.offsets[index : index + 2]
         identity, turns, media, *rest = json.loads(self.blob[begin:end].tobytes())
-        duration, marks, extras = [*rest, None, None, None][:3]
+        duration, marks, extras, frames, problem = [*rest, *[None] * 5][:5]
         return Annotation(
             identity,
             tuple(Turn(*turn) for turn in turns),
             tuple((stream, path) for stream, path in media),
             None if duration is None else Times(duration, tuple((mark, second) for mark, second in marks)),
             as_tuples(extras or ()),
+            as_tuples(frames or ()),
+            problem and (problem[0], problem[1]),
         )
 
     def listing(self) -> str:
@@ -289,10 +294,13 @@ def _write_table(annotations: Iterable[Annotation], folder: Path) -> None:
     with (folder / BLOB).open("wb") as blob:
         for annotation in annotations:
             turns = [(turn.role, turn.text) for turn in annotation.turns]
-            times = (annotation.times.duration, annotation.times.marks) if annotation.times else ()
-            rest = [*(times or (None, None)), annotation.extras] if annotation.extras else times
+            times = (annotation.times.duration, annotation.times.marks) if annotation.times else (None, None)
+            record = [annotation.original_id, turns, annotation.media, *times]
+            record += [annotation.extras or None, annotation.frames or None, annotation.problem]
+            while record[-1] is None:
+                record.pop()
             # ASCII with escapes, because JSON strings may hold lone surrogates, which UTF-8 cannot.
-            blob.write(json.dumps([annotation.original_id, turns, annotation.media, *rest]).encode("ascii"))
+            blob.write(json.dumps(record).encode("ascii"))
             offsets.append(blob.tell())
             word_lengths.append(annotation.word_length)
             has_media.append(bool(annotation.media))

@@ -19,7 +19,8 @@ def box_problem(box: Sequence[float] | np.ndarray) -> str | None:
     """Return what is wrong with a box, whatever its frame; None: nothing."""
     if len(box) != 4:
         return f"has {len(box)} numbers; expected 4: left, top, right, bottom"
-    if not (np.abs(np.asarray(box, np.float64)) <= np.finfo(np.float32).max).all():
+    largest = float(np.finfo(np.float32).max)
+    if not all(-largest <= number <= largest for number in box):  # integers of JSON may be larger than any float
         return "holds a number that is not finite"
     left, top, right, bottom = np.asarray(box, np.float32).tolist()
     if right < left or bottom < top:

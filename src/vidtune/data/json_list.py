@@ -1,0 +1,69 @@
+"""Annotation files that are one JSON list, read item by item."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vidtune.errors import UserError
+
+WHITESPACE = re.compile(r"[ \t\n\r]*")
+
+
+def list_items(path: Path, content: bytes) -> Iterator[Any]:
+    """Yield the items of a JSON list; only one at a time exists as a Python object.
+
+    Args:
+        path: path of the file, for messages.
+        content: content of the whole file.
+
+    Raises:
+        UserError: the file is not UTF-8 or not valid JSON; names line and column.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}: line {line}: not UTF-8 text: {error.reason}") from None
+    decoder = json.JSONDecoder()
+    try:
+        position = _skip_space(text, 0)
+        if text[position : position + 1] != "[":
+            raise UserError(f"{path}: line 1: expected a JSON list of samples")
+        position = _skip_space(text, position + 1)
+        first = True
+        while text[position : position + 1] != "]":
+            if not first:
+                if text[position : position + 1] != ",":
+                    raise json.JSONDecodeError("Expecting ',' or ']' after a sample", text, position)
+                position = _skip_space(text, position + 1)
+            item, position = decoder.raw_decode(text, position)
+            yield item
+            position, first = _skip_space(text, position), False
+        if (rest := _skip_space(text, position + 1)) < len(text):
+            raise json.JSONDecodeError("Extra text after the list", text, rest)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno} column {error.colno}: broken JSON: {error.msg}") from None
+
+
+def _skip_space(text: str, position: int) -> int:
+    match = WHITESPACE.match(text, position)
+    return match.end() if match else position
+
+
+def kind_of(value: Any) -> str:
+    """Return what a JSON value is, for messages: "a list"."""
+    if value is None:
+        return "nothing"
+    if value == "" or value == []:
+        return "an empty one"
+    return {dict: "an object", list: "a list", str: "a string", bool: "a truth value"}.get(type(value), "a number")
+
+
+def text_of(item: dict[str, Any], key: str) -> str:
+    """Return the text at a key. Raises ValueError if it is missing or something else."""
+    if not isinstance(item.get(key), str):
+        raise ValueError(f"key '{key}': expected a string, found {kind_of(item.get(key))}")
+    text: str = item[key]
+    return text
