@@ -15,7 +15,7 @@ from published_scores import aggregate
 from qa_sets import CHECKPOINT, records
 
 from vidtune.data.sample import Turn
-from vidtune.evaluation.judges.base import JudgeItem
+from vidtune.evaluation.judges.base import JudgeItem, Judgement
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
 from vidtune.evaluation.metrics.bleu import bleu
 from vidtune.evaluation.metrics.cider import cider
@@ -33,8 +33,10 @@ from vidtune.evaluation.metrics.soda import TimedSentence, best_matching, event_
 from vidtune.evaluation.metrics.tokenizer import tokenize, tokenizer_problem
 from vidtune.evaluation.predict import predict
 from vidtune.evaluation.question import Prediction
-from vidtune.evaluation.runs.judgements import judge_items
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.judgements import judge_items, store_judgements
 from vidtune.evaluation.runs.official_results import combine, import_official_results
+from vidtune.evaluation.scores.scoring import NothingScoredError, score_run
 from vidtune.generation.settings import Answer, Request
 from vidtune.registry import BENCHMARKS, SYSTEMS
 
@@ -131,6 +133,64 @@ def test_repeated_ids_are_judged_once_with_the_last_text(judge_fixture, tmp_path
     assert seen or len(judge_fixture["inputs"]["cases"]) == 0
 
 
+ASPECT_LISTS = {"consistency": "consistency_qa.json", "temporal": "temporal_qa.json"}
+
+
+def write_aspect_set(folder, aspect, asked):
+    """A test set whose only questions are those of one aspect."""
+    (folder / "Test_Videos").mkdir(parents=True)
+    for name in ("generic_qa.json", "temporal_qa.json", "consistency_qa.json"):
+        mine = name == ASPECT_LISTS.get(aspect, "generic_qa.json")
+        (folder / name).write_text(json.dumps(asked if mine else []))
+    for record in asked:
+        (folder / "Test_Videos" / f"{record['video_name']}.mp4").touch()
+    return folder
+
+
+def aspect_run(folder, aspect, asked, benchmark="video_chatgpt"):
+    """A run whose answers are those of a case."""
+    known = [record[key] for record in asked for key in ("pred", "pred1", "pred2") if key in record]
+    test_set = BENCHMARKS[benchmark]
+    questions = test_set.load(write_aspect_set(folder / "set", aspect, asked))
+    protocol = test_set.protocol(prompt_format="llava_v1", stop=("</s>",))
+    predict(CannedEngine(known), questions, protocol, folder / "run", checkpoint=CHECKPOINT, progress=False)
+    return RunFolder(folder / "run")
+
+
+def aspect_cases(folder):
+    """(aspect, name of the benchmark, predictions, canned replies, what is expected)"""
+    fixture = load(folder, "judge_video_chatgpt_benchmark")
+    for case, expected in zip(fixture["inputs"]["cases"], fixture["expected"], strict=True):
+        for name, wanted in expected.items():
+            aspect, _, variant = name.partition("_")
+            yield aspect, "video_chatgpt_q1_twice" if variant else "video_chatgpt", case, wanted
+
+
+def test_aspects_are_asked_judged_and_scored_as_published(parity_folder, tmp_path):
+    for number, (aspect, benchmark, case, expected) in enumerate(aspect_cases(parity_folder)):
+        run = aspect_run(tmp_path / str(number), aspect, case["predictions"], benchmark)
+        kinds = {prediction.type for prediction in run.predictions()}
+        assert kinds == ({aspect} if aspect in ASPECT_LISTS else {"correctness", "detail", "context"})
+        found: list[Judgement] = []
+        with judge_server(canned(case)) as server:
+            judge = OpenAICompatibleJudge("gpt-3.5-turbo", base_url=server.url, limits=PATIENT)
+            mine = [item for item in judge_items(run.predictions()) if item.prompt.startswith(aspect)]
+            judge.judge(mine, found.append)
+        assert expected["first_call_kwargs"] in server.requests
+        assert len(server.requests) == expected["n_judge_calls"]
+        store_judgements(run.path, judge.name, judge.identity, {one.item.id: one.value for one in found})
+        if "error" in expected:  # there a score that is no integer ends the evaluation
+            with pytest.raises(NothingScoredError, match="1 unreadable verdict"):
+                score_run(run.path, judge.name)
+            continue
+        results = {one.removeprefix(f"{aspect}/"): value for one, value in combine(found).items()}
+        if benchmark.endswith("twice"):  # the script stores what it shows the judge; here what was asked is stored
+            results = {one: [value, texts | {"q2": texts["q1"]}] for one, (value, texts) in results.items()}
+        assert results == expected["results"]
+        average = score_run(run.path, judge.name, progress=False).value("average_score", aspect)
+        assert average.official.value == pytest.approx(expected["average_score"], abs=1e-12)
+
+
 class CannedEngine:
     """Gives the raw outputs to the questions in the order of the test set, whatever the order of asking."""
 
@@ -140,7 +200,7 @@ class CannedEngine:
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
         asked = list(requests)
-        self.requests = sorted(asked, key=lambda request: int(request.id))
+        self.requests = sorted(asked, key=lambda request: (int(request.id.partition("-")[0]), request.id))
         position = {request.id: n for n, request in enumerate(self.requests)}
         for request in asked:
             yield Answer(request.id, self.outputs[position[request.id]], (), "stop")

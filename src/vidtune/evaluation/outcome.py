@@ -67,8 +67,8 @@ class Outcome:
         strict: metric -> (S,) sums that this question adds to the strict value.
         published: the same for the number that the published script prints, which also counts verdicts that are
             unreadable or outside the scale.
-        verdict: "right", "wrong" or "unclear" (the judge said neither); "measured" where metrics take the place of a
-            judge; None: not scored.
+        verdict: "right", "wrong" or "unclear" (the judge said neither); "judged" where it gave points alone, as asked;
+            "measured" where metrics take the place of a judge; None: not scored.
         points: score given by the judge, 0 to 5.
         values: name -> value of this answer alone, scaled; only what a report shows.
     """

@@ -11,6 +11,8 @@ PARTS = {
     "longvale_captioning": f"{_HERE}.longvale:LONGVALE_CAPTIONING",
     "longvale_grounding": f"{_HERE}.longvale:LONGVALE_GROUNDING",
     "longvale_seg_captioning": f"{_HERE}.longvale:LONGVALE_SEG_CAPTIONING",
+    "video_chatgpt": f"{_HERE}.video_chatgpt:VIDEO_CHATGPT",
+    "video_chatgpt_q1_twice": f"{_HERE}.video_chatgpt:VIDEO_CHATGPT_FIRST_TWICE",
     "world_qa": f"{_HERE}.world:WORLD_QA",
     "world_events": f"{_HERE}.world:WORLD_EVENTS",
 }

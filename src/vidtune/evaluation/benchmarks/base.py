@@ -4,6 +4,7 @@ A judge scores the free-form answers of a benchmark (`evaluation.scores.judging`
 `benchmarks.measured.MeasuredBenchmark`: then metrics score them.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,8 +40,10 @@ class Benchmark(ABC):
         name: name in commands, recipes and folders of runs.
         title: name in print.
         source: where the questions come from.
-        official_file: name of the file that holds the answers in the form of the published scripts.
+        official_file: name of the file of JSON lines that holds the answers in the form of the published scripts.
         system_rules: system -> changes to the protocol with which its published numbers were made.
+        points_of: question types of which only the average score is published, of each; none: accuracy and average
+            score over all questions.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Benchmark(ABC):
     source: str
     official_file: str = "merge.jsonl"
     system_rules: Mapping[str, Mapping[str, Any]]
+    points_of: tuple[str, ...] = ()
 
     @abstractmethod
     def load(self, data: Path) -> QuestionSet:
@@ -75,6 +79,17 @@ class Benchmark(ABC):
             features={name: str(Path(folder).resolve()) for name, folder in folders.items()},
             questions=tuple(_with_features(question, found, stream) for question in questions.questions),
         )
+
+    def official_files(
+        self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]]
+    ) -> Iterator[tuple[str, str]]:
+        """Yields name and text of every file that holds the answers in the form of the published scripts.
+
+        Args:
+            references: see `official_records`.
+        """
+        records = self.official_records(predictions, references)
+        yield self.official_file, "".join(json.dumps(record) + "\n" for record in records)
 
     def official_records(
         self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]]

@@ -1,6 +1,7 @@
 """Files of a test set: annotations in JSON, and stored features in the place of videos."""
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -38,6 +39,37 @@ def read_annotations(path: Path) -> tuple[Any, bytes]:
     if half is not None:
         raise UserError(f"{path}{half}: holds half a character, such as \\ud800; write the whole character")
     return value, content
+
+
+def read_list(path: Path) -> tuple[list[Any], bytes]:
+    """Returns the list that a JSON file holds, and its bytes.
+
+    Raises:
+        UserError: see `read_annotations`, or the file holds no list.
+    """
+    entries, content = read_annotations(path)
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: expected a list of objects, found {type(entries).__name__}")
+    return entries, content
+
+
+def field_of(path: Path, index: int, entry: Any, key: str, kinds: tuple[type, ...]) -> Any:
+    """Returns a value of one entry of a list in a file.
+
+    Raises:
+        UserError: the entry is no object, or its value is absent or of another type; names file, entry and key.
+    """
+    if not isinstance(entry, dict):
+        raise UserError(f"{path}: entry {index} is {type(entry).__name__}, expected an object")
+    if key not in entry:
+        raise UserError(f"{path}: entry {index} has no {key!r}")
+    value = entry[key]
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not finite:
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        found = type(value).__name__ if finite else str(value)
+        raise UserError(f"{path}: entry {index}: {key!r} is {found}, expected {expected}")
+    return value
 
 
 def feature_files(stream: str, folder: Path, names: Iterable[str], prefix: str) -> dict[str, Named]:

@@ -7,7 +7,6 @@ quantitative_evaluation.
 """
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.named_files import Named, VideoFiles
-from vidtune.evaluation.benchmarks.test_set_files import read_annotations
+from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Question, QuestionSet
 
@@ -56,8 +55,8 @@ class VideoQA(Benchmark):
                 different orders, no question at all, or a video name that leaves the folder.
         """
         folder = self._find(Path(data)).resolve()
-        asked, question_bytes = _read_list(folder / QUESTIONS_FILE)
-        answered, answer_bytes = _read_list(folder / ANSWERS_FILE)
+        asked, question_bytes = read_list(folder / QUESTIONS_FILE)
+        answered, answer_bytes = read_list(folder / ANSWERS_FILE)
         if len(asked) != len(answered):
             raise UserError(
                 f"{folder}: {QUESTIONS_FILE} has {len(asked)} entries but {ANSWERS_FILE} has {len(answered)}; "
@@ -68,7 +67,7 @@ class VideoQA(Benchmark):
         _require_same_order(folder, asked, answered)
         names: dict[str, tuple[str, str]] = {}
         for index, entry in enumerate(asked):
-            name = str(_field(folder / QUESTIONS_FILE, index, entry, "video_name", (str, int)))
+            name = str(field_of(folder / QUESTIONS_FILE, index, entry, "video_name", (str, int)))
             names.setdefault(name, (f"{folder / QUESTIONS_FILE}: entry {index}", "video_name"))
         videos = VideoFiles(self.lookup, folder, names).found
         questions = tuple(
@@ -112,22 +111,15 @@ class VideoQA(Benchmark):
         kind = answer.get("type") if isinstance(answer, dict) else None
         return Question(
             index=index,
-            id=str(_field(asked, index, entry, "question_id", (str, int))),
+            id=str(field_of(asked, index, entry, "question_id", (str, int))),
             video=video,
             file=videos[video].file,
             similar=videos[video].similar,
             looked_for=videos[video].looked_for,
-            question=_field(asked, index, entry, "question", (str,)),
-            answer=_field(answered, index, answer, "answer", (str, int, float)),
+            question=field_of(asked, index, entry, "question", (str,)),
+            answer=field_of(answered, index, answer, "answer", (str, int, float)),
             type=None if kind is None else self.types.get(str(kind), str(kind)),
         )
-
-
-def _read_list(path: Path) -> tuple[list[Any], bytes]:
-    entries, content = read_annotations(path)
-    if not isinstance(entries, list):
-        raise UserError(f"{path}: expected a list of objects, found {type(entries).__name__}")
-    return entries, content
 
 
 def _require_same_order(folder: Path, asked: Sequence[Any], answered: Sequence[Any]) -> None:
@@ -146,17 +138,3 @@ def _require_same_order(folder: Path, asked: Sequence[Any], answered: Sequence[A
                 f"{folder}: entry {index} of {QUESTIONS_FILE} has the question_id {question!r}, but in {ANSWERS_FILE} "
                 f"{answer!r}; put both files in the same order"
             )
-
-
-def _field(path: Path, index: int, entry: Any, key: str, kinds: tuple[type, ...]) -> Any:
-    if not isinstance(entry, dict):
-        raise UserError(f"{path}: entry {index} is {type(entry).__name__}, expected an object")
-    if key not in entry:
-        raise UserError(f"{path}: entry {index} has no {key!r}")
-    value = entry[key]
-    finite = not isinstance(value, float) or math.isfinite(value)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not finite:
-        expected = " or ".join(kind.__name__ for kind in kinds)
-        found = type(value).__name__ if finite else str(value)
-        raise UserError(f"{path}: entry {index}: {key!r} is {found}, expected {expected}")
-    return value

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from vidtune.evaluation.judges.base import JudgeItem, Judgement, JudgingStoppedError, Usage
 from vidtune.evaluation.judges.bodies import Body, read_body, shortened
 from vidtune.evaluation.judges.failures import Failure, explain
+from vidtune.evaluation.judges.known_prompts import prompt_of
 from vidtune.evaluation.judges.limits import Limits, Prices
 from vidtune.evaluation.judges.prompts import JudgePrompt
 from vidtune.evaluation.judges.replies import UnparsableReply, has_verdict, judging_state, parse_reply
@@ -41,6 +42,7 @@ class Endpoint:
         shown_url: the same without secrets.
         key: API key; may be empty.
         parameters: sampling parameters to send.
+        prompt: for items that name no prompt of their own.
     """
 
     judge: str
@@ -186,7 +188,7 @@ class Round:
 
     async def _request(self, client: "AsyncOpenAI", key: str, item: JudgeItem) -> Body:
         """Send one request and keep what comes."""
-        chat: Any = self.endpoint.prompt.messages(item)
+        chat: Any = prompt_of(item, self.endpoint.prompt).messages(item)
         sent: Any = await client.chat.completions.with_raw_response.create(
             model=self.endpoint.model, messages=chat, **self.endpoint.parameters
         )

@@ -17,6 +17,8 @@ class JudgeItem:
 
     Args:
         unjudged: why an earlier judging left it without a verdict that counts; None: it did not.
+        second: question and answer that are judged together with these; None: there are none.
+        prompt: name of the published prompt for a chat model; None: the judge's own.
     """
 
     id: str
@@ -24,6 +26,8 @@ class JudgeItem:
     answer: str
     pred: str
     unjudged: str | None = field(default=None, compare=False)
+    second: tuple[str, str] | None = None
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

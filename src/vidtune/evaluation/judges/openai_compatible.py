@@ -25,6 +25,7 @@ from vidtune.evaluation.judges.base import (
     is_file_name,
     require_file_name,
 )
+from vidtune.evaluation.judges.known_prompts import prompt_of
 from vidtune.evaluation.judges.limits import DEFAULT_LIMITS, Limits, Prices
 from vidtune.evaluation.judges.prompts import VIDEO_QA, JudgePrompt
 from vidtune.evaluation.judges.replies import UnparsableReply, has_verdict, parse_reply
@@ -49,6 +50,7 @@ class OpenAICompatibleJudge(Judge):
         api_key_env: environment variable that holds the key. None: ``OPENAI_API_KEY`` for OpenAI itself, no key for any
             other address. The key itself is never stored.
         parameters: sampling parameters to send; None: as published, the endpoint chooses them.
+        prompt: for items that name no prompt of their own.
         cache: file of known replies, shared between runs; None: replies are not kept.
         prices: needed to compute a cost, and for ``limits.max_cost``.
         name: name of this judge in scores; None: the model's name, with a hash when anything but the model differs from
@@ -105,7 +107,7 @@ class OpenAICompatibleJudge(Judge):
         """Returns requests and tokens if no request is repeated; four characters count as a token."""
         known = self._known_replies()
         items = [item for item in items if _unsendable(item) is None]
-        chats = {self._key(item): self.prompt.messages(item) for item in items}
+        chats = {self._key(item): prompt_of(item, self.prompt).messages(item) for item in items}
         unknown = [chat for key, chat in chats.items() if key not in known]
         characters = sum(len(message["content"]) for chat in unknown for message in chat)
         prompt_tokens, completion_tokens = characters // CHARACTERS_PER_TOKEN, REPLY_TOKENS * len(unknown)
@@ -165,7 +167,7 @@ class OpenAICompatibleJudge(Judge):
 
     def _key(self, item: JudgeItem) -> str:
         """Hash of everything the reply depends on."""
-        request = [self.identity["base_url"], self.model, self.prompt.messages(item), self.parameters]
+        request = [self.identity["base_url"], self.model, prompt_of(item, self.prompt).messages(item), self.parameters]
         return hashlib.sha256(canonical_json(request).encode()).hexdigest()
 
     def _known_replies(self) -> dict[str, str]:
@@ -199,7 +201,9 @@ def _address(url: str) -> SplitResult:
 
 def _unsendable(item: JudgeItem) -> str | None:
     """Why no request can hold this item; None: one can."""
-    for what, text in (("question", item.question), ("answer", item.answer), ("prediction", item.pred)):
+    second = zip(("second question", "second prediction"), item.second or (), strict=False)
+    texts = (("question", item.question), ("answer", item.answer), ("prediction", item.pred), *second)
+    for what, text in texts:
         try:
             text.encode()
         except UnicodeEncodeError:

@@ -5,19 +5,31 @@ from dataclasses import dataclass
 
 from vidtune.evaluation.judges.base import JudgeItem
 
+FIELD = re.compile(r"\{(\w+)\}")
+
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """A system message and a user message with the fields ``{question}``, ``{answer}`` and ``{pred}``."""
+    """A system message, and a user message with fields.
+
+    Args:
+        user: its fields are ``{question}``, ``{answer}`` and ``{pred}``; where two answers are judged together also
+            ``{question1}``, ``{pred1}``, ``{question2}`` and ``{pred2}``.
+        yes_or_no: a reply says yes or no besides its points.
+    """
 
     name: str
     system: str
     user: str
+    yes_or_no: bool = True
 
     def messages(self, item: JudgeItem) -> list[dict[str, str]]:
         """Returns the chat to send; braces in the texts of the item stay as they are."""
         values = {"question": item.question, "answer": item.answer, "pred": item.pred}
-        user = re.sub(r"\{(question|answer|pred)\}", lambda field: values[field[1]], self.user)
+        if item.second is not None:
+            values |= {"question1": item.question, "pred1": item.pred}
+            values |= {"question2": item.second[0], "pred2": item.second[1]}
+        user = FIELD.sub(lambda field: values.get(field[1], field[0]), self.user)
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
 
 

@@ -67,8 +67,11 @@ def read_verdict(judgement: Any) -> Verdict:
     return Verdict(score, False if "no" in said else None)
 
 
-def judging_state(judgement: Any) -> Judging:
+def judging_state(judgement: Any, yes_or_no: bool = True) -> Judging:
     """Returns whether a judgement has a verdict that counts, and if not, why.
+
+    Args:
+        yes_or_no: the judge was asked for yes or no, not for points alone.
 
     The published script also adds up scores outside the scale, and counts what holds no score as a score of 0.
     """
@@ -79,7 +82,7 @@ def judging_state(judgement: Any) -> Judging:
         return Judging.UNREADABLE
     if not LOWEST_SCORE <= number <= HIGHEST_SCORE:
         return Judging.OUT_OF_RANGE
-    return Judging.NO_VERDICT if verdict.correct is None else Judging.JUDGED
+    return Judging.NO_VERDICT if yes_or_no and verdict.correct is None else Judging.JUDGED
 
 
 def has_verdict(judgement: Any) -> bool:

@@ -8,7 +8,8 @@ endings are cut (so that "circles" and "circle", "moving" and "moves" agree). Th
 3. otherwise the prediction is right when it contains the words of the reference one after the other, without a negation
    right before them, and not as one of several alternatives ("red or blue").
 
-Score: 5 for equal words, 4 for a right answer, otherwise twice the F1 of the words, rounded, so 0 to 2.
+Score: 5 for equal words, 4 for a right answer, otherwise twice the F1 of the words, rounded, so 0 to 2. Of two answers
+that are judged together the worse one counts.
 A change of these rules needs a new name.
 """
 
@@ -62,7 +63,8 @@ class RulesJudge(Judge):
 
     def judge(self, items: Sequence[JudgeItem], done: Callable[[Judgement], None]) -> Usage:
         for item in items:
-            correct, score = judge_answer(item.answer, item.pred)
+            answers = [item.pred] if item.second is None else [item.pred, item.second[1]]
+            correct, score = min(judge_answer(item.answer, pred) for pred in answers)
             done(Judgement(item, {"pred": "yes" if correct else "no", "score": score}))
         return Usage()
 

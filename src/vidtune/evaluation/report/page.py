@@ -32,8 +32,8 @@ class Reply:
     """Answer of one run to a question.
 
     Args:
-        verdict: right, wrong, unclear (the judge said neither), unjudged, error, or absent; measured where metrics take
-            the place of a judge.
+        verdict: right, wrong, unclear (the judge said neither), unjudged, error, or absent; judged where the judge was
+            asked for points alone, measured where metrics take the place of a judge.
         score: score by the judge, 0 to 5.
         error: why the question could not be asked.
         values: metric -> its value for this answer, in percent.
@@ -80,7 +80,7 @@ class RunGroup:
 
     Args:
         judge: name of the judge whose verdicts are shown, or "metrics".
-        measured: metrics take the place of a judge.
+        measured: question types have metrics of their own.
         runs, labels, main_scores: the runs that this judge has scored, their names on the page and their scores.
         scores: (label, score) of every run by every judge.
         types: question types of ``main_scores``.
@@ -173,7 +173,7 @@ def _group(
     return RunGroup(
         title=BENCHMARKS[name].title if name in BENCHMARKS else name,
         judge=judge,
-        measured=measured,
+        measured=any(score.overall is None for score in main_scores),
         runs=tuple(run for run, _ in judged),
         labels=tuple(label for _, label in judged),
         scores=tuple(

@@ -328,18 +328,12 @@ class RunFolder:
             for line in [known.get(index, {**unknown, "video": f"of question {index}"})]
         ]
 
-    def write_official(self) -> Path:
-        """Write the answers in the form of the published scripts. Questions without an answer are left out.
-
-        Returns:
-            Path of the file.
-        """
+    def write_official(self) -> None:
+        """Write the answers in the form of the published scripts. Questions without an answer are left out."""
         benchmark = BENCHMARKS[self.info.benchmark]
         references = {line["index"]: line["reference"] for line in self.references()}
-        path = self.path / benchmark.official_file
-        records = benchmark.official_records(self.predictions(), references)
-        write_text_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
-        return path
+        for name, text in benchmark.official_files(self.predictions(), references):
+            write_text_atomically(self.path / name, text)
 
     @property
     def planned(self) -> int:

@@ -28,7 +28,7 @@ def judge_items(predictions: Sequence[Prediction]) -> list[JudgeItem]:
 
     Of a repeated id the last text counts, as in the published scripts.
     """
-    return [JudgeItem(id, last.question, str(last.answer), last.pred) for id, last in last_answers(predictions).items()]
+    return [_item(id, last) for id, last in last_answers(predictions).items()]
 
 
 def items_of_questions(predictions: Sequence[Prediction]) -> dict[int, JudgeItem]:
@@ -45,8 +45,20 @@ def items_of_questions(predictions: Sequence[Prediction]) -> dict[int, JudgeItem
             name = f"{name}#{prediction.index}"
             while name in last:
                 name += "#"
-        items[prediction.index] = JudgeItem(name, prediction.question, str(prediction.answer), prediction.pred)
+        items[prediction.index] = _item(name, prediction)
     return items
+
+
+def _item(name: str, prediction: Prediction) -> JudgeItem:
+    second = prediction.second
+    return JudgeItem(
+        name,
+        prediction.question,
+        str(prediction.answer),
+        prediction.pred,
+        second=None if second is None else (second["question"], second["pred"]),
+        prompt=prediction.judge_prompt,
+    )
 
 
 def items_to_judge(predictions: Sequence[Prediction]) -> list[JudgeItem]:
@@ -64,8 +76,7 @@ def judgements_of(run: RunFolder, judge: str, items: Iterable[JudgeItem]) -> dic
     found: dict[str, Judgement] = {}
     for record in read_records(judgements_file(run, judge)):
         item = known.get(record.get("id", ""))
-        texts = (record.get("question"), record.get("answer"), record.get("pred"))
-        if item is None or texts != (item.question, item.answer, item.pred):
+        if item is None or any(record.get(name) != text for name, text in _texts(item).items()):
             continue
         judgement = _stored(item, record)
         if usable(judgement) or item.id not in found or not usable(found[item.id]):
@@ -124,10 +135,16 @@ def store_judgements(run_dir: Path, name: str, identity: Mapping[str, Any], judg
 def judgement_record(judgement: Judgement) -> dict[str, Any]:
     """Returns the line of a judgement in ``judgements/<judge>.jsonl``."""
     item = judgement.item
-    record = {"id": item.id, "question": item.question, "answer": item.answer, "pred": item.pred}
+    record = {"id": item.id} | {name: text for name, text in _texts(item).items() if text is not None}
     outcome = {"judgement": judgement.value} if judgement.error is None else {"error": judgement.error}
     reply = {} if judgement.reply is None else {"reply": judgement.reply}
     return record | outcome | {"attempts": judgement.attempts} | reply
+
+
+def _texts(item: JudgeItem) -> dict[str, Any]:
+    """What is judged, as it is stored."""
+    second = None if item.second is None else list(item.second)
+    return {"question": item.question, "answer": item.answer, "pred": item.pred, "second": second}
 
 
 def require_identity(run: RunFolder, name: str, identity: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Result folders of the published judge scripts: one file ``<id>.json`` per question, or all of them in one file.
 
-Each file is ``[judgement, {"q": question, "a": reference, "pred": prediction}]``.
+Each file is ``[judgement, {"q": question, "a": reference, "pred": prediction}]``; two answers that are judged together
+have ``q1``, ``q2``, ``pred1`` and ``pred2``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +21,7 @@ class OfficialResult:
     """One stored judgement with the texts that were judged.
 
     Args:
-        texts: as stored, usually "q", "a" and "pred"; may be empty.
+        texts: as stored, see `texts_of`; may be empty.
     """
 
     id: str
@@ -29,8 +30,8 @@ class OfficialResult:
 
     def is_about(self, item: JudgeItem) -> bool:
         """Whether exactly the texts of this item were judged."""
-        stored = [self.texts.get(key) for key in ("q", "a", "pred")]
-        return [None if text is None else str(text) for text in stored] == [item.question, item.answer, item.pred]
+        texts = texts_of(item)
+        return {key: str(text) for key, text in self.texts.items() if key in texts} == texts
 
 
 def import_official_results(folder: Path) -> dict[str, OfficialResult]:
@@ -76,8 +77,16 @@ def combine(
     for judgement in judgements:
         if judgement.error is None:
             item = judgement.item
-            combined[item.id] = [judgement.value, {"q": item.question, "a": item.answer, "pred": item.pred}]
+            combined[item.id] = [judgement.value, texts_of(item)]
     return combined
+
+
+def texts_of(item: JudgeItem) -> dict[str, str]:
+    """The texts of an item as the published scripts store them."""
+    if item.second is None:
+        return {"q": item.question, "a": item.answer, "pred": item.pred}
+    question, pred = item.second
+    return {"q1": item.question, "q2": question, "a": item.answer, "pred1": item.pred, "pred2": pred}
 
 
 def _read_result(path: Path) -> OfficialResult:

@@ -16,7 +16,7 @@ from vidtune.evaluation.judges.base import (
     Usage,
 )
 from vidtune.evaluation.judges.replies import HIGHEST_SCORE, Verdict, judging_state, read_verdict
-from vidtune.evaluation.ledger import Entry
+from vidtune.evaluation.ledger import Entry, Judging
 from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.judgements import (
@@ -56,11 +56,13 @@ class Verdicts(ScoreSource):
     Args:
         judge: a judge, which first judges what it has not judged yet; or a name: of a judge without settings, or of
             stored judgements.
+        points_of: question types of which only the average score is reported, of each; none: accuracy and average score
+            over all questions.
     """
 
-    metrics = (ACCURACY, AVERAGE_SCORE)
-
-    def __init__(self, run: RunFolder, judge: Judge | str) -> None:
+    def __init__(self, run: RunFolder, judge: Judge | str, points_of: Sequence[str] = ()) -> None:
+        own = tuple(replace(AVERAGE_SCORE, type=kind) for kind in points_of)
+        self.metrics = own or (ACCURACY, AVERAGE_SCORE)
         if isinstance(judge, str) and judge in JUDGES:
             judge = JUDGES[judge]
         self.run = run
@@ -90,7 +92,7 @@ class Verdicts(ScoreSource):
     def no_value(self, metric: Metric, outcomes: Sequence[Outcome]) -> str | None:
         judged = sum(outcome.entry.counted for outcome in outcomes)
         if metric is not ACCURACY:
-            return None
+            return None if judged else "nothing was judged"
         return f"none of {judged} judgements says yes or no" if judged else "nothing was judged"
 
     def _outcomes(self) -> list[Outcome]:
@@ -116,9 +118,15 @@ def _outcome(entry: Entry, judgement: Judgement | None) -> Outcome:
             AVERAGE_SCORE.name: (float(verdict.score or 0), 1.0),
         },
         published=published,
-        verdict={True: "right", False: "wrong", None: "unclear"}[verdict.correct] if counts else None,
+        verdict=_said(entry, verdict) if counts else None,
         points=verdict.score,
     )
+
+
+def _said(entry: Entry, verdict: Verdict) -> str:
+    if verdict.correct is None:
+        return "unclear" if entry.judging is Judging.NO_VERDICT else "judged"
+    return "right" if verdict.correct else "wrong"
 
 
 def judge_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bool = True) -> JudgingSummary:

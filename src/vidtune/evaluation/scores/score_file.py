@@ -31,6 +31,7 @@ _LATER_COUNTS = (
     "similar",
 )
 """Counts that the first version did not know; one of 0 is not stored."""
+_LATER_OF_TASKS = ("unjudged", *(name for name in _LATER_COUNTS if name not in _TASK_COUNTS.values()))
 _STRICT, _PUBLISHED = "strict_", "published_"
 
 
@@ -171,11 +172,16 @@ def _task_record(group: ScoreGroup) -> dict[str, Any]:
     return {
         "type": group.type,
         **{theirs: getattr(group, ours) for theirs, ours in _TASK_COUNTS.items()},
-        **({"similar": group.similar} if group.similar else {}),
-        "metrics": [value.model_dump(mode="json", exclude={"published"}) for value in group.values],
+        **{name: getattr(group, name) for name in _LATER_OF_TASKS if getattr(group, name)},
+        "metrics": [value.model_dump(mode="json", exclude=_unpublished(value)) for value in group.values],
     }
 
 
+def _unpublished(value: NamedValue) -> set[str]:
+    return {"published"} if value.published is None else set()
+
+
 def _task_of(record: Mapping[str, Any]) -> ScoreGroup:
-    counts = {ours: record[theirs] for theirs, ours in _TASK_COUNTS.items()} | {"similar": record.get("similar", 0)}
+    counts = {ours: record[theirs] for theirs, ours in _TASK_COUNTS.items()}
+    counts |= {name: record[name] for name in _LATER_OF_TASKS if name in record}
     return ScoreGroup(type=record["type"], **counts, values=tuple(record["metrics"]))

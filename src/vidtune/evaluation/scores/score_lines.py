@@ -82,7 +82,8 @@ def _task_lines(group: "ScoreGroup", without: Mapping[str, str]) -> Iterator[str
     yield f"  {group.type}: {coverage}{'; ' if notes else ''}{notes}"
     for value in group.values:
         if value.name not in without:
-            yield f"    {value.name:12} {estimate_text(value.official)}{_strict(value)}"
+            published = "" if value.published is None else f"  as published {value.published:.2f}"
+            yield f"    {value.name:12} {estimate_text(value.official)}{_strict(value)}{published}"
 
 
 def _strict(value: "NamedValue") -> str:

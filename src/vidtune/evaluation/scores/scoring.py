@@ -106,12 +106,12 @@ def _score(run: RunFolder, source: ScoreSource, collected: Collected) -> Score:
 
 def source_for(run: RunFolder, judge: Judge | str = DEFAULT_JUDGE) -> ScoreSource:
     """Where the outcomes of a run come from: metrics if its benchmark has some, otherwise the judge."""
-    name = run.info.benchmark
-    if name in BENCHMARKS:
-        benchmark = BENCHMARKS[name]
-        if isinstance(benchmark, MeasuredBenchmark):
-            return Measurements(run, benchmark)
-    return Verdicts(run, judge)
+    if run.info.benchmark not in BENCHMARKS:
+        return Verdicts(run, judge)
+    benchmark = BENCHMARKS[run.info.benchmark]
+    if isinstance(benchmark, MeasuredBenchmark):
+        return Measurements(run, benchmark)
+    return Verdicts(run, judge, benchmark.points_of)
 
 
 def _types(metrics: Sequence[Metric], outcomes: Sequence[Outcome]) -> list[str]:
