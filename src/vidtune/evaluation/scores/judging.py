@@ -91,8 +91,8 @@ class Verdicts(ScoreSource):
 
     def no_value(self, metric: Metric, outcomes: Sequence[Outcome]) -> str | None:
         judged = sum(outcome.entry.counted for outcome in outcomes)
-        if metric is not ACCURACY:
-            return None if judged else "nothing was judged"
+        if metric == AVERAGE_SCORE:  # the reason stands at the accuracy
+            return None
         return f"none of {judged} judgements says yes or no" if judged else "nothing was judged"
 
     def _outcomes(self) -> list[Outcome]:
