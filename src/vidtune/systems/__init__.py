@@ -1,3 +1,3 @@
 """Published systems, one file each: their prompts, their parts, the names in their checkpoints."""
 
-PARTS = {name: f"vidtune.systems.{name}:SYSTEM" for name in ("video_llava", "video_panda", "longvale")}
+PARTS = {name: f"vidtune.systems.{name}:SYSTEM" for name in ("video_llava", "video_panda", "longvale", "artemis")}
