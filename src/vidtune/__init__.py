@@ -15,6 +15,7 @@ _PLACES = {
     "Model": "vidtune.api.model",
     "Recipe": "vidtune.recipe.types",
     "Reply": "vidtune.api.reply",
+    "Target": "vidtune.api.target",
     "UserError": "vidtune.errors",
     "answer": "vidtune.api.questions",
     "chat": "vidtune.api.questions",
@@ -39,6 +40,7 @@ __all__ = [
     "Model",
     "Recipe",
     "Reply",
+    "Target",
     "UserError",
     "__version__",
     "answer",
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from vidtune.api.questions import answer, chat, load, stream
     from vidtune.api.reply import Reply
     from vidtune.api.runs import evaluate, train
+    from vidtune.api.target import Target
     from vidtune.errors import UserError
     from vidtune.extending import (
         register_annotations,

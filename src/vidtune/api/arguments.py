@@ -11,7 +11,7 @@ from vidtune.errors import UserError
 from vidtune.processing.asked_media import Paths
 
 _OPTION = re.compile(r"--(?P<name>[a-z]+(-[a-z]+)*)( (?=[A-Z]+\b))?")
-_OTHER_NAMES = {"model_base": "base", "tower": "towers"}
+_OTHER_NAMES = {"model_base": "base", "tower": "towers", "box": "target"}
 """Options of the command line whose argument in Python has another name."""
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from vidtune.api.ask import MEDIA_TIMEOUT, Ask
 from vidtune.api.reply import Reply
-from vidtune.data.sample import Turn
+from vidtune.data.sample import MediaRef, Turn
 
 if TYPE_CHECKING:
     from vidtune.api.model import Model
+    from vidtune.media.boxes.located import LocatedTarget
     from vidtune.generation.conversation import Conversation
 
 

@@ -8,9 +8,20 @@ from vidtune.api.arguments import checked_path, checked_paths, names_arguments, 
 from vidtune.api.ask import MEDIA_TIMEOUT, Ask
 from vidtune.api.chat import Chat
 from vidtune.api.reply import Reply
+from vidtune.api.target import Target
 from vidtune.errors import UserError
 from vidtune.generation.settings import Answer, GenerationSettings, Request
-from vidtune.processing.asked_media import Paths, as_paths, asked_media, seconds_of, streams_without_files
+from vidtune.media.boxes.drawing import check_drawing, draw_target
+from vidtune.media.boxes.located import LocatedTarget
+from vidtune.processing.asked_media import (
+    Paths,
+    as_paths,
+    asked_media,
+    require_files,
+    seconds_of,
+    streams_without_files,
+    target_media,
+)
 from vidtune.registry import SYSTEMS
 
 if TYPE_CHECKING:
@@ -66,6 +77,7 @@ class Model:
         *,
         video: Paths = None,
         image: Paths = None,
+        target: Target | LocatedTarget | None = None,
         features: Mapping[str, str | Path] | None = None,
         without: Sequence[str] = (),
         duration: float | None = None,
@@ -79,6 +91,7 @@ class Model:
             question: a question, or a list of questions.
             video: video files or folders of frames.
             image: image files; they follow the videos.
+            target: what ``<box>`` in every question is about, in the one video.
             features: stream -> file of stored features that the stream reads in place of the file.
             without: streams that are switched off, such as ``"audio"``.
             duration: seconds of the video, where only features of it are given.
@@ -100,7 +113,7 @@ class Model:
             2
         """
         questions = texts_of(question, "question")
-        ask = self._ask(video, image, features, without, duration, prompt, media_timeout, settings)
+        ask = self._ask(video, image, target, features, without, duration, prompt, media_timeout, settings)
         requests = [Request(str(number), ask.media, text) for number, text in enumerate(questions)]
         with self._engine(ask) as engine:
             found = {answer.id: answer for answer in engine.answer(requests)}
@@ -113,6 +126,7 @@ class Model:
         *,
         video: Paths = None,
         image: Paths = None,
+        target: Target | LocatedTarget | None = None,
         features: Mapping[str, str | Path] | None = None,
         without: Sequence[str] = (),
         prompt: str | None = None,
@@ -128,7 +142,7 @@ class Model:
             >>> "".join(pieces) == model.answer("What moves?", video="clip.mp4", max_new_tokens=4)
             True
         """
-        ask = self._ask(video, image, features, without, None, prompt, media_timeout, settings)
+        ask = self._ask(video, image, target, features, without, None, prompt, media_timeout, settings)
         with self._engine(ask) as engine:
             yield from engine.stream(Request("0", ask.media, question))
 
@@ -169,6 +183,72 @@ class Model:
         )
         return Path(folder)
 
+    @names_arguments
+    def follow(
+        self, target: Target | LocatedTarget, *, video: Paths = None, media_timeout: float = MEDIA_TIMEOUT
+    ) -> LocatedTarget:
+        """A target as this model takes it: in pixels of the frames of the video, with the track that its tracker finds.
+
+        What it returns may be asked about again and again without following the target anew.
+
+        Raises:
+            UserError: the model takes no boxes, the box is not in the video, or there is not one video.
+        """
+        return self._followed(target, video, media_timeout)
+
+    @names_arguments
+    def draw(
+        self,
+        out: str | Path,
+        *,
+        target: Target | LocatedTarget,
+        video: Paths = None,
+        media_timeout: float = MEDIA_TIMEOUT,
+    ) -> Path:
+        """Draw a target: the whole video with its boxes (.mp4), or the frames that the model is shown of it (.png).
+
+        Args:
+            out: the file to write.
+            target: what is drawn; the asked box is red, boxes of the track are green.
+            video: the video; not needed for what :meth:`follow` returns.
+
+        Raises:
+            UserError: as :meth:`follow`, or ``out`` cannot be written.
+        """
+        located = self._followed(target, video, media_timeout)
+        checked_path(out, "out")
+        check_drawing(Path(out), Path(located.video))
+        draw_target(located, Path(out), self._most_boxes)
+        return Path(out)
+
+    @property
+    def _target_streams(self) -> tuple[str, str]:
+        """Names of the streams of a box and of its track. Raises UserError if the model has none."""
+        streams = self._dialect.target
+        if streams is None or not set(streams) <= set(self.processor.streams):
+            where = f"system {self.system}" if streams is None else "this checkpoint"
+            raise UserError(f"{where} takes no boxes, only {', '.join(self.processor.streams)}: leave out --box")
+        return streams
+
+    @property
+    def _most_boxes(self) -> int:
+        """Largest number of boxes of a track that the model takes."""
+        preprocessing = self.processor.preprocessing[self._target_streams[1]]
+        return int(preprocessing.output_shape()[1])
+
+    def _followed(self, target: Target | LocatedTarget, video: Paths, timeout: float) -> LocatedTarget:
+        if not isinstance(target, Target | LocatedTarget):
+            raise UserError(f"target: expected a vidtune.Target, found {target!r}")
+        streams, videos = self._target_streams, as_paths(checked_paths(video, "video"))
+        if isinstance(target, LocatedTarget) and (not videos or [str(path.resolve()) for path in videos] == [target.video]):
+            return target
+        if isinstance(target, LocatedTarget):
+            raise UserError(f"--box: the target is in {target.video}, but another --video is asked about")
+        if len(videos) != 1:
+            raise UserError(f"--box: needs one --video in which the box is, and {len(videos)} were given")
+        require_files({streams[0]: videos})
+        return target.follow(videos[0], timeout)
+
     def _checkpoint(self) -> "Checkpoint":
         from vidtune.checkpoints.load import Checkpoint
         from vidtune.checkpoints.report import LoadReport
@@ -180,6 +260,7 @@ class Model:
         self,
         video: Paths,
         image: Paths,
+        target: Target | LocatedTarget | None,
         features: Mapping[str, str | Path] | None,
         without: Sequence[str],
         duration: float | None,
@@ -190,6 +271,9 @@ class Model:
         without = texts_of(without, "without")
         files = {"video": as_paths(checked_paths(video, "video")), "image": as_paths(checked_paths(image, "image"))}
         media = asked_media(files, features or {}, self._dialect)
+        if target is not None:
+            located = self._followed(target, video, timeout)
+            media += target_media(located, self._target_streams, self._most_boxes)
         if settings.get("temperature"):
             settings = {"do_sample": True, **settings}
         if duration is None and self._dialect.times is not None:

@@ -6,17 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.loading import ModelBase, Revision, System, Towers, assignments
+from vidtune.cli.options.target import TargetOptions
 
 if TYPE_CHECKING:
     from vidtune.api.reply import Reply
 
 
+@option_groups
 def answer(
     checkpoint: Annotated[str, typer.Argument(help="Folder or hub id, in any format that `vidtune systems` lists.")],
     question: Annotated[
         list[str], typer.Option(help="May be given several times; the media are read and encoded once.")
     ],
+    about: TargetOptions,
     video: Annotated[list[Path] | None, typer.Option(help="Video file or folder of frames; may be repeated.")] = None,
     image: Annotated[list[Path] | None, typer.Option(help="Image file; may be repeated. Images follow videos.")] = None,
     features: Annotated[
@@ -55,6 +59,7 @@ def answer(
     from vidtune.processing.asked_media import require_files
 
     require_files({"video": video or [], "image": image or []})
+    target = about.build(video or [], media_timeout)
     model = vidtune.load(
         checkpoint,
         revision=revision,
@@ -67,10 +72,12 @@ def answer(
     )
     for warning in model.report.warnings if model.report else ():
         typer.echo(f"warning: {warning}", err=True)
+    located = None if target is None else model.follow(target, video=video, media_timeout=media_timeout)
     replies = model.answer(
         question,
         video=video,
         image=image,
+        target=located,
         features=assignments(features, "--features"),
         without=without or (),
         duration=duration,
@@ -87,6 +94,9 @@ def answer(
         else:
             text = reply.with_seconds()
             typer.echo(f"{reply.question}\n  {text}" if len(question) > 1 else text)
+    if about.draw is not None and located is not None:
+        model.draw(about.draw, target=located)
+        typer.echo(f"drawn: {about.draw}", err=True)
 
 
 def _record(reply: "Reply") -> dict[str, Any]:

@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 from vidtune.errors import MediaError
 from vidtune.media.clip_times import ClipTimes
 from vidtune.media.container import open_video
-from vidtune.media.image import list_frames, read_frame_images
+from vidtune.media.image import list_frames, read_frame_images, read_image
 from vidtune.media.orientation import Orientation, orientation_of
 from vidtune.media.packets.groups import PlanFailedError, decode_groups
 from vidtune.media.packets.table import PacketTable, decode_packet, read_packet_table
@@ -103,6 +103,23 @@ def read_clip(
         if as_probed:
             _check_picture(path, frames, probed_info(path, container, stream, table))
         return frames, info
+
+
+def every_frame(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
+    """Decode a whole video, one frame after the other.
+
+    Shape: -> uint8 RGB (H, W, 3) each, display rotation applied
+    Raises:
+        MediaError: the file cannot be decoded.
+    """
+    path = os.fspath(path)
+    if Path(path).is_dir():
+        yield from map(read_image, list_frames(path))
+        return
+    with open_video(path) as (container, stream):
+        reformatter = VideoReformatter()
+        for frame in _all_frames(container, stream):
+            yield orientation_of(frame).apply(reformatter.reformat(frame, format="rgb24").to_ndarray())
 
 
 def _check_picture(path: str, frames: np.ndarray, told: MediaInfo) -> None:

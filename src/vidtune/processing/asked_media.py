@@ -1,12 +1,15 @@
-"""Media of a question that is asked by hand: files by stream, stored features in their place, seconds of the clip."""
+"""Media of a question that is asked by hand: files by stream, stored features in their place, a target, seconds."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
+from vidtune.media.boxes.located import BoxAt, LocatedTarget
 from vidtune.media.feature_file import FEATURE_SUFFIXES, is_feature_file
+from vidtune.media.image import list_frames
 from vidtune.media.pool import LoadJob, MediaPool
+from vidtune.media.probe import MediaInfo
 from vidtune.processing.dialect import Dialect
 
 Paths = str | Path | Sequence[str | Path] | None
@@ -63,6 +66,25 @@ def _features_by_owner(features: Mapping[str, str | Path], dialect: Dialect) -> 
     return found
 
 
+def target_media(target: LocatedTarget, streams: tuple[str, str], most: int) -> tuple[MediaRef, ...]:
+    """References to a target: its asked box, and the boxes of its track.
+
+    Args:
+        streams: names of the two streams.
+        most: largest number of boxes of the track that the second stream takes.
+    """
+    boxes = ((target.key,), target.used(most))
+    return tuple(_of_boxes(stream, target, some) for stream, some in zip(streams, boxes, strict=True))
+
+
+def _of_boxes(stream: str, target: LocatedTarget, boxes: Sequence[BoxAt]) -> MediaRef:
+    corners = ("boxes", tuple(box.box for box in boxes))
+    if target.info.kind == "frames":
+        names = [Path(path).name for path in list_frames(target.video)]
+        return MediaRef(stream, target.video, extras=(corners,), frames=tuple(names[box.frame] for box in boxes))
+    return MediaRef(stream, target.video, extras=(corners, ("frames", tuple(float(box.frame) for box in boxes))))
+
+
 def streams_without_files(media: Sequence[MediaRef]) -> set[str]:
     """Streams that have neither a file nor features, because only features of their companions were given."""
     return {ref.stream for ref in media if ref.read_by(ref.stream) is None}
@@ -77,14 +99,32 @@ def seconds_of(media: Sequence[MediaRef], timeout: float) -> float | None:
     Raises:
         MediaError: a file cannot be read, or not in time.
     """
-    jobs = [LoadJob(ref.path, None) for ref in media if ref.path]
-    if not jobs:
-        return None
-    timed: list[float] = []
+    infos = _infos([ref.path for ref in media if ref.path], timeout)
+    timed = [info.duration for info in infos if info.duration > 0]
+    return timed[0] if len(timed) == 1 else None
+
+
+def info_of(path: Path, timeout: float) -> MediaInfo:
+    """Metadata of a file or of a folder of frames.
+
+    Args:
+        timeout: seconds that reading them may take.
+
+    Raises:
+        MediaError: the file cannot be read, or not in time.
+    """
+    [info] = _infos([str(path)], timeout)
+    return info
+
+
+def _infos(paths: Sequence[str], timeout: float) -> list[MediaInfo]:
+    if not paths:
+        return []
+    infos: list[MediaInfo] = []
     with MediaPool(1, timeout) as pool:  # a worker process, because only killing it ends a stuck read
-        for result in pool.load(jobs):
+        for result in pool.load(LoadJob(path, None) for path in paths):
             if result.error is not None:
                 raise result.error
-            if result.info is not None and result.info.duration > 0:
-                timed.append(result.info.duration)
-    return timed[0] if len(timed) == 1 else None
+            assert result.info is not None
+            infos.append(result.info)
+    return infos

@@ -1,0 +1,95 @@
+"""A target in one video: its boxes in pixels, at frames that exist."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vidtune.errors import UserError
+from vidtune.media.boxes.forms import Box, GivenBox, written
+from vidtune.media.probe import MediaInfo
+
+
+@dataclass(frozen=True)
+class BoxAt:
+    """A box at a frame of a video.
+
+    Args:
+        frame: index of the frame, from 0.
+        seconds: moment from the start of the video; None: the frames have no times.
+        box: left, top, right and bottom in pixels of the frame.
+    """
+
+    frame: int
+    seconds: float | None
+    box: Box
+
+
+@dataclass(frozen=True)
+class LocatedTarget:
+    """A target in one video.
+
+    Args:
+        video: absolute path of a video file or of a folder of frames.
+        info: metadata of the video.
+        key: the box that is asked about.
+        track: further boxes of the target by time; empty: none is known.
+    """
+
+    video: str
+    info: MediaInfo
+    key: BoxAt
+    track: tuple[BoxAt, ...] = ()
+
+    def used(self, most: int) -> tuple[BoxAt, ...]:
+        """At most so many boxes of the track, spread over its whole length; the asked box if there is no track."""
+        track, last = self.track or (self.key,), len(self.track) - 1
+        if len(track) <= most:
+            return track
+        if most == 1:
+            return (track[last // 2],)
+        return tuple(track[round(number * last / (most - 1))] for number in range(most))
+
+    def with_track(self, boxes: Sequence[GivenBox], names: Sequence[str]) -> "LocatedTarget":
+        """The same target with the boxes of a track, in any order.
+
+        Args:
+            names: what messages call each of the boxes.
+
+        Raises:
+            UserError: a box is not in the video, or two boxes are at one frame.
+        """
+        found: dict[int, BoxAt] = {}
+        for box, name in zip(boxes, names, strict=True):
+            located = locate(self.video, self.info, box, name)
+            if located.frame in found:
+                raise UserError(f"{name}: there is another box at the same frame ({located.frame}) of {self.video}")
+            found[located.frame] = located
+        return replace(self, track=tuple(found[frame] for frame in sorted(found)))
+
+
+def locate(video: str, info: MediaInfo, given: GivenBox, name: str) -> BoxAt:
+    """The frame of a box and its pixels. A box that is partly outside the frame stays as it is.
+
+    Args:
+        name: what messages call the box.
+
+    Raises:
+        UserError: the moment is after the end, the frames have no times, or the whole box is outside the frame.
+    """
+    times = info.times
+    if given.frame is not None:
+        frame = given.frame
+        if frame >= times.num_frames:
+            raise UserError(f"{name}: frame {frame} is asked about, but the last one of {video} is {times.num_frames - 1}")
+    elif not times.known:
+        raise UserError(f"{name}: the frames of {video} have no times; give the number of the frame in place of seconds")
+    else:
+        if given.seconds > times.duration:  # type: ignore[operator]
+            raise UserError(f"{name}: {given.seconds:g} s is asked about, but {video} ends at {times.duration:.2f} s")
+        frame = times.index_at(given.seconds)  # type: ignore[arg-type]
+    left, top, right, bottom = box = given.in_pixels(info.width, info.height)
+    if left >= info.width or top >= info.height or right <= 0 or bottom <= 0:
+        raise UserError(
+            f"{name}: the box {written(given.box)} is outside the frame of {video}, "
+            f"which has {info.width}x{info.height} pixels"
+        )
+    return BoxAt(frame, times.second_of(frame) if times.known else None, box)
