@@ -28,6 +28,8 @@ class Chat:
     model: "Model"
     options: Mapping[str, Any] = field(default_factory=dict)
     turns: tuple[Turn, ...] = ()
+    _target: "LocatedTarget | None" = field(default=None, init=False, repr=False)
+    _media: tuple[MediaRef, ...] = field(default=(), init=False, repr=False)
 
     def say(self, text: str) -> Reply:
         """Say something and return the model's answer; both are remembered.
@@ -37,21 +39,26 @@ class Chat:
         """
         ask = self._ask()
         with self._conversation(ask) as conversation:
-            answer = conversation.ask(text, () if self.turns else ask.media)
-        self.turns = conversation.turns
+            answer = conversation.ask(text, ask.media_of(text, later=bool(self.turns)))
+        self.turns, self._media = conversation.turns, conversation.media
         return Reply(answer, text, ask.duration, self.model._dialect.times)
 
     def stream(self, text: str) -> Iterator[str]:
         """Say something and yield pieces of the answer; both are remembered when the answer is complete."""
         ask = self._ask()
         with self._conversation(ask) as conversation:
-            yield from conversation.stream(text, () if self.turns else ask.media)
-        self.turns = conversation.turns
+            yield from conversation.stream(text, ask.media_of(text, later=bool(self.turns)))
+        self.turns, self._media = conversation.turns, conversation.media
 
     def _ask(self) -> Ask:
-        known = {"video": None, "image": None, "features": None, "without": (), "duration": None, "prompt": None}
+        known = dict.fromkeys(("video", "image", "target", "features", "duration", "prompt")) | {"without": ()}
         named: dict[str, Any] = {name: self.options.get(name, default) for name, default in known.items()}
         timeout = self.options.get("media_timeout", MEDIA_TIMEOUT)
+        if named["target"] is not None:  # followed once, not in every turn
+            self._target = self._target or self.model.follow(
+                named["target"], video=named["video"], media_timeout=timeout
+            )
+            named["target"] = self._target
         settings = {name: self.options[name] for name in self.options if name not in {*known, "media_timeout"}}
         return self.model._ask(**named, timeout=timeout, settings=settings)
 
@@ -61,5 +68,5 @@ class Chat:
 
         with self.model._engine(ask) as engine:
             conversation = Conversation(engine)
-            conversation.turns, conversation.media = self.turns, ask.media if self.turns else ()
+            conversation.turns, conversation.media = self.turns, self._media or (ask.media if self.turns else ())
             yield conversation

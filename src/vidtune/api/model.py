@@ -114,7 +114,7 @@ class Model:
         """
         questions = texts_of(question, "question")
         ask = self._ask(video, image, target, features, without, duration, prompt, media_timeout, settings)
-        requests = [Request(str(number), ask.media, text) for number, text in enumerate(questions)]
+        requests = [Request(str(number), ask.media_of(text), text) for number, text in enumerate(questions)]
         with self._engine(ask) as engine:
             found = {answer.id: answer for answer in engine.answer(requests)}
         replies = [self._reply(found[request.id], request, ask) for request in requests]
@@ -144,7 +144,7 @@ class Model:
         """
         ask = self._ask(video, image, target, features, without, None, prompt, media_timeout, settings)
         with self._engine(ask) as engine:
-            yield from engine.stream(Request("0", ask.media, question))
+            yield from engine.stream(Request("0", ask.media_of(question), question))
 
     def chat(self, **options: Any) -> "Chat":
         """A conversation about the same media, which remembers its turns. Options as in :meth:`answer`.
@@ -285,6 +285,7 @@ class Model:
             settings=GenerationSettings.from_mapping(settings),
             duration=duration if self._dialect.times is not None else None,
             timeout=timeout,
+            box=self._dialect.target[0] if self._dialect.target else None,
         )
 
     def _engine(self, ask: Ask) -> "AnswerEngine":

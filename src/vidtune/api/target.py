@@ -26,7 +26,7 @@ class Target:
         form: ``"xyxy"`` (left, top, right, bottom) or ``"xywh"`` (left, top, width, height), in pixels of the frame;
             ``"xyxy_fraction"`` or ``"xywh_fraction"``, in fractions of its width and height.
         frame: number of the frame of the box, from 0, in place of ``seconds``; for folders of frames.
-        tracker: ``"csrt"``, ``"kcf"`` or ``"mil"`` follows the box through the video, in place of ``track``.
+        tracker: ``"csrt"`` (surer) or ``"kcf"`` (faster) follows the box through the video, in place of ``track``.
 
     Raises:
         UserError: a box without area, an unknown form or tracker, no moment, or OpenCV is not installed.

@@ -33,7 +33,7 @@ class TargetOptions:
     ] = None
     track: Annotated[Path | None, typer.Option(help="JSON file with boxes of the target at other moments.")] = None
     tracker: Annotated[
-        str | None, typer.Option(help="Find the other boxes: csrt, kcf or mil. Needs `pip install 'vidtune[track]'`.")
+        str | None, typer.Option(help="Find the other boxes: csrt (surer) or kcf (faster). Needs `pip install 'vidtune[track]'`.")
     ] = None
     draw: Annotated[
         Path | None,

@@ -18,7 +18,7 @@ from vidtune.media.probe import probe
 from vidtune.media.video import read_frames
 from vidtune.spelling import suggestion
 
-TRACKERS = {"csrt": "TrackerCSRT", "kcf": "TrackerKCF", "mil": "TrackerMIL"}
+TRACKERS = {"csrt": "TrackerCSRT", "kcf": "TrackerKCF"}
 """Trackers that need no file of weights, by name; the classes of OpenCV."""
 PER_SECOND = 12
 """Frames of a second that are followed; the frames between them are skipped."""
@@ -88,7 +88,7 @@ class FollowBox:
         info = probe(path)
         stride = max(1, round(info.fps / PER_SECOND))
         chunk = max(1, _AT_A_TIME // max(1, info.width * info.height * 3))
-        rows = [(self.frame, *self.box)]
+        rows: list[tuple[float, ...]] = [(self.frame, *self.box)]
         for indices in (range(self.frame, info.num_frames, stride), range(self.frame, -1, -stride)):
             rows += self._follow(path, _frames(path, indices, chunk))
         return np.array(sorted(rows), np.float64), {}
