@@ -35,7 +35,7 @@ VIDEO, BOX = ["--video", "v.mp4"], ["--box", "32,22,52,42@1"]
         ([*VIDEO, "--box", "32,22,52,42@-1"], "the moment of a box is -1.0"),
         ([*VIDEO, "--box", "32,22,52,42@9"], "--box: 9 s is asked about, but "),
         ([*VIDEO, "--box", "32,22,52,42@#24"], "--box: frame 24 is asked about, but the last one of "),
-        ([*VIDEO, "--box", "332,22,352,42@1"], "is outside the frame of "),
+        ([*VIDEO, "--box", "332,22,352,42@1"], "lies outside the frame of "),
         ([*VIDEO, *BOX, "--box-form", "xyhw"], "box form 'xyhw' does not exist; did you mean 'xywh'?"),
         ([*VIDEO, *BOX, "--box-form", "xyxy_fraction"], "not within 0 to 1"),
         ([*VIDEO, *BOX, *BOX], "--box: was given 2 times; ask about one target at a time"),

@@ -240,7 +240,9 @@ class Model:
         if not isinstance(target, Target | LocatedTarget):
             raise UserError(f"target: expected a vidtune.Target, found {target!r}")
         streams, videos = self._target_streams, as_paths(checked_paths(video, "video"))
-        if isinstance(target, LocatedTarget) and (not videos or [str(path.resolve()) for path in videos] == [target.video]):
+        if isinstance(target, LocatedTarget) and (
+            not videos or [str(path.resolve()) for path in videos] == [target.video]
+        ):
             return target
         if isinstance(target, LocatedTarget):
             raise UserError(f"--box: the target is in {target.video}, but another --video is asked about")

@@ -7,7 +7,6 @@ from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.media.boxes.located import BoxAt, LocatedTarget
 from vidtune.media.feature_file import FEATURE_SUFFIXES, is_feature_file
-from vidtune.media.image import list_frames
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.probe import MediaInfo
 from vidtune.processing.dialect import Dialect
@@ -78,11 +77,8 @@ def target_media(target: LocatedTarget, streams: tuple[str, str], most: int) -> 
 
 
 def _of_boxes(stream: str, target: LocatedTarget, boxes: Sequence[BoxAt]) -> MediaRef:
-    corners = ("boxes", tuple(box.box for box in boxes))
-    if target.info.kind == "frames":
-        names = [Path(path).name for path in list_frames(target.video)]
-        return MediaRef(stream, target.video, extras=(corners,), frames=tuple(names[box.frame] for box in boxes))
-    return MediaRef(stream, target.video, extras=(corners, ("frames", tuple(float(box.frame) for box in boxes))))
+    corners, numbers = tuple(box.box for box in boxes), tuple(float(box.frame) for box in boxes)
+    return MediaRef(stream, target.video, extras=(("boxes", corners), ("frames", numbers)))
 
 
 def streams_without_files(media: Sequence[MediaRef]) -> set[str]:

@@ -69,7 +69,8 @@ def test_every_frame_is_what_plain_decoding_gives(moving: LocatedTarget) -> None
 
 
 @pytest.mark.parametrize(
-    "out, line", [("a.gif", r"ends in .mp4 .* or .png"), ("no/a.mp4", "no: no such folder"), ("v.mp4", "the video itself")]
+    "out, line",
+    [("a.gif", r"ends in .mp4 .* or .png"), ("no/a.mp4", "no: no such folder"), ("v.mp4", "the video itself")],
 )
 def test_a_drawing_that_cannot_be_written_is_refused(out: str, line: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=line):

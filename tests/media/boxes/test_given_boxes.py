@@ -69,7 +69,11 @@ def test_a_box_that_is_partly_outside_stays_as_it_is() -> None:
         (INFO, GivenBox((10, 5, 60, 45), 2.1), r"--box: 2\.1 s is asked about, but v.mp4 ends at 2\.00 s"),
         (INFO, GivenBox((10, 5, 60, 45), frame=20), "--box: frame 20 is asked about, but the last one of v.mp4 is 19"),
         (FOLDER, GivenBox((10, 5, 60, 45), 1.0), "--box: the frames of v.mp4 have no times; give the number"),
-        (INFO, GivenBox((100, 5, 160, 45), 1.0), "--box: the box 100,5,160,45 is outside .* 100x50 pixels"),
+        (
+            INFO,
+            GivenBox((100, 5, 160, 45), 1.0),
+            r"--box: the box \(100, 5, 160, 45\) lies outside the frame of 100x50 pixels of v.mp4",
+        ),
         (INFO, GivenBox((10, -45, 60, 0), 1.0), "outside"),
     ],
 )

@@ -33,7 +33,8 @@ class TargetOptions:
     ] = None
     track: Annotated[Path | None, typer.Option(help="JSON file with boxes of the target at other moments.")] = None
     tracker: Annotated[
-        str | None, typer.Option(help="Find the other boxes: csrt (surer) or kcf (faster). Needs `pip install 'vidtune[track]'`.")
+        str | None,
+        typer.Option(help="Find the other boxes: csrt (surer) or kcf (faster). Needs `pip install 'vidtune[track]'`."),
     ] = None
     draw: Annotated[
         Path | None,
@@ -50,7 +51,12 @@ class TargetOptions:
         from vidtune.media.boxes.drawing import check_drawing
 
         if not self.box:
-            options = {"--box-form": self.box_form, "--track": self.track, "--tracker": self.tracker, "--draw": self.draw}
+            options = {
+                "--box-form": self.box_form,
+                "--track": self.track,
+                "--tracker": self.tracker,
+                "--draw": self.draw,
+            }
             if lonely := next((option for option, value in options.items() if value is not None), None):
                 raise UserError(f"{lonely}: needs a target; give --box X1,Y1,X2,Y2@SECONDS")
             return None

@@ -125,7 +125,9 @@ class _BoxesByTime:
 def _draw(picture: Image.Image, box: Box, colour: _Colour) -> None:
     width = max(2, round(min(picture.size) / 120))
     left, top, right, bottom = (round(number) for number in box)
-    ImageDraw.Draw(picture).rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour, width=width)
+    ImageDraw.Draw(picture).rectangle(
+        (left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour, width=width
+    )
 
 
 def _scaled(box: Box, across: float, down: float) -> Box:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vidtune.errors import UserError
-from vidtune.media.boxes.forms import Box, GivenBox, written
+from vidtune.media.boxes.forms import Box, GivenBox
+from vidtune.media.preprocessing.boxes import outside_problem
 from vidtune.media.probe import MediaInfo
 
 
@@ -79,17 +80,18 @@ def locate(video: str, info: MediaInfo, given: GivenBox, name: str) -> BoxAt:
     if given.frame is not None:
         frame = given.frame
         if frame >= times.num_frames:
-            raise UserError(f"{name}: frame {frame} is asked about, but the last one of {video} is {times.num_frames - 1}")
+            raise UserError(
+                f"{name}: frame {frame} is asked about, but the last one of {video} is {times.num_frames - 1}"
+            )
     elif not times.known:
-        raise UserError(f"{name}: the frames of {video} have no times; give the number of the frame in place of seconds")
+        raise UserError(
+            f"{name}: the frames of {video} have no times; give the number of the frame in place of seconds"
+        )
     else:
         if given.seconds > times.duration:  # type: ignore[operator]
             raise UserError(f"{name}: {given.seconds:g} s is asked about, but {video} ends at {times.duration:.2f} s")
         frame = times.index_at(given.seconds)  # type: ignore[arg-type]
-    left, top, right, bottom = box = given.in_pixels(info.width, info.height)
-    if left >= info.width or top >= info.height or right <= 0 or bottom <= 0:
-        raise UserError(
-            f"{name}: the box {written(given.box)} is outside the frame of {video}, "
-            f"which has {info.width}x{info.height} pixels"
-        )
+    box = given.in_pixels(info.width, info.height)
+    if problem := outside_problem(box, info.width, info.height):
+        raise UserError(f"{name}: the box {problem} of {video}")
     return BoxAt(frame, times.second_of(frame) if times.known else None, box)

@@ -30,7 +30,9 @@ def read_track(path: Path, video: Path, form: str) -> tuple[list[GivenBox], list
     _check_keys(record, _KEYS, f"{path}")
     of = record.get("video")
     if of is not None and (not isinstance(of, str) or Path(of).name != video.name):
-        raise UserError(f"{path}: is the track of {of!r}, but {video.name!r} is asked about; give the track of that one")
+        raise UserError(
+            f"{path}: is the track of {of!r}, but {video.name!r} is asked about; give the track of that one"
+        )
     entries = record.get("boxes")
     if not isinstance(entries, list):
         raise UserError(f"{path}: boxes: expected a list, found {type(entries).__name__}")
