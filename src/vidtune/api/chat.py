@@ -11,8 +11,8 @@ from vidtune.data.sample import MediaRef, Turn
 
 if TYPE_CHECKING:
     from vidtune.api.model import Model
-    from vidtune.media.boxes.located import LocatedTarget
     from vidtune.generation.conversation import Conversation
+    from vidtune.media.boxes.located import LocatedTarget
 
 
 @dataclass

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vidtune.errors import UserError
 from vidtune.machine.files import atomic_file
 from vidtune.media.boxes.forms import Box
-from vidtune.media.boxes.located import BoxAt, LocatedTarget
+from vidtune.media.boxes.located import LocatedTarget
 from vidtune.media.video import every_frame, read_frames
 
 KINDS = (".mp4", ".png")

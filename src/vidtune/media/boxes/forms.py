@@ -11,7 +11,7 @@ from vidtune.spelling import suggestion
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom; x to the right, y down."""
 FORMS = ("xyxy", "xywh", "xyxy_fraction", "xywh_fraction")
-"""Left, top, right, bottom or left, top, width, height; in pixels of the frame or as fractions of its width and height."""
+"""Left, top, right, bottom, or left, top, width, height; in pixels, or as fractions of the frame."""
 
 
 @dataclass(frozen=True)
