@@ -64,6 +64,16 @@ def one_or_twenty(mean: float, alike: float) -> Kind:
     return Kind(f"{mean:.0%} right, alike {alike:g}, 1 or 20 per video", mean, sample, not 0.1 < mean < 0.9)
 
 
+def long_tailed(mean: float, alike: float) -> Kind:
+    """Right answers over answers; the number of questions about a video has a Pareto distribution of shape 1.5."""
+
+    def sample(random: np.random.Generator, videos: int) -> Estimate | None:
+        sizes = np.minimum(200, np.ceil(2 * (1 + random.pareto(1.5, size=videos)))).astype(int)
+        return _answered(random, sizes, mean, alike)
+
+    return Kind(f"{mean:.0%} right, alike {alike:g}, Pareto-distributed numbers per video", mean, sample)
+
+
 def difference(mean: float, gain: float, alike: float, questions: int) -> Kind:
     """Right answers of one run minus those of another, which share the difficulty of the videos."""
 
@@ -181,17 +191,22 @@ def kinds() -> tuple[Kind, ...]:
         right_or_wrong(0.6, 0.8, 10, 1.0),
         right_or_wrong(0.6, 0.3, 2, 0.5),
         *(one_or_twenty(mean, 0.3) for mean in (0.4, 0.9)),
+        *(long_tailed(0.6, alike) for alike in (0.3, 0.8)),
+        right_or_wrong(0.98, 0.8, 15),
         difference(0.6, 0.1, 0.3, 10),
         difference(0.6, 0.3, 0.3, 10),
         difference(0.9, 0.05, 0.1, 10),
         discordant(0.03, 0.03, 0.0, 10),
         discordant(0.04, 0.08, 0.5, 12),
         discordant(0.2, 0.1, 0.1, 5),
+        discordant(0.05, 0.02, 0.1, 20),
         overlap(0.5, 0.1, 8),
         *(points(mean, 0.2, 10) for mean in (3.5, 4.5)),
+        points(4.5, 0.25, 5),
         points(4.75, 0.2, 6),
         captions(0.3, 1.5, 0.7, 4),
         captions(0.3, 4, 0.5, 2),
+        captions(0.5, 1, 1, 8),
         captions(0.8, 2, 1, 5),
         corpus(8, paired=False),
         corpus(8, paired=True),

@@ -48,6 +48,14 @@ def test_two_videos_are_too_few_for_an_interval():
     assert (paired.value, paired.low, paired.high) == (1.0, None, None)
 
 
+def test_few_videos_that_differ_tell_little_about_the_spread():
+    """Where few of 20 videos differ, the spread is known from these alone, and t is larger."""
+    differ = {2: 1.0, 7: -1.0, 11: -1.0}
+    found = mean_difference([differ.get(n // 10, 0.0) for n in range(200)], [0.0] * 200, [n // 10 for n in range(200)])
+    assert found.value == pytest.approx(-0.05)
+    assert found.low < -0.27 and found.high > 0.145
+
+
 def test_quantiles_of_student():
     for freedom, quantile in [(2, 4.30265), (9, 2.26216), (49, 2.00958), (30_000, 1.96004)]:
         assert statistics._student(freedom) == pytest.approx(quantile, rel=2e-5)

@@ -10,7 +10,7 @@ measures how often it contains the truth:
 - Student's t in the place of the normal distribution. Videos with unequal numbers of questions count for fewer: halfway
   to Kish's effective number (Survey Sampling, 1965). Two thirds of a degree of freedom less than that, not a whole one:
   the next corrections make up for the rest. Where the values have heavy tails the variance itself is known less well:
-  then fewer degrees of freedom (Satterthwaite, Biometrics Bulletin 1946), from the fourth moment.
+  then as many degrees of freedom (Satterthwaite, Biometrics Bulletin 1946) as the fourth moment says, and one more.
 - The bounds are solved with the variance that the value would have there, as in Wilson's interval of a proportion
   (JASA 1927): it shrinks towards the smallest and the largest possible value.
 - How fast the variance changes with the value is the third moment over the squared variance, in every natural
@@ -22,6 +22,9 @@ measures how often it contains the truth:
   answers and of videos, and, where answers about one video differ, with the number of its questions.
 - Questions that are all alike have no variance. Then at most a share r of videos is unlike them, where seeing none of
   these in all G videos has the probability (1 - r) ** G = 0.025 (Clopper & Pearson, Biometrika 1934).
+
+No interval holds whatever the values are: few of them need not show the tail that the mean hangs on (Bahadur & Savage,
+Annals of Mathematical Statistics 1956). Six captions, most of a low and few of a very high value, are such a case.
 
 One or two videos give no interval: two values say nothing about a spread that t with one degree of freedom would not
 multiply by 13.
@@ -40,8 +43,8 @@ FEWEST_CLUSTERS = 3
 METHOD = "jackknife over videos, Student's t, bounds as in Wilson's interval"
 SHARE = (0.0, 1.0)
 SHARE_DIFFERENCE = (-1.0, 1.0)
-# Found by simulation, as are the two factors of two at `told` and `freedom`: the weight of the largest variance, as a
-# number of videos; and the degrees of freedom that a value takes.
+# Found by simulation, as is the factor of two at `told`: the weight of the largest variance, as a number of videos; and
+# the degrees of freedom that a value takes.
 _PRIOR_CLUSTERS = 0.15
 _LOST_FREEDOM = 2 / 3
 # A value as near as this to a possible extreme, as a share of their distance, is that extreme: constants that are added
@@ -180,7 +183,7 @@ def _estimate(
     sums = np.stack([np.bincount(index, weights=column, minlength=count) for column in rows.T], axis=-1)
     effective = sizes.sum() ** 2 / (sizes**2).sum()
     variance, known = _variance(by_question, _influence(value, sums, from_sums), effective)
-    freedom = min((count + effective) / 2 - _LOST_FREEDOM, 2 * (known + 1))
+    freedom = min((count + effective) / 2 - _LOST_FREEDOM, known + 1)
     quantile = _student(round(freedom, 2))  # rounded for the cache
     low, high = _bounded(value, quantile**2 * variance, _rate(by_question), least, largest)
     return Estimate(value=value, low=low, high=high, clusters=count)
