@@ -41,6 +41,8 @@ def find_format(
             continue
         if claim is not None:
             claims[name] = claim
+    if len(claims) > 1:  # one whose files say so comes before those that could be of any system
+        claims = {name: claim for name, claim in claims.items() if claim.certain(config, shapes)} or claims
     if len(claims) > 1:
         named = " and ".join(f"{name} (format {format.name})" for name, format in claims.items())
         raise AmbiguousCheckpointError(f"{where}: claimed by the systems {named}; name one of them with --system NAME")
