@@ -19,6 +19,7 @@ from vidtune.data.sample import MediaRef, Sample
 from vidtune.data.tables import AnnotationTable
 from vidtune.media.file_version import GONE, version_of
 from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.regions import RegionPreprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 
 COMPANIONS: tuple[str, ...] = ()
@@ -300,3 +301,47 @@ def test_a_file_that_two_streams_read_is_looked_at_once(
 def test_the_check_knows_what_every_preprocessing_reads() -> None:
     (members, *_) = get_args(Preprocessing)
     assert set(KINDS) == {member.model_fields["kind"].default for member in get_args(members)}
+
+
+TARGET = {"frame_path": "frames", "frame_id": ["a.png", "b.png"], "track_list": [[1, 1, 9, 9], []], "caption": "Red."}
+STEPS = {"video": PREPROCESSING["video"], "box": RegionPreprocessing(size=16, num_boxes=1)}
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_every_wrong_box_is_named(media: Path, tmp_path: Path, decode: bool) -> None:
+    (media / "frames").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (20, 20)).save(media / "frames" / name)
+    changes: list[dict[str, Any]] = [
+        {},
+        {"key_frame_id": "a.png", "key_frame_box": [5, 5, 5, 9]},
+        {"key_frame_id": "b.png", "key_frame_box": [20, 0, 25, 9]},
+        {"key_frame_id": "c.png", "key_frame_box": [0, 0, 5, 9]},
+        {"track_list": [[1, 1, 9, 9]]},
+        {"frame_path": "good.mp4", "frame_id": [0, 3], "track_list": [[0, 0, 5, 5], [40, 0, 50, 50]]},
+        {"frame_path": "good.mp4", "frame_id": [0, 9], "track_list": [[], [0, 0, 5, 5]]},
+        {"frame_path": "good.mp4", "frame_id": [0, 3], "track_list": [[-9, 0, 5, 99.5], []]},
+    ]
+    path = tmp_path / "targets.json"
+    path.write_text(json.dumps([TARGET | change for change in changes]))
+    table = AnnotationTable.open([Source(path, media, format="referring")], tmp_path / "cache")
+
+    def encode_box(sample: Sample) -> Checked:
+        return Checked([Medium(ref) for ref in sample.media if ref.stream != "track"])
+
+    for _ in range(2):  # the second time most files are known
+        report = DataCheck(STEPS, tmp_path / "checked.jsonl", decode=decode, workers=0).run(table, encode_box)
+        told = {finding.id: (finding.reason, finding.detail) for finding in report.findings}
+        number_nine = told.pop("targets:6", None)
+        if decode:
+            assert number_nine == (
+                "cannot be decoded",
+                f"{media / 'good.mp4'}: a box is in frame 9, but its frames are 0 to 3",
+            )
+        assert (number_nine is not None) == decode
+        outside = "(20, 0, 25, 9) lies outside the frame of 20x20 pixels"
+        assert told.keys() == {f"targets:{number}" for number in (1, 2, 3, 4, 5)}
+        assert told["targets:1"] == ("wrong box", "key_frame_box has no area (5, 5, 5, 9)")
+        assert outside in told["targets:2"][1] and ("c.png" in told["targets:3"][1])
+        assert told["targets:4"][0] == "frames and boxes differ in number"
+        assert told["targets:5"][0] == "box outside the frame" and "32x32" in told["targets:5"][1]

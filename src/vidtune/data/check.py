@@ -1,9 +1,13 @@
 """Checks every sample and every media file before training, so that training does not fail on them after hours."""
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from vidtune.data.checked_files import CheckedFiles
 from vidtune.data.findings import DataReport, Finding
@@ -14,7 +18,9 @@ from vidtune.data.tables import AnnotationTable
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.file_version import FileVersion
 from vidtune.media.pool import MediaPool
+from vidtune.media.preprocessing.boxes import box_problem, outside_problem
 from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.regions import RegionPreprocessing
 
 REPORT_EVERY = 256
 LENGTH_SECONDS, LENGTH_SHARE = 2.0, 0.05
@@ -69,15 +75,16 @@ class DataCheck:
 
     def run(self, table: AnnotationTable, encode: Encode, progress: ProgressCallback = no_progress) -> DataReport:
         """Check the samples of a table and their files."""
-        samples = _SampleCheck(table, encode, self.companions)
+        samples = _SampleCheck(table, encode, self.companions, self.preprocessing)
         samples.check_all(progress)
         with MediaPool(self.workers, self.timeout) as pool, CheckedFiles(self.checked_files) as known:
-            files = MediaCheck(list(samples.users), self.preprocessing, known, progress)
+            files = MediaCheck(list(samples.users), self.preprocessing, samples.ref_of, known, progress)
             for file, (reason, detail) in files.problems(pool, self.decode):
                 for index in samples.users[file]:
-                    samples.find(index, reason, f"{file[1]}: {detail}")
+                    samples.find(index, reason, f"{file.path}: {detail}")
         samples.compare_durations(files.seconds)
-        return DataReport(len(table), len({path for _, path in samples.users}), samples.findings())
+        samples.compare_boxes(files.sizes)
+        return DataReport(len(table), len({file.path for file in samples.users}), samples.findings())
 
 
 class _SampleCheck:
@@ -87,9 +94,17 @@ class _SampleCheck:
         users: for each file, and the stream that reads it, the indices of the samples that need it.
     """
 
-    def __init__(self, table: AnnotationTable, encode: Encode, companions: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        table: AnnotationTable,
+        encode: Encode,
+        companions: Mapping[str, Sequence[str]],
+        preprocessing: Mapping[str, Preprocessing],
+    ) -> None:
         self.users: dict[StreamFile, list[int]] = {}
         self._table, self._encode, self._companions = table, encode, companions
+        self._reads_numbers = {name for name, steps in preprocessing.items() if hasattr(steps, "load_item")}
+        self._with_boxes = {name for name, steps in preprocessing.items() if isinstance(steps, RegionPreprocessing)}
         self._findings: dict[int, list[Finding]] = {}
         self._durations: list[tuple[int, str, float]] = []
         self._versions: dict[str, FileVersion] = {}
@@ -127,6 +142,42 @@ class _SampleCheck:
                 detail = f"{path} lasts {found:g} seconds but the times are of a clip of {duration:g}"
                 self.find(index, "clip and file differ in length", detail, excluded=False)
 
+    def ref_of(self, file: StreamFile) -> MediaRef:
+        """Returns the reference to a file; read anew, because the boxes of all samples would take too much memory."""
+        return next(ref for ref in self._refs(self._table[self.users[file][0]]) if self._file(ref) == file)
+
+    def compare_boxes(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Note every sample that has a box outside its frame, or names a frame that is not in its folder.
+
+        Args:
+            sizes: path -> width and height.
+        """
+        asking = {index for file, users in self.users.items() if file.stream in self._with_boxes for index in users}
+        listings: dict[str, frozenset[str]] = {}
+        for index in sorted(asking - self._findings.keys()):
+            for ref in self._refs(self._table[index]):
+                if ref.stream not in self._with_boxes or ref.path not in sizes:
+                    continue
+                if ref.frames and ref.path not in listings:
+                    listings[ref.path] = frozenset(os.listdir(ref.path) if Path(ref.path).is_dir() else ())  # noqa: PTH208
+                if absent := [name for name in ref.frames if name not in listings[ref.path]]:
+                    self.find(index, "missing frame", f"{ref.path}: there is no frame {absent[0]}")
+                    break
+                if problem := _problem_of_boxes(ref, *sizes[ref.path]):
+                    self.find(index, *problem)
+                    break
+
+    def _refs(self, sample: Sample) -> Iterator[MediaRef]:
+        """All that the streams may read of a sample."""
+        for ref in sample.media:
+            read = (ref.read_by(stream) for stream in (ref.stream, *self._companions.get(ref.stream, ())))
+            yield from (part for part in read if part is not None)
+
+    def _file(self, ref: MediaRef) -> StreamFile:
+        asked = (ref.extras, ref.frames) if ref.stream in self._reads_numbers else ((), ())
+        told = hashlib.sha256(repr(asked).encode()).hexdigest()[:16] if any(asked) else ""
+        return StreamFile(ref.stream, ref.path, told)
+
     def _check(self, index: int) -> None:
         needed: list[MediaRef | None] = []
         for path, version in self._table.media_versions(index).items():
@@ -140,7 +191,7 @@ class _SampleCheck:
             self.find(index, problem.reason, problem.detail)
             return
         finally:
-            for file in dict.fromkeys((ref.stream, ref.path) for ref in needed if ref is not None):
+            for file in dict.fromkeys(self._file(ref) for ref in needed if ref is not None):
                 self.users.setdefault(file, []).append(index)
         self._check_media(index, sample)
         if self._table.word_lengths[index] == 0:
@@ -160,3 +211,16 @@ class _SampleCheck:
                     self.find(index, f"no {stream} features", detail, excluded=False)
             if sample.times is not None:
                 self._durations.append((index, ref.path, sample.times.duration))
+
+
+def _problem_of_boxes(ref: MediaRef, width: int, height: int) -> tuple[str, str] | None:
+    """Reason and detail of the first wrong box of a medium; None: all are right."""
+    boxes = ref.extra_arrays().get("boxes", np.empty(0))
+    if boxes.ndim != 2:
+        return "wrong box", f"{ref.path}: its boxes have shape {boxes.shape}; expected (number, 4)"
+    for box in boxes:
+        if problem := box_problem(box):
+            return "wrong box", f"{ref.path}: a box {problem}"
+        if problem := outside_problem(box, width, height):
+            return "box outside the frame", f"{ref.path}: a box {problem}"
+    return None

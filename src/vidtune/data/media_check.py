@@ -1,23 +1,36 @@
 """Checks media files and feature files: whether they exist, are of the right kind, and can be read to the end."""
 
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from vidtune.data.checked_files import CheckedFiles
+from vidtune.data.sample import MediaRef
+from vidtune.errors import ItemError
 from vidtune.machine.progress import ProgressCallback
 from vidtune.media.feature_file import NOT_FINITE, is_feature_file
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.media.preprocessing.kinds import Preprocessing
 
-StreamFile = tuple[str, str]
-"""A stream, and the path of a file that it reads."""
+
+class StreamFile(NamedTuple):
+    """A file that a stream reads.
+
+    Args:
+        item: hash of the numbers and frames of the medium, if its preprocessing reads them.
+    """
+
+    stream: str
+    path: str
+    item: str = ""
+
+
 Problem = tuple[str, str]
 """A short reason, by which reports count, and a detail."""
 Name = TypeVar("Name")
 
-METADATA = "kind and length"
+METADATA = "kind, length and size"
 FEATURES = "features"
 PICTURES, CLIPS, SOUND = ("image",), ("video", "frames"), ("video", "audio")
 KINDS = {
@@ -39,22 +52,27 @@ class MediaCheck:
     Args:
         files: each file with a stream that reads it.
         preprocessing: preprocessing settings of every stream.
+        ref_of: function that returns the reference to a file, with its numbers and frames.
         known: files that passed an earlier check.
         progress: progress callback; its tasks are "files", "decoding" and "features".
 
     Attributes:
         seconds: path -> duration of the file in seconds; 0: it has no duration. Filled by `problems`.
+        sizes: path -> width and height in pixels, of a folder those of its first frame. Filled by `problems`.
     """
 
     def __init__(
         self,
         files: list[StreamFile],
         preprocessing: Mapping[str, Preprocessing],
+        ref_of: Callable[[StreamFile], MediaRef],
         known: CheckedFiles,
         progress: ProgressCallback,
     ) -> None:
         self._files, self._preprocessing, self._known, self._progress = files, preprocessing, known, progress
+        self._ref_of = ref_of
         self.seconds: dict[str, float] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
 
     def problems(self, pool: MediaPool, decode: bool) -> Iterator[tuple[StreamFile, Problem]]:
         """Yields every file that cannot be used, with the problem; a file with several problems comes several times.
@@ -66,21 +84,21 @@ class MediaCheck:
         media: list[StreamFile] = []
         features: list[StreamFile] = []
         for file in self._files:
-            if problem := _not_a_file(file[1]):
+            if problem := _not_a_file(file.path):
                 yield file, problem
-            elif file[0] in self._preprocessing:
-                (features if is_feature_file(file[1]) else media).append(file)
+            elif file.stream in self._preprocessing:
+                (features if is_feature_file(file.path) else media).append(file)
         good: list[StreamFile] = []
         kinds = self._kinds(media, pool)
-        for stream, path in media:
-            kind = kinds[path]
+        for file in media:
+            kind = kinds[file.path]
             if not isinstance(kind, str):
-                yield (stream, path), kind
-            elif kind in KINDS.get(self._preprocessing[stream].kind, ANY):
-                good.append((stream, path))
+                yield file, kind
+            elif kind in KINDS.get(self._preprocessing[file.stream].kind, ANY):
+                good.append(file)
             else:
-                detail = f"is of the kind '{kind}' but stands in the stream '{stream}'"
-                yield (stream, path), ("wrong kind of file", detail)
+                detail = f"is of the kind '{kind}' but stands in the stream '{file.stream}'"
+                yield file, ("wrong kind of file", detail)
         if decode:
             yield from self._decoded(good, pool)
             yield from self._read(features, pool)
@@ -88,55 +106,58 @@ class MediaCheck:
     def _kinds(self, files: list[StreamFile], pool: MediaPool) -> dict[str, str | Problem]:
         """Path -> kind of the file, or its problem."""
         kinds: dict[str, str | Problem] = {}
-        jobs: list[tuple[str, LoadJob]] = []
-        for path in dict.fromkeys(path for _, path in files):
+        unknown: list[str] = []
+        for path in dict.fromkeys(file.path for file in files):
             if earlier := self._known.kind(path, METADATA):
-                kinds[path], seconds = earlier.split()
-                self.seconds[path] = float(seconds)
+                kinds[path], seconds, width, height = earlier.split()
+                self.seconds[path], self.sizes[path] = float(seconds), (int(width), int(height))
             else:
-                jobs.append((path, LoadJob(path, None)))
-        for path, result in self._load(pool, jobs, "files"):
+                unknown.append(path)
+        for path, result in self._load(pool, unknown, lambda path: LoadJob(path, None), "files"):
             if result.info is None:
                 kinds[path] = ("unreadable file", _reason(result))
                 continue
             kinds[path] = result.info.kind
             # The duration of a file that holds only sound is that of its sound.
             self.seconds[path] = round(result.info.duration or result.info.audio_seconds, 2)
-            self._known.add(path, METADATA, f"{kinds[path]} {self.seconds[path]}")
+            self.sizes[path] = result.info.width, result.info.height
+            facts = (kinds[path], self.seconds[path], *self.sizes[path])
+            self._known.add(path, METADATA, " ".join(map(str, facts)))
         return kinds
 
     def _decoded(self, files: list[StreamFile], pool: MediaPool) -> Iterator[tuple[StreamFile, Problem]]:
         checks = {stream: f"decoded {settings.model_dump_json()}" for stream, settings in self._preprocessing.items()}
-        jobs = [
-            ((stream, path), LoadJob(path, self._preprocessing[stream]))
-            for stream, path in files
-            if self._known.kind(path, checks[stream]) is None
-        ]
-        for (stream, path), result in self._load(pool, jobs, "decoding"):
+        names = [(file, f"{checks[file.stream]} {file.item}".rstrip()) for file in files]
+        unknown = [(file, check) for file, check in names if self._known.kind(file.path, check) is None]
+        for (file, check), result in self._load(pool, unknown, lambda name: self._job(name[0]), "decoding"):
             if result.error is None:
-                self._known.add(path, checks[stream], self._preprocessing[stream].kind)
+                self._known.add(file.path, check, self._preprocessing[file.stream].kind)
+            elif isinstance(result.error, ItemError) and result.error.path != file.path:
+                yield file, ("cannot be decoded", str(result.error))
             else:
-                yield (stream, path), ("cannot be decoded", _reason(result))
+                yield file, ("cannot be decoded", _reason(result))
+
+    def _job(self, file: StreamFile) -> LoadJob:
+        ref = self._ref_of(file) if file.item else MediaRef(*file[:2])
+        return LoadJob(file.path, self._preprocessing[file.stream], extras=ref.extras, frames=ref.frames)
 
     def _read(self, files: list[StreamFile], pool: MediaPool) -> Iterator[tuple[StreamFile, Problem]]:
-        jobs = [
-            ((stream, path), LoadJob(path, self._preprocessing[stream]))
-            for stream, path in files
-            if self._known.kind(path, FEATURES) is None
-        ]
-        for file, result in self._load(pool, jobs, "features"):
+        unknown = [file for file in files if self._known.kind(file.path, FEATURES) is None]
+        for file, result in self._load(pool, unknown, self._job, "features"):
             if result.array is not None:
-                self._known.add(file[1], FEATURES, FEATURES)
+                self._known.add(file.path, FEATURES, FEATURES)
             elif (reason := _reason(result)) == NOT_FINITE:
                 yield file, ("features not finite", reason)
             else:
                 yield file, ("features cannot be read", reason)
 
-    def _load(self, pool: MediaPool, jobs: list[tuple[Name, LoadJob]], task: str) -> Iterator[tuple[Name, LoadResult]]:
-        results = pool.load(job for _, job in jobs)
-        for done, ((name, _), result) in enumerate(zip(jobs, results, strict=True), 1):
+    def _load(
+        self, pool: MediaPool, names: list[Name], job: Callable[[Name], LoadJob], task: str
+    ) -> Iterator[tuple[Name, LoadResult]]:
+        """Yields the result of a job for each name; a job is made when it is needed."""
+        for done, (name, result) in enumerate(zip(names, pool.load(map(job, names)), strict=True), 1):
             yield name, result
-            self._progress(task, done, len(jobs))
+            self._progress(task, done, len(names))
 
 
 def _reason(result: LoadResult) -> str:

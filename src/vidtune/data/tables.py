@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -31,7 +31,7 @@ COLUMNS = ("offsets", "word_lengths", "has_media", "by_id")
 
 
 class DataSource(Protocol):
-    """An annotation file, the folder of its media, and a folder of stored features per stream; see the recipe's."""
+    """Annotation file or folder of them, folder of media, folder of stored features per stream; see the recipe's."""
 
     @property
     def annotations(self) -> str | Path: ...
@@ -44,6 +44,28 @@ class DataSource(Protocol):
 
     @property
     def format(self) -> str | None: ...
+
+
+AnySource = TypeVar("AnySource", bound=DataSource)
+
+
+def of_each_file(sources: Sequence[AnySource]) -> list[AnySource]:
+    """Returns data sources of one annotation file each: a folder stands for its ``*.json`` files, sorted by name.
+
+    Raises:
+        UserError: a folder holds no such file.
+    """
+    found: list[AnySource] = []
+    for source in sources:
+        folder = Path(source.annotations)
+        if not folder.is_dir():
+            found.append(source)
+            continue
+        files = sorted(path for path in folder.glob("*.json") if path.is_file())
+        if not files:
+            raise UserError(f"{folder}: a folder of annotations needs files *.json, but there is none")
+        found += [cast(Any, source).model_copy(update={"annotations": str(file)}) for file in files]
+    return found
 
 
 @dataclass(frozen=True)
@@ -168,7 +190,7 @@ class AnnotationTable:
         """Open annotation files, and parse those that were not parsed before.
 
         Args:
-            sources: data sources, in order.
+            sources: data sources, in order; see `of_each_file`.
             cache: folder of parsed tables, one for each content; may be deleted at any time.
 
         Raises:
@@ -178,7 +200,7 @@ class AnnotationTable:
             raise UserError("data: no annotation file is named")
         names: list[str] = []
         files = []
-        for source in sources:
+        for source in of_each_file(sources):
             path = Path(source.annotations)
             names.append(_unique_name(path.stem, names))
             files.append(_open_file(names[-1], path, source, cache))

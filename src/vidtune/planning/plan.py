@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vidtune.data.tables import AnnotationTable
+from vidtune.data.tables import AnnotationTable, of_each_file
 from vidtune.planning.lengths import LengthTable
 from vidtune.planning.order import epoch_order
 from vidtune.planning.packing import CostModel, EpochPacks, pack_epoch
@@ -84,7 +84,7 @@ class StagePlan:
         """Returns the plan of a stage over its annotation table."""
         sources = [
             PlannedSource(str(file.path), file.content_hash, count, source.weight)
-            for file, count, source in zip(table.files, table.counts, stage.data, strict=True)
+            for file, count, source in zip(table.files, table.counts, of_each_file(stage.data), strict=True)
         ]
         return cls(stage, sources, lengths, table.word_lengths, table.fingerprint, seed, cost)
 

@@ -99,10 +99,10 @@ class Settings(BaseModel):
 
 
 class DataSource(Settings):
-    """An annotation file and the folder that contains its media.
+    """An annotation file, or a folder of them, and the folder that contains the media.
 
     Args:
-        annotations: path of the annotation file.
+        annotations: path of the annotation file, or of a folder: its files ``*.json``, sorted by name.
         format: name of the annotation format; None: "conversations", the JSON format of the LLaVA family.
         media: folder that the media paths in the file are relative to; None: text only, or stored features only.
         features: per stream, folder of stored features, one file per medium, named after the sample's id or after the

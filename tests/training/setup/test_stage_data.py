@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from launched import with_settings
 from training_world import conversation, mixed_samples
 
 from vidtune.checkpoints.build import build_config
@@ -14,6 +15,7 @@ from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.recipe.types import Recipe
 from vidtune.training.setup.checks import check_stages
+from vidtune.training.setup.data_contents import other_content, record_contents
 from vidtune.training.setup.exclusions import ExclusionList
 from vidtune.training.setup.run_folder import EXCLUSIONS
 from vidtune.training.setup.stage import set_up
@@ -49,6 +51,32 @@ def test_a_process_that_does_not_write_leaves_them_out_all_the_same(make_recipe,
     exclusions.add_unusable([(SampleProblem("bad", "is bad", "train:3"), table.media_versions(3))], table)
     assert exclusions.checked_ids(table) == {"train:3"}
     assert not path.exists()
+
+
+def test_a_folder_of_annotations_is_all_its_files_in_order(make_recipe, tmp_path: Path) -> None:
+    recipe = make_recipe()
+    source = recipe.stages[0].data[0]
+    whole = json.loads(Path(source.annotations).read_text())
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, part in (("b", whole[5:]), ("a", whole[:5])):
+        (folder / f"{name}.json").write_text(json.dumps(part))
+    (folder / "readme.txt").touch()
+    of_folder = with_settings(recipe, data=(source.model_copy(update={"annotations": str(folder), "weight": 2.0}),))
+    check_stages(of_folder)
+    setup = set_up(of_folder, 0, tmp_path)
+    assert [setup.data.table.id(index) for index in (0, 4, 5)] == ["a:0", "a:4", "b:0"]
+    assert [(Path(found.path).name, found.weight) for found in setup.plan.sources] == [("a.json", 2), ("b.json", 2)]
+    record_contents(tmp_path, of_folder.stages[0], setup.data.table)
+    moved = of_folder.stages[0].data[0].model_copy(update={"annotations": str(folder.rename(tmp_path / "moved"))})
+    stage = of_folder.stages[0].model_copy(update={"data": (moved,)})
+    assert other_content(tmp_path, stage, tmp_path / "tables") is None
+    (tmp_path / "moved/c.json").write_text("[]")
+    assert other_content(tmp_path, stage, tmp_path / "tables") == str(tmp_path / "moved")
+    (tmp_path / "empty").mkdir()
+    nothing = source.model_copy(update={"annotations": str(tmp_path / "empty")})
+    with pytest.raises(UserError, match=r"empty: a folder of annotations needs files \*\.json"):
+        check_stages(with_settings(recipe, data=(nothing,)))
 
 
 def test_mostly_unusable_annotations_stop_before_training(make_recipe, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from vidtune.data.tables import of_each_file
 from vidtune.errors import UserError
 from vidtune.machine.files import looked_for
 from vidtune.recipe.types import DataSource, Recipe, Stage
@@ -15,8 +16,8 @@ def check_stages(recipe: Recipe) -> None:
     """Check everything about the stages that can be checked without a model.
 
     Raises:
-        UserError: no stages, a missing annotation file or package, an unknown prompt format, weights that cannot be
-            quantised.
+        UserError: no stages, a missing annotation file or package, a folder without annotations, an unknown prompt
+            format, weights that cannot be quantised.
     """
     if not recipe.stages:
         raise UserError("the recipe has no stages: there is nothing to train")
@@ -45,8 +46,9 @@ def chosen_stages(recipe: Recipe, name: str | None) -> tuple[Stage, ...]:
 def _check_paths(stage: Stage, source: DataSource) -> None:
     named = {"annotations": source.annotations, "media folder": source.media}
     named |= {f"the folder of {stream} features": folder for stream, folder in source.features.items()}
+    of_each_file([source])
     for what, path in named.items():
-        if path is None or (Path(path).is_file() if what == "annotations" else Path(path).is_dir()):
+        if path is None or Path(path).is_dir() or (what == "annotations" and Path(path).is_file()):
             continue
         verb = "do" if what == "annotations" else "does"
         raise UserError(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vidtune.data.problems import SampleProblem
-from vidtune.data.tables import AnnotationFile, AnnotationTable
+from vidtune.data.tables import AnnotationFile, AnnotationTable, of_each_file
 from vidtune.errors import UserError
 from vidtune.features.identity import content_hash
 from vidtune.machine.files import read_json, write_json_atomically
@@ -32,7 +32,7 @@ def record_contents(folder: Path, stage: Stage, table: AnnotationTable) -> None:
     Args:
         table: of the sources of the stage.
     """
-    found = [_content(source, file) for source, file in zip(stage.data, table.files, strict=True)]
+    found = [_content(source, file) for source, file in zip(of_each_file(stage.data), table.files, strict=True)]
     write_json_atomically(folder / RECORD, found)
 
 
@@ -53,10 +53,10 @@ def other_content(folder: Path, stage: Stage, cache: Path) -> str | None:
     Raises:
         UserError: annotations cannot be read.
     """
-    recorded = read_json(folder / RECORD)
-    if len(recorded) != len(stage.data):
+    recorded, sources = read_json(folder / RECORD), of_each_file(stage.data)
+    if len(recorded) != len(sources):
         return str(stage.data[-1].annotations)
-    for source, old in zip(stage.data, recorded, strict=True):
+    for source, old in zip(sources, recorded, strict=True):
         if _paths(source) == old.get("paths"):
             continue
         now = _content(source, AnnotationTable.open([source], cache).files[0])
