@@ -394,7 +394,7 @@ def test_a_projector_and_a_published_tower_complete_a_language_model(places, wei
 def test_a_projector_is_told_from_others_by_the_config_beside_it(places, tmp_path):
     shutil.copy(places["projector"], tmp_path)
     shutil.copy(places["stage2"] / "config.json", tmp_path)
-    found = recognise(tmp_path, base=[str(places["llm"])])
+    found = recognise(tmp_path)
     assert (found.system, found.kind) == ("artemis", "connectors")
 
 
