@@ -1,24 +1,31 @@
 """``vidtune answer --box``: every mistake is one line and exit code 2."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
-from moving_square import write_moving_square
+from moving_square import place, write_moving_square
+from PIL import Image
 from tiny_checkpoint import write_checkpoint
+from tiny_targets import write_target_checkpoint
 
 from vidtune.cli.main import run
+from vidtune.media.probe import probe
+
+REAL = Path(os.environ.get("VIDTUNE_REAL_MEDIA", "/work/shared/media")) / "real_9.mp4"
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video, tracks of it and of another one, and a model without regions."""
+    """A video, tracks of it and of another one, and models without and with regions."""
     folder = tmp_path_factory.mktemp("targets")
     write_moving_square(folder / "v.mp4")
     entry = {"seconds": 1.5, "box": [44, 28, 64, 48]}
-    (folder / "v.json").write_text(json.dumps({"video": "v.mp4", "boxes": [entry]}))
+    (folder / "v.json").write_text(json.dumps({"video": "v.mp4", "boxes": [{"frame": 2, "box": place(2)}, entry]}))
     (folder / "other.json").write_text(json.dumps({"video": "w.mp4", "boxes": [entry]}))
     write_checkpoint(folder / "without")
+    write_target_checkpoint(folder / "with")
     return folder
 
 
@@ -60,3 +67,33 @@ def test_a_mistake_is_one_line(
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1, captured.err
     assert line in captured.err
+
+
+def answered(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, str]]:
+    """The records of questions about <box>, after the command was seen to succeed."""
+    asked = ["--question", "What is <box> doing?", "--max-new-tokens", "3", "--json"]
+    assert run(["answer", "with", *asked, *arguments]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_target_is_asked_about_and_drawn(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    [plain] = answered(capsys, *VIDEO, *BOX, "--draw", "strip.png")
+    assert plain["question"] == "What is <box> doing?" and plain["finish_reason"] == "length"
+    assert Image.open("strip.png").size == (360, 260)
+    tracked = ["--box", "0.333333333,0.34375,0.20833333,0.3125@#12", "--box-form", "xywh_fraction", "--track", "v.json"]
+    (work / "v.json").write_text((work / "v.json").read_text().replace('"boxes"', '"form": "xyxy", "boxes"'))
+    [other] = answered(capsys, *VIDEO, *tracked, "--draw", "out.mp4")
+    assert other["answer"] != plain["answer"] and probe("out.mp4").num_frames == 24
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason="no folder of real media; name one in VIDTUNE_REAL_MEDIA")
+def test_a_target_in_a_real_video_is_asked_about(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    box = ["--box", "0.2,0.3,0.5,0.7@2", "--box-form", "xyxy_fraction"]
+    assert answered(capsys, "--video", str(REAL), *box, "--draw", "real.png")[0]["answer"]
+    assert Image.open("real.png").size == (round(596 * 240 / 336), 260)

@@ -49,7 +49,7 @@ def test_a_folder_of_frames_of_odd_size_becomes_a_video(moving: LocatedTarget, t
     shown = list(every_frame(tmp_path / "out.mp4"))
     assert len(shown) == 6 and shown[0].shape == (64, 96, 3) and outlined(shown[3], place(3), ASKED)
     draw_target(target, tmp_path / "out.png", 8)
-    assert Image.open(tmp_path / "out.png").size == (2 * round(95 * 240 / 63), 260)
+    assert Image.open(tmp_path / "out.png").size == (round(95 * 240 / 63), 260)
 
 
 def test_the_strip_shows_the_asked_frame_and_those_of_the_track(moving: LocatedTarget, tmp_path: Path) -> None:

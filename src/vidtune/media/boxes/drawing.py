@@ -78,7 +78,7 @@ def _write_video(target: LocatedTarget, path: Path) -> None:
 
 def _write_strip(target: LocatedTarget, path: Path, most: int) -> None:
     """Write the frames that a model is shown side by side: the asked one, then those of the track."""
-    shown = [target.key, *target.used(most)]
+    shown = [target.key, *(target.used(most) if target.track else ())]
     frames = read_frames(target.video, [box.frame for box in shown])
     scale = _STRIP_HEIGHT / frames.shape[1]
     width = max(1, round(frames.shape[2] * scale))
