@@ -370,7 +370,11 @@ def test_an_item_larger_than_all_that_may_wait_is_stored_if_the_caller_waits(tmp
 
 
 def test_random_preprocessing_has_no_collection() -> None:
+    from vidtune.features.tower_stream import reads_alike
     from vidtune.media.preprocessing.kinds import random_setting
+    from vidtune.media.preprocessing.regions import RegionPreprocessing
 
     assert random_setting(VideoPreprocessing(flip_probability=0.5)) == "flip_probability"
     assert random_setting(VideoPreprocessing()) is None
+    assert reads_alike(VideoPreprocessing(), VideoPreprocessing())
+    assert not reads_alike(RegionPreprocessing(), RegionPreprocessing())  # each item has frames of its own

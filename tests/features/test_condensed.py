@@ -1,5 +1,6 @@
 """Stored features after a part of the connector that has no parameters, and features of more than two dimensions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,15 +82,16 @@ def test_features_that_depend_on_extras_are_kept_apart(tmp_path: Path):
     (tmp_path / "clip").write_text("a file")
     one, other = (MediaRef("rows", str(tmp_path / "clip"), extras=(("spans", ((0, end),)),)) for end in (0.5, 1.0))
     bare = MediaRef("rows", str(tmp_path / "clip"))
+    named = replace(one, frames=("a.png",))
     for number, (spec, keys) in enumerate(
         [
-            (spec_of(model_of("merging", spans=True)), 3),
+            (spec_of(model_of("merging", spans=True)), 4),
             (spec_of(model_of("merging")), 1),
-            (spec_of(model_of("adjacent"), TimedRows()), 3),
+            (spec_of(model_of("adjacent"), TimedRows()), 4),
         ]
     ):
         cache = FeatureCache(tmp_path / str(number), spec)
-        assert len({cache.key(ref) for ref in (one, other, bare)}) == keys
+        assert len({cache.key(ref) for ref in (one, other, bare, named)}) == keys
         cache.close()
 
 

@@ -2,12 +2,18 @@
 
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from vidtune.media.feature_file import read_features
+from vidtune.media.preprocessing.boxes import chosen_boxes
+from vidtune.media.preprocessing.frame_sampling import frame_indices
+from vidtune.media.preprocessing.regions import RegionPreprocessing
 from vidtune.models.connectors.clustering import k_means, representatives, start_points
 from vidtune.models.connectors.region import RegionConnector, RegionConnectorConfig
 from vidtune.models.towers.clip_pooled import PooledClipTower, PooledClipTowerConfig, pooled
@@ -201,3 +207,35 @@ def test_tokens_that_stand_in_the_prompt(region, states, inputs, expected):
         tokens = region([block for block, _ in items], [more for _, more in items])
     found = torch.stack([torch.cat(tokens[:2]), torch.cat(tokens[2:])])
     close(found, expected["A.region_tokens_selected"])
+
+
+# Data: frames, boxes, feature files.
+
+
+def test_frames_of_a_clip(inputs, expected):
+    args = (inputs | expected)["seq_frames.args"].tolist()
+    assert args
+    for row, (frames, wanted) in enumerate(args):
+        assert frame_indices("segment_middles", frames, wanted) == expected[f"seq_frames.{row}"].tolist()
+
+
+def test_boxes_of_a_long_track(inputs, expected):
+    valid = (inputs | expected)["bench_avg.valid_frames"]
+    for name in [name for name in expected if name.startswith("bench_avg.selected_")]:
+        wanted = expected[name]
+        assert torch.equal(valid[chosen_boxes(len(valid), len(wanted))], wanted)
+
+
+def test_boxes_as_fractions_of_the_frame(inputs, tmp_path):
+    boxes = inputs["A.boxes_px"]
+    Image.new("RGB", tuple(inputs["A.image_wh"].tolist())).save(tmp_path / "frame.png")
+    steps = RegionPreprocessing(size=8, num_boxes=len(boxes), blind=True)
+    _, found = steps.load_item(str(tmp_path / "frame.png"), {"boxes": boxes.numpy().astype("float32")})
+    assert torch.equal(torch.from_numpy(found["boxes"]), inputs["A.bboxes"])
+
+
+def test_features_as_they_were_pickled(expected, tmp_path):
+    wanted = expected["st.pooled_f16"].numpy()
+    (tmp_path / "clip.pkl").write_bytes(pickle.dumps(wanted))
+    found = read_features(str(tmp_path / "clip.pkl"))
+    assert found.dtype == wanted.dtype and (found == wanted).all()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from training_world import COLOURS, conversation, mixed_samples
 
+from vidtune.errors import ItemError
 from vidtune.media import pool as pool_module
 from vidtune.media.file_version import GONE, version_of
 from vidtune.media.pool import MediaPool
@@ -233,3 +234,22 @@ def test_extras_of_the_annotation_reach_the_items_of_the_pack(make_recipe, tmp_p
             assert item.measured.tokens == item.num_tokens
             found[Path(example.media[0].ref.path).stem] = item.extras["boxes"].tolist()
     assert found == {"red": [[0, 1], [2, 3]], "blue": [[1, 1], [2, 3]]}
+
+
+def test_what_is_not_in_a_file_costs_only_the_sample_that_asks_for_it(
+    make_recipe, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = set_up_with(make_recipe, tmp_path, epochs=3)
+    real = pool_module.execute
+
+    def execute(job: pool_module.LoadJob) -> object:
+        if job.path == str(media / "red.mp4"):
+            raise ItemError(str(media / "red.mp4"), "box 0 lies outside the frame")
+        return real(job)
+
+    monkeypatch.setattr(pool_module, "execute", execute)
+    left_out = [entry for loaded in load(setup)[0] for entry in loaded.excluded]
+    asking = [n for n, sample in enumerate(mixed_samples()) if sample.get("video") == "red.mp4"]
+    assert sorted(entry.index for entry in left_out) == sorted(asking * 3)
+    assert {(entry.path, entry.file) for entry in left_out} == {(None, None)}
+    assert {entry.reason for entry in left_out} == {f"{media / 'red.mp4'}: box 0 lies outside the frame"}
