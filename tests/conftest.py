@@ -1,5 +1,6 @@
 """Fixtures that several folders use."""
 
+import gc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,15 @@ import pytest
 
 if TYPE_CHECKING:
     from launched import Launcher
+
+
+gc.set_threshold(10_000, 10, 10)  # importing the libraries makes many objects, and none of them goes away
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is never looked through again: collections are quick."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ of train, "again": start again after an interruption, "sabotage": {"rank", "step
 with their exit codes: 0, the interruption's own, 2 for a user's mistake, 1 for another error, or minus the signal.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -98,6 +99,15 @@ def sabotage(ranks: Ranks, what: dict[str, Any] | None) -> None:
         VideoLM.loss_terms = poisoned
 
 
+def import_once(order: dict[str, Any]) -> None:
+    """Import what takes long in this process, for all children that follow."""
+    if "call" in order:
+        function_of(order)
+    elif "lora:" in Path(order["recipe"]).read_text():
+        importlib.import_module("peft")
+    gc.freeze()  # children share these objects and need not look through them
+
+
 def environment(rank: int, ranks: int, port: int) -> dict[str, str]:
     if ranks == 1:
         return {}
@@ -124,8 +134,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for line in sys.stdin:
         order = json.loads(line)
-        if "call" in order:
-            function_of(order)  # imported once, for all that follow
+        import_once(order)
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             port = listener.getsockname()[1]
