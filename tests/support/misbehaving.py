@@ -15,6 +15,7 @@ LEAK = 64 * 2**20
 @dataclass(frozen=True)
 class Preprocessing:
     behaviour: str
+    random_setting = "behaviour"  # what it makes depends on the seed
 
     def load(self, path: str, seed: int | None = None) -> np.ndarray:
         if self.behaviour == "crash":
