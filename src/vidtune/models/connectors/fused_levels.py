@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidtune.models.connectors.convolution import TiledConvolution, tile_kernels, worth_tiling
 from vidtune.models.connectors.interpolation import resizing
 from vidtune.models.initial import KaimingConv2d
 
@@ -33,7 +34,7 @@ class FuseBlock(nn.Module):
 
     def activate(self, convolved: Tensor) -> Tensor:
         """The block after its convolution."""
-        return F.relu(self.gn(convolved))
+        return F.relu(self.gn(convolved), inplace=True)
 
 
 class FusedLevels(nn.Module):
@@ -62,13 +63,22 @@ class FusedLevels(nn.Module):
         self.fuse_convs = nn.ModuleList(FuseBlock(width, groups) for _ in range(rounds))
 
     def forward(self, states: Tensor) -> list[Tensor]:
-        blocks = list(self.fuse_convs)
+        blocks = [cast(FuseBlock, block) for block in self.fuse_convs]
+        in_tiles = worth_tiling(blocks[0].conv.weight, self.sides(states.shape[2]))
         if self.rounds_to_half:
             maps = self.resized_states(states)
         else:
-            maps, blocks = self.first_round(states), blocks[1:]
+            maps, blocks = (
+                self.first_round(states, torch.channels_last if in_tiles else torch.contiguous_format),
+                blocks[1:],
+            )
+        levels, tiled = range(len(maps)), TiledConvolution()
         for block in blocks:
-            maps = [block(self.mixed(maps, level)) for level in range(len(maps))]
+            if in_tiles:
+                kernels = tile_kernels(block.conv.weight)
+                maps = [block.activate(tiled(self.parts(maps, level), kernels)) for level in levels]
+            else:
+                maps = [block(torch.cat(self.parts(maps, level), dim=1)) for level in levels]
         return maps
 
     def sides(self, grid: int) -> list[int]:
@@ -84,25 +94,27 @@ class FusedLevels(nn.Module):
         """Maps of all levels before the first round. Shape: (N, K, G, G, C) -> K of (N, C, S, S)"""
         maps = []
         for conv, state, side in zip(self.input_conv, states.unbind(1), self.sides(states.shape[2]), strict=True):
-            resized = _resize(state.permute(0, 3, 1, 2).float(), side).to(state.dtype)
+            resized = _resize(state.permute(0, 3, 1, 2).float().contiguous(), side).to(state.dtype)
             maps.append(conv(with_coordinates(rounded(resized, self.rounds_to_half), self.rounds_to_half)))
         return maps
 
-    def mixed(self, maps: list[Tensor], level: int) -> Tensor:
-        """Input of a block. Shape: K of (N, C, S, S) -> (N, C, S, S)"""
+    def parts(self, maps: list[Tensor], level: int) -> list[Tensor]:
+        """What a level is mixed of. Shape: K of (N, C, S, S) -> three of (N, c, S, S) with C channels in all"""
         side = maps[level].shape[-1]
         parts = [(source, maps[source][:, channels]) for source, channels in self.sources(level)]
-        resized = [
+        return [
             part if source == level else rounded(_resize(rounded(part, self.rounds_to_half), side), self.rounds_to_half)
             for source, part in parts
         ]
-        return torch.cat(resized, dim=1)
 
-    def first_round(self, states: Tensor) -> list[Tensor]:
+    def first_round(self, states: Tensor, order: torch.memory_format = torch.contiguous_format) -> list[Tensor]:
         """Maps after the first round; the convolution runs on the small grid.
 
         Before the first round every map is a resized grid of side G, and resizing, the 1x1 convolution and each tap of
         the 3x3 convolution are linear: the taps are applied to the grid, and what they give is resized and shifted.
+
+        Args:
+            order: order of the maps in memory; in the plain one convolutions have the fastest gradients on CPU.
 
         Shape: (N, K, G, G, C) -> K of (N, C, S, S)
         """
@@ -111,7 +123,7 @@ class FusedLevels(nn.Module):
             for conv, state in zip(self.input_conv, states.unbind(1), strict=True)
         ]
         block, grid = cast(FuseBlock, self.fuse_convs[0]), states.shape[2]
-        sides = self.sides(grid)
+        sides, weight = self.sides(grid), block.conv.weight.permute(1, 2, 3, 0).flatten(1)  # (C, 3 * 3 * C)
         maps = []
         for level, side in enumerate(sides):
             rows: list[Tensor] = []
@@ -119,7 +131,7 @@ class FusedLevels(nn.Module):
             first = 0
             for source, channels in self.sources(level):
                 small = grids[source][..., channels]
-                taps = block.conv.weight[:, first : first + small.shape[-1]]
+                taps = weight[first : first + small.shape[-1]]
                 first += small.shape[-1]
                 matrix = resizing(sides[source], grid, small.device)
                 shifted = _shifted(resizing(side, sides[source], small.device) @ matrix).to(small.dtype)
@@ -128,7 +140,8 @@ class FusedLevels(nn.Module):
             columns = torch.cat(matrices, dim=1)
             tapped = torch.cat(rows, dim=1)
             convolved = (columns @ tapped.flatten(2)).unflatten(2, (side, -1))
-            maps.append(block.activate(convolved.permute(0, 3, 1, 2)))
+            convolved = convolved.permute(0, 3, 1, 2).contiguous(memory_format=order)
+            maps.append(block.activate(convolved))
         return maps
 
 
@@ -157,8 +170,9 @@ def _shifted(matrix: Tensor) -> Tensor:
 def _along_rows(grid: Tensor, taps: Tensor, matrix: Tensor) -> Tensor:
     """Grids with all taps of a convolution applied, resized and shifted along their rows; one part per vertical tap.
 
-    Shape: (N, G, G, c), (C, c, 3, 3), (S, 3 G) -> (N, 3 G, S, C)
+    Shape: (N, G, G, c), (c, 3 * 3 * C), (S, 3 G) -> (N, 3 G, S, C)
     """
-    tapped = grid @ taps.permute(1, 2, 3, 0).flatten(1)
-    tapped = tapped.unflatten(3, (3, 3, -1)).permute(0, 3, 1, 4, 2, 5)  # (N, vertical, row, horizontal, column, C)
+    tapped = grid.flatten(0, 2) @ taps
+    tapped = tapped.view(*grid.shape[:3], 3, 3, -1)  # (N, row, column, vertical, horizontal, C)
+    tapped = tapped.permute(0, 3, 1, 4, 2, 5)
     return (matrix @ tapped.flatten(3, 4)).flatten(1, 2)

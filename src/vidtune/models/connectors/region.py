@@ -19,7 +19,7 @@ from vidtune.models.connectors.clustering import k_means, representatives, start
 from vidtune.models.connectors.fused_levels import FusedLevels
 from vidtune.models.connectors.roi_align import BoxTokens
 
-MAP_NUMBERS = 2**26
+MAP_NUMBERS = 3 * 2**24
 """Numbers in the maps of the frames that are computed together; bounds the memory. Two frames of published size."""
 
 
