@@ -26,7 +26,7 @@ from vidtune.evaluation.metrics.dense_captions import (
     score_dense_captions,
 )
 from vidtune.evaluation.metrics.grounding import interval_iou, parse_interval, score_grounding
-from vidtune.evaluation.metrics.meteor import Meteor, meteor_problem
+from vidtune.evaluation.metrics.programs.meteor import Meteor, meteor_problem
 from vidtune.evaluation.metrics.rouge import rouge_l
 from vidtune.evaluation.metrics.segment_captions import score_segment_captions
 from vidtune.evaluation.metrics.soda import TimedSentence, best_matching, event_iou, soda_c
@@ -35,6 +35,7 @@ from vidtune.evaluation.predict import predict
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.judgements import judge_items, store_judgements
+from vidtune.evaluation.runs.official_log import import_log
 from vidtune.evaluation.runs.official_results import combine, import_official_results
 from vidtune.evaluation.scores.scoring import NothingScoredError, score_run
 from vidtune.generation.settings import Answer, Request
@@ -451,3 +452,45 @@ def test_segment_captions_score_as_published(parity_folder):
 
 def test_segment_captions_score_as_published_with_meteor(parity_folder, meteor):
     check_segments(parity_folder, meteor, ["BLEU4", "METEOR", "Rouge", "CIDEr"])
+
+
+def write_targets(folder, logged):
+    """A test set with the questions that a log answers."""
+    questions = {(record["video_name"], record["groundtruth"]): None for record in logged}
+    (folder / "frames").mkdir(parents=True)
+    entry = {"frame_path": "frames", "frame_id": ["1.jpg"], "track_list": [[0, 0, 8, 8]]}
+    listed = [{**entry, "video_name": name, "caption": caption} for name, caption in questions]
+    (folder / "hc_stvg_val.json").write_text(json.dumps(listed))
+    return folder
+
+
+def target_cases(folder):
+    fixture = load(folder, "videoref_bench")
+    return list(zip(fixture["inputs"]["cases"], fixture["expected"], strict=True))
+
+
+def test_captions_of_targets_score_as_published(parity_folder, tmp_path):
+    names = {f"Bleu_{order}": f"BLEU{order}" for order in (1, 2, 3, 4)} | {"ROUGE_L": "Rouge"}
+    for number, (case, expected) in enumerate(target_cases(parity_folder)):
+        data = write_targets(tmp_path / str(number), case["records"])
+        log = data / f"2_0.{case['ext']}"  # a part of a log has the suffix of JSON, whatever its form
+        as_list = case["ext"] == "json" and number % 2
+        log.write_text(json.dumps(case["records"]) if as_list else "".join(map(as_line, case["records"])))
+        run = import_log(log, "videoref_bench", data, data / "run")
+        if "error" in expected:  # there a record without an answer ends the evaluation
+            with pytest.raises(NothingScoredError, match="the log holds no text as its answer"):
+                score_run(run.path, progress=False)
+            continue
+        group = score_run(run.path, progress=False).group("target")
+        assert group.scored == expected["ultimate_video_number"]
+        assert group.scored + group.excluded == expected["input_video_number"]
+        for name, value in expected["printed_final"].items():
+            found = group.value(names.get(name, name)).official
+            if found is None:
+                assert name == "METEOR" and meteor_problem()
+            else:
+                assert round(found.value / 100, 3) == pytest.approx(value, abs=1e-9), name
+
+
+def as_line(record):
+    return json.dumps(record) + "\n"

@@ -7,7 +7,7 @@ from event_sets import InTurn, event_run
 from qa_sets import records
 
 from vidtune.errors import UserError
-from vidtune.evaluation.metrics.meteor import meteor_problem
+from vidtune.evaluation.metrics.programs.meteor import meteor_problem
 from vidtune.evaluation.runs.official_log import import_log
 from vidtune.evaluation.scores.score import Score
 from vidtune.evaluation.scores.scoring import score_run

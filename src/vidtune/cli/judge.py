@@ -14,15 +14,17 @@ from vidtune.errors import UserError
 def judge(
     run: Annotated[
         list[Path],
-        typer.Argument(help="Folder of one evaluation, OUT/BENCHMARK, or a log file of published scripts; repeatable."),
+        typer.Argument(
+            help="Folder of one evaluation, OUT/BENCHMARK, or a log of published scripts, file or folder; repeatable."
+        ),
     ],
     *,
-    benchmark: Annotated[str | None, typer.Option(help="Of a log file; its run goes to a folder beside it.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the test set, for a log file.")] = None,
+    benchmark: Annotated[str | None, typer.Option(help="Of a log; its run goes to a folder beside it.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the test set, for a log.")] = None,
     judging: JudgeOptions,
 ) -> None:
     """Judge or measure the stored predictions of RUN and print the scores; no judgement is asked for twice."""
-    folders = [_imported(path, benchmark, data) if path.is_file() else path for path in run]
+    folders = [_imported(path, benchmark, data) if _is_log(path, benchmark) else path for path in run]
     scoring = Scoring()
     for folder in folders:
         judge = judging.build(folder.parent / CACHE)
@@ -32,6 +34,13 @@ def judge(
             else:
                 typer.echo(f"{folder}: not judged, the judge was given up")
     scoring.end()
+
+
+def _is_log(path: Path, benchmark: str | None) -> bool:
+    """Whether a path is a log of another program, not a run: a file, or a folder of which the benchmark is told."""
+    from vidtune.evaluation.runs.folder import RUN_FILE
+
+    return path.is_file() or (benchmark is not None and path.is_dir() and not (path / RUN_FILE).is_file())
 
 
 def _imported(log: Path, benchmark: str | None, data: Path | None) -> Path:

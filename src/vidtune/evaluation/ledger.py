@@ -28,6 +28,7 @@ class Judging(StrEnum):
     JUDGED        it has a verdict, or metrics have measured it
     NO_VERDICT    the judge gave a score but said neither yes nor no
     UNREAD        metrics found nothing of the requested form in the answer; it counts as wrong
+    EXCLUDED      the published scorer leaves the answer out, by a rule of its own
     OUT_OF_RANGE  the judge's score is outside its scale
     UNREADABLE    the judge's reply holds no score
     FAILED        the judge could not be asked, or gave no readable reply after all attempts
@@ -38,6 +39,7 @@ class Judging(StrEnum):
     JUDGED = "judged"
     NO_VERDICT = "neither yes nor no"
     UNREAD = "not of the form asked for"
+    EXCLUDED = "left out as published"
     OUT_OF_RANGE = "scored outside the scale"
     UNREADABLE = "unreadable verdict"
     FAILED = "judge failed"

@@ -11,7 +11,7 @@ from qa_sets import counted_set, stub_run
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks import omni_events
 from vidtune.evaluation.metrics.base import MetricValues
-from vidtune.evaluation.metrics.meteor import STATISTICS
+from vidtune.evaluation.metrics.programs.meteor import STATISTICS
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.comparison import compare_runs
 from vidtune.evaluation.scores.score_file import read_score

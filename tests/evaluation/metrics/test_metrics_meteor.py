@@ -9,7 +9,7 @@ import pytest
 
 from vidtune.errors import UserError
 from vidtune.evaluation.metrics import tokenizer
-from vidtune.evaluation.metrics.meteor import Meteor, meteor_of_sums, meteor_problem
+from vidtune.evaluation.metrics.programs.meteor import Meteor, meteor_of_sums, meteor_problem
 
 # Replies with the number of lines so far as length of the prediction, and that of characters as chunks.
 STAND_IN = f"""#!{sys.executable}

@@ -11,7 +11,7 @@ from event_sets import event_protocol, event_run, write_events
 from qa_sets import StubEngine, stub_protocol, stub_run, write_set, write_video
 
 from vidtune.errors import UserError
-from vidtune.evaluation.metrics.meteor import meteor_problem
+from vidtune.evaluation.metrics.programs.meteor import meteor_problem
 from vidtune.evaluation.report.page import build_report
 from vidtune.evaluation.scores.score_file import read_score
 from vidtune.evaluation.scores.score_lines import answers_text, counts_text

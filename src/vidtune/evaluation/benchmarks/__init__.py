@@ -13,6 +13,8 @@ PARTS = {
     "longvale_seg_captioning": f"{_HERE}.longvale:LONGVALE_SEG_CAPTIONING",
     "video_chatgpt": f"{_HERE}.video_chatgpt:VIDEO_CHATGPT",
     "video_chatgpt_q1_twice": f"{_HERE}.video_chatgpt:VIDEO_CHATGPT_FIRST_TWICE",
+    "videoref_bench": f"{_HERE}.videoref_bench:VIDEOREF_BENCH",
+    "videoref_bench_whole": f"{_HERE}.videoref_bench:VIDEOREF_BENCH_WHOLE",
     "world_qa": f"{_HERE}.world:WORLD_QA",
     "world_events": f"{_HERE}.world:WORLD_EVENTS",
 }

@@ -24,7 +24,7 @@ from vidtune.evaluation.metrics.base import CaptionMetric, TaskValues
 from vidtune.evaluation.metrics.bleu import bleu4
 from vidtune.evaluation.metrics.dense_captions import TimedSentence, Truth, score_dense_captions
 from vidtune.evaluation.metrics.grounding import interval_iou, parse_interval, score_grounding
-from vidtune.evaluation.metrics.meteor import Meteor, meteor_of_sums, meteor_problem
+from vidtune.evaluation.metrics.programs.meteor import Meteor, meteor_of_sums, meteor_problem
 from vidtune.evaluation.metrics.segment_captions import score_segment_captions
 from vidtune.evaluation.metrics.tokenizer import TokenizerName
 from vidtune.evaluation.outcome import Metric

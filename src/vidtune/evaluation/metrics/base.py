@@ -8,7 +8,7 @@ Legend: I items, S statistics per item.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -68,6 +68,7 @@ class TaskValues(Generic[Id]):
             and count as empty answers.
         unknown: ids of answers without a truth; in no value.
         unparsed: those of ``ids`` with an answer in which nothing could be read; their value is 0.
+        excluded: id of an answer that the published scorer leaves out -> reason; in no value.
         metrics: metric -> values.
     """
 
@@ -76,6 +77,7 @@ class TaskValues(Generic[Id]):
     unknown: tuple[Id, ...]
     unparsed: tuple[Id, ...]
     metrics: dict[str, MetricValues]
+    excluded: Mapping[Id, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from vidtune.errors import UserError
 
 METEOR_JAR = "meteor/meteor-1.5.jar"
+SPICE_JAR = "spice/spice-1.0.jar"
 TOKENIZER_JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 UTF8 = "-Dfile.encoding=UTF-8"  # or the locale would decide
 

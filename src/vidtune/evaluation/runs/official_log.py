@@ -8,6 +8,7 @@ whose published scorer counts every line (`MeasuredBenchmark.every_answer_counts
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ UNKNOWN_PROMPT = "not known: answers were imported"
 NO_TEXT = "the log holds no text as its answer"
 LEFT_OUT = "have another query_id than 0: the published scorer leaves them out"
 SHOWN = 80
+MERGED, PART = "merge.jsonl", re.compile(r"(\d+)_(\d+)\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolde
     """Make a run from a file of answers; `RunFolder.import_notes` says what is unusual in it.
 
     Args:
-        log: file of JSON lines or of one JSON list, as the published scripts of the benchmark write it.
+        log: file of JSON lines or of one JSON list, as the published scripts of the benchmark write it; or the folder
+            of such files, see `log_files`.
         data: folder of the test set.
         run_dir: folder of the run; a run made from the same file is written again.
 
@@ -73,16 +76,15 @@ def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolde
         UserError: no such file, a record that answers no question of the test set or asks another one (the message
             names it), or ``run_dir`` holds another run.
     """
-    if not log.is_file():
-        raise UserError(f"{log}: no such file of answers")
+    files = log_files(log)
     test_set = BENCHMARKS[benchmark]
     questions = test_set.load(data)
     protocol = test_set.protocol(prompt_format=UNKNOWN_PROMPT)
-    answers = _read(log, test_set, questions, protocol)
+    answers = _read(log, files, test_set, questions, protocol)
     if not answers.every:
         why = f"; {answers.left_out} lines {LEFT_OUT}" if answers.left_out else ""
         raise UserError(f"{log}: holds no answer{why}")
-    fingerprint = hashlib.sha256(log.read_bytes()).hexdigest()[:16]
+    fingerprint = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
     info = RunInfo(
         protocol=protocol,
         protocol_hash=protocol.hash,
@@ -104,19 +106,44 @@ def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolde
     return run
 
 
+def log_files(log: Path) -> list[Path]:
+    """Returns the files of a log: the file itself; of a folder its ``merge.jsonl``, or the parts that are merged there.
+
+    Published scripts write one part ``N_k.json`` per GPU, number k of N, as JSON lines in spite of its name.
+
+    Raises:
+        UserError: no such file or folder, or a folder with no parts or with parts of two logs.
+    """
+    if log.is_file():
+        return [log]
+    if (log / MERGED).is_file():
+        return [log / MERGED]
+    parts = {path: PART.fullmatch(path.name) for path in log.glob("*.json")} if log.is_dir() else {}
+    numbers = {path: (int(found[1]), int(found[2])) for path, found in parts.items() if found}
+    if not numbers:
+        raise UserError(f"{log}: no such file of answers" + (f", no {MERGED} and no N_k.json there" * log.is_dir()))
+    if len({count for count, _ in numbers.values()}) > 1:
+        names = ", ".join(sorted(path.name for path in numbers))
+        raise UserError(f"{log}: holds parts of several logs ({names}); keep those of one")
+    return sorted(numbers, key=lambda path: numbers[path])
+
+
 def _lines(predictions: Sequence[Prediction]) -> str:
     return "".join(json.dumps(prediction.record(), ensure_ascii=False) + "\n" for prediction in predictions)
 
 
-def _read(log: Path, test_set: Benchmark, questions: QuestionSet, protocol: Protocol) -> _Answers:
+def _read(
+    log: Path, files: Sequence[Path], test_set: Benchmark, questions: QuestionSet, protocol: Protocol
+) -> _Answers:
     """Assign the records of a log to questions."""
     by_id: dict[str, list[Question]] = {}
     for question in questions.questions:
         by_id.setdefault(question.id, []).append(question)
     answers = _Answers()
     turns: dict[tuple[int, ...], _Turns] = {}
-    for place, record in read_foreign_records(log):
-        where = f"{log}: {place}"
+    records = ((file, *one) for file in files for one in read_foreign_records(file))
+    for file, place, record in records:
+        where = f"{file}: {place}"
         try:
             found = test_set.from_official(record)
         except (KeyError, TypeError) as error:

@@ -16,7 +16,7 @@ from vidtune.evaluation.question import Question
 
 # Keys in lower case.
 _TEXTS = ("question", "query", "prompt", "q")
-_SENTENCES = ("sentence",)
+_SENTENCES = ("sentence", "groundtruth")
 _VIDEOS = ("video_name", "video", "video_id", "video_path")
 _SHOWN = 80
 

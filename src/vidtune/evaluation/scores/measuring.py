@@ -78,8 +78,10 @@ class Measurements(ScoreSource):
         return sorted(outcomes, key=lambda outcome: outcome.index)
 
     def no_value(self, metric: Metric, outcomes: Sequence[Outcome]) -> str | None:
-        answered = any(outcome.entry.counted for outcome in outcomes)
-        return None if answered else "no question of this task was answered"
+        if any(outcome.entry.counted for outcome in outcomes):
+            return None
+        answered = any(outcome.entry.answered for outcome in outcomes)
+        return "no answer of this task counts" if answered else "no question of this task was answered"
 
     def _items(self, ledger: Ledger) -> list[Item]:
         """Every question of the run with its answer, in the order of the test set."""
@@ -106,9 +108,10 @@ def _outcomes(ledger: Ledger, measured: Measured, official: Rows, metrics: Seque
     strict = _rows(measured.strict, metrics)
     values = _values(measured.official, metrics)
     unread = {index for task in measured.official.values() for index in task.unparsed}
+    excluded = {index: reason for task in measured.official.values() for index, reason in task.excluded.items()}
     return [
         Outcome(
-            _measured(entry, entry.index in unread),
+            _measured(entry, entry.index in unread, excluded.get(entry.index)),
             official=official.get(entry.index, {}),
             strict=strict.get(entry.index, {}),
             verdict="measured" if entry.answered else None,
@@ -118,9 +121,12 @@ def _outcomes(ledger: Ledger, measured: Measured, official: Rows, metrics: Seque
     ]
 
 
-def _measured(entry: Entry, unread: bool) -> Entry:
+def _measured(entry: Entry, unread: bool, excluded: str | None) -> Entry:
+    """Args: excluded: why the published scorer leaves the answer out; None: it does not."""
     if not entry.answered:
         return entry
+    if excluded is not None:
+        return replace(entry, judging=Judging.EXCLUDED, reason=excluded)
     return replace(entry, judging=Judging.UNREAD if unread else Judging.JUDGED)
 
 
@@ -159,6 +165,7 @@ def _record(outcome: Outcome) -> dict[str, Any]:
         "video": outcome.video,
         "type": outcome.type,
         "answered": outcome.entry.counted,
+        **({"excluded": outcome.entry.reason} if outcome.entry.judging is Judging.EXCLUDED else {}),
         "values": {name: round(value, 4) for name, value in outcome.values.items()},
         "official": dict(outcome.official),
         "strict": {name: row for name, row in outcome.strict.items() if row != outcome.official.get(name)},
@@ -167,9 +174,9 @@ def _record(outcome: Outcome) -> dict[str, Any]:
 
 def _stored(entry: Entry, record: Mapping[str, Any]) -> Outcome:
     """The outcome that a line of ``measurements.jsonl`` holds."""
-    answered = record["answered"]
+    answered, excluded = record["answered"], record.get("excluded")
     return Outcome(
-        replace(entry, judging=Judging.JUDGED if answered else None),
+        _measured(entry, False, excluded) if answered or excluded else replace(entry, judging=None),
         official=record["official"],
         strict={**record["official"], **record["strict"]},
         verdict="measured" if answered else None,

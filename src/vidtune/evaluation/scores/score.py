@@ -52,8 +52,8 @@ class ScoreGroup(BaseModel):
         questions: number of planned questions; all are in the strict values.
         scored: number of them that are answered, and judged where a judge scores them.
         yes, no: number of judgements that say yes, or no, in the official value.
-        unjudged: answers without a verdict that counts: the sum of ``out_of_range``, ``unreadable``, ``judge_failed``
-            and ``not_judged``, which `evaluation.ledger.Judging` explains.
+        unjudged: answers without a verdict that counts: the sum of ``out_of_range``, ``unreadable``, ``judge_failed``,
+            ``not_judged`` and ``excluded``, which `evaluation.ledger.Judging` explains.
         missing: questions whose video does not exist.
         errors: questions that could not be asked.
         unanswered: questions that were not asked yet.
@@ -85,6 +85,7 @@ class ScoreGroup(BaseModel):
     judge_failed: int = 0
     not_judged: int = 0
     repeated: int = 0
+    excluded: int = 0
     similar: int = 0
     videos: int
     values: tuple[NamedValue, ...]

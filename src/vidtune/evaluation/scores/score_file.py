@@ -27,6 +27,7 @@ _LATER_COUNTS = (
     "judge_failed",
     "not_judged",
     "repeated",
+    "excluded",
     "unanswered",
     "similar",
 )
@@ -87,6 +88,7 @@ def score_record(score: Score) -> dict[str, Any]:
             "measuring": score.identity,
             "intervals": score.intervals,
             "coverage": score.coverage,
+            **({"duplicates": score.duplicates} if score.duplicates else {}),
             **_reasons(score),
             "left_out": score.left_out,
             "tasks": [_task_record(group) for group in score.groups],
@@ -115,6 +117,7 @@ def score_of(record: Mapping[str, Any]) -> Score:
             identity=record["measuring"],
             left_out=record["left_out"],
             unanswered=sum(group.unanswered for group in groups),
+            duplicates=record.get("duplicates", 0),
             overall=None,
             groups=groups,
         )

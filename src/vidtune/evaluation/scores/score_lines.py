@@ -54,6 +54,7 @@ def counts_text(group: "ScoreGroup") -> str:
         Asking.NO_VIDEO: group.missing,
         Asking.FAILED: group.errors,
         Asking.NOT_ASKED: group.unanswered,
+        Judging.EXCLUDED: group.excluded,
         Judging.OUT_OF_RANGE: group.out_of_range,
         Judging.UNREADABLE: group.unreadable,
         Judging.FAILED: group.judge_failed,

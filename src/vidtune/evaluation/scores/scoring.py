@@ -149,6 +149,7 @@ def _group(kind: str | None, source: ScoreSource, collected: Collected) -> Score
         unreadable=judged[Judging.UNREADABLE],
         judge_failed=judged[Judging.FAILED],
         not_judged=judged[Judging.NOT_JUDGED],
+        excluded=judged[Judging.EXCLUDED],
         repeated=sum(one.entry.repeated and one.entry.counted and not one.official for one in mine),
         similar=sum(entry.similar is not None for entry in entries),
         videos=len({entry.video for entry in entries}),

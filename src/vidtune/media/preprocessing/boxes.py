@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-Choice = Literal["average", "random"]
+Choice = Literal["average", "random", "whole"]
 
 
 def box_problem(box: Sequence[float] | np.ndarray) -> str | None:
@@ -43,7 +43,8 @@ def chosen_boxes(number: int, wanted: int, choice: Choice = "average", seed: int
 
     At most T boxes: all of them, then the last one repeated. More, without a seed: every (n // T)-th from the first on,
     so that the last ones may stay unseen. With a seed and "average": from a random start, each moved at random by up to
-    a quarter of that distance. With a seed and "random": T different ones.
+    a quarter of that distance. With a seed and "random": T different ones. "whole", with and without a seed: from the
+    first to the last, at equal distances.
 
     Args:
         number: n, at least 1.
@@ -52,6 +53,8 @@ def chosen_boxes(number: int, wanted: int, choice: Choice = "average", seed: int
     """
     if number <= wanted:
         return [*range(number), *[number - 1] * (wanted - number)]
+    if choice == "whole":
+        return np.linspace(0, number - 1, wanted).round().astype(int).tolist()
     distance = number // wanted
     if seed is None:
         return [place * distance for place in range(wanted)]

@@ -38,7 +38,7 @@ class RegionPreprocessing(SquarePreprocessing):
 
     Args:
         num_boxes: number T of boxes that are taken, see `chosen_boxes`.
-        choice: how they are chosen if there are more and preprocessing is random.
+        choice: how they are chosen if there are more.
         follow_crop: boxes are fractions of the square. False, as published: of the whole frame, also where the square
             is a part of it.
     """

@@ -1,0 +1,237 @@
+"""VideoRefBench: what does the boxed one do in the video? Answers are captions, compared with one reference each.
+
+Qiu et al., Artemis: Towards Referential Understanding in Complex Videos, NeurIPS 2024, arXiv:2406.00258;
+`artemis/eval/run_inference_artemis_bench.py` and `utils/get_score_metric.py` there. The test set is the validation part
+of HC-STVG, ``hc_stvg_val.json`` in the form of `data.referring`, and the folders of frames and features that it names.
+
+========  ==================================================================================================
+official  one answer per video name, the last one; answers of 5 characters or fewer, or of 300 or more, are in no value,
+          nor are their references
+strict    every question, whatever the length of its answer; one without an answer counts as an empty one
+========  ==================================================================================================
+
+The published script sees every (n // 8)-th of n boxes, from the first on: of 15 boxes the first 8.
+`VIDEOREF_BENCH_WHOLE` is the same set with 8 boxes from the first to the last.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vidtune.data.annotation import Annotation
+from vidtune.data.problems import SampleProblem
+from vidtune.data.referring import TAG, read_referring
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.base import OfficialAnswer, answer_of
+from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
+from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
+from vidtune.evaluation.metrics.base import CaptionMetric, TaskValues
+from vidtune.evaluation.metrics.bleu import ORDERS, bleu
+from vidtune.evaluation.metrics.captions import score_captions
+from vidtune.evaluation.metrics.cider import cider
+from vidtune.evaluation.metrics.programs.caption_programs import CaptionPrograms, programs_identity
+from vidtune.evaluation.metrics.programs.meteor import meteor_of_sums
+from vidtune.evaluation.metrics.rouge import rouge_l
+from vidtune.evaluation.outcome import Metric
+from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
+from vidtune.evaluation.question import Prediction, Question, QuestionSet
+
+if TYPE_CHECKING:
+    from vidtune.data.media_files import MediaFiles
+
+TARGET = "target"
+"""The type of all questions."""
+BOX, TRACK = "box", "track"
+"""Streams of the asked box, and of the boxes over time; the first is asked about by its tag."""
+QUESTION = f"What is the {TAG} doing in this video?"
+SHORTEST, LONGEST = 6, 299
+"""Lengths in characters of the answers that the published scorer takes."""
+_BLEU_OF_SUMS = [value.from_sums for value in bleu([["a"]], ["a"])]
+METRICS = (
+    *(Metric(f"BLEU{order}", TARGET, from_sums=_BLEU_OF_SUMS[order - 1]) for order in range(1, ORDERS + 1)),
+    Metric("METEOR", TARGET, of_one="METEOR", from_sums=meteor_of_sums),
+    Metric("Rouge", TARGET, of_one="Rouge"),
+    Metric("CIDEr", TARGET, highest=10.0, of_one="CIDEr"),
+    Metric("SPICE", TARGET, of_one="SPICE"),
+    Metric("BERTScore", TARGET, of_one="BERTScore"),
+)
+# Sampled without a seed: published numbers are one draw. top_k is the default of transformers.
+GENERATION = GenerationRules(max_new_tokens=1024, do_sample=True, temperature=0.2, top_k=50)
+
+
+@dataclass(frozen=True)
+class TargetCaptions(MeasuredBenchmark):
+    """A set of questions about one target each.
+
+    Args:
+        choice: which boxes of a track are taken, see `media.preprocessing.boxes`.
+    """
+
+    name: str
+    title: str
+    source: str
+    choice: str
+    annotations: str = "hc_stvg_val.json"
+    folders: tuple[str, ...] = ("videorefbench_json", "Artemis_data")
+    generation: GenerationRules = field(default_factory=lambda: GENERATION)
+    version: int = 1
+    system_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return METRICS
+
+    def load(self, data: Path) -> QuestionSet:
+        """Read the set.
+
+        Args:
+            data: annotation file, its folder, or one above it. Its paths are relative to the first folder in which one
+                of them exists: that of the file, the one above, ``data``, and ``Artemis_data`` in each.
+
+        Raises:
+            UserError: no such file, broken JSON, or an item of the wrong form; names file, entry and key.
+        """
+        from vidtune.data.media_files import MediaFiles
+
+        path = self._find(Path(data)).resolve()
+        entries, content = read_list(path)
+        annotations = list(read_referring(path, content))
+        if not annotations:
+            raise UserError(f"{path}: holds no question")
+        root = self._root(path, Path(data).resolve(), annotations)
+        finder = MediaFiles(root, {})
+        questions = []
+        for index, (entry, annotation) in enumerate(zip(entries, annotations, strict=True)):
+            name = str(field_of(path, index, entry, "video_name", (str, int)))
+            questions.append(_question(index, name, annotation, root, finder))
+        stored = any(question.features for question in questions)
+        fingerprint = hashlib.sha256(content).hexdigest()[:16]
+        return QuestionSet(self.name, root, fingerprint, tuple(questions), {"video": str(root)} if stored else {})
+
+    def protocol(
+        self,
+        *,
+        prompt_format: str,
+        stop: Sequence[str] = (),
+        preprocessing: Mapping[str, Any] | None = None,
+        blind: bool = False,
+    ) -> Protocol:
+        return Protocol(
+            benchmark=self.name,
+            version=self.version,
+            prompt_format=prompt_format,
+            file_lookup=FileLookup(folder="", extensions=("",)),
+            preprocessing=dict(preprocessing or {}),
+            question_media={BOX: {}, TRACK: {"choice": self.choice}},
+            generation=self.generation.model_copy(update={"stop": tuple(stop)}),
+            blind=blind,
+        )
+
+    @property
+    def measuring(self) -> dict[str, Any]:
+        return {"tokenizer": "ptb", "lengths": [SHORTEST, LONGEST], **programs_identity()}
+
+    def measure(self, items: Sequence[Item]) -> Measured:
+        with CaptionPrograms() as programs:
+            strict = programs.computed(lambda: _score(items, programs, strict=True))
+            official = programs.computed(lambda: self._official(items, programs))
+            return Measured({TARGET: official}, {TARGET: strict}, programs.left_out)
+
+    def _official(self, items: Sequence[Item], programs: CaptionPrograms) -> TaskValues[int]:
+        answered = [item for item in items if item.pred is not None]
+        last = {item.id: item for item in answered}
+        # The first answer to a name gives it its place; the place of a caption can matter to the tokeniser.
+        kept = [last[name] for name in dict.fromkeys(item.id for item in answered)]
+        excluded = {item.index: reason for item in kept if (reason := _length_problem(item.pred or ""))}
+        values = _score([item for item in kept if item.index not in excluded], programs, strict=False)
+        missing = tuple(item.index for item in items if item.pred is None)
+        return replace(values, missing=missing, excluded=excluded)
+
+    def official_records(
+        self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]]
+    ) -> Iterator[dict[str, Any]]:
+        for one in predictions:
+            if one.error is None:
+                yield {"video_name": one.video, "groundtruth": one.answer, "pred": one.pred}
+
+    def from_official(self, record: Mapping[str, Any]) -> OfficialAnswer | None:
+        # A sample that failed is written without an answer.
+        answer = answer_of(record, "pred") if "pred" in record else None
+        return OfficialAnswer((str(record["video_name"]),), answer)
+
+    def _find(self, data: Path) -> Path:
+        places = [data, *(data / name for name in self.folders), data / self.folders[1] / self.folders[0]]
+        for candidate in [data, *(place / self.annotations for place in places)]:
+            if candidate.is_file():
+                return candidate
+        raise UserError(
+            f"{data}: no {self.annotations} here or in {', '.join(f'{name}/' for name in self.folders)}; give the "
+            f"file, or the folder that holds the {self.title} data"
+        )
+
+    def _root(self, path: Path, data: Path, annotations: Sequence[Annotation]) -> Path:
+        """The folder that paths of the annotations are relative to."""
+        near = [path.parent, path.parent.parent, *([data] if data.is_dir() else [])]
+        candidates = list(dict.fromkeys(place for one in near for place in (one, one / self.folders[1])))
+        named = [name for annotation in annotations for _, name in annotation.media if name]
+        return next((one for name in named for one in candidates if (one / name).exists()), path.parent)
+
+
+def _question(index: int, name: str, annotation: Annotation, root: Path, finder: "MediaFiles") -> Question:
+    """The question of one annotation. One that cannot be used is a question without a video; it says why."""
+    from vidtune.media.feature_file import is_feature_file
+
+    caption = annotation.turns[1].text
+    question = Question(index, name, name, None, QUESTION, caption, type=TARGET, reference={"sentence": caption})
+    try:
+        if annotation.problem is not None:
+            raise SampleProblem(*annotation.problem)
+        video, *target = finder.refs(annotation)
+    except SampleProblem as problem:
+        return replace(question, looked_for=problem.detail)
+    frames = target[0].path
+    if not Path(frames).exists():
+        return replace(question, looked_for=f"not {_below(root, frames)}")
+    is_stored = is_feature_file(video.path) and Path(video.path).is_file()
+    return replace(
+        question,
+        file=None if is_stored else _below(root, frames),
+        features=(("video", video.path),) if is_stored else (),
+        media=tuple(replace(ref, path=_below(root, ref.path)) for ref in target),
+    )
+
+
+def _below(root: Path, path: str) -> str:
+    return str(Path(path).relative_to(root))
+
+
+def _length_problem(answer: str) -> str | None:
+    """Why the published scorer does not take an answer of this length; None: it does."""
+    if SHORTEST <= len(answer) <= LONGEST:
+        return None
+    return f"the published scorer takes answers of {SHORTEST} to {LONGEST} characters"
+
+
+def _bleu(order: int) -> CaptionMetric:
+    return lambda references, predictions: bleu(references, predictions)[order - 1]
+
+
+def _score(items: Sequence[Item], programs: CaptionPrograms, strict: bool) -> TaskValues[int]:
+    metrics: dict[str, CaptionMetric] = {f"BLEU{order}": _bleu(order) for order in range(1, ORDERS + 1)}
+    metrics |= {"Rouge": rouge_l, "CIDEr": cider, **programs.of_tokens}
+    return score_captions(
+        {item.index: item.pred for item in items if item.pred is not None},
+        {item.index: item.reference["sentence"] for item in items},
+        metrics,
+        of_texts=programs.of_texts,
+        strict=strict,
+    )
+
+
+_SOURCE = "Qiu et al., Artemis: Towards Referential Understanding in Complex Videos, NeurIPS 2024, arXiv:2406.00258"
+VIDEOREF_BENCH = TargetCaptions("videoref_bench", "VideoRefBench", _SOURCE, choice="average")
+VIDEOREF_BENCH_WHOLE = TargetCaptions(
+    "videoref_bench_whole", "VideoRefBench, whole tracks", f"{_SOURCE}; boxes over the whole track", choice="whole"
+)
