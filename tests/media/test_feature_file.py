@@ -49,6 +49,18 @@ def test_bfloat16_becomes_float32(tmp_path):
     assert read_features(str(tmp_path / "a.safetensors")).dtype == np.float32
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_of_every_protocol_are_read(tmp_path, protocol):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(VALUES, protocol))
+    np.testing.assert_array_equal(read_features(str(tmp_path / "a.pkl")), VALUES)
+
+
+def test_a_pickle_encodes_nothing_but_the_bytes_of_an_array(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(b"c_codecs\nencode\n(Vabc\nVutf-16\ntR.")
+    with pytest.raises(MediaError, match="asks for text in utf-16"):
+        read_features(str(tmp_path / "a.pkl"))
+
+
 class Bomb:
     def __init__(self, target):
         self.target = str(target)

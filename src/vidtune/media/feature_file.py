@@ -98,9 +98,18 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Unpickler that builds numpy arrays and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return _bytes_of_old_pickles
         if (module, name) not in _PICKLED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only an array is read from a pickle")
         return super().find_class(module, name)
+
+
+def _bytes_of_old_pickles(text: str, encoding: str) -> bytes:
+    """Bytes as pickles of protocol 2 and below hold them, such as those of ``numpy.ndarray.dump``."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for text in {encoding}, and only an array is read from a pickle")
+    return text.encode("latin1")
 
 
 def _only_name(path: str, names: list[str]) -> str:
