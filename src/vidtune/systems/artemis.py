@@ -86,7 +86,7 @@ _PUBLISHED_TOWER = "openai/clip-vit-large-patch14"
 _TOWER: JsonDict = {"type": "clip_pooled", "hidden_act": "quick_gelu"}
 _STREAMS = {"video": "visual", "image": "visual", "box": "region", "track": "region"}
 _TAP_STEP = 3
-_TRACKED, _CLUSTERS = 8, 4
+_CLUSTERS, _TRACKED_PER_CLUSTER = 4, 2
 
 
 def build_config(text_config: PreTrainedConfig, towers: Sizes, connectors: Sizes) -> VideoLMConfig:
@@ -136,7 +136,8 @@ def preprocessing(config: VideoLMConfig) -> dict[str, Preprocessing]:
     tower = config.tower("clip")
     assert isinstance(tower, PooledClipTowerConfig)
     size = tower.image_size
-    tracked = _TRACKED if config.connectors["region"]["clusters"] is not None else _CLUSTERS
+    clusters = config.connectors["region"]["clusters"]
+    tracked = _CLUSTERS if clusters is None else _TRACKED_PER_CLUSTER * clusters
     return {
         "video": VideoPreprocessing(
             size=size,

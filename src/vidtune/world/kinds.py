@@ -1,5 +1,6 @@
 """Worlds that a recipe can name, and how the world of a recipe is rendered."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from vidtune.registry import SYSTEMS
 from vidtune.world.dataset import WorldSpec, build_world
 from vidtune.world.event_dataset import EventWorldSpec, build_event_world
 from vidtune.world.layout import RenderProgress
+from vidtune.world.target_dataset import TargetWorldSpec, build_target_world
 
 
 class Build(Protocol):
@@ -35,9 +37,12 @@ class World:
     build: Build
 
 
+_FIELD = re.compile(r"\{\w+\}|<\w+>")
+
 WORLDS = {
     "shapes": World("world", partial(build_world, spec=WorldSpec())),
     "events": World("events_world", partial(build_event_world, spec=EventWorldSpec())),
+    "targets": World("targets_world", partial(build_target_world, spec=TargetWorldSpec())),
 }
 
 
@@ -72,6 +77,10 @@ def render_world(kind: str, out: Path, progress: ProgressCallback = no_progress)
     # A format without roles counts as one with the usual roles: another text would make another tokenizer.
     roles = [(prompt.user.before or "USER: ", prompt.assistant.before or "ASSISTANT:") for prompt in prompts]
     texts = sorted({f"{prompt.system} {user}{answer}" for prompt, (user, answer) in zip(prompts, roles, strict=True)})
+    # What a format writes around the question, without the tags of media.
+    placed = {text for prompt in prompts for placement in prompt.placements for text in placement.texts}
+    asked = {text for prompt in prompts for text in prompt.questions}
+    texts += sorted({_FIELD.sub("", text) for text in placed | asked})
     folder = out / world.folder
     world.build(folder, texts=texts, progress=lambda done, total: progress("files", done, total))
     return folder

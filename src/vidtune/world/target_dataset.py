@@ -18,7 +18,7 @@ from vidtune.world.layout import Json, RenderProgress, claim, file_name, render_
 from vidtune.world.questions import SceneQuestion
 from vidtune.world.render import draw_frame, write_clip, write_picture
 from vidtune.world.scene import Actor, Scene
-from vidtune.world.target_questions import ask_of_scene, ask_of_target, describe_targets, say_of_target
+from vidtune.world.target_questions import TELL, ask_of_scene, ask_of_target, describe_targets, say_of_target
 from vidtune.world.targets import make_target_scene
 from vidtune.world.tokenizer import train_tokenizer
 
@@ -48,13 +48,13 @@ class TargetWorldSpec:
     """
 
     seed: int = 0
-    videos: int = 1600
-    images: int = 200
+    videos: int = 800
+    images: int = 100
     test_videos: int = 60
     choice_videos: int = 60
     frames: int = 8
     fps: int = 4
-    size: int = 64
+    size: int = 48
 
     def scene(self, split: str, index: int) -> Scene:
         """Returns scene number ``index`` of a split, "train", "choice", "test" or "image"."""
@@ -158,10 +158,10 @@ def _about(spec: TargetWorldSpec, id_: str, actor: Actor, number: int) -> Json:
 
 
 def _told(spec: TargetWorldSpec) -> Iterator[Json]:
-    """All about every actor in one sentence; the question is one of the prompt format's."""
+    """All about every actor in one sentence."""
     for id_, scene in spec.scenes("train"):
         for number, actor in enumerate(scene.actors):
-            yield {**_about(spec, id_, actor, number), "caption": say_of_target(actor)}
+            yield {**_about(spec, id_, actor, number), "question": TELL, "caption": say_of_target(actor)}
 
 
 def _asked(spec: TargetWorldSpec) -> Iterator[Json]:

@@ -9,6 +9,7 @@ from vidtune.world.questions import SceneQuestion, describe
 from vidtune.world.scene import NUMBERS, Actor, Scene
 
 TARGET_QUESTION_TYPES = ("colour", "shape", "direction")
+TELL = "What is <bbox> doing in this video?"
 
 
 def say_of_target(actor: Actor) -> str:

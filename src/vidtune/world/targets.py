@@ -12,7 +12,7 @@ from vidtune.world.scene import COLOURS, DIRECTIONS, SHAPES, Actor, Scene
 TARGET_CAST = (3, 4)
 """Numbers of actors in consecutive scenes."""
 _CELLS = tuple((x, y) for y in (0.25, 0.75) for x in (0.25, 0.75))
-_REACH = 0.12
+_REACH = 0.1
 _SHARES = {"test": (0,), "choice": (1,), "train": tuple(range(2, 8))}
 _STAYING = 0.15
 
@@ -48,7 +48,7 @@ def _draw(rng: random.Random, num_actors: int, duration: float) -> Scene:
 
 
 def _draw_actor(rng: random.Random, shape: str, colour: str, cell: tuple[float, float], duration: float) -> Actor:
-    radius = rng.uniform(0.11, 0.125)
+    radius = rng.uniform(0.135, 0.145)
     direction = rng.choice(tuple(DIRECTIONS))
     right, down = (_REACH * step for step in DIRECTIONS[direction])
     if duration == 0 or rng.random() < _STAYING:

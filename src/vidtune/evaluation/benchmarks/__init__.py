@@ -16,5 +16,6 @@ PARTS = {
     "videoref_bench": f"{_HERE}.videoref_bench:VIDEOREF_BENCH",
     "videoref_bench_whole": f"{_HERE}.videoref_bench:VIDEOREF_BENCH_WHOLE",
     "world_qa": f"{_HERE}.world:WORLD_QA",
+    "world_targets": f"{_HERE}.world:WORLD_TARGETS",
     "world_events": f"{_HERE}.world:WORLD_EVENTS",
 }

@@ -1,11 +1,13 @@
 """Benchmarks on the synthetic video worlds, with exact ground truth.
 
 - World-QA: questions about colour, shape, direction, count and order;
-- World-Events: events that are seen and heard, asked about and scored like LongVALE.
+- World-Events: events that are seen and heard, asked about and scored like LongVALE;
+- World-Targets: questions about the colour, shape and direction of one of several shapes, which a box shows.
 """
 
 from vidtune.evaluation.benchmarks.longvale import TEMPLATES
 from vidtune.evaluation.benchmarks.omni_events import CAPTIONING, GROUNDING, SEG_CAPTIONING, OmniEvents
+from vidtune.evaluation.benchmarks.target_qa import TargetQA
 from vidtune.evaluation.benchmarks.video_qa import VideoQA
 from vidtune.evaluation.protocol import FileLookup, GenerationRules
 
@@ -26,4 +28,8 @@ WORLD_EVENTS = OmniEvents(
     templates=TEMPLATES,
     tasks=(CAPTIONING, GROUNDING, SEG_CAPTIONING),
     generation=GenerationRules(),
+)
+
+WORLD_TARGETS = TargetQA(
+    name="world_targets", title="World-Targets", source="vidtune.world", file="targets.json", folder="eval/targets"
 )
