@@ -72,6 +72,8 @@ def answer(
     )
     for warning in model.report.warnings if model.report else ():
         typer.echo(f"warning: {warning}", err=True)
+    if about.tracker is not None:
+        typer.echo(f"following the box with the tracker {about.tracker}", err=True)
     located = None if target is None else model.follow(target, video=video, media_timeout=media_timeout)
     replies = model.answer(
         question,
