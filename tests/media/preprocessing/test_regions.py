@@ -81,6 +81,8 @@ def test_without_a_seed_every_nth_box_is_taken_and_few_are_filled_up_with_the_la
     assert chosen_boxes(17, 8) == [0, 2, 4, 6, 8, 10, 12, 14] and chosen_boxes(15, 8) == list(range(8))
     assert chosen_boxes(3, 8) == [0, 1, 2, 2, 2, 2, 2, 2] and chosen_boxes(1, 1) == [0] == chosen_boxes(9, 1)
     assert chosen_boxes(17, 8, "random") == chosen_boxes(17, 8)
+    assert chosen_boxes(15, 8, "whole") == [0, 2, 4, 6, 8, 10, 12, 14] and chosen_boxes(3, 8, "whole")[-6:] == [2] * 6
+    assert chosen_boxes(23, 8, "whole", 5) == [0, 3, 6, 9, 13, 16, 19, 22] == chosen_boxes(23, 8, "whole")
 
 
 @pytest.mark.parametrize("choice", ["average", "random"])

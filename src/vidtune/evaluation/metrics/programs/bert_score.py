@@ -29,6 +29,7 @@ ENVIRONMENT = "VIDTUNE_BERTSCORE"
 LAYERS = {
     ("bert", 12): 9,
     ("bert", 24): 18,
+    ("roberta", 6): 5,
     ("roberta", 12): 10,
     ("roberta", 24): 17,
     ("distilbert", 6): 5,
@@ -79,6 +80,8 @@ class BertScore:
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UserError(f"BERTScore: {chosen} holds no model and tokenizer of transformers ({reason})") from None
+        if self._tokenizer.pad_token is None or self._tokenizer.num_special_tokens_to_add() != 2:
+            raise UserError(f"BERTScore: {chosen}: its texts have no first and last token; give an encoder, as BERT is")
         config = self._model.config
         self.layer = _layer(config.model_type, config.num_hidden_layers)
 
