@@ -13,6 +13,7 @@ from tiny_language_models import CONFIGS, byte_tokenizer, sharpen
 
 from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.check import check_test_set
 from vidtune.evaluation.checkpoint import AnsweringOptions, opened
 from vidtune.evaluation.predict import Variant, predict_benchmark
 from vidtune.evaluation.protocol_of_checkpoint import protocol_for
@@ -63,6 +64,7 @@ def data(tmp_path_factory):
     ]
     entries.append({**entries[0], "video_name": "2.mp4", "clip_path": "clip.pkl"})
     entries.append({**entries[0], "video_name": "3.mp4", "key_frame_box": [40, 0, 50, 9]})  # outside its frame
+    entries.append({**entries[0], "video_name": "4.mp4", "key_frame_box": [9, 0, 2, 9]})
     (folder / "hc_stvg_val.json").write_text(json.dumps(entries))
     return folder
 
@@ -80,7 +82,10 @@ def test_boxes_reach_the_answers_and_wrong_ones_fail_alone(model, data, tmp_path
     assert found[0]["pred"] != found[1]["pred"]  # the same frames, another box
     assert found[2]["pred"] != found[0]["pred"]  # the same box, other features of the whole video
     score = score_run(summary.run_dir, progress=False)
-    assert score.group("target").questions == 4 and "1 failed" in str(score)
+    assert score.group("target").questions == 5 and "1 failed" in str(score)
+    assert "1 without video: wrong box (4.mp4: key_frame_box has reversed corners" in str(score)
+    found = check_test_set(BENCHMARKS["videoref_bench"], data, {}, "video")
+    assert found.found == {"folder": 3, ".pkl": 1} and list(found.missing) == ["4.mp4"]
     assert (tmp_path / "videoref_bench" / "files.jsonl").is_file()
     without = asked(model, data, tmp_path, without=("box", "track"))
     blind = {record["index"]: record["pred"] for record in records(without.run_dir / "predictions.jsonl")}

@@ -32,6 +32,8 @@ class Question:
         second: another question about the same video, asked on its own; both answers are judged together.
         asked_as: index of an earlier question with the same text and media, whose answer is also the answer to this
             one; None: this one is asked.
+        problem: why it cannot be asked, whatever files there are, in words that are equal for all such questions; then
+            ``looked_for`` holds what is wrong here. None: nothing.
         judge_prompt: name of the published prompt by which a chat model judges the answer; None: that of video QA.
     """
 
@@ -51,6 +53,7 @@ class Question:
     media: tuple[MediaRef, ...] = ()
     second: str | None = None
     asked_as: int | None = None
+    problem: str | None = None
     judge_prompt: str | None = None
 
     @property

@@ -32,7 +32,7 @@ class TestSetCheck:
 
     Args:
         questions, videos: numbers of questions, and of different videos.
-        found: extension -> number of videos that are there under the name that the protocol gives them.
+        found: extension, or "folder" -> number of videos that are there under the name that the protocol gives them.
         similar: video -> file with a similar name, which is asked about; the published scripts leave it out.
         features: stream -> number of videos with stored features.
         no_content: files of 0 bytes that are asked about.
@@ -137,7 +137,7 @@ def _paths(folder: Path, question: Question) -> list[Path]:
 
 def _extension(question: Question, exact: str | None) -> str:
     path = question.features[0][1] if question.features else str(exact)
-    return PurePosixPath(path).suffix
+    return PurePosixPath(path).suffix or "folder"
 
 
 def _oddities(question: Question) -> Iterator[str]:

@@ -190,7 +190,7 @@ def _question(index: int, name: str, annotation: Annotation, root: Path, finder:
             raise SampleProblem(*annotation.problem)
         video, *target = finder.refs(annotation)
     except SampleProblem as problem:
-        return replace(question, looked_for=problem.detail)
+        return replace(question, problem=problem.reason, looked_for=problem.detail)
     frames = target[0].path
     if not Path(frames).exists():
         return replace(question, looked_for=f"not {_below(root, frames)}")

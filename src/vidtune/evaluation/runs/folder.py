@@ -275,7 +275,7 @@ class RunFolder:
                 "id": question.id,
                 "video": question.video,
                 **({"type": question.type} if question.type is not None else {}),
-                "reason": reason,
+                "reason": question.problem or reason,
             }
             for question in questions
         ]
