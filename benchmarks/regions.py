@@ -11,11 +11,13 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vidtune.models.connectors.fused_levels import FuseBlock
 from vidtune.models.connectors.region import RegionConnector, RegionConnectorConfig
 
 AGREEMENT = 1e-3
@@ -59,15 +61,13 @@ def one_box(net: RegionConnector, states: Tensor, box: Tensor) -> Tensor:
         line = torch.linspace(-1, 1, sides[level])
         x, y = line.expand(1, 1, len(line), -1), line[:, None].expand(1, 1, -1, len(line))
         maps.append(fuse.input_conv[level](torch.cat([resized, x, y], dim=1)))
-    for block in fuse.fuse_convs:
+    for block in cast(list[FuseBlock], fuse.fuse_convs):
         mixed = []
         for level in levels:
             above, below = maps[min(level + 1, levels[-1])], maps[max(level - 1, 0)]
             parts = maps[level][:, : width - 2 * quarter], above[:, -quarter:], below[:, width - 2 * quarter : -quarter]
             mixed.append(torch.cat([resize(part, sides[level]) for part in parts], dim=1))
-        maps = [
-            F.relu(F.group_norm(F.conv2d(one, block.conv.weight, padding=1), *group_norm(block.gn))) for one in mixed
-        ]
+        maps = [F.relu(block.gn(F.conv2d(one, block.conv.weight, padding=1))) for one in mixed]
     fused = torch.zeros(1)
     for level in levels:
         crops = crop(maps[level][0], box * sides[level], config.roi_size, config.sampling_ratio)
@@ -77,10 +77,6 @@ def one_box(net: RegionConnector, states: Tensor, box: Tensor) -> Tensor:
 
 def resize(maps: Tensor, side: int) -> Tensor:
     return F.interpolate(maps, size=(side, side), mode="bilinear", align_corners=True)
-
-
-def group_norm(norm: torch.nn.GroupNorm) -> tuple[int, Tensor, Tensor, float]:
-    return norm.num_groups, norm.weight, norm.bias, norm.eps
 
 
 def measure(run: Callable[[], Tensor], train: bool) -> tuple[Tensor, float, float]:

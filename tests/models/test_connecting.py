@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from made_up_parts import STANDARD_ROWS, MergingConfig, made_up_parts, model_of
+from no_waiting import NoWaiting
 from tiny_models import packed, random_example, tiny_model
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
@@ -82,17 +82,6 @@ def test_a_pack_of_items_of_many_shapes_equals_one_by_one():
     together = model.loss_sum(packed(examples))
     alone = sum(model.loss_sum(packed([one])) for one in examples)
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
-
-
-WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero"}
-
-
-class NoWaiting(TorchDispatchMode):
-    """Refuses what waits for a device: numbers and sizes that are read from a tensor."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func.name() not in WAITS, func.name()
-        return func(*args, **(kwargs or {}))
 
 
 def test_a_pass_of_training_does_not_wait_for_the_device(monkeypatch):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from no_waiting import NoWaiting
 from tiny_models import TOWER, tiny_model
 
 from vidtune.errors import UserError
@@ -93,6 +94,12 @@ def test_every_part_gets_a_gradient_and_boxes_none(connector):
     connector.zero_grad()
     connector(features, [{"boxes": boxes.detach()}])[0].square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in connector.parameters())
+
+
+def test_no_step_waits_for_the_device(connector):
+    features, extras = items_of(connector.config, 5, 5, 1, drawn=(1,))
+    with NoWaiting():
+        torch.cat(connector(features, extras)).square().sum().backward()
 
 
 def test_initial_weights():

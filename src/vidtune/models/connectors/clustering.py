@@ -36,8 +36,8 @@ def k_means(points: Tensor, starts: Tensor, iterations: int) -> tuple[Tensor, Te
     moving = torch.ones(len(points), 1, 1, 1, dtype=torch.bool, device=points.device)
     for _ in range(iterations):
         labels = _distances(points, centres).argmin(-1)
-        member = torch.nn.functional.one_hot(labels, starts.shape[1]).to(points.dtype)  # (I, R, T, M)
-        means = member.mT @ points[:, None] / member.sum(2).clamp(min=1)[..., None]
+        member = _members(labels, starts.shape[1]).to(points.dtype)  # (I, R, M, T)
+        means = member @ points[:, None] / member.sum(3, keepdim=True).clamp(min=1)
         shift = (means - centres).norm(dim=-1).mean(-1)
         centres = torch.where(moving, means, centres)
         moving = moving & (shift >= CONVERGED).any(1)[:, None, None, None]
@@ -46,6 +46,12 @@ def k_means(points: Tensor, starts: Tensor, iterations: int) -> tuple[Tensor, Te
     best = inertia.argmin(1)
     chosen = torch.arange(len(points), device=points.device), best
     return labels[chosen], centres[chosen], inertia[chosen]
+
+
+def _members(labels: Tensor, clusters: int) -> Tensor:
+    """Whether a point is in a cluster. Shape: (*, T) -> (*, M, T)"""
+    # one_hot would look at the labels, and so wait for the device.
+    return labels[..., None, :] == torch.arange(clusters, device=labels.device)[:, None]
 
 
 def _distances(points: Tensor, centres: Tensor) -> Tensor:
@@ -62,7 +68,7 @@ def representatives(labels: Tensor, clusters: int, draw: Tensor | None = None) -
 
     Shape: (I, T) int64, (I, at least M) -> (I, M) int64
     """
-    member = labels[:, None] == torch.arange(clusters, device=labels.device)[:, None]  # (I, M, T)
+    member = _members(labels, clusters)  # (I, M, T)
     sizes = member.sum(-1)
     wanted = torch.zeros_like(sizes) if draw is None else (draw[:, :clusters] * sizes).long().clamp(max=sizes - 1)
     picked = (member & (member.cumsum(-1) - 1 == wanted[..., None])).long().argmax(-1)

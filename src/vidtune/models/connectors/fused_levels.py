@@ -51,6 +51,8 @@ class FusedLevels(nn.Module):
         groups: groups of channels that are normalised together.
         half: coordinates and resized maps have the precision of float16, in the order of the published code.
 
+    Calls may share ``tiled``, the buffers of their convolutions.
+
     Shape: (N, K, G, G, C) -> K of (N, C, S, S)
     """
 
@@ -62,7 +64,7 @@ class FusedLevels(nn.Module):
         self.input_conv = nn.ModuleList(nn.Conv2d(width + 2, width, 1) for _ in range(levels))
         self.fuse_convs = nn.ModuleList(FuseBlock(width, groups) for _ in range(rounds))
 
-    def forward(self, states: Tensor) -> list[Tensor]:
+    def forward(self, states: Tensor, tiled: TiledConvolution | None = None) -> list[Tensor]:
         blocks = [cast(FuseBlock, block) for block in self.fuse_convs]
         in_tiles = worth_tiling(blocks[0].conv.weight, self.sides(states.shape[2]))
         if self.rounds_to_half:
@@ -72,7 +74,7 @@ class FusedLevels(nn.Module):
                 self.first_round(states, torch.channels_last if in_tiles else torch.contiguous_format),
                 blocks[1:],
             )
-        levels, tiled = range(len(maps)), TiledConvolution()
+        levels, tiled = range(len(maps)), tiled or TiledConvolution()
         for block in blocks:
             if in_tiles:
                 kernels = tile_kernels(block.conv.weight)

@@ -9,6 +9,7 @@ Source: arXiv:2406.00258; GPT4RoI (arXiv:2307.03601).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -16,11 +17,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vidtune.models.connectors.clustering import k_means, representatives, start_points
+from vidtune.models.connectors.convolution import TiledConvolution
 from vidtune.models.connectors.fused_levels import FusedLevels
 from vidtune.models.connectors.roi_align import BoxTokens
 
-MAP_NUMBERS = 3 * 2**24
-"""Numbers in the maps of the frames that are computed together; bounds the memory. Two frames of published size."""
+MAP_NUMBERS = 2**26
+"""Numbers in the maps of the frames that are computed together; bounds the memory. Three frames of published size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,15 +136,15 @@ class RegionConnector(nn.Module):
         numbers = self.config.hidden_size * sum(side**2 for side in self.mlvl_fuse.sides(self.config.grid))
         together = max(1, MAP_NUMBERS // numbers)
         parts = list(zip(states.split(together), boxes.split(together), strict=True))
+        crops = partial(self._crops, TiledConvolution())
         if len(parts) > 1 and torch.is_grad_enabled():
-            crops = [checkpoint(self._crops, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
-        else:
-            crops = [self._crops(*part) for part in parts]
-        return self.roi_align([torch.cat(level) for level in zip(*crops, strict=True)], boxes)
+            crops = partial(checkpoint, crops, use_reentrant=False, preserve_rng_state=False)
+        levels = zip(*(crops(*part) for part in parts), strict=True)
+        return self.roi_align([torch.cat(level) for level in levels], boxes)
 
-    def _crops(self, states: Tensor, boxes: Tensor) -> list[Tensor]:
+    def _crops(self, tiled: TiledConvolution, states: Tensor, boxes: Tensor) -> list[Tensor]:
         """Shape: (N, K, G, G, C), (N, 4) -> K of (N, C, R, R)"""
-        return self.roi_align.crops(self.mlvl_fuse(states), boxes)
+        return self.roi_align.crops(self.mlvl_fuse(states, tiled), boxes)
 
     def chosen(self, tokens: Sequence[Tensor], draws: Sequence[Tensor | None]) -> list[Tensor]:
         """Of each item the tokens that stand for it. Shape: list of (T, D) -> list of (M, D)"""
