@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from launched import Launcher, largest_difference
 from training_world import COLOURS, LANGUAGE_MODEL, conversation
 
+from vidtune.checkpoints.load import load_checkpoint
+from vidtune.checkpoints.write import save_checkpoint
 from vidtune.planning.plan import share
 from vidtune.recipe.types import Recipe
 from vidtune.training.run import train_stages
@@ -31,16 +34,16 @@ def referring(colour: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def make(tokenizer: Path, media: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Recipe of one stage over sources, each a list of samples in one format."""
+    """Recipe over sources, each a list of samples in one format; ``data`` of a stage are numbers of sources."""
 
-    def made(*sources: list[dict[str, Any]], **changes: Any) -> Recipe:
+    def made(sources: list[list[dict[str, Any]]], stages: list[dict[str, Any]], **changes: Any) -> Recipe:
         folder, data = tmp_path_factory.mktemp("annotations"), []
         for number, samples in enumerate(sources):
             path = folder / f"{number}.json"
             path.write_text(json.dumps(samples))
             asked = {"format": "referring"} if "caption" in samples[0] else {}
             data.append({"annotations": str(path), "media": str(media), **asked})
-        stage = {"name": "align", "data": data, "train": {"connectors": 1e-2, "language_model": LORA}, "workers": 0}
+        common = {"global_batch_size": 4, "log_every": 1, "workers": 0, "warmup": 0.0, **changes}
         return Recipe.model_validate(
             {
                 "system": SYSTEM,
@@ -48,7 +51,7 @@ def make(tokenizer: Path, media: Path, tmp_path_factory: pytest.TempPathFactory)
                 "tokenizer": str(tokenizer),
                 "towers": {"clip": TOWER},
                 "connectors": {"region": REGION},
-                "stages": [{**stage, "global_batch_size": 4, "log_every": 1, **changes}],
+                "stages": [{**common, **stage, "data": [data[number] for number in stage["data"]]} for stage in stages],
             }
         )
 
@@ -62,7 +65,9 @@ def mixed(make) -> Recipe:
         conversation("<image>\nWhich colour?", "blue.", image="blue.png"),
         conversation("Say hello.", "hello."),
     ]
-    return make([referring(colour) for colour in COLOURS], others, max_steps=3)
+    tune = {"name": "tune", "data": [1], "train": {"language_model": 1e-2, "connectors.visual": 1e-2}, "max_steps": 1}
+    refer = {"name": "refer", "data": [0, 1], "train": {"connectors": 1e-2, "language_model": LORA}, "max_steps": 2}
+    return make([[referring(colour) for colour in COLOURS], others], [tune, {**refer, "from": "tune"}])
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +84,27 @@ def test_stopped_and_resumed_is_never_stopped_to_the_last_bit(mixed: Recipe, who
     assert largest_difference(again, whole) == 0
 
 
+def test_the_adapter_is_a_published_run_on_the_published_second_stage(whole: Path, tmp_path: Path) -> None:
+    trained = load_checkpoint(whole)
+    save_checkpoint(trained, tmp_path / "run", "official_lora")
+    save_checkpoint(load_checkpoint(whole.parents[1] / "tune/final"), tmp_path / "stage2", "official_stage2")
+    ours = trained.model.state_dict()
+    for base in (tmp_path / "stage2", whole.parents[1] / "tune/final"):
+        theirs = load_checkpoint(tmp_path / "run", base=str(base)).model.state_dict()
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    named = json.loads((tmp_path / "run/adapter_config.json").read_text())["base_model_name_or_path"]
+    assert Path(named).resolve() == (whole.parents[1] / "tune/final").resolve()
+
+
 def test_a_rank_without_targets(make, launcher: Launcher, tmp_path: Path) -> None:
     sources = [[sample] for colour in COLOURS for sample in (referring(colour), conversation("Say it.", f"{colour}."))]
     steps = {"order": "sequential", "global_batch_size": 2, "max_tokens_per_batch": 150, "max_steps": 2}
-    recipe = make(*sources, **steps, train={"connectors": 1e-2})
+    stage = {"name": "refer", "data": list(range(len(sources))), "train": {"connectors": 1e-2}}
+    recipe = make(sources, [stage], **steps)
     alone = train_stages(recipe, tmp_path / "alone", progress=False)
     data = set_up(recipe, 0, tmp_path / "alone").data
     shares = [share(data.plan.costs(step), 2)[1] for step in range(data.plan.total_steps)]
     packs = [data.plan.packs(step)[number] for step, own in enumerate(shares) for number in own if number is not None]
     assert packs and not any(data.table[index].media for pack in packs for index in pack)
     assert launcher.run(recipe, tmp_path / "together", 2) == [0, 0]
-    assert largest_difference(alone, tmp_path / "together/align/final") <= 1e-6
+    assert largest_difference(alone, tmp_path / "together/refer/final") <= 1e-6

@@ -114,6 +114,8 @@ class CheckpointFormat:
         warnings: function from the config to warnings to show to the user.
         file_name: name of the weight file of a partial format.
         adapter: whether it is a LoRA run: low-rank adapters of the language model beside the components of ``partial``.
+        on_whole_models: whether such a run stands on a whole model of the system, which has a checkpoint of its own;
+            otherwise on the published parts of one.
         drawn: patterns of our keys that such a file does not hold; these weights are drawn at random.
         difference: whether its tensors of the language model are differences to a base, which the user names: see
             :mod:`vidtune.checkpoints.parts.difference`. ``partial`` names the language model, and what else is in the
@@ -138,6 +140,7 @@ class CheckpointFormat:
     warnings: Callable[[VideoLMConfig], list[str]] = lambda config: []
     file_name: str = "model.safetensors"
     adapter: bool = False
+    on_whole_models: bool = False
     drawn: tuple[str, ...] = ()
     whole_matrices: bool = False
     difference: bool = False

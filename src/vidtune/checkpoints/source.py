@@ -25,6 +25,8 @@ Kind = Literal["native", "published", "bundle", "delta", "run", "connectors", "l
 """
 NEEDS_BASE: tuple[Kind, ...] = ("delta", "run", "connectors")
 """Kinds whose user has to name what they stand on."""
+WHOLE: tuple[Kind, ...] = ("native", "published")
+"""Kinds of whole models."""
 LAYERS: tuple[Kind, ...] = ("bundle", *NEEDS_BASE)
 """Kinds that change a model on which they stand."""
 

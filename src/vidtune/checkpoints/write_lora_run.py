@@ -25,7 +25,7 @@ from vidtune.checkpoints.lora.bundle import (
 from vidtune.checkpoints.publication import CheckpointFormat
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport, rename
-from vidtune.checkpoints.source import Source
+from vidtune.checkpoints.source import WHOLE, Source
 from vidtune.errors import UserError
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
@@ -65,8 +65,8 @@ def write_lora_run(
 def _bundle_parts(model: VideoLM, source: Source, format: CheckpointFormat) -> tuple[Adapter, dict[str, str]]:
     """The language model's adapter under the format's names, and the places where the towers were published.
 
-    What the format does not hold must be what was published, or an earlier LoRA run. Otherwise the written run, read
-    again, would be another model.
+    What the format does not hold must be what was published, or an earlier LoRA run, or the whole model on which runs
+    of this format stand. Otherwise the written run, read again, would be another model.
     """
     assert source.files is not None and source.manifest is not None
     adapters = bundle_adapters(source.files, source.manifest)
@@ -80,11 +80,30 @@ def _bundle_parts(model: VideoLM, source: Source, format: CheckpointFormat) -> t
         raise UserError(
             f"{source.path}: trained {lost!r}, which format {format.name} cannot hold; write the whole model"
         )
+    adapter = adapters[LANGUAGE_MODEL]
+    below = {f"{LANGUAGE_MODEL}.{layer}": pair for layer, pair in adapter.factors.items()}
+    base = source.children[0]
+    if format.on_whole_models and base.kind in WHOLE:
+        name, towers = base.place, SYSTEMS[model.config.system].publication.named_parts(base.config).tower_places
+    else:
+        language_model, towers = _parts_below(model, source, format)
+        name = adapter.config["base_model_name_or_path"] if language_model is None else language_model
+    config = {**adapter.config, "base_model_name_or_path": name}
+    return Adapter(config, below).renamed(format.keys, source.path), towers
+
+
+def _parts_below(model: VideoLM, source: Source, format: CheckpointFormat) -> tuple[str | None, dict[str, str]]:
+    """Places where the language model and the towers of a bundle's base were published.
+
+    Raises:
+        UserError: the base holds weights that were not.
+    """
     published = _published_parts(source.path)
     present = [name for name in model.config.towers if name not in model.config.absent_towers]
     components = [f"towers.{name}" for name in present]
     if not _stands_on_a_run(source):
         components = [LANGUAGE_MODEL, *components]
+    assert source.files is not None
     sample = {**weight_sample(model), **source.files.tensors((SAMPLE,))}
     for component in components:
         values = {name: part for name, part in sample.items() if name.startswith(component + ".")}
@@ -95,13 +114,9 @@ def _bundle_parts(model: VideoLM, source: Source, format: CheckpointFormat) -> t
                 f"{source.path}: its base has weights of {component} that are not {place}; format "
                 f"{format.name} does not hold them: write the whole model"
             )
-    towers = {name: published[f"towers.{name}"].place for name in present}
-    adapter = adapters[LANGUAGE_MODEL]
-    below = {f"{LANGUAGE_MODEL}.{layer}": pair for layer, pair in adapter.factors.items()}
     language_model = published.get(LANGUAGE_MODEL)
-    name = adapter.config["base_model_name_or_path"] if language_model is None else language_model.place
-    config = {**adapter.config, "base_model_name_or_path": name}
-    return Adapter(config, below).renamed(format.keys, source.path), towers
+    towers = {name: published[f"towers.{name}"].place for name in present}
+    return None if language_model is None else language_model.place, towers
 
 
 def _published_parts(bundle: Path) -> dict[str, Source]:

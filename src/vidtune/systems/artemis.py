@@ -338,6 +338,7 @@ SYSTEM = System(
                 write_config=_write_official,
                 partial=("connectors.visual", "connectors.region"),
                 adapter=True,
+                on_whole_models=True,
             ),
             CheckpointFormat(
                 name="projector",
