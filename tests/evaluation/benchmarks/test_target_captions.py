@@ -5,11 +5,12 @@ import json
 import pytest
 from qa_sets import CHECKPOINT, records
 
+from vidtune.cli.main import run as vidtune
 from vidtune.errors import UserError
 from vidtune.evaluation.predict import predict
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.official_log import import_log
-from vidtune.evaluation.scores.score_file import read_current_score
+from vidtune.evaluation.scores.score_file import read_current_score, read_score
 from vidtune.evaluation.scores.scoring import score_run
 from vidtune.generation.settings import Answer
 from vidtune.registry import BENCHMARKS
@@ -138,19 +139,21 @@ def test_answers_of_other_lengths_are_in_no_official_value(scored):
     assert read_current_score(run, "metrics") == score
 
 
-def test_an_official_log_in_parts_scores_as_the_run_does(scored, tmp_path):
+def test_an_official_log_in_parts_scores_as_the_run_does(scored, tmp_path, capsys):
     run, score, data = scored
     parts = tmp_path / "answers"
     parts.mkdir()
     lines = (run.path / "merge.jsonl").read_text().splitlines(keepends=True)
     (parts / "2_0.json").write_text("".join(lines[:3]))
     (parts / "2_1.json").write_text("".join(lines[3:]))
-    imported = import_log(parts, "videoref_bench", data, tmp_path / "run")
-    again = score_run(imported.path, progress=False)
-    assert again.groups == score.groups
+    words = ["judge", str(parts), "--benchmark", "videoref_bench", "--data", str(data)]
+    assert vidtune(words) == 0 and "2 left out as published" in capsys.readouterr().out
+    assert read_score(tmp_path / "answers-videoref_bench", "metrics").groups == score.groups
     (parts / "2_1.json").write_text("".join(lines[3:4]) + '{"video_name": "a.mp4", "groundtruth": "x"}\n')
     with pytest.raises(UserError, match=r"2_1\.json: line 2: 'a\.mp4' is about 'x', but in the test set about"):
         import_log(parts, "videoref_bench", data, tmp_path / "other")
     (parts / "3_0.json").write_text("")
     with pytest.raises(UserError, match="parts of several logs"):
         import_log(parts, "videoref_bench", data, tmp_path / "other")
+    (parts / "merge.jsonl").write_text("".join(lines))  # it counts where it is there
+    assert score_run(import_log(parts, "videoref_bench", data, tmp_path / "merged").path).groups == score.groups
