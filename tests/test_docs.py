@@ -20,17 +20,8 @@ PATH = re.compile(r"`((?:tests|benchmarks|docs)/[\w./]*)`")
 FOREIGN = {
     *("--nnodes", "--nproc-per-node"),  # torchrun
     "--check",  # ruff
-    *(
-        "--pairs",
-        "--seconds",
-        "--files",
-        "--rounds",
-        "--kinds",
-        "--tokens",
-        "--tiny",
-        "--width",
-        "--train",
-    ),  # scripts in benchmarks/
+    *("--pairs", "--seconds", "--files", "--rounds", "--kinds", "--tokens", "--tiny"),  # scripts in benchmarks/
+    *("--boxes", "--looped", "--width", "--train"),  # benchmarks/regions.py
 }
 
 
