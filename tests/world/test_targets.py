@@ -10,18 +10,19 @@ from vidtune.errors import UserError
 from vidtune.media.probe import probe
 from vidtune.media.video import read_frames
 from vidtune.world import TARGET_SETS, TargetWorldSpec, build_target_world
-from vidtune.world.scene import COLOURS, DIRECTIONS
+from vidtune.world.scene import COLOURS, DIRECTIONS, SHAPES
 from vidtune.world.target_dataset import (
     SCENE_CAPTIONS,
     SCENE_QUESTIONS,
     TARGET_CAPTIONS,
     TARGET_QUESTIONS,
     TARGET_SET_FILE,
+    TARGETS_IN_WORDS,
     draw_target_frames,
 )
 from vidtune.world.target_questions import TELL, ask_of_target, say_of_target
 
-SPEC = TargetWorldSpec(videos=4, images=2, test_videos=3, choice_videos=2)
+SPEC = TargetWorldSpec(videos=4, images=2, texts=20, test_videos=3, choice_videos=2)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,16 @@ def test_conversations_about_whole_clips_are_in_the_official_format(world):
             assert [turn["value"].startswith(f"<{stream}>\n") for turn in sample["conversations"][::2]] == [
                 number == 0 for number in range(len(sample["conversations"]) // 2)
             ]
+
+
+def test_texts_tell_what_is_asked_and_name_no_medium(world):
+    for sample in read(world, TARGETS_IN_WORDS):
+        question, answer = (turn["value"] for turn in sample["conversations"])
+        assert "<" not in question and set(sample) == {"id", "conversations"}
+        words = set(question.replace("?", "").split())
+        assert words & {*COLOURS} and words & {*SHAPES} and words & {*DIRECTIONS, "stays"}
+        said = set(answer.strip(".").split())
+        assert said & words & {*COLOURS, *SHAPES, *DIRECTIONS, "stays"}
 
 
 def test_the_same_spec_gives_the_same_bytes_and_another_is_refused(world, tmp_path):

@@ -18,12 +18,20 @@ from vidtune.world.layout import Json, RenderProgress, claim, file_name, render_
 from vidtune.world.questions import SceneQuestion
 from vidtune.world.render import draw_frame, write_clip, write_picture
 from vidtune.world.scene import Actor, Scene
-from vidtune.world.target_questions import TELL, ask_of_scene, ask_of_target, describe_targets, say_of_target
+from vidtune.world.target_questions import (
+    TELL,
+    ask_in_words,
+    ask_of_scene,
+    ask_of_target,
+    describe_targets,
+    say_of_target,
+)
 from vidtune.world.targets import make_target_scene
 from vidtune.world.tokenizer import train_tokenizer
 
 TARGET_CAPTIONS = "referring/captions.json"
 TARGET_QUESTIONS = "referring/questions.json"
+TARGETS_IN_WORDS = "text/targets.json"
 SCENE_CAPTIONS = "pt_json/captions.json"
 SCENE_QUESTIONS = "ft_json/questions.json"
 TARGET_SETS = {"test": Path("eval/targets"), "choice": Path("eval/choice")}
@@ -40,6 +48,7 @@ class TargetWorldSpec:
         seed: seed of all scenes and questions.
         videos: number of training clips.
         images: number of training images.
+        texts: number of text-only training samples.
         test_videos: number of held-out clips.
         choice_videos: number of further held-out clips, on which settings are chosen.
         frames: number of frames of a clip.
@@ -50,6 +59,7 @@ class TargetWorldSpec:
     seed: int = 0
     videos: int = 800
     images: int = 100
+    texts: int = 1280
     test_videos: int = 60
     choice_videos: int = 60
     frames: int = 8
@@ -96,7 +106,11 @@ def build_target_world(
     """
     claim(out, spec)
     render_missing(list(_files(out, spec)), partial(_write, spec), workers, progress)
-    conversations = {SCENE_CAPTIONS: list(_captions(spec)), SCENE_QUESTIONS: list(_conversations(spec))}
+    conversations = {
+        TARGETS_IN_WORDS: list(_texts(spec)),
+        SCENE_CAPTIONS: list(_captions(spec)),
+        SCENE_QUESTIONS: list(_conversations(spec)),
+    }
     referring = {TARGET_CAPTIONS: list(_told(spec)), TARGET_QUESTIONS: list(_asked(spec))}
     tests = {str(folder / TARGET_SET_FILE): list(_test_set(spec, split)) for split, folder in TARGET_SETS.items()}
     for name, value in (conversations | referring | tests).items():
@@ -184,6 +198,13 @@ def _test_set(spec: TargetWorldSpec, split: str) -> Iterator[Json]:
         for question in ask_of_target(actor):
             about = _target_question(_about(spec, id_, actor, number), question)
             yield {**about, "video_name": id_, "answer": question.answer, "type": question.type}
+
+
+def _texts(spec: TargetWorldSpec) -> Iterator[Json]:
+    for index in range(spec.texts):
+        dice = _dice(spec, "text", str(index))
+        asked = ask_in_words(dice.choice(spec.scene("train", index).actors), dice)
+        yield _sample(file_name("text", index), [(asked.text, asked.reply)])
 
 
 def _captions(spec: TargetWorldSpec) -> Iterator[Json]:

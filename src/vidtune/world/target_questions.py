@@ -29,6 +29,20 @@ def ask_of_target(actor: Actor) -> list[SceneQuestion]:
     return asked
 
 
+def ask_in_words(actor: Actor, rng: random.Random) -> SceneQuestion:
+    """Returns a question without a video, in which words in random order stand for the target.
+
+    A language model learns from it where an answer comes from, as one that was trained on texts knows already.
+    """
+    told = SceneQuestion(TELL, "", say_of_target(actor), "all")
+    asked = told if rng.random() < 0.5 else rng.choice(ask_of_target(actor))
+    words = [actor.colour, actor.shape, actor.direction or "stays"]
+    at_the_tag, behind = (" ".join(rng.sample(words, 3)) for _ in range(2))
+    left_out = rng.randrange(4)  # one of both in half of the texts
+    text = asked.text.replace("<bbox>", "it" if left_out == 0 else at_the_tag)
+    return SceneQuestion(text if left_out == 1 else f"{text} {behind}", asked.answer, asked.reply, asked.type)
+
+
 def describe_targets(scene: Scene) -> str:
     """Returns a dense caption in reading order, without anything random."""
     return describe(scene, "shape")
