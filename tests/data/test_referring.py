@@ -11,7 +11,7 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Turn
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
-from vidtune.media.preprocessing.boxes import box_problem
+from vidtune.media.preprocessing.box_choice import box_problem
 
 ITEM: dict[str, Any] = {
     "video_name": "demo.mp4",

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from vidtune.media.feature_file import read_features
-from vidtune.media.preprocessing.boxes import chosen_boxes
+from vidtune.media.preprocessing.box_choice import chosen_boxes
 from vidtune.media.preprocessing.frame_sampling import frame_indices
 from vidtune.media.preprocessing.regions import RegionPreprocessing
 from vidtune.models.connectors.clustering import k_means, representatives, start_points

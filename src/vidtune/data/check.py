@@ -18,7 +18,7 @@ from vidtune.data.tables import AnnotationTable
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.file_version import FileVersion
 from vidtune.media.pool import MediaPool
-from vidtune.media.preprocessing.boxes import box_problem, outside_problem
+from vidtune.media.preprocessing.box_choice import box_problem, outside_problem
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.regions import RegionPreprocessing
 

@@ -25,7 +25,7 @@ from vidtune.data.json_list import kind_of, list_items, text_of
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Extras, Turn
 from vidtune.errors import UserError
-from vidtune.media.preprocessing.boxes import box_problem
+from vidtune.media.preprocessing.box_choice import box_problem
 
 TAG, PUBLISHED_TAG = "<box>", "<bbox>"
 

@@ -11,7 +11,7 @@ from synthetic_clips import write_clip
 
 from vidtune.errors import ItemError, MediaError, UserError
 from vidtune.media.pool import LoadJob, MediaPool
-from vidtune.media.preprocessing.boxes import box_problem, chosen_boxes
+from vidtune.media.preprocessing.box_choice import box_problem, chosen_boxes
 from vidtune.media.preprocessing.frame_sampling import frame_indices
 from vidtune.media.preprocessing.kinds import random_setting
 from vidtune.media.preprocessing.regions import RegionPreprocessing

@@ -66,7 +66,7 @@ class TargetCaptions(MeasuredBenchmark):
     """A set of questions about one target each.
 
     Args:
-        choice: which boxes of a track are taken, see `media.preprocessing.boxes`.
+        choice: which boxes of a track are taken, see `media.preprocessing.box_choice`.
     """
 
     name: str

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from vidtune.errors import UserError
 from vidtune.media.boxes.forms import Box, GivenBox
-from vidtune.media.preprocessing.boxes import outside_problem
+from vidtune.media.preprocessing.box_choice import outside_problem
 from vidtune.media.probe import MediaInfo
 
 

@@ -16,7 +16,7 @@ from vidtune.errors import ItemError, MediaError
 from vidtune.media.clip_times import ClipTimes
 from vidtune.media.image import image_size, read_image
 from vidtune.media.preprocessing import transforms
-from vidtune.media.preprocessing.boxes import Choice, box_problem, chosen_boxes, outside_problem
+from vidtune.media.preprocessing.box_choice import Choice, box_problem, chosen_boxes, outside_problem
 from vidtune.media.preprocessing.resize_rules import resized
 from vidtune.media.preprocessing.resize_to_square import SquarePreprocessing
 from vidtune.media.probe import MediaInfo, probe
