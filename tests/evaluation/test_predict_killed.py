@@ -39,10 +39,11 @@ def undisturbed(tmp_path_factory):
     return data, folder / "run"
 
 
-def test_killed_at_random_moments_and_resumed_gives_the_same_predictions(undisturbed, launcher, tmp_path):
+@pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.whole)])
+def test_killed_at_random_moments_and_resumed_gives_the_same_predictions(undisturbed, launcher, tmp_path, kills):
     data, reference = undisturbed
     run = tmp_path / "run"
-    moments = sorted(random.Random(1).sample(range(QUESTIONS - 10), 10))
+    moments = sorted(random.Random(1).sample(range(QUESTIONS - 10), kills))
     for moment in moments:
         kill_when_written(launcher, "qa", data, run, moment)
         assert moment <= lines_written(run) < QUESTIONS

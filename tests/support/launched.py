@@ -39,7 +39,7 @@ class Launcher:
     def _begin(self, out: Path, order: dict[str, Any]) -> "Run":
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"out": str(out), **order}).encode() + b"\n")
-        processes = self.answer()
+        processes = self.answer(10 * HANGS_AFTER)  # the launcher may still import the libraries, on a busy machine
         assert processes is not None
         return Run(self, out, processes)
 

@@ -110,7 +110,9 @@ def written_language_model(make_recipe, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "beside", [{}, {"language_model": LORA}, {"language_model": 1e-3}], ids=["alone", "lora", "whole"]
+    "beside",
+    [{}, {"language_model": LORA}, pytest.param({"language_model": 1e-3}, marks=pytest.mark.whole)],
+    ids=["alone", "lora", "whole"],
 )
 def test_a_resumed_run_equals_one_never_stopped(make_recipe, tmp_path: Path, beside: dict[str, Any]) -> None:
     recipe = recipe_of(make_recipe, [{"name": "rows", "train": {ROWS: 1e-2, **beside}}])
@@ -136,7 +138,14 @@ def test_rows_with_a_rate_of_their_own_beside_a_language_model_that_trains(make_
             torch.testing.assert_close(weight, other.get_parameter(name), atol=2e-5, rtol=1e-3, msg=name)
 
 
-@pytest.mark.parametrize(("parallel", "tied"), [("ddp", True), ("fsdp2", False), ("fsdp2", True)])
+@pytest.mark.parametrize(
+    ("parallel", "tied"),
+    [
+        pytest.param("ddp", True, marks=pytest.mark.whole),
+        pytest.param("fsdp2", False, marks=pytest.mark.whole),
+        ("fsdp2", True),
+    ],
+)
 def test_two_ranks_equal_one_process(
     make_recipe, launcher: Launcher, tmp_path: Path, parallel: str, tied: bool
 ) -> None:

@@ -154,7 +154,7 @@ def test_pack_size_does_not_matter_for_weights_losses_or_running_statistics(
     assert norm.running_mean.any()
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp2", marks=pytest.mark.whole)])
 def test_two_ranks_equal_one_process_with_running_statistics(
     distilled: MakeRecipe, alone: Path, launcher: Launcher, tmp_path: Path, parallel: str
 ) -> None:

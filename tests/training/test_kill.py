@@ -23,8 +23,8 @@ STAGES = [
     {"name": "tune", "max_steps": 16, "save_every": 3, "train": {"connectors": 1e-3, "language_model": 1e-3}},
 ]
 TOTAL_STEPS = 28
-# How many kills of a run of one process; ten more are of one or both processes of a run of two.
-ALONE = 10
+# How many kills of a run of one process; ten are of one or both processes of a run of two.
+ALONE = [4, pytest.param(10, marks=pytest.mark.whole)]
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +81,11 @@ def kill_and_go_on(
             return
 
 
+@pytest.mark.parametrize("kills", ALONE)
 def test_killed_at_random_moments_ends_with_the_weights_of_an_undisturbed_run(
-    launcher: Launcher, recipe: Recipe, expected: dict[str, torch.Tensor], tmp_path: Path
+    launcher: Launcher, recipe: Recipe, expected: dict[str, torch.Tensor], tmp_path: Path, kills: int
 ) -> None:
-    kill_and_go_on(launcher, recipe, tmp_path, [[0]] * ALONE, expected)
+    kill_and_go_on(launcher, recipe, tmp_path, [[0]] * kills, expected)
 
 
 @pytest.mark.whole

@@ -99,16 +99,17 @@ def test_finished_run_is_not_repeated(undisturbed: tuple[Recipe, Path]) -> None:
     assert (out / "tune/final/model.safetensors").stat().st_mtime_ns == before
 
 
-def test_stopped_after_every_step_and_resumed_equals_never_stopped(
-    undisturbed: tuple[Recipe, Path], tmp_path: Path
+@pytest.mark.parametrize(("steps", "stops"), [(3, 3), pytest.param(1, 10, marks=pytest.mark.whole)])
+def test_stopped_again_and_again_and_resumed_equals_never_stopped(
+    undisturbed: tuple[Recipe, Path], tmp_path: Path, steps: int, stops: int
 ) -> None:
     recipe, whole = undisturbed
     recipe, out = with_settings(recipe, workers=0), tmp_path / "stopped"
     # The last step of a stage ends it, whoever asks for a stop.
-    for _ in range(10):
+    for _ in range(stops):
         with pytest.raises(TrainingInterrupted, match=r"stopped by stop_after .* run the same command again"):
-            run(recipe, out, stop_after=1)
-    final = run(recipe, out, stop_after=1)
+            run(recipe, out, stop_after=steps)
+    final = run(recipe, out, stop_after=steps)
     assert_same_weights(weights(final), weights(whole / "tune/final"))
     for stage in ("align", "tune"):
         pairs = zip(log_lines(out / stage), log_lines(whole / stage), strict=True)

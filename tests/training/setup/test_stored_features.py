@@ -70,34 +70,46 @@ def held(store: Path) -> dict[str, int]:
     return {f"{c.about['origin']['tower']} {c.about['origin']['stream']}": len(c) for c in found}
 
 
+@pytest.fixture(scope="module")
+def frozen(make_recipe: MakeRecipe) -> Recipe:
+    return make_recipe(**FROZEN)
+
+
+@pytest.fixture(scope="module")
+def plain(frozen: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without a store."""
+    out = tmp_path_factory.mktemp("without_a_store") / "plain"
+    train(frozen, out, progress=False)
+    return out
+
+
 def difference(one: Path, other: Path) -> float:
     return largest_difference(one / "align/final", other / "align/final")
 
 
 def test_weights_are_the_same_and_the_second_run_decodes_and_encodes_nothing(
-    make_recipe, tmp_path: Path, work: Counter[str], monkeypatch: pytest.MonkeyPatch
+    frozen: Recipe, plain: Path, tmp_path: Path, work: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = make_recipe(**FROZEN)
-    train(recipe, tmp_path / "plain", progress=False)
-    plain = work["items"]
+    recipe = frozen
     work.clear()
     train(with_store(recipe), tmp_path / "first", progress=False)
-    assert work["items"] < plain
+    uses = sum(("video" in sample) + ("image" in sample) for sample in mixed_samples())
+    assert work["items"] < FROZEN["epochs"] * uses
     assert {number for name, number in work.items() if name != "items"} == {1}
-    assert difference(tmp_path / "plain", tmp_path / "first") < TOLERANCE
+    assert difference(plain, tmp_path / "first") < TOLERANCE
     store = tmp_path / "first/features"
     assert held(store) == {"towers.image image": len(COLOURS), "towers.video video": len(COLOURS)}
     work.clear()
     monkeypatch.setenv("VIDTUNE_FEATURES", str(store))
     train(with_store(recipe), tmp_path / "second", progress=False)
     assert not work
-    assert difference(tmp_path / "plain", tmp_path / "second") < TOLERANCE
+    assert difference(plain, tmp_path / "second") < TOLERANCE
     assert not (tmp_path / "second/features").exists()
 
 
 def test_equal_bit_for_bit_where_every_item_is_encoded_alone(make_recipe, tmp_path: Path) -> None:
     samples = [conversation("<video>\nWhat moves?", f"a {c} box.", video=f"{c}.mp4") for c in COLOURS]
-    recipe = make_recipe(samples, **{**FROZEN, "global_batch_size": 1})
+    recipe = make_recipe(samples, **{**FROZEN, "epochs": 2, "global_batch_size": 1})
     train(recipe, tmp_path / "plain", progress=False)
     stored = with_store(recipe, str(tmp_path / "store"))
     for name in ("first", "second"):
@@ -107,7 +119,7 @@ def test_equal_bit_for_bit_where_every_item_is_encoded_alone(make_recipe, tmp_pa
         assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp2", marks=pytest.mark.whole)])
 def test_two_ranks_fill_one_store_and_train_from_it(
     make_recipe, launcher: Launcher, tmp_path: Path, parallel: str
 ) -> None:
@@ -125,7 +137,7 @@ def test_two_ranks_fill_one_store_and_train_from_it(
 def test_bfloat16_is_stored_in_two_bytes_and_gives_the_same_weights(
     make_recipe, tmp_path: Path, work: Counter[str]
 ) -> None:
-    recipe = make_recipe(**{**FROZEN, "precision": "bfloat16"})
+    recipe = make_recipe(**{**FROZEN, "epochs": 2, "precision": "bfloat16"})
     stored = with_store(recipe, str(tmp_path / "store"))
     train(recipe, tmp_path / "plain", progress=False)
     train(stored, tmp_path / "first", progress=False)
@@ -140,29 +152,28 @@ def test_bfloat16_is_stored_in_two_bytes_and_gives_the_same_weights(
         assert all(a["loss"] == pytest.approx(b["loss"], rel=2e-3) for a, b in pairs)
 
 
-def test_stopped_again_and_again_a_run_goes_on_with_its_store(make_recipe, tmp_path: Path) -> None:
-    recipe = make_recipe(**FROZEN)
-    train(recipe, tmp_path / "plain", progress=False)
+def test_stopped_again_and_again_a_run_goes_on_with_its_store(frozen: Recipe, plain: Path, tmp_path: Path) -> None:
     for _ in range(100):
         try:
-            train(with_store(recipe), tmp_path / "out", stop_after=2, progress=False)
+            train(with_store(frozen), tmp_path / "out", stop_after=3, progress=False)
             break
         except TrainingInterrupted:
             assert held(tmp_path / "out/features")
-    assert difference(tmp_path / "plain", tmp_path / "out") < TOLERANCE
+    assert difference(plain, tmp_path / "out") < TOLERANCE
 
 
-def test_store_may_be_lost_moved_or_added_between_two_parts_of_a_run(make_recipe, tmp_path: Path) -> None:
-    recipe = make_recipe(**FROZEN)
+def test_store_may_be_lost_moved_or_added_between_two_parts_of_a_run(
+    frozen: Recipe, plain: Path, tmp_path: Path
+) -> None:
+    recipe = frozen
     assert recipe_fingerprint(recipe) == recipe_fingerprint(with_store(recipe))
-    train(recipe, tmp_path / "plain", progress=False)
     with pytest.raises(TrainingInterrupted):
         train(recipe, tmp_path / "out", stop_after=2, progress=False)
     with pytest.raises(TrainingInterrupted):
         train(with_store(recipe), tmp_path / "out", stop_after=3, progress=False)
     shutil.rmtree(tmp_path / "out/features")
     train(with_store(recipe, str(tmp_path / "elsewhere")), tmp_path / "out", progress=False)
-    assert difference(tmp_path / "plain", tmp_path / "out") < TOLERANCE
+    assert difference(plain, tmp_path / "out") < TOLERANCE
 
 
 def test_changed_file_or_tower_is_decoded_and_encoded_again(
@@ -230,23 +241,21 @@ def test_a_writer_thread_that_dies_fails_the_run(make_recipe, tmp_path: Path, mo
 
 
 def test_store_that_cannot_be_written_does_not_stop_training(
-    make_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    frozen: Recipe, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    recipe = make_recipe(**FROZEN)
-    train(recipe, tmp_path / "plain", progress=False)
     monkeypatch.setattr("vidtune.features.collection.write_shard", full)
-    train(with_store(recipe), tmp_path / "out", progress=False)
-    assert difference(tmp_path / "plain", tmp_path / "out") < TOLERANCE
+    train(with_store(frozen), tmp_path / "out", progress=False)
+    assert difference(plain, tmp_path / "out") < TOLERANCE
     assert "features cannot be stored: No space left on device" in " ".join(capfd.readouterr().err.split())
 
 
 def test_teacher_is_served_from_the_store_and_looks_once(
     distilled: MakeRecipe, tmp_path: Path, work: Counter[str]
 ) -> None:
-    recipe = distilled(max_steps=6)
+    recipe = distilled(max_steps=4)
     train(recipe, tmp_path / "plain", progress=False)
     plain = dict(work)
     work.clear()
@@ -269,7 +278,7 @@ def test_teacher_is_served_from_the_store_and_looks_once(
 def test_frozen_tower_of_a_distilled_stream_runs_each_time_and_its_teacher_once(
     distilled: MakeRecipe, tmp_path: Path, work: Counter[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = distilled(max_steps=5, train={"alignments": 1e-2, "connectors": 1e-3})
+    recipe = distilled(max_steps=3, train={"alignments": 1e-2, "connectors": 1e-3})
     train(recipe, tmp_path / "plain", progress=False)
     stored = with_store(recipe, str(tmp_path / "store"))
     train(stored, tmp_path / "first", progress=False)
