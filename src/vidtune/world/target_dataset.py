@@ -59,7 +59,7 @@ class TargetWorldSpec:
     seed: int = 0
     videos: int = 800
     images: int = 100
-    texts: int = 1280
+    texts: int = 160
     test_videos: int = 60
     choice_videos: int = 60
     frames: int = 8
