@@ -20,7 +20,7 @@ from vidtune.checkpoints.write import save_checkpoint
 from vidtune.errors import UserError
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.added_tokens import AddedToken
-from vidtune.processing.tokenizing import load_tokenizer
+from vidtune.processing.tokenizer import load_tokenizer
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 

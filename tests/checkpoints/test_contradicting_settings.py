@@ -21,7 +21,7 @@ from vidtune.checkpoints.parts.language_model import require_rotary
 from vidtune.checkpoints.parts.model_settings import require_one_rotary, require_readable
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
-from vidtune.processing.tokenizing import load_tokenizer
+from vidtune.processing.tokenizer import load_tokenizer
 
 PLAIN = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
 LAYER = "model.layers.0.q_proj"

@@ -23,7 +23,7 @@ from vidtune.checkpoints.write import save_checkpoint
 from vidtune.cli.main import run
 from vidtune.data.sample import MediaRef
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.tokenizing import load_tokenizer
+from vidtune.processing.tokenizer import load_tokenizer
 from vidtune.registry import SYSTEMS
 
 FOLDER = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parents[1] / "parity/fixtures")) / "longvale"

@@ -41,7 +41,7 @@ import vidtune.world.tokenizer as world_tokenizer
 from vidtune.cli.main import run as vidtune_run
 from vidtune.models.towers import tower_config
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.tokenizing import load_tokenizer
+from vidtune.processing.tokenizer import load_tokenizer
 from vidtune.recipe import load_recipe
 from vidtune.systems import get_system
 from vidtune.training.run import train

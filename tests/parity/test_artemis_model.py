@@ -23,7 +23,8 @@ from vidtune.errors import UserError
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Batch, Item
 from vidtune.processing.prompts.placing import placed
-from vidtune.processing.tokenizing import ChunkTokenizer, Placeholder, encode, load_tokenizer
+from vidtune.processing.tokenizer import ChunkTokenizer, load_tokenizer
+from vidtune.processing.tokenizing import Placeholder, encode
 from vidtune.registry import SYSTEMS
 
 FOLDER = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parent / "fixtures")) / "artemis"

@@ -31,7 +31,7 @@ from vidtune.processing.batch import Batch, Example, pack
 from vidtune.processing.prompts.cutting import Cut
 from vidtune.processing.prompts.known import captions, with_roles
 from vidtune.processing.times import time_rule
-from vidtune.processing.tokenizing import load_tokenizer
+from vidtune.processing.tokenizer import load_tokenizer
 from vidtune.recipe.types import LoRA, load_recipe
 from vidtune.registry import SYSTEMS
 from vidtune.systems.parts.vicuna import CURIOUS_USER

@@ -26,7 +26,8 @@ from vidtune.models.video_lm import VideoLM
 from vidtune.planning.order import modality_grouped_order
 from vidtune.processing.batch import Batch, Item
 from vidtune.processing.prompts.format import PromptFormat
-from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, load_tokenizer
+from vidtune.processing.tokenizer import ChunkTokenizer, load_tokenizer
+from vidtune.processing.tokenizing import Encoded, Placeholder, encode
 from vidtune.registry import SYSTEMS
 
 FOLDER = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parent / "fixtures")) / "video_llava"

@@ -26,7 +26,8 @@ from vidtune.models.towers.token_grid import TokenGrid
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.order import modality_grouped_order
 from vidtune.processing.batch import Batch, Item, Teaching
-from vidtune.processing.tokenizing import ChunkTokenizer, Placeholder, encode, load_tokenizer
+from vidtune.processing.tokenizer import ChunkTokenizer, load_tokenizer
+from vidtune.processing.tokenizing import Placeholder, encode
 from vidtune.recipe.types import load_recipe
 from vidtune.registry import BENCHMARKS, SYSTEMS
 from vidtune.training.setup.parameters import parameter_groups

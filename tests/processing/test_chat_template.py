@@ -12,7 +12,8 @@ from vidtune.processing.batch import IGNORED
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.prompts.chat_template import template_format
 from vidtune.processing.prompts.known import chatml
-from vidtune.processing.tokenizing import ChunkTokenizer, encode
+from vidtune.processing.tokenizer import ChunkTokenizer
+from vidtune.processing.tokenizing import encode
 
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 QWEN = """{% if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}

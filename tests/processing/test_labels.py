@@ -18,14 +18,8 @@ from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.prompts.format import AnswerFrame, PromptFormat
 from vidtune.processing.prompts.known import chatml, llama3, with_roles
 from vidtune.processing.prompts.placing import media_tags
-from vidtune.processing.tokenizing import (
-    NO_OWNER,
-    ChunkTokenizer,
-    Placeholder,
-    beginning_of,
-    encode,
-    load_tokenizer,
-)
+from vidtune.processing.tokenizer import ChunkTokenizer, beginning_of, load_tokenizer
+from vidtune.processing.tokenizing import NO_OWNER, Placeholder, encode
 
 STREAMS = ("image", "video")
 PLAIN = ("dog", "a cat", "USER", "ASSISTANT", " two  spaces", "3 < 4?", "it's", "...")

@@ -12,7 +12,8 @@ from vidtune.processing.batch import IGNORED
 from vidtune.processing.prompts.cutting import Cut
 from vidtune.processing.prompts.format import AnswerFrame, PromptFormat
 from vidtune.processing.prompts.known import chatml, llama3, with_roles
-from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, encode
+from vidtune.processing.tokenizer import ChunkTokenizer
+from vidtune.processing.tokenizing import Encoded, encode
 
 ROLES = with_roles("roles", "Be kind.")
 TALK = (Turn("user", "A?"), Turn("assistant", "B."), Turn("user", "C?"), Turn("assistant", "D."))

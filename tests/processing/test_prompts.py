@@ -10,7 +10,8 @@ from vidtune.data.sample import Turn
 from vidtune.processing.prompts.cutting import Cut
 from vidtune.processing.prompts.format import AnswerFrame, Frame, PromptFormat
 from vidtune.processing.prompts.known import captions, chatml, with_roles
-from vidtune.processing.tokenizing import ChunkTokenizer, Placeholder, encode
+from vidtune.processing.tokenizer import ChunkTokenizer
+from vidtune.processing.tokenizing import Placeholder, encode
 
 TWO = with_roles("two", "Be kind.", separators=(" ", "</s>"))
 SINGLE = with_roles("single", "Be kind.", "Human", "Assistant", ("###", "###"))

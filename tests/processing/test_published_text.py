@@ -16,7 +16,8 @@ from vidtune.processing.batch import IGNORED
 from vidtune.processing.prompts.cutting import Cut
 from vidtune.processing.prompts.known import captions, with_roles
 from vidtune.processing.times import mark_times, time_rule
-from vidtune.processing.tokenizing import ChunkTokenizer, Placeholder, encode, load_tokenizer
+from vidtune.processing.tokenizer import ChunkTokenizer, load_tokenizer
+from vidtune.processing.tokenizing import Placeholder, encode
 
 FOLDER = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parents[1] / "parity" / "fixtures")) / "longvale"
 SYSTEM_LINE = (

@@ -12,7 +12,8 @@ from vidtune.errors import UserError
 from vidtune.processing.batch import IGNORED
 from vidtune.processing.prompts.cutting import Cut
 from vidtune.processing.prompts.known import with_roles
-from vidtune.processing.tokenizing import ChunkTokenizer, Encoded, Placeholder, encode, load_tokenizer
+from vidtune.processing.tokenizer import ChunkTokenizer, load_tokenizer
+from vidtune.processing.tokenizing import Encoded, Placeholder, encode
 
 PROMPT = with_roles("two", "Be kind.")
 IMAGE, VIDEO = Placeholder("image", ((900, 6),)), Placeholder("video", ((901, 10),), 4)

@@ -22,7 +22,7 @@ from vidtune.checkpoints.lora.adapter_files import read_adapter
 from vidtune.checkpoints.write import save_checkpoint
 from vidtune.errors import UserError
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.tokenizing import load_tokenizer
+from vidtune.processing.tokenizer import load_tokenizer
 from vidtune.recipe.types import Recipe
 from vidtune.training.inspection.dry_run import forecast
 from vidtune.training.run import train_stages as train

@@ -20,7 +20,7 @@ from vidtune.errors import UserError, foreign
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.language_model.families import config_class
 from vidtune.processing.added_tokens import add_tokens, lacking_tokens, require_rows, rows_needed
-from vidtune.processing.tokenizing import load_tokenizer
+from vidtune.processing.tokenizer import load_tokenizer
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion

@@ -17,7 +17,7 @@ from vidtune.models.config import VideoLMConfig
 from vidtune.processing.added_tokens import add_tokens, require_rows
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.stream_settings import Measure, StreamSettings, condenses, is_tokenwise
-from vidtune.processing.tokenizing import beginning_of, load_tokenizer
+from vidtune.processing.tokenizer import beginning_of, load_tokenizer
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 

@@ -29,7 +29,7 @@ from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.file_version import FileVersion, version_of
 from vidtune.planning.counted_files import CountedFiles, files_of
 from vidtune.processing.batch import Example
-from vidtune.processing.tokenizing import default_beginning
+from vidtune.processing.tokenizer import default_beginning
 
 if TYPE_CHECKING:
     from vidtune.processing.processor import VideoLMProcessor

@@ -1,11 +1,61 @@
-"""Inputs for plain transformers code: media shared among questions, prompts padded into one tensor."""
+"""Inputs for plain transformers code: media read at once and shared among questions, prompts padded into one tensor."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import MediaRef
+from vidtune.errors import UserError
+from vidtune.media.worker import Loaded, LoadJob, execute
+from vidtune.processing.batch import Item, MediaSlot
+from vidtune.processing.readings import MediaReader
+from vidtune.processing.stream_settings import Measured
+
+ReadItem = tuple[MediaRef, Measured, Loaded]
+"""What one stream read of a media item: its file, what it becomes, and the values that its tower takes."""
+
+
+def read_item(reader: MediaReader, stream: str, item: Any) -> list[ReadItem]:
+    """The readings of a path, or of decoded pixels, each with the values that its tower takes.
+
+    Raises:
+        UserError: the pixels are no uint8 RGB, ([T,] H, W, 3).
+    """
+    if not isinstance(item, str | Path):
+        settings = reader.streams[stream]
+        array = settings.preprocessing.apply(_pixels(stream, item)).numpy()
+        return [(MediaRef(stream, ""), settings.measure(array.shape), Loaded(array))]
+    found = []
+    for ref, measured in reader.readings(MediaRef(stream, str(item))):
+        preprocessing = reader.streams[ref.stream].preprocessing
+        loaded = execute(LoadJob(ref.path, preprocessing, extras=ref.extras, frames=ref.frames))
+        assert isinstance(loaded, Loaded)
+        found.append((ref, measured, loaded))
+    return found
+
+
+def items_by_stream(reader: MediaReader, read: Sequence[ReadItem]) -> dict[str, list[Item]]:
+    """The items of each stream, in the order in which they were read."""
+    items: dict[str, list[Item]] = {}
+    for ref, measured, loaded in read:
+        item = MediaSlot(ref, measured.tokens, measured=measured).item(loaded.values, extras=loaded.extras)
+        items.setdefault(ref.stream, []).append(item.to_float(reader.streams[ref.stream].preprocessing))
+    return items
+
+
+def _pixels(stream: str, item: Any) -> np.ndarray:
+    """Decoded pixels, uint8 RGB ([T,] H, W, 3). Raises UserError for any other array, whose scale is not known."""
+    pixels = np.asarray(item)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-1] != 3:
+        raise UserError(
+            f"{stream}: the pixels are {pixels.dtype} of shape {pixels.shape}; give uint8 RGB (H, W, 3), or of a clip "
+            "(T, H, W, 3)"
+        )
+    return pixels
 
 
 def share_media(questions: Sequence[Sequence[str]], counts: Mapping[str, int]) -> list[list[str]]:

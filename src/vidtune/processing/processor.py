@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,25 +13,18 @@ from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.errors import UserError
 from vidtune.media.preprocessing.kinds import Preprocessing, parts_of
 from vidtune.media.probe import MediaInfo, probe
-from vidtune.media.worker import Loaded, LoadJob, execute
-from vidtune.processing.batch import Example, Item, MediaSlot
+from vidtune.processing.batch import Example, MediaSlot
 from vidtune.processing.dialect import check_dialect
 from vidtune.processing.layout import Layout, check_layouts, needs_metadata, runs_of
-from vidtune.processing.plain_inputs import padded_left, share_media
+from vidtune.processing.plain_inputs import items_by_stream, padded_left, read_item, share_media
 from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
 from vidtune.processing.prompts.format import PromptFormat
-from vidtune.processing.prompts.placing import media_tags, placed
-from vidtune.processing.readings import MediaReader, Reading
-from vidtune.processing.stream_settings import Measured, StreamSettings
+from vidtune.processing.prompts.placing import check_target, media_tags, placed, with_tags
+from vidtune.processing.readings import MediaReader, Reading, check_media
+from vidtune.processing.stream_settings import StreamSettings
 from vidtune.processing.times import mark_times
-from vidtune.processing.tokenizing import (
-    NO_OWNER,
-    ChunkTokenizer,
-    Encoded,
-    Placeholder,
-    default_beginning,
-    encode,
-)
+from vidtune.processing.tokenizer import ChunkTokenizer, default_beginning
+from vidtune.processing.tokenizing import NO_OWNER, Encoded, Placeholder, encode
 from vidtune.registry import SYSTEMS, packages_of, require_packages
 
 
@@ -201,7 +193,7 @@ class VideoLMProcessor(ProcessorMixin):
         """
         try:
             format_, streams = self.prompt_format(prompt), [ref.stream for ref in sample.media]
-            self._check_media(sample.media, format_, limit=supervise)
+            check_media(sample.media, self.streams, self.system, format_, limit=supervise)
             readings = [self._reader.readings(ref) for ref in sample.media]
             turns = mark_times(sample.turns, sample.times, self.times)
             encoded = self._encode(
@@ -240,7 +232,7 @@ class VideoLMProcessor(ProcessorMixin):
         """
         turns = self.with_tags([*history, Turn("user", question)], [ref.stream for ref in media], prompt, id)
         try:
-            self._check_media(media, self.prompt_format(prompt), limit=False)
+            check_media(media, self.streams, self.system, self.prompt_format(prompt), limit=False)
             readings = [self._reader.readings(ref) for ref in media] if readings is None else readings
             encoded = self._encode(turns, media, readings, prompt, supervise=False, open_answer=True)
         except SampleProblem as problem:
@@ -255,14 +247,7 @@ class VideoLMProcessor(ProcessorMixin):
             prompt: name of a prompt format.
             id: chooses where the format has several texts.
         """
-        format_, turns = self.prompt_format(prompt), list(turns)
-        aside = {*self.target, *(placement.stream for placement in format_.placements)}
-        before = [stream for stream in media if stream not in aside]
-        streams = set(self.streams) - aside
-        if before and not any(media_tags(turn.text, streams) for turn in turns):
-            first = next(number for number, turn in enumerate(turns) if turn.role == "user")
-            turns[first] = Turn("user", format_.with_tags(turns[first].text, before))
-        return placed(turns, media, format_, self.streams, id, self.switched_off)
+        return with_tags(turns, media, self.prompt_format(prompt), self.streams, self.target, id, self.switched_off)
 
     def split_at_media(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
         """Ids up to and including the last media token, and the ids after it. Without media the first part is empty.
@@ -309,7 +294,9 @@ class VideoLMProcessor(ProcessorMixin):
         for stream in items:
             if stream not in self.streams:
                 raise UserError(f"system {self.system} has no stream '{stream}', only {', '.join(self.streams)}")
-        loaded = {stream: iter([self._load(stream, item) for item in given]) for stream, given in items.items()}
+        loaded = {
+            stream: iter([read_item(self._reader, stream, item) for item in given]) for stream, given in items.items()
+        }
         tags = [[tag[1] for tag in media_tags(question, items)] for question in questions]
         shares = share_media(tags, {stream: len(given) for stream, given in items.items()})
         examples, read = [], []
@@ -321,35 +308,12 @@ class VideoLMProcessor(ProcessorMixin):
             examples.append(self.question_example(question, refs, name, id=str(number), readings=readings))
             read += [part for item in found for part in item]
         ids, mask = padded_left([example.input_ids for example in examples], self.tokenizer.pad_token_id or 0)
-        inputs = {"input_ids": ids, "attention_mask": mask, "media": self._items(read)}
+        inputs = {"input_ids": ids, "attention_mask": mask, "media": items_by_stream(self._reader, read)}
         if self.positions != "sequential":
             axes = zip(*(example.positions().values for example in examples), strict=True)
             rows = [padded_left(axis, 0)[0] for axis in axes]
             inputs["position_ids"] = rows[0] if len(rows) == 1 else torch.stack(rows)
         return inputs
-
-    def _load(self, stream: str, item: Any) -> list[tuple[MediaRef, Measured, Loaded]]:
-        """The readings of a path, or of decoded pixels, each with the values that its tower takes."""
-        if not isinstance(item, str | Path):
-            settings = self.streams[stream]
-            array = settings.preprocessing.apply(_pixels(stream, item)).numpy()
-            return [(MediaRef(stream, ""), settings.measure(array.shape), Loaded(array))]
-        found = self._reader.readings(MediaRef(stream, str(item)))
-        return [(ref, measured, self._read(ref)) for ref, measured in found]
-
-    def _read(self, ref: MediaRef) -> Loaded:
-        """Values of a file for its stream: preprocessed, or the stored features."""
-        found = execute(LoadJob(ref.path, self.preprocessing[ref.stream], extras=ref.extras, frames=ref.frames))
-        assert isinstance(found, Loaded)
-        return found
-
-    def _items(self, read: Sequence[tuple[MediaRef, Measured, Loaded]]) -> dict[str, list[Item]]:
-        """The items of each stream, in the order in which they were read."""
-        items: dict[str, list[Item]] = {}
-        for ref, measured, loaded in read:
-            item = MediaSlot(ref, measured.tokens, measured=measured).item(loaded.values, extras=loaded.extras)
-            items.setdefault(ref.stream, []).append(item.to_float(self.streams[ref.stream].preprocessing))
-        return items
 
     def decode(self, ids: Any, skip_special_tokens: bool = True, **options: Any) -> str:
         """Text of ids, without media placeholders."""
@@ -377,7 +341,7 @@ class VideoLMProcessor(ProcessorMixin):
         prompt: str,
         **options: Any,
     ) -> Encoded:
-        self._check_target(turns, [ref.stream for ref in media])
+        check_target(turns, [ref.stream for ref in media], self.target)
         placeholders = [self._placeholder(ref, found) for ref, found in zip(media, readings, strict=True)]
         format_ = self.prompt_format(prompt)
         return encode(turns, format_, self.chunk_tokenizer, placeholders, streams=tuple(self.streams), **options)
@@ -417,45 +381,6 @@ class VideoLMProcessor(ProcessorMixin):
             SampleProblem: the metadata cannot be read.
         """
         return self._reader.shape_of(ref)
-
-    def _check_target(self, turns: Sequence[Turn], media: Sequence[str]) -> None:
-        """Raise SampleProblem where a target and its tag are not both given."""
-        for stream in self.target:
-            tagged = any(f"<{stream}>" in turn.text for turn in turns)
-            if tagged and stream not in media:
-                line = f"the text holds <{stream}>, but no {stream} is given; give one, or leave out the tag"
-            elif stream in media and not tagged:
-                line = f"a {stream} is given, but the text holds no <{stream}>; write it where the target is named"
-            else:
-                continue
-            raise SampleProblem("tags and media differ in number", line)
-
-    def _check_media(self, media: Sequence[MediaRef], prompt: PromptFormat, limit: bool) -> None:
-        streams = [ref.stream for ref in media]
-        for stream in dict.fromkeys(streams):
-            if stream not in self.streams:
-                raise SampleProblem("no such stream", f"system {self.system} takes no {stream}")
-            if prompt.only_streams is not None and stream not in prompt.only_streams:
-                raise SampleProblem(
-                    "stream not in this prompt format",
-                    f"the prompt format '{prompt.name}' takes {', '.join(prompt.only_streams)}, not {stream}",
-                )
-            most = self.streams[stream].max_items
-            if limit and most is not None and streams.count(stream) > most:
-                raise SampleProblem(
-                    "too many media", f"{streams.count(stream)} {stream} files where {most} are allowed"
-                )
-
-
-def _pixels(stream: str, item: Any) -> np.ndarray:
-    """Decoded pixels, uint8 RGB ([T,] H, W, 3). Raises UserError for any other array, whose scale is not known."""
-    pixels = np.asarray(item)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-1] != 3:
-        raise UserError(
-            f"{stream}: the pixels are {pixels.dtype} of shape {pixels.shape}; give uint8 RGB (H, W, 3), or of a clip "
-            "(T, H, W, 3)"
-        )
-    return pixels
 
 
 def _shapes(preprocessing: Preprocessing) -> str:

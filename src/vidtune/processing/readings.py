@@ -1,6 +1,7 @@
 """Readings of a medium: the streams that read one media item, the file that each reads, and what it becomes."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from vidtune.data.problems import SampleProblem
@@ -8,6 +9,7 @@ from vidtune.data.sample import MediaRef
 from vidtune.errors import MediaError
 from vidtune.media.feature_file import feature_shape, is_feature_file
 from vidtune.media.probe import MediaInfo
+from vidtune.processing.prompts.format import PromptFormat
 from vidtune.processing.stream_settings import Measured, StreamSettings, absent_message
 
 Reading = tuple[MediaRef, Measured]
@@ -84,6 +86,29 @@ class MediaReader:
             return settings.preprocessing.output_shape(info)
         except MediaError as error:
             raise SampleProblem("media cannot be read", str(error)) from None
+
+
+def check_media(
+    media: Sequence[MediaRef], streams: Mapping[str, StreamSettings], system: str, prompt: PromptFormat, limit: bool
+) -> None:
+    """Raise SampleProblem for media that the system or the prompt format does not take.
+
+    Args:
+        streams: settings by stream name.
+        limit: also for more media than `StreamSettings.max_items` allows.
+    """
+    counts = Counter(ref.stream for ref in media)
+    for stream, count in counts.items():
+        if stream not in streams:
+            raise SampleProblem("no such stream", f"system {system} takes no {stream}")
+        if prompt.only_streams is not None and stream not in prompt.only_streams:
+            raise SampleProblem(
+                "stream not in this prompt format",
+                f"the prompt format '{prompt.name}' takes {', '.join(prompt.only_streams)}, not {stream}",
+            )
+        most = streams[stream].max_items
+        if limit and most is not None and count > most:
+            raise SampleProblem("too many media", f"{count} {stream} files where {most} are allowed")
 
 
 def _of_another_stream(read: MediaRef, ref: MediaRef) -> bool:

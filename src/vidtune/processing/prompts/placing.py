@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Sequence
 from zlib import crc32
 
+from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
 from vidtune.processing.prompts.format import PromptFormat
 
@@ -12,6 +13,48 @@ def media_tags(text: str, streams: Collection[str]) -> list[re.Match[str]]:
     """Matches of the tags ``<stream>`` in a text, in order; group 1 is the stream."""
     names = "|".join(re.escape(stream) for stream in streams)
     return list(re.finditer(f"<({names})>", text)) if streams else []
+
+
+def with_tags(
+    turns: Sequence[Turn],
+    media: Sequence[str],
+    prompt: PromptFormat,
+    streams: Collection[str],
+    target: Collection[str],
+    id: str,
+    switched_off: Collection[str] = (),
+) -> list[Turn]:
+    """The turns of an open question with the tags that its media lack, where the prompt format says.
+
+    Args:
+        media, streams, id, switched_off: see :func:`placed`.
+        target: streams of a target; whoever asks writes the tag of its box.
+    """
+    turns = list(turns)
+    aside = {*target, *(placement.stream for placement in prompt.placements)}
+    before = [stream for stream in media if stream not in aside]
+    if before and not any(media_tags(turn.text, set(streams) - aside) for turn in turns):
+        first = next(number for number, turn in enumerate(turns) if turn.role == "user")
+        turns[first] = Turn("user", prompt.with_tags(turns[first].text, before))
+    return placed(turns, media, prompt, streams, id, switched_off)
+
+
+def check_target(turns: Sequence[Turn], media: Collection[str], target: Collection[str]) -> None:
+    """Raise SampleProblem where a stream of a target and its tag are not both given.
+
+    Args:
+        media: streams of the media.
+        target: streams of a target.
+    """
+    for stream in target:
+        tagged = any(f"<{stream}>" in turn.text for turn in turns)
+        if tagged and stream not in media:
+            line = f"the text holds <{stream}>, but no {stream} is given; give one, or leave out the tag"
+        elif stream in media and not tagged:
+            line = f"a {stream} is given, but the text holds no <{stream}>; write it where the target is named"
+        else:
+            continue
+        raise SampleProblem("tags and media differ in number", line)
 
 
 def placed(
