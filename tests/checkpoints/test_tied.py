@@ -38,7 +38,7 @@ WHOLE = [(system, OURS) for system in SYSTEMS.names()] + [pair for pair, form in
 PARTIAL = [pair for pair, form in FORMATS.items() if form.partial]
 TOWER_NAMES = {"video_llava": ("image", "video"), "artemis": ("clip",)}
 """System -> towers that its partial formats name by their places."""
-TIES = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+TIES = pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.whole)], ids=["tied", "untied"])
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from vidtune.features.verify import verify
 from vidtune.media.pool import MediaPool
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 
-KILLS = 10
+KILLS = [5, pytest.param(10, marks=pytest.mark.whole)]
 CLIPS = 24
 
 
@@ -118,15 +118,16 @@ def wait_for_shards(store: Path, number: int, child: int) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.parametrize("wanted", KILLS)
 def test_killed_at_random_moments_nothing_is_lost_or_doubled(
-    clips: Path, children: Children, expected: dict[str, torch.Tensor], tmp_path: Path
+    clips: Path, children: Children, expected: dict[str, torch.Tensor], tmp_path: Path, wanted: int
 ) -> None:
     moments, kills, halves, round_ = random.Random(3), 0, 0, 0
-    while kills < KILLS:
+    while kills < wanted:
         store = tmp_path / str(round_)
         round_ += 1
         known: set[str] = set()
-        while kills < KILLS:
+        while kills < wanted:
             (child,) = children.start(order(clips, store))
             if moments.random() < 0.8:
                 wait_for_shards(store, len(known) // 2 + moments.randrange(6), child)

@@ -17,8 +17,20 @@ def torch_generator(*key: object) -> torch.Generator:
 
 
 def random_seed(*key: int) -> int:
-    """Returns a seed for `torch.manual_seed` that is derived from a key, for example (recipe seed, step, pack)."""
+    """Returns a seed for `seed_torch` that is derived from a key, for example (recipe seed, step, pack)."""
     return int(np.random.SeedSequence([abs(number) for number in key]).generate_state(1, np.uint64)[0]) >> 2
+
+
+def seed_torch(seed: int) -> None:
+    """Seed the generators of torch, of the CPU and of the accelerators that there are.
+
+    `torch.manual_seed` takes a stack trace for each kind of accelerator that torch knows and the machine lacks, each
+    time: milliseconds, in every step.
+    """
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def _digest(*key: object) -> bytes:

@@ -15,7 +15,7 @@ from torch.nn.utils import get_total_norm
 
 from vidtune.checkpoints.files.tensors import is_finite
 from vidtune.models.batch_norm_statistics import deferred_statistics
-from vidtune.planning.randomness import random_seed
+from vidtune.planning.randomness import random_seed, seed_torch
 from vidtune.processing.batch import Batch, Item
 from vidtune.training.estimates.flops import StepFlops, peak_flops
 from vidtune.training.forward import PackForward, PackLosses, dummy_batch
@@ -96,7 +96,7 @@ class OptimizerStep:
                     self._backward(dummy_batch(), factors, place == passes - 1)
                 continue
             assert pack.number is not None
-            torch.manual_seed(random_seed(self._setup.recipe.seed, step, pack.number))
+            seed_torch(random_seed(self._setup.recipe.seed, step, pack.number))
             losses = self._backward(batch, factors, place == passes - 1)
             self._transfer.begin(packs.upcoming())
             counts.add(batch, losses, pack.num_supervised, self._flops_of(batch, pack.num_supervised))

@@ -26,10 +26,10 @@ def counted(config: VideoLMConfig, trained: dict[str, Train], batch: Batch) -> i
 @pytest.mark.parametrize(
     ("kind", "trained"),
     [
-        ("llama", ["connectors", "language_model"]),
-        ("llama", ["connectors"]),
+        pytest.param("llama", ["connectors", "language_model"], marks=pytest.mark.whole),
+        pytest.param("llama", ["connectors"], marks=pytest.mark.whole),
         ("llama", ["connectors", "lora"]),
-        ("qwen2", ["lora"]),
+        pytest.param("qwen2", ["lora"], marks=pytest.mark.whole),
         ("qwen2", ["towers.video", "connectors", "language_model"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "+".join(value),

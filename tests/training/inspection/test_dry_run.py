@@ -12,8 +12,11 @@ from training_world import LANGUAGE_MODEL, conversation, mixed_samples
 from vidtune.checkpoints import build
 from vidtune.checkpoints.files.tensors import TensorFile
 from vidtune.cli.main import run as run_command
+from vidtune.models.config import VideoLMConfig
 from vidtune.recipe.types import Recipe, dump_recipe
 from vidtune.training import loop
+from vidtune.training.estimates.costs import StageCosts
+from vidtune.training.inspection import dry_run
 from vidtune.training.inspection.dry_run import describe, forecast
 from vidtune.training.packs.pack import LoadedPack
 from vidtune.training.run import train_stages as train
@@ -30,6 +33,21 @@ def recipe(make_recipe) -> Recipe:
     made = make_recipe(samples, stages=STAGES, workers=0, max_tokens_per_batch=300)
     heavier = made.stages[1].data[0].model_copy(update={"weight": 1.5})
     return made.model_copy(update={"stages": (made.stages[0], made.stages[1].model_copy(update={"data": (heavier,)}))})
+
+
+@pytest.fixture
+def costs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The costs of equal stages are counted once."""
+    known: dict[str, StageCosts] = {}
+    count = dry_run.stage_costs
+
+    def once(config: VideoLMConfig, *about: Any) -> StageCosts:
+        key = f"{config.to_json_string()} {about}"
+        if key not in known:
+            known[key] = count(config, *about)
+        return known[key]
+
+    monkeypatch.setattr(dry_run, "stage_costs", once)
 
 
 def test_the_forecast_is_what_training_does(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +121,7 @@ def test_adapters_need_less_memory_than_the_whole(make_recipe, tmp_path: Path) -
     assert 0 < lora.memory.optimizer < whole.memory.optimizer / 10
 
 
-def test_idle_ranks_are_counted_and_the_advice_helps(make_recipe, tmp_path: Path) -> None:
+def test_idle_ranks_are_counted_and_the_advice_helps(make_recipe, tmp_path: Path, costs_once: None) -> None:
     recipe = make_recipe(mixed_samples() * 20, global_batch_size=32, max_tokens_per_batch=2400)
     (alone,) = forecast(recipe, tmp_path)
     assert alone.idle == 0 and alone.advice is None
@@ -121,15 +139,15 @@ def test_idle_ranks_are_counted_and_the_advice_helps(make_recipe, tmp_path: Path
 
 
 def test_the_command_prints_every_stage_and_keeps_what_it_counted(
-    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], costs_once: None
 ) -> None:
     path, out = tmp_path / "recipe.yaml", tmp_path / "out"
     path.write_text(dump_recipe(recipe))
     arguments = ["train", str(path), "--dry-run", "--ranks", "3", "--tokens-per-second", "0.01"]
     assert run_command([*arguments, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    expected = [describe(stage, 0.01) for stage in forecast(recipe, out, ranks=3)]
-    assert printed == "\n".join(expected) + "\n"
+    planned = list(forecast(recipe, out, ranks=3))
+    assert printed == "\n".join(describe(stage, 0.01) for stage in planned) + "\n"
     assert list((out / "tables").glob("lengths-*.npy"))
     assert run_command(arguments) == 0
     assert capsys.readouterr().out == printed
@@ -138,11 +156,11 @@ def test_the_command_prints_every_stage_and_keeps_what_it_counted(
     assert [line for line in lines if line != "warning"] == 2 * names
     tokens = int(printed.split("tokens   ")[1].split(":")[0].replace(",", ""))
     assert f"{tokens / 0.01 / 3600:,.1f} hours" in printed
-    first = next(forecast(recipe, out))
+    first = planned[0]
     assert "MiB per rank: weights" in printed and "GiB" not in printed  # a tiny model
     assert f"{first.tokens / 100:.1f} seconds at 100" in describe(first, 100)
     assert f"{first.tokens / 300:.1f} minutes at 5 " in describe(first, 5)
-    assert "  time     not estimated; --tokens-per-second N" in describe(next(forecast(recipe, out)))
+    assert "  time     not estimated; --tokens-per-second N" in describe(first)
 
 
 def test_training_needs_a_folder(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
