@@ -24,6 +24,15 @@ def test_separate_groups_are_found_whatever_stands_beside_the_item():
         assert torch.equal(one[0], both[1])
 
 
+def test_autocast_changes_no_choice():
+    torch.manual_seed(0)
+    points = torch.randn(100, 1, 32) + torch.randn(100, 8, 32).cumsum(1) * 0.05  # boxes of a track are alike
+    starts = start_points(8, 4, 8, seed=1)
+    plain = k_means(points, starts, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, k_means(points, starts, 3), plain))
+
+
 def test_equal_points_are_one_cluster():
     labels, _, inertia = k_means(torch.ones(1, 6, 3), start_points(6, 4, 8, seed=1), 3)
     assert labels.unique().tolist() == [0] and float(inertia) < 1e-9

@@ -56,6 +56,16 @@ def test_items_together_equal_items_alone(connector):
         torch.testing.assert_close(block, connector([one], [more])[0], atol=1e-5, rtol=0)
 
 
+def test_autocast_rounds_no_box(connector):
+    features, extras = items_of(connector.config, 4)
+    places = []
+    connector.roi_align.pos_embedd.register_forward_hook(lambda module, given, place: places.append(place))
+    connector(features, extras)
+    with torch.autocast("cpu", torch.bfloat16):
+        connector(features, extras)
+    assert torch.equal(*places)
+
+
 def test_chosen_tokens_are_tokens_of_boxes_in_their_order(connector):
     (features,), (extras,) = items_of(connector.config, 7)
     every = replace(connector.config, clusters=None).build()

@@ -61,6 +61,16 @@ def test_a_convolution_in_tiles_equals_that_of_torch(monkeypatch, together, side
         torch.testing.assert_close(found, conv(maps), atol=1e-5, rtol=1e-5)
 
 
+def test_smaller_maps_after_larger_ones_have_zeros_around_them():
+    torch.manual_seed(0)
+    conv, tiled = nn.Conv2d(3, 2, 3, padding=1, bias=False), TiledConvolution()
+    with torch.no_grad():
+        kernels = tile_kernels(conv.weight)
+        for height, width in ((8, 8), (7, 7), (5, 8), (5, 5), (8, 6)):
+            maps = torch.randn(1, 3, height, width)
+            torch.testing.assert_close(tiled([maps], kernels), conv(maps), atol=1e-5, rtol=1e-5)
+
+
 def test_maps_in_tiles_equal_plain_maps(monkeypatch):
     monkeypatch.setattr(convolution, "WIDE", 1)
     monkeypatch.setattr(convolution, "MANY", 1)

@@ -41,10 +41,13 @@ def outside_problem(box: Sequence[float] | np.ndarray, width: int, height: int) 
 def chosen_boxes(number: int, wanted: int, choice: Choice = "average", seed: int | None = None) -> list[int]:
     """Return which of ``number`` boxes in order of time are taken, ascending: T indices.
 
-    At most T boxes: all of them, then the last one repeated. More, without a seed: every (n // T)-th from the first on,
-    so that the last ones may stay unseen. With a seed and "average": from a random start, each moved at random by up to
-    a quarter of that distance. With a seed and "random": T different ones. "whole", with and without a seed: from the
-    first to the last, at equal distances.
+    At most T boxes: all of them, then the last one repeated. More:
+
+    - without a seed: every d-th from the first on, d = n // T, so that the last ones may stay unseen;
+    - "average" with a seed: every d-th from a random start below d on; each after the first is moved by a random
+      distance below d / 4, cut to a whole number, so that nothing is moved if n is below 5 T;
+    - "random" with a seed: T different ones;
+    - "whole", with and without a seed: from the first to the last, at equal distances.
 
     Args:
         number: n, at least 1.

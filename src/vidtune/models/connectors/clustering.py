@@ -1,6 +1,7 @@
 """K-means that chooses a few points out of many; the same choice on every device.
 
 Legend: I items, T points of an item, D width, M clusters, R restarts.
+Source: the package torch-kmeans 0.2.0, whose labels these are.
 """
 
 from functools import lru_cache
@@ -21,7 +22,7 @@ def start_points(points: int, clusters: int, restarts: int, seed: int) -> Tensor
 
 @torch.no_grad()
 def k_means(points: Tensor, starts: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Clusters of points by Lloyd's algorithm, the best of several restarts; computed in float32.
+    """Clusters of points by Lloyd's algorithm, the best of several restarts; computed in float32, under autocast too.
 
     The centre of a cluster that has lost all its points becomes zero.
 
@@ -31,7 +32,11 @@ def k_means(points: Tensor, starts: Tensor, iterations: int) -> tuple[Tensor, Te
 
     Shape: (I, T, D), (R, M) -> labels (I, T) int64, centres (I, M, D), sum of squared distances (I,)
     """
-    points = points.float()
+    with torch.autocast(points.device.type, enabled=False):  # it would round the centres
+        return _lloyd(points.float(), starts, iterations)
+
+
+def _lloyd(points: Tensor, starts: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
     centres = points[:, starts]  # (I, R, M, D)
     moving = torch.ones(len(points), 1, 1, 1, dtype=torch.bool, device=points.device)
     for _ in range(iterations):
@@ -42,7 +47,8 @@ def k_means(points: Tensor, starts: Tensor, iterations: int) -> tuple[Tensor, Te
         centres = torch.where(moving, means, centres)
         moving = moving & (shift >= CONVERGED).any(1)[:, None, None, None]
     distances, labels = _distances(points, centres).min(-1)
-    inertia = distances.square().nan_to_num(posinf=0.0).sum(-1)  # (I, R)
+    # Infinite terms count as zero, as in the source; a restart that is not a number never wins.
+    inertia = distances.square().nan_to_num(nan=torch.inf, posinf=0.0).sum(-1)  # (I, R)
     best = inertia.argmin(1)
     chosen = torch.arange(len(points), device=points.device), best
     return labels[chosen], centres[chosen], inertia[chosen]

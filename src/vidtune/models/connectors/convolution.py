@@ -76,7 +76,8 @@ class TiledConvolution:
     def _padded(self, parts: Sequence[Tensor], height: int, width: int) -> Tensor:
         """The parts side by side in a frame of zeros. Shape: list of (N, c, H, W) -> (N, height, width, C)"""
         (number, _, rows, columns), channels = parts[0].shape, sum(part.shape[1] for part in parts)
-        padded = self._buffer("padded", number, height, width, channels)  # only its inside is ever written
+        padded = self._buffer("padded", number, height, width, channels)
+        padded[:, rows + 1 :], padded[:, :, columns + 1 :] = 0, 0  # the last map of this size may have been larger
         first = 0
         for part in parts:
             last = first + part.shape[1]

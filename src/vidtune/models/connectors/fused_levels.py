@@ -51,8 +51,6 @@ class FusedLevels(nn.Module):
         groups: groups of channels that are normalised together.
         half: coordinates and resized maps have the precision of float16, in the order of the published code.
 
-    Calls may share ``tiled``, the buffers of their convolutions.
-
     Shape: (N, K, G, G, C) -> K of (N, C, S, S)
     """
 
@@ -65,6 +63,11 @@ class FusedLevels(nn.Module):
         self.fuse_convs = nn.ModuleList(FuseBlock(width, groups) for _ in range(rounds))
 
     def forward(self, states: Tensor, tiled: TiledConvolution | None = None) -> list[Tensor]:
+        """Maps of all levels after the last round.
+
+        Args:
+            tiled: buffers of the convolutions, shared by the calls that get them; None: buffers of this call alone.
+        """
         blocks = [cast(FuseBlock, block) for block in self.fuse_convs]
         in_tiles = worth_tiling(blocks[0].conv.weight, self.sides(states.shape[2]))
         if self.rounds_to_half:

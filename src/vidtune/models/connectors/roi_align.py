@@ -98,5 +98,6 @@ class BoxTokens(nn.Module):
     def forward(self, crops: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """Shape: K of (N, C, R, R), (N, 4) -> (N, D)"""
         fused = sum(conv(crop) for conv, crop in zip(self.pconvs, crops, strict=True))
-        place = self.pos_embedd(boxes.to(self.updims.weight.dtype))
+        with torch.autocast(boxes.device.type, enabled=False):  # in bfloat16 a box would be half a pixel off
+            place = self.pos_embedd(boxes.to(self.updims.weight.dtype))
         return self.updims(self.flatten_linear(torch.relu(fused).flatten(1)) + place)
