@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vidtune.evaluation.metrics.bleu import bleu4
+from vidtune.evaluation.metrics.bleu import bleu_of_sums
 from vidtune.evaluation.statistics import Estimate, difference_of_sums, mean_difference, of_sums, ratio
 
 VIDEOS = (3, 5, 7, 10, 20, 50)
@@ -152,7 +152,7 @@ def captions(mean: float, between: float, within: float, questions: int) -> Kind
 
 def corpus(questions: int, paired: bool) -> Kind:
     """BLEU-4 of captions, or its difference between two runs; the value of a large sample stands for the population."""
-    from_sums = bleu4([["a"]], ["a"]).from_sums
+    from_sums = bleu_of_sums(4)
 
     def rows(random: np.random.Generator, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         chances = np.repeat(_chances(random, len(sizes), 0.4, 0.15), sizes)

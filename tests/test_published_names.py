@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "src" / "vidtune"
 HOMES = ("systems", "recipe/shipped", "evaluation/benchmarks")
 SYSTEMS = "video.?llava|video.?panda|artemis|video.?chat.?flash|longvale"
-TEST_SETS = "msvd|msrvtt|tgif|activitynet"
+TEST_SETS = "msvd|msrvtt|tgif|activitynet|video.?chatgpt|videoref(?!ormat)|hc.?stvg"
 PUBLIC_FACE = ("api", "extending.py")
 EXAMPLE = re.compile(r'^ *>>> .*?(?=^ *$|^ *""")', re.MULTILINE | re.DOTALL)
 NAMES = re.compile(f"{SYSTEMS}|{TEST_SETS}", re.IGNORECASE)

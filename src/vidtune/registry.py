@@ -17,6 +17,7 @@ from vidtune.spelling import suggestion
 if TYPE_CHECKING:
     from vidtune.evaluation.benchmarks.base import Benchmark
     from vidtune.evaluation.judges.base import Judge
+    from vidtune.evaluation.judges.prompts import JudgePrompt
     from vidtune.media.preprocessing.frame_sampling import SamplingRule
     from vidtune.media.preprocessing.resize_rules import ResizeRule
     from vidtune.models.language_model.families import Family
@@ -248,6 +249,12 @@ SYSTEMS: "Registry[System]" = Registry(
 )
 BENCHMARKS: "Registry[Benchmark]" = Registry("benchmark", "vidtune.evaluation.benchmarks", "vidtune.benchmarks")
 JUDGES: "Registry[Judge]" = Registry("judge", "vidtune.evaluation.judges", "vidtune.judges")
+JUDGE_PROMPTS: "Registry[JudgePrompt]" = Registry(
+    "judge prompt",
+    "vidtune.evaluation.benchmarks.judge_prompts",
+    "vidtune.judge_prompts",
+    type_place="vidtune.evaluation.judges.prompts:JudgePrompt",
+)
 ANNOTATIONS: Registry[Any] = Registry("annotation format", "vidtune.data", "vidtune.annotations")
 TOWERS: Registry[type] = Registry("tower type", "vidtune.models.towers", "vidtune.towers")
 CONNECTORS: Registry[type] = Registry("connector type", "vidtune.models.connectors", "vidtune.connectors")
@@ -297,6 +304,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     SYSTEMS,
     BENCHMARKS,
     JUDGES,
+    JUDGE_PROMPTS,
     ANNOTATIONS,
     TOWERS,
     CONNECTORS,

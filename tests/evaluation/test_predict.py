@@ -1,10 +1,12 @@
 """Predicting: what is asked, what is recorded, what a second start does."""
 
 import json
+from functools import partial
 
 import pytest
 from qa_sets import CHECKPOINT, StubEngine, counted_set, records, stub_protocol, stub_run, write_set
 
+from vidtune.checkpoints.files import fingerprint
 from vidtune.errors import UserError
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity, identify_checkpoint
 from vidtune.evaluation.runs.folder import RunFolder
@@ -151,8 +153,8 @@ def test_a_checkpoint_is_identified_by_its_content(tmp_path):
 
 
 def test_one_changed_byte_in_a_large_file_s_sampled_block_is_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr("vidtune.evaluation.runs.checkpoint_identity.WHOLE_FILE_LIMIT", 1000)
-    monkeypatch.setattr("vidtune.evaluation.runs.checkpoint_identity.BLOCK_BYTES", 100)
+    monkeypatch.setattr(fingerprint, "add_content", partial(fingerprint.add_content, whole=1000))
+    monkeypatch.setattr(fingerprint, "BLOCK_BYTES", 100)
     weights = tmp_path / "model.safetensors"
     fingerprints = set()
     for changed in (None, 0, 19_999):

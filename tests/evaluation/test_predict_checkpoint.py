@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from event_sets import write_events
-from qa_sets import records, write_set, write_video
+from qa_sets import quiet_predict, records, write_set, write_video
 from tiny_checkpoint import write_checkpoint
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.video_qa import VideoQA
 from vidtune.evaluation.checkpoint import AnsweringOptions, engine_for, open_checkpoint
-from vidtune.evaluation.predict import Variant, predict, predict_benchmark
+from vidtune.evaluation.predict import Session, Variant, predict_benchmark
 from vidtune.evaluation.protocol_of_checkpoint import protocol_for
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.scoring import score_run
@@ -23,7 +23,7 @@ SHORT = {"generation": {"max_new_tokens": 4}}
 def predict_quickly(checkpoint, benchmark, data, out, **given):
     """A few tokens per answer, videos decoded in this process."""
     variant, answering = Variant(overrides=SHORT, **given), AnsweringOptions(workers=0)
-    return predict_benchmark(checkpoint, benchmark, data, out, variant, answering, progress=False)
+    return predict_benchmark(checkpoint, benchmark, data, out, variant, answering, Session(progress=False))
 
 
 ENTRIES = [("red", "what?", "x"), ("blue", "what?", "x"), ("red", "who?", "y"), ("broken", "what?", "z")]
@@ -155,7 +155,7 @@ def test_all_tasks_of_a_video_share_its_decoding_encoding_and_prefill(checkpoint
         options = {"workers": 0, "share_prefix": shared, "max_batch_questions": 3}
         with engine_for(loaded, protocol, AnsweringOptions(**options)) as engine:
             run = tmp_path / str(shared)
-            predict(engine, benchmark.load(events), protocol, run, checkpoint=loaded.identity, progress=False)
+            quiet_predict(engine, benchmark.load(events), protocol, run, checkpoint=loaded.identity)
             counted = engine.stats
         assert counted.questions == 2 * (1 + 3 + 3)
         expected = 2 if shared else 14

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from qa_sets import CHECKPOINT, StubEngine, records, stub_protocol, write_set
+from qa_sets import StubEngine, quiet_predict, records, stub_protocol, write_set
 
 from vidtune.data.sample import MediaRef
-from vidtune.evaluation.predict import predict
 from vidtune.evaluation.question import Question, QuestionSet
+from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.registry import BENCHMARKS
 
 
@@ -24,10 +24,10 @@ def changed(questions: QuestionSet, *changes: dict) -> QuestionSet:
     return replace(questions, questions=tuple(replace(question, **change) for question, change in both))
 
 
-def run(asked, questions, folder, engine=None):
+def run(asked, questions, folder, engine=None, **options):
     engine = engine or StubEngine()
-    predict(engine, questions, asked[1], folder, checkpoint=CHECKPOINT, progress=False)
-    return engine, records(folder / "predictions.jsonl")
+    quiet_predict(engine, questions, asked[1], folder, **options)
+    return engine, [one.record() for one in RunFolder(folder).predictions()]
 
 
 def test_further_media_follow_the_video(asked, tmp_path):
@@ -53,6 +53,15 @@ def test_a_question_with_the_answer_of_another_is_not_asked(asked, tmp_path):
     assert [request.id for request in engine.asked] == ["0"] and found[-1]["pred"] == "answer 0"
 
 
+def test_processes_ask_a_question_that_shares_its_answer_once(asked, tmp_path):
+    [one, other] = asked[0].questions
+    copies = [replace(one, index=2 + n, id=str(n), asked_as=n % 2) for n in range(4)]
+    questions = replace(asked[0], questions=(one, other, *copies))
+    asked_by = [run(asked, questions, tmp_path / "run", rank=rank, ranks=3)[0].questions for rank in range(3)]
+    assert asked_by == [["question 0?"], ["question 1?"], []]
+    assert len(RunFolder(tmp_path / "run").predictions()) == 6
+
+
 class OutOfOrder(StubEngine):
     """Answers second questions first."""
 
@@ -66,7 +75,11 @@ def test_a_second_question_is_asked_on_its_own_and_stored_with_the_first(asked, 
         engine, found = run(asked, questions, tmp_path / str(number), engine)
         [first] = [record for record in found if record["index"] == 0]
         assert sorted(engine.questions) == ["question 0?", "question 1?", "question 7?"]
-        assert first["pred"] == "answer 0" and first["second"] == {"question": "question 7?", "pred": "answer 7"}
+        assert first["pred"] == "answer 0" and first["second"] == {
+            "question": "question 7?",
+            "pred": "answer 7",
+            "finish_reason": "eos",
+        }
         assert "second" not in next(record for record in found if record["index"] == 1)
 
 

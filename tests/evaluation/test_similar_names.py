@@ -1,9 +1,8 @@
 """Files of a similar name are asked about, and every place that shows the numbers says so."""
 
 import pytest
-from qa_sets import CHECKPOINT, StubEngine, counted_set, records, stub_protocol, write_set
+from qa_sets import StubEngine, counted_set, quiet_predict, records, stub_protocol, write_set
 
-from vidtune.evaluation.predict import predict
 from vidtune.evaluation.report.page import build_report
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.score_file import read_current_score, score_path
@@ -27,7 +26,7 @@ def test_answers_about_files_of_similar_names_are_counted_and_said(tmp_path, sto
     if stored:
         questions = test_set.with_features(questions, {"video": files}, "video")
     protocol = stub_protocol(features=("video",) if stored else ())
-    run = predict(StubEngine(), questions, protocol, tmp_path / "run", checkpoint=CHECKPOINT, progress=False).run_dir
+    run = quiet_predict(StubEngine(), questions, protocol, tmp_path / "run").run_dir
     wanted = "clip1 (.npy, .pkl, .pt, .safetensors)" if stored else "videos/clip1 (.mp4)"
     taken = f"{files}/CLIP1.npy" if stored else "videos/CLIP1.mp4"
     line = (
@@ -54,5 +53,5 @@ def test_a_video_of_a_similar_name_that_no_stream_reads_is_not_said(tmp_path):
         test_set.load(data).with_similar_files(), {"video": tmp_path / "features"}, "video"
     )
     protocol = stub_protocol(features=("video",))
-    out = predict(StubEngine(), questions, protocol, tmp_path / "run", checkpoint=CHECKPOINT, progress=False)
+    out = quiet_predict(StubEngine(), questions, protocol, tmp_path / "run")
     assert out.answered == 1 and out.ledger.reasons() == ()

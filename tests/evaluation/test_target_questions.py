@@ -15,7 +15,7 @@ from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.check import check_test_set
 from vidtune.evaluation.checkpoint import AnsweringOptions, opened
-from vidtune.evaluation.predict import Variant, predict_benchmark
+from vidtune.evaluation.predict import Session, Variant, predict_benchmark
 from vidtune.evaluation.protocol_of_checkpoint import protocol_for
 from vidtune.evaluation.scores.scoring import score_run
 from vidtune.models.video_lm import VideoLM
@@ -71,7 +71,7 @@ def data(tmp_path_factory):
 
 def asked(model, data, out, benchmark="videoref_bench", **given):
     variant, answering = Variant(overrides=SHORT, **given), AnsweringOptions(workers=0)
-    return predict_benchmark(model, benchmark, data, out, variant, answering, progress=False)
+    return predict_benchmark(model, benchmark, data, out, variant, answering, Session(progress=False))
 
 
 def test_boxes_reach_the_answers_and_wrong_ones_fail_alone(model, data, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from judge_server import Reply, judge_server
 from published_scores import aggregate
-from qa_sets import CHECKPOINT, records
+from qa_sets import quiet_predict, records
 
 from vidtune.data.sample import Turn
 from vidtune.evaluation.judges.base import JudgeItem, Judgement
@@ -31,7 +31,6 @@ from vidtune.evaluation.metrics.rouge import rouge_l
 from vidtune.evaluation.metrics.segment_captions import score_segment_captions
 from vidtune.evaluation.metrics.soda import TimedSentence, best_matching, event_iou, soda_c
 from vidtune.evaluation.metrics.tokenizer import tokenize, tokenizer_problem
-from vidtune.evaluation.predict import predict
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.judgements import judge_items, store_judgements
@@ -154,7 +153,7 @@ def aspect_run(folder, aspect, asked, benchmark="video_chatgpt"):
     test_set = BENCHMARKS[benchmark]
     questions = test_set.load(write_aspect_set(folder / "set", aspect, asked))
     protocol = test_set.protocol(prompt_format="llava_v1", stop=("</s>",))
-    predict(CannedEngine(known), questions, protocol, folder / "run", checkpoint=CHECKPOINT, progress=False)
+    quiet_predict(CannedEngine(known), questions, protocol, folder / "run")
     return RunFolder(folder / "run")
 
 
@@ -232,9 +231,7 @@ def test_files_prompts_and_records_are_those_of_the_published_script(inference_f
         for rank, expected in enumerate(chunks):
             engine = CannedEngine(inputs["raw_outputs"])
             run = tmp_path / f"run{number}"
-            predict(
-                engine, questions, protocol, run, checkpoint=CHECKPOINT, rank=rank, ranks=len(chunks), progress=False
-            )
+            quiet_predict(engine, questions, protocol, run, rank=rank, ranks=len(chunks))
             if "error" in expected:  # the published script has no such chunk; here it holds no question
                 assert expected["error"] == "IndexError" and engine.requests == []
                 continue

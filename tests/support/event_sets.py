@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qa_sets import CHECKPOINT
+from qa_sets import quiet_predict
 
-from vidtune.evaluation.predict import PredictionSummary, predict
+from vidtune.evaluation.predict import PredictionSummary
 from vidtune.evaluation.protocol import Protocol
 from vidtune.generation.settings import Answer, Request
 from vidtune.registry import BENCHMARKS
@@ -117,5 +117,4 @@ def event_run(
     if features:
         questions = benchmark.with_features(questions, features, "video")
     engine = engine or Perfect(questions.questions, replies, errors)
-    options = {"checkpoint": CHECKPOINT, "progress": False, **options}
-    return predict(engine, questions, protocol or event_protocol(name), run_dir, **options)
+    return quiet_predict(engine, questions, protocol or event_protocol(name), run_dir, **options)

@@ -3,11 +3,13 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from vidtune.evaluation.predict import PredictionSummary, predict
+from vidtune.evaluation.predict import Answerer, PredictionSummary, Session, predict
 from vidtune.evaluation.protocol import Protocol
+from vidtune.evaluation.question import QuestionSet
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.generation.settings import Answer, Request
 from vidtune.registry import BENCHMARKS
@@ -86,13 +88,23 @@ def stub_protocol(blind: bool = False, **overrides: Any) -> Protocol:
     return protocol.with_overrides(overrides, "test")
 
 
+def quiet_predict(
+    engine: Any, questions: QuestionSet, protocol: Protocol, run_dir: Path, *, limit: int | None = None, **options: Any
+) -> PredictionSummary:
+    """`predict` without a display; options are fields of `Answerer` and `Session`."""
+    of_session = {field.name: options.pop(field.name) for field in fields(Session) if field.name in options}
+    answerer = Answerer(**{"checkpoint": CHECKPOINT, **options})
+    return predict(
+        engine, questions, protocol, run_dir, answerer, Session(**{"progress": False, **of_session}), limit=limit
+    )
+
+
 def stub_run(
     data: Path, run_dir: Path, engine: StubEngine | None = None, protocol: Protocol | None = None, **options: Any
 ) -> PredictionSummary:
     """Predict with the stub engine."""
-    options = {"checkpoint": CHECKPOINT, "progress": False, **options}
     questions = BENCHMARKS["world_qa"].load(data)
-    return predict(engine or StubEngine(), questions, protocol or stub_protocol(), run_dir, **options)
+    return quiet_predict(engine or StubEngine(), questions, protocol or stub_protocol(), run_dir, **options)
 
 
 def records(path: Path) -> list[dict[str, Any]]:

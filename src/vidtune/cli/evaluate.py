@@ -130,7 +130,7 @@ def evaluate(
     """Answer the questions of a benchmark, then judge or measure the answers and print the scores."""
     from vidtune.checkpoints.files.hub import locate, pinned
     from vidtune.checkpoints.files.misplaced import require_checkpoint
-    from vidtune.evaluation.predict import predict_benchmark
+    from vidtune.evaluation.predict import Session, predict_benchmark
 
     folder = locate(pinned(checkpoint, revision))
     require_checkpoint(folder)
@@ -148,8 +148,7 @@ def evaluate(
             out,
             run.variant,
             engine.answering(),
-            retry_errors=questions.retry_failed,
-            other_versions=other_versions,
+            Session(retry_errors=questions.retry_failed, other_versions=other_versions),
         )
         typer.echo(f"{summary.run_dir}: {summary.ledger}")
         with scoring.of_one():

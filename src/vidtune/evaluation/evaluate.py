@@ -10,7 +10,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint, opened
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
-from vidtune.evaluation.predict import WHOLE, Variant, predict_benchmark
+from vidtune.evaluation.predict import WHOLE, Session, Variant, predict_benchmark
 from vidtune.evaluation.protocol import merged
 from vidtune.evaluation.scores.score import Score
 from vidtune.evaluation.scores.scoring import score_run
@@ -79,9 +79,7 @@ def evaluate(
         Path(out),
         variant,
         answering,
-        retry_errors=retry_failed,
-        other_versions=other_versions,
-        progress=progress,
+        Session(retry_errors=retry_failed, other_versions=other_versions, progress=progress),
     )
     return score_run(summary.run_dir, judge, progress=progress)
 

@@ -108,6 +108,38 @@ WHOLE = Variant()
 """All questions, and everything that the model can see and hear."""
 
 
+@dataclass(frozen=True)
+class Answerer:
+    """Whose answers a run holds; see `RunInfo`."""
+
+    checkpoint: CheckpointIdentity
+    system: str | None = None
+    recipe: str | None = None
+    arithmetic: Arithmetic | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """How one process goes on with a run.
+
+    Args:
+        rank, ranks: it asks only slice ``rank`` (from 0) of ``ranks`` slices of the questions.
+        retry_errors: ask questions again that ended in an error.
+        other_versions: go on with a run that other versions of the software began; the run and its score then say so.
+        progress: show how far it is, on standard error.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    retry_errors: bool = False
+    other_versions: bool = False
+    progress: bool = True
+
+
+ALONE = Session()
+"""One process asks everything that was not asked before."""
+
+
 def predict_benchmark(
     checkpoint: Path | str | LoadedCheckpoint,
     benchmark: str,
@@ -115,12 +147,7 @@ def predict_benchmark(
     out: Path,
     variant: Variant = WHOLE,
     answering: AnsweringOptions = DEFAULT_ANSWERING,
-    *,
-    rank: int = 0,
-    ranks: int = 1,
-    retry_errors: bool = False,
-    other_versions: bool = False,
-    progress: bool = True,
+    session: Session = ALONE,
 ) -> PredictionSummary:
     """Answer a benchmark with a checkpoint.
 
@@ -131,9 +158,6 @@ def predict_benchmark(
             ``out/<benchmark>-without-<stream>``.
         variant: what is asked and what the model is given.
         answering: how answers are computed.
-        rank, ranks: this process asks only slice ``rank`` (from 0) of ``ranks`` slices of the questions.
-        retry_errors: ask questions again that ended in an error.
-        other_versions: go on with a run that other versions of the software began; the run and its score then say so.
 
     Raises:
         UserError: bad test set or checkpoint, or ``out`` holds the results of another run.
@@ -152,23 +176,11 @@ def predict_benchmark(
     if variant.features:
         folders = {stream: Path(folder) for stream, folder in variant.features.items()}
         questions = test_set.with_features(questions, folders, protocol.stream)
+    model = arithmetic_of(loaded.checkpoint.model)
+    answerer = Answerer(loaded.identity, loaded.system.name, loaded.recipe, model)
     with engine_for(loaded, protocol, answering) as engine:
-        return predict(
-            engine,
-            questions,
-            protocol,
-            Path(out) / protocol.run_name,
-            checkpoint=loaded.identity,
-            system=loaded.system.name,
-            recipe=loaded.recipe,
-            rank=rank,
-            ranks=ranks,
-            limit=variant.limit,
-            retry_errors=retry_errors,
-            other_versions=other_versions,
-            arithmetic=arithmetic_of(loaded.checkpoint.model),
-            progress=progress,
-        )
+        run_dir = Path(out) / protocol.run_name
+        return predict(engine, questions, protocol, run_dir, answerer, session, limit=variant.limit)
 
 
 def predict(
@@ -176,17 +188,10 @@ def predict(
     questions: QuestionSet,
     protocol: Protocol,
     run_dir: Path,
+    answerer: Answerer,
+    session: Session = ALONE,
     *,
-    checkpoint: CheckpointIdentity,
-    system: str | None = None,
-    recipe: str | None = None,
-    rank: int = 0,
-    ranks: int = 1,
     limit: int | None = None,
-    retry_errors: bool = False,
-    other_versions: bool = False,
-    arithmetic: Arithmetic | None = None,
-    progress: bool = True,
 ) -> PredictionSummary:
     """Ask every question that has no record yet; see `predict_benchmark`."""
     if limit is not None and limit < 1:
@@ -194,30 +199,21 @@ def predict(
     info = RunInfo(
         protocol=protocol,
         protocol_hash=protocol.hash,
-        checkpoint=checkpoint,
+        checkpoint=answerer.checkpoint,
         data=data_identity(questions),
-        system=system,
+        system=answerer.system,
         limit=limit,
-        recipe=recipe,
+        recipe=answerer.recipe,
         versions=software_versions(__version__),
-        arithmetic=arithmetic,
+        arithmetic=answerer.arithmetic,
     )
     run = RunFolder.open(Path(run_dir), info)
-    planned = questions.questions[: run.planned]
-    missing = [question for question in planned if question.missing]
-    mine = group_by_video([one for one in chunk(questions.questions[:limit], rank, ranks) if not one.missing])
-    with RecordWriter(run.predictions_file(rank, ranks)) as records:
-        done = {prediction.index for prediction in run.predictions() if prediction.error is None or not retry_errors}
-        pending = [question for question in mine if question.index not in done]
+    with RecordWriter(run.predictions_file(session.rank, session.ranks)) as records:
         files = AskedFiles(run, info.data)
-        files.require_unchanged(planned)
-        run.begin_asking(info, bool(pending), other_versions)
-        run.write_missing(missing)
-        run.write_plan(planned)
+        pending = _begin(run, info, questions, files, session)
         started = time.monotonic()
-        _log_session(run, rank, ranks, len(pending))
         task = f"asking {protocol.benchmark}"
-        with ProgressDisplay(enabled=progress and bool(pending)) as display:
+        with ProgressDisplay(enabled=session.progress and bool(pending)) as display:
             display.start(task, len(pending))
             for prediction in _ask(engine, pending, protocol, questions.folder, files):
                 records.append(prediction.record())
@@ -227,6 +223,26 @@ def predict(
     if summary.complete:
         run.write_official()
     return summary
+
+
+def _begin(
+    run: RunFolder, info: RunInfo, questions: QuestionSet, files: AskedFiles, session: Session
+) -> list[Question]:
+    """Check and store what a run is asked; returns the questions that this process asks now, those of a video together.
+
+    Raises:
+        UserError: the run was asked about other files, or by other versions of the software.
+    """
+    planned = questions.questions[: run.planned]
+    mine = chunk(questions.questions[: info.limit], session.rank, session.ranks)
+    done = {one.index for one in run.predictions() if one.error is None or not session.retry_errors}
+    pending = [one for one in group_by_video([one for one in mine if not one.missing]) if one.index not in done]
+    files.require_unchanged(planned)
+    run.begin_asking(info, bool(pending), session.other_versions)
+    run.write_missing([question for question in planned if question.missing])
+    run.write_plan(planned)
+    _log_session(run, session, len(pending))
+    return pending
 
 
 def group_by_video(questions: Sequence[Question]) -> list[Question]:
@@ -243,7 +259,7 @@ def _ask(
     """Ask, and yield the predictions of a question as soon as all that it asks is answered."""
     alike: dict[int, list[Question]] = {}
     for question in questions:
-        alike.setdefault(question.index if question.asked_as is None else question.asked_as, []).append(question)
+        alike.setdefault(question.asked, []).append(question)
 
     def requests() -> Iterator[Request]:
         for asked, group in alike.items():
@@ -276,23 +292,20 @@ def _prediction(question: Question, protocol: Protocol, answers: Mapping[bool, A
     """Args: answers: those to the question (False) and to its second question (True)."""
     error = next((answer.error for answer in answers.values() if answer.error is not None), None)
     texts = {second: "" if error is not None else protocol.clean(answer.text) for second, answer in answers.items()}
-    return prediction_of(
-        question,
-        protocol,
-        texts[False],
-        finish_reason="error" if error is not None else answers[False].finish_reason,
-        error=error,
-        second_pred=texts.get(True),
-    )
+    ends = {second: "error" if error is not None else answer.finish_reason for second, answer in answers.items()}
+    found = prediction_of(question, protocol, texts[False], finish_reason=ends[False], error=error)
+    if question.second is None:
+        return found
+    return replace(found, second={"question": question.second, "pred": texts[True], "finish_reason": ends[True]})
 
 
-def _log_session(run: RunFolder, rank: int, ranks: int, pending: int) -> None:
+def _log_session(run: RunFolder, session: Session, pending: int) -> None:
     with contextlib.closing(RecordWriter(run.path / "sessions.jsonl", shared=True)) as sessions:
         sessions.append(
             {
                 "started": datetime.now(UTC).isoformat(timespec="seconds"),
-                "rank": rank,
-                "ranks": ranks,
+                "rank": session.rank,
+                "ranks": session.ranks,
                 "to_ask": pending,
                 "versions": software_versions(__version__),
             }

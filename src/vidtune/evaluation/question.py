@@ -61,6 +61,11 @@ class Question:
         """Whether there is neither a video nor stored features to ask about."""
         return self.file is None and not self.features
 
+    @property
+    def asked(self) -> int:
+        """Index of the question that is asked for it: its own, or ``asked_as``."""
+        return self.index if self.asked_as is None else self.asked_as
+
 
 @dataclass(frozen=True)
 class QuestionSet:
@@ -92,11 +97,16 @@ class QuestionSet:
 
 
 def chunk(questions: Sequence[Question], rank: int, count: int) -> Sequence[Question]:
-    """Returns one of ``count`` consecutive slices of ``ceil(n / count)`` questions; the last ones may be empty."""
+    """Returns one of ``count`` consecutive slices of ``ceil(n / count)`` of the n questions that are asked.
+
+    Questions that share an answer are in one slice (`Question.asked`). The last slices may be empty.
+    """
     if not 0 <= rank < count:
         raise UserError(f"chunk {rank} of {count} does not exist; chunks are numbered from 0 to {count - 1}")
-    size = -(-len(questions) // count)
-    return questions[rank * size : (rank + 1) * size]
+    asked = list(dict.fromkeys(question.asked for question in questions))
+    size = -(-len(asked) // count)
+    mine = set(asked[rank * size : (rank + 1) * size])
+    return [question for question in questions if question.asked in mine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +118,8 @@ class Prediction:
         file: path of the video below the folder of the test set.
         finish_reason: why generation ended.
         error: why the question could not be asked (unreadable video, too long); None: it was asked.
-        second: ``question`` and ``pred`` of `Question.second`.
+        second: ``question``, ``pred`` and ``finish_reason`` of `Question.second`; runs of earlier versions lack the
+            last.
         judge_prompt: see `Question`.
     """
 
@@ -155,9 +166,8 @@ def prediction_of(
     pred: str,
     finish_reason: str | None = None,
     error: str | None = None,
-    second_pred: str | None = None,
 ) -> Prediction:
-    """Returns the record of an answer to a question, and to its second question where it has one."""
+    """Returns the record of an answer to a question, without that to its second one."""
     return Prediction(
         id=question.id,
         question=question_text(question, protocol, media="").strip() if protocol.templates else question.question,
@@ -169,6 +179,5 @@ def prediction_of(
         type=question.type,
         finish_reason=finish_reason,
         error=error,
-        second=None if question.second is None else {"question": question.second, "pred": second_pred or ""},
         judge_prompt=question.judge_prompt,
     )

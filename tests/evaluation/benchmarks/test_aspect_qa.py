@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from qa_sets import CHECKPOINT, StubEngine
+from qa_sets import StubEngine, quiet_predict
 
 from vidtune.errors import UserError
-from vidtune.evaluation.predict import predict
 from vidtune.evaluation.report.page import build_report
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.score_file import read_current_score
@@ -37,7 +36,7 @@ def run(tmp_path_factory):
     questions = benchmark.load(write(folder / "set"))
     protocol = benchmark.protocol(prompt_format="llava_v1", stop=("</s>",))
     engine = StubEngine()
-    predict(engine, questions, protocol, folder / "run", checkpoint=CHECKPOINT, progress=False)
+    quiet_predict(engine, questions, protocol, folder / "run")
     return RunFolder(folder / "run"), engine
 
 

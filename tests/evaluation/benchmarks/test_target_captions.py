@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from qa_sets import CHECKPOINT, records
+from qa_sets import quiet_predict, records
 
 from vidtune.cli.main import run as vidtune
 from vidtune.errors import UserError
-from vidtune.evaluation.predict import predict
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.official_log import import_log
 from vidtune.evaluation.scores.score_file import read_current_score, read_score
@@ -59,7 +58,7 @@ def ask(data, folder, answers):
     benchmark = BENCHMARKS["videoref_bench"]
     engine = Speaker(answers)
     protocol = benchmark.protocol(prompt_format="llava_v1", stop=("</s>",))
-    predict(engine, benchmark.load(data), protocol, folder, checkpoint=CHECKPOINT, progress=False)
+    quiet_predict(engine, benchmark.load(data), protocol, folder)
     return engine
 
 
@@ -151,6 +150,9 @@ def test_an_official_log_in_parts_scores_as_the_run_does(scored, tmp_path, capsy
     assert read_score(tmp_path / "answers-videoref_bench", "metrics").groups == score.groups
     (parts / "2_1.json").write_text("".join(lines[3:4]) + '{"video_name": "a.mp4", "groundtruth": "x"}\n')
     with pytest.raises(UserError, match=r"2_1\.json: line 2: 'a\.mp4' is about 'x', but in the test set about"):
+        import_log(parts, "videoref_bench", data, tmp_path / "other")
+    (parts / "2_1.json").rename(parts / "2_2.json")
+    with pytest.raises(UserError, match=r"answers: 2_1\.json of 2 parts not there"):
         import_log(parts, "videoref_bench", data, tmp_path / "other")
     (parts / "3_0.json").write_text("")
     with pytest.raises(UserError, match="parts of several logs"):

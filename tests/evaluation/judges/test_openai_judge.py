@@ -14,6 +14,7 @@ from judge_server import YES, Reply, judge_server
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import JudgeItem, JudgingStoppedError
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge, Prices
+from vidtune.evaluation.judges.prompts import JudgePrompt
 
 QUICK = Limits(timeout=2.0, attempts=3, backoff=0.01, longest_wait=2.0)
 
@@ -41,6 +42,23 @@ def test_every_item_is_judged_and_usage_is_counted():
     assert (usage.calls, usage.prompt_tokens, usage.completion_tokens) == (5, 500, 50)
     assert usage.cost == pytest.approx(0.001)
     assert all(set(request) == {"model", "messages"} for request in server.requests)
+
+
+@pytest.mark.parametrize(
+    ("user", "second", "message"),
+    [
+        (
+            "{question}: {question2}?",
+            None,
+            r"prompt 'mine': 'x' has no text for \{question2\}; it has question, ",
+        ),
+        ("{question1}: {reply}", ("q", "p"), r"no text for \{reply\}; it has .*, pred2"),
+    ],
+)
+def test_a_field_that_an_item_has_no_text_for_is_refused_before_anything_is_sent(user, second, message):
+    chosen = OpenAICompatibleJudge("gpt-test", base_url="http://localhost:1", prompt=JudgePrompt("mine", "", user))
+    with pytest.raises(UserError, match=message):
+        ask(chosen, [JudgeItem("x", "what {reply}?", "a", "b", second=second)])
 
 
 def test_sampling_parameters_are_sent_along():

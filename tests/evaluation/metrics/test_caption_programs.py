@@ -13,6 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.measured import Item
 from vidtune.evaluation.metrics.base import MetricValues
 from vidtune.evaluation.metrics.programs import caption_programs
 from vidtune.evaluation.metrics.programs.bert_score import (
@@ -23,6 +24,7 @@ from vidtune.evaluation.metrics.programs.bert_score import (
 )
 from vidtune.evaluation.metrics.programs.caption_programs import CaptionPrograms
 from vidtune.evaluation.metrics.programs.spice import PARSER, spice, spice_problem
+from vidtune.registry import BENCHMARKS
 
 # The F value is the number of words of the prediction, divided by 10 for each reference.
 STAND_IN = f"""#!{sys.executable}
@@ -82,6 +84,29 @@ def test_a_metric_that_fails_on_the_way_is_left_out_and_the_others_stay(package,
         assert found == [] and "OutOfMemoryError" in programs.left_out["SPICE"]
         with pytest.raises(UserError, match="another"):
             programs.computed(lambda: (_ for _ in ()).throw(UserError("another")))
+
+
+def test_a_metric_that_fails_after_the_strict_value_is_in_no_value(package, monkeypatch):
+    calls = []
+
+    def dies(references, predictions):
+        calls.append(predictions)
+        if len(calls) > 1:
+            raise UserError("SPICE: the Java program ended")
+        return MetricValues.mean([1.0] * len(predictions))
+
+    with_parser(package)
+    monkeypatch.setattr(caption_programs, "spice", dies)
+    items = [
+        Item(index, str(index), "a", "target", {"sentence": "a man sits"}, pred)
+        for index, pred in enumerate(("a man sits", "too long " * 40))
+    ]
+    monkeypatch.setattr(caption_programs, "_item_by_item", lambda metric: metric)
+    measured = BENCHMARKS["videoref_bench"].measure(items)
+    assert len(calls) == 2 and "ended" in measured.left_out["SPICE"]
+    for values in (measured.official["target"], measured.strict["target"]):
+        assert "SPICE" not in values.metrics and "BLEU1" in values.metrics
+    assert measured.official["target"].metrics["BLEU3"].value == pytest.approx(1.0, abs=1e-3)
 
 
 def test_no_pair_is_computed_twice(package, monkeypatch):
@@ -145,10 +170,12 @@ def test_bert_score_matches_every_token_with_the_nearest(encoder, monkeypatch):
     assert found.tolist() == pytest.approx(wanted, abs=1e-5)
     monkeypatch.setenv(ENVIRONMENT, str(encoder))
     assert bert_score_problem() is None
-    assert bert_score_identity() == {"model": encoder.name, "layer": 3, "rescaled": False}
+    identity = bert_score_identity()
+    assert {**identity, "fingerprint": ""} == {"model": encoder.name, "fingerprint": "", "layer": 3, "rescaled": False}
     (config := json.loads((encoder / "config.json").read_text())).update(num_hidden_layers=12)
     (encoder / "config.json").write_text(json.dumps(config))
-    assert bert_score_identity()["layer"] == 9
+    other = bert_score_identity()
+    assert other["layer"] == 9 and other["fingerprint"] != identity["fingerprint"]
 
 
 def test_without_an_encoder_bert_score_says_what_to_give(tmp_path, monkeypatch):

@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from qa_sets import CHECKPOINT, StubEngine, counted_set, records, stub_protocol, stub_run
+from qa_sets import StubEngine, counted_set, quiet_predict, records, stub_protocol, stub_run
 
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
-from vidtune.evaluation.predict import predict
 from vidtune.evaluation.runs.asked_files import ASKED_FILES, content_of
 from vidtune.registry import BENCHMARKS
 
@@ -68,8 +67,8 @@ def test_a_video_that_was_not_answered_about_may_be_replaced(data, tmp_path):
 def test_another_file_of_the_same_video_is_refused_unless_its_content_is_the_same(data, tmp_path):
     def ask(limit):
         questions = BENCHMARKS["world_qa"].load(data).with_similar_files()
-        options = {"checkpoint": CHECKPOINT, "limit": limit, "progress": False}
-        return predict(StubEngine(), questions, stub_protocol(), tmp_path / "run", **options)
+        options = {"limit": limit}
+        return quiet_predict(StubEngine(), questions, stub_protocol(), tmp_path / "run", **options)
 
     ask(3)
     videos = data / "videos"
@@ -104,6 +103,18 @@ def test_a_video_that_is_replaced_while_it_is_asked_about_is_noticed_later(data,
 
     stub_run(data, tmp_path / "run", Replacing())
     with pytest.raises(UserError, match=r"clip1.mp4 had another content"):
+        stub_run(data, tmp_path / "run")
+
+
+def test_a_file_that_cannot_be_read_now_is_not_said_to_differ_and_not_noted(data, tmp_path, monkeypatch):
+    stub_run(data, tmp_path / "run", limit=1)
+    before = records(tmp_path / "run" / ASKED_FILES)
+    replaced(data / "videos" / "clip0.mp4")
+    monkeypatch.setattr("vidtune.evaluation.runs.asked_files.content_of", lambda path: None)
+    stub_run(data, tmp_path / "run", StubEngine(errors={"clip": "cannot be read"}))
+    assert records(tmp_path / "run" / ASKED_FILES) == before
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"clip0.mp4 had another content"):
         stub_run(data, tmp_path / "run")
 
 
@@ -144,7 +155,7 @@ def test_content_is_of_all_files_of_a_folder_and_of_blocks_of_a_large_file(tmp_p
         file.seek(-1, os.SEEK_END)
         file.write(b"1")
     assert None not in (before, first) and content_of(str(large)) != before
-    assert content_of(str(tmp_path / "absent")) is None
+    assert content_of(str(tmp_path / "absent")) is None and content_of("") is None
 
 
 def test_further_media_of_a_question_are_compared_too(data, tmp_path):
@@ -156,8 +167,8 @@ def test_further_media_of_a_question_are_compared_too(data, tmp_path):
         boxed[3:],
     ):  # clip0 and clip1 are asked about without the frame, then with it
         asked = replace(found, questions=(*found.questions[:3], *boxed[3:]))
-        options = {"checkpoint": CHECKPOINT, "limit": questions[-1].index + 1, "progress": False}
-        predict(StubEngine(), asked, stub_protocol(), tmp_path / "run", **options)
+        options = {"limit": questions[-1].index + 1}
+        quiet_predict(StubEngine(), asked, stub_protocol(), tmp_path / "run", **options)
     replaced(data / "videos" / "frame.jpg")
     with pytest.raises(UserError, match=r"frame.jpg had another content .*\(2 files differ\)"):
-        predict(StubEngine(), asked, stub_protocol(), tmp_path / "run", **options)
+        quiet_predict(StubEngine(), asked, stub_protocol(), tmp_path / "run", **options)

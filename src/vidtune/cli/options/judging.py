@@ -152,26 +152,30 @@ class JudgeOptions:
 
 def judge_and_score(run_dir: Path, judge: "Judge") -> None:
     """Score a run (see `score_run`), say what judging takes before and what it took after, and print the score."""
-    from vidtune.evaluation.scores.score import METRICS
-    from vidtune.evaluation.scores.scoring import ScoringSteps, score_run
+    from vidtune.evaluation.scores.scoring import score_run
 
-    class Said(ScoringSteps):
-        def begins(self, run: "RunFolder", source: "ScoreSource") -> None:
-            if source.name == METRICS:
-                typer.echo(f"measuring {len(run.predictions())} answers", err=True)
-            expected = source.expected()
-            if expected.calls:
-                tokens = expected.prompt_tokens + expected.completion_tokens
-                takes = f"{expected.calls} requests, about {tokens} tokens{_cost(expected.cost)}"
-                typer.echo(f"judging with {source.name}: {takes}")
+    score_run(run_dir, judge, steps=_PrintedSteps())
 
-        def collected(self, collected: "Collected") -> None:
-            _say_what_it_took(collected.summary or collected.stopped)
 
-        def scored(self, score: "Score") -> None:
-            typer.echo(score)
+class _PrintedSteps:
+    """Prints the steps of `score_run`; a `ScoringSteps`."""
 
-    score_run(run_dir, judge, steps=Said())
+    def begins(self, run: "RunFolder", source: "ScoreSource") -> None:
+        from vidtune.evaluation.scores.score import METRICS
+
+        if source.name == METRICS:
+            typer.echo(f"measuring {len(run.predictions())} answers", err=True)
+        expected = source.expected()
+        if expected.calls:
+            tokens = expected.prompt_tokens + expected.completion_tokens
+            takes = f"{expected.calls} requests, about {tokens} tokens{_cost(expected.cost)}"
+            typer.echo(f"judging with {source.name}: {takes}")
+
+    def collected(self, collected: "Collected") -> None:
+        _say_what_it_took(collected.summary or collected.stopped)
+
+    def scored(self, score: "Score") -> None:
+        typer.echo(score)
 
 
 def _say_what_it_took(judged: "JudgingSummary | JudgingStoppedError | None") -> None:

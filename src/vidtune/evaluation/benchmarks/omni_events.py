@@ -21,7 +21,7 @@ from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBench
 from vidtune.evaluation.benchmarks.named_files import Named, VideoFiles
 from vidtune.evaluation.benchmarks.test_set_files import read_annotations
 from vidtune.evaluation.metrics.base import CaptionMetric, TaskValues
-from vidtune.evaluation.metrics.bleu import bleu4
+from vidtune.evaluation.metrics.bleu import bleu_of_sums
 from vidtune.evaluation.metrics.dense_captions import TimedSentence, Truth, score_dense_captions
 from vidtune.evaluation.metrics.grounding import interval_iou, parse_interval, score_grounding
 from vidtune.evaluation.metrics.programs.meteor import Meteor, meteor_of_sums, meteor_problem
@@ -45,7 +45,7 @@ METRICS = (
     Metric("R1@0.3", GROUNDING),
     Metric("R1@0.5", GROUNDING),
     Metric("R1@0.7", GROUNDING),
-    Metric("BLEU4", SEG_CAPTIONING, from_sums=bleu4([["a"]], ["a"]).from_sums),
+    Metric("BLEU4", SEG_CAPTIONING, from_sums=bleu_of_sums(4)),
     Metric("METEOR", SEG_CAPTIONING, of_one="METEOR", from_sums=meteor_of_sums),
     Metric("Rouge", SEG_CAPTIONING, of_one="Rouge"),
     Metric("CIDEr", SEG_CAPTIONING, highest=CIDER_HIGHEST, of_one="CIDEr"),

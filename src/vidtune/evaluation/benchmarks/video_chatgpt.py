@@ -19,10 +19,17 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark, OfficialAnswer
+from vidtune.evaluation.benchmarks.judge_prompts.aspects import (
+    CONSISTENCY,
+    CONTEXT,
+    CORRECTNESS,
+    DETAIL,
+    FIRST_TWICE,
+    TEMPORAL,
+)
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
 from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
 from vidtune.evaluation.benchmarks.zero_shot_qa import SYSTEM_RULES
-from vidtune.evaluation.judges.aspects import CONSISTENCY, CONTEXT, CORRECTNESS, DETAIL, FIRST_TWICE, TEMPORAL
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
 

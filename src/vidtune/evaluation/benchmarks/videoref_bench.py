@@ -27,8 +27,9 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import OfficialAnswer, answer_of
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
 from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
-from vidtune.evaluation.metrics.base import CaptionMetric, TaskValues
-from vidtune.evaluation.metrics.bleu import ORDERS, bleu
+from vidtune.evaluation.benchmarks.zero_shot_qa import ARTEMIS_SAMPLING
+from vidtune.evaluation.metrics.base import CaptionMetric, MetricValues, TaskValues
+from vidtune.evaluation.metrics.bleu import ORDERS, bleu4, bleu_of_sums
 from vidtune.evaluation.metrics.captions import score_captions
 from vidtune.evaluation.metrics.cider import cider
 from vidtune.evaluation.metrics.programs.caption_programs import CaptionPrograms, programs_identity
@@ -48,17 +49,14 @@ BOX, TRACK = "box", "track"
 QUESTION = f"What is the {TAG} doing in this video?"
 SHORTEST, LONGEST = 6, 299
 """Lengths in characters of the answers that the published scorer takes."""
-_BLEU_OF_SUMS = [value.from_sums for value in bleu([["a"]], ["a"])]
 METRICS = (
-    *(Metric(f"BLEU{order}", TARGET, from_sums=_BLEU_OF_SUMS[order - 1]) for order in range(1, ORDERS + 1)),
+    *(Metric(f"BLEU{order}", TARGET, from_sums=bleu_of_sums(order)) for order in range(1, ORDERS + 1)),
     Metric("METEOR", TARGET, of_one="METEOR", from_sums=meteor_of_sums),
     Metric("Rouge", TARGET, of_one="Rouge"),
     Metric("CIDEr", TARGET, highest=10.0, of_one="CIDEr"),
     Metric("SPICE", TARGET, of_one="SPICE"),
     Metric("BERTScore", TARGET, of_one="BERTScore"),
 )
-# Sampled without a seed: published numbers are one draw. top_k is the default of transformers.
-GENERATION = GenerationRules(max_new_tokens=1024, do_sample=True, temperature=0.2, top_k=50)
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class TargetCaptions(MeasuredBenchmark):
     choice: str
     annotations: str = "hc_stvg_val.json"
     folders: tuple[str, ...] = ("videorefbench_json", "Artemis_data")
-    generation: GenerationRules = field(default_factory=lambda: GENERATION)
+    generation: GenerationRules = field(default_factory=lambda: GenerationRules(**ARTEMIS_SAMPLING))
     version: int = 1
     system_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -135,8 +133,10 @@ class TargetCaptions(MeasuredBenchmark):
 
     def measure(self, items: Sequence[Item]) -> Measured:
         with CaptionPrograms() as programs:
-            strict = programs.computed(lambda: _score(items, programs, strict=True))
-            official = programs.computed(lambda: self._official(items, programs))
+            # Both with the same metrics: one that fails in the second is in neither.
+            strict, official = programs.computed(
+                lambda: (_score(items, programs, strict=True), self._official(items, programs))
+            )
             return Measured({TARGET: official}, {TARGET: strict}, programs.left_out)
 
     def _official(self, items: Sequence[Item], programs: CaptionPrograms) -> TaskValues[int]:
@@ -214,20 +214,18 @@ def _length_problem(answer: str) -> str | None:
     return f"the published scorer takes answers of {SHORTEST} to {LONGEST} characters"
 
 
-def _bleu(order: int) -> CaptionMetric:
-    return lambda references, predictions: bleu(references, predictions)[order - 1]
-
-
 def _score(items: Sequence[Item], programs: CaptionPrograms, strict: bool) -> TaskValues[int]:
-    metrics: dict[str, CaptionMetric] = {f"BLEU{order}": _bleu(order) for order in range(1, ORDERS + 1)}
-    metrics |= {"Rouge": rouge_l, "CIDEr": cider, **programs.of_tokens}
-    return score_captions(
+    metrics: dict[str, CaptionMetric] = {"BLEU4": bleu4, "Rouge": rouge_l, "CIDEr": cider, **programs.of_tokens}
+    found = score_captions(
         {item.index: item.pred for item in items if item.pred is not None},
         {item.index: item.reference["sentence"] for item in items},
         metrics,
         of_texts=programs.of_texts,
         strict=strict,
     )
+    counts = found.metrics["BLEU4"].statistics  # those of all orders
+    orders = {f"BLEU{order}": MetricValues.of(counts, bleu_of_sums(order)) for order in range(1, ORDERS + 1)}
+    return replace(found, metrics=found.metrics | orders)
 
 
 _SOURCE = "Qiu et al., Artemis: Towards Referential Understanding in Complex Videos, NeurIPS 2024, arXiv:2406.00258"

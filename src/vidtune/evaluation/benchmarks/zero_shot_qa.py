@@ -12,23 +12,19 @@ from typing import Any
 from vidtune.evaluation.benchmarks.video_qa import VideoQA
 from vidtune.evaluation.protocol import FileLookup
 
+# Artemis, scripts/eval/run_qa_*.sh: sampled without a seed, so published numbers are one draw; here the protocol says
+# the seed. top_k is the default of transformers.
+ARTEMIS_SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.2, "top_k": 50, "max_new_tokens": 1024}
+
 # Video-Panda, scripts/videopanda/eval/run_qa_*.sh: greedy, the question alone behind the frames.
 SYSTEM_RULES: dict[str, dict[str, Any]] = {
     "video_panda": {
         "prompt_format": "videopanda_v1",
         "generation": {"do_sample": False, "max_new_tokens": 1024, "stop": ("</s>",)},
     },
-    # Artemis, scripts/eval/run_qa_*.sh: sampled without a seed, so published numbers are one draw; here the protocol
-    # says the seed. top_k is the default of transformers.
     "artemis": {
         "prompt_format": "llava_v1",
-        "generation": {
-            "do_sample": True,
-            "temperature": 0.2,
-            "top_k": 50,
-            "max_new_tokens": 1024,
-            "stop": ("</s>",),
-        },
+        "generation": {**ARTEMIS_SAMPLING, "stop": ("</s>",)},
     },
 }
 

@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 from vidtune.evaluation.judges.base import JudgeItem, Judgement, JudgingStoppedError, Usage
 from vidtune.evaluation.judges.bodies import Body, read_body, shortened
 from vidtune.evaluation.judges.failures import Failure, explain
-from vidtune.evaluation.judges.known_prompts import prompt_of
 from vidtune.evaluation.judges.limits import Limits, Prices
-from vidtune.evaluation.judges.prompts import JudgePrompt
+from vidtune.evaluation.judges.prompts import JudgePrompt, prompt_of
 from vidtune.evaluation.judges.replies import UnparsableReply, has_verdict, judging_state, parse_reply
 from vidtune.evaluation.judges.streaks import FailureStreaks
 from vidtune.machine.records import RecordWriter

@@ -25,9 +25,8 @@ from vidtune.evaluation.judges.base import (
     is_file_name,
     require_file_name,
 )
-from vidtune.evaluation.judges.known_prompts import prompt_of
 from vidtune.evaluation.judges.limits import DEFAULT_LIMITS, Limits, Prices
-from vidtune.evaluation.judges.prompts import VIDEO_QA, JudgePrompt
+from vidtune.evaluation.judges.prompts import VIDEO_QA, JudgePrompt, prompt_of
 from vidtune.evaluation.judges.replies import UnparsableReply, has_verdict, parse_reply
 from vidtune.evaluation.protocol import canonical_json
 from vidtune.machine.records import RecordWriter, read_records

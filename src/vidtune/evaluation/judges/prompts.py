@@ -3,7 +3,9 @@
 import re
 from dataclasses import dataclass
 
+from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import JudgeItem
+from vidtune.registry import JUDGE_PROMPTS
 
 FIELD = re.compile(r"\{(\w+)\}")
 
@@ -24,13 +26,34 @@ class JudgePrompt:
     yes_or_no: bool = True
 
     def messages(self, item: JudgeItem) -> list[dict[str, str]]:
-        """Returns the chat to send; braces in the texts of the item stay as they are."""
+        """Returns the chat to send; braces in the texts of the item stay as they are.
+
+        Raises:
+            UserError: the prompt has a field that the item has no text for.
+        """
         values = {"question": item.question, "answer": item.answer, "pred": item.pred}
         if item.second is not None:
             values |= {"question1": item.question, "pred1": item.pred}
             values |= {"question2": item.second[0], "pred2": item.second[1]}
-        user = FIELD.sub(lambda field: values.get(field[1], field[0]), self.user)
+        unknown = [name for name in FIELD.findall(self.user) if name not in values]
+        if unknown:
+            raise UserError(
+                f"judge prompt {self.name!r}: {item.id!r} has no text for {{{unknown[0]}}}; it has {', '.join(values)}"
+            )
+        user = FIELD.sub(lambda field: values[field[1]], self.user)
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
+
+
+def prompt_of(item: JudgeItem, default: JudgePrompt) -> JudgePrompt:
+    """Returns the prompt by which a chat model judges an item.
+
+    Args:
+        default: for an item that names none.
+
+    Raises:
+        UserError: the item names a prompt that is not registered.
+    """
+    return default if item.prompt is None else JUDGE_PROMPTS[item.prompt]
 
 
 VIDEO_QA = JudgePrompt(

@@ -1,8 +1,8 @@
 """Replies of a judge: how they are read, as the published scripts of zero-shot video QA do it.
 
 A reply is read as a Python literal, and kept as it is. A score then uses what it finds in it: the score is truncated to
-an integer, "yes" and "no" are searched anywhere in ``pred``. The rules come from github.com/mbzuai-oryx/Video-ChatGPT,
-quantitative_evaluation, whose script later projects copied.
+an integer, "yes" and "no" are searched anywhere in ``pred``. The rules are those of the scripts of Maaz et al.
+(arXiv:2306.05424), which later projects copied.
 """
 
 import ast

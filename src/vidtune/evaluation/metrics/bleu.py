@@ -6,7 +6,7 @@ items without a match above zero.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -39,12 +39,20 @@ def bleu(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> lis
     check_pairs(references, predictions)
     rows = [_statistics(texts, prediction) for texts, prediction in zip(references, predictions, strict=True)]
     statistics = np.array(rows, dtype=np.float64).reshape(len(rows), 2 + 2 * ORDERS)
-    return [MetricValues.of(statistics, partial(_from_sums, order=order)) for order in range(1, ORDERS + 1)]
+    return [MetricValues.of(statistics, bleu_of_sums(order)) for order in range(1, ORDERS + 1)]
 
 
 def bleu4(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> MetricValues:
     """Returns BLEU-4. A CaptionMetric."""
     return bleu(references, predictions)[ORDERS - 1]
+
+
+def bleu_of_sums(order: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the function that computes BLEU of one order from summed statistics; those of all orders are the same.
+
+    Shape of what it takes and returns: (..., 2 + 2 * ORDERS) -> (...)
+    """
+    return partial(_from_sums, order=order)
 
 
 def _statistics(references: Sequence[str], prediction: str) -> list[int]:

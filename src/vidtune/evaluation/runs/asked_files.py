@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vidtune.checkpoints.files.fingerprint import add_content
 from vidtune.errors import UserError
 from vidtune.evaluation.question import Question
-from vidtune.evaluation.runs.checkpoint_identity import add_content
 from vidtune.evaluation.runs.folder import DataIdentity, RunFolder, described_features
 from vidtune.machine.records import RecordWriter, numbered_records
-from vidtune.media.file_version import GONE, FileVersion, version_of
+from vidtune.media.file_version import FileVersion, version_of
 
 ASKED_FILES = "files.jsonl"
 WHOLE_FILE_LIMIT = 4 * 2**20
@@ -71,11 +71,13 @@ class AskedFiles:
         for key, (name, path) in paths.items():
             if key not in self._known:
                 continue
-            now = AskedFile(name, version_of(path), self._known[key].content)
-            difference = _difference(self._known[key], now, path)
+            known, version = self._known[key], version_of(path)
+            content = known.content if version == known.version else None
+            now = AskedFile(name, version, content or content_of(path))
+            difference = _difference(known, now, path)
             if difference is not None:
                 changed.append(difference)
-            elif now != self._known[key]:
+            elif now.content is not None and now != known:
                 moved[key] = now
         if changed:
             others = f" ({len(changed)} files differ)" if len(changed) > 1 else ""
@@ -144,8 +146,8 @@ def _difference(before: AskedFile, now: AskedFile, path: str) -> str | None:
         if before.name == now.name:
             return None
         return f"{path} was not there" if now.name else f"{before.name}, which is gone, was there"
-    unread = now.version == GONE
-    if unread or (before.content is not None and (now.version == before.version or content_of(path) == before.content)):
+    # Of a file that cannot be read now nothing is known, and no answer can come from it: a question about it fails.
+    if now.content is None or now.content == before.content:
         return None
     return f"{path} had another content" if now.name == before.name else f"{path} was another file ({before.name})"
 
@@ -157,8 +159,10 @@ def content_of(path: str) -> str | None:
     16 are read.
 
     Returns:
-        None: it cannot be read.
+        None: it cannot be read, or the path is empty.
     """
+    if not path:
+        return None
     digest = hashlib.sha256()
     try:
         files = _files(Path(path))

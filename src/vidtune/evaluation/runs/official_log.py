@@ -31,7 +31,8 @@ from vidtune.registry import BENCHMARKS
 UNKNOWN_PROMPT = "not known: answers were imported"
 NO_TEXT = "the log holds no text as its answer"
 LEFT_OUT = "have another query_id than 0: the published scorer leaves them out"
-SHOWN = 80
+SHOWN, MOST_NAMED = 80, 3
+"""Most characters of a text, and most files, that a message names."""
 MERGED, PART = "merge.jsonl", re.compile(r"(\d+)_(\d+)\.json")
 
 
@@ -112,7 +113,7 @@ def log_files(log: Path) -> list[Path]:
     Published scripts write one part ``N_k.json`` per GPU, number k of N, as JSON lines in spite of its name.
 
     Raises:
-        UserError: no such file or folder, or a folder with no parts or with parts of two logs.
+        UserError: no such file or folder, or a folder with no parts, with parts of two logs or without a part of one.
     """
     if log.is_file():
         return [log]
@@ -122,9 +123,15 @@ def log_files(log: Path) -> list[Path]:
     numbers = {path: (int(found[1]), int(found[2])) for path, found in parts.items() if found}
     if not numbers:
         raise UserError(f"{log}: no such file of answers" + (f", no {MERGED} and no N_k.json there" * log.is_dir()))
-    if len({count for count, _ in numbers.values()}) > 1:
-        names = ", ".join(sorted(path.name for path in numbers))
+    names = ", ".join(sorted(path.name for path in numbers))
+    count = max(count for count, _ in numbers.values())
+    if min(count for count, _ in numbers.values()) < count:
         raise UserError(f"{log}: holds parts of several logs ({names}); keep those of one")
+    lacking = [f"{count}_{number}.json" for number in range(count) if (count, number) not in numbers.values()]
+    if lacking:
+        more = f" and {len(lacking) - MOST_NAMED} more" if len(lacking) > MOST_NAMED else ""
+        what = f"{', '.join(lacking[:MOST_NAMED])}{more}"
+        raise UserError(f"{log}: {what} of {count} parts not there; give all, or the name of one file")
     return sorted(numbers, key=lambda path: numbers[path])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import Judgement
-from vidtune.evaluation.judges.known_prompts import prompt_of
+from vidtune.evaluation.judges.prompts import VIDEO_QA, prompt_of
 from vidtune.evaluation.judges.replies import HIGHEST_SCORE, LOWEST_SCORE, judging_state
 from vidtune.evaluation.ledger import ANSWERS, Asking, Entry, Judging, Ledger
 from vidtune.evaluation.question import Prediction
@@ -108,7 +108,7 @@ def _judged(entry: Entry, judgement: Judgement | None) -> Entry:
     if judgement.error is not None:
         detail = None if reply is None else _short(repr(reply))
         return replace(entry, judging=Judging.FAILED, reason=judgement.error, detail=detail)
-    state = judging_state(judgement.value, prompt_of(judgement.item).yes_or_no)
+    state = judging_state(judgement.value, prompt_of(judgement.item, VIDEO_QA).yes_or_no)
     reason = _REASONS.get(state)
     return replace(entry, judging=state, reason=reason, detail=reason and _short(repr(reply or judgement.value)))
 

@@ -4,7 +4,8 @@
 fractions times 100, as published (CIDEr: its own scale times 100).
 
 ========  ==================================================================================================
-official  over the answered questions, as the published scripts do: videos without a prediction are in no number
+official  over the answered questions, as the published scripts do: videos without a prediction are in no number, nor
+          is an answer that the published scorer leaves out (`TaskValues.excluded`)
 strict    over all questions of the run: missing videos, errors and what was not asked yet count as empty answers
 ========  ==================================================================================================
 """

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol as Interface
 
 import numpy as np
 
@@ -28,17 +29,21 @@ class NothingScoredError(UserError):
         self.score = score
 
 
-class ScoringSteps:
-    """What is told of the steps in which a run is scored, one after the other; here nothing."""
+class ScoringSteps(Interface):
+    """Interface of what `score_run` calls while it scores a run, for example to print how far it is."""
 
     def begins(self, run: RunFolder, source: ScoreSource) -> None:
-        """Nobody was asked yet, and nothing measured."""
+        """Called first, before a judge gets a request or a metric is computed.
+
+        Args:
+            source: what will judge or measure the answers.
+        """
 
     def collected(self, collected: Collected) -> None:
-        """The outcomes are there; the judge may have been given up."""
+        """Called when every question has its outcome, also where the judge was given up (``collected.stopped``)."""
 
     def scored(self, score: Score) -> None:
-        """The score is stored."""
+        """Called when the score is stored. Not called where there is none, see `score_run`."""
 
 
 def score_run(
@@ -49,22 +54,25 @@ def score_run(
     Args:
         judge: a judge, which first judges what it has not judged yet; or a name: of a judge without settings, or of
             stored judgements.
-        steps: is told of every step.
+        steps: gets a call at each step; None: nobody does.
 
     Raises:
-        JudgingStoppedError: the judge could not go on; the score of what it has judged is stored.
-        NothingScoredError: no answer is in any official value; the line says why.
-        UserError: no run there, nothing asked yet, or no judgements of that name.
+        JudgingStoppedError: the judge could not go on. The score of what it has judged is stored; where it has judged
+            nothing, none is.
+        NothingScoredError: no answer is in any official value; the line says why, and the score is stored.
+        UserError: no run there, nothing asked yet, or no judgements of that name; no score is stored.
     """
-    steps = steps or ScoringSteps()
     run = RunFolder(run_dir)
     source = source_for(run, judge)
-    steps.begins(run, source)
+    if steps is not None:
+        steps.begins(run, source)
     collected = source.collect(progress)
-    steps.collected(collected)
+    if steps is not None:
+        steps.collected(collected)
     score = _score(run, source, collected)
     write_score(run.path, score)
-    steps.scored(score)
+    if steps is not None:
+        steps.scored(score)
     if collected.stopped is not None:
         raise collected.stopped
     if not score.coverage:

@@ -1,7 +1,7 @@
 """CLIP vision tower whose clips are averaged: one feature for each frame, and one for each patch.
 
 Legend: B items, T frames, S side in pixels, F fewest rows of frames, P patches of a frame, C width, K tapped states.
-Source: Video-ChatGPT (arXiv:2306.05424), section 3.1, spatio-temporal features.
+Source: Maaz et al., arXiv:2306.05424, section 3.1, spatio-temporal features.
 """
 
 from collections.abc import Sequence

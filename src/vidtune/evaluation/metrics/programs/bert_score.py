@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vidtune.checkpoints.files.fingerprint import checkpoint_fingerprint
 from vidtune.errors import UserError
 from vidtune.evaluation.metrics.base import MetricValues, check_pairs
 
@@ -49,13 +50,17 @@ def bert_score_problem() -> str | None:
 
 
 def bert_score_identity() -> dict[str, Any] | None:
-    """Returns what BERTScore depends on here, as JSON values; None: it cannot be computed."""
+    """Returns what BERTScore depends on here, as JSON values; None: it cannot be computed.
+
+    Two encoders whose folders have one name differ in ``fingerprint``.
+    """
     if bert_score_problem() is not None:
         return None
     folder = Path(os.environ[ENVIRONMENT])
     config = json.loads((folder / "config.json").read_text())
     layer = _layer(str(config.get("model_type")), int(config.get("num_hidden_layers", 0)))
-    return {"model": folder.resolve().name, "layer": layer, "rescaled": False}
+    content = checkpoint_fingerprint(folder)
+    return {"model": folder.resolve().name, "fingerprint": content, "layer": layer, "rescaled": False}
 
 
 class BertScore:
