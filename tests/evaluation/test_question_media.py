@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from qa_sets import StubEngine, quiet_predict, records, stub_protocol, write_set
+from qa_sets import StubEngine, quiet_predict, stub_protocol, write_set
 
 from vidtune.data.sample import MediaRef
 from vidtune.evaluation.question import Question, QuestionSet
