@@ -175,16 +175,22 @@ def execute(job: LoadJob) -> Loaded | MediaInfo:
     if is_feature_file(job.path):
         return Loaded(read_features(job.path))
     if hasattr(job.preprocessing, "load_item"):
-        given = {name: np.array(numbers, np.float32) for name, numbers in job.extras}
+        # In float32, the second at which a frame begins would often fall on the frame before.
+        given = {name: np.array(numbers, np.float64) for name, numbers in job.extras}
         named = {"frames": job.frames} if job.frames else {}
         values, extras = job.preprocessing.load_item(job.path, given, job.seed, **named)
         second = None if job.second is None else job.second.load(job.path, job.seed)
-        return Loaded(values, second, {name: np.asarray(extra) for name, extra in extras.items()})
+        return Loaded(values, second, {name: _single(np.asarray(extra)) for name, extra in extras.items()})
     if job.second is None:
         return Loaded(job.preprocessing.load(job.path, job.seed))
     pixels = job.preprocessing.read(job.path)
     own, second = (wanted.apply(pixels, job.seed).numpy() for wanted in (job.preprocessing, job.second))
     return Loaded(own, second)
+
+
+def _single(extra: np.ndarray) -> np.ndarray:
+    """An extra as it travels to a model: in float32, if its numbers are not whole."""
+    return extra.astype(np.float32) if extra.dtype == np.float64 else extra
 
 
 def _work(message: bytes, slot: SharedArrays) -> Report:

@@ -16,7 +16,9 @@ from vidtune.media.preprocessing.frame_sampling import frame_indices
 from vidtune.media.preprocessing.kinds import random_setting
 from vidtune.media.preprocessing.regions import RegionPreprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
+from vidtune.media.probe import probe
 from vidtune.media.video import read_frames
+from vidtune.media.worker import Loaded, execute
 from vidtune.registry import RESIZE_RULES
 
 NAMES = ("a.png", "b.png", "c.png")
@@ -67,6 +69,14 @@ def test_frames_of_an_uneven_video_are_found_by_number_and_by_second(uneven, num
     values, _ = RegionPreprocessing(size=16, num_boxes=3).load_item(uneven, extras(3, **numbers))
     wanted = [ImagePreprocessing(size=16).apply(pixels) for pixels in read_frames(uneven, read)]
     assert np.array_equal(values, torch.stack(wanted, dim=1).numpy())
+
+
+def test_the_start_of_a_frame_is_in_it_and_the_end_of_the_clip_in_the_last_one(uneven: str) -> None:
+    steps, times = RegionPreprocessing(size=8, num_boxes=6), probe(uneven).times
+    seconds = (*times.starts[1:].tolist(), times.duration)
+    loaded = execute(LoadJob(uneven, steps, extras=(("boxes", (BOX,) * 6), ("seconds", seconds))))
+    wanted = steps.load_item(uneven, extras(6, frames=[1, 2, 3, 4, 5, 5]))
+    assert isinstance(loaded, Loaded) and np.array_equal(loaded.values, wanted[0])
 
 
 def test_several_boxes_of_one_picture(folder: Path) -> None:
