@@ -42,10 +42,19 @@ def read_referring(path: Path, content: bytes) -> Iterator[Annotation]:
             its index and key).
     """
     for index, item in enumerate(list_items(path, content)):
-        try:
-            yield _annotation(item)
-        except ValueError as error:
-            raise UserError(f"{path}: item {index}: {error}") from None
+        yield referring_annotation(path, index, item)
+
+
+def referring_annotation(path: Path, index: int, item: Any) -> Annotation:
+    """Returns the annotation of one item of a file, a JSON value; see `read_referring`.
+
+    Raises:
+        UserError: the item has the wrong form (names its index and key).
+    """
+    try:
+        return _annotation(item)
+    except ValueError as error:
+        raise UserError(f"{path}: item {index}: {error}") from None
 
 
 @dataclass

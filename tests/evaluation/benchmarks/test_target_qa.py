@@ -56,14 +56,21 @@ def test_a_missing_video_is_a_question_that_is_not_asked(world, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"key_frame_box": [20, 5, 10, 9]}, "entry 0: key_frame_box"),
-        ({"answer": None}, "entry 0 has no 'answer'"),
-        ({"frame_path": "../test_00000.mp4"}, "entry 0: .*test_00000.mp4"),
+        ({"key_frame_box": [20, 5, 10, 9]}, "key_frame_box has reversed corners"),
+        ({"frame_path": "../test_00000.mp4"}, "'../test_00000.mp4' is not a path below"),
     ],
 )
-def test_a_wrong_entry_is_refused_by_its_number(world, tmp_path, changes, said):
-    with pytest.raises(UserError, match=said):
-        WORLD_TARGETS.load(changed(tmp_path, world, **changes))
+def test_an_impossible_target_is_a_question_that_is_not_asked(world, tmp_path, changes, said):
+    (tmp_path / entries(world)[1]["frame_path"]).parent.mkdir()
+    (tmp_path / entries(world)[1]["frame_path"]).touch()
+    [first, second, *_] = WORLD_TARGETS.load(changed(tmp_path, world, **changes)).questions
+    assert first.missing and said in first.looked_for and not second.missing
+
+
+@pytest.mark.parametrize("key", ["answer", "question", "frame_path"])
+def test_an_entry_of_another_form_is_refused_by_its_number(world, tmp_path, key):
+    with pytest.raises(UserError, match=rf"(entry|item) 0.*'{key}'"):
+        WORLD_TARGETS.load(changed(tmp_path, world, **{key: None}))
 
 
 def test_a_folder_without_a_set_is_refused(tmp_path):

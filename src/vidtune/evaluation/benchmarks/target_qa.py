@@ -4,17 +4,16 @@ A set is a JSON list in the form of `data.referring` beside its videos. Every en
 and may have ``type``, the kind of the question.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vidtune.data.problems import SampleProblem
-from vidtune.data.referring import PUBLISHED_TAG, TAG, read_referring
+from vidtune.data.referring import PUBLISHED_TAG, TAG
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
+from vidtune.evaluation.benchmarks.target_questions import read_targets, target_set
+from vidtune.evaluation.benchmarks.test_set_files import field_of
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Question, QuestionSet
 
@@ -45,41 +44,16 @@ class TargetQA(Benchmark):
             data: folder of the set, or the one that holds it.
 
         Raises:
-            UserError: no such folder, broken JSON, a wrong entry, or no question at all; names the file and the entry.
+            UserError: no such folder, broken JSON, an entry of the wrong form, or no question at all; names file
+                and entry.
         """
-        from vidtune.data.media_files import MediaFiles
-
         folder = self._find(Path(data)).resolve()
-        path = folder / self.file
-        entries, content = read_list(path)
-        if not entries:
-            raise UserError(f"{path}: holds no question")
-        files = MediaFiles(folder, {})
-        questions = []
-        for index, (entry, annotation) in enumerate(zip(entries, read_referring(path, content), strict=True)):
-            try:
-                if annotation.problem is not None:
-                    raise SampleProblem(*annotation.problem)
-                video, *target = files.refs(annotation)
-            except SampleProblem as problem:
-                raise UserError(f"{path}: entry {index}: {problem.detail}") from None
-            below = [replace(ref, path=str(Path(ref.path).relative_to(folder))) for ref in target]
-            found = str(Path(video.path).relative_to(folder))
-            question = field_of(path, index, entry, "question", (str,))
-            questions.append(
-                Question(
-                    index=index,
-                    id=str(index),
-                    video=str(field_of(path, index, entry, "video_name", (str, int))),
-                    file=found if Path(video.path).exists() else None,
-                    looked_for=None if Path(video.path).exists() else f"not {found}",
-                    question=question.replace(PUBLISHED_TAG, TAG),
-                    answer=field_of(path, index, entry, "answer", (str, int, float)),
-                    type=field_of(path, index, entry, "type", (str,)) if "type" in entry else None,
-                    media=tuple(below),
-                )
-            )
-        return QuestionSet(self.name, folder, hashlib.sha256(content).hexdigest()[:16], tuple(questions))
+        entries, fingerprint = read_targets(folder / self.file)
+        asked = (
+            (_question(folder / self.file, index, entry), annotation)
+            for index, (entry, annotation) in enumerate(entries)
+        )
+        return target_set(self.name, folder, fingerprint, asked)
 
     def protocol(
         self,
@@ -107,3 +81,15 @@ class TargetQA(Benchmark):
         raise UserError(
             f"{data}: no {self.file} here or in {self.folder}/; give the folder that holds the {self.title} test set"
         )
+
+
+def _question(path: Path, index: int, entry: Mapping[str, Any]) -> Question:
+    return Question(
+        index=index,
+        id=str(index),
+        video=str(field_of(path, index, entry, "video_name", (str, int))),
+        file=None,
+        question=field_of(path, index, entry, "question", (str,)).replace(PUBLISHED_TAG, TAG),
+        answer=field_of(path, index, entry, "answer", (str, int, float)),
+        type=field_of(path, index, entry, "type", (str,)) if "type" in entry else None,
+    )

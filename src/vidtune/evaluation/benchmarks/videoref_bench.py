@@ -14,19 +14,18 @@ The published script sees every (n // 8)-th of n boxes, from the first on: of 15
 `VIDEOREF_BENCH_WHOLE` is the same set with 8 boxes from the first to the last.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vidtune.data.annotation import Annotation
-from vidtune.data.problems import SampleProblem
-from vidtune.data.referring import TAG, read_referring
+from vidtune.data.referring import TAG
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import OfficialAnswer, answer_of
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
+from vidtune.evaluation.benchmarks.target_questions import read_targets, target_set
+from vidtune.evaluation.benchmarks.test_set_files import field_of
 from vidtune.evaluation.benchmarks.zero_shot_qa import ARTEMIS_SAMPLING
 from vidtune.evaluation.metrics.base import CaptionMetric, MetricValues, TaskValues
 from vidtune.evaluation.metrics.bleu import ORDERS, bleu4, bleu_of_sums
@@ -38,9 +37,6 @@ from vidtune.evaluation.metrics.rouge import rouge_l
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
-
-if TYPE_CHECKING:
-    from vidtune.data.media_files import MediaFiles
 
 TARGET = "target"
 """The type of all questions."""
@@ -91,22 +87,11 @@ class TargetCaptions(MeasuredBenchmark):
         Raises:
             UserError: no such file, broken JSON, or an item of the wrong form; names file, entry and key.
         """
-        from vidtune.data.media_files import MediaFiles
-
         path = self._find(Path(data)).resolve()
-        entries, content = read_list(path)
-        annotations = list(read_referring(path, content))
-        if not annotations:
-            raise UserError(f"{path}: holds no question")
-        root = self._root(path, Path(data).resolve(), annotations)
-        finder = MediaFiles(root, {})
-        questions = []
-        for index, (entry, annotation) in enumerate(zip(entries, annotations, strict=True)):
-            name = str(field_of(path, index, entry, "video_name", (str, int)))
-            questions.append(_question(index, name, annotation, root, finder))
-        stored = any(question.features for question in questions)
-        fingerprint = hashlib.sha256(content).hexdigest()[:16]
-        return QuestionSet(self.name, root, fingerprint, tuple(questions), {"video": str(root)} if stored else {})
+        entries, fingerprint = read_targets(path)
+        root = self._root(path, Path(data).resolve(), [annotation for _, annotation in entries])
+        asked = ((_question(path, index, *entry), entry[1]) for index, entry in enumerate(entries))
+        return target_set(self.name, root, fingerprint, asked)
 
     def protocol(
         self,
@@ -179,32 +164,10 @@ class TargetCaptions(MeasuredBenchmark):
         return next((one for name in named for one in candidates if (one / name).exists()), path.parent)
 
 
-def _question(index: int, name: str, annotation: Annotation, root: Path, finder: "MediaFiles") -> Question:
-    """The question of one annotation. One that cannot be used is a question without a video; it says why."""
-    from vidtune.media.feature_file import is_feature_file
-
+def _question(path: Path, index: int, entry: Mapping[str, Any], annotation: Annotation) -> Question:
+    name = str(field_of(path, index, entry, "video_name", (str, int)))
     caption = annotation.turns[1].text
-    question = Question(index, name, name, None, QUESTION, caption, type=TARGET, reference={"sentence": caption})
-    try:
-        if annotation.problem is not None:
-            raise SampleProblem(*annotation.problem)
-        video, *target = finder.refs(annotation)
-    except SampleProblem as problem:
-        return replace(question, problem=problem.reason, looked_for=problem.detail)
-    frames = target[0].path
-    if not Path(frames).exists():
-        return replace(question, looked_for=f"not {_below(root, frames)}")
-    is_stored = is_feature_file(video.path) and Path(video.path).is_file()
-    return replace(
-        question,
-        file=None if is_stored else _below(root, frames),
-        features=(("video", video.path),) if is_stored else (),
-        media=tuple(replace(ref, path=_below(root, ref.path)) for ref in target),
-    )
-
-
-def _below(root: Path, path: str) -> str:
-    return str(Path(path).relative_to(root))
+    return Question(index, name, name, None, QUESTION, caption, type=TARGET, reference={"sentence": caption})
 
 
 def _length_problem(answer: str) -> str | None:
