@@ -58,7 +58,7 @@ def test_a_target_is_a_box_and_a_track(opened, tmp_path: Path) -> None:
     assert table.original_id(0) == "demo.mp4" and table.word_lengths.tolist() == [5] and table.has_media.all()
 
 
-@pytest.mark.parametrize("missing", [{"key_frame_box": []}, {"key_frame_id": None}, {"key_frame_id": ""}])
+@pytest.mark.parametrize("missing", [{"key_frame_box": []}, {"key_frame_box": None, "key_frame_id": ""}])
 def test_without_an_asked_box_all_boxes_of_the_track_may_be_it(opened, missing) -> None:
     found = refs(opened(missing))
     assert found["box"].extras == found["track"].extras and found["box"].frames == ("0001.jpg", "0003.jpg")
@@ -89,6 +89,9 @@ def test_frames_of_a_video_file_are_numbers(opened) -> None:
         ({"key_frame_box": [1, 2, float("nan"), 9]}, "wrong box", "not finite"),
         ({"key_frame_box": [1, 2, 10**400, 9]}, "wrong box", "not finite"),
         ({"key_frame_box": "1,2,3,4"}, "wrong box", "is '1,2,3,4'; expected a list"),
+        ({"key_frame_box": {}}, "wrong box", "key_frame_box is {}; expected a list"),
+        ({"key_frame_id": None}, "wrong frame", "key_frame_box is given without key_frame_id"),
+        ({"key_frame_id": ""}, "wrong frame", "key_frame_box is given without key_frame_id"),
         ({"track_list": [[True, 2, 3, 4], [], []]}, "wrong box", "expected a list of 4 numbers"),
         ({"track_list": [[1, 2, 3, 4]]}, "frames and boxes differ in number", "names 3 frames, track_list has 1"),
         ({"track_list": [[], [], []], "key_frame_box": []}, "no box", "all boxes of track_list"),

@@ -18,9 +18,8 @@ from vidtune.data.tables import AnnotationTable
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.file_version import FileVersion
 from vidtune.media.pool import MediaPool
-from vidtune.media.preprocessing.box_choice import box_problem, outside_problem
-from vidtune.media.preprocessing.kinds import Preprocessing
-from vidtune.media.preprocessing.regions import RegionPreprocessing
+from vidtune.media.preprocessing.box_choice import box_problem, frame_problem, outside_problem
+from vidtune.media.preprocessing.kinds import Preprocessing, reads_boxes
 
 REPORT_EVERY = 256
 LENGTH_SECONDS, LENGTH_SHARE = 2.0, 0.05
@@ -83,7 +82,7 @@ class DataCheck:
                 for index in samples.users[file]:
                     samples.find(index, reason, f"{file.path}: {detail}")
         samples.compare_durations(files.seconds)
-        samples.compare_boxes(files.sizes)
+        samples.compare_boxes(files.shapes)
         return DataReport(len(table), len({file.path for file in samples.users}), samples.findings())
 
 
@@ -104,7 +103,7 @@ class _SampleCheck:
         self.users: dict[StreamFile, list[int]] = {}
         self._table, self._encode, self._companions = table, encode, companions
         self._reads_numbers = {name for name, steps in preprocessing.items() if hasattr(steps, "load_item")}
-        self._with_boxes = {name for name, steps in preprocessing.items() if isinstance(steps, RegionPreprocessing)}
+        self._with_boxes = {name for name, steps in preprocessing.items() if reads_boxes(steps)}
         self._findings: dict[int, list[Finding]] = {}
         self._durations: list[tuple[int, str, float]] = []
         self._versions: dict[str, FileVersion] = {}
@@ -146,24 +145,25 @@ class _SampleCheck:
         """Returns the reference to a file; read anew, because the boxes of all samples would take too much memory."""
         return next(ref for ref in self._refs(self._table[self.users[file][0]]) if self._file(ref) == file)
 
-    def compare_boxes(self, sizes: Mapping[str, tuple[int, int]]) -> None:
-        """Note every sample that has a box outside its frame, or names a frame that is not in its folder.
+    def compare_boxes(self, shapes: Mapping[str, tuple[int, int, int]]) -> None:
+        """Note every sample that has a box outside its frame, or in a frame that does not exist.
 
         Args:
-            sizes: path -> width and height.
+            shapes: path -> number of frames, width and height.
         """
+        excluded = {index for index, found in self._findings.items() if any(one.excluded for one in found)}
         asking = {index for file, users in self.users.items() if file.stream in self._with_boxes for index in users}
         listings: dict[str, frozenset[str]] = {}
-        for index in sorted(asking - self._findings.keys()):
+        for index in sorted(asking - excluded):
             for ref in self._refs(self._table[index]):
-                if ref.stream not in self._with_boxes or ref.path not in sizes:
+                if ref.stream not in self._with_boxes or ref.path not in shapes:
                     continue
                 if ref.frames and ref.path not in listings:
                     listings[ref.path] = frozenset(os.listdir(ref.path) if Path(ref.path).is_dir() else ())  # noqa: PTH208
                 if absent := [name for name in ref.frames if name not in listings[ref.path]]:
                     self.find(index, "missing frame", f"{ref.path}: there is no frame {absent[0]}")
                     break
-                if problem := _problem_of_boxes(ref, *sizes[ref.path]):
+                if problem := _problem_of_boxes(ref, *shapes[ref.path]):
                     self.find(index, *problem)
                     break
 
@@ -213,9 +213,13 @@ class _SampleCheck:
                 self._durations.append((index, ref.path, sample.times.duration))
 
 
-def _problem_of_boxes(ref: MediaRef, width: int, height: int) -> tuple[str, str] | None:
+def _problem_of_boxes(ref: MediaRef, num_frames: int, width: int, height: int) -> tuple[str, str] | None:
     """Reason and detail of the first wrong box of a medium; None: all are right."""
-    boxes = ref.extra_arrays().get("boxes", np.empty(0))
+    extras = ref.extra_arrays()
+    boxes = extras.get("boxes", np.empty(0))
+    for number in extras.get("frames", np.empty(0)).ravel():
+        if problem := frame_problem(number, num_frames):
+            return "missing frame", f"{ref.path}: {problem}"
     if boxes.ndim != 2:
         return "wrong box", f"{ref.path}: its boxes have shape {boxes.shape}; expected (number, 4)"
     for box in boxes:

@@ -30,7 +30,7 @@ Problem = tuple[str, str]
 """A short reason, by which reports count, and a detail."""
 Name = TypeVar("Name")
 
-METADATA = "kind, length and size"
+METADATA = "kind, length, frames and size"
 FEATURES = "features"
 PICTURES, CLIPS, SOUND = ("image",), ("video", "frames"), ("video", "audio")
 KINDS = {
@@ -58,7 +58,8 @@ class MediaCheck:
 
     Attributes:
         seconds: path -> duration of the file in seconds; 0: it has no duration. Filled by `problems`.
-        sizes: path -> width and height in pixels, of a folder those of its first frame. Filled by `problems`.
+        shapes: path -> number of frames, width and height in pixels (of a folder those of its first frame). Filled by
+            `problems`.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class MediaCheck:
         self._files, self._preprocessing, self._known, self._progress = files, preprocessing, known, progress
         self._ref_of = ref_of
         self.seconds: dict[str, float] = {}
-        self.sizes: dict[str, tuple[int, int]] = {}
+        self.shapes: dict[str, tuple[int, int, int]] = {}
 
     def problems(self, pool: MediaPool, decode: bool) -> Iterator[tuple[StreamFile, Problem]]:
         """Yields every file that cannot be used, with the problem; a file with several problems comes several times.
@@ -109,8 +110,8 @@ class MediaCheck:
         unknown: list[str] = []
         for path in dict.fromkeys(file.path for file in files):
             if earlier := self._known.kind(path, METADATA):
-                kinds[path], seconds, width, height = earlier.split()
-                self.seconds[path], self.sizes[path] = float(seconds), (int(width), int(height))
+                kinds[path], seconds, frames, width, height = earlier.split()
+                self.seconds[path], self.shapes[path] = float(seconds), (int(frames), int(width), int(height))
             else:
                 unknown.append(path)
         for path, result in self._load(pool, unknown, lambda path: LoadJob(path, None), "files"):
@@ -120,8 +121,8 @@ class MediaCheck:
             kinds[path] = result.info.kind
             # The duration of a file that holds only sound is that of its sound.
             self.seconds[path] = round(result.info.duration or result.info.audio_seconds, 2)
-            self.sizes[path] = result.info.width, result.info.height
-            facts = (kinds[path], self.seconds[path], *self.sizes[path])
+            self.shapes[path] = result.info.num_frames, result.info.width, result.info.height
+            facts = (kinds[path], self.seconds[path], *self.shapes[path])
             self._known.add(path, METADATA, " ".join(map(str, facts)))
         return kinds
 

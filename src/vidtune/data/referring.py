@@ -125,8 +125,10 @@ def _targets(item: dict[str, Any]) -> tuple[_Boxes, _Boxes]:
     for index, (name, box) in enumerate(zip(names, boxes, strict=True)):
         if box not in (None, []):
             track.add(name, box, f"track_list[{index}]")
-    if item.get("key_frame_box") and item.get("key_frame_id") not in (None, "", []):
-        asked.add(item["key_frame_id"], item["key_frame_box"], "key_frame_box")
+    if (box := item.get("key_frame_box")) not in (None, []):
+        if (frame := item.get("key_frame_id")) in (None, "", []):
+            raise SampleProblem("wrong frame", "key_frame_box is given without key_frame_id, which says in which frame")
+        asked.add(frame, box, "key_frame_box")
     if not (asked.boxes or track.boxes):
         raise SampleProblem("no box", "key_frame_box is empty, and so are all boxes of track_list")
     return (asked if asked.boxes else track), (track if track.boxes else asked)

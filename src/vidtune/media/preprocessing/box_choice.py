@@ -38,6 +38,13 @@ def outside_problem(box: Sequence[float] | np.ndarray, width: int, height: int) 
     return f"({_told(box)}) lies outside the frame of {width}x{height} pixels"
 
 
+def frame_problem(number: float, num_frames: int) -> str | None:
+    """Return a message if there is no frame of this number; None: there is."""
+    if number == int(number) and 0 <= number < num_frames:
+        return None
+    return f"a box is in frame {number:g}, but its frames are 0 to {num_frames - 1}"
+
+
 def chosen_boxes(number: int, wanted: int, choice: Choice = "average", seed: int | None = None) -> list[int]:
     """Return which of ``number`` boxes in order of time are taken, ascending: T indices.
 

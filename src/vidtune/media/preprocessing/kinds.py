@@ -61,6 +61,11 @@ def random_setting(preprocessing: Preprocessing) -> str | None:
     return getattr(preprocessing, "random_setting", None)
 
 
+def reads_boxes(preprocessing: Preprocessing) -> bool:
+    """Return whether preprocessing reads the extra ``boxes``, in pixels of frames; a kind says so by ``reads_boxes``."""
+    return getattr(preprocessing, "reads_boxes", False)
+
+
 def parts_of(preprocessing: Preprocessing) -> list[tuple[Registry[Any], str]]:
     """Return the registered parts that preprocessing uses, by registry and name: its kind and its rules."""
     registries = ((PREPROCESSING, "kind"), (SAMPLING_RULES, "sampling"), (RESIZE_RULES, "resize"))

@@ -6,7 +6,7 @@ Legend: n boxes of an annotation, T boxes that are taken, S side of the square, 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from vidtune.errors import ItemError, MediaError
 from vidtune.media.clip_times import ClipTimes
 from vidtune.media.image import image_size, read_image
 from vidtune.media.preprocessing import transforms
-from vidtune.media.preprocessing.box_choice import Choice, box_problem, chosen_boxes, outside_problem
+from vidtune.media.preprocessing.box_choice import Choice, box_problem, chosen_boxes, frame_problem, outside_problem
 from vidtune.media.preprocessing.resize_rules import resized
 from vidtune.media.preprocessing.resize_to_square import SquarePreprocessing
 from vidtune.media.probe import MediaInfo, probe
@@ -42,6 +42,8 @@ class RegionPreprocessing(SquarePreprocessing):
         follow_crop: boxes are fractions of the square. False, as published: of the whole frame, also where the square
             is a part of it.
     """
+
+    reads_boxes: ClassVar[bool] = True
 
     kind: Literal["regions"] = "regions"
     interpolation: transforms.Interpolation = "bicubic"
@@ -183,8 +185,8 @@ def _checked(path: str, extras: Mapping[str, np.ndarray], frames: Sequence[str])
 
 
 def _frame_number(path: str, number: float, times: ClipTimes) -> int:
-    if number != int(number) or not 0 <= number < times.num_frames:
-        raise ItemError(path, f"a box is in frame {number:g}, but its frames are 0 to {times.num_frames - 1}")
+    if problem := frame_problem(number, times.num_frames):
+        raise ItemError(path, problem)
     return int(number)
 
 
