@@ -339,6 +339,8 @@ def test_every_wrong_box_is_named(media: Path, tmp_path: Path, decode: bool) -> 
         outside = "(20, 0, 25, 9) lies outside the frame of 20x20 pixels"
         assert told.keys() == {f"targets:{number}" for number in (1, 2, 3, 4, 5, 6, 8)}
         assert told["targets:1"] == ("wrong box", "key_frame_box has no area (5, 5, 5, 9)")
+        # Noted too, because nothing of it is supervised.
+        assert told["targets:8"][0] == ("cannot be decoded" if decode else "box outside the frame")
         assert outside in told["targets:2"][1] and ("c.png" in told["targets:3"][1])
         assert told["targets:4"][0] == "frames and boxes differ in number"
         assert told["targets:5"][0] == "box outside the frame" and "32x32" in told["targets:5"][1]

@@ -62,7 +62,7 @@ def random_setting(preprocessing: Preprocessing) -> str | None:
 
 
 def reads_boxes(preprocessing: Preprocessing) -> bool:
-    """Return whether preprocessing reads the extra ``boxes``, in pixels of frames; a kind says so by ``reads_boxes``."""
+    """Return whether preprocessing reads the extra ``boxes``, in pixels of frames; a kind has ``reads_boxes`` then."""
     return getattr(preprocessing, "reads_boxes", False)
 
 
