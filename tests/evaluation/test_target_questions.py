@@ -103,6 +103,9 @@ def test_the_protocol_holds_how_boxes_are_chosen_and_read(model, data):
         model, BENCHMARKS["videoref_bench"], overrides={"question_media": {"track": {"follow_crop": True}}}
     )
     assert corrected.question_media["track"]["follow_crop"] and corrected.hash != protocol.hash
+    drawn = {"question_media": {"track": {"choice": "random"}}}
+    with pytest.raises(UserError, match=r"videoref_bench: question_media\.track: choice: random draws boxes only"):
+        protocol_for(model, BENCHMARKS["videoref_bench"], overrides=drawn)
 
 
 def test_video_questions_are_asked_with_the_settings_of_the_system(model):

@@ -7,6 +7,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.checkpoint import LoadedCheckpoint, companions_of, processor_for
 from vidtune.evaluation.protocol import Protocol
+from vidtune.media.preprocessing.kinds import unseeded_problem
 from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
 from vidtune.spelling import suggestion
 
@@ -61,6 +62,9 @@ def protocol_for(
     )
     _require_possible(loaded, protocol)
     streams = processor_for(loaded, protocol).streams
+    for name in protocol.question_media:
+        if problem := unseeded_problem(streams[name].preprocessing):
+            raise UserError(f"{protocol.benchmark}: question_media.{name}: {problem}")
     companions = [name for name in companions_of(loaded, protocol) if name in streams]
     _require_towers(loaded, protocol)
     return protocol.model_copy(

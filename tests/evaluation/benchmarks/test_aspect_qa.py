@@ -6,6 +6,7 @@ import pytest
 from qa_sets import StubEngine, quiet_predict
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.check import check_test_set
 from vidtune.evaluation.report.page import build_report
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.score_file import read_current_score
@@ -75,6 +76,15 @@ def test_each_aspect_has_its_average_which_stays_when_it_is_stored(run, tmp_path
     assert "  temporal: 1 of 1 answered, 1 videos\n    average_score 5.00" in str(score)
     page = build_report([run[0].path], tmp_path / "report.html").read_text()
     assert "<th>temporal</th>" in page and "average_score" in page
+
+
+def test_a_clean_set_has_nothing_odd(tmp_path):
+    def odd(**lists):
+        found = check_test_set(BENCHMARKS["video_chatgpt"], write(tmp_path / "set", **lists), {}, "video").odd
+        return {one.what for one in found}
+
+    assert odd() == set()
+    assert odd(generic=[{**GENERIC[0], "video_name": "a/b"}]) == {"ids with blanks at an end, or '/'"}
 
 
 def test_mistakes_in_a_list_are_named(tmp_path):

@@ -151,7 +151,11 @@ def test_an_official_log_in_parts_scores_as_the_run_does(scored, tmp_path, capsy
     (parts / "2_1.json").write_text("".join(lines[3:4]) + '{"video_name": "a.mp4", "groundtruth": "x"}\n')
     with pytest.raises(UserError, match=r"2_1\.json: line 2: 'a\.mp4' is about 'x', but in the test set about"):
         import_log(parts, "videoref_bench", data, tmp_path / "other")
-    (parts / "2_1.json").rename(parts / "2_2.json")
+    (parts / "2_2.json").write_text("")
+    with pytest.raises(UserError, match=r"2_2\.json is no part of a log of 2"):
+        import_log(parts, "videoref_bench", data, tmp_path / "other")
+    (parts / "2_1.json").unlink()
+    (parts / "2_2.json").unlink()
     with pytest.raises(UserError, match=r"answers: 2_1\.json of 2 parts not there"):
         import_log(parts, "videoref_bench", data, tmp_path / "other")
     (parts / "3_0.json").write_text("")
@@ -159,3 +163,24 @@ def test_an_official_log_in_parts_scores_as_the_run_does(scored, tmp_path, capsy
         import_log(parts, "videoref_bench", data, tmp_path / "other")
     (parts / "merge.jsonl").write_text("".join(lines))  # it counts where it is there
     assert score_run(import_log(parts, "videoref_bench", data, tmp_path / "merged").path).groups == score.groups
+
+
+def test_of_a_name_the_last_line_of_a_log_counts_as_the_published_scorer_reads_it(scored, tmp_path):
+    run, score, data = scored
+    lines = (run.path / "merge.jsonl").read_text().splitlines(keepends=True)
+    again = '{"video_name": "a.mp4", "groundtruth": "The man a opens the door.", "pred": "%s"}\n'
+    other = "Someone does something else."
+    counting = {
+        "run": lines,
+        "reversed": lines[::-1],
+        "again": [*lines, again % other],
+        "other last": [lines[1], lines[0], *lines[2:4], again % other],
+    }
+    rouge = {}
+    for name, log in counting.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(log))
+        imported = import_log(tmp_path / f"{name}.jsonl", "videoref_bench", data, tmp_path / name).path
+        rouge[name] = score_run(imported, progress=False).value("Rouge", "target").official.value
+    assert rouge["run"] == score.value("Rouge", "target").official.value
+    assert rouge["reversed"] < rouge["run"] and rouge["again"] < rouge["reversed"]
+    assert rouge["again"] == rouge["other last"]

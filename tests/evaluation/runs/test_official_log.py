@@ -182,7 +182,7 @@ def test_questions_that_share_an_id_get_their_own_answers(tmp_path):
     for name, lines in (("texts", texts), ("order", in_order)):
         (tmp_path / f"{name}.json").write_text(json.dumps(lines))
         run = import_log(tmp_path / f"{name}.json", "world_qa", data, tmp_path / name)
-        assert [one.pred for one in run.predictions()] == ["answer 0", "answer 1", "answer 2"]
+        assert {one.index: one.pred for one in run.predictions()} == {n: f"answer {n}" for n in range(3)}
         assert run.import_notes() == []
 
 
@@ -289,10 +289,8 @@ def test_a_measured_log_about_other_events_is_refused(more, data, tmp_path):
 
 def test_the_video_tells_questions_apart_that_share_id_and_text(tmp_path):
     lines = [{"id": 7, "video": f"{video}.mp4", "question": "is it red?", "pred": video} for video in "ba"]
-    assert [(one.video, one.pred) for one in judged(tmp_path, lines, ids=(0, 7, 7, 3)).predictions()] == [
-        ("a", "a"),
-        ("b", "b"),
-    ]
+    found = judged(tmp_path, lines, ids=(0, 7, 7, 3)).predictions()
+    assert [(one.video, one.pred) for one in found] == [("b", "b"), ("a", "a")]  # in the order of the lines
 
 
 def test_lines_that_lack_one_of_several_questions_of_an_id_are_refused(tmp_path):

@@ -20,6 +20,7 @@ class Item:
 
     Args:
         pred: answer of the model; None: there is none (not asked, failed, or no video).
+        place: place of the answer among those of the run, see `RunFolder.predictions`.
     """
 
     index: int
@@ -28,6 +29,7 @@ class Item:
     type: str
     reference: Mapping[str, Any]
     pred: str | None
+    place: int = 0
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class TargetCaptions(MeasuredBenchmark):
             return Measured({TARGET: official}, {TARGET: strict}, programs.left_out)
 
     def _official(self, items: Sequence[Item], programs: CaptionPrograms) -> TaskValues[int]:
-        answered = [item for item in items if item.pred is not None]
+        answered = sorted((item for item in items if item.pred is not None), key=lambda item: item.place)
         last = {item.id: item for item in answered}
         # The first answer to a name gives it its place; the place of a caption can matter to the tokeniser.
         kept = [last[name] for name in dict.fromkeys(item.id for item in answered)]

@@ -228,7 +228,11 @@ class RunFolder:
         return self.path / ("predictions.jsonl" if count == 1 else f"predictions-{count}_{rank}.jsonl")
 
     def predictions(self) -> list[Prediction]:
-        """Returns the questions asked so far, in test-set order; a later record replaces an earlier error."""
+        """Returns the questions asked so far; a later record replaces an earlier error.
+
+        They are in the order of the test set; of an imported log, in that of its lines: published scripts count the
+        last line of an id.
+        """
         latest: dict[int, Prediction] = {}
         for file in sorted(self.path.glob("predictions*.jsonl")):
             for record in read_records(file):
@@ -237,7 +241,8 @@ class RunFolder:
                 if known is None or known.error is not None or prediction.error is None:
                     latest[prediction.index] = prediction
         limit = self.info.limit
-        return [latest[index] for index in sorted(latest) if limit is None or index < limit]
+        order = latest if self.is_imported else sorted(latest)
+        return [latest[index] for index in order if limit is None or index < limit]
 
     def write_imported(self, notes: Sequence[str], earlier: Sequence[Prediction]) -> None:
         """Store what is unusual in an imported log, and its answers that later ones replace."""

@@ -33,7 +33,7 @@ NO_TEXT = "the log holds no text as its answer"
 LEFT_OUT = "have another query_id than 0: the published scorer leaves them out"
 SHOWN, MOST_NAMED = 80, 3
 """Most characters of a text, and most files, that a message names."""
-MERGED, PART = "merge.jsonl", re.compile(r"(\d+)_(\d+)\.json")
+MERGED, PART = "merge.jsonl", re.compile(r"([1-9]\d*)_(0|[1-9]\d*)\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,21 @@ class _Answers:
 
     Args:
         every: in the order of the log.
+        places: number of the line whose answer counts, or of the first if none holds one.
         left_out: number of lines that the published scorer does not look at.
         other_reference: number of lines that name another reference answer than the test set.
     """
 
     every: dict[int, list[_Answer]] = field(default_factory=dict)
+    places: dict[int, int] = field(default_factory=dict)
     left_out: int = 0
     other_reference: int = 0
+
+    def add(self, index: int, answer: _Answer, place: int) -> None:
+        """Add what a line says to a question."""
+        self.every.setdefault(index, []).append(answer)
+        if answer.error is None or index not in self.places:
+            self.places[index] = place
 
     def given(self, index: int) -> list[_Answer]:
         """The answers to a question; lines without one count only where there is no other."""
@@ -99,7 +107,8 @@ def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolde
         return prediction_of(question, protocol, answer.text, error=answer.error)
 
     asked = [question for question in questions.questions if question.index in answers.every]
-    predictions = [prediction(question, answers.given(question.index)[-1]) for question in asked]
+    by_line = sorted(asked, key=lambda question: answers.places[question.index])
+    predictions = [prediction(question, answers.given(question.index)[-1]) for question in by_line]
     earlier = [prediction(question, one) for question in asked for one in answers.given(question.index)[:-1]]
     write_text_atomically(run.predictions_file(), _lines(predictions))
     run.write_plan(questions.questions)
@@ -127,6 +136,9 @@ def log_files(log: Path) -> list[Path]:
     count = max(count for count, _ in numbers.values())
     if min(count for count, _ in numbers.values()) < count:
         raise UserError(f"{log}: holds parts of several logs ({names}); keep those of one")
+    beyond = next((path.name for path, (_, number) in numbers.items() if number >= count), None)
+    if beyond is not None:
+        raise UserError(f"{log}: {beyond} is no part of a log of {count}: they are numbered from 0; take it away")
     lacking = [f"{count}_{number}.json" for number in range(count) if (count, number) not in numbers.values()]
     if lacking:
         more = f" and {len(lacking) - MOST_NAMED} more" if len(lacking) > MOST_NAMED else ""
@@ -149,7 +161,7 @@ def _read(
     answers = _Answers()
     turns: dict[tuple[int, ...], _Turns] = {}
     records = ((file, *one) for file in files for one in read_foreign_records(file))
-    for file, place, record in records:
+    for number, (file, place, record) in enumerate(records):
         where = f"{file}: {place}"
         try:
             found = test_set.from_official(record)
@@ -167,7 +179,7 @@ def _read(
         same = _meant(where, known, record, protocol)
         turn = turns.setdefault(tuple(question.index for question in same), _Turns(same))
         question = turn.next()
-        answers.every.setdefault(question.index, []).append(_answer(where, found.answer, record.get("error")))
+        answers.add(question.index, _answer(where, found.answer, record.get("error")), number)
         answers.other_reference += "answer" in record and _differ(record["answer"], question)
     for turn in turns.values():
         turn.require_whole(log)

@@ -86,7 +86,8 @@ class Measurements(ScoreSource):
 
     def _items(self, ledger: Ledger) -> list[Item]:
         """Every question of the run with its answer, in the order of the test set."""
-        answers = {one.index: one.pred for one in self.run.predictions() if one.error is None}
+        predictions = enumerate(self.run.predictions())
+        answers = {one.index: (one.pred, place) for place, one in predictions if one.error is None}
         references = {line["index"]: line["reference"] for line in self.run.references()}
         lacking = sum(entry.index not in references for entry in ledger.entries)
         if lacking:
@@ -99,9 +100,11 @@ class Measurements(ScoreSource):
                 video=entry.video,
                 type=entry.type or "",
                 reference=references[entry.index],
-                pred=answers.get(entry.index),
+                pred=pred,
+                place=place,
             )
             for entry in ledger.entries
+            for pred, place in [answers.get(entry.index, (None, 0))]
         ]
 
 

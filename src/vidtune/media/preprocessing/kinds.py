@@ -66,6 +66,14 @@ def reads_boxes(preprocessing: Preprocessing) -> bool:
     return getattr(preprocessing, "reads_boxes", False)
 
 
+def unseeded_problem(preprocessing: Preprocessing) -> str | None:
+    """Return why preprocessing cannot do what its settings say without a seed, as answers need it; None: it can.
+
+    A kind may have a property ``unseeded_problem`` that tells it.
+    """
+    return getattr(preprocessing, "unseeded_problem", None)
+
+
 def parts_of(preprocessing: Preprocessing) -> list[tuple[Registry[Any], str]]:
     """Return the registered parts that preprocessing uses, by registry and name: its kind and its rules."""
     registries = ((PREPROCESSING, "kind"), (SAMPLING_RULES, "sampling"), (RESIZE_RULES, "resize"))

@@ -62,6 +62,11 @@ class RegionPreprocessing(SquarePreprocessing):
         """Name of the setting that is random: with a seed, boxes are chosen at random, and ``draw`` is."""
         return "choice"
 
+    @property
+    def unseeded_problem(self) -> str | None:
+        """Why boxes cannot be chosen as the settings say without a seed; None: they can."""
+        return "choice: random draws boxes only in training; give average or whole" if self.choice == "random" else None
+
     def output_shape(self, info: MediaInfo | None = None) -> tuple[int, int, int, int]:
         """Return the shape of the values of ``load_item``."""
         return (3, self.num_boxes, self.size, self.size)
