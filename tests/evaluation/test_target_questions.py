@@ -12,6 +12,8 @@ from tiny_checkpoint import TOWER
 from tiny_language_models import CONFIGS, byte_tokenizer, sharpen
 
 from vidtune.checkpoints.fit_processor import build_processor
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.check import check_test_set
 from vidtune.evaluation.checkpoint import AnsweringOptions, opened
@@ -123,3 +125,13 @@ def test_a_system_without_boxes_is_refused(model, data, tmp_path):
     other.processor.streams = {name: part for name, part in other.processor.streams.items() if name != "box"}
     with pytest.raises(UserError, match="videoref_bench needs the stream 'box'; this checkpoint has: "):
         asked(opened(other), data, tmp_path)
+
+
+@pytest.mark.parametrize("stream", ["box", "track"])
+def test_stored_features_do_not_stand_in_for_boxes(stream, model, data):
+    refused = f"features cannot stand in for the files of the stream '{stream}'"
+    with pytest.raises(UserError, match=refused):
+        protocol_for(model, BENCHMARKS["videoref_bench"], features=[stream])
+    processor, prompt = model.checkpoint.processor, SYSTEMS["artemis"].dialect.answering_prompt
+    with pytest.raises(SampleProblem, match=refused):
+        processor.question_example("What is <box>?", [MediaRef(stream, str(data / "clip.pkl"))], prompt)

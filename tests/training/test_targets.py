@@ -11,6 +11,8 @@ from PIL import Image
 from tiny_targets import REGION, TOWER
 from training_world import LANGUAGE_MODEL, write_video
 
+from vidtune.errors import UserError
+from vidtune.features.towers import named_extraction
 from vidtune.media.pool import MediaPool
 from vidtune.recipe.types import Recipe
 from vidtune.training.inspection.data_check import check_recipe_data
@@ -86,6 +88,16 @@ def recipe(root: Path, tokenizer: Path) -> Recipe:
             ],
         }
     )
+
+
+@pytest.mark.parametrize("stream", ["box", "track"])
+def test_stored_features_do_not_stand_in_for_boxes(recipe: Recipe, root: Path, stream: str, tmp_path: Path) -> None:
+    settings = recipe.model_dump(exclude_unset=True)
+    settings["stages"][0]["data"][0]["features"] = {stream: str(root)}
+    with pytest.raises(UserError, match=f"features cannot stand in for the files of the stream '{stream}'"):
+        set_up(Recipe.model_validate(settings), 0, tmp_path)
+    with pytest.raises(UserError, match=f"--tower artemis:{stream}: its preprocessing is random"):
+        named_extraction([f"artemis:{stream}=nowhere"], tmp_path, "float32", torch.device("cpu"))
 
 
 @pytest.mark.whole

@@ -9,6 +9,7 @@ from vidtune.evaluation.checkpoint import LoadedCheckpoint, companions_of, proce
 from vidtune.evaluation.protocol import Protocol
 from vidtune.media.preprocessing.kinds import unseeded_problem
 from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
+from vidtune.processing.stream_settings import needs_files_message
 from vidtune.spelling import suggestion
 
 if TYPE_CHECKING:
@@ -94,6 +95,9 @@ def _require_possible(loaded: LoadedCheckpoint, protocol: Protocol) -> None:
                 f"{protocol.benchmark}: the stream {stranger!r} cannot be {what}: its videos are read by "
                 + ", ".join(used)
             )
+    settings = loaded.checkpoint.processor.streams
+    if refusing := next((name for name in protocol.features if not settings[name].takes_features), None):
+        raise UserError(f"{protocol.benchmark}: {needs_files_message(refusing)}")
     if protocol.blind and protocol.features:
         off = " ".join(f"--without {name}" for name in used)
         raise UserError(

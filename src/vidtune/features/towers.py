@@ -14,6 +14,7 @@ from vidtune.features.cache import TORCH_DTYPES, FeatureCache
 from vidtune.features.collection import stream_spec
 from vidtune.features.identity import MediaIdentities
 from vidtune.features.tower_stream import Extraction, TowerStream
+from vidtune.media.preprocessing.kinds import random_setting
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
@@ -38,7 +39,8 @@ def named_extraction(names: Sequence[str], store: Path, dtype: str, device: torc
         device: device of the towers.
 
     Raises:
-        UserError: unknown system or stream, streams of two systems, weights that are missing or do not fit.
+        UserError: unknown system or stream, streams of two systems, weights that are missing or do not fit, random
+            preprocessing.
     """
     wanted: dict[str, str | None] = {}
     systems = []
@@ -54,11 +56,16 @@ def named_extraction(names: Sequence[str], store: Path, dtype: str, device: torc
     system = SYSTEMS[systems[0]]
     # Sizes of a language model are needed for the connectors, which are not built.
     text_config = LlamaConfig(hidden_size=4096)
-    streams = system.architecture.build_config(text_config, {}, {}).streams
+    published = system.architecture.build_config(text_config, {}, {})
+    streams, steps = published.streams, preprocessing_of(published)
     towers: dict[str, str] = {}
     for stream, given in wanted.items():
         if stream not in streams:
             raise UserError(f"system {system.name} has no stream {stream!r}; {suggestion(stream, list(streams))}")
+        if (setting := random_setting(steps[stream])) is not None:
+            raise UserError(
+                f"--tower {system.name}:{stream}: its preprocessing is random ({setting}): no features of it are stored"
+            )
         tower = streams[stream]["tower"]
         found = given or towers.get(tower) or system.publication.named_parts({}).tower_places.get(tower)
         if found is None:

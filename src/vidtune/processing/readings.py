@@ -10,7 +10,7 @@ from vidtune.errors import MediaError
 from vidtune.media.feature_file import feature_shape, is_feature_file
 from vidtune.media.probe import MediaInfo
 from vidtune.processing.prompts.format import PromptFormat
-from vidtune.processing.stream_settings import Measured, StreamSettings, absent_message
+from vidtune.processing.stream_settings import Measured, StreamSettings, absent_message, needs_files_message
 
 Reading = tuple[MediaRef, Measured]
 """What one stream reads of a media item, and what it becomes."""
@@ -62,10 +62,13 @@ class MediaReader:
         """What a file becomes for one stream.
 
         Raises:
-            SampleProblem: the metadata cannot be read, or stored features are not those of the stream's tower.
+            SampleProblem: the metadata cannot be read, stored features are not those of the stream's tower, or the
+                stream takes none.
         """
         settings = self.streams[ref.stream]
         if is_feature_file(ref.path):
+            if not settings.takes_features:
+                raise SampleProblem("features in the place of a file", needs_files_message(ref.stream))
             try:
                 return settings.measure_features(feature_shape(ref.path))
             except MediaError as error:

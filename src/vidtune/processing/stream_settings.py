@@ -159,6 +159,11 @@ class StreamSettings(BaseModel):
         )
 
     @property
+    def takes_features(self) -> bool:
+        """Whether stored features can stand in for its files; not if preprocessing reads numbers of each item."""
+        return not hasattr(self.preprocessing, "load_item")
+
+    @property
     def is_measured(self) -> bool:
         """Whether items differ in more than what a number, a table or a fraction can say."""
         return isinstance(self.num_tokens, Measure) and not self.all_alike
@@ -206,4 +211,12 @@ def absent_message(published: Mapping[str, str]) -> str:
     return (
         f"the model comes without its towers: {names}; name their weights with {options} (towers: in a recipe), or "
         "give extracted features"
+    )
+
+
+def needs_files_message(stream: str) -> str:
+    """Message for stored features of a stream that does not take them (`StreamSettings.takes_features`)."""
+    return (
+        f"stored features cannot stand in for the files of the stream {stream!r}: its preprocessing reads numbers of "
+        "each item, such as boxes, which features lack; leave its features out"
     )

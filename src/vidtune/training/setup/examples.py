@@ -9,6 +9,7 @@ from vidtune.models.towers.token_grid import FrameCount
 from vidtune.planning.lengths import ExampleMaker
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
+from vidtune.processing.stream_settings import needs_files_message
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
@@ -29,7 +30,7 @@ def stage_processor(recipe: Recipe, stage: Stage, config: VideoLMConfig) -> Vide
 
 
 def check_features(stage: Stage, processor: VideoLMProcessor) -> None:
-    """Raise UserError if the data of a stage name features of a stream that the system does not have."""
+    """Raise UserError if the data of a stage name features of a stream that is not there, or that takes none."""
     for source in stage.data:
         for stream in source.features:
             if stream not in processor.streams:
@@ -37,6 +38,8 @@ def check_features(stage: Stage, processor: VideoLMProcessor) -> None:
                     f"stage {stage.name!r}: {source.annotations}: no stream {stream!r} for its features; "
                     f"{suggestion(stream, processor.streams)}"
                 )
+            if not processor.streams[stream].takes_features:
+                raise UserError(f"stage {stage.name!r}: {source.annotations}: {needs_files_message(stream)}")
 
 
 def example_maker(
