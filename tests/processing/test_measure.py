@@ -93,3 +93,17 @@ def test_the_cost_of_items_enters_the_table_and_the_cost_of_packs(processor, tmp
     extra = model.of(lengths, np.arange(2)) - CostModel().of(lengths, np.arange(2))
     assert extra.tolist() == lengths.costs["video"].tolist()
     assert lengths.select(np.array([1])).costs["video"].tolist() == [COST_UNIT]
+
+
+def test_a_tower_that_tells_its_hidden_states_costs_by_them() -> None:
+    text = AutoConfig.for_model("llama", vocab_size=512, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    clip = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = SYSTEMS["artemis"].architecture.build_config(
+        text, {"clip": {**clip, "image_size": 28, "patch_size": 7, "pooled_frames": 6}}, {"region": {"num_levels": 2}}
+    )
+    made = build_processor(config, tiny_tokenizer(legacy=False))
+    made.media_info = lambda path: MediaInfo("video", 40, 40, ClipTimes.evenly(4, 10), False, 0)
+    media = [MediaRef(stream, "/v.mp4") for stream in ("video", "box", "track")]
+    example = made.question_example("What is <box> doing?", media, "llava_v1")
+    costs = ExampleMaker(made, "v1", None, None).costs(example).items()
+    assert {stream: cost / COST_UNIT for stream, cost in costs} == {"video": 4, "image": 0, "box": 1, "track": 8}

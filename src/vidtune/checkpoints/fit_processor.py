@@ -245,14 +245,15 @@ def _token_counts(
     """Number of tokens of an item; by shape if they depend on it, by row if there may be any number of rows.
 
     Where stored features do not become one token each, where shapes cannot be listed, or where the tower tells the grid
-    of its tokens, it is a function.
+    of its tokens or the size of its hidden states, it is a function.
     """
     parts = config.streams[stream]
     tower: Any = config.tower(parts["tower"])
     counts = {shape: config.num_tokens(stream, shape) for shape in preprocessing.output_shapes()}
     connector, fixed = config.connector(parts["connector"]), len(counts) == 1
     plain = fixed or (is_tokenwise(connector) and (counts or hasattr(tower, "tokens_per_row")))
-    if config.taps(stream) or condenses(connector) or hasattr(tower, "grid") or not plain:
+    tells_more = hasattr(tower, "grid") or hasattr(tower, "state_tokens")
+    if config.taps(stream) or condenses(connector) or tells_more or not plain:
         specs = {"tower": config.tower_spec(parts["tower"]), "connector": config.connectors[parts["connector"]]}
         return Measure(**specs, taps=config.taps(stream))
     if fixed:

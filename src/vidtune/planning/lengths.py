@@ -101,7 +101,7 @@ class ExampleMaker:
 
     @property
     def measured(self) -> list[str]:
-        """Streams whose items differ in the cost of encoding them."""
+        """Streams whose items may cost more or less than the standard item of their tower."""
         return [name for name, settings in self.processor.streams.items() if settings.is_measured]
 
     @property

@@ -70,6 +70,11 @@ class Measure(BaseModel):
         return Measured(tokens_of(connector, tuple(shape), ValueError), cost=0.0)
 
     @property
+    def counts_states(self) -> bool:
+        """Whether the tower tells the size of its hidden states: an item of any shape may cost more than 1."""
+        return hasattr(self._parts[0], "state_tokens")
+
+    @property
     def _parts(self) -> tuple[Any, Any]:
         """Configs of tower and connector."""
         return _config(TOWERS, self.tower), _config(CONNECTORS, self.connector)
@@ -165,8 +170,8 @@ class StreamSettings(BaseModel):
 
     @property
     def is_measured(self) -> bool:
-        """Whether items differ in more than what a number, a table or a fraction can say."""
-        return isinstance(self.num_tokens, Measure) and not self.all_alike
+        """Whether the cost of an item is more than what a number, a table or a fraction can say."""
+        return isinstance(self.num_tokens, Measure) and (not self.all_alike or self.num_tokens.counts_states)
 
     def measure(self, shape: Sequence[int]) -> Measured:
         """What an item becomes for which preprocessing returns this shape."""
