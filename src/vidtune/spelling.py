@@ -1,7 +1,11 @@
-"""Suggests the nearest known name for an unknown one."""
+"""Texts: suggests the nearest known name for an unknown one, and finds half a character."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+r"""Half a character, such as a lone ``\ud800`` in JSON: no file can store it, and no tokenizer takes it."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -36,6 +36,8 @@ def test_white_space_does_not_matter(space: str) -> None:
         (f'[{{"conversations": [{TURN}]}} {{', "line 1 column 56.*Expecting ',' or ']'"),
         ("[1, 2,]", "item 0: expected an object, found a number"),
         ("[]\n[]", "line 2 column 1.*Extra text"),
+        ('[{"id": %s}]' % ("1" * 5000), "line 1 column 2.*too many digits"),
+        ("[" * 100_000, "line 1 column 2.*nested too deeply"),
         ('{"a": []}', "expected a JSON list"),
         ("", "expected a JSON list"),
         (b'[\n{"id": "\xff"}]', "line 2: not UTF-8"),

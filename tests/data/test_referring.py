@@ -9,9 +9,10 @@ from test_tables import Source
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Turn
-from vidtune.data.tables import AnnotationTable
+from vidtune.data.tables import AnnotationTable, of_each_file
 from vidtune.errors import UserError
 from vidtune.media.preprocessing.box_choice import box_problem
+from vidtune.recipe.types import DataSource
 
 ITEM: dict[str, Any] = {
     "video_name": "demo.mp4",
@@ -100,6 +101,12 @@ def test_frames_of_a_video_file_are_numbers(opened) -> None:
         ({"frame_id": [None, "b.jpg", "c.jpg"]}, "wrong frame", "its frame is None"),
         ({"frame_id": ["../x.jpg", "b.jpg", "c.jpg"]}, "unsafe path", "'../x.jpg' is not the name of a frame"),
         ({"key_frame_id": "a/x.jpg"}, "unsafe path", "'a/x.jpg' is not the name of a frame"),
+        ({"frame_id": ["0001.png/", "b.jpg", "c.jpg"]}, "unsafe path", "'0001.png/' is not the name of a frame"),
+        ({"frame_id": ["", "b.jpg", "c.jpg"]}, "unsafe path", "'' is not the name of a frame"),
+        ({"key_frame_id": "\ud800.jpg"}, "unsafe path", "is not the name of a frame"),
+        ({"frame_path": "\ud800"}, "unsafe path", "not a path below"),
+        ({"key_frame_id": 10**400}, "wrong frame", "no number of a frame"),
+        ({"key_frame_id": -1}, "wrong frame", "no number of a frame"),
         ({"caption": " "}, "no caption", "has no word"),
         ({"frame_path": "/etc"}, "unsafe path", "not a path below"),
     ],
@@ -143,3 +150,15 @@ def test_stored_features_of_a_video_are_named_below_the_media_folder(tmp_path: P
     assert sample.media == (MediaRef("video", str(tmp_path / "valley/clip_feature/a.pkl")),)
     with pytest.raises(UserError, match="item 0: key 'video_clip': 2 given for 1 video files"):
         AnnotationTable.open([Source(tmp_path / "b.json", tmp_path)], tmp_path / "cache")
+
+
+def test_a_folder_of_annotations_does_without_hidden_files(tmp_path: Path) -> None:
+    for name in ("b.json", "a.json", "._a.json"):
+        (tmp_path / name).touch()
+    found = of_each_file([DataSource(annotations=str(tmp_path))])
+    assert [Path(source.annotations).name for source in found] == ["a.json", "b.json"]
+
+
+def test_an_id_may_be_missing_in_every_way(opened) -> None:
+    table = opened({"video_name": None}, {"id": None}, {"id": 7})
+    assert [table.original_id(index) for index in range(3)] == ["", "demo.mp4", "7"]

@@ -148,3 +148,23 @@ def test_tensors_that_are_not_plain_are_refused(tmp_path, kind):
     with pytest.raises(MediaError) as error:
         read_features(str(tmp_path / "a.pt"))
     assert "\n" not in str(error.value) and "\x1b" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"cnumpy\nndarray\n((I20000\nI5000\ntcnumpy\ndtype\n(S'f4'\ntRtR.",
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I20\nI16\ntS'f4'\ntR.",
+        b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'V2000000000'\ntRtR.",
+    ],
+)
+def test_a_pickle_gives_no_array_whose_values_it_does_not_hold(tmp_path, content):
+    (tmp_path / "a.pkl").write_bytes(content)
+    with pytest.raises(MediaError, match=r"is not a file of features|where floats are expected"):
+        read_features(str(tmp_path / "a.pkl"))
+
+
+def test_a_tensor_is_not_larger_than_what_its_file_holds(tmp_path):
+    torch.save(torch.ones(1, 1).expand(2**20, 2**20), tmp_path / "a.pt")
+    with pytest.raises(MediaError, match="repeats its values"):
+        read_features(str(tmp_path / "a.pt"))

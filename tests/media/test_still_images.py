@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from vidtune.errors import MediaError
-from vidtune.media.image import read_image
+from vidtune.media.image import list_frames, read_image
+from vidtune.media.preprocessing.regions import RegionPreprocessing
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 SIXTEEN = RAMP.astype(np.uint16) * 256 + 77
@@ -123,3 +124,19 @@ def test_an_error_of_any_type_in_a_damaged_picture_is_one_line(tmp_path: Path, m
     monkeypatch.setattr(Image.Image, "convert", fail)
     with pytest.raises(MediaError, match=r"picture\.png: is a damaged image \(unpack requires\)$"):
         read_image(str(tmp_path / "picture.png"))
+
+
+def test_no_frame_of_a_folder_lies_outside_it(tmp_path):
+    folder, outside = tmp_path / "frames", tmp_path / "secret.png"
+    folder.mkdir()
+    for path in (folder / "a.png", outside):
+        Image.new("RGB", (8, 6)).save(path)
+    (folder / "b.png").symlink_to("a.png")
+    assert list_frames(str(folder)) == [str(folder / "a.png"), str(folder / "b.png")]
+    (folder / "c.png").symlink_to(outside)
+    boxes = {"boxes": np.array([[1.0, 1, 5, 5]])}
+    steps = RegionPreprocessing(size=4, num_boxes=1)
+    steps.load_item(str(folder), boxes, frames=["b.png"])
+    for read in (list_frames, lambda path: steps.load_item(path, boxes, frames=["c.png"])):
+        with pytest.raises(MediaError, match=r"c\.png: leads out of its folder"):
+            read(str(folder))

@@ -27,9 +27,8 @@ from typing import Any, Literal
 import numpy as np
 
 from vidtune.data.annotation import Annotation, as_tuples
-from vidtune.data.json_list import kind_of, list_items
+from vidtune.data.json_list import kind_of, read_items
 from vidtune.data.sample import Extras, Times, Turn
-from vidtune.errors import UserError
 
 ROLES: dict[str, Literal["user", "assistant"]] = {"human": "user", "gpt": "assistant"}
 # If an item has both keys, published training code puts the videos before the images.
@@ -48,11 +47,7 @@ def read_conversations(path: Path, content: bytes) -> Iterator[Annotation]:
         UserError: the file is not UTF-8 or not valid JSON (names line and column), or an item has the wrong form (names
             its index and key).
     """
-    for index, item in enumerate(list_items(path, content)):
-        try:
-            yield _annotation(item)
-        except ValueError as error:
-            raise UserError(f"{path}: item {index}: {error}") from None
+    return read_items(path, content, _annotation)
 
 
 def _annotation(item: Any) -> Annotation:
@@ -89,11 +84,11 @@ def _extras(given: Any, media: Sequence[tuple[str, str | None]]) -> tuple[Extras
         each = value if isinstance(value, list) else [value]
         if len(each) != streams.count(stream):
             raise ValueError(f"key 'extras.{stream}': {len(each)} given for {streams.count(stream)} {stream} files")
-        found[stream] = iter([_numbers_bykind_of(numbers, f"extras.{stream}") for numbers in each])
+        found[stream] = iter([_numbers_by_name(numbers, f"extras.{stream}") for numbers in each])
     return tuple(next(found[stream]) if stream in found else () for stream in streams)
 
 
-def _numbers_bykind_of(given: Any, key: str) -> Extras:
+def _numbers_by_name(given: Any, key: str) -> Extras:
     if not isinstance(given, dict):
         raise ValueError(f"key '{key}': expected an object of numbers by name, found {kind_of(given)}")
     for name, value in given.items():

@@ -2,13 +2,42 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vidtune.errors import UserError
+from vidtune.machine.files import json_errors
 
 WHITESPACE = re.compile(r"[ \t\n\r]*")
+
+
+Item = TypeVar("Item")
+
+
+def read_items(path: Path, content: bytes, read: Callable[[Any], Item]) -> Iterator[Item]:
+    """Return an iterator of what a function makes of each item of a JSON list.
+
+    Args:
+        path: path of the file, for messages.
+        content: content of the whole file.
+        read: raises ValueError for an item of the wrong form.
+
+    Raises:
+        UserError: the file is not UTF-8 or not valid JSON (names line and column), or an item has the wrong form (names
+            its index).
+    """
+    return (read_item(path, index, item, read) for index, item in enumerate(list_items(path, content)))
+
+
+def read_item(path: Path, index: int, item: Any, read: Callable[[Any], Item]) -> Item:
+    """Return what a function makes of one item, see `read_items`."""
+    try:
+        return read(item)
+    except ValueError as error:
+        raise UserError(f"{path}: item {index}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: item {index}: nested too deeply") from None
 
 
 def list_items(path: Path, content: bytes) -> Iterator[Any]:
@@ -38,7 +67,8 @@ def list_items(path: Path, content: bytes) -> Iterator[Any]:
                 if text[position : position + 1] != ",":
                     raise json.JSONDecodeError("Expecting ',' or ']' after a sample", text, position)
                 position = _skip_space(text, position + 1)
-            item, position = decoder.raw_decode(text, position)
+            with json_errors(text, position):
+                item, position = decoder.raw_decode(text, position)
             yield item
             position, first = _skip_space(text, position), False
         if (rest := _skip_space(text, position + 1)) < len(text):

@@ -43,7 +43,8 @@ class MediaFiles:
         """
         nothing: tuple[tuple[()], ...] = ((),) * len(annotation.media)
         extras, frames = annotation.extras or nothing, annotation.frames or nothing
-        if unsafe := next((name for names in frames for name in names if not _is_plain(name)), None):
+        unsafe = next((name for names in frames for name in names if not _is_plain(name)), None)
+        if unsafe is not None:
             raise SampleProblem("unsafe path", f"{unsafe!r} is not the name of a frame in its folder")
         return tuple(
             replace(self._ref(stream, path, annotation), extras=numbers, frames=names)
@@ -93,4 +94,4 @@ class MediaFiles:
 
 def _is_plain(name: str) -> bool:
     """Whether a name of a frame stays in its folder."""
-    return bool(name) and is_relative(name) and len(Path(name).parts) == 1 and "\\" not in name
+    return is_relative(name) and Path(name).parts == (name,) and "\\" not in name

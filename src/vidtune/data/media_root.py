@@ -31,7 +31,11 @@ def resolve(root: Path | None, relative: str) -> str:
 
 
 def is_relative(path: str) -> bool:
-    """Whether a path is relative and contains no ".."."""
+    """Whether a path is relative, contains no ".." and can be the name of a file."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
     parts = Path(path).parts
     return bool(parts) and not Path(path).is_absolute() and ".." not in parts and "\0" not in path
 

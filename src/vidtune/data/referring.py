@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.data.annotation import Annotation, as_tuples
-from vidtune.data.json_list import kind_of, list_items, text_of
+from vidtune.data.json_list import kind_of, read_item, read_items, text_of
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Extras, Turn
-from vidtune.errors import UserError
 from vidtune.media.preprocessing.box_choice import box_problem
 
 TAG, PUBLISHED_TAG = "<box>", "<bbox>"
@@ -41,8 +40,7 @@ def read_referring(path: Path, content: bytes) -> Iterator[Annotation]:
         UserError: the file is not UTF-8 or not valid JSON (names line and column), or an item has the wrong form (names
             its index and key).
     """
-    for index, item in enumerate(list_items(path, content)):
-        yield referring_annotation(path, index, item)
+    return read_items(path, content, _annotation)
 
 
 def referring_annotation(path: Path, index: int, item: Any) -> Annotation:
@@ -51,10 +49,7 @@ def referring_annotation(path: Path, index: int, item: Any) -> Annotation:
     Raises:
         UserError: the item has the wrong form (names its index and key).
     """
-    try:
-        return _annotation(item)
-    except ValueError as error:
-        raise UserError(f"{path}: item {index}: {error}") from None
+    return read_item(path, index, item, _annotation)
 
 
 @dataclass
@@ -76,6 +71,8 @@ class _Boxes:
             raise SampleProblem("wrong frame", f"{key}: its frame is {frame!r}; expected the name or number of a frame")
         if not isinstance(frame, type((self.frames or [frame])[0])):
             raise SampleProblem("wrong frame", f"{key}: its frame is {frame!r}; give all by name or all by number")
+        if isinstance(frame, int) and not 0 <= frame < 2**53:  # 2**53: float64 holds all whole numbers below
+            raise SampleProblem("wrong frame", f"{key}: its frame is no number of a frame; frames are counted from 0")
         self.boxes.append(box)
         self.frames.append(frame)
 
@@ -95,9 +92,10 @@ def _annotation(item: Any) -> Annotation:
     folder, caption = text_of(item, "frame_path"), text_of(item, "caption")
     question = text_of(item, "question") if item.get("question") is not None else ""
     clip = text_of(item, "clip_path") if item.get("clip_path") is not None else ""
-    identity = item.get("id", item.get("video_name", ""))
+    key = "id" if item.get("id") is not None else "video_name"
+    identity = item.get(key) if item.get(key) is not None else ""
     if not isinstance(identity, str | int | float):
-        raise ValueError(f"key 'id': expected a string or number, found {kind_of(identity)}")
+        raise ValueError(f"key '{key}': expected a string or number, found {kind_of(identity)}")
     turns = (Turn("user", f"<video>\n{question.replace(PUBLISHED_TAG, TAG)}"), Turn("assistant", caption))
     media = (("video", clip or folder), ("box", folder), ("track", folder))
     words, problem = len(caption.split()), None

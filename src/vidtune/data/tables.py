@@ -50,7 +50,8 @@ AnySource = TypeVar("AnySource", bound=DataSource)
 
 
 def of_each_file(sources: Sequence[AnySource]) -> list[AnySource]:
-    """Returns data sources of one annotation file each: a folder stands for its ``*.json`` files, sorted by name.
+    """Returns data sources of one annotation file each: a folder stands for its ``*.json`` files, sorted by name,
+    without hidden ones.
 
     Raises:
         UserError: a folder holds no such file.
@@ -61,7 +62,7 @@ def of_each_file(sources: Sequence[AnySource]) -> list[AnySource]:
         if not folder.is_dir():
             found.append(source)
             continue
-        files = sorted(path for path in folder.glob("*.json") if path.is_file())
+        files = sorted(path for path in folder.glob("[!.]*.json") if path.is_file())
         if not files:
             raise UserError(f"{folder}: a folder of annotations needs files *.json, but there is none")
         found += [cast(Any, source).model_copy(update={"annotations": str(file)}) for file in files]

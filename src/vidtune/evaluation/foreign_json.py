@@ -2,13 +2,13 @@
 
 import ast
 import json
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vidtune.spelling import HALF_A_CHARACTER
+
 LONGEST_INTEGER = 300
 """Digits. Longer ones have no finite floating-point value."""
-_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class ForeignValueError(ValueError):
@@ -43,7 +43,7 @@ def parse_literal(text: str) -> Any:
 def half_characters(value: Any, place: str = "") -> Iterator[str]:
     r"""Yields the places of texts and keys that hold half a character (a lone ``\ud800``), which no file can store."""
     if isinstance(value, str):
-        if _HALF_A_CHARACTER.search(value):
+        if HALF_A_CHARACTER.search(value):
             yield place
     elif isinstance(value, dict):
         for key, one in value.items():

@@ -187,15 +187,33 @@ def read_json(path: Path) -> Any:
         UserError: the file cannot be read or is not valid JSON; names the file, line and column.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        with json_errors(text):
+            return json.loads(text)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+@contextmanager
+def json_errors(text: str, position: int = 0) -> Iterator[None]:
+    """Context manager that turns every error of reading JSON into a JSONDecodeError.
+
+    Args:
+        text: what is read.
+        position: where the value begins that is read; errors without a place of their own get it.
+    """
+    try:
+        yield
+    except json.JSONDecodeError:
+        raise
     except RecursionError:
-        raise UserError(f"{path}: not valid JSON (nested too deeply)") from None
+        raise json.JSONDecodeError("nested too deeply", text, position) from None
+    except ValueError:
+        raise json.JSONDecodeError("a number has too many digits", text, position) from None
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -20,12 +20,8 @@ from vidtune.media.first_look import check_file, media_errors
 FEATURE_SUFFIXES = (".npy", ".pt", ".pkl", ".safetensors")
 MAX_DIMENSIONS = 4
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-# The functions that a pickled numpy array needs, under the old and the new module names of numpy.
-_PICKLED = {
-    (f"numpy.{core}.{module}", name)
-    for core in ("core", "_core")
-    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-} | {("numpy", "ndarray"), ("numpy", "dtype")}
+_ARRAY = object()
+"""What a pickle gets for ``numpy.ndarray``, which it may name but not call: a call gives memory that nobody has set."""
 NOT_FINITE = "holds values that are not finite in float32 (NaN, infinity or too large)"
 """Reason of the error of a feature file with such values."""
 
@@ -78,6 +74,8 @@ def read_features(path: str) -> np.ndarray:
 def _plain(path: str, value: torch.Tensor) -> np.ndarray:
     if value.is_nested or value.is_meta or value.is_quantized or value.layout != torch.strided:
         raise MediaError(path, "holds a sparse, quantised, nested or empty (meta) tensor; save a plain one")
+    if value.nbytes > value.untyped_storage().nbytes():
+        raise MediaError(path, "holds a tensor that repeats its values in place of storing them; save it .contiguous()")
     value = value.detach().cpu().resolve_conj().resolve_neg()
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
@@ -95,14 +93,26 @@ def _load(path: str) -> Any:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickler that builds numpy arrays and refuses everything else."""
+    """Unpickler that builds numpy arrays, whose values all stand in the file, and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):
-            return _bytes_of_old_pickles
-        if (module, name) not in _PICKLED:
+        # Numpy has renamed its module "core".
+        known = _PICKLED.get((module.replace("numpy._core.", "numpy.core."), name))
+        if known is None:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only an array is read from a pickle")
-        return super().find_class(module, name)
+        return known
+
+
+def _unset_array(kind: object, shape: object, dtype: object) -> np.ndarray:
+    """Array without values, which the state that follows it in a pickle gives a shape, a dtype and as many values."""
+    if kind is not _ARRAY:
+        raise pickle.UnpicklingError("it asks for another type of array, and only a plain one is read from a pickle")
+    return np.empty(0, np.int8)
+
+
+def _array_of_bytes(values: Any, dtype: np.dtype, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
+    array = np.frombuffer(values, dtype)
+    return array.reshape(shape, order=order) if axes is None else array.reshape(shape).transpose(axes)
 
 
 def _bytes_of_old_pickles(text: str, encoding: str) -> bytes:
@@ -110,6 +120,16 @@ def _bytes_of_old_pickles(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"it asks for text in {encoding}, and only an array is read from a pickle")
     return text.encode("latin1")
+
+
+# What a pickled array needs.
+_PICKLED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _ARRAY,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _unset_array,
+    ("numpy.core.numeric", "_frombuffer"): _array_of_bytes,
+    ("_codecs", "encode"): _bytes_of_old_pickles,
+}
 
 
 def _only_name(path: str, names: list[str]) -> str:

@@ -74,13 +74,25 @@ def list_frames(folder: str) -> list[str]:
     """Return the paths of the image files in a folder in natural order: frame2 before frame10.
 
     Raises:
-        MediaError: the folder holds no image file.
+        MediaError: the folder holds no image file, or one of them is a symbolic link out of the folder.
     """
     with media_errors(folder):
         names = [entry.name for entry in Path(folder).iterdir() if entry.suffix.lower() in FRAME_SUFFIXES]
-    if not names:
-        raise MediaError(folder, "is a folder without image files")
-    return [str(Path(folder, name)) for name in sorted(names, key=_natural_key)]
+        if not names:
+            raise MediaError(folder, "is a folder without image files")
+        return [frame_path(folder, name) for name in sorted(names, key=_natural_key)]
+
+
+def frame_path(folder: str, name: str) -> str:
+    """Return the path of a frame in a folder of frames; the file need not exist.
+
+    Raises:
+        MediaError: it is a symbolic link that leads out of the folder.
+    """
+    path = Path(folder, name)
+    if path.is_symlink() and not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise MediaError(str(path), "leads out of its folder through a symbolic link; copy the frame into the folder")
+    return str(path)
 
 
 def read_frame_images(paths: list[str], indices: list[int]) -> np.ndarray:

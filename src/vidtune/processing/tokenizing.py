@@ -18,6 +18,7 @@ from vidtune.processing.batch import IGNORED
 from vidtune.processing.prompts.format import PromptFormat
 from vidtune.processing.prompts.placing import media_tags
 from vidtune.processing.tokenizer import ChunkTokenizer, default_beginning
+from vidtune.spelling import HALF_A_CHARACTER
 
 NO_OWNER = -1
 """Owner of a token that belongs to no media item: text."""
@@ -124,6 +125,9 @@ def encode(
     prompt = tokenizer.fitted(prompt)
     pieces = prompt.render(turns, open_answer)
     text = "".join(piece.text for piece in pieces)
+    if half := HALF_A_CHARACTER.search(text):
+        near = text[max(0, half.start() - 12) : half.end()]
+        raise SampleProblem("half a character", f"half a character is in its text, at the end of {near!r}")
     supervised = np.repeat([piece.supervised for piece in pieces], [len(piece.text) for piece in pieces])
     _check_tags([tag[1] for tag in media_tags(text, streams)], [placeholder.stream for placeholder in placeholders])
     bos = tokenizer.beginning if prompt.bos is True else default_beginning(tokenizer.tokenizer) if prompt.bos else []

@@ -3,7 +3,6 @@
 Legend: n boxes of an annotation, T boxes that are taken, S side of the square, H and W pixels of a frame.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -14,7 +13,7 @@ from pydantic import PositiveInt, model_validator
 
 from vidtune.errors import ItemError, MediaError
 from vidtune.media.clip_times import ClipTimes
-from vidtune.media.image import image_size, read_image
+from vidtune.media.image import frame_path, image_size, read_image
 from vidtune.media.preprocessing import transforms
 from vidtune.media.preprocessing.box_choice import Choice, box_problem, chosen_boxes, frame_problem, outside_problem
 from vidtune.media.preprocessing.resize_rules import resized
@@ -112,8 +111,7 @@ class RegionPreprocessing(SquarePreprocessing):
     ) -> tuple[torch.Tensor, list[tuple[int, int]]]:
         """Squares of the frames of some boxes, (3, number, S, S), and (width, height) of each frame."""
         if frames:
-            files = [os.path.join(path, frames[index]) for index in wanted]  # noqa: PTH118
-            pictures = [self._named_frame(path, file)[None] for file in files]
+            pictures = [self._named_frame(path, frames[index])[None] for index in wanted]
         elif NUMBERS in extras or SECONDS in extras:
             pictures = [self._clip_frames(path, extras, wanted)]
         elif Path(path).is_dir() or image_size(path) is None:
@@ -126,12 +124,12 @@ class RegionPreprocessing(SquarePreprocessing):
             values, sizes = values.expand(-1, len(wanted), -1, -1), sizes * len(wanted)
         return values, sizes
 
-    def _named_frame(self, folder: str, file: str) -> np.ndarray:
+    def _named_frame(self, folder: str, name: str) -> np.ndarray:
         """Pixels of a frame that is named. Shape: -> uint8 (H, W, 3)"""
         if not Path(folder).is_dir():
             raise ItemError(folder, "its boxes are in named frames, but it is no folder of frames")
         try:
-            return self._picture(file)
+            return self._picture(frame_path(folder, name))
         except MediaError as error:
             raise ItemError(error.path, error.reason) from None
 
