@@ -193,6 +193,7 @@ def test_the_teacher_is_in_no_result(distilled: MakeRecipe, tmp_path: Path) -> N
     assert not checkpoint.report.missing
 
 
+@pytest.mark.whole
 def test_alignment_loss_falls(distilled: MakeRecipe, tmp_path: Path) -> None:
     train(distilled(max_steps=25, global_batch_size=4, warmup=0.0), tmp_path / "out", progress=False)
     found = losses(tmp_path / "out")
@@ -239,6 +240,7 @@ def test_teacher_that_cannot_see_what_the_student_sees_is_refused(
         set_up(distilled({**TEACHER, **changes}), 0, tmp_path)
 
 
+@pytest.mark.whole
 def test_bfloat16_on_sharded_ranks(distilled: MakeRecipe, launcher: Launcher, tmp_path: Path) -> None:
     recipe = distilled(precision="bfloat16", gradient_checkpointing=True)
     train(recipe, tmp_path / "alone", progress=False)
@@ -265,6 +267,7 @@ def test_tower_of_a_trained_model_can_teach(make_recipe: MakeRecipe, distilled: 
         set_up(distilled({"type": "stab", "hidden_size": 16}), 0, tmp_path)
 
 
+@pytest.mark.whole
 def test_flops_of_teacher_and_head_are_those_of_a_real_step(distilled: MakeRecipe, tmp_path: Path) -> None:
     setup = set_up(distilled(), 0, tmp_path)
     [batch, *_] = [pack.batch for pack in packs_of(setup, 0) if pack.batch is not None and pack.batch.media]
@@ -284,6 +287,7 @@ def test_flops_of_teacher_and_head_are_those_of_a_real_step(distilled: MakeRecip
     assert found == pytest.approx(real, rel=0.02)
 
 
+@pytest.mark.whole
 def test_memory_of_a_distilled_stage_holds_the_teacher(distilled: MakeRecipe, tmp_path: Path) -> None:
     recipe = distilled()
     [planned] = forecast(recipe, tmp_path)
