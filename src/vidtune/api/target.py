@@ -66,7 +66,7 @@ class Target:
             raise UserError(f"{path}: is no video, but {info.kind}; a box is asked about in a video")
         found = LocatedTarget(str(path), info, locate(str(path), info, self._given, "--box"))
         if isinstance(self.track, str | Path):
-            return found.with_track(*read_track(Path(self.track), path, self.form))
+            return found.with_track(*read_track(Path(self.track), Path(video), self.form))
         names = [f"--box: track[{number}]" for number in range(len(self.track))]
         return found.with_track([self._of_track(*both) for both in zip(self.track, names, strict=True)], names)
 

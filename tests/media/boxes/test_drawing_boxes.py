@@ -9,7 +9,8 @@ import pytest
 from moving_square import HEIGHT, WIDTH, pictures, place
 from PIL import Image
 
-from vidtune.errors import UserError
+from vidtune.errors import MediaError, UserError
+from vidtune.media.boxes import drawing
 from vidtune.media.boxes.drawing import ASKED, TRACKED, check_drawing, draw_target
 from vidtune.media.boxes.forms import Box
 from vidtune.media.boxes.located import BoxAt, LocatedTarget
@@ -70,8 +71,20 @@ def test_every_frame_is_what_plain_decoding_gives(moving: LocatedTarget) -> None
 
 @pytest.mark.parametrize(
     "out, line",
-    [("a.gif", r"ends in .mp4 .* or .png"), ("no/a.mp4", "no: no such folder"), ("v.mp4", "the video itself")],
+    [("a.gif", r"ends in .mp4 .* or .png"), ("no/a.mp4", "no: no such folder"), ("v.mp4", "the video itself"),
+     ("fr.png", "fr.png: cannot be written"), ("fr.png/a.png", "lies in the folder of frames")],
 )
 def test_a_drawing_that_cannot_be_written_is_refused(out: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "fr.png").mkdir()
     with pytest.raises(UserError, match=line):
-        check_drawing(tmp_path / out, tmp_path / "v.mp4")
+        check_drawing(tmp_path / out, tmp_path / (out if out == "v.mp4" else "fr.png"))
+
+
+@pytest.mark.parametrize(("number", "size", "line"), [(5, 64, "ends after 5 of its 24 frames"), (24, 63, "frame 0 is 96x63")])
+def test_a_video_that_is_not_as_its_header_says_is_not_drawn(
+    moving: LocatedTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, size: int, line: str
+) -> None:
+    monkeypatch.setattr(drawing, "every_frame", lambda video: iter([one[:size] for one in pictures()[:number]]))
+    with pytest.raises(MediaError, match=line):
+        draw_target(moving, tmp_path / "out.mp4", 8)
+    assert not list(tmp_path.iterdir())

@@ -70,7 +70,7 @@ class TargetOptions:
         numbers, seconds, frame = _parsed(text)
         try:
             track = self.track if self.track is not None else ()
-            target = Target(numbers, seconds, track, self.box_form or "xyxy", frame, self.tracker)
+            target = Target(numbers, seconds, track, "xyxy" if self.box_form is None else self.box_form, frame, self.tracker)
         except UserError as error:
             raise UserError(f"--box {text}: {error}") from None
         target.locate(video, media_timeout)

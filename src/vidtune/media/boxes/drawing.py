@@ -4,6 +4,8 @@ The asked box is red, boxes of the track are green.
 """
 
 import bisect
+import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vidtune.errors import UserError
+from vidtune.errors import MediaError, UserError
 from vidtune.machine.files import atomic_file
 from vidtune.media.boxes.forms import Box
 from vidtune.media.boxes.located import LocatedTarget
@@ -35,8 +37,12 @@ def check_drawing(path: Path, video: Path) -> None:
         raise UserError(f"{path}: name a file that ends in .mp4 (the video with its boxes) or .png (the frames used)")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder, for the drawing {path.name}")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path}: cannot be written (a folder, or no permission); name another file for the drawing")
     if path.resolve() == video.resolve():
         raise UserError(f"{path}: is the video itself; name another file for the drawing")
+    if path.resolve().is_relative_to(video.resolve()):
+        raise UserError(f"{path}: lies in the folder of frames and would be one; name a file elsewhere")
 
 
 def draw_target(target: LocatedTarget, path: Path, most: int) -> None:
@@ -65,7 +71,9 @@ def _write_video(target: LocatedTarget, path: Path) -> None:
         stream.width, stream.height = (size + size % 2 for size in (target.info.width, target.info.height))
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, _TICKS)
-        for start, pixels in zip(starts.tolist(), every_frame(target.video), strict=False):
+        frames = every_frame(target.video)
+        for number, start in enumerate(starts.tolist()):
+            pixels = _next(frames, number, target)
             picture = Image.fromarray(pixels)
             if (found := boxes.at(start)) is not None:
                 _draw(picture, *found)
@@ -74,6 +82,17 @@ def _write_video(target: LocatedTarget, path: Path) -> None:
             frame.pts, frame.time_base = round(start * _TICKS), Fraction(1, _TICKS)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def _next(frames: Iterator[np.ndarray], number: int, target: LocatedTarget) -> np.ndarray:
+    """Pixels of a frame. Raises MediaError if the file ends before it, or the frame has another size than the first."""
+    info = target.info
+    if (pixels := next(frames, None)) is None:
+        raise MediaError(target.video, f"ends after {number} of its {info.num_frames} frames; it is cut off or damaged")
+    if pixels.shape[:2] != (info.height, info.width):
+        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise MediaError(target.video, f"frame {number} is {size}, the first one {info.width}x{info.height}")
+    return pixels
 
 
 def _write_strip(target: LocatedTarget, path: Path, most: int) -> None:

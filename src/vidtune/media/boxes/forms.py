@@ -6,6 +6,7 @@ from math import isfinite
 from typing import Any
 
 from vidtune.errors import UserError
+from vidtune.media.preprocessing.box_choice import box_problem
 from vidtune.spelling import suggestion
 
 Box = tuple[float, float, float, float]
@@ -40,9 +41,9 @@ class GivenBox:
         object.__setattr__(self, "box", _four_numbers(self.box))
         self._check_moment()
         left, top, right, bottom = self.corners
-        if not (right > left and bottom > top):
+        if problem := box_problem(self.corners):
             expected = "x,y,width,height above 0" if self._is_sized else "x1,y1,x2,y2 with x1 < x2 and y1 < y2"
-            raise UserError(f"the box {written(self.box)} has no area; write {expected}")
+            raise UserError(f"the box {written(self.box)} {problem}; write {expected}")
         if self._is_fraction and not all(0 <= number <= 1 for number in self.corners):
             other = self.form.removesuffix("_fraction")
             raise UserError(f"the box {written(self.box)} is not within 0 to 1; boxes in pixels have the form {other}")

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from vidtune.errors import UserError
 from vidtune.media.boxes.forms import Box, GivenBox
-from vidtune.media.preprocessing.box_choice import outside_problem
+from vidtune.media.image import image_size, list_frames
+from vidtune.media.preprocessing.box_choice import chosen_boxes, outside_problem
 from vidtune.media.probe import MediaInfo
 
 
@@ -42,12 +43,8 @@ class LocatedTarget:
 
     def used(self, most: int) -> tuple[BoxAt, ...]:
         """At most so many boxes of the track, spread over its whole length; the asked box if there is no track."""
-        track, last = self.track or (self.key,), len(self.track) - 1
-        if len(track) <= most:
-            return track
-        if most == 1:
-            return (track[last // 2],)
-        return tuple(track[round(number * last / (most - 1))] for number in range(most))
+        track = self.track or (self.key,)
+        return track if len(track) <= most else tuple(track[n] for n in chosen_boxes(len(track), most, "whole"))
 
     def with_track(self, boxes: Sequence[GivenBox], names: Sequence[str]) -> "LocatedTarget":
         """The same target with the boxes of a track, in any order.
@@ -74,7 +71,8 @@ def locate(video: str, info: MediaInfo, given: GivenBox, name: str) -> BoxAt:
         name: what messages call the box.
 
     Raises:
-        UserError: the moment is after the end, the frames have no times, or the whole box is outside the frame.
+        UserError: the moment is after the end, the frames have no times, the whole box is outside the frame, or the
+            frame of a folder has another size than the first one.
     """
     times = info.times
     if given.frame is not None:
@@ -89,8 +87,13 @@ def locate(video: str, info: MediaInfo, given: GivenBox, name: str) -> BoxAt:
         )
     else:
         if given.seconds > times.duration:  # type: ignore[operator]
-            raise UserError(f"{name}: {given.seconds:g} s is asked about, but {video} ends at {times.duration:.2f} s")
+            raise UserError(f"{name}: {given.seconds:.10g} s is asked about, but {video} ends at {times.duration:.10g} s")
         frame = times.index_at(given.seconds)  # type: ignore[arg-type]
+    if info.kind == "frames":
+        file = list_frames(video)[frame]
+        if (size := image_size(file)) not in (None, (info.width, info.height)):
+            first = f"the first frame of its folder {info.width}x{info.height}"
+            raise UserError(f"{name}: {file} has {size[0]}x{size[1]} pixels, {first}; give frames of one size")
     box = given.in_pixels(info.width, info.height)
     if problem := outside_problem(box, info.width, info.height):
         raise UserError(f"{name}: the box {problem} of {video}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.machine.files import read_object
-from vidtune.media.boxes.forms import GivenBox
+from vidtune.media.boxes.forms import FORMS, GivenBox
 from vidtune.spelling import suggestion
 
 _KEYS, _BOX_KEYS = ("video", "form", "boxes"), ("seconds", "frame", "box")
@@ -20,37 +20,42 @@ def read_track(path: Path, video: Path, form: str) -> tuple[list[GivenBox], list
     """Boxes of a track, and what messages call each of them.
 
     Args:
-        video: the video that is asked about.
+        video: the video that is asked about, as the user named it.
         form: form of the boxes, where the file tells none.
 
     Raises:
-        UserError: the file cannot be read, is no track, is of another video, or a box of it is wrong; names the place.
+        UserError: the file cannot be read, holds no box, is of another video, or a box of it is wrong; names the place.
     """
     record = read_object(path)
     _check_keys(record, _KEYS, f"{path}")
     of = record.get("video")
-    if of is not None and (not isinstance(of, str) or Path(of).name != video.name):
+    called = (video.name, video.resolve().name)  # a video of a hub cache is a link to a file of another name
+    if of is not None and (not isinstance(of, str) or Path(of).name not in called):
         raise UserError(
             f"{path}: is the track of {of!r}, but {video.name!r} is asked about; give the track of that one"
         )
     entries = record.get("boxes")
     if not isinstance(entries, list):
         raise UserError(f"{path}: boxes: expected a list, found {type(entries).__name__}")
+    given = record.get("form")
+    form = form if given is None else given
     boxes, names = [], []
     for number, entry in enumerate(entries):
         name = f"{path}: boxes[{number}]"
         if not isinstance(entry, dict):
             raise UserError(f"{name}: expected an object, found {type(entry).__name__}")
         _check_keys(entry, _BOX_KEYS, name)
-        if entry.get("box") == []:
-            continue
+        absent = entry.get("box") == []  # its moment is looked at all the same
+        box = (0, 0, 1, 1) if absent else entry.get("box")
         try:
-            boxes.append(
-                GivenBox(entry.get("box"), entry.get("seconds"), entry.get("frame"), record.get("form") or form)  # type: ignore[arg-type]
-            )
+            found = GivenBox(box, entry.get("seconds"), entry.get("frame"), FORMS[2] if absent else form)  # type: ignore[arg-type]
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
-        names.append(name)
+        if not absent:
+            boxes.append(found)
+            names.append(name)
+    if not boxes:
+        raise UserError(f"{path}: boxes: there is no box in it; leave the track out to ask about the asked box alone")
     return boxes, names
 
 
