@@ -141,6 +141,9 @@ def test_what_does_not_fit_is_one_line(
         with pytest.raises(vidtune.UserError, match=line) as caught:
             model.answer(**{"question": QUESTION, "video": video, "target": target, **options})
         assert "\n" not in str(caught.value)
+    for find in (vidtune.Target(place(2), 9.0).locate, vidtune.Target(place(2), 9.0).follow):
+        with pytest.raises(vidtune.UserError, match=r"^box=: 9 s is asked about"):
+            find(video)
     with pytest.raises(vidtune.UserError, match="a track or a tracker"):
         vidtune.Target(place(12), 1.0, TRACK, tracker="kcf")
 

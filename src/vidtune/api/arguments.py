@@ -3,7 +3,8 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
+from dataclasses import fields, is_dataclass
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,14 +21,15 @@ _Result = TypeVar("_Result")
 def names_arguments(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """Decorator: the errors of a function name its arguments (``base=``), not the options of the command line.
 
+    A method of a dataclass names the fields of its object too.
+
     The command line, which calls these functions too, prints `UserError.with_options`.
     """
     arguments = set(inspect.signature(function).parameters)
 
-    def argument(option: re.Match[str]) -> str:
+    def argument(option: re.Match[str], known: set[str]) -> str:
         name = option["name"].replace("-", "_")
-        name = _OTHER_NAMES.get(name, name)
-        return f"{name}=" if name in arguments else option[0]
+        return next((f"{one}=" for one in (_OTHER_NAMES.get(name), name) if one in known), option[0])
 
     @wraps(function)
     def named(*given: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
@@ -35,7 +37,8 @@ def names_arguments(function: Callable[_Arguments, _Result]) -> Callable[_Argume
             return function(*given, **options)
         except UserError as error:
             error.with_options = error.with_options or str(error)
-            error.args = (_OPTION.sub(argument, str(error)),)
+            own = {field.name for field in fields(given[0])} if given and is_dataclass(given[0]) else set()
+            error.args = (_OPTION.sub(partial(argument, known=arguments | own), error.with_options),)
             raise
 
     return named

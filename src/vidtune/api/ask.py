@@ -30,6 +30,8 @@ class Ask:
         Args:
             later: the question follows others of a conversation, which hold the tags of the other media.
         """
+        if self.box is None:
+            return () if later else self.media
         times = question.count(f"<{self.box}>")
         found: list[MediaRef] = []
         for ref in self.media:

@@ -8,7 +8,7 @@ from vidtune.api.arguments import checked_path, checked_paths, names_arguments, 
 from vidtune.api.ask import MEDIA_TIMEOUT, Ask
 from vidtune.api.chat import Chat
 from vidtune.api.reply import Reply
-from vidtune.api.target import Target
+from vidtune.api.target import Target, only_video
 from vidtune.errors import UserError
 from vidtune.generation.settings import Answer, GenerationSettings, Request
 from vidtune.media.boxes.drawing import check_drawing, draw_target
@@ -246,10 +246,9 @@ class Model:
             return target
         if isinstance(target, LocatedTarget):
             raise UserError(f"--box: the target is in {target.video}, but another --video is asked about")
-        if len(videos) != 1:
-            raise UserError(f"--box: needs one --video in which the box is, and {len(videos)} were given")
-        require_files({streams[0]: videos})
-        return target.follow(videos[0], timeout)
+        video = only_video(videos)
+        require_files({streams[0]: [video]})
+        return target.follow(video, timeout)
 
     def _checkpoint(self) -> "Checkpoint":
         from vidtune.checkpoints.load import Checkpoint

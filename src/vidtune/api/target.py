@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vidtune.api.arguments import names_arguments
 from vidtune.errors import UserError
 from vidtune.media.boxes.forms import GivenBox
 from vidtune.media.boxes.located import LocatedTarget, locate
@@ -12,6 +13,13 @@ from vidtune.media.boxes.tracking import check_tracker, followed
 from vidtune.processing.asked_media import info_of
 
 Moments = Sequence[tuple[float, Sequence[float]]]
+
+
+def only_video(videos: Sequence[Path]) -> Path:
+    """The one video in which a target is. Raises UserError if there is none, or several."""
+    if len(videos) != 1:
+        raise UserError(f"--box: needs one --video in which the box is, and {len(videos)} were given")
+    return videos[0]
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Target:
     def _given(self) -> GivenBox:
         return GivenBox(self.box, self.seconds, self.frame, self.form)  # type: ignore[arg-type]
 
+    @names_arguments
     def locate(self, video: str | Path, media_timeout: float = 60.0) -> LocatedTarget:
         """The boxes of the target in pixels, at the frames of a video. A tracker does not run.
 
@@ -70,6 +79,7 @@ class Target:
         names = [f"--box: track[{number}]" for number in range(len(self.track))]
         return found.with_track([self._of_track(*both) for both in zip(self.track, names, strict=True)], names)
 
+    @names_arguments
     def follow(self, video: str | Path, media_timeout: float = 60.0) -> LocatedTarget:
         """As :meth:`locate`, with the track that the tracker finds, if one is named."""
         found = self.locate(video, media_timeout)

@@ -71,8 +71,13 @@ def test_every_frame_is_what_plain_decoding_gives(moving: LocatedTarget) -> None
 
 @pytest.mark.parametrize(
     "out, line",
-    [("a.gif", r"ends in .mp4 .* or .png"), ("no/a.mp4", "no: no such folder"), ("v.mp4", "the video itself"),
-     ("fr.png", "fr.png: cannot be written"), ("fr.png/a.png", "lies in the folder of frames")],
+    [
+        ("a.gif", r"ends in .mp4 .* or .png"),
+        ("no/a.mp4", "no: no such folder"),
+        ("v.mp4", "the video itself"),
+        ("fr.png", "fr.png: cannot be written"),
+        ("fr.png/a.png", "lies in the folder of frames"),
+    ],
 )
 def test_a_drawing_that_cannot_be_written_is_refused(out: str, line: str, tmp_path: Path) -> None:
     (tmp_path / "fr.png").mkdir()
@@ -80,7 +85,9 @@ def test_a_drawing_that_cannot_be_written_is_refused(out: str, line: str, tmp_pa
         check_drawing(tmp_path / out, tmp_path / (out if out == "v.mp4" else "fr.png"))
 
 
-@pytest.mark.parametrize(("number", "size", "line"), [(5, 64, "ends after 5 of its 24 frames"), (24, 63, "frame 0 is 96x63")])
+@pytest.mark.parametrize(
+    ("number", "size", "line"), [(5, 64, "ends after 5 of its 24 frames"), (24, 63, "frame 0 is 96x63")]
+)
 def test_a_video_that_is_not_as_its_header_says_is_not_drawn(
     moving: LocatedTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, size: int, line: str
 ) -> None:

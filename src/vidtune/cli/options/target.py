@@ -11,6 +11,7 @@ from vidtune.errors import UserError
 
 if TYPE_CHECKING:
     from vidtune.api.target import Target
+    from vidtune.media.boxes.located import LocatedTarget
 
 _BOX = re.compile(r"\s*(?P<numbers>[^@]+)@(?P<frame>#?)(?P<moment>[^@#]+)")
 
@@ -41,13 +42,13 @@ class TargetOptions:
         typer.Option(metavar="FILE", help="Write the video with its boxes (.mp4), or the frames used (.png)."),
     ] = None
 
-    def build(self, videos: list[Path], media_timeout: float) -> "Target | None":
-        """The target, after a look at the video; None if there is no --box.
+    def build(self, videos: list[Path], media_timeout: float) -> "Target | LocatedTarget | None":
+        """The target, after a look at the video: in its pixels, unless a tracker will follow it. None without --box.
 
         Raises:
             UserError: an option is wrong, does not fit the others, or does not fit the video.
         """
-        from vidtune.api.target import Target
+        from vidtune.api.target import Target, only_video
         from vidtune.media.boxes.drawing import check_drawing
 
         if not self.box:
@@ -62,19 +63,18 @@ class TargetOptions:
             return None
         if len(self.box) > 1:
             raise UserError(f"--box: was given {len(self.box)} times; ask about one target at a time")
-        if len(videos) != 1:
-            raise UserError(f"--box: needs one --video in which the box is, and {len(videos)} were given")
-        [video], [text] = videos, self.box
+        video, [text] = only_video(videos), self.box
         if self.draw is not None:
             check_drawing(self.draw, video)
         numbers, seconds, frame = _parsed(text)
         try:
             track = self.track if self.track is not None else ()
-            target = Target(numbers, seconds, track, "xyxy" if self.box_form is None else self.box_form, frame, self.tracker)
+            form = "xyxy" if self.box_form is None else self.box_form
+            target = Target(numbers, seconds, track, form, frame, self.tracker)
         except UserError as error:
             raise UserError(f"--box {text}: {error}") from None
-        target.locate(video, media_timeout)
-        return target
+        located = target.locate(video, media_timeout)
+        return located if self.tracker is None else target
 
 
 def _parsed(text: str) -> tuple[list[float], float | None, int | None]:

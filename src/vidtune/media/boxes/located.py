@@ -87,7 +87,8 @@ def locate(video: str, info: MediaInfo, given: GivenBox, name: str) -> BoxAt:
         )
     else:
         if given.seconds > times.duration:  # type: ignore[operator]
-            raise UserError(f"{name}: {given.seconds:.10g} s is asked about, but {video} ends at {times.duration:.10g} s")
+            end = f"{times.duration:.10g} s"
+            raise UserError(f"{name}: {given.seconds:.10g} s is asked about, but {video} ends at {end}")
         frame = times.index_at(given.seconds)  # type: ignore[arg-type]
     if info.kind == "frames":
         file = list_frames(video)[frame]
