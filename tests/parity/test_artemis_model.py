@@ -361,12 +361,74 @@ def test_a_run_is_written_back_unchanged(merged, places, tmp_path):
     assert same(merged.model.state_dict(), again)
 
 
-def test_a_run_that_chose_tracks_in_another_way_is_refused(places, tmp_path):
-    shutil.copytree(places["run"], tmp_path / "run")
-    settings = json.loads((tmp_path / "run/config.json").read_text())
-    (tmp_path / "run/config.json").write_text(json.dumps({**settings, "k_means": False}))
-    with pytest.raises(UserError, match="k_means is false"):
-        load_checkpoint(tmp_path / "run", base=str(places["stage2"]))
+def changed_run(places, folder, **settings) -> Path:
+    shutil.copytree(places["run"], folder)
+    kept = json.loads((folder / "config.json").read_text())
+    region = settings.pop("region", {})
+    kept["vidtune_connectors"]["region"] |= region
+    (folder / "config.json").write_text(json.dumps({**kept, **settings}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes"),
+    [
+        ({"k_means": False, "region": {"clusters": None}}, {"clusters": None}),
+        ({"region": {"clusters": 6, "half": True}},) * 2,
+    ],
+)
+def test_a_run_says_how_its_tracks_were_chosen(settings, sizes, places, tmp_path):
+    run = changed_run(places, tmp_path / "run", **settings)
+    region = load_checkpoint(run, base=str(places["stage2"])).model.config.connectors["region"]
+    wanted = sizes.get("region", sizes)
+    assert {name: region[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("mm_vision_select_layer", -1),
+        ("mm_projector_type", "linear"),
+        ("rope_theta", 5e5),
+        ("tie_word_embeddings", True),
+        ("mm_spi_model", False),
+        ("use_mm_proj", False),
+    ],
+)
+def test_a_run_that_contradicts_its_base_is_refused(key, value, places, tmp_path):
+    run = changed_run(places, tmp_path / "run", **{key: value})
+    with pytest.raises(UserError, match=key):
+        load_checkpoint(run, base=str(places["stage2"]))
+
+
+@pytest.mark.parametrize("lost", ["updims", "pconvs.3", "mm_projector"])
+@pytest.mark.parametrize("base", ["stage2", "whole"])
+def test_a_run_without_all_its_parts_is_refused(base, lost, places, tmp_path):
+    run = changed_run(places, tmp_path / "run")
+    held = torch.load(run / "non_lora_trainables.bin")
+    torch.save({name: tensor for name, tensor in held.items() if lost not in name}, run / "non_lora_trainables.bin")
+    with pytest.raises(UserError, match=r"keys missing as official_lora checkpoint"):
+        load_checkpoint(run, base=str(places[base]))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_run_named_twice_is_refused(copied, places, tmp_path):
+    other = changed_run(places, tmp_path / "run") if copied else places["run"]
+    with pytest.raises(UserError, match="its adapter is that of" if copied else "is named twice"):
+        load_checkpoint(places["run"], base=[str(places["stage2"]), str(other)])
+
+
+@pytest.mark.parametrize("lost", ["fuse_convs.4", "level 3"])
+def test_a_model_without_its_last_layers_is_refused(lost, places, weights, tmp_path):
+    parts = (r"pconvs\.3", r"input_conv\.3") if lost == "level 3" else (re.escape(lost),)
+    shutil.copytree(places["whole"], tmp_path / "whole")
+    config = json.loads((tmp_path / "whole/config.json").read_text())
+    del config["vidtune_connectors"]
+    (tmp_path / "whole/config.json").write_text(json.dumps(config))
+    left = {name: tensor for name, tensor in weights.items() if not re.search("|".join(parts), name)}
+    torch.save(left, tmp_path / "whole/pytorch_model.bin")
+    with pytest.raises(UserError, match="keys missing as official checkpoint"):
+        load_checkpoint(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("name", ["official", "official_stage2"])

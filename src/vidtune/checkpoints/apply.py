@@ -6,7 +6,7 @@ the other, and each sum is rounded to the dtype of the weights.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
@@ -84,6 +84,8 @@ def _assemble(source: Source, dtype: Dtypes, reports: list[LoadReport] | None) -
     require_bottom(source)
     base, *above = source.in_order()
     layers = [_read_layer(one) for one in above]
+    _require_different(layers)
+    held = [set(layer.connectors) for layer in layers]
     config = config_of(source)
     generation.require_token_ids(source, config.text_config)
     towers = _added_towers(base, config)
@@ -105,14 +107,50 @@ def _assemble(source: Source, dtype: Dtypes, reports: list[LoadReport] | None) -
             drawn = _undetermined(config, below, layers)
         model, report = _fill_parts(base, config, {**below, **towers}, dtype, reports, delta), LoadReport("recipe")
     generation.take_token_ids(model, source)
-    for layer in layers:
+    of_base = report
+    for layer, names in zip(layers, held, strict=True):
+        _require_whole_parts(layer.source, names, model)
         report = layer.put_on(model)
+    _keep_drawn(of_base, report, layers, set().union(*held))
     report.warnings += [note for one in source.steps() for note in one.notes]
     if drawn:
         said = f"{', '.join(drawn)} started from random weights, for no file holds them: to be trained before use"
         report.warnings.append(said)
         report.drawn = [name for name in model.state_dict() if name.startswith(tuple(part + "." for part in drawn))]
     return model, report
+
+
+def _require_different(layers: Sequence["_Layer"]) -> None:
+    """Raise UserError where two layers hold one adapter, which would be merged twice."""
+    seen: list[_Layer] = []
+    for layer in (one for one in layers if one.adapters):
+        for other in seen:
+            pairs = zip(layer.adapters, other.adapters, strict=False)
+            if len(layer.adapters) == len(other.adapters) and all(one.same_as(two) for (one, _), (two, _) in pairs):
+                raise UserError(f"{layer.source.path}: its adapter is that of {other.source.path}; name one of them")
+        seen.append(layer)
+
+
+def _require_whole_parts(source: Source, names: Collection[str], model: VideoLM) -> None:
+    """Raise UserError where a run on a whole model does not hold all weights of the parts that were trained with it."""
+    if source.format is None or not source.format.on_whole_models:
+        return
+    parts = tuple(part + "." for part in source.format.partial)
+    wanted = (name for name, _ in model.named_parameters(remove_duplicate=False) if name.startswith(parts))
+    missing = [name for name in wanted if name not in names]
+    LoadReport(source.format.name, missing=missing).refuse_gaps(source.path)
+
+
+def _keep_drawn(below: LoadReport, report: LoadReport, layers: Sequence["_Layer"], filled: Collection[str]) -> None:
+    """Report the drawn weights of a base that nothing above fills. Raises UserError where a LoRA run stands on them."""
+    left = [name for name in below.drawn if name not in filled]
+    if below is report or not left:
+        return
+    run = next((layer.source for layer in layers if layer.source.kind == "run"), None)
+    if run is not None:
+        raise UserError(f"{run.path}: {len(left)} keys are in none of what was named, first {left[0]!r}")
+    report.drawn = left
+    report.warnings = [*below.warnings, *report.warnings]
 
 
 def require_bottom(source: Source) -> None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.settings import KnownSettings
+from vidtune.checkpoints.lora.adapter_files import official_name
 from vidtune.checkpoints.parts.language_model import read_text_config, require_causal, require_rotary
 from vidtune.checkpoints.parts.model_settings import names_of, require_one_rotary, settings_of
 from vidtune.checkpoints.parts.processor_settings import require_same
@@ -52,7 +53,22 @@ def config_of(source: Source, text_config: PreTrainedConfig | None = None) -> Vi
         config = _published_config(base)
     for tower in base.towers:
         replace_tower(config, tower)
+    for layer in above:
+        _take_settings(config, layer)
     return config
+
+
+def _take_settings(config: VideoLMConfig, layer: Source) -> None:
+    """Put what the files of a layer say into the config of the model on which it stands."""
+    if layer.format is None or layer.format.take_settings is None:
+        return
+    shapes = {official_name(name): shape for name, shape in layer.shapes.items()}
+    try:
+        layer.format.take_settings(config, layer.config, shapes)
+        for name in config.connectors:
+            config.connector(name)
+    except CONFIG_ERRORS as error:
+        raise unreadable_config(layer.path, error) from None
 
 
 def _native_config(source: Source) -> VideoLMConfig:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vidtune.checkpoints.composition import unreadable_config
-from vidtune.checkpoints.files.quiet import without_progress_bar
+from vidtune.checkpoints.files.quiet import without_load_report, without_progress_bar
 from vidtune.checkpoints.files.tensors import require_dtypes
 from vidtune.checkpoints.publication import CONFIG_ERRORS
 from vidtune.checkpoints.report import LoadReport
@@ -70,7 +70,7 @@ def model_from_state(
         stored = (state[name].dtype for name in names if state[name].is_floating_point())
         common = dtype or next(stored, torch.float32)
     model: VideoLM
-    with without_progress_bar():
+    with without_progress_bar(), without_load_report():
         model, info = VideoLM.from_pretrained(
             None, config=config, state_dict=state, dtype=common, output_loading_info=True
         )

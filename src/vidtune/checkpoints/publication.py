@@ -115,8 +115,11 @@ class CheckpointFormat:
         file_name: name of the weight file of a partial format.
         adapter: whether it is a LoRA run: low-rank adapters of the language model beside the components of ``partial``.
         on_whole_models: whether such a run stands on a whole model of the system, which has a checkpoint of its own;
-            otherwise on the published parts of one.
+            otherwise on the published parts of one. It holds the components of ``partial`` whole.
         drawn: patterns of our keys that such a file does not hold; these weights are drawn at random.
+        take_settings: of what stands on a model: function (config of that model, its own config.json, shapes of its
+            tensors by their name in a whole model) that puts what these say into the config; ValueError where they
+            contradict the model. None: the config below stays as it is.
         difference: whether its tensors of the language model are differences to a base, which the user names: see
             :mod:`vidtune.checkpoints.parts.difference`. ``partial`` names the language model, and what else is in the
             file. A longer vocabulary than that of the base stands in config.json as ``vocab_size``.
@@ -142,6 +145,7 @@ class CheckpointFormat:
     adapter: bool = False
     on_whole_models: bool = False
     drawn: tuple[str, ...] = ()
+    take_settings: Callable[[VideoLMConfig, JsonDict, Shapes], None] | None = None
     whole_matrices: bool = False
     difference: bool = False
     without: tuple[str, ...] = ()

@@ -148,6 +148,7 @@ def _describe_recipe(recipe: Recipe, may_draw: bool, opened: Opened) -> tuple[So
     The source is None if the recipe starts from a checkpoint, which is then the only child.
     """
     if recipe.lora_runs:
+        _require_once(recipe.lora_runs)
         *lower, top = (_Below(run, system=recipe.system, layer=True) for run in recipe.lora_runs)
         run = _require_layer(_open(str(top.place), opened), recipe.system)
         return run, [_Below(recipe.model_copy(update={"lora_runs": ()}), may_draw=may_draw), *lower]
@@ -164,6 +165,16 @@ def _describe_recipe(recipe: Recipe, may_draw: bool, opened: Opened) -> tuple[So
     named = {component: spec for component, spec in places.items() if isinstance(spec, str)}
     parts = Source("parts", system=recipe.system, recipe=recipe, may_draw=may_draw)
     return parts, [_Below(place, system=recipe.system, component=component) for component, place in named.items()]
+
+
+def _require_once(places: Sequence[str]) -> None:
+    """Raise UserError for a place that is named twice; its weights would be added twice."""
+    seen = set()
+    for place in places:
+        path = Path(place).resolve()
+        if path in seen:
+            raise UserError(f"{place}: is named twice; what it holds is added once only")
+        seen.add(path)
 
 
 def _require_used(recipe: Recipe, kind: Kind) -> None:
@@ -225,6 +236,7 @@ def _describe_model(
     if source.manifest is not None:
         return source, [_below_bundle(source, base[0] if base else None, towers, opened)]
     if source.is_layer and base:
+        _require_once([*base, files.place])
         bottom, *layers = base
         above = [*(_require_layer(_open(place, opened), source.system) for place in layers), source]
         return source, [

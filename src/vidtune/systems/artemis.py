@@ -33,6 +33,7 @@ from vidtune.systems.parts.llava_settings import (
     projector_depth,
     projector_kind,
     read_text_config,
+    require_same_text,
     require_width,
     text_settings,
 )
@@ -86,6 +87,7 @@ _PUBLISHED_TOWER = "openai/clip-vit-large-patch14"
 _TOWER: JsonDict = {"type": "clip_pooled", "hidden_act": "quick_gelu"}
 _STREAMS = {"video": "visual", "image": "visual", "box": "region", "track": "region"}
 _TAP_STEP = 3
+_LAYER = -2
 _CLUSTERS, _TRACKED_PER_CLUSTER = 4, 2
 
 
@@ -169,12 +171,18 @@ _PROJECTOR_KEYS = KeyMap(
 )
 
 _SETTINGS = LLAVA | KnownSettings(
-    read=frozenset({"mm_image_tower", "mm_spi_model", "k_means"}),
+    read=frozenset({"mm_image_tower"}),
     nested={
         "vidtune_towers": KnownSettings(read=frozenset({"clip"})),
         "vidtune_connectors": KnownSettings(read=frozenset({"region"})),
     },
-    only={"mm_video_tower": (None,), "mm_use_bbox_token": (False, None)},
+    only={
+        "mm_video_tower": (None,),
+        "mm_use_bbox_token": (False, None),
+        "mm_spi_model": (True, False, None),
+        "k_means": (True, False, None),
+        "use_mm_proj": (True, None),
+    },
     ignored={
         "lengths and padding, which a recipe and our batches set": (
             "tokenizer_model_max_length",
@@ -183,8 +191,12 @@ _SETTINGS = LLAVA | KnownSettings(
     },
     why={"mm_use_bbox_token": "the model was trained with a token of its own for boxes"},
 )
-# A run says by its config.json how its tracks were chosen; what it stands on says nothing of that.
-_RUN_SETTINGS = _SETTINGS | KnownSettings(only={"mm_spi_model": (True, None), "k_means": (True, None)})
+_WITH_REGIONS = _SETTINGS | KnownSettings(
+    only={"mm_spi_model": (True,)}, why={"mm_spi_model": "the file holds weights of a region module"}
+)
+_WITHOUT_REGIONS = _SETTINGS | KnownSettings(
+    only={"mm_spi_model": (False, None)}, why={"mm_spi_model": "the file holds no weights of a region module"}
+)
 
 
 def _is_ours(config: JsonDict, shapes: Shapes) -> bool:
@@ -218,25 +230,63 @@ def _is_projector(config: JsonDict, shapes: Shapes) -> bool:
 def _connector_sizes(config: JsonDict, shapes: Shapes) -> dict[str, JsonDict]:
     """Sizes of the connectors. A published config.json tells the projector's depth, and whether boxes are chosen."""
     visual = {"depth": projector_depth(config.get("mm_projector_type", "mlp2x_gelu"))}
+    # Without the key: as published. What was saved before its third stage says nothing of tracks.
     region: JsonDict = {} if config.get("k_means", True) or not _has_regions(shapes) else {"clusters": None}
     return {"visual": visual, "region": region | _region_sizes(shapes) | _stored(config, "connectors", "region")}
 
 
-def _region_sizes(shapes: Shapes) -> JsonDict:
-    """Sizes of the region connector that its tensors tell; the others are published ones."""
+def _take_run_settings(below: VideoLMConfig, config: JsonDict, shapes: Shapes) -> None:
+    """Put the sizes of a run's region module into the config of the model below, whose other settings it must have."""
+    tower = below.tower("clip")
+    assert isinstance(tower, PooledClipTowerConfig)
+    visual, region = dict(below.connectors["visual"]), dict(below.connectors["region"])
+    require_same_text(config, below.text_config)
+    require_width(config, visual["input_size"])
+    layer, kind = config.get("mm_vision_select_layer"), config.get("mm_projector_type")
+    number = tower.feature_layer
+    if layer is not None and layer not in (number, number + tower.num_states, number - tower.num_states):
+        raise ValueError(f"mm_vision_select_layer is {layer!r}, but {number} in the model on which it stands")
+    if kind is not None and projector_depth(kind) != visual["depth"]:
+        held = projector_kind(visual["depth"])
+        raise ValueError(f"mm_projector_type is {kind!r}, but {held!r} in the model on which it stands")
+    if "k_means" in config:
+        region["clusters"] = (region["clusters"] or _CLUSTERS) if config["k_means"] else None
+    region |= _region_sizes(shapes, region) | _stored(config, "connectors", "region")
+    sizes = {"visual": visual, "region": region}
+    for spec in sizes.values():
+        spec.pop("type")
+    ours = build_config(below.text_config, {"clip": below.towers["clip"]}, sizes)
+    below.connectors, below.streams = ours.connectors, ours.streams
+
+
+def _region_sizes(shapes: Shapes, known: Mapping[str, Any] | None = None) -> JsonDict:
+    """Sizes of the region connector that its tensors tell.
+
+    Args:
+        known: sizes that are known before. Fewer rounds or levels than these, or than published, are missing tensors.
+    """
     own = {name.removeprefix(_REGION_PREFIX): shape for name, shape in shapes.items() if _REGION_PREFIX in name}
     if not own:
         return {}
+    known = known or {}
     inner, flat = own["roi_align.flatten_linear.weight"]
     width = own["mlvl_fuse.input_conv.0.weight"][0]
     return {
         "hidden_size": width,
-        "num_levels": len({name for name in own if re.fullmatch(r"roi_align\.pconvs\.\d+\.weight", name)}),
-        "rounds": len({name for name in own if re.fullmatch(r"mlvl_fuse\.fuse_convs\.\d+\.gn\.weight", name)}),
+        **{
+            size: max(known.get(size, getattr(RegionConnectorConfig, size)), _number(own, part))
+            for size, part in (("num_levels", "roi_align.pconvs"), ("rounds", "mlvl_fuse.fuse_convs"))
+        },
         "roi_size": isqrt(flat // width),
         "inner_size": inner,
         "position_size": own["roi_align.pos_embedd.0.weight"][0],
     }
+
+
+def _number(shapes: Shapes, part: str) -> int:
+    """Number of the layers of a list, by the largest index in the names of its tensors."""
+    found = (re.match(rf"{re.escape(part)}\.(\d+)\.", name) for name in shapes)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def _stored(config: JsonDict, group: str, name: str) -> dict[str, Any]:
@@ -257,7 +307,7 @@ def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> Vide
     held = patch_sizes(_CLIP_PREFIX, shapes)
     tower = {
         **(held or {"absent": _tower_name(config)}),
-        "feature_layer": config.get("mm_vision_select_layer", -2),
+        "feature_layer": _LAYER if config.get("mm_vision_select_layer") is None else config["mm_vision_select_layer"],
         **_stored(config, "towers", "clip"),
     }
     ours = build_config(text_config, {"clip": tower}, _connector_sizes(config, shapes))
@@ -275,7 +325,7 @@ def _write_official(config: VideoLMConfig, towers: Mapping[str, str], regions: b
         "mm_image_tower": place,
         "mm_hidden_size": visual["input_size"],
         "mm_projector_type": projector_kind(visual["depth"]),
-        "mm_vision_select_layer": tower.get("feature_layer", -2),
+        "mm_vision_select_layer": tower.get("feature_layer", _LAYER),
         "mm_vision_select_feature": "patch",
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
@@ -295,7 +345,7 @@ def _write_without_regions(config: VideoLMConfig, towers: Mapping[str, str]) -> 
     return _write_official(config, towers, regions=False)
 
 
-_WHOLE: dict[str, Any] = {"settings": _SETTINGS, "keys": _OFFICIAL_KEYS, "read_config": _read_official}
+_WHOLE: dict[str, Any] = {"keys": _OFFICIAL_KEYS, "read_config": _read_official}
 
 SYSTEM = System(
     name=NAME,
@@ -314,12 +364,14 @@ SYSTEM = System(
         formats=(
             CheckpointFormat(
                 name="official",
+                settings=_WITH_REGIONS,
                 matches=lambda config, shapes: _is_whole(config, shapes) and _has_regions(shapes),
                 write_config=_write_official,
                 **_WHOLE,
             ),
             CheckpointFormat(
                 name="official_stage2",
+                settings=_WITHOUT_REGIONS,
                 matches=lambda config, shapes: _is_whole(config, shapes) and not _has_regions(shapes),
                 write_config=_write_without_regions,
                 warnings=lambda config: [
@@ -332,13 +384,14 @@ SYSTEM = System(
             ),
             CheckpointFormat(
                 name="official_lora",
-                settings=_RUN_SETTINGS,
+                settings=_WITH_REGIONS,
                 keys=_OFFICIAL_KEYS,
                 matches=_is_run,
                 write_config=_write_official,
                 partial=("connectors.visual", "connectors.region"),
                 adapter=True,
                 on_whole_models=True,
+                take_settings=_take_run_settings,
             ),
             CheckpointFormat(
                 name="projector",

@@ -1,5 +1,6 @@
-"""Context manager that hides the progress bars of transformers, which would stand between our own lines."""
+"""Context managers that hide what transformers shows, which would stand between our own lines."""
 
+import logging as standard_logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,3 +17,15 @@ def without_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Hide the table of weights that were drawn; who loads a model reports them by their names."""
+    logger = standard_logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(standard_logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -47,6 +47,15 @@ class Adapter:
         rank = self.config["r"]
         return float(self.config["lora_alpha"] / (rank**0.5 if self.config.get("use_rslora") else rank))
 
+    def same_as(self, other: "Adapter") -> bool:
+        """Whether another adapter is the same update of the same layers."""
+        return (
+            self.scale == other.scale
+            and self.factors.keys() == other.factors.keys()
+            and all(torch.equal(a, other.factors[name][0]) for name, (a, _) in self.factors.items())
+            and all(torch.equal(b, other.factors[name][1]) for name, (_, b) in self.factors.items())
+        )
+
     def renamed(self, rename: KeyMap, where: Path) -> "Adapter":
         """Return the same adapter with the layers' names of a published format.
 

@@ -3,6 +3,7 @@
 Source: github.com/haotian-liu/LLaVA, `llava/model/multimodal_projector/builder.py`, `llava/model/llava_arch.py`.
 """
 
+import json
 import re
 
 from transformers import LlamaConfig, PreTrainedConfig
@@ -71,6 +72,28 @@ def read_text_config(config: JsonDict) -> PreTrainedConfig:
     require_rotary(found)
     require_one_rotary(config)
     return found
+
+
+_COMPUTED = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "tie_word_embeddings"),
+    *("attention_bias", "mlp_bias"),
+)
+_ROTARY = ("rope_theta", "rope_scaling", "rope_parameters")
+
+
+def require_same_text(config: JsonDict, below: PreTrainedConfig) -> None:
+    """Raise ValueError where the config.json of what stands on a language model contradicts that model."""
+    for key in _COMPUTED:
+        held = getattr(below, key, None)
+        if config.get(key, held) not in (held, None):
+            raise ValueError(f"{key} is {config[key]!r}, but {held!r} in the model on which it stands")
+    require_one_rotary(config)
+    told = {key: config[key] for key in _ROTARY if key in config}
+    rotary = LlamaConfig(**told).rope_parameters if told else below.rope_parameters
+    if rotary != below.rope_parameters:
+        what = f"but {json.dumps(below.rope_parameters)} in the model on which it stands"
+        raise ValueError(f"{', '.join(told)} give the rotary positions {json.dumps(rotary)}, {what}")
 
 
 def require_width(config: JsonDict, width: int) -> None:
