@@ -236,9 +236,9 @@ def _describe_model(
     if source.manifest is not None:
         return source, [_below_bundle(source, base[0] if base else None, towers, opened)]
     if source.is_layer and base:
-        _require_once([*base, files.place])
         bottom, *layers = base
         above = [*(_require_layer(_open(place, opened), source.system) for place in layers), source]
+        _require_once([one.place for one in above])
         return source, [
             _bottom(bottom, above, opened),
             *(_Below(place, system=source.system, layer=True) for place in layers),
