@@ -92,8 +92,10 @@ def test_the_adapter_is_a_published_run_on_the_published_second_stage(whole: Pat
     for base in (tmp_path / "stage2", whole.parents[1] / "tune/final"):
         theirs = load_checkpoint(tmp_path / "run", base=str(base)).model.state_dict()
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    named = json.loads((tmp_path / "run/adapter_config.json").read_text())["base_model_name_or_path"]
-    assert Path(named).resolve() == (whole.parents[1] / "tune/final").resolve()
+    files = {"adapter_config.json": "base_model_name_or_path", "config.json": "mm_image_tower"}
+    for file, key in files.items():  # the tower was published nowhere: it is in the base
+        named = json.loads((tmp_path / "run" / file).read_text())[key]
+        assert Path(named).resolve() == (whole.parents[1] / "tune/final").resolve()
 
 
 def test_a_rank_without_targets(make, launcher: Launcher, tmp_path: Path) -> None:

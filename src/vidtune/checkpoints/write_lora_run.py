@@ -30,7 +30,7 @@ from vidtune.errors import UserError
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
 from vidtune.recipe.stored import stored_recipe
-from vidtune.recipe.types import RECIPE_FILE
+from vidtune.recipe.types import RECIPE_FILE, component_matches
 from vidtune.registry import SYSTEMS
 
 
@@ -84,12 +84,25 @@ def _bundle_parts(model: VideoLM, source: Source, format: CheckpointFormat) -> t
     below = {f"{LANGUAGE_MODEL}.{layer}": pair for layer, pair in adapter.factors.items()}
     base = source.children[0]
     if format.on_whole_models and base.kind in WHOLE:
-        name, towers = base.place, SYSTEMS[model.config.system].publication.named_parts(base.config).tower_places
+        name, towers = base.place, _towers_of(base, source.path, model)
     else:
         language_model, towers = _parts_below(model, source, format)
         name = adapter.config["base_model_name_or_path"] if language_model is None else language_model
     config = {**adapter.config, "base_model_name_or_path": name}
     return Adapter(config, below).renamed(format.keys, source.path), towers
+
+
+def _towers_of(base: Source, bundle: Path, model: VideoLM) -> dict[str, str]:
+    """Places of the towers of a whole model below a bundle: published ones, else the model that holds them."""
+    if base.kind != "native":
+        return SYSTEMS[model.config.system].publication.named_parts(base.config).tower_places
+    places = {name: base.place for name in model.config.towers}
+    if (recipe := stored_recipe(bundle)) is not None:
+        trained = [glob for stage in recipe.stages for glob in stage.train]
+        for name, place in recipe.towers.items():
+            if isinstance(place, str) and not any(component_matches(glob, f"towers.{name}") for glob in trained):
+                places[name] = place
+    return places
 
 
 def _parts_below(model: VideoLM, source: Source, format: CheckpointFormat) -> tuple[str | None, dict[str, str]]:
