@@ -154,3 +154,19 @@ def test_a_model_that_takes_no_boxes_says_so(tmp_path: Path, video: Path, target
         vidtune.UserError, match="system video_llava takes no boxes, only image, video: leave out target="
     ):
         other.answer(QUESTION, video=video, target=target)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"track": None}, "the track of a target is None"),
+        ({"track": 5}, "the track of a target is 5"),
+        ({"track": ""}, "the track of a target is ''"),
+        ({"track": iter(())}, "the track of a target is <tuple_iterator"),
+        ({"tracker": 5}, "tracker 5 does not exist"),
+        ({"tracker": ["csrt"]}, r"tracker \['csrt'\] does not exist"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_refused(given, line) -> None:
+    with pytest.raises(vidtune.UserError, match=line):
+        vidtune.Target(place(12), 1.0, **given)

@@ -39,6 +39,8 @@ VIDEO, BOX = ["--video", "v.mp4"], ["--box", "32,22,52,42@1"]
         ([*VIDEO, "--box", "32,22,52@1"], "--box 32,22,52@1: write X1,Y1,X2,Y2@SECONDS, such as 12,30,88,200@1.5"),
         ([*VIDEO, "--box", "32,22,52,42"], "write X1,Y1,X2,Y2@SECONDS"),
         ([*VIDEO, "--box", "32,22,52,42@#1.5"], "write X1,Y1,X2,Y2@SECONDS"),
+        ([*VIDEO, "--box", "3_2,22,52,42@1"], "write X1,Y1,X2,Y2@SECONDS"),
+        ([*VIDEO, "--box", "\u0663,22,52,42@1"], "write X1,Y1,X2,Y2@SECONDS"),
         ([*VIDEO, "--box", "32,22,52,42@-1"], "the moment of a box is -1.0"),
         ([*VIDEO, "--box", "32,22,52,42@9"], "--box: 9 s is asked about, but "),
         ([*VIDEO, "--box", "32,22,52,42@#24"], "--box: frame 24 is asked about, but the last one of "),

@@ -53,8 +53,10 @@ class Target:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "box", self._given.box)
+        if self.track == "" or not isinstance(self.track, str | Path | tuple | list):
+            raise UserError(f"the track of a target is {self.track!r}; give a list of pairs, or a JSON file")
         if self.tracker is not None:
-            if not isinstance(self.track, str | Path | tuple | list) or self.track:
+            if self.track:
                 raise UserError("a target has a track or a tracker that finds it; give one of them")
             check_tracker(self.tracker)
 

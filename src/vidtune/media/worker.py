@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidtune.errors import MediaError, UserError
+from vidtune.errors import ItemError, MediaError, UserError
 from vidtune.machine.cores import queued_seconds
 from vidtune.machine.memory import resident_bytes
 from vidtune.machine.shared_memory import SharedArrays
@@ -175,8 +175,7 @@ def execute(job: LoadJob) -> Loaded | MediaInfo:
     if is_feature_file(job.path):
         return Loaded(read_features(job.path))
     if hasattr(job.preprocessing, "load_item"):
-        # In float32, the second at which a frame begins would often fall on the frame before.
-        given = {name: np.array(numbers, np.float64) for name, numbers in job.extras}
+        given = {name: _given(job.path, name, numbers) for name, numbers in job.extras}
         named = {"frames": job.frames} if job.frames else {}
         values, extras = job.preprocessing.load_item(job.path, given, job.seed, **named)
         second = None if job.second is None else job.second.load(job.path, job.seed)
@@ -186,6 +185,22 @@ def execute(job: LoadJob) -> Loaded | MediaInfo:
     pixels = job.preprocessing.read(job.path)
     own, second = (wanted.apply(pixels, job.seed).numpy() for wanted in (job.preprocessing, job.second))
     return Loaded(own, second)
+
+
+def _given(path: str, name: str, numbers: Any) -> np.ndarray:
+    """An extra of a job as an array. In float32, the second at which a frame begins would often be in the one before.
+
+    Shape: -> float64, as the lists are nested
+    Raises:
+        ItemError: no numbers, or lists that differ in length.
+    """
+    try:
+        array = np.array(numbers)
+    except ValueError:
+        array = np.array(None)
+    if array.dtype.kind not in "iuf":
+        raise ItemError(path, f"its extra {name!r} is no number, and no lists of numbers that are equally long")
+    return array.astype(np.float64)
 
 
 def _single(extra: np.ndarray) -> np.ndarray:

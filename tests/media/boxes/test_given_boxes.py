@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -41,6 +42,10 @@ def test_all_forms_name_one_box(form: str, box: tuple[float, ...]) -> None:
         ({"box": (1, 2, float("nan"), 4)}, "four finite numbers"),
         ({"box": None}, "four finite numbers"),
         ({"box": "abcd"}, "four finite numbers"),
+        ({"box": {10, 5, 60, 45}}, "four finite numbers"),
+        ({"box": np.zeros((4, 2))}, "four finite numbers"),
+        ({"box": (1, 2, 10**400, 4)}, "four finite numbers"),
+        ({"seconds": 10**400}, "the moment of a box is 1000"),
         ({"seconds": -1.0}, r"the moment of a box is -1\.0"),
         ({"seconds": "one"}, "the moment of a box is 'one'"),
         ({"seconds": None}, "a box needs its moment"),
@@ -52,6 +57,12 @@ def test_a_wrong_box_is_refused_in_one_line(given: dict[str, Any], line: str) ->
     with pytest.raises(UserError, match=line) as caught:
         GivenBox(**{"box": (10, 5, 60, 45), "seconds": 1.0, **given})
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    box = GivenBox(np.array([10, 5, 60, 45], np.int16), np.float32(1))  # type: ignore[arg-type]
+    assert box == GivenBox((10, 5, 60, 45), 1.0) and type(box.seconds) is float
+    assert GivenBox((10, 5, 60, 45), frame=np.int64(3)).frame == 3  # type: ignore[arg-type]
 
 
 def test_a_box_is_at_the_frame_that_is_shown() -> None:

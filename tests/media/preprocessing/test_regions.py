@@ -232,3 +232,22 @@ def test_segment_middles_gives_a_short_clip_as_many_frames_as_it_has() -> None:
 def test_a_choice_that_is_unknown_is_refused() -> None:
     with pytest.raises((UserError, ValueError), match="choice"):
         RegionPreprocessing(choice="middle")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "frames", "problem"),
+    [
+        ({"boxes": 5}, ("a.png",), "its boxes have shape ()"),
+        ({"boxes": ((1, 2, 3, 4), (1, 2))}, ("a.png",), "extra 'boxes' is no number"),
+        ({"boxes": (("1", "2", "3", "4"),)}, ("a.png",), "extra 'boxes' is no number"),
+        ({"boxes": ((1, 2, 1e39, 4),)}, ("a.png",), "holds a number that is not finite"),
+        ({"boxes": (BOX,), "frames": (float("nan"),)}, (), "in frame nan"),
+        ({"boxes": (BOX,), "frames": (10**39,)}, (), "extra 'frames' is no number"),
+        ({"boxes": (BOX,), "frames": (0,), "seconds": (0.0,)}, (), "told by frames and by seconds; give one"),
+        ({"boxes": (BOX,), "frames": (0,)}, ("a.png",), "told by frames and by names of frames; give one"),
+    ],
+)
+def test_extras_that_are_no_numbers_are_the_fault_of_the_item(folder: Path, given, frames, problem: str) -> None:
+    job = LoadJob(str(folder), RegionPreprocessing(size=8), extras=tuple(given.items()), frames=frames)
+    with pytest.raises(ItemError, match=re.escape(problem)):
+        execute(job)

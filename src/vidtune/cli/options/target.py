@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vidtune.api.target import Target
     from vidtune.media.boxes.located import LocatedTarget
 
-_BOX = re.compile(r"\s*(?P<numbers>[^@]+)@(?P<frame>#?)(?P<moment>[^@#]+)")
+_BOX = re.compile(r"(?P<numbers>[-+.,\w\s]+)@(?P<frame>#?)(?P<moment>[-+.\w\s]+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _parsed(text: str) -> tuple[list[float], float | None, int | None]:
     """Numbers, seconds and frame of the option ``--box``."""
     found = _BOX.fullmatch(text)
     try:
-        if found is None:
+        if found is None or "_" in text:  # Python reads 3_2 as 32
             raise ValueError
         numbers = [float(number) for number in found["numbers"].split(",")]
         if len(numbers) != 4:

@@ -1,8 +1,8 @@
 """Forms of boxes: corners or corner and size, in pixels or as fractions of the frame; checks that need no video."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 from vidtune.errors import UserError
@@ -38,7 +38,8 @@ class GivenBox:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise UserError(f"box form {self.form!r} does not exist; {suggestion(str(self.form), FORMS)}")
-        object.__setattr__(self, "box", _four_numbers(self.box))
+        for name, value in {"box": _four_numbers(self.box), "seconds": self.seconds, "frame": self.frame}.items():
+            object.__setattr__(self, name, _plain(value))
         self._check_moment()
         left, top, right, bottom = self.corners
         if problem := box_problem(self.corners):
@@ -94,15 +95,21 @@ def written(box: Sequence[float]) -> str:
 
 def _four_numbers(given: Any) -> Box:
     try:
-        numbers = tuple(given)
+        numbers = () if isinstance(given, Set | Mapping) else tuple(map(_plain, given))
     except TypeError:
         numbers = ()
-    numbers = tuple(number.item() if hasattr(number, "item") else number for number in numbers)
     if len(numbers) != 4 or not all(map(_is_number, numbers)):
-        raise UserError(f"a box is four finite numbers, not {given!r}")
+        raise UserError(f"a box is four finite numbers, not {' '.join(repr(given).split())}")
     left, top, right, bottom = map(float, numbers)
     return left, top, right, bottom
 
 
+def _plain(number: Any) -> Any:
+    """A number of numpy or torch as one of Python; anything else as it is."""
+    return number.item() if getattr(number, "ndim", None) == 0 else number
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max  # `isfinite` raises for whole numbers that are larger

@@ -32,8 +32,8 @@ _SECONDS_PER_FRAME = 2.0
 
 def check_tracker(name: str) -> None:
     """Raise UserError if there is no tracker of this name, or if OpenCV is not installed."""
-    if name not in TRACKERS:
-        raise UserError(f"tracker {name!r} does not exist; {suggestion(name, TRACKERS)}")
+    if not isinstance(name, str) or name not in TRACKERS:
+        raise UserError(f"tracker {name!r} does not exist; {suggestion(str(name), TRACKERS)}")
     if find_spec("cv2") is None:
         raise UserError(_not_installed(name))
 

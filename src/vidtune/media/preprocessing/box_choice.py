@@ -40,7 +40,7 @@ def outside_problem(box: Sequence[float] | np.ndarray, width: int, height: int) 
 
 def frame_problem(number: float, num_frames: int) -> str | None:
     """Return a message if there is no frame of this number; None: there is."""
-    if number == int(number) and 0 <= number < num_frames:
+    if 0 <= number < num_frames and number == int(number):
         return None
     return f"a box is in frame {number:g}, but its frames are 0 to {num_frames - 1}"
 

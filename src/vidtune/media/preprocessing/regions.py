@@ -170,8 +170,9 @@ class RegionPreprocessing(SquarePreprocessing):
 
 def _checked(path: str, extras: Mapping[str, np.ndarray], frames: Sequence[str]) -> np.ndarray:
     """The boxes of an annotation, float32 (n, 4), after all of them were checked."""
-    boxes = np.asarray(extras.get("boxes", ()), np.float32)
-    if not len(boxes):
+    with np.errstate(over="ignore"):  # infinity is named below
+        boxes = np.asarray(extras.get("boxes", ())).astype(np.float32)
+    if not boxes.size:
         raise ItemError(path, "no box is given; give the extra 'boxes': a list of [left, top, right, bottom] in pixels")
     if boxes.ndim != 2:
         raise ItemError(path, f"its boxes have shape {boxes.shape}; expected (number, 4)")
@@ -181,6 +182,8 @@ def _checked(path: str, extras: Mapping[str, np.ndarray], frames: Sequence[str])
     told = {name: np.shape(extras[name]) for name in (NUMBERS, SECONDS) if name in extras}
     if frames:
         told["names of frames"] = (len(frames),)
+    if len(told) > 1:
+        raise ItemError(path, f"the frames of its boxes are told by {' and by '.join(told)}; give one of them")
     for name, shape in told.items():
         if shape != (len(boxes),):
             raise ItemError(path, f"it has {len(boxes)} boxes but {name} of shape {shape}; give one for each")
