@@ -160,6 +160,7 @@ def test_sizes_are_read_without_reading_weights(make_recipe, files, monkeypatch)
     assert config.tower("speech").max_source_positions == 300
 
 
+@pytest.mark.whole
 def test_costs_of_training_the_towers_are_counted(make_recipe, files):
     """Sizes, memory and operations are found without computing a number, so towers must not look at any."""
     config = build_config(make_recipe(files))

@@ -39,7 +39,7 @@ def undisturbed(tmp_path_factory):
     return data, folder / "run"
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.whole)])
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.whole)])
 def test_killed_at_random_moments_and_resumed_gives_the_same_predictions(undisturbed, launcher, tmp_path, kills):
     data, reference = undisturbed
     run = tmp_path / "run"

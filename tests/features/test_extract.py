@@ -31,7 +31,7 @@ from vidtune.features.verify import verify
 from vidtune.media.pool import MediaPool
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 
-KILLS = [5, pytest.param(10, marks=pytest.mark.whole)]
+KILLS = [3, pytest.param(10, marks=pytest.mark.whole)]
 CLIPS = 24
 
 

@@ -128,6 +128,21 @@ def test_other_annotations_and_a_missing_media_folder_have_tables_of_their_own(
     assert table_path(moved, "key", tmp_path, by_media=True) != table_path(mixed, "key", tmp_path, by_media=True)
 
 
+def test_counting_that_is_interrupted_goes_on_where_it_was(
+    table: AnnotationTable, tmp_path: Path, counted: list[int]
+) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done >= 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_lengths(table, maker(), tmp_path / "cache", progress=interrupt)
+    assert counted == [0, 1]
+    found = open_lengths(table, maker(), tmp_path / "cache")
+    assert sorted(counted) == [0, 0, 1, 1, 2, 3, 4, 5]
+    assert found.fingerprint == expected(table, maker()).fingerprint
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -135,6 +150,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.whole
 def test_counting_that_is_killed_goes_on_where_it_was_and_leaves_no_process(
     tmp_path: Path, counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

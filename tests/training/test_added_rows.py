@@ -111,7 +111,11 @@ def written_language_model(make_recipe, folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     "beside",
-    [{}, {"language_model": LORA}, pytest.param({"language_model": 1e-3}, marks=pytest.mark.whole)],
+    [
+        pytest.param({}, marks=pytest.mark.whole),
+        {"language_model": LORA},
+        pytest.param({"language_model": 1e-3}, marks=pytest.mark.whole),
+    ],
     ids=["alone", "lora", "whole"],
 )
 def test_a_resumed_run_equals_one_never_stopped(make_recipe, tmp_path: Path, beside: dict[str, Any]) -> None:

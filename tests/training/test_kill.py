@@ -24,7 +24,7 @@ STAGES = [
 ]
 TOTAL_STEPS = 28
 # How many kills of a run of one process; ten are of one or both processes of a run of two.
-ALONE = [4, pytest.param(10, marks=pytest.mark.whole)]
+ALONE = [3, pytest.param(10, marks=pytest.mark.whole)]
 
 
 @pytest.fixture(scope="module")

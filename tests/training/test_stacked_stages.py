@@ -231,6 +231,7 @@ def test_videos_without_features_are_refused_before_training(published: Publishe
         train(recipe(published, lora_stage(published, "raw", data=[source])), tmp_path / "out", progress=False)
 
 
+@pytest.mark.whole
 def test_forecast_counts_no_tower(published: Published, tmp_path: Path) -> None:
     (planned,) = forecast(recipe(published, lora_stage(published, "perceive")), tmp_path / "out")
     assert planned.memory is not None and planned.memory.total > 0

@@ -46,7 +46,7 @@ def wait_until_gone(process: int) -> None:
 
 
 def test_processes_get_the_variables_of_torchrun(tmp_path: Path) -> None:
-    assert start(tmp_path, "end").wait() == 0
+    assert launch([sys.executable, RANK, str(tmp_path), "end"], 3) == 0
     found = [told(tmp_path, rank) for rank in range(3)]
     assert [place["RANK"] for place in found] == [place["LOCAL_RANK"] for place in found] == ["0", "1", "2"]
     assert {place["WORLD_SIZE"] for place in found} == {place["LOCAL_WORLD_SIZE"] for place in found} == {"3"}
@@ -62,11 +62,12 @@ def test_processes_get_the_variables_of_torchrun(tmp_path: Path) -> None:
         ("mistake", 2, ""),
     ],
 )
-def test_one_that_ends_ends_the_others_with_one_message(tmp_path: Path, what: str, code: int, message: str) -> None:
+def test_one_that_ends_ends_the_others_with_one_message(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], what: str, code: int, message: str
+) -> None:
     started = time.monotonic()
-    process = start(tmp_path, what)
-    errors = process.communicate()[1]
-    assert process.returncode == code
+    assert launch([sys.executable, RANK, str(tmp_path), what], 3) == code
+    errors = capfd.readouterr().err
     assert errors.startswith(message)
     assert errors.count("\n") == bool(message)
     assert time.monotonic() - started < 20
@@ -74,7 +75,7 @@ def test_one_that_ends_ends_the_others_with_one_message(tmp_path: Path, what: st
         wait_until_gone(json.loads(path.read_text())["process"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.whole)])
 def test_signal_is_handed_on_and_the_exit_code_passed_on(tmp_path: Path, number: signal.Signals) -> None:
     process = start(tmp_path, "wait")
     for rank in range(3):
@@ -109,6 +110,7 @@ def test_launcher_inside_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) 
         launch(["true"], 2)
 
 
+@pytest.mark.whole
 def test_command_line_trains_on_two_processes_stops_on_a_signal_and_resumes(
     make_recipe, launcher: Launcher, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,6 +108,7 @@ def test_pack_size_does_not_matter(everything: Recipe, alone: Path, tmp_path: Pa
     assert_equal_runs(alone, tmp_path / "out")
 
 
+@pytest.mark.whole
 def test_gradients_reduced_after_every_pack_are_the_same(
     everything: Recipe, alone: Path, launcher: Launcher, tmp_path: Path
 ) -> None:

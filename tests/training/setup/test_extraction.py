@@ -40,7 +40,7 @@ def refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
     return line
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.whole)])
 def test_training_after_extraction_decodes_and_encodes_nothing(
     make_recipe, tmp_path: Path, work: Counter[str], capsys: pytest.CaptureFixture[str], precision: str
 ) -> None:

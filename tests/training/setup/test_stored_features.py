@@ -275,6 +275,7 @@ def test_teacher_is_served_from_the_store_and_looks_once(
             assert a["losses"] == pytest.approx(b["losses"], rel=1e-5)
 
 
+@pytest.mark.whole
 def test_frozen_tower_of_a_distilled_stream_runs_each_time_and_its_teacher_once(
     distilled: MakeRecipe, tmp_path: Path, work: Counter[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
