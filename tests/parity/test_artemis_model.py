@@ -1,7 +1,6 @@
 """Our Artemis around its region module against the official code: prompts, splicing, logits, loss, gradients, files."""
 
 import json
-import os
 import re
 import shutil
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from artemis_fixture import FOLDER, close, read, region_sizes, tower_sizes
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
@@ -27,20 +27,11 @@ from vidtune.processing.tokenizer import ChunkTokenizer, load_tokenizer
 from vidtune.processing.tokenizing import Placeholder, encode
 from vidtune.registry import SYSTEMS
 
-FOLDER = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parent / "fixtures")) / "artemis"
 SYSTEM = SYSTEMS["artemis"]
 FORMATS = {format.name: format for format in SYSTEM.publication.formats}
 IMAGE, REGION, IGNORED = -200, -500, -100
-ATOL, RTOL = 2e-4, 1e-4
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no artemis fixtures in this folder")
-
-
-def read(name: str):
-    path = FOLDER / name
-    if not path.is_file():
-        pytest.skip(f"{name} is not part of this fixture")
-    return json.loads(path.read_text()) if path.suffix == ".json" else load_file(path)
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +55,12 @@ def weights() -> dict:
 
 
 def make_config(config: dict, **region):
-    own = config["region"]
-    sizes = {"groups": own["group_norm_groups"], "inner_size": own["flatten_out"]}
-    sizes |= {"position_size": own["pos_embed_hidden"], **region}
-    return SYSTEM.architecture.build_config(
-        AutoConfig.for_model("llama", **config["llm"]), {"clip": config["clip"]}, {"region": sizes}
+    text = AutoConfig.for_model("llama", **config["llm"])
+    built = SYSTEM.architecture.build_config(
+        text, {"clip": tower_sizes(config)}, {"region": {**region_sizes(config), **region}}
     )
+    assert list(built.taps("box")) == list(built.taps("track")) == config["region"]["level_hidden_state_indices"]
+    return built
 
 
 def make_model(config: dict, weights: dict, **region) -> VideoLM:
@@ -89,10 +80,6 @@ def unclustered(config, weights) -> VideoLM:
     return make_model(config, weights, clusters=None)
 
 
-def close(actual: torch.Tensor, wanted: torch.Tensor) -> None:
-    torch.testing.assert_close(actual.float(), wanted.float(), atol=ATOL, rtol=RTOL)
-
-
 def close_loss(actual: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(actual.detach(), wanted, atol=0, rtol=1e-5)
 
@@ -101,13 +88,14 @@ Sample = tuple[torch.Tensor, torch.Tensor, dict[str, list[Item]]]
 """Ids with a placeholder for every media token, labels, and the media of one sample."""
 
 
-def target(images: torch.Tensor, boxes: torch.Tensor) -> dict[str, list[Item]]:
+def target(model: VideoLM, images: torch.Tensor, boxes: torch.Tensor) -> dict[str, list[Item]]:
     """Key box and tracked boxes as items."""
-    spans = {"box": slice(0, 1), "track": slice(1, None)}
-    return {
-        stream: [Item(images[span].transpose(0, 1), min(len(boxes[span]), 4), extras={"boxes": boxes[span]})]
-        for stream, span in spans.items()
-    }
+    found = {}
+    for stream, span in (("box", slice(0, 1)), ("track", slice(1, None))):
+        values = images[span].transpose(0, 1)
+        tokens = model.config.num_tokens(stream, tuple(values.shape))
+        found[stream] = [Item(values, tokens, extras={"boxes": boxes[span]})]
+    return found
 
 
 def made(model: VideoLM, ids: torch.Tensor, labels: torch.Tensor, media: dict[str, list[Item]]) -> Sample:
@@ -125,16 +113,20 @@ def made(model: VideoLM, ids: torch.Tensor, labels: torch.Tensor, media: dict[st
     return found.repeat_interleave(repeats), labels.repeat_interleave(repeats), media
 
 
-def samples_of(model: VideoLM, inputs: dict, case: str, boxes: int = 9) -> list[Sample]:
+def samples_of(model: VideoLM, inputs: dict, case: str) -> list[Sample]:
     videos, found = inputs["A.video_feats"], []
+    stored = len(inputs["A.bboxes"]) // len(inputs["A.input_ids"])
+    # Case D is without K-means: a box for each placeholder.
+    boxes = int((inputs["D.input_ids"][0] == REGION).sum()) if case == "D" else stored
     for row in range(len(inputs[f"{case}.input_ids"])):
         if case == "C":
-            picture, video = Item(inputs["C.image"], 256), Item(videos[1], 356, encoded=True)
+            picture = Item(inputs["C.image"], model.config.num_tokens("image", tuple(inputs["C.image"].shape)))
+            video = Item(videos[1], len(videos[1]), encoded=True)
             media: dict[str, list[Item]] = [{"image": [picture]}, {"video": [video]}, {}][row]
         else:
-            own = slice(9 * row, 9 * row + boxes)
-            media = target(inputs["A.box_images"][own], inputs["A.bboxes"][own])
-            media["video"] = [Item(videos[row], 356, encoded=True)]
+            own = slice(stored * row, stored * row + boxes)
+            media = target(model, inputs["A.box_images"][own], inputs["A.bboxes"][own])
+            media["video"] = [Item(videos[row], len(videos[row]), encoded=True)]
         ids = inputs[f"{case}.input_ids"][row]
         labels, mask = inputs.get(f"{case}.labels"), inputs.get(f"{case}.attention_mask")
         kept = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask[row].bool()
@@ -173,11 +165,8 @@ def packed(samples: list[Sample]) -> Batch:
     )
 
 
-CASES = {"A": ("A", 9), "C": ("C", 0), "D": ("D", 5), "L": ("D", 5)}
-
-
 def forward(model: VideoLM, inputs: dict, case: str, side: str = "right", grad: bool = False):
-    samples = samples_of(model, inputs, *CASES[case])
+    samples = samples_of(model, inputs, case)
     ids, labels, mask, positions = padded(samples, side)
     with torch.set_grad_enabled(grad):
         embeds = model.embed(ids, joined(samples))
@@ -229,7 +218,7 @@ def test_spliced_embeddings_logits_loss_and_gradients_agree(case, model, unclust
     every = 1 if case == "A" else 4
     close(embeds[:, ::every][mask[:, ::every]], expected[f"{case}.inputs_embeds"][mask[:, ::every]])
     if case == "A":
-        found = torch.stack([embeds[row, expected[f"A.region_positions.{row}"]] for row in range(2)])
+        found = torch.stack([embeds[row, expected[f"A.region_positions.{row}"]] for row in range(len(embeds))])
         close(found, expected["A.region_tokens_selected"])
         output.loss.backward()
         check_gradients(model, expected, "A")
@@ -246,16 +235,17 @@ def test_padding_on_the_left_agrees(model, inputs, expected):
 
 def test_a_length_limit_after_splicing_agrees(model, inputs, expected):
     samples = samples_of(model, inputs, "C")
-    ids, labels, mask, positions = padded(samples, limit=300)
-    assert torch.equal(labels, expected["E_trunc300.labels"])
-    assert torch.equal(mask, expected["E_trunc300.attention_mask"])
-    assert torch.equal(positions * mask, expected["E_trunc300.position_ids_if_given"] * mask)
-    media = joined(samples)
-    for stream, items in media.items():
-        left = int((ids == model.config.placeholder_ids[stream]).sum())
-        media[stream] = [replace(items[0], num_tokens=left)]
-    with torch.no_grad():
-        close_loss(model(ids, attention_mask=mask, labels=labels, media=media).loss, expected["E_trunc300.loss"])
+    for case in {name.partition(".")[0] for name in expected if name.startswith("E_trunc")}:
+        ids, labels, mask, positions = padded(samples, limit=int(case.removeprefix("E_trunc")))
+        assert torch.equal(labels, expected[f"{case}.labels"])
+        assert torch.equal(mask, expected[f"{case}.attention_mask"].bool())
+        assert torch.equal(positions * mask, expected[f"{case}.position_ids_if_given"] * mask)
+        media = joined(samples)
+        for stream, items in media.items():
+            left = int((ids == model.config.placeholder_ids[stream]).sum())
+            media[stream] = [replace(items[0], num_tokens=left)]
+        with torch.no_grad():
+            close_loss(model(ids, attention_mask=mask, labels=labels, media=media).loss, expected[f"{case}.loss"])
 
 
 def test_gradients_of_a_pack_agree(model, inputs, expected):
@@ -267,7 +257,7 @@ def test_gradients_of_a_pack_agree(model, inputs, expected):
 
 
 def test_a_mixed_pack_gives_what_its_samples_give_in_batches_of_their_own(unclustered, inputs, expected):
-    others, [asked] = samples_of(unclustered, inputs, "C"), samples_of(unclustered, inputs, *CASES["D"])
+    others, [asked] = samples_of(unclustered, inputs, "C"), samples_of(unclustered, inputs, "D")
     picture, video, text = others
     with torch.no_grad():
         together = unclustered.loss_sum(packed([picture, asked, video, text]))
@@ -339,7 +329,7 @@ def test_a_run_on_the_second_stage_agrees(merged, unclustered, inputs, expected)
     state = unclustered.state_dict()
     kept = {name: tensor.clone() for name, tensor in state.items()}
     unclustered.load_state_dict(merged.model.state_dict())
-    _, output, _, mask, _ = forward(unclustered, inputs, "L")
+    _, output, _, mask, _ = forward(unclustered, inputs, "D")
     unclustered.load_state_dict(kept)
     check_logits(output, mask, expected, "L_lora_merged")
 
@@ -492,16 +482,13 @@ def tokenizer() -> ChunkTokenizer:
 def ours(text: str) -> str:
     """An official text with the tags of our streams: the first box is asked about, the others are a track."""
     before, tag, after = text.partition("<bbox>")
-    return before + tag.replace("<bbox>", "<box>") + after.replace("<bbox>" * 4, "<track>")
+    return before + tag.replace("<bbox>", "<box>") + re.sub("(<bbox>)+", "<track>", after)
 
 
-def encoded(turns: list[Turn], prompt: str, tokenizer: ChunkTokenizer, **options):
+def encoded(turns: list[Turn], prompt: str, tokenizer: ChunkTokenizer, tracked: int, **options):
     tags = [part.split(">")[0] for part in "".join(turn.text for turn in turns).split("<")[1:]]
-    media = [
-        Placeholder(tag, ((STREAMS[tag] + 1000, 4 if tag == "track" else 1),), 4 if tag == "track" else 1)
-        for tag in tags
-        if tag in STREAMS
-    ]
+    tokens = dict.fromkeys(STREAMS, 1) | {"track": tracked}
+    media = [Placeholder(tag, ((STREAMS[tag] + 1000, tokens[tag]),), tokens[tag]) for tag in tags if tag in STREAMS]
     found = encode(turns, PROMPTS[prompt], tokenizer, media, streams=tuple(STREAMS), **options)
     return np.where(found.input_ids >= 500, found.input_ids - 1000, found.input_ids).tolist(), found.labels.tolist()
 
@@ -511,7 +498,8 @@ def test_training_tokens_and_labels_equal_the_official_ones(name, tokenizer):
     case = TEXTS[name]
     roles = {"human": "user", "gpt": "assistant"}
     turns = [Turn(roles[turn["from"]], ours(turn["value"])) for turn in case["conversations"]]
-    ids, labels = encoded(turns, "v1", tokenizer)
+    tracked = sum(turn["value"].count("<bbox>") for turn in case["conversations"]) - 1
+    ids, labels = encoded(turns, "v1", tokenizer, tracked)
     assert ids == case["input_ids"] and labels == case["labels"]
 
 
@@ -519,12 +507,14 @@ def test_training_tokens_and_labels_equal_the_official_ones(name, tokenizer):
 def test_question_tokens_equal_the_official_ones(name, tokenizer):
     case = TEXTS[name]
     question = case["prompt"].partition("USER: ")[2].removesuffix(" ASSISTANT:").replace("<image>", "<video>")
-    note = PROMPTS["llava_v1"].placements[0].texts[0].format(question="", tag="<bbox>" * 4)
+    tracked = question.count("<bbox>") - 1
+    note = PROMPTS["llava_v1"].placements[0].texts[0].format(question="", tag="<bbox>" * max(tracked, 1))
     media, asked = ["video"], ours(question.removesuffix(note))
     if question.endswith(note):
         media += ["box", "track"]
     turns = placed([Turn("user", asked)], media, PROMPTS["llava_v1"], tuple(STREAMS), "0")
-    assert encoded(turns, "llava_v1", tokenizer, supervise=False, open_answer=True)[0] == case["input_ids"]
+    found, _ = encoded(turns, "llava_v1", tokenizer, tracked, supervise=False, open_answer=True)
+    assert found == case["input_ids"]
 
 
 def test_a_sample_without_a_question_gets_one_of_the_official_ones_and_a_note():
