@@ -16,7 +16,7 @@ REQUESTS = [Request(f"q{number}", (), f"{'What? ' * number}Who is it?") for numb
 ROUNDS = 6
 
 
-@pytest.fixture(params=["llama", "qwen2"])
+@pytest.fixture(params=["llama", pytest.param("qwen2", marks=pytest.mark.whole)])
 def parts(request):
     model = tiny_model(request.param)
     sharpen(model)

@@ -190,6 +190,7 @@ def test_resumed_with_other_ranks_is_equal_to_float_rounding_and_says_so(
     assert_equal_runs(alone, out)
 
 
+@pytest.mark.whole
 def test_file_that_hangs_on_one_rank_is_named_and_the_run_goes_on_and_resumes(
     make_recipe, media: Path, launcher: Launcher, tmp_path: Path
 ) -> None:

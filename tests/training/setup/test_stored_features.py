@@ -134,6 +134,7 @@ def test_two_ranks_fill_one_store_and_train_from_it(
     assert f"features of video: {len(COLOURS)} in" in told
 
 
+@pytest.mark.whole
 def test_bfloat16_is_stored_in_two_bytes_and_gives_the_same_weights(
     make_recipe, tmp_path: Path, work: Counter[str]
 ) -> None:
