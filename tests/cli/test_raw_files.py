@@ -259,6 +259,7 @@ def test_published_towers_fill_the_store(work, features, capsys):
     assert "video: 2 stored" in said and "audio: 1 stored" in said and "speech: 1 stored" in said
 
 
+@pytest.mark.whole
 def test_stage_on_videos_runs_the_towers_that_the_recipe_names(work, whole, capsys):
     """Adapters and connectors learn; every file is decoded and encoded once, in two epochs."""
     published = load_checkpoint(work / "published")

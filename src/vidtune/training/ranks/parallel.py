@@ -36,7 +36,7 @@ class ParallelForward:
 
     def __init__(self, step: PackForward, stage: Stage, ranks: Ranks) -> None:
         self.net: nn.Module = step
-        self._step = step
+        self._step, self._ranks = step, ranks
         self.is_sharded = ranks.world > 1 and stage.parallel == "fsdp2"
         self._waits_for_last = True
         if self.is_sharded:
@@ -76,9 +76,13 @@ class ParallelForward:
         Args:
             frozen: whether to include the frozen weights.
         """
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=not frozen)
-        weights = cast("dict[str, Tensor]", get_model_state_dict(self.net, options=options))
-        if not frozen:  # torch keeps the second name of a tied frozen weight
+        if self.is_sharded:
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=not frozen)
+            weights = cast("dict[str, Tensor]", get_model_state_dict(self.net, options=options))
+        else:  # every process holds them all
+            held = self._step.state_dict() if self._ranks.is_main else {}
+            weights = {name: tensor.cpu() for name, tensor in held.items()}
+        if not frozen:  # under every name of a tied weight
             named = self._step.named_parameters(remove_duplicate=False)
             not_trained = {name for name, weight in named if not weight.requires_grad}
             weights = {name: tensor for name, tensor in weights.items() if name not in not_trained}
