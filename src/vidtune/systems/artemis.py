@@ -8,6 +8,7 @@ are one tag.
 Source: arXiv:2406.00258, github.com/NeurIPS24Artemis/Artemis (constants, key names and prompts of commit e6c6679).
 """
 
+import json
 import re
 from collections.abc import Mapping
 from math import gcd, isqrt
@@ -22,7 +23,9 @@ from vidtune.media.preprocessing.regions import RegionPreprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.models.architecture import Architecture, Sizes
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.connectors.base import connector_config
 from vidtune.models.connectors.region import RegionConnectorConfig
+from vidtune.models.towers.base import tower_config
 from vidtune.models.towers.clip_pooled import PooledClipTowerConfig
 from vidtune.processing.dialect import Dialect
 from vidtune.processing.prompts.format import Placement
@@ -88,7 +91,7 @@ _TOWER: JsonDict = {"type": "clip_pooled", "hidden_act": "quick_gelu"}
 _STREAMS = {"video": "visual", "image": "visual", "box": "region", "track": "region"}
 _TAP_STEP = 3
 _LAYER = -2
-_CLUSTERS, _TRACKED_PER_CLUSTER = 4, 2
+_CLUSTERS, _TRACKED = 4, 8
 
 
 def build_config(text_config: PreTrainedConfig, towers: Sizes, connectors: Sizes) -> VideoLMConfig:
@@ -98,7 +101,8 @@ def build_config(text_config: PreTrainedConfig, towers: Sizes, connectors: Sizes
     nearer in a tower of few layers.
     """
     spec = {**_TOWER, **towers.get("clip", {})}
-    tower = PooledClipTowerConfig(**{name: value for name, value in spec.items() if name not in ("type", "absent")})
+    tower = tower_config({name: value for name, value in spec.items() if name != "absent"})
+    assert isinstance(tower, PooledClipTowerConfig)
     sizes = {"input_size": tower.hidden_size, "output_size": text_config.hidden_size, "depth": 2}
     region = {
         "hidden_size": tower.hidden_size,
@@ -108,7 +112,14 @@ def build_config(text_config: PreTrainedConfig, towers: Sizes, connectors: Sizes
         "clusters": _CLUSTERS,
         **connectors.get("region", {}),
     }
-    levels = region.get("num_levels", RegionConnectorConfig.num_levels)
+    sized = connector_config({"type": "region", **region})
+    assert isinstance(sized, RegionConnectorConfig)
+    if sized.hidden_size != tower.hidden_size:
+        width = tower.hidden_size
+        raise ValueError(
+            f"connectors.region: hidden_size is {sized.hidden_size}, but towers.clip gives {width} features"
+        )
+    levels = sized.num_levels
     deepest = tower.num_states + tower.feature_layer
     step = min(_TAP_STEP, deepest // max(1, levels - 1))
     if not step:
@@ -138,8 +149,7 @@ def preprocessing(config: VideoLMConfig) -> dict[str, Preprocessing]:
     tower = config.tower("clip")
     assert isinstance(tower, PooledClipTowerConfig)
     size = tower.image_size
-    clusters = config.connectors["region"]["clusters"]
-    tracked = _CLUSTERS if clusters is None else _TRACKED_PER_CLUSTER * clusters
+    tracked = _CLUSTERS if config.connectors["region"]["clusters"] is None else _TRACKED
     return {
         "video": VideoPreprocessing(
             size=size,
@@ -291,7 +301,10 @@ def _number(shapes: Shapes, part: str) -> int:
 
 def _stored(config: JsonDict, group: str, name: str) -> dict[str, Any]:
     """Sizes that this package wrote into a config.json; published ones hold none."""
-    return dict(config.get(f"vidtune_{group}", {}).get(name, {}))
+    sizes = (config.get(f"vidtune_{group}") or {}).get(name, {})
+    if not isinstance(sizes, dict):
+        raise ValueError(f"vidtune_{group}: {name} is {json.dumps(sizes)}; expected its sizes by name")
+    return dict(sizes)
 
 
 def _tower_name(config: JsonDict) -> str:

@@ -128,7 +128,7 @@ def test_initial_weights():
         ({"hidden_size": 2, "groups": 1}, "hidden_size 2 is less than 4"),
         ({"clusters": 0}, "clusters 0 is less than 1"),
         ({"rounds": 0}, "rounds 0 is less than 1"),
-        ({"side": 3}, "connector 'region': .*side"),
+        ({"side": 3}, "connector 'region' has no 'side'"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(change, message):
@@ -184,3 +184,20 @@ def test_boxes_that_do_not_fit_are_named(extras, message):
     item = Item(torch.randn(3, 5, 16, 16), 3, extras=extras, name="train:3: /a.mp4")
     with pytest.raises(UserError, match=message):
         list(regions_model().encode_items("boxes", [item]))
+
+
+@pytest.mark.parametrize(
+    ("size", "value", "said"),
+    [
+        ("half", "no", 'half is "no"; expected true or false'),
+        ("iterations", 2.5, "iterations is 2.5; expected a whole number"),
+        ("clusters", True, "clusters is true; expected a whole number or null"),
+        ("inner_size", 0, "inner_size 0 is less than 1"),
+        ("image_size", -4, "image_size -4 is less than 1"),
+        ("cluster_seed", 2**64, "cluster_seed"),
+        ("roundes", 2, "did you mean 'rounds'"),
+    ],
+)
+def test_impossible_sizes_are_named(size, value, said):
+    with pytest.raises(ValueError, match=said):
+        connector_config({"type": "region", size: value})

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from vidtune.models.towers.base import require_sizes
 from vidtune.registry import CONNECTORS
 
 
@@ -60,6 +61,7 @@ def connector_config(spec: dict[str, Any]) -> ConnectorConfig:
     kind = sizes.pop("type", None)
     if kind not in CONNECTORS:
         raise ValueError(f"unknown connector type {kind!r}; known: {', '.join(sorted(CONNECTORS))}")
+    require_sizes(f"connector {kind!r}", CONNECTORS[kind], sizes)
     try:
         return CONNECTORS[kind](**sizes)
     except TypeError as error:

@@ -8,7 +8,7 @@ Source: arXiv:2406.00258; GPT4RoI (arXiv:2307.03601).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import ClassVar
 
@@ -64,10 +64,13 @@ class RegionConnectorConfig:
     extras: ClassVar[dict[str, tuple[int | None, ...]]] = {"boxes": (None, 4)}
 
     def __post_init__(self) -> None:
-        for name in ("num_levels", "grid", "rounds", "roi_size", "sampling_ratio", "iterations", "restarts"):
+        unbounded = ("clusters", "cluster_seed", "half")
+        for name in (field.name for field in fields(self) if field.name not in unbounded):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} is less than 1")
-        if self.groups < 1 or self.hidden_size % self.groups:
+        if not 0 <= self.cluster_seed < 2**63:
+            raise ValueError(f"cluster_seed {self.cluster_seed} is not from 0 to 2**63 - 1")
+        if self.hidden_size % self.groups:
             raise ValueError(f"hidden_size {self.hidden_size} does not divide into {self.groups} groups")
         if self.hidden_size < 4:
             raise ValueError(f"hidden_size {self.hidden_size} is less than 4; a quarter goes to each neighbour")

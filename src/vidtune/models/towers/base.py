@@ -5,11 +5,17 @@ The config of a tower is a frozen dataclass that states shapes and builds the to
 Legend: B items, N tokens of an item, C tower width, K tapped hidden states.
 """
 
-from typing import Any, Protocol
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, Protocol, get_args, get_type_hints
 
 from torch import Tensor, nn
 
 from vidtune.registry import TOWERS
+from vidtune.spelling import suggestion
 
 
 class TowerConfig(Protocol):
@@ -69,7 +75,52 @@ def tower_config(spec: dict[str, Any]) -> TowerConfig:
     kind = sizes.pop("type", None)
     if kind not in TOWERS:
         raise ValueError(f"unknown tower type {kind!r}; known: {', '.join(sorted(TOWERS))}")
+    require_sizes(f"tower {kind!r}", TOWERS[kind], sizes)
     try:
         return TOWERS[kind](**sizes)
     except TypeError as error:
         raise ValueError(f"tower {kind!r}: {error}") from None
+
+
+def require_sizes(what: str, kind: Any, sizes: Mapping[str, Any]) -> None:
+    """Raise ValueError for a size that the config of a tower or connector does not have, or of another type.
+
+    Of types, whole numbers, numbers, yes or no, and texts are looked at, and None where it is allowed.
+    """
+    types = _types(kind)
+    for name, value in sizes.items() if types else ():
+        if name not in types:
+            raise ValueError(f"{what} has no {name!r}; {suggestion(name, types)}")
+        allowed = get_args(types[name]) or (types[name],)
+        if set(allowed) <= _NAMES.keys() and not any(_is(value, one) for one in allowed):
+            expected = " or ".join(_NAMES[one] for one in allowed)
+            raise ValueError(f"{what}: {name} is {json.dumps(value, default=str)}; expected {expected}")
+
+
+def _is(value: Any, type_: type) -> bool:
+    """Whether a value is of a type; true is no number, and a whole number is a number."""
+    if isinstance(value, bool):
+        return type_ is bool
+    return isinstance(value, _WIDER.get(type_, type_))
+
+
+_WIDER: dict[type, type] = {int: Integral, float: Real}
+_NAMES: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    type(None): "null",
+}
+
+
+@cache
+def _types(kind: Any) -> dict[str, Any]:
+    """Types of the fields of a config; empty where it is no dataclass, or they cannot be known."""
+    if not is_dataclass(kind):
+        return {}
+    try:
+        hints = get_type_hints(kind)
+    except (NameError, TypeError):
+        return {}
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
