@@ -128,7 +128,7 @@ def test_initial_weights():
         ({"hidden_size": 2, "groups": 1}, "hidden_size 2 is less than 4"),
         ({"clusters": 0}, "clusters 0 is less than 1"),
         ({"rounds": 0}, "rounds 0 is less than 1"),
-        ({"side": 3}, "connector 'region' has no 'side'"),
+        ({"side": 3}, "connector 'region': .*side"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(change, message):

@@ -90,7 +90,7 @@ def require_sizes(what: str, kind: Any, sizes: Mapping[str, Any]) -> None:
     types = _types(kind)
     for name, value in sizes.items() if types else ():
         if name not in types:
-            raise ValueError(f"{what} has no {name!r}; {suggestion(name, types)}")
+            raise ValueError(f"{what}: it has no {name!r}; {suggestion(name, types)}")
         allowed = get_args(types[name]) or (types[name],)
         if set(allowed) <= _NAMES.keys() and not any(_is(value, one) for one in allowed):
             expected = " or ".join(_NAMES[one] for one in allowed)
