@@ -334,6 +334,14 @@ def test_a_run_on_the_second_stage_agrees(merged, unclustered, inputs, expected)
     check_logits(output, mask, expected, "L_lora_merged")
 
 
+def test_a_track_may_have_any_number_of_boxes_not_below_the_clusters(merged):
+    processor = merged.processor.with_preprocessing({"track": {"num_boxes": 16}})
+    assert processor.streams["track"].measure(processor.preprocessing["track"].output_shape()).tokens == 4
+    for wrong in ({"num_boxes": 3}, {"size": 16}):
+        with pytest.raises(UserError, match=r"media\.track: the model takes"):
+            merged.processor.with_preprocessing({"track": wrong})
+
+
 def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 

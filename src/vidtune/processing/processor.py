@@ -150,7 +150,7 @@ class VideoLMProcessor(ProcessorMixin):
                 new = type(old).model_validate({**old.model_dump(), **changes})
             except ValueError as error:
                 raise UserError(f"media.{name}: {' '.join(str(error).split())}") from error
-            if not set(new.output_shapes()) <= set(old.output_shapes()):
+            if not (set(new.output_shapes()) <= set(old.output_shapes()) or streams[name].takes(new)):
                 raise UserError(f"media.{name}: the model takes {_shapes(old)} but this gives {_shapes(new)}")
             streams[name] = streams[name].model_copy(update={"preprocessing": new})
         changed = copy(self)

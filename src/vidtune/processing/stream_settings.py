@@ -173,6 +173,16 @@ class StreamSettings(BaseModel):
         """Whether the cost of an item is more than what a number, a table or a fraction can say."""
         return isinstance(self.num_tokens, Measure) and (not self.all_alike or self.num_tokens.counts_states)
 
+    def takes(self, other: Preprocessing) -> bool:
+        """Whether preprocessing that gives other shapes fits too: items of more or fewer parts, of as many tokens.
+
+        Only of items with extras, whose connector takes any number of parts.
+        """
+        if not hasattr(other, "load_item") or not isinstance(self.num_tokens, Measure) or not self.all_alike:
+            return False
+        own, new = self.preprocessing.output_shapes()[0], other.output_shapes()[0]
+        return (own[0], *own[2:]) == (new[0], *new[2:]) and self.measure(own).tokens == self.measure(new).tokens
+
     def measure(self, shape: Sequence[int]) -> Measured:
         """What an item becomes for which preprocessing returns this shape."""
         if isinstance(self.num_tokens, Measure):

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
-from typing import Any, Protocol, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Protocol, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
 
@@ -91,7 +92,8 @@ def require_sizes(what: str, kind: Any, sizes: Mapping[str, Any]) -> None:
     for name, value in sizes.items() if types else ():
         if name not in types:
             raise ValueError(f"{what}: it has no {name!r}; {suggestion(name, types)}")
-        allowed = get_args(types[name]) or (types[name],)
+        union = get_origin(types[name]) in (Union, UnionType)
+        allowed = get_args(types[name]) if union else (types[name],)
         if set(allowed) <= _NAMES.keys() and not any(_is(value, one) for one in allowed):
             expected = " or ".join(_NAMES[one] for one in allowed)
             raise ValueError(f"{what}: {name} is {json.dumps(value, default=str)}; expected {expected}")
