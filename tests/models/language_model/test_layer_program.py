@@ -71,7 +71,7 @@ def loss_and_gradients(model, packs):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("qwen2", marks=pytest.mark.whole)])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_packed_equals_one_by_one_and_checkpointing_changes_nothing(name, family, checkpointing):
     model = model_with(PROGRAMS[name], family).train()
