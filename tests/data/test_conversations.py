@@ -52,6 +52,7 @@ def test_broken_files_say_where(content: str | bytes, message: str) -> None:
     ("sample", "message"),
     [
         ({}, "key 'conversations': expected a list of turns, found nothing"),
+        ({"track_list": []}, "found nothing; with track_list it is of format: referring"),
         ({"conversations": []}, "key 'conversations': expected a list of turns, found an empty one"),
         ({"conversations": ["A?"]}, r"key 'conversations\[0\]': expected an object, found a string"),
         ({"conversations": [{"from": "human"}]}, r"conversations\[0\]\.value': expected a string, found nothing"),

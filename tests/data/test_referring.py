@@ -108,6 +108,12 @@ def test_frames_of_a_video_file_are_numbers(opened) -> None:
         ({"key_frame_id": 10**400}, "wrong frame", "no number of a frame"),
         ({"key_frame_id": -1}, "wrong frame", "no number of a frame"),
         ({"caption": " "}, "no caption", "has no word"),
+        ({"caption": None}, "no caption", "is missing"),
+        (
+            {"track_list": [[0.1, 0.2, 0.5, 1], [], []], "key_frame_box": []},
+            "boxes look like fractions",
+            "write pixels",
+        ),
         ({"frame_path": "/etc"}, "unsafe path", "not a path below"),
     ],
 )

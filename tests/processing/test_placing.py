@@ -93,7 +93,12 @@ def test_a_question_about_a_target_gets_the_tags_of_its_video_and_track(processo
     ("question", "media", "message"),
     [
         ("Is it red?", [VIDEO, BOX, TRACK], "a: a box is given, but the text holds no <box>; write it where"),
-        ("Is <box> red?", [VIDEO], "a: the text holds <box>, but no box is given; give one, or leave out the tag"),
+        ("Is <box> red?", [VIDEO], "a: the text holds <box>, but no box is given; give one .target=, or --box., or"),
+        (
+            "Is <bbox> red?",
+            [VIDEO, BOX, TRACK],
+            "a: a box is given, but the text holds no <box>, only <bbox>; ",
+        ),
     ],
 )
 def test_a_box_and_its_tag_need_each_other(processor: VideoLMProcessor, question, media, message) -> None:

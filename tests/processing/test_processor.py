@@ -50,7 +50,7 @@ def test_every_media_item_has_its_own_seed(processor: VideoLMProcessor) -> None:
 @pytest.mark.parametrize(
     ("bad", "prompt", "message"),
     [
-        (sample("<image> A?", "B"), TRAINING, "1 <image> in the text but 0 image files"),
+        (sample("<image> A?", "B"), TRAINING, "1 <image> in the text but 0 image items"),
         (sample("<image>" * 3, "B", *[PICTURE] * 3), TRAINING, "3 image files where 2 are allowed"),
         (sample("<video>", "B", CLIP), "plain", "takes image, not video"),
         (sample("A", "B", MediaRef("audio", "/a.wav")), TRAINING, "takes no audio"),

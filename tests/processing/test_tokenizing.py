@@ -90,9 +90,9 @@ def test_nothing_is_labelled_unless_asked_for(tokenizer: LlamaTokenizer) -> None
 @pytest.mark.parametrize(
     ("text", "media", "message"),
     [
-        ("<image><image> A?", (IMAGE,), "2 <image> in the text but 1 image files"),
-        ("A?", (IMAGE,), "0 <image> in the text but 1 image files"),
-        ("<video> A?", (), "1 <video> in the text but 0 video files"),
+        ("<image><image> A?", (IMAGE,), "2 <image> in the text but 1 image items"),
+        ("A?", (IMAGE,), "0 <image> in the text but 1 image items"),
+        ("<video> A?", (), "1 <video> in the text but 0 video items"),
         ("<image><video> A?", (VIDEO, IMAGE), "tags stand as image, video but the files as video, image"),
     ],
 )

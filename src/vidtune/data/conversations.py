@@ -64,7 +64,8 @@ def _annotation(item: Any) -> Annotation:
     media: list[tuple[str, str | None]] = [(stream, path) for stream in STREAMS for path in named[stream]]
     conversation = item.get("conversations")
     if not isinstance(conversation, list) or not conversation:
-        raise ValueError(f"key 'conversations': expected a list of turns, found {kind_of(conversation)}")
+        hint = "; with track_list it is of format: referring" if "track_list" in item else ""
+        raise ValueError(f"key 'conversations': expected a list of turns, found {kind_of(conversation)}{hint}")
     turns = tuple(_turn(turn, f"conversations[{k}]") for k, turn in enumerate(conversation))
     tags = [tag for turn in turns for tag in TAG.findall(turn.text)]
     if len(tags) == 1 and str(identity) and not any(key in item for key in STREAMS):

@@ -89,7 +89,8 @@ class _Boxes:
 def _annotation(item: Any) -> Annotation:
     if not isinstance(item, dict):
         raise ValueError(f"expected an object, found {kind_of(item)}")
-    folder, caption = text_of(item, "frame_path"), text_of(item, "caption")
+    folder = text_of(item, "frame_path")
+    caption = text_of(item, "caption") if item.get("caption") is not None else ""
     question = text_of(item, "question") if item.get("question") is not None else ""
     clip = text_of(item, "clip_path") if item.get("clip_path") is not None else ""
     key = "id" if item.get("id") is not None else "video_name"
@@ -105,7 +106,7 @@ def _annotation(item: Any) -> Annotation:
         asked, track = _targets(item)
         extras, frames = ((), asked.extras, track.extras), ((), asked.names, track.names)
         if not words:
-            raise SampleProblem("no caption", "its caption has no word")
+            raise SampleProblem("no caption", "its caption is missing or has no word")
     except SampleProblem as found:
         problem = found.reason, found.detail
     return Annotation(str(identity), turns, media, None, extras, frames, problem, words)
@@ -129,6 +130,8 @@ def _targets(item: dict[str, Any]) -> tuple[_Boxes, _Boxes]:
         asked.add(frame, box, "key_frame_box")
     if not (asked.boxes or track.boxes):
         raise SampleProblem("no box", "key_frame_box is empty, and so are all boxes of track_list")
+    if all(0 <= number <= 1 for box in (*asked.boxes, *track.boxes) for number in box):
+        raise SampleProblem("boxes look like fractions", "all its boxes lie within 0 to 1; write pixels of the frame")
     return (asked if asked.boxes else track), (track if track.boxes else asked)
 
 

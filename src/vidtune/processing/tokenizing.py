@@ -271,7 +271,7 @@ def _check_tags(tags: Sequence[str], media: Sequence[str]) -> None:
         if tags.count(stream) != media.count(stream):
             raise SampleProblem(
                 "tags and media differ in number",
-                f"{tags.count(stream)} <{stream}> in the text but {media.count(stream)} {stream} files",
+                f"{tags.count(stream)} <{stream}> in the text but {media.count(stream)} {stream} items",
             )
     if list(tags) != list(media):
         raise SampleProblem(

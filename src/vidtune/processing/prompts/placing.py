@@ -49,9 +49,12 @@ def check_target(turns: Sequence[Turn], media: Collection[str], target: Collecti
     for stream in target:
         tagged = any(f"<{stream}>" in turn.text for turn in turns)
         if tagged and stream not in media:
-            line = f"the text holds <{stream}>, but no {stream} is given; give one, or leave out the tag"
+            give = "give one (target=, or --box), or leave out the tag"
+            line = f"the text holds <{stream}>, but no {stream} is given; {give}"
         elif stream in media and not tagged:
-            line = f"a {stream} is given, but the text holds no <{stream}>; write it where the target is named"
+            tags = dict.fromkeys(tag for turn in turns for tag in re.findall(r"<(\w+)>", turn.text))
+            only = "".join(f", only <{tag}>" for tag in [tag for tag in tags if tag not in media][:1])
+            line = f"a {stream} is given, but the text holds no <{stream}>{only}; write it where the target is named"
         else:
             continue
         raise SampleProblem("tags and media differ in number", line)
