@@ -144,7 +144,7 @@ def preprocessing(config: VideoLMConfig) -> dict[str, Preprocessing]:
     """Return the preprocessing of the official code.
 
     Videos are squeezed into a square, pictures and frames of boxes are cut to it, and boxes stay fractions of the whole
-    frame, as published; ``follow_crop`` of the streams of a target corrects that.
+    frame, as published; ``follow_crop`` of the streams of a target corrects that. Resized pixels are whole grey levels.
     """
     tower = config.tower("clip")
     assert isinstance(tower, PooledClipTowerConfig)
@@ -157,10 +157,11 @@ def preprocessing(config: VideoLMConfig) -> dict[str, Preprocessing]:
             sampling="segment_middles",
             resize="stretch",
             order="resize_then_normalize",
+            pixels="uint8",
         ),
-        "image": ImagePreprocessing(size=size, antialias=True),
-        "box": RegionPreprocessing(size=size, num_boxes=1, antialias=True),
-        "track": RegionPreprocessing(size=size, num_boxes=tracked, antialias=True),
+        "image": ImagePreprocessing(size=size, antialias=True, pixels="uint8"),
+        "box": RegionPreprocessing(size=size, num_boxes=1, antialias=True, pixels="uint8"),
+        "track": RegionPreprocessing(size=size, num_boxes=tracked, antialias=True, pixels="uint8"),
     }
 
 
