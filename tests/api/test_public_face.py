@@ -117,6 +117,8 @@ def test_a_conversation_remembers_and_streams_what_it_would_say(in_examples):
     assert said.turns[0].text.startswith("<video>") and "<video>" not in said.turns[2].text
     with pytest.raises(vidtune.UserError, match="empty"):
         said.say(" ")
+    with pytest.raises(vidtune.UserError, match=r"say: takes the text alone; give max_new_tokens= to chat\(...\)"):
+        said.say("What moves?", max_new_tokens=4)
     assert len(said.turns) == 4
 
 

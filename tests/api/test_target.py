@@ -122,10 +122,11 @@ def test_what_does_not_fit_is_one_line(
     model: vidtune.Model, video: Path, frames: Path, target: vidtune.Target, tmp_path: Path
 ) -> None:
     located = model.follow(target, video=video)
+    assert "steps=" not in repr(located) and "key=BoxAt" in repr(located)
     Image.new("RGB", (96, 64)).save(tmp_path / "a.png")
     for line, options in (
         ("a box is given, but the text holds no <box>", {"question": "What?"}),
-        ("the text holds <box>, but no box is given", {"target": None}),
+        ("the text holds <box>, but no box is given; give one .target=, or --box", {"target": None}),
         ("target=: needs one video= in which the box is, and 0 were given", {"video": None}),
         ("target=: needs one video= in which the box is, and 2 were given", {"video": [video, video]}),
         ("target=: the target is in .*v.mp4, but another video= is asked about", {"target": located, "video": frames}),

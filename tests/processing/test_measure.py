@@ -98,6 +98,8 @@ def test_the_cost_of_items_enters_the_table_and_the_cost_of_packs(processor, tmp
 def test_a_tower_that_tells_its_hidden_states_costs_by_them() -> None:
     text = AutoConfig.for_model("llama", vocab_size=512, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
     clip = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    with pytest.raises(ValueError, match=r"1 layers up to .* set connectors.region.num_levels to 2 or fewer"):
+        SYSTEMS["artemis"].architecture.build_config(text, {"clip": clip}, {"region": {"num_levels": 3}})
     config = SYSTEMS["artemis"].architecture.build_config(
         text, {"clip": {**clip, "image_size": 28, "patch_size": 7, "pooled_frames": 6}}, {"region": {"num_levels": 2}}
     )

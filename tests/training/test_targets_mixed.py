@@ -10,7 +10,7 @@ from launched import Launcher, largest_difference
 from training_world import COLOURS, LANGUAGE_MODEL, conversation
 
 from vidtune.checkpoints.load import load_checkpoint
-from vidtune.checkpoints.write import save_checkpoint
+from vidtune.checkpoints.write import left_out, save_checkpoint, writable_formats
 from vidtune.planning.plan import share
 from vidtune.recipe.types import Recipe
 from vidtune.training.run import train_stages
@@ -88,6 +88,8 @@ def test_the_adapter_is_a_published_run_on_the_published_second_stage(whole: Pat
     trained = load_checkpoint(whole)
     save_checkpoint(trained, tmp_path / "run", "official_lora")
     save_checkpoint(load_checkpoint(whole.parents[1] / "tune/final"), tmp_path / "stage2", "official_stage2")
+    assert left_out(trained, "official_stage2") == ["connectors.region"]
+    assert {"official", "vidtune"} <= {name for name in writable_formats(trained) if not left_out(trained, name)}
     ours = trained.model.state_dict()
     for base in (tmp_path / "stage2", whole.parents[1] / "tune/final"):
         theirs = load_checkpoint(tmp_path / "run", base=str(base)).model.state_dict()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vidtune.api.ask import MEDIA_TIMEOUT, Ask
 from vidtune.api.reply import Reply
 from vidtune.data.sample import MediaRef, Turn
+from vidtune.errors import UserError
 
 if TYPE_CHECKING:
     from vidtune.api.model import Model
@@ -31,20 +32,27 @@ class Chat:
     _target: "LocatedTarget | None" = field(default=None, init=False, repr=False)
     _media: tuple[MediaRef, ...] = field(default=(), init=False, repr=False)
 
-    def say(self, text: str) -> Reply:
+    def say(self, text: str, **settings: Any) -> Reply:
         """Say something and return the model's answer; both are remembered.
 
+        Args:
+            settings: must be empty; media and settings are given once, to :meth:`Model.chat`.
+
         Raises:
-            UserError: as in :meth:`Model.answer`; nothing is remembered then.
+            UserError: as in :meth:`Model.answer`, or ``settings`` are given; nothing is remembered then.
         """
+        _refuse(settings, "say")
         ask = self._ask()
         with self._conversation(ask) as conversation:
             answer = conversation.ask(text, ask.media_of(text, later=bool(self.turns)))
         self.turns, self._media = conversation.turns, conversation.media
         return Reply(answer, text, ask.duration, self.model._dialect.times)
 
-    def stream(self, text: str) -> Iterator[str]:
-        """Say something and yield pieces of the answer; both are remembered when the answer is complete."""
+    def stream(self, text: str, **settings: Any) -> Iterator[str]:
+        """Say something and yield pieces of the answer; both are remembered when the answer is complete. Arguments and
+        errors as in :meth:`say`.
+        """
+        _refuse(settings, "stream")
         ask = self._ask()
         with self._conversation(ask) as conversation:
             yield from conversation.stream(text, ask.media_of(text, later=bool(self.turns)))
@@ -70,3 +78,9 @@ class Chat:
             conversation = Conversation(engine)
             conversation.turns, conversation.media = self.turns, self._media or (ask.media if self.turns else ())
             yield conversation
+
+
+def _refuse(settings: Mapping[str, Any], method: str) -> None:
+    if settings:
+        name = next(iter(settings))
+        raise UserError(f"{method}: takes the text alone; give {name}= to chat(...), for the whole conversation")

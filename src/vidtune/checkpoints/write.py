@@ -133,11 +133,20 @@ def export_state(
 
 def export_format(system: str, name: str) -> CheckpointFormat:
     """Return a writable format of a system by name. Raises UserError for any other, which names the nearest."""
-    known = SYSTEMS[system].publication.formats
-    formats = {format.name: format for format in known if format.write_config or format.holds_connectors_alone}
+    formats = _formats(system)
     if name not in formats:
         raise UserError(f"cannot write format {name!r} of system {system!r}; {suggestion(name, [*formats, OURS])}")
     return formats[name]
+
+
+def writable_formats(checkpoint: Checkpoint) -> list[str]:
+    """Return the names of the formats in which a model can be written, ours last."""
+    return [*_formats(checkpoint.model.config.system), OURS]
+
+
+def _formats(system: str) -> dict[str, CheckpointFormat]:
+    known = SYSTEMS[system].publication.formats
+    return {format.name: format for format in known if format.write_config or format.holds_connectors_alone}
 
 
 def left_out(checkpoint: Checkpoint, format_name: str) -> list[str]:

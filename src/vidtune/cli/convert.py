@@ -39,7 +39,7 @@ def convert(
     """
     from vidtune.checkpoints.explain import explain as explained
     from vidtune.checkpoints.load import load_checkpoint, recognise_checkpoint
-    from vidtune.checkpoints.write import left_out, save_checkpoint
+    from vidtune.checkpoints.write import left_out, save_checkpoint, writable_formats
     from vidtune.errors import UserError
 
     towers = assignments(tower, "--tower")
@@ -58,4 +58,6 @@ def convert(
     save_checkpoint(checkpoint, to_folder, to, difference_from)
     typer.echo(f"written: {to_folder} ({to})")
     if lost := left_out(checkpoint, to):
-        typer.echo(f"warning: format {to} has no place for {', '.join(lost)}: keep their weights", err=True)
+        others = [name for name in writable_formats(checkpoint) if not left_out(checkpoint, name)]
+        line = f"format {to} has no place for {', '.join(lost)}: keep their weights, or write {' or '.join(others)}"
+        typer.echo(f"warning: {line}", err=True)

@@ -123,7 +123,8 @@ def build_config(text_config: PreTrainedConfig, towers: Sizes, connectors: Sizes
     deepest = tower.num_states + tower.feature_layer
     step = min(_TAP_STEP, deepest // max(1, levels - 1))
     if not step:
-        raise ValueError(f"towers.clip: {deepest} layers before its feature_layer do not give {levels} levels")
+        line = f"towers.clip: {deepest} layers up to its feature_layer are too few for {levels} levels"
+        raise ValueError(f"{line}; set connectors.region.num_levels to {deepest + 1} or fewer, or add layers")
     taps = [deepest - step * (levels - 1 - level) for level in range(levels)]
     return VideoLMConfig(
         system=NAME,

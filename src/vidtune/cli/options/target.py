@@ -23,7 +23,8 @@ class TargetOptions:
     box: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="X1,Y1,X2,Y2@SECONDS", help="The target that <box> in a question is about; @#12: in frame 12."
+            metavar="X1,Y1,X2,Y2@SECONDS",
+            help="The target that <box> in the question names; write <box> there. @#12: in frame 12.",
         ),
     ] = None
     box_form: Annotated[

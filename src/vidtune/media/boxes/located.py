@@ -1,7 +1,7 @@
 """A target in one video: its boxes in pixels, at frames that exist."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vidtune.errors import UserError
 from vidtune.media.boxes.forms import Box, GivenBox
@@ -37,7 +37,7 @@ class LocatedTarget:
     """
 
     video: str
-    info: MediaInfo
+    info: MediaInfo = field(repr=False)
     key: BoxAt
     track: tuple[BoxAt, ...] = ()
 
