@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from vidtune.checkpoints.build import build_model
 from vidtune.checkpoints.load import load_checkpoint
 from vidtune.checkpoints.lora.adapter_files import is_adapter_weight
+from vidtune.cli.main import run as run_command
 from vidtune.errors import UserError
 from vidtune.recipe.types import Recipe
 from vidtune.training.run import train_stages as train
@@ -118,17 +119,15 @@ def test_run_that_moved_finds_its_own_base_and_a_lone_bundle_says_what_it_misses
 def test_commands_take_a_bundle(
     undisturbed: tuple[Recipe, Path], media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vidtune.cli.answer import answer
     from vidtune.cli.convert import convert
     from vidtune.evaluation.checkpoint import open_checkpoint
 
     final = undisturbed[1] / "more/final"
     convert(str(final), tmp_path / "whole", "vidtune", None, None)
+    question = ["--video", str(media / "red.mp4"), "--question", "What moves?", "--max-new-tokens", "4", "--json"]
     capsys.readouterr()
-    options: dict[str, Any] = {"image": None, "as_json": True, "max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0}
-    options |= {"seed": 0, "prompt": None, "model_base": None, "tokenizer": None, "device": "cpu", "dtype": None}
     for checkpoint in (final, tmp_path / "whole"):
-        answer(str(checkpoint), ["What moves?"], [media / "red.mp4"], media_timeout=60.0, **options)
+        assert run_command(["answer", str(checkpoint), *question, "--device", "cpu"]) == 0
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert first == second and first["question"] == "What moves?"
     merged, whole = open_checkpoint(final), load_checkpoint(tmp_path / "whole")

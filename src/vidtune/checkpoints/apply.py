@@ -121,9 +121,9 @@ def _assemble(source: Source, dtype: Dtypes, reports: list[LoadReport] | None) -
 
 
 def _require_different(layers: Sequence["_Layer"]) -> None:
-    """Raise UserError where two layers hold one adapter, which would be merged twice."""
+    """Raise UserError where two runs hold one adapter, which would be merged twice; a bundle knows its own base."""
     seen: list[_Layer] = []
-    for layer in (one for one in layers if one.adapters):
+    for layer in (one for one in layers if one.adapters and one.source.kind != "bundle"):
         for other in seen:
             pairs = zip(layer.adapters, other.adapters, strict=False)
             if len(layer.adapters) == len(other.adapters) and all(one.same_as(two) for (one, _), (two, _) in pairs):
