@@ -5,7 +5,6 @@ The config of a tower is a frozen dataclass that states shapes and builds the to
 Legend: B items, N tokens of an item, C tower width, K tapped hidden states.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -96,7 +95,14 @@ def require_sizes(what: str, kind: Any, sizes: Mapping[str, Any]) -> None:
         allowed = get_args(types[name]) if union else (types[name],)
         if set(allowed) <= _NAMES.keys() and not any(_is(value, one) for one in allowed):
             expected = " or ".join(_NAMES[one] for one in allowed)
-            raise ValueError(f"{what}: {name} is {json.dumps(value, default=str)}; expected {expected}")
+            raise ValueError(f"{what}: {name} is {_written(value)}; expected {expected}")
+
+
+def _written(value: Any) -> str:
+    """A value as a recipe writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def _is(value: Any, type_: type) -> bool:
