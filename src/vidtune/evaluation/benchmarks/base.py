@@ -14,7 +14,7 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.named_files import Named
 from vidtune.evaluation.benchmarks.test_set_files import feature_files
-from vidtune.evaluation.protocol import Protocol
+from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
 
 OFFICIAL_FIELDS = ("id", "question", "answer", "pred")
@@ -42,6 +42,9 @@ class Benchmark(ABC):
         source: where the questions come from.
         official_file: name of the file of JSON lines that holds the answers in the form of the published scripts.
         system_rules: system -> changes to the protocol with which its published numbers were made.
+        version: of the rules; a new one makes another protocol.
+        lookup: where the videos are in the folder of the set.
+        generation: how answers are decoded.
         points_of: question types of which only the average score is published, of each; none: accuracy and average
             score over all questions.
     """
@@ -51,6 +54,9 @@ class Benchmark(ABC):
     source: str
     official_file: str = "merge.jsonl"
     system_rules: Mapping[str, Mapping[str, Any]]
+    version: int = 1
+    lookup: FileLookup
+    generation: GenerationRules = GenerationRules()
     points_of: tuple[str, ...] = ()
 
     @abstractmethod
@@ -118,7 +124,6 @@ class Benchmark(ABC):
             raise KeyError("id")
         return OfficialAnswer(tuple(ids), answer_of(record, "pred", "prediction", "text"))
 
-    @abstractmethod
     def protocol(
         self,
         *,
@@ -128,6 +133,20 @@ class Benchmark(ABC):
         blind: bool = False,
     ) -> Protocol:
         """Returns the default protocol for a system with this prompt format and preprocessing."""
+        return Protocol(
+            benchmark=self.name,
+            version=self.version,
+            prompt_format=prompt_format,
+            file_lookup=self.lookup,
+            preprocessing=dict(preprocessing or {}),
+            generation=self.generation.model_copy(update={"stop": tuple(stop)}),
+            blind=blind,
+            **self.further_rules(),
+        )
+
+    def further_rules(self) -> dict[str, Any]:
+        """Returns fields of the default protocol that few benchmarks have."""
+        return {}
 
 
 def answer_of(record: Mapping[str, Any], *names: str) -> Any:

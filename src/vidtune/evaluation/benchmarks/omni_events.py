@@ -28,7 +28,7 @@ from vidtune.evaluation.metrics.programs.meteor import Meteor, meteor_of_sums, m
 from vidtune.evaluation.metrics.segment_captions import score_segment_captions
 from vidtune.evaluation.metrics.tokenizer import TokenizerName
 from vidtune.evaluation.outcome import Metric
-from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
+from vidtune.evaluation.protocol import FileLookup, GenerationRules
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
 from vidtune.processing.times import time_rule
 
@@ -129,24 +129,8 @@ class OmniEvents(MeasuredBenchmark):
         fingerprint = hashlib.sha256(content).hexdigest()[:16]
         return QuestionSet(self.name, path.parent, fingerprint, tuple(questions))
 
-    def protocol(
-        self,
-        *,
-        prompt_format: str,
-        stop: Sequence[str] = (),
-        preprocessing: Mapping[str, Any] | None = None,
-        blind: bool = False,
-    ) -> Protocol:
-        return Protocol(
-            benchmark=self.name,
-            version=self.version,
-            prompt_format=prompt_format,
-            templates={task: self.templates[task] for task in self.tasks},
-            file_lookup=self.lookup,
-            preprocessing=dict(preprocessing or {}),
-            generation=self.generation.model_copy(update={"stop": tuple(stop)}),
-            blind=blind,
-        )
+    def further_rules(self) -> dict[str, Any]:
+        return {"templates": {task: self.templates[task] for task in self.tasks}}
 
     @property
     def every_answer_counts(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ A set is a JSON list in the form of `data.referring` beside its videos. Every en
 and may have ``type``, the kind of the question.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 from vidtune.data.referring import PUBLISHED_TAG, TAG
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
-from vidtune.evaluation.benchmarks.target_questions import read_targets, target_set
+from vidtune.evaluation.benchmarks.target_questions import PATHS, read_targets, target_set
 from vidtune.evaluation.benchmarks.test_set_files import field_of
-from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
+from vidtune.evaluation.protocol import FileLookup
 from vidtune.evaluation.question import Question, QuestionSet
 
 
@@ -33,6 +33,7 @@ class TargetQA(Benchmark):
     source: str
     file: str
     folder: str
+    lookup: FileLookup = PATHS
     streams: tuple[str, ...] = ("box", "track")
     version: int = 1
     system_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -55,24 +56,8 @@ class TargetQA(Benchmark):
         )
         return target_set(self.name, folder, fingerprint, asked)
 
-    def protocol(
-        self,
-        *,
-        prompt_format: str,
-        stop: Sequence[str] = (),
-        preprocessing: Mapping[str, Any] | None = None,
-        blind: bool = False,
-    ) -> Protocol:
-        return Protocol(
-            benchmark=self.name,
-            version=self.version,
-            prompt_format=prompt_format,
-            file_lookup=FileLookup(folder="", extensions=("",)),
-            preprocessing=dict(preprocessing or {}),
-            question_media={stream: {} for stream in self.streams},
-            generation=GenerationRules(stop=tuple(stop)),
-            blind=blind,
-        )
+    def further_rules(self) -> dict[str, Any]:
+        return {"question_media": {stream: {} for stream in self.streams}}
 
     def _find(self, data: Path) -> Path:
         for candidate in (data, data / self.folder):

@@ -11,10 +11,14 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.referring import referring_annotation
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.test_set_files import read_list
+from vidtune.evaluation.protocol import FileLookup
 from vidtune.evaluation.question import Question, QuestionSet
 
 if TYPE_CHECKING:
     from vidtune.data.media_files import MediaFiles
+
+PATHS = FileLookup(folder="", extensions=("",))
+"""Videos are named by their path, with extension."""
 
 
 def read_targets(path: Path) -> tuple[list[tuple[Mapping[str, Any], Annotation]], str]:

@@ -30,7 +30,7 @@ from vidtune.evaluation.benchmarks.judge_prompts.aspects import (
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
 from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
 from vidtune.evaluation.benchmarks.zero_shot_qa import SYSTEM_RULES
-from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
+from vidtune.evaluation.protocol import FileLookup
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
 
 FOLDER = "Video_5_Benchmark"
@@ -103,24 +103,6 @@ class AspectQA(Benchmark):
                 )
         fingerprint = hashlib.sha256(b"\0".join(content for _, content in read.values())).hexdigest()[:16]
         return QuestionSet(self.name, folder, fingerprint, tuple(questions))
-
-    def protocol(
-        self,
-        *,
-        prompt_format: str,
-        stop: Sequence[str] = (),
-        preprocessing: Mapping[str, Any] | None = None,
-        blind: bool = False,
-    ) -> Protocol:
-        return Protocol(
-            benchmark=self.name,
-            version=self.version,
-            prompt_format=prompt_format,
-            file_lookup=self.lookup,
-            preprocessing=dict(preprocessing or {}),
-            generation=GenerationRules(stop=tuple(stop)),
-            blind=blind,
-        )
 
     def official_files(
         self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]]

@@ -16,7 +16,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.named_files import Named, VideoFiles
 from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
-from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
+from vidtune.evaluation.protocol import FileLookup
 from vidtune.evaluation.question import Question, QuestionSet
 
 QUESTIONS_FILE = "test_q.json"
@@ -76,24 +76,6 @@ class VideoQA(Benchmark):
         )
         fingerprint = hashlib.sha256(question_bytes + b"\0" + answer_bytes).hexdigest()[:16]
         return QuestionSet(self.name, folder, fingerprint, questions)
-
-    def protocol(
-        self,
-        *,
-        prompt_format: str,
-        stop: Sequence[str] = (),
-        preprocessing: Mapping[str, Any] | None = None,
-        blind: bool = False,
-    ) -> Protocol:
-        return Protocol(
-            benchmark=self.name,
-            version=self.version,
-            prompt_format=prompt_format,
-            file_lookup=self.lookup,
-            preprocessing=dict(preprocessing or {}),
-            generation=GenerationRules(stop=tuple(stop)),
-            blind=blind,
-        )
 
     def _find(self, data: Path) -> Path:
         candidates = (data, data / self.folder, data / self.parent / self.folder)

@@ -24,7 +24,7 @@ from vidtune.data.referring import TAG
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import OfficialAnswer, answer_of
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
-from vidtune.evaluation.benchmarks.target_questions import read_targets, target_set
+from vidtune.evaluation.benchmarks.target_questions import PATHS, read_targets, target_set
 from vidtune.evaluation.benchmarks.test_set_files import field_of
 from vidtune.evaluation.benchmarks.zero_shot_qa import ARTEMIS_SAMPLING
 from vidtune.evaluation.metrics.base import CaptionMetric, MetricValues, TaskValues
@@ -35,7 +35,7 @@ from vidtune.evaluation.metrics.programs.caption_programs import CaptionPrograms
 from vidtune.evaluation.metrics.programs.meteor import meteor_of_sums
 from vidtune.evaluation.metrics.rouge import rouge_l
 from vidtune.evaluation.outcome import Metric
-from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
+from vidtune.evaluation.protocol import FileLookup, GenerationRules
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
 
 TARGET = "target"
@@ -67,6 +67,7 @@ class TargetCaptions(MeasuredBenchmark):
     title: str
     source: str
     choice: str
+    lookup: FileLookup = PATHS
     annotations: str = "hc_stvg_val.json"
     folders: tuple[str, ...] = ("videorefbench_json", "Artemis_data")
     generation: GenerationRules = field(default_factory=lambda: GenerationRules(**ARTEMIS_SAMPLING))
@@ -93,24 +94,8 @@ class TargetCaptions(MeasuredBenchmark):
         asked = ((_question(path, index, *entry), entry[1]) for index, entry in enumerate(entries))
         return target_set(self.name, root, fingerprint, asked)
 
-    def protocol(
-        self,
-        *,
-        prompt_format: str,
-        stop: Sequence[str] = (),
-        preprocessing: Mapping[str, Any] | None = None,
-        blind: bool = False,
-    ) -> Protocol:
-        return Protocol(
-            benchmark=self.name,
-            version=self.version,
-            prompt_format=prompt_format,
-            file_lookup=FileLookup(folder="", extensions=("",)),
-            preprocessing=dict(preprocessing or {}),
-            question_media={BOX: {}, TRACK: {"choice": self.choice}},
-            generation=self.generation.model_copy(update={"stop": tuple(stop)}),
-            blind=blind,
-        )
+    def further_rules(self) -> dict[str, Any]:
+        return {"question_media": {BOX: {}, TRACK: {"choice": self.choice}}}
 
     @property
     def measuring(self) -> dict[str, Any]:
