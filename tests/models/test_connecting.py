@@ -9,8 +9,12 @@ from tiny_models import packed, random_example, tiny_model
 
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
+from vidtune.features.collection import stream_spec
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing
+from vidtune.models.config import VideoLMConfig
+from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Example, Item, MediaSlot, pack
-from vidtune.processing.stream_settings import Measured
+from vidtune.processing.stream_settings import Measure, Measured
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +161,44 @@ def test_extras_have_the_declared_shape_and_a_way_to_the_connector():
         list(model_of("spans").encode_items("rows", [item]))
     with pytest.raises(UserError, match="connector type 'faulty' declares extras"):
         model_of("faulty", fault="extras")
+
+
+def two_streams(**settings: object) -> VideoLM:
+    """A model whose streams "pairs" and "rows" share tower and connector; ``settings`` are those of "rows"."""
+    spec = model_of("merging", group=2).config.to_dict()
+    shared = {"tower": "rows", "connector": "rows"}
+    streams = {"pairs": shared, "rows": {**shared, "connector_settings": settings}}
+    names = ("system", "text_config", "towers", "connectors")
+    return VideoLM(VideoLMConfig(streams=streams, **{name: spec[name] for name in names})).eval()
+
+
+def test_streams_that_share_a_connector_condense_by_their_own_settings():
+    model = two_streams(group=3)
+    config = VideoLMConfig.from_dict(model.config.to_dict())
+    for stream, group in (("pairs", 2), ("rows", 3)):
+        tokens = 12 // group
+        assert config.feature_shape(stream, (12, 3)) == (tokens, 4) and config.num_tokens(stream, (12, 3)) == tokens
+        values = torch.randn(12, 3)
+        features = model.towers["rows"](values).unflatten(0, (-1, group)).mean(1)
+        [block] = model.encode_items(stream, [Item(values, tokens, Measured(tokens))])
+        torch.testing.assert_close(block, model.connectors["rows"](features))
+        measure = Measure(tower=config.tower_spec("rows"), connector=config.connector_spec_of(stream))
+        assert measure((12, 3)).tokens == tokens
+    specs = [
+        stream_spec(config, stream, model.towers["rows"], ImagePreprocessing(), "float32", {})
+        for stream in ("pairs", "rows")
+    ]
+    assert [spec.tower["condensed"]["group"] for spec in specs] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"output_size": 8}, r"'output_size' of connector 'rows': group, spans can differ$"),
+        ({"grup": 8}, r"'grup' of connector 'rows': group, spans can differ$"),
+        ({"group": "many"}, r"stream 'rows': connector_settings: .*group is \"many\"; expected a whole number$"),
+    ],
+)
+def test_settings_that_a_stream_cannot_change_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        two_streams(**settings)

@@ -250,11 +250,11 @@ def _token_counts(
     parts = config.streams[stream]
     tower: Any = config.tower(parts["tower"])
     counts = {shape: config.num_tokens(stream, shape) for shape in preprocessing.output_shapes()}
-    connector, fixed = config.connector(parts["connector"]), len(counts) == 1
+    connector, fixed = config.connector_of(stream), len(counts) == 1
     plain = fixed or (is_tokenwise(connector) and (counts or hasattr(tower, "tokens_per_row")))
     tells_more = hasattr(tower, "grid") or hasattr(tower, "state_tokens")
     if config.taps(stream) or condenses(connector) or tells_more or not plain:
-        specs = {"tower": config.tower_spec(parts["tower"]), "connector": config.connectors[parts["connector"]]}
+        specs = {"tower": config.tower_spec(parts["tower"]), "connector": config.connector_spec_of(stream)}
         return Measure(**specs, taps=config.taps(stream))
     if fixed:
         return next(iter(counts.values()))

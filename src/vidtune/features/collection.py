@@ -127,16 +127,16 @@ def stream_spec(
         tower: the stream's tower with its weights.
         dtype, origin: see :meth:`CollectionSpec.of`; the names of stream and tower are added to ``origin``.
     """
-    parts = config.streams[stream]
-    named = {"stream": stream, "tower": f"towers.{parts['tower']}"}
+    name = config.streams[stream]["tower"]
+    named = {"stream": stream, "tower": f"towers.{name}"}
     return CollectionSpec.of(
         tower,
-        config.tower(parts["tower"]),
+        config.tower(name),
         preprocessing,
         dtype,
         {**origin, **named},
         config.taps(stream),
-        config.connector(parts["connector"]),
+        config.connector_of(stream),
     )
 
 

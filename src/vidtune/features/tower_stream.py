@@ -43,8 +43,7 @@ class TowerStream:
         cls, config: VideoLMConfig, stream: str, tower: nn.Module, preprocessing: Preprocessing, cache: FeatureCache
     ) -> "TowerStream":
         """Returns a stream of a model with its frozen tower."""
-        connector = config.connector(config.streams[stream]["connector"])
-        return cls(stream, tower, preprocessing, cache, config.taps(stream), connector)
+        return cls(stream, tower, preprocessing, cache, config.taps(stream), config.connector_of(stream))
 
     @property
     def takes_lists(self) -> bool:

@@ -41,6 +41,8 @@ class VideoLMConfig(PreTrainedConfig):
         connectors: name -> ``{"type": ..., **sizes}``, see :mod:`vidtune.models.connectors`.
         streams: name -> ``{"tower": name, "connector": name}``; several streams may share a tower. With
             ``"taps": [14, 20]`` the connector gets these hidden states of the tower, (K, N, C), in place of its output.
+            With ``"connector_settings": {"group": 4}`` the connector condenses the stream's features with these
+            settings in place of its own; streams that share a connector then share its weights all the same.
             The k-th stream by alphabet owns placeholder id ``text_config.vocab_size + k``, which is outside the
             vocabulary.
         alignments: stream -> sizes of the head that aligns its hidden states with a teacher's features, see
@@ -49,7 +51,8 @@ class VideoLMConfig(PreTrainedConfig):
         added_tokens: text -> id of each token that the system adds to the tokenizer of the language model.
 
     Raises:
-        ValueError: a stream names a tower, connector or hidden state that does not exist.
+        ValueError: a stream names a tower, connector or hidden state that does not exist, or changes a setting of its
+            connector that does not belong to what condenses.
     """
 
     model_type = "vidtune"
@@ -79,6 +82,7 @@ class VideoLMConfig(PreTrainedConfig):
         for name, stream in self.streams.items():
             if stream["tower"] not in self.towers or stream["connector"] not in self.connectors:
                 raise ValueError(f"stream {name!r} names a tower or connector that is not there: {stream}")
+            self._check_connector_settings(name)
             self._check_taps(name)
         for aligned in self.alignments:
             self.alignment(aligned)
@@ -146,6 +150,15 @@ class VideoLMConfig(PreTrainedConfig):
         """Config of a connector."""
         return connector_config(self.connectors[name])
 
+    def connector_spec_of(self, stream: str) -> dict[str, Any]:
+        """Type and sizes of the connector of a stream, with the settings that the stream changes."""
+        parts = self.streams[stream]
+        return {**self.connectors[parts["connector"]], **parts.get("connector_settings", {})}
+
+    def connector_of(self, stream: str) -> ConnectorConfig:
+        """Config of the connector of a stream as the stream uses it: how features are condensed, what they become."""
+        return connector_config(self.connector_spec_of(stream))
+
     def alignment(self, stream: str) -> AlignmentConfig:
         """Config of the alignment head of a stream. Raises ValueError for sizes that it does not have."""
         try:
@@ -157,6 +170,20 @@ class VideoLMConfig(PreTrainedConfig):
         """Numbers of the hidden states of its tower that a stream reads; empty: it reads the tower's output."""
         return tuple(self.streams[stream].get("taps", ()))
 
+    def _check_connector_settings(self, stream: str) -> None:
+        changed = self.streams[stream].get("connector_settings", {})
+        if not changed:
+            return
+        name = self.streams[stream]["connector"]
+        allowed = getattr(self.connector(name), "condensing", ())
+        if wrong := next((setting for setting in changed if setting not in allowed), None):
+            can = f"{', '.join(allowed)} can differ" if allowed else "it has no settings that can differ"
+            raise ValueError(f"stream {stream!r}: connector_settings: {wrong!r} of connector {name!r}: {can}")
+        try:
+            self.connector_of(stream)
+        except ValueError as error:
+            raise ValueError(f"stream {stream!r}: connector_settings: {error}") from None
+
     def _check_taps(self, stream: str) -> None:
         taps = self.taps(stream)
         if not taps:
@@ -167,7 +194,7 @@ class VideoLMConfig(PreTrainedConfig):
             raise ValueError(f"stream {stream!r}: taps {list(taps)}: a tower of type {kind!r} has none")
         if outside := [tap for tap in taps if type(tap) is not int or not 0 <= tap < states]:
             raise ValueError(f"stream {stream!r}: taps {outside}: its tower has hidden states 0 to {states - 1}")
-        if is_tokenwise(self.connector(self.streams[stream]["connector"])):
+        if is_tokenwise(self.connector_of(stream)):
             raise ValueError(f"stream {stream!r}: taps {list(taps)}: its connector reads one hidden state only")
 
     def feature_shape(self, stream: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -176,12 +203,12 @@ class VideoLMConfig(PreTrainedConfig):
         Args:
             shape: shape of the item, without batch dimension.
         """
-        parts = self.streams[stream]
-        return feature_shape(self.tower(parts["tower"]), self.connector(parts["connector"]), shape, self.taps(stream))
+        tower = self.tower(self.streams[stream]["tower"])
+        return feature_shape(tower, self.connector_of(stream), shape, self.taps(stream))
 
     def num_tokens(self, stream: str, shape: tuple[int, ...]) -> int:
         """Number of embeddings of one item of a stream; ``shape`` is that of the item, without batch dimension."""
-        return tokens_of(self.connector(self.streams[stream]["connector"]), self.feature_shape(stream, shape))
+        return tokens_of(self.connector_of(stream), self.feature_shape(stream, shape))
 
 
 def _rules_of(system: str) -> list[tuple[Registry[Any], str]]:

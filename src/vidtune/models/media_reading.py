@@ -48,7 +48,7 @@ class MediaReading:
             taps, (n, K, N, C); if its connector condenses, a list
         """
         parts = self.config.streams[stream]
-        tower, connector = self.towers[parts["tower"]], self.config.connector(parts["connector"])
+        tower, connector = self.towers[parts["tower"]], self.config.connector_of(stream)
         taps, config = self.config.taps(stream), self.config.tower(parts["tower"])
         what = f"tower type {self.config.towers[parts['tower']].get('type')!r}"
         shape = (*([len(taps)] if taps else ()), None, config.hidden_size)
@@ -88,7 +88,7 @@ class MediaReading:
         Shape: (n, N, C) -> (n, M, D), or list of (N, C) -> list of (M, D)
         """
         name = self.config.streams[stream]["connector"]
-        connector, config = self.connectors[name], self.config.connector(name)
+        connector, config = self.connectors[name], self.config.connector_of(stream)
         what = f"connector type {self.config.connectors[name]['type']!r}"
         levels = len(self.program.adds.get(stream, ()))
         with foreign(what):
@@ -153,7 +153,7 @@ class MediaReading:
 
     def _check_extras(self, stream: str, items: Sequence[Item]) -> None:
         """Raise UserError for an item without the extras, of the declared shapes, that the stream's connector needs."""
-        connector = self.config.connector(self.config.streams[stream]["connector"])
+        connector = self.config.connector_of(stream)
         needed = getattr(connector, "extras", {})
         for item in items:
             if item.encoded and not getattr(connector, "takes_items", False):
@@ -234,7 +234,7 @@ class MediaReading:
         name = self.config.streams[stream]["tower"]
         tower = self.config.tower(name)
         shape = tower.input_shape()
-        needed = getattr(self.config.connector(self.config.streams[stream]["connector"]), "extras", {})
+        needed = getattr(self.config.connector_of(stream), "extras", {})
         sizes = {name: [1 if length is None else length for length in size] for name, size in needed.items()}
         extras = [{name: torch.zeros(size, device=self.device) for name, size in sizes.items()}] * number
         if through_tower and name not in self.config.absent_towers:

@@ -27,7 +27,8 @@ class ConnectorConfig(Protocol):
     - ``condense(features, extras)``: a frozen first part without parameters, lists of tower features and of the extras
       of each item -> list of features. What it gives is what the connector takes and what the feature store keeps, so
       it runs once per item. ``condensed_shape(shape)`` tells the shape of that, and ``condensing`` is a tuple of the
-      names of the sizes that it depends on: they belong to the identity of stored features.
+      names of the sizes that it depends on: they belong to the identity of stored features, and a stream may change
+      them (``connector_settings`` of :class:`VideoLMConfig`).
     - ``extras``: shapes of the extras that it needs of an item, by name; None is any length from 1. Only where it
       takes items or condenses.
     - ``grid(grid)``: frames, rows and columns of the embeddings of an item whose features stand in ``grid``.
