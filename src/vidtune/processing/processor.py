@@ -342,14 +342,15 @@ class VideoLMProcessor(ProcessorMixin):
         **options: Any,
     ) -> Encoded:
         check_target(turns, [ref.stream for ref in media], self.target)
-        placeholders = [self._placeholder(ref, found) for ref, found in zip(media, readings, strict=True)]
         format_ = self.prompt_format(prompt)
+        pairs = zip(media, readings, strict=True)
+        placeholders = [self._placeholder(ref, found, format_.layouts) for ref, found in pairs]
         return encode(turns, format_, self.chunk_tokenizer, placeholders, streams=tuple(self.streams), **options)
 
-    def _placeholder(self, ref: MediaRef, found: Sequence[Reading]) -> Placeholder:
+    def _placeholder(self, ref: MediaRef, found: Sequence[Reading], laid_out: bool) -> Placeholder:
         """What stands in the place of a tag: the tokens of its readings, and the texts of its layout."""
         parts = tuple((self.streams[part.stream].placeholder_id, measured.tokens) for part, measured in found)
-        layout = self.layouts.get(ref.stream)
+        layout = self.layouts.get(ref.stream) if laid_out else None
         settings = self.streams[ref.stream]
         runs = None if layout is None else runs_of(layout, ref, found, settings, self.media_info)
         return Placeholder(ref.stream, parts, settings.num_placeholders, runs)

@@ -103,6 +103,7 @@ class PromptFormat:
         borders: texts that the language model would take for the border of a turn; no turn may contain them.
         also_supervised: texts that are supervised wherever they stand as one token.
         cut: where a prompt that is too long may be cut; None: at any token.
+        layouts: whether texts of layouts are written; False: the tokens of media stand without them.
     """
 
     name: str
@@ -125,6 +126,7 @@ class PromptFormat:
     borders: tuple[str, ...] = ()
     also_supervised: tuple[str, ...] = ()
     cut: Cut | None = None
+    layouts: bool = True
 
     def __post_init__(self) -> None:
         if sorted(_plain_fields(self.question)) != ["media", "question"]:
