@@ -25,6 +25,7 @@ _TRAINING = replace(
     moved=_ONE_TAG_LATER,
     assistant=replace(_CHATML.assistant, supervised=("before", "end", "after")),
     also_supervised=("<|im_start|>", "<|im_end|>", "\n"),
+    left_out=("QA_GT_caption_based_noisy",),
 )
 # The published chat puts no newline between the sentence about the video and the question, as the training texts do.
 _CHAT = replace(_CHATML, name="qwen_2_chat", placements=(Placement("video", ("{tag}{question}",)),))

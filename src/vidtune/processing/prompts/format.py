@@ -104,6 +104,7 @@ class PromptFormat:
         also_supervised: texts that are supervised wherever they stand as one token.
         cut: where a prompt that is too long may be cut; None: at any token.
         layouts: whether texts of layouts are written; False: the tokens of media stand without them.
+        left_out: texts that are taken out of every turn, after media tags are moved.
     """
 
     name: str
@@ -127,6 +128,7 @@ class PromptFormat:
     also_supervised: tuple[str, ...] = ()
     cut: Cut | None = None
     layouts: bool = True
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if sorted(_plain_fields(self.question)) != ["media", "question"]:
@@ -203,7 +205,7 @@ class PromptFormat:
         if self.moved is not None and (found := re.fullmatch(self.moved, text)):
             begin, end = found.span("media")
             text = self._with_media((text[:begin] + text[end:]).strip(), found["media"])
-        return [Piece(self.user.before + text + self.user.after, False)]
+        return [Piece(self.user.before + self._without(text) + self.user.after, False)]
 
     def _answer(self, text: str) -> list[Piece]:
         frame = self.assistant
@@ -213,7 +215,12 @@ class PromptFormat:
         def piece(part: str) -> Piece:
             return Piece(getattr(frame, part), part in frame.supervised)
 
-        return [piece("before"), piece("lead"), Piece(text, True), piece("end"), piece("after")]
+        return [piece("before"), piece("lead"), Piece(self._without(text), True), piece("end"), piece("after")]
+
+    def _without(self, text: str) -> str:
+        for part in self.left_out:
+            text = text.replace(part, "")
+        return text
 
     def _single_tag(self, turns: Sequence[Turn], open_answer: bool) -> str:
         streams = self.only_streams or ("image",)
