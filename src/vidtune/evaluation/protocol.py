@@ -64,6 +64,7 @@ class Protocol(BaseModel):
         prompt_format: name of the system's conversation format.
         question_template: the user turn; ``{media}`` is replaced by the media tag, ``{question}`` by the question.
         templates: question type -> user turn used for that type instead; it may contain further fields of the question.
+            One without ``{media}`` gives the words of the question, which stand in ``question_template``.
         stream: name of the stream that reads the videos; its tag in the text is ``<stream>``.
         preprocessing: frame sampling and transform of that stream, as stored in the processor.
         companions: name -> preprocessing of the other streams that read the same file.
@@ -122,9 +123,13 @@ class Protocol(BaseModel):
             kind: type of the question.
             fields: further fields of the question, by their names in the template.
         """
-        template = self.question_template if kind is None else self.templates.get(kind, self.question_template)
         values = {"question": question, "media": f"<{self.stream}>" if media is None else media, **(fields or {})}
-        return NAMED.sub(lambda name: values.get(name[1], name[0]), template)
+        own = None if kind is None else self.templates.get(kind)
+        if own is not None and MEDIA in own:
+            return _filled(own, values)
+        if own is not None:
+            values["question"] = _filled(own, values)
+        return _filled(self.question_template, values)
 
     def clean(self, text: str) -> str:
         """Returns the prediction: a decoded answer without blanks around it and without one trailing stop string."""
@@ -179,6 +184,10 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         old = result.get(key)
         result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    return NAMED.sub(lambda name: values.get(name[1], name[0]), template)
 
 
 def _require_known(key: str, known: Iterable[str], source: str) -> None:

@@ -11,6 +11,8 @@ PARTS = {
     "longvale_captioning": f"{_HERE}.longvale:LONGVALE_CAPTIONING",
     "longvale_grounding": f"{_HERE}.longvale:LONGVALE_GROUNDING",
     "longvale_seg_captioning": f"{_HERE}.longvale:LONGVALE_SEG_CAPTIONING",
+    "charades_sta": f"{_HERE}.temporal_grounding.charades:CHARADES",
+    "charades_sta_lmms_eval": f"{_HERE}.temporal_grounding.charades:CHARADES_LMMS_EVAL",
     "video_chatgpt": f"{_HERE}.video_chatgpt:VIDEO_CHATGPT",
     "video_chatgpt_q1_twice": f"{_HERE}.video_chatgpt:VIDEO_CHATGPT_FIRST_TWICE",
     "videoref_bench": f"{_HERE}.videoref_bench:VIDEOREF_BENCH",

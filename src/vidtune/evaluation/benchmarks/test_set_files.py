@@ -12,7 +12,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.named_files import Named, NamedFiles, walk
 from vidtune.evaluation.foreign_json import ForeignValueError, half_characters, parse_json
 
-_ESCAPED_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_annotations(path: Path) -> tuple[Any, bytes]:
@@ -22,31 +22,52 @@ def read_annotations(path: Path) -> tuple[Any, bytes]:
         UserError: the file cannot be read, is not valid JSON (names the file, line and column), has a key twice in one
             object, or holds something that cannot be stored or printed.
     """
+    text, content = read_text(path)
+    return _value(path, text, line=0), content
+
+
+def read_text(path: Path) -> tuple[str, bytes]:
+    """Returns the text of a file, and its bytes.
+
+    Raises:
+        UserError: the file cannot be read or is not UTF-8.
+    """
     try:
         content = path.read_bytes()
-        value = parse_json(content.decode("utf-8-sig"))
+        return content.decode("utf-8-sig"), content
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+
+
+def _value(path: Path, text: str, line: int) -> Any:
+    """Args: line: number of lines of the file before the text."""
+    try:
+        value = parse_json(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
+        where = f"line {line + error.lineno}, column {error.colno}"
+        raise UserError(f"{path}: {where}: not valid JSON ({error.msg})") from None
     except ForeignValueError as error:
         raise UserError(f"{path}: {error}") from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply; expected a list of objects") from None
-    half = next(half_characters(value), None) if _ESCAPED_HALF.search(content) else None
+    half = next(half_characters(value), None) if _ESCAPED_HALF.search(text) else None
     if half is not None:
         raise UserError(f"{path}{half}: holds half a character, such as \\ud800; write the whole character")
-    return value, content
+    return value
 
 
 def read_list(path: Path) -> tuple[list[Any], bytes]:
-    """Returns the list that a JSON file holds, and its bytes.
+    """Returns the list that a JSON file holds, or the values of the lines of a ``.jsonl`` file, and its bytes.
 
     Raises:
         UserError: see `read_annotations`, or the file holds no list.
     """
+    if path.suffix == ".jsonl":
+        text, content = read_text(path)
+        lines = enumerate(text.split("\n"))
+        return [_value(path, line, number) for number, line in lines if line.strip()], content
     entries, content = read_annotations(path)
     if not isinstance(entries, list):
         raise UserError(f"{path}: expected a list of objects, found {type(entries).__name__}")

@@ -1,12 +1,12 @@
 """Temporal grounding: an answer such as "From 10 to 20." against an interval.
 
-The metric definition is that of VTimeLLM (arXiv:2311.18445; github.com/huangb23/VTimeLLM), kept with its quirks because
-published numbers contain them: exactly two digits are read on each side, the union of two intervals is their hull, and
+The default is that of VTimeLLM (arXiv:2311.18445; github.com/huangb23/VTimeLLM), kept with its quirks because published
+numbers contain them: exactly two digits are read on each side, the union of two intervals is their hull, and
 an IoU is rounded to two decimals before it is averaged or compared with a threshold.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from vidtune.evaluation.metrics.base import Id, MetricValues, TaskValues, join
 
@@ -35,12 +35,16 @@ def score_grounding(
     *,
     thresholds: Sequence[float] = THRESHOLDS,
     strict: bool = False,
+    read: Callable[[str], Interval | None] = parse_interval,
+    decimals: int | None = 2,
 ) -> TaskValues[Id]:
     """Returns mIoU and the share of answers whose IoU reaches each threshold.
 
     Args:
-        truths: intervals, as fractions of the duration.
+        truths: intervals, in the unit of ``read``.
         strict: an item without an answer counts as an empty one.
+        read: reads the interval in an answer; by default as fractions of the duration.
+        decimals: decimals that an IoU is rounded to before it is used; None: it is not.
 
     Returns:
         ``mIoU`` and one ``R1@...`` per threshold.
@@ -49,10 +53,11 @@ def score_grounding(
     ious, unparsed = [], []
     for one in joined.ids:
         answer = answers.get(one, "")
-        interval = parse_interval(answer)
+        interval = read(answer)
         if interval is None and one in answers:
             unparsed.append(one)
-        ious.append(round(interval_iou(interval, truths[one]), 2) if interval else 0.0)
+        iou = interval_iou(interval, truths[one]) if interval else 0.0
+        ious.append(iou if decimals is None else round(iou, decimals))
     metrics = {"mIoU": MetricValues.mean(ious)}
     for threshold in thresholds:
         metrics[f"R1@{threshold}"] = MetricValues.mean([float(iou >= threshold) for iou in ious])

@@ -1,0 +1,1 @@
+"""Benchmarks that ask when something happens; answers name seconds."""
