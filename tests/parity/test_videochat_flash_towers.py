@@ -1,0 +1,138 @@
+"""Our UMT and InternVideo2 towers against the official code; every size is read from the fixture."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from vidtune.models.towers.base import tower_config
+from vidtune.models.towers.internvideo2 import resized_table, sincos_table
+from vidtune.models.towers.umt import position_table
+
+PREFIX = "model.vision_tower.vision_tower."
+KINDS = {"umt": "weights.safetensors", "iv2": "weights_internvideo2.safetensors"}
+CLOSE = {"atol": 2e-4, "rtol": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def folder(parity_folder):
+    path = parity_folder / "videochat_flash"
+    if not path.is_dir():
+        pytest.skip("no videochat_flash fixtures in this folder")
+    return path
+
+
+@pytest.fixture(scope="module")
+def dims(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def inputs(folder):
+    return load_file(folder / "inputs.safetensors")
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    return load_file(folder / "expected.safetensors")
+
+
+@pytest.fixture(scope="module")
+def towers(folder, dims):
+    """Both towers with the official weights."""
+    found = {}
+    for kind, file in KINDS.items():
+        sizes = dims["dims"][kind]
+        state = {
+            name.removeprefix(PREFIX).removeprefix("encoder."): tensor
+            for name, tensor in load_file(folder / file).items()
+            if name.startswith(PREFIX)
+        }
+        spec = {
+            "type": {"umt": "umt", "iv2": "internvideo2"}[kind],
+            "hidden_size": sizes["hidden"],
+            "intermediate_size": len(state["blocks.0.mlp.fc1.bias"]),
+            "num_hidden_layers": sizes["depth"] + dims["mm"]["mm_vision_select_layer"] + 1,
+            "num_attention_heads": sizes["heads"],
+            "image_size": sizes["image_size"],
+            "patch_size": sizes["patch_size"],
+            "clip_frames": sizes["frames"],
+        }
+        tower = tower_config(spec).build().eval()
+        tower.load_state_dict(state)
+        found[kind] = tower
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_clips_and_pictures_equal_the_original(towers, inputs, expected, kind):
+    tower = towers[kind]
+    video = inputs[f"{kind}.video"].transpose(0, 1)
+    features = tower(video[None])[0]
+    theirs = expected[f"{kind}.tower.video"]
+    assert_close(features.view_as(theirs), theirs, **CLOSE)
+    assert len(features) == tower.config.num_tokens(tuple(video.shape))
+    pictures = inputs[f"{kind}.image"]
+    theirs = expected[f"{kind}.tower.image"]
+    assert_close(tower(pictures), theirs, **CLOSE)
+    together = tower([pictures.unsqueeze(2), video])
+    assert_close(together[0].view_as(theirs), theirs, **CLOSE)
+    assert_close(together[1], features, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_steps_of_umt_equal_the_original(towers, inputs, expected):
+    tower = towers["umt"]
+    clip = tower.clips_of(inputs["umt.video"].transpose(0, 1))[:1]
+    embedded = tower.embed(clip)
+    assert_close(embedded[:, ::4], expected["umt.tower.embed_video_stride4"], **CLOSE)
+    assert_close(tower.blocks[0](embedded)[:, ::4], expected["umt.tower.block0_video_stride4"], **CLOSE)
+
+
+@torch.no_grad()
+def test_the_class_token_of_internvideo2_equals_the_original(towers, inputs, expected):
+    tower = towers["iv2"]
+    clip = tower.clips_of(inputs["iv2.video"].transpose(0, 1))[:1]
+    assert_close(tower.with_class_token(clip)[:, :8], expected["iv2.tower.with_cls_video_first8"], **CLOSE)
+
+
+def test_positions_of_umt_equal_the_original(dims, expected):
+    sizes = dims["dims"]["umt"]
+    side, width = sizes["image_size"] // sizes["patch_size"], sizes["hidden"]
+    close = {"atol": 5e-6, "rtol": 0}
+    video, picture = (torch.from_numpy(position_table(width, frames, side)).float() for frames in (sizes["frames"], 1))
+    assert_close(video[None, ::3], expected["umt.pos_embed"], **close)
+    assert_close(picture[None], expected["umt.img_pos_embed"], **close)
+    strides = {"umt224.video4": 21, "umt224.image": 9, "umt224.video8": 43}
+    strides |= {"umt448.video4": 59, "umt448.image": 23, "umt448.video8": 101}
+    for name, stride in strides.items():
+        theirs = expected[f"pos.{name}"]
+        frames = 1 if name.endswith("image") else int(name[-1])
+        ours = position_table(theirs.shape[-1], frames, int(name[3:6]) // 16)[None, ::stride]
+        assert_close(torch.from_numpy(ours).float(), theirs, **close)
+
+
+def test_positions_of_internvideo2_equal_the_original(inputs, expected):
+    for name, frames, stride in (("video4_init", 4, 21), ("image_init", 1, 9)):
+        theirs = expected[f"pos.iv2_224.{name}"]
+        assert_close(sincos_table(theirs.shape[-1], frames, 16)[0, ::stride], theirs, atol=5e-6, rtol=0)
+    for name, frames in (("pos_embed", 4), ("img_pos_embed", 1)):
+        theirs = expected[f"pos_interp.{name}"]
+        ours = resized_table(inputs[f"pos_interp.{name}"], 6, frames, 9)
+        assert_close(ours, theirs, atol=5e-6, rtol=0)
+
+
+def test_published_names_and_shapes_are_those_of_full_towers(folder):
+    """Of the UMT tower at 448 pixels, and of InternVideo2."""
+    for kind, file in (("umt", "full_keys.json"), ("internvideo2", "full_keys_internvideo2_vision_and_projector.json")):
+        with torch.device("meta"):
+            tower = tower_config({"type": kind}).build()
+        theirs = {
+            name.removeprefix(PREFIX).removeprefix("encoder."): tuple(shape)
+            for name, shape in json.loads((folder / file).read_text()).items()
+            if name.startswith(PREFIX)
+        }
+        assert {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()} == theirs
