@@ -56,8 +56,9 @@ EXECUTION_SETTINGS = (
 )
 # Keys of a recipe that do not change the weights.
 OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features", "packages"}
-# Keys of a recipe and of a data source that were added later: a fingerprint contains them only if they are set.
+# Keys of a recipe, a stage and a data source that were added later: a fingerprint contains them only if they are set.
 LATER_KEYS = ("revision",)
+LATER_STAGE_KEYS = ("sizes",)
 LATER_SOURCE_KEYS = ("format",)
 
 
@@ -187,6 +188,8 @@ class Stage(Settings):
         prompt: name of the system's prompt format, or ``chat_template`` for that of the tokenizer; None: the format the
             system was trained with.
         media: per stream, preprocessing settings that differ from the system's.
+        sizes: component ("towers.video", "connectors.visual") to sizes that this stage and its result have; the weights
+            stay as they are. None: those of the model from which the stage starts.
         order: rule by which samples are assigned to steps: "shuffled", "sequential", "modality_grouped" (text-only
             samples together, and samples of similar length), or a registered one.
         schedule: how the learning rate changes after the warm-up.
@@ -220,6 +223,7 @@ class Stage(Settings):
     parallel: Literal["ddp", "fsdp2"] = "ddp"
     prompt: str | None = Field(default=None, min_length=1)
     media: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    sizes: dict[str, dict[str, Any]] | None = None
     order: OrderName = "shuffled"
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     warmup: float = Field(default=0.03, ge=0, lt=1)
@@ -431,7 +435,8 @@ def recipe_fingerprint(recipe: Recipe) -> str:
     """Returns 16 hex digits that identify the training; benchmarks and execution settings have no influence."""
     values = recipe.model_dump(mode="json", by_alias=True, exclude=OTHER_PARTS)
     sources = [source for stage in values["stages"] for source in stage["data"]]
-    for later, holders in ((LATER_KEYS, [values]), (LATER_SOURCE_KEYS, sources)):
+    added = ((LATER_KEYS, [values]), (LATER_STAGE_KEYS, values["stages"]), (LATER_SOURCE_KEYS, sources))
+    for later, holders in added:
         for holder in holders:
             for key in later:
                 if holder[key] is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vidtune.checkpoints.build import build_config
 from vidtune.checkpoints.composition import config_of
-from vidtune.checkpoints.fit_processor import processor_of, recipe_processor
+from vidtune.checkpoints.fit_processor import build_processor, processor_of, recipe_processor
 from vidtune.checkpoints.recognise import recognise
 from vidtune.data.check import DataCheck
 from vidtune.data.findings import DataReport
@@ -15,12 +15,15 @@ from vidtune.data.tables import AnnotationTable
 from vidtune.machine.cores import media_workers
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.probe import ProbeCache
+from vidtune.models.config import VideoLMConfig
+from vidtune.models.resizing import with_sizes
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.training.setup.checks import check_stages, chosen_stages
 from vidtune.training.setup.examples import check_features, example_maker
 from vidtune.training.setup.exclusions import too_many
 from vidtune.training.setup.run_folder import CHECKED_FILES, EXCLUSIONS, MEDIA_FACTS, TABLES, check_recipe, held
+from vidtune.training.setup.starting_model import sizes_of
 
 
 def check_recipe_data(
@@ -47,9 +50,9 @@ def check_recipe_data(
     """
     check_stages(recipe)
     stages = chosen_stages(recipe, only)
-    processor = _processor(recipe)
+    processors = _processors(recipe)
     for stage in stages:
-        check_features(stage, processor)
+        check_features(stage, processors[stage.name])
     if out is not None and out.is_dir():
         check_recipe(out, recipe)  # before anything is written, and again when nobody else can write
     with ExitStack() as stack:
@@ -59,9 +62,10 @@ def check_recipe_data(
             folder = out
             stack.enter_context(held(out))
             check_recipe(out, recipe)
-        processor.media_info = ProbeCache(folder / TABLES / MEDIA_FACTS).get
+        media_info = ProbeCache(folder / TABLES / MEDIA_FACTS).get
         for stage in stages:
-            own = processor.with_preprocessing(stage.media)
+            own = processors[stage.name].with_preprocessing(stage.media)
+            own.media_info = media_info
             yield stage, _check_stage(recipe, stage, own, folder, decode, progress)
 
 
@@ -117,10 +121,25 @@ def _check_stage(
     return report
 
 
-def _processor(recipe: Recipe) -> VideoLMProcessor:
+def _processors(recipe: Recipe) -> dict[str, VideoLMProcessor]:
+    """The processor of each stage by its name, without the preprocessing settings of the stage."""
+    config, processor = _starting_processor(recipe)
+    found: dict[str, tuple[VideoLMConfig, VideoLMProcessor]] = {}
+    for stage in recipe.stages:
+        config, processor = found.get(stage.from_ or "", (config, processor))
+        if stage.sizes:
+            config = with_sizes(config, stage.sizes, sizes_of(stage))
+            processor = build_processor(config, processor.tokenizer)
+        found[stage.name] = (config, processor)
+    return {name: made for name, (_, made) in found.items()}
+
+
+def _starting_processor(recipe: Recipe) -> tuple[VideoLMConfig, VideoLMProcessor]:
     if recipe.starting_place:
         source = recognise(recipe.model_copy(update={"lora_runs": ()}))
-        processor = processor_of(source, config_of(source), recipe.tokenizer)
+        config = config_of(source)
+        processor = processor_of(source, config, recipe.tokenizer)
         source.close()
-        return processor
-    return recipe_processor(recipe, build_config(recipe))
+        return config, processor
+    config = build_config(recipe)
+    return config, recipe_processor(recipe, config)

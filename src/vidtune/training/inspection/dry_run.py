@@ -13,6 +13,7 @@ from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.teachers import alignment_sizes, teacher_config
 from vidtune.machine.progress import ProgressCallback
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.resizing import with_sizes
 from vidtune.planning.plan import StagePlan
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.training.estimates.costs import stage_costs
@@ -23,7 +24,7 @@ from vidtune.training.setup.exclusions import ExclusionList
 from vidtune.training.setup.parameters import select_components
 from vidtune.training.setup.run_folder import EXCLUSIONS, TABLES, folder_to_read, results
 from vidtune.training.setup.stage_data import open_stage_data
-from vidtune.training.setup.starting_model import stands_on
+from vidtune.training.setup.starting_model import sizes_of, stands_on
 
 IDLE_SHARE = 0.15
 """Share of idle places above which a forecast warns."""
@@ -223,7 +224,13 @@ def _time(seconds: float) -> str:
 
 
 def starting_config(recipe: Recipe, number: int) -> VideoLMConfig:
-    """Returns the config of the model that a stage starts from. No weights are read."""
+    """Returns the config of the model that a stage trains. No weights are read."""
+    stage = recipe.stages[number]
+    return with_sizes(_config_before(recipe, number), stage.sizes or {}, sizes_of(stage))
+
+
+def _config_before(recipe: Recipe, number: int) -> VideoLMConfig:
+    """Returns the config of the model that a stage starts from."""
     stage = recipe.stages[number]
     earlier = [s.name for s in recipe.stages[:number]]
     source = stage.from_ or (earlier[-1] if earlier else None)

@@ -19,6 +19,7 @@ from vidtune.features.towers import frozen
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.preprocessing.kinds import random_setting
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.resizing import resized_tower
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.spelling import suggestion
@@ -27,6 +28,7 @@ from vidtune.training.setup.checks import check_stages, chosen_stages
 from vidtune.training.setup.examples import stage_processor
 from vidtune.training.setup.parameters import select_components
 from vidtune.training.setup.run_folder import FINAL
+from vidtune.training.setup.starting_model import sizes_of
 from vidtune.training.setup.stored_features import unstorable
 
 
@@ -97,6 +99,7 @@ def _stage_extraction(
             tower = _starting_tower(recipe, number, name, config, run)
             if next(tower.parameters(), None) is None:
                 raise UserError(f"stream {stream}: the model is without its tower; name its weights in towers.{name}")
+            tower = resized_tower(tower, config, name, sizes_of(stage))
             towers[name] = frozen(tower, TORCH_DTYPES[kind], device)
         spec = stream_spec(config, stream, towers[name], how, kind, {"system": recipe.system})
         cache = FeatureCache(store, spec, identities)

@@ -9,6 +9,7 @@ from torch import Tensor
 from vidtune.checkpoints.lora.bundle import Base
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.media.probe import ProbeCache
+from vidtune.models.resizing import with_sizes
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.lengths import ExampleMaker
 from vidtune.planning.plan import StagePlan
@@ -21,7 +22,7 @@ from vidtune.training.setup.examples import example_maker, stage_processor
 from vidtune.training.setup.exclusions import ExclusionList
 from vidtune.training.setup.run_folder import EXCLUSIONS, MEDIA_FACTS, TABLES, results
 from vidtune.training.setup.stage_data import StageData, open_stage_data
-from vidtune.training.setup.starting_model import StageModel, load_stage_model
+from vidtune.training.setup.starting_model import StageModel, load_stage_model, sizes_of
 from vidtune.training.setup.stored_features import StoredFeatures, store_folder
 from vidtune.training.setup.teaching import Teachers
 
@@ -92,8 +93,10 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None, p
         folder.mkdir(exist_ok=True)
         prepared = load_stage_model(recipe, number, out)
         config = prepared.model.config
+        changed = config
         for later in recipe.stages[number:]:
-            stage_processor(recipe, later, config)
+            changed = with_sizes(changed, later.sizes or {}, sizes_of(later))
+            stage_processor(recipe, later, changed)
         processor = stage_processor(recipe, stage, config)
         processor.media_info = ProbeCache(out / TABLES / MEDIA_FACTS).get
         make = example_maker(recipe, stage, processor, config)

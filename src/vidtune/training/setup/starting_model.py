@@ -17,6 +17,7 @@ from vidtune.checkpoints.teachers import alignment_sizes
 from vidtune.errors import UserError
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.language_model.quantization import quantize_linear_layers, require_bitsandbytes
+from vidtune.models.resizing import resize, with_sizes
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.randomness import random_seed
 from vidtune.recipe.types import Recipe, Stage, Train, component_matches
@@ -53,6 +54,7 @@ def load_stage_model(recipe: Recipe, number: int, out: Path) -> StageModel:
     base = starting_base(recipe, number, out)
     model = build_base(base, stage_dtypes(stage), recipe.tokenizer, recipe.system)
     require_named_towers(recipe, model.config, base.checkpoint or recipe.checkpoint)
+    _take_sizes(model, stage)
     model.add_alignments(alignment_sizes(recipe, model.config))
     for later in recipe.stages[number:]:
         trained_components(later, model)
@@ -72,6 +74,28 @@ def load_stage_model(recipe: Recipe, number: int, out: Path) -> StageModel:
     if stage.gradient_checkpointing:
         checkpoint_activations(model)
     return prepared
+
+
+def _take_sizes(model: VideoLM, stage: Stage) -> None:
+    """Give the parts of a model the sizes that the stage changes.
+
+    Raises:
+        UserError: sizes that do not fit, or a stage whose result stands on a base of other sizes.
+    """
+    if not stage.sizes:
+        return
+    if leaves_bundle(stage):
+        raise UserError(
+            f"stage {stage.name!r}: sizes: its result would be an adapter on a base of other sizes; give the sizes in "
+            "an earlier stage without lora and quantize"
+        )
+    where = sizes_of(stage)
+    resize(model, with_sizes(model.config, stage.sizes, where), where)
+
+
+def sizes_of(stage: Stage) -> str:
+    """Returns the place of the sizes of a stage, for messages."""
+    return f"stage {stage.name!r}: sizes"
 
 
 def starting_base(recipe: Recipe, number: int, out: Path) -> Base:
