@@ -1,15 +1,18 @@
 """Our UMT and InternVideo2 towers against the official code; every size is read from the fixture."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from longvale_fixture import assert_restores, load_tower
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from vidtune.models.towers.base import tower_config
 from vidtune.models.towers.internvideo2 import resized_table, sincos_table
 from vidtune.models.towers.umt import position_table
+from vidtune.systems.parts.opengvlab_encoders import INTERNVIDEO2_TOWER, UMT_TOWER, umt_sizes
 
 PREFIX = "model.vision_tower.vision_tower."
 KINDS = {"umt": "weights.safetensors", "iv2": "weights_internvideo2.safetensors"}
@@ -136,3 +139,55 @@ def test_published_names_and_shapes_are_those_of_full_towers(folder):
             if name.startswith(PREFIX)
         }
         assert {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()} == theirs
+
+
+def _as_published(kind, state):
+    """Tensors as in the file of the encoder alone: one block more, names of their own, other parts beside it."""
+    if kind == "umt":
+        state = {f"encoder.{name.replace('vision_layernorm', 'norm')}": tensor for name, tensor in state.items()}
+    else:
+        state = {name.replace("ls1.weight", "ls1.gamma"): tensor for name, tensor in state.items()}
+    last = max(int(name.split("blocks.")[1].split(".")[0]) for name in state if "blocks." in name)
+    extra = {name.replace(f"blocks.{last}.", f"blocks.{last + 1}."): tensor for name, tensor in state.items()}
+    return {**extra, **state, "clip_projector.norm1_q.weight": torch.ones(3)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "type_", "file"), [("umt", "umt", UMT_TOWER), ("iv2", "internvideo2", INTERNVIDEO2_TOWER)]
+)
+@torch.no_grad()
+def test_published_files_give_the_same_tower(towers, inputs, tmp_path, kind, type_, file):
+    ours = towers[kind]
+    path = tmp_path / "encoder.pt"
+    torch.save(_as_published(kind, ours.state_dict()), path)
+    sizes = {"image_size": ours.config.image_size, "num_attention_heads": ours.config.num_attention_heads}
+    tower, report = load_tower(type_, path, file, **sizes)
+    pictures = inputs[f"{kind}.image"]
+    assert tower.config == ours.config and torch.equal(tower(pictures), ours(pictures))
+    assert report.left_out == {
+        "other parts of the pre-trained model": 1,
+        "the last block, which models do not run": sum("blocks.0." in name for name in ours.state_dict()),
+    }
+    with pytest.raises(ValueError, match="no tensor"):
+        (INTERNVIDEO2_TOWER if kind == "umt" else UMT_TOWER).read_sizes({}, {"encoder.blocks.0.x": (1,)})
+    with pytest.raises(ValueError, match=r"give the \.pt file"):
+        file.read_sizes({"hidden_size": 3}, {})
+
+
+def test_a_tower_of_umt_that_was_trained_keeps_all_its_blocks(towers, tmp_path):
+    state = {f"encoder.{name}": tensor for name, tensor in towers["umt"].state_dict().items()}
+    assert_restores(UMT_TOWER, state)
+    assert umt_sizes({}, {name: tuple(tensor.shape) for name, tensor in state.items()})["num_hidden_layers"] == len(
+        towers["umt"].blocks
+    )
+
+
+def test_learned_positions_fit_frames_of_another_size(towers):
+    tower = towers["iv2"]
+    larger = replace(tower.config, image_size=tower.config.image_size + 3 * tower.config.patch_size, clip_frames=8)
+    state = larger.fitted(tower.state_dict())
+    larger.build().load_state_dict(state)
+    assert torch.equal(state["pos_embed"][:, :1], tower.pos_embed[:, :1])
+    again = tower.config.fitted(state)
+    assert_close(again["pos_embed"], tower.pos_embed, atol=0.3, rtol=0)
+    assert torch.equal(tower.config.fitted(tower.state_dict())["pos_embed"], tower.pos_embed)

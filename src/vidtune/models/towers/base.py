@@ -31,6 +31,8 @@ class TowerConfig(Protocol):
       then takes the numbers of wanted states: ``tower(values, taps=(14, 20)) -> (B, K, N, C)``.
     - ``state_tokens(shape)``: number of tokens of a tapped hidden state, where it differs from ``num_tokens``. The cost
       of encoding an item is in proportion to it.
+    - ``fitted(state)``: weights of such a tower with other sizes -> weights of this one, where tables of positions have
+      to be resized. Where it is missing, weights fit as they are or not at all.
     - ``grid(shape) -> (frames, rows, columns)`` tells how the tokens of an item stand; None: in no grid.
     """
 
