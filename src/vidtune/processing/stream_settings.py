@@ -91,7 +91,11 @@ def feature_shape(tower: Any, connector: Any, shape: tuple[int, ...], taps: Sequ
     """
     rows = (len(taps), states_of(tower, shape)) if taps else (tokens_of(tower, shape),)
     features = (*rows, tower.hidden_size)
-    return connector.condensed_shape(features) if condenses(connector) else features
+    if not condenses(connector):
+        return features
+    with foreign(f"condensed_shape of {type(connector).__name__} for shape {features}"):
+        condensed: tuple[int, ...] = connector.condensed_shape(features)
+    return condensed
 
 
 def states_of(tower: Any, shape: tuple[int, ...]) -> int:
