@@ -12,7 +12,23 @@ from vidtune.models.video_lm import VideoLM
 DROP = [{"after": 1, "drop": ["video"], "keep": 0.5}, {"after": 3, "drop": ["video", "image"], "keep": 0.25}]
 COMPACT = [{**step, "compact": True} for step in DROP]
 ADD = [{"after": [1, 3], "add": "video"}]
-PROGRAMS = {"drop": DROP, "compact": COMPACT, "add": ADD, "both": [*ADD, *COMPACT]}
+GUIDED = [
+    {"after": 2, "drop": ["video"], "keep": 0.5, "rule": "attention"},
+    {"after": 3, "drop": ["video", "image"], "keep": 0.4},
+    {"after": 4, "drop": ["video"], "keep": 0.2, "rule": "attention"},
+]
+GUIDED_COMPACT = [
+    {"after": 1, "drop": ["video"], "keep": 0.75, "compact": True},
+    {"after": 3, "drop": ["image", "video"], "keep": 0.4, "rule": "attention", "compact": True},
+]
+PROGRAMS = {
+    "drop": DROP,
+    "compact": COMPACT,
+    "add": ADD,
+    "both": [*ADD, *COMPACT],
+    "guided": [*ADD, *GUIDED],
+    "guided_compact": GUIDED_COMPACT,
+}
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The answer engine: requests about media in, answers out; the shared part of the prompts is computed once."""
 
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from vidtune.generation.stopping import AnswerInProgress
 from vidtune.machine.memory import memory_limit
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.models.language_model.attention import rotary_limit
-from vidtune.models.language_model.layer_call import plan_call
+from vidtune.models.language_model.layer_call import LayerCallPlan, plan_call
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import pack
 from vidtune.processing.processor import VideoLMProcessor
@@ -50,9 +50,11 @@ class AnswerEngine:
             or when their keys and values would take more than an eighth of the device's memory.
         share_prefix: False answers every request alone, starting from decoding its media; used for comparison.
         window: number of requests that are grouped at a time.
+        layer_program: layer program by which this engine runs the model; None: that of the model's config.
 
     Raises:
-        UserError: the prompt format does not exist, or the language model cannot share a prefix.
+        UserError: the prompt format does not exist, the language model cannot share a prefix, or the layer program
+            cannot be read.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class AnswerEngine:
         max_batch_questions: int = 64,
         share_prefix: bool = True,
         window: int = 1024,
+        layer_program: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         if share_prefix:
             check_language_model(model.language_model)
@@ -76,6 +79,9 @@ class AnswerEngine:
         self.prompt = prompt
         self.max_batch_questions = max_batch_questions
         self.share_prefix = share_prefix
+        self.program = (
+            model.program if layer_program is None else model.prepared(model.config.read_program(layer_program))
+        )
         self.window = window
         self.stats = EngineStats()
         self._chooser = TokenChooser(settings)
@@ -192,7 +198,7 @@ class AnswerEngine:
             shared = common_length(prompts)
             prefix = Prefix(self.model.language_model, media.tokens(prompts[:1], end=shared))
             self.stats.prefills += 1
-            for batch in self._batches(prompts, shared):
+            for batch in self._batches(prompts, shared, prefix):
                 answers = [self._begin(prompt) for prompt in batch]
                 questions = media.tokens(batch, begin=shared)
                 steps = decode_steps(Branches(prefix, questions), answers, self._chooser)
@@ -207,13 +213,14 @@ class AnswerEngine:
     def _encode(self, group: MediaGroup) -> EncodedMedia:
         """The media of a group, encoded; every prompt of the group has the same."""
         if not group.prompts:
-            return EncodedMedia(self.model, {})
+            return EncodedMedia(self.model, {}, self.program)
         example = group.prompts[0].example
         both = zip(example.media, group.loaded, strict=True)
         items = [slot.item(cast(np.ndarray, found.array), example.id, found.extras) for slot, found in both]
         batch = pack([example], [items])
         self.stats.encodings += len(group.media)
-        return EncodedMedia(self.model, batch.to(self.model.device).to_float(self.processor.preprocessing).media)
+        media = batch.to(self.model.device).to_float(self.processor.preprocessing).media
+        return EncodedMedia(self.model, media, self.program)
 
     def _begin(self, prompt: Prompt) -> AnswerInProgress:
         return AnswerInProgress(
@@ -233,23 +240,21 @@ class AnswerEngine:
         self.stats.new_tokens += len(answer.token_ids)
         return answer.answer()
 
-    def _batches(self, prompts: list[Prompt], shared: int) -> Iterator[list[Prompt]]:
-        longest = max(len(prompt.ids) for prompt in prompts) - shared
-        stored = max(self._stored(prompt, shared) for prompt in prompts) + max(
-            prompt.max_new_tokens for prompt in prompts
-        )
+    def _batches(self, prompts: list[Prompt], shared: int, prefix: Prefix) -> Iterator[list[Prompt]]:
+        plans = [self._plan(prompt, shared, prefix) for prompt in prompts]
+        longest = max(count for plan in plans for [count] in plan.counts)
+        stored = max(plan.mean_tokens() for plan in plans) + max(prompt.max_new_tokens for prompt in prompts)
         bytes_each = stored * key_value_bytes(self.model.config.text_config, self.model.language_model.dtype)
         in_memory = int(device_memory(self.model.device) // 8 // bytes_each)
         size = max(1, min(self.max_batch_questions, in_memory, MAX_QUESTION_TOKENS // longest))
         for begin in range(0, len(prompts), size):
             yield prompts[begin : begin + size]
 
-    def _stored(self, prompt: Prompt, shared: int) -> float:
-        """Number of tokens of a question that keys and values are stored of, as a mean over layers."""
-        program = self.model.program
+    def _plan(self, prompt: Prompt, shared: int, prefix: Prefix) -> LayerCallPlan:
+        """What the layer program does with a question, whose keys and values are stored beside those of the prefix."""
+        program = self.program.of_streams({slot.stream for slot in prompt.example.media})
         media = media_tokens([prompt], slice(shared, None)) if program else ()
-        stages = plan_call(program, [len(prompt.ids) - shared], media).stages
-        return program.mean_over_layers([len(stage.kept) for stage in stages])
+        return plan_call(program, [len(prompt.ids) - shared], media, prefix=prefix.opened)
 
 
 def failure(request_id: str, reason: str) -> Answer:

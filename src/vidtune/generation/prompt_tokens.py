@@ -60,11 +60,15 @@ class EncodedMedia:
     Args:
         model: the model.
         media: stream -> its items, which every prompt contains in this order.
+        program: layer program; None: that of the model.
     """
 
     @torch.inference_mode()
-    def __init__(self, model: VideoLM, media: Mapping[str, Sequence[Item]]) -> None:
+    def __init__(
+        self, model: VideoLM, media: Mapping[str, Sequence[Item]], program: LayerProgram | None = None
+    ) -> None:
         self.model = model
+        self.program = (model.program if program is None else program).of_streams(media)
         found = {
             stream: [split_levels(block) for block in model.encode_items(stream, items)]
             for stream, items in media.items()
@@ -100,8 +104,8 @@ class EncodedMedia:
             [len(prompt.ids[part]) for prompt in prompts],
             on_device(position_ids(positions), device),
             [prompt.positions.next for prompt in prompts],
-            media_tokens(prompts, part, self.levels) if self.model.program else (),
-            self.model.program,
+            media_tokens(prompts, part, self.levels) if self.program else (),
+            self.program,
         )
 
 

@@ -6,6 +6,9 @@ query attends to the tokens of its own question. Both parts are merged exactly b
 arXiv:2402.05099). The tokens of the questions are packed into one row without padding, so that every matrix product
 with the weights covers the whole batch.
 
+A layer program that chooses tokens by attention lets every question choose for itself: from that layer on, what a
+question keeps of the prefix is its own, see :mod:`vidtune.models.language_model.guided_drop`.
+
 Nothing here changes the model: the attention of a forward call travels in the call itself (``attend``, see
 :mod:`vidtune.models.language_model.attention`), so two threads may answer with one model.
 
@@ -27,7 +30,8 @@ from vidtune.errors import UserError
 from vidtune.generation.prompt_tokens import PromptTokens
 from vidtune.models.language_model.attention import PACKED_ATTENTION, attend_packed, other_attention
 from vidtune.models.language_model.families import FIRST, agree, family_of, proof_key, tokens_of_proof
-from vidtune.models.language_model.layer_call import MediaTokens, plan_call
+from vidtune.models.language_model.guided_drop import OpenPrefix
+from vidtune.models.language_model.layer_call import LayerCallPlan, plan_call
 
 SCORE_BYTES = 256 * 2**20
 """Size of the float32 attention scores of one slice of queries."""
@@ -44,15 +48,17 @@ class Prefix:
         tokens: the P tokens of the prefix; P may be 0.
 
     Attributes:
-        lengths: number of tokens in each stage of the layer program, see
+        lengths: number of tokens that are shared in each stage of the layer program, see
             :mod:`vidtune.models.language_model.layer_program`; without one, only P.
+        opened: the prefix where questions choose by attention what stays of it; None: they do not.
     """
 
     @torch.inference_mode()
     def __init__(self, language_model: PreTrainedModel, tokens: PromptTokens) -> None:
         self.language_model = language_model
-        plan = plan_call(tokens.program, tokens.lengths, tokens.media)
-        self.lengths = [stage.counts[0] for stage in plan.stages]
+        plan = plan_call(tokens.program, tokens.lengths, tokens.media, suspend=sum(tokens.lengths) > 0)
+        self.lengths = [sum(counts) for counts in plan.counts]
+        self.opened: OpenPrefix | None = None
         self.layers: list[tuple[Tensor, Tensor]] = []
         if self.length:
             cache = DynamicCache(config=language_model.config)
@@ -65,6 +71,7 @@ class Prefix:
                 logits_to_keep=1,
             )
             self.layers = [(keys[0], values[0]) for keys, values, *_ in cache]
+            self.opened = getattr(plan.guided, "opened", None)
 
     @property
     def length(self) -> int:
@@ -121,7 +128,10 @@ class Branches:
     def start(self) -> Tensor:
         """Read the questions; returns the logits of the first answer tokens, (n, V)."""
         questions = self.questions
-        return self._forward(questions.embeds, questions.position_ids, questions.lengths, questions.media)
+        plan = plan_call(
+            questions.program, questions.lengths, questions.media, self._dropped(), prefix=self.prefix.opened
+        )
+        return self._forward(questions.embeds, questions.position_ids, plan)
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -130,7 +140,8 @@ class Branches:
         ids = torch.tensor([tokens], device=model.device)
         positions = self.questions.answer_positions(self.positions)
         self.positions = [position + 1 for position in self.positions]
-        return self._forward(model.get_input_embeddings()(ids), positions, [1] * len(tokens))
+        plan = plan_call(self.questions.program, [1] * len(tokens), (), self._dropped())
+        return self._forward(model.get_input_embeddings()(ids), positions, plan)
 
     @torch.inference_mode()
     def keep(self, prompts: Sequence[int]) -> None:
@@ -140,13 +151,9 @@ class Branches:
         self.layers = {i: (keys[prompts], values[prompts]) for i, (keys, values) in self.layers.items()}
 
     @torch.inference_mode()
-    def _forward(
-        self, embeds: Tensor, position_ids: Tensor, counts: Sequence[int], media: Sequence[MediaTokens] = ()
-    ) -> Tensor:
-        """Read the next tokens of every question, (1, T, W); `counts` says how many are of each question."""
-        model = self.prefix.language_model
-        plan = plan_call(self.questions.program, counts, media, self._dropped())
-        added = [stage.counts for stage in plan.stages]
+    def _forward(self, embeds: Tensor, position_ids: Tensor, plan: LayerCallPlan) -> Tensor:
+        """Read the next tokens of every question, (1, T, W)."""
+        model, added = self.prefix.language_model, plan.counts
         self.layouts = [Layout(*pair, model.device) for pair in zip(self.lengths, added, strict=True)]
         self.lengths = [
             [sum(pair) for pair in zip(*pair, strict=True)] for pair in zip(self.lengths, added, strict=True)

@@ -1,10 +1,12 @@
 """Config of a VideoLM: towers, connectors, streams and the language model in one transformers config."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
+from vidtune.errors import UserError
 from vidtune.models.connectors.base import ConnectorConfig, connector_config
 from vidtune.models.distillation import AlignmentConfig
 from vidtune.models.language_model.families import config_class
@@ -27,6 +29,8 @@ from vidtune.registry import (
 
 ADDED_TOKENS = "language_model.added_tokens"
 """Name of the component that is made of the rows of added tokens, in ``train`` and in the names of weights."""
+EXAMPLE = '{"after": 18, "drop": ["video"], "keep": 0.25, "rule": "attention", "compact": true}'
+"""A step of a layer program, for messages."""
 _RARE = ("added_tokens", "layer_program", "packages")
 
 
@@ -111,6 +115,15 @@ class VideoLMConfig(PreTrainedConfig):
     def program(self) -> LayerProgram:
         """The layer program, ready to run. Raises ValueError where it cannot be read."""
         return LayerProgram.parse(self.layer_program, list(self.streams), self.text_config.num_hidden_layers)
+
+    def read_program(self, steps: Sequence[Mapping[str, Any]]) -> LayerProgram:
+        """Another layer program for this model, given by a user. Raises UserError where it cannot be read."""
+        if isinstance(steps, str | Mapping) or not all(isinstance(step, Mapping) for step in steps):
+            raise UserError(f"layer_program: {steps!r}; give a list of steps, such as {EXAMPLE}")
+        try:
+            return LayerProgram.parse(steps, list(self.streams), self.text_config.num_hidden_layers)
+        except ValueError as error:
+            raise UserError(f"{error}; a step looks like {EXAMPLE}") from None
 
     @property
     def placeholder_ids(self) -> dict[str, int]:

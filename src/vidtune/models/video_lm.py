@@ -3,7 +3,7 @@
 Legend: B batch, L tokens, D language-model width, V vocabulary, n media items of a stream, N tokens of an item.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_loss
 from vidtune.models.language_model.attention import check_attention, check_lengths, register_attention
 from vidtune.models.language_model.families import family_of, proven
+from vidtune.models.language_model.guided_drop import targets_of
 from vidtune.models.language_model.layer_call import (
     LayerCallPlan,
     MediaTokens,
@@ -26,6 +27,7 @@ from vidtune.models.language_model.layer_call import (
     install,
     plan_call,
 )
+from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.models.language_model.loss import head_loss_sum
 from vidtune.models.media_reading import MediaReading, is_trainable
 from vidtune.processing.batch import IGNORED, Batch, Item, on_device
@@ -65,9 +67,7 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
         family = family_of(config.text_config)
         self.language_model = family.build(config.text_config)
         self.family = proven(family, self.language_model)
-        self.program = config.program
-        if self.program:
-            install(self.program, self.family.decoder_layers(self.language_model), self.language_model.get_decoder())
+        self.program = self.prepared(config.program)
         for stream in self.alignments:
             self._check_alignment(stream)
         self.post_init()
@@ -218,8 +218,28 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
             )
         return losses
 
+    def prepared(self, program: LayerProgram) -> LayerProgram:
+        """The same program, after the decoder layers were made ready to follow it in calls that carry it."""
+        if program:
+            install(program, self.family.decoder_layers(self.language_model), self.language_model.get_decoder())
+        return program
+
+    def use_layer_program(self, steps: Sequence[Mapping[str, Any]]) -> None:
+        """Give the model another layer program, also in its config; an empty one takes away what it has.
+
+        Raises:
+            UserError: steps that cannot be read, or that do not fit the model.
+        """
+        self.program = self.prepared(self.config.read_program(steps))
+        self.config.layer_program = [dict(step) for step in steps]
+        for stream in self.alignments:
+            self._check_alignment(stream)
+
     def plan(self, batch: Batch, media: Sequence[MediaTokens] | None = None) -> LayerCallPlan:
         """What the layer program does in the forward pass of a pack.
+
+        Rules that choose by attention ask the tokens before the supervised ones in training mode, else the last token
+        of every example.
 
         Args:
             media: the media tokens of the pack with their levels; None: without levels, to count tokens.
@@ -227,7 +247,8 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
         if media is None:
             places = self.find_places(batch.input_ids, batch.media) if batch.places is None else batch.places
             media = [MediaTokens(stream, place) for stream, found in places.items() for place in found]
-        return plan_call(self.program, np.diff(batch.cu_seqlens).tolist(), media)
+        targets = targets_of(batch.supervised) if self.training else None
+        return plan_call(self.program, np.diff(batch.cu_seqlens).tolist(), media, targets=targets)
 
     def loss_sum(self, batch: Batch) -> Tensor:
         """Summed cross-entropy of a packed batch over its supervised tokens.
@@ -246,7 +267,6 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
         targets = batch.labels[0, 1:][supervised]
         embeds, media = self.read(batch.input_ids, batch.media, batch.places)
         plan = self.plan(batch, media)
-        positions = on_device(plan.places_before(batch.supervised + 1), embeds.device)
         inputs = {
             "inputs_embeds": embeds,
             "position_ids": batch.position_ids,
@@ -259,12 +279,17 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
             with self._reads_axes(batch.position_ids):
                 output = self.language_model.get_decoder()(**inputs)
             hidden = output.last_hidden_state[0]
+            positions = plan.places_before(batch.supervised + 1, hidden.device)
             head = self.language_model.get_output_embeddings()
             loss = head_loss_sum(head, hidden[positions], targets, self.family.logits(self.config.text_config))
         else:
+            known = None if plan.guided else plan.places_before(batch.supervised + 1, embeds.device)
             with self._reads_axes(batch.position_ids):
-                output = self.language_model(**inputs, logits_to_keep=positions)
-            loss = cross_entropy(output.logits[0].float(), targets, reduction="sum")
+                output = self.language_model(**inputs, logits_to_keep=0 if known is None else known)
+            logits = output.logits[0]
+            if known is None:
+                logits = logits[plan.places_before(batch.supervised + 1, logits.device)]
+            loss = cross_entropy(logits.float(), targets, reduction="sum")
         aligned = {}
         if len(self.alignments):
             states = [plan.spread(state, layers) for layers, state in enumerate(output.hidden_states)]
@@ -324,7 +349,11 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
                 begin = past_key_values.get_seq_length() if past_key_values is not None else 0
                 position_ids = torch.arange(begin, begin + length, device=inputs_embeds.device)[None]
             lengths = [length] if cu_seqlens is None else np.diff(cu_seqlens).tolist()
-            plan = plan_call(self.program, lengths, found, dropped_in_cache(self.program, past_key_values))
+            targets = None
+            if labels is not None and self.training:
+                targets = targets_of(np.flatnonzero(labels[0, 1:].cpu().numpy() != IGNORED))
+            gone = dropped_in_cache(self.program, past_key_values)
+            plan = plan_call(self.program, lengths, found, gone, targets=targets)
             packed |= plan.inputs(self.language_model.get_decoder(), position_ids)
         with self._reads_axes(position_ids):
             output = self.language_model(
@@ -339,7 +368,7 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
             )
         if labels is not None:
             if plan is not None:
-                labels = labels[:, on_device(plan.stages[-1].kept, labels.device)]
+                labels = labels[:, plan.kept(len(self.program.boundaries), labels.device)]
             shifted = output.logits[:, :-1].float().flatten(0, 1)
             output.loss = cross_entropy(shifted, labels[:, 1:].flatten(), ignore_index=IGNORED)
         return output

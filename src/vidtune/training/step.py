@@ -157,9 +157,8 @@ class OptimizerStep:
     def _flops_of(self, batch: Batch, supervised: int) -> float:
         if self._flops is None:
             return 0.0
-        program, stages = self._setup.model.program, self._setup.model.plan(batch).stages
-        tokens = program.mean_over_layers([len(stage.kept) for stage in stages])
-        squares = program.mean_over_layers([sum(count**2 for count in stage.counts) for stage in stages])
+        plan = self._setup.model.plan(batch)
+        tokens, squares = plan.mean_tokens(), plan.mean_tokens(power=2)
         items = {stream: sum(map(_encoding_cost, media)) for stream, media in batch.media.items()}
         return self._flops.of(tokens, squares, items, supervised)
 

@@ -9,6 +9,7 @@ from layer_programs import ADD, COMPACT, DROP, PROGRAMS, LevelsConfig, model_wit
 from three_axes import three_axis_language_model
 from tiny_models import packed, random_example, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
@@ -31,6 +32,22 @@ def examples(model):
     return [random_example(model, kind, seed) for seed, kind in enumerate(kinds)]
 
 
+def positions(decoder, hidden, left, steps):
+    at = torch.arange(len(left))[None] if any(step.get("compact") for step in steps) else left[None]
+    return decoder.rotary_emb(hidden, position_ids=at)
+
+
+def attention(layer, hidden, embeddings) -> torch.Tensor:
+    """Mean over heads of the attention of the last token in a layer, (tokens,)."""
+    module, states = layer.self_attn, layer.input_layernorm(hidden)
+    query, key = (
+        part(states).unflatten(-1, (-1, module.head_dim)).transpose(1, 2) for part in (module.q_proj, module.k_proj)
+    )
+    query, key = apply_rotary_pos_emb(query, key, *embeddings)
+    key = key.repeat_interleave(module.num_key_value_groups, 1)
+    return (query[0, :, -1:] @ key[0].transpose(1, 2) / module.head_dim**0.5).softmax(-1).mean((0, 1))
+
+
 def reference(model: VideoLM, example) -> torch.Tensor:
     """Logits of one example by a plain loop over the layers, for the tokens that are left at the end."""
     decoder, batch = model.language_model.get_decoder(), packed([example])
@@ -38,6 +55,7 @@ def reference(model: VideoLM, example) -> torch.Tensor:
     places = [torch.from_numpy(item.places) for item in media]
     left, items, steps = torch.arange(batch.num_tokens), list(places), model.config.layer_program
     for number, layer in enumerate(decoder.layers):
+        states, before = hidden, left
         for step in steps:
             for index, item in enumerate(media):
                 if item.stream == step.get("add") and number in step["after"]:
@@ -45,11 +63,15 @@ def reference(model: VideoLM, example) -> torch.Tensor:
                     hidden = hidden.index_add(1, torch.isin(left, items[index]).nonzero()[:, 0], level[None])
                 if item.stream in step.get("drop", ()) and number == step["after"]:
                     count = max(1, int(len(item.places) * step["keep"]))
-                    kept = items[index][torch.linspace(0, len(items[index]) - 1, count, dtype=torch.long)]
+                    if step.get("rule") == "attention":
+                        weights = attention(layer, states, positions(decoder, states, before, steps))
+                        chosen = weights[torch.isin(before, items[index])].topk(count).indices.sort().values
+                    else:
+                        chosen = torch.linspace(0, len(items[index]) - 1, count, dtype=torch.long)
+                    kept = items[index][chosen]
                     stays = ~torch.isin(left, items[index]) | torch.isin(left, kept)
                     hidden, left, items[index] = hidden[:, stays], left[stays], kept
-        at = torch.arange(len(left))[None] if any(step.get("compact") for step in steps) else left[None]
-        hidden = layer(hidden, position_embeddings=decoder.rotary_emb(hidden, position_ids=at), position_ids=at)
+        hidden = layer(hidden, position_embeddings=positions(decoder, hidden, left, steps))
     return model.language_model.lm_head(decoder.norm(hidden))[0]
 
 
@@ -146,7 +168,7 @@ def test_no_program_leaves_no_hook_and_no_trace_in_a_saved_config():
     batch = packed(examples(model))
     plan = model.plan(batch)
     assert plan.inputs(model.language_model.model, batch.position_ids) == {}
-    assert np.array_equal(plan.places_before(batch.supervised + 1), batch.supervised)
+    assert plan.places_before(batch.supervised + 1, batch.labels.device).tolist() == batch.supervised.tolist()
 
 
 def test_hooks_change_no_call_without_media():

@@ -1,10 +1,9 @@
 """One forward call under a layer program: which tokens each layer sees, and what is added to them.
 
-All of it is known before the call, from numbers on the CPU. It travels in the call as the keyword argument
-``layer_call``, and the hooks of the decoder layers hold no state. So several threads may use one model, and gradient
-checkpointing recomputes the same. A rule that looks at hidden states (dropping guided by attention) would choose in
-:meth:`LayerCall.before`, where the hidden states and the next layer are at hand; how many tokens stay is known
-beforehand there too.
+It is known before the call, from numbers on the CPU, up to the first rule that looks at hidden states; from there on
+only how many tokens stay is known, see :mod:`vidtune.models.language_model.guided_drop`. All of it travels in the call
+as the keyword argument ``layer_call``, and the hooks of the decoder layers hold no state. So several threads may use
+one model, and gradient checkpointing recomputes the same.
 
 Legend: L tokens of a call, D language-model width, M tokens of an item, K levels beside the embeddings.
 """
@@ -13,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,10 +20,19 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from transformers import Cache
 
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError
+from vidtune.models.language_model.guided_drop import (
+    CallInputs,
+    GuidedDrops,
+    GuidedItem,
+    GuidedSequence,
+    OpenPrefix,
+    Suspension,
+    are_guided,
+    chosen_indices,
+)
 from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.processing.batch import on_device
-from vidtune.registry import DROP_RULES
 
 
 @dataclass(frozen=True)
@@ -70,13 +78,25 @@ class LayerCallPlan:
 
     Args:
         program: the program.
-        stages: the tokens of each stage, one stage more than the program has boundaries.
+        stages: the tokens of each stage that is known before the call; without a choice by attention one stage more
+            than the program has boundaries.
         media: the media of the call.
+        guided: the other stages, whose tokens are chosen in the call; None: there are none.
     """
 
     program: LayerProgram
     stages: Sequence[LayerRange]
     media: Sequence[MediaTokens] = ()
+    guided: GuidedDrops | Suspension | None = None
+
+    @property
+    def counts(self) -> list[list[int]]:
+        """For each stage of the program, the number of tokens of each sequence."""
+        return [*(stage.counts for stage in self.stages), *(self.guided.counts if self.guided else ())]
+
+    def mean_tokens(self, power: int = 1) -> float:
+        """Mean over the layers of the number of tokens, or of the sum of a power of their numbers by sequence."""
+        return self.program.mean_over_layers([sum(count**power for count in counts) for counts in self.counts])
 
     def inputs(self, decoder: nn.Module, position_ids: Tensor) -> dict[str, Any]:
         """Keyword argument of the language model for this call; none if all tokens stay as they are.
@@ -93,8 +113,10 @@ class LayerCallPlan:
             raise ValueError("layer_program: compact lowers positions of one axis; leave it out where they have more")
         device = position_ids.device
         added = self._added(device)
-        if not added and not any(
-            len(stage.kept) < position_ids.shape[-1] or stage.shift.any() for stage in self.stages
+        if (
+            self.guided is None
+            and not added
+            and not any(len(stage.kept) < position_ids.shape[-1] or stage.shift.any() for stage in self.stages)
         ):
             return {}
         stages = []
@@ -104,7 +126,8 @@ class LayerCallPlan:
             bounds = [0, *accumulate(stage.counts)]
             rotary = decoder.rotary_emb if stage.shift.any() else None
             stages.append(_RangeTensors(kept, on_device(stage.chosen, device), positions, bounds, rotary))
-        return {"layer_call": LayerCall(self.program, stages, added)}
+        turns = getattr(decoder, "rotary_emb", None) if self.program.is_compact else None
+        return {"layer_call": LayerCall(self.program, stages, added, self.guided, position_ids, turns)}
 
     def _added(self, device: torch.device) -> dict[int, tuple[Tensor, Tensor]]:
         """Layer -> places (N,) and values (N, D) of all that is added after it."""
@@ -118,6 +141,8 @@ class LayerCallPlan:
                     f"program adds {len(layers)}; correct the connector or its add step in layer_program"
                 )
             for level, layer in enumerate(layers):
+                if self.program.stage_of(layer - 1) >= len(self.stages):
+                    continue  # added where the tokens are chosen
                 kept = self.stages[self.program.stage_of(layer - 1)].kept
                 there = np.flatnonzero(np.isin(item.places, kept))
                 values = levels[level].index_select(0, on_device(there, levels[level].device))
@@ -130,19 +155,28 @@ class LayerCallPlan:
             for layer, parts in found.items()
         }
 
-    def places_before(self, targets: np.ndarray) -> np.ndarray:
+    def kept(self, stage: int, device: torch.device) -> Tensor:
+        """Positions of the tokens of a stage among those of the call; what is chosen in the call is known after it."""
+        if stage < len(self.stages):
+            return on_device(self.stages[stage].kept, device)
+        return cast(GuidedDrops, self.guided).kept_of_call(stage)
+
+    def places_before(self, targets: np.ndarray, device: torch.device) -> Tensor:
         """Places in the last stage of the tokens before these tokens, which are positions in the call and are kept."""
-        return np.searchsorted(self.stages[-1].kept, targets) - 1
+        if self.guided is None:
+            return on_device(np.searchsorted(self.stages[-1].kept, targets) - 1, device)
+        return torch.searchsorted(self.kept(len(self.program.boundaries), device), on_device(targets, device)) - 1
 
     def spread(self, hidden: Tensor, layers: int) -> Tensor:
         """Hidden states after so many layers, at the places of all tokens of the call; zero where one was dropped.
 
         Shape: (1, tokens of the stage, D) -> (1, L, D)
         """
-        stage, length = self.stages[self.program.stage_of(layers - 1)], len(self.stages[0].kept)
+        length = len(self.stages[0].kept)
         if hidden.shape[1] == length:
             return hidden
-        return hidden.new_zeros(1, length, hidden.shape[2]).index_copy(1, on_device(stage.kept, hidden.device), hidden)
+        kept = self.kept(self.program.stage_of(layers - 1), hidden.device)
+        return hidden.new_zeros(1, length, hidden.shape[2]).index_copy(1, kept, hidden)
 
 
 def dropped_in_cache(program: LayerProgram, cache: Cache | None) -> list[list[int]] | None:
@@ -158,30 +192,46 @@ def plan_call(
     lengths: Sequence[int],
     media: Sequence[MediaTokens] = (),
     dropped: Sequence[Sequence[int]] | None = None,
+    *,
+    targets: np.ndarray | None = None,
+    prefix: OpenPrefix | None = None,
+    suspend: bool = False,
 ) -> LayerCallPlan:
-    """What a program does in one forward call.
+    """What a program does in one forward call. A plan with a choice by attention is for one call only.
 
     Args:
         lengths: number of tokens of each sequence of the call; the sequences stand one after another.
         media: the media among these tokens; each item is in one call as a whole.
         dropped: for each stage, the tokens of each sequence that earlier calls dropped; None: there was no such call.
+        targets: the tokens that choose by attention stand before these positions in the call, see
+            :mod:`vidtune.models.language_model.guided_drop`; None: the last token of each sequence chooses.
+        prefix: what every sequence continues, if it was suspended where its tokens are chosen.
+        suspend: later calls continue the one sequence of this call; they choose by attention what stays of it.
 
     Raises:
         UserError: a drop rule raises, or returns what is no choice of so many tokens; names the rule.
     """
     owners = np.repeat(np.arange(len(lengths)), lengths)
+    asked = _per_sequence(np.cumsum(lengths), targets)
     kept = np.arange(len(owners))
     stages = [LayerRange(kept, kept, list(lengths), np.zeros_like(kept))]
-    places = [item.places for item in media]
+    ranks = [np.arange(len(item.places)) for item in media]
     for boundary in program.boundaries:
+        steps = [
+            program.drops_at(boundary, item.stream, len(item.places), len(left), len(asked[owners[item.places[0]]]) > 0)
+            for item, left in zip(media, ranks, strict=True)
+        ]
+        at_choice = boundary == program.guided_after if suspend or prefix is not None else any(map(are_guided, steps))
+        if at_choice:
+            found = _Left(program, stages, media, ranks, lengths)
+            guided = found.suspension() if suspend else found.drops(asked, dropped, prefix)
+            return LayerCallPlan(program, stages, media, guided)
         gone = np.zeros(len(owners), bool)
-        for drop in program.drops:
-            for index, item in enumerate(media):
-                count = max(1, int(len(item.places) * drop.keep))
-                if drop.after == boundary and item.stream in drop.streams and count < len(places[index]):
-                    gone[places[index]] = True
-                    places[index] = places[index][_chosen(drop.rule, len(places[index]), count)]
-                    gone[places[index]] = False
+        for index, (item, each) in enumerate(zip(media, steps, strict=True)):
+            gone[item.places[ranks[index]]] = bool(each)
+            for rule, count in each:
+                ranks[index] = ranks[index][chosen_indices(rule, len(ranks[index]), count)]
+            gone[item.places[ranks[index]]] = False
         chosen = np.flatnonzero(~gone[kept])
         kept = kept[chosen]
         counts = np.bincount(owners[kept], minlength=len(lengths))
@@ -195,17 +245,79 @@ def plan_call(
     return LayerCallPlan(program, stages, media)
 
 
-def _chosen(rule: str, tokens: int, count: int) -> np.ndarray:
-    """Indices of the tokens that a drop rule keeps, checked. Shape: (count,)"""
-    choose = DROP_RULES[rule]
-    with foreign(f"drop rule {rule!r}"):
-        kept = choose(tokens, count)
-    if not isinstance(kept, np.ndarray) or kept.dtype.kind not in "iu" or kept.shape != (count,):
-        found = f"{kept.dtype} of shape {kept.shape}" if isinstance(kept, np.ndarray) else type(kept).__name__
-        raise UserError(f"drop rule {rule!r} returns {found}; expected an integer array of shape ({count},)")
-    if kept[0] < 0 or kept[-1] >= tokens or (kept[1:] <= kept[:-1]).any():
-        raise UserError(f"drop rule {rule!r} must return increasing indices from 0 to {tokens - 1}, each at most once")
-    return kept
+def _per_sequence(ends: np.ndarray, targets: np.ndarray | None) -> list[np.ndarray]:
+    """The targets of each sequence; where none are given, its end."""
+    if targets is None:
+        return [np.array([end]) for end in ends]
+    return np.split(targets, np.searchsorted(targets, ends[:-1]))
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What is left of a call at the layer of the first choice.
+
+    Args:
+        stages: the stages that are known.
+        ranks: for each medium, which of its tokens are left.
+        lengths: number of tokens of each sequence.
+    """
+
+    program: LayerProgram
+    stages: Sequence[LayerRange]
+    media: Sequence[MediaTokens]
+    ranks: Sequence[np.ndarray]
+    lengths: Sequence[int]
+
+    @property
+    def kept(self) -> np.ndarray:
+        return self.stages[-1].kept
+
+    def suspension(self) -> Suspension:
+        """What ends the one sequence of the call here."""
+        items = self._items(0, sum(self.lengths), 0, 0)
+        return Suspension(self.program, len(self.stages), self.kept, sum(self.lengths), items)
+
+    def drops(
+        self, asked: Sequence[np.ndarray], dropped: Sequence[Sequence[int]] | None, prefix: OpenPrefix | None
+    ) -> GuidedDrops:
+        """What is dropped from here on.
+
+        Args:
+            asked: targets of each sequence.
+        """
+        first, shared, sequences, end = len(self.stages), 0 if prefix is None else len(prefix.kept), [], 0
+        rest = len(self.program.boundaries) + 1 - first
+        for number, length in enumerate(self.lengths):
+            begin, end = end, end + length
+            low, high = np.searchsorted(self.kept, (begin, end))
+            pool, origins, items = shared + np.arange(low, high), self.kept[low:high] - begin, []
+            if prefix is not None:
+                pool = np.concatenate((np.arange(shared), pool))
+                origins, items = np.concatenate((prefix.kept, prefix.length + origins)), list(prefix.items)
+            targets = shared + np.searchsorted(self.kept, asked[number]) - low
+            items += self._items(begin, end, low, shared)
+            gone = [0] * rest if dropped is None or prefix is not None else [each[number] for each in dropped[first:]]
+            sequences.append(GuidedSequence(pool, origins, items, targets, gone))
+        return GuidedDrops(self.program, first, self.kept, sequences, prefix)
+
+    def _items(self, begin: int, end: int, low: int, shared: int) -> list[GuidedItem]:
+        """The media between two positions of the call, with their places in a sequence that begins there.
+
+        Args:
+            low: place in the last stage where the sequence begins.
+            shared: number of tokens of the prefix before it.
+        """
+        return [
+            GuidedItem(
+                item.stream,
+                len(item.places),
+                shared + np.searchsorted(self.kept, item.places[ranks]) - low,
+                ranks,
+                item.levels,
+            )
+            for item, ranks in zip(self.media, self.ranks, strict=True)
+            if begin <= item.places[0] < end
+        ]
 
 
 @dataclass(frozen=True)
@@ -224,27 +336,54 @@ class LayerCall:
     """What the decoder layers do in one forward call.
 
     Args:
-        stages: the tokens of each stage.
+        stages: the tokens of each stage that is known.
         added: layer -> places (N,) and values (N, D) of what is added after it.
+        guided: the other stages.
+        position_ids: positions of all tokens.
+        rotary: makes position embeddings of positions that were moved; None: none are moved.
     """
 
     program: LayerProgram
     stages: Sequence[_RangeTensors]
     added: Mapping[int, tuple[Tensor, Tensor]]
+    guided: GuidedDrops | Suspension | None
+    position_ids: Tensor
+    rotary: Any
 
-    def before(self, layer: int, hidden: Tensor, inputs: dict[str, Any]) -> Tensor:
+    def before(
+        self, layer: int, module: nn.Module, hidden: Tensor, args: tuple[Any, ...], inputs: dict[str, Any]
+    ) -> Tensor:
         """Hidden states as a layer takes them; its other inputs, which are those of all tokens, are cut in place.
+
+        Args:
+            layer: number of layers before this one.
+            module: the layer.
+            args: further positional inputs of it.
+            inputs: its inputs by name.
 
         Shape: (1, tokens of the layer before, D) -> (1, tokens of this layer, D)
         """
         if layer in self.added:
             places, values = self.added[layer]
             hidden = hidden.index_add(1, places, values[None].to(hidden.dtype))
-        stage = self.stages[self.program.stage_of(layer)]
-        if layer in self.program.boundaries:
-            hidden = hidden.index_select(1, stage.chosen)
-        if len(stage.kept) == len(self.stages[0].kept) and stage.rotary is None:
+        number = self.program.stage_of(layer)
+        if self.guided is None or number < len(self.stages):
+            stage = self.stages[number]
+            if layer in self.program.boundaries:
+                hidden = hidden.index_select(1, stage.chosen)
+            self._cut(stage, hidden, inputs)
             return hidden
+        if self.program.stage_of(layer - 1) >= len(self.stages):
+            hidden = self.guided.add(layer, hidden)
+        if number == len(self.stages) and layer in self.program.boundaries:
+            self._cut(self.stages[-1], hidden, inputs)
+        unmoved = self.position_ids.index_select(-1, self.stages[-1].kept)
+        return self.guided.before(layer, module, CallInputs(hidden, args, inputs, unmoved), self.rotary)
+
+    def _cut(self, stage: _RangeTensors, hidden: Tensor, inputs: dict[str, Any]) -> None:
+        """Make the inputs of all tokens those of a stage."""
+        if len(stage.kept) == len(self.stages[0].kept) and stage.rotary is None:
+            return
         if stage.rotary is not None:
             inputs["position_embeddings"] = stage.rotary(hidden, position_ids=stage.position_ids)
         elif inputs.get("position_embeddings") is not None:
@@ -253,23 +392,23 @@ class LayerCall:
         inputs["position_ids"] = stage.position_ids
         if inputs.get("cu_seqlens") is not None:
             inputs["cu_seqlens"] = stage.cu_seqlens
-        return hidden
 
 
 def install(program: LayerProgram, layers: nn.ModuleList, decoder: nn.Module) -> None:
     """Make decoder layers follow the ``layer_call`` of a forward call; a call without one is not changed.
 
     Raises:
-        ValueError: the program moves positions, but those of the language model are not rotary.
+        UserError: the program moves positions, but those of the language model are not rotary.
     """
     if program.is_compact and not hasattr(decoder, "rotary_emb"):
-        raise ValueError("layer_program: compact needs a language model with rotary positions; leave it out")
+        raise UserError("layer_program: compact needs a language model with rotary positions; leave it out")
     for index, layer in enumerate(layers):
-        layer.register_forward_pre_hook(partial(_before, index), with_kwargs=True)
+        if not any(getattr(hook, "func", None) is _before for hook in layer._forward_pre_hooks.values()):
+            layer.register_forward_pre_hook(partial(_before, index), with_kwargs=True)
 
 
 def _before(
     index: int, layer: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     call, rest = inputs.get("layer_call"), {name: value for name, value in inputs.items() if name != "layer_call"}
-    return args if call is None else (call.before(index, args[0], rest), *args[1:]), rest
+    return args if call is None else (call.before(index, layer, args[0], args[1:], rest), *args[1:]), rest

@@ -6,6 +6,8 @@ A program is a list of steps, plain dicts in the config of a model:
   streams (at least one). ``rule`` names the registered rule that chooses them ("uniform"). With ``compact: true`` later
   tokens are lowered in position by what was dropped before them; else every token keeps its position. Source:
   arXiv:2501.00574, section 3.3.
+- ``{"after": 18, "drop": ["video"], "keep": 0.25, "rule": "attention"}``: the tokens that the text attends to most in
+  the next layer, see :mod:`vidtune.models.language_model.guided_drop`.
 - ``{"after": [1, 2, 3], "add": "video"}``: the connector of the stream returns levels (1 + K, M, D); level j is added
   to the hidden states at the item's positions after the j-th of these layers. Source: DeepStack (arXiv:2406.04334).
 
@@ -15,17 +17,33 @@ forward call: :mod:`vidtune.models.language_model.layer_call`.
 Legend: M tokens of an item, K levels beside the embeddings, D language-model width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vidtune.registry import DROP_RULES
 
-DropRule = Callable[[int, int], np.ndarray]
-"""Number of tokens of an item, number to keep -> increasing indices of those that are kept."""
+
+@dataclass(frozen=True)
+class GuidedRule:
+    """A drop rule that sees how much the text attends to each token of an item.
+
+    Args:
+        choose: weights (M,) float32 and number to keep -> increasing indices of those that are kept, on their device.
+    """
+
+    choose: Callable[[Tensor, int], Tensor]
+
+    def __call__(self, weights: Tensor, kept: int) -> Tensor:
+        return self.choose(weights, kept)
+
+
+DropRule = Callable[[int, int], np.ndarray] | GuidedRule
+"""Number of tokens of an item, number to keep -> increasing indices of those that are kept. Or :class:`GuidedRule`."""
 
 
 def uniform(tokens: int, kept: int) -> np.ndarray:
@@ -33,7 +51,14 @@ def uniform(tokens: int, kept: int) -> np.ndarray:
     return torch.linspace(0, tokens - 1, kept, dtype=torch.long).numpy()
 
 
-PARTS = {"uniform": f"{__name__}:uniform"}
+def _highest(weights: Tensor, kept: int) -> Tensor:
+    return weights.topk(kept).indices.sort().values
+
+
+attention = GuidedRule(_highest)
+"""The tokens with the highest weights. Source: arXiv:2501.00574, section 3.3."""
+
+PARTS = {name: f"{__name__}:{name}" for name in ("uniform", "attention")}
 """Drop rules of this package, as :data:`vidtune.registry.DROP_RULES` finds them."""
 
 
@@ -46,6 +71,11 @@ class Drop:
     keep: float
     rule: str = "uniform"
     compact: bool = False
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the rule chooses by attention, so that the choice is made in the forward call."""
+        return isinstance(DROP_RULES[self.rule], GuidedRule)
 
 
 @dataclass(frozen=True)
@@ -103,6 +133,35 @@ class LayerProgram:
     def boundaries(self) -> list[int]:
         """Numbers of layers after which tokens are dropped. Between two boundaries all layers see the same tokens."""
         return sorted({drop.after for drop in self.drops})
+
+    @property
+    def guided_after(self) -> int | None:
+        """The first layer after which a rule chooses by attention; None: there is none."""
+        return next((drop.after for drop in self.drops if drop.is_guided), None)
+
+    def of_streams(self, streams: Collection[str]) -> "LayerProgram":
+        """What the program does where only these streams have media."""
+        kept = (replace(drop, streams=tuple(s for s in drop.streams if s in streams)) for drop in self.drops)
+        adds = {stream: layers for stream, layers in self.adds.items() if stream in streams}
+        return LayerProgram(tuple(drop for drop in kept if drop.streams), adds, self.num_layers)
+
+    def drops_at(self, layer: int, stream: str, tokens: int, left: int, guided: bool = True) -> list[tuple[str, int]]:
+        """Rules that drop tokens of an item after a layer, in order, each with the number of tokens that it keeps.
+
+        Args:
+            tokens: number of tokens of the whole item.
+            left: number of them that are left before.
+            guided: False leaves out rules that choose by attention.
+        """
+        found = []
+        for drop in self.drops:
+            count = max(1, int(tokens * drop.keep))
+            if drop.after != layer or stream not in drop.streams or count >= left:
+                continue
+            if guided or not drop.is_guided:
+                found.append((drop.rule, count))
+                left = count
+        return found
 
     def stage_of(self, layer: int) -> int:
         """Index of the stage of a layer, which counts from 0; a stage is a range of layers that see the same tokens."""
