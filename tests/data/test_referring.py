@@ -9,7 +9,8 @@ from test_tables import Source
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Turn
-from vidtune.data.tables import AnnotationTable, of_each_file
+from vidtune.data.sources import of_each_file
+from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.media.preprocessing.box_choice import box_problem
 from vidtune.recipe.types import DataSource

@@ -21,6 +21,9 @@ class Source:
     media: Path | None = None
     features: dict[str, Path] = field(default_factory=dict)
     format: str | None = None
+    sampling: str | None = None
+    roots: dict[str, str] = field(default_factory=dict)
+    missing_sets: str | None = None
 
 
 def item(question: str, answer: str, **media: object) -> dict[str, object]:

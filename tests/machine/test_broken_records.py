@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vidtune.data.checked_files import CheckedFiles
+from vidtune.data.checking.checked_files import CheckedFiles
 from vidtune.errors import UserError
 from vidtune.machine.files import read_json
 from vidtune.machine.locks import locked

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from synthetic_clips import write_clip
 
-from vidtune.data.checked_files import CheckedFiles
+from vidtune.data.checking.checked_files import CheckedFiles
 from vidtune.features.identity import MediaIdentities
 from vidtune.media.file_version import file_version
 from vidtune.media.probe import ProbeCache

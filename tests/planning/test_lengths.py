@@ -15,7 +15,7 @@ import pytest
 from tiny_stage import PROMPT, Source, conversations, maker, tiny_processor, write_annotations
 from tiny_tokenizers import tiny_tokenizer
 
-from vidtune.data.tables import AnnotationTable
+from vidtune.data.tables import AnnotationFile, AnnotationTable
 from vidtune.errors import UserError
 from vidtune.machine.parallel_work import work_in_processes
 from vidtune.planning import lengths
@@ -78,6 +78,20 @@ def test_a_table_without_some_samples_keeps_the_others_lengths(table: Annotation
     kept = np.delete(np.arange(77), [7, 57])
     assert np.array_equal(part.tokens, whole.tokens[kept])
     assert np.array_equal(part.items["video"], whole.items["video"][kept])
+
+
+def test_samples_that_are_not_wanted_are_not_looked_at(
+    table: AnnotationTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = open_lengths(table, maker(), tmp_path / "whole")
+    looked_at: list[int] = []
+    sample = AnnotationFile.sample
+    monkeypatch.setattr(AnnotationFile, "sample", lambda file, n: looked_at.append(n) or sample(file, n))
+    for wanted in ([0, 15, 56], [1, 15]):
+        part = AnnotationTable(table.files[:1], np.array(wanted))
+        lengths = open_lengths(part, maker(), tmp_path / "cache")
+        assert np.array_equal(lengths.tokens, whole.tokens[wanted]) and lengths.tokens.all()
+    assert looked_at == [0, 15, 56, 1]
 
 
 def test_lengths_are_counted_once_and_mapped_from_disk(

@@ -27,15 +27,17 @@ def check(
 ) -> None:
     """Check every sample and file of a recipe; report by reason, and record what cannot be used.
 
-    The exit code is 2 if training would refuse the data of a stage: no sample can be used, or the share of those that
-    cannot is above max_excluded.
+    Of a mixture of data sets, it says first which sets are there and which are not. The exit code is 2 if training
+    would refuse the data of a stage: no sample can be used, or the share of those that cannot is above max_excluded.
     """
     from vidtune.errors import UserError
     from vidtune.machine.progress import ProgressDisplay
     from vidtune.recipe.types import load_recipe
-    from vidtune.training.inspection.data_check import check_recipe_data, describe, refusal
+    from vidtune.training.inspection.data_check import check_recipe_data, describe, refusal, set_lists
 
     loaded = load_recipe(recipe, overrides or ())
+    for listed in set_lists(loaded, stage):
+        typer.echo(listed)
     refused = []
     with ProgressDisplay(transient=True) as display:
         for checked, report in check_recipe_data(loaded, out, only=stage, decode=decode, progress=display):

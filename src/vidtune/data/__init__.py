@@ -3,5 +3,7 @@
 PARTS = {
     "conversations": "vidtune.data.conversations:read_conversations",
     "referring": "vidtune.data.referring:read_referring",
+    "mixture": "vidtune.data.mixture:MIXTURE",
 }
-"""Annotation formats by name. A reader is a function of a file's path and content that yields Annotations."""
+"""Annotation formats by name. A reader is a function of a file's path and content that yields Annotations; a `SetList`
+returns the data sets that a file lists."""

@@ -1,9 +1,12 @@
-"""Reader of the annotation format of LLaVA-style trainers: one JSON list of conversations about images and videos.
+"""Reader of the annotation format of LLaVA-style trainers: conversations about images and videos.
+
+One JSON list, or one object in each line of a file ``*.jsonl``.
 
     [{"id": 0, "video": "clip.mp4", "conversations": [{"from": "human", "value": "<video>\\nWhat happens?"},
                                                       {"from": "gpt", "value": "A dog runs."}]}, ...]
 
-`image` and `video` are a string or a list of strings; an item may have both, or neither. `id` may be missing.
+`image` and `video` are a string or a list of strings; an item may have both, or neither. `id` may be missing. In an
+item that has videos only, the tag may be ``<image>``, too.
 `video_clip` names the stored features of the videos, below the media folder; then they are read in place of `video`.
 If an item has neither, but its text contains one tag, the `id` is the name of the medium, without an extension.
 
@@ -21,6 +24,7 @@ longer video that the clip is) and `source` (the data set it came from) are igno
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +71,8 @@ def _annotation(item: Any) -> Annotation:
         hint = "; with track_list it is of format: referring" if "track_list" in item else ""
         raise ValueError(f"key 'conversations': expected a list of turns, found {kind_of(conversation)}{hint}")
     turns = tuple(_turn(turn, f"conversations[{k}]") for k, turn in enumerate(conversation))
+    if named["video"] and not named["image"] and not any("<video>" in turn.text for turn in turns):
+        turns = tuple(replace(turn, text=turn.text.replace("<image>", "<video>")) for turn in turns)
     tags = [tag for turn in turns for tag in TAG.findall(turn.text)]
     if len(tags) == 1 and str(identity) and not any(key in item for key in STREAMS):
         media = [(tags[0], None)]

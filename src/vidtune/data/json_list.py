@@ -1,4 +1,4 @@
-"""Annotation files that are one JSON list, read item by item."""
+"""Annotation files that are one JSON list, or hold one JSON value in each line (``*.jsonl``), read item by item."""
 
 import json
 import re
@@ -10,13 +10,16 @@ from vidtune.errors import UserError
 from vidtune.machine.files import json_errors
 
 WHITESPACE = re.compile(r"[ \t\n\r]*")
+LINES = ".jsonl"
+"""Suffix of files that hold one JSON value in each line."""
+LISTS = (".yaml", ".yml")
 
 
 Item = TypeVar("Item")
 
 
 def read_items(path: Path, content: bytes, read: Callable[[Any], Item]) -> Iterator[Item]:
-    """Return an iterator of what a function makes of each item of a JSON list.
+    """Return an iterator of what a function makes of each item of a file.
 
     Args:
         path: path of the file, for messages.
@@ -41,7 +44,7 @@ def read_item(path: Path, index: int, item: Any, read: Callable[[Any], Item]) ->
 
 
 def list_items(path: Path, content: bytes) -> Iterator[Any]:
-    """Yield the items of a JSON list; only one at a time exists as a Python object.
+    """Yield the items of a JSON list or of JSON lines; only one at a time exists as a Python object.
 
     Args:
         path: path of the file, for messages.
@@ -55,26 +58,42 @@ def list_items(path: Path, content: bytes) -> Iterator[Any]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}: line {line}: not UTF-8 text: {error.reason}") from None
-    decoder = json.JSONDecoder()
     try:
-        position = _skip_space(text, 0)
-        if text[position : position + 1] != "[":
-            raise UserError(f"{path}: line 1: expected a JSON list of samples")
-        position = _skip_space(text, position + 1)
-        first = True
-        while text[position : position + 1] != "]":
-            if not first:
-                if text[position : position + 1] != ",":
-                    raise json.JSONDecodeError("Expecting ',' or ']' after a sample", text, position)
-                position = _skip_space(text, position + 1)
-            with json_errors(text, position):
-                item, position = decoder.raw_decode(text, position)
-            yield item
-            position, first = _skip_space(text, position), False
-        if (rest := _skip_space(text, position + 1)) < len(text):
-            raise json.JSONDecodeError("Extra text after the list", text, rest)
+        yield from _lines(text) if path.suffix == LINES else _list(path, text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {error.lineno} column {error.colno}: broken JSON: {error.msg}") from None
+
+
+def _lines(text: str) -> Iterator[Any]:
+    """Yield the value of each line that is not empty. Raises JSONDecodeError."""
+    decoder, position = json.JSONDecoder(), _skip_space(text, 0)
+    while position < len(text):
+        with json_errors(text, position):
+            item, end = decoder.raw_decode(text, position)
+        position = _skip_space(text, end)
+        if position < len(text) and "\n" not in text[end:position]:
+            raise json.JSONDecodeError("Extra text after a sample; write one sample in each line", text, position)
+        yield item
+
+
+def _list(path: Path, text: str) -> Iterator[Any]:
+    """Yield the items of a JSON list. Raises JSONDecodeError."""
+    decoder, position = json.JSONDecoder(), _skip_space(text, 0)
+    if text[position : position + 1] != "[":
+        hint = "; a list of data sets is of format: mixture" if path.suffix in LISTS else ""
+        raise UserError(f"{path}: line 1: expected a JSON list of samples{hint}")
+    position, first = _skip_space(text, position + 1), True
+    while text[position : position + 1] != "]":
+        if not first:
+            if text[position : position + 1] != ",":
+                raise json.JSONDecodeError("Expecting ',' or ']' after a sample", text, position)
+            position = _skip_space(text, position + 1)
+        with json_errors(text, position):
+            item, position = decoder.raw_decode(text, position)
+        yield item
+        position, first = _skip_space(text, position), False
+    if (rest := _skip_space(text, position + 1)) < len(text):
+        raise json.JSONDecodeError("Extra text after the list", text, rest)
 
 
 def _skip_space(text: str, position: int) -> int:

@@ -5,11 +5,11 @@ Legend: n samples of a table, m of one file.
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any
 
 import numpy as np
 
@@ -17,56 +17,18 @@ from vidtune.data.annotation import Annotation, as_tuples, check_times
 from vidtune.data.media_files import MediaFiles
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Sample, Times, Turn
+from vidtune.data.sources import DEFAULT_FORMAT, DataSource, of_each_file
 from vidtune.errors import UserError
 from vidtune.machine.files import atomic_folder
 from vidtune.media.file_version import FileVersion, version_of
+from vidtune.recipe.sampling import ALL, RANDOM, Sampling
 from vidtune.registry import ANNOTATIONS
 
 FORMAT_VERSION = 4
 """Version of parsed tables. A new version parses files again; samples and their order in training stay the same."""
 FINGERPRINT_VERSION = 1
-DEFAULT_FORMAT = "conversations"
 BLOB = "records.bin"
 COLUMNS = ("offsets", "word_lengths", "has_media", "by_id")
-
-
-class DataSource(Protocol):
-    """Annotation file or folder of them, folder of media, folder of stored features per stream; see the recipe's."""
-
-    @property
-    def annotations(self) -> str | Path: ...
-
-    @property
-    def media(self) -> str | Path | None: ...
-
-    @property
-    def features(self) -> Mapping[str, str | Path]: ...
-
-    @property
-    def format(self) -> str | None: ...
-
-
-AnySource = TypeVar("AnySource", bound=DataSource)
-
-
-def of_each_file(sources: Sequence[AnySource]) -> list[AnySource]:
-    """Returns data sources of one annotation file each: a folder stands for its ``*.json`` files, sorted by name,
-    without hidden ones.
-
-    Raises:
-        UserError: a folder holds no such file.
-    """
-    found: list[AnySource] = []
-    for source in sources:
-        folder = Path(source.annotations)
-        if not folder.is_dir():
-            found.append(source)
-            continue
-        files = sorted(path for path in folder.glob("[!.]*.json") if path.is_file())
-        if not files:
-            raise UserError(f"{folder}: a folder of annotations needs files *.json, but there is none")
-        found += [cast(Any, source).model_copy(update={"annotations": str(file)}) for file in files]
-    return found
 
 
 @dataclass(frozen=True)
@@ -191,7 +153,7 @@ class AnnotationTable:
         """Open annotation files, and parse those that were not parsed before.
 
         Args:
-            sources: data sources, in order; see `of_each_file`.
+            sources: data sources, in order; see `of_each_file`. Of each file, the samples that its source wants.
             cache: folder of parsed tables, one for each content; may be deleted at any time.
 
         Raises:
@@ -201,11 +163,14 @@ class AnnotationTable:
             raise UserError("data: no annotation file is named")
         names: list[str] = []
         files = []
+        chosen = []
         for source in of_each_file(sources):
             path = Path(source.annotations)
             names.append(_unique_name(path.stem, names))
             files.append(_open_file(names[-1], path, source, cache))
-        return cls(files)
+            chosen.append(_chosen(files[-1], source.sampling))
+        begins = np.cumsum([0, *(len(file) for file in files[:-1])])
+        return cls(files, np.concatenate([begin + part for begin, part in zip(begins, chosen, strict=True)]))
 
     def __len__(self) -> int:
         return len(self._selection)
@@ -292,6 +257,18 @@ def _unique_name(stem: str, taken: Collection[str]) -> str:
     while name in taken:
         name, number = f"{stem}~{number}", number + 1
     return name
+
+
+def _chosen(file: AnnotationFile, sampling: str | None) -> np.ndarray:
+    """Returns the indices of the samples that a source uses of its file. Shape: (chosen,) int64, ascending
+
+    A random part follows from the content of the file: the same one in every epoch and on every machine.
+    """
+    rule = Sampling.parse(sampling or ALL)
+    if rule.word != RANDOM:
+        return np.array(rule.block(len(file)), np.int64)
+    ranks = np.random.Philox(key=int(file.content_hash[:32], 16)).random_raw(len(file))
+    return np.sort(np.argsort(ranks, kind="stable")[: rule.size(len(file))]).astype(np.int64)
 
 
 def _open_file(name: str, path: Path, source: DataSource, cache: Path) -> AnnotationFile:

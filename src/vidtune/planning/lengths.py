@@ -254,7 +254,7 @@ def _open_file(
     path = table_path(file, key, cache, make.processor.looks_at_media)
     listed = path.with_suffix(FILES)
     if not (path.is_file() and listed.is_file()):
-        _build(file, make, path, workers, tell)
+        _build(file, make, path, wanted, workers, tell)
     table = np.load(path, mmap_mode="r")
     files, media = CountedFiles.load(listed, "media")
     changed = files.changed_samples() if str(media) == str(file.media) else np.unique(files.samples)
@@ -265,7 +265,7 @@ def _open_file(
         return table
     if len(stale) >= WORTH_PROCESSES and workers > 1 and _have_changed(file, make, stale, unusable):
         path.unlink()
-        _build(file, make, path, workers, tell)
+        _build(file, make, path, np.union1d(wanted, np.flatnonzero(table[0])), workers, tell)
         return np.load(path, mmap_mode="r")
     tell(f"tokens of {file.name}", len(file) - len(stale), len(file))
     counts, anew = count_samples(file, make, stale.tolist())
@@ -286,10 +286,14 @@ def _have_changed(file: AnnotationFile, make: ExampleMaker, stale: np.ndarray, u
     return bool(count_samples(file, make, few.tolist())[0][0].any())
 
 
-def _build(file: AnnotationFile, make: ExampleMaker, path: Path, workers: int, tell: ProgressCallback) -> None:
+def _build(
+    file: AnnotationFile, make: ExampleMaker, path: Path, wanted: np.ndarray, workers: int, tell: ProgressCallback
+) -> None:
+    """Write the table of a file. Samples that are not wanted get the length 0, which is counted where they are."""
     chunks = path.with_suffix(".chunks")
     chunks.mkdir(parents=True, exist_ok=True)
-    count = partial(count_chunk, file, make, chunks, CHUNK)
+    some: dict[str, Any] = {} if len(wanted) == len(file) else {"wanted": wanted}
+    count = partial(count_chunk, file, make, chunks, CHUNK, **some)
     numbers = range(-(-len(file) // CHUNK))
     missing = [number for number in numbers if not chunk_path(chunks, number).is_file()]
     done = len(file) - sum(min(CHUNK, len(file) - number * CHUNK) for number in missing)
@@ -320,9 +324,26 @@ def chunk_path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.npz"
 
 
-def count_chunk(file: AnnotationFile, make: ExampleMaker, folder: Path, size: int, number: int) -> None:
-    """Count the ``size`` samples of a file from ``number * size`` on, and write the chunk."""
-    counts, files = count_samples(file, make, range(number * size, min((number + 1) * size, len(file))))
+def count_chunk(
+    file: AnnotationFile,
+    make: ExampleMaker,
+    folder: Path,
+    size: int,
+    number: int,
+    wanted: np.ndarray | None = None,
+) -> None:
+    """Count the ``size`` samples of a file from ``number * size`` on, and write the chunk.
+
+    Args:
+        wanted: indices of the samples that are counted, ascending; the others get zeros. None: all.
+    """
+    start, end = number * size, min((number + 1) * size, len(file))
+    if wanted is None:
+        counts, files = count_samples(file, make, range(start, end))
+    else:
+        own = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, end)]
+        counts = np.zeros((make.num_columns, end - start), np.int32)
+        counts[:, own - start], files = count_samples(file, make, own.tolist())
     files.save(chunk_path(folder, number), counts=counts)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from vidtune.data.tables import AnnotationTable, of_each_file
+from vidtune.data.sources import of_each_file
+from vidtune.data.tables import AnnotationTable
 from vidtune.planning.lengths import LengthTable
 from vidtune.planning.order import epoch_order
 from vidtune.planning.packing import CostModel, EpochPacks, pack_epoch

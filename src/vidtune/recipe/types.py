@@ -29,6 +29,7 @@ from pydantic import (
 from vidtune.errors import UserError
 from vidtune.recipe.mistakes import Misplaced, explain
 from vidtune.recipe.overrides import override
+from vidtune.recipe.sampling import known_sampling
 from vidtune.recipe.shipped import list_recipes, recipe_path
 from vidtune.recipe.yaml_document import read_yaml
 from vidtune.registry import ORDER_RULES
@@ -59,7 +60,7 @@ OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features", "pac
 # Keys of a recipe, a stage and a data source that were added later: a fingerprint contains them only if they are set.
 LATER_KEYS = ("revision",)
 LATER_STAGE_KEYS = ("sizes",)
-LATER_SOURCE_KEYS = ("format",)
+LATER_SOURCE_KEYS = ("format", "sampling", "roots", "missing_sets")
 
 
 def _expand_home(path: str) -> str:
@@ -79,6 +80,7 @@ FilePath = Annotated[str, AfterValidator(_expand_home), A_PLACE]
 Place = Annotated[str, A_PLACE]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 OrderName = Annotated[str, AfterValidator(ORDER_RULES.known)]
+SamplingName = Annotated[str, AfterValidator(known_sampling)]
 ComponentGlob = Annotated[str, AfterValidator(_component_glob)]
 
 
@@ -103,12 +105,18 @@ class DataSource(Settings):
     """An annotation file, or a folder of them, and the folder that contains the media.
 
     Args:
-        annotations: path of the annotation file, or of a folder: its files ``*.json``, sorted by name.
+        annotations: path of the annotation file, or of a folder: its files ``*.json``, sorted by name; or, of format
+            "mixture", of a list of data sets.
         format: name of the annotation format; None: "conversations", the JSON format of the LLaVA family.
         media: folder that the media paths in the file are relative to; None: text only, or stored features only.
         features: per stream, folder of stored features, one file per medium, named after the sample's id or after the
             medium (without its suffix). If ``media`` is given too, a medium without a feature file is decoded instead.
         weight: how often an epoch uses each sample: 2: twice; 0.5: a random half of the file, drawn anew every epoch.
+        sampling: part of the samples that is used, the same one in every epoch: "first:1000" or "first:25%", "first2:",
+            "first3:", "first4:" (the second, third, fourth block of that size), "end:", "random:"; None: all.
+        roots: of a list of data sets: start of a web address or path in the file -> local folder, the longest counts.
+        missing_sets: of a list of data sets: what to do about sets that are not there, "refuse" or "leave_out"; None:
+            "refuse".
     """
 
     annotations: FilePath
@@ -116,6 +124,9 @@ class DataSource(Settings):
     media: FilePath | None = None
     features: dict[str, FilePath] = Field(default_factory=dict)
     weight: float = Field(default=1.0, gt=0, le=1e4)
+    sampling: SamplingName | None = None
+    roots: dict[str, FilePath] = Field(default_factory=dict)
+    missing_sets: Literal["refuse", "leave_out"] | None = None
 
 
 class LoRA(Settings):
@@ -439,7 +450,7 @@ def recipe_fingerprint(recipe: Recipe) -> str:
     for later, holders in added:
         for holder in holders:
             for key in later:
-                if holder[key] is None:
+                if not holder[key]:
                     del holder[key]
     for stage in values["stages"]:
         for setting in EXECUTION_SETTINGS:

@@ -108,3 +108,25 @@ def test_a_refused_check_leaves_no_lock(make_recipe, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="choose another output folder"):
         list(check_recipe_data(make_recipe(workers=0), tmp_path))
     assert not (tmp_path / ".lock").exists()
+
+
+def test_a_mixture_is_checked_set_by_set(make_recipe, tmp_path: Path, capsys) -> None:
+    data_of(tmp_path, ["good.mp4"] * 3 + ["gone.mp4"])
+    absent = "  - json_path: https://example.org/more.jsonl\n"
+    sets = "datasets:\n  - {json_path: annotations.json, data_root: media, sampling_strategy: 'first:50%'}\n" + absent
+    (tmp_path / "mix.yaml").write_text(sets)
+    source = {"annotations": str(tmp_path / "mix.yaml"), "format": "mixture"}
+    recipe = make_recipe(data=[source], workers=0)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    command = ["data", "check", str(tmp_path / "recipe.yaml"), "--stage", "align"]
+    assert run_command(command) == 2
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [
+        f"align: 1 of 2 data sets of {tmp_path}/mix.yaml are there",
+        "  there: annotations.json: first:50%",
+        "  not there: https://example.org/more.jsonl: no folder stands for https://example.org/more.jsonl; "
+        "name one in roots",
+    ]
+    assert len(shown.err.splitlines()) == 1 and "1 of its 2 data sets are not there" in shown.err
+    assert run_command([*command, "stages.align.data.0.missing_sets=leave_out"]) == 0
+    assert "align: 2 samples, 1 files, 0 unusable" in capsys.readouterr().out

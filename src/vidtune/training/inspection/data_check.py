@@ -9,8 +9,9 @@ from vidtune.checkpoints.build import build_config
 from vidtune.checkpoints.composition import config_of
 from vidtune.checkpoints.fit_processor import build_processor, processor_of, recipe_processor
 from vidtune.checkpoints.recognise import recognise
-from vidtune.data.check import DataCheck
-from vidtune.data.findings import DataReport
+from vidtune.data.checking.check import DataCheck
+from vidtune.data.checking.findings import DataReport
+from vidtune.data.sources import data_sets
 from vidtune.data.tables import AnnotationTable
 from vidtune.machine.cores import media_workers
 from vidtune.machine.progress import ProgressCallback, no_progress
@@ -67,6 +68,27 @@ def check_recipe_data(
             own = processors[stage.name].with_preprocessing(stage.media)
             own.media_info = media_info
             yield stage, _check_stage(recipe, stage, own, folder, decode, progress)
+
+
+def set_lists(recipe: Recipe, only: str | None = None) -> Iterator[str]:
+    """Yield a report on each list of data sets of the stages: which of its sets are there, and why the others are not.
+
+    Args:
+        only: name of one stage; None: all stages.
+
+    Raises:
+        UserError: no such stage, or a list of the wrong form.
+    """
+    for stage in chosen_stages(recipe, only):
+        for source in stage.data:
+            if (sets := data_sets(source)) is None:
+                continue
+            there = sum(not one.missing for one in sets)
+            lines = [f"{stage.name}: {there} of {len(sets)} data sets of {source.annotations} are there"]
+            for one in sets:
+                state = f"not there: {one.name}: {one.missing}" if one.missing else f"there: {one.name}: {one.sampling}"
+                lines.append(f"  {state}")
+            yield "\n".join(lines)
 
 
 def describe(stage: Stage, report: DataReport, out: Path | None = None) -> str:

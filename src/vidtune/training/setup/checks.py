@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vidtune.data.tables import of_each_file
+from vidtune.data.sources import of_each_file
 from vidtune.errors import UserError
 from vidtune.machine.files import looked_for
 from vidtune.recipe.types import DataSource, Recipe, Stage

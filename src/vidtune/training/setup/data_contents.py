@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from vidtune.data.problems import SampleProblem
-from vidtune.data.tables import AnnotationFile, AnnotationTable, of_each_file
+from vidtune.data.sources import of_each_file
+from vidtune.data.tables import AnnotationFile, AnnotationTable
 from vidtune.errors import UserError
 from vidtune.features.identity import content_hash
 from vidtune.machine.files import read_json, write_json_atomically
@@ -57,6 +58,8 @@ def other_content(folder: Path, stage: Stage, cache: Path) -> str | None:
     if len(recorded) != len(sources):
         return str(stage.data[-1].annotations)
     for source, old in zip(sources, recorded, strict=True):
+        if source.sampling != old.get("sampling"):
+            return source.annotations
         if _paths(source) == old.get("paths"):
             continue
         now = _content(source, AnnotationTable.open([source], cache).files[0])
@@ -136,7 +139,8 @@ def _place_hash(place: str) -> str | None:
 def _content(source: DataSource, file: AnnotationFile) -> dict[str, Any]:
     numbers = np.unique(np.linspace(0, len(file) - 1, min(SAMPLED, len(file))).astype(int)).tolist()
     files = [_files_hash(file, number) for number in numbers]
-    return {"paths": _paths(source), "annotations": file.content_hash, "files": files}
+    sampling = {} if source.sampling is None else {"sampling": source.sampling}
+    return {"paths": _paths(source), "annotations": file.content_hash, "files": files, **sampling}
 
 
 def _paths(source: DataSource) -> dict[str, Any]:

@@ -181,7 +181,13 @@ def _anywhere(recipe: Recipe) -> Recipe:
     def moved(source: DataSource) -> DataSource:
         media = None if source.media is None else ""
         return source.model_copy(
-            update={"annotations": "", "media": media, "features": dict.fromkeys(source.features, "")}
+            update={
+                "annotations": "",
+                "media": media,
+                "features": dict.fromkeys(source.features, ""),
+                "roots": {},
+                "missing_sets": None,
+            }
         )
 
     stages = [stage.model_copy(update={"data": tuple(map(moved, stage.data))}) for stage in recipe.stages]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vidtune.data.problems import SampleProblem
+from vidtune.data.sources import left_out_sets
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.machine.cores import available_cores
@@ -103,7 +104,7 @@ def open_stage_data(
                 f"stage {stage.name!r}: {source.path}: weight {source.weight:g} takes none of its {source.count} "
                 "samples; raise it, or remove the source"
             )
-    notes = list(check_supervision(stage, config, table, plan, make))
+    notes = [*left_out_sets(stage.data), *check_supervision(stage, config, table, plan, make)]
     if left_out:
         notes.append(f"{left_out} of {left_out + len(table)} samples are left out; {exclusions.path} lists them")
     return StageData(table, plan, make, recipe.seed, notes, left_out)

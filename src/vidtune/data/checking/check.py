@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from vidtune.data.checked_files import CheckedFiles
-from vidtune.data.findings import DataReport, Finding
-from vidtune.data.media_check import MediaCheck, StreamFile
+from vidtune.data.checking.checked_files import CheckedFiles
+from vidtune.data.checking.findings import DataReport, Finding
+from vidtune.data.checking.media_check import MediaCheck, StreamFile
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample
 from vidtune.data.tables import AnnotationTable

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidtune.data.check import DataCheck
-from vidtune.data.findings import DataReport
-from vidtune.data.media_check import KINDS
+from vidtune.data.checking.check import DataCheck
+from vidtune.data.checking.findings import DataReport
+from vidtune.data.checking.media_check import KINDS
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample
 from vidtune.data.tables import AnnotationTable
@@ -32,6 +32,9 @@ class Source:
     media: Path
     features: dict[str, Path] = field(default_factory=dict)
     format: str | None = None
+    sampling: str | None = None
+    roots: dict[str, str] = field(default_factory=dict)
+    missing_sets: str | None = None
 
 
 @dataclass

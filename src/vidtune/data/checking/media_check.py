@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from vidtune.data.checked_files import CheckedFiles
+from vidtune.data.checking.checked_files import CheckedFiles
 from vidtune.data.sample import MediaRef
 from vidtune.errors import ItemError
 from vidtune.machine.progress import ProgressCallback
