@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from vidtune.data.problems import SampleProblem
@@ -25,6 +26,7 @@ from vidtune.processing.stream_settings import StreamSettings
 from vidtune.processing.times import mark_times
 from vidtune.processing.tokenizer import ChunkTokenizer, default_beginning
 from vidtune.processing.tokenizing import NO_OWNER, Encoded, Placeholder, encode
+from vidtune.recipe.mistakes import first_mistake
 from vidtune.registry import SYSTEMS, packages_of, require_packages
 
 
@@ -148,8 +150,8 @@ class VideoLMProcessor(ProcessorMixin):
             old = streams[name].preprocessing
             try:
                 new = type(old).model_validate({**old.model_dump(), **changes})
-            except ValueError as error:
-                raise UserError(f"media.{name}: {' '.join(str(error).split())}") from error
+            except ValidationError as error:
+                raise UserError(f"media.{name}.{first_mistake(error)}") from None
             if not (set(new.output_shapes()) <= set(old.output_shapes()) or streams[name].takes(new)):
                 raise UserError(f"media.{name}: the model takes {_shapes(old)} but this gives {_shapes(new)}")
             streams[name] = streams[name].model_copy(update={"preprocessing": new})

@@ -61,6 +61,14 @@ def explain(error: ValidationError, document: Document, model: type[BaseModel]) 
     return f"{place}: {name}: {text}, not {_shortened(problem['input'])}"
 
 
+def first_mistake(error: ValidationError) -> str:
+    """Returns the first mistake in values that are no recipe, as "key: what is wrong"."""
+    problem = error.errors(include_url=False)[0]
+    cause = problem.get("ctx", {}).get("error")
+    text = str(cause) if problem["type"] == "value_error" else problem["msg"]
+    return ": ".join(filter(None, (".".join(map(str, problem["loc"])), text)))
+
+
 def _shortened(value: Any) -> str:
     """Representation of a value of the recipe, cut off where it is long."""
     text = repr(value)

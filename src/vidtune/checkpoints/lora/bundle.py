@@ -25,6 +25,7 @@ from vidtune.checkpoints.files.hub import locate
 from vidtune.checkpoints.files.tensors import without_repeats
 from vidtune.checkpoints.lora.adapter_files import Adapter, read_adapter, write_adapter
 from vidtune.errors import UserError
+from vidtune.recipe.mistakes import first_mistake
 from vidtune.recipe.types import Recipe
 
 MANIFEST = "bundle.json"
@@ -152,9 +153,7 @@ def read_manifest(files: CheckpointFiles) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(json.dumps(files.json(MANIFEST)))
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(key) for key in problem["loc"])
-        raise UserError(f"{files.path / MANIFEST}: {where}: {problem['msg']}") from None
+        raise UserError(f"{files.path / MANIFEST}: {first_mistake(error)}") from None
     for component, place in manifest.adapters.items():
         _require_inside(files.path, component, place)
     return manifest

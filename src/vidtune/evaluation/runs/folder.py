@@ -35,6 +35,7 @@ from vidtune.machine.files import read_object, write_json_atomically, write_text
 from vidtune.machine.locks import locked
 from vidtune.machine.nearby import below, listed
 from vidtune.machine.records import read_records
+from vidtune.recipe.mistakes import first_mistake
 from vidtune.registry import BENCHMARKS
 
 RUN_FILE = "run.json"
@@ -138,10 +139,8 @@ class RunFolder:
         try:
             self.info = RunInfo.model_validate(read_object(self.path / RUN_FILE))
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
             raise UserError(
-                f"{self.path / RUN_FILE}: {key}: {first['msg']}; was it written by another version?"
+                f"{self.path / RUN_FILE}: {first_mistake(error)}; was it written by another version?"
             ) from None
 
     @classmethod

@@ -15,6 +15,9 @@ from vidtune.models.connectors.convolution import TiledConvolution, tile_kernels
 from vidtune.models.connectors.interpolation import resizing
 from vidtune.models.initial import KaimingConv2d
 
+ENLARGED = 3
+"""Fewest levels for which the first convolution runs on the small grid: the maps of two are hardly larger than it."""
+
 
 def rounded(values: Tensor, half: bool) -> Tensor:
     """The values with the precision of float16, in their own dtype; unchanged without ``half``."""
@@ -70,7 +73,7 @@ class FusedLevels(nn.Module):
         """
         blocks = [cast(FuseBlock, block) for block in self.fuse_convs]
         in_tiles = worth_tiling(blocks[0].conv.weight, self.sides(states.shape[2]))
-        if self.rounds_to_half:
+        if self.rounds_to_half or len(self.input_conv) < ENLARGED:
             maps = self.resized_states(states)
         else:
             maps, blocks = (

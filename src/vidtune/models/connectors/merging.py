@@ -82,7 +82,7 @@ def _lots(groups: Sequence[Tensor]) -> Iterator[Tensor]:
     lot: list[Tensor] = []
     for block in groups:
         while len(block):
-            piece, block = block.tensor_split([most - sum(map(len, lot))])  # noqa: PLW2901
+            piece, block = block.tensor_split([most - sum(map(len, lot))])
             lot.append(piece)
             if sum(map(len, lot)) == most:
                 yield torch.cat(lot) if len(lot) > 1 else piece
