@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from vidtune.models.connectors.base import connector_config
 from vidtune.models.connectors.merging import averages, merge, one_round, pairs, schedule
 
-PROJECTOR = "model.mm_projector.mlp."
+PROJECTOR = "model.mm_projector."
 KINDS = {"umt": "weights.safetensors", "iv2": "weights_internvideo2.safetensors"}
 CLOSE = {"atol": 2e-4, "rtol": 1e-4}
 TOKENS = 64
@@ -64,7 +64,7 @@ def test_rounds_of_merging_and_embeddings(kind, medium, folder, about, inputs, e
             assert torch.equal(partners, expected[f"{where}.dst_idx"].long()), where
     state = load_file(folder / KINDS[kind])
     mlp = {name.removeprefix(PROJECTOR): tensor for name, tensor in state.items() if name.startswith(PROJECTOR)}
-    output, width = mlp["0.weight"].shape
+    output, width = mlp["mlp.0.weight"].shape
     spec = {"input_size": width, "output_size": output, "group_tokens": group, "tokens": TOKENS, "heads": heads}
     config = connector_config({"type": "token_merging", **spec})
     connector = config.build()

@@ -85,9 +85,8 @@ def test_tokens_are_compared_in_the_dtype_that_is_named_and_under_autocast_too()
         assert merge([values.bfloat16()], 16, 4).dtype == torch.bfloat16
     assert not torch.allclose(merge([values], 16, 4, torch.bfloat16), exact, atol=0.1)
     half = values.half()
-    torch.testing.assert_close(
-        merge([half], 16, 4, torch.float32).float(), merge([half.float()], 16, 4), atol=2e-3, rtol=0
-    )
+    found = merge([half], 16, 4, torch.float32).float()
+    torch.testing.assert_close(found, merge([half.float()], 16, 4), atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidtune.models.connectors.merging import merge
 from vidtune.models.connectors.mlp import MlpConnector, MlpConnectorConfig
@@ -76,7 +76,10 @@ class TokenMergingConfig:
         return (shape[0] // self.group_tokens * self.tokens, shape[1])
 
     def condense(self, features: Sequence[Tensor], extras: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
-        """Merged features of items, all groups of all items together. Shape: list of (N, C) -> list of (N / G * M, C)"""
+        """Merged features of items; the groups of all items are merged together.
+
+        Shape: list of (N, C) -> list of (N / G * M, C)
+        """
         numbers = [self.condensed_shape(tuple(block.shape))[0] // self.tokens for block in features]
         groups = [block.unflatten(0, (-1, self.group_tokens)) for block in features]
         dtype = None if self.dtype is None else DTYPES[self.dtype]
@@ -89,8 +92,21 @@ class TokenMergingConfig:
         """Number of embeddings: one for each merged feature."""
         return shape[0]
 
-    def build(self) -> MlpConnector:
-        return MlpConnector(MlpConnectorConfig(input_size=self.input_size, output_size=self.output_size))
+    def build(self) -> "TokenMerging":
+        return TokenMerging(self)
+
+
+class TokenMerging(nn.Module):
+    """The stack that maps merged features; its parameters have the published names. Shape: (B, M, C) -> (B, M, D)"""
+
+    def __init__(self, config: TokenMergingConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mlp = MlpConnector(MlpConnectorConfig(input_size=config.input_size, output_size=config.output_size))
+
+    def forward(self, features: Tensor) -> Tensor:
+        mapped: Tensor = self.mlp(features)
+        return mapped
 
 
 def by_rows(groups: Tensor, tiles: Tensor) -> Tensor:
