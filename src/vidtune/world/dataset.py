@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vidtune.world.layout import Json, RenderProgress, claim, file_name, render_missing, write_json
+from vidtune.world.layout import Json, RenderProgress, claim, conversation, file_name, render_missing, write_json
 from vidtune.world.questions import SUBJECTS, SceneQuestion, ask, describe
 from vidtune.world.render import write_image, write_video
 from vidtune.world.scene import CAST, COLOURS, SHAPES, Scene, make_scene
@@ -59,6 +59,7 @@ def build_world(
     out: Path,
     spec: WorldSpec,
     texts: Sequence[str] = (),
+    special: Sequence[str] = (),
     *,
     workers: int | None = None,
     progress: RenderProgress | None = None,
@@ -69,6 +70,7 @@ def build_world(
         out: folder of the world.
         spec: size and seed of the world.
         texts: strings that the tokenizer is trained on besides the annotations, such as the text of a prompt.
+        special: texts that are special tokens of the tokenizer.
         workers: number of processes that render; None: one for each core.
         progress: progress callback.
 
@@ -87,7 +89,7 @@ def build_world(
         write_json(out / name, value)
     write_json(out / "truth.json", {"train": _truth(spec, "train"), "test": _truth(spec, "test")})
     if not (out / "tokenizer" / "tokenizer_config.json").exists():
-        train_tokenizer(_training_texts(annotations, texts), out / "tokenizer")
+        train_tokenizer(_training_texts(annotations, texts), out / "tokenizer", special=special)
 
 
 def _files(out: Path, spec: WorldSpec) -> Iterator[tuple[Path, Scene]]:
@@ -109,23 +111,23 @@ def _write(spec: WorldSpec, scene: Scene, path: Path) -> None:
 def _captions(spec: WorldSpec) -> Iterator[Json]:
     for i in range(spec.videos):
         turns = [_caption_turn("video", spec.train_scene(i), i)]
-        yield _sample(file_name("train", i), turns, video=f"videos/{file_name('train', i)}.mp4")
+        yield conversation(file_name("train", i), turns, video=f"videos/{file_name('train', i)}.mp4")
     for i in range(spec.images):
         turns = [_caption_turn("image", spec.image_scene(i), i)]
-        yield _sample(file_name("image", i), turns, image=f"images/{file_name('image', i)}.png")
+        yield conversation(file_name("image", i), turns, image=f"images/{file_name('image', i)}.png")
 
 
 def _conversations(spec: WorldSpec) -> Iterator[Json]:
     """All questions about a clip are in one conversation, so that the clip is decoded once for all of them."""
     for i in range(spec.videos):
         turns = _turns(ask(spec.train_scene(i), _dice(spec, "train", i)))
-        yield _sample(file_name("train", i), turns, video=f"videos/{file_name('train', i)}.mp4")
+        yield conversation(file_name("train", i), turns, video=f"videos/{file_name('train', i)}.mp4")
     for i in range(spec.images):
         scene = spec.image_scene(i)
         questions = [q for q in ask(scene, _dice(spec, "image", i)) if q.type in ("colour", "shape", "count")]
-        yield _sample(file_name("image", i), _turns(questions), image=f"images/{file_name('image', i)}.png")
+        yield conversation(file_name("image", i), _turns(questions), image=f"images/{file_name('image', i)}.png")
     for i in range(spec.texts):
-        yield _sample(file_name("text", i), [_text_turn(_dice(spec, "text", i))])
+        yield conversation(file_name("text", i), [_text_turn(_dice(spec, "text", i))])
 
 
 def _test_set(spec: WorldSpec) -> Iterator[tuple[Json, Json]]:
@@ -153,16 +155,6 @@ def _text_turn(dice: random.Random) -> tuple[str, str]:
     colours, shapes = dice.sample(tuple(COLOURS), 2), dice.sample(SHAPES, 2)
     told = " ".join(f"the {shape} is {colour}." for colour, shape in zip(colours, shapes, strict=True))
     return f"{told} Which shape is {colours[1]}?", f"the {colours[1]} shape is a {shapes[1]}."
-
-
-def _sample(id_: str, turns: list[tuple[str, str]], **media: str) -> Json:
-    """One training sample; its first question starts with the tag of the media."""
-    tag = "".join(f"<{stream}>\n" for stream in media)
-    conversation = []
-    for number, (question, answer) in enumerate(turns):
-        conversation.append({"from": "human", "value": question if number else tag + question})
-        conversation.append({"from": "gpt", "value": answer})
-    return {"id": id_, **media, "conversations": conversation}
 
 
 def _truth(spec: WorldSpec, split: str) -> dict[str, Json]:

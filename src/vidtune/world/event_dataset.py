@@ -64,6 +64,7 @@ def build_event_world(
     out: Path,
     spec: EventWorldSpec,
     texts: Sequence[str] = (),
+    special: Sequence[str] = (),
     *,
     workers: int | None = None,
     progress: RenderProgress | None = None,
@@ -74,6 +75,7 @@ def build_event_world(
         out: folder of the world.
         spec: size and seed of the world.
         texts: strings that the tokenizer is trained on besides the annotations, such as the text of a prompt.
+        special: texts that are special tokens of the tokenizer.
         workers: number of processes that render; None: one for each core.
         progress: progress callback.
 
@@ -92,7 +94,7 @@ def build_event_world(
     write_json(out / EVENT_TEST_SET / "annotations.json", {id_: _annotation(clip) for id_, clip in spec.clips("test")})
     write_json(out / "truth.json", {split: {i: asdict(c) for i, c in spec.clips(split)} for split in ("train", "test")})
     if not (out / "tokenizer" / "tokenizer_config.json").exists():
-        train_tokenizer(_training_texts(training, texts), out / "tokenizer", split_digits=True)
+        train_tokenizer(_training_texts(training, texts), out / "tokenizer", split_digits=True, special=special)
 
 
 def _files(out: Path, spec: EventWorldSpec) -> Iterator[tuple[Path, EventClip]]:

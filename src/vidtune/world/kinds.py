@@ -21,7 +21,14 @@ from vidtune.world.target_dataset import TargetWorldSpec, build_target_world
 class Build(Protocol):
     """Function that renders the missing files of a world."""
 
-    def __call__(self, out: Path, *, texts: Sequence[str] = (), progress: RenderProgress | None = None) -> None: ...
+    def __call__(
+        self,
+        out: Path,
+        *,
+        texts: Sequence[str] = (),
+        special: Sequence[str] = (),
+        progress: RenderProgress | None = None,
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class World:
 
     Args:
         folder: name of its folder below the folder of the demo.
-        build: function that renders it; ``texts`` are strings that its tokenizer is trained on besides its own.
+        build: function that renders it; ``texts`` are strings that its tokenizer is trained on besides its own, and
+            ``special`` its special tokens.
     """
 
     folder: str
@@ -74,6 +82,7 @@ def render_world(kind: str, out: Path, progress: ProgressCallback = no_progress)
     """
     world = WORLDS[kind]
     prompts = SYSTEMS[load_recipe(WORLD_RECIPES[kind], expand=False).system].dialect.prompts.values()
+    special = sorted({text for prompt in prompts for text in prompt.special})
     # A format without roles counts as one with the usual roles: another text would make another tokenizer.
     roles = [(prompt.user.before or "USER: ", prompt.assistant.before or "ASSISTANT:") for prompt in prompts]
     texts = sorted({f"{prompt.system} {user}{answer}" for prompt, (user, answer) in zip(prompts, roles, strict=True)})
@@ -82,5 +91,6 @@ def render_world(kind: str, out: Path, progress: ProgressCallback = no_progress)
     asked = {text for prompt in prompts for text in prompt.questions}
     texts += sorted({_FIELD.sub("", text) for text in placed | asked})
     folder = out / world.folder
-    world.build(folder, texts=texts, progress=lambda done, total: progress("files", done, total))
+    told = partial(progress, "files")
+    world.build(folder, texts=texts, special=special, progress=told)
     return folder

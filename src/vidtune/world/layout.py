@@ -78,3 +78,17 @@ def write_json(path: Path, value: Any) -> None:
 def file_name(kind: str, index: int) -> str:
     """Returns the id of a sample, which is the name of its file without the suffix."""
     return f"{kind}_{index:05d}"
+
+
+def conversation(id_: str, turns: Sequence[tuple[str, str]], **media: str) -> Json:
+    """One training sample of questions and answers; its first question starts with the tags of its media.
+
+    Args:
+        media: stream -> path of its file.
+    """
+    tag = "".join(f"<{stream}>\n" for stream in media)
+    told = []
+    for number, (question, answer) in enumerate(turns):
+        told.append({"from": "human", "value": question if number else tag + question})
+        told.append({"from": "gpt", "value": answer})
+    return {"id": id_, **media, "conversations": told}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vidtune.world.layout import Json, RenderProgress, claim, file_name, render_missing, write_json
+from vidtune.world.layout import Json, RenderProgress, claim, conversation, file_name, render_missing, write_json
 from vidtune.world.questions import SceneQuestion
 from vidtune.world.render import draw_frame, write_clip, write_picture
 from vidtune.world.scene import Actor, Scene
@@ -88,6 +88,7 @@ def build_target_world(
     out: Path,
     spec: TargetWorldSpec,
     texts: Sequence[str] = (),
+    special: Sequence[str] = (),
     *,
     workers: int | None = None,
     progress: RenderProgress | None = None,
@@ -98,6 +99,7 @@ def build_target_world(
         out: folder of the world.
         spec: size and seed of the world.
         texts: strings that the tokenizer is trained on besides the annotations, such as the text of a prompt.
+        special: texts that are special tokens of the tokenizer.
         workers: number of processes that render; None: one for each core.
         progress: progress callback.
 
@@ -117,7 +119,7 @@ def build_target_world(
         write_json(out / name, value)
     write_json(out / "truth.json", {split: _truth(spec, split) for split in ("train", "choice", "test")})
     if not (out / "tokenizer" / "tokenizer_config.json").exists():
-        train_tokenizer(_training_texts(conversations, referring, texts), out / "tokenizer")
+        train_tokenizer(_training_texts(conversations, referring, texts), out / "tokenizer", special=special)
 
 
 def _files(out: Path, spec: TargetWorldSpec) -> Iterator[tuple[Path, Scene]]:
@@ -204,14 +206,14 @@ def _texts(spec: TargetWorldSpec) -> Iterator[Json]:
     for index in range(spec.texts):
         dice = _dice(spec, "text", str(index))
         asked = ask_in_words(dice.choice(spec.scene("train", index).actors), dice)
-        yield _sample(file_name("text", index), [(asked.text, asked.reply)])
+        yield conversation(file_name("text", index), [(asked.text, asked.reply)])
 
 
 def _captions(spec: TargetWorldSpec) -> Iterator[Json]:
     for stream, split, path in (("video", "train", _video), ("image", "image", _image)):
         for id_, scene in spec.scenes(split):
             turns = [(_CAPTION_PROMPT.format(stream=stream), describe_targets(scene))]
-            yield _sample(id_, turns, **{stream: path(id_)})
+            yield conversation(id_, turns, **{stream: path(id_)})
 
 
 def _conversations(spec: TargetWorldSpec) -> Iterator[Json]:
@@ -219,17 +221,7 @@ def _conversations(spec: TargetWorldSpec) -> Iterator[Json]:
     for stream, split, path in (("video", "train", _video), ("image", "image", _image)):
         for id_, scene in spec.scenes(split):
             asked = ask_of_scene(scene, _dice(spec, "scene", id_))
-            yield _sample(id_, [(one.text, one.reply) for one in asked], **{stream: path(id_)})
-
-
-def _sample(id_: str, turns: Sequence[tuple[str, str]], **media: str) -> Json:
-    """One training sample; its first question starts with the tag of the media."""
-    tag = "".join(f"<{stream}>\n" for stream in media)
-    conversation = []
-    for number, (question, answer) in enumerate(turns):
-        conversation.append({"from": "human", "value": question if number else tag + question})
-        conversation.append({"from": "gpt", "value": answer})
-    return {"id": id_, **media, "conversations": conversation}
+            yield conversation(id_, [(one.text, one.reply) for one in asked], **{stream: path(id_)})
 
 
 def _dice(spec: TargetWorldSpec, kind: str, id_: str) -> random.Random:

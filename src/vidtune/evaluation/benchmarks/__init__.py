@@ -20,4 +20,5 @@ PARTS = {
     "world_qa": f"{_HERE}.world:WORLD_QA",
     "world_targets": f"{_HERE}.world:WORLD_TARGETS",
     "world_events": f"{_HERE}.world:WORLD_EVENTS",
+    "world_moments": f"{_HERE}.world:WORLD_MOMENTS",
 }

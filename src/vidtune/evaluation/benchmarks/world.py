@@ -2,7 +2,8 @@
 
 - World-QA: questions about colour, shape, direction, count and order;
 - World-Events: events that are seen and heard, asked about and scored like LongVALE;
-- World-Targets: questions about the colour, shape and direction of one of several shapes, which a box shows.
+- World-Targets: questions about the colour, shape and direction of one of several shapes, which a box shows;
+- World-Moments: what is shown in which minute of a long video.
 """
 
 from vidtune.evaluation.benchmarks.longvale import TEMPLATES
@@ -32,4 +33,13 @@ WORLD_EVENTS = OmniEvents(
 
 WORLD_TARGETS = TargetQA(
     name="world_targets", title="World-Targets", source="vidtune.world", file="targets.json", folder="eval/targets"
+)
+
+WORLD_MOMENTS = VideoQA(
+    name="world_moments",
+    title="World-Moments",
+    folder="moments",
+    parent="eval",
+    lookup=FileLookup(folder="videos", extensions=(".mp4",)),
+    source="vidtune.world",
 )
