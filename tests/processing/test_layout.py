@@ -75,7 +75,7 @@ def test_the_seconds_of_frames_are_their_own_where_the_frame_rate_is_uneven(laid
     starts = np.array([0, 1000, 2000, 2100, 2200, 2300, 2400, 2500, 9000])
     info = replace(INFO, times=ClipTimes.of_ticks(starts, 10_000, Fraction(1, 1000)))
     made = laid_out(info=info, video=(Tokens(before="{second:.1f} ", frames=1), "{duration:.1f}: {times:.2f}"))
-    facts = media_facts("/clip.mp4", made.streams["video"], made.media_info)
+    facts = media_facts(MediaRef("video", "/clip.mp4"), made.streams["video"], made.media_info)
     assert facts == {"duration": 10.0, "frames": 4, "times": (0.0, 2.0, 2.3, 9.0)}
     text = made.tokenizer.decode([i for i in made.example(sample(), PROMPT).input_ids if i < len(made.tokenizer)])
     assert "10.0: 0.00, 2.00, 2.30, 9.00" in text

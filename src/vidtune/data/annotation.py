@@ -22,6 +22,7 @@ class Annotation:
         times: times of the marks in the turns; None: there are none.
         extras: extras of each medium, see `MediaRef`; empty: there are none.
         frames: names of the frames of each medium, see `MediaRef`; empty: there are none.
+        parts: start, end and frame rate of each medium, see `MediaRef`; empty: all are whole files.
         problem: reason and detail of what makes the annotation unusable, see `SampleProblem`; None: nothing.
         words: number of words that order rules go by; None: those of all turns.
     """
@@ -34,6 +35,7 @@ class Annotation:
     frames: tuple[tuple[str, ...], ...] = ()
     problem: tuple[str, str] | None = None
     words: int | None = None
+    parts: tuple[tuple[float | None, float | None, float | None], ...] = ()
 
     @property
     def word_length(self) -> int:

@@ -17,6 +17,11 @@ If an item has neither, but its text contains one tag, the `id` is the name of t
 `extras` gives numbers of a medium by name: one number or nested lists of equal lengths. If the item has several media
 of a stream, `extras` has a list with one object for each of them. The connector of the stream reads them.
 
+    {"video": "film.mp4", "start": 12.0, "end": 47.5, "conversations": [...]}
+
+`start` and `end` are the seconds of the video between which the clip lies; either may be missing. `frame_rate` gives the
+frames per second of a folder of frames, or other ones than a file states. With several videos, each is a list.
+
 `meta` gives the time of each mark in the text, in seconds from the start of the clip. Its keys `split` (the part of a
 longer video that the clip is) and `source` (the data set it came from) are ignored (github.com/huangb23/VTimeLLM).
 """
@@ -33,10 +38,13 @@ import numpy as np
 from vidtune.data.annotation import Annotation, as_tuples
 from vidtune.data.json_list import kind_of, read_items
 from vidtune.data.sample import Extras, Times, Turn
+from vidtune.media.clip_times import Part
 
 ROLES: dict[str, Literal["user", "assistant"]] = {"human": "user", "gpt": "assistant"}
 # If an item has both keys, published training code puts the videos before the images.
 STREAMS = ("video", "image")
+PART_KEYS = {"start": "start", "end": "end", "frame_rate": "fps"}
+"""Keys of an item that say what of a video is read -> field of `Part`."""
 TAG = re.compile(f"<({'|'.join(STREAMS)})>")
 
 
@@ -76,7 +84,43 @@ def _annotation(item: Any) -> Annotation:
     tags = [tag for turn in turns for tag in TAG.findall(turn.text)]
     if len(tags) == 1 and str(identity) and not any(key in item for key in STREAMS):
         media = [(tags[0], None)]
-    return Annotation(str(identity), turns, tuple(media), _times(item.get("meta")), _extras(item.get("extras"), media))
+    extras, parts = _extras(item.get("extras"), media), parts_of(item, [stream for stream, _ in media])
+    return Annotation(str(identity), turns, tuple(media), _times(item.get("meta")), extras, parts=parts)
+
+
+def parts_of(
+    item: dict[str, Any], streams: Sequence[str]
+) -> tuple[tuple[float | None, float | None, float | None], ...]:
+    """Start, end and frame rate of each medium, from the keys of an item; empty if it has none of them.
+
+    Args:
+        streams: streams of the media; those that are no videos are whole files.
+
+    Raises:
+        ValueError: a value is no number, negative or reversed, or there is not one for each video; names the key.
+    """
+    videos = streams.count("video")
+    given = {name: _each(item, key, videos) for key, name in PART_KEYS.items() if item.get(key) is not None}
+    if not given:
+        return ()
+    rows = [tuple(given.get(name, [None] * videos)[row] for name in PART_KEYS.values()) for row in range(videos)]
+    for row in rows:
+        try:
+            Part(*row)
+        except ValueError as error:
+            raise ValueError(f"key '{next(key for key, name in PART_KEYS.items() if name in given)}': {error}") from None
+    found = iter(rows)
+    return tuple(next(found) if stream == "video" else (None, None, None) for stream in streams)
+
+
+def _each(item: dict[str, Any], key: str, videos: int) -> list[float | None]:
+    """The number of every video."""
+    value = item[key]
+    values = value if isinstance(value, list) else [value]
+    if len(values) != videos:
+        raise ValueError(f"key '{key}': {len(values)} given for {videos} video files")
+    unit = "frames per second" if key == "frame_rate" else "seconds"
+    return [None if one is None else _seconds(one, key, unit) for one in values]
 
 
 def _extras(given: Any, media: Sequence[tuple[str, str | None]]) -> tuple[Extras, ...]:
@@ -122,9 +166,9 @@ def _times(meta: Any) -> Times | None:
     return Times(duration, tuple((mark, _seconds(value, f"meta.token.{mark}")) for mark, value in marks.items()))
 
 
-def _seconds(value: Any, key: str) -> float:
+def _seconds(value: Any, key: str, unit: str = "seconds") -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"key '{key}': expected a number of seconds, found {kind_of(value)}")
+        raise ValueError(f"key '{key}': expected a number of {unit}, found {kind_of(value)}")
     try:
         return float(value)
     except OverflowError:

@@ -43,12 +43,17 @@ class MediaFiles:
         """
         nothing: tuple[tuple[()], ...] = ((),) * len(annotation.media)
         extras, frames = annotation.extras or nothing, annotation.frames or nothing
+        parts = annotation.parts or ((None, None, None),) * len(annotation.media)
         unsafe = next((name for names in frames for name in names if not _is_plain(name)), None)
         if unsafe is not None:
             raise SampleProblem("unsafe path", f"{unsafe!r} is not the name of a frame in its folder")
         return tuple(
-            replace(self._ref(stream, path, annotation), extras=numbers, frames=names)
-            for (stream, path), numbers, names in zip(annotation.media, extras, frames, strict=True)
+            replace(
+                self._ref(stream, path, annotation), extras=numbers, frames=names, start=start, end=end, fps=fps
+            )
+            for (stream, path), numbers, names, (start, end, fps) in zip(
+                annotation.media, extras, frames, parts, strict=True
+            )
         )
 
     def fingerprint(self, by_id: bool) -> str:

@@ -5,6 +5,8 @@ from typing import Literal
 
 import numpy as np
 
+from vidtune.media.clip_times import Part
+
 Numbers = float | tuple["Numbers", ...]
 """A number, or nested tuples of numbers that form an array."""
 Extras = tuple[tuple[str, Numbers], ...]
@@ -24,6 +26,9 @@ class MediaRef:
             stream gets them as float32 tensors.
         frames: names of files in the folder ``path``: the frames that the extras tell of, in their order. For
             preprocessing that has ``load_item``.
+        start, end: seconds of the file between which the medium lies; None: from its start, to its end.
+        fps: frames per second that the frames of the file are taken to have; None: those that it states. A folder of
+            frames states none.
     """
 
     stream: str
@@ -31,6 +36,20 @@ class MediaRef:
     features: tuple[tuple[str, str], ...] = ()
     extras: Extras = ()
     frames: tuple[str, ...] = ()
+    start: float | None = None
+    end: float | None = None
+    fps: float | None = None
+
+    @property
+    def part(self) -> Part | None:
+        """What of the file is read; None: the whole file.
+
+        Raises:
+            ValueError: negative or reversed seconds, or a rate that is not above 0.
+        """
+        if self.start is None and self.end is None and self.fps is None:
+            return None
+        return Part(self.start, self.end, self.fps)
 
     def extra_arrays(self) -> dict[str, np.ndarray]:
         """Returns the extras as float32 arrays by name."""

@@ -24,7 +24,7 @@ from vidtune.media.file_version import FileVersion, version_of
 from vidtune.recipe.sampling import ALL, RANDOM, Sampling
 from vidtune.registry import ANNOTATIONS
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Version of parsed tables. A new version parses files again; samples and their order in training stay the same."""
 FINGERPRINT_VERSION = 1
 BLOB = "records.bin"
@@ -115,7 +115,7 @@ class AnnotationFile:
         """Returns the annotation of a sample, as the file has it."""
         begin, end = self.offsets[index : index + 2]
         identity, turns, media, *rest = json.loads(self.blob[begin:end].tobytes())
-        duration, marks, extras, frames, problem = [*rest, *[None] * 5][:5]
+        duration, marks, extras, frames, problem, parts = [*rest, *[None] * 6][:6]
         return Annotation(
             identity,
             tuple(Turn(*turn) for turn in turns),
@@ -124,6 +124,7 @@ class AnnotationFile:
             as_tuples(extras or ()),
             as_tuples(frames or ()),
             problem and (problem[0], problem[1]),
+            parts=tuple((start, end, fps) for start, end, fps in parts or ()),
         )
 
     def listing(self) -> str:
@@ -296,7 +297,7 @@ def _write_table(annotations: Iterable[Annotation], folder: Path) -> None:
             turns = [(turn.role, turn.text) for turn in annotation.turns]
             times = (annotation.times.duration, annotation.times.marks) if annotation.times else (None, None)
             record = [annotation.original_id, turns, annotation.media, *times]
-            record += [annotation.extras or None, annotation.frames or None, annotation.problem]
+            record += [annotation.extras or None, annotation.frames or None, annotation.problem, annotation.parts or None]
             while record[-1] is None:
                 record.pop()
             # ASCII with escapes, because JSON strings may hold lone surrogates, which UTF-8 cannot.

@@ -77,10 +77,14 @@ class FeatureCache:
     def key(self, ref: MediaRef) -> str | None:
         """Returns the item of a medium in the collection; None: the file cannot be read."""
         content = self._identities.of(ref.path) if ref.path else None
-        if content is None or not (self.spec.by_extras and (ref.extras or ref.frames)):
-            return content
-        asked = repr((ref.extras, ref.frames) if ref.frames else ref.extras)
-        return f"{content}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+        if content is None:
+            return None
+        asked = []
+        if self.spec.by_extras and (ref.extras or ref.frames):
+            asked.append(repr((ref.extras, ref.frames) if ref.frames else ref.extras))
+        if ref.part is not None:
+            asked.append(repr((ref.start, ref.end, ref.fps)))
+        return "-".join([content, *(hashlib.sha256(one.encode()).hexdigest()[:16] for one in asked)])
 
     def find(self, ref: MediaRef) -> Tensor | None:
         """Returns the features of a medium, memory-mapped, (N, C) or longer; None: there are none."""

@@ -102,7 +102,7 @@ class _Work:
 
     def jobs(self) -> Iterator[LoadJob]:
         """Yields the jobs of the decoders; a job may serve two streams that read a file in the same way."""
-        for path, refs in groupby(self._refs, key=lambda ref: ref.path):
+        for (path, part), refs in groupby(self._refs, key=lambda ref: (ref.path, ref.part)):
             requested = [found for ref in refs if (found := self._request(ref)) is not None]
             while requested:
                 first = requested.pop(0)
@@ -110,11 +110,11 @@ class _Work:
                 second = next((other for other in requested if reads_alike(own, self._preprocessing(other))), None)
                 if second is None:
                     self._decoding.append([first])
-                    yield LoadJob(path, own, extras=first.ref.extras, frames=first.ref.frames)
+                    yield LoadJob(path, own, extras=first.ref.extras, frames=first.ref.frames, part=part)
                 else:
                     requested.remove(second)
                     self._decoding.append([first, second])
-                    yield LoadJob(path, own, None, self._preprocessing(second), first.ref.extras)
+                    yield LoadJob(path, own, None, self._preprocessing(second), first.ref.extras, part=part)
 
     def take(self, result: LoadResult) -> None:
         """Take the result of the next job."""

@@ -180,7 +180,7 @@ class AnswerEngine:
                 waiting.append(group)
                 for ref in group.media:
                     steps = self.processor.streams[ref.stream].preprocessing
-                    yield LoadJob(ref.path, steps, extras=ref.extras, frames=ref.frames)
+                    yield LoadJob(ref.path, steps, extras=ref.extras, frames=ref.frames, part=ref.part)
 
         for result in self._pool.load(jobs()):
             while waiting[0].complete:

@@ -4,6 +4,7 @@ Legend: T shown frames in order of presentation. A tick is the unit of time of t
 """
 
 import base64
+import math
 import zlib
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,6 +13,82 @@ from typing import Self
 import numpy as np
 
 _NEAR = 1e-9  # seconds by which a frame may begin later than a moment that was computed with floats
+FOLDER_FPS = 1.0
+"""Frames per second of frames without times, where a part of them is asked for by seconds and no rate is given."""
+UNEVEN_SECONDS = 0.5
+"""Distance in seconds between a frame and its place at an even frame rate, above which the frame rate is not even."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What of a media file is read as one clip.
+
+    Args:
+        start, end: seconds at which it begins and ends; None: those of the file. An end behind that of the file is the
+            end of the file.
+        fps: frames per second that the frames are taken to have; None: those of the file.
+        folder_fps: the same, only for frames without times: those of a folder.
+
+    Raises:
+        ValueError: seconds that are negative, not finite or reversed, or a rate that is not above 0; in one line.
+    """
+
+    start: float | None = None
+    end: float | None = None
+    fps: float | None = None
+    folder_fps: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, second in (("start", self.start), ("end", self.end)):
+            if second is not None and not (math.isfinite(second) and second >= 0):
+                raise ValueError(f"{name} is {second:g} seconds; give 0 or more")
+        if self.end is not None and not (self.start or 0.0) < self.end:
+            raise ValueError(f"start is {self.start or 0:g} and end {self.end:g} seconds; the end must come after it")
+        for name, rate in (("fps", self.fps), ("folder_fps", self.folder_fps)):
+            if rate is not None and not (math.isfinite(rate) and rate > 0):
+                raise ValueError(f"{name} is {rate:g} frames per second; give a number above 0")
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it may be less than the whole file."""
+        return self.start is not None or self.end is not None
+
+    def frame_rate(self, known: bool) -> float | None:
+        """Frames per second to assume; None: those of the file. ``known``: whether its frames have times."""
+        if self.fps is not None or known:
+            return self.fps
+        return self.folder_fps or (FOLDER_FPS if self.is_cut else None)
+
+    def seconds_of(self, length: float) -> tuple[float, float]:
+        """Start and end in a file of ``length`` seconds. Raises ValueError if the start is not before its end."""
+        start, end = self.start or 0.0, length if self.end is None else min(self.end, length)
+        if not start < end:
+            raise ValueError(f"its part from {start:g} s on was asked for, but it ends after {length:.2f} s")
+        return start, end
+
+    def of(self, times: "ClipTimes") -> tuple[int, "ClipTimes", float]:
+        """Frames of the part: the index of the first one in the file, their times, and the seconds of the part.
+
+        At an even frame rate the part has ``int(seconds * fps)`` frames, at least one, from the frame that is shown at
+        its start on (the decord reader of arXiv:2501.00574, whose end may not lie within 0.1 s of that of the file;
+        here it may). At an uneven one, it has the frames that are shown in it.
+
+        Raises:
+            ValueError: the part begins behind the end of the file.
+        """
+        rate = self.frame_rate(times.known)
+        if rate is not None:
+            times = ClipTimes.evenly(times.num_frames, rate)
+        if not self.is_cut:
+            return 0, times, times.duration
+        start, end = self.seconds_of(times.duration)
+        first = times.index_at(start)
+        if times.is_even(UNEVEN_SECONDS):
+            last = first + max(1, int((end - start) * times.fps + _NEAR))
+        else:
+            last = 1 + times.index_at(end - 2 * _NEAR)
+        last = min(max(last, first + 1), times.num_frames)
+        return first, times.between(first, last), end - start
 
 
 @dataclass(frozen=True)
@@ -120,13 +197,17 @@ class ClipTimes:
 
     def first(self, num_frames: int) -> Self:
         """Return the times of the first frames alone; the last of them ends where the next one begins."""
-        if num_frames >= self.num_frames:
+        return self.between(0, num_frames)
+
+    def between(self, first: int, last: int) -> Self:
+        """Return the times of the frames from ``first`` on and before ``last``, as those of a clip of their own."""
+        if first <= 0 and last >= self.num_frames:
             return self
-        if not self.known or num_frames < 1:
-            return self.unknown(num_frames)
+        if not self.known or last <= first:
+            return self.unknown(max(last - first, 0))
         ticks = self._ticks()
-        tick = Fraction(self.numerator, self.denominator)
-        return self.of_ticks(ticks[:num_frames], int(ticks[num_frames]), tick)
+        end = int(ticks[last]) if last < self.num_frames else self.end
+        return self.of_ticks(ticks[first:last], end, Fraction(self.numerator, self.denominator))
 
     def _ticks(self) -> np.ndarray:
         if not self.known:

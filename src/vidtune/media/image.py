@@ -1,6 +1,7 @@
 """Still images and folders of frame images, read with Pillow."""
 
 import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -95,19 +96,20 @@ def frame_path(folder: str, name: str) -> str:
     return str(path)
 
 
-def read_frame_images(paths: list[str], indices: list[int]) -> np.ndarray:
-    """Read the frames at the given indices. Shape: -> uint8 (len(indices), H, W, 3)
+def frame_images(paths: list[str], indices: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the wanted frames with their indices, ascending, each once. Shape: uint8 (H, W, 3) each
 
     Raises:
         MediaError: a frame is unreadable, or its size differs from the first one's.
     """
-    pictures = {index: read_image(paths[index]) for index in sorted(set(indices))}
-    shape = pictures[indices[0]].shape
-    for index, picture in pictures.items():
+    shape: tuple[int, ...] | None = None
+    for index in sorted(set(indices)):
+        picture = read_image(paths[index])
+        shape = shape or picture.shape
         if picture.shape != shape:
             size = f"{picture.shape[1]}x{picture.shape[0]}"
             raise MediaError(paths[index], f"is {size}, other frames of its folder are {shape[1]}x{shape[0]}")
-    return np.stack([pictures[index] for index in indices])
+        yield index, picture
 
 
 def _natural_key(name: str) -> list[tuple[int, int, str]]:

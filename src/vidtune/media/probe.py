@@ -1,17 +1,19 @@
 """Metadata of media files, read from headers and packets without decoding a pixel, and a cache of it."""
 
 import os
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from vidtune.errors import ItemError
 from vidtune.machine.records import RecordWriter, read_records
 from vidtune.media.audio import audio_seconds
-from vidtune.media.clip_times import ClipTimes
+from vidtune.media.clip_times import ClipTimes, Part
 from vidtune.media.container import open_media, open_video, open_video_stream, picture_streams
 from vidtune.media.file_version import FileVersion, file_version
 from vidtune.media.first_look import media_errors
@@ -34,6 +36,7 @@ class MediaInfo:
         rotation: counterclockwise degrees (0, 90, 180, 270) applied to the stored pixels.
         audio_seconds: length of the sound in seconds, from the start of the file; 0 without sound.
         mirrored: left and right of the stored pixels are exchanged before the rotation.
+        seconds: seconds of the part of a file that was asked for, see :meth:`of_part`; None: the whole file.
     """
 
     kind: Literal["video", "image", "frames", "audio"]
@@ -44,6 +47,7 @@ class MediaInfo:
     rotation: int
     audio_seconds: float = 0.0
     mirrored: bool = False
+    seconds: float | None = None
 
     @property
     def num_frames(self) -> int:
@@ -57,8 +61,42 @@ class MediaInfo:
 
     @property
     def duration(self) -> float:
-        """Seconds; 0 for images and folders."""
+        """Seconds; 0 for images, and for folders unless a frame rate is given for them."""
+        if self.seconds is not None:
+            return self.seconds
         return self.audio_seconds if self.kind == "audio" else self.times.duration
+
+    def of_part(self, path: str, part: Part | None) -> "MediaInfo":
+        """Return the metadata of a part of the file; None: of the whole file.
+
+        Raises:
+            ItemError: there is no such part; the file may serve others.
+        """
+        if part is None or (self.kind in ("image", "audio") and not part.is_cut):
+            return self
+        with part_errors(path):
+            if self.kind == "image":
+                raise ValueError("is a picture: it has no part from a start to an end")
+            heard = 0.0
+            if self.audio_seconds and part.is_cut:
+                length = max(self.audio_seconds, self.times.duration)
+                start, end = part.seconds_of(length)
+                heard = max(min(end, self.audio_seconds) - start, 0.0)
+            elif self.audio_seconds:
+                heard = self.audio_seconds
+            if self.kind == "audio":
+                return replace(self, audio_seconds=heard, seconds=heard)
+            _, times, seconds = part.of(self.times)
+            return replace(self, times=times, audio_seconds=heard, seconds=seconds if part.is_cut else None)
+
+
+@contextmanager
+def part_errors(path: str) -> Iterator[None]:
+    """Context manager that turns the ValueError of an impossible part of a file into an `ItemError`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ItemError(path, str(error)) from None
 
 
 _VERSION = 3

@@ -17,8 +17,9 @@ from vidtune.errors import ItemError, MediaError, UserError
 from vidtune.machine.cores import queued_seconds
 from vidtune.machine.memory import resident_bytes
 from vidtune.machine.shared_memory import SharedArrays
+from vidtune.media.clip_times import Part
 from vidtune.media.feature_file import is_feature_file, read_features
-from vidtune.media.preprocessing.kinds import Preprocessing, parts_of, random_setting
+from vidtune.media.preprocessing.kinds import Preprocessing, no_parts, parts_of, random_setting, reads_parts
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.registry import REGISTRIES, Registry
 
@@ -34,6 +35,7 @@ class LoadJob:
         second: makes a second tensor from the same decoded pixels, with the same random choices; None: no second one.
         extras: numbers of the medium by name; dropped unless preprocessing has ``load_item``, which reads them.
         frames: names of files in the folder ``path`` that the extras tell of; dropped as the extras are.
+        part: what of the file is read; None: the whole file.
     """
 
     path: str
@@ -42,6 +44,7 @@ class LoadJob:
     second: Preprocessing | None = None
     extras: tuple[tuple[str, Any], ...] = ()
     frames: tuple[str, ...] = ()
+    part: Part | None = None
 
     def __post_init__(self) -> None:
         if hasattr(self.preprocessing, "load_item"):
@@ -171,9 +174,12 @@ def execute(job: LoadJob) -> Loaded | MediaInfo:
         MediaError: the file cannot be read.
     """
     if job.preprocessing is None:
-        return probe(job.path)
+        return probe(job.path).of_part(job.path, job.part)
     if is_feature_file(job.path):
         return Loaded(read_features(job.path))
+    if job.part is not None and not reads_parts(job.preprocessing):
+        raise ItemError(job.path, no_parts(job.preprocessing))
+    part = {} if job.part is None else {"part": job.part}
     if hasattr(job.preprocessing, "load_item"):
         given = {name: _given(job.path, name, numbers) for name, numbers in job.extras}
         named = {"frames": job.frames} if job.frames else {}
@@ -181,8 +187,8 @@ def execute(job: LoadJob) -> Loaded | MediaInfo:
         second = None if job.second is None else job.second.load(job.path, job.seed)
         return Loaded(values, second, {name: _single(np.asarray(extra)) for name, extra in extras.items()})
     if job.second is None:
-        return Loaded(job.preprocessing.load(job.path, job.seed))
-    pixels = job.preprocessing.read(job.path)
+        return Loaded(job.preprocessing.load(job.path, job.seed, **part))
+    pixels = job.preprocessing.read(job.path, **part)
     own, second = (wanted.apply(pixels, job.seed).numpy() for wanted in (job.preprocessing, job.second))
     return Loaded(own, second)
 

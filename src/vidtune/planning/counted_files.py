@@ -95,7 +95,10 @@ def files_of(sample: Sample, looks_at_media: bool) -> list[str]:
     """Returns the files of a sample whose metadata decide its tokens.
 
     Args:
-        looks_at_media: whether those of media files do; those of feature files always do.
+        looks_at_media: whether those of media files do; those of feature files, and of files of which a part is read,
+            always do.
     """
-    named = chain.from_iterable((ref.path, *(file for _, file in ref.features)) for ref in sample.media)
-    return [path for path in named if path and (looks_at_media or is_feature_file(path))]
+    named = chain.from_iterable(
+        ((path, ref.part is not None) for path in (ref.path, *(file for _, file in ref.features))) for ref in sample.media
+    )
+    return [path for path, is_part in named if path and (looks_at_media or is_part or is_feature_file(path))]

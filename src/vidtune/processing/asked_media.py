@@ -1,11 +1,13 @@
 """Media of a question that is asked by hand: files by stream, stored features in their place, a target, seconds."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.media.boxes.located import BoxAt, LocatedTarget
+from vidtune.media.clip_times import Part
 from vidtune.media.feature_file import FEATURE_SUFFIXES, is_feature_file
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.probe import MediaInfo
@@ -29,7 +31,10 @@ def require_files(files: Mapping[str, Sequence[Path]]) -> None:
 
 
 def asked_media(
-    files: Mapping[str, Sequence[Path]], features: Mapping[str, str | Path], dialect: Dialect
+    files: Mapping[str, Sequence[Path]],
+    features: Mapping[str, str | Path],
+    dialect: Dialect,
+    part: tuple[float | None, float | None] = (None, None),
 ) -> tuple[MediaRef, ...]:
     """References to the media of a question, in the order of the streams in ``files``.
 
@@ -37,11 +42,21 @@ def asked_media(
         files: stream -> files or folders of frames.
         features: stream -> file of stored tower features that the stream reads in place of the file.
         dialect: of the model's system; tells which streams read the same file.
+        part: seconds at which what is asked about begins and ends in the one file of the stream "video"; None: those of
+            the file.
 
     Raises:
-        UserError: a file that does not exist, features of no known kind, or features of several files.
+        UserError: a file that does not exist, features of no known kind, features of several files, or a part of no
+            video, of several, or from impossible seconds.
     """
     require_files(files)
+    start, end = part
+    if part != (None, None) and len(files.get("video", ())) != 1:
+        raise UserError(f"--start and --end: are for one video; {len(files.get('video', ()))} are given")
+    try:
+        Part(start, end)
+    except ValueError as error:
+        raise UserError(f"--start and --end: {error}") from None
     stored = _features_by_owner(features, dialect)
     refs: list[MediaRef] = []
     for stream in dict.fromkeys((*files, *stored)):
@@ -49,7 +64,7 @@ def asked_media(
         if replacing and len(paths) > 1:
             raise UserError(f"--features {replacing[0][0]}: can stand in for one {stream} file only, not {len(paths)}")
         refs += [MediaRef(stream, path, replacing) for path in paths or ([""] if replacing else [])]
-    return tuple(refs)
+    return tuple(replace(ref, start=start, end=end) if ref.stream == "video" and ref.path else ref for ref in refs)
 
 
 def _features_by_owner(features: Mapping[str, str | Path], dialect: Dialect) -> dict[str, list[tuple[str, str]]]:
@@ -95,7 +110,7 @@ def seconds_of(media: Sequence[MediaRef], timeout: float) -> float | None:
     Raises:
         MediaError: a file cannot be read, or not in time.
     """
-    infos = _infos([ref.path for ref in media if ref.path], timeout)
+    infos = _infos([(ref.path, ref.part) for ref in media if ref.path], timeout)
     timed = [info.duration for info in infos if info.duration > 0]
     return timed[0] if len(timed) == 1 else None
 
@@ -109,16 +124,16 @@ def info_of(path: Path, timeout: float) -> MediaInfo:
     Raises:
         MediaError: the file cannot be read, or not in time.
     """
-    [info] = _infos([str(path)], timeout)
+    [info] = _infos([(str(path), None)], timeout)
     return info
 
 
-def _infos(paths: Sequence[str], timeout: float) -> list[MediaInfo]:
-    if not paths:
+def _infos(files: Sequence[tuple[str, Part | None]], timeout: float) -> list[MediaInfo]:
+    if not files:
         return []
     infos: list[MediaInfo] = []
     with MediaPool(1, timeout) as pool:  # a worker process, because only killing it ends a stuck read
-        for result in pool.load(LoadJob(path, None) for path in paths):
+        for result in pool.load(LoadJob(path, None, part=part) for path, part in files):
             if result.error is not None:
                 raise result.error
             assert result.info is not None

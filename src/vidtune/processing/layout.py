@@ -22,7 +22,7 @@ from vidtune.data.sample import MediaRef
 from vidtune.errors import MediaError, UserError
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.probe import MediaInfo
-from vidtune.processing.readings import Reading
+from vidtune.processing.readings import Reading, info_of
 from vidtune.processing.stream_settings import StreamSettings
 from vidtune.spelling import suggestion
 
@@ -58,19 +58,19 @@ _FACTS: dict[str, Any] = {"duration": 1.0, "frames": 1, "times": _Seconds((0.5,)
 _GROUP_FACTS: dict[str, Any] = {"second": 0.5, "number": 1}
 
 
-def media_facts(path: str, settings: StreamSettings, media_info: Callable[[str], MediaInfo]) -> dict[str, Any]:
-    """What texts of layouts may tell of a file: field -> value; a field that is unknown is left out.
+def media_facts(ref: MediaRef, settings: StreamSettings, media_info: Callable[[str], MediaInfo]) -> dict[str, Any]:
+    """What texts of layouts may tell of a medium: field -> value; a field that is unknown is left out.
 
     Args:
-        path: of the media file; empty, or a file of stored features: nothing is known.
+        ref: the medium; of one without a media file, or with stored features in its place, nothing is known.
 
     Raises:
         SampleProblem: the metadata cannot be read.
     """
-    if not path or is_feature_file(path):
+    if not ref.path or is_feature_file(ref.path):
         return {}
     try:
-        info = media_info(path)
+        info = info_of(ref, settings, media_info)
     except MediaError as error:
         raise SampleProblem("media cannot be read", str(error)) from None
     facts: dict[str, Any] = {"duration": info.duration} if info.duration > 0 else {}
@@ -101,7 +101,7 @@ def runs_of(
     """
     tokens = {read.stream: measured.tokens for read, measured in readings}
     asks = needs_metadata(layout) and any(tokens.values())
-    facts = media_facts(ref.path, settings, media_info) if asks else {}
+    facts = media_facts(ref, settings, media_info) if asks else {}
     places = {stream: place for place, stream in enumerate(tokens)}
     runs = lay_out(layout, ref.stream, tokens, facts)
     return tuple(run if isinstance(run, str) else (places[run[0]], run[1]) for run in runs)

@@ -32,7 +32,7 @@ def read_item(reader: MediaReader, stream: str, item: Any) -> list[ReadItem]:
     found = []
     for ref, measured in reader.readings(MediaRef(stream, str(item))):
         preprocessing = reader.streams[ref.stream].preprocessing
-        loaded = execute(LoadJob(ref.path, preprocessing, extras=ref.extras, frames=ref.frames))
+        loaded = execute(LoadJob(ref.path, preprocessing, extras=ref.extras, frames=ref.frames, part=ref.part))
         assert isinstance(loaded, Loaded)
         found.append((ref, measured, loaded))
     return found

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
-from vidtune.errors import MediaError
+from vidtune.errors import ItemError, MediaError
 from vidtune.media.feature_file import feature_shape, is_feature_file
+from vidtune.media.preprocessing.kinds import no_parts, part_read, reads_parts
 from vidtune.media.probe import MediaInfo
 from vidtune.processing.prompts.format import PromptFormat
 from vidtune.processing.stream_settings import Measured, StreamSettings, absent_message, needs_files_message
@@ -75,7 +76,8 @@ class MediaReader:
                 raise SampleProblem("features cannot be read", str(error)) from None
             except ValueError as error:
                 raise SampleProblem("features of another tower", f"{ref.path}: {error}") from None
-        return settings.measure(() if isinstance(settings.num_tokens, int) else self.shape_of(ref))
+        whole = ref.part is None
+        return settings.measure(() if isinstance(settings.num_tokens, int) and whole else self.shape_of(ref))
 
     def shape_of(self, ref: MediaRef) -> tuple[int, ...]:
         """Shape that preprocessing will return for a file.
@@ -85,10 +87,21 @@ class MediaReader:
         """
         settings = self.streams[ref.stream]
         try:
-            info = None if settings.all_alike else self.media_info(ref.path)
+            info = None if settings.all_alike and ref.part is None else info_of(ref, settings, self.media_info)
             return settings.preprocessing.output_shape(info)
         except MediaError as error:
             raise SampleProblem("media cannot be read", str(error)) from None
+
+
+def info_of(ref: MediaRef, settings: StreamSettings, media_info: Callable[[str], MediaInfo]) -> MediaInfo:
+    """Metadata of what a stream reads of a file: of the part that the medium is.
+
+    Raises:
+        MediaError: the metadata cannot be read, there is no such part (`ItemError`), or the stream reads no parts.
+    """
+    if ref.part is not None and not reads_parts(settings.preprocessing):
+        raise ItemError(ref.path, f"{no_parts(settings.preprocessing)}; leave out its start and end")
+    return media_info(ref.path).of_part(ref.path, part_read(settings.preprocessing, ref.part))
 
 
 def check_media(

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -174,7 +174,8 @@ class _SampleCheck:
             yield from (part for part in read if part is not None)
 
     def _file(self, ref: MediaRef) -> StreamFile:
-        asked = (ref.extras, ref.frames) if ref.stream in self._reads_numbers else ((), ())
+        asked: tuple[Any, ...] = (ref.extras, ref.frames) if ref.stream in self._reads_numbers else ((), ())
+        asked = asked if ref.part is None else (*asked, ref.start, ref.end, ref.fps)
         told = hashlib.sha256(repr(asked).encode()).hexdigest()[:16] if any(asked) else ""
         return StreamFile(ref.stream, ref.path, told)
 
@@ -209,7 +210,7 @@ class _SampleCheck:
                 for stream in sorted(expected - dict(ref.features).keys()):
                     detail = f"nothing stands for the {stream} of this sample"
                     self.find(index, f"no {stream} features", detail, excluded=False)
-            if sample.times is not None:
+            if sample.times is not None and ref.part is None:
                 self._durations.append((index, ref.path, sample.times.duration))
 
 

@@ -18,7 +18,8 @@ class StreamFile(NamedTuple):
     """A file that a stream reads.
 
     Args:
-        item: hash of the numbers and frames of the medium, if its preprocessing reads them.
+        item: hash of the numbers and frames of the medium, if its preprocessing reads them, and of what of the file is
+            read; empty: nothing but the file matters.
     """
 
     stream: str
@@ -140,7 +141,7 @@ class MediaCheck:
 
     def _job(self, file: StreamFile) -> LoadJob:
         ref = self._ref_of(file) if file.item else MediaRef(*file[:2])
-        return LoadJob(file.path, self._preprocessing[file.stream], extras=ref.extras, frames=ref.frames)
+        return LoadJob(file.path, self._preprocessing[file.stream], extras=ref.extras, frames=ref.frames, part=ref.part)
 
     def _read(self, files: list[StreamFile], pool: MediaPool) -> Iterator[tuple[StreamFile, Problem]]:
         unknown = [file for file in files if self._known.kind(file.path, FEATURES) is None]

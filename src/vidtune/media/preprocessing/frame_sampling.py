@@ -4,7 +4,8 @@ Sources: ``linspace`` and ``linspace_float32`` are the samplers of the LLaVA fam
 (``uniform_temporal_subsample``); ``arange`` is the one in the usage examples of transformers' video models;
 ``segment_middles`` is the one of arXiv:2306.05424's feature extraction;
 ``per_second`` is the one of arXiv:2412.18609's data loader, which takes every frame rate to be even. Where it is not,
-the seconds of the frames decide.
+the seconds of the frames decide. ``middles``, ``per_second_middles`` and ``even_steps`` are those of arXiv:2501.00574's
+data loader.
 """
 
 import reprlib
@@ -17,13 +18,25 @@ import numpy as np
 from pydantic import AfterValidator
 
 from vidtune.errors import UserError, foreign
-from vidtune.media.clip_times import ClipTimes
+from vidtune.media.clip_times import UNEVEN_SECONDS, ClipTimes
 from vidtune.registry import SAMPLING_RULES
 
 FEW = 8
 """Number of frames below which ``per_second`` samples more densely. Published code uses it for every ``count``."""
-UNEVEN_SECONDS = 0.5
-"""Distance in seconds between a frame and its place at an even frame rate, above which the frame rate is not even."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCount:
+    """How many frames of a clip are wanted, for rules whose number of frames depends on the clip.
+
+    Args:
+        most, least: bounds of the number.
+        multiple: the number is a multiple of it, as far as the bounds are.
+    """
+
+    most: int
+    least: int = 1
+    multiple: int = 1
 
 
 @dataclass(frozen=True)
@@ -37,11 +50,26 @@ class SamplingRule:
             many frames as the clip has.
         choose_by_times: function(times of the clip, ``count``) -> positions, in the place of ``choose`` for a clip with
             an uneven frame rate; None: the frame rate does not matter.
+        number: function(number of frames in the clip, frames per second, wanted number) -> how many frames of this clip
+            are chosen; None: always the largest number.
     """
 
     choose: Callable[[int, int, float], np.ndarray | list[int]]
     repeats: bool = True
     choose_by_times: Callable[[ClipTimes, int], list[int]] | None = None
+    number: Callable[[int, float, FrameCount], int] | None = None
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether every clip gives the same number of frames."""
+        return self.repeats and self.number is None
+
+    def numbers(self, wanted: FrameCount) -> list[int]:
+        """Return every number of frames that a clip can give, ascending."""
+        if self.number is not None:
+            multiples = range(wanted.multiple, wanted.most + 1, wanted.multiple)
+            return sorted({*multiples, min(wanted.least, wanted.most), wanted.most})
+        return [wanted.most] if self.repeats else list(range(1, wanted.most + 1))
 
 
 def per_second_indices(num_frames_total: int, count: int, fps: float) -> list[int]:
@@ -92,26 +120,67 @@ def _segment_middles(num_frames_total: int, count: int, fps: float) -> np.ndarra
     return (borders[:-1] + borders[1:]) // 2
 
 
+def _middles(num_frames_total: int, count: int, fps: float) -> np.ndarray:
+    """Middles of equal intervals of the whole clip; a clip with fewer frames gives all, the last one repeated."""
+    borders = np.linspace(0, num_frames_total, min(count, num_frames_total) + 1).astype(int)
+    found = (borders[:-1] + borders[1:] - 1) // 2
+    return np.pad(found, (0, count - len(found)), mode="edge")
+
+
+def per_second_number(num_frames_total: int, fps: float, wanted: FrameCount) -> int:
+    """Return how many frames a clip gives: one for each second, in multiples, rounded down but at least one multiple.
+
+    The largest number bounds it from above, then the least one from below; a clip that has fewer frames than the least
+    number is bounded by the multiple that it has.
+
+    Args:
+        fps: frames per second; 0 (unknown): every frame counts as a second.
+    """
+    enough = wanted.least <= num_frames_total
+    least = wanted.least if enough else num_frames_total // wanted.multiple * wanted.multiple
+    seconds = num_frames_total / (fps if fps > 0 else 1.0)
+    return max(least, min(wanted.multiple * max(1, int(seconds // wanted.multiple)), wanted.most))
+
+
+def _even_steps(num_frames_total: int, count: int, fps: float) -> list[int]:
+    """One frame at every ``(frames - 1) / count``, from half a step on; the half step is cut, the steps are rounded."""
+    step = (num_frames_total - 1) / count
+    return [int(step / 2) + round(step * number) for number in range(count)]
+
+
 LINSPACE = SamplingRule(_linspace)
 LINSPACE_FLOAT32 = SamplingRule(_linspace_float32)
 ARANGE = SamplingRule(_arange)
 PER_SECOND = SamplingRule(per_second_indices, repeats=False, choose_by_times=per_second_by_times)
 SEGMENT_MIDDLES = SamplingRule(_segment_middles, repeats=False)
+MIDDLES = SamplingRule(_middles)
+PER_SECOND_MIDDLES = SamplingRule(_middles, number=per_second_number)
+EVEN_STEPS = SamplingRule(_even_steps)
 
-_NAMES = ("linspace", "linspace_float32", "arange", "per_second", "segment_middles")
+_NAMES = (
+    "linspace",
+    "linspace_float32",
+    "arange",
+    "per_second",
+    "segment_middles",
+    "middles",
+    "per_second_middles",
+    "even_steps",
+)
 PARTS = {name: f"{__name__}:{name.upper()}" for name in _NAMES}
 """Frame sampling rules of this package, as :data:`vidtune.registry.SAMPLING_RULES` finds them."""
 
 
-def clip_indices(rule: str, times: ClipTimes, count: int) -> list[int]:
+def clip_indices(rule: str, times: ClipTimes, count: int | FrameCount) -> list[int]:
     """Return the indices of the frames that represent a clip, ascending; see `frame_indices`."""
+    count = _number(rule, times.num_frames, count, times.fps)
     by_times = SAMPLING_RULES[rule].choose_by_times if rule in SAMPLING_RULES else None
     if by_times is None or times.is_even(UNEVEN_SECONDS):
         return frame_indices(rule, times.num_frames, count, times.fps)
     return _chosen(rule, times.num_frames, count, partial(by_times, times, count))
 
 
-def frame_indices(rule: str, num_frames_total: int, count: int, fps: float = 0.0) -> list[int]:
+def frame_indices(rule: str, num_frames_total: int, count: int | FrameCount, fps: float = 0.0) -> list[int]:
     """Return the indices of the frames that represent a clip, ascending.
 
     The frame rate is taken to be even; `clip_indices` is for clips of any.
@@ -119,8 +188,9 @@ def frame_indices(rule: str, num_frames_total: int, count: int, fps: float = 0.0
     Args:
         rule: name of a rule in :data:`vidtune.registry.SAMPLING_RULES`.
         num_frames_total: number of frames of the clip; indices count them in presentation order.
-        count: number of frames wanted. A rule that repeats gives exactly so many.
-        fps: frames per second of the clip; only ``per_second`` uses it.
+        count: number of frames wanted. A rule that repeats gives exactly so many, unless the number depends on the
+            clip.
+        fps: frames per second of the clip; only ``per_second`` and ``per_second_middles`` use it.
 
     Raises:
         ValueError: unknown rule, or a number below 1.
@@ -128,9 +198,20 @@ def frame_indices(rule: str, num_frames_total: int, count: int, fps: float = 0.0
     """
     if rule not in SAMPLING_RULES:
         raise ValueError(f"unknown frame sampling rule {rule!r}; known: {', '.join(sorted(SAMPLING_RULES))}")
+    count = _number(rule, num_frames_total, count, fps)
     if num_frames_total < 1 or count < 1:
         raise ValueError(f"cannot sample {count} frames from {num_frames_total}")
     return _chosen(rule, num_frames_total, count, partial(SAMPLING_RULES[rule].choose, num_frames_total, count, fps))
+
+
+def _number(rule: str, num_frames_total: int, count: int | FrameCount, fps: float) -> int:
+    """Return how many frames a rule is asked for; ``num_frames_total`` and ``fps`` are those of the clip."""
+    wanted = count if isinstance(count, FrameCount) else FrameCount(count)
+    number = SAMPLING_RULES[rule].number if rule in SAMPLING_RULES else None
+    if number is None:
+        return wanted.most
+    with foreign(f"frame sampling rule {rule!r} fails for {num_frames_total} frames"):
+        return number(num_frames_total, fps, wanted)
 
 
 def _chosen(rule: str, num_frames_total: int, count: int, choose: Callable[[], np.ndarray | list[int]]) -> list[int]:
@@ -148,12 +229,12 @@ def _chosen(rule: str, num_frames_total: int, count: int, choose: Callable[[], n
     return found
 
 
-def frame_chooser(rule: str, count: int) -> Callable[[ClipTimes], list[int]]:
+def frame_chooser(rule: str, count: int | FrameCount) -> Callable[[ClipTimes], list[int]]:
     """Return a function(times of a clip) -> indices, as `clip_indices` gives them."""
     return partial(_choose, rule, count)
 
 
-def _choose(rule: str, count: int, times: ClipTimes) -> list[int]:
+def _choose(rule: str, count: int | FrameCount, times: ClipTimes) -> list[int]:
     return clip_indices(rule, times, count)
 
 

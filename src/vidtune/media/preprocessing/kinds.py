@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, SerializationInfo, SerializerFunctionWrap
 from pydantic.functional_serializers import WrapSerializer
 from pydantic.functional_validators import WrapValidator
 
+from vidtune.media.clip_times import Part
 from vidtune.media.preprocessing import PARTS
 from vidtune.media.preprocessing.regions import RegionPreprocessing
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
@@ -59,6 +60,25 @@ def random_setting(preprocessing: Preprocessing) -> str | None:
     if getattr(preprocessing, "flip_probability", 0.0):
         return "flip_probability"
     return getattr(preprocessing, "random_setting", None)
+
+
+def reads_parts(preprocessing: Preprocessing) -> bool:
+    """Return whether preprocessing reads a part of a file, from a start to an end; a kind has ``reads_parts`` then."""
+    return getattr(preprocessing, "reads_parts", False)
+
+
+def no_parts(preprocessing: Preprocessing) -> str:
+    """Return what is wrong with a part of a file that such preprocessing should read."""
+    return f"preprocessing {preprocessing.kind!r} reads whole files only, no part from a start to an end"
+
+
+def part_read(preprocessing: Preprocessing, part: Part | None) -> Part | None:
+    """Return what preprocessing reads of a file if this part is asked for; None: the whole file.
+
+    A kind may have a method ``part_read`` that tells it, as clips know the frame rate of folders.
+    """
+    tell = getattr(preprocessing, "part_read", None)
+    return part if tell is None else tell(part)
 
 
 def reads_boxes(preprocessing: Preprocessing) -> bool:

@@ -1,12 +1,13 @@
 """Base class of all preprocessing of pictures and clips."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from vidtune.errors import MediaError
+from vidtune.errors import ItemError, MediaError
+from vidtune.media.clip_times import Part
 from vidtune.media.image import read_image
 from vidtune.media.preprocessing import transforms
 from vidtune.media.probe import MediaInfo, probe
@@ -25,6 +26,8 @@ class PixelPreprocessing(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    reads_parts: ClassVar[bool] = True
+    """Whether ``read`` and ``load`` take a `Part` of a file."""
 
     mean: Triple = transforms.CLIP_MEAN
     std: Triple = transforms.CLIP_STD
@@ -35,8 +38,11 @@ class PixelPreprocessing(BaseModel):
         """Return the shape of ``load``'s result, channels first, without decoding; the largest one without ``info``."""
         raise NotImplementedError
 
-    def read(self, path: str) -> np.ndarray:
+    def read(self, path: str, part: Part | None = None) -> np.ndarray:
         """Read the pixels that ``apply`` takes. Shape: -> uint8 RGB ([T,] H, W, 3)
+
+        Args:
+            part: what of the file is read; None: the whole file.
 
         Raises:
             MediaError: the file cannot be read as the expected kind of media.
@@ -47,16 +53,17 @@ class PixelPreprocessing(BaseModel):
         """Make the tensor from pixels. Shape: that of ``read``'s result -> that of ``load``'s result"""
         raise NotImplementedError
 
-    def load(self, path: str, seed: int | None = None) -> np.ndarray:
+    def load(self, path: str, seed: int | None = None, part: Part | None = None) -> np.ndarray:
         """Read a file and make its tensor. Shape: -> float32 or uint8, see ``output_shape``
 
         Args:
             seed: decides random transforms; None switches them off.
+            part: what of the file is read; None: the whole file.
 
         Raises:
-            MediaError: the file cannot be read as the expected kind of media.
+            MediaError: the file cannot be read as the expected kind of media, or there is no such part.
         """
-        return self.apply(self.read(path), seed).numpy()
+        return self.apply(self.read(path, part), seed).numpy()
 
     def to_float(self, values: torch.Tensor) -> torch.Tensor:
         """Return the input of the tower from the result of ``load`` or ``apply``, on the same device.
@@ -71,8 +78,10 @@ class PixelPreprocessing(BaseModel):
         transforms.normalize(x.movedim(-len(self.output_shape()), 0), self.mean, self.std)
         return x
 
-    def _read_picture(self, path: str) -> np.ndarray:
+    def _read_picture(self, path: str, part: Part | None) -> np.ndarray:
         """Read the pixels of an image file; black ones if blind. Shape: -> uint8 RGB (H, W, 3)"""
+        if part is not None and part.is_cut:
+            raise ItemError(path, "is read as a picture, which has no part from a start to an end")
         if not self.blind:
             return read_image(path)
         info = probe(path)

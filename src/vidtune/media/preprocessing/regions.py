@@ -43,6 +43,7 @@ class RegionPreprocessing(SquarePreprocessing):
     """
 
     reads_boxes: ClassVar[bool] = True
+    reads_parts: ClassVar[bool] = False  # boxes stand in frames of the whole file
 
     kind: Literal["regions"] = "regions"
     interpolation: transforms.Interpolation = "bicubic"

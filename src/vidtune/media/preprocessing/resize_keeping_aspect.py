@@ -14,8 +14,15 @@ import torch
 from PIL import Image
 from pydantic import Field, PositiveInt, model_validator
 
+from vidtune.media.clip_times import Part
 from vidtune.media.preprocessing import transforms
-from vidtune.media.preprocessing.frame_sampling import SamplingName, clip_indices, frame_chooser, frame_indices
+from vidtune.media.preprocessing.frame_sampling import (
+    FrameCount,
+    SamplingName,
+    clip_indices,
+    frame_chooser,
+    frame_indices,
+)
 from vidtune.media.preprocessing.pixels import PixelPreprocessing, check_is_clip
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.media.video import read_clip
@@ -80,9 +87,9 @@ class AnyPixelImagePreprocessing(_AnyPixelPreprocessing):
         """Return every shape that ``load`` can return."""
         return [(3, *size) for size in self.sizes()]
 
-    def read(self, path: str) -> np.ndarray:
+    def read(self, path: str, part: Part | None = None) -> np.ndarray:
         """Read the pixels that ``apply`` takes. Shape: -> uint8 RGB (H, W, 3)"""
-        return self._read_picture(path)
+        return self._read_picture(path, part)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (H, W, 3) -> float32 or uint8 (3, h, w)"""
@@ -111,20 +118,21 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
 
     def output_shapes(self) -> list[tuple[int, ...]]:
         """Return every shape that ``load`` can return."""
-        fewest = self.num_frames if SAMPLING_RULES[self.sampling].repeats else 1
-        return [(3, frames, *size) for frames in range(fewest, self.num_frames + 1) for size in self.sizes()]
+        numbers = SAMPLING_RULES[self.sampling].numbers(FrameCount(self.num_frames))
+        return [(3, frames, *size) for frames in numbers for size in self.sizes()]
 
     def frame_indices(self, info: MediaInfo) -> list[int]:
         """Return the indices of the frames that are taken of a file; time sentences of prompts tell of them."""
         return clip_indices(self.sampling, info.times, self.num_frames)
 
-    def read(self, path: str) -> np.ndarray:
+    def read(self, path: str, part: Part | None = None) -> np.ndarray:
         """Read the frames that ``apply`` takes. Shape: -> uint8 RGB (frames, H, W, 3)"""
         if not self.blind:
-            return read_clip(path, frame_chooser(self.sampling, self.num_frames), as_probed=True)[0]
+            return read_clip(path, frame_chooser(self.sampling, self.num_frames), as_probed=True, part=part)[0]
         info = probe(path)
         check_is_clip(path, info)
-        return np.zeros((self.output_shape(info)[1], info.height, info.width, 3), np.uint8)
+        frames = self.output_shape(info.of_part(path, part))[1]
+        return np.zeros((frames, info.height, info.width, 3), np.uint8)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (any number of frames, H, W, 3) -> float32 or uint8 (3, up to T frames, h, w)

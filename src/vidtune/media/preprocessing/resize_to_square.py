@@ -4,18 +4,27 @@ Legend: C colour channels (3), T frames, H and W pixels of the source, S side of
 The settings are frozen values that are saved in the configuration of the processor.
 """
 
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from vidtune.media.clip_times import Part
 from vidtune.media.preprocessing import transforms
-from vidtune.media.preprocessing.frame_sampling import SamplingName, clip_indices, frame_chooser, frame_indices
+from vidtune.media.preprocessing.frame_sampling import (
+    FrameCount,
+    SamplingName,
+    SamplingRule,
+    clip_indices,
+    frame_chooser,
+    frame_indices,
+)
 from vidtune.media.preprocessing.pixels import PixelPreprocessing, check_is_clip
 from vidtune.media.preprocessing.resize_rules import ResizeName, resized
 from vidtune.media.probe import MediaInfo, probe
-from vidtune.media.video import read_clip
+from vidtune.media.video import Keep, read_clip
 from vidtune.registry import SAMPLING_RULES
 
 Order = Literal["resize_then_normalize", "normalize_then_resize"]
@@ -44,11 +53,18 @@ class SquarePreprocessing(PixelPreprocessing):
     order: Order = "resize_then_normalize"
     resize: ResizeName = "crop"
 
+    _later_settings: ClassVar[frozenset[str]] = frozenset({"resize"})
+
     @model_serializer(mode="wrap")
     def _without_later_settings(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave ``resize`` out where it is "crop": settings that were saved before it existed keep their hash."""
+        """Leave later settings out at their default: settings that were saved before they existed keep their hash."""
         settings: dict[str, Any] = handler(self)
-        return {name: value for name, value in settings.items() if (name, value) != ("resize", "crop")}
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in settings.items()
+            if name not in self._later_settings or value != fields[name].default
+        }
 
     @property
     def long_side(self) -> transforms.LongSide:
@@ -81,9 +97,9 @@ class ImagePreprocessing(SquarePreprocessing):
         """Return every shape that ``load`` can return."""
         return [self.output_shape()]
 
-    def read(self, path: str) -> np.ndarray:
+    def read(self, path: str, part: Part | None = None) -> np.ndarray:
         """Read the pixels that ``apply`` takes. Shape: -> uint8 RGB (H, W, 3)"""
-        return self._read_picture(path)
+        return self._read_picture(path, part)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (H, W, 3) -> float32 or uint8 (3, S, S)"""
@@ -97,17 +113,37 @@ class ImagePreprocessing(SquarePreprocessing):
 class VideoPreprocessing(SquarePreprocessing):
     """Clip -> (3, T, S, S), channel first, then time; a rule that repeats no frame gives fewer for a short clip.
 
+    A long clip is decoded, resized and stored in blocks of frames, so that only its small result is held as a whole.
+
     Args:
         num_frames: largest number of frames T, taken from the whole clip.
+        min_frames, multiple_of: smallest number of frames, and what the number is a multiple of; for sampling rules
+            whose number of frames depends on the clip.
         sampling: frame sampling rule (:data:`vidtune.registry.SAMPLING_RULES`).
+        folder_fps: frames per second of a folder of frames for which the annotation gives none; None: unknown.
         flip_probability: probability that the whole clip is mirrored; the seed alone decides. Without a seed: never.
     """
 
     kind: Literal["video"] = "video"
     num_frames: PositiveInt = 8
+    min_frames: PositiveInt = 1
+    multiple_of: PositiveInt = 1
     sampling: SamplingName = "linspace"
+    folder_fps: Annotated[float, Field(gt=0.0)] | None = None
     order: Order = "normalize_then_resize"
     flip_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+
+    _later_settings: ClassVar[frozenset[str]] = frozenset({"resize", "min_frames", "multiple_of", "folder_fps"})
+
+    @model_validator(mode="after")
+    def _bounds_of_frames(self) -> Self:
+        if self.min_frames > self.num_frames:
+            raise ValueError(f"min_frames {self.min_frames} is above num_frames {self.num_frames}")
+        if SAMPLING_RULES[self.sampling].number is None and (self.min_frames, self.multiple_of) != (1, 1):
+            raise ValueError(
+                f"min_frames and multiple_of: sampling rule {self.sampling!r} does not read them; leave them out"
+            )
+        return self
 
     @property
     def long_side(self) -> transforms.LongSide:
@@ -117,42 +153,67 @@ class VideoPreprocessing(SquarePreprocessing):
     def output_shape(self, info: MediaInfo | None = None) -> tuple[int, int, int, int]:
         """Return the shape of ``load``'s result, without decoding; the largest one without ``info``."""
         frames = self.num_frames
-        if not self._repeats and info is not None and info.num_frames:
-            frames = len(clip_indices(self.sampling, info.times, frames))
+        if not self._rule.is_fixed and info is not None and info.num_frames:
+            frames = len(clip_indices(self.sampling, info.times, self._wanted))
         return (3, frames, self.size, self.size)
 
     def output_shapes(self) -> list[tuple[int, ...]]:
         """Return every shape that ``load`` can return."""
-        fewest = self.num_frames if self._repeats else 1
-        return [(3, frames, self.size, self.size) for frames in range(fewest, self.num_frames + 1)]
+        return [(3, frames, self.size, self.size) for frames in self._rule.numbers(self._wanted)]
 
     @property
-    def _repeats(self) -> bool:
-        return SAMPLING_RULES[self.sampling].repeats
+    def _rule(self) -> SamplingRule:
+        return SAMPLING_RULES[self.sampling]
+
+    @property
+    def _wanted(self) -> FrameCount:
+        return FrameCount(self.num_frames, self.min_frames, self.multiple_of)
 
     def frame_indices(self, info: MediaInfo) -> list[int]:
         """Return the indices of the frames that are taken of a file; time sentences of prompts tell of them."""
-        return clip_indices(self.sampling, info.times, self.num_frames)
+        return clip_indices(self.sampling, info.times, self._wanted)
 
-    def read(self, path: str) -> np.ndarray:
+    def read(self, path: str, part: Part | None = None) -> np.ndarray:
         """Read the frames that ``apply`` takes. Shape: -> uint8 RGB (T, H, W, 3)"""
         if not self.blind:
-            chooser = frame_chooser(self.sampling, self.num_frames)
-            return read_clip(path, chooser, as_probed=not self._repeats)[0]
+            return self._read_kept(path, part, None)
         info = probe(path)
         check_is_clip(path, info)
-        return np.zeros((self.output_shape(info)[1], info.height, info.width, 3), np.uint8)
+        frames = self.output_shape(info.of_part(path, self.part_read(part)))[1]
+        return np.zeros((frames, info.height, info.width, 3), np.uint8)
+
+    def load(self, path: str, seed: int | None = None, part: Part | None = None) -> np.ndarray:
+        """Read a file and make its tensor, in blocks of frames. Shape: -> float32 or uint8 (3, T, S, S)"""
+        if self.blind:
+            return super().load(path, seed, part)
+
+        def made(pixels: np.ndarray) -> np.ndarray:
+            return self._made(pixels, seed).movedim(1, 0).numpy()
+
+        return np.moveaxis(self._read_kept(path, part, made), 1, 0)
+
+    def part_read(self, part: Part | None) -> Part | None:
+        """Return what is read of a file, with the frame rate of folders."""
+        return part if self.folder_fps is None else replace(part or Part(), folder_fps=self.folder_fps)
+
+    def _read_kept(self, path: str, part: Part | None, keep: Keep | None) -> np.ndarray:
+        chooser = frame_chooser(self.sampling, self._wanted)
+        read = self.part_read(part)
+        return read_clip(path, chooser, as_probed=not self._rule.is_fixed, part=read, keep=keep)[0]
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (any number of frames, H, W, 3) -> float32 or uint8 (3, T, S, S)
 
-        If the number of frames is not T, they are taken as the whole clip and sampled by the rule. Fewer than T stay as
-        they are, unless the rule repeats frames.
+        If the rule does not give this number of frames, they are taken as the whole clip and sampled by the rule.
         """
-        if len(pixels) > self.num_frames or (len(pixels) < self.num_frames and self._repeats):
-            pixels = pixels[frame_indices(self.sampling, len(pixels), self.num_frames)]
+        if len(pixels) not in self._rule.numbers(self._wanted):
+            pixels = pixels[frame_indices(self.sampling, len(pixels), self._wanted)]
         if self.blind:
             pixels = np.zeros_like(pixels)
+        return self._made(pixels, seed)
+
+    def _made(self, pixels: np.ndarray, seed: int | None) -> torch.Tensor:
+        """Resize and convert frames. Shape: uint8 RGB (n, H, W, 3) -> float32 or uint8 (3, n, S, S)"""
         x = self._finish(resized(self.resize, pixels, self))
         if transforms.decide_flip(self.flip_probability, seed):
             x = transforms.horizontal_flip(x)

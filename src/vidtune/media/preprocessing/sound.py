@@ -5,14 +5,15 @@ The first dimension of an item is open: W and C follow from the length of the so
 """
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
 from vidtune.media.audio import SAMPLE_RATE, Resampling, num_samples, read_audio, read_silence
-from vidtune.media.probe import MediaInfo
+from vidtune.media.clip_times import Part
+from vidtune.media.probe import MediaInfo, probe
 
 if TYPE_CHECKING:
     from transformers import WhisperFeatureExtractor
@@ -37,6 +38,7 @@ class _AudioPreprocessing(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    reads_parts: ClassVar[bool] = True
 
     resampling: Resampling = "clean"
     blind: bool = False
@@ -54,13 +56,20 @@ class _AudioPreprocessing(BaseModel):
         """Return an empty list: sound may have any length."""
         return []
 
-    def read(self, path: str) -> np.ndarray:
+    def read(self, path: str, part: Part | None = None) -> np.ndarray:
         """Read the wave that ``apply`` takes. Shape: -> float32 (n,)
 
+        Args:
+            part: what of the file is read; None: the whole file.
+
         Raises:
-            MediaError: the file cannot be read, or has no sound.
+            MediaError: the file cannot be read, or has no sound, or there is no such part.
         """
-        return read_silence(path) if self.blind else read_audio(path, self.resampling)
+        wave = read_silence(path) if self.blind else read_audio(path, self.resampling)
+        if part is None or not part.is_cut:
+            return wave
+        first, samples = num_samples(part.start or 0.0), num_samples(probe(path).of_part(path, part).audio_seconds)
+        return np.pad(wave[first : first + samples], (0, max(0, samples - max(len(wave) - first, 0))))
 
     def apply(self, wave: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Make the tensor from a wave; the seed is not used. Shape: float32 (n,) -> that of ``load``'s result"""
@@ -69,13 +78,13 @@ class _AudioPreprocessing(BaseModel):
             raise ValueError(f"sound must be one wave (n,) of {SAMPLE_RATE} Hz, not of shape {wave.shape}")
         return self._features(np.zeros_like(wave) if self.blind else wave)
 
-    def load(self, path: str, seed: int | None = None) -> np.ndarray:
+    def load(self, path: str, seed: int | None = None, part: Part | None = None) -> np.ndarray:
         """Read a file and make its tensor. Shape: -> float32, see ``output_shape``
 
         Raises:
-            MediaError: the file cannot be read, or has no sound.
+            MediaError: the file cannot be read, or has no sound, or there is no such part.
         """
-        return self.apply(self.read(path), seed).numpy()
+        return self.apply(self.read(path, part), seed).numpy()
 
     def to_float(self, values: torch.Tensor) -> torch.Tensor:
         """Return the values unchanged: ``load`` and ``apply`` return the input of the tower."""

@@ -182,7 +182,7 @@ class PackLoader:
             second = None
         if found.features is not None:
             return Requested(found, None)
-        job = LoadJob(slot.ref.path, own, slot.seed, second, slot.ref.extras, slot.ref.frames)
+        job = LoadJob(slot.ref.path, own, slot.seed, second, slot.ref.extras, slot.ref.frames, slot.ref.part)
         return Requested(found, self._media.request(job, found.key or found.teacher_key))
 
     def _load(self, planned: PlannedPack) -> LoadedPack:
