@@ -67,8 +67,11 @@ class Chat:
                 named["target"], video=named["video"], media_timeout=timeout
             )
             named["target"] = self._target
-        settings = {name: self.options[name] for name in self.options if name not in {*known, "media_timeout"}}
-        return self.model._ask(**named, timeout=timeout, settings=settings)
+        settings = {
+            name: self.options[name] for name in self.options if name not in {*known, "start", "end", "media_timeout"}
+        }
+        part = self.options.get("start"), self.options.get("end")
+        return self.model._ask(**named, part=part, timeout=timeout, settings=settings)
 
     @contextmanager
     def _conversation(self, ask: Ask) -> "Iterator[Conversation]":

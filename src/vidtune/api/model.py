@@ -80,6 +80,8 @@ class Model:
         target: Target | LocatedTarget | None = None,
         features: Mapping[str, str | Path] | None = None,
         without: Sequence[str] = (),
+        start: float | None = None,
+        end: float | None = None,
         duration: float | None = None,
         prompt: str | None = None,
         media_timeout: float = MEDIA_TIMEOUT,
@@ -94,6 +96,8 @@ class Model:
             target: what ``<box>`` in every question is about, in the one video.
             features: stream -> file of stored features that the stream reads in place of the file.
             without: streams that are switched off, such as ``"audio"``.
+            start, end: seconds of the one video between which it is read; None: from its start, to its end. Moments in
+                an answer count from ``start``.
             duration: seconds of the video, where only features of it are given.
             prompt: name of a prompt format; None: the system's own for answering.
             media_timeout: seconds that one file may take.
@@ -113,7 +117,9 @@ class Model:
             2
         """
         questions = texts_of(question, "question")
-        ask = self._ask(video, image, target, features, without, duration, prompt, media_timeout, settings)
+        ask = self._ask(
+            video, image, target, features, without, (start, end), duration, prompt, media_timeout, settings
+        )
         requests = [Request(str(number), ask.media_of(text), text) for number, text in enumerate(questions)]
         with self._engine(ask) as engine:
             found = {answer.id: answer for answer in engine.answer(requests)}
@@ -129,6 +135,8 @@ class Model:
         target: Target | LocatedTarget | None = None,
         features: Mapping[str, str | Path] | None = None,
         without: Sequence[str] = (),
+        start: float | None = None,
+        end: float | None = None,
         prompt: str | None = None,
         media_timeout: float = MEDIA_TIMEOUT,
         **settings: Any,
@@ -142,7 +150,7 @@ class Model:
             >>> "".join(pieces) == model.answer("What moves?", video="clip.mp4", max_new_tokens=4)
             True
         """
-        ask = self._ask(video, image, target, features, without, None, prompt, media_timeout, settings)
+        ask = self._ask(video, image, target, features, without, (start, end), None, prompt, media_timeout, settings)
         with self._engine(ask) as engine:
             yield from engine.stream(Request("0", ask.media_of(question), question))
 
@@ -264,6 +272,7 @@ class Model:
         target: Target | LocatedTarget | None,
         features: Mapping[str, str | Path] | None,
         without: Sequence[str],
+        part: tuple[float | None, float | None],
         duration: float | None,
         prompt: str | None,
         timeout: float,
@@ -271,7 +280,7 @@ class Model:
     ) -> Ask:
         without = texts_of(without, "without")
         files = {"video": as_paths(checked_paths(video, "video")), "image": as_paths(checked_paths(image, "image"))}
-        media = asked_media(files, features or {}, self._dialect)
+        media = asked_media(files, features or {}, self._dialect, part)
         if target is not None:
             located = self._followed(target, video, timeout)
             media += target_media(located, self._target_streams, self._most_boxes)

@@ -32,6 +32,8 @@ def answer(
     without: Annotated[
         list[str] | None, typer.Option(metavar="STREAM", help="Switch a stream off, as audio; may be repeated.")
     ] = None,
+    start: Annotated[float | None, typer.Option(help="Second at which the one video is read from.")] = None,
+    end: Annotated[float | None, typer.Option(help="Second up to which it is read; default: its end.")] = None,
     duration: Annotated[
         float | None, typer.Option(min=0, help="Seconds of the video, where there are features of it alone.")
     ] = None,
@@ -82,6 +84,8 @@ def answer(
         target=located,
         features=assignments(features, "--features"),
         without=without or (),
+        start=start,
+        end=end,
         duration=duration,
         prompt=prompt,
         media_timeout=media_timeout,

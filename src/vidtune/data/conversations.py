@@ -108,7 +108,9 @@ def parts_of(
         try:
             Part(*row)
         except ValueError as error:
-            raise ValueError(f"key '{next(key for key, name in PART_KEYS.items() if name in given)}': {error}") from None
+            raise ValueError(
+                f"key '{next(key for key, name in PART_KEYS.items() if name in given)}': {error}"
+            ) from None
     found = iter(rows)
     return tuple(next(found) if stream == "video" else (None, None, None) for stream in streams)
 

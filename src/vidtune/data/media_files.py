@@ -48,9 +48,7 @@ class MediaFiles:
         if unsafe is not None:
             raise SampleProblem("unsafe path", f"{unsafe!r} is not the name of a frame in its folder")
         return tuple(
-            replace(
-                self._ref(stream, path, annotation), extras=numbers, frames=names, start=start, end=end, fps=fps
-            )
+            replace(self._ref(stream, path, annotation), extras=numbers, frames=names, start=start, end=end, fps=fps)
             for (stream, path), numbers, names, (start, end, fps) in zip(
                 annotation.media, extras, frames, parts, strict=True
             )

@@ -297,7 +297,12 @@ def _write_table(annotations: Iterable[Annotation], folder: Path) -> None:
             turns = [(turn.role, turn.text) for turn in annotation.turns]
             times = (annotation.times.duration, annotation.times.marks) if annotation.times else (None, None)
             record = [annotation.original_id, turns, annotation.media, *times]
-            record += [annotation.extras or None, annotation.frames or None, annotation.problem, annotation.parts or None]
+            record += [
+                annotation.extras or None,
+                annotation.frames or None,
+                annotation.problem,
+                annotation.parts or None,
+            ]
             while record[-1] is None:
                 record.pop()
             # ASCII with escapes, because JSON strings may hold lone surrogates, which UTF-8 cannot.

@@ -35,6 +35,8 @@ class Question:
         problem: why it cannot be asked, whatever files there are, in words that are equal for all such questions; then
             ``looked_for`` holds what is wrong here. None: nothing.
         judge_prompt: name of the published prompt by which a chat model judges the answer; None: that of video QA.
+        start, end: seconds of the video between which it is asked about; None: from its start, to its end.
+        fps: frames per second of a folder of frames, or other ones than the file states; None: those of the file.
     """
 
     index: int
@@ -55,6 +57,9 @@ class Question:
     asked_as: int | None = None
     problem: str | None = None
     judge_prompt: str | None = None
+    start: float | None = None
+    end: float | None = None
+    fps: float | None = None
 
     @property
     def missing(self) -> bool:

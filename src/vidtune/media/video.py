@@ -28,7 +28,6 @@ from vidtune.media.packets.groups import PlanFailedError, decode_groups
 from vidtune.media.packets.table import PacketTable, decode_packet, read_packet_table
 from vidtune.media.probe import MediaInfo, part_errors, probe, probed_info, video_info
 
-
 Keep = Callable[[np.ndarray], np.ndarray]
 """Makes what is kept of decoded frames, see `read_clip`."""
 BLOCK_BYTES = 64 * 2**20

@@ -99,6 +99,7 @@ def files_of(sample: Sample, looks_at_media: bool) -> list[str]:
             always do.
     """
     named = chain.from_iterable(
-        ((path, ref.part is not None) for path in (ref.path, *(file for _, file in ref.features))) for ref in sample.media
+        ((path, ref.part is not None) for path in (ref.path, *(file for _, file in ref.features)))
+        for ref in sample.media
     )
     return [path for path, is_part in named if path and (looks_at_media or is_part or is_feature_file(path))]

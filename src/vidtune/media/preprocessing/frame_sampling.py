@@ -173,11 +173,11 @@ PARTS = {name: f"{__name__}:{name.upper()}" for name in _NAMES}
 
 def clip_indices(rule: str, times: ClipTimes, count: int | FrameCount) -> list[int]:
     """Return the indices of the frames that represent a clip, ascending; see `frame_indices`."""
-    count = _number(rule, times.num_frames, count, times.fps)
     by_times = SAMPLING_RULES[rule].choose_by_times if rule in SAMPLING_RULES else None
     if by_times is None or times.is_even(UNEVEN_SECONDS):
         return frame_indices(rule, times.num_frames, count, times.fps)
-    return _chosen(rule, times.num_frames, count, partial(by_times, times, count))
+    number = _number(rule, times.num_frames, count, times.fps)
+    return _chosen(rule, times.num_frames, number, partial(by_times, times, number))
 
 
 def frame_indices(rule: str, num_frames_total: int, count: int | FrameCount, fps: float = 0.0) -> list[int]:
