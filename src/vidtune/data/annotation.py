@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidtune.data.problems import SampleProblem
-from vidtune.data.sample import Extras, Times, Turn
+from vidtune.data.sample import Extras, PartSeconds, Times, Turn
 
 START_MARK = re.compile(r"<s(\w+)>")
 
@@ -35,7 +35,7 @@ class Annotation:
     frames: tuple[tuple[str, ...], ...] = ()
     problem: tuple[str, str] | None = None
     words: int | None = None
-    parts: tuple[tuple[float | None, float | None, float | None], ...] = ()
+    parts: tuple[PartSeconds, ...] = ()
 
     @property
     def word_length(self) -> int:

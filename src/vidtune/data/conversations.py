@@ -19,8 +19,8 @@ of a stream, `extras` has a list with one object for each of them. The connector
 
     {"video": "film.mp4", "start": 12.0, "end": 47.5, "conversations": [...]}
 
-`start` and `end` are the seconds of the video between which the clip lies; either may be missing. `frame_rate` gives the
-frames per second of a folder of frames, or other ones than a file states. With several videos, each is a list.
+`start` and `end` are the seconds of the video between which the clip lies; either may be missing. `frame_rate` gives
+the frames per second of a folder of frames, or other ones than a file states. With several videos, each is a list.
 
 `meta` gives the time of each mark in the text, in seconds from the start of the clip. Its keys `split` (the part of a
 longer video that the clip is) and `source` (the data set it came from) are ignored (github.com/huangb23/VTimeLLM).
@@ -37,14 +37,14 @@ import numpy as np
 
 from vidtune.data.annotation import Annotation, as_tuples
 from vidtune.data.json_list import kind_of, read_items
-from vidtune.data.sample import Extras, Times, Turn
+from vidtune.data.sample import Extras, PartSeconds, Times, Turn
 from vidtune.media.clip_times import Part
 
 ROLES: dict[str, Literal["user", "assistant"]] = {"human": "user", "gpt": "assistant"}
 # If an item has both keys, published training code puts the videos before the images.
 STREAMS = ("video", "image")
-PART_KEYS = {"start": "start", "end": "end", "frame_rate": "fps"}
-"""Keys of an item that say what of a video is read -> field of `Part`."""
+PART_KEYS = ("start", "end", "frame_rate")
+"""Keys of an item that say what of a video is read, in the order of the fields of `Part`."""
 TAG = re.compile(f"<({'|'.join(STREAMS)})>")
 
 
@@ -88,9 +88,7 @@ def _annotation(item: Any) -> Annotation:
     return Annotation(str(identity), turns, tuple(media), _times(item.get("meta")), extras, parts=parts)
 
 
-def parts_of(
-    item: dict[str, Any], streams: Sequence[str]
-) -> tuple[tuple[float | None, float | None, float | None], ...]:
+def parts_of(item: dict[str, Any], streams: Sequence[str]) -> tuple[PartSeconds, ...]:
     """Start, end and frame rate of each medium, from the keys of an item; empty if it has none of them.
 
     Args:
@@ -100,17 +98,16 @@ def parts_of(
         ValueError: a value is no number, negative or reversed, or there is not one for each video; names the key.
     """
     videos = streams.count("video")
-    given = {name: _each(item, key, videos) for key, name in PART_KEYS.items() if item.get(key) is not None}
+    given = {key: _each(item, key, videos) for key in PART_KEYS if item.get(key) is not None}
     if not given:
         return ()
-    rows = [tuple(given.get(name, [None] * videos)[row] for name in PART_KEYS.values()) for row in range(videos)]
+    starts, ends, rates = (given.get(key, [None] * videos) for key in PART_KEYS)
+    rows = list(zip(starts, ends, rates, strict=True))
     for row in rows:
         try:
             Part(*row)
         except ValueError as error:
-            raise ValueError(
-                f"key '{next(key for key, name in PART_KEYS.items() if name in given)}': {error}"
-            ) from None
+            raise ValueError(f"key '{next(iter(given))}': {error}") from None
     found = iter(rows)
     return tuple(next(found) if stream == "video" else (None, None, None) for stream in streams)
 

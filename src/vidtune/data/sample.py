@@ -9,6 +9,8 @@ from vidtune.media.clip_times import Part
 
 Numbers = float | tuple["Numbers", ...]
 """A number, or nested tuples of numbers that form an array."""
+PartSeconds = tuple[float | None, float | None, float | None]
+"""Start, end and frame rate of what is read of a file, as the fields of `Part`."""
 Extras = tuple[tuple[str, Numbers], ...]
 """Numbers of a medium by name."""
 

@@ -281,8 +281,7 @@ def _ask(
 def _requests(asked: int, question: Question, protocol: Protocol, folder: Path) -> Iterator[Request]:
     """The requests of a question; their ids are part of the seed of sampling."""
     path = "" if question.file is None else str(folder / question.file)
-    read = {"start": question.start, "end": question.end, "fps": question.fps}
-    video = MediaRef(protocol.stream, path, question.features, **read)
+    video = MediaRef(protocol.stream, path, question.features, start=question.start, end=question.end, fps=question.fps)
     media = (video, *(replace(ref, path=str(folder / ref.path) if ref.path else "") for ref in question.media))
     yield Request(id=str(asked), media=media, question=question_text(question, protocol))
     if question.second is not None:

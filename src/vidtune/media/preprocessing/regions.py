@@ -12,7 +12,7 @@ import torch
 from pydantic import PositiveInt, model_validator
 
 from vidtune.errors import ItemError, MediaError
-from vidtune.media.clip_times import ClipTimes
+from vidtune.media.clip_times import ClipTimes, Part
 from vidtune.media.image import frame_path, image_size, read_image
 from vidtune.media.preprocessing import transforms
 from vidtune.media.preprocessing.box_choice import Choice, box_problem, chosen_boxes, frame_problem, outside_problem
@@ -75,7 +75,7 @@ class RegionPreprocessing(SquarePreprocessing):
         """Return every shape that ``load_item`` can return."""
         return [self.output_shape()]
 
-    def load(self, path: str, seed: int | None = None) -> np.ndarray:
+    def load(self, path: str, seed: int | None = None, part: Part | None = None) -> np.ndarray:
         """Refuse a file without boxes."""
         return self.load_item(path, {}, seed)[0]
 
