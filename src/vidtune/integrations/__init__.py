@@ -1,0 +1,1 @@
+"""Adapters: vidtune's models inside other tools."""
