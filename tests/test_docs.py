@@ -22,6 +22,7 @@ FOREIGN = {
     "--check",  # ruff
     *("--pairs", "--seconds", "--files", "--rounds", "--kinds", "--tokens", "--tiny"),  # scripts in benchmarks/
     *("--boxes", "--looped", "--width", "--train"),  # benchmarks/regions.py
+    *("--model", "--tasks", "--no-deps"),  # lmms-eval, pip
 }
 
 
