@@ -1,7 +1,7 @@
 """Evaluation as the published scripts do it.
 
 Zero-shot video QA: judge replies to scores, test set to prompts and records. Captions and intervals: the metrics,
-those by METEOR where its program is installed.
+those by METEOR where its program is installed. Multiple choice: letters in answers, prompts, shares of right answers.
 """
 
 import json
@@ -15,8 +15,10 @@ from published_scores import aggregate
 from qa_sets import quiet_predict, records
 
 from vidtune.data.sample import Turn
+from vidtune.evaluation.benchmarks.measured import Item
 from vidtune.evaluation.judges.base import JudgeItem, Judgement
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
+from vidtune.evaluation.metrics import choices
 from vidtune.evaluation.metrics.bleu import bleu
 from vidtune.evaluation.metrics.cider import cider
 from vidtune.evaluation.metrics.dense_captions import (
@@ -491,3 +493,70 @@ def test_captions_of_targets_score_as_published(parity_folder, tmp_path):
 
 def as_line(record):
     return json.dumps(record) + "\n"
+
+
+@pytest.fixture(scope="module")
+def choices_fixture(parity_folder):
+    return load(parity_folder, "mcq_scoring")
+
+
+RULES = {
+    "videomme_extract": lambda text, options: choices.first_capital(text, options) or "",
+    "lmms_eval_0_7_2_extract_ABCD": lambda text, options: choices.ranked(text, options) or "",
+    "lmms_eval_0_7_2_extract_default": lambda text, options: choices.ranked_among(choices.EIGHT, text) or "",
+    "perceptiontest": lambda text, options: "ABCD".find(choices.standing(text, options) or "?"),
+    "longvideobench_parse": lambda text, options: choices.written_out(text, options) or "RANDOM",
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_letters_are_read_as_published(choices_fixture, rule):
+    texts, options = (choices_fixture["inputs"][name] for name in ("texts", "lvb_options"))
+    assert [RULES[rule](text, options) for text in texts] == choices_fixture["expected"][rule]
+
+
+def test_letters_of_mvbench_are_compared_as_published(choices_fixture):
+    for letter, answer, right in choices_fixture["expected"]["mcq_acc"]:
+        assert (choices.normalised(answer, ()) == letter) == bool(right), (letter, answer)
+
+
+def chosen(entries):
+    """(options, place or letter of the right one, answer) as items of one task."""
+    truths = [
+        (options, right if right is None or isinstance(right, str) else "ABCDE"[right]) for options, right, _ in entries
+    ]
+    return [
+        Item(index, str(index), f"v{index}", "", {"letter": letter, "options": options}, answer)
+        for index, ((options, letter), (*_, answer)) in enumerate(zip(truths, entries, strict=True))
+    ]
+
+
+def share(items, name):
+    official = BENCHMARKS[name].measure(items).official[""]
+    top, bottom = official.metrics["accuracy"].statistics.sum(0)
+    return top / bottom
+
+
+def test_shares_of_right_answers_are_those_published(choices_fixture):
+    inputs, expected = choices_fixture["inputs"], choices_fixture["expected"]
+    places = [
+        entry["candidates"].index(entry["answer"]) if entry["answer"] in entry["candidates"] else None
+        for entry, _ in inputs["mvbench"]
+    ]
+    items = chosen(
+        [(entry["candidates"], place, answer) for place, (entry, answer) in zip(places, inputs["mvbench"], strict=True)]
+    )
+    assert [item.reference["letter"] for item in items] == [one["gt_answer"] for one in expected["mvbench_records"]]
+    for name in ("mvbench", "mvbench_lmms_eval"):
+        assert 100 * share(items, name) == expected["mvbench_accuracy"]
+
+
+def prompts(name, docs):
+    protocol = BENCHMARKS[name].protocol(prompt_format="").model_copy(update={"question_template": "{question}"})
+    return [protocol.question_text(one["question"], options=one["candidates"]) for one in docs]
+
+
+@pytest.mark.parametrize("name", ["mvbench"])
+def test_prompts_of_multiple_choice_are_those_published(parity_folder, name):
+    found = load(parity_folder, "videochat_flash_prompts")
+    assert prompts(name, found["inputs"]["mc_docs"]) == found["expected"][name]

@@ -31,6 +31,7 @@ class Metric:
         of_one: name of the value of a single answer; None: it is not shown.
         from_sums: (..., S) -> (...) computes the value from sums over questions.
         right_or_wrong: the value of one answer is 1 (right) or 0 (wrong).
+        of_all: computed over all questions alone, not of each type.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Metric:
     of_one: str | None = None
     from_sums: Callable[[np.ndarray], np.ndarray] = mean_of_sums
     right_or_wrong: bool = False
+    of_all: bool = False
 
     def estimate(self, rows: np.ndarray, videos: Sequence[str]) -> Estimate | None:
         """The scaled value with its interval; None without rows. Shape: (Q, S), (Q,)"""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 from typing import Protocol as Interface
 
@@ -283,7 +284,8 @@ def _requests(asked: int, question: Question, protocol: Protocol, folder: Path) 
     path = "" if question.file is None else str(folder / question.file)
     video = MediaRef(protocol.stream, path, question.features, start=question.start, end=question.end, fps=question.fps)
     media = (video, *(replace(ref, path=str(folder / ref.path) if ref.path else "") for ref in question.media))
-    yield Request(id=str(asked), media=media, question=question_text(question, protocol))
+    options = () if protocol.choices is None else protocol.choices.scored(question.options)
+    yield Request(id=str(asked), media=media, question=question_text(question, protocol), options=options)
     if question.second is not None:
         second = replace(question, question=question.second)
         yield Request(id=f"{asked}{SECOND}", media=media, question=question_text(second, protocol))
@@ -295,6 +297,9 @@ def _prediction(question: Question, protocol: Protocol, answers: Mapping[bool, A
     texts = {second: "" if error is not None else protocol.clean(answer.text) for second, answer in answers.items()}
     ends = {second: "error" if error is not None else answer.finish_reason for second, answer in answers.items()}
     found = prediction_of(question, protocol, texts[False], finish_reason=ends[False], error=error)
+    if (likelihoods := answers[False].likelihoods) and error is None and protocol.choices is not None:
+        likeliest = max(range(len(likelihoods)), key=likelihoods.__getitem__)
+        found = replace(found, pred=ascii_uppercase[likeliest], likelihoods=[round(one, 6) for one in likelihoods])
     if question.second is None:
         return found
     return replace(found, second={"question": question.second, "pred": texts[True], "finish_reason": ends[True]})

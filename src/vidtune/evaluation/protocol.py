@@ -7,7 +7,8 @@ predictions can be judged again.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+import string
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -56,6 +57,43 @@ class FileLookup(BaseModel):
     extensions: tuple[str, ...] = (".mp4", ".avi", ".mov", ".mkv")
 
 
+class ChoiceRules(BaseModel):
+    """How a multiple-choice question is asked and answered.
+
+    Args:
+        wording: text of the question; ``{options}`` stands for its options, further names for fields of the question.
+        option: one line of the options, with ``{letter}`` and ``{option}``.
+        letters: letters of the options in their order; options after the last letter get that one too.
+        answering: "text" takes the generated text; "letters" the option whose letter, as ``option`` writes it, is most
+            likely by the model; "options" the one whose text is. Likelihoods are means of logarithms over the tokens of
+            an option.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wording: str = f"{QUESTION}\n{{options}}"
+    option: str = "{letter}. {option}"
+    letters: str = Field(default=string.ascii_uppercase, min_length=1)
+    answering: Literal["text", "letters", "options"] = "text"
+
+    def letter(self, place: int) -> str:
+        """Letter of the option at this place, from 0."""
+        return self.letters[min(place, len(self.letters) - 1)]
+
+    def lines(self, options: Sequence[str]) -> str:
+        """The options of a question as they stand in the prompt."""
+        return "\n".join(self._line(place, text) for place, text in enumerate(options))
+
+    def scored(self, options: Sequence[str]) -> tuple[str, ...]:
+        """The answers whose likelihoods are compared, one per option; none where the text is taken."""
+        if self.answering == "letters":
+            return tuple(self._line(place, "").strip().rstrip(".:") for place in range(len(options)))
+        return tuple(options) if self.answering == "options" else ()
+
+    def _line(self, place: int, text: str) -> str:
+        return _filled(self.option, {"letter": self.letter(place), "option": text})
+
+
 class Protocol(BaseModel):
     """The rules of one benchmark run.
 
@@ -72,6 +110,7 @@ class Protocol(BaseModel):
         features: streams whose stored features are read instead of the file.
         without: streams that are switched off: the prompt contains nothing of them.
         blind: frames are black and sound is silent; gives the score of a model that neither sees nor hears.
+        choices: how multiple-choice questions are asked; None: there are none.
         missing_videos: questions whose video file does not exist are not asked; they count as wrong in the strict
             score.
     """
@@ -90,6 +129,7 @@ class Protocol(BaseModel):
     question_media: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude_if=_says_nothing)
     features: tuple[str, ...] = Field(default=(), exclude_if=_says_nothing)
     without: tuple[str, ...] = Field(default=(), exclude_if=_says_nothing)
+    choices: ChoiceRules | None = Field(default=None, exclude_if=_says_nothing)
     generation: GenerationRules = GenerationRules()
     postprocessing: Literal["strip, one trailing stop string removed, strip"] = (
         "strip, one trailing stop string removed, strip"
@@ -104,8 +144,10 @@ class Protocol(BaseModel):
 
     @property
     def run_name(self) -> str:
-        """Name of the folder of a run with these rules: the benchmark, and what the model was not given."""
-        parts = [self.benchmark, *(["blind"] if self.blind else [])]
+        """Name of the folder of a run with these rules: the benchmark, whether options are scored by likelihood, and
+        what the model was not given."""
+        scored = self.choices is not None and self.choices.answering != "text"
+        parts = [self.benchmark, *(["likelihood"] if scored else []), *(["blind"] if self.blind else [])]
         return "-".join([*parts, *(["without", *self.without] if self.without else [])])
 
     @property
@@ -114,7 +156,12 @@ class Protocol(BaseModel):
         return not {self.stream, *self.companions} <= {*self.features, *self.without}
 
     def question_text(
-        self, question: str, media: str | None = None, kind: str | None = None, fields: Mapping[str, str] | None = None
+        self,
+        question: str,
+        media: str | None = None,
+        kind: str | None = None,
+        fields: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
     ) -> str:
         """Returns the user turn of one question.
 
@@ -122,12 +169,15 @@ class Protocol(BaseModel):
             media: text that stands for the video; None: the tag of the stream.
             kind: type of the question.
             fields: further fields of the question, by their names in the template.
+            options: texts of the options of a multiple-choice question.
         """
         values = {"question": question, "media": f"<{self.stream}>" if media is None else media, **(fields or {})}
         own = None if kind is None else self.templates.get(kind)
         if own is not None and MEDIA in own:
             return _filled(own, values)
-        if own is not None:
+        if self.choices is not None:
+            values["question"] = _filled(self.choices.wording, {**values, "options": self.choices.lines(options)})
+        elif own is not None:
             values["question"] = _filled(own, values)
         return _filled(self.question_template, values)
 
@@ -151,8 +201,10 @@ class Protocol(BaseModel):
         """
         for key in overrides:
             _require_known(key, type(self).model_fields, source)
-        for name, part in (("generation", GenerationRules), ("file_lookup", FileLookup)):
+        for name, part in (("generation", GenerationRules), ("file_lookup", FileLookup), ("choices", ChoiceRules)):
             changes = overrides.get(name, {})
+            if changes and getattr(self, name) is None:
+                raise UserError(f"{source}: {name!r}: questions of {self.benchmark} have no options to choose from")
             if not isinstance(changes, Mapping):
                 raise UserError(f"{source}: {name!r} takes a mapping, not {changes!r}")
             for key in changes:

@@ -35,6 +35,7 @@ class Question:
         problem: why it cannot be asked, whatever files there are, in words that are equal for all such questions; then
             ``looked_for`` holds what is wrong here. None: nothing.
         judge_prompt: name of the published prompt by which a chat model judges the answer; None: that of video QA.
+        options: texts of the options of a multiple-choice question, in their order.
         start, end: seconds of the video between which it is asked about; None: from its start, to its end.
         fps: frames per second of a folder of frames, or other ones than the file states; None: those of the file.
     """
@@ -57,6 +58,7 @@ class Question:
     asked_as: int | None = None
     problem: str | None = None
     judge_prompt: str | None = None
+    options: tuple[str, ...] = ()
     start: float | None = None
     end: float | None = None
     fps: float | None = None
@@ -126,6 +128,7 @@ class Prediction:
         second: ``question``, ``pred`` and ``finish_reason`` of `Question.second`; runs of earlier versions lack the
             last.
         judge_prompt: see `Question`.
+        likelihoods: mean log-likelihood per token of each option, where the most likely one is the answer.
     """
 
     id: str
@@ -140,6 +143,7 @@ class Prediction:
     error: str | None = None
     second: Mapping[str, str] | None = None
     judge_prompt: str | None = None
+    likelihoods: Sequence[float] | None = None
 
     def record(self) -> dict[str, Any]:
         """Returns the line as a mapping, without fields that are None: the official judge evaluates lines as Python."""
@@ -162,7 +166,7 @@ def read_prediction(file: Path, record: dict[str, Any]) -> Prediction:
 
 def question_text(question: Question, protocol: Protocol, media: str | None = None) -> str:
     """Returns the user turn of a question; ``media`` is the text that stands for the video, None: its stream's tag."""
-    return protocol.question_text(question.question, media, question.type, question.fields)
+    return protocol.question_text(question.question, media, question.type, question.fields, question.options)
 
 
 def prediction_of(
@@ -173,9 +177,10 @@ def prediction_of(
     error: str | None = None,
 ) -> Prediction:
     """Returns the record of an answer to a question, without that to its second one."""
+    worded = bool(protocol.templates or protocol.choices)
     return Prediction(
         id=question.id,
-        question=question_text(question, protocol, media="").strip() if protocol.templates else question.question,
+        question=question_text(question, protocol, media="").strip() if worded else question.question,
         answer=question.answer,
         pred=pred,
         index=question.index,

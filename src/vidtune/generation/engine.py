@@ -2,6 +2,8 @@
 
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from math import isfinite
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -12,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from vidtune.errors import UserError
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
 from vidtune.generation.grouping import MediaGroup, Prompt, common_length, group_by_media
+from vidtune.generation.likelihood import likelihoods_alone, option_likelihoods
 from vidtune.generation.prompt_tokens import EncodedMedia, media_tokens
 from vidtune.generation.settings import Answer, EngineStats, GenerationSettings, Request
 from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
@@ -23,6 +26,7 @@ from vidtune.models.language_model.layer_call import LayerCallPlan, plan_call
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import pack
 from vidtune.processing.processor import VideoLMProcessor
+from vidtune.processing.tokenizing import answer_ids
 
 MAX_QUESTION_TOKENS = 8192
 """Largest number of question tokens in one forward pass; limits the memory of activations."""
@@ -86,6 +90,7 @@ class AnswerEngine:
         self.stats = EngineStats()
         self._chooser = TokenChooser(settings)
         written = processor.prompt_format(prompt)
+        self._answer_ids = partial(answer_ids, prompt=written, tokenizer=processor.chunk_tokenizer)
         self._stop = tuple(dict.fromkeys((*settings.stop, *written.stop)))
         ends = (*self._stop, written.assistant.end.strip())
         self._eos_ids = eos_ids(model, processor) | special_ids(processor.tokenizer, ends)
@@ -118,8 +123,7 @@ class AnswerEngine:
                 yield from self._answer_group(group)
             else:
                 for prompt in group.prompts:
-                    answer, media = self._begin(prompt), self._encode(group)
-                    yield from self._finish([answer], self._steps_alone(media, prompt, answer), media)
+                    yield from self._answer_alone(prompt, self._encode(group))
 
     def stream(self, request: Request) -> Generator[str, None, Answer]:
         """Yields the text of one answer piece by piece, as soon as no later token can change it.
@@ -161,15 +165,19 @@ class AnswerEngine:
         media_ids, text_ids = self.processor.split_at_media(example)
         if not len(text_ids):
             return failure(request.id, f"prompt format {self.prompt!r} leaves nothing after the media; use another")
+        options = tuple((text, tuple(self._answer_ids(text))) for text in request.options)
+        if any(not text.strip() for text, _ in options):
+            return failure(request.id, "one of its options is empty; its likelihood cannot be computed")
+        longest = max((len(ids) for _, ids in options), default=1)
         context = context_length(self.model.config.text_config)
-        room = self.settings.max_new_tokens if context is None else context - len(example)
-        if room < 1:
+        room = self.settings.max_new_tokens + longest if context is None else context - len(example)
+        if room < longest:
             return failure(
                 request.id,
                 f"the prompt has {len(example)} tokens and the model's context {context}: no room for an answer; "
                 "ask a shorter question or about fewer files",
             )
-        return Prompt(example, len(media_ids), min(room, self.settings.max_new_tokens))
+        return Prompt(example, len(media_ids), longest if options else min(room, self.settings.max_new_tokens), options)
 
     def _loaded(self, groups: Iterator[MediaGroup]) -> Iterator[MediaGroup]:
         """Groups with their loaded media, in order; meanwhile the pool loads the files of the next groups."""
@@ -199,10 +207,24 @@ class AnswerEngine:
             prefix = Prefix(self.model.language_model, media.tokens(prompts[:1], end=shared))
             self.stats.prefills += 1
             for batch in self._batches(prompts, shared, prefix):
+                branches = Branches(prefix, media.tokens(batch, begin=shared))
+                if batch[0].options:
+                    found = option_likelihoods(branches, [[ids for _, ids in prompt.options] for prompt in batch])
+                    yield from (self._most_likely(*pair, media) for pair in zip(batch, found, strict=True))
+                    continue
                 answers = [self._begin(prompt) for prompt in batch]
-                questions = media.tokens(batch, begin=shared)
-                steps = decode_steps(Branches(prefix, questions), answers, self._chooser)
-                yield from self._finish(answers, steps, media)
+                yield from self._finish(answers, decode_steps(branches, answers, self._chooser), media)
+
+    def _answer_alone(self, prompt: Prompt, media: EncodedMedia) -> Iterator[Answer]:
+        if not prompt.options:
+            answer = self._begin(prompt)
+            yield from self._finish([answer], self._steps_alone(media, prompt, answer), media)
+            return
+        tokens = media.tokens([prompt])
+        options = [ids for _, ids in prompt.options]
+        self.stats.prefills += len(options)
+        found = likelihoods_alone(lambda: SinglePrompt(self.model.language_model, tokens), options)
+        yield self._most_likely(prompt, found, media)
 
     def _steps_alone(self, media: EncodedMedia, prompt: Prompt, answer: AnswerInProgress) -> Iterator[None]:
         tokens = media.tokens([prompt])
@@ -240,13 +262,28 @@ class AnswerEngine:
         self.stats.new_tokens += len(answer.token_ids)
         return answer.answer()
 
+    def _most_likely(self, prompt: Prompt, likelihoods: Sequence[float], media: EncodedMedia) -> Answer:
+        """The answer of a prompt whose options are compared: the first of the most likely ones."""
+        if not all(map(isfinite, likelihoods)):
+            return failure(prompt.example.id, not_finite(self.model, 0, media.not_finite()))
+        self.stats.questions += 1
+        text, ids = prompt.options[max(range(len(likelihoods)), key=likelihoods.__getitem__)]
+        return Answer(prompt.example.id, text, ids, "option", likelihoods=tuple(likelihoods))
+
     def _batches(self, prompts: list[Prompt], shared: int, prefix: Prefix) -> Iterator[list[Prompt]]:
+        """Batches of questions of one kind: generated, or with options, each of which is one of the batch."""
+        for options in (False, True):
+            if alike := [prompt for prompt in prompts if bool(prompt.options) is options]:
+                yield from self._batches_alike(alike, shared, prefix)
+
+    def _batches_alike(self, prompts: list[Prompt], shared: int, prefix: Prefix) -> Iterator[list[Prompt]]:
         plans = [self._plan(prompt, shared, prefix) for prompt in prompts]
         longest = max(count for plan in plans for [count] in plan.counts)
         stored = max(plan.mean_tokens() for plan in plans) + max(prompt.max_new_tokens for prompt in prompts)
         bytes_each = stored * key_value_bytes(self.model.config.text_config, self.model.language_model.dtype)
         in_memory = int(device_memory(self.model.device) // 8 // bytes_each)
-        size = max(1, min(self.max_batch_questions, in_memory, MAX_QUESTION_TOKENS // longest))
+        copies = max((len(prompt.options) for prompt in prompts), default=0) or 1
+        size = max(1, min(self.max_batch_questions, in_memory, MAX_QUESTION_TOKENS // longest) // copies)
         for begin in range(0, len(prompts), size):
             yield prompts[begin : begin + size]
 

@@ -23,11 +23,13 @@ class Prompt:
         example: ids with expanded placeholders, ending with the open answer; its id is the id of the request.
         media_end: number of ids up to and including the last media token; 0 without media.
         max_new_tokens: largest number of tokens of this answer, at least 1.
+        options: answers whose likelihoods are compared, each as text and as token ids; none: the answer is generated.
     """
 
     example: Example
     media_end: int
     max_new_tokens: int
+    options: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     @property
     def ids(self) -> np.ndarray:

@@ -15,7 +15,7 @@ _NUMBERS: dict[str, Any] = {
     "top_k": int,
     "seed": int,
 }
-FinishReason = Literal["eos", "stop", "length", "error"]
+FinishReason = Literal["eos", "stop", "length", "option", "error"]
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,14 @@ class Request:
         question: text of the question. It may contain stream tags such as ``<video>``; if no turn contains a tag, the
             tags of all media are put before the first user turn.
         history: earlier turns of the conversation, user first.
+        options: answers of which the most likely one is taken; none: the answer is generated.
     """
 
     id: str
     media: tuple[MediaRef, ...]
     question: str
     history: tuple[Turn, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,12 @@ class Answer:
 
     Args:
         id: id of the request.
-        text: the reply without special tokens, surrounding white space and the stop text.
+        text: the reply without special tokens, surrounding white space and the stop text; or the most likely option.
         token_ids: all generated tokens, including an end-of-sequence token.
-        finish_reason: what ended the answer: end-of-sequence token, stop text, token limit, or error.
+        finish_reason: what ended the answer: end-of-sequence token, stop text, token limit, or error; "option" where
+            one of the request's options was taken.
         error: one line that says why there is no answer; None if there is an answer.
+        likelihoods: mean log-likelihood per token of each option of the request.
     """
 
     id: str
@@ -119,6 +123,7 @@ class Answer:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     error: str | None = None
+    likelihoods: tuple[float, ...] = ()
 
 
 @dataclass

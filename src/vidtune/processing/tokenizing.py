@@ -156,6 +156,14 @@ def encode(
     return Encoded(input_ids, labels, owners, media_tokens, masked, cut or text != whole)
 
 
+def answer_ids(answer: str, prompt: PromptFormat, tokenizer: ChunkTokenizer) -> list[int]:
+    """Ids of an answer behind a prompt with an open answer, without what ends it."""
+    frame = tokenizer.fitted(prompt).assistant
+    chunk = tokenizer(frame.before + frame.lead + answer)
+    begin = len(frame.before)
+    return [id for id, start in zip(chunk.ids, chunk.starts, strict=True) if start >= begin]
+
+
 @dataclass(frozen=True, slots=True)
 class _Units:
     """Units in which a prompt is cut: the tokens of its text, and the units of its media. Shape: (units,) int64 each

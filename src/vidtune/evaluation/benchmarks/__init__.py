@@ -17,6 +17,8 @@ PARTS = {
     "video_chatgpt_q1_twice": f"{_HERE}.video_chatgpt:VIDEO_CHATGPT_FIRST_TWICE",
     "videoref_bench": f"{_HERE}.videoref_bench:VIDEOREF_BENCH",
     "videoref_bench_whole": f"{_HERE}.videoref_bench:VIDEOREF_BENCH_WHOLE",
+    "mvbench": f"{_HERE}.multiple_choice.mvbench:MVBENCH",
+    "mvbench_lmms_eval": f"{_HERE}.multiple_choice.mvbench:MVBENCH_LMMS_EVAL",
     "world_qa": f"{_HERE}.world:WORLD_QA",
     "world_targets": f"{_HERE}.world:WORLD_TARGETS",
     "world_events": f"{_HERE}.world:WORLD_EVENTS",

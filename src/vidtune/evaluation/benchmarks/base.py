@@ -45,6 +45,7 @@ class Benchmark(ABC):
         version: of the rules; a new one makes another protocol.
         lookup: where the videos are in the folder of the set.
         generation: how answers are decoded.
+        record_of: name of the benchmark whose questions it asks by other rules; empty: they are its own.
         points_of: question types of which only the average score is published, of each; none: accuracy and average
             score over all questions.
     """
@@ -57,6 +58,7 @@ class Benchmark(ABC):
     version: int = 1
     lookup: FileLookup
     generation: GenerationRules = GenerationRules()
+    record_of: str = ""
     points_of: tuple[str, ...] = ()
 
     @abstractmethod

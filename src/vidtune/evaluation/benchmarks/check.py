@@ -152,7 +152,9 @@ def _oddities(question: Question) -> Iterator[str]:
     if _TAG.search(question.question):
         yield "questions that contain a media tag"
     answer = question.answer
-    if not str(answer).strip():
+    if question.options and not answer:
+        yield "answers that are none of the options"
+    elif not str(answer).strip():
         yield "empty answers"
     elif question.reference is None and len(str(answer)) > _LONGEST_ANSWER:
         yield f"answers of more than {_LONGEST_ANSWER} characters"

@@ -12,6 +12,7 @@ from typing import Any
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.metrics.base import TaskValues
 from vidtune.evaluation.outcome import Metric
+from vidtune.evaluation.protocol import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,10 @@ class Measured:
 
 class MeasuredBenchmark(Benchmark):
     """A test set whose answers metrics score."""
+
+    def under(self, protocol: Protocol) -> "MeasuredBenchmark":
+        """Returns the benchmark as it scores a run with these rules; the rules of few benchmarks change a value."""
+        return self
 
     @property
     @abstractmethod

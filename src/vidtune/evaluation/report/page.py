@@ -16,7 +16,7 @@ from vidtune.evaluation.outcome import Outcome
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.report.frame_strip import frame_strip
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.scores.comparison import Comparison, compare_runs
+from vidtune.evaluation.scores.comparison import Comparison, compare_runs, test_set_of
 from vidtune.evaluation.scores.score import METRICS, Score
 from vidtune.evaluation.scores.score_file import read_current_score
 from vidtune.evaluation.scores.score_lines import answers_text, counts_text
@@ -80,7 +80,7 @@ class RunGroup:
 
     Args:
         judge: name of the judge whose verdicts are shown, or "metrics".
-        measured: question types have metrics of their own.
+        measured: metrics scored the runs, or question types have values of their own.
         runs, labels, main_scores: the runs that this judge has scored, their names on the page and their scores.
         scores: (label, score) of every run by every judge.
         types: question types of ``main_scores``.
@@ -140,7 +140,7 @@ def build_report(
     labels = _labels([run.path for run in folders])
     grouped: dict[tuple[str, str], list[int]] = {}
     for number, run in enumerate(folders):
-        grouped.setdefault((run.info.benchmark, run.info.data.fingerprint), []).append(number)
+        grouped.setdefault((test_set_of(run), run.info.data.fingerprint), []).append(number)
     groups = [
         _group([folders[n] for n in numbers], [labels[n] for n in numbers], judge, max_samples, frames)
         for numbers in grouped.values()
@@ -173,7 +173,7 @@ def _group(
     return RunGroup(
         title=BENCHMARKS[name].title if name in BENCHMARKS else name,
         judge=judge,
-        measured=any(score.overall is None for score in main_scores),
+        measured=any(score.measured or score.overall is None for score in main_scores),
         runs=tuple(run for run, _ in judged),
         labels=tuple(label for _, label in judged),
         scores=tuple(

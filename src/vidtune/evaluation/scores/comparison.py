@@ -11,6 +11,7 @@ from vidtune.evaluation.outcome import Metric, Outcome, ScoreSource, rows_of
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.scoring import source_for
 from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate
+from vidtune.registry import BENCHMARKS
 
 Pair = tuple[Outcome, Outcome]
 
@@ -108,8 +109,14 @@ def compare_runs(first: Path, second: Path, judge: str = DEFAULT_JUDGE) -> Compa
     )
 
 
+def test_set_of(run: RunFolder) -> str:
+    """Name of the test set that a run was asked; other rules ask the same questions under another name."""
+    name = run.info.benchmark
+    return BENCHMARKS[name].record_of or name if name in BENCHMARKS else name
+
+
 def _require_same_questions(one: RunFolder, two: RunFolder) -> None:
-    if one.info.benchmark != two.info.benchmark:
+    if test_set_of(one) != test_set_of(two):
         raise UserError(
             f"{one.path} is {one.info.benchmark}, {two.path} is {two.info.benchmark}; compare runs of one benchmark"
         )
@@ -128,7 +135,8 @@ def _compared(metrics: Sequence[Metric], outcomes: Sequence[Outcome]) -> list[tu
     """(metric, question type): every metric over the questions it is defined on, then the common ones per type."""
     there = {outcome.type for outcome in outcomes if outcome.type is not None}
     own = [(metric, metric.type) for metric in metrics if metric.type is None or metric.type in there]
-    return [*own, *((metric, kind) for kind in sorted(there) for metric in metrics if metric.type is None)]
+    common = [metric for metric in metrics if metric.type is None and not metric.of_all]
+    return [*own, *((metric, kind) for kind in sorted(there) for metric in common)]
 
 
 def _difference(metric: Metric, kind: str | None, pairs: Sequence[Pair]) -> ValueDifference:
@@ -149,8 +157,8 @@ def _agreement(metrics: Sequence[Metric], pairs: Sequence[Pair]) -> Agreement | 
     metric = next((metric for metric in metrics if metric.right_or_wrong), None)
     if metric is None:
         return None
-    both = [[outcome.official.get(metric.name) for outcome in pair] for pair in pairs]
-    said = [(first[0] > 0, second[0] > 0) for first, second in both if first is not None and second is not None]
+    both = [[outcome.official.get(metric.name, (0, 0)) for outcome in pair] for pair in pairs]
+    said = [(first[0] > 0, second[0] > 0) for first, second in both if first[1] and second[1]]
     return Agreement(
         both_right=said.count((True, True)),
         only_first=said.count((True, False)),

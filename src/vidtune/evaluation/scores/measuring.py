@@ -36,8 +36,8 @@ class Measurements(ScoreSource):
 
     def __init__(self, run: RunFolder, benchmark: MeasuredBenchmark) -> None:
         self.run = run
-        self.benchmark = benchmark
-        self.metrics = benchmark.metrics
+        self.benchmark = benchmark.under(run.info.protocol)
+        self.metrics = self.benchmark.metrics
 
     def collect(self, progress: bool) -> Collected:
         ledger = ledger_of(self.run)
@@ -155,11 +155,11 @@ def _values(scored: Mapping[str, TaskValues[int]], metrics: Sequence[Metric]) ->
 def _computed(
     scored: Mapping[str, TaskValues[int]], metrics: Sequence[Metric]
 ) -> Iterator[tuple[Metric, TaskValues[int]]]:
-    """The metrics that could be computed, each with the values of its question type."""
+    """The metrics that could be computed, each with the values of its question type, or of every one."""
     for metric in metrics:
-        task = scored.get(metric.type) if metric.type is not None else None
-        if task is not None and metric.name in task.metrics:
-            yield metric, task
+        for kind, task in scored.items():
+            if metric.type in (None, kind) and metric.name in task.metrics:
+                yield metric, task
 
 
 def _record(outcome: Outcome) -> dict[str, Any]:

@@ -147,6 +147,11 @@ class Score(BaseModel):
         return self.judge == METRICS
 
     @property
+    def parts(self) -> tuple[ScoreGroup, ...]:
+        """All questions, where they have values together, then the question types."""
+        return (*((self.overall,) if self.overall is not None else ()), *self.groups)
+
+    @property
     def coverage(self) -> float:
         """Share of the run's questions that are in the official values, 0 to 1."""
         parts = self.groups if self.overall is None else (self.overall,)
@@ -176,7 +181,7 @@ class Score(BaseModel):
 
     @property
     def accuracy(self) -> float | None:
-        """Official accuracy over all questions, 0 to 1; None when it cannot be computed, or metrics score the run."""
+        """Official accuracy over all questions, 0 to 1; None when it cannot be computed, or there is none."""
         found = self._accuracy
         return None if found is None else found.value
 
@@ -189,7 +194,8 @@ class Score(BaseModel):
     @property
     def _accuracy(self) -> Estimate | None:
         values = () if self.overall is None else self.overall.values
-        return next((value.official for value in values if value.name == "accuracy"), None)
+        found = next((value.official for value in values if value.name == "accuracy"), None)
+        return found.scaled(0.01) if found is not None and self.measured else found
 
     def __str__(self) -> str:
         """The score as the commands print it."""
@@ -199,7 +205,7 @@ class Score(BaseModel):
         """The score as a table, for notebooks."""
         rows = [
             _html_row("all" if group.type is None else group.type, group, value)
-            for group in ((self.overall,) if self.overall else ()) + self.groups
+            for group in self.parts
             for value in group.values
         ]
         without = "".join(f", without {name}" for name in self.without)

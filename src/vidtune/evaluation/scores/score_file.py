@@ -1,8 +1,9 @@
 """Files of scores, ``scores/<judge>.json``: the layout in which a `Score` is stored.
 
 A score over all questions is stored as ``overall`` and ``by_type``, each with flat values (``accuracy``,
-``strict_accuracy``, ...). A score whose question types have metrics of their own is stored as ``tasks``, each with a
-list of ``metrics``. Both layouts are those of the first version of this package.
+``strict_accuracy``, ...). One by metrics, or whose question types have metrics of their own, is stored as ``tasks``,
+each with a list of ``metrics``; all tasks together, where they have common metrics, as ``overall`` beside them. Both
+layouts are those of the first version of this package.
 """
 
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ _LATER_COUNTS = (
     "similar",
 )
 """Counts that the first version did not know; one of 0 is not stored."""
-_LATER_OF_TASKS = ("unjudged", *(name for name in _LATER_COUNTS if name not in _TASK_COUNTS.values()))
+_LATER_OF_TASKS = ("yes", "no", "unjudged", *(name for name in _LATER_COUNTS if name not in _TASK_COUNTS.values()))
 _STRICT, _PUBLISHED = "strict_", "published_"
 
 
@@ -83,7 +84,7 @@ def score_record(score: Score) -> dict[str, Any]:
         "judge": score.judge,
         **({"answers": score.answers} if score.answers is not None else {}),
     }
-    if score.overall is None:
+    if score.overall is None or score.measured:
         return header | {
             "measuring": score.identity,
             "intervals": score.intervals,
@@ -91,6 +92,7 @@ def score_record(score: Score) -> dict[str, Any]:
             **({"duplicates": score.duplicates} if score.duplicates else {}),
             **_reasons(score),
             "left_out": score.left_out,
+            **({"overall": _task_record(score.overall)} if score.overall is not None else {}),
             "tasks": [_task_record(group) for group in score.groups],
         }
     return header | {
@@ -118,7 +120,7 @@ def score_of(record: Mapping[str, Any]) -> Score:
             left_out=record["left_out"],
             unanswered=sum(group.unanswered for group in groups),
             duplicates=record.get("duplicates", 0),
-            overall=None,
+            overall=_task_of(record["overall"]) if "overall" in record else None,
             groups=groups,
         )
     return Score(

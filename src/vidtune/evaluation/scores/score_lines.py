@@ -14,7 +14,8 @@ def score_lines(score: "Score") -> Iterator[str]:
     """Yield the values of a run with their intervals, and what is not in them."""
     yield _title(score)
     if score.overall is not None:
-        yield from _overall_lines(score.overall)
+        measured = score.measured
+        yield from _task_lines(score.overall, score.left_out) if measured else _overall_lines(score.overall)
     for group in score.groups:
         yield from _task_lines(group, score.left_out) if score.overall is None else _type_lines(group)
     if score.overall is not None and score.overall.reason:
@@ -80,7 +81,7 @@ def _task_lines(group: "ScoreGroup", without: Mapping[str, str]) -> Iterator[str
     """The values of a question type that has metrics of its own, with the strict value where it differs."""
     notes = ", ".join(filter(None, (counts_text(group), answers_text(group))))
     coverage = f"{group.scored} of {group.questions} answered, {group.videos} videos"
-    yield f"  {group.type}: {coverage}{'; ' if notes else ''}{notes}"
+    yield f"  {group.type or 'all'}: {coverage}{'; ' if notes else ''}{notes}"
     for value in group.values:
         if value.name not in without:
             published = "" if value.published is None else f"  as published {value.published:.2f}"

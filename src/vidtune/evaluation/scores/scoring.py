@@ -132,12 +132,12 @@ def _types(metrics: Sequence[Metric], outcomes: Sequence[Outcome]) -> list[str]:
 def _group(kind: str | None, source: ScoreSource, collected: Collected) -> ScoreGroup:
     """The values of one question type, or of all questions."""
     mine = [outcome for outcome in collected.outcomes if kind in (None, outcome.type)]
-    metrics = [metric for metric in source.metrics if metric.type is None or metric.type == kind]
+    metrics = [one for one in source.metrics if one.type == kind or (one.type is None and not one.of_all)]
     right, decided = 0, 0
     for metric in metrics:
         if metric.type is None and metric.right_or_wrong:
-            said = [outcome.official[metric.name][0] for outcome in mine if metric.name in outcome.official]
-            right, decided = int(sum(said)), len(said)
+            said = [outcome.official[metric.name] for outcome in mine if metric.name in outcome.official]
+            right, decided = (int(sum(row[place] for row in said)) for place in (0, 1))
     entries = [outcome.entry for outcome in mine]
     asked, judged = Counter(entry.asking for entry in entries), Counter(entry.judging for entry in entries)
     return ScoreGroup(

@@ -1,0 +1,1 @@
+"""Benchmarks whose questions name their options: the model picks one."""
