@@ -145,7 +145,7 @@ class Branches:
 
     @torch.inference_mode()
     def keep(self, prompts: Sequence[int]) -> None:
-        """Keep only these questions, given by their indices in the batch; drop all others."""
+        """Keep only these questions, given by their indices in the batch; one that is named twice is copied."""
         self.lengths = [[lengths[i] for i in prompts] for lengths in self.lengths]
         self.positions = [self.positions[i] for i in prompts]
         self.layers = {i: (keys[prompts], values[prompts]) for i, (keys, values) in self.layers.items()}

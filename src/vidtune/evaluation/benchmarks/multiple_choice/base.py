@@ -87,7 +87,7 @@ class MultipleChoice(MeasuredBenchmark):
     choices: ChoiceRules
     reads: str
     lookup: FileLookup
-    generation: GenerationRules = GenerationRules(max_new_tokens=16)
+    generation: GenerationRules = field(default_factory=lambda: GenerationRules(max_new_tokens=16))
     counts_empty: bool = True
     guesses: bool = False
     mean: Literal["by questions", "of tasks"] | None = None
