@@ -59,6 +59,7 @@ OTHER_VALUES: dict[str, Any] = {
     "stages.prompt": "plain",
     "stages.media": {"video": {"num_frames": 3}},
     "stages.sizes": {"towers.image": {"feature_layer": -1}},
+    "stages.objective": "align",
     "stages.order": "sequential",
     "stages.schedule": "linear",
     "stages.warmup": 0.5,

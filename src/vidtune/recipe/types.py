@@ -59,7 +59,7 @@ EXECUTION_SETTINGS = (
 OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features", "packages"}
 # Keys of a recipe, a stage and a data source that were added later: a fingerprint contains them only if they are set.
 LATER_KEYS = ("revision",)
-LATER_STAGE_KEYS = ("sizes",)
+LATER_STAGE_KEYS = ("sizes", "objective")
 LATER_SOURCE_KEYS = ("format", "sampling", "roots", "missing_sets")
 
 
@@ -191,6 +191,9 @@ class Stage(Settings):
             of a group means all components of the group. "language_model.added_tokens", named in full: only the rows of
             the tokens that the system adds.
         data: data sources, concatenated in this order.
+        objective: what the stage minimises. None: the cross-entropy of the answers. "align": how badly the embeddings
+            of a sample's media tell which tokens its answers have; only towers and connectors train, and the language
+            model does not run (:mod:`vidtune.models.caption_words`).
         epochs: number of passes over the data; may be a fraction.
         max_steps: number of optimizer steps; None: ``epochs`` decides.
         global_batch_size: number of samples per optimizer step, over all ranks and micro-batches.
@@ -227,6 +230,7 @@ class Stage(Settings):
     from_: FilePath | None = Field(default=None, alias="from")
     train: dict[ComponentGlob, Train] = Field(min_length=1)
     data: tuple[DataSource, ...] = Field(min_length=1)
+    objective: Literal["align"] | None = None
     epochs: float = Field(default=1.0, gt=0, le=1e5)
     max_steps: int | None = Field(default=None, gt=0)
     global_batch_size: int = Field(gt=0)

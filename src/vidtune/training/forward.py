@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vidtune.models.caption_words import told_words_loss
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import IGNORED, Batch
 
@@ -14,9 +15,9 @@ class PackLosses(NamedTuple):
     """Losses of one pack, with S distilled streams.
 
     Args:
-        total: scalar to differentiate: summed cross-entropy plus each alignment loss times its factor.
-        terms: (1 + S,) float32, the plain sums: cross-entropy over supervised tokens, then the alignment loss of each
-            stream over its frames.
+        total: scalar to differentiate: summed loss plus each alignment loss times its factor.
+        terms: (1 + S,) float32, the plain sums: loss over supervised tokens (over words where a stage aligns), then the
+            alignment loss of each stream over its frames.
         frames: number of aligned frames of each stream.
     """
 
@@ -31,11 +32,16 @@ class PackForward(nn.Module):
     Args:
         model: the model; its trained parts are float32.
         precision: "float32", or "bfloat16" for autocast.
+        log_odds: of the tokens of the vocabulary, in a stage that aligns media with words; None: the loss is the
+            cross-entropy of the answers.
     """
 
-    def __init__(self, model: VideoLM, precision: str) -> None:
+    log_odds: Tensor | None
+
+    def __init__(self, model: VideoLM, precision: str, log_odds: Tensor | None = None) -> None:
         super().__init__()
         self.model = model
+        self.register_buffer("log_odds", None if log_odds is None else log_odds.to(model.device), persistent=False)
         self.autocast = precision == "bfloat16"
 
     def forward(self, batch: Batch, factors: Mapping[str, float] | None = None) -> PackLosses:
@@ -45,7 +51,10 @@ class PackForward(nn.Module):
             factors: stream -> factor of its alignment loss, for each distilled stream.
         """
         with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            text, aligned = self.model.loss_terms(batch)
+            if self.log_odds is None:
+                text, aligned = self.model.loss_terms(batch)
+            else:
+                text, aligned = told_words_loss(self.model, batch, self.log_odds), {}
         factors = factors or {}
         # A stream without a factor has factor zero: every backward pass reaches every trained weight.
         total = text + sum(factors.get(stream, 0.0) * loss for stream, (loss, _) in aligned.items())

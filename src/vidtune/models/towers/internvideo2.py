@@ -4,7 +4,7 @@ Clips and pictures have tables of positions of their own. Queries and keys are n
 each branch of a block is scaled by a learned vector.
 
 Legend: n clips, t frames of a clip, N patches of a frame, C width.
-Source: InternVideo2 (arXiv:2403.15377); as the encoder of VideoChat-Flash (arXiv:2501.00574).
+Source: InternVideo2 (arXiv:2403.15377); clips of four frames as in arXiv:2501.00574.
 """
 
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ Positions are one row of sines and cosines over all patches of a clip, frame by 
 14 x 14 patches and resized to other grids, so that the same weights read frames of any size.
 
 Legend: n clips, t frames of a clip, N patches of a frame, C width.
-Source: Unmasked Teacher (arXiv:2303.16058); as the encoder of VideoChat-Flash (arXiv:2501.00574).
+Source: Unmasked Teacher (arXiv:2303.16058); clips of four frames as in arXiv:2501.00574.
 """
 
 from dataclasses import dataclass

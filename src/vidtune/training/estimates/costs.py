@@ -8,7 +8,7 @@ Legend: n tokens of one example, D language-model width.
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -91,6 +91,11 @@ class StageCosts:
     teachers: Mapping[str, Cost] = field(default_factory=dict)
     aligned: Mapping[str, Cost] = field(default_factory=dict)
     teacher_weights: int = 0
+
+    def of_media_alone(self) -> "StageCosts":
+        """Returns the costs where towers and connectors run, but not the language model."""
+        nothing = Cost(0.0, 0.0)
+        return replace(self, token=nothing, squared_token=0.0, supervised=nothing)
 
 
 def stage_costs(

@@ -64,10 +64,16 @@ class StepFlops:
         config: VideoLMConfig,
         trained: Mapping[str, Train],
         teachers: Mapping[str, TowerConfig] | None = None,
+        answers: bool = True,
     ) -> "StepFlops | None":
-        """Returns the counter of a stage, see :func:`stage_costs`; None for a model that cannot be counted."""
+        """Returns the counter of a stage, see :func:`stage_costs`; None for a model that cannot be counted.
+
+        Args:
+            answers: whether the language model runs.
+        """
         try:
-            return cls(stage_costs(config, trained, "float32", teachers))
+            costs = stage_costs(config, trained, "float32", teachers)
+            return cls(costs if answers else costs.of_media_alone())
         except RuntimeError:
             return None
 

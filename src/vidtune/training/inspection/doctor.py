@@ -180,7 +180,8 @@ class _Steps:
     def __init__(self, setup: StageSetup, device: torch.device) -> None:
         stage = setup.stage
         self._device = device
-        self._step = ParallelForward(PackForward(setup.model, stage.precision), stage, Ranks(ProcessPlace(), device))
+        forward = PackForward(setup.model, stage.precision, setup.log_odds)
+        self._step = ParallelForward(forward, stage, Ranks(ProcessPlace(), device))
         groups = parameter_groups(setup.model, setup.trained, stage.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, betas=stage.betas, eps=1e-8, fused=True)
         self._parameters = [parameter for group in groups for parameter in group["params"]]

@@ -177,6 +177,8 @@ def rank_memory(recipe: Recipe, config: VideoLMConfig, planned: StageForecast) -
     teachers = {stream: teacher_config(recipe, stream) for stream in recipe.distillation}
     try:
         costs = stage_costs(config, trained, stage.precision, teachers)
+        if stage.objective == "align":
+            costs = costs.of_media_alone()
     except RuntimeError:
         return None
     return estimate_memory(

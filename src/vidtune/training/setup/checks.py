@@ -17,7 +17,7 @@ def check_stages(recipe: Recipe) -> None:
 
     Raises:
         UserError: no stages, a missing annotation file or package, a folder without annotations, an unknown prompt
-            format, weights that cannot be quantised.
+            format, weights that cannot be quantised, a component that the objective does not train.
     """
     if not recipe.stages:
         raise UserError("the recipe has no stages: there is nothing to train")
@@ -25,8 +25,19 @@ def check_stages(recipe: Recipe) -> None:
     for stage in recipe.stages:
         prompt_name(recipe, stage)
         check_quantization(stage)
+        _check_objective(stage)
         for source in stage.data:
             _check_paths(stage, source)
+
+
+def _check_objective(stage: Stage) -> None:
+    """Raise UserError where a stage that aligns media with words trains what takes no part in it."""
+    others = [glob for glob in stage.train if glob.partition(".")[0] not in ("towers", "connectors")]
+    if stage.objective == "align" and others:
+        raise UserError(
+            f"stage {stage.name!r}: objective: align trains towers and connectors; the language model does not run; "
+            f"remove train.{others[0]}"
+        )
 
 
 def chosen_stages(recipe: Recipe, name: str | None) -> tuple[Stage, ...]:

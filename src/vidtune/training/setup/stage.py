@@ -3,17 +3,20 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vidtune.checkpoints.lora.bundle import Base
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.media.probe import ProbeCache
+from vidtune.models.caption_words import word_log_odds
+from vidtune.models.config import VideoLMConfig
 from vidtune.models.resizing import with_sizes
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.lengths import ExampleMaker
 from vidtune.planning.plan import StagePlan
-from vidtune.processing.batch import Example
+from vidtune.processing.batch import IGNORED, Example
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage, Train
 from vidtune.training.ranks.group import ProcessPlace, Ranks
@@ -25,6 +28,9 @@ from vidtune.training.setup.stage_data import StageData, open_stage_data
 from vidtune.training.setup.starting_model import StageModel, load_stage_model, sizes_of
 from vidtune.training.setup.stored_features import StoredFeatures, store_folder
 from vidtune.training.setup.teaching import Teachers
+
+COUNTED_SAMPLES = 512
+"""Samples of which the words are counted, to know how common each is."""
 
 
 @dataclass
@@ -43,6 +49,7 @@ class StageSetup:
         base, base_sample, adapted: see :class:`StageModel`.
         teachers: teachers that the stage distils from, on the CPU.
         stored: features that are read from the feature store, and written to it.
+        log_odds: of each token to be in an answer, (V,), in a stage that aligns media with words; else None.
     """
 
     recipe: Recipe
@@ -59,6 +66,7 @@ class StageSetup:
     adapted: dict[str, list[str]] = field(default_factory=dict)
     teachers: Teachers = field(default_factory=Teachers)
     stored: StoredFeatures = field(default_factory=StoredFeatures)
+    log_odds: Tensor | None = None
 
     @property
     def result_needs_frozen(self) -> bool:
@@ -119,6 +127,7 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None, p
         adapted=prepared.adapted,
         teachers=teachers,
         stored=stored,
+        log_odds=_log_odds(data, config) if stage.objective == "align" else None,
     )
 
 
@@ -137,6 +146,13 @@ def _open_data(
         if is_main and not (has_record(out / stage.name) and has_begun):
             record_contents(out / stage.name, stage, data.table)
         return data, exclusions
+
+
+def _log_odds(data: StageData, config: VideoLMConfig) -> Tensor:
+    """Log-odds of each token to be in an answer, by some of the samples."""
+    looked_at = np.unique(np.linspace(0, len(data.table) - 1, COUNTED_SAMPLES).round().astype(int))
+    labels = (np.asarray(data.example(int(index), 0).labels) for index in looked_at)
+    return word_log_odds([ids[ids != IGNORED].tolist() for ids in labels], config.text_config.vocab_size)
 
 
 def _open_store(

@@ -1,0 +1,37 @@
+"""Alignment by words: the loss against sums made by hand."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+
+from vidtune.models.caption_words import SCALE, word_log_odds, word_loss
+
+
+def test_log_odds_count_the_examples_that_have_a_token() -> None:
+    found = word_log_odds([[3, 3, 1], [1], [], [2, 1]], 5)
+    share = torch.tensor([0.5, 3.5, 1.5, 1.5, 0.5]) / 5
+    torch.testing.assert_close(found, torch.log(share / (1 - share)))
+
+
+def test_loss_equals_a_loop_over_examples_and_tokens() -> None:
+    generator = torch.Generator().manual_seed(0)
+    media = [torch.randn(number, 6, generator=generator) for number in (3, 1, 4)]
+    table, log_odds = torch.randn(7, 6, generator=generator), torch.randn(5, generator=generator)
+    told = torch.tensor([[1, 0, 0, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.float32)
+    expected = 0.0
+    for example, words in zip(media, told, strict=True):
+        for token in range(5):
+            each = [math.exp(float(row @ table[token]) * SCALE / math.sqrt(6)) for row in example]
+            logit = torch.tensor(math.log(sum(each) / len(each)) + float(log_odds[token]))
+            expected -= float(logsigmoid(logit if words[token] else -logit))
+    assert float(word_loss(media, told, table, log_odds)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_embedding_that_tells_a_word_is_enough() -> None:
+    table, log_odds, told = torch.eye(2), torch.zeros(2), torch.tensor([[1.0, 0.0]])
+    silent = torch.zeros(4, 2)
+    telling = silent.clone()
+    telling[2, 0] = 9.0
+    assert word_loss([telling], told, table, log_odds) < 0.75 * word_loss([silent], told, table, log_odds)
