@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vidtune.data.sample import MediaRef
 from vidtune.features.cache import FeatureCache
 from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.models.condensing import condensed
 from vidtune.models.config import VideoLMConfig
 from vidtune.processing.stream_settings import condenses
 
@@ -67,14 +68,17 @@ class TowerStream:
         values = [item.to(weight.dtype) for item in items]
         with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
             options = {"taps": self.taps} if self.taps else {}
-            features = list(self.tower(values if self.takes_lists else torch.stack(values), **options))
+
+            def run(parts: Sequence[Tensor]) -> list[Tensor]:
+                return list(self.tower(list(parts) if self.takes_lists else torch.stack(list(parts)), **options))
+
             if not condenses(self.connector):
-                return features
-            given = [{} for _ in features] if extras is None else extras
-            return self.connector.condense(
-                features,
-                [{name: torch.as_tensor(extra).to(weight.device) for name, extra in each.items()} for each in given],
-            )
+                return run(values)
+            given = [
+                {name: torch.as_tensor(extra).to(weight.device) for name, extra in each.items()}
+                for each in (extras or [{} for _ in values])
+            ]
+            return condensed(self.tower, run, self.connector, values, given)
 
 
 @dataclass(frozen=True)

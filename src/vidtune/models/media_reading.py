@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vidtune.errors import UserError, foreign
+from vidtune.models.condensing import condensed
 from vidtune.models.language_model.layer_call import MediaTokens, split_levels
 from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.models.part_output import checked, fits, in_words
@@ -52,17 +53,20 @@ class MediaReading:
         taps, config = self.config.taps(stream), self.config.tower(parts["tower"])
         what = f"tower type {self.config.towers[parts['tower']].get('type')!r}"
         shape = (*([len(taps)] if taps else ()), None, config.hidden_size)
+
+        def run(items: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
+            with foreign(what):
+                output = self._run_tower(tower, items, taps)
+            return checked(what, output, len(items), shape)
+
         with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(tower)):
-            with foreign(what):
-                output = self._run_tower(tower, values, taps)
-            features = checked(what, output, len(values), shape)
             if not condenses(connector):
-                return features
-            what, part = f"connector type {self.config.connectors[parts['connector']]['type']!r}", cast(Any, connector)
-            with foreign(what):
+                return run(values)
+            kind, part = f"connector type {self.config.connectors[parts['connector']]['type']!r}", cast(Any, connector)
+            with foreign(kind):
                 standard = part.condensed_shape((*shape[:-2], config.num_tokens(config.input_shape()), shape[-1]))
-                condensed = part.condense(list(features), extras or [{} for _ in features])
-            return checked(f"{what}: condense", condensed, len(features), (*(None for _ in standard[1:]), standard[-1]))
+                blocks = condensed(tower, run, part, values, extras or [{} for _ in values])
+            return checked(f"{kind}: condense", blocks, len(values), (*(None for _ in standard[1:]), standard[-1]))
 
     def _run_tower(
         self, tower: nn.Module, values: Tensor | Sequence[Tensor], taps: tuple[int, ...]

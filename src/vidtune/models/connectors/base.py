@@ -29,6 +29,8 @@ class ConnectorConfig(Protocol):
       it runs once per item. ``condensed_shape(shape)`` tells the shape of that, and ``condensing`` is a tuple of the
       names of the sizes that it depends on: they belong to the identity of stored features, and a stream may change
       them (``connector_settings`` of :class:`VideoLMConfig`).
+    - ``part_tokens``: number of features that ``condense`` treats alone. A long item is then encoded and condensed in
+      parts, so that its memory stays bounded. None, or where it is missing: an item is condensed as a whole.
     - ``extras``: shapes of the extras that it needs of an item, by name; None is any length from 1. Only where it
       takes items or condenses.
     - ``grid(grid)``: frames, rows and columns of the embeddings of an item whose features stand in ``grid``.

@@ -69,6 +69,11 @@ class TokenMergingConfig:
     def extras(self) -> dict[str, tuple[int, ...]]:
         return {"tiles": (2,)} if self.tiled else {}
 
+    @property
+    def part_tokens(self) -> int | None:
+        """Number of features that are condensed alone; None: an item is condensed as a whole."""
+        return None if self.tiled else self.group_tokens
+
     def condensed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the merged features. (N, C) -> (N / G * M, C)"""
         if len(shape) != 2 or not shape[0] or shape[0] % self.group_tokens:

@@ -58,6 +58,8 @@ class Tower(Protocol):
     """Encoder of one medium.
 
     A tower with ``takes_lists = True`` also takes a list of items of different shapes, and returns a list of (N, C).
+    One that takes lists and has ``parts_of(item, group)`` cuts a long item into items that it can encode alone, each of
+    whole groups of ``group`` features and about ``tokens_at_once`` features, see :mod:`vidtune.models.condensing`.
 
     Shape: (B, *item) -> (B, N, C)
     """

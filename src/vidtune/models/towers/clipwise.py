@@ -121,6 +121,24 @@ class ClipwiseTower(nn.Module):
         clips = clips.unflatten(-3, (-1, frames)).movedim(-4, -5)
         return clips.reshape(number, 3, frames, *item.shape[-2:]) if item.dim() == 5 else clips
 
+    @property
+    def tokens_at_once(self) -> int:
+        """Most tokens that run together."""
+        return TOKENS_AT_ONCE
+
+    def parts_of(self, item: Tensor, group: int) -> list[Tensor]:
+        """An item cut into parts that can be encoded alone, each of whole groups of ``group`` features.
+
+        Shape: item -> list of (clips, 3, t, S, S); the features of the parts, one after the other, are those of the
+            item
+        """
+        clips = self.clips_of(item)
+        tokens = clips.shape[2] * self.config.tokens_per_frame
+        if group % tokens and tokens % group:
+            return [item]
+        step = max(1, group // tokens)
+        return list(clips.split(max(step, TOKENS_AT_ONCE // tokens // step * step)))
+
     def forward(self, values: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
         cut = [self.clips_of(item) for item in values]
         features: list[Tensor] = [torch.empty(0)] * len(cut)
