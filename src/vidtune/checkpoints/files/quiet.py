@@ -23,9 +23,9 @@ def without_progress_bar() -> Iterator[None]:
 def without_load_report() -> Iterator[None]:
     """Hide the table of weights that were drawn; who loads a model reports them by their names."""
     logger = standard_logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(standard_logging.ERROR)
+    shown = logger.disabled
+    logger.disabled = True  # not a higher level, at which transformers looks for weights that it did not shard
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.disabled = shown
