@@ -31,6 +31,7 @@ class MediaRef:
         start, end: seconds of the file between which the medium lies; None: from its start, to its end.
         fps: frames per second that the frames of the file are taken to have; None: those that it states. A folder of
             frames states none.
+        among: number of items of its stream in the prompt; told to a stream whose preprocessing depends on it, else 1.
     """
 
     stream: str
@@ -41,6 +42,7 @@ class MediaRef:
     start: float | None = None
     end: float | None = None
     fps: float | None = None
+    among: int = 1
 
     @property
     def part(self) -> Part | None:

@@ -84,6 +84,8 @@ class FeatureCache:
             asked.append(repr((ref.extras, ref.frames) if ref.frames else ref.extras))
         if ref.part is not None:
             asked.append(repr((ref.start, ref.end, ref.fps)))
+        if ref.among > 1:
+            asked.append(repr(ref.among))
         return "-".join([content, *(hashlib.sha256(one.encode()).hexdigest()[:16] for one in asked)])
 
     def find(self, ref: MediaRef) -> Tensor | None:

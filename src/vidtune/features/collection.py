@@ -32,7 +32,7 @@ from vidtune.features.identity import weights_hash
 from vidtune.features.shards import MappedShard, read_header, write_shard
 from vidtune.machine.files import remove_leftovers, write_text_atomically
 from vidtune.machine.records import RecordFollower, RecordWriter
-from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing, reads_extras
 from vidtune.models.config import VideoLMConfig
 from vidtune.processing.stream_settings import condenses
 
@@ -88,7 +88,7 @@ class CollectionSpec:
             connector: config of the connector; if it condenses, what it makes of the features is stored.
         """
         sizes = {"kind": type(config).__name__, **asdict(config), **({"taps": list(taps)} if taps else {})}
-        by_extras = hasattr(preprocessing, "load_item")
+        by_extras = reads_extras(preprocessing)
         if condenses(connector):
             deciding = {name: getattr(connector, name) for name in connector.condensing}
             sizes["condensed"] = {"kind": type(connector).__name__, **deciding}

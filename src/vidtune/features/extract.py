@@ -19,7 +19,7 @@ from vidtune.features.tower_stream import StreamReport, TowerStream, reads_alike
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.machine.records import read_records
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
-from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing, among
 
 WAITING_BYTES = 256 * 2**20
 """Maximum size of decoded items that wait for other items of their shape."""
@@ -165,7 +165,7 @@ class _Work:
         return _Requested(ref, key)
 
     def _preprocessing(self, requested: _Requested) -> Preprocessing:
-        return self._streams[requested.ref.stream].preprocessing
+        return among(self._streams[requested.ref.stream].preprocessing, requested.ref.among)
 
     def _take_error(self, ref: MediaRef, reason: str) -> None:
         if self._streams[ref.stream].preprocessing.output_shapes():

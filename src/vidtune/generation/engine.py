@@ -21,6 +21,7 @@ from vidtune.generation.shared_prefix import Branches, Prefix, check_language_mo
 from vidtune.generation.stopping import AnswerInProgress
 from vidtune.machine.memory import memory_limit
 from vidtune.media.pool import LoadJob, MediaPool
+from vidtune.media.preprocessing.kinds import among
 from vidtune.models.language_model.attention import rotary_limit
 from vidtune.models.language_model.layer_call import LayerCallPlan, plan_call
 from vidtune.models.video_lm import VideoLM
@@ -187,7 +188,7 @@ class AnswerEngine:
             for group in groups:
                 waiting.append(group)
                 for ref in group.media:
-                    steps = self.processor.streams[ref.stream].preprocessing
+                    steps = among(self.processor.streams[ref.stream].preprocessing, ref.among)
                     yield LoadJob(ref.path, steps, extras=ref.extras, frames=ref.frames, part=ref.part)
 
         for result in self._pool.load(jobs()):

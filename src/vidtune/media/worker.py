@@ -19,7 +19,14 @@ from vidtune.machine.memory import resident_bytes
 from vidtune.machine.shared_memory import SharedArrays
 from vidtune.media.clip_times import Part
 from vidtune.media.feature_file import is_feature_file, read_features
-from vidtune.media.preprocessing.kinds import Preprocessing, no_parts, parts_of, random_setting, reads_parts
+from vidtune.media.preprocessing.kinds import (
+    Preprocessing,
+    no_parts,
+    parts_of,
+    random_setting,
+    reads_extras,
+    reads_parts,
+)
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.registry import REGISTRIES, Registry
 
@@ -33,7 +40,7 @@ class LoadJob:
         preprocessing: makes the tensor; None reads the metadata only.
         seed: decides random transforms; None switches them off.
         second: makes a second tensor from the same decoded pixels, with the same random choices; None: no second one.
-        extras: numbers of the medium by name; dropped unless preprocessing has ``load_item``, which reads them.
+        extras: numbers of the medium by name; dropped unless preprocessing reads them.
         frames: names of files in the folder ``path`` that the extras tell of; dropped as the extras are.
         part: what of the file is read; None: the whole file.
     """
@@ -47,7 +54,7 @@ class LoadJob:
     part: Part | None = None
 
     def __post_init__(self) -> None:
-        if hasattr(self.preprocessing, "load_item"):
+        if reads_extras(self.preprocessing):
             return
         object.__setattr__(self, "extras", ())
         object.__setattr__(self, "frames", ())

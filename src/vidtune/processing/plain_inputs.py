@@ -10,6 +10,7 @@ import torch
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
+from vidtune.media.preprocessing.kinds import among
 from vidtune.media.worker import Loaded, LoadJob, execute
 from vidtune.processing.batch import Item, MediaSlot
 from vidtune.processing.readings import MediaReader
@@ -19,19 +20,25 @@ ReadItem = tuple[MediaRef, Measured, Loaded]
 """What one stream read of a media item: its file, what it becomes, and the values that its tower takes."""
 
 
-def read_item(reader: MediaReader, stream: str, item: Any) -> list[ReadItem]:
+def read_item(reader: MediaReader, stream: str, item: Any, number: int = 1) -> list[ReadItem]:
     """The readings of a path, or of decoded pixels, each with the values that its tower takes.
+
+    Args:
+        number: number of items of the stream in the prompt.
 
     Raises:
         UserError: the pixels are no uint8 RGB, ([T,] H, W, 3).
     """
     if not isinstance(item, str | Path):
         settings = reader.streams[stream]
-        array = settings.preprocessing.apply(_pixels(stream, item)).numpy()
-        return [(MediaRef(stream, ""), settings.measure(array.shape), Loaded(array))]
+        pixels, steps = _pixels(stream, item), among(settings.preprocessing, number)
+        array = steps.apply(pixels).numpy()
+        extras = steps.extras_of(pixels) if hasattr(steps, "extras_of") else None
+        return [(MediaRef(stream, ""), settings.measure(array.shape), Loaded(array, None, extras))]
     found = []
-    for ref, measured in reader.readings(MediaRef(stream, str(item))):
-        preprocessing = reader.streams[ref.stream].preprocessing
+    [counted, *_] = reader.counted([MediaRef(stream, str(item))] * number)
+    for ref, measured in reader.readings(counted):
+        preprocessing = among(reader.streams[ref.stream].preprocessing, ref.among)
         loaded = execute(LoadJob(ref.path, preprocessing, extras=ref.extras, frames=ref.frames, part=ref.part))
         assert isinstance(loaded, Loaded)
         found.append((ref, measured, loaded))

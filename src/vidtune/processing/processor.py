@@ -196,7 +196,7 @@ class VideoLMProcessor(ProcessorMixin):
         try:
             format_, streams = self.prompt_format(prompt), [ref.stream for ref in sample.media]
             check_media(sample.media, self.streams, self.system, format_, limit=supervise)
-            readings = [self._reader.readings(ref) for ref in sample.media]
+            readings = [self._reader.readings(ref) for ref in self.counted(sample.media)]
             turns = mark_times(sample.turns, sample.times, self.times)
             encoded = self._encode(
                 placed(turns, streams, format_, self.streams, sample.id, self.switched_off),
@@ -235,7 +235,7 @@ class VideoLMProcessor(ProcessorMixin):
         turns = self.with_tags([*history, Turn("user", question)], [ref.stream for ref in media], prompt, id)
         try:
             check_media(media, self.streams, self.system, self.prompt_format(prompt), limit=False)
-            readings = [self._reader.readings(ref) for ref in media] if readings is None else readings
+            readings = [self._reader.readings(ref) for ref in self.counted(media)] if readings is None else readings
             encoded = self._encode(turns, media, readings, prompt, supervise=False, open_answer=True)
         except SampleProblem as problem:
             raise problem.of(id) if id else problem from None
@@ -296,14 +296,12 @@ class VideoLMProcessor(ProcessorMixin):
         for stream in items:
             if stream not in self.streams:
                 raise UserError(f"system {self.system} has no stream '{stream}', only {', '.join(self.streams)}")
-        loaded = {
-            stream: iter([read_item(self._reader, stream, item) for item in given]) for stream, given in items.items()
-        }
         tags = [[tag[1] for tag in media_tags(question, items)] for question in questions]
         shares = share_media(tags, {stream: len(given) for stream, given in items.items()})
+        rest = {stream: iter(given) for stream, given in items.items()}
         examples, read = [], []
         for number, (question, share) in enumerate(zip(questions, shares, strict=True)):
-            found = [next(loaded[stream]) for stream in share]
+            found = [read_item(self._reader, stream, next(rest[stream]), share.count(stream)) for stream in share]
             readings = [[(ref, measured) for ref, measured, _ in item] for item in found]
             paths = [item[0][0].path if item else "" for item in found]
             refs = [MediaRef(*pair) for pair in zip(share, paths, strict=True)]
@@ -360,6 +358,10 @@ class VideoLMProcessor(ProcessorMixin):
     @property
     def _reader(self) -> MediaReader:
         return MediaReader(self.streams, self.companions, self.switched_off, self.media_info)
+
+    def counted(self, media: Sequence[MediaRef]) -> list[MediaRef]:
+        """The media items of one prompt as they are read there, see `MediaReader.counted`."""
+        return self._reader.counted(media)
 
     def resolve(self, ref: MediaRef) -> list[MediaRef]:
         """What is read of a media item: by its stream, and by the companions that find something in it, in this order.

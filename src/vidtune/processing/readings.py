@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.errors import ItemError, MediaError
 from vidtune.media.feature_file import feature_shape, is_feature_file
-from vidtune.media.preprocessing.kinds import no_parts, part_read, reads_parts
+from vidtune.media.preprocessing.kinds import among, no_parts, part_read, reads_parts
 from vidtune.media.probe import MediaInfo
 from vidtune.processing.prompts.format import PromptFormat
 from vidtune.processing.stream_settings import Measured, StreamSettings, absent_message, needs_files_message
@@ -32,6 +32,19 @@ class MediaReader:
     companions: Mapping[str, tuple[str, ...]]
     switched_off: Collection[str]
     media_info: Callable[[str], MediaInfo]
+
+    def counted(self, media: Sequence[MediaRef]) -> list[MediaRef]:
+        """The media items of one prompt, each with the number of items among which it is if that matters to its stream.
+
+        Here alone is decided which preprocessing an item gets; `among` turns the number into settings.
+        """
+        counts = Counter(ref.stream for ref in media)
+        return [replace(ref, among=counts[ref.stream]) if self._depends(ref.stream) else ref for ref in media]
+
+    def _depends(self, stream: str) -> bool:
+        """Whether preprocessing of a stream, or of a companion, depends on the number of items."""
+        readers = (stream, *self.companions.get(stream, ()))
+        return any(name in self.streams and hasattr(self.streams[name].preprocessing, "among") for name in readers)
 
     def readings(self, ref: MediaRef) -> list[Reading]:
         """The readings of a media item: that of its stream, then those of the companions that find something in it.
@@ -88,7 +101,7 @@ class MediaReader:
         settings = self.streams[ref.stream]
         try:
             info = None if settings.all_alike and ref.part is None else info_of(ref, settings, self.media_info)
-            return settings.preprocessing.output_shape(info)
+            return among(settings.preprocessing, ref.among).output_shape(info)
         except MediaError as error:
             raise SampleProblem("media cannot be read", str(error)) from None
 

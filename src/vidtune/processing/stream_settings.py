@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from vidtune.errors import UserError, foreign
-from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing, reads_extras
 from vidtune.registry import CONNECTORS, TOWERS, Registry
 
 Grid = tuple[int, int, int]
@@ -170,7 +170,7 @@ class StreamSettings(BaseModel):
     @property
     def takes_features(self) -> bool:
         """Whether stored features can stand in for its files; not if preprocessing reads numbers of each item."""
-        return not hasattr(self.preprocessing, "load_item")
+        return not reads_extras(self.preprocessing)
 
     @property
     def is_measured(self) -> bool:

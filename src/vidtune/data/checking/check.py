@@ -19,7 +19,7 @@ from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.file_version import FileVersion
 from vidtune.media.pool import MediaPool
 from vidtune.media.preprocessing.box_choice import box_problem, frame_problem, outside_problem
-from vidtune.media.preprocessing.kinds import Preprocessing, reads_boxes
+from vidtune.media.preprocessing.kinds import Preprocessing, reads_boxes, reads_extras
 
 REPORT_EVERY = 256
 LENGTH_SECONDS, LENGTH_SHARE = 2.0, 0.05
@@ -102,7 +102,7 @@ class _SampleCheck:
     ) -> None:
         self.users: dict[StreamFile, list[int]] = {}
         self._table, self._encode, self._companions = table, encode, companions
-        self._reads_numbers = {name for name, steps in preprocessing.items() if hasattr(steps, "load_item")}
+        self._reads_numbers = {name for name, steps in preprocessing.items() if reads_extras(steps)}
         self._with_boxes = {name for name, steps in preprocessing.items() if reads_boxes(steps)}
         self._findings: dict[int, list[Finding]] = {}
         self._durations: list[tuple[int, str, float]] = []

@@ -39,6 +39,7 @@ KINDS = {
     "any_pixel_image": PICTURES,
     "video": CLIPS,
     "any_pixel_video": CLIPS,
+    "image_tiles": PICTURES,
     "regions": (*PICTURES, *CLIPS),
     "fbank": SOUND,
     "log_mel": SOUND,

@@ -7,6 +7,7 @@ PARTS = {
     "video": f"{_SQUARE}:VideoPreprocessing",
     "any_pixel_image": f"{_ASPECT}:AnyPixelImagePreprocessing",
     "any_pixel_video": f"{_ASPECT}:AnyPixelVideoPreprocessing",
+    "image_tiles": f"{__name__}.tiles:TilesPreprocessing",
     "regions": f"{__name__}.regions:RegionPreprocessing",
     "fbank": f"{__name__}.sound:FbankPreprocessing",
     "log_mel": f"{__name__}.sound:LogMelPreprocessing",

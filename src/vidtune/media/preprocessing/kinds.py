@@ -18,6 +18,7 @@ from vidtune.media.preprocessing.regions import RegionPreprocessing
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.media.preprocessing.sound import FbankPreprocessing, LogMelPreprocessing
+from vidtune.media.preprocessing.tiles import TilesPreprocessing
 from vidtune.registry import PREPROCESSING, RESIZE_RULES, SAMPLING_RULES, Registry
 
 
@@ -43,6 +44,7 @@ Preprocessing = Annotated[
     | AnyPixelImagePreprocessing
     | AnyPixelVideoPreprocessing
     | RegionPreprocessing
+    | TilesPreprocessing
     | FbankPreprocessing
     | LogMelPreprocessing,
     Field(discriminator="kind"),
@@ -79,6 +81,25 @@ def part_read(preprocessing: Preprocessing, part: Part | None) -> Part | None:
     """
     tell = getattr(preprocessing, "part_read", None)
     return part if tell is None else tell(part)
+
+
+def reads_extras(preprocessing: Preprocessing | None) -> bool:
+    """Return whether preprocessing reads extras of each item, so that a file alone does not decide what it gives.
+
+    A kind with ``load_item`` does, unless it has ``reads_extras = False``: it makes extras of the file alone.
+    """
+    return hasattr(preprocessing, "load_item") and getattr(preprocessing, "reads_extras", True)
+
+
+def among(preprocessing: Preprocessing, count: int) -> Preprocessing:
+    """Return the settings that are used where a sample has ``count`` items of the stream.
+
+    A kind may have a method ``among(count)`` that tells them; those of other kinds do not depend on it.
+    """
+    if not hasattr(preprocessing, "among"):
+        return preprocessing
+    settings: Preprocessing = preprocessing.among(count)
+    return settings
 
 
 def reads_boxes(preprocessing: Preprocessing) -> bool:

@@ -75,12 +75,18 @@ def _boxes_of_stretch(boxes: np.ndarray, height: int, width: int, settings: Resi
     return boxes
 
 
+def _stretch_bicubic(pixels: np.ndarray, settings: ResizeSettings) -> torch.Tensor:
+    return transforms.pil_bicubic(pixels, settings.size, settings.size).float().div_(255.0)
+
+
 CROP = ResizeRule(_crop, _boxes_of_crop)
 STRETCH = ResizeRule(_stretch, _boxes_of_stretch)
+STRETCH_BICUBIC = ResizeRule(_stretch_bicubic, _boxes_of_stretch)
 
-PARTS = {"crop": f"{__name__}:CROP", "stretch": f"{__name__}:STRETCH"}
+PARTS = {name: f"{__name__}:{name.upper()}" for name in ("crop", "stretch", "stretch_bicubic")}
 """Resize rules of this package. ``crop``: the short side becomes S, then the centred square is cut out. ``stretch``:
-both sides become S by the nearest pixels; the aspect ratio is not kept, and ``interpolation`` does not matter."""
+both sides become S by the nearest pixels; the aspect ratio is not kept, and ``interpolation`` does not matter.
+``stretch_bicubic``: the same by Pillow's bicubic filter, in whole grey levels."""
 
 
 def resized(rule: str, pixels: np.ndarray, settings: ResizeSettings) -> torch.Tensor:

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -118,6 +119,17 @@ def decide_flip(probability: float, seed: int | None) -> bool:
     if seed is None or probability <= 0.0:
         return False
     return bool(np.random.default_rng(seed).random() < probability)
+
+
+def pil_bicubic(pixels: np.ndarray, height: int, width: int) -> torch.Tensor:
+    """Resize by Pillow's bicubic filter, whose support grows as the picture shrinks; the aspect ratio is not kept.
+
+    Shape: uint8 RGB (T, H, W, 3) -> uint8 (3, T, height, width)
+    """
+    if pixels.shape[1:3] != (height, width):
+        frames = [Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in pixels]
+        pixels = np.stack([np.asarray(frame) for frame in frames])
+    return torch.from_numpy(pixels).permute(3, 0, 1, 2)
 
 
 def resize_and_crop(

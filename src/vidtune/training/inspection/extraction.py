@@ -118,7 +118,7 @@ def media_refs(stage: Stage, processor: VideoLMProcessor, tables: Path) -> list[
     refs: dict[MediaRef, None] = {}
     for index in range(len(table)):
         try:
-            media = table[index].media
+            media = processor.counted(table[index].media)
         except SampleProblem:
             continue  # training leaves it out and reports it
         for ref in media:

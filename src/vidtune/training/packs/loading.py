@@ -19,7 +19,7 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.errors import ItemError
 from vidtune.media.pool import LoadJob, MediaPool
-from vidtune.media.preprocessing.kinds import Preprocessing
+from vidtune.media.preprocessing.kinds import Preprocessing, among
 from vidtune.planning.plan import StagePlan, share
 from vidtune.processing.batch import Example, Item, MediaSlot, Teaching, pack
 from vidtune.training.packs.decoded import Decoded, DecodedMedia
@@ -182,6 +182,7 @@ class PackLoader:
             second = None
         if found.features is not None:
             return Requested(found, None)
+        own = among(own, slot.ref.among)
         job = LoadJob(slot.ref.path, own, slot.seed, second, slot.ref.extras, slot.ref.frames, slot.ref.part)
         return Requested(found, self._media.request(job, found.key or found.teacher_key))
 
