@@ -44,7 +44,7 @@ class SquarePreprocessing(PixelPreprocessing):
         interpolation: filter of the resize.
         antialias: widen the filter when the picture is made smaller.
         resize: resize rule (:data:`vidtune.registry.RESIZE_RULES`). "crop": the short side becomes S, then the centre
-            is cut out. "stretch": both sides become S by the nearest pixels; "stretch_bicubic": by Pillow's bicubic filter.
+            is cut out. "stretch": both sides become S by the nearest pixels; "stretch_bicubic": by Pillow's filter.
     """
 
     size: PositiveInt = 224

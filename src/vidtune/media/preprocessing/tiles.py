@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt
 
+from vidtune.media.clip_times import Part
 from vidtune.media.preprocessing import transforms
 from vidtune.media.preprocessing.resize_rules import ResizeName, resized
 from vidtune.media.preprocessing.resize_to_square import SquarePreprocessing
@@ -71,9 +72,9 @@ class TilesPreprocessing(SquarePreprocessing):
         numbers = {1} | {1 + rows * columns for rows in sides for columns in sides}
         return [(number, 3, 1, self.size, self.size) for number in sorted(numbers)]
 
-    def read(self, path: str) -> np.ndarray:
+    def read(self, path: str, part: Part | None = None) -> np.ndarray:
         """Read the pixels that ``apply`` takes. Shape: -> uint8 RGB (H, W, 3)"""
-        return self._read_picture(path)
+        return self._read_picture(path, part)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:
         """Shape: uint8 RGB (H, W, 3) -> float32 or uint8 (1 + P, 3, 1, S, S)"""
