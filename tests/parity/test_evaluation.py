@@ -547,8 +547,10 @@ def test_shares_of_right_answers_are_those_published(choices_fixture):
         [(entry["candidates"], place, answer) for place, (entry, answer) in zip(places, inputs["mvbench"], strict=True)]
     )
     assert [item.reference["letter"] for item in items] == [one["gt_answer"] for one in expected["mvbench_records"]]
-    for name in ("mvbench", "mvbench_lmms_eval"):
+    for name in ("mvbench", "mvbench_lmms_eval", "mlvu", "lvbench"):
         assert 100 * share(items, name) == expected["mvbench_accuracy"]
+    asked = [(["x", "y", "z"], int(entry["answer_id"]), answer) for entry, answer in inputs["perceptiontest"]]
+    assert share(chosen(asked), "perception_test") == expected["perceptiontest_accuracy"]
 
 
 def prompts(name, docs):
@@ -556,7 +558,10 @@ def prompts(name, docs):
     return [protocol.question_text(one["question"], options=one["candidates"]) for one in docs]
 
 
-@pytest.mark.parametrize("name", ["mvbench"])
+PROMPTS = {"mvbench": "mvbench", "mlvu": "mlvu", "lvbench": "lvbench", "perception_test": "perceptiontest"}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
 def test_prompts_of_multiple_choice_are_those_published(parity_folder, name):
     found = load(parity_folder, "videochat_flash_prompts")
-    assert prompts(name, found["inputs"]["mc_docs"]) == found["expected"][name]
+    assert prompts(name, found["inputs"]["mc_docs"]) == found["expected"][PROMPTS[name]]

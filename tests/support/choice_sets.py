@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vidtune.evaluation.benchmarks.multiple_choice.mlvu import FILES
 from vidtune.evaluation.benchmarks.multiple_choice.mvbench import TASKS
 from vidtune.generation.settings import Answer, Request
 
@@ -41,6 +42,37 @@ def mvbench(folder: Path, *, cut: tuple[str, ...] = (), missing: tuple[str, ...]
             )
         if name in cut:
             touch(folder / "video" / task.cut / f"{name}.mp4")
+    return folder
+
+
+def mlvu(folder: Path, *, numbered: bool = True) -> Path:
+    """One question per task, whose right answer is "y"; the video is ``<task>.mp4``."""
+    for task, name in FILES.items():
+        entry = {"video": f"{task}.mp4", "question": f"{task}?", "candidates": ["x", "y"], "answer": "y"}
+        write_json(folder / "json" / f"{name}.json", [{**entry, "question_type": task}])
+        touch(folder / "video" / (name if numbered else task) / f"{task}.mp4")
+    return folder
+
+
+def lvbench(folder: Path) -> Path:
+    """Two videos, the first with two questions, in the form of the public release."""
+    text = "What is it?\n(A) x\n(B) y\n(C) z\n(D) w"
+    asked = {"a": [{"uid": "7", "question": text, "answer": "B"}, {"uid": "9", "question": text, "answer": "D"}]}
+    asked["b"] = [{"uid": "12", "question": text, "answer": "A"}]
+    lines = [{"key": key, "type": "cartoon" if key == "a" else "sport", "qa": qa} for key, qa in asked.items()]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "video_info.meta.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for key in asked:
+        touch(folder / "videos" / f"{key}.mp4")
+    return folder
+
+
+def perception_test(folder: Path) -> Path:
+    """A video with two questions, the second without a right option, in the form of the public release."""
+    asked = {"question": "Which?", "options": ["x", "y", "z"], "answer_id": 1, "area": "physics"}
+    other = {**asked, "id": 1, "answer_id": -1, "area": "memory"}
+    write_json(folder / "mc_question_valid.json", {"video_1": {"mc_question": [{**asked, "id": 0}, other]}})
+    touch(folder / "videos" / "video_1.mp4")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""``vidtune benchmarks``: the test sets a model can be scored on, and whether one lies on disk as it should."""
+"""``vidtune benchmarks``: the test sets for models, what their rules differ in, whether one lies on disk as it should."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +12,35 @@ benchmarks = typer.Typer(help="List the benchmarks, or check a test set.", rich_
 
 @benchmarks.callback(invoke_without_command=True)
 def listed(context: typer.Context) -> None:
-    """List the benchmarks and where their questions come from; ``check`` looks at a test set on disk."""
+    """List the benchmarks and where their questions come from. ``check`` looks at a test set on disk, ``compare`` at
+    the rules of two benchmarks."""
     from vidtune.registry import BENCHMARKS
 
     if context.invoked_subcommand is None:
         for benchmark in BENCHMARKS.values():
-            typer.echo(f"{benchmark.name:24} {benchmark.title:18} {benchmark.source}")
+            typer.echo(f"{benchmark.name:26} {benchmark.title:18} {benchmark.source}")
+
+
+@benchmarks.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="Name of a benchmark.")],
+    second: Annotated[str, typer.Argument(help="Name of another one, such as a second record of the same test set.")],
+    system: Annotated[str | None, typer.Option(help="With the rules for this system.")] = None,
+) -> None:
+    """Say in which rules two benchmarks differ: of their protocols, and of scoring."""
+    from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
+    from vidtune.evaluation.protocol import differences
+    from vidtune.registry import BENCHMARKS, SYSTEMS
+
+    rules = []
+    for benchmark in (BENCHMARKS[first], BENCHMARKS[second]):
+        prompt = "" if system is None else SYSTEMS[system].dialect.answering_prompt
+        changes = {} if system is None else benchmark.system_rules.get(system, {})
+        protocol = benchmark.protocol(prompt_format=prompt).with_overrides(changes, f"system {system}")
+        scoring = benchmark.measuring if isinstance(benchmark, MeasuredBenchmark) else {}
+        rules.append({**protocol.model_dump(mode="json"), "scoring": scoring})
+    for key, (one, other) in differences(*rules).items():
+        typer.echo(f"{key}\n  {first}: {one!r}\n  {second}: {other!r}")
 
 
 @benchmarks.command()

@@ -224,6 +224,19 @@ class Protocol(BaseModel):
             raise UserError(f"{source}: {key} of the {self.benchmark} protocol: {first['msg']}") from None
 
 
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns every rule in which two records of rules differ, such as ``choices.wording``, with both values."""
+    one, other = _flat(first), _flat(second)
+    return {key: (one.get(key), other.get(key)) for key in {**one, **other} if one.get(key) != other.get(key)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def canonical_json(value: Any) -> str:
     """Returns JSON text with sorted keys and without blanks: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.checkpoint import LoadedCheckpoint, companions_of, processor_for
-from vidtune.evaluation.protocol import Protocol
+from vidtune.evaluation.protocol import MEDIA, Protocol
 from vidtune.media.preprocessing.kinds import unseeded_problem
 from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
 from vidtune.processing.stream_settings import needs_files_message
 from vidtune.spelling import suggestion
 
 if TYPE_CHECKING:
+    from vidtune.processing.prompts.format import PromptFormat
     from vidtune.processing.stream_settings import StreamSettings
 
 
@@ -54,7 +55,7 @@ def protocol_for(
         protocol = protocol.with_overrides({"generation": {"stop": prompt.stop}}, f"system {system.name}")
     said = any("question_template" in changes for _, changes in chosen)
     if not said and protocol.question_template == Protocol.model_fields["question_template"].default:
-        protocol = protocol.model_copy(update={"question_template": prompt.question})
+        protocol = protocol.model_copy(update={"question_template": _question(prompt, protocol.stream)})
     protocol = protocol.model_copy(
         update={
             "without": _in_order(loaded, protocol, (*protocol.without, *without)),
@@ -75,6 +76,12 @@ def protocol_for(
             "question_media": {name: _settings(streams[name]) for name in protocol.question_media},
         }
     )
+
+
+def _question(prompt: "PromptFormat", stream: str) -> str:
+    """How a format writes a question about a medium of this stream."""
+    texts = next((one.texts for one in prompt.placements if one.stream == stream), ())
+    return texts[0].replace("{tag}", MEDIA) if len(texts) == 1 else prompt.question
 
 
 def _in_order(loaded: LoadedCheckpoint, protocol: Protocol, streams: Sequence[str]) -> tuple[str, ...]:

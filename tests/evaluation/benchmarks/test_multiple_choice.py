@@ -1,11 +1,16 @@
 """Multiple-choice benchmarks: layouts of the test sets, what is asked, official and strict values, records of rules."""
 
+from dataclasses import replace
+
 import pytest
-from choice_sets import Chooser, mvbench, write_json
+from choice_sets import Chooser, lvbench, mlvu, mvbench, perception_test, touch, write_json
 from qa_sets import quiet_predict, records
 
+from vidtune.cli.main import run as vidtune
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.check import check_test_set
+from vidtune.evaluation.benchmarks.measured import Item
+from vidtune.evaluation.report.page import build_report
 from vidtune.evaluation.scores.comparison import compare_runs
 from vidtune.evaluation.scores.score_file import read_score
 from vidtune.evaluation.scores.scoring import score_run
@@ -18,10 +23,6 @@ def ask(name, data, folder, replies=None, overrides=None):
     protocol = benchmark.protocol(prompt_format="v1").with_overrides(overrides or {}, "test")
     quiet_predict(engine, benchmark.load(data).with_similar_files(), protocol, folder)
     return engine
-
-
-def question(name, data, place=0):
-    return BENCHMARKS[name].load(data).questions[place]
 
 
 def test_mvbench_reads_twenty_tasks_with_their_folders_and_parts(tmp_path):
@@ -103,3 +104,92 @@ def test_two_records_are_compared_by_what_their_protocols_differ_in(tmp_path):
     found = compare_runs(tmp_path / "mvbench", tmp_path / "mvbench_lmms_eval", "metrics")
     assert set(found.differs_in) == {"benchmark", "choices"}
     assert found.difference("accuracy").official.value == pytest.approx(-5)
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_mlvu_reads_its_tasks_and_both_names_of_its_folders(tmp_path, numbered):
+    found = BENCHMARKS["mlvu"].load(mlvu(tmp_path / "MLVU", numbered=numbered).parent).questions
+    assert [one.type for one in found][:3] == ["plotQA", "needle", "ego"] and len(found) == 7
+    assert found[3].file == f"video/{'4_' if numbered else ''}count/count.mp4"
+    assert not any(one.missing for one in found) and {one.answer for one in found} == {"B"}
+
+
+def test_lvbench_reads_the_release_and_the_cleaned_set(tmp_path):
+    data = lvbench(tmp_path / "LVBench")
+    first, second, third = BENCHMARKS["lvbench"].load(tmp_path).questions
+    assert (first.id, first.video, first.file, first.answer) == ("7", "a", "videos/a.mp4", "B")
+    assert (second.answer, third.answer, third.type) == ("D", "A", "sport")
+    assert first.options == ("(A) x", "(B) y", "(C) z", "(D) w") and first.question == "What is it?"
+    harness = BENCHMARKS["lvbench_lmms_eval"].load(data).questions[0]
+    assert harness.options == ("x", "y", "z", "w")
+    touch(data / "frames" / "a" / "a_1.jpg")
+    first, *_, third = BENCHMARKS["lvbench"].load(data).questions
+    assert (first.file, first.fps) == ("frames/a", 1.0) and "with pictures" in third.looked_for
+    entry = {"video": "a.mp4", "question": "Who?", "candidates": ["(A) x", "(B) y"], "answer": "(B) y"}
+    for category in ("cartoon", "documentary", "live", "selfmedia", "sport"):
+        write_json(data / "json" / f"lvbench_clean_{category}.json", [entry])
+    with pytest.raises(UserError, match=r"lvbench_clean_tv\.json: does not exist; the cleaned set has 6 categories"):
+        BENCHMARKS["lvbench"].load(data)
+    write_json(data / "json" / "lvbench_clean_tv.json", [entry])
+    cleaned = BENCHMARKS["lvbench"].load(data).questions
+    assert [one.type for one in cleaned] == ["cartoon", "documentary", "live", "selfmedia", "sport", "tv"]
+    assert (cleaned[0].file, cleaned[0].answer) == ("frames/a", "B")
+
+
+def test_perception_test_reads_the_release_and_a_list(tmp_path):
+    data = perception_test(tmp_path / "PerceptionTest")
+    first, second = BENCHMARKS["perception_test"].load(tmp_path).questions
+    assert (first.id, first.file, first.answer, first.type) == ("video_1/0", "videos/video_1.mp4", "B", "physics")
+    assert second.answer == "" and second.reference == {"letter": None, "options": ["x", "y", "z"]}
+    row = {"video_name": "video_1", "question_id": "4", "question": "?", "options": ["x", "y"], "answer_id": "1"}
+    found = BENCHMARKS["perception_test_lmms_eval"].load(write_json(data / "rows.json", [row])).questions
+    assert [(one.id, one.answer, one.file) for one in found] == [("video_1/4", "B", "videos/video_1.mp4")]
+    write_json(data / "mc_question_valid.json", "text")
+    with pytest.raises(UserError, match="expected an object of videos or a list of questions, found str"):
+        BENCHMARKS["perception_test"].load(data)
+
+
+def test_two_rules_of_letters_score_one_answer_differently(tmp_path):
+    data = perception_test(tmp_path / "data")
+    for name in ("perception_test", "perception_test_lmms_eval"):
+        ask(name, data, tmp_path / name, {0: "(B) y", 1: "C"})
+    by_rule = [score_run(tmp_path / name, progress=False) for name in ("perception_test", "perception_test_lmms_eval")]
+    assert [score.value("accuracy").official.value for score in by_rule] == [50, 0]
+    assert [score.overall.unread for score in by_rule] == [0, 1]
+
+
+def test_the_command_says_what_two_records_differ_in(capsys):
+    assert vidtune(["benchmarks", "compare", "mlvu", "mlvu_lmms_eval"]) == 0
+    said = capsys.readouterr().out
+    assert "scoring.letters\n  mlvu: 'normalised'\n  mlvu_lmms_eval: 'ranked'" in said
+    assert "choices.wording" in said and "generation" not in said
+
+
+def test_a_page_shows_all_questions_together_and_every_task(tmp_path):
+    data = perception_test(tmp_path / "data")
+    for name in ("perception_test", "perception_test_lmms_eval"):
+        ask(name, data, tmp_path / name, {0: "(B) y", 1: "C"})
+        score_run(tmp_path / name, progress=False)
+    folders = [tmp_path / name for name in ("perception_test", "perception_test_lmms_eval")]
+    page = build_report(folders, tmp_path / "report.html").read_text()
+    assert all(f"<th>{kind}</th>" in page for kind in ("all", "physics", "memory"))
+    assert page.count("protocols differ in") == 1
+
+
+def test_guesses_are_drawn_by_seed_and_id_and_count_only_officially(tmp_path):
+    benchmark = replace(BENCHMARKS["mlvu"], guesses=True, reads="written_out", mean=None)
+    reference = {"letter": "B", "options": ["x", "y"]}
+    items = [Item(n, str(n), "v", "", reference, "no idea") for n in range(40)]
+
+    def shares(seed):
+        run = benchmark.under(benchmark.protocol(prompt_format="").with_overrides({"generation": {"seed": seed}}, ""))
+        found = run.measure(items)
+        official, strict = (values[""].metrics["accuracy"].per_item for values in (found.official, found.strict))
+        assert (
+            not strict.any()
+            and run.measure(items).official[""].metrics["accuracy"].per_item.tolist() == official.tolist()
+        )
+        assert len(found.official[""].unparsed) == 40
+        return official.tolist()
+
+    assert 8 < sum(shares(1)) < 32 and shares(1) != shares(2)

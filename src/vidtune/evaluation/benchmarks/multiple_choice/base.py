@@ -78,6 +78,7 @@ class MultipleChoice(MeasuredBenchmark):
             ``generation.seed``.
         mean: how `MEAN`, the mean over the tasks, weighs them: by their number of questions, or all alike; None: there
             is no such number.
+        frames_folder: where videos that are folders of pictures are; None: where the others are.
         seed: seed of guesses.
     """
 
@@ -92,6 +93,7 @@ class MultipleChoice(MeasuredBenchmark):
     guesses: bool = False
     mean: Literal["by questions", "of tasks"] | None = None
     seed: int = GenerationRules.model_fields["seed"].default
+    frames_folder: str | None = None
     record_of: str = ""
     version: int = 1
     system_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -114,7 +116,8 @@ class MultipleChoice(MeasuredBenchmark):
         names = {one.video: (one.where, "video") for one in asked if one.frames is None}
         folders = {one.video for one in asked if one.frames is not None}
         files = VideoFiles(self.lookup, folder, names).found if names else {}
-        files |= {name: _frames(self.lookup, folder, name) for name in sorted(folders)}
+        pictures = self.lookup.folder if self.frames_folder is None else self.frames_folder
+        files |= {name: _frames(pictures, folder, name) for name in sorted(folders)}
         questions = tuple(_question(index, one, files[one.video]) for index, one in enumerate(asked))
         return QuestionSet(self.name, folder, hashlib.sha256(content).hexdigest()[:16], questions)
 
@@ -221,9 +224,9 @@ def _choice(reference: Mapping[str, Any]) -> Choice:
     return Choice(reference["letter"], tuple(reference["options"]))
 
 
-def _frames(lookup: FileLookup, folder: Path, name: str) -> Named:
-    """The folder of pictures that a question names."""
-    path = f"{lookup.folder}/{name}" if lookup.folder else name
+def _frames(pictures: str, folder: Path, name: str) -> Named:
+    """The folder of pictures that a question names, below the folder ``pictures`` of the test set."""
+    path = f"{pictures}/{name}"
     place = folder / path
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise UserError(f"{folder}: video {name!r} leaves the folder of the test set; use a plain name")

@@ -1,0 +1,102 @@
+"""Perception Test, validation part: questions about short videos, each with three options.
+
+Pătrăucean et al., Perception Test: A Diagnostic Benchmark for Multimodal Video Models, NeurIPS 2023, arXiv:2305.13786.
+Read is ``mc_question_valid.json`` of the public release (video -> its questions), or a list of questions that each name
+their video (``video_name``); the videos are in ``videos/``.
+
+Two records: `PERCEPTION_TEST` as the authors of VideoChat-Flash (arXiv:2501.00574) evaluate, and
+`PERCEPTION_TEST_LMMS_EVAL` as lmms-eval 0.7 does, where an answer is right only if it is the letter alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.multiple_choice.base import (
+    ANSWER_BY_LETTER,
+    BEST_OPTION,
+    Asked,
+    MultipleChoice,
+    options_of,
+    set_folder,
+)
+from vidtune.evaluation.benchmarks.test_set_files import field_of, read_annotations
+from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules
+
+FILES = ("mc_question_valid.json", "mc_question_val.json")
+
+
+@dataclass(frozen=True)
+class PerceptionTest(MultipleChoice):
+    """The test set."""
+
+    def read(self, data: Path) -> tuple[Path, Sequence[Asked], bytes]:
+        if data.is_file():
+            folder, path = data.parent.resolve(), data
+        else:
+            folder = set_folder(data, ("PerceptionTest", "perception_test"), _holds, f"{FILES[0]} of {self.title}")
+            path = next(folder / name for name in FILES if (folder / name).is_file())
+        value, content = read_annotations(path)
+        return folder, [_asked(path, *one) for one in _entries(path, value)], content
+
+
+def _holds(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in FILES)
+
+
+def _entries(path: Path, value: Any) -> Iterator[tuple[int, str, int, Any]]:
+    """Yields (entry, video, id of the question, question)."""
+    if isinstance(value, Mapping):
+        for index, (video, entry) in enumerate(value.items()):
+            for number, one in enumerate(field_of(path, index, entry, "mc_question", (list,))):
+                yield index, video, one.get("id", number) if isinstance(one, dict) else number, one
+    elif isinstance(value, list):
+        for index, one in enumerate(value):
+            video = str(field_of(path, index, one, "video_name", (str, int)))
+            yield index, video, one.get("question_id", index), one
+    else:
+        raise UserError(f"{path}: expected an object of videos or a list of questions, found {type(value).__name__}")
+
+
+def _asked(path: Path, index: int, video: str, number: Any, entry: Any) -> Asked:
+    options = options_of(path, index, entry, "options")
+    answer = str(field_of(path, index, entry, "answer_id", (str, int)))
+    return Asked(
+        where=f"{path}: entry {index}",
+        id=f"{video}/{number}",
+        type=str(entry.get("area", "all areas")),
+        video=video,
+        question=field_of(path, index, entry, "question", (str,)),
+        options=options,
+        right=int(answer) if answer.isdecimal() and int(answer) < len(options) else None,
+    )
+
+
+_SOURCE = "Pătrăucean et al., Perception Test, NeurIPS 2023, arXiv:2305.13786; validation part"
+_LOOKUP = FileLookup(folder="videos", extensions=(".mp4", ".MP4"))
+_LETTERS = "ABC"
+PERCEPTION_TEST = PerceptionTest(
+    name="perception_test",
+    title="Perception Test",
+    source=_SOURCE,
+    lookup=_LOOKUP,
+    choices=ChoiceRules(
+        wording=f"\nQuestion: {{question}}\n{{options}}\n{BEST_OPTION}", option="({letter}). {option}", letters=_LETTERS
+    ),
+    reads="standing",
+    generation=GenerationRules(max_new_tokens=1024),
+)
+PERCEPTION_TEST_LMMS_EVAL = PerceptionTest(
+    name="perception_test_lmms_eval",
+    title="Perception Test, lmms-eval",
+    record_of="perception_test",
+    source=f"{_SOURCE}; rules of lmms-eval 0.7",
+    lookup=_LOOKUP,
+    choices=ChoiceRules(
+        wording=f"{{question}}\n{{options}}\n{ANSWER_BY_LETTER}", option="{letter}. {option}", letters=_LETTERS
+    ),
+    reads="alone",
+    generation=GenerationRules(max_new_tokens=1024),
+)
