@@ -1,4 +1,4 @@
-"""``vidtune benchmarks``: the test sets for models, what their rules differ in, whether one lies on disk as it should."""
+"""``vidtune benchmarks``: the test sets for models, what their rules differ in, whether one lies on disk in order."""
 
 from pathlib import Path
 from typing import Annotated
