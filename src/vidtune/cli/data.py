@@ -1,16 +1,16 @@
-"""``vidtune data``: check training data before training."""
+"""``vidtune data``: check training data before training, and extract frames of videos."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-data = typer.Typer(help="Check training data.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(help="Check training data; extract frames.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @data.callback()
 def group() -> None:
-    """Check training data."""
+    """Check training data; extract frames."""
 
 
 @data.command()
@@ -45,3 +45,34 @@ def check(
             refused += [reason] if (reason := refusal(checked, report)) else []
     if refused:
         raise UserError("; ".join(refused))
+
+
+@data.command()
+def frames(
+    videos: Annotated[list[Path], typer.Argument(help="Video files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder that gets a folder of frames for each video.")],
+    fps: Annotated[float, typer.Option(help="Frames per second, exactly.")] = 1.0,
+) -> None:
+    """Write the frames of videos as pictures, NAME/NAME_1.jpg and so on.
+
+    A video whose folder exists is skipped, so that a command that was stopped can be repeated. The exit code is 2 if a
+    video cannot be read; the others are extracted all the same.
+    """
+    import math
+
+    from vidtune.data.frames import extract_frames, videos_in
+    from vidtune.errors import UserError
+    from vidtune.machine.progress import ProgressDisplay
+
+    if not (math.isfinite(fps) and fps > 0):
+        raise UserError(f"--fps {fps:g}: give a number above 0")
+    wrong = []
+    with ProgressDisplay(transient=True) as display:
+        found = videos_in(videos, out)
+        for video, number, error in extract_frames(found, fps, display):
+            if error is None:
+                typer.echo(f"{video}: {number} frames in {found[video]}")
+            else:
+                wrong.append(str(error))
+    if wrong:
+        raise UserError("; ".join(wrong))

@@ -55,7 +55,7 @@ class TowerStream:
     def encode(
         self, arrays: Sequence[np.ndarray], extras: Sequence[Mapping[str, np.ndarray]] | None = None
     ) -> list[Tensor]:
-        """Returns the features of items, computed as in a training step.
+        """Returns the features of items, computed as in a training step. A long item is never in float as a whole.
 
         Args:
             arrays: preprocessed items; all have the same shape unless the tower takes lists.
@@ -64,13 +64,15 @@ class TowerStream:
         Shape: B of *item -> B of (N, C); with K taps (K, N, C); what the connector makes of it if it condenses
         """
         weight = next(self.tower.parameters())
-        items = [self.preprocessing.to_float(torch.as_tensor(array).to(weight.device)) for array in arrays]
-        values = [item.to(weight.dtype) for item in items]
+        values = [torch.as_tensor(array).to(weight.device) for array in arrays]
         with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
             options = {"taps": self.taps} if self.taps else {}
 
             def run(parts: Sequence[Tensor]) -> list[Tensor]:
-                return list(self.tower(list(parts) if self.takes_lists else torch.stack(list(parts)), **options))
+                items = [
+                    self.preprocessing.to_float(part).to(weight.dtype) for part in parts
+                ]  # not a long one as a whole
+                return list(self.tower(items if self.takes_lists else torch.stack(items), **options))
 
             if not condenses(self.connector):
                 return run(values)

@@ -37,6 +37,7 @@ class MediaReading:
         stream: str,
         values: Tensor | Sequence[Tensor],
         extras: Sequence[Mapping[str, Tensor]] | None = None,
+        prepare: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor | Sequence[Tensor]:
         """Features of media items by the tower of a stream, condensed if its connector does that.
 
@@ -44,6 +45,7 @@ class MediaReading:
 
         Args:
             extras: extras of each item by name; None: there are none.
+            prepare: makes the input of the tower from what runs together, see :attr:`Item.prepare`.
 
         Shape: (n, *item) -> (n, N, C), or a list of items of different shapes -> list of (N, C); if the stream has K
             taps, (n, K, N, C); if its connector condenses, a list
@@ -55,6 +57,7 @@ class MediaReading:
         shape = (*([len(taps)] if taps else ()), None, config.hidden_size)
 
         def run(items: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
+            items = items if prepare is None else [prepare(item) for item in items]
             with foreign(what):
                 output = self._run_tower(tower, items, taps)
             return checked(what, output, len(items), shape)
@@ -138,7 +141,8 @@ class MediaReading:
         rest = [item for item in items if not item.encoded]
         features: Any = stacked([item.values for item in rest or items])
         if rest:
-            features = self.tower_features(stream, features, [item.extras for item in rest])
+            prepare = next((item.prepare for item in rest if item.prepare is not None), None)
+            features = self.tower_features(stream, features, [item.extras for item in rest], prepare)
         if 0 < len(rest) < len(items):
             found = iter(features)
             features = [item.values if item.encoded else next(found) for item in items]

@@ -25,6 +25,8 @@ IGNORED = -100
 """Label of a token that is not supervised; cross-entropy of torch skips it by default."""
 
 
+LARGE = 2**26
+"""Number of grey levels from which on an item is not converted to float as a whole: a quarter of a GiB of floats."""
 Array = np.ndarray | torch.Tensor
 
 
@@ -56,6 +58,7 @@ class Item:
         key: key under which the tower features are stored after they were computed; None if they are not stored.
         teacher: what the teacher of the stream sees of the item; None without distillation.
         name: sample id and path of the file, for messages.
+        prepare: makes the input of the tower from the values, or from some of their frames; None: they are it.
     """
 
     values: torch.Tensor
@@ -66,6 +69,7 @@ class Item:
     key: str | None = None
     teacher: Teaching | None = None
     name: str = ""
+    prepare: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Item":
         """Move to a device. `dtype` applies to the values, also those of the teacher; None keeps their dtype."""
@@ -73,8 +77,14 @@ class Item:
         return moved if dtype is None else moved.map_values(lambda tensor: tensor.to(dtype))
 
     def to_float(self, preprocessing: Preprocessing) -> "Item":
-        """Values as tower and teacher take them; uint8 grey levels are normalised on their device."""
-        return self.map_values(preprocessing.to_float)
+        """Values as tower and teacher take them; uint8 grey levels are normalised on their device.
+
+        Those of a large item stay as they are: the tower prepares what it takes at once, so that a long clip is never
+        in float as a whole.
+        """
+        if self.values.dtype != torch.uint8 or self.values.numel() < LARGE or self.encoded or self.teacher is not None:
+            return self.map_values(preprocessing.to_float)
+        return replace(self, prepare=preprocessing.to_float)
 
     def tensors(self) -> list[torch.Tensor]:
         """All tensors, including those of the teacher."""

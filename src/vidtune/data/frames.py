@@ -1,0 +1,93 @@
+"""Extracts the frames of videos as numbered pictures, at exactly so many per second.
+
+A folder of such frames stands for the video: with their number per second as frame rate, it lasts as long.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vidtune.data.media_files import VIDEO_SUFFIXES
+from vidtune.errors import MediaError, UserError
+from vidtune.machine.files import atomic_folder
+from vidtune.machine.progress import ProgressCallback, no_progress
+from vidtune.media.clip_times import ClipTimes
+from vidtune.media.video import read_clip
+
+JPEG_QUALITY = 95
+
+
+def videos_in(places: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Video -> the folder of its frames: below ``out``, under the name of the video without its suffix.
+
+    Args:
+        places: video files, and folders whose videos are taken, with their subfolders.
+
+    Raises:
+        UserError: a place does not exist, a folder holds no video, or two videos have one name.
+    """
+    found: dict[Path, Path] = {}
+    for place in places:
+        if not place.exists():
+            raise UserError(f"{place}: no such file or folder")
+        files = [place]
+        if place.is_dir():
+            files = sorted(path for path in place.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES[1:])
+            if not files:
+                raise UserError(f"{place}: holds no video ({', '.join(VIDEO_SUFFIXES[1:])})")
+        for file in files:
+            inner = file.relative_to(place).with_suffix("") if place.is_dir() else Path(file.stem)
+            found[file] = out / inner
+    names = list(found.values())
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        both = [str(file) for file, name in found.items() if name == twice]
+        raise UserError(f"{both[0]} and {both[1]}: their frames would lie in one folder, {twice}; rename one of them")
+    return found
+
+
+def extract_frames(
+    videos: dict[Path, Path], rate: float, progress: ProgressCallback = no_progress
+) -> Iterator[tuple[Path, int, MediaError | None]]:
+    """Write the frames of each video, ``<name>_<n>.jpg`` from n = 1 on; a folder that is there is left as it is.
+
+    Args:
+        videos: video -> folder of its frames; see `videos_in`.
+        rate: frames per second R. Picture n is the frame that is shown at (n - 1/2) / R seconds.
+
+    Yields:
+        The video, the number of its frames, and what is wrong with it; other videos are extracted all the same.
+    """
+    for done, (video, folder) in enumerate(videos.items(), 1):
+        there = len(list(folder.glob("*.jpg"))) if folder.is_dir() else 0
+        try:
+            yield video, there or _extract(video, folder, rate), None
+        except MediaError as error:
+            yield video, 0, error
+        progress("videos", done, len(videos))
+
+
+def _extract(video: Path, folder: Path, rate: float) -> int:
+    written = 0
+
+    def choose(times: ClipTimes) -> list[int]:
+        nonlocal written
+        written = 0
+        if not times.known:
+            raise MediaError(str(video), "its frames have no times, so none can be taken at a number per second")
+        return times.indices_at((np.arange(max(1, round(times.duration * rate))) + 0.5) / rate).tolist()
+
+    def write(pixels: np.ndarray) -> np.ndarray:
+        nonlocal written
+        for picture in pixels:
+            written += 1
+            buffer = io.BytesIO()
+            Image.fromarray(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
+            (building / f"{video.stem}_{written}.jpg").write_bytes(buffer.getvalue())
+        return np.zeros((len(pixels), 1), np.uint8)
+
+    with atomic_folder(folder) as building:
+        read_clip(video, choose, keep=write)
+    return written

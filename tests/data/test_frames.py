@@ -1,0 +1,44 @@
+"""Extraction of frames at an exact rate, by the command line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic_clips import decode_plainly, write_clip
+from typer.testing import CliRunner
+
+from vidtune.cli.main import app
+from vidtune.media.probe import probe
+
+
+def test_frames_are_extracted_at_exactly_so_many_per_second(tmp_path: Path) -> None:
+    (tmp_path / "videos" / "a").mkdir(parents=True)
+    clip = write_clip(tmp_path / "videos" / "a" / "clip.mp4", num_frames=40)
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    command = ["data", "frames", str(tmp_path / "videos"), "--out", str(tmp_path / "out"), "--fps", "2"]
+    found = CliRunner().invoke(app, command)
+    assert found.exit_code != 0
+    assert "broken.mp4" in str(found.exception)
+    folder = tmp_path / "out" / "a" / "clip"
+    names = [f"clip_{number}.jpg" for number in range(1, 9)]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    plain = decode_plainly(clip)
+    for number, name in enumerate(names):
+        expected = plain[int((number + 0.5) / 2 * 10 + 1e-6)].astype(int)
+        assert np.abs(np.asarray(Image.open(folder / name)).astype(int) - expected).mean() < 12
+    assert probe(folder).num_frames / 2 == probe(clip).duration
+    (folder / "clip_1.jpg").unlink()
+    CliRunner().invoke(app, command)
+    assert len(list(folder.iterdir())) == 7  # a folder that is there is left as it is
+
+
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.webm"])
+def test_a_container_without_a_duration_works(tmp_path: Path, name: str) -> None:
+    codec = {"codec": "libvpx"} if name.endswith("webm") else {}
+    clip = write_clip(tmp_path / name, num_frames=20, muxing={"live": "1"}, **codec)
+    import av
+
+    with av.open(str(clip)) as container:
+        assert not container.duration
+    assert probe(clip).duration == 2.0
