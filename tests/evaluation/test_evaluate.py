@@ -11,9 +11,10 @@ from tiny_checkpoint import write_checkpoint
 from vidtune.checkpoints.load import load_checkpoint
 from vidtune.errors import UserError
 from vidtune.evaluation.checkpoint import AnsweringOptions, opened
-from vidtune.evaluation.evaluate import evaluate, planned_runs
+from vidtune.evaluation.evaluate import _runs_of, evaluate, planned_runs
 from vidtune.evaluation.predict import Variant
 from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.recipe.types import BenchmarkEntry
 
 ENTRIES = [("red", "what?", "x"), ("blue", "what?", "x"), ("red", "who?", "y")]
 RECIPE = """\
@@ -123,6 +124,17 @@ def test_data_named_by_a_relative_path_are_found_from_any_folder(trained, tmp_pa
     (away / "sets").mkdir()
     with pytest.warns(UserWarning, match="sets: taken from .*project0/sets, where it was trained"):
         assert planned_runs(trained, ["world_qa"])[0].data == project / "sets"
+
+
+def test_changed_rules_of_a_recipe_are_further_runs_in_folders_of_their_own():
+    rules = ({"preprocessing": {"num_frames": 16}}, {"preprocessing": {"num_frames": 4}})
+    entry = BenchmarkEntry(name="world_qa", data="sets", rules=rules)
+    whole = Variant(overrides={"generation": {"seed": 3}, "preprocessing": {"blind": False}})
+    runs = [run.variant for run in _runs_of(entry, None, whole)]
+    assert [run.folder for run in runs] == ["", "preprocessing.num_frames=16", "preprocessing.num_frames=4"]
+    assert runs[0].overrides == whole.overrides
+    assert runs[1].overrides == {"generation": {"seed": 3}, "preprocessing": {"blind": False, "num_frames": 16}}
+    assert len(_runs_of(entry, None, Variant(blind=True))) == 1
 
 
 def test_a_benchmark_without_data_and_no_benchmark_at_all_are_named(trained, tmp_path_factory):

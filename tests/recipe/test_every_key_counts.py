@@ -95,6 +95,7 @@ OTHER_VALUES: dict[str, Any] = {
     "benchmarks.limit": 1,
     "benchmarks.features": {"video": "f"},
     "benchmarks.without": [["image"]],
+    "benchmarks.rules": [{"generation": {"seed": 3}}],
 }
 # Parts of a recipe that change no weight.
 WITHOUT_WEIGHT = {*OTHER_PARTS, *(f"stages.{name}" for name in EXECUTION_SETTINGS)}

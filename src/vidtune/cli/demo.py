@@ -5,6 +5,7 @@ Every step continues where it was stopped, or does nothing if it is finished: th
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,7 @@ def demo(
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     from vidtune.evaluation.checkpoint import open_checkpoint
-    from vidtune.evaluation.predict import Variant, predict_benchmark
+    from vidtune.evaluation.predict import Variant, by_rules, predict_benchmark
     from vidtune.evaluation.report.page import build_report
     from vidtune.evaluation.scores.scoring import score_run
     from vidtune.machine.devices import pick_device
@@ -45,20 +46,18 @@ def demo(
     final = _train(name, variables, results / "run")
 
     ablations = ", and with streams switched off" if any(entry.without for entry in chosen.benchmarks) else ""
+    ablations += ", and by other rules" if any(entry.rules for entry in chosen.benchmarks) else ""
     typer.echo(f"3/4  asking about videos it has never seen, and again with black frames{ablations}")
     loaded = open_checkpoint(final, pick_device(None))
     runs = []
     for entry in chosen.benchmarks:
         # Stored features cannot be made black.
-        others = [*([] if entry.features else [(True, ())]), *((False, off) for off in entry.without)]
-        for blind, without in ((False, ()), *others):
-            summary = predict_benchmark(
-                loaded,
-                entry.name,
-                Path(entry.data or world),
-                results / "evaluation",
-                Variant(blind, without, entry.features, {"generation": chosen.generation}, entry.limit),
-            )
+        whole = Variant(features=entry.features, overrides={"generation": chosen.generation}, limit=entry.limit)
+        others = [] if entry.features else [replace(whole, blind=True)]
+        others += [replace(whole, without=off) for off in entry.without]
+        for variant in (whole, *others, *(by_rules(whole, rules) for rules in entry.rules)):
+            data, out_of_runs = Path(entry.data or world), results / "evaluation"
+            summary = predict_benchmark(loaded, entry.name, data, out_of_runs, variant)
             runs.append(summary.run_dir)
             typer.echo(score_run(summary.run_dir))
 

@@ -10,7 +10,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint, opened
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
-from vidtune.evaluation.predict import WHOLE, Session, Variant, predict_benchmark
+from vidtune.evaluation.predict import WHOLE, Session, Variant, by_rules, predict_benchmark
 from vidtune.evaluation.protocol import merged
 from vidtune.evaluation.scores.score import Score
 from vidtune.evaluation.scores.scoring import score_run
@@ -127,8 +127,8 @@ def planned_runs(
     Args:
         checkpoint: folder of the checkpoint.
         names: benchmarks; none: those of the recipe beside the checkpoint. One that the recipe lists is run as it says:
-            with its decoding settings, and one more run for each of its ablations unless ``variant`` is blind or goes
-            without a stream. Any other is run by its own protocol.
+            with its decoding settings, and one more run for each of its ablations and changed rules unless ``variant``
+            is blind or goes without a stream. Any other is run by its own protocol.
         data: folder of the test sets; None: as the recipe says.
         variant: what every run has in common; what it does not say is taken from the recipe.
 
@@ -149,14 +149,14 @@ def planned_runs(
 
 
 def _runs_of(entry: BenchmarkEntry, data: Path | None, variant: Variant) -> list[PlannedRun]:
-    """The whole run of a benchmark, then its ablations."""
+    """The whole run of a benchmark, then its ablations, and those by other rules."""
     folder = data or entry.data
     if folder is None:
         raise UserError(f"benchmark {entry.name}: give the folder of its test set with --data")
     whole = replace(variant, features=variant.features or entry.features, limit=variant.limit or entry.limit)
-    # Ablations of the recipe are further runs, unless one run is asked for by what it goes without.
-    ablations = () if variant.blind or variant.without else entry.without
-    return [
-        PlannedRun(entry.name, Path(folder), replace(whole, without=without))
-        for without in (variant.without, *ablations)
-    ]
+    variants = [whole]
+    # Those of the recipe are further runs, unless one run is asked for by what it goes without.
+    if not (variant.blind or variant.without):
+        variants += [replace(whole, without=without) for without in entry.without]
+        variants += [by_rules(whole, rules) for rules in entry.rules]
+    return [PlannedRun(entry.name, Path(folder), one) for one in variants]

@@ -19,7 +19,7 @@ from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint, engine_for, opened
 from vidtune.evaluation.ledger import Asking, Ledger
-from vidtune.evaluation.protocol import Protocol
+from vidtune.evaluation.protocol import Protocol, merged, rules_in_words
 from vidtune.evaluation.protocol_of_checkpoint import protocol_for
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, chunk, prediction_of, question_text
 from vidtune.evaluation.runs.arithmetic import Arithmetic, arithmetic_of
@@ -96,6 +96,7 @@ class Variant:
         features: stream -> folder of stored features, one file per video named after it, read instead of the videos.
         overrides: changes to the protocol, after the system's own.
         limit: number of questions from the start of the test set; None: all.
+        folder: where the folder of the run is below that of all results.
     """
 
     blind: bool = False
@@ -103,10 +104,16 @@ class Variant:
     features: Mapping[str, Path | str] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
+    folder: str = ""
 
 
 WHOLE = Variant()
 """All questions, and everything that the model can see and hear."""
+
+
+def by_rules(variant: Variant, rules: Mapping[str, Any]) -> Variant:
+    """Returns a variant with further changes to the protocol, in a folder that is named after them."""
+    return replace(variant, overrides=merged(variant.overrides, rules), folder=rules_in_words(rules))
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,7 @@ def predict_benchmark(
     model = arithmetic_of(loaded.checkpoint.model)
     answerer = Answerer(loaded.identity, loaded.system.name, loaded.recipe, model)
     with engine_for(loaded, protocol, answering) as engine:
-        run_dir = Path(out) / protocol.run_name
+        run_dir = Path(out) / variant.folder / protocol.run_name
         return predict(engine, questions, protocol, run_dir, answerer, session, limit=variant.limit)
 
 

@@ -226,15 +226,21 @@ class Protocol(BaseModel):
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns every rule in which two records of rules differ, such as ``choices.wording``, with both values."""
-    one, other = _flat(first), _flat(second)
+    one, other = flat_rules(first), flat_rules(second)
     return {key: (one.get(key), other.get(key)) for key in {**one, **other} if one.get(key) != other.get(key)}
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_rules(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Returns rules inside each other by names such as "preprocessing.num_frames"."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= flat_rules(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
     return flat
+
+
+def rules_in_words(rules: Mapping[str, Any]) -> str:
+    """Returns changed rules as the name of a folder, such as "preprocessing.num_frames=16"; empty without any."""
+    return ",".join(f"{name}={value}" for name, value in flat_rules(rules).items()).replace("/", "_")
 
 
 def canonical_json(value: Any) -> str:

@@ -68,10 +68,8 @@ class TowerStream:
         with torch.autocast(weight.device.type, torch.bfloat16, enabled=weight.dtype == torch.bfloat16):
             options = {"taps": self.taps} if self.taps else {}
 
-            def run(parts: Sequence[Tensor]) -> list[Tensor]:
-                items = [
-                    self.preprocessing.to_float(part).to(weight.dtype) for part in parts
-                ]  # not a long one as a whole
+            def run(parts: Tensor | Sequence[Tensor]) -> list[Tensor]:
+                items = [self.preprocessing.to_float(part).to(weight.dtype) for part in parts]
                 return list(self.tower(items if self.takes_lists else torch.stack(items), **options))
 
             if not condenses(self.connector):

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-Run = Callable[[Sequence[Tensor]], Sequence[Tensor] | Tensor]
+Run = Callable[[Tensor | Sequence[Tensor]], Sequence[Tensor] | Tensor]
 """Function from items to their features, list of (N, C)."""
 
 
 def condensed(
-    tower: nn.Module, run: Run, connector: Any, values: Sequence[Tensor], extras: Sequence[Mapping[str, Tensor]]
+    tower: nn.Module,
+    run: Run,
+    connector: Any,
+    values: Tensor | Sequence[Tensor],
+    extras: Sequence[Mapping[str, Tensor]],
 ) -> list[Tensor]:
     """Condensed features of items.
 

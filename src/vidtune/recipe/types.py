@@ -268,6 +268,8 @@ class BenchmarkEntry(Settings):
         features: per stream, folder of published feature files that are read instead of the videos.
         without: ablations: one additional run per list, with the streams of the list switched off, for example
             ``[[audio], [speech]]``.
+        rules: one additional run per entry, with these rules of the protocol changed, for example
+            ``[{preprocessing: {num_frames: 16}}]``.
     """
 
     name: str
@@ -275,6 +277,7 @@ class BenchmarkEntry(Settings):
     limit: int | None = Field(default=None, gt=0)
     features: dict[str, FilePath] = Field(default_factory=dict)
     without: tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...] = ()
+    rules: tuple[Annotated[dict[str, Any], Field(min_length=1)], ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -239,3 +239,24 @@ def test_filters_work_in_a_browser(page, tmp_path, state, count, questions):
     assert hidden_videos == sum(
         not re.search(r'<div class="question"(?![^>]*hidden)', part) for part in document.split("<article")[1:]
     )
+
+
+def test_runs_that_differ_in_one_number_make_a_curve(tmp_path):
+    data = write_set(tmp_path / "set", ENTRIES[:3], types=TYPES[:3])
+    answers = {32: SEEING, 8: {}, 128: SEEING}
+    runs = []
+    for frames, said in answers.items():
+        protocol = stub_protocol(preprocessing={"num_frames": frames})
+        runs.append(stub_run(data, tmp_path / f"num_frames={frames}" / "world_qa", StubEngine(said), protocol).run_dir)
+    blind = stub_protocol(blind=True, preprocessing={"num_frames": 32})
+    runs.append(stub_run(data, tmp_path / "world_qa-blind", StubEngine({}), blind).run_dir)
+    for run in runs:
+        score_run(run)
+    text = build_report(runs, tmp_path / "report.html").read_text()
+    curve = text.split("Accuracy over preprocessing.num_frames")[1].split("Accuracy by question type")[0]
+    assert re.findall(r'class="name first">(\d+)<', curve) == ["8", "32", "128"]
+    assert [float(right) for right in re.findall(r'<span class="first">([\d.]+) ', curve)] == [0.0, 66.7, 66.7]
+    other = stub_protocol(preprocessing={"num_frames": 16}, generation={"max_new_tokens": 5})
+    runs.append(stub_run(data, tmp_path / "other" / "world_qa", StubEngine({}), other).run_dir)
+    score_run(runs[-1])
+    assert "Accuracy over" not in build_report(runs, tmp_path / "report.html").read_text()

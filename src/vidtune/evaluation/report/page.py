@@ -14,6 +14,7 @@ from vidtune import __version__
 from vidtune.errors import MediaError, UserError
 from vidtune.evaluation.outcome import Outcome
 from vidtune.evaluation.question import Prediction
+from vidtune.evaluation.report.curve import Curve, curve_of
 from vidtune.evaluation.report.frame_strip import frame_strip
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.comparison import Comparison, compare_runs, test_set_of
@@ -83,6 +84,7 @@ class RunGroup:
         measured: metrics scored the runs, or question types have values of their own.
         runs, labels, main_scores: the runs that this judge has scored, their names on the page and their scores.
         scores: (label, score) of every run by every judge.
+        curve: accuracy over a number of the protocol; None: the runs are not such.
         types: question types of ``main_scores``.
     """
 
@@ -94,6 +96,7 @@ class RunGroup:
     scores: tuple[tuple[str, Score], ...]
     main_scores: tuple[Score, ...]
     comparisons: tuple[tuple[str, str, Comparison], ...]
+    curve: Curve | None
     types: tuple[str, ...]
     problems: tuple[tuple[str, str, str], ...]
     videos: tuple[SampleVideo, ...]
@@ -183,6 +186,7 @@ def _group(
         ),
         main_scores=main_scores,
         comparisons=tuple(_comparisons(judged, judge)),
+        curve=_curve([run for run, _ in judged], main_scores),
         types=_types(main_scores),
         problems=tuple(_problems(judged, judge)),
         videos=tuple(_samples(judged[0][0], asked, [_replies(run, judge) for run, _ in judged], max_samples, frames)),
@@ -211,6 +215,14 @@ def _comparisons(judged: Sequence[tuple[RunFolder, str]], judge: str) -> Iterabl
                 yield label, other_label, compare_runs(run.path, other.path, judge)
     for run, label in whole[1:]:
         yield whole[0][1], label, compare_runs(whole[0][0].path, run.path, judge)
+
+
+def _curve(runs: Sequence[RunFolder], scores: Sequence[Score]) -> Curve | None:
+    """The whole runs of one checkpoint over the number in which their protocols differ."""
+    whole = [(run, score) for run, score in zip(runs, scores, strict=True) if not _is_reduced(run)]
+    if len({run.info.checkpoint.fingerprint for run, _ in whole}) > 1 or any(not score.overall for _, score in whole):
+        return None
+    return curve_of([(run.info.protocol, score) for run, score in whole])
 
 
 def _is_reduced(run: RunFolder) -> bool:
