@@ -43,3 +43,21 @@ def test_values_of_a_wrong_type_are_named(in_examples):
     for name, call in wrong:
         with pytest.raises(UserError, match=f"^{name}: expected "):
             call()
+
+
+def test_a_model_is_loaded_with_another_layer_program(in_examples):
+    steps = [{"after": 1, "drop": ["video"], "keep": 0.5, "rule": "attention"}]
+    model = vidtune.load("tiny-model", layer_program=steps)
+    assert model.network.program.steps == steps
+    model.save("copy")
+    copy = vidtune.load("copy")
+    assert copy.network.config.layer_program == steps
+    assert copy.answer("What moves?", video="clip.mp4", max_new_tokens=3).finish_reason == "length"
+    copy.network.use_layer_program([])
+    assert not copy.network.program and "layer_program" not in copy.network.config.to_dict()
+    with pytest.raises(UserError, match=r"^layer_program\[0\]: after is 2; layers count .* a step looks like"):
+        vidtune.load("tiny-model", layer_program=[{**steps[0], "after": 2}])
+    for wrong in ({"after": 1}, "text", [3], [{**steps[0], "drop": ["sound"]}], 3):
+        with pytest.raises(UserError, match=r"^layer_program"):
+            model.network.use_layer_program(wrong)
+    assert model.network.program.steps == steps

@@ -1,12 +1,17 @@
 """Options of commands as values: every field of a dataclass is an option, and the command gets the value."""
 
+import json
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
 from vidtune.cli.options.groups import option_groups
+from vidtune.cli.options.loading import layer_program_of
+from vidtune.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -33,3 +38,13 @@ def test_a_command_gets_its_options_as_values():
     shown = run(app, ["--help"]).output
     assert "Draw." in shown and "In pixels." in shown
     assert shown.index("--width") < shown.index("--tall") < shown.index("--colour")
+
+
+def test_a_layer_program_is_json_or_a_file_of_it(tmp_path):
+    steps = [{"after": 1, "drop": ["video"], "keep": 0.5}]
+    (tmp_path / "steps.json").write_text(json.dumps(steps))
+    assert layer_program_of(json.dumps(steps)) == layer_program_of(str(tmp_path / "steps.json")) == steps
+    assert layer_program_of(None) is None and layer_program_of("[]") == []
+    for wrong, reason in (("none.json", "No such file"), ("[3]", "list of steps"), ("[{", "no JSON"), ("{}", "list")):
+        with pytest.raises(UserError, match=rf"^--layer-program {re.escape(wrong)}: .*{reason}"):
+            layer_program_of(wrong)

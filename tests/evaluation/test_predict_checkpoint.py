@@ -240,3 +240,24 @@ def test_an_unknown_precision_is_refused(checkpoint, dtype):
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(UserError, match="no weights or configuration"):
         open_checkpoint(tmp_path)
+
+
+def test_a_layer_program_is_a_rule_of_the_protocol(checkpoint, data, tmp_path):
+    loaded, benchmark = open_checkpoint(checkpoint), BENCHMARKS["world_qa"]
+    plain = protocol_for(loaded, benchmark)
+    assert "layer_program" not in plain.model_dump()
+    assert protocol_for(loaded, benchmark, overrides={"layer_program": []}).hash == plain.hash
+    step = {"after": 1, "drop": ["video"], "keep": 0.25, "rule": "attention"}
+    given = {"layer_program": [step]}
+    dropping = protocol_for(loaded, benchmark, overrides=given)
+    assert dropping.layer_program == (step,) and dropping.hash != plain.hash
+    again = {"layer_program": [{**step, "after": [1], "drop": "video", "compact": False}]}
+    assert protocol_for(loaded, benchmark, overrides=again).hash == dropping.hash
+    with engine_for(loaded, dropping, AnsweringOptions(workers=0)) as engine:
+        assert engine.program.steps == [step] and not loaded.checkpoint.model.program
+    loaded.checkpoint.model.use_layer_program([step])
+    assert protocol_for(loaded, benchmark).hash == dropping.hash
+    assert protocol_for(loaded, benchmark, overrides={"layer_program": []}).hash == plain.hash
+    wrong = {"layer_program": [{**step, "rule": "atention"}]}
+    with pytest.raises(UserError, match=r"layer_program\[0\]: unknown drop rule 'atention'; known: uniform, attention"):
+        protocol_for(loaded, benchmark, overrides=wrong)

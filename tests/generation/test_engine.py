@@ -401,3 +401,17 @@ def test_real_media_are_answered_as_alone(llama):
     assert len(shared) == len(requests) > 0
     assert stats.media_loaded == stats.prefills == len(files)
     assert all(shared[id_].error is None and shared[id_].token_ids == answer.token_ids for id_, answer in alone.items())
+
+
+def test_every_question_chooses_by_attention_what_it_keeps_of_the_media(llama, a, b, c):
+    steps = [{"after": 1, "drop": ["video", "image"], "keep": 0.3, "rule": "attention", "compact": True}]
+    requests = mixed_requests(a, b, c)
+    with start(llama, layer_program=steps, max_batch_questions=3) as engine:
+        together = {answer.id: answer for answer in engine.answer(requests)}
+    alone, _ = answers(llama, requests, share_prefix=False, layer_program=steps)
+    assert together == alone
+    plain, _ = answers(llama, requests)
+    assert plain == answers(llama, requests, layer_program=[])[0]
+    same = {name for name in plain if plain[name] == together[name]}
+    assert {"text", "text-too"} <= same and len(same) < len(plain) - 1
+    assert llama[0].config.layer_program == [] and not llama[0].program

@@ -24,6 +24,7 @@ def load(
     tokenizer: str | None = None,
     device: str | None = None,
     dtype: "str | torch.dtype | None" = None,
+    layer_program: Sequence[Mapping[str, Any]] | None = None,
 ) -> Model:
     """Load a model from a checkpoint in any known format.
 
@@ -37,9 +38,13 @@ def load(
         tokenizer: folder or hub id, when the checkpoint's folder holds none.
         device: of torch; None: a GPU when there is one.
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``, or the dtype of torch; None: the checkpoint's.
+        layer_program: steps that drop media tokens between decoder layers, such as
+            ``[{"after": 18, "drop": ["video"], "keep": 0.25, "rule": "attention", "compact": True}]``, in the place of
+            the checkpoint's own; ``[]``: none; None: the checkpoint's.
 
     Raises:
-        UserError: no checkpoint there, an unknown format, missing or unexpected keys, or no tokenizer.
+        UserError: no checkpoint there, an unknown format, missing or unexpected keys, no tokenizer, or a layer program
+            that does not fit the model.
 
     Example:
         >>> type(vidtune.load("tiny-model")).__name__
@@ -58,6 +63,8 @@ def load(
         dtype=pick_dtype(dtype),
         device=pick_device(device),
     )
+    if layer_program is not None:
+        loaded.model.use_layer_program(layer_program)
     return Model(loaded.model, loaded.processor, loaded.report, checkpoint, loaded.source)
 
 

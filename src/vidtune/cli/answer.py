@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vidtune.cli.options.groups import option_groups
-from vidtune.cli.options.loading import ModelBase, Revision, System, Towers, assignments
+from vidtune.cli.options.loading import (
+    LayerProgram,
+    ModelBase,
+    Revision,
+    System,
+    Towers,
+    assignments,
+    layer_program_of,
+)
 from vidtune.cli.options.target import TargetOptions
 
 if TYPE_CHECKING:
@@ -50,6 +58,7 @@ def answer(
     tokenizer: Annotated[str | None, typer.Option(help="When the checkpoint's folder holds none.")] = None,
     device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None,
+    layer_program: LayerProgram = None,
     media_timeout: Annotated[float, typer.Option(help="Seconds one media file may take.")] = 60.0,
 ) -> None:
     """Answer questions about videos and images; all questions share the media.
@@ -61,6 +70,7 @@ def answer(
     from vidtune.processing.asked_media import require_files
 
     require_files({"video": video or [], "image": image or []})
+    steps = layer_program_of(layer_program)
     target = about.build(video or [], media_timeout)
     model = vidtune.load(
         checkpoint,
@@ -71,6 +81,7 @@ def answer(
         tokenizer=tokenizer,
         device=device,
         dtype=dtype,
+        layer_program=steps,
     )
     for warning in model.report.warnings if model.report else ():
         typer.echo(f"warning: {warning}", err=True)

@@ -9,7 +9,15 @@ import typer
 
 from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.judging import CACHE, NO_JUDGE, JudgeOptions, Scoring, judge_and_score
-from vidtune.cli.options.loading import ModelBase, Revision, System, Towers, assignments
+from vidtune.cli.options.loading import (
+    LayerProgram,
+    ModelBase,
+    Revision,
+    System,
+    Towers,
+    assignments,
+    layer_program_of,
+)
 from vidtune.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,6 +54,7 @@ class QuestionOptions:
     protocol: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change a rule, as generation.max_new_tokens=64.")
     ] = None
+    layer_program: LayerProgram = None
 
     def runs(self, folder: Path) -> "list[PlannedRun]":
         """The runs to make with the checkpoint in this folder."""
@@ -57,6 +66,8 @@ class QuestionOptions:
         rules = Document({"generation": {}})
         for assignment in self.protocol or ():
             override(rules, assignment)
+        if (steps := layer_program_of(self.layer_program)) is not None:
+            rules.value["layer_program"] = steps
         variant = Variant(
             blind=self.blind,
             without=tuple(self.without or ()),

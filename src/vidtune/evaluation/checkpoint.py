@@ -133,6 +133,7 @@ def engine_for(
         processor_for(loaded, protocol),
         GenerationSettings(**protocol.generation.model_dump()),
         prompt=protocol.prompt_format,
+        layer_program=protocol.layer_program,
         **asdict(options),
     )
 

@@ -109,6 +109,7 @@ class Protocol(BaseModel):
         question_media: name -> preprocessing of the streams that read further media of the questions, such as boxes.
         features: streams whose stored features are read instead of the file.
         without: streams that are switched off: the prompt contains nothing of them.
+        layer_program: steps that drop media tokens between decoder layers, in one way of writing.
         blind: frames are black and sound is silent; gives the score of a model that neither sees nor hears.
         choices: how multiple-choice questions are asked; None: there are none.
         missing_videos: questions whose video file does not exist are not asked; they count as wrong in the strict
@@ -135,6 +136,7 @@ class Protocol(BaseModel):
         "strip, one trailing stop string removed, strip"
     )
     missing_videos: Literal["excluded"] = "excluded"
+    layer_program: tuple[dict[str, Any], ...] = Field(default=(), exclude_if=_says_nothing)
     blind: bool = False
 
     @property

@@ -62,6 +62,7 @@ def protocol_for(
             "features": _in_order(loaded, protocol, (*protocol.features, *features)),
         }
     )
+    protocol = _with_layer_program(loaded, protocol, any("layer_program" in changes for _, changes in chosen))
     _require_possible(loaded, protocol)
     streams = processor_for(loaded, protocol).streams
     for name in protocol.question_media:
@@ -82,6 +83,13 @@ def _question(prompt: "PromptFormat", stream: str) -> str:
     """How a format writes a question about a medium of this stream."""
     texts = next((one.texts for one in prompt.placements if one.stream == stream), ())
     return texts[0].replace("{tag}", MEDIA) if len(texts) == 1 else prompt.question
+
+
+def _with_layer_program(loaded: LoadedCheckpoint, protocol: Protocol, said: bool) -> Protocol:
+    """The protocol with its layer program in one way of writing; where none was said, that of the model's config."""
+    config = loaded.checkpoint.model.config
+    program = config.read_program(protocol.layer_program) if said else config.program
+    return protocol.model_copy(update={"layer_program": tuple(program.steps)})
 
 
 def _in_order(loaded: LoadedCheckpoint, protocol: Protocol, streams: Sequence[str]) -> tuple[str, ...]:

@@ -118,7 +118,7 @@ class VideoLMConfig(PreTrainedConfig):
 
     def read_program(self, steps: Sequence[Mapping[str, Any]]) -> LayerProgram:
         """Another layer program for this model, given by a user. Raises UserError where it cannot be read."""
-        if isinstance(steps, str | Mapping) or not all(isinstance(step, Mapping) for step in steps):
+        if not isinstance(steps, list | tuple) or not all(isinstance(step, Mapping) for step in steps):
             raise UserError(f"layer_program: {steps!r}; give a list of steps, such as {EXAMPLE}")
         try:
             return LayerProgram.parse(steps, list(self.streams), self.text_config.num_hidden_layers)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from layer_programs import ADD, COMPACT, DROP, PROGRAMS, LevelsConfig, model_with
+from layer_programs import ADD, COMPACT, DROP, GUIDED_COMPACT, PROGRAMS, LevelsConfig, model_with
 from three_axes import three_axis_language_model
 from tiny_models import packed, random_example, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,8 +13,9 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.language_model.guided_drop import targets_of
 from vidtune.models.language_model.layer_call import MediaTokens, install, plan_call
-from vidtune.models.language_model.layer_program import LayerProgram, uniform
+from vidtune.models.language_model.layer_program import GuidedRule, LayerProgram, uniform
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Teaching
 from vidtune.registry import CONNECTORS, DROP_RULES
@@ -327,3 +328,38 @@ def reference_states(model, example):
     return decoder(
         inputs_embeds=embeds, position_ids=batch.position_ids, output_hidden_states=True, **inputs
     ).hidden_states
+
+
+def test_attention_chooses_nothing_behind_a_cache():
+    model = model_with(GUIDED_COMPACT)
+    batch = packed([random_example(model, "video", 0)])
+    with torch.no_grad():
+        cache = model(batch.input_ids[:, :2], use_cache=True).past_key_values
+        with pytest.raises(UserError, match="media behind tokens of a cache are not chosen by attention"):
+            model(batch.input_ids[:, 2:], media=batch.media, past_key_values=cache, use_cache=True)
+
+
+def test_in_training_the_tokens_before_supervised_spans_choose():
+    assert targets_of(np.array([3, 4, 5, 9, 11])).tolist() == [4, 10, 12]
+    model = model_with(GUIDED_COMPACT).train()
+    example, arrays = random_example(model, "video", 0)
+    silent = replace(example, labels=np.full(len(example.labels), -100))
+    batch = packed([(example, arrays), (silent, arrays)])
+    (given, _), (left, other) = (model.plan(batch).counts[stage] for stage in (0, 2))
+    tokens = example.media[0].num_tokens
+    assert given - left == tokens - int(0.4 * tokens)
+    assert given - other == tokens - int(0.75 * tokens)  # only what a rule without attention drops
+    assert model.eval().plan(batch).counts[2] == [left, left]
+
+
+@pytest.mark.parametrize(
+    "rule", [lambda weights, kept: weights, lambda weights, kept: None, lambda weights, kept: 1 // 0]
+)
+def test_rules_by_attention_that_choose_no_tokens_are_named(rule):
+    DROP_RULES.register("wrong", GuidedRule(rule))
+    try:
+        model = model_with([{"after": 1, "drop": ["video"], "keep": 0.5, "rule": "wrong"}])
+        with pytest.raises(UserError, match="drop rule 'wrong'"):
+            model.loss_sum(packed([random_example(model, "video", 0)]))
+    finally:
+        DROP_RULES.unregister("wrong")

@@ -1,7 +1,9 @@
 """Options of several commands: which checkpoint is loaded, and what completes it."""
 
+import json
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +28,34 @@ Towers = Annotated[
         metavar="NAME=WEIGHTS", help="Weights of a tower that the checkpoint comes without: file, folder or hub id."
     ),
 ]
+LayerProgram = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STEPS",
+        help="Drop media tokens between decoder layers: JSON, or a file of it, as "
+        '[{"after": 18, "drop": ["video"], "keep": 0.25, "rule": "attention", "compact": true}]; []: none. '
+        "Default: the checkpoint's own.",
+    ),
+]
+
+
+def layer_program_of(text: str | None) -> list[dict[str, Any]] | None:
+    """Return the steps of ``--layer-program``, given as JSON or as a file of it; None: the option was not given.
+
+    Raises:
+        UserError: neither JSON nor a file of it, or no list of steps.
+    """
+    if text is None:
+        return None
+    try:
+        steps = json.loads(text if text.lstrip()[:1] in ("[", "{") else Path(text).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--layer-program {text}: {error.strerror}; give JSON, or a file of it") from None
+    except ValueError as error:
+        raise UserError(f"--layer-program {text}: no JSON ({error}); write a list of steps") from None
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise UserError(f"--layer-program {text}: write a list of steps, [{{...}}, ...]")
+    return steps
 
 
 def assignments(given: Sequence[str] | None, option: str) -> dict[str, str]:

@@ -32,12 +32,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from vidtune.errors import UserError, foreign
-from vidtune.models.language_model.layer_program import GuidedRule, LayerProgram
+from vidtune.models.language_model.layer_program import GuidedRule, LayerProgram, chosen_indices
+from vidtune.models.language_model.text_attention import CallInputs, attention_to, queries_and_keys
 from vidtune.processing.batch import on_device
 from vidtune.registry import DROP_RULES
-
-SCORES = 2**24
-"""Largest number of attention scores that are computed at a time."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ class GuidedDrops:
         origins = self.chosen[stage].origins
         return on_device(self.kept, origins.device)[origins]
 
-    def before(self, layer: int, module: nn.Module, call: "CallInputs", rotary: Callable[..., Any] | None) -> Tensor:
+    def before(self, layer: int, module: nn.Module, call: CallInputs, rotary: Callable[..., Any] | None) -> Tensor:
         """Hidden states as a layer takes them; its other inputs are changed in place."""
         stage, hidden = self.program.stage_of(layer), call.hidden
         if layer in self.program.boundaries:
@@ -210,7 +208,7 @@ class GuidedDrops:
             begin += len(state.index)
         return hidden
 
-    def _choose(self, stage: int, module: nn.Module, call: "CallInputs", rotary: Callable[..., Any] | None) -> Chosen:
+    def _choose(self, stage: int, module: nn.Module, call: CallInputs, rotary: Callable[..., Any] | None) -> Chosen:
         device, boundary = call.hidden.device, self.program.boundaries[stage - 1]
         if stage == self.first:
             states = [_begin(sequence, device) for sequence in self.sequences]
@@ -248,13 +246,18 @@ class GuidedDrops:
         return Chosen(gather, origins, [new for _, new, _ in left], positions, unmoved, embeddings)
 
     def _attention(
-        self, stage: int, module: nn.Module, call: "CallInputs", steps: Sequence[Sequence[Sequence[tuple[str, int]]]]
+        self, stage: int, module: nn.Module, call: CallInputs, steps: Sequence[Sequence[Sequence[tuple[str, int]]]]
     ) -> Callable[[SequenceState], Tensor]:
         """Function that returns how much the query tokens of a sequence attend to each of its tokens, (T,)."""
         if not any(are_guided(item) for sequence in steps for item in sequence):
             return lambda state: state.origins
         if stage > self.first and call.inputs.get("position_embeddings") is not None:
             call.inputs["position_embeddings"] = self.chosen[stage - 1].position_embeddings
+        cache = call.inputs.get("past_key_values")
+        if cache is not None and cache.get_seq_length(self.program.boundaries[stage - 1]):
+            raise UserError(
+                "layer_program: media behind tokens of a cache are not chosen by attention; read both at once"
+            )
         query, key, scale = queries_and_keys(module, call)
         prefix = self.prefix if stage == self.first else None
         length = 0 if prefix is None else len(prefix.kept)
@@ -266,23 +269,6 @@ class GuidedDrops:
             return attention_to(query[own[rows - length]], keys, rows, scale)
 
         return of
-
-
-@dataclass(frozen=True)
-class CallInputs:
-    """What a decoder layer is called with.
-
-    Args:
-        hidden: (1, tokens, W) hidden states of the stage before.
-        args: further positional inputs.
-        inputs: its inputs by name, those of the stage before.
-        position_ids: positions of these tokens, not lowered by what was dropped.
-    """
-
-    hidden: Tensor
-    args: tuple[Any, ...]
-    inputs: dict[str, Any]
-    position_ids: Tensor
 
 
 @dataclass
@@ -330,55 +316,6 @@ class Suspension:
     def add(self, layer: int, hidden: Tensor) -> Tensor:
         """The questions add levels to what they keep."""
         return hidden
-
-
-class _Seen(Exception):
-    """Ends the call of a layer when its queries and keys are known."""
-
-
-def queries_and_keys(module: nn.Module, call: CallInputs) -> tuple[Tensor, Tensor, float]:
-    """Queries and keys of a decoder layer as its attention gets them, and the scale of the scores; without a graph.
-
-    Shape: -> (tokens, H, D), (tokens, G, D)
-    Raises:
-        UserError: the layer attends by a function of its own.
-    """
-    found: list[tuple[Tensor, Tensor, float]] = []
-
-    def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        found.append((query, key, scale))
-        raise _Seen
-
-    given = {name: value for name, value in call.inputs.items() if name != "cu_seqlens"}
-    given |= {"past_key_values": None, "use_cache": False, "attend": attend}
-    try:
-        with torch.no_grad():
-            module.forward(call.hidden.detach(), *call.args, **given)
-    except _Seen:
-        return found[0]
-    raise UserError(
-        f"layer_program: layers of type {type(module).__name__} attend by a function of their own, so that no rule can "
-        "choose by attention; use rule 'uniform'"
-    )
-
-
-def attention_to(query: Tensor, key: Tensor, rows: Tensor, scale: float) -> Tensor:
-    """How much query tokens attend to each token of their sequence, as a mean over them and over heads.
-
-    Args:
-        rows: (R,) places of the query tokens in the sequence; they attend to no later token.
-
-    Shape: query (R, H, D), key (T, G, D) -> (T,), float32
-    """
-    keys = key.float().permute(1, 2, 0)
-    grouped = query.float().unflatten(1, (keys.shape[0], -1))
-    later = torch.arange(len(key), device=key.device) > rows[:, None]
-    size = max(1, SCORES // (query.shape[1] * len(key)))
-    total = torch.zeros(len(key), device=key.device)
-    for part, hidden in zip(grouped.split(size), later.split(size), strict=True):
-        scores = torch.matmul(part, keys) * scale
-        total += scores.masked_fill_(hidden[:, None, None], -torch.inf).softmax(-1).mean((1, 2)).sum(0)
-    return total / len(rows)
 
 
 def targets_of(supervised: np.ndarray) -> np.ndarray:
@@ -437,16 +374,3 @@ def _indices(rule: str, weights: Tensor | None, places: Tensor, kept: int) -> Te
         what = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise UserError(f"drop rule {rule!r} returns {what}; expected int64 indices of shape ({kept},)")
     return found
-
-
-def chosen_indices(rule: str, tokens: int, count: int) -> np.ndarray:
-    """Indices of the tokens that a drop rule keeps, checked. Shape: (count,)"""
-    choose = cast(Callable[[int, int], np.ndarray], DROP_RULES[rule])
-    with foreign(f"drop rule {rule!r}"):
-        kept = choose(tokens, count)
-    if not isinstance(kept, np.ndarray) or kept.dtype.kind not in "iu" or kept.shape != (count,):
-        found = f"{kept.dtype} of shape {kept.shape}" if isinstance(kept, np.ndarray) else type(kept).__name__
-        raise UserError(f"drop rule {rule!r} returns {found}; expected an integer array of shape ({count},)")
-    if kept[0] < 0 or kept[-1] >= tokens or (kept[1:] <= kept[:-1]).any():
-        raise UserError(f"drop rule {rule!r} must return increasing indices from 0 to {tokens - 1}, each at most once")
-    return kept

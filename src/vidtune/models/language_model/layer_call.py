@@ -22,16 +22,15 @@ from transformers import Cache
 
 from vidtune.errors import UserError
 from vidtune.models.language_model.guided_drop import (
-    CallInputs,
     GuidedDrops,
     GuidedItem,
     GuidedSequence,
     OpenPrefix,
     Suspension,
     are_guided,
-    chosen_indices,
 )
-from vidtune.models.language_model.layer_program import LayerProgram
+from vidtune.models.language_model.layer_program import LayerProgram, chosen_indices
+from vidtune.models.language_model.text_attention import CallInputs
 from vidtune.processing.batch import on_device
 
 

@@ -19,12 +19,13 @@ Legend: M tokens of an item, K levels beside the embeddings, D language-model wi
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vidtune.errors import UserError, foreign
 from vidtune.registry import DROP_RULES
 
 
@@ -125,6 +126,16 @@ class LayerProgram:
         return bool(self.drops or self.adds)
 
     @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The program as steps, in one way of writing: equal programs give equal steps."""
+        drops = [
+            {"after": drop.after, "drop": sorted(drop.streams), "keep": drop.keep, "rule": drop.rule}
+            | ({"compact": True} if drop.compact else {})
+            for drop in self.drops
+        ]
+        return [*drops, *({"after": list(layers), "add": stream} for stream, layers in sorted(self.adds.items()))]
+
+    @property
     def is_compact(self) -> bool:
         """Whether positions are lowered by what was dropped before."""
         return any(drop.compact for drop in self.drops)
@@ -187,3 +198,16 @@ def _drop(where: str, after: int, streams: Sequence[str], step: dict[str, Any]) 
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def chosen_indices(rule: str, tokens: int, count: int) -> np.ndarray:
+    """Indices of the tokens that a drop rule keeps, checked. Shape: (count,)"""
+    choose = cast(Callable[[int, int], np.ndarray], DROP_RULES[rule])
+    with foreign(f"drop rule {rule!r}"):
+        kept = choose(tokens, count)
+    if not isinstance(kept, np.ndarray) or kept.dtype.kind not in "iu" or kept.shape != (count,):
+        found = f"{kept.dtype} of shape {kept.shape}" if isinstance(kept, np.ndarray) else type(kept).__name__
+        raise UserError(f"drop rule {rule!r} returns {found}; expected an integer array of shape ({count},)")
+    if kept[0] < 0 or kept[-1] >= tokens or (kept[1:] <= kept[:-1]).any():
+        raise UserError(f"drop rule {rule!r} must return increasing indices from 0 to {tokens - 1}, each at most once")
+    return kept
