@@ -1,6 +1,7 @@
 """Lists of data sets in YAML: which samples of which files they stand for, and what is not there."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,28 @@ def test_the_recipe_gives_its_weight_to_every_set(folder: Path) -> None:
     assert [one.weight for one in of_each_file([source(folder, CLIPS, PICTURES, weight=2)])] == [2, 2]
 
 
+@pytest.mark.parametrize(
+    ("keys", "rate"),
+    [
+        ({}, None),
+        ({"video_read_type": "decord"}, None),
+        ({"video_read_type": "gif"}, 1.0),
+        ({"video_read_type": "img"}, 1.0),
+        ({"video_read_type": "img", "frame_rate": 3}, 3.0),
+        ({"frame_rate": 0.5}, 0.5),
+    ],
+)
+def test_the_frame_rate_of_a_set_reaches_its_videos(keys: dict[str, Any], rate: float | None, folder: Path) -> None:
+    write(folder / "annotations/own.json", [conversation(video="0.mp4"), conversation(video="0.mp4", frame_rate=7)])
+    found = table(
+        source(folder, {**CLIPS, **keys}, {"json_path": "annotations/own.json", "data_root": "media/clips", **keys}),
+        folder,
+    )
+    assert [found[n].media[0].fps for n in range(3)] == [rate, rate, 7]
+    assert pickle.loads(pickle.dumps(found))[0].media[0].fps == rate
+    assert table(source(folder, {**PICTURES, **keys}), folder)[0].media[0].fps is None
+
+
 def test_a_random_part_is_the_same_every_time_and_another_for_another_file(folder: Path) -> None:
     for name, start in (("a", 0), ("b", 1000)):
         write(folder / f"annotations/{name}.jsonl", [conversation(id=start + n, image="0.png") for n in range(100)])
@@ -137,6 +160,7 @@ def test_sets_that_are_not_there_are_refused_or_left_out(folder: Path) -> None:
         ({**PICTURES, "sampling_strategy": "frist:10%"}, r"mix.yaml:4:\d+: sampling_strategy: unknown sampling 'frist"),
         ({**PICTURES, "sampling_strategy": 3}, "sampling_strategy: expected a text, not 3"),
         ({**PICTURES, "media_type": "sound"}, "unknown media_type 'sound'; known: image, mix, text, video"),
+        ({**CLIPS, "frame_rate": 0}, "frame_rate: expected a number above 0, not 0"),
         ({**PICTURES, "video_read_type": "fake"}, "unknown video_read_type 'fake'"),
         ({**PICTURES, "sampling": "all"}, r"mix.yaml:4:\d+: unknown key 'sampling'; did you mean 'sampling_strategy'"),
         ({"data_root": "pictures"}, r"mix.yaml:2:\d+: the key 'json_path' is missing"),
@@ -165,6 +189,7 @@ def test_what_is_no_list_of_sets_is_refused(folder: Path) -> None:
     [
         ({"roots": {"a": "b"}}, "roots belongs to a list of data sets"),
         ({"missing_sets": "refuse"}, "missing_sets belongs to a list of data sets"),
+        ({"format": "mixture", "frame_rate": 1}, "frame_rate belongs to the sets in this file"),
         ({"format": "mixture", "sampling": "all"}, "sampling belongs to the sets in this file"),
     ],
 )

@@ -22,6 +22,7 @@ class Source:
     features: dict[str, Path] = field(default_factory=dict)
     format: str | None = None
     sampling: str | None = None
+    frame_rate: float | None = None
     roots: dict[str, str] = field(default_factory=dict)
     missing_sets: str | None = None
 

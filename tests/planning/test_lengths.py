@@ -138,6 +138,8 @@ def test_other_annotations_and_a_missing_media_folder_have_tables_of_their_own(
     moved = AnnotationTable.open([Source(mixed.path, tmp_path)], tmp_path / "cache").files[0]
     assert len({*paths, table_path(without_folder, "key", tmp_path)}) == 3
     assert table_path(moved, "key", tmp_path) in paths
+    faster = AnnotationTable.open([Source(mixed.path, tmp_path, frame_rate=2.0)], tmp_path / "cache").files[0]
+    assert table_path(faster, "key", tmp_path) not in paths
     # Where the files themselves decide the numbers of tokens, the folder counts.
     assert table_path(moved, "key", tmp_path, by_media=True) != table_path(mixed, "key", tmp_path, by_media=True)
 

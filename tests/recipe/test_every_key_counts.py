@@ -88,6 +88,7 @@ OTHER_VALUES: dict[str, Any] = {
     "stages.data.features": {"video": "f"},
     "stages.data.weight": 2.0,
     "stages.data.sampling": "first:3",
+    "stages.data.frame_rate": 2.0,
     "stages.data.roots": {"https://a.org": "a"},
     "stages.data.missing_sets": "leave_out",
     "benchmarks.name": "msrvtt_qa",

@@ -25,9 +25,11 @@ class MediaFiles:
         media: folder that media paths are relative to; None: there is none.
         features: stream -> folder of stored features, one file per medium: ``<id><suffix>``, or the path of the medium
             with its suffix replaced or with a suffix added.
+        frame_rate: frames per second of all media but pictures, where an annotation gives none; None: those of files.
     """
 
-    def __init__(self, media: Path | None, features: Mapping[str, Path]) -> None:
+    def __init__(self, media: Path | None, features: Mapping[str, Path], frame_rate: float | None = None) -> None:
+        self._frame_rate = frame_rate
         self._media = None if media is None else MediaRoot(media)
         self._features = {stream: MediaRoot(folder) for stream, folder in features.items()}
 
@@ -48,7 +50,14 @@ class MediaFiles:
         if unsafe is not None:
             raise SampleProblem("unsafe path", f"{unsafe!r} is not the name of a frame in its folder")
         return tuple(
-            replace(self._ref(stream, path, annotation), extras=numbers, frames=names, start=start, end=end, fps=fps)
+            replace(
+                self._ref(stream, path, annotation),
+                extras=numbers,
+                frames=names,
+                start=start,
+                end=end,
+                fps=self._frame_rate if fps is None and stream != "image" else fps,
+            )
             for (stream, path), numbers, names, (start, end, fps) in zip(
                 annotation.media, extras, frames, parts, strict=True
             )

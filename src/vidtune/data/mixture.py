@@ -5,13 +5,16 @@
         sampling_strategy: "first:25%"            # all (default), first:N, first2:N, ..., end:N, random:N
         data_root: https://example.org/clips      # folder of the media
         media_type: video                         # image, video, text or mix
-        video_read_type: img
+        video_read_type: img                      # folders of frames
+        frame_rate: 3                             # of ours: frames per second that its videos are taken to have
 
 A path is relative to the folder of the file. Published lists name web addresses; `roots` of the recipe maps them, or
-the start of a path, to folders here. For sets of `text` and `mix` the folder of the media is that of the recipe. What
-a media file is decides how it is read; `video_read_type` is checked only.
+the start of a path, to folders here. For sets of `text` and `mix` the folder of the media is that of the recipe. A
+file or folder shows how it is read; but `gif`, `img` and `frame` mean one frame per second (as in the data loader of
+arXiv:2501.00574) where there is no `frame_rate`.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +27,13 @@ from vidtune.recipe.yaml_document import Document, Key, read_yaml
 from vidtune.spelling import suggestion
 
 LIST = "datasets"
-KEYS = ("json_path", "sampling_strategy", "data_root", "media_type", "video_read_type")
+KEYS = ("json_path", "sampling_strategy", "data_root", "media_type", "video_read_type", "frame_rate")
 MEDIA_TYPES = ("image", "video", "text", "mix")
 WHOLE_PATHS = ("text", "mix")
 """Media types whose annotations hold whole paths, to which no root is added."""
 READ_TYPES = ("decord", "av", "gif", "img", "frame", "lazy")
+ONE_PER_SECOND = ("gif", "img", "frame")
+"""Readers that take a video to have one frame per second."""
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -78,6 +83,15 @@ class _Entry:
             raise self.wrong(key, f"unknown {key} {word!r}; {suggestion(word, known)}")
         return word
 
+    def rate(self, key: str) -> float | None:
+        """The frame rate at a key; None: there is none."""
+        value = self._values.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise self.wrong(key, f"{key}: expected a number above 0, not {value!r}")
+        return float(value)
+
     def wrong(self, key: str, message: str) -> UserError:
         """An error about the value at a key."""
         return UserError(f"{self._document.place((*self._path, key))}: {message}")
@@ -126,7 +140,9 @@ def _data_set(entry: _Entry, media: str | None, folders: _Folders) -> DataSet:
         known_sampling(sampling)
     except ValueError as error:
         raise entry.wrong("sampling_strategy", f"sampling_strategy: {error}") from None
-    entry.word("video_read_type", READ_TYPES)
+    rate = entry.rate("frame_rate")
+    if entry.word("video_read_type", READ_TYPES) in ONE_PER_SECOND and rate is None:
+        rate = 1.0
     if entry.word("media_type", MEDIA_TYPES) in WHOLE_PATHS:
         root = None
     missing = folders.missing(name) or ("" if root is None else folders.missing(root))
@@ -135,6 +151,7 @@ def _data_set(entry: _Entry, media: str | None, folders: _Folders) -> DataSet:
         "format": None,
         "media": media if root is None else folders.local(root),
         "sampling": sampling,
+        "frame_rate": rate,
         "roots": {},
         "missing_sets": None,
     }

@@ -37,6 +37,9 @@ class DataSource(Protocol):
     def sampling(self) -> str | None: ...
 
     @property
+    def frame_rate(self) -> float | None: ...
+
+    @property
     def roots(self) -> Mapping[str, str]: ...
 
     @property
@@ -95,8 +98,9 @@ def data_sets(source: DataSource) -> list[DataSet] | None:
             key = "roots" if source.roots else "missing_sets"
             raise UserError(f"{source.annotations}: {key} belongs to a list of data sets; write format: mixture, too")
         return None
-    if source.sampling is not None:
-        raise UserError(f"{source.annotations}: sampling belongs to the sets in this file; write it there")
+    for key, value in (("sampling", source.sampling), ("frame_rate", source.frame_rate)):
+        if value is not None:
+            raise UserError(f"{source.annotations}: {key} belongs to the sets in this file; write it there")
     media = None if source.media is None else str(source.media)
     sets = kind.data_sets(Path(source.annotations), media, source.roots)
     if not sets:

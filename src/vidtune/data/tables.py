@@ -48,6 +48,7 @@ class AnnotationFile:
         word_lengths: (m,) int32, see `Annotation.word_length`.
         has_media: (m,) bool, whether the annotation has media.
         by_id: (m,) bool, whether the medium is named by the id of the annotation.
+        frame_rate: frames per second that its videos are taken to have; None: those of the files.
     """
 
     name: str
@@ -62,6 +63,7 @@ class AnnotationFile:
     word_lengths: np.ndarray
     has_media: np.ndarray
     by_id: np.ndarray
+    frame_rate: float | None = None
 
     @classmethod
     def parsed(
@@ -72,16 +74,19 @@ class AnnotationFile:
         content_hash: str,
         folder: Path,
         features: tuple[tuple[str, Path], ...] = (),
+        frame_rate: float | None = None,
     ) -> "AnnotationFile":
         """Open the parsed table in ``folder``."""
         blob_path = folder / BLOB
         blob = np.memmap(blob_path, np.uint8, "r") if blob_path.stat().st_size else np.empty(0, np.uint8)
-        columns = (np.load(folder / f"{column}.npy", mmap_mode="r") for column in COLUMNS)
-        media_files = MediaFiles(media, dict(features))
-        return cls(name, path, media, content_hash, folder, features, media_files, blob, *columns)
+        columns = {column: np.load(folder / f"{column}.npy", mmap_mode="r") for column in COLUMNS}
+        media_files = MediaFiles(media, dict(features), frame_rate)
+        return cls(
+            name, path, media, content_hash, folder, features, media_files, blob, *columns, frame_rate=frame_rate
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        place = (self.name, self.path, self.media, self.content_hash, self.folder, self.features)
+        place = (self.name, self.path, self.media, self.content_hash, self.folder, self.features, self.frame_rate)
         return AnnotationFile.parsed, place
 
     def __len__(self) -> int:
@@ -286,7 +291,7 @@ def _open_file(name: str, path: Path, source: DataSource, cache: Path) -> Annota
             _write_table(read(path, path.read_bytes()), building)
     media = None if source.media is None else Path(source.media)
     features = tuple((stream, Path(place)) for stream, place in source.features.items())
-    return AnnotationFile.parsed(name, path, media, content_hash, folder, features)
+    return AnnotationFile.parsed(name, path, media, content_hash, folder, features, source.frame_rate)
 
 
 def _write_table(annotations: Iterable[Annotation], folder: Path) -> None:

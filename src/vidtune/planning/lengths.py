@@ -235,6 +235,8 @@ def table_path(file: AnnotationFile, key: str, cache: Path, by_media: bool = Fal
     """
     folder = f"{file.media} {file.features}" if by_media or file.features else file.media is None
     parts = f"{file.content_hash} {folder} {key} {file.listing()}"
+    if file.frame_rate is not None:
+        parts += f" {file.frame_rate} frames per second"
     return cache / f"lengths-{hashlib.sha256(parts.encode()).hexdigest()[:32]}.npy"
 
 

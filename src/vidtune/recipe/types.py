@@ -60,7 +60,7 @@ OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features", "pac
 # Keys of a recipe, a stage and a data source that were added later: a fingerprint contains them only if they are set.
 LATER_KEYS = ("revision",)
 LATER_STAGE_KEYS = ("sizes", "objective")
-LATER_SOURCE_KEYS = ("format", "sampling", "roots", "missing_sets")
+LATER_SOURCE_KEYS = ("format", "sampling", "frame_rate", "roots", "missing_sets")
 
 
 def _expand_home(path: str) -> str:
@@ -114,6 +114,8 @@ class DataSource(Settings):
         weight: how often an epoch uses each sample: 2: twice; 0.5: a random half of the file, drawn anew every epoch.
         sampling: part of the samples that is used, the same one in every epoch: "first:1000" or "first:25%", "first2:",
             "first3:", "first4:" (the second, third, fourth block of that size), "end:", "random:"; None: all.
+        frame_rate: frames per second that the videos of the file are taken to have, also folders of frames; None: those
+            that they state.
         roots: of a list of data sets: start of a web address or path in the file -> local folder, the longest counts.
         missing_sets: of a list of data sets: what to do about sets that are not there, "refuse" or "leave_out"; None:
             "refuse".
@@ -125,6 +127,7 @@ class DataSource(Settings):
     features: dict[str, FilePath] = Field(default_factory=dict)
     weight: float = Field(default=1.0, gt=0, le=1e4)
     sampling: SamplingName | None = None
+    frame_rate: float | None = Field(default=None, gt=0)
     roots: dict[str, FilePath] = Field(default_factory=dict)
     missing_sets: Literal["refuse", "leave_out"] | None = None
 

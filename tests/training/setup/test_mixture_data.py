@@ -57,6 +57,8 @@ def test_another_mixture_is_other_data_and_a_moved_one_is_not(make_recipe: Any, 
     assert other_content(tmp_path, moved.stages[0], cache) is None
     assert recipe_fingerprint(_anywhere(moved)) == recipe_fingerprint(_anywhere(recipe))
     assert load_recipe(write(tmp_path / "recipe.yaml", moved)) == moved
+    faster = mixture(make_recipe(), here, {"frame_rate": 2.0})  # type: ignore[dict-item]
+    assert other_content(tmp_path, faster.stages[0], cache) == str(here / "first.json")
     for changes in [
         ({"sampling_strategy": "first:3"},),
         ({"json_path": "second.jsonl"}, {"json_path": "first.json"}),

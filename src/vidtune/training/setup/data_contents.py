@@ -23,6 +23,8 @@ from vidtune.recipe.types import DataSource, Recipe, Stage
 RECORD = "data.json"
 PLACES = "places.json"
 """File in the folder of a run: dotted key of a place of the recipe -> hash of the content that it had at first."""
+CHOICES = ("sampling", "frame_rate")
+"""Settings of a data source that may stand in a list of data sets, where the recipe does not hold them."""
 SAMPLED = 16
 """Number of samples of an annotation file whose media are compared."""
 
@@ -58,7 +60,7 @@ def other_content(folder: Path, stage: Stage, cache: Path) -> str | None:
     if len(recorded) != len(sources):
         return str(stage.data[-1].annotations)
     for source, old in zip(sources, recorded, strict=True):
-        if source.sampling != old.get("sampling"):
+        if any(getattr(source, key) != old.get(key) for key in CHOICES):
             return source.annotations
         if _paths(source) == old.get("paths"):
             continue
@@ -139,8 +141,8 @@ def _place_hash(place: str) -> str | None:
 def _content(source: DataSource, file: AnnotationFile) -> dict[str, Any]:
     numbers = np.unique(np.linspace(0, len(file) - 1, min(SAMPLED, len(file))).astype(int)).tolist()
     files = [_files_hash(file, number) for number in numbers]
-    sampling = {} if source.sampling is None else {"sampling": source.sampling}
-    return {"paths": _paths(source), "annotations": file.content_hash, "files": files, **sampling}
+    chosen = {key: getattr(source, key) for key in CHOICES if getattr(source, key) is not None}
+    return {"paths": _paths(source), "annotations": file.content_hash, "files": files, **chosen}
 
 
 def _paths(source: DataSource) -> dict[str, Any]:
