@@ -81,9 +81,8 @@ class AnnotationFile:
         blob = np.memmap(blob_path, np.uint8, "r") if blob_path.stat().st_size else np.empty(0, np.uint8)
         columns = {column: np.load(folder / f"{column}.npy", mmap_mode="r") for column in COLUMNS}
         media_files = MediaFiles(media, dict(features), frame_rate)
-        return cls(
-            name, path, media, content_hash, folder, features, media_files, blob, *columns, frame_rate=frame_rate
-        )
+        place = (name, path, media, content_hash, folder, features)
+        return cls(*place, media_files, blob, **columns, frame_rate=frame_rate)
 
     def __reduce__(self) -> tuple[Any, ...]:
         place = (self.name, self.path, self.media, self.content_hash, self.folder, self.features, self.frame_rate)
