@@ -10,9 +10,10 @@ from vidtune.processing.layout import lay_out
 from vidtune.processing.prompts.placing import placed, with_tags
 from vidtune.processing.tokenizer import ChunkTokenizer
 from vidtune.processing.tokenizing import Placeholder, encode
-from vidtune.systems.videochat_flash import DIALECT
+from vidtune.systems.videochat_flash import SYSTEM
 
 IMAGE = -200
+DIALECT = SYSTEM.dialect
 STREAMS = ("image", "video")
 HOST = read("host_side.json") if FOLDER.is_dir() else {"preprocess_qwen": {}}
 

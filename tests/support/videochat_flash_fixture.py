@@ -39,3 +39,24 @@ def byte_tokenizer(special: dict[str, int]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
     )
+
+
+def text_sizes(config: dict, tower: str) -> dict[str, Any]:
+    """Sizes of the language model around a tower of the fixture, "umt" or "iv2"."""
+    sizes = {**config["dims"]["llm"], **config["llm_common"]}
+    return {**sizes, "num_hidden_layers": config["dims"]["llm_iv2_layers"]} if tower == "iv2" else sizes
+
+
+def tower_sizes(config: dict, tower: str) -> dict[str, Any]:
+    dims = config["dims"][tower]
+    hidden = config["internvideo2"]["mlp_hidden"] if tower == "iv2" else 4 * dims["hidden"]
+    return {
+        "type": {"umt": "umt", "iv2": "internvideo2"}[tower],
+        "hidden_size": dims["hidden"],
+        "intermediate_size": hidden,
+        "num_hidden_layers": dims["depth"] + 1 + config["mm"]["mm_vision_select_layer"],
+        "num_attention_heads": dims["heads"],
+        "image_size": dims["image_size"],
+        "patch_size": dims["patch_size"],
+        "clip_frames": dims["frames"],
+    }

@@ -178,14 +178,23 @@ class StreamSettings(BaseModel):
         return isinstance(self.num_tokens, Measure) and (not self.all_alike or self.num_tokens.counts_states)
 
     def takes(self, other: Preprocessing) -> bool:
-        """Whether preprocessing that gives other shapes fits too: items of more or fewer parts, of as many tokens.
+        """Whether preprocessing that gives other shapes fits too.
 
-        Only of items with extras, whose connector takes any number of parts.
+        Of items whose tokens are counted by a function: those of as many tokens in more or fewer parts, whose connector
+        takes any number of parts, and those of the same size of frames that the function can count.
         """
-        if not hasattr(other, "load_item") or not isinstance(self.num_tokens, Measure) or not self.all_alike:
+        if not isinstance(self.num_tokens, Measure):
             return False
-        own, new = self.preprocessing.output_shapes()[0], other.output_shapes()[0]
-        return (own[0], *own[2:]) == (new[0], *new[2:]) and self.measure(own).tokens == self.measure(new).tokens
+        own, new = self.preprocessing.output_shapes(), other.output_shapes()
+        if {shape[-2:] for shape in new} != {shape[-2:] for shape in own}:
+            return False
+        if self.all_alike:
+            alike = hasattr(other, "load_item") and own[0][0] == new[0][0]
+            return alike and self.measure(own[0]).tokens == self.measure(new[0]).tokens
+        try:
+            return all(self.measure(shape).tokens > 0 for shape in new)
+        except (UserError, ValueError):
+            return False
 
     def measure(self, shape: Sequence[int]) -> Measured:
         """What an item becomes for which preprocessing returns this shape."""

@@ -68,7 +68,8 @@ class SamplingRule:
         """Return every number of frames that a clip can give, ascending."""
         if self.number is not None:
             multiples = range(wanted.multiple, wanted.most + 1, wanted.multiple)
-            return sorted({*multiples, min(wanted.least, wanted.most), wanted.most})
+            bounds = {wanted.most} | ({wanted.least} if wanted.least > wanted.multiple else set())
+            return sorted({*multiples, *bounds})
         return [wanted.most] if self.repeats else list(range(1, wanted.most + 1))
 
 

@@ -18,7 +18,7 @@ LLAMA = settings_of(LlamaConfig) | KnownSettings(
     only={"sliding_window": (None,), "use_sliding_window": (False, None)},
 )
 """Settings of a Llama."""
-LLAVA = LLAMA | KnownSettings(
+AROUND = KnownSettings(
     read=frozenset({"mm_projector_type", "mm_hidden_size", "mm_vision_select_layer"}),
     only={
         "mm_use_im_start_end": (False, None),
@@ -40,6 +40,8 @@ LLAVA = LLAMA | KnownSettings(
         "mm_use_im_patch_token": "the model was trained with a further token",
     },
 )
+"""Settings that a LLaVA has around its language model."""
+LLAVA = LLAMA | AROUND
 """Settings of a LLaVA around a Llama."""
 
 
@@ -58,8 +60,14 @@ def projector_kind(depth: int) -> str:
     return {0: "identity", 1: "linear"}.get(depth, f"mlp{depth}x_gelu")
 
 
-def read_text_config(config: JsonDict) -> PreTrainedConfig:
-    """Return the config of the Llama in a published config.json.
+def read_text_config(
+    config: JsonDict, kind: type[PreTrainedConfig] = LlamaConfig, known: KnownSettings = LLAMA
+) -> PreTrainedConfig:
+    """Return the config of the language model in a published config.json.
+
+    Args:
+        kind: class of its config.
+        known: settings of such a language model.
 
     Raises:
         ValueError: unknown rotary positions, or a layer of the tower that is no number.
@@ -67,8 +75,8 @@ def read_text_config(config: JsonDict) -> PreTrainedConfig:
     layer = config.get("mm_vision_select_layer")
     if layer is not None and type(layer) is not int:
         raise ValueError(f"mm_vision_select_layer is {layer!r}; expected the number of a layer")
-    text = {key: value for key, value in config.items() if key in LLAMA.read and key not in _OF_THE_FILE}
-    found = LlamaConfig(**text)
+    text = {key: value for key, value in config.items() if key in known.read and key not in _OF_THE_FILE}
+    found = kind(**text)
     require_rotary(found)
     require_one_rotary(config)
     return found
