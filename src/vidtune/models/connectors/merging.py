@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-LOT_NUMBERS = {"cpu": 2**22}
+LOT_NUMBERS = {"cpu": 2**23}
 """Numbers of the features that are merged together, by type of device: on a CPU about as many as its cache holds."""
 LOT_NUMBERS_ELSEWHERE = 2**26
 
