@@ -12,9 +12,12 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.video_qa import VideoQA
 from vidtune.evaluation.checkpoint import AnsweringOptions, engine_for, open_checkpoint
 from vidtune.evaluation.predict import Session, Variant, predict_benchmark
-from vidtune.evaluation.protocol_of_checkpoint import protocol_for
+from vidtune.evaluation.protocol_of_checkpoint import condensing_of, protocol_for
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.scoring import score_run
+from vidtune.models.connectors.mlp import MlpConnectorConfig
+from vidtune.models.connectors.token_merging import TokenMergingConfig
+from vidtune.processing.prompts.format import Placement
 from vidtune.registry import BENCHMARKS, SYSTEMS
 
 SHORT = {"generation": {"max_new_tokens": 4}}
@@ -118,6 +121,10 @@ def test_the_question_stands_where_the_prompt_format_puts_it(checkpoint, monkeyp
     protocol = protocol_for(loaded, BENCHMARKS["world_qa"])
     assert protocol.question_text("Who?") == "Who?\n<video>"
     assert protocol.hash != plain.hash
+    placed = {name: replace(one, placements=(Placement("video", ("{tag}{question}",)),)) for name, one in after.items()}
+    dialect = replace(dialect, prompts=placed)
+    monkeypatch.setitem(SYSTEMS.loaded, loaded.system.name, replace(loaded.system, dialect=dialect))
+    assert protocol_for(loaded, BENCHMARKS["world_qa"]).question_text("Who?") == "<video>Who?"
     said = {"question_template": "{media}\n{question}"}
     assert protocol_for(loaded, BENCHMARKS["world_qa"], overrides=said).hash == plain.hash
 
@@ -128,11 +135,30 @@ def test_the_question_stands_where_the_prompt_format_puts_it(checkpoint, monkeyp
         ({"preprocessing": {"interpolation": "magic"}}, "interpolation"),
         ({"prompt_format": "llava_v9"}, "has no prompt format 'llava_v9'"),
         ({"stream": "audio"}, "needs the stream 'audio'"),
+        ({"condensing": {"video": {"dtype": "float32"}}}, "condensing is as the checkpoint says"),
+        ({"choices": {"answering": "letters"}}, "questions of world_qa have no options to choose from"),
     ],
 )
 def test_rules_that_the_checkpoint_cannot_follow_are_refused(checkpoint, overrides, message):
     with pytest.raises(UserError, match=message):
         protocol_for(open_checkpoint(checkpoint), BENCHMARKS["world_qa"], overrides=overrides)
+
+
+class Merging:
+    """Config of streams that condense in the dtype of their name, but ``audio`` does not."""
+
+    def connector_of(self, stream):
+        if stream == "audio":
+            return MlpConnectorConfig(input_size=8, output_size=8)
+        return TokenMergingConfig(input_size=32, output_size=8, group_tokens=8, tokens=4, dtype=stream)
+
+
+def test_the_protocol_holds_how_features_are_condensed_and_in_which_dtype():
+    sizes = {"group_tokens": 8, "tokens": 4, "heads": 16, "tiled": False}
+    config = Merging()
+    assert condensing_of(config, ["float32", "audio"], "float16") == {"float32": {**sizes, "dtype": "float32"}}
+    config.connector_of = lambda stream: TokenMergingConfig(input_size=32, output_size=8, group_tokens=8, tokens=4)
+    assert condensing_of(config, ["video"], "float16") == {"video": {**sizes, "dtype": "float16"}}
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,8 @@ class Protocol(BaseModel):
         preprocessing: frame sampling and transform of that stream, as stored in the processor.
         companions: name -> preprocessing of the other streams that read the same file.
         question_media: name -> preprocessing of the streams that read further media of the questions, such as boxes.
+        condensing: stream -> settings by which its connector condenses features, with the dtype in which they are
+            compared: rounding decides which of almost equally similar ones become one.
         features: streams whose stored features are read instead of the file.
         without: streams that are switched off: the prompt contains nothing of them.
         layer_program: steps that drop media tokens between decoder layers, in one way of writing.
@@ -128,6 +130,7 @@ class Protocol(BaseModel):
     preprocessing: dict[str, Any] = Field(default_factory=dict)
     companions: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude_if=_says_nothing)
     question_media: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude_if=_says_nothing)
+    condensing: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude_if=_says_nothing)
     features: tuple[str, ...] = Field(default=(), exclude_if=_says_nothing)
     without: tuple[str, ...] = Field(default=(), exclude_if=_says_nothing)
     choices: ChoiceRules | None = Field(default=None, exclude_if=_says_nothing)

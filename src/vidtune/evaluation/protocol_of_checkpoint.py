@@ -9,10 +9,11 @@ from vidtune.evaluation.checkpoint import LoadedCheckpoint, companions_of, proce
 from vidtune.evaluation.protocol import MEDIA, Protocol
 from vidtune.media.preprocessing.kinds import unseeded_problem
 from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
-from vidtune.processing.stream_settings import needs_files_message
+from vidtune.processing.stream_settings import condenses, needs_files_message
 from vidtune.spelling import suggestion
 
 if TYPE_CHECKING:
+    from vidtune.models.config import VideoLMConfig
     from vidtune.processing.prompts.format import PromptFormat
     from vidtune.processing.stream_settings import StreamSettings
 
@@ -44,6 +45,10 @@ def protocol_for(
         ("protocol overrides", overrides or {}),
     )
     for source, changes in chosen:
+        if "condensing" in changes:
+            raise UserError(
+                f"{source}: condensing is as the checkpoint says; change its connector_settings, or --dtype"
+            )
         protocol = protocol.with_overrides(changes, source)
     if protocol.prompt_format not in (*system.dialect.prompts, CHAT_TEMPLATE):
         known = ", ".join(system.dialect.prompts)
@@ -70,13 +75,31 @@ def protocol_for(
             raise UserError(f"{protocol.benchmark}: question_media.{name}: {problem}")
     companions = [name for name in companions_of(loaded, protocol) if name in streams]
     _require_towers(loaded, protocol)
+    model = loaded.checkpoint.model
+    read = [name for name in _used(loaded, protocol) if name not in protocol.without]
     return protocol.model_copy(
         update={
+            "condensing": condensing_of(model.config, read, str(model.dtype).removeprefix("torch.")),
             "preprocessing": _settings(streams[protocol.stream]),
             "companions": {name: _settings(streams[name]) for name in companions},
             "question_media": {name: _settings(streams[name]) for name in protocol.question_media},
         }
     )
+
+
+def condensing_of(config: "VideoLMConfig", streams: Sequence[str], dtype: str) -> dict[str, dict[str, Any]]:
+    """Stream -> how its connector condenses features, for those that do.
+
+    Args:
+        dtype: of the features; compared in it where the connector sets no other.
+    """
+    connectors = {name: config.connector_of(name) for name in streams}
+    found = {
+        name: {key: getattr(connector, key) for key in connector.condensing}
+        for name, connector in connectors.items()
+        if condenses(connector)
+    }
+    return {name: settings | ({"dtype": settings.get("dtype") or dtype}) for name, settings in found.items()}
 
 
 def _question(prompt: "PromptFormat", stream: str) -> str:
