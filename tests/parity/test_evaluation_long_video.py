@@ -6,6 +6,8 @@ import pytest
 from event_sets import event_protocol
 
 from vidtune.evaluation.benchmarks.measured import Item
+from vidtune.evaluation.benchmarks.multiple_choice import longvideobench
+from vidtune.evaluation.benchmarks.multiple_choice.subtitles import frame_times, lines_at
 from vidtune.evaluation.benchmarks.temporal_grounding.reading import first_pair, first_pair_of_sentences
 from vidtune.evaluation.metrics.grounding import interval_iou
 from vidtune.evaluation.question import prediction_of, question_text
@@ -70,3 +72,71 @@ def test_charades_asks_and_scores_as_published(parity_folder, tmp_path, name):
         wanted = expected["videochat_report"][f"IOU 0.{digit}"], expected[f"lmms_eval_0_7_2_iou{digit}"]
         assert found.metrics[metric].value * 100 == pytest.approx(wanted[CHARADES.index(name)], abs=1e-9)
     assert found.metrics["mIoU"].value * 100 == pytest.approx(expected["lmms_eval_0_7_2_miou"], abs=1e-9)
+
+
+def worded(name, folder):
+    """The prompts of a benchmark, without what the system puts before them."""
+    protocol = event_protocol(name, question_template="{media}{question}")
+    return [question_text(one, protocol, media="") for one in BENCHMARKS[name].load(folder).questions]
+
+
+def video_mme(folder, documents, subtitles):
+    letters = "ABCD"
+    entries = [
+        {
+            "question_id": str(number),
+            "videoID": f"v{number}",
+            "duration": "long",
+            "question": document["question"],
+            "options": [f"{letter}. {one}" for letter, one in zip(letters, document["candidates"], strict=False)],
+            "answer": "A",
+        }
+        for number, document in enumerate(documents)
+    ]
+    (folder / "subtitle").mkdir(parents=True)
+    (folder / "videomme.jsonl").write_text("\n".join(json.dumps(entry) for entry in entries))
+    for number, text in enumerate(subtitles):
+        if text is not None:
+            (folder / "subtitle" / f"v{number}.srt").write_text(text)
+    return folder
+
+
+def test_video_mme_is_worded_as_published(parity_folder, tmp_path):
+    inputs, expected = load(parity_folder, "videochat_flash_prompts")
+    assert worded("video_mme", video_mme(tmp_path / "a", inputs["mc_docs"], ())) == expected["videomme"]
+    in_turn = [inputs["mc_docs"][number % len(inputs["mc_docs"])] for number in range(len(inputs["srt"]))]
+    found = worded("video_mme_subtitles", video_mme(tmp_path / "b", in_turn, inputs["srt"]))
+    assert found == expected["videomme_w_subtitle"]
+
+
+def test_frames_whose_subtitles_are_taken_are_those_published(parity_folder):
+    inputs, expected = load(parity_folder, "videochat_flash_prompts")
+    assert [frame_times(*given) for given in inputs["frame_ts"]] == expected["longvideobench_frame_timestamps"]
+
+
+def test_longvideobench_is_worded_as_published(parity_folder, tmp_path, monkeypatch):
+    inputs, expected = load(parity_folder, "videochat_flash_prompts")
+    for number, (given, lines) in enumerate(
+        zip(inputs["lvb_sub"], expected["longvideobench_subtitles"], strict=True)
+    ):
+        folder = tmp_path / str(number)
+        (folder / "subtitles").mkdir(parents=True)
+        (folder / "subtitles" / "v_en.json").write_text(json.dumps(given["subtitles"]))
+        times = frame_times(given["duration"], given["max_num_frames"])
+        path = folder / "subtitles" / "v_en.json"
+        assert "\n".join(lines_at(path, times, given["start"], given["duration"])) == lines
+        options = {f"option{place}": text for place, text in enumerate([*given["options"], "N/A", "N/A"])}
+        document = {
+            "id": "v_0",
+            "video_path": "v.mp4",
+            "subtitle_path": "v.json",
+            "duration": given["duration"],
+            "starting_timestamp_for_subtitles": given["start"],
+            "duration_group": 15,
+            "question": given["question"],
+            "correct_choice": 0,
+            **options,
+        }
+        (folder / "lvb_val.json").write_text(json.dumps([document]))
+        monkeypatch.setattr(longvideobench, "FRAMES", given["max_num_frames"])
+        assert worded("longvideobench", folder) == [expected["longvideobench_prompt"][number]]

@@ -4,6 +4,7 @@
 `normalised`     MVBench: ``B. text``, else the first letter A to E that stands alone once punctuation is removed; an
                  article "a" is read as A
 `first_capital`  Video-MME: the first capital A to D anywhere, once openings such as "The best answer is" are removed
+`first_of_five`  LongVideoBench in lmms-eval 0.7: the first capital A to E anywhere, once more such openings are removed
 `standing`       Perception Test: the first capital A to D that stands alone
 `written_out`    MMMU (arXiv:2311.16502): ``(B)``, else ``B`` before a blank or a period, else the text of an option
 `ranked`         lmms-eval 0.7: of all letters that may be meant, the one in the most telling place
@@ -37,6 +38,7 @@ _MOST_PERIODS = 32
 _OPENINGS = ("The best answer is", "The correct answer is", "The answer is", "The answer")
 _OPENINGS_TOGETHER = ("The best option isThe correct option is", "Best answer:Best option:")
 """Openings that a missing comma in the published code has joined, so that they never occur."""
+_FURTHER_OPENINGS = ("The best option is", "The correct option is", "Best answer:", "Best option:")
 _MANY_WORDS = 10
 _FEW_WORDS = 5
 _EDGES = (",", ".", "!", "?", ";", ":", "'")
@@ -96,6 +98,15 @@ def first_capital(answer: str, options: Sequence[str]) -> str | None:
     for opening in (*_OPENINGS, *_OPENINGS_TOGETHER):
         text = text.replace(opening, "")
     found = re.search(f"[{FOUR}]", text)
+    return found[0] if found else None
+
+
+def first_of_five(answer: str, options: Sequence[str]) -> str | None:
+    """See the table above: "Best option: C" is read as C."""
+    text = answer.strip()
+    for opening in (*_OPENINGS, *_FURTHER_OPENINGS):
+        text = text.replace(opening, "")
+    found = re.search(f"[{FIVE}]", text)
     return found[0] if found else None
 
 
@@ -173,9 +184,8 @@ def _places(letter: str, text: str) -> Iterator[tuple[int, int]]:
         yield 0, text.rfind(letter)
 
 
-READERS: dict[str, Reader] = {
-    reader.__name__: reader for reader in (normalised, first_capital, standing, written_out, ranked, alone)
-}
+_RULES = (normalised, first_capital, first_of_five, standing, written_out, ranked, alone)
+READERS: dict[str, Reader] = {reader.__name__: reader for reader in _RULES}
 
 
 def guess(seed: int, id: str, options: Sequence[str]) -> str:

@@ -1,0 +1,110 @@
+"""Subtitles of test sets: which lines of them stand in a prompt, by the published rules."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.test_set_files import read_list
+
+_SHOWN = re.compile(r'<font color="white" size=".72c">(.*?)</font>')
+_SHORT = 1.0
+"""Seconds; a shorter line is taken as one of this length, around its middle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Some text, and the seconds of the video in which it is shown."""
+
+    start: float
+    end: float
+    text: str
+
+
+def shown_lines(srt: str) -> list[str]:
+    """The text of every line of an ``.srt`` file that is marked as shown; of one line the first."""
+    found = (_SHOWN.search(line) for line in srt.split("\n"))
+    return [one[1] for one in found if one is not None]
+
+
+def timed_lines(path: Path, srt: str) -> list[Line]:
+    """The sections of an ``.srt`` file, of two in the same time the last; the lines of a section joined by blanks.
+
+    Raises:
+        UserError: a section without times; names file and section.
+    """
+    found: dict[tuple[float, float], Line] = {}
+    for number, section in enumerate(srt.replace("\r\n", "\n").split("\n\n"), start=1):
+        lines = section.split("\n")
+        if not section.strip() or len(lines) < 3:
+            continue
+        try:
+            start, end = (_seconds(time.replace(",", ".")) for time in lines[1].split(" --> "))
+        except ValueError:
+            raise UserError(
+                f"{path}: section {number}: {lines[1]!r} is no time such as '00:00:01,000 --> 00:00:02,500'"
+            ) from None
+        found[start, end] = Line(start, end, " ".join(lines[2:]))
+    return list(found.values())
+
+
+def lines_in_frames(lines: Sequence[Line], frames: Sequence[int], fps: float) -> list[str]:
+    """The marked text of the sections that are shown in one of the frames.
+
+    In the order in which a set of Python gives their numbers, as the published code does.
+    """
+    spans = [(int(line.start * fps), int(line.end * fps)) for line in lines]
+    seen = {place for frame in frames for place, (start, end) in enumerate(spans) if start <= frame < end}
+    marked = (_SHOWN.search(lines[place].text) for place in seen)
+    return [one[1] for one in marked if one is not None]
+
+
+def frame_times(duration: float, most: int) -> list[float]:
+    """Seconds of the frames: ``most`` of equal distance, or one of every second of a video that has fewer seconds."""
+    return [duration / most * place for place in range(most)] if duration > most else list(range(int(duration)))
+
+
+def lines_at(path: Path, times: Iterable[float], offset: float, duration: float) -> list[str]:
+    """The lines of a ``.json`` file of subtitles that are shown at one of these times.
+
+    Args:
+        path: a list of ``{"start": "00:00:01.5", "end": ..., "line": ...}``, or of ``{"timestamp": [1.5, 2.0],
+            "text": ...}`` in seconds, where an end that is no fraction is that of the video.
+        offset: seconds that are subtracted from times in the file.
+        duration: seconds of the video.
+
+    Raises:
+        UserError: the file cannot be read, or holds another form; names file and entry.
+    """
+    times = list(times)
+    entries, _ = read_list(path)
+    lines = [_line(path, index, entry, duration) for index, entry in enumerate(entries)]
+    return [line.text for line in lines if any(_covers(line, offset, time) for time in times)]
+
+
+def _covers(line: Line, offset: float, time: float) -> bool:
+    start, end = line.start - offset, line.end - offset
+    if end - start < _SHORT:
+        middle = (start + end) / 2
+        start, end = middle - _SHORT / 2, middle + _SHORT / 2
+    return start < time < end
+
+
+def _line(path: Path, index: int, entry: Any, duration: float) -> Line:
+    try:
+        if isinstance(entry, Mapping) and "timestamp" in entry:
+            start, end = entry["timestamp"]
+            return Line(float(start), end if isinstance(end, float) else duration, str(entry["text"]))
+        return Line(_seconds(entry["start"]), _seconds(entry["end"]), str(entry["line"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(
+            f"{path}: entry {index}: expected 'start', 'end' and 'line', or 'timestamp' and 'text', "
+            f"found {repr(entry)[:80]}"
+        ) from None
+
+
+def _seconds(clock: str) -> float:
+    hours, minutes, seconds = clock.split(":")
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)

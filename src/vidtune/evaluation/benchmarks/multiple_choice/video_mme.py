@@ -1,0 +1,177 @@
+"""Video-MME: 2700 questions with four options about 900 videos, short, medium and long; with and without subtitles.
+
+Fu et al., Video-MME: The First-Ever Comprehensive Evaluation Benchmark of Multi-modal LLMs in Video Analysis, CVPR
+2025, arXiv:2405.21075. The layout: the table of the public release as JSON lines (``videomme.jsonl``), videos in
+``data/``, subtitles in ``subtitle/<video>.srt``.
+
+The first two records are as the authors of VideoChat-Flash (arXiv:2501.00574) evaluate, those with ``_lmms_eval`` as
+lmms-eval 0.7 does. The latter speaks of subtitles also where there are none, and with subtitles takes the lines of 32
+frames of the video alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.multiple_choice.base import (
+    ANSWER_BY_LETTER,
+    Asked,
+    MultipleChoice,
+    options_of,
+    set_folder,
+)
+from vidtune.evaluation.benchmarks.multiple_choice.subtitles import lines_in_frames, shown_lines, timed_lines
+from vidtune.evaluation.benchmarks.named_files import VideoFiles
+from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list, read_text
+from vidtune.evaluation.protocol import ChoiceRules, FileLookup
+
+FILES = ("videomme.jsonl", "videomme.json", "test.jsonl", "test.json")
+DURATIONS = ("short", "medium", "long")
+LETTERS = ascii_uppercase[:4]
+LISTED = "This video's subtitles are listed below: \n"
+PROBING_TIMEOUT = 60.0
+FRAMES = 32
+"""Frames whose subtitles the record of lmms-eval takes."""
+
+Fields = Mapping[str, Mapping[str, str]]
+"""Name of a video -> fields of the wording of its questions."""
+
+
+@dataclass(frozen=True)
+class VideoMME(MultipleChoice):
+    """The test set.
+
+    Args:
+        fields: (name of a video -> its subtitle file, None: there is none; name -> video file) -> fields of the
+            wording; None: the wording has no fields, and no subtitles are read.
+    """
+
+    fields: Callable[[Mapping[str, Path | None], Mapping[str, Path]], Fields] | None = None
+
+    def read(self, data: Path) -> tuple[Path, Sequence[Asked], bytes]:
+        folder = set_folder(data, ("Video-MME", "videomme"), _holds, f"{' or '.join(FILES[:2])} of {self.title}")
+        path = next(folder / name for name in FILES if (folder / name).is_file())
+        entries, content = read_list(path)
+        asked = [_asked(path, index, entry) for index, entry in enumerate(entries)]
+        if self.fields is None or not asked:
+            return folder, asked, content
+        found = VideoFiles(self.lookup, folder, {one.video: (one.where, "videoID") for one in asked}).found
+        videos = {name: folder / file for name, one in found.items() if (file := one.file or one.similar)}
+        places = {name: folder / "subtitle" / f"{name}.srt" for name in found}
+        subtitles = {name: place if place.is_file() else None for name, place in places.items()}
+        fields = self.fields(subtitles, videos)
+        contents = [content, *(place.read_bytes() for place in subtitles.values() if place is not None)]
+        return folder, [replace(one, fields=fields[one.video]) for one in asked], b"\0".join(contents)
+
+
+def _holds(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in FILES)
+
+
+def _asked(path: Path, index: int, entry: Any) -> Asked:
+    options = options_of(path, index, entry, "options")
+    lettered = [one[:3] == f"{letter}. " for letter, one in zip(ascii_uppercase, options, strict=False)]
+    if any(lettered) and not all(lettered):
+        raise UserError(f"{path}: entry {index}: 'options' begin with other letters than A. to D.: {options!r}")
+    answer = field_of(path, index, entry, "answer", (str,)).strip()
+    if answer not in LETTERS[: len(options)] or len(answer) != 1:
+        raise UserError(f"{path}: entry {index}: 'answer' is {answer!r}, expected the letter of an option")
+    return Asked(
+        where=f"{path}: entry {index}",
+        id=field_of(path, index, entry, "question_id", (str,)),
+        type=field_of(path, index, entry, "duration", (str,)),
+        video=field_of(path, index, entry, "videoID", (str,)),
+        question=field_of(path, index, entry, "question", (str,)),
+        options=tuple(one[3:] for one in options) if any(lettered) else options,
+        right=LETTERS.index(answer),
+    )
+
+
+def _whole_subtitles(subtitles: Mapping[str, Path | None], videos: Mapping[str, Path]) -> Fields:
+    """All lines. What speaks of them depends on whether there are any, what announces them on the file."""
+    found = {}
+    for name, path in subtitles.items():
+        lines = [] if path is None else shown_lines(read_text(path)[0])
+        found[name] = {
+            "listed": "" if path is None else LISTED + "\n".join(lines),
+            "and": " and subtitles" if lines else "",
+            "and_the": " and the subtitles" if lines else "",
+        }
+    return found
+
+
+def _subtitles_of_frames(subtitles: Mapping[str, Path | None], videos: Mapping[str, Path]) -> Fields:
+    """The lines that are shown in one of `FRAMES` frames of equal distance, as our reader counts frames."""
+    from vidtune.media.pool import LoadJob, MediaPool
+
+    found = {name: {"listed": f"{LISTED}No subtitles available"} for name in subtitles}
+    named = {name: path for name, path in subtitles.items() if path is not None and name in videos}
+    with MediaPool(1, PROBING_TIMEOUT) as pool:
+        probed = [result.info for result in pool.load(LoadJob(str(videos[name]), None) for name in named)]
+    for (name, path), info in zip(named.items(), probed, strict=True):
+        if info is not None:  # a video that cannot be read is not asked about
+            frames = np.linspace(0, info.num_frames - 1, FRAMES, dtype=int).tolist()
+            lines = lines_in_frames(timed_lines(path, read_text(path)[0]), frames, info.fps)
+            found[name] = {"listed": LISTED + "\n".join(lines)}
+    return found
+
+
+def _wording(before: str, frames: str, asks: str, after: str) -> ChoiceRules:
+    """How a question is asked: ``frames`` says what is given, ``asks`` on what the answer is based."""
+    task = (
+        f"{before}{frames}Select the best answer to the following multiple-choice question based on the video{asks}. "
+        "Respond with only the letter (A, B, C, or D) of the correct option.\n"
+    )
+    return ChoiceRules(wording=task + after)
+
+
+_SOURCE = (
+    "Fu et al., Video-MME: The First-Ever Comprehensive Evaluation Benchmark of Multi-modal LLMs in Video Analysis, "
+    "CVPR 2025, arXiv:2405.21075"
+)
+_LOOKUP = FileLookup(folder="data", extensions=(".mp4", ".MP4", ".mkv"))
+_QUESTION = "Question: {question}\nOption:\n{options}\n"
+_BARE_QUESTION = "{question}\n{options}\n"
+VIDEO_MME = VideoMME(
+    name="video_mme",
+    title="Video-MME",
+    source=_SOURCE,
+    lookup=_LOOKUP,
+    choices=_wording("", "These are the frames of a video. ", "", _QUESTION + ANSWER_BY_LETTER),
+    reads="first_capital",
+)
+VIDEO_MME_SUBTITLES = VideoMME(
+    name="video_mme_subtitles",
+    title="Video-MME, with subtitles",
+    source=_SOURCE,
+    lookup=_LOOKUP,
+    choices=_wording(
+        "{listed}\n", "These are the frames{and} of a video. ", "{and_the}", f"{_QUESTION}The best answer is:"
+    ),
+    reads="first_capital",
+    fields=_whole_subtitles,
+)
+VIDEO_MME_LMMS_EVAL = VideoMME(
+    name="video_mme_lmms_eval",
+    title="Video-MME, lmms-eval",
+    record_of="video_mme",
+    source=f"{_SOURCE}; rules of lmms-eval 0.7",
+    lookup=_LOOKUP,
+    choices=_wording("", "", " and the subtitles", f"{_BARE_QUESTION}\n{ANSWER_BY_LETTER}"),
+    reads="ranked",
+)
+VIDEO_MME_SUBTITLES_LMMS_EVAL = VideoMME(
+    name="video_mme_subtitles_lmms_eval",
+    title="Video-MME, with subtitles, lmms-eval",
+    record_of="video_mme_subtitles",
+    source=f"{_SOURCE}; rules of lmms-eval 0.7",
+    lookup=_LOOKUP,
+    choices=_wording("{listed}\n", "", " and the subtitles", f"{_BARE_QUESTION}The best answer is:"),
+    reads="ranked",
+    fields=_subtitles_of_frames,
+)
