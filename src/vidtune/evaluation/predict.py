@@ -290,12 +290,14 @@ def _requests(asked: int, question: Question, protocol: Protocol, folder: Path) 
     """The requests of a question; their ids are part of the seed of sampling."""
     path = "" if question.file is None else str(folder / question.file)
     video = MediaRef(protocol.stream, path, question.features, start=question.start, end=question.end, fps=question.fps)
-    media = (video, *(replace(ref, path=str(folder / ref.path) if ref.path else "") for ref in question.media))
+    further = tuple(replace(ref, path=str(folder / ref.path) if ref.path else "") for ref in question.media)
+    media = further if question.media_alone else (video, *further)
+    tags = "".join(f"<{ref.stream}>" for ref in further) if question.media_alone else None
     options = () if protocol.choices is None else protocol.choices.scored(question.options)
-    yield Request(id=str(asked), media=media, question=question_text(question, protocol), options=options)
+    yield Request(id=str(asked), media=media, question=question_text(question, protocol, tags), options=options)
     if question.second is not None:
         second = replace(question, question=question.second)
-        yield Request(id=f"{asked}{SECOND}", media=media, question=question_text(second, protocol))
+        yield Request(id=f"{asked}{SECOND}", media=media, question=question_text(second, protocol, tags))
 
 
 def _prediction(question: Question, protocol: Protocol, answers: Mapping[bool, Answer]) -> Prediction:

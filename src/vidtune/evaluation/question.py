@@ -37,6 +37,8 @@ class Question:
         judge_prompt: name of the published prompt by which a chat model judges the answer; None: that of video QA.
         options: texts of the options of a multiple-choice question, in their order.
         start, end: seconds of the video between which it is asked about; None: from its start, to its end.
+        media_alone: ``media`` is all that the question is about, in the order of the prompt: the video itself does not
+            stand before it.
         fps: frames per second of a folder of frames, or other ones than the file states; None: those of the file.
     """
 
@@ -62,6 +64,7 @@ class Question:
     start: float | None = None
     end: float | None = None
     fps: float | None = None
+    media_alone: bool = False
 
     @property
     def missing(self) -> bool:

@@ -31,6 +31,8 @@ PARTS = {
     "video_mme_subtitles_lmms_eval": f"{_HERE}.multiple_choice.video_mme:VIDEO_MME_SUBTITLES_LMMS_EVAL",
     "longvideobench": f"{_HERE}.multiple_choice.longvideobench:LONGVIDEOBENCH",
     "longvideobench_lmms_eval": f"{_HERE}.multiple_choice.longvideobench:LONGVIDEOBENCH_LMMS_EVAL",
+    "needle": f"{_HERE}.needle.haystack:NEEDLE",
+    "needle_multi_hop": f"{_HERE}.needle.haystack:NEEDLE_MULTI_HOP",
     "world_qa": f"{_HERE}.world:WORLD_QA",
     "world_targets": f"{_HERE}.world:WORLD_TARGETS",
     "world_events": f"{_HERE}.world:WORLD_EVENTS",
