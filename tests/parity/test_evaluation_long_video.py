@@ -116,9 +116,7 @@ def test_frames_whose_subtitles_are_taken_are_those_published(parity_folder):
 
 def test_longvideobench_is_worded_as_published(parity_folder, tmp_path, monkeypatch):
     inputs, expected = load(parity_folder, "videochat_flash_prompts")
-    for number, (given, lines) in enumerate(
-        zip(inputs["lvb_sub"], expected["longvideobench_subtitles"], strict=True)
-    ):
+    for number, (given, lines) in enumerate(zip(inputs["lvb_sub"], expected["longvideobench_subtitles"], strict=True)):
         folder = tmp_path / str(number)
         (folder / "subtitles").mkdir(parents=True)
         (folder / "subtitles" / "v_en.json").write_text(json.dumps(given["subtitles"]))

@@ -60,7 +60,7 @@ class Needle:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A length in frames and a depth, the clips of that length, and the place among them of what stands at the depth."""
+    """A length in frames and a depth; the clips of that length, and the place of the depth among them."""
 
     length: int
     depth: float
