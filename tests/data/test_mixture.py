@@ -202,3 +202,14 @@ def test_keys_that_would_have_no_effect_are_refused(settings: dict[str, Any], me
 def test_a_set_of_few_samples(count: int, folder: Path) -> None:
     write(folder / "annotations/few.jsonl", [conversation(image="0.png")] * count)
     assert len(table(source(folder, {**PICTURES, "json_path": "annotations/few.jsonl"}), folder)) == count
+
+
+@pytest.mark.parametrize(
+    ("seconds", "message"),
+    [({"start": -1}, "start is -1 seconds; give 0 or more"), ({"start": 5, "end": 2}, "start is 5 and end 2 seconds")],
+)
+def test_impossible_seconds_are_named_by_file_and_sample(seconds: dict[str, Any], message: str, folder: Path) -> None:
+    write(folder / "annotations/parts.jsonl", [conversation(video="0.mp4"), conversation(video="0.mp4", **seconds)])
+    with pytest.raises(UserError, match=f"parts.jsonl: item 1: key 'start': {message}") as caught:
+        table(source(folder, {**CLIPS, "json_path": "annotations/parts.jsonl"}), folder)
+    assert "\n" not in str(caught.value)
