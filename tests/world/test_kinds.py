@@ -25,6 +25,6 @@ def test_the_demo_refuses_a_recipe_without_a_world(tmp_path):
     recipe = load_recipe(WORLD_RECIPES["shapes"], expand=False)
     path = tmp_path / "mine.yaml"
     path.write_text(dump_recipe(recipe.model_copy(update={"world": None})))
-    with pytest.raises(UserError, match=r"mine.yaml names no world to render \(world: shapes or events or targets\)"):
+    with pytest.raises(UserError, match=r"mine.yaml names no world to render \(world: shapes or .* or moments\)"):
         demo(tmp_path / "out", str(path))
     assert not (tmp_path / "out").exists()

@@ -330,7 +330,7 @@ class Recipe(Settings):
     distillation: dict[str, Distillation] = Field(default_factory=dict)
     features: FilePath | None = None
     seed: int = 42
-    world: Literal["shapes", "events", "targets"] | None = None
+    world: Literal["shapes", "events", "targets", "moments"] | None = None
     stages: tuple[Stage, ...] = ()
     benchmarks: tuple[BenchmarkEntry, ...] = ()
     generation: dict[str, Any] = Field(default_factory=dict)

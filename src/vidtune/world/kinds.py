@@ -15,6 +15,7 @@ from vidtune.registry import SYSTEMS
 from vidtune.world.dataset import WorldSpec, build_world
 from vidtune.world.event_dataset import EventWorldSpec, build_event_world
 from vidtune.world.layout import RenderProgress
+from vidtune.world.moments.dataset import MomentWorldSpec, build_moment_world
 from vidtune.world.target_dataset import TargetWorldSpec, build_target_world
 
 
@@ -51,6 +52,7 @@ WORLDS = {
     "shapes": World("world", partial(build_world, spec=WorldSpec())),
     "events": World("events_world", partial(build_event_world, spec=EventWorldSpec())),
     "targets": World("targets_world", partial(build_target_world, spec=TargetWorldSpec())),
+    "moments": World("moments_world", partial(build_moment_world, spec=MomentWorldSpec())),
 }
 
 

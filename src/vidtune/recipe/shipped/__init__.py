@@ -7,7 +7,12 @@ from vidtune.errors import UserError
 from vidtune.spelling import suggestion
 
 DEMO_RECIPE = "video_llava_tiny"
-WORLD_RECIPES = {"shapes": DEMO_RECIPE, "events": "longvale_tiny", "targets": "artemis_tiny"}
+WORLD_RECIPES = {
+    "shapes": DEMO_RECIPE,
+    "events": "longvale_tiny",
+    "targets": "artemis_tiny",
+    "moments": "videochat_flash_tiny",
+}
 """For each synthetic world, the recipe that was made for it; the world's tokenizer is trained on its prompts."""
 
 
