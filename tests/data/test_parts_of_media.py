@@ -1,7 +1,10 @@
 """Annotations of a part of a video: start, end and frame rate, through tables, planning, checking and the store."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +14,17 @@ from vidtune.data.conversations import read_conversations
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.data.tables import AnnotationTable
-from vidtune.errors import UserError
+from vidtune.errors import ItemError, UserError
+from vidtune.features.cache import FeatureCache
 from vidtune.media.clip_times import Part
 from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing
 from vidtune.media.probe import probe
 from vidtune.planning.counted_files import files_of
+from vidtune.processing.asked_media import asked_media, seconds_of
 from vidtune.processing.readings import MediaReader
 from vidtune.processing.stream_settings import StreamSettings
 from vidtune.recipe.types import DataSource
+from vidtune.registry import SYSTEMS
 
 TURNS = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "A dog."}]
 
@@ -73,6 +79,29 @@ def test_each_of_several_videos_has_its_own_part() -> None:
     two["conversations"] = [{"from": "human", "value": "<video> <video> <image>"}, {"from": "gpt", "value": "Yes."}]
     [found] = read_conversations(Path("a.json"), json.dumps([two]).encode())
     assert found.parts == ((1.0, 2.0, None), (None, 3.0, None), (None, None, None))
+
+
+def test_stored_features_of_parts_have_keys_of_their_own() -> None:
+    identities = SimpleNamespace(of=lambda path: "c0ffee")
+    cache: Any = SimpleNamespace(_identities=identities, spec=SimpleNamespace(by_extras=False))
+    whole = MediaRef("video", "/a.mp4")
+    parts = [replace(whole, start=1.0), replace(whole, end=1.0), replace(whole, fps=1.0), replace(whole, start=2.0)]
+    assert FeatureCache.key(cache, whole) == "c0ffee"
+    assert len({FeatureCache.key(cache, ref) for ref in (whole, *parts)}) == 5
+
+
+def test_a_part_of_an_asked_video(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", num_frames=20)
+    dialect = SYSTEMS["video_llava"].dialect
+    [ref] = asked_media({"video": [path], "image": []}, {}, dialect, (0.5, 1.5))
+    assert ref.part == Part(0.5, 1.5)
+    assert seconds_of([ref], 60) == 1.0
+    with pytest.raises(UserError, match="--start and --end: start is 2 and end 1 seconds; the end must come after it"):
+        asked_media({"video": [path]}, {}, dialect, (2.0, 1.0))
+    with pytest.raises(UserError, match="--start and --end: are for one video; 2 are given"):
+        asked_media({"video": [path, path]}, {}, dialect, (2.0, None))
+    with pytest.raises(ItemError, match=r"from 9 s on was asked for, but it ends after 2\.00 s"):
+        seconds_of(asked_media({"video": [path]}, {}, dialect, (9.0, None)), 60)
 
 
 def test_references_differ_by_their_part() -> None:

@@ -14,7 +14,7 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.data.tables import AnnotationTable
 from vidtune.media.clip_times import ClipTimes
-from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing
+from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.media.probe import MediaInfo
 from vidtune.planning.lengths import COST_UNIT, ExampleMaker, open_lengths
 from vidtune.planning.packing import CostModel
@@ -109,3 +109,22 @@ def test_a_tower_that_tells_its_hidden_states_costs_by_them() -> None:
     example = made.question_example("What is <box> doing?", media, "llava_v1")
     costs = ExampleMaker(made, "v1", None, None).costs(example).items()
     assert {stream: cost / COST_UNIT for stream, cost in costs} == {"video": 4, "image": 0, "box": 1, "track": 8}
+
+
+def test_clips_of_any_number_of_frames_may_have_another_largest_number() -> None:
+    tower = {"type": "umt", "hidden_size": 16, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    connector = {
+        "type": "token_merging",
+        "input_size": 16,
+        "output_size": 8,
+        "group_tokens": 16,
+        "tokens": 4,
+        "heads": 2,
+    }
+    steps = VideoPreprocessing(size=16, num_frames=16, multiple_of=4, sampling="per_second_middles")
+    settings = StreamSettings(
+        preprocessing=steps, placeholder_id=9, num_tokens=Measure(tower=tower, connector=connector)
+    )
+    assert settings.takes(steps.model_copy(update={"num_frames": 640, "multiple_of": 8}))
+    assert not settings.takes(steps.model_copy(update={"num_frames": 640, "multiple_of": 2}))
+    assert not settings.takes(steps.model_copy(update={"size": 24}))

@@ -68,7 +68,7 @@ class MediaReading:
             kind, part = f"connector type {self.config.connectors[parts['connector']]['type']!r}", cast(Any, connector)
             with foreign(kind):
                 standard = part.condensed_shape((*shape[:-2], config.num_tokens(config.input_shape()), shape[-1]))
-                blocks = condensed(tower, run, part, values, extras or [{} for _ in values])
+                blocks = condensed(tower, run, part, list(values), extras or [{} for _ in values])
             return checked(f"{kind}: condense", blocks, len(values), (*(None for _ in standard[1:]), standard[-1]))
 
     def _run_tower(
