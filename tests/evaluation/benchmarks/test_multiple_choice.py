@@ -162,7 +162,9 @@ def test_the_command_says_what_two_records_differ_in(capsys):
     assert vidtune(["benchmarks", "compare", "mlvu", "mlvu_lmms_eval"]) == 0
     said = capsys.readouterr().out
     assert "scoring.letters\n  mlvu: 'normalised'\n  mlvu_lmms_eval: 'ranked'" in said
-    assert "choices.wording" in said and "generation" not in said
+    assert "choices.wording" in said and "generation" not in said and "preprocessing" not in said
+    assert vidtune(["benchmarks", "compare", "mlvu", "mlvu_lmms_eval", "--system", "videochat_flash"]) == 0
+    assert "preprocessing.num_frames\n  mlvu: 512\n  mlvu_lmms_eval: 32" in capsys.readouterr().out
 
 
 def test_a_page_shows_all_questions_together_and_every_task(tmp_path):

@@ -33,6 +33,16 @@ from vidtune.evaluation.question import Question, QuestionSet
 ANSWER_BY_LETTER = "Answer with the option's letter from the given choices directly."
 BEST_OPTION = "Only give the best option."
 MEAN = "mean of tasks"
+
+
+def frames_of(most: int, least: int = 64) -> dict[str, dict[str, Any]]:
+    """Rules for VideoChat-Flash (arXiv:2501.00574): bounds of its number of frames."""
+    return {"videochat_flash": {"preprocessing": {"num_frames": most, "min_frames": least}}}
+
+
+AUTHORS_FRAMES = frames_of(512)
+LMMS_EVAL_FRAMES = frames_of(32, 32)
+"""What the wrapper of lmms-eval takes unless it is told otherwise."""
 _PICTURES = (".jpg", ".jpeg", ".png")
 _EMPTY = "the published scorer does not count empty answers"
 

@@ -18,8 +18,10 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.multiple_choice.base import (
     ANSWER_BY_LETTER,
+    LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
+    frames_of,
     options_of,
     place_of,
     set_folder,
@@ -124,6 +126,7 @@ _SOURCE = "Wang et al., LVBench: An Extreme Long Video Understanding Benchmark, 
 _LOOKUP = FileLookup(folder="videos")
 LVBENCH = LVBenchSet(
     name="lvbench",
+    system_rules=frames_of(640),
     title="LVBench",
     source=_SOURCE,
     lookup=_LOOKUP,
@@ -135,6 +138,7 @@ LVBENCH = LVBenchSet(
 )
 LVBENCH_LMMS_EVAL = LVBenchSet(
     name="lvbench_lmms_eval",
+    system_rules=LMMS_EVAL_FRAMES,
     title="LVBench, lmms-eval",
     record_of="lvbench",
     source=f"{_SOURCE}; rules of lmms-eval 0.7",

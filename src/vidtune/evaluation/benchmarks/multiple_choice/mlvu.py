@@ -16,7 +16,9 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.multiple_choice.base import (
     ANSWER_BY_LETTER,
+    AUTHORS_FRAMES,
     BEST_OPTION,
+    LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
     options_of,
@@ -79,6 +81,7 @@ _SOURCE = "Zhou et al., MLVU: Benchmarking Multi-task Long Video Understanding, 
 _LOOKUP = FileLookup(folder="video", extensions=("",))
 MLVU = MLVUSet(
     name="mlvu",
+    system_rules=AUTHORS_FRAMES,
     title="MLVU",
     source=_SOURCE,
     lookup=_LOOKUP,
@@ -91,6 +94,7 @@ MLVU = MLVUSet(
 )
 MLVU_LMMS_EVAL = MLVUSet(
     name="mlvu_lmms_eval",
+    system_rules=LMMS_EVAL_FRAMES,
     title="MLVU, lmms-eval",
     record_of="mlvu",
     source=f"{_SOURCE}; rules of lmms-eval 0.7",

@@ -15,7 +15,9 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.multiple_choice.base import (
+    AUTHORS_FRAMES,
     BEST_OPTION,
+    LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
     options_of,
@@ -128,6 +130,7 @@ _SOURCE = "Li et al., MVBench: A Comprehensive Multi-modal Video Understanding B
 _LOOKUP = FileLookup(folder=VIDEOS, extensions=("",))
 MVBENCH = MVBench(
     name="mvbench",
+    system_rules=AUTHORS_FRAMES,
     title="MVBench",
     source=_SOURCE,
     lookup=_LOOKUP,
@@ -140,6 +143,7 @@ MVBENCH = MVBench(
 )
 MVBENCH_LMMS_EVAL = MVBench(
     name="mvbench_lmms_eval",
+    system_rules=LMMS_EVAL_FRAMES,
     title="MVBench, lmms-eval",
     record_of="mvbench",
     source=f"{_SOURCE}; rules of lmms-eval 0.7",

@@ -16,7 +16,9 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.multiple_choice.base import (
     ANSWER_BY_LETTER,
+    AUTHORS_FRAMES,
     BEST_OPTION,
+    LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
     options_of,
@@ -79,6 +81,7 @@ _LOOKUP = FileLookup(folder="videos", extensions=(".mp4", ".MP4"))
 _LETTERS = "ABC"
 PERCEPTION_TEST = PerceptionTest(
     name="perception_test",
+    system_rules=AUTHORS_FRAMES,
     title="Perception Test",
     source=_SOURCE,
     lookup=_LOOKUP,
@@ -90,6 +93,7 @@ PERCEPTION_TEST = PerceptionTest(
 )
 PERCEPTION_TEST_LMMS_EVAL = PerceptionTest(
     name="perception_test_lmms_eval",
+    system_rules=LMMS_EVAL_FRAMES,
     title="Perception Test, lmms-eval",
     record_of="perception_test",
     source=f"{_SOURCE}; rules of lmms-eval 0.7",
