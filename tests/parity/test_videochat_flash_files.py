@@ -146,6 +146,18 @@ def test_settings_that_cannot_be_used_are_refused(changes, said, places, tmp_pat
         load_checkpoint(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("name", ["uniform0_attention", "attention", "uniform", "uniform1_attention"])
+def test_dropping_of_tokens_is_a_layer_program_and_is_written_back(name, places):
+    config = read("config.json")["notes"]["drop_variants"][name]
+    whole = json.loads((places["umt whole"] / "config.json").read_text())
+    shapes = {key: tuple(value.shape) for key, value in read(WEIGHTS["umt"]).items()}
+    found = FORMATS["hub"].read_config({**whole, **config}, shapes)
+    assert [step["after"] for step in found.layer_program] == config["llm_compress_layer_list"]
+    assert {key: FORMATS["hub"].write_config(found, {})[key] for key in config} == config
+    with pytest.raises(ValueError, match="its steps cannot be read from"):
+        FORMATS["hub"].read_config({**whole, **config, "llm_image_token_ratio_list": [1.0]}, shapes)
+
+
 def test_another_language_model_has_no_place_in_the_forms(places):
     text = AutoConfig.for_model("llama", hidden_size=32, num_attention_heads=2)
     config = SYSTEM.architecture.build_config(text, {}, {})

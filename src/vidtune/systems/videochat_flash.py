@@ -190,6 +190,8 @@ _SETTINGS = (
         why={"mm_newline_position": "the model was trained with a learned token between frames"},
     )
 )
+_GUIDED_FROM = {"attention": 0, "uniform0_attention": 1, "uniform1_attention": 2}
+"""Published name of a way to drop tokens -> the first of its steps that is guided by attention."""
 _TRAINED, _RELEASED = ("llava_qwen", "llava_qwen_flash"), ("videochat_flash_qwen",)
 
 
@@ -252,6 +254,38 @@ def _named_parts(config: JsonDict) -> NamedParts:
     )
 
 
+def _layer_program(config: JsonDict) -> list[JsonDict]:
+    """The steps in which a published config.json drops media tokens. Raises ValueError where it does not tell them."""
+    if not config.get("mm_llm_compress"):
+        return []
+    kind, layers, shares = (config.get(key) for key in _COMPRESSION)
+    lists = isinstance(layers, list) and isinstance(shares, list) and len(shares) == len(layers) + 1
+    if not (lists and shares[0] == 1 and kind in (*_GUIDED_FROM, "uniform")):
+        told = ", ".join(f"{key} {config.get(key)!r}" for key in _COMPRESSION)
+        raise ValueError(f"mm_llm_compress is true, but its steps cannot be read from {told}")
+    guided = _GUIDED_FROM.get(kind, len(layers))
+    step = {"drop": ["image", "video"], "compact": True}
+    return [
+        {"after": layer, "keep": share, **step, **({"rule": "attention"} if number >= guided else {})}
+        for number, (layer, share) in enumerate(zip(layers, shares[1:], strict=True))
+    ]
+
+
+def _compression(program: list[JsonDict]) -> JsonDict:
+    """The settings of a layer program. Raises ValueError for one that published code cannot run."""
+    if not program:
+        return {"mm_llm_compress": False}
+    plain = [{key: value for key, value in step.items() if (key, value) != ("rule", "uniform")} for step in program]
+    wanted = [{**step, "drop": ["image", "video"]} if "drop" in step else step for step in plain]
+    for kind in ("uniform", *_GUIDED_FROM):
+        shares = [1, *(step.get("keep") for step in program)]
+        told = (kind, [step["after"] for step in program], shares)
+        settings = {"mm_llm_compress": True, **dict(zip(_COMPRESSION, told, strict=True))}
+        if _layer_program(settings) == wanted:
+            return settings
+    raise ValueError("its layer program is none that llm_compress_type can say")
+
+
 def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:
     own = {name.removeprefix(_TOWER_PREFIX): shape for name, shape in shapes.items() if name.startswith(_TOWER_PREFIX)}
     named = _named_tower(config)
@@ -263,6 +297,8 @@ def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> Vide
         {"vision": {**tower, **_stored(config, "towers", "vision")}},
         {"visual": _stored(config, "connectors", "visual")},
     )
+    ours.layer_program = _layer_program(config)
+    _ = ours.program  # raises ValueError where it does not fit the language model
     require_width(config, ours.connectors["visual"]["input_size"])
     grids, known = config.get("image_grid_pinpoints"), _grids(_tower(ours).image_size)
     if grids not in (None, [], known):
@@ -295,7 +331,7 @@ def _write_config(config: VideoLMConfig, form: JsonDict) -> JsonDict:
         "max_num_pixels": 14745600000,
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
-        "mm_llm_compress": False,
+        **_compression(config.layer_program),
         "tokenizer_padding_side": "right",
         "tokenizer_model_max_length": 32768,
         "vidtune_towers": {"vision": {key: value for key, value in tower.items() if key not in ("type", "absent")}},
