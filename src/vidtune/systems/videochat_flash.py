@@ -259,12 +259,16 @@ def _layer_program(config: JsonDict) -> list[JsonDict]:
     if not config.get("mm_llm_compress"):
         return []
     kind, layers, shares = (config.get(key) for key in _COMPRESSION)
-    lists = isinstance(layers, list) and isinstance(shares, list) and len(shares) == len(layers) + 1
-    if not (lists and shares[0] == 1 and kind in (*_GUIDED_FROM, "uniform")):
+    known = kind == "uniform" or kind in _GUIDED_FROM
+    if (
+        not (known and isinstance(layers, list) and isinstance(shares, list))
+        or len(shares) != len(layers) + 1
+        or shares[0] != 1
+    ):
         told = ", ".join(f"{key} {config.get(key)!r}" for key in _COMPRESSION)
         raise ValueError(f"mm_llm_compress is true, but its steps cannot be read from {told}")
-    guided = _GUIDED_FROM.get(kind, len(layers))
-    step = {"drop": ["image", "video"], "compact": True}
+    guided = _GUIDED_FROM.get(str(kind), len(layers))
+    step: JsonDict = {"drop": ["image", "video"], "compact": True}
     return [
         {"after": layer, "keep": share, **step, **({"rule": "attention"} if number >= guided else {})}
         for number, (layer, share) in enumerate(zip(layers, shares[1:], strict=True))
