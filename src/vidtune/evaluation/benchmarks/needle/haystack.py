@@ -250,6 +250,10 @@ def _below(path: Path, key: str, name: str) -> str:
     return name
 
 
+# The published scripts write neither a line end nor a message about times between media and question.
+_RULES = {"videochat_flash": {"prompt_format": "qwen_2_bare", "preprocessing": {"min_frames": PUBLISHED_CLIP}}}
 _SOURCE = "Zhang et al., Long Context Transfer from Language to Vision, arXiv:2406.16852; grid of arXiv:2501.00574"
-NEEDLE = Haystack("needle", "Needle in a haystack", _SOURCE, hops=False)
-NEEDLE_MULTI_HOP = Haystack("needle_multi_hop", "Needle in a haystack, several hops", _SOURCE, hops=True)
+NEEDLE = Haystack("needle", "Needle in a haystack", _SOURCE, hops=False, system_rules=_RULES)
+NEEDLE_MULTI_HOP = Haystack(
+    "needle_multi_hop", "Needle in a haystack, several hops", _SOURCE, hops=True, system_rules=_RULES
+)
