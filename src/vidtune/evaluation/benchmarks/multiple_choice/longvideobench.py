@@ -16,7 +16,14 @@ from string import ascii_uppercase
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.multiple_choice.base import ANSWER_BY_LETTER, Asked, MultipleChoice, set_folder
+from vidtune.evaluation.benchmarks.multiple_choice.base import (
+    ANSWER_BY_LETTER,
+    AUTHORS_FRAMES,
+    LMMS_EVAL_FRAMES,
+    Asked,
+    MultipleChoice,
+    set_folder,
+)
 from vidtune.evaluation.benchmarks.multiple_choice.subtitles import frame_times, lines_at
 from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules
@@ -111,6 +118,7 @@ LONGVIDEOBENCH = LongVideoBench(
     title="LongVideoBench",
     source=_SOURCE,
     lookup=_LOOKUP,
+    system_rules=AUTHORS_FRAMES,
     generation=_GENERATION,
     choices=ChoiceRules(
         wording=(
@@ -129,6 +137,7 @@ LONGVIDEOBENCH_LMMS_EVAL = LongVideoBench(
     record_of="longvideobench",
     source=f"{_SOURCE}; rules of lmms-eval 0.7, task longvideobench_val_v",
     lookup=_LOOKUP,
+    system_rules=LMMS_EVAL_FRAMES,
     generation=_GENERATION,
     choices=ChoiceRules(wording=f"{{question}}\n{{options}}\n{ANSWER_BY_LETTER}\n"),
     reads="first_of_five",

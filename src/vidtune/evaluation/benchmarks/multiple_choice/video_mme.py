@@ -20,6 +20,8 @@ import numpy as np
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.multiple_choice.base import (
     ANSWER_BY_LETTER,
+    AUTHORS_FRAMES,
+    LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
     options_of,
@@ -142,6 +144,7 @@ VIDEO_MME = VideoMME(
     title="Video-MME",
     source=_SOURCE,
     lookup=_LOOKUP,
+    system_rules=AUTHORS_FRAMES,
     choices=_wording("", "These are the frames of a video. ", "", _QUESTION + ANSWER_BY_LETTER),
     reads="first_capital",
 )
@@ -150,6 +153,7 @@ VIDEO_MME_SUBTITLES = VideoMME(
     title="Video-MME, with subtitles",
     source=_SOURCE,
     lookup=_LOOKUP,
+    system_rules=AUTHORS_FRAMES,
     choices=_wording(
         "{listed}\n", "These are the frames{and} of a video. ", "{and_the}", f"{_QUESTION}The best answer is:"
     ),
@@ -162,6 +166,7 @@ VIDEO_MME_LMMS_EVAL = VideoMME(
     record_of="video_mme",
     source=f"{_SOURCE}; rules of lmms-eval 0.7",
     lookup=_LOOKUP,
+    system_rules=LMMS_EVAL_FRAMES,
     choices=_wording("", "", " and the subtitles", f"{_BARE_QUESTION}\n{ANSWER_BY_LETTER}"),
     reads="ranked",
 )
@@ -171,6 +176,7 @@ VIDEO_MME_SUBTITLES_LMMS_EVAL = VideoMME(
     record_of="video_mme_subtitles",
     source=f"{_SOURCE}; rules of lmms-eval 0.7",
     lookup=_LOOKUP,
+    system_rules=LMMS_EVAL_FRAMES,
     choices=_wording("{listed}\n", "", " and the subtitles", f"{_BARE_QUESTION}The best answer is:"),
     reads="ranked",
     fields=_subtitles_of_frames,

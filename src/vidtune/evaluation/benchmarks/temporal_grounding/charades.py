@@ -10,7 +10,7 @@ strict    every question; one without an answer counts as an empty one
 ========  ==================================================================================================
 
 `CHARADES` is as the authors of VideoChat-Flash evaluate, `CHARADES_LMMS_EVAL` as lmms-eval 0.7 does. They differ in how
-the interval is read from an answer (`reading`).
+the interval is read from an answer (`reading`), and in the number of frames for VideoChat-Flash.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
+from vidtune.evaluation.benchmarks.multiple_choice.base import AUTHORS_FRAMES, LMMS_EVAL_FRAMES
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
 from vidtune.evaluation.benchmarks.temporal_grounding.reading import first_pair, first_pair_of_sentences
 from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list, read_text
@@ -181,10 +182,12 @@ CHARADES = TimedSentences(
     "Charades-STA",
     f"{_SOURCE}; asked as by VideoChat-Flash, arXiv:2501.00574",
     read=first_pair,
+    system_rules=AUTHORS_FRAMES,
 )
 CHARADES_LMMS_EVAL = TimedSentences(
     "charades_sta_lmms_eval",
     "Charades-STA, as lmms-eval asks",
     f"{_SOURCE}; asked as by lmms-eval 0.7, task temporal_grounding_charades",
     read=first_pair_of_sentences,
+    system_rules=LMMS_EVAL_FRAMES,
 )
