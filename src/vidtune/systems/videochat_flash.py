@@ -123,6 +123,7 @@ def preprocessing(config: VideoLMConfig) -> dict[str, Preprocessing]:
         "std": IMAGENET_STD,
     }
     frames: dict[str, Any] = {"num_frames": 512, "min_frames": 64, "multiple_of": 8, "sampling": "per_second_middles"}
+    frames["folder_fps"] = 1.0
     return {
         "image": TilesPreprocessing(**pixels),
         "video": VideoPreprocessing(**pixels, **frames),
