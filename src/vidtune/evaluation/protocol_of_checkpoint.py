@@ -95,7 +95,7 @@ def condensing_of(config: "VideoLMConfig", streams: Sequence[str], dtype: str) -
     """
     connectors = {name: config.connector_of(name) for name in streams}
     found = {
-        name: {key: getattr(connector, key) for key in connector.condensing}
+        name: {key: getattr(connector, key) for key in getattr(connector, "condensing", ())}
         for name, connector in connectors.items()
         if condenses(connector)
     }

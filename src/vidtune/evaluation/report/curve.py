@@ -30,7 +30,8 @@ def curve_of(runs: Sequence[tuple[Protocol, Score]]) -> Curve | None:
         return None
     [name] = names
     values = [one.get(name) for one in rules]
-    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) < len(values):
         return None
-    points = [(value, score) for value, (_, score) in zip(values, runs, strict=True)]
+    points = [(value, score) for value, (_, score) in zip(numbers, runs, strict=True)]
     return Curve(name, tuple(sorted(points, key=lambda point: point[0])))
