@@ -35,7 +35,7 @@ FORMATS = {
     if form.write_config or form.partial
 }
 WHOLE = [(system, OURS) for system in SYSTEMS.names()] + [pair for pair, form in FORMATS.items() if not form.partial]
-# The connector of videochat_flash stands on a file of a tower: tests/parity/test_videochat_flash_files.py.
+# The connector of videochat_flash stands on a file of a tower: tests/parity/videochat_flash/files.py.
 PARTIAL = [pair for pair, form in FORMATS.items() if form.partial and pair[0] != "videochat_flash"]
 TOWER_NAMES = {"video_llava": ("image", "video"), "artemis": ("clip",)}
 """System -> towers that its partial formats name by their places."""

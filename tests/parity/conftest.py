@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Before the files of a system are imported: their asserts say what differed.
+pytest.register_assert_rewrite("videochat_flash")
+
 FIXTURES = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parent / "fixtures"))
 
 

@@ -17,7 +17,7 @@ FOLDER = Path(os.environ.get("VIDTUNE_PARITY", COPY)) / "videochat_flash"
 def read(name: str) -> Any:
     path = FOLDER / name
     if not path.is_file():
-        pytest.skip(f"{name} is not part of this fixture")
+        pytest.skip(f"{name} is not part of this fixture", allow_module_level=True)
     return json.loads(path.read_text()) if path.suffix == ".json" else load_file(path)
 
 

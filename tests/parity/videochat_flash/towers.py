@@ -1,13 +1,12 @@
 """Our UMT and InternVideo2 towers against the official code; every size is read from the fixture."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 from longvale_fixture import assert_restores, load_tower
-from safetensors.torch import load_file
 from torch.testing import assert_close
+from videochat_flash_fixture import read, tower_sizes
 
 from vidtune.models.towers.base import tower_config
 from vidtune.models.towers.internvideo2 import resized_table, sincos_table
@@ -20,50 +19,16 @@ CLOSE = {"atol": 2e-4, "rtol": 1e-4}
 
 
 @pytest.fixture(scope="module")
-def folder(parity_folder):
-    path = parity_folder / "videochat_flash"
-    if not path.is_dir():
-        pytest.skip("no videochat_flash fixtures in this folder")
-    return path
-
-
-@pytest.fixture(scope="module")
-def dims(folder):
-    return json.loads((folder / "config.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def inputs(folder):
-    return load_file(folder / "inputs.safetensors")
-
-
-@pytest.fixture(scope="module")
-def expected(folder):
-    return load_file(folder / "expected.safetensors")
-
-
-@pytest.fixture(scope="module")
-def towers(folder, dims):
+def towers(config):
     """Both towers with the official weights."""
     found = {}
     for kind, file in KINDS.items():
-        sizes = dims["dims"][kind]
         state = {
             name.removeprefix(PREFIX).removeprefix("encoder."): tensor
-            for name, tensor in load_file(folder / file).items()
+            for name, tensor in read(file).items()
             if name.startswith(PREFIX)
         }
-        spec = {
-            "type": {"umt": "umt", "iv2": "internvideo2"}[kind],
-            "hidden_size": sizes["hidden"],
-            "intermediate_size": len(state["blocks.0.mlp.fc1.bias"]),
-            "num_hidden_layers": sizes["depth"] + dims["mm"]["mm_vision_select_layer"] + 1,
-            "num_attention_heads": sizes["heads"],
-            "image_size": sizes["image_size"],
-            "patch_size": sizes["patch_size"],
-            "clip_frames": sizes["frames"],
-        }
-        tower = tower_config(spec).build().eval()
+        tower = tower_config(tower_sizes(config, kind)).build().eval()
         tower.load_state_dict(state)
         found[kind] = tower
     return found
@@ -102,8 +67,8 @@ def test_the_class_token_of_internvideo2_equals_the_original(towers, inputs, exp
     assert_close(tower.with_class_token(clip)[:, :8], expected["iv2.tower.with_cls_video_first8"], **CLOSE)
 
 
-def test_positions_of_umt_equal_the_original(dims, expected):
-    sizes = dims["dims"]["umt"]
+def test_positions_of_umt_equal_the_original(config, expected):
+    sizes = config["dims"]["umt"]
     side, width = sizes["image_size"] // sizes["patch_size"], sizes["hidden"]
     close = {"atol": 5e-6, "rtol": 0}
     video, picture = (torch.from_numpy(position_table(width, frames, side)).float() for frames in (sizes["frames"], 1))
@@ -128,14 +93,14 @@ def test_positions_of_internvideo2_equal_the_original(inputs, expected):
         assert_close(ours, theirs, atol=5e-6, rtol=0)
 
 
-def test_published_names_and_shapes_are_those_of_full_towers(folder):
+def test_published_names_and_shapes_are_those_of_full_towers():
     """Of the UMT tower at 448 pixels, and of InternVideo2."""
     for kind, file in (("umt", "full_keys.json"), ("internvideo2", "full_keys_internvideo2_vision_and_projector.json")):
         with torch.device("meta"):
             tower = tower_config({"type": kind}).build()
         theirs = {
             name.removeprefix(PREFIX).removeprefix("encoder."): tuple(shape)
-            for name, shape in json.loads((folder / file).read_text()).items()
+            for name, shape in read(file).items()
             if name.startswith(PREFIX)
         }
         assert {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()} == theirs

@@ -1,11 +1,9 @@
 """Our token merging against the official code, round by round; every size is read from the fixture."""
 
-import json
-
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.testing import assert_close
+from videochat_flash_fixture import read
 
 from vidtune.models.connectors.base import connector_config
 from vidtune.models.connectors.merging import averages, merge, one_round, pairs, schedule
@@ -14,29 +12,6 @@ PROJECTOR = "model.mm_projector."
 KINDS = {"umt": "weights.safetensors", "iv2": "weights_internvideo2.safetensors"}
 CLOSE = {"atol": 2e-4, "rtol": 1e-4}
 TOKENS = 64
-
-
-@pytest.fixture(scope="module")
-def folder(parity_folder):
-    path = parity_folder / "videochat_flash"
-    if not path.is_dir():
-        pytest.skip("no videochat_flash fixtures in this folder")
-    return path
-
-
-@pytest.fixture(scope="module")
-def about(folder):
-    return json.loads((folder / "config.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def inputs(folder):
-    return load_file(folder / "inputs.safetensors")
-
-
-@pytest.fixture(scope="module")
-def expected(folder):
-    return load_file(folder / "expected.safetensors")
 
 
 def rounds_of(values: torch.Tensor, heads: int, numbers: list[int]):
@@ -51,9 +26,9 @@ def rounds_of(values: torch.Tensor, heads: int, numbers: list[int]):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("medium", ["video", "image"])
-def test_rounds_of_merging_and_embeddings(kind, medium, folder, about, inputs, expected):
+def test_rounds_of_merging_and_embeddings(kind, medium, config, inputs, expected):
     features = expected[f"{kind}.tower.{medium}"]
-    sizes, numbers = about["dims"][kind], about["notes"][f"{kind}.tome.{medium}.r_list"]
+    sizes, numbers = config["dims"][kind], config["notes"][f"{kind}.tome.{medium}.r_list"]
     heads, group = sizes["heads"], features.shape[1]
     assert schedule(group, TOKENS) == numbers
     for values, over in ((features, heads), (features.unflatten(2, (heads, -1)).mean(2), 1)):
@@ -62,26 +37,26 @@ def test_rounds_of_merging_and_embeddings(kind, medium, folder, about, inputs, e
             assert torch.equal(alone, expected[f"{where}.unm_idx"].long()), where
             assert torch.equal(merging, expected[f"{where}.src_idx"].long()), where
             assert torch.equal(partners, expected[f"{where}.dst_idx"].long()), where
-    state = load_file(folder / KINDS[kind])
+    state = read(KINDS[kind])
     mlp = {name.removeprefix(PROJECTOR): tensor for name, tensor in state.items() if name.startswith(PROJECTOR)}
     output, width = mlp["mlp.0.weight"].shape
     spec = {"input_size": width, "output_size": output, "group_tokens": group, "tokens": TOKENS, "heads": heads}
-    config = connector_config({"type": "token_merging", **spec})
-    connector = config.build()
+    built = connector_config({"type": "token_merging", **spec})
+    connector = built.build()
     connector.load_state_dict(mlp)
-    merged = torch.stack(config.condense(list(features), [{} for _ in features]))
+    merged = torch.stack(built.condense(list(features), [{} for _ in features]))
     if f"{kind}.tome.{medium}.merged" in expected:
         assert_close(merged, expected[f"{kind}.tome.{medium}.merged"], **CLOSE)
     assert_close(connector(merged), expected[f"{kind}.projector.{medium}"], **CLOSE)
 
 
-def test_merging_of_every_published_number_of_tokens(about, inputs, expected):
+def test_merging_of_every_published_number_of_tokens(config, inputs, expected):
     cases = [name.split(".")[1] for name in inputs if name.startswith("tome.")]
     assert cases
     for case in cases:
-        tokens, heads = inputs[f"tome.{case}.x"], about["notes"][f"tome.{case}.heads"]
+        tokens, heads = inputs[f"tome.{case}.x"], config["notes"][f"tome.{case}.heads"]
         numbers = schedule(tokens.shape[1], TOKENS)
-        assert numbers == about["notes"][f"tome.{case}.r_list"], case
+        assert numbers == config["notes"][f"tome.{case}.r_list"], case
         (first, *_), merged = rounds_of(tokens, heads, numbers)
         assert torch.equal(first[1], expected[f"tome.{case}.src_idx0"].long()), case
         assert torch.equal(first[2], expected[f"tome.{case}.dst_idx0"].long()), case

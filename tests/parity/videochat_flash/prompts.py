@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from videochat_flash_fixture import FOLDER, byte_tokenizer, read
+from videochat_flash_fixture import byte_tokenizer, read
 
 from vidtune.data.sample import Turn
 from vidtune.processing.layout import lay_out
@@ -15,9 +15,7 @@ from vidtune.systems.videochat_flash import SYSTEM
 IMAGE = -200
 DIALECT = SYSTEM.dialect
 STREAMS = ("image", "video")
-HOST = read("host_side.json") if FOLDER.is_dir() else {"preprocess_qwen": {}}
-
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no fixtures of videochat_flash in this folder")
+HOST = read("host_side.json")
 
 
 @pytest.fixture(scope="module")

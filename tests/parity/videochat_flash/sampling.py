@@ -1,11 +1,8 @@
 """Frame sampling and the order of samples, against what the official functions of VideoChat-Flash gave."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from vidtune.media.clip_times import ClipTimes
@@ -15,11 +12,6 @@ from vidtune.media.probe import MediaInfo
 from vidtune.planning.order import modality_grouped_order
 
 RULES = {"middle": "middles", "dynamic_fps1": "per_second_middles"}
-
-
-@pytest.fixture(scope="module")
-def host_side(parity_folder: Path) -> dict[str, Any]:
-    return json.loads((parity_folder / "videochat_flash" / "host_side.json").read_text())
 
 
 def test_frames_are_those_of_the_official_sampler(host_side: dict[str, Any]) -> None:

@@ -2,13 +2,10 @@
 
 import base64
 import io
-import json
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing
@@ -18,22 +15,9 @@ from vidtune.media.preprocessing.transforms import normalize, pil_bicubic
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-@pytest.fixture(scope="module")
-def folder(parity_folder):
-    path = parity_folder / "videochat_flash"
-    if not path.is_dir():
-        pytest.skip("no videochat_flash fixtures in this folder")
-    return path
-
-
-@pytest.fixture(scope="module")
-def host_side(folder):
-    return json.loads((folder / "host_side.json").read_text())
-
-
-def test_pixels_of_frames(folder):
-    frames = load_file(folder / "inputs.safetensors")["processor.frames_uint8"].numpy()
-    for name, wanted in load_file(folder / "expected.safetensors").items():
+def test_pixels_of_frames(inputs, expected):
+    frames = inputs["processor.frames_uint8"].numpy()
+    for name, wanted in expected.items():
         if not name.startswith("processor.pixel_values"):
             continue
         height, width = wanted.shape[-2:]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
-from videochat_flash_fixture import FOLDER, byte_tokenizer, read, text_sizes, tower_sizes
+from videochat_flash_fixture import byte_tokenizer, read, text_sizes, tower_sizes
 
 from vidtune.checkpoints.load import load_checkpoint
 from vidtune.checkpoints.recognise import recognise
@@ -22,8 +22,6 @@ SYSTEM = SYSTEMS["videochat_flash"]
 FORMATS = {format.name: format for format in SYSTEM.publication.formats}
 WEIGHTS = {"umt": "weights.safetensors", "iv2": "weights_internvideo2.safetensors"}
 TOWER = "model.vision_tower.vision_tower."
-
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no fixtures of videochat_flash in this folder")
 
 
 @pytest.fixture(scope="module")

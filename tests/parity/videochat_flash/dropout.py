@@ -1,16 +1,13 @@
 """Token dropout inside the language model equals the original, alone and for questions on a shared prefix."""
 
-import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import Qwen2Config
+from videochat_flash_fixture import read
 
 from vidtune.data.sample import MediaRef
 from vidtune.generation.decoding import SinglePrompt
@@ -23,9 +20,7 @@ from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Example, Item, MediaSlot, pack
 from vidtune.registry import CONNECTORS
 
-FIXTURE = Path(os.environ.get("VIDTUNE_PARITY", Path(__file__).parent / "fixtures")) / "videochat_flash"
-CONFIG = json.loads((FIXTURE / "config.json").read_text())
-VARIANTS = CONFIG["notes"]["drop_variants"]
+VARIANTS = read("config.json")["notes"]["drop_variants"]
 PLACEHOLDER = -200
 
 
@@ -43,7 +38,7 @@ class PassedOnConfig:
         return nn.Identity()
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def connector():
     CONNECTORS.register("passed_on", PassedOnConfig)
     yield
@@ -51,24 +46,19 @@ def connector():
 
 
 @pytest.fixture(scope="module")
-def expected():
-    return load_file(FIXTURE / "expected.safetensors")
-
-
-@pytest.fixture(scope="module")
-def whole(connector):
+def whole(connector, config):
     """The language model of the fixture; a stream stands in for towers, its items are embeddings."""
-    sizes = CONFIG["dims"]["llm"]
+    sizes = config["dims"]["llm"]
     width = sizes["hidden_size"]
-    config = VideoLMConfig(
+    built = VideoLMConfig(
         system="video_llava",
-        text_config=Qwen2Config(**sizes, **CONFIG["llm_common"]),
+        text_config=Qwen2Config(**sizes, **config["llm_common"]),
         towers={"vision": {"type": "clip", "hidden_size": width, "num_attention_heads": 1, "absent": "umt"}},
         connectors={"visual": {"type": "passed_on", "input_size": width, "output_size": width}},
         streams={"video": {"tower": "vision", "connector": "visual"}},
     )
-    model = VideoLM(config).eval()
-    weights = load_file(FIXTURE / "weights.safetensors")
+    model = VideoLM(built).eval()
+    weights = read("weights.safetensors")
     own = {key: value for key, value in weights.items() if "vision_tower" not in key and "mm_projector" not in key}
     model.language_model.load_state_dict(own)
     return model
@@ -95,9 +85,8 @@ def program(variant: str) -> list[dict]:
     ]
 
 
-def sample(model, expected, name: str = "input_ids") -> tuple[Example, Item]:
+def sample(model, inputs, expected, name: str = "input_ids") -> tuple[Example, Item]:
     """The video sample of the fixture, or its prompt alone."""
-    inputs = load_file(FIXTURE / "inputs.safetensors")
     ids = inputs[f"single.{name}"][0].numpy()
     labels = inputs["single.labels"][0].numpy() if name == "input_ids" else np.full(len(ids), -100)
     at = int(np.flatnonzero(ids == PLACEHOLDER)[0])
@@ -117,10 +106,10 @@ def sample(model, expected, name: str = "input_ids") -> tuple[Example, Item]:
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_kept_tokens_logits_and_loss_equal_the_original(model, expected, variant, training):
+def test_kept_tokens_logits_and_loss_equal_the_original(model, inputs, expected, variant, training):
     model.train(training)
     model.use_layer_program(program(variant))
-    example, item = sample(model, expected)
+    example, item = sample(model, inputs, expected)
     batch, prefix = pack([example], [[item]]), f"drop.{variant}.{'train' if training else 'eval'}"
     embeds, media = model.read(batch.input_ids, batch.media)
     plan = model.plan(batch, media)
@@ -158,9 +147,9 @@ def greedy(prompts, count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_generated_tokens_equal_the_original(model, expected, variant):
+def test_generated_tokens_equal_the_original(model, inputs, expected, variant):
     model.use_layer_program(program(variant))
-    example, item = sample(model, expected, "prompt_ids")
+    example, item = sample(model, inputs, expected, "prompt_ids")
     tokens = expected[f"drop.{variant}.generate.token_ids"][0].tolist()
     prompt = Prompt(example, 0, 8)
     media = EncodedMedia(model, {"video": [item]})
