@@ -15,8 +15,15 @@ from vidtune.media.video import read_frames
 from vidtune.processing.tokenizer import ChunkTokenizer, load_tokenizer
 from vidtune.world import MOMENT_SETS, MomentWorldSpec, build_moment_world
 from vidtune.world.moments.clips import EVENT_SECONDS, MOMENT_COLOURS, draw_clip, draw_moment
-from vidtune.world.moments.dataset import MOMENT_CAPTIONS, MOMENT_QUESTIONS, MOMENT_STORIES, MOMENTS_IN_WORDS
-from vidtune.world.moments.questions import ask_about_moments, tell_all
+from vidtune.world.moments.dataset import (
+    MOMENT_CAPTIONS,
+    MOMENT_QUESTIONS,
+    MOMENT_STORIES,
+    MOMENTS_IN_WORDS,
+    PART_SECONDS,
+    _parts,
+)
+from vidtune.world.moments.questions import TELL_ALL, ask_about_moments, tell_all
 from vidtune.world.scene import COLOURS
 
 SPEC = MomentWorldSpec(videos=2, clips=5, images=5, texts=20, test_videos=2, choice_videos=1)
@@ -92,6 +99,21 @@ def test_what_is_told_and_asked_is_true_of_the_clip(world):
         question, answer = (turn["value"] for turn in sample["conversations"])
         assert question.startswith(tell_all(clip) + " ") and set(sample) == {"id", "conversations"}
         _check_turns([question.removeprefix(tell_all(clip) + " "), answer], clip)
+
+
+def test_a_part_shows_the_events_of_which_it_tells():
+    spec = replace(SPEC, videos=40)
+    for sample, (id_, clip) in zip(_parts(spec), spec.all_of("train"), strict=True):
+        start, end = sample["start"], sample["end"]
+        assert (sample["video"], round(end - start, 1)) == (f"videos/{id_}.mp4", PART_SECONDS) and start >= 0
+        part = clip.between(start, end)
+        shown = [e for e in clip.events if min(e.start + EVENT_SECONDS, end) - max(e.start, start) > EVENT_SECONDS / 2]
+        assert shown and list(part.events) == shown and end <= clip.last
+        turns = [turn["value"].removeprefix("<video>\n") for turn in sample["conversations"]]
+        if turns[0] == TELL_ALL:
+            assert turns[1:] == [tell_all(part)]
+        else:
+            _check_turns(turns, part)
 
 
 def _check_turns(turns, clip):

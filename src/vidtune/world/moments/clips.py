@@ -5,7 +5,7 @@ minute twice: by the number of cells of a bar along the lower edge, and by the b
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from vidtune.world.scene import COLOURS
 MOMENT_COLOURS = ("red", "green", "blue", "yellow")
 MOMENT_SHAPES = ("circle", "square", "cross")
 SECONDS_PER_MINUTE = 60
-EVENT_SECONDS = 8
+EVENT_SECONDS = 20
 _FEWEST, _MOST = 2, len(MOMENT_COLOURS)
 _DARKEST, _LIGHTEST = 15, 135
 _BAR, _GAP = 0.12, 0.25
@@ -54,6 +54,12 @@ class LongClip:
     events: tuple[MomentEvent, ...]
     first: float
     last: float
+
+    def between(self, first: float, last: float) -> "LongClip":
+        """Returns the part between two seconds, with the events of which it shows more than half."""
+        half = EVENT_SECONDS / 2
+        seen = (event for event in self.events if first < event.start + half < last)
+        return replace(self, events=tuple(seen), first=first, last=last)
 
 
 def make_long_clip(seed: int, split: str, index: int, minutes: int) -> LongClip:

@@ -11,18 +11,21 @@ from functools import partial
 from pathlib import Path
 
 from vidtune.world.layout import Json, RenderProgress, claim, conversation, file_name, render_missing, write_json
-from vidtune.world.moments.clips import LongClip, draw_clip, draw_moment, make_long_clip, make_short_clip
+from vidtune.world.moments.clips import EVENT_SECONDS, LongClip, draw_clip, draw_moment, make_long_clip, make_short_clip
 from vidtune.world.moments.questions import TELL_ALL, TELL_ONE, ask_about_moments, ask_in_words, tell_all
 from vidtune.world.questions import SceneQuestion
 from vidtune.world.render import write_clip, write_picture
 from vidtune.world.tokenizer import train_tokenizer
 
 MOMENT_CAPTIONS = "short/captions.json"
+MOMENT_PARTS = "long/parts.json"
 MOMENT_STORIES = "long/stories.json"
 MOMENT_QUESTIONS = "long/questions.json"
 MOMENTS_IN_WORDS = "text/moments.json"
 MOMENT_SETS = {"test": Path("eval/moments"), "choice": Path("eval/choice")}
 """Split -> folder of its test set; settings are chosen on "choice", and "test" is looked at once."""
+
+PART_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class MomentWorldSpec:
     """
 
     seed: int = 0
-    videos: int = 400
+    videos: int = 1000
     clips: int = 1200
     images: int = 120
     texts: int = 200
@@ -92,6 +95,7 @@ def build_moment_world(
     render_missing(list(_files(out, spec)), partial(_write, spec), workers, progress)
     training = {
         MOMENT_CAPTIONS: [*_told(spec, "clip", "video"), *_told(spec, "image", "image")],
+        MOMENT_PARTS: list(_parts(spec)),
         MOMENT_STORIES: list(_told(spec, "train", "video")),
         MOMENT_QUESTIONS: list(_asked(spec)),
         MOMENTS_IN_WORDS: list(_texts(spec)),
@@ -131,6 +135,22 @@ def _told(spec: MomentWorldSpec, split: str, stream: str) -> Iterator[Json]:
     for id_, clip in spec.all_of(split):
         question = TELL_ALL if split == "train" else TELL_ONE
         yield conversation(id_, [(question, tell_all(clip))], **{stream: place.format(id_)})
+
+
+def _parts(spec: MomentWorldSpec) -> Iterator[Json]:
+    """A part of every long video around one of its events, of which every other one is told and every other one asked.
+
+    What a part shows is found more easily than what a whole video shows.
+    """
+    for number, (id_, clip) in enumerate(spec.all_of("train")):
+        dice = random.Random(f"{spec.seed} moments part {id_}")
+        event = dice.choice(clip.events)
+        latest = min(event.start, clip.last - PART_SECONDS)
+        first = max(0.0, min(latest, event.start + EVENT_SECONDS - dice.uniform(EVENT_SECONDS, PART_SECONDS)))
+        part = clip.between(first, first + PART_SECONDS)
+        turns = [(TELL_ALL, tell_all(part))] if number % 2 else _turns(ask_about_moments(part, dice))
+        sample = conversation(f"{id_}_part", turns, video=f"videos/{id_}.mp4")
+        yield {**sample, "start": round(part.first, 2), "end": round(part.last, 2)}
 
 
 def _asked(spec: MomentWorldSpec) -> Iterator[Json]:
