@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from qa_sets import write_set
 import vidtune as vidtune_module
 from vidtune.cli.main import run
 from vidtune.recipe.shipped import list_recipes
+from vidtune.registry import BENCHMARKS
 
 HEAVY = ("torch", "transformers", "av", "numpy", "pydantic", "openai", "rich", "yaml")
 
@@ -150,6 +152,7 @@ def test_recipes_are_listed_and_shown_without_their_variables(capsys, monkeypatc
     assert run(["recipes", "list"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in list_recipes())
+    assert len({re.match(r"\S+ +\S+ +", line).end() for line in listed.splitlines()}) == 1
     assert run(["recipes", "show", "video_llava"]) == 0
     assert "${DATA_ROOT}" in capsys.readouterr().out
     assert run(["recipes", "show", "video_llava", "stages.pretrain.epochs=3"]) == 0
@@ -170,7 +173,9 @@ def test_systems_and_benchmarks_are_listed(capsys):
     assert run(["systems"]) == 0
     assert "video_llava: Video-LLaVA" in capsys.readouterr().out
     assert run(["benchmarks"]) == 0
-    assert "msvd_qa" in capsys.readouterr().out
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[0].startswith("msvd_qa  ")
+    assert len({line.index(BENCHMARKS[line.split()[0]].title) for line in listed}) == 1
 
 
 def test_a_test_set_is_checked_before_anything_is_asked(tmp_path, capsys):

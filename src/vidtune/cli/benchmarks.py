@@ -5,9 +5,12 @@ from typing import Annotated
 
 import typer
 
+from vidtune.cli.options.columns import columns
 from vidtune.cli.options.loading import assignments
 
-benchmarks = typer.Typer(help="List the benchmarks, or check a test set.", rich_markup_mode=None)
+benchmarks = typer.Typer(
+    help="List the benchmarks, compare the rules of two, or check a test set.", rich_markup_mode=None
+)
 
 
 @benchmarks.callback(invoke_without_command=True)
@@ -17,8 +20,8 @@ def listed(context: typer.Context) -> None:
     from vidtune.registry import BENCHMARKS
 
     if context.invoked_subcommand is None:
-        for benchmark in BENCHMARKS.values():
-            typer.echo(f"{benchmark.name:26} {benchmark.title:18} {benchmark.source}")
+        for line in columns([(each.name, each.title, each.source) for each in BENCHMARKS.values()]):
+            typer.echo(line)
 
 
 @benchmarks.command()

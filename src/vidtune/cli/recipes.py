@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from vidtune.cli.options.columns import columns
+
 recipes = typer.Typer(help="List, show and copy the shipped recipes.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -14,10 +16,12 @@ def list_all() -> None:
     from vidtune.recipe.shipped import list_recipes
     from vidtune.recipe.types import load_recipe
 
+    rows = []
     for name in list_recipes():
         recipe = load_recipe(name, expand=False)
-        stages = " -> ".join(stage.name for stage in recipe.stages)
-        typer.echo(f"{name:24} {recipe.system:16} {stages}")
+        rows.append((name, recipe.system, " -> ".join(stage.name for stage in recipe.stages)))
+    for line in columns(rows):
+        typer.echo(line)
 
 
 @recipes.command()
