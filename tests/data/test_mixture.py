@@ -213,3 +213,8 @@ def test_impossible_seconds_are_named_by_file_and_sample(seconds: dict[str, Any]
     with pytest.raises(UserError, match=f"parts.jsonl: item 1: key 'start': {message}") as caught:
         table(source(folder, {**CLIPS, "json_path": "annotations/parts.jsonl"}), folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_no_file_can_have_is_a_set_that_is_not_there(folder: Path) -> None:
+    (one,) = data_sets(source(folder, {"json_path": "a" * 5000})) or []
+    assert one.missing.endswith("cannot be read: File name too long")

@@ -106,3 +106,10 @@ def test_impossible_parts_are_refused(values: dict[str, float], message: str) ->
         Part(**values)
     with pytest.raises(ValueError, match=r"from 20 s on was asked for, but it ends after 10\.00 s"):
         Part(20.0).of(ClipTimes.evenly(100, 10))
+
+
+@pytest.mark.parametrize(("fps", "number"), [(0.1, 300), (1 / 3, 1000), (29.97, 40000), (1e-9, 12), (1e9, 12)])
+def test_seconds_of_many_frames_at_a_rate_with_a_large_fraction(fps: float, number: int) -> None:
+    times = ClipTimes.evenly(number, fps)
+    assert times.starts[-1] == pytest.approx((number - 1) / fps, rel=1e-12)
+    assert times.is_even(0.5)

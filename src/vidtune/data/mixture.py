@@ -126,9 +126,12 @@ class _Folders:
         if local is None:
             return f"no folder stands for {address}; name one in roots"
         path = Path(local)
-        if path.is_dir():
-            return "" if next(path.iterdir(), None) else f"the folder {local} is empty"
-        return "" if path.is_file() else f"{local} does not exist"
+        try:
+            if path.is_dir():
+                return "" if next(path.iterdir(), None) else f"the folder {local} is empty"
+            return "" if path.is_file() else f"{local} does not exist"
+        except OSError as error:  # no permission, or a name that is too long
+            return f"{local} cannot be read: {error.strerror}"
 
 
 def _data_set(entry: _Entry, media: str | None, folders: _Folders) -> DataSet:

@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 
 _NEAR = 1e-9  # seconds by which a frame may begin later than a moment that was computed with floats
+_LARGEST = np.iinfo(np.int64).max
 FOLDER_FPS = 1.0
 """Frames per second of frames without times, where a part of them is asked for by seconds and no rate is given."""
 UNEVEN_SECONDS = 0.5
@@ -160,7 +161,10 @@ class ClipTimes:
         Raises:
             ValueError: the times are unknown.
         """
-        return self._ticks() * self.numerator / self.denominator
+        ticks = self._ticks()
+        if max(self.end * self.numerator, self.denominator) <= _LARGEST:
+            return ticks * self.numerator / self.denominator
+        return ticks * (self.numerator / self.denominator)  # a rate such as 0.1, whose fraction has large terms
 
     def second_of(self, index: int) -> float:
         """Return the second at which a frame begins; 0 for the first one.
