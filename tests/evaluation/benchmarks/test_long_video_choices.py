@@ -72,9 +72,10 @@ def test_lmms_eval_takes_the_subtitles_of_32_frames(tmp_path):
     assert second.startswith("This video's subtitles are listed below: \nNo subtitles available\nSelect")
     whole = words("video_mme_subtitles", data)[0]
     assert whole.startswith("This video's subtitles are listed below: \nsaid 0\nsaid 2\nsaid 7\nThese are the")
-    (data / "subtitle" / "a.srt").write_text("1\nnow\ntext")
-    with pytest.raises(UserError, match=r"a\.srt: section 1: 'now' is no time"):
-        words("video_mme_subtitles_lmms_eval", data)
+    for time in ("now", "00:00:nan --> 00:00:02,000", "00:00:01 --> 00:00:inf"):
+        (data / "subtitle" / "a.srt").write_text(f"1\n{time}\ntext")
+        with pytest.raises(UserError, match=rf"a\.srt: section 1: '{time}' is no time"):
+            words("video_mme_subtitles_lmms_eval", data)
 
 
 def test_other_subtitles_are_another_test_set(tmp_path):

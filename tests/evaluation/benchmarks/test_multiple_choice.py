@@ -52,11 +52,17 @@ def test_a_set_that_lacks_a_task_or_holds_a_wrong_entry_is_named(tmp_path):
     data = mvbench(tmp_path, missing=("vlnqa", "egocentric_navigation", "episodic_reasoning"))
     found = check_test_set(BENCHMARKS["mvbench"], data, {}, "video")
     assert found.usable == 18 and "with pictures" in found.missing["tvqa/frames_fps3_hq/episodic_reasoning"]
-    write_json(data / "json" / "vlnqa.json", [])
     entry = {"video": "a.mp4", "question": "?", "candidates": ["x"], "answer": "none of them"}
     write_json(data / "json" / "moving_count.json", [entry])
     odd = check_test_set(BENCHMARKS["mvbench"], data, {}, "video").odd
     assert [(one.id, one.what) for one in odd] == [("moving_count/0", "answers that are none of the options")]
+    for wrong, said in (([None, "x"], "None, expected text"), ([True], "True, expected text")):
+        write_json(data / "json" / "moving_count.json", [{**entry, "candidates": wrong}])
+        with pytest.raises(UserError, match=rf"moving_count\.json: entry 0: 'candidates' holds {said}"):
+            BENCHMARKS["mvbench"].load(data)
+    write_json(data / "json" / "moving_count.json", [])
+    with pytest.raises(UserError, match=r"moving_count\.json: holds no question; all tasks of the set are scored"):
+        BENCHMARKS["mvbench"].load(data)
     path = write_json(data / "json" / "moving_count.json", [{**entry, "candidates": []}])
     with pytest.raises(UserError, match=r"moving_count\.json: entry 0: 'candidates' holds 0 options"):
         BENCHMARKS["mvbench"].load(data)
@@ -91,6 +97,12 @@ def test_likelihoods_are_a_second_protocol_with_runs_of_their_own(tmp_path):
     first = records(tmp_path / "run" / "predictions.jsonl")[0]
     assert first["pred"] == "B" and first["likelihoods"] == [-1.0, 0.0, -1.0]
     assert score_run(tmp_path / "run", progress=False).value("accuracy").official.value == 100
+    # The likeliest of six is F, which the rule for written answers of this record does not read.
+    harness = BENCHMARKS["mlvu_lmms_eval"]
+    scored = harness.protocol(prompt_format="v1").with_overrides({"choices": {"answering": "letters"}}, "test")
+    item = Item(0, "0", "v", "", {"letter": "F", "options": list("uvwxyz")}, "F")
+    found = [one.measure([item]).official[""].metrics["accuracy"].value for one in (harness, harness.under(scored))]
+    assert found == [0, 1]
     texts = plain.with_overrides({"choices": {"answering": "options"}}, "test").choices
     assert texts.scored(["x", "y"]) == ("x", "y") and plain.choices.scored(["x"]) == ()
 

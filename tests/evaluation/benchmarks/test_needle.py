@@ -49,11 +49,12 @@ def test_a_picture_stands_at_every_depth_of_every_length_between_clips_of_the_lo
 
 def test_several_pictures_stand_at_equal_distances(tmp_path):
     questions = HOPS.load(write(tmp_path, ONE, TWO)).questions
-    assert [shown(one) for one in questions[3:]] == [
-        ["a", 0, 1, "b", 2, 3],
-        [0, 1, "a", 2, 3, "b"],
-        [0, "b", 1, 2, 3, "a"],
+    assert [(one.type, shown(one)) for one in questions] == [
+        ("4 frames", ["a", 0, 1, "b"]),
+        ("8 frames", ["a", 0, 1, 2, 3, "b"]),
     ]
+    (three,) = HOPS.load(write(tmp_path, {**TWO, "images": ["a.png", "b.png", "a.png"]}, lengths=[8])).questions
+    assert shown(three) == ["a", 0, 1, "b", 2, 3, "a"]
 
 
 def ask(benchmark, data, folder, replies):
@@ -78,12 +79,13 @@ def test_every_cell_has_its_value(tmp_path, monkeypatch):
 
 def test_of_several_hops_caption_and_answer_count_apart_and_together(tmp_path, monkeypatch):
     monkeypatch.setitem(BENCHMARKS.loaded, "needle_multi_hop", HOPS)
-    replies = {"4 frames, depth 0, needle 0": "B is blue. It is abox", "4 frames, depth 1, needle 0": "C. So a box"}
-    _, score = ask(HOPS, write(tmp_path / "set", TWO), tmp_path / "run", replies)
+    replies = {"2 frames, needle 0": "B is blue. It is abox", "4 frames, needle 0": "C. So a box"}
+    _, score = ask(HOPS, write(tmp_path / "set", TWO, lengths=[2, 4, 6, 8]), tmp_path / "run", replies)
     values = {name: score.value(name).official.value for name in ("caption", "answer", "both")}
     assert values == {
-        name: pytest.approx(100 * right / 6) for name, right in (("caption", 5), ("answer", 5), ("both", 4))
+        name: pytest.approx(100 * right / 4) for name, right in (("caption", 3), ("answer", 3), ("both", 2))
     }
+    assert "  4 frames: 1 of 1 answered, 1 videos\n    both         0.00" in str(score)
 
 
 def test_stored_features_of_all_clips_are_read_in_place_of_the_video(tmp_path):
@@ -112,8 +114,12 @@ def test_the_grid_is_the_published_one_and_the_protocol_says_the_frames_of_a_cli
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lengths": [3]}, "'lengths' holds 3, expected multiples of 2 frames"),
-        ({"depths": [1.5]}, "'depths' holds 1.5, expected numbers from 0 to 1"),
+        ({"lengths": [3]}, r"'lengths' is \[3\], expected a list of multiples of 2 frames"),
+        ({"lengths": 4}, "'lengths' is 4, expected a list"),
+        ({"lengths": [None]}, r"'lengths' is \[None\], expected a list"),
+        ({"depths": [1.5]}, r"'depths' is \[1.5\], expected a list of numbers from 0 to 1"),
+        ({"depths": [None]}, r"'depths' is \[None\], expected a list"),
+        ({"needles": [{**ONE, "answer": "()"}]}, "entry 0: 'question', 'answer' or 'caption' is empty"),
         ({"seconds": 0}, "'seconds' is 0, expected the length"),
         ({"video": "no.mp4"}, "video 'no.mp4' does not exist"),
         ({"needles": [{**ONE, "image": "../a.png"}]}, "image '../a.png' leaves the folder"),

@@ -17,7 +17,8 @@ def score_lines(score: "Score") -> Iterator[str]:
         measured = score.measured
         yield from _task_lines(score.overall, score.left_out) if measured else _overall_lines(score.overall)
     for group in score.groups:
-        yield from _task_lines(group, score.left_out) if score.overall is None else _type_lines(group)
+        alone = score.overall is None or (score.measured and len(group.values) > 1)
+        yield from _task_lines(group, score.left_out) if alone else _type_lines(group)
     if score.overall is not None and score.overall.reason:
         yield f"  no accuracy: {score.overall.reason}"
     yield from (f"  {line}" for line in score.reasons)

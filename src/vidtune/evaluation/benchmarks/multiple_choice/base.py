@@ -23,7 +23,7 @@ import numpy as np
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
 from vidtune.evaluation.benchmarks.named_files import Named, VideoFiles
-from vidtune.evaluation.benchmarks.test_set_files import field_of
+from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues
 from vidtune.evaluation.metrics.choices import ACCURACY, READERS, Choice, guess, score_choices
 from vidtune.evaluation.outcome import Metric
@@ -152,7 +152,9 @@ class MultipleChoice(MeasuredBenchmark):
         }
 
     def under(self, protocol: Protocol) -> "MultipleChoice":
-        return replace(self, seed=protocol.generation.seed)
+        by_likelihood = protocol.choices is not None and protocol.choices.answering != "text"
+        reads = "alone" if by_likelihood else self.reads  # then the answer is the letter of the likeliest option
+        return replace(self, seed=protocol.generation.seed, reads=reads)
 
     def measure(self, items: Sequence[Item]) -> Measured:
         kinds = {kind: place for place, kind in enumerate(sorted({item.type for item in items}))}
@@ -252,9 +254,9 @@ def options_of(path: Path, index: int, entry: Any, key: str) -> tuple[str, ...]:
         UserError: there are none, more than letters, or one that is no text; names file, entry and key.
     """
     found = field_of(path, index, entry, key, (list,))
-    wrong = next((one for one in found if isinstance(one, bool) or not isinstance(one, str | int | float)), None)
-    if not 1 <= len(found) <= len(ascii_uppercase) or wrong is not None:
-        what = f"{wrong!r}, expected text" if wrong is not None else f"{len(found)} options, expected 1 to 26"
+    wrong = [one for one in found if isinstance(one, bool) or not isinstance(one, str | int | float) or one != one]
+    if not 1 <= len(found) <= len(ascii_uppercase) or wrong:
+        what = f"{wrong[0]!r}, expected text" if wrong else f"{len(found)} options, expected 1 to 26"
         raise UserError(f"{path}: entry {index}: {key!r} holds {what}")
     return tuple(map(str, found))
 
@@ -262,6 +264,18 @@ def options_of(path: Path, index: int, entry: Any, key: str) -> tuple[str, ...]:
 def place_of(answer: Any, options: Sequence[str]) -> int | None:
     """Place of the first option that is equal to an answer; None: there is none."""
     return next((place for place, option in enumerate(options) if option == str(answer)), None)
+
+
+def entries_of(path: Path) -> tuple[list[Any], bytes]:
+    """The questions of one task of several, and the content of their file.
+
+    Raises:
+        UserError: see `read_list`, or there are none.
+    """
+    entries, content = read_list(path)
+    if not entries:
+        raise UserError(f"{path}: holds no question; all tasks of the set are scored")
+    return entries, content
 
 
 def seconds_of(path: Path, index: int, entry: Any, key: str) -> float | None:

@@ -22,6 +22,7 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
+    options_of,
     set_folder,
 )
 from vidtune.evaluation.benchmarks.multiple_choice.subtitles import frame_times, lines_at
@@ -81,7 +82,7 @@ def _asked(path: Path, index: int, entry: Any) -> Asked:
 def _options(path: Path, index: int, entry: Any) -> tuple[str, ...]:
     """The options, in a list ``candidates`` or in ``option0`` to ``option4``, of which the last may be no option."""
     if isinstance(entry, dict) and "candidates" in entry:
-        found = field_of(path, index, entry, "candidates", (list,))
+        found = list(options_of(path, index, entry, "candidates"))
     else:
         keys = [f"option{place}" for place in range(MOST_OPTIONS)]
         found = [field_of(path, index, entry, key, (str,)) for key in keys if key == "option0" or key in entry]

@@ -21,13 +21,14 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
+    entries_of,
     frames_of,
     options_of,
     place_of,
     set_folder,
 )
 from vidtune.evaluation.benchmarks.named_files import VIDEO_EXTENSIONS
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
+from vidtune.evaluation.benchmarks.test_set_files import field_of
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup
 
 META = "video_info.meta.jsonl"
@@ -53,7 +54,7 @@ class LVBenchSet(MultipleChoice):
         asked: list[Asked] = []
         contents = []
         for path in _files(folder):
-            entries, content = read_list(path)
+            entries, content = entries_of(path)
             read = self._of_release if path.name == META else self._of_cleaned
             for index, entry in enumerate(entries):
                 asked += read(path, index, entry, frames)

@@ -21,11 +21,12 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
+    entries_of,
     options_of,
     place_of,
     set_folder,
 )
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
+from vidtune.evaluation.benchmarks.test_set_files import field_of
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup
 
 FILES = {
@@ -53,7 +54,7 @@ class MLVUSet(MultipleChoice):
             path = folder / "json" / f"{name}.json"
             if not path.is_file():
                 raise UserError(f"{path}: does not exist; {self.title} has {len(FILES)} tasks, all of which are scored")
-            entries, content = read_list(path)
+            entries, content = entries_of(path)
             videos = name if (folder / self.lookup.folder / name).is_dir() else task
             asked += [_asked(path, index, entry, task, videos) for index, entry in enumerate(entries)]
             contents.append(content)

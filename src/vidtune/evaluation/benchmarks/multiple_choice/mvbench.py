@@ -20,12 +20,13 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
+    entries_of,
     options_of,
     place_of,
     seconds_of,
     set_folder,
 )
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
+from vidtune.evaluation.benchmarks.test_set_files import field_of
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup
 
 VIDEOS = "video"
@@ -97,7 +98,7 @@ class MVBench(MultipleChoice):
             path = folder / "json" / f"{name}.json"
             if not path.is_file():
                 raise UserError(f"{path}: does not exist; {self.title} has {len(TASKS)} tasks, all of which are scored")
-            entries, content = read_list(path)
+            entries, content = entries_of(path)
             is_cut = self.cut and task.cut != task.folder and (folder / VIDEOS / task.cut).is_dir()
             asked += [_asked(path, index, entry, name, task, is_cut) for index, entry in enumerate(entries)]
             contents.append(content)

@@ -1,5 +1,6 @@
 """Subtitles of test sets: which lines of them stand in a prompt, by the published rules."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,4 +108,7 @@ def _line(path: Path, index: int, entry: Any, duration: float) -> Line:
 
 def _seconds(clock: str) -> float:
     hours, minutes, seconds = clock.split(":")
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    found = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    if not math.isfinite(found):
+        raise ValueError(clock)
+    return found

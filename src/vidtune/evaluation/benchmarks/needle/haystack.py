@@ -1,8 +1,9 @@
 """Needle in a haystack: a picture stands somewhere in a long video; what does it show?
 
 Zhang et al., Long Context Transfer from Language to Vision, arXiv:2406.16852, with the grid of VideoChat-Flash
-(arXiv:2501.00574): 1000 to 10 000 frames, six depths; one picture, or several that tell of each other (multi-hop). The
-test set is ``haystack.json`` beside the video and the pictures::
+(arXiv:2501.00574): 1000 to 10 000 frames; one picture at six depths, or several that tell of each other (multi-hop), at
+equal distances, the first before the video and the last behind it. The test set is ``haystack.json`` beside the video
+and the pictures::
 
     {"video": "movie.mp4", "seconds": 7200, "needles": [
         {"image": "1.png", "question": "...", "answer": "..."},
@@ -106,6 +107,7 @@ class Haystack(MeasuredBenchmark):
         if not needles:
             raise UserError(f"{path}: 'needles' holds none of {'several images' if self.hops else 'one image'}")
         lengths, depths = _grid(path, value, self.clip_frames)
+        depths = depths if not self.hops else [0.0]  # several stand from the start of the video to its end
         clips = self._clips(path, value, max(lengths))
         cells = [
             Cell(length, depth, tuple(clips[: length // self.clip_frames]), int(depth * length) // self.clip_frames)
@@ -188,14 +190,14 @@ def _plain(text: str) -> str:
 
 
 def _question(index: int, video: str, cell: Cell, number: int, needle: Needle) -> Question:
-    """The question about a needle; its first picture stands at the depth, the others at equal distances from it."""
+    """The question about a needle: one picture at the depth, or several at equal distances from start to end."""
     clips, hops = cell.clips, len(needle.images)
-    places = [(cell.at + len(clips) * hop // hops) % (len(clips) + 1) for hop in range(hops)]
+    places = [len(clips) * hop // (hops - 1) for hop in range(hops)] if hops > 1 else [cell.at]
     media: list[MediaRef] = []
     for place in range(len(clips) + 1):
         media += [MediaRef(IMAGE, image) for image, where in zip(needle.images, places, strict=True) if where == place]
         media += clips[place : place + 1]
-    kind = f"{cell.length} frames, depth {cell.depth:g}"
+    kind = f"{cell.length} frames" + (f", depth {cell.depth:g}" if hops == 1 else "")
     return Question(
         index=index,
         id=f"{kind}, needle {number}",
@@ -221,7 +223,7 @@ def _needles(path: Path, value: Mapping[str, Any]) -> list[Needle]:
             raise UserError(f"{path}: entry {index}: 'images' is {images!r}, expected paths of pictures")
         texts = [field_of(path, index, entry, name, (str,)) for name in ("question", "answer")]
         caption = field_of(path, index, entry, "caption", (str,)) if len(images) > 1 else ""
-        if not all(text.strip() for text in (*texts, *([caption] if len(images) > 1 else []))):
+        if not all(_plain(text) for text in (*texts, *([caption] if len(images) > 1 else []))):
             raise UserError(f"{path}: entry {index}: 'question', 'answer' or 'caption' is empty")
         found.append(Needle(tuple(_below(path, "image", image) for image in images), texts[0], caption, texts[1]))
     return found
@@ -229,16 +231,16 @@ def _needles(path: Path, value: Mapping[str, Any]) -> list[Needle]:
 
 def _grid(path: Path, value: Mapping[str, Any], clip: int) -> tuple[list[int], list[float]]:
     """Lengths in frames, and depths. Raises UserError for what is not a whole number of clips."""
-    lengths, depths = list(value.get("lengths", LENGTHS)), list(value.get("depths", DEPTHS))
+    lengths, depths = value.get("lengths", list(LENGTHS)), value.get("depths", list(DEPTHS))
     for name, numbers, fits in (
         ("lengths", lengths, lambda one: isinstance(one, int) and one > 0 and one % clip == 0),
         ("depths", depths, lambda one: isinstance(one, int | float) and 0 <= one <= 1),
     ):
-        wrong = next((one for one in numbers if isinstance(one, bool) or not fits(one)), None)
-        if wrong is not None or not numbers:
+        right = isinstance(numbers, list) and not any(isinstance(one, bool) or not fits(one) for one in numbers)
+        if not right or not numbers:
             expected = f"multiples of {clip} frames" if name == "lengths" else "numbers from 0 to 1"
-            raise UserError(f"{path}: {name!r} holds {wrong!r}, expected {expected}")
-    return lengths, depths
+            raise UserError(f"{path}: {name!r} is {numbers!r}, expected a list of {expected}")
+    return list(dict.fromkeys(lengths)), list(dict.fromkeys(depths))
 
 
 def _below(path: Path, key: str, name: str) -> str:
