@@ -301,13 +301,13 @@ def test_streams_that_begin_with_the_same_pixels_share_their_decoding(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = Counter[str]()
-    real = VideoPreprocessing.read
+    real = VideoPreprocessing._read_kept
 
-    def counted(self: VideoPreprocessing, path: str) -> np.ndarray:
+    def counted(self: VideoPreprocessing, path: str, *arguments: Any) -> np.ndarray:
         read[path] += 1
-        return real(self, path)
+        return real(self, path, *arguments)
 
-    monkeypatch.setattr(VideoPreprocessing, "read", counted)
+    monkeypatch.setattr(VideoPreprocessing, "_read_kept", counted)
     other_rule = VideoPreprocessing(size=28, num_frames=4, sampling="arange")
     streams = [
         stream_into(tmp_path / "store"),
