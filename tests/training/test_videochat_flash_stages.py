@@ -15,8 +15,8 @@ from videochat_flash_fixture import byte_tokenizer
 
 import vidtune
 from vidtune.checkpoints.load import load_checkpoint
-from vidtune.generation.engine import AnswerEngine
 from vidtune.data.sample import MediaRef
+from vidtune.generation.engine import AnswerEngine
 from vidtune.generation.settings import GenerationSettings, Request
 from vidtune.media.pool import MediaPool
 from vidtune.models.video_lm import VideoLM

@@ -37,7 +37,7 @@ from vidtune.processing.prompts.format import Placement
 from vidtune.processing.prompts.known import captions, chatml
 from vidtune.systems.base import System
 from vidtune.systems.parts.llava_settings import AROUND, read_text_config, require_width, text_settings
-from vidtune.systems.parts.opengvlab_encoders import INTERNVIDEO2_TOWER, UMT_TOWER
+from vidtune.systems.parts.opengvlab_encoders import INTERNVIDEO2_TOWER, UMT_PARTS, UMT_TOWER
 from vidtune.systems.parts.vicuna import LANGUAGE_MODEL_ENDS, LANGUAGE_MODEL_KEYS
 
 NAME = "videochat_flash"
@@ -212,7 +212,7 @@ def _vision_sizes(settings: JsonDict, shapes: Mapping[str, tuple[int, ...]]) -> 
     return {"type": kind, **file.read_sizes(settings, shapes)}
 
 
-_OTHER_PARTS = r"(?!encoder\.|blocks\.|patch_embed\.|cls_token$|(img_)?pos_embed$)"
+_OTHER_PARTS = rf"(?!{UMT_PARTS}|blocks\.|patch_embed\.|cls_token$|(img_)?pos_embed$)"
 VISION_TOWER = TowerFile(
     replace(
         UMT_TOWER.keys,
@@ -260,7 +260,7 @@ def _layer_program(config: JsonDict) -> list[JsonDict]:
     if not config.get("mm_llm_compress"):
         return []
     kind, layers, shares = (config.get(key) for key in _COMPRESSION)
-    known = kind == "uniform" or kind in _GUIDED_FROM
+    known = isinstance(kind, str) and (kind == "uniform" or kind in _GUIDED_FROM)
     if (
         not (known and isinstance(layers, list) and isinstance(shares, list))
         or len(shares) != len(layers) + 1
@@ -293,10 +293,16 @@ def _compression(program: list[JsonDict]) -> JsonDict:
 
 def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:
     own = {name.removeprefix(_TOWER_PREFIX): shape for name, shape in shapes.items() if name.startswith(_TOWER_PREFIX)}
+    if config.get("mm_patch_merge_type") == "flat" or config.get("image_aspect_ratio") == "square":
+        raise ValueError(
+            "image_aspect_ratio is not anyres_nopad; models whose pictures are not cut into tiles are not read"
+        )
     named = _named_tower(config)
     tower = {**named, **(_vision_sizes({}, own) if own else {"absent": PUBLISHED[named["type"]]})}
     if tower["type"] != named["type"]:
-        raise ValueError(f"mm_vision_tower is {config['mm_vision_tower']!r}, but the weights are of {tower['type']}")
+        raise ValueError(
+            f"mm_vision_tower is {config.get('mm_vision_tower')!r}, but the weights are of {tower['type']}"
+        )
     ours = build_config(
         read_text_config(config, Qwen2Config, _QWEN2),
         {"vision": {**tower, **_stored(config, "towers", "vision")}},
@@ -314,6 +320,8 @@ def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> Vide
 def _write_config(config: VideoLMConfig, form: JsonDict) -> JsonDict:
     if (kind := config.text_config.model_type) != Qwen2Config.model_type:
         raise ValueError(f"it holds a Qwen2, not a language model of type {kind}")
+    if (frames := _tower(config).clip_frames) != 4:
+        raise ValueError(f"it holds a tower over clips of 4 frames, not of {frames}")
     tower = config.towers["vision"]
     size = _tower(config).image_size
     name = "internvideo2" if tower["type"] != "umt" else "umt-large" if size == _SIZE else "umt-hd-large"

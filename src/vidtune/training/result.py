@@ -8,6 +8,8 @@ from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.lora.adapter_files import adapter_config, adapter_from_state, is_adapter_weight
 from vidtune.checkpoints.lora.added_rows import joined_rows
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, write_bundle
+from vidtune.models.language_model.head import tied_names
+from vidtune.models.video_lm import VideoLM
 from vidtune.recipe.types import RECIPE_FILE, dump_recipe
 from vidtune.training.setup.stage import StageSetup
 
@@ -23,11 +25,17 @@ def write_result(setup: StageSetup, folder: Path, state: dict[str, Tensor]) -> N
     """
     if setup.result_needs_frozen:
         with without_progress_bar():
-            setup.model.save_pretrained(folder, state_dict=joined_rows(state, setup.model))
+            setup.model.save_pretrained(folder, state_dict=_once(joined_rows(state, setup.model), setup.model))
     else:
         _write_bundle(setup, folder, state)
     setup.processor.save_pretrained(folder)
     (folder / RECIPE_FILE).write_text(dump_recipe(setup.recipe), encoding="utf-8")
+
+
+def _once(state: dict[str, Tensor], model: VideoLM) -> dict[str, Tensor]:
+    """Each tied weight under its first name only; sharded ranks give a copy for every name."""
+    repeated = {name for names in tied_names(model) for name in names[1:]}
+    return {name: tensor for name, tensor in state.items() if name not in repeated}
 
 
 def _write_bundle(setup: StageSetup, folder: Path, state: dict[str, Tensor]) -> None:

@@ -213,6 +213,8 @@ def test_compact_positions_go_on_from_what_earlier_calls_left():
     ("step", "message"),
     [
         ({"after": 1, "drop": ["vidio"], "keep": 0.5}, r"layer_program\[0\]: drop or add must name streams of image"),
+        ({"after": 1, "drop": [["video"]], "keep": 0.5}, r"layer_program\[0\]: drop or add must name streams of image"),
+        ({"after": 1, "drop": ["video"], "keep": 0.5, "rule": ["x"]}, r"layer_program\[0\]: unknown drop rule"),
         ({"after": 5, "drop": "video", "keep": 0.5}, "after is 5; layers count from 1 to 4"),
         ({"after": 2, "drop": "video", "keep": 1.5}, "keep is 1.5; expected a share above 0"),
         ({"after": 2, "drop": "video", "keep": 0.5, "rule": "randm"}, "unknown drop rule 'randm'; known: uniform"),

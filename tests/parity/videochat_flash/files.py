@@ -58,7 +58,8 @@ def encoder_file(state: dict, tower: str) -> dict:
     own = {name.removeprefix(TOWER): tensor for name, tensor in state.items() if name.startswith(TOWER)}
     own = {name.replace("vision_layernorm", "norm"): tensor for name, tensor in own.items()}
     last = {name.replace("blocks.1.", "blocks.2."): tensor for name, tensor in own.items() if "blocks.1." in name}
-    return {**own, **last}
+    other = {"encoder.decoder.weight" if tower == "umt" else "clip_projector.weight": torch.zeros(1)}
+    return {**own, **last, **other}
 
 
 def same(one: dict, other: dict) -> bool:
@@ -134,6 +135,8 @@ def test_a_tied_head_is_left_out_and_found_again(tmp_path, places):
         ({"mm_local_num_frames": 8}, "mm_local_num_frames is 8"),
         ({"image_grid_pinpoints": [[36, 36]]}, "image_grid_pinpoints"),
         ({"use_sliding_window": True}, "use_sliding_window is true"),
+        ({"mm_patch_merge_type": "flat"}, "pictures are not cut into tiles"),
+        ({"mm_llm_compress": True, "llm_compress_type": ["attention"]}, "its steps cannot be read from"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(changes, said, places, tmp_path):
@@ -154,6 +157,20 @@ def test_dropping_of_tokens_is_a_layer_program_and_is_written_back(name, places)
     assert {key: FORMATS["hub"].write_config(found, {})[key] for key in config} == config
     with pytest.raises(ValueError, match="its steps cannot be read from"):
         FORMATS["hub"].read_config({**whole, **config, "llm_image_token_ratio_list": [1.0]}, shapes)
+
+
+def test_a_missing_block_of_an_encoder_file_is_counted():
+    shapes = {key: tuple(tensor.shape) for key, tensor in encoder_file(read(WEIGHTS["umt"]), "umt").items()}
+    gap = {key: shape for key, shape in shapes.items() if ".blocks.1." not in key}
+    sizes = [SYSTEM.publication.towers["vision"].read_sizes({}, held)["num_hidden_layers"] for held in (shapes, gap)]
+    assert sizes[0] == sizes[1]
+
+
+def test_clips_of_other_lengths_have_no_place_in_the_forms():
+    text = AutoConfig.for_model("qwen2", hidden_size=32, num_attention_heads=2, num_key_value_heads=2)
+    config = SYSTEM.architecture.build_config(text, {"vision": {"clip_frames": 8}}, {})
+    with pytest.raises(ValueError, match="clips of 4 frames, not of 8"):
+        FORMATS["hub"].write_config(config, {})
 
 
 def test_another_language_model_has_no_place_in_the_forms(places):

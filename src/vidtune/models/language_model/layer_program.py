@@ -106,7 +106,7 @@ class LayerProgram:
             step, where = dict(given), f"layer_program[{number}]"
             layers = _listed(step.pop("after", []))
             named = [step.pop("add")] if "add" in step else _listed(step.pop("drop", []))
-            if not named or not set(named) <= set(streams):
+            if not named or not all(isinstance(name, str) and name in streams for name in named):
                 raise ValueError(f"{where}: drop or add must name streams of {', '.join(sorted(streams))}")
             if not layers or not all(type(layer) is int and 0 < layer < num_layers for layer in layers):
                 raise ValueError(f"{where}: after is {given.get('after')}; layers count from 1 to {num_layers - 1}")
@@ -188,7 +188,7 @@ def _drop(where: str, after: int, streams: Sequence[str], step: dict[str, Any]) 
     keep, rule = step.pop("keep", None), step.pop("rule", "uniform")
     if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep <= 1:
         raise ValueError(f"{where}: keep is {keep!r}; expected a share above 0, at most 1")
-    if rule not in DROP_RULES:
+    if not isinstance(rule, str) or rule not in DROP_RULES:
         raise ValueError(f"{where}: unknown drop rule {rule!r}; known: {', '.join(DROP_RULES)}")
     compact = step.pop("compact", False)
     if not isinstance(compact, bool):

@@ -44,6 +44,8 @@ class ClipwiseTowerConfig:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(f"hidden_size {self.hidden_size} does not divide into {self.num_attention_heads} heads")
+        if self.num_hidden_layers < 1:
+            raise ValueError(f"num_hidden_layers {self.num_hidden_layers} is less than 1")
         if self.clip_frames < 2:
             raise ValueError(f"clip_frames {self.clip_frames} is less than 2; a clip of one frame is a picture")
 

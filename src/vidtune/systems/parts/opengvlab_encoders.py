@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from vidtune.checkpoints.publication import JsonDict, KeyMap, State, TowerFile
 
 _BLOCK = re.compile(r"((?:encoder\.)?blocks\.)(\d+)\.")
+UMT_PARTS = r"encoder\.(?:patch_embed|blocks|norm|vision_layernorm)\."
+"""Pattern of the names of UMT's tensors."""
 _UNUSED = "unused."
 _LAST_BLOCK = (re.escape(_UNUSED), "the last block, which models do not run")
 
@@ -19,7 +21,7 @@ _LAST_BLOCK = (re.escape(_UNUSED), "the last block, which models do not run")
 def _run_blocks(names: Mapping[str, object]) -> int:
     """Number of the blocks that models run."""
     blocks = {int(match[2]) for match in map(_BLOCK.match, names) if match}
-    return len(blocks) - ("encoder.vision_layernorm.weight" not in names)
+    return max(blocks, default=-1) + 1 - ("encoder.vision_layernorm.weight" not in names)
 
 
 def set_aside(state: State) -> State:
@@ -76,7 +78,7 @@ UMT_TOWER = TowerFile(
             ("encoder.norm.", "vision_layernorm."),
             ("encoder.", ""),
         ),
-        left_out=(_LAST_BLOCK, (r"(?!encoder\.)", "other parts of the pre-trained model")),
+        left_out=(_LAST_BLOCK, (rf"(?!{UMT_PARTS})", "other parts of the pre-trained model")),
         rewrite=set_aside,
     ),
     umt_sizes,
