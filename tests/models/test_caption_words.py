@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
+from vidtune.models import caption_words
 from vidtune.models.caption_words import SCALE, word_log_odds, word_loss
 
 
@@ -35,3 +36,18 @@ def test_one_embedding_that_tells_a_word_is_enough() -> None:
     telling = silent.clone()
     telling[2, 0] = 9.0
     assert word_loss([telling], told, table, log_odds) < 0.75 * word_loss([silent], told, table, log_odds)
+
+
+def test_a_vocabulary_in_parts_gives_the_same_loss_and_gradient(monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    table, log_odds = torch.randn(11, 6, generator=generator), torch.randn(10, generator=generator)
+    told = (torch.rand(2, 10, generator=generator) < 0.3).float()
+    found = []
+    for at_once in (8192, 4):
+        monkeypatch.setattr(caption_words, "TOKENS_AT_ONCE", at_once)
+        media = [torch.arange(18.0).view(3, 6).sin().requires_grad_(), torch.ones(1, 6).requires_grad_()]
+        loss = word_loss(media, told, table, log_odds)
+        loss.backward()
+        found.append((loss.detach(), *(part.grad for part in media)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.checkpoint import checkpoint
 
 from vidtune.models.language_model.layer_call import split_levels
 from vidtune.models.video_lm import VideoLM
@@ -25,6 +26,8 @@ from vidtune.processing.batch import Batch, on_device
 
 SCALE = 4.0
 """Factor of the products, over the root of D."""
+TOKENS_AT_ONCE = 8192
+"""Tokens of the vocabulary that are compared together, to bound the memory; a larger one is computed anew backward."""
 
 
 def word_log_odds(examples: Iterable[Iterable[int]], vocabulary: int) -> Tensor:
@@ -53,9 +56,21 @@ def word_loss(media: Sequence[Tensor], told: Tensor, table: Tensor, log_odds: Te
 
     Shape: scalar, float32
     """
+    tokens, lengths = torch.cat(list(media)), [len(part) for part in media]
+    losses = []
+    for first in range(0, len(log_odds), TOKENS_AT_ONCE):
+        some = slice(first, first + TOKENS_AT_ONCE)
+        arguments = (tokens, lengths, told[:, some], table[: len(log_odds)][some], log_odds[some])
+        once = len(log_odds) <= TOKENS_AT_ONCE
+        losses.append(_loss(*arguments) if once else checkpoint(_loss, *arguments, use_reentrant=False))
+    return torch.stack(losses).sum()
+
+
+def _loss(tokens: Tensor, lengths: list[int], told: Tensor, table: Tensor, log_odds: Tensor) -> Tensor:
+    """:func:`word_loss` of a part of the vocabulary; tokens of all examples, (all M, D)."""
     scale = SCALE / math.sqrt(table.shape[1])
-    found = (torch.cat(list(media)) @ table[: len(log_odds)].to(media[0].dtype).t()).float() * scale
-    seen = [part.logsumexp(0) - math.log(len(part)) for part in found.split([len(part) for part in media])]
+    found = (tokens @ table.to(tokens.dtype).t()).float() * scale
+    seen = [part.logsumexp(0) - math.log(len(part)) for part in found.split(lengths)]
     return binary_cross_entropy_with_logits(torch.stack(seen) + log_odds, told, reduction="sum")
 
 
