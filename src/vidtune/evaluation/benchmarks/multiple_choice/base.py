@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -107,6 +107,18 @@ class MultipleChoice(MeasuredBenchmark):
     record_of: str = ""
     version: int = 1
     system_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def by_lmms_eval(self, **changes: Any) -> Self:
+        """The same set by the rules of lmms-eval 0.7, a record of its own with these changes."""
+        return replace(
+            self,
+            name=f"{self.name}_lmms_eval",
+            title=f"{self.title}, lmms-eval",
+            record_of=self.name,
+            source=f"{self.source}; rules of lmms-eval 0.7",
+            system_rules=LMMS_EVAL_FRAMES,
+            **changes,
+        )
 
     @abstractmethod
     def read(self, data: Path) -> tuple[Path, Sequence[Asked], bytes]:
@@ -266,16 +278,23 @@ def place_of(answer: Any, options: Sequence[str]) -> int | None:
     return next((place for place, option in enumerate(options) if option == str(answer)), None)
 
 
-def entries_of(path: Path) -> tuple[list[Any], bytes]:
-    """The questions of one task of several, and the content of their file.
+def tasks_of(paths: Sequence[Path]) -> tuple[list[list[Any]], bytes]:
+    """The questions of every task of a set, each in a file of its own, and the content of all files.
 
     Raises:
-        UserError: see `read_list`, or there are none.
+        UserError: see `read_list`; a file is not there, or holds no question.
     """
-    entries, content = read_list(path)
-    if not entries:
-        raise UserError(f"{path}: holds no question; all tasks of the set are scored")
-    return entries, content
+    tasks, contents = [], []
+    note = f"; the set has {len(paths)} such files, all of which are scored" if len(paths) > 1 else ""
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: does not exist{note}")
+        entries, content = read_list(path)
+        if not entries:
+            raise UserError(f"{path}: holds no question{note}")
+        tasks.append(entries)
+        contents.append(content)
+    return tasks, b"\0".join(contents)
 
 
 def seconds_of(path: Path, index: int, entry: Any, key: str) -> float | None:
@@ -300,3 +319,17 @@ def set_folder(data: Path, places: Iterable[str], holds: Callable[[Path], bool],
             return (data / place).resolve()
     inside = "".join(f", {place}/" for place in places)
     raise UserError(f"{data}: no {wanted} here{f' or in{inside[1:]}' if inside else ''}; give the folder that holds it")
+
+
+def set_file(data: Path, places: Iterable[str], names: Sequence[str], title: str) -> tuple[Path, Path]:
+    """The folder of a test set, and the first of these annotation files in it.
+
+    Raises:
+        UserError: see `set_folder`.
+    """
+
+    def there(folder: Path) -> list[Path]:
+        return [folder / name for name in names if (folder / name).is_file()]
+
+    folder = set_folder(data, places, lambda place: bool(there(place)), f"{names[0]} of {title}")
+    return folder, there(folder)[0]

@@ -19,11 +19,10 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.multiple_choice.base import (
     ANSWER_BY_LETTER,
     AUTHORS_FRAMES,
-    LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
     options_of,
-    set_folder,
+    set_file,
 )
 from vidtune.evaluation.benchmarks.multiple_choice.subtitles import frame_times, lines_at
 from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
@@ -47,8 +46,7 @@ class LongVideoBench(MultipleChoice):
     subtitles: bool = True
 
     def read(self, data: Path) -> tuple[Path, Sequence[Asked], bytes]:
-        folder = set_folder(data, ("LongVideoBench", "longvideobench"), _holds, f"{FILES[0]} of {self.title}")
-        path = next(folder / name for name in FILES if (folder / name).is_file())
+        folder, path = set_file(data, ("LongVideoBench", "longvideobench"), FILES, self.title)
         entries, content = read_list(path)
         asked = [_asked(path, index, entry) for index, entry in enumerate(entries)]
         if not self.subtitles:
@@ -57,10 +55,6 @@ class LongVideoBench(MultipleChoice):
         said = [_subtitles(path, index, entry, known) for index, entry in enumerate(entries)]
         asked = [replace(one, fields={"subtitles": text}) for one, text in zip(asked, said, strict=True)]
         return folder, asked, b"\0".join([content, *(text.encode() for text in known.values())])
-
-
-def _holds(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in FILES)
 
 
 def _asked(path: Path, index: int, entry: Any) -> Asked:
@@ -108,19 +102,16 @@ def _subtitles(path: Path, index: int, entry: Mapping[str, Any], known: dict[tup
     return known[key]
 
 
-_SOURCE = (
-    "Wu et al., LongVideoBench: A Benchmark for Long-context Interleaved Video-Language Understanding, NeurIPS 2024, "
-    "arXiv:2407.15754"
-)
-_LOOKUP = FileLookup(folder="videos", extensions=("", ".mp4"))
-_GENERATION = GenerationRules(max_new_tokens=32)
 LONGVIDEOBENCH = LongVideoBench(
     name="longvideobench",
     title="LongVideoBench",
-    source=_SOURCE,
-    lookup=_LOOKUP,
+    source=(
+        "Wu et al., LongVideoBench: A Benchmark for Long-context Interleaved Video-Language Understanding, NeurIPS "
+        "2024, arXiv:2407.15754"
+    ),
+    lookup=FileLookup(folder="videos", extensions=("", ".mp4")),
     system_rules=AUTHORS_FRAMES,
-    generation=_GENERATION,
+    generation=GenerationRules(max_new_tokens=32),
     choices=ChoiceRules(
         wording=(
             " This video's subtitles are listed below: \n{subtitles}.\n Select the best answer to the following "
@@ -132,16 +123,8 @@ LONGVIDEOBENCH = LongVideoBench(
     reads="written_out",
     guesses=True,
 )
-LONGVIDEOBENCH_LMMS_EVAL = LongVideoBench(
-    name="longvideobench_lmms_eval",
-    title="LongVideoBench, lmms-eval",
-    record_of="longvideobench",
-    source=f"{_SOURCE}; rules of lmms-eval 0.7, task longvideobench_val_v",
-    lookup=_LOOKUP,
-    system_rules=LMMS_EVAL_FRAMES,
-    generation=_GENERATION,
+LONGVIDEOBENCH_LMMS_EVAL = LONGVIDEOBENCH.by_lmms_eval(
     choices=ChoiceRules(wording=f"{{question}}\n{{options}}\n{ANSWER_BY_LETTER}\n"),
     reads="first_of_five",
-    guesses=True,
     subtitles=False,
 )

@@ -18,14 +18,13 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.multiple_choice.base import (
     ANSWER_BY_LETTER,
-    LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
-    entries_of,
     frames_of,
     options_of,
     place_of,
     set_folder,
+    tasks_of,
 )
 from vidtune.evaluation.benchmarks.named_files import VIDEO_EXTENSIONS
 from vidtune.evaluation.benchmarks.test_set_files import field_of
@@ -51,15 +50,14 @@ class LVBenchSet(MultipleChoice):
     def read(self, data: Path) -> tuple[Path, Sequence[Asked], bytes]:
         folder = set_folder(data, ("LVBench", "lvbench"), lambda one: bool(_files(one)), f"{META} of {self.title}")
         frames = FRAMES_PER_SECOND if (folder / FRAMES).is_dir() else None
+        paths = _files(folder)
+        tasks, content = tasks_of(paths)
         asked: list[Asked] = []
-        contents = []
-        for path in _files(folder):
-            entries, content = entries_of(path)
+        for path, entries in zip(paths, tasks, strict=True):
             read = self._of_release if path.name == META else self._of_cleaned
             for index, entry in enumerate(entries):
                 asked += read(path, index, entry, frames)
-            contents.append(content)
-        return folder, asked, b"\0".join(contents)
+        return folder, asked, content
 
     def _of_release(self, path: Path, index: int, entry: Any, frames: float | None) -> Iterator[Asked]:
         """The questions of one video."""
@@ -109,11 +107,9 @@ class LVBenchSet(MultipleChoice):
 def _files(folder: Path) -> list[Path]:
     """The annotation files of a folder: those of the cleaned set, or that of the release; none if it holds neither."""
     cleaned = [folder / "json" / f"lvbench_clean_{category}.json" for category in CATEGORIES]
-    there = [path for path in cleaned if path.is_file()]
-    if there and len(there) < len(cleaned):
-        absent = next(path for path in cleaned if path not in there)
-        raise UserError(f"{absent}: does not exist; the cleaned set has {len(cleaned)} categories, all of which count")
-    return there or [path for path in (folder / META,) if path.is_file()]
+    if any(path.is_file() for path in cleaned):
+        return cleaned
+    return [path for path in (folder / META,) if path.is_file()]
 
 
 def _split(text: str) -> tuple[str, list[str]]:
@@ -123,31 +119,24 @@ def _split(text: str) -> tuple[str, list[str]]:
     return "\n".join(lines[:first]), [line for line in lines[first:] if _MARK.match(line)]
 
 
-_SOURCE = "Wang et al., LVBench: An Extreme Long Video Understanding Benchmark, arXiv:2406.08035"
-_LOOKUP = FileLookup(folder="videos")
 LVBENCH = LVBenchSet(
     name="lvbench",
     system_rules=frames_of(640),
     title="LVBench",
-    source=_SOURCE,
-    lookup=_LOOKUP,
+    source="Wang et al., LVBench: An Extreme Long Video Understanding Benchmark, arXiv:2406.08035",
+    lookup=FileLookup(folder="videos"),
     choices=ChoiceRules(wording=f"{{question}}\n{{options}}\n{ANSWER_BY_LETTER}", option="{letter}. {option}"),
     reads="normalised",
     counts_empty=False,
     mean="by questions",
     frames_folder=FRAMES,
 )
-LVBENCH_LMMS_EVAL = LVBenchSet(
-    name="lvbench_lmms_eval",
-    system_rules=LMMS_EVAL_FRAMES,
-    title="LVBench, lmms-eval",
-    record_of="lvbench",
-    source=f"{_SOURCE}; rules of lmms-eval 0.7",
-    lookup=_LOOKUP,
+LVBENCH_LMMS_EVAL = LVBENCH.by_lmms_eval(
     choices=ChoiceRules(
         wording="{question}\n{options}\nAnswer the question with the option letter", option="({letter}) {option}"
     ),
     reads="ranked",
+    counts_empty=True,
+    mean=None,
     marked=False,
-    frames_folder=FRAMES,
 )

@@ -13,18 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.multiple_choice.base import (
     ANSWER_BY_LETTER,
     AUTHORS_FRAMES,
     BEST_OPTION,
-    LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
-    entries_of,
     options_of,
     place_of,
-    set_folder,
+    set_file,
+    tasks_of,
 )
 from vidtune.evaluation.benchmarks.test_set_files import field_of
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup
@@ -47,22 +45,15 @@ class MLVUSet(MultipleChoice):
     """The test set."""
 
     def read(self, data: Path) -> tuple[Path, Sequence[Asked], bytes]:
-        folder = set_folder(data, _FOLDERS, _holds, f"json/{FILES['plotQA']}.json of {self.title}")
+        names = [f"json/{name}.json" for name in FILES.values()]
+        folder, _ = set_file(data, _FOLDERS, names, self.title)
+        paths = [folder / name for name in names]
+        tasks, content = tasks_of(paths)
         asked: list[Asked] = []
-        contents = []
-        for task, name in FILES.items():
-            path = folder / "json" / f"{name}.json"
-            if not path.is_file():
-                raise UserError(f"{path}: does not exist; {self.title} has {len(FILES)} tasks, all of which are scored")
-            entries, content = entries_of(path)
+        for (task, name), path, entries in zip(FILES.items(), paths, tasks, strict=True):
             videos = name if (folder / self.lookup.folder / name).is_dir() else task
             asked += [_asked(path, index, entry, task, videos) for index, entry in enumerate(entries)]
-            contents.append(content)
-        return folder, asked, b"\0".join(contents)
-
-
-def _holds(folder: Path) -> bool:
-    return any((folder / "json" / f"{name}.json").is_file() for name in FILES.values())
+        return folder, asked, content
 
 
 def _asked(path: Path, index: int, entry: Any, task: str, videos: str) -> Asked:
@@ -78,14 +69,12 @@ def _asked(path: Path, index: int, entry: Any, task: str, videos: str) -> Asked:
     )
 
 
-_SOURCE = "Zhou et al., MLVU: Benchmarking Multi-task Long Video Understanding, CVPR 2025, arXiv:2406.04264"
-_LOOKUP = FileLookup(folder="video", extensions=("",))
 MLVU = MLVUSet(
     name="mlvu",
     system_rules=AUTHORS_FRAMES,
     title="MLVU",
-    source=_SOURCE,
-    lookup=_LOOKUP,
+    source="Zhou et al., MLVU: Benchmarking Multi-task Long Video Understanding, CVPR 2025, arXiv:2406.04264",
+    lookup=FileLookup(folder="video", extensions=("",)),
     choices=ChoiceRules(
         wording=f"Question:{{question}}\nOption:\n{{options}}\n{ANSWER_BY_LETTER}", option="({letter}) {option}"
     ),
@@ -93,16 +82,11 @@ MLVU = MLVUSet(
     counts_empty=False,
     mean="by questions",
 )
-MLVU_LMMS_EVAL = MLVUSet(
-    name="mlvu_lmms_eval",
-    system_rules=LMMS_EVAL_FRAMES,
-    title="MLVU, lmms-eval",
-    record_of="mlvu",
-    source=f"{_SOURCE}; rules of lmms-eval 0.7",
-    lookup=_LOOKUP,
+MLVU_LMMS_EVAL = MLVU.by_lmms_eval(
     choices=ChoiceRules(
         wording=f"{{question}}\n{{options}}\n{BEST_OPTION}\nBest option: (", option="({letter}) {option}"
     ),
     reads="ranked",
+    counts_empty=True,
     mean="of tasks",
 )

@@ -13,18 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.multiple_choice.base import (
     AUTHORS_FRAMES,
     BEST_OPTION,
-    LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
-    entries_of,
     options_of,
     place_of,
     seconds_of,
-    set_folder,
+    set_file,
+    tasks_of,
 )
 from vidtune.evaluation.benchmarks.test_set_files import field_of
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup
@@ -91,22 +89,15 @@ class MVBench(MultipleChoice):
     cut: bool = False
 
     def read(self, data: Path) -> tuple[Path, Sequence[Asked], bytes]:
-        folder = set_folder(data, ("MVBench", "mvbench"), _holds, f"json/{next(iter(TASKS))}.json of {self.title}")
+        names = [f"json/{name}.json" for name in TASKS]
+        folder, _ = set_file(data, ("MVBench", "mvbench"), names, self.title)
+        paths = [folder / name for name in names]
+        tasks, content = tasks_of(paths)
         asked: list[Asked] = []
-        contents = []
-        for name, task in TASKS.items():
-            path = folder / "json" / f"{name}.json"
-            if not path.is_file():
-                raise UserError(f"{path}: does not exist; {self.title} has {len(TASKS)} tasks, all of which are scored")
-            entries, content = entries_of(path)
+        for (name, task), path, entries in zip(TASKS.items(), paths, tasks, strict=True):
             is_cut = self.cut and task.cut != task.folder and (folder / VIDEOS / task.cut).is_dir()
             asked += [_asked(path, index, entry, name, task, is_cut) for index, entry in enumerate(entries)]
-            contents.append(content)
-        return folder, asked, b"\0".join(contents)
-
-
-def _holds(folder: Path) -> bool:
-    return any((folder / "json" / f"{name}.json").is_file() for name in TASKS)
+        return folder, asked, content
 
 
 def _asked(path: Path, index: int, entry: Any, name: str, task: Task, is_cut: bool) -> Asked:
@@ -127,14 +118,12 @@ def _asked(path: Path, index: int, entry: Any, name: str, task: Task, is_cut: bo
     )
 
 
-_SOURCE = "Li et al., MVBench: A Comprehensive Multi-modal Video Understanding Benchmark, CVPR 2024, arXiv:2311.17005"
-_LOOKUP = FileLookup(folder=VIDEOS, extensions=("",))
 MVBENCH = MVBench(
     name="mvbench",
     system_rules=AUTHORS_FRAMES,
     title="MVBench",
-    source=_SOURCE,
-    lookup=_LOOKUP,
+    source="Li et al., MVBench: A Comprehensive Multi-modal Video Understanding Benchmark, CVPR 2024, arXiv:2311.17005",
+    lookup=FileLookup(folder=VIDEOS, extensions=("",)),
     choices=ChoiceRules(
         wording=f"Question: {{question}}\nOption:\n{{options}}\n\n{BEST_OPTION}", option="({letter}) {option}"
     ),
@@ -142,18 +131,9 @@ MVBENCH = MVBench(
     counts_empty=False,
     mean="by questions",
 )
-MVBENCH_LMMS_EVAL = MVBench(
-    name="mvbench_lmms_eval",
-    system_rules=LMMS_EVAL_FRAMES,
-    title="MVBench, lmms-eval",
-    record_of="mvbench",
-    source=f"{_SOURCE}; rules of lmms-eval 0.7",
-    lookup=_LOOKUP,
+MVBENCH_LMMS_EVAL = MVBENCH.by_lmms_eval(
     choices=ChoiceRules(
         wording=f"Question:{{question}}\nOption:\n{{options}}\n{BEST_OPTION}\n", option="({letter}) {option}"
     ),
-    reads="normalised",
-    counts_empty=False,
-    mean="by questions",
     cut=True,
 )

@@ -18,11 +18,10 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     ANSWER_BY_LETTER,
     AUTHORS_FRAMES,
     BEST_OPTION,
-    LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
     options_of,
-    set_folder,
+    set_file,
 )
 from vidtune.evaluation.benchmarks.test_set_files import field_of, read_annotations
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules
@@ -38,14 +37,9 @@ class PerceptionTest(MultipleChoice):
         if data.is_file():
             folder, path = data.parent.resolve(), data
         else:
-            folder = set_folder(data, ("PerceptionTest", "perception_test"), _holds, f"{FILES[0]} of {self.title}")
-            path = next(folder / name for name in FILES if (folder / name).is_file())
+            folder, path = set_file(data, ("PerceptionTest", "perception_test"), FILES, self.title)
         value, content = read_annotations(path)
         return folder, [_asked(path, *one) for one in _entries(path, value)], content
-
-
-def _holds(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in FILES)
 
 
 def _entries(path: Path, value: Any) -> Iterator[tuple[int, str, int, Any]]:
@@ -76,31 +70,22 @@ def _asked(path: Path, index: int, video: str, number: Any, entry: Any) -> Asked
     )
 
 
-_SOURCE = "Pătrăucean et al., Perception Test, NeurIPS 2023, arXiv:2305.13786; validation part"
-_LOOKUP = FileLookup(folder="videos", extensions=(".mp4", ".MP4"))
 _LETTERS = "ABC"
 PERCEPTION_TEST = PerceptionTest(
     name="perception_test",
     system_rules=AUTHORS_FRAMES,
     title="Perception Test",
-    source=_SOURCE,
-    lookup=_LOOKUP,
+    source="Pătrăucean et al., Perception Test, NeurIPS 2023, arXiv:2305.13786; validation part",
+    lookup=FileLookup(folder="videos", extensions=(".mp4", ".MP4")),
     choices=ChoiceRules(
         wording=f"\nQuestion: {{question}}\n{{options}}\n{BEST_OPTION}", option="({letter}). {option}", letters=_LETTERS
     ),
     reads="standing",
     generation=GenerationRules(max_new_tokens=1024),
 )
-PERCEPTION_TEST_LMMS_EVAL = PerceptionTest(
-    name="perception_test_lmms_eval",
-    system_rules=LMMS_EVAL_FRAMES,
-    title="Perception Test, lmms-eval",
-    record_of="perception_test",
-    source=f"{_SOURCE}; rules of lmms-eval 0.7",
-    lookup=_LOOKUP,
+PERCEPTION_TEST_LMMS_EVAL = PERCEPTION_TEST.by_lmms_eval(
     choices=ChoiceRules(
         wording=f"{{question}}\n{{options}}\n{ANSWER_BY_LETTER}", option="{letter}. {option}", letters=_LETTERS
     ),
     reads="alone",
-    generation=GenerationRules(max_new_tokens=1024),
 )

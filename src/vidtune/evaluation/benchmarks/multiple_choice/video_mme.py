@@ -21,11 +21,10 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.multiple_choice.base import (
     ANSWER_BY_LETTER,
     AUTHORS_FRAMES,
-    LMMS_EVAL_FRAMES,
     Asked,
     MultipleChoice,
     options_of,
-    set_folder,
+    set_file,
 )
 from vidtune.evaluation.benchmarks.multiple_choice.subtitles import lines_in_frames, shown_lines, timed_lines
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
@@ -56,8 +55,7 @@ class VideoMME(MultipleChoice):
     fields: Callable[[Mapping[str, Path | None], Mapping[str, Path]], Fields] | None = None
 
     def read(self, data: Path) -> tuple[Path, Sequence[Asked], bytes]:
-        folder = set_folder(data, ("Video-MME", "videomme"), _holds, f"{' or '.join(FILES[:2])} of {self.title}")
-        path = next(folder / name for name in FILES if (folder / name).is_file())
+        folder, path = set_file(data, ("Video-MME", "videomme"), FILES, self.title)
         entries, content = read_list(path)
         asked = [_asked(path, index, entry) for index, entry in enumerate(entries)]
         if self.fields is None or not asked:
@@ -69,10 +67,6 @@ class VideoMME(MultipleChoice):
         fields = self.fields(subtitles, videos)
         contents = [content, *(place.read_bytes() for place in subtitles.values() if place is not None)]
         return folder, [replace(one, fields=fields[one.video]) for one in asked], b"\0".join(contents)
-
-
-def _holds(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in FILES)
 
 
 def _asked(path: Path, index: int, entry: Any) -> Asked:
@@ -132,51 +126,34 @@ def _wording(before: str, frames: str, asks: str, after: str) -> ChoiceRules:
     return ChoiceRules(wording=task + after)
 
 
-_SOURCE = (
-    "Fu et al., Video-MME: The First-Ever Comprehensive Evaluation Benchmark of Multi-modal LLMs in Video Analysis, "
-    "CVPR 2025, arXiv:2405.21075"
-)
-_LOOKUP = FileLookup(folder="data", extensions=(".mp4", ".MP4", ".mkv"))
 _QUESTION = "Question: {question}\nOption:\n{options}\n"
 _BARE_QUESTION = "{question}\n{options}\n"
 VIDEO_MME = VideoMME(
     name="video_mme",
     title="Video-MME",
-    source=_SOURCE,
-    lookup=_LOOKUP,
+    source=(
+        "Fu et al., Video-MME: The First-Ever Comprehensive Evaluation Benchmark of Multi-modal LLMs in Video "
+        "Analysis, CVPR 2025, arXiv:2405.21075"
+    ),
+    lookup=FileLookup(folder="data", extensions=(".mp4", ".MP4", ".mkv")),
     system_rules=AUTHORS_FRAMES,
     choices=_wording("", "These are the frames of a video. ", "", _QUESTION + ANSWER_BY_LETTER),
     reads="first_capital",
 )
-VIDEO_MME_SUBTITLES = VideoMME(
+VIDEO_MME_SUBTITLES = replace(
+    VIDEO_MME,
     name="video_mme_subtitles",
     title="Video-MME, with subtitles",
-    source=_SOURCE,
-    lookup=_LOOKUP,
-    system_rules=AUTHORS_FRAMES,
     choices=_wording(
         "{listed}\n", "These are the frames{and} of a video. ", "{and_the}", f"{_QUESTION}The best answer is:"
     ),
-    reads="first_capital",
     fields=_whole_subtitles,
 )
-VIDEO_MME_LMMS_EVAL = VideoMME(
-    name="video_mme_lmms_eval",
-    title="Video-MME, lmms-eval",
-    record_of="video_mme",
-    source=f"{_SOURCE}; rules of lmms-eval 0.7",
-    lookup=_LOOKUP,
-    system_rules=LMMS_EVAL_FRAMES,
+VIDEO_MME_LMMS_EVAL = VIDEO_MME.by_lmms_eval(
     choices=_wording("", "", " and the subtitles", f"{_BARE_QUESTION}\n{ANSWER_BY_LETTER}"),
     reads="ranked",
 )
-VIDEO_MME_SUBTITLES_LMMS_EVAL = VideoMME(
-    name="video_mme_subtitles_lmms_eval",
-    title="Video-MME, with subtitles, lmms-eval",
-    record_of="video_mme_subtitles",
-    source=f"{_SOURCE}; rules of lmms-eval 0.7",
-    lookup=_LOOKUP,
-    system_rules=LMMS_EVAL_FRAMES,
+VIDEO_MME_SUBTITLES_LMMS_EVAL = VIDEO_MME_SUBTITLES.by_lmms_eval(
     choices=_wording("{listed}\n", "", " and the subtitles", f"{_BARE_QUESTION}The best answer is:"),
     reads="ranked",
     fields=_subtitles_of_frames,
