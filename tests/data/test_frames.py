@@ -1,5 +1,6 @@
 """Extraction of frames at an exact rate, by the command line."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,10 @@ from synthetic_clips import decode_plainly, write_clip
 from typer.testing import CliRunner
 
 from vidtune.cli.main import app
+from vidtune.data.frames import extract_frames
+from vidtune.errors import MediaError
+from vidtune.media import video
+from vidtune.media.packets.groups import PlanFailedError
 from vidtune.media.probe import probe
 
 
@@ -42,3 +47,25 @@ def test_a_container_without_a_duration_works(tmp_path: Path, name: str) -> None
     with av.open(str(clip)) as container:
         assert not container.duration
     assert probe(clip).duration == 2.0
+
+
+def test_decoding_that_begins_again_gives_the_same_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clip(tmp_path / "clip.mp4", num_frames=24)
+
+    def extract(name: str) -> list[tuple[Path, int, MediaError | None]]:
+        return list(extract_frames({tmp_path / "clip.mp4": tmp_path / name}, 5.0))
+
+    assert [number for _, number, _ in extract("whole")] == [12]
+    monkeypatch.setattr(video, "BLOCK_BYTES", 1)  # every frame is a block of its own
+
+    def broken(*arguments, **named):
+        yield from itertools.islice(groups(*arguments, **named), 5)
+        raise PlanFailedError
+
+    groups = video.decode_groups
+    monkeypatch.setattr(video, "decode_groups", broken)
+    assert [number for _, number, _ in extract("again")] == [12]
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "again").iterdir()) and len(names) == 12
+    for name in names:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()

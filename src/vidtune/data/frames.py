@@ -3,9 +3,10 @@
 A folder of such frames stands for the video: with their number per second as frame rate, it lasts as long.
 """
 
-import io
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
@@ -70,24 +71,23 @@ def extract_frames(
 
 
 def _extract(video: Path, folder: Path, rate: float) -> int:
-    written = 0
+    """Write the frames of a video; they get their numbers at the end, since decoding may have to begin again."""
+    written = itertools.count()
 
     def choose(times: ClipTimes) -> list[int]:
-        nonlocal written
-        written = 0
         if not times.known:
             raise MediaError(str(video), "its frames have no times, so none can be taken at a number per second")
         return times.indices_at((np.arange(max(1, round(times.duration * rate))) + 0.5) / rate).tolist()
 
-    def write(pixels: np.ndarray) -> np.ndarray:
-        nonlocal written
-        for picture in pixels:
-            written += 1
-            buffer = io.BytesIO()
-            Image.fromarray(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
-            (building / f"{video.stem}_{written}.jpg").write_bytes(buffer.getvalue())
-        return np.zeros((len(pixels), 1), np.uint8)
+    with atomic_folder(folder) as building, TemporaryDirectory(dir=building) as pictures:
 
-    with atomic_folder(folder) as building:
-        read_clip(video, choose, keep=write)
-    return written
+        def write(pixels: np.ndarray) -> np.ndarray:
+            numbers = list(itertools.islice(written, len(pixels)))
+            for number, picture in zip(numbers, pixels, strict=True):
+                Image.fromarray(picture).save(Path(pictures, f"{number}.jpg"), quality=JPEG_QUALITY)
+            return np.array(numbers)
+
+        kept = read_clip(video, choose, keep=write)[0].tolist()
+        for place, number in enumerate(kept, start=1):
+            Path(pictures, f"{number}.jpg").rename(building / f"{video.stem}_{place}.jpg")
+    return len(kept)

@@ -61,13 +61,13 @@ def test_a_set_that_lacks_a_task_or_holds_a_wrong_entry_is_named(tmp_path):
         with pytest.raises(UserError, match=rf"moving_count\.json: entry 0: 'candidates' holds {said}"):
             BENCHMARKS["mvbench"].load(data)
     write_json(data / "json" / "moving_count.json", [])
-    with pytest.raises(UserError, match=r"moving_count\.json: holds no question; all tasks of the set are scored"):
+    with pytest.raises(UserError, match=r"moving_count\.json: holds no question; the set has 20 such files"):
         BENCHMARKS["mvbench"].load(data)
     path = write_json(data / "json" / "moving_count.json", [{**entry, "candidates": []}])
     with pytest.raises(UserError, match=r"moving_count\.json: entry 0: 'candidates' holds 0 options"):
         BENCHMARKS["mvbench"].load(data)
     path.unlink()
-    with pytest.raises(UserError, match=r"moving_count\.json: does not exist; MVBench has 20 tasks"):
+    with pytest.raises(UserError, match=r"moving_count\.json: does not exist; the set has 20 such files"):
         BENCHMARKS["mvbench"].load(data)
 
 
@@ -140,7 +140,7 @@ def test_lvbench_reads_the_release_and_the_cleaned_set(tmp_path):
     entry = {"video": "a.mp4", "question": "Who?", "candidates": ["(A) x", "(B) y"], "answer": "(B) y"}
     for category in ("cartoon", "documentary", "live", "selfmedia", "sport"):
         write_json(data / "json" / f"lvbench_clean_{category}.json", [entry])
-    with pytest.raises(UserError, match=r"lvbench_clean_tv\.json: does not exist; the cleaned set has 6 categories"):
+    with pytest.raises(UserError, match=r"lvbench_clean_tv\.json: does not exist; the set has 6 such files"):
         BENCHMARKS["lvbench"].load(data)
     write_json(data / "json" / "lvbench_clean_tv.json", [entry])
     cleaned = BENCHMARKS["lvbench"].load(data).questions
