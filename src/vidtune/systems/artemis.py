@@ -8,7 +8,6 @@ are one tag.
 Source: arXiv:2406.00258, github.com/NeurIPS24Artemis/Artemis (constants, key names and prompts of commit e6c6679).
 """
 
-import json
 import re
 from collections.abc import Mapping
 from math import gcd, isqrt
@@ -38,6 +37,7 @@ from vidtune.systems.parts.llava_settings import (
     read_text_config,
     require_same_text,
     require_width,
+    stored_sizes,
     text_settings,
 )
 from vidtune.systems.parts.openai_clip import PATCH_TOWER, patch_sizes
@@ -244,7 +244,7 @@ def _connector_sizes(config: JsonDict, shapes: Shapes) -> dict[str, JsonDict]:
     visual = {"depth": projector_depth(config.get("mm_projector_type", "mlp2x_gelu"))}
     # Without the key: as published. What was saved before its third stage says nothing of tracks.
     region: JsonDict = {} if config.get("k_means", True) or not _has_regions(shapes) else {"clusters": None}
-    return {"visual": visual, "region": region | _region_sizes(shapes) | _stored(config, "connectors", "region")}
+    return {"visual": visual, "region": region | _region_sizes(shapes) | stored_sizes(config, "connectors", "region")}
 
 
 def _take_run_settings(below: VideoLMConfig, config: JsonDict, shapes: Shapes) -> None:
@@ -263,7 +263,7 @@ def _take_run_settings(below: VideoLMConfig, config: JsonDict, shapes: Shapes) -
         raise ValueError(f"mm_projector_type is {kind!r}, but {held!r} in the model on which it stands")
     if "k_means" in config:
         region["clusters"] = (region["clusters"] or _CLUSTERS) if config["k_means"] else None
-    region |= _region_sizes(shapes, region) | _stored(config, "connectors", "region")
+    region |= _region_sizes(shapes, region) | stored_sizes(config, "connectors", "region")
     sizes = {"visual": visual, "region": region}
     for spec in sizes.values():
         spec.pop("type")
@@ -301,14 +301,6 @@ def _number(shapes: Shapes, part: str) -> int:
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
-def _stored(config: JsonDict, group: str, name: str) -> dict[str, Any]:
-    """Sizes that this package wrote into a config.json; published ones hold none."""
-    sizes = (config.get(f"vidtune_{group}") or {}).get(name, {})
-    if not isinstance(sizes, dict):
-        raise ValueError(f"vidtune_{group}: {name} is {json.dumps(sizes)}; expected its sizes by name")
-    return dict(sizes)
-
-
 def _tower_name(config: JsonDict) -> str:
     return config.get("mm_image_tower") or _PUBLISHED_TOWER
 
@@ -323,7 +315,7 @@ def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> Vide
     tower = {
         **(held or {"absent": _tower_name(config)}),
         "feature_layer": _LAYER if config.get("mm_vision_select_layer") is None else config["mm_vision_select_layer"],
-        **_stored(config, "towers", "clip"),
+        **stored_sizes(config, "towers", "clip"),
     }
     ours = build_config(text_config, {"clip": tower}, _connector_sizes(config, shapes))
     require_width(config, ours.connectors["visual"]["input_size"])

@@ -36,7 +36,13 @@ from vidtune.processing.layout import Tokens
 from vidtune.processing.prompts.format import Placement
 from vidtune.processing.prompts.known import captions, chatml
 from vidtune.systems.base import System
-from vidtune.systems.parts.llava_settings import AROUND, read_text_config, require_width, text_settings
+from vidtune.systems.parts.llava_settings import (
+    AROUND,
+    read_text_config,
+    require_width,
+    stored_sizes,
+    text_settings,
+)
 from vidtune.systems.parts.opengvlab_encoders import INTERNVIDEO2_TOWER, UMT_PARTS, UMT_TOWER
 from vidtune.systems.parts.vicuna import LANGUAGE_MODEL_ENDS, LANGUAGE_MODEL_KEYS
 
@@ -224,14 +230,6 @@ VISION_TOWER = TowerFile(
 """How the tower is published alone: ``UMT-L_f4_vision.pt`` or ``InternVideo2-1B_f4_vision.pt``."""
 
 
-def _stored(config: JsonDict, group: str, name: str) -> JsonDict:
-    """Sizes that this package wrote into a config.json; published ones hold none."""
-    sizes = (config.get(f"vidtune_{group}") or {}).get(name, {})
-    if not isinstance(sizes, dict):
-        raise ValueError(f"vidtune_{group}: {name} is {sizes!r}; expected its sizes by name")
-    return dict(sizes)
-
-
 def _named_tower(config: JsonDict) -> JsonDict:
     """Type and size of the pictures of the tower that a config.json names."""
     name = config.get("mm_vision_tower") or "umt-large"
@@ -248,10 +246,10 @@ def _named_tower(config: JsonDict) -> JsonDict:
 def _named_parts(config: JsonDict) -> NamedParts:
     tower = _named_tower(config)
     width = {"hidden_size": config["mm_hidden_size"]} if config.get("mm_hidden_size") else {}
-    tower = {**tower, **width, **_stored(config, "towers", "vision")}
+    tower = {**tower, **width, **stored_sizes(config, "towers", "vision")}
     return NamedParts(
         {"vision": {**tower, "absent": PUBLISHED[tower["type"]]}},
-        {"visual": _stored(config, "connectors", "visual")},
+        {"visual": stored_sizes(config, "connectors", "visual")},
     )
 
 
@@ -305,8 +303,8 @@ def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> Vide
         )
     ours = build_config(
         read_text_config(config, Qwen2Config, _QWEN2),
-        {"vision": {**tower, **_stored(config, "towers", "vision")}},
-        {"visual": _stored(config, "connectors", "visual")},
+        {"vision": {**tower, **stored_sizes(config, "towers", "vision")}},
+        {"visual": stored_sizes(config, "connectors", "visual")},
     )
     ours.layer_program = _layer_program(config)
     _ = ours.program  # raises ValueError where it does not fit the language model

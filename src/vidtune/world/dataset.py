@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vidtune.world.layout import Json, RenderProgress, claim, conversation, file_name, render_missing, write_json
+from vidtune.world.layout import Json, RenderProgress, conversation, file_name, write_world
 from vidtune.world.questions import SUBJECTS, SceneQuestion, ask, describe
 from vidtune.world.render import write_image, write_video
 from vidtune.world.scene import CAST, COLOURS, SHAPES, Scene, make_scene
@@ -64,32 +64,30 @@ def build_world(
     workers: int | None = None,
     progress: RenderProgress | None = None,
 ) -> None:
-    """Write the world into a folder; existing files are kept, so that a call that was stopped can be repeated.
+    """Write the world into a folder, see `write_world`.
 
     Args:
-        out: folder of the world.
-        spec: size and seed of the world.
         texts: strings that the tokenizer is trained on besides the annotations, such as the text of a prompt.
         special: texts that are special tokens of the tokenizer.
         workers: number of processes that render; None: one for each core.
-        progress: progress callback.
-
-    Raises:
-        UserError: the folder contains a world with another spec.
     """
-    claim(out, spec)
-    render_missing(list(_files(out, spec)), partial(_write, spec), workers, progress)
     annotations = {
         "pt_json/captions.json": list(_captions(spec)),
         "ft_json/questions.json": list(_conversations(spec)),
         str(TEST_SET / "test_q.json"): [question for question, _ in _test_set(spec)],
         str(TEST_SET / "test_a.json"): [answer for _, answer in _test_set(spec)],
     }
-    for name, value in annotations.items():
-        write_json(out / name, value)
-    write_json(out / "truth.json", {"train": _truth(spec, "train"), "test": _truth(spec, "test")})
-    if not (out / "tokenizer" / "tokenizer_config.json").exists():
-        train_tokenizer(_training_texts(annotations, texts), out / "tokenizer", special=special)
+    truth = {split: _truth(spec, split) for split in ("train", "test")}
+    write_world(
+        out,
+        spec,
+        files=list(_files(out, spec)),
+        write=partial(_write, spec),
+        written=annotations | {"truth.json": truth},
+        tokenizer=partial(train_tokenizer, _training_texts(annotations, texts), special=special),
+        workers=workers,
+        progress=progress,
+    )
 
 
 def _files(out: Path, spec: WorldSpec) -> Iterator[tuple[Path, Scene]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from vidtune.world.event_questions import Turn, ask_in_order, ask_when_and_what, marks, tell_all, tell_each
 from vidtune.world.event_render import write_event_video
 from vidtune.world.events import SLOT_SECONDS, EventClip, make_event_clip
-from vidtune.world.layout import Json, RenderProgress, claim, file_name, render_missing, write_json
+from vidtune.world.layout import Json, RenderProgress, file_name, write_world
 from vidtune.world.tokenizer import train_tokenizer
 
 EVENT_TEST_SET = Path("eval/events")
@@ -69,32 +69,32 @@ def build_event_world(
     workers: int | None = None,
     progress: RenderProgress | None = None,
 ) -> None:
-    """Write the world into a folder; existing files are kept, so that a call that was stopped can be repeated.
+    """Write the world into a folder, see `write_world`.
 
     Args:
-        out: folder of the world.
-        spec: size and seed of the world.
         texts: strings that the tokenizer is trained on besides the annotations, such as the text of a prompt.
         special: texts that are special tokens of the tokenizer.
         workers: number of processes that render; None: one for each core.
-        progress: progress callback.
-
-    Raises:
-        UserError: the folder contains another world.
     """
-    claim(out, spec)
-    render_missing(list(_files(out, spec)), partial(_write, spec), workers, progress)
     training = {
         PERCEPTION: list(_perception(spec)),
         BOUNDARY_PERCEPTION: list(_boundary_perception(spec)),
         INSTRUCTION_TUNING: list(_instruction_tuning(spec)),
     }
-    for name, samples in training.items():
-        write_json(out / name, samples)
-    write_json(out / EVENT_TEST_SET / "annotations.json", {id_: _annotation(clip) for id_, clip in spec.clips("test")})
-    write_json(out / "truth.json", {split: {i: asdict(c) for i, c in spec.clips(split)} for split in ("train", "test")})
-    if not (out / "tokenizer" / "tokenizer_config.json").exists():
-        train_tokenizer(_training_texts(training, texts), out / "tokenizer", split_digits=True, special=special)
+    further = {
+        str(EVENT_TEST_SET / "annotations.json"): {id_: _annotation(clip) for id_, clip in spec.clips("test")},
+        "truth.json": {split: {id_: asdict(c) for id_, c in spec.clips(split)} for split in ("train", "test")},
+    }
+    write_world(
+        out,
+        spec,
+        files=list(_files(out, spec)),
+        write=partial(_write, spec),
+        written=training | further,
+        tokenizer=partial(train_tokenizer, _training_texts(training, texts), special=special, split_digits=True),
+        workers=workers,
+        progress=progress,
+    )
 
 
 def _files(out: Path, spec: EventWorldSpec) -> Iterator[tuple[Path, EventClip]]:

@@ -1,7 +1,7 @@
 """Files of a world on disk: its spec, media files rendered by several processes, JSON files."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -68,6 +68,37 @@ def render_missing(
 def _write_numbered(files: Sequence[tuple[Path, Drawn]], write: Callable[[Drawn, Path], None], number: int) -> None:
     path, drawn = files[number]
     write(drawn, path)
+
+
+def write_world(
+    out: Path,
+    spec: Any,
+    *,
+    files: Sequence[tuple[Path, Drawn]],
+    write: Callable[[Drawn, Path], None],
+    written: Mapping[str, Any],
+    tokenizer: Callable[[Path], None],
+    workers: int | None,
+    progress: RenderProgress | None,
+) -> None:
+    """Write a world into a folder; media files that exist are kept, so that a call that was stopped can be repeated.
+
+    Args:
+        out: folder of the world.
+        spec: size and seed of the world, see `claim`.
+        files, write, workers, progress: see `render_missing`.
+        written: path below the folder -> value of a JSON file.
+        tokenizer: writes the tokenizer of the world into a folder; called where there is none yet.
+
+    Raises:
+        UserError: the folder contains another world.
+    """
+    claim(out, spec)
+    render_missing(files, write, workers, progress)
+    for name, value in written.items():
+        write_json(out / name, value)
+    if not (out / "tokenizer" / "tokenizer_config.json").exists():
+        tokenizer(out / "tokenizer")
 
 
 def write_json(path: Path, value: Any) -> None:

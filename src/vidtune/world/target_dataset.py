@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vidtune.world.layout import Json, RenderProgress, claim, conversation, file_name, render_missing, write_json
+from vidtune.world.layout import Json, RenderProgress, conversation, file_name, write_world
 from vidtune.world.questions import SceneQuestion
 from vidtune.world.render import draw_frame, write_clip, write_picture
 from vidtune.world.scene import Actor, Scene
@@ -93,21 +93,13 @@ def build_target_world(
     workers: int | None = None,
     progress: RenderProgress | None = None,
 ) -> None:
-    """Write the world into a folder; existing files are kept, so that a call that was stopped can be repeated.
+    """Write the world into a folder, see `write_world`.
 
     Args:
-        out: folder of the world.
-        spec: size and seed of the world.
         texts: strings that the tokenizer is trained on besides the annotations, such as the text of a prompt.
         special: texts that are special tokens of the tokenizer.
         workers: number of processes that render; None: one for each core.
-        progress: progress callback.
-
-    Raises:
-        UserError: the folder contains another world.
     """
-    claim(out, spec)
-    render_missing(list(_files(out, spec)), partial(_write, spec), workers, progress)
     conversations = {
         TARGETS_IN_WORDS: list(_texts(spec)),
         SCENE_CAPTIONS: list(_captions(spec)),
@@ -115,11 +107,17 @@ def build_target_world(
     }
     referring = {TARGET_CAPTIONS: list(_told(spec)), TARGET_QUESTIONS: list(_asked(spec))}
     tests = {str(folder / TARGET_SET_FILE): list(_test_set(spec, split)) for split, folder in TARGET_SETS.items()}
-    for name, value in (conversations | referring | tests).items():
-        write_json(out / name, value)
-    write_json(out / "truth.json", {split: _truth(spec, split) for split in ("train", "choice", "test")})
-    if not (out / "tokenizer" / "tokenizer_config.json").exists():
-        train_tokenizer(_training_texts(conversations, referring, texts), out / "tokenizer", special=special)
+    truth = {split: _truth(spec, split) for split in ("train", "choice", "test")}
+    write_world(
+        out,
+        spec,
+        files=list(_files(out, spec)),
+        write=partial(_write, spec),
+        written={**conversations, **referring, **tests, "truth.json": truth},
+        tokenizer=partial(train_tokenizer, _training_texts(conversations, referring, texts), special=special),
+        workers=workers,
+        progress=progress,
+    )
 
 
 def _files(out: Path, spec: TargetWorldSpec) -> Iterator[tuple[Path, Scene]]:

@@ -110,6 +110,18 @@ def require_width(config: JsonDict, width: int) -> None:
         raise ValueError(f"mm_hidden_size is {config['mm_hidden_size']!r}, but the weights are for features of {width}")
 
 
+def stored_sizes(config: JsonDict, group: str, name: str) -> JsonDict:
+    """Return sizes of a tower or connector that this package wrote into a config.json; published ones hold none.
+
+    Raises:
+        ValueError: they are no sizes by name.
+    """
+    sizes = (config.get(f"vidtune_{group}") or {}).get(name, {})
+    if not isinstance(sizes, dict):
+        raise ValueError(f"vidtune_{group}: {name} is {json.dumps(sizes)}; expected its sizes by name")
+    return dict(sizes)
+
+
 def text_settings(text_config: PreTrainedConfig) -> JsonDict:
     """Return the settings of the language model, as published code reads them."""
     return {

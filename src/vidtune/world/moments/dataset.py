@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from vidtune.world.layout import Json, RenderProgress, claim, conversation, file_name, render_missing, write_json
+from vidtune.world.layout import Json, RenderProgress, conversation, file_name, write_world
 from vidtune.world.moments.clips import EVENT_SECONDS, LongClip, draw_clip, draw_moment, make_long_clip, make_short_clip
 from vidtune.world.moments.questions import TELL_ALL, TELL_ONE, ask_about_moments, ask_in_words, tell_all
 from vidtune.world.questions import SceneQuestion
@@ -78,21 +78,13 @@ def build_moment_world(
     workers: int | None = None,
     progress: RenderProgress | None = None,
 ) -> None:
-    """Write the world into a folder; existing files are kept, so that a call that was stopped can be repeated.
+    """Write the world into a folder, see `write_world`.
 
     Args:
-        out: folder of the world.
-        spec: size and seed of the world.
         texts: strings that the tokenizer is trained on besides the annotations, such as the text of a prompt.
         special: texts that are special tokens of the tokenizer.
         workers: number of processes that render; None: one for each core.
-        progress: progress callback.
-
-    Raises:
-        UserError: the folder contains another world.
     """
-    claim(out, spec)
-    render_missing(list(_files(out, spec)), partial(_write, spec), workers, progress)
     training = {
         MOMENT_CAPTIONS: [*_told(spec, "clip", "video"), *_told(spec, "image", "image")],
         MOMENT_PARTS: list(_parts(spec)),
@@ -105,12 +97,17 @@ def build_moment_world(
         pairs = list(_test_set(spec, split))
         tests[str(folder / "test_q.json")] = [question for question, _ in pairs]
         tests[str(folder / "test_a.json")] = [answer for _, answer in pairs]
-    for name, value in (training | tests).items():
-        write_json(out / name, value)
     truth = {split: {id_: asdict(clip) for id_, clip in spec.all_of(split)} for split in ("train", *MOMENT_SETS)}
-    write_json(out / "truth.json", truth)
-    if not (out / "tokenizer" / "tokenizer_config.json").exists():
-        train_tokenizer(_training_texts(training, texts), out / "tokenizer", split_digits=True, special=special)
+    write_world(
+        out,
+        spec,
+        files=list(_files(out, spec)),
+        write=partial(_write, spec),
+        written={**training, **tests, "truth.json": truth},
+        tokenizer=partial(train_tokenizer, _training_texts(training, texts), special=special, split_digits=True),
+        workers=workers,
+        progress=progress,
+    )
 
 
 def _files(out: Path, spec: MomentWorldSpec) -> Iterator[tuple[Path, LongClip]]:
