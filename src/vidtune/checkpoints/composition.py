@@ -1,9 +1,8 @@
 """Config of the model that a source makes; reads configs and shapes, no weight."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -17,7 +16,8 @@ from vidtune.checkpoints.parts.processor_settings import require_same
 from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES, JsonDict
 from vidtune.checkpoints.source import Source
 from vidtune.checkpoints.teachers import alignment_sizes
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError
+from vidtune.models.architecture import composed_config, require_config
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.language_model.families import config_class
 from vidtune.processing.added_tokens import add_tokens, lacking_tokens, require_rows, rows_needed
@@ -95,7 +95,7 @@ def _published_config(source: Source) -> VideoLMConfig:
         config = source.format.read_config(source.config, dict(source.shapes))
     except CONFIG_ERRORS as error:
         raise unreadable_config(source.path, error) from None
-    _require_config(config, str(source.system), f"read_config of format {source.format.name}")
+    require_config(config, str(source.system), f"read_config of format {source.format.name}")
     if source.format.read_preprocessing is None and source.files is not None:
         files = {name: source.files.json(name) for name in PROCESSOR_FILES if source.files.has(name)}
         if files:
@@ -137,7 +137,7 @@ def _config_of_parts(
         if delta is not None:
             text_config.vocab_size = max(text_config.vocab_size, rows_of_delta(delta) or 0)
         added = _add_tokens(recipe, text_config)
-    config = _compose(system, text_config, towers, connectors)
+    config = composed_config(system, text_config, towers, connectors, f"system {system}")
     _require_known(system, "tower", recipe.towers, config.towers)
     _require_known(system, "connector", recipe.connectors, config.connectors)
     for name, spec in recipe.towers.items():
@@ -145,22 +145,6 @@ def _config_of_parts(
             SYSTEMS[system].publication.tower(name)
     config.added_tokens = added
     config.alignments = alignment_sizes(recipe, config)
-    return config
-
-
-def _compose(
-    system: str, text_config: PreTrainedConfig, towers: Mapping[str, Any], connectors: Mapping[str, Any]
-) -> VideoLMConfig:
-    try:
-        with foreign(f"system {system}: build_config fails", ValueError, TypeError):
-            config = SYSTEMS[system].architecture.build_config(text_config, towers, connectors)
-        _require_config(config, system, "build_config")
-        for name in config.towers:
-            config.tower(name)
-        for name in config.connectors:
-            config.connector(name)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"system {system}: {' '.join(str(error).split())}") from None
     return config
 
 
@@ -174,14 +158,6 @@ def rows_of_delta(delta: Source) -> int | None:
     if rows is not None and (type(rows) is not int or rows <= 0):
         raise UserError(f"{delta.path}: config.json: vocab_size is {rows!r}; expected a positive whole number")
     return rows
-
-
-def _require_config(config: object, system: str, what: str) -> None:
-    """Raise UserError for what a system's own code built, where it is no config of that system."""
-    if not isinstance(config, VideoLMConfig):
-        raise UserError(f"system {system}: {what} returns {type(config).__name__}; expected a VideoLMConfig")
-    if config.system != system:
-        raise UserError(f"system {system}: {what} makes a config of system {config.system!r}; write system={system!r}")
 
 
 def _require_known(system: str, what: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from vidtune.errors import UserError, foreign
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
+from vidtune.registry import SYSTEMS
 
 Sizes = Mapping[str, Mapping[str, Any]]
 """Name of a component -> sizes that differ from the published ones."""
@@ -29,3 +31,35 @@ class Architecture:
     build_config: Callable[[PreTrainedConfig, Sizes, Sizes], VideoLMConfig]
     preprocessing: Callable[[VideoLMConfig], dict[str, Preprocessing]]
     placeholders: Callable[[VideoLMConfig, str], int] = lambda config, stream: 1
+
+
+def composed_config(
+    system: str, text_config: PreTrainedConfig, towers: Sizes, connectors: Sizes, where: str
+) -> VideoLMConfig:
+    """The config of a model that a system makes of its parts, of which every part can be built.
+
+    Args:
+        where: place of the sizes, for messages.
+
+    Raises:
+        UserError: sizes that contradict each other, or a system whose code makes no such config.
+    """
+    try:
+        with foreign(f"system {system}: build_config fails", ValueError, TypeError):
+            config = SYSTEMS[system].architecture.build_config(text_config, towers, connectors)
+        require_config(config, system, "build_config")
+        for name in config.towers:
+            config.tower(name)
+        for name in config.connectors:
+            config.connector(name)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {' '.join(str(error).split())}") from None
+    return config
+
+
+def require_config(config: object, system: str, what: str) -> None:
+    """Raise UserError for what a system's own code built, where it is no config of that system."""
+    if not isinstance(config, VideoLMConfig):
+        raise UserError(f"system {system}: {what} returns {type(config).__name__}; expected a VideoLMConfig")
+    if config.system != system:
+        raise UserError(f"system {system}: {what} makes a config of system {config.system!r}; write system={system!r}")

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError
+from vidtune.models.architecture import composed_config
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.video_lm import VideoLM
-from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
 
 GROUPS = ("towers", "connectors")
@@ -34,15 +34,7 @@ def with_sizes(config: VideoLMConfig, sizes: Mapping[str, Mapping[str, Any]], wh
             raise UserError(f"{where}: no tower or connector {component!r}; {suggestion(component, known)}")
         group, _, name = component.partition(".")
         parts[group][name] = {**parts[group][name], **changes}
-    try:
-        with foreign(f"system {config.system}: build_config fails", ValueError, TypeError):
-            built = SYSTEMS[config.system].architecture.build_config(config.text_config, *parts.values())
-        for name in built.towers:
-            built.tower(name)
-        for name in built.connectors:
-            built.connector(name)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: {' '.join(str(error).split())}") from None
+    built = composed_config(config.system, config.text_config, parts["towers"], parts["connectors"], where)
     changed = deepcopy(config)
     changed.towers, changed.connectors, changed.streams = built.towers, built.connectors, built.streams
     return changed

@@ -94,19 +94,19 @@ def _without_marks(text: str) -> str:
 
 def first_capital(answer: str, options: Sequence[str]) -> str | None:
     """See the table above: "Best option: C" is read as B."""
-    text = answer.strip()
-    for opening in (*_OPENINGS, *_OPENINGS_TOGETHER):
-        text = text.replace(opening, "")
-    found = re.search(f"[{FOUR}]", text)
-    return found[0] if found else None
+    return _first_capital(FOUR, answer, (*_OPENINGS, *_OPENINGS_TOGETHER))
 
 
 def first_of_five(answer: str, options: Sequence[str]) -> str | None:
     """See the table above: "Best option: C" is read as C."""
+    return _first_capital(FIVE, answer, (*_OPENINGS, *_FURTHER_OPENINGS))
+
+
+def _first_capital(letters: str, answer: str, openings: Sequence[str]) -> str | None:
     text = answer.strip()
-    for opening in (*_OPENINGS, *_FURTHER_OPENINGS):
+    for opening in openings:
         text = text.replace(opening, "")
-    found = re.search(f"[{FIVE}]", text)
+    found = re.search(f"[{letters}]", text)
     return found[0] if found else None
 
 
