@@ -22,6 +22,7 @@ VIDEO_EXTENSIONS = (
     *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv"),
     *(".asf", ".vob", ".mts", ".m2ts", ".mxf", ".nut", ".f4v"),
 )
+PICTURE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # Names for which the nearest file is searched; the search compares with every file.
 _NEAREST_OF = 20
 _DEPTH_ELSEWHERE = 2
@@ -87,7 +88,7 @@ class NamedFiles:
     def find(self, name: str) -> Named:
         """Returns the file that is closest to the name of the protocol."""
         wanted = (PurePosixPath(self.folder) / f"{self.prefix}{name}").as_posix()
-        tried = wanted + (f" ({', '.join(self.extensions)})" if self.extensions else "")
+        tried = wanted + (f" ({', '.join(self.extensions)})" if any(self.extensions) else "")
         ranked = sorted((self._distance(name, wanted, file), file) for file in self._candidates(name))
         near = [file for distance, file in ranked if distance == ranked[0][0]]
         if len(near) == 1:
@@ -147,7 +148,7 @@ class NamedFiles:
 
 
 class VideoFiles:
-    """The videos of a test set.
+    """The videos of a test set, or its pictures.
 
     The folder of videos may be a link to another disk. A link inside it may not lead out of it and the test set.
 
@@ -155,12 +156,19 @@ class VideoFiles:
         lookup: where the protocol expects them.
         folder: folder of the test set.
         names: name of a video -> (file and entry that name it, key of the name there), for error messages.
+        others: extensions that such files have besides those of the protocol.
 
     Raises:
         UserError: a name or a link leaves the folder.
     """
 
-    def __init__(self, lookup: FileLookup, folder: Path, names: Mapping[str, tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        lookup: FileLookup,
+        folder: Path,
+        names: Mapping[str, tuple[str, str]],
+        others: Sequence[str] = VIDEO_EXTENSIONS,
+    ) -> None:
         self.lookup, self.folder = lookup, folder
         self._roots = (folder.resolve(), (folder / lookup.folder).resolve())
         for name, (where, key) in names.items():
@@ -169,7 +177,7 @@ class VideoFiles:
                 raise UserError(f"{where}: {key} {name!r} leaves the folder of the test set; use a plain file name")
         found = {name: self._exact(name) for name in names}
         if None in found.values():
-            files = NamedFiles(self._listed(), lookup.folder, lookup.prefix, lookup.extensions, VIDEO_EXTENSIONS, names)
+            files = NamedFiles(self._listed(), lookup.folder, lookup.prefix, lookup.extensions, others, names)
             found |= {name: files.find(name) for name, file in found.items() if file is None}
         self.found = _of_one_name_each({name: one for name, one in found.items() if one is not None})
         self._hint()

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,13 +65,22 @@ def read_list(path: Path) -> tuple[list[Any], bytes]:
         UserError: see `read_annotations`, or the file holds no list.
     """
     if path.suffix == ".jsonl":
-        text, content = read_text(path)
-        lines = enumerate(text.split("\n"))
-        return [_value(path, line, number) for number, line in lines if line.strip()], content
+        return read_lines(path)
     entries, content = read_annotations(path)
     if not isinstance(entries, list):
         raise UserError(f"{path}: expected a list of objects, found {type(entries).__name__}")
     return entries, content
+
+
+def read_lines(path: Path) -> tuple[list[Any], bytes]:
+    """Returns the values of the lines of a file of JSON lines, whatever its name ends in, and its bytes.
+
+    Raises:
+        UserError: see `read_annotations`.
+    """
+    text, content = read_text(path)
+    lines = enumerate(text.split("\n"))
+    return [_value(path, line, number) for number, line in lines if line.strip()], content
 
 
 def field_of(path: Path, index: int, entry: Any, key: str, kinds: tuple[type, ...]) -> Any:
@@ -116,3 +125,30 @@ def feature_files(stream: str, folder: Path, names: Iterable[str], prefix: str) 
         name: replace(one, file=None if (path := paths[name]) is None else str(folder / path))
         for name, one in found.items()
     }
+
+
+def set_folder(data: Path, places: Iterable[str], holds: Callable[[Path], bool], wanted: str) -> Path:
+    """The folder of a test set: ``data``, or one of these places in it.
+
+    Raises:
+        UserError: none of them holds it; names what is looked for.
+    """
+    for place in ("", *places):
+        if holds(data / place):
+            return (data / place).resolve()
+    inside = "".join(f", {place}/" for place in places)
+    raise UserError(f"{data}: no {wanted} here{f' or in{inside[1:]}' if inside else ''}; give the folder that holds it")
+
+
+def set_file(data: Path, places: Iterable[str], names: Sequence[str], title: str) -> tuple[Path, Path]:
+    """The folder of a test set, and the first of these annotation files in it.
+
+    Raises:
+        UserError: see `set_folder`.
+    """
+
+    def there(folder: Path) -> list[Path]:
+        return [folder / name for name in names if (folder / name).is_file()]
+
+    folder = set_folder(data, places, lambda place: bool(there(place)), f"{names[0]} of {title}")
+    return folder, there(folder)[0]

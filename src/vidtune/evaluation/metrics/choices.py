@@ -24,17 +24,14 @@ from string import ascii_uppercase
 import numpy as np
 
 from vidtune.evaluation.metrics.base import Id, MetricValues, TaskValues, join
+from vidtune.evaluation.metrics.punctuation import without_marks
 
 Reader = Callable[[str, Sequence[str]], str | None]
 ACCURACY = "accuracy"
 FOUR, FIVE, EIGHT = ascii_uppercase[:4], ascii_uppercase[:5], ascii_uppercase[:8]
 
 _OPTION = re.compile(r"([A-E])\.\s*.+", re.IGNORECASE)  # "." matches no newline, so of one line only
-_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
-_PERIOD = re.compile(r"\.(?!\d)")
-_MOST_PERIODS = 32
-"""Number of periods that are removed; the published code gives a flag in the place of this number."""
 _OPENINGS = ("The best answer is", "The correct answer is", "The answer is", "The answer")
 _OPENINGS_TOGETHER = ("The best option isThe correct option is", "Best answer:Best option:")
 """Openings that a missing comma in the published code has joined, so that they never occur."""
@@ -73,23 +70,13 @@ def normalised(answer: str, options: Sequence[str]) -> str | None:
     if found := _OPTION.fullmatch(answer.strip()):
         return found[1].upper()
     text = answer.replace("\n", " ").replace("\t", " ").strip()
-    text = _without_marks(text)
+    text = without_marks(text, _COMMA_IN_NUMBER)
     for mark in ("'", '"', ")", "("):
         text = text.strip(mark)
     text = text.strip()
     if found := re.search(r"\b[A-E]\b", text, re.IGNORECASE):
         return found[0].upper()
     return text.upper() if len(text) == 1 and text.upper() in ascii_uppercase else None
-
-
-def _without_marks(text: str) -> str:
-    """The text without punctuation: a mark beside a blank vanishes, any other becomes a blank."""
-    result = text
-    has_number = _COMMA_IN_NUMBER.search(text) is not None
-    for mark in _MARKS:
-        vanishes = f"{mark} " in text or f" {mark}" in text or has_number
-        result = result.replace(mark, "" if vanishes else " ")
-    return _PERIOD.sub("", result, count=_MOST_PERIODS)
 
 
 def first_capital(answer: str, options: Sequence[str]) -> str | None:

@@ -12,7 +12,7 @@ protocols differ in is what they differ in (`vidtune benchmarks compare`).
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import ascii_uppercase
@@ -306,30 +306,3 @@ def seconds_of(path: Path, index: int, entry: Any, key: str) -> float | None:
     if not isinstance(entry, dict) or entry.get(key) is None:
         return None
     return float(field_of(path, index, entry, key, (int, float)))
-
-
-def set_folder(data: Path, places: Iterable[str], holds: Callable[[Path], bool], wanted: str) -> Path:
-    """The folder of a test set: ``data``, or one of these places in it.
-
-    Raises:
-        UserError: none of them holds it; names what is looked for.
-    """
-    for place in ("", *places):
-        if holds(data / place):
-            return (data / place).resolve()
-    inside = "".join(f", {place}/" for place in places)
-    raise UserError(f"{data}: no {wanted} here{f' or in{inside[1:]}' if inside else ''}; give the folder that holds it")
-
-
-def set_file(data: Path, places: Iterable[str], names: Sequence[str], title: str) -> tuple[Path, Path]:
-    """The folder of a test set, and the first of these annotation files in it.
-
-    Raises:
-        UserError: see `set_folder`.
-    """
-
-    def there(folder: Path) -> list[Path]:
-        return [folder / name for name in names if (folder / name).is_file()]
-
-    folder = set_folder(data, places, lambda place: bool(there(place)), f"{names[0]} of {title}")
-    return folder, there(folder)[0]

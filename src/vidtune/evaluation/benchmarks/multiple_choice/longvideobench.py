@@ -22,10 +22,9 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     Asked,
     MultipleChoice,
     options_of,
-    set_file,
 )
 from vidtune.evaluation.benchmarks.multiple_choice.subtitles import frame_times, lines_at
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
+from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list, set_file
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules
 
 FILES = ("lvb_val.json", "lvb_val.jsonl")

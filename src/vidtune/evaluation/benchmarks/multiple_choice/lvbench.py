@@ -23,11 +23,10 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     frames_of,
     options_of,
     place_of,
-    set_folder,
     tasks_of,
 )
 from vidtune.evaluation.benchmarks.named_files import VIDEO_EXTENSIONS
-from vidtune.evaluation.benchmarks.test_set_files import field_of
+from vidtune.evaluation.benchmarks.test_set_files import field_of, set_folder
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup
 
 META = "video_info.meta.jsonl"

@@ -21,10 +21,9 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     MultipleChoice,
     options_of,
     place_of,
-    set_file,
     tasks_of,
 )
-from vidtune.evaluation.benchmarks.test_set_files import field_of
+from vidtune.evaluation.benchmarks.test_set_files import field_of, set_file
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup
 
 FILES = {

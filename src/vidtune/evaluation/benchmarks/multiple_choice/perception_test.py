@@ -21,9 +21,8 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     Asked,
     MultipleChoice,
     options_of,
-    set_file,
 )
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_annotations
+from vidtune.evaluation.benchmarks.test_set_files import field_of, read_annotations, set_file
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules
 
 FILES = ("mc_question_valid.json", "mc_question_val.json")

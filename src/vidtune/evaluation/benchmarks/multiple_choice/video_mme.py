@@ -24,11 +24,10 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     Asked,
     MultipleChoice,
     options_of,
-    set_file,
 )
 from vidtune.evaluation.benchmarks.multiple_choice.subtitles import lines_in_frames, shown_lines, timed_lines
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list, read_text
+from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list, read_text, set_file
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup
 
 FILES = ("videomme.jsonl", "videomme.json", "test.jsonl", "test.json")
