@@ -1,6 +1,7 @@
 """Scoring, judging again, and comparing runs, from stored files."""
 
 import json
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -10,7 +11,7 @@ from qa_sets import CHECKPOINT, StubEngine, counted_set, records, stub_protocol,
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import Judge, Judgement, Usage
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
-from vidtune.evaluation.judges.replies import parse_reply
+from vidtune.evaluation.judges.replies import YES_AND_SCORE, parse_literal
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.official_results import adopt_official_results, combine, import_official_results
@@ -216,8 +217,11 @@ def test_a_stored_reply_is_read_again_by_better_rules_free_of_charge(run, monkey
         judge_run(run, chat_judge(server, limits=Limits(attempts=1)))
         before = score_run(run, "chat").overall
         monkeypatch.setattr(
-            "vidtune.evaluation.runs.judgements.parse_reply",
-            lambda text: {"pred": "yes", "score": 4} if text == "yes, 4" else parse_reply(text),
+            "vidtune.evaluation.runs.judgements.form_of",
+            lambda item: replace(
+                YES_AND_SCORE,
+                parse=lambda text: {"pred": "yes", "score": 4} if text == "yes, 4" else parse_literal(text),
+            ),
         )
         after = score_run(run, "chat").overall
         assert len(server.requests) == 5

@@ -9,7 +9,7 @@ from published_scores import aggregate
 from qa_sets import StubEngine, stub_run, write_set
 
 from vidtune.evaluation.judges.base import Judge, Judgement, Usage
-from vidtune.evaluation.judges.replies import judging_state
+from vidtune.evaluation.judges.replies import YES_AND_SCORE
 from vidtune.evaluation.ledger import COUNTED, Asking, Judging
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.run_ledger import judged_ledger
@@ -38,7 +38,7 @@ VALUES = {
 
 @pytest.mark.parametrize(("state", "value"), [(state, value) for state, values in VALUES.items() for value in values])
 def test_every_value_of_a_judgement_has_one_state(state, value):
-    assert judging_state(value) is state
+    assert YES_AND_SCORE.state(value) is state
 
 
 class Scripted(Judge):

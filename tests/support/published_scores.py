@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vidtune.evaluation.judges.replies import read_verdict
+from vidtune.evaluation.judges.replies import read_literal
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Aggregate:
 
 def aggregate(judgements: Iterable[Any]) -> Aggregate:
     """Returns the published numbers, from one judgement per question id."""
-    verdicts = [read_verdict(judgement) for judgement in judgements]
+    verdicts = [read_literal(judgement) for judgement in judgements]
     return Aggregate(
         count=len(verdicts),
         yes=sum(verdict.correct is True for verdict in verdicts),

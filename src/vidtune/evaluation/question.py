@@ -35,6 +35,7 @@ class Question:
         problem: why it cannot be asked, whatever files there are, in words that are equal for all such questions; then
             ``looked_for`` holds what is wrong here. None: nothing.
         judge_prompt: name of the published prompt by which a chat model judges the answer; None: that of video QA.
+        judge_texts: further texts that this prompt shows, by the names of its fields.
         options: texts of the options of a multiple-choice question, in their order.
         start, end: seconds of the video between which it is asked about; None: from its start, to its end.
         media_alone: ``media`` is all that the question is about, in the order of the prompt: the video itself does not
@@ -60,6 +61,7 @@ class Question:
     asked_as: int | None = None
     problem: str | None = None
     judge_prompt: str | None = None
+    judge_texts: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     start: float | None = None
     end: float | None = None
@@ -130,7 +132,7 @@ class Prediction:
         error: why the question could not be asked (unreadable video, too long); None: it was asked.
         second: ``question``, ``pred`` and ``finish_reason`` of `Question.second`; runs of earlier versions lack the
             last.
-        judge_prompt: see `Question`.
+        judge_prompt, judge_texts: see `Question`.
         likelihoods: mean log-likelihood per token of each option, where the most likely one is the answer.
     """
 
@@ -146,6 +148,7 @@ class Prediction:
     error: str | None = None
     second: Mapping[str, str] | None = None
     judge_prompt: str | None = None
+    judge_texts: Mapping[str, str] | None = None
     likelihoods: Sequence[float] | None = None
 
     def record(self) -> dict[str, Any]:
@@ -193,4 +196,5 @@ def prediction_of(
         finish_reason=finish_reason,
         error=error,
         judge_prompt=question.judge_prompt,
+        judge_texts=dict(question.judge_texts) or None,
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vidtune.evaluation.judges.replies import UnparsableReply, Verdict, parse_reply, read_verdict
+from vidtune.evaluation.judges.replies import UnparsableReply, Verdict, parse_literal, read_literal
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from vidtune.evaluation.judges.replies import UnparsableReply, Verdict, parse_re
     ],
 )
 def test_python_literals_are_kept_as_they_are(text, value):
-    assert parse_reply(text) == value
+    assert parse_literal(text) == value
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_python_literals_are_kept_as_they_are(text, value):
 )
 def test_anything_else_has_to_be_asked_for_again(text):
     with pytest.raises(UnparsableReply):
-        parse_reply(text)
+        parse_literal(text)
 
 
 @pytest.mark.parametrize(
@@ -58,4 +58,4 @@ def test_anything_else_has_to_be_asked_for_again(text):
     ],
 )
 def test_a_judgement_counts_as_far_as_the_published_script_reads_it(judgement, verdict):
-    assert read_verdict(judgement) == verdict
+    assert read_literal(judgement) == verdict

@@ -14,6 +14,7 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.named_files import Named
 from vidtune.evaluation.benchmarks.test_set_files import feature_files
+from vidtune.evaluation.judged_values import YES_AND_SCORES, JudgedValues
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
 
@@ -46,8 +47,11 @@ class Benchmark(ABC):
         lookup: where the videos are in the folder of the set.
         generation: how answers are decoded.
         record_of: name of the benchmark whose questions it asks by other rules; empty: they are its own.
-        points_of: question types of which only the average score is published, of each; none: accuracy and average
-            score over all questions.
+        judged: numbers that the verdicts of a judge add up to.
+        server: who scores uploaded answers; empty: nobody, they are scored here alone.
+        upload_file: path of the file to upload, below the folder of the set in an official evaluation folder, with
+            ``{model}``; empty: there is none.
+        answers_file: path of a file of `official_files` there, with ``{model}`` and ``{file}``, its name.
     """
 
     name: str
@@ -59,7 +63,10 @@ class Benchmark(ABC):
     lookup: FileLookup
     generation: GenerationRules = GenerationRules()
     record_of: str = ""
-    points_of: tuple[str, ...] = ()
+    judged: JudgedValues = YES_AND_SCORES
+    server: str = ""
+    upload_file: str = ""
+    answers_file: str = "{model}/{file}"
 
     @abstractmethod
     def load(self, data: Path) -> QuestionSet:
@@ -87,6 +94,21 @@ class Benchmark(ABC):
             features={name: str(Path(folder).resolve()) for name, folder in folders.items()},
             questions=tuple(_with_features(question, found, stream) for question in questions.questions),
         )
+
+    def submission(
+        self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]], folder: Path
+    ) -> bytes:
+        """Returns the file that the server takes.
+
+        Args:
+            predictions: of the questions that were asked, in the order of the test set.
+            references: see `official_records`.
+            folder: folder of the test set.
+
+        Raises:
+            UserError: there is no server, or it takes no file that lacks answers.
+        """
+        raise UserError(f"{self.name}: no server takes answers to it; `vidtune judge` scores them")
 
     def official_files(
         self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]]

@@ -30,6 +30,7 @@ from vidtune.evaluation.benchmarks.judge_prompts.aspects import (
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
 from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
 from vidtune.evaluation.benchmarks.zero_shot_qa import SYSTEM_RULES
+from vidtune.evaluation.judged_values import JudgedValues, average_score_of
 from vidtune.evaluation.protocol import FileLookup
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
 
@@ -42,6 +43,7 @@ ASKED = (
     (CONSISTENCY, CONSISTENCY_FILE),
 )
 """Aspect -> file of its questions."""
+ASPECTS = tuple(aspect for aspect, _ in ASKED)
 LOOKUP = FileLookup(folder="Test_Videos")
 RESULT_FILES = {CONTEXT: "contextual_qa.json"}
 """Names of official files of answers that are not ``<aspect>_qa.json``."""
@@ -62,7 +64,7 @@ class AspectQA(Benchmark):
     lookup: FileLookup = LOOKUP
     version: int = 1
     system_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    points_of: tuple[str, ...] = tuple(aspect for aspect, _ in ASKED)
+    judged: JudgedValues = field(default_factory=lambda: average_score_of(ASPECTS))
 
     def load(self, data: Path) -> QuestionSet:
         """Read the set: the generic questions for each of three aspects, then the temporal ones, then the pairs.
@@ -107,7 +109,7 @@ class AspectQA(Benchmark):
     def official_files(
         self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]]
     ) -> Iterator[tuple[str, str]]:
-        for aspect in self.points_of:
+        for aspect in ASPECTS:
             name = RESULT_FILES.get(aspect, f"{aspect}_qa.json")
             mine = [one for one in predictions if one.type == aspect and one.error is None]
             yield name, json.dumps([_official(one) for one in mine], indent=1, ensure_ascii=False) + "\n"

@@ -23,7 +23,7 @@ from vidtune.evaluation.judges.bodies import Body, read_body, shortened
 from vidtune.evaluation.judges.failures import Failure, explain
 from vidtune.evaluation.judges.limits import Limits, Prices
 from vidtune.evaluation.judges.prompts import JudgePrompt, prompt_of
-from vidtune.evaluation.judges.replies import UnparsableReply, has_verdict, judging_state, parse_reply
+from vidtune.evaluation.judges.replies import ReplyForm, UnparsableReply
 from vidtune.evaluation.judges.streaks import FailureStreaks
 from vidtune.machine.records import RecordWriter
 
@@ -40,7 +40,7 @@ class Endpoint:
         url: address of the API.
         shown_url: the same without secrets.
         key: API key; may be empty.
-        parameters: sampling parameters to send.
+        parameters: sampling parameters to send, in the place of those of a prompt.
         prompt: for items that name no prompt of their own.
     """
 
@@ -51,6 +51,10 @@ class Endpoint:
     model: str
     parameters: Mapping[str, Any]
     prompt: JudgePrompt
+
+    def prompt_of(self, item: JudgeItem) -> JudgePrompt:
+        """The prompt by which an item is judged."""
+        return prompt_of(item, self.prompt)
 
 
 def run_to_end(ask: Callable[[], Coroutine[Any, Any, Usage]]) -> Usage:
@@ -109,7 +113,9 @@ class Round:
 
         unknown = iter([key for key in waiting if key not in known])
         for key in (key for key in waiting if key in known):
-            self._report(waiting[key], Judgement(waiting[key][0], parse_reply(known[key]), reply=known[key]))
+            item = waiting[key][0]
+            value = self.endpoint.prompt_of(item).form.parse(known[key])
+            self._report(waiting[key], Judgement(item, value, reply=known[key]))
 
         client = AsyncOpenAI(
             api_key=self.endpoint.key or "none",
@@ -147,6 +153,8 @@ class Round:
     async def _ask(self, client: "AsyncOpenAI", key: str, items: Sequence[JudgeItem]) -> None:
         """Ask until there is a reply that can be read, and report it."""
         failed: Failure | None = None
+        unread = 0
+        prompt = self.endpoint.prompt_of(items[0])
         async with self._turns() as turn:
             for attempt in range(1, self.limits.attempts + 1):
                 await self._pause(attempt, failed)
@@ -154,28 +162,31 @@ class Round:
                 self._require_budget()
                 self.usage.calls += 1
                 request = self.streaks.sent()
-                judgement, failed = await self._judgement(client, key, items[0], attempt)
-                failure = failed or _without_verdict(judgement.value)
+                judgement, failed = await self._judgement(client, key, items[0], attempt, unread)
+                unread += failed is not None and judgement.reply is not None
+                failure = failed or _without_verdict(judgement.value, prompt.form)
                 if failure is None:
                     self.streaks.usable()
                 elif self.streaks.failed(failure, items[0], request):
                     self._report(items, judgement)
                     raise self._stopped(failure)
-                if failed is None or not failed.repeat or attempt == self.limits.attempts:
+                last = attempt == self.limits.attempts or prompt.gives_up(unread)
+                if failed is None or not failed.repeat or last:
                     self._report(items, judgement)
                     return
 
     async def _judgement(
-        self, client: "AsyncOpenAI", key: str, item: JudgeItem, attempt: int
+        self, client: "AsyncOpenAI", key: str, item: JudgeItem, attempt: int, unread: int
     ) -> tuple[Judgement, Failure | None]:
-        """Send one request. Returns the judgement, and why there is none."""
+        """Send one request. Returns the judgement, and why there is none; ``unread`` as in `JudgePrompt.messages`."""
         reply = None
         try:
-            body = await asyncio.wait_for(self._request(client, key, item), self.limits.timeout)
+            body = await asyncio.wait_for(self._request(client, key, item, unread), self.limits.timeout)
             reply = body.text
             if reply is None:
                 raise UnparsableReply(body.problem)
-            return Judgement(item, parse_reply(reply), attempts=attempt, reply=reply), None
+            value = self.endpoint.prompt_of(item).form.parse(reply)
+            return Judgement(item, value, attempts=attempt, reply=reply), None
         except Exception as error:
             failure = explain(error, self.limits.timeout, self.endpoint.key)
         if failure.body:
@@ -185,11 +196,13 @@ class Round:
         tried = f" ({attempt} attempts)" if attempt > 1 else ""
         return Judgement(item, error=failure.reason + tried, attempts=attempt, reply=reply), failure
 
-    async def _request(self, client: "AsyncOpenAI", key: str, item: JudgeItem) -> Body:
+    async def _request(self, client: "AsyncOpenAI", key: str, item: JudgeItem, unread: int) -> Body:
         """Send one request and keep what comes."""
-        chat: Any = prompt_of(item, self.endpoint.prompt).messages(item)
+        prompt = self.endpoint.prompt_of(item)
+        chat: Any = prompt.messages(item, unread)
+        parameters: Any = {**prompt.parameters_after(unread), **self.endpoint.parameters}
         sent: Any = await client.chat.completions.with_raw_response.create(
-            model=self.endpoint.model, messages=chat, **self.endpoint.parameters
+            model=self.endpoint.model, messages=chat, **parameters
         )
         raw = sent.text
         body = read_body(raw)
@@ -266,9 +279,9 @@ class Round:
         )
 
 
-def _without_verdict(value: Any) -> Failure | None:
+def _without_verdict(value: Any, form: ReplyForm) -> Failure | None:
     """The failure of a reply that can be read but holds no verdict that counts."""
-    if has_verdict(value):
+    if form.counts(value):
         return None
-    state = judging_state(value)
+    state = form.state(value)
     return Failure(f"{state}: {str(value)[:60]!r}", state, endpoint=False, repeat=False)

@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ class JudgeItem:
         unjudged: why an earlier judging left it without a verdict that counts; None: it did not.
         second: question and answer that are judged together with these; None: there are none.
         prompt: name of the published prompt for a chat model; None: the judge's own.
+        texts: further texts that the prompt shows, by the names of its fields.
     """
 
     id: str
@@ -28,6 +29,7 @@ class JudgeItem:
     unjudged: str | None = field(default=None, compare=False)
     second: tuple[str, str] | None = None
     prompt: str | None = None
+    texts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class JudgingStoppedError(UserError):
 
 
 class Judge(ABC):
-    """Gives a verdict and a score from 0 to 5 on free-form answers.
+    """Gives a verdict and a score on free-form answers, in the form that an item's prompt asks for.
 
     Args:
         name: name of the judge in scores and in file names.

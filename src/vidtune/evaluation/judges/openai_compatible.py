@@ -27,19 +27,18 @@ from vidtune.evaluation.judges.base import (
 )
 from vidtune.evaluation.judges.limits import DEFAULT_LIMITS, Limits, Prices
 from vidtune.evaluation.judges.prompts import VIDEO_QA, JudgePrompt, prompt_of
-from vidtune.evaluation.judges.replies import UnparsableReply, has_verdict, parse_reply
+from vidtune.evaluation.judges.replies import UnparsableReply
 from vidtune.evaluation.protocol import canonical_json
 from vidtune.machine.records import RecordWriter, read_records
 
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
 CHARACTERS_PER_TOKEN = 4
-REPLY_TOKENS = 20
 LONGEST_NAME = 80
 
 
 class OpenAICompatibleJudge(Judge):
-    """Asks a chat model for yes or no and a score.
+    """Asks a chat model for what the prompts say, such as yes or no and a score.
 
     Items with the same question, reference and prediction are asked once.
 
@@ -48,7 +47,7 @@ class OpenAICompatibleJudge(Judge):
         base_url: address of the API; None: OpenAI's.
         api_key_env: environment variable that holds the key. None: ``OPENAI_API_KEY`` for OpenAI itself, no key for any
             other address. The key itself is never stored.
-        parameters: sampling parameters to send; None: as published, the endpoint chooses them.
+        parameters: sampling parameters to send; None: as published, those of the prompts, or the endpoint chooses them.
         prompt: for items that name no prompt of their own.
         cache: file of known replies, shared between runs; None: replies are not kept.
         prices: needed to compute a cost, and for ``limits.max_cost``.
@@ -104,12 +103,13 @@ class OpenAICompatibleJudge(Judge):
 
     def estimate(self, items: Sequence[JudgeItem]) -> ExpectedUsage:
         """Returns requests and tokens if no request is repeated; four characters count as a token."""
-        known = self._known_replies()
         items = [item for item in items if _unsendable(item) is None]
-        chats = {self._key(item): prompt_of(item, self.prompt).messages(item) for item in items}
-        unknown = [chat for key, chat in chats.items() if key not in known]
-        characters = sum(len(message["content"]) for chat in unknown for message in chat)
-        prompt_tokens, completion_tokens = characters // CHARACTERS_PER_TOKEN, REPLY_TOKENS * len(unknown)
+        waiting = {self._key(item): item for item in items}
+        known = self._known_replies(waiting)
+        unknown = [(prompt_of(item, self.prompt), item) for key, item in waiting.items() if key not in known]
+        characters = sum(len(message["content"]) for prompt, item in unknown for message in prompt.messages(item))
+        prompt_tokens = characters // CHARACTERS_PER_TOKEN
+        completion_tokens = sum(prompt.reply_tokens for prompt, _ in unknown)
         return ExpectedUsage(
             calls=len(unknown),
             cached=len(items) - len(unknown),
@@ -140,7 +140,8 @@ class OpenAICompatibleJudge(Judge):
         with ExitStack() as stack:
             cache = stack.enter_context(RecordWriter(self.cache, shared=True)) if self.cache else None
             asked = Round(endpoint, self.limits, self.prices, cache, done)
-            return run_to_end(lambda: asked.run(waiting, self._known_replies()))
+            known = self._known_replies({key: same[0] for key, same in waiting.items()})
+            return run_to_end(lambda: asked.run(waiting, known))
 
     def _api_key(self) -> str:
         key = os.environ.get(self.api_key_env or "", "")
@@ -166,15 +167,22 @@ class OpenAICompatibleJudge(Judge):
 
     def _key(self, item: JudgeItem) -> str:
         """Hash of everything the reply depends on."""
-        request = [self.identity["base_url"], self.model, prompt_of(item, self.prompt).messages(item), self.parameters]
+        prompt = prompt_of(item, self.prompt)
+        parameters = {**prompt.parameters, **self.parameters}
+        request = [self.identity["base_url"], self.model, prompt.messages(item), parameters]
         return hashlib.sha256(canonical_json(request).encode()).hexdigest()
 
-    def _known_replies(self) -> dict[str, str]:
-        """The replies in the cache that have a usable verdict, by key."""
+    def _known_replies(self, waiting: Mapping[str, JudgeItem]) -> dict[str, str]:
+        """The replies in the cache that have a usable verdict, by key.
+
+        Args:
+            waiting: key of a request -> an item that it answers.
+        """
         known = {}
         for record in read_records(self.cache, skip_broken=True) if self.cache else ():
             with suppress(UnparsableReply, KeyError, TypeError):
-                if has_verdict(parse_reply(record["reply"])):
+                form = prompt_of(waiting[record["key"]], self.prompt).form
+                if form.counts(form.parse(record["reply"])):
                     known[record["key"]] = record["reply"]
         return known
 
@@ -202,6 +210,7 @@ def _unsendable(item: JudgeItem) -> str | None:
     """Why no request can hold this item; None: one can."""
     second = zip(("second question", "second prediction"), item.second or (), strict=False)
     texts = (("question", item.question), ("answer", item.answer), ("prediction", item.pred), *second)
+    texts = (*texts, *item.texts.items())
     for what, text in texts:
         try:
             text.encode()

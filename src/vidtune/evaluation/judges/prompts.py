@@ -1,10 +1,13 @@
 """Prompts of chat models as judges. Published scores depend on the exact words, mistakes included."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import JudgeItem
+from vidtune.evaluation.judges.replies import YES_AND_SCORE, ReplyForm
 from vidtune.registry import JUDGE_PROMPTS
 
 FIELD = re.compile(r"\{(\w+)\}")
@@ -12,26 +15,41 @@ FIELD = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """A system message, and a user message with fields.
+    """A system message, a user message with fields, and the form of the reply.
 
     Args:
-        user: its fields are ``{question}``, ``{answer}`` and ``{pred}``; where two answers are judged together also
-            ``{question1}``, ``{pred1}``, ``{question2}`` and ``{pred2}``.
-        yes_or_no: a reply says yes or no besides its points.
+        system: empty: no such message is sent.
+        user: its fields are ``{question}``, ``{answer}``, ``{pred}``, and those of `JudgeItem.texts`; where two answers
+            are judged together also ``{question1}``, ``{pred1}``, ``{question2}`` and ``{pred2}``.
+        form: how replies are read, and their scale.
+        parameters: sampling parameters to send, as published; those of the judge replace them.
+        insisting: what is added to the user message after a reply that cannot be read.
+        retries: parameters that change in the request after each such reply; so many requests follow the first. Empty:
+            the same request is sent again.
+        reply_tokens: number of tokens that a reply is expected to have, to say what judging will take.
+        offline: judgement of an item by rules, in the place of a chat model; None: yes or no, and 0 to 5.
     """
 
     name: str
     system: str
     user: str
-    yes_or_no: bool = True
+    form: ReplyForm = YES_AND_SCORE
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    insisting: str = ""
+    retries: tuple[Mapping[str, Any], ...] = ()
+    reply_tokens: int = 20
+    offline: Callable[[JudgeItem], Any] | None = None
 
-    def messages(self, item: JudgeItem) -> list[dict[str, str]]:
+    def messages(self, item: JudgeItem, unread: int = 0) -> list[dict[str, str]]:
         """Returns the chat to send; braces in the texts of the item stay as they are.
+
+        Args:
+            unread: number of replies to the item before that could not be read.
 
         Raises:
             UserError: the prompt has a field that the item has no text for.
         """
-        values = {"question": item.question, "answer": item.answer, "pred": item.pred}
+        values = {"question": item.question, "answer": item.answer, "pred": item.pred, **item.texts}
         if item.second is not None:
             values |= {"question1": item.question, "pred1": item.pred}
             values |= {"question2": item.second[0], "pred2": item.second[1]}
@@ -40,8 +58,18 @@ class JudgePrompt:
             raise UserError(
                 f"judge prompt {self.name!r}: {item.id!r} has no text for {{{unknown[0]}}}; it has {', '.join(values)}"
             )
-        user = FIELD.sub(lambda field: values[field[1]], self.user)
-        return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
+        user = FIELD.sub(lambda field: values[field[1]], self.user) + (self.insisting if unread else "")
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": user}]
+
+    def parameters_after(self, unread: int) -> dict[str, Any]:
+        """Returns the parameters of a request; ``unread`` as for :meth:`messages`."""
+        changes = self.retries[min(unread, len(self.retries)) - 1] if unread and self.retries else {}
+        return {**self.parameters, **changes}
+
+    def gives_up(self, unread: int) -> bool:
+        """Whether no further request follows after so many replies that cannot be read."""
+        return bool(self.retries) and unread > len(self.retries)
 
 
 def prompt_of(item: JudgeItem, default: JudgePrompt) -> JudgePrompt:

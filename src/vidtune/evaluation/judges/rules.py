@@ -9,7 +9,8 @@ endings are cut (so that "circles" and "circle", "moving" and "moves" agree). Th
    right before them, and not as one of several alternatives ("red or blue").
 
 Score: 5 for equal words, 4 for a right answer, otherwise twice the F1 of the words, rounded, so 0 to 2. Of two answers
-that are judged together the worse one counts.
+that are judged together the worse one counts. A prompt whose reply has another form says what takes its place
+(`JudgePrompt.offline`).
 A change of these rules needs a new name.
 """
 
@@ -17,8 +18,10 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from vidtune.evaluation.judges.base import Judge, JudgeItem, Judgement, Usage
+from vidtune.evaluation.judges.prompts import VIDEO_QA, prompt_of
 
 _COUNTED = (
     "zero, one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, fourteen, fifteen, "
@@ -63,10 +66,15 @@ class RulesJudge(Judge):
 
     def judge(self, items: Sequence[JudgeItem], done: Callable[[Judgement], None]) -> Usage:
         for item in items:
-            answers = [item.pred] if item.second is None else [item.pred, item.second[1]]
-            correct, score = min(judge_answer(item.answer, pred) for pred in answers)
-            done(Judgement(item, {"pred": "yes" if correct else "no", "score": score}))
+            offline = prompt_of(item, VIDEO_QA).offline or _yes_and_score
+            done(Judgement(item, offline(item)))
         return Usage()
+
+
+def _yes_and_score(item: JudgeItem) -> dict[str, Any]:
+    answers = [item.pred] if item.second is None else [item.pred, item.second[1]]
+    correct, score = min(judge_answer(item.answer, pred) for pred in answers)
+    return {"pred": "yes" if correct else "no", "score": score}
 
 
 def judge_answer(reference: str, prediction: str) -> tuple[bool, int]:

@@ -27,6 +27,11 @@ class CheckpointIdentity(BaseModel):
     path: str
     fingerprint: str
 
+    @property
+    def name(self) -> str:
+        """Last part of the path, or of a hub id."""
+        return Path(self.path).name
+
 
 def identify_checkpoint(path: Path, others: Sequence[str] = ()) -> CheckpointIdentity:
     """Returns the identity of a checkpoint folder or file.

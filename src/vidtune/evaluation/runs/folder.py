@@ -314,6 +314,10 @@ class RunFolder:
         """Returns what metrics compare with, for every question of the run, in the order of the test set."""
         return list(read_records(self.path / REFERENCES))
 
+    def references_by_index(self) -> dict[int, Any]:
+        """Returns what metrics compare with, by question index."""
+        return {line["index"]: line["reference"] for line in self.references()}
+
     def plan(self) -> list[PlannedQuestion]:
         """Returns every question of the run, in the order of the test set.
 
@@ -335,8 +339,7 @@ class RunFolder:
     def write_official(self) -> None:
         """Write the answers in the form of the published scripts. Questions without an answer are left out."""
         benchmark = BENCHMARKS[self.info.benchmark]
-        references = {line["index"]: line["reference"] for line in self.references()}
-        for name, text in benchmark.official_files(self.predictions(), references):
+        for name, text in benchmark.official_files(self.predictions(), self.references_by_index()):
             write_text_atomically(self.path / name, text)
 
     @property

@@ -11,7 +11,8 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import JudgeItem, Judgement
-from vidtune.evaluation.judges.replies import UnparsableReply, has_verdict, parse_reply
+from vidtune.evaluation.judges.prompts import VIDEO_QA, prompt_of
+from vidtune.evaluation.judges.replies import ReplyForm, UnparsableReply
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.machine.files import read_object, write_json_atomically
@@ -58,6 +59,7 @@ def _item(name: str, prediction: Prediction) -> JudgeItem:
         prediction.pred,
         second=None if second is None else (second["question"], second["pred"]),
         prompt=prediction.judge_prompt,
+        texts=prediction.judge_texts or {},
     )
 
 
@@ -91,14 +93,19 @@ def _stored(item: JudgeItem, record: Mapping[str, Any]) -> Judgement:
     if stored.reply is None:
         return stored
     try:
-        return replace(stored, value=parse_reply(stored.reply), error=None)
+        return replace(stored, value=form_of(item).parse(stored.reply), error=None)
     except UnparsableReply as error:
         return replace(stored, value=None, error=stored.error or f"unreadable reply: {error}")
 
 
 def usable(judgement: Judgement) -> bool:
     """Whether there is a verdict that counts. A judge is asked again about answers without one."""
-    return judgement.error is None and has_verdict(judgement.value)
+    return judgement.error is None and form_of(judgement.item).counts(judgement.value)
+
+
+def form_of(item: JudgeItem) -> ReplyForm:
+    """Returns the form in which an item is judged."""
+    return prompt_of(item, VIDEO_QA).form
 
 
 def judge_identity(run: RunFolder, judge: str) -> dict[str, Any]:
@@ -144,7 +151,8 @@ def judgement_record(judgement: Judgement) -> dict[str, Any]:
 def _texts(item: JudgeItem) -> dict[str, Any]:
     """What is judged, as it is stored."""
     second = None if item.second is None else list(item.second)
-    return {"question": item.question, "answer": item.answer, "pred": item.pred, "second": second}
+    texts = dict(item.texts) or None
+    return {"question": item.question, "answer": item.answer, "pred": item.pred, "second": second, "texts": texts}
 
 
 def require_identity(run: RunFolder, name: str, identity: dict[str, Any]) -> None:

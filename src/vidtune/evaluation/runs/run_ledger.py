@@ -8,18 +8,12 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import Judgement
-from vidtune.evaluation.judges.prompts import VIDEO_QA, prompt_of
-from vidtune.evaluation.judges.replies import HIGHEST_SCORE, LOWEST_SCORE, judging_state
 from vidtune.evaluation.ledger import ANSWERS, Asking, Entry, Judging, Ledger
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.folder import PlannedQuestion, RunFolder
-from vidtune.evaluation.runs.judgements import items_of_questions, judgements_of, last_answers
+from vidtune.evaluation.runs.judgements import form_of, items_of_questions, judgements_of, last_answers
 
 LONGEST_DETAIL = 60
-_REASONS = {
-    Judging.OUT_OF_RANGE: f"the score is outside {LOWEST_SCORE} to {HIGHEST_SCORE}",
-    Judging.UNREADABLE: "the reply holds no score that can be read",
-}
 
 
 def require_asked(run: RunFolder, entries: Sequence[Entry]) -> None:
@@ -108,8 +102,12 @@ def _judged(entry: Entry, judgement: Judgement | None) -> Entry:
     if judgement.error is not None:
         detail = None if reply is None else _short(repr(reply))
         return replace(entry, judging=Judging.FAILED, reason=judgement.error, detail=detail)
-    state = judging_state(judgement.value, prompt_of(judgement.item, VIDEO_QA).yes_or_no)
-    reason = _REASONS.get(state)
+    form = form_of(judgement.item)
+    state = form.state(judgement.value)
+    reason = {
+        Judging.OUT_OF_RANGE: f"the score is outside {form.lowest:g} to {form.highest:g}",
+        Judging.UNREADABLE: "the reply holds no score that can be read",
+    }.get(state)
     return replace(entry, judging=state, reason=reason, detail=reason and _short(repr(reply or judgement.value)))
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vidtune.errors import UserError, foreign
+from vidtune.evaluation.judged_values import YES_AND_SCORES, JudgedValues
 from vidtune.evaluation.judges.base import (
     DEFAULT_JUDGE,
     ExpectedUsage,
@@ -15,11 +16,12 @@ from vidtune.evaluation.judges.base import (
     JudgingSummary,
     Usage,
 )
-from vidtune.evaluation.judges.replies import HIGHEST_SCORE, Verdict, judging_state, read_verdict
+from vidtune.evaluation.judges.replies import NO_VERDICT, Verdict
 from vidtune.evaluation.ledger import Entry, Judging
 from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.judgements import (
+    form_of,
     items_to_judge,
     judge_identity,
     judgement_record,
@@ -32,12 +34,6 @@ from vidtune.evaluation.runs.run_ledger import judged_ledger
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter
 from vidtune.registry import JUDGES
-
-ACCURACY = Metric("accuracy", None, scale=1.0, right_or_wrong=True)
-AVERAGE_SCORE = Metric("average_score", None, highest=float(HIGHEST_SCORE), scale=1.0)
-NO_VERDICT = Verdict(None, None)
-LARGEST = 10**300
-"""Scores beyond this are added as this: a reply may hold an integer that no float can."""
 
 
 class Verdicts(ScoreSource):
@@ -56,13 +52,12 @@ class Verdicts(ScoreSource):
     Args:
         judge: a judge, which first judges what it has not judged yet; or a name: of a judge without settings, or of
             stored judgements.
-        points_of: question types of which only the average score is reported, of each; none: accuracy and average score
-            over all questions.
+        judged: the numbers that verdicts add up to.
     """
 
-    def __init__(self, run: RunFolder, judge: Judge | str, points_of: Sequence[str] = ()) -> None:
-        own = tuple(replace(AVERAGE_SCORE, type=kind) for kind in points_of)
-        self.metrics = own or (ACCURACY, AVERAGE_SCORE)
+    def __init__(self, run: RunFolder, judge: Judge | str, judged: JudgedValues = YES_AND_SCORES) -> None:
+        self.judged = judged
+        self.metrics = judged.metrics
         if isinstance(judge, str) and judge in JUDGES:
             judge = JUDGES[judge]
         self.run = run
@@ -90,37 +85,40 @@ class Verdicts(ScoreSource):
         return self._outcomes()
 
     def no_value(self, metric: Metric, outcomes: Sequence[Outcome]) -> str | None:
+        if metric.type is None and metric != self.metrics[0] and not metric.of_all:
+            return None  # the reason stands at the first one
         judged = sum(outcome.entry.counted for outcome in outcomes)
-        if metric == AVERAGE_SCORE:  # the reason stands at the accuracy
-            return None
-        return f"none of {judged} judgements says yes or no" if judged else "nothing was judged"
+        if not judged:
+            return "nothing was judged"
+        return f"none of {judged} judgements {'says yes or no' if metric.right_or_wrong else 'is about it'}"
 
     def _outcomes(self) -> list[Outcome]:
         ledger, judgements = judged_ledger(self.run, self.name)
-        return [_outcome(entry, judgements.get(entry.index)) for entry in ledger.entries]
+        return [_outcome(entry, judgements.get(entry.index), self.judged) for entry in ledger.entries]
 
 
-def _outcome(entry: Entry, judgement: Judgement | None) -> Outcome:
+def _outcome(entry: Entry, judgement: Judgement | None, judged: JudgedValues) -> Outcome:
     counts = judgement is not None and entry.counted
-    said = NO_VERDICT if judgement is None or judgement.error is not None else read_verdict(judgement.value)
-    verdict = said if counts else NO_VERDICT
-    published = {}
-    if judgement is not None and judgement.error is None and not entry.repeated:
-        score = min(max(said.score or 0, -LARGEST), LARGEST)
-        published = {AVERAGE_SCORE.name: (float(score), 1.0)}
-        if said.correct is not None:
-            published[ACCURACY.name] = (float(said.correct), 1.0)
+    said = None if judgement is None else _counted_as_published(judgement)
+    verdict = said if counts and said is not None else NO_VERDICT
+    published = {} if said is None or entry.repeated else judged.rows(said, entry.type)
+    strict = verdict if counts else judged.worst
     return Outcome(
         entry,
         official=published if counts else {},
-        strict={
-            ACCURACY.name: (float(verdict.correct is True), 1.0),
-            AVERAGE_SCORE.name: (float(verdict.score or 0), 1.0),
-        },
+        strict=judged.rows(replace(strict, correct=strict.correct is True), entry.type),
         published=published,
         verdict=_said(entry, verdict) if counts else None,
         points=verdict.score,
     )
+
+
+def _counted_as_published(judgement: Judgement) -> Verdict | None:
+    """The verdict that the published script counts, also where none counts here; None: it counts nothing."""
+    form = form_of(judgement.item)
+    if judgement.error is None:
+        return form.read(judgement.value)
+    return None if form.given_up is None or judgement.reply is None else form.read(form.given_up)
 
 
 def _said(entry: Entry, verdict: Verdict) -> str:
@@ -173,4 +171,4 @@ def _pending(items: Sequence[JudgeItem], known: Mapping[str, Judgement]) -> list
     """The items without a verdict that counts; those that were tried before come last, with what came of it."""
     new = [item for item in items if item.id not in known]
     tried = [(item, known[item.id]) for item in items if item.id in known and not usable(known[item.id])]
-    return [*new, *(replace(item, unjudged=one.error or judging_state(one.value)) for item, one in tried)]
+    return [*new, *(replace(item, unjudged=one.error or form_of(item).state(one.value)) for item, one in tried)]

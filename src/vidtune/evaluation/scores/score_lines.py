@@ -14,16 +14,22 @@ def score_lines(score: "Score") -> Iterator[str]:
     """Yield the values of a run with their intervals, and what is not in them."""
     yield _title(score)
     if score.overall is not None:
-        measured = score.measured
-        yield from _task_lines(score.overall, score.left_out) if measured else _overall_lines(score.overall)
+        yield from _overall_lines(score.overall) if says_yes(score) else _task_lines(score.overall, score.left_out)
     for group in score.groups:
-        alone = score.overall is None or (score.measured and len(group.values) > 1)
+        alone = score.overall is None or not (says_yes(score) or (score.measured and len(group.values) == 1))
         yield from _task_lines(group, score.left_out) if alone else _type_lines(group)
     if score.overall is not None and score.overall.reason:
-        yield f"  no accuracy: {score.overall.reason}"
+        name = next(value.name for value in score.overall.values if value.reason)
+        yield f"  no {name}: {score.overall.reason}"
     yield from (f"  {line}" for line in score.reasons)
     for reason, names in _by_reason(score).items():
         yield f"  left out: {', '.join(names)}: {reason}"
+
+
+def says_yes(score: "Score") -> bool:
+    """Whether a judge said yes or no: then there are accuracy and average score."""
+    overall = score.overall
+    return overall is not None and not score.measured and any(value.name == "accuracy" for value in overall.values)
 
 
 def _title(score: "Score") -> str:

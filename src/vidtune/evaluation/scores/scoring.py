@@ -119,7 +119,7 @@ def source_for(run: RunFolder, judge: Judge | str = DEFAULT_JUDGE) -> ScoreSourc
     benchmark = BENCHMARKS[run.info.benchmark]
     if isinstance(benchmark, MeasuredBenchmark):
         return Measurements(run, benchmark)
-    return Verdicts(run, judge, benchmark.points_of)
+    return Verdicts(run, judge, benchmark.judged)
 
 
 def _types(metrics: Sequence[Metric], outcomes: Sequence[Outcome]) -> list[str]:

@@ -6,6 +6,7 @@ that is no Python literal.
 """
 
 from vidtune.evaluation.judges.prompts import JudgePrompt
+from vidtune.evaluation.judges.replies import SCORE_ALONE
 
 CORRECTNESS, DETAIL, CONTEXT, TEMPORAL = "correctness", "detail", "context", "temporal"
 CONSISTENCY, FIRST_TWICE = "consistency", "consistency-first-twice"
@@ -70,7 +71,7 @@ CORRECTNESS_PROMPT = JudgePrompt(
         "- Evaluate the factual accuracy of the prediction compared to the answer.",
     ),
     user=_user("factual accuracy", "factual consistency"),
-    yes_or_no=False,
+    form=SCORE_ALONE,
 )
 DETAIL_PROMPT = JudgePrompt(
     name=DETAIL,
@@ -86,7 +87,7 @@ DETAIL_PROMPT = JudgePrompt(
         "considering both completeness and specificity.",
     ),
     user=_user("detail orientation", "detail orientation"),
-    yes_or_no=False,
+    form=SCORE_ALONE,
 )
 CONTEXT_PROMPT = JudgePrompt(
     name=CONTEXT,
@@ -100,7 +101,7 @@ CONTEXT_PROMPT = JudgePrompt(
         "- Provide your evaluation of the contextual understanding of the prediction compared to the answer.",
     ),
     user=_user("contextual understanding", "contextual understanding", its=""),
-    yes_or_no=False,
+    form=SCORE_ALONE,
 )
 TEMPORAL_PROMPT = JudgePrompt(
     name=TEMPORAL,
@@ -114,18 +115,18 @@ TEMPORAL_PROMPT = JudgePrompt(
         "- Evaluate the temporal accuracy of the prediction compared to the answer.",
     ),
     user=_user("temporal accuracy", "temporal consistency"),
-    yes_or_no=False,
+    form=SCORE_ALONE,
 )
 CONSISTENCY_PROMPT = JudgePrompt(
     name=CONSISTENCY,
     system=_CONSISTENCY_SYSTEM,
     user=_user("consistency", "consistency", texts=_TWO),
-    yes_or_no=False,
+    form=SCORE_ALONE,
 )
 # Several published scripts show the first question in both places.
 FIRST_TWICE_PROMPT = JudgePrompt(
     name=FIRST_TWICE,
     system=_CONSISTENCY_SYSTEM,
     user=_user("consistency", "consistency", texts=_TWO.replace("{question2}", "{question1}")),
-    yes_or_no=False,
+    form=SCORE_ALONE,
 )

@@ -1,0 +1,187 @@
+"""Open answers about pictures, which a chat model judges: LLaVA-Bench in the Wild, and MM-Vet.
+
+- LLaVA-Bench in the Wild: Liu et al., Visual Instruction Tuning, arXiv:2304.08485. Read are ``questions.jsonl``,
+  ``answers_gpt4.jsonl`` (the reference answers), ``context.jsonl`` (a description of each picture) and ``images/``. The
+  judge gives both answers 1 to 10. Published is the mean of the model's over the mean of the reference answers'.
+- MM-Vet: Yu et al., arXiv:2308.02490. Read are ``llava-mm-vet.jsonl``, ``mm-vet.json`` (``v1_<id>``: question, answer,
+  capabilities) and ``images/``. The judge gives 0 to 1. Published is the mean, over all questions, those of each
+  capability and those of each set of capabilities.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.images.base import AskedPicture, PictureQuestions, pictures_in, question_lines
+from vidtune.evaluation.benchmarks.judge_prompts.images import (
+    CONTEXT,
+    CORRECTNESS_OF_PARTS,
+    ELEMENTS,
+    HIGHEST_OF_PAIR,
+    LOWEST_OF_PAIR,
+    PAIR_REVIEW,
+    set_apart,
+)
+from vidtune.evaluation.benchmarks.test_set_files import field_of, read_annotations, read_list, set_file
+from vidtune.evaluation.judged_values import JudgedValues, score_sum
+from vidtune.evaluation.judges.replies import Verdict
+from vidtune.evaluation.outcome import Metric
+from vidtune.evaluation.protocol import GenerationRules
+from vidtune.evaluation.question import Prediction
+
+RELATIVE, REFERENCE, ANSWER = "relative_score", "reference_score", "answer_score"
+TOTAL = "score"
+CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
+OPEN_RULES = {"video_llava": {"prompt_format": "vicuna_v1", "preprocessing": {"pad_to_square": False}}}
+
+
+def _relative(sums: np.ndarray) -> np.ndarray:
+    """Mean score of the answers over that of the references, both rounded as published. Shape: (..., 3) -> (...)"""
+    answer, reference = np.round(sums[..., 0] / sums[..., 2], 3), np.round(sums[..., 1] / sums[..., 2], 3)
+    return np.divide(answer, reference, out=np.zeros_like(answer), where=reference != 0)
+
+
+def _of_pair(verdict: Verdict, kind: str | None) -> dict[str, Sequence[float]]:
+    answer, reference = verdict.score or 0.0, verdict.reference or 0.0
+    return {RELATIVE: (answer, reference, 1.0), REFERENCE: (reference, 1.0), ANSWER: (answer, 1.0)}
+
+
+OF_PAIRS = JudgedValues(
+    (
+        Metric(RELATIVE, None, highest=HIGHEST_OF_PAIR / LOWEST_OF_PAIR, from_sums=_relative),
+        Metric(REFERENCE, None, highest=HIGHEST_OF_PAIR, scale=10.0),
+        Metric(ANSWER, None, highest=HIGHEST_OF_PAIR, scale=10.0),
+    ),
+    _of_pair,
+    worst=Verdict(LOWEST_OF_PAIR, reference=HIGHEST_OF_PAIR),
+)
+
+
+def _of_capabilities(verdict: Verdict, kind: str | None) -> dict[str, Sequence[float]]:
+    return dict.fromkeys((TOTAL, *(kind or "").split("_")), score_sum(verdict))
+
+
+BY_CAPABILITY = JudgedValues(
+    (Metric(TOTAL, None), *(Metric(name, None, of_all=True) for name in CAPABILITIES)), _of_capabilities
+)
+
+
+@dataclass(frozen=True)
+class PairReviewed(PictureQuestions):
+    """LLaVA-Bench in the Wild."""
+
+    judged: JudgedValues = OF_PAIRS
+
+    def read(self, data: Path) -> tuple[Path, Sequence[AskedPicture], bytes]:
+        folder, path = set_file(data, self.folders, ("questions.jsonl",), self.title)
+        rows, entries, content = question_lines(path)
+        answers, answer_bytes = read_list(folder / "answers_gpt4.jsonl")
+        contexts, context_bytes = read_list(folder / "context.jsonl")
+        if len(answers) != len(rows):
+            raise UserError(
+                f"{folder}: questions.jsonl has {len(rows)} lines, answers_gpt4.jsonl {len(answers)}; they are paired"
+            )
+        described = {
+            field_of(folder / "context.jsonl", index, one, "image", (str,)): _caption(folder, index, one)
+            for index, one in enumerate(contexts)
+        }
+        asked = []
+        for (index, id, picture, text), entry, answer in zip(rows, entries, answers, strict=True):
+            where = f"{path}: entry {index}"
+            given = folder / "answers_gpt4.jsonl"
+            if str(field_of(given, index, answer, "question_id", (str, int))) != str(id):
+                raise UserError(f"{given}: entry {index} answers {answer['question_id']!r}, but {where} is {id!r}")
+            if picture not in described:
+                raise UserError(f"{where}: context.jsonl has no line for {picture}")
+            asked.append(
+                AskedPicture(
+                    where,
+                    id,
+                    picture,
+                    text,
+                    field_of(given, index, answer, "text", (str,)),
+                    field_of(path, index, entry, "category", (str,)),
+                    judge_prompt=PAIR_REVIEW,
+                    judge_texts={CONTEXT: described[picture]},
+                )
+            )
+        return folder, asked, b"\0".join([content, answer_bytes, context_bytes])
+
+
+def _caption(folder: Path, index: int, entry: Any) -> str:
+    """The description of a picture: a text, or lines."""
+    found = field_of(folder / "context.jsonl", index, entry, "caption", (str, list))
+    return found if isinstance(found, str) else "\n".join(map(str, found))
+
+
+@dataclass(frozen=True)
+class MMVet(PictureQuestions):
+    """MM-Vet."""
+
+    judged: JudgedValues = BY_CAPABILITY
+    server: str = "the MM-Vet evaluator (huggingface.co/spaces/whyu/MM-Vet_Evaluator)"
+    upload_file: str = "results/{model}.json"
+
+    def read(self, data: Path) -> tuple[Path, Sequence[AskedPicture], bytes]:
+        folder, path = set_file(data, self.folders, ("llava-mm-vet.jsonl",), self.title)
+        rows, _, content = question_lines(path)
+        known, known_bytes = read_annotations(folder / "mm-vet.json")
+        asked = []
+        for index, id, picture, text in rows:
+            about = known.get(_key(id)) if isinstance(known, dict) else None
+            if not isinstance(about, dict):
+                raise UserError(f"{folder / 'mm-vet.json'}: has no {_key(id)!r}, which {path}: entry {index} asks")
+            answer = field_of(folder / "mm-vet.json", index, about, "answer", (str, int, float))
+            capabilities = field_of(folder / "mm-vet.json", index, about, "capability", (list,))
+            unknown = sorted(set(map(str, capabilities)) - set(CAPABILITIES))
+            if unknown or not capabilities:
+                said = ", ".join(unknown) or "none"
+                raise UserError(f"{folder / 'mm-vet.json'}: {_key(id)}: capability {said}; known: {', '.join(CAPABILITIES)}")
+            asked.append(
+                AskedPicture(
+                    f"{path}: entry {index}",
+                    id,
+                    picture,
+                    text,
+                    str(answer),
+                    "_".join(sorted(set(capabilities))),
+                    judge_prompt=CORRECTNESS_OF_PARTS,
+                    judge_texts={ELEMENTS: set_apart(str(answer))},
+                )
+            )
+        return folder, asked, b"\0".join([content, known_bytes])
+
+    def submission(
+        self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]], folder: Path
+    ) -> bytes:
+        return json.dumps({_key(one.id): one.pred for one in predictions if one.error is None}, indent=2).encode()
+
+
+def _key(id: str | int) -> str:
+    """Id of a question in the annotation file and the upload."""
+    return f"v1_{id}"
+
+
+LLAVA_BENCH = PairReviewed(
+    name="llava_bench",
+    title="LLaVA-Bench in the Wild",
+    source="Liu et al., Visual Instruction Tuning, NeurIPS 2023, arXiv:2304.08485",
+    lookup=pictures_in("images"),
+    folders=("llava-bench-in-the-wild",),
+    generation=GenerationRules(),
+    system_rules=OPEN_RULES,
+)
+MM_VET = MMVet(
+    name="mm_vet",
+    title="MM-Vet",
+    source="Yu et al., MM-Vet, ICML 2024, arXiv:2308.02490; question file of LLaVA",
+    lookup=pictures_in("images"),
+    folders=("mm-vet", "mmvet"),
+    generation=GenerationRules(),
+    system_rules=OPEN_RULES,
+)
