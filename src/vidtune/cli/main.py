@@ -26,6 +26,7 @@ from vidtune.cli.features import features
 from vidtune.cli.judge import judge
 from vidtune.cli.recipes import recipes
 from vidtune.cli.report import report
+from vidtune.cli.runs.submit import submit
 from vidtune.cli.systems import systems
 from vidtune.cli.train import train
 from vidtune.errors import UserError
@@ -61,7 +62,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, doctor, evaluate, judge, report, answer, convert):
+for command in (demo, train, doctor, evaluate, judge, submit, report, answer, convert):
     app.command()(command)
 app.add_typer(data, name="data")
 app.add_typer(features, name="features")

@@ -294,7 +294,9 @@ def _requests(asked: int, question: Question, protocol: Protocol, folder: Path) 
     media = further if question.media_alone else (video, *further)
     tags = "".join(f"<{ref.stream}>" for ref in further) if question.media_alone else None
     options = () if protocol.choices is None else protocol.choices.scored(question.options)
-    yield Request(id=str(asked), media=media, question=question_text(question, protocol, tags), options=options)
+    text = question_text(question, protocol, tags)
+    text = text.strip() if question.text_alone else text  # what stands between media and question
+    yield Request(id=str(asked), media=media, question=text, options=options)
     if question.second is not None:
         second = replace(question, question=question.second)
         yield Request(id=f"{asked}{SECOND}", media=media, question=question_text(second, protocol, tags))

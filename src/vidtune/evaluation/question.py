@@ -39,7 +39,7 @@ class Question:
         options: texts of the options of a multiple-choice question, in their order.
         start, end: seconds of the video between which it is asked about; None: from its start, to its end.
         media_alone: ``media`` is all that the question is about, in the order of the prompt: the video itself does not
-            stand before it.
+            stand before it. Without ``media`` it is asked by its text alone.
         fps: frames per second of a folder of frames, or other ones than the file states; None: those of the file.
     """
 
@@ -70,8 +70,13 @@ class Question:
 
     @property
     def missing(self) -> bool:
-        """Whether there is neither a video nor stored features to ask about."""
-        return self.file is None and not self.features
+        """Whether there is neither a video nor stored features to ask about, and they are asked about."""
+        return self.file is None and not self.features and not self.text_alone
+
+    @property
+    def text_alone(self) -> bool:
+        """Whether it is asked about no media."""
+        return self.media_alone and not self.media
 
     @property
     def asked(self) -> int:

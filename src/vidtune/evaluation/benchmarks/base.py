@@ -95,15 +95,12 @@ class Benchmark(ABC):
             questions=tuple(_with_features(question, found, stream) for question in questions.questions),
         )
 
-    def submission(
-        self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]], folder: Path
-    ) -> bytes:
+    def submission(self, predictions: Sequence[Prediction], questions: QuestionSet) -> bytes:
         """Returns the file that the server takes.
 
         Args:
             predictions: of the questions that were asked, in the order of the test set.
-            references: see `official_records`.
-            folder: folder of the test set.
+            questions: the test set.
 
         Raises:
             UserError: there is no server, or it takes no file that lacks answers.

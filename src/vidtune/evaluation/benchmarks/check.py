@@ -98,7 +98,7 @@ def check_test_set(benchmark: Benchmark, data: Path, features: Mapping[str, Path
     if features:
         asked = benchmark.with_features(asked, features, stream)
     counts = {name: _with_features(benchmark, loaded, name, folder) for name, folder in features.items()}
-    videos = {question.video: question for question in asked.questions}
+    videos = {question.video: question for question in asked.questions if not question.text_alone}
     there = {name: one for name, one in videos.items() if not one.missing}
     exact = {question.video: question.file for question in loaded.questions}
     found = Counter(_extension(one, exact[name]) for name, one in there.items() if exact[name] or one.features)
@@ -156,7 +156,7 @@ def _oddities(question: Question) -> Iterator[str]:
         yield "answers that are none of the options"
     elif not str(answer).strip():
         yield "empty answers"
-    elif question.reference is None and len(str(answer)) > _LONGEST_ANSWER:
+    elif question.reference is None and not question.judge_texts and len(str(answer)) > _LONGEST_ANSWER:
         yield f"answers of more than {_LONGEST_ANSWER} characters"
 
 

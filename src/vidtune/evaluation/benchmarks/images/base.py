@@ -16,7 +16,7 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
-from vidtune.evaluation.benchmarks.named_files import PICTURE_EXTENSIONS, VideoFiles
+from vidtune.evaluation.benchmarks.named_files import PICTURE_EXTENSIONS, Named, VideoFiles
 from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
 from vidtune.evaluation.protocol import FileLookup, GenerationRules
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
@@ -38,24 +38,25 @@ class AskedPicture:
     Args:
         where: file and entry, for messages.
         id: official id.
-        picture: name of the picture, with its extension.
+        picture: name of the picture, with its extension; None: the question is asked without one.
         text: the user turn, without the picture.
         answer: reference answer in print; "" where none is published.
         type: the task or category, where scores are printed for each.
         reference: see `Question`.
-        judge_prompt: see `Question`.
-        options: see `Question`.
+        judge_prompt, judge_texts, options, fields: see `Question`.
     """
 
     where: str
     id: str | int
-    picture: str
+    picture: str | None
     text: str
     answer: str = ""
     type: str | None = None
     reference: Mapping[str, Any] | None = None
     judge_prompt: str | None = None
+    judge_texts: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,16 @@ class PictureQuestions(Benchmark):
         folder, asked, content = self.read(Path(data))
         if not asked:
             raise UserError(f"{folder}: holds no question of {self.title}")
-        names = {one.picture: (one.where, "image") for one in asked}
+        names = {one.picture: (one.where, "image") for one in asked if one.picture is not None}
         files = VideoFiles(self.lookup, folder, names, PICTURE_EXTENSIONS).found
         questions = []
         for index, one in enumerate(asked):
-            found = files[one.picture]
+            found = Named(None) if one.picture is None else files[one.picture]
             questions.append(
                 Question(
                     index=index,
                     id=str(one.id),
-                    video=one.picture,
+                    video=str(one.id) if one.picture is None else one.picture,
                     file=found.file,
                     similar=found.similar,
                     looked_for=found.looked_for,
@@ -113,7 +114,10 @@ class PictureQuestions(Benchmark):
                     type=one.type,
                     reference=one.reference,
                     judge_prompt=one.judge_prompt,
+                    judge_texts=one.judge_texts,
                     options=one.options,
+                    fields=one.fields,
+                    media_alone=one.picture is None,
                 )
             )
         return QuestionSet(self.name, folder, hashlib.sha256(content).hexdigest()[:16], tuple(questions))

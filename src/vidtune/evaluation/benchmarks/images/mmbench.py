@@ -27,7 +27,7 @@ from vidtune.evaluation.metrics.base import MetricValues, TaskValues, mean_of_su
 from vidtune.evaluation.metrics.choices import ACCURACY, READERS, Choice, score_choices
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import ChoiceRules, GenerationRules, Protocol
-from vidtune.evaluation.question import Prediction
+from vidtune.evaluation.question import Prediction, QuestionSet
 from vidtune.machine.files import atomic_file
 
 ENGLISH = "Answer with the option's letter from the given choices directly."
@@ -60,6 +60,7 @@ class MMBench(MeasuredPictures):
     all_rounds: bool = False
     reads: str = "normalised"
     server: str = "OpenCompass (mmbench.opencompass.org.cn)"
+    upload_file: str = ""
 
     def read(self, data: Path) -> tuple[Path, Sequence[AskedPicture], bytes]:
         folder, path = set_file(data, self.folders, (self.table,), self.title)
@@ -117,14 +118,15 @@ class MMBench(MeasuredPictures):
     def measure(self, items: Sequence[Item]) -> Measured:
         kinds = dict.fromkeys(item.type for item in items)
         if not all(item.reference["known"] for item in items):
-            why = f"the right options are not in the table: `vidtune submit RUN` writes the file that {self.server} takes"
+            why = f"the table has no right options: `vidtune submit RUN` writes the file that {self.server} takes"
             nothing = {kind: TaskValues[int]((), (), (), (), {}) for kind in kinds}
             return Measured(nothing, nothing, {metric.name: why for metric in self.metrics})
         last = {item.reference["index"]: item.index for item in items}
         both = []
         for strict in (False, True):
             right: dict[Any, float] = {}
-            both.append({kind: self._values([i for i in items if i.type == kind], strict, right, last) for kind in kinds})
+            mine = {kind: [item for item in items if item.type == kind] for kind in kinds}
+            both.append({kind: self._values(some, strict, right, last) for kind, some in mine.items()})
         return Measured(*both)
 
     def _values(
@@ -162,13 +164,12 @@ class MMBench(MeasuredPictures):
                 **{name: record[name] for name in ("answer_id", "model_id", "metadata")},
             }
 
-    def submission(
-        self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]], folder: Path
-    ) -> bytes:
-        columns, rows, _ = read_table(folder / self.table)
+    def submission(self, predictions: Sequence[Prediction], questions: QuestionSet) -> bytes:
+        columns, rows, _ = read_table(questions.folder / self.table)
+        indices = {one.index: one.reference["index"] for one in questions.questions if one.reference}
         kept = [name for name in columns if name not in NOT_UPLOADED]
         kept.insert(PLACE_OF_PREDICTION, "prediction")
-        answers = {references[one.index]["index"]: one.pred for one in predictions if one.error is None}
+        answers = {indices[one.index]: one.pred for one in predictions if one.error is None}
         return sheet(kept, [{**row, "prediction": answers.get(row["index"])} for row in rows])
 
 
@@ -247,6 +248,8 @@ MMBENCH_ALL_ROUNDS = replace(
     name="mmbench_all_rounds",
     title="MMBench, dev of July 2023, options in every rotation",
     all_rounds=True,
+    answers_file=f"answers/{FIRST_TABLE}/{{model}}-all_rounds.jsonl",
+    upload_file="",
 )
 MMBENCH_EN = _table("mmbench_en", "mmbench_dev_en_20231003", "MMBench, English, dev of October 2023")
 MMBENCH_CN = _table(

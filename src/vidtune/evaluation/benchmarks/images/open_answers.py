@@ -9,7 +9,7 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from vidtune.evaluation.judged_values import JudgedValues, score_sum
 from vidtune.evaluation.judges.replies import Verdict
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import GenerationRules
-from vidtune.evaluation.question import Prediction
+from vidtune.evaluation.question import Prediction, QuestionSet
 
 RELATIVE, REFERENCE, ANSWER = "relative_score", "reference_score", "answer_score"
 TOTAL = "score"
@@ -140,8 +140,8 @@ class MMVet(PictureQuestions):
             capabilities = field_of(folder / "mm-vet.json", index, about, "capability", (list,))
             unknown = sorted(set(map(str, capabilities)) - set(CAPABILITIES))
             if unknown or not capabilities:
-                said = ", ".join(unknown) or "none"
-                raise UserError(f"{folder / 'mm-vet.json'}: {_key(id)}: capability {said}; known: {', '.join(CAPABILITIES)}")
+                said, known_ones = ", ".join(unknown) or "none", ", ".join(CAPABILITIES)
+                raise UserError(f"{folder / 'mm-vet.json'}: {_key(id)}: capability {said}; known: {known_ones}")
             asked.append(
                 AskedPicture(
                     f"{path}: entry {index}",
@@ -156,9 +156,7 @@ class MMVet(PictureQuestions):
             )
         return folder, asked, b"\0".join([content, known_bytes])
 
-    def submission(
-        self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]], folder: Path
-    ) -> bytes:
+    def submission(self, predictions: Sequence[Prediction], questions: QuestionSet) -> bytes:
         return json.dumps({_key(one.id): one.pred for one in predictions if one.error is None}, indent=2).encode()
 
 

@@ -56,9 +56,7 @@ def opening_letter(answer: str, options: Sequence[str]) -> str | None:
 def question_of(problem: Mapping[str, Any], order: str = "CQM") -> str:
     """The user turn of a problem as the question files of LLaVA hold it, without its picture."""
     options = " ".join(f"({letter}) {one}" for letter, one in zip(LETTERS, problem["choices"], strict=False))
-    text = _ORDERS[order].format(
-        context=problem["hint"] or "N/A", question=problem["question"], options=options
-    )
+    text = _ORDERS[order].format(context=problem["hint"] or "N/A", question=problem["question"], options=options)
     text = text.replace("  ", " ").strip()
     return text.replace(_QUESTION, "") if text.startswith(_QUESTION) else text
 
@@ -96,7 +94,9 @@ class ScienceQA(MeasuredPictures):
         }
         lacking = [id for id in wanted if id not in problems or id not in conversations]
         if lacking:
-            raise UserError(f"{path}: {len(lacking)} problems of {SPLITS} are not there, or not in {PROBLEMS}: {lacking[0]}")
+            raise UserError(
+                f"{path}: {len(lacking)} problems of {SPLITS} are not there, or not in {PROBLEMS}: {lacking[0]}"
+            )
         asked = [_asked(path, *conversations[id], id, folder / PROBLEMS, problems[id]) for id in wanted]
         return folder, asked, b"\0".join([content, problem_bytes, split_bytes])
 

@@ -1,0 +1,1 @@
+"""Commands about stored runs: files for servers, official evaluation folders."""

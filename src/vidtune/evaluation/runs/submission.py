@@ -1,0 +1,96 @@
+"""Answers of a run for others to score: the file that a server takes, and files in an official evaluation folder.
+
+An official evaluation folder (``eval/``, as LLaVA and Video-LLaVA distribute it) holds one folder per test set. The
+scripts write answers to ``answers/`` in it, or to a folder named after the model, and files to upload to
+``answers_upload/``; `Benchmark.answers_file` and `Benchmark.upload_file` say where.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.base import Benchmark
+from vidtune.evaluation.question import QuestionSet
+from vidtune.evaluation.runs.folder import RunFolder, data_identity
+from vidtune.evaluation.runs.run_ledger import ledger_of
+from vidtune.machine.files import atomic_file
+from vidtune.registry import BENCHMARKS
+
+
+class Submission:
+    """The answers of a run, with its test set.
+
+    Args:
+        run_dir: folder of the run.
+        data: folder of the test set, or one above it; None: where it was.
+
+    Raises:
+        UserError: no run there, no answer in it, or another test set.
+    """
+
+    def __init__(self, run_dir: Path, data: Path | None = None) -> None:
+        self.run = RunFolder(run_dir)
+        self.benchmark: Benchmark = BENCHMARKS[self.run.info.benchmark]
+        self.questions: QuestionSet = self.benchmark.load(data or Path(self.run.info.data.folder))
+        now = data_identity(self.questions).fingerprint
+        if now != self.run.info.data.fingerprint:
+            raise UserError(
+                f"{self.questions.folder}: is another version of {self.benchmark.name} than {self.run.path} was asked "
+                "about; give the one that was asked with --data"
+            )
+        self.predictions = self.run.predictions()
+        ledger = ledger_of(self.run)
+        self.planned, self.lacking = len(self.questions.questions), len(self.questions.questions) - ledger.answered
+        if not ledger.answered:
+            raise UserError(f"{self.run.path}: holds no answer; run the evaluation first")
+
+    def content(self) -> bytes:
+        """Returns the file to upload. Raises UserError: there is no server, or it takes no file that lacks answers."""
+        return self.benchmark.submission(self.predictions, self.questions)
+
+    def write(self, out: Path | None = None) -> Path:
+        """Write the file to upload; returns its path.
+
+        Args:
+            out: None: ``upload`` in the folder of the run, with the ending that the server takes.
+        """
+        content = self.content()
+        path = out or self.run.path / f"upload{PurePosixPath(self.benchmark.upload_file).suffix}"
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(content)
+        return path
+
+
+def write_back(submission: Submission, model: str | None = None) -> Iterator[Path]:
+    """Write the answers, and the file to upload where there is a server, into the folder of the test set.
+
+    Args:
+        model: name of the model in the names of files; None: that of the checkpoint.
+
+    Yields:
+        The path of each file, once it is written. A file that is there with the same content stays.
+
+    Raises:
+        UserError: a file holds other answers, or the name is none of a file.
+    """
+    model = model or submission.run.info.checkpoint.name
+    if not model or model != PurePosixPath(model).name or model.startswith("."):
+        raise UserError(f"--model {model!r}: expected a name that a file can have")
+    benchmark, folder = submission.benchmark, submission.questions.folder
+    references = submission.run.references_by_index()
+    files = {
+        benchmark.answers_file.format(model=model, file=name): text.encode()
+        for name, text in benchmark.official_files(submission.predictions, references)
+    }
+    if benchmark.upload_file:
+        files[benchmark.upload_file.format(model=model)] = submission.content()
+    other = [
+        name for name, content in files.items() if (folder / name).is_file() and (folder / name).read_bytes() != content
+    ]
+    if other:
+        raise UserError(f"{folder / other[0]}: holds other answers; take it away, or choose another --model")
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(folder / name) as temporary:
+            temporary.write_bytes(content)
+        yield folder / name
