@@ -82,15 +82,21 @@ def write_back(submission: Submission, model: str | None = None) -> Iterator[Pat
         benchmark.answers_file.format(model=model, file=name): text.encode()
         for name, text in benchmark.official_files(submission.predictions, references)
     }
+    uploaded = {}
     if benchmark.upload_file:
-        files[benchmark.upload_file.format(model=model)] = submission.content()
-    other = [
-        name for name, content in files.items() if (folder / name).is_file() and (folder / name).read_bytes() != content
-    ]
+        uploaded = {benchmark.upload_file.format(model=model): submission.content()}
+    # A name without the model is that of whichever was written last, also by the official scripts.
+    kept = files | (uploaded if "{model}" in benchmark.upload_file else {})
+    other = [name for name, content in kept.items() if _holds_other(folder / name, content)]
     if other:
         raise UserError(f"{folder / other[0]}: holds other answers; take it away, or choose another --model")
+    files |= uploaded
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / name) as temporary:
             temporary.write_bytes(content)
         yield folder / name
+
+
+def _holds_other(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() != content
