@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from event_sets import write_events
+from picture_sets import pope
+from PIL import Image
 from qa_sets import quiet_predict, records, write_set, write_video
 from tiny_checkpoint import write_checkpoint
 
@@ -56,6 +58,24 @@ def test_a_checkpoint_answers_and_the_unreadable_video_is_named(checkpoint, data
     assert run.info.protocol.generation.stop
     again = predict_quickly(checkpoint, "world_qa", data, tmp_path)
     assert again.asked_now == 0
+
+
+def test_a_checkpoint_answers_about_pictures(checkpoint, tmp_path):
+    data = pope(tmp_path / "pope", {"random": ["yes", "no", "no"]})
+    for place, colour in enumerate([(200, 20, 20), (20, 20, 200)]):
+        Image.new("RGB", (60, 40), colour).save(data / "val2014" / f"i{place}.jpg")
+    summary = predict_quickly(checkpoint, "pope", tmp_path, tmp_path / "out")
+    assert (summary.answered, summary.errors) == (2, 1)
+    run = RunFolder(summary.run_dir)
+    assert (run.info.protocol.stream, run.info.protocol.preprocessing["kind"]) == ("image", "image")
+    assert run.info.protocol.question_template == "{media}\n{question}"
+    [failed] = [prediction for prediction in run.predictions() if prediction.error]
+    assert "i2.jpg" in failed.error
+    official = records(run.path / "merge.jsonl")
+    assert [(one["question_id"], one["prompt"].split()[-1]) for one in official] == [(0, "phrase."), (1, "phrase.")]
+    score = score_run(run.path, progress=False)
+    assert score.value("accuracy", "random").strict.value <= 200 / 3
+    assert {one.name for one in score.group().values} >= {"F1", "mean F1", "yes ratio"}
 
 
 def test_a_blind_run_sees_no_difference_between_videos(checkpoint, data, tmp_path):

@@ -81,3 +81,31 @@ def mme(folder: Path, pictures: Mapping[str, Sequence[str]], in_folders: Sequenc
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
     return folder
+
+
+def seed_bench(folder: Path) -> Path:
+    """Two questions about pictures, right are A and B; two about ``7.mp4`` and ``8.mp4``, which are not there."""
+    options = {"question": "Which?", "choice_a": "x", "choice_b": "y", "choice_c": "z", "choice_d": "w"}
+    asked = [
+        ("1", "one", "A", 1, {}),
+        ("2", "two.jpg", "B", 1, {}),
+        ("v3", "7.mp4", "C", 10, {}),
+        ("v4", "8.mp4", "D", 10, {"segment": [0.5, 0.9]}),
+    ]
+    questions = [
+        {
+            **options,
+            "question_id": id,
+            "data_id": name,
+            "answer": letter,
+            "question_type_id": kind,
+            "data_type": "image" if kind < 10 else "video",
+            **more,
+        }
+        for id, name, letter, kind, more in asked
+    ]
+    kinds = {"Scene Understanding": 1, "Action Recognition": 10}
+    write_json(folder / "SEED-Bench.json", {"question_type": kinds, "questions": questions})
+    for name in ("one", "two.jpg"):
+        touch(folder / "SEED-Bench-image" / name)
+    return folder

@@ -1,5 +1,7 @@
 """``vidtune benchmarks``: the test sets for models, what their rules differ in, whether one lies on disk in order."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,19 +11,44 @@ from vidtune.cli.options.columns import columns
 from vidtune.cli.options.loading import assignments
 
 benchmarks = typer.Typer(
-    help="List the benchmarks, compare the rules of two, or check a test set.", rich_markup_mode=None
+    help="List the benchmarks, compare the rules of two, check or prepare a test set.", rich_markup_mode=None
 )
 
 
 @benchmarks.callback(invoke_without_command=True)
-def listed(context: typer.Context) -> None:
-    """List the benchmarks and where their questions come from. ``check`` looks at a test set on disk, ``compare`` at
-    the rules of two benchmarks."""
+def listed(
+    context: typer.Context,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder that holds the test sets: say which of them are there.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """List the benchmarks: size, what scores them, where the questions come from, what must be downloaded and where it
+    goes below the folder given with ``--data``. "~" stands before numbers of papers that were not counted here.
+
+    ``check`` looks at a test set on disk, ``prepare`` makes files that its scripts make of a download, ``compare``
+    looks at the rules of two benchmarks."""
+    if context.invoked_subcommand is not None:
+        return
+    from vidtune.evaluation.benchmarks.check import state_of_test_set
+    from vidtune.evaluation.benchmarks.downloads.facts import listed as as_listed
     from vidtune.registry import BENCHMARKS
 
-    if context.invoked_subcommand is None:
-        for line in columns([(each.name, each.title, each.source) for each in BENCHMARKS.values()]):
-            typer.echo(line)
+    found = [as_listed(benchmark) for _, benchmark in BENCHMARKS.usable()]
+    states = [[] if data is None else [state_of_test_set(BENCHMARKS[one.name], data)] for one in found]
+    if as_json:
+        values = [
+            {**asdict(one), **({"state": state[0]} if state else {})} for one, state in zip(found, states, strict=True)
+        ]
+        typer.echo(json.dumps(values, ensure_ascii=False, indent=1))
+        return
+    sizes = ["" if one.facts is None else one.facts.size for one in found]
+    rows = [
+        (one.name, one.title, size, f"scored by {one.scored_by}", *state)
+        for one, size, state in zip(found, sizes, states, strict=True)
+    ]
+    for line, one in zip(columns(rows), found, strict=True):
+        typer.echo("\n".join([line, *one.lines()]))
 
 
 @benchmarks.command()
@@ -56,17 +83,39 @@ def check(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Say which videos of a test set are there, what is near to those that are not, and what is odd in its questions.
+    """Say which videos or pictures of a test set are there, what is near to others, and what is odd in its questions.
 
     Opens no video and no model. The exit code is 2 if no question can be asked.
     """
     from vidtune.errors import UserError
     from vidtune.evaluation.benchmarks.check import check_test_set
-    from vidtune.evaluation.evaluate import VIDEO_STREAM
     from vidtune.registry import BENCHMARKS
 
     folders = {stream: Path(folder) for stream, folder in assignments(features, "--features").items()}
-    found = check_test_set(BENCHMARKS[name], data, folders, VIDEO_STREAM)
+    found = check_test_set(BENCHMARKS[name], data, folders)
     typer.echo(found.json() if as_json else "\n".join(found.lines()))
     if not found.usable:
-        raise UserError(f"{found.folder}: no question of {name} can be asked: no video is there")
+        raise UserError(f"{found.folder}: no question of {name} can be asked: no {found.medium[:-1]} is there")
+
+
+@benchmarks.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="Name of the benchmark.")],
+    data: Annotated[Path, typer.Option(help="Folder of the test set, or one that holds several.")],
+) -> None:
+    """Make files that the published scripts make of a download, such as the middle frames of videos.
+
+    What is there already is left as it is, so that a command that was stopped can be repeated. The exit code is 2 if
+    something cannot be made; the rest is made all the same.
+    """
+    from vidtune.errors import UserError
+    from vidtune.machine.progress import ProgressDisplay
+    from vidtune.registry import BENCHMARKS
+
+    problems = 0
+    with ProgressDisplay(transient=True) as display:
+        for problem in BENCHMARKS[name].prepare(data, display):
+            problems += 1
+            typer.echo(problem)
+    if problems:
+        raise UserError(f"{name}: {problems} files could not be made")

@@ -80,7 +80,7 @@ def test_each_aspect_has_its_average_which_stays_when_it_is_stored(run, tmp_path
 
 def test_a_clean_set_has_nothing_odd(tmp_path):
     def odd(**lists):
-        found = check_test_set(BENCHMARKS["video_chatgpt"], write(tmp_path / "set", **lists), {}, "video").odd
+        found = check_test_set(BENCHMARKS["video_chatgpt"], write(tmp_path / "set", **lists), {}).odd
         return {one.what for one in found}
 
     assert odd() == set()

@@ -50,11 +50,11 @@ def test_the_record_of_lmms_eval_reads_cut_videos_where_they_are(tmp_path):
 
 def test_a_set_that_lacks_a_task_or_holds_a_wrong_entry_is_named(tmp_path):
     data = mvbench(tmp_path, missing=("vlnqa", "egocentric_navigation", "episodic_reasoning"))
-    found = check_test_set(BENCHMARKS["mvbench"], data, {}, "video")
+    found = check_test_set(BENCHMARKS["mvbench"], data, {})
     assert found.usable == 18 and "with pictures" in found.missing["tvqa/frames_fps3_hq/episodic_reasoning"]
     entry = {"video": "a.mp4", "question": "?", "candidates": ["x"], "answer": "none of them"}
     write_json(data / "json" / "moving_count.json", [entry])
-    odd = check_test_set(BENCHMARKS["mvbench"], data, {}, "video").odd
+    odd = check_test_set(BENCHMARKS["mvbench"], data, {}).odd
     assert [(one.id, one.what) for one in odd] == [("moving_count/0", "answers that are none of the options")]
     for wrong, said in (([None, "x"], "None, expected text"), ([True], "True, expected text")):
         write_json(data / "json" / "moving_count.json", [{**entry, "candidates": wrong}])

@@ -183,8 +183,8 @@ def test_a_file_belongs_to_one_of_two_names_that_differ_in_the_prefix(tmp_path):
 def test_the_check_names_empty_files_and_features_of_no_video(tmp_path):
     load(tmp_path, ["a", "b"], ["all_test/v_a.mp4"])
     (tmp_path / "all_test" / "v_b.mp4").write_bytes(b"x")
-    found = check_test_set(BENCHMARKS["activitynet_qa"], tmp_path, {}, "video")
+    found = check_test_set(BENCHMARKS["activitynet_qa"], tmp_path, {})
     assert found.no_content == [str(tmp_path / "all_test" / "v_a.mp4")] and found.usable == 2
     (tmp_path / "features").mkdir()
     with pytest.raises(UserError, match=r"--features bogus=.*: no feature file there is named after a video"):
-        check_test_set(BENCHMARKS["activitynet_qa"], tmp_path, {"bogus": tmp_path / "features"}, "video")
+        check_test_set(BENCHMARKS["activitynet_qa"], tmp_path, {"bogus": tmp_path / "features"})

@@ -39,6 +39,7 @@ PARTS = {
     "textvqa": f"{_HERE}.images.textvqa:TEXTVQA",
     "pope": f"{_HERE}.images.pope:POPE",
     "mme": f"{_HERE}.images.mme:MME",
+    "seed_bench": f"{_HERE}.images.seed_bench:SEED_BENCH",
     "science_qa_img": f"{_HERE}.images.science_qa:SCIENCE_QA",
     "mmbench": f"{_HERE}.images.mmbench:MMBENCH",
     "mmbench_all_rounds": f"{_HERE}.images.mmbench:MMBENCH_ALL_ROUNDS",

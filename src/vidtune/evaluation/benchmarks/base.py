@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.downloads.records import Facts
 from vidtune.evaluation.benchmarks.named_files import Named
 from vidtune.evaluation.benchmarks.test_set_files import feature_files
 from vidtune.evaluation.judged_values import YES_AND_SCORES, JudgedValues
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
+from vidtune.machine.progress import ProgressCallback, no_progress
 
 OFFICIAL_FIELDS = ("id", "question", "answer", "pred")
 
@@ -52,6 +54,7 @@ class Benchmark(ABC):
         upload_file: path of the file to upload, below the folder of the set in an official evaluation folder, with
             ``{model}``; empty: there is none.
         answers_file: path of a file of `official_files` there, with ``{model}`` and ``{file}``, its name.
+        facts: size and downloads of the test set, as `downloads` holds them for those of this package.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Benchmark(ABC):
     server: str = ""
     upload_file: str = ""
     answers_file: str = "{model}/{file}"
+    facts: Facts | None = None
 
     @abstractmethod
     def load(self, data: Path) -> QuestionSet:
@@ -75,6 +79,17 @@ class Benchmark(ABC):
         Raises:
             UserError: a file is missing or broken; names the file and the mistake.
         """
+
+    def prepare(self, data: Path, progress: ProgressCallback = no_progress) -> Iterator[str]:
+        """Make files that the published scripts make of a download, unless they are there.
+
+        Yields:
+            What could not be made, and why.
+
+        Raises:
+            UserError: nothing has to be made for this benchmark, or its files are missing or broken.
+        """
+        raise UserError(f"{self.name}: nothing has to be prepared; its files are read as they are downloaded")
 
     def with_features(self, questions: QuestionSet, folders: Mapping[str, Path], stream: str) -> QuestionSet:
         """Returns the questions with stored features in the place of videos.

@@ -1,4 +1,4 @@
-"""Preflight of a test set: which videos are there, under which names, and what is odd in questions and answers."""
+"""Preflight of a test set: which videos or pictures are there, and what is odd in its questions and answers."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.question import Question, QuestionSet
 
 SHOWN = 5
+PICTURE_STREAM = "image"
 # Texts that stand for media in prompts: a question that holds one is read as another prompt.
 _TAG = re.compile(r"<(?:image|video|vid_start|vid_end|im_start|im_end|audio)>")
 _LONGEST_ANSWER = 300
@@ -31,7 +32,8 @@ class TestSetCheck:
     """What a test set holds.
 
     Args:
-        questions, videos: numbers of questions, and of different videos.
+        questions, videos: numbers of questions, and of different videos; for videos read pictures where ``medium`` says
+            so.
         found: extension, or "folder" -> number of videos that are there under the name that the protocol gives them.
         similar: video -> file with a similar name, which is asked about; the published scripts leave it out.
         features: stream -> number of videos with stored features.
@@ -56,6 +58,7 @@ class TestSetCheck:
     odd: Sequence[Odd] = field(default_factory=tuple)
     features: Mapping[str, int] = field(default_factory=dict)
     no_content: Sequence[str] = ()
+    medium: str = "videos"
 
     def json(self) -> str:
         """Returns the whole check as JSON."""
@@ -63,9 +66,9 @@ class TestSetCheck:
 
     def lines(self) -> Iterator[str]:
         """Yield the check as text, with a few examples of each kind."""
-        yield f"{self.benchmark}: {self.questions} questions about {self.videos} videos, {self.folder}"
+        yield f"{self.benchmark}: {self.questions} questions about {self.videos} {self.medium}, {self.folder}"
         kinds = ", ".join(f"{count} {extension}" for extension, count in self.found.items())
-        yield f"  {sum(self.found.values())} videos found{f' ({kinds})' if kinds else ''}"
+        yield f"  {sum(self.found.values())} {self.medium} found{f' ({kinds})' if kinds else ''}"
         for stream, count in self.features.items():
             yield f"  {count} videos with stored features of {stream}; the checkpoint decides which streams it reads"
         yield from _listed("found under a similar name", [f"{name}: {file}" for name, file in self.similar.items()])
@@ -81,19 +84,20 @@ class TestSetCheck:
         yield f"  {self.usable} of {self.questions} questions can be asked"
 
 
-def check_test_set(benchmark: Benchmark, data: Path, features: Mapping[str, Path], stream: str) -> TestSetCheck:
+def check_test_set(benchmark: Benchmark, data: Path, features: Mapping[str, Path]) -> TestSetCheck:
     """Read a test set and look for everything that its questions name; opens no video.
 
     Args:
         data: folder of the test set, or one above it.
-        features: stream -> folder of stored features that are read instead of videos.
-        stream: stream that must have features, if there are any.
+        features: stream -> folder of stored features that are read instead of videos; if there are any, that stream
+            must have some that reads the videos.
 
     Raises:
         UserError: the test set cannot be read (names file and entry), or a folder of features holds none of its
             videos.
     """
     loaded = benchmark.load(data)
+    stream = benchmark.protocol(prompt_format="").stream
     asked = loaded.with_similar_files()
     if features:
         asked = benchmark.with_features(asked, features, stream)
@@ -117,7 +121,18 @@ def check_test_set(benchmark: Benchmark, data: Path, features: Mapping[str, Path
         odd=[Odd(one.id, one.video, what) for one in asked.questions for what in _oddities(one)],
         features=counts,
         no_content=[str(path) for path in dict.fromkeys(read) if path.is_file() and path.stat().st_size == 0],
+        medium="pictures" if stream == PICTURE_STREAM else "videos",
     )
+
+
+def state_of_test_set(benchmark: Benchmark, data: Path) -> str:
+    """Returns in a few words whether a test set is there, or the first thing that is missing."""
+    try:
+        found = check_test_set(benchmark, data, {})
+    except UserError as error:
+        return f"not ready: {error}"
+    missing = f", {len(found.missing)} without a file" if found.missing else ""
+    return f"{'ready' if not missing else 'not whole'}: {found.usable} of {found.questions} questions{missing}"
 
 
 def _with_features(benchmark: Benchmark, questions: QuestionSet, stream: str, folder: Path) -> int:

@@ -1,0 +1,85 @@
+"""Test sets of pictures: their size, what must be downloaded, and where it goes, in LLaVA's evaluation folder."""
+
+from vidtune.evaluation.benchmarks.downloads.records import Download, Facts
+
+_EVAL_ZIP = "https://drive.google.com/file/d/1atZSBBrAX54yYpxtVVW33zFvcnaHeFPy"
+
+
+def _pictures(
+    items: int, media: int | None, folder: str, *others: tuple[str, str, str], answers_hidden: bool = False
+) -> Facts:
+    """Facts of a set whose questions are in the archive of LLaVA."""
+    archive = Download("eval.zip of LLaVA: questions of all such sets", _EVAL_ZIP, f"{folder}/")
+    files = (Download(what, url, f"{folder}/{place}") for what, url, place in others)
+    return Facts(items, media, (archive, *files), medium="pictures", answers_hidden=answers_hidden)
+
+
+PICTURE_SETS: dict[str, Facts] = {
+    "vqa_v2": _pictures(
+        107394,
+        36807,
+        "vqav2",
+        ("COCO test2015", "http://images.cocodataset.org/zips/test2015.zip", "test2015/"),
+        answers_hidden=True,
+    ),
+    "gqa": _pictures(
+        12578,
+        398,
+        "gqa",
+        ("questions1.2.zip", "https://cs.stanford.edu/people/dorarad/gqa/download.html", "data/questions1.2/"),
+        ("images.zip", "https://cs.stanford.edu/people/dorarad/gqa/download.html", "data/images/"),
+    ),
+    "vizwiz": _pictures(
+        8000,
+        8000,
+        "vizwiz",
+        ("test.zip", "https://vizwiz.cs.colorado.edu/VizWiz_final/images/test.zip", "test/"),
+        answers_hidden=True,
+    ),
+    "textvqa": _pictures(
+        5000,
+        3166,
+        "textvqa",
+        (
+            "TextVQA_0.5.1_val.json",
+            "https://dl.fbaipublicfiles.com/textvqa/data/TextVQA_0.5.1_val.json",
+            "TextVQA_0.5.1_val.json",
+        ),
+        (
+            "train_val_images.zip",
+            "https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip",
+            "train_images/",
+        ),
+    ),
+    "pope": _pictures(
+        8910,
+        500,
+        "pope",
+        ("output/coco of POPE at e3e3926", "github.com/AoiDragon/POPE", "coco/"),
+        ("COCO val2014", "http://images.cocodataset.org/zips/val2014.zip", "val2014/"),
+    ),
+    "mme": _pictures(
+        2374,
+        1187,
+        "MME",
+        (
+            "MME_Benchmark_release_version (on request)",
+            "github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, branch Evaluation",
+            "MME_Benchmark_release_version/",
+        ),
+    ),
+    "seed_bench": _pictures(
+        19242,
+        None,
+        "seed_bench",
+        ("SEED-Bench.json", "https://huggingface.co/datasets/AILab-CVC/SEED-Bench", "SEED-Bench.json"),
+        ("SEED-Bench-image.zip", "https://huggingface.co/datasets/AILab-CVC/SEED-Bench", "SEED-Bench-image/"),
+        (
+            "videos, as DATASET.md of github.com/AILab-CVC/SEED-Bench says; "
+            "`vidtune benchmarks prepare` takes their middle frames",
+            "",
+            "videos/",
+        ),
+    ),
+}
+"""Name of a benchmark -> its facts."""
