@@ -69,6 +69,7 @@ def test_a_checkpoint_answers_about_pictures(checkpoint, tmp_path):
     run = RunFolder(summary.run_dir)
     assert (run.info.protocol.stream, run.info.protocol.preprocessing["kind"]) == ("image", "image")
     assert run.info.protocol.question_template == "{media}\n{question}"
+    assert run.info.protocol.prompt_format == "vicuna_v1" and run.info.protocol.preprocessing["pad_to_square"]
     [failed] = [prediction for prediction in run.predictions() if prediction.error]
     assert "i2.jpg" in failed.error
     official = records(run.path / "merge.jsonl")

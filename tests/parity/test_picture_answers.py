@@ -173,7 +173,7 @@ def test_mme_reads_replies_and_adds_categories(fixture):
         measured = BENCHMARKS["mme"].measure(items).official
         for name in ("perception", "cognition"):
             if items and not isinstance(expected[name], dict):
-                assert value(measured, name) == pytest.approx(expected[name], abs=1e-9)
+                assert value(measured, f"{name} points") == pytest.approx(expected[name], abs=1e-9)
 
 
 def test_a_question_file_holds_the_whole_user_turn(tmp_path):

@@ -102,9 +102,9 @@ def test_mme_adds_points_of_pictures_both_of_whose_questions_are_answered(tmp_pa
     (data / "MME_Benchmark_release_version" / "count" / "2.png").unlink()
     replies = {0: "Yes", 1: "Yes", 4: "yes", 5: "no", 6: "perhaps", 7: "No"}
     score = scored("mme", tmp_path, tmp_path / "run", replies)
-    assert values(score, "score", "count") == (50.0, 25.0)
-    assert values(score, "score", "OCR") == (200.0, 200.0) and values(score, "cognition") == (50.0, 50.0)
-    assert values(score, "perception") == (250.0, 225.0)
+    assert values(score, "points", "count") == (50.0, 25.0)
+    assert values(score, "points", "OCR") == (200.0, 200.0) and values(score, "cognition points") == (50.0, 50.0)
+    assert values(score, "perception points") == (250.0, 225.0)
     assert score.group("code_reasoning").unread == 1
 
 
@@ -170,7 +170,7 @@ def test_every_benchmark_says_what_must_be_downloaded_and_where_it_goes(capsys):
     assert vidtune(["benchmarks"]) == 0
     lines = capsys.readouterr().out.splitlines()
     place = next(place for place, line in enumerate(lines) if line.startswith("pope "))
-    assert "~8910 questions, ~500 pictures  scored by metrics" in lines[place]
+    assert "  ~8910 questions, ~500 pictures  " in lines[place] and lines[place].endswith("scored by metrics")
     assert (
         lines[place + 4] == "  get     COCO val2014 (http://images.cocodataset.org/zips/val2014.zip) -> pope/val2014/"
     )

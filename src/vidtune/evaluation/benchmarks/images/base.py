@@ -24,6 +24,10 @@ from vidtune.evaluation.question import Prediction, Question, QuestionSet
 STREAM = "image"
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 THIS_PACKAGE = "vidtune"
+LOADER_RULES: dict[str, dict[str, Any]] = {
+    "video_llava": {"prompt_format": "vicuna_v1", "preprocessing": {"pad_to_square": True}}
+}
+"""Rules of the published loader of pictures: its conversation, and padding, which the published config asks for."""
 
 
 def pictures_in(folder: str) -> FileLookup:
@@ -79,7 +83,7 @@ class PictureQuestions(Benchmark):
     answers_file: str = "answers/{model}.jsonl"
     record_of: str = ""
     version: int = 1
-    system_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    system_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: LOADER_RULES)
 
     @abstractmethod
     def read(self, data: Path) -> tuple[Path, Sequence[AskedPicture], bytes]:

@@ -39,7 +39,7 @@ from vidtune.evaluation.outcome import Metric
 
 RELEASE, QUESTIONS = "MME_Benchmark_release_version", "llava_mme.jsonl"
 CATEGORIES = (*PERCEPTION, *COGNITION)
-POINTS, SUMS = "score", {"perception": PERCEPTION, "cognition": COGNITION}
+POINTS, SUMS = "points", {"perception points": PERCEPTION, "cognition points": COGNITION}
 INSTRUCTION = "Please answer yes or no."
 _IN_FOLDERS = ("images", "questions_answers_YN")
 _ONE_OF_TWO = "the other question about its picture has no answer"
@@ -100,7 +100,8 @@ def _values(items: Sequence[Item], kind: str, strict: bool) -> TaskValues[int]:
     for item in items:
         pictures.setdefault(item.video, []).append(item)
     rows: dict[int, tuple[float, float]] = {}
-    excluded, unread = {}, []
+    excluded: dict[int, str] = {}
+    unread: list[int] = []
     for of_one in pictures.values():
         if not strict and any(item.pred is None for item in of_one):
             excluded |= {item.index: _ONE_OF_TWO for item in of_one if item.pred is not None}

@@ -45,7 +45,9 @@ class ServedAnswers(MeasuredPictures):
     def read(self, data: Path) -> tuple[Path, Sequence[AskedPicture], bytes]:
         folder, path = set_file(data, self.folders, (self.questions,), self.title)
         rows, _, content = question_lines(path)
-        asked = [AskedPicture(f"{path}: entry {index}", id, *said, reference={}) for index, id, *said in rows]
+        asked = [
+            AskedPicture(f"{path}: entry {index}", id, picture, text, reference={}) for index, id, picture, text in rows
+        ]
         return folder, asked, content
 
     @property
