@@ -14,6 +14,11 @@ def _pictures(
     return Facts(items, media, (archive, *files), medium="pictures", answers_hidden=answers_hidden)
 
 
+def _mmbench(items: int | None, table: str) -> Facts:
+    url = f"https://download.openmmlab.com/mmclassification/datasets/mmbench/{table}"
+    return Facts(items, None, (Download(table, url, f"mmbench/{table}"),), medium="pictures")
+
+
 PICTURE_SETS: dict[str, Facts] = {
     "vqa_v2": _pictures(
         107394,
@@ -79,6 +84,42 @@ PICTURE_SETS: dict[str, Facts] = {
             "`vidtune benchmarks prepare` takes their middle frames",
             "",
             "videos/",
+        ),
+    ),
+    "science_qa_img": _pictures(
+        4241,
+        2017,
+        "scienceqa",
+        (
+            "problems.json, pid_splits.json, images of the test part",
+            "github.com/lupantech/ScienceQA, data/scienceqa",
+            "",
+        ),
+    ),
+    "mmbench": _mmbench(4377, "mmbench_dev_20230712.tsv"),
+    "mmbench_all_rounds": _mmbench(None, "mmbench_dev_20230712.tsv"),
+    "mmbench_en": _mmbench(4329, "mmbench_dev_en_20231003.tsv"),
+    "mmbench_cn": _mmbench(4329, "mmbench_dev_cn_20231003.tsv"),
+    "llava_bench": Facts(
+        60,
+        24,
+        (
+            Download(
+                "everything",
+                "https://huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild",
+                "llava-bench-in-the-wild/",
+            ),
+        ),
+        medium="pictures",
+    ),
+    "mm_vet": _pictures(
+        218,
+        200,
+        "mm-vet",
+        (
+            "mm-vet.zip: mm-vet.json, images",
+            "https://github.com/yuweihao/MM-Vet/releases/download/v1/mm-vet.zip",
+            "",
         ),
     ),
 }

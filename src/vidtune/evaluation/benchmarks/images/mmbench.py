@@ -236,7 +236,6 @@ def _table(name: str, table: str, title: str, **changes: Any) -> MMBench:
         table=f"{table}.tsv",
         answers_file=f"answers/{table}/{{model}}.jsonl",
         upload_file=f"answers_upload/{table}/{{model}}.xlsx",
-        system_rules={"video_llava": {"prompt_format": "vicuna_v1"}},
         **changes,
     )
 
