@@ -199,6 +199,8 @@ def test_every_benchmark_says_what_must_be_downloaded_and_where_it_goes(capsys):
     assert (
         lines[place + 4] == "  get     COCO val2014 (http://images.cocodataset.org/zips/val2014.zip) -> pope/val2014/"
     )
+    place = next(place for place, line in enumerate(lines) if line.startswith("mvbench_lmms_eval "))
+    assert lines[place + 2] == "  get     the files of mvbench" and not lines[place + 3].startswith(" ")
     assert vidtune(["benchmarks", "--json"]) == 0
     listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
     assert listed["mvbench_lmms_eval"]["facts"] == listed["mvbench"]["facts"]
