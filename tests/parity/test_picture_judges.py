@@ -17,6 +17,7 @@ from vidtune.evaluation.benchmarks.images.science_qa import answer_of_problem, o
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.official_log import import_log
+from vidtune.evaluation.scores.score_file import read_score
 from vidtune.evaluation.scores.scoring import score_run
 from vidtune.registry import BENCHMARKS, SYSTEMS
 
@@ -213,6 +214,8 @@ def test_llava_bench_is_reviewed_as_published(fixture, tmp_path):
         shown = [one.official.value if one.published is None else one.published for one in values]
         assert [round(one, 1) for one in shown] == list(map(float, numbers))
     assert score.overall.unreadable == 1
+    assert read_score(tmp_path / "run", "chat") == score
+    assert "relative_score" in str(score) and "1 unreadable verdict" in str(score)
 
 
 def test_mm_vet_is_graded_as_published(fixture, tmp_path):
@@ -238,3 +241,5 @@ def test_mm_vet_is_graded_as_published(fixture, tmp_path):
         if name not in ("total", "std", "runs"):
             assert shown(score.value("score", name)) == wanted
     assert score.overall.judge_failed == 1
+    assert read_score(tmp_path / "run", "chat") == score
+    assert "as published 60.00" in str(score) and "no gen: " in str(score)

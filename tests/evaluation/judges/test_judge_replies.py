@@ -2,7 +2,17 @@
 
 import pytest
 
-from vidtune.evaluation.judges.replies import UnparsableReply, Verdict, parse_literal, read_literal
+from vidtune.evaluation.judges.replies import (
+    SCORE_ALONE,
+    YES_AND_SCORE,
+    UnparsableReply,
+    Verdict,
+    leading_number,
+    pair_of_scores,
+    parse_literal,
+    read_literal,
+)
+from vidtune.evaluation.ledger import Judging
 
 
 @pytest.mark.parametrize(
@@ -59,3 +69,32 @@ def test_anything_else_has_to_be_asked_for_again(text):
 )
 def test_a_judgement_counts_as_far_as_the_published_script_reads_it(judgement, verdict):
     assert read_literal(judgement) == verdict
+
+
+PAIR, NUMBER = pair_of_scores(1, 10), leading_number(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "state", "verdict"),
+    [
+        (PAIR, "8 6.5\nThe second one ...", Judging.JUDGED, Verdict(6.5, reference=8.0)),
+        (PAIR, "8 11", Judging.OUT_OF_RANGE, Verdict(11.0, reference=8.0)),
+        (PAIR, "0 5", Judging.OUT_OF_RANGE, Verdict(5.0, reference=0.0)),
+        (PAIR, "Both are good.\n8 6", Judging.UNREADABLE, Verdict(-1, reference=-1)),
+        (PAIR, "nan 5", Judging.UNREADABLE, Verdict(-1, reference=-1)),
+        (NUMBER, "0.9 ok", Judging.JUDGED, Verdict(0.9)),
+        (SCORE_ALONE, "{'score': 4.8}", Judging.JUDGED, Verdict(4)),
+        (YES_AND_SCORE, "{'score': 4.8}", Judging.NO_VERDICT, Verdict(4)),
+    ],
+)
+def test_a_reply_is_read_in_the_form_that_was_asked_for(form, text, state, verdict):
+    value = form.parse(text)
+    assert (form.state(value), form.read(value)) == (state, verdict)
+    assert form.counts(value) == (state in (Judging.JUDGED, Judging.NO_VERDICT))
+
+
+@pytest.mark.parametrize("text", ["", " 0.5", "2.0", "-0.1", "x 0.5", "nan", "0.5.", "inf"])
+def test_what_does_not_begin_with_a_number_on_the_scale_is_asked_for_again(text):
+    with pytest.raises(UnparsableReply, match="from 0 to 1"):
+        NUMBER.parse(text)
+    assert NUMBER.read(NUMBER.given_up) == Verdict(0.0)

@@ -4,7 +4,7 @@ import pytest
 
 from vidtune.evaluation.judges.base import JudgeItem
 from vidtune.evaluation.judges.rules import judge_answer
-from vidtune.registry import JUDGES
+from vidtune.registry import JUDGE_PROMPTS, JUDGES
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,19 @@ def test_the_judge_names_its_version_and_asks_nobody():
     assert judge.name == "rules-v1"
     assert [judgement.value for judgement in found] == [{"pred": "yes", "score": 5}]
     assert usage.calls == 0 and judge.estimate([]).calls == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "pred", "value"),
+    [
+        ("pair-review", "a red circle", "a red circle", [10, 10]),
+        ("pair-review", "a red circle", "a dog", [10, 1]),
+        ("correctness-of-parts", "-1<AND>-5", "x = -5", {"score": 0.5}),
+        ("correctness-of-parts", "left<OR>on the left", "It is left.", {"score": 1.0}),
+        ("correctness-of-parts", "red<AND>blue<OR>green", "blue", {"score": 0.5}),
+    ],
+)
+def test_a_prompt_with_another_reply_is_judged_by_rules_of_its_own(prompt, answer, pred, value):
+    found = []
+    JUDGES["rules"].judge([JudgeItem("1", "what?", answer, pred, prompt=prompt)], found.append)
+    assert found[0].value == value and JUDGE_PROMPTS[prompt].form.counts(value)
