@@ -71,7 +71,7 @@ class Outcome:
             unreadable or outside the scale.
         verdict: "right", "wrong" or "unclear" (the judge said neither); "judged" where it gave points alone, as asked;
             "measured" where metrics take the place of a judge; None: not scored.
-        points: score given by the judge, 0 to 5.
+        points: score given by the judge, on the scale of its prompt (video QA: 0 to 5).
         values: name -> value of this answer alone, scaled; only what a report shows.
     """
 
@@ -80,7 +80,7 @@ class Outcome:
     strict: Mapping[str, Sequence[float]] = field(default_factory=dict)
     published: Mapping[str, Sequence[float]] = field(default_factory=dict)
     verdict: str | None = None
-    points: int | None = None
+    points: float | None = None
     values: Mapping[str, float] = field(default_factory=dict)
 
     @property

@@ -101,7 +101,9 @@ def _outcome(entry: Entry, judgement: Judgement | None, judged: JudgedValues) ->
     counts = judgement is not None and entry.counted
     said = None if judgement is None else _counted_as_published(judgement)
     verdict = said if counts and said is not None else NO_VERDICT
-    published = {} if said is None or entry.repeated else judged.rows(said, entry.type)
+    published: Mapping[str, Sequence[float]] = {}
+    if said is not None and not entry.repeated:
+        published = judged.rows(said, entry.type)
     strict = verdict if counts else judged.worst
     return Outcome(
         entry,

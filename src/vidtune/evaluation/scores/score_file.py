@@ -1,9 +1,9 @@
 """Files of scores, ``scores/<judge>.json``: the layout in which a `Score` is stored.
 
-A score over all questions is stored as ``overall`` and ``by_type``, each with flat values (``accuracy``,
-``strict_accuracy``, ...). One by metrics, or whose question types have metrics of their own, is stored as ``tasks``,
-each with a list of ``metrics``; all tasks together, where they have common metrics, as ``overall`` beside them. Both
-layouts are those of the first version of this package.
+Accuracy and average score over all questions are stored as ``overall`` and ``by_type``, each with flat values
+(``accuracy``, ``strict_accuracy``, ...). A score with other values, or whose question types have metrics of their own,
+is stored as ``tasks``, each with a list of ``metrics``; all tasks together, where they have common metrics, as
+``overall`` beside them. Both layouts are those of the first version of this package.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from vidtune.evaluation.ledger import Asking
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.run_ledger import answers_digest, ledger_of
 from vidtune.evaluation.scores.score import METRICS, NamedValue, Score, ScoreGroup
+from vidtune.evaluation.scores.score_lines import says_yes
 from vidtune.machine.files import read_object, write_json_atomically
 
 _TOTAL_COUNTS = {"questions": "questions", "videos": "videos", "judged": "scored", "yes": "yes", "no": "no"}
@@ -86,7 +87,7 @@ def score_record(score: Score) -> dict[str, Any]:
         "judge": score.judge,
         **({"answers": score.answers} if score.answers is not None else {}),
     }
-    if score.overall is None or score.measured:
+    if score.overall is None or not says_yes(score):
         return header | {
             "measuring": score.identity,
             "intervals": score.intervals,
@@ -115,14 +116,15 @@ def score_of(record: Mapping[str, Any]) -> Score:
     common |= {name: record[name] for name in ("intervals", "reasons") if name in record}
     if "tasks" in record:
         groups = tuple(_task_of(task) for task in record["tasks"])
+        overall = _task_of(record["overall"]) if "overall" in record else None
         return Score(
             **common,
             judge=record.get("judge", METRICS),
             identity=record["measuring"],
             left_out=record["left_out"],
-            unanswered=sum(group.unanswered for group in groups),
+            unanswered=sum(group.unanswered for group in (groups if overall is None else (overall,))),
             duplicates=record.get("duplicates", 0),
-            overall=_task_of(record["overall"]) if "overall" in record else None,
+            overall=overall,
             groups=groups,
         )
     return Score(

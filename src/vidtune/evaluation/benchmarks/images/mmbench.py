@@ -127,7 +127,8 @@ class MMBench(MeasuredPictures):
             right: dict[Any, float] = {}
             mine = {kind: [item for item in items if item.type == kind] for kind in kinds}
             both.append({kind: self._values(some, strict, right, last) for kind, some in mine.items()})
-        return Measured(*both)
+        official, strict_values = both
+        return Measured(official, strict_values)
 
     def _values(
         self, items: Sequence[Item], strict: bool, right: dict[Any, float], last: Mapping[Any, int]

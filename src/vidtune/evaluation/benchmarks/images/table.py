@@ -67,7 +67,7 @@ def _typed(cells: Sequence[str]) -> Sequence[Cell]:
 
 def sheet(columns: Sequence[str], rows: Sequence[Mapping[str, Cell]], title: str = "Sheet1") -> bytes:
     """Returns a workbook (Office Open XML, .xlsx) with one sheet: a line of column names, and rows without numbers."""
-    lines = [list(columns), *([row.get(name) for name in columns] for row in rows)]
+    lines: list[list[Cell]] = [[*columns], *([row.get(name) for name in columns] for row in rows)]
     body = "".join(
         f'<row r="{number}">' + "".join(_cell(place, number, value) for place, value in enumerate(line)) + "</row>"
         for number, line in enumerate(lines, 1)
