@@ -242,4 +242,4 @@ def test_mm_vet_is_graded_as_published(fixture, tmp_path):
             assert shown(score.value("score", name)) == wanted
     assert score.overall.judge_failed == 1
     assert read_score(tmp_path / "run", "chat") == score
-    assert "as published 60.00" in str(score) and "no gen: " in str(score)
+    assert "as published 60.00" in str(score) and "no know: none of 3 judgements is about it" in str(score)
