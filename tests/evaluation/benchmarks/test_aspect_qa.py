@@ -75,7 +75,7 @@ def test_each_aspect_has_its_average_which_stays_when_it_is_stored(run, tmp_path
     assert str(again) == str(score) and [group.type for group in again.groups] == ASPECTS
     assert "  temporal: 1 of 1 answered, 1 videos\n    average_score 5.00" in str(score)
     page = build_report([run[0].path], tmp_path / "report.html").read_text()
-    assert "<th>temporal</th>" in page and "average_score" in page
+    assert "<th>temporal</th>" in page and "average score, 0–5" in page
 
 
 def test_a_clean_set_has_nothing_odd(tmp_path):

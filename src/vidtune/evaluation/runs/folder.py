@@ -6,7 +6,7 @@
 ``predictions-<n>_<k>.jsonl``   the same, when rank k of n wrote it
 ``files.jsonl``                 the files that were asked about, with their content; see `runs.asked_files`
 ``missing.jsonl``               questions whose video does not exist
-``questions.jsonl``             every question of the run: its place, id, video and type
+``questions.jsonl``             every question of the run: its place, id, video and type, and boxes and parts to show
 ``references.jsonl``            the same with what metrics compare with, where metrics score the run
 ``merge.jsonl``                 the answered questions as the published scripts record them, in the order of the test
                                 set; a benchmark may have another name for it
@@ -31,6 +31,7 @@ from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_prediction
 from vidtune.evaluation.runs.arithmetic import Arithmetic, decisive, differences
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
+from vidtune.evaluation.runs.shown_media import ShownMedia, media_record, shown_media
 from vidtune.machine.files import read_object, write_json_atomically, write_text_atomically
 from vidtune.machine.locks import locked
 from vidtune.machine.nearby import below, listed
@@ -46,7 +47,11 @@ IMPORTED = "imported.json"
 
 @dataclass(frozen=True, slots=True)
 class PlannedQuestion:
-    """A question that belongs to a run; see `evaluation.question.Question`."""
+    """A question that belongs to a run; see `evaluation.question.Question`.
+
+    Args:
+        media: what a report shows besides its file.
+    """
 
     index: int
     id: str
@@ -54,6 +59,7 @@ class PlannedQuestion:
     type: str | None
     looked_for: str | None = None
     took: str | None = None
+    media: ShownMedia = ShownMedia()
 
 
 class DataIdentity(BaseModel):
@@ -296,6 +302,7 @@ class RunFolder:
                 "type": question.type,
                 **({"reference": question.reference} if measured else {}),
                 **self._found(question),
+                **media_record(question),
             }
             for question in questions
         ]
@@ -330,7 +337,13 @@ class RunFolder:
         unknown = {"id": "unknown", "type": None}
         return [
             PlannedQuestion(
-                index, line["id"], line["video"], line.get("type"), line.get("looked_for"), line.get("took")
+                index,
+                line["id"],
+                line["video"],
+                line.get("type"),
+                line.get("looked_for"),
+                line.get("took"),
+                shown_media(line),
             )
             for index in range(self.planned)
             for line in [known.get(index, {**unknown, "video": f"of question {index}"})]

@@ -141,6 +141,11 @@ class _BoxesByTime:
         return (self._boxes[nearest][0], colour) if near else None
 
 
+def draw_box(picture: Image.Image, box: Box, asked: bool) -> None:
+    """Draw a box onto a picture, in pixels of the picture; one that is not asked about is of a track."""
+    _draw(picture, box, ASKED if asked else TRACKED)
+
+
 def _draw(picture: Image.Image, box: Box, colour: _Colour) -> None:
     width = max(2, round(min(picture.size) / 120))
     left, top, right, bottom = (round(number) for number in box)
