@@ -32,7 +32,7 @@ TEXT_ON_ITS_GROUND = """
     let colour = node.closest("svg") ? style.fill : style.color, back = ground(node);
     if (node.matches(".letter")) back = number(getComputedStyle(node.parentElement.querySelector("circle")).fill);
     const [one, other] = [light(number(colour)), light(back)].sort((a, b) => b - a);
-    if ((one + 0.05) / (other + 0.05) < 4.5) low.add(`${node.className.baseVal ?? node.className}: ${text.data.trim()}`);
+    if ((one + 0.05) / (other + 0.05) < 4.5) low.add(`${node.outerHTML.slice(0, 60)}: ${text.data.trim()}`);
   }
   return [...low];
 })()
@@ -158,7 +158,8 @@ def test_nothing_is_cut_and_every_text_can_be_read(page, chromium, width, dark):
         assert chromium("document.documentElement.scrollWidth") == width
         outside = (
             "[...document.querySelectorAll('main *')].filter(one => !one.closest('pre, .clamp, noscript') && "
-            f"one.getClientRects().length && one.getBoundingClientRect().right > {width} + 1).map(one => one.outerHTML.slice(0, 90))"
+            f"one.getClientRects().length && one.getBoundingClientRect().right > {width} + 1)"
+            ".map(one => one.outerHTML.slice(0, 90))"
         )
         assert chromium(outside) == []
         assert chromium(TEXT_ON_ITS_GROUND) == []

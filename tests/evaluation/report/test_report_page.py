@@ -300,5 +300,5 @@ def test_pictures_and_boxes_are_shown(tmp_path):
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/hosts", "gone.png"])
 def test_a_picture_outside_the_test_set_is_not_shown(tmp_path, name):
-    with pytest.raises(MediaError, match="leaves the folder|no longer there"):
+    with pytest.raises(MediaError, match=r"leaves the folder|no longer there"):
         picture_of(tmp_path, name, ShownMedia(), 4)

@@ -90,7 +90,9 @@ def group_of(runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None
     outcomes = [source.stored() for source in sources]
     scores = [read_current_score(run, judge) for run in mine]
     metrics = sources[0].metrics
-    shown = {metric.name: Shown.of(metric) for source in sources for metric in source.metrics}
+    stored = [value.name for score in scores for group in score.parts for value in group.values]
+    shown = {name: Shown(name, 1.0, 100.0, 1) for name in stored}  # of an earlier version, unless it is a metric of now
+    shown |= {metric.name: Shown.of(metric) for source in sources for metric in source.metrics}
     main = _headline(scores, metrics)
     bars, curves = _plots(mine, scores, outcomes, main, shown)
     return RunGroup(

@@ -5,7 +5,8 @@
     {"runs": [label, ...], "kinds": [type, ...], "pictures": [[data address, width, height], ...],
      "media": [[name, number of its picture or null, why there is none], ...],
      "samples": [{"m": medium, "i": id, "k": kind or null, "q": question, "a": reference,
-                  "r": [{"s": state, "p": answer, "n": points, "x": {metric: value}, "e": reason, "more": n}, ...]}, ...]}
+                  "r": [{"s": state, "p": answer, "n": points, "x": {metric: value}, "e": reason, "more": n}, ...]},
+                 ...]}
 
 A reply without an answer has no ``p``; ``n``, ``x`` and ``e`` are there where they say something, and ``more`` where a
 long answer was cut: the number of its further characters.
@@ -24,7 +25,7 @@ from vidtune.evaluation.outcome import Metric, Outcome
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.report.pictures import SmallPicture, picture_of
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.runs.shown_media import ShownMedia
+from vidtune.evaluation.runs.shown_media import FILE_ALONE, ShownMedia
 from vidtune.machine.cores import available_cores
 
 LONGEST_TEXT = 4000
@@ -99,7 +100,7 @@ def samples_of(
     kinds = sorted({one.type for one in chosen if one.type is not None})
     samples = []
     for one in chosen:
-        medium = (one.video, one.file, shown.get(one.index, ShownMedia()))
+        medium = (one.video, one.file, shown.get(one.index, FILE_ALONE))
         samples.append(
             {
                 "m": media.setdefault(medium, len(media)),

@@ -5,6 +5,7 @@ Colours are classes of the style sheet. Text from outside is escaped by the XML 
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from markupsafe import Markup
@@ -103,7 +104,7 @@ def _line(
     plot: Curve,
     place: int,
 ) -> None:
-    for (one, first), (other, second) in zip(points, points[1:], strict=False):
+    for (one, first), (other, second) in pairwise(points):
         ends = {"x1": _along(one, numbers), "x2": _along(other, numbers)}
         heights = {"y1": _up(first.value, axis), "y2": _up(second.value, axis)}
         SubElement(root, "line", {"class": f"stroke {colour(place)}", **ends, **heights})

@@ -31,7 +31,7 @@ from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_prediction
 from vidtune.evaluation.runs.arithmetic import Arithmetic, decisive, differences
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
-from vidtune.evaluation.runs.shown_media import ShownMedia, media_record, shown_media
+from vidtune.evaluation.runs.shown_media import FILE_ALONE, ShownMedia, media_record, shown_media
 from vidtune.machine.files import read_object, write_json_atomically, write_text_atomically
 from vidtune.machine.locks import locked
 from vidtune.machine.nearby import below, listed
@@ -59,7 +59,7 @@ class PlannedQuestion:
     type: str | None
     looked_for: str | None = None
     took: str | None = None
-    media: ShownMedia = ShownMedia()
+    media: ShownMedia = FILE_ALONE
 
 
 class DataIdentity(BaseModel):

@@ -50,6 +50,9 @@ class ShownMedia:
     pictures: tuple[str, ...] = ()
 
 
+FILE_ALONE = ShownMedia()
+
+
 def media_record(question: Question) -> dict[str, Any]:
     """Returns what is stored of a question, as JSON values; empty where its file is all there is to see."""
     record: dict[str, Any] = {}
