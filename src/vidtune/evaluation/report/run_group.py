@@ -10,7 +10,7 @@ from vidtune.evaluation.report.lengths import stated_lengths
 from vidtune.evaluation.report.samples import Limits, Samples, samples_of
 from vidtune.evaluation.report.shown import Shown
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.scores.comparison import Comparison, compare_runs
+from vidtune.evaluation.scores.comparison import Comparison, common_judge, compare_runs
 from vidtune.evaluation.scores.score import METRICS, Score
 from vidtune.evaluation.scores.score_file import read_current_score
 from vidtune.evaluation.scores.scoring import source_for
@@ -83,7 +83,7 @@ def group_of(runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None
         UserError: answers have come since a run was scored.
     """
     name = runs[0].info.benchmark
-    judge = METRICS if METRICS in runs[0].judges() else judge or _common_judge(runs)
+    judge = METRICS if METRICS in runs[0].judges() else judge or common_judge(runs)
     judged = [(run, label) for run, label in zip(runs, labels, strict=True) if judge in run.judges()]
     mine, names = [run for run, _ in judged], [label for _, label in judged]
     sources = [source_for(run, judge) for run in mine]
@@ -115,12 +115,6 @@ def group_of(runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None
         problems=tuple(_problems(names, outcomes)),
         samples=samples_of(mine, names, outcomes, metrics, limits),
     )
-
-
-def _common_judge(runs: Sequence[RunFolder]) -> str:
-    """Name of the judge that scored most of the runs; of several, one that is not a set of rules, then by name."""
-    names = [name for run in runs for name in run.judges()]
-    return min(set(names), key=lambda name: (-names.count(name), name.startswith("rules-"), name))
 
 
 def _headline(scores: Sequence[Score], metrics: Sequence[Metric]) -> Metric | None:
