@@ -86,11 +86,11 @@ def curve(plot: Curve) -> Markup:
     for tick in axis[2]:
         y = _up(tick, axis)
         SubElement(root, "line", {"class": "grid", "x1": f"{_LEFT - 3}%", "x2": "100%", "y1": y, "y2": y})
-        place = {"x": f"{_LEFT - 4}%", "y": y, "dy": "4", "text-anchor": "end"}
-        SubElement(root, "text", place).text = f"{tick:g}"
+        where = {"x": f"{_LEFT - 4}%", "y": y, "dy": "4", "text-anchor": "end"}
+        SubElement(root, "text", where).text = f"{tick:g}"
     for number in _labelled(numbers):
-        place = {"x": _along(number, numbers), "y": str(_HEIGHT - _BOTTOM + 20), "text-anchor": "middle"}
-        SubElement(root, "text", place).text = f"{number:g}"
+        where = {"x": _along(number, numbers), "y": str(_HEIGHT - _BOTTOM + 20), "text-anchor": "middle"}
+        SubElement(root, "text", where).text = f"{number:g}"
     for place, line in enumerate(plot.lines.values()):
         _line(root, line, axis, numbers, plot, place)
     return Markup(tostring(root, encoding="unicode"))
