@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "Chat": "vidtune.api.chat",
+    "Endpoint": "vidtune.evaluation.models.endpoint",
     "Model": "vidtune.api.model",
     "Recipe": "vidtune.recipe.types",
     "Reply": "vidtune.api.reply",
@@ -37,6 +38,7 @@ _PLACES = {
 
 __all__ = [
     "Chat",
+    "Endpoint",
     "Model",
     "Recipe",
     "Reply",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from vidtune.api.runs import evaluate, train
     from vidtune.api.target import Target
     from vidtune.errors import UserError
+    from vidtune.evaluation.models.endpoint import Endpoint
     from vidtune.extending import (
         register_annotations,
         register_benchmark,

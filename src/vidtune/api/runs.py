@@ -9,6 +9,7 @@ from vidtune.api.model import Model
 
 if TYPE_CHECKING:
     from vidtune.evaluation.judges.base import Judge
+    from vidtune.evaluation.models.base import EvaluatedModel
     from vidtune.evaluation.scores.score import Score
     from vidtune.recipe.types import Recipe
     from vidtune.training.run import Run
@@ -56,7 +57,7 @@ def train(
 
 @names_arguments
 def evaluate(
-    model: Model | str | Path,
+    model: "Model | EvaluatedModel | str | Path",
     benchmark: str,
     *,
     data: str | Path,
@@ -78,7 +79,8 @@ def evaluate(
     Calling it again with the same arguments asks only what was not answered before.
 
     Args:
-        model: a loaded model, or a checkpoint.
+        model: a loaded model; a checkpoint, or folder or hub id of any image-text-to-text model of transformers; or an
+            :class:`vidtune.Endpoint`.
         benchmark: name of the benchmark; ``vidtune benchmarks`` lists them.
         data: folder of the test set, or one above it.
         out: folder of results; the run goes to ``out/<benchmark>``, ``out/<benchmark>-blind`` or

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vidtune.cli.options.endpoint import EndpointOptions
 from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.judging import CACHE, NO_JUDGE, JudgeOptions, Scoring, judge_and_score
 from vidtune.cli.options.loading import (
@@ -21,9 +22,10 @@ from vidtune.cli.options.loading import (
 from vidtune.errors import UserError
 
 if TYPE_CHECKING:
-    from vidtune.evaluation.checkpoint import AnsweringOptions, LoadedCheckpoint
+    from vidtune.evaluation.checkpoint import AnsweringOptions
     from vidtune.evaluation.evaluate import PlannedRun
     from vidtune.evaluation.judges.base import Judge
+    from vidtune.evaluation.models.base import EvaluatedModel
     from vidtune.evaluation.predict import PredictionSummary
 
 
@@ -56,8 +58,8 @@ class QuestionOptions:
     ] = None
     layer_program: LayerProgram = None
 
-    def runs(self, folder: Path) -> "list[PlannedRun]":
-        """The runs to make with the checkpoint in this folder."""
+    def runs(self, folder: Path | None) -> "list[PlannedRun]":
+        """The runs to make with the checkpoint in this folder; None: the model has none."""
         from vidtune.evaluation.evaluate import planned_runs
         from vidtune.evaluation.predict import Variant
         from vidtune.recipe.overrides import override
@@ -88,15 +90,29 @@ class ModelOptions:
     tokenizer: Annotated[str | None, typer.Option(help="When the checkpoint's folder holds none.")] = None
     device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None
+    transformers: Annotated[
+        bool,
+        typer.Option("--transformers", help="Answer by transformers' own model and processor, whatever vidtune knows."),
+    ] = False
 
-    def open(self, folder: Path) -> "LoadedCheckpoint":
-        """Load the checkpoint, and print its warnings."""
+    def open(self, folder: Path) -> "EvaluatedModel":
+        """Load the checkpoint, and print its warnings.
+
+        A model of transformers loads its weights later, when its processor and the protocol are known to fit.
+        """
         from vidtune.evaluation.checkpoint import open_checkpoint
+        from vidtune.evaluation.models.opening import answering_model, is_of_transformers
+        from vidtune.evaluation.models.pretrained import PretrainedModel
         from vidtune.machine.devices import pick_device, pick_dtype
 
         pick_dtype(self.dtype)
         towers = assignments(self.tower, "--tower")
         device = pick_device(self.device)
+        completed = self.system or self.model_base or towers or self.tokenizer
+        if self.transformers and completed:
+            raise UserError("--transformers: takes a whole model; leave out what completes one")
+        if self.transformers or (not completed and is_of_transformers(folder)):
+            return PretrainedModel(folder, device, self.dtype)
         loaded = open_checkpoint(
             folder,
             device,
@@ -106,9 +122,10 @@ class ModelOptions:
             towers=towers,
             tokenizer=self.tokenizer,
         )
-        for warning in loaded.checkpoint.report.warnings:
+        model = answering_model(loaded)
+        for warning in model.warnings:
             typer.echo(f"warning: {warning}", err=True)
-        return loaded
+        return model
 
 
 @dataclass(frozen=True)
@@ -127,12 +144,19 @@ class EngineOptions:
 
 @option_groups
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="Folder or hub id, in any format that `vidtune systems` lists.")],
     out: Annotated[Path, typer.Option(help="Folder of results; the run goes to OUT/BENCHMARK and resumes there.")],
     questions: QuestionOptions,
     judging: JudgeOptions,
     model: ModelOptions,
+    endpoint: EndpointOptions,
     engine: EngineOptions,
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(
+            help="Folder or hub id: any format that `vidtune systems` lists, or any image-text-to-text model of "
+            "transformers. Left out with --model."
+        ),
+    ] = None,
     other_versions: Annotated[
         bool, typer.Option("--other-versions", help="Go on with a run of other versions; the score says so.")
     ] = False,
@@ -142,18 +166,24 @@ def evaluate(
     from vidtune.checkpoints.files.hub import locate, pinned
     from vidtune.checkpoints.files.misplaced import require_checkpoint
     from vidtune.evaluation.predict import Session, predict_benchmark
+    from vidtune.evaluation.runs.usage import usage_of, usage_words
 
-    folder = locate(pinned(checkpoint, revision))
-    require_checkpoint(folder)
+    asked: EvaluatedModel | None = endpoint.build(checkpoint)
+    folder = None
+    if checkpoint is not None:
+        folder = locate(pinned(checkpoint, revision))
+        require_checkpoint(folder)
     runs = questions.runs(folder)
     for run in runs:
         run.require_readable()
     judge = None if judging.judge == NO_JUDGE else judging.build(out / CACHE)
-    loaded = model.open(folder)
+    if folder is not None:
+        asked = model.open(folder)
+    assert asked is not None
     scoring = Scoring()
     for run in runs:
         summary = predict_benchmark(
-            loaded,
+            asked,
             run.benchmark,
             run.data,
             out,
@@ -162,6 +192,8 @@ def evaluate(
             Session(retry_errors=questions.retry_failed, other_versions=other_versions),
         )
         typer.echo(f"{summary.run_dir}: {summary.ledger}")
+        if (usage := usage_of(summary.run_dir)).calls:
+            typer.echo(f"asked, with earlier sessions: {usage_words(usage)}")
         with scoring.of_one():
             _score(summary, judge if scoring.goes_on(summary.run_dir) else None)
     scoring.end()

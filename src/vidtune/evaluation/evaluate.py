@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
-from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint, opened
+from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
+from vidtune.evaluation.models.base import EvaluatedModel
+from vidtune.evaluation.models.opening import answering_model
 from vidtune.evaluation.predict import WHOLE, Session, Variant, by_rules, predict_benchmark
 from vidtune.evaluation.protocol import merged
 from vidtune.evaluation.scores.score import Score
@@ -25,7 +27,7 @@ VIDEO_STREAM = "video"
 
 
 def evaluate(
-    model: "Checkpoint | LoadedCheckpoint | Path | str",
+    model: "EvaluatedModel | LoadedCheckpoint | Checkpoint | Path | str",
     benchmark: str,
     *,
     data: Path | str,
@@ -48,7 +50,8 @@ def evaluate(
     Everything is stored below ``out``. Calling it again with the same arguments asks only what was not answered before.
 
     Args:
-        model: folder or hub id of a checkpoint, or a checkpoint in memory (a ``model`` and its ``processor``).
+        model: folder or hub id of a checkpoint, or a checkpoint in memory (a ``model`` and its ``processor``), or any
+            other model that answers, such as an endpoint (`evaluation.models`).
         benchmark: name of a registered benchmark.
         data: folder of the test set, or one above it.
         out: folder of results; the run goes to ``out/<benchmark>``, ``out/<benchmark>-blind`` or
@@ -71,7 +74,7 @@ def evaluate(
     """
     variant = Variant(blind, tuple(without), features or {}, protocol or {}, limit)
     _require_judge(judge, benchmark, Path(out))
-    loaded = opened(model, device, dtype)
+    loaded = answering_model(model, device, dtype)
     summary = predict_benchmark(
         loaded,
         benchmark,
@@ -120,12 +123,12 @@ class PlannedRun:
 
 
 def planned_runs(
-    checkpoint: Path, names: Sequence[str] = (), data: Path | None = None, variant: Variant = WHOLE
+    checkpoint: Path | None, names: Sequence[str] = (), data: Path | None = None, variant: Variant = WHOLE
 ) -> list[PlannedRun]:
     """The runs to make with a checkpoint.
 
     Args:
-        checkpoint: folder of the checkpoint.
+        checkpoint: folder of the checkpoint; None: the model has none.
         names: benchmarks; none: those of the recipe beside the checkpoint. One that the recipe lists is run as it says:
             with its decoding settings, and one more run for each of its ablations and changed rules unless ``variant``
             is blind or goes without a stream. Any other is run by its own protocol.
@@ -135,7 +138,7 @@ def planned_runs(
     Raises:
         UserError: no benchmark is named, or one whose data is not.
     """
-    recipe = stored_recipe(checkpoint)
+    recipe = None if checkpoint is None else stored_recipe(checkpoint)
     listed = () if recipe is None else recipe.benchmarks
     entries = list(listed)
     if names:

@@ -6,50 +6,39 @@ again, the others keep their order, and the sampling of an answer is seeded by t
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
-from typing import Protocol as Interface
+from typing import TYPE_CHECKING, Any
 
 from vidtune import __version__
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
-from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint, engine_for, opened
+from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint
 from vidtune.evaluation.ledger import Asking, Ledger
+from vidtune.evaluation.models.base import Engine, EvaluatedModel
+from vidtune.evaluation.models.opening import answering_model
 from vidtune.evaluation.protocol import Protocol, merged, rules_in_words
-from vidtune.evaluation.protocol_of_checkpoint import protocol_for
-from vidtune.evaluation.question import (
-    LARGEST_MARGIN,
-    Prediction,
-    Question,
-    QuestionSet,
-    chunk,
-    prediction_of,
-    question_text,
-)
-from vidtune.evaluation.runs.arithmetic import Arithmetic, arithmetic_of
+from vidtune.evaluation.question import Prediction, Question, QuestionSet, chunk, prediction_of, question_text
+from vidtune.evaluation.runs.arithmetic import Arithmetic
 from vidtune.evaluation.runs.asked_files import AskedFiles
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
 from vidtune.evaluation.runs.run_ledger import ledger_of
+from vidtune.evaluation.runs.usage import note_usage
 from vidtune.generation.settings import Answer, Request
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter
 from vidtune.machine.software import software_versions
 from vidtune.registry import BENCHMARKS
 
+if TYPE_CHECKING:
+    from vidtune.checkpoints.load import Checkpoint
+
 SECOND = "-second"
 """Ends the id of the request of a second question."""
-
-
-class Engine(Interface):
-    """Interface of what answers questions; `generation.engine` implements it."""
-
-    def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
-        """Yields one answer per request, in any order; a request that fails gives an answer with ``error`` set."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +146,7 @@ ALONE = Session()
 
 
 def predict_benchmark(
-    checkpoint: Path | str | LoadedCheckpoint,
+    model: "EvaluatedModel | LoadedCheckpoint | Checkpoint | Path | str",
     benchmark: str,
     data: Path,
     out: Path,
@@ -165,10 +154,10 @@ def predict_benchmark(
     answering: AnsweringOptions = DEFAULT_ANSWERING,
     session: Session = ALONE,
 ) -> PredictionSummary:
-    """Answer a benchmark with a checkpoint.
+    """Answer a benchmark with a model.
 
     Args:
-        checkpoint: a folder, or the result of `open_checkpoint` when several benchmarks follow each other.
+        model: see `models.opening.answering_model`; one in memory when several benchmarks follow each other.
         data: folder of the test set, or one above it.
         out: folder of results; the run goes to ``out/<benchmark>``, ``out/<benchmark>-blind`` or
             ``out/<benchmark>-without-<stream>``.
@@ -180,9 +169,8 @@ def predict_benchmark(
     """
     test_set = BENCHMARKS[benchmark]
     questions = test_set.load(Path(data)).with_similar_files()
-    loaded = opened(checkpoint)
-    protocol = protocol_for(
-        loaded,
+    asked = answering_model(model)
+    protocol = asked.protocol(
         test_set,
         blind=variant.blind,
         without=variant.without,
@@ -192,11 +180,13 @@ def predict_benchmark(
     if variant.features:
         folders = {stream: Path(folder) for stream, folder in variant.features.items()}
         questions = test_set.with_features(questions, folders, protocol.stream)
-    model = arithmetic_of(loaded.checkpoint.model)
-    answerer = Answerer(loaded.identity, loaded.system.name, loaded.recipe, model)
-    with engine_for(loaded, protocol, answering) as engine:
+    answerer = Answerer(asked.identity, asked.system, asked.recipe, asked.arithmetic)
+    with asked.engine(protocol, answering) as engine:
         run_dir = Path(out) / variant.folder / protocol.run_name
-        return predict(engine, questions, protocol, run_dir, answerer, session, limit=variant.limit)
+        try:
+            return predict(engine, questions, protocol, run_dir, answerer, session, limit=variant.limit)
+        finally:
+            note_usage(run_dir, engine)
 
 
 def predict(
@@ -319,9 +309,6 @@ def _prediction(question: Question, protocol: Protocol, answers: Mapping[bool, A
     if (likelihoods := answers[False].likelihoods) and error is None and protocol.choices is not None:
         likeliest = max(range(len(likelihoods)), key=likelihoods.__getitem__)
         found = replace(found, pred=ascii_uppercase[likeliest], likelihoods=[round(one, 6) for one in likelihoods])
-    margins = [answer.margin for answer in answers.values() if answer.margin is not None]
-    if margins and error is None:
-        found = replace(found, margin=round(min(*margins, LARGEST_MARGIN), 2))
     if question.second is None:
         return found
     return replace(found, second={"question": question.second, "pred": texts[True], "finish_reason": ends[True]})

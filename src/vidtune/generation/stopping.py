@@ -22,7 +22,6 @@ class AnswerInProgress:
 
     Attributes:
         finish_reason: what ended the answer; "error" if it failed, None while it grows.
-        margin: see `Answer`; None while it grows.
     """
 
     def __init__(
@@ -37,7 +36,6 @@ class AnswerInProgress:
         self.token_ids: list[int] = []
         self.text = ""
         self.finish_reason: FinishReason | None = None
-        self.margin: float | None = None
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
         self._stop = stop
@@ -74,7 +72,7 @@ class AnswerInProgress:
     def answer(self) -> Answer:
         """The finished answer, which did not fail."""
         assert self.finish_reason not in (None, "error")
-        return Answer(self.id, self.shown_text(), tuple(self.token_ids), self.finish_reason, margin=self.margin)
+        return Answer(self.id, self.shown_text(), tuple(self.token_ids), self.finish_reason)
 
     def _new_text(self) -> str:
         """Text of the tokens that were not decoded yet; empty while they end inside a character of several bytes.

@@ -13,6 +13,10 @@ class AmbiguousCheckpointError(UserError):
     """A checkpoint that several systems claim."""
 
 
+class UnknownCheckpointError(UserError):
+    """A checkpoint that no system knows."""
+
+
 def find_format(
     config: JsonDict, shapes: Shapes, where: Path, adapter: bool = False, system: str | None = None
 ) -> tuple[str, CheckpointFormat]:
@@ -26,7 +30,7 @@ def find_format(
 
     Raises:
         AmbiguousCheckpointError: several systems claim it; the message names them.
-        UserError: no system knows it.
+        UnknownCheckpointError: no system knows it.
     """
     claims = {}
     for name, known in [(system, SYSTEMS[system])] if system else SYSTEMS.usable():
@@ -54,7 +58,7 @@ def find_format(
             )
         return name, claim
     what = f"of system {system}" if system else "of a known system"
-    raise UserError(f"{where}: not a checkpoint {what} (model_type {config.get('model_type')!r})")
+    raise UnknownCheckpointError(f"{where}: not a checkpoint {what} (model_type {config.get('model_type')!r})")
 
 
 def connector_format(part: Source) -> CheckpointFormat:

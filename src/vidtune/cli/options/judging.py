@@ -34,7 +34,7 @@ def _each(fits: Callable[[Any], bool], expected: str) -> Callable[[Any], Any]:
     return check
 
 
-_AMOUNT = _each(lambda amount: math.isfinite(amount) and amount >= 0, "amount of at least 0")
+AMOUNT = _each(lambda amount: math.isfinite(amount) and amount >= 0, "amount of at least 0")
 
 
 class Scoring:
@@ -95,12 +95,12 @@ class JudgeOptions:
         tuple[float, float] | None,
         typer.Option(
             metavar="IN OUT",
-            callback=_AMOUNT,
+            callback=AMOUNT,
             help="Price of a million prompt and completion tokens, to show the cost.",
         ),
     ] = None
     judge_max_cost: Annotated[
-        float | None, typer.Option(callback=_AMOUNT, help="Stop before this cost, in the currency of the prices.")
+        float | None, typer.Option(callback=AMOUNT, help="Stop before this cost, in the currency of the prices.")
     ] = None
     judge_max_calls: Annotated[int | None, typer.Option(min=0, help="Stop before this many requests.")] = None
     judge_failures: Annotated[
@@ -117,13 +117,8 @@ class JudgeOptions:
         Raises:
             UserError: no model can have the name, or no endpoint is given and no key for OpenAI's is set.
         """
-        from vidtune.evaluation.judges.openai_compatible import (
-            OPENAI_KEY,
-            Limits,
-            OpenAICompatibleJudge,
-            Prices,
-            is_model_name,
-        )
+        from vidtune.evaluation.judges.address import OPENAI_KEY, is_model_name
+        from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge, Prices
         from vidtune.registry import JUDGES
 
         if self.judge in JUDGES:
@@ -181,10 +176,9 @@ class _PrintedSteps:
 def _say_what_it_took(judged: "JudgingSummary | JudgingStoppedError | None") -> None:
     usage = judged.usage if judged is not None else None
     if usage is not None and usage.calls:
-        tokens = usage.prompt_tokens + usage.completion_tokens
-        uncounted = f" (without those of {usage.uncounted} replies, not counted there)" if usage.uncounted else ""
-        took = f"{usage.calls} requests, {tokens} tokens{uncounted}{_cost(usage.cost)}"
-        typer.echo(f"judged: {took}, {usage.cached} replies known")
+        from vidtune.evaluation.runs.usage import usage_words
+
+        typer.echo(f"judged: {usage_words(usage)}, {usage.cached} replies known")
 
 
 def _cost(cost: float | None) -> str:

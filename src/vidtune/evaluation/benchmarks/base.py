@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vidtune.errors import UserError
@@ -49,6 +50,7 @@ class Benchmark(ABC):
         lookup: where the videos are in the folder of the set.
         generation: how answers are decoded.
         record_of: name of the benchmark whose questions it asks by other rules; empty: they are its own.
+        frames: rules of `models.frames.FrameRule` by which a model without rules of its own is shown the videos.
         judged: numbers that the verdicts of a judge add up to.
         server: who scores uploaded answers; empty: nobody, they are scored here alone.
         upload_file: path of the file to upload, below the folder of the set in an official evaluation folder, with
@@ -66,6 +68,7 @@ class Benchmark(ABC):
     lookup: FileLookup
     generation: GenerationRules = GenerationRules()
     record_of: str = ""
+    frames: Mapping[str, Any] = MappingProxyType({"num_frames": 8, "sampling": "linspace"})
     judged: JudgedValues = YES_AND_SCORES
     server: str = ""
     upload_file: str = ""

@@ -11,10 +11,7 @@ for holds back one request instead of all of them.
 """
 
 import asyncio
-import random
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +19,9 @@ from vidtune.evaluation.judges.base import JudgeItem, Judgement, JudgingStoppedE
 from vidtune.evaluation.judges.bodies import Body, read_body, shortened
 from vidtune.evaluation.judges.failures import Failure, explain
 from vidtune.evaluation.judges.limits import Limits, Prices
+from vidtune.evaluation.judges.pace import Pace
 from vidtune.evaluation.judges.prompts import JudgePrompt, prompt_of
 from vidtune.evaluation.judges.replies import ReplyForm, UnparsableReply
-from vidtune.evaluation.judges.streaks import FailureStreaks
 from vidtune.machine.records import RecordWriter
 
 if TYPE_CHECKING:
@@ -95,9 +92,8 @@ class Round:
         self.cache = cache
         self.done = done
         self.usage = Usage(cost=0.0 if prices else None)
-        self.streaks = FailureStreaks(limits.failures)
-        self.not_before = 0.0
-        self.only_one = asyncio.Lock()
+        self.pace = Pace(limits)
+        self.streaks = self.pace.streaks
 
     async def run(self, waiting: Mapping[str, Sequence[JudgeItem]], known: Mapping[str, str]) -> Usage:
         """Ask about everything that is not known.
@@ -155,11 +151,15 @@ class Round:
         failed: Failure | None = None
         unread = 0
         prompt = self.endpoint.prompt_of(items[0])
-        async with self._turns() as turn:
+        async with self.pace.turns() as turn:
             for attempt in range(1, self.limits.attempts + 1):
-                await self._pause(attempt, failed)
+                await self.pace.pause(attempt, failed)
                 await turn()
-                self._require_budget()
+                if reached := self.pace.reached(self.usage):
+                    raise JudgingStoppedError(
+                        f"judging stopped at its limit ({reached}); judgements so far are kept, raise the limit to go "
+                        "on"
+                    )
                 self.usage.calls += 1
                 request = self.streaks.sent()
                 judgement, failed = await self._judgement(client, key, items[0], attempt, unread)
@@ -223,51 +223,6 @@ class Round:
     def _keep(self, key: str, what: str, text: str) -> None:
         if self.cache is not None:
             self.cache.append({"key": key, "model": self.endpoint.model, what: text})
-
-    async def _pause(self, attempt: int, failure: Failure | None) -> None:
-        """Wait before a repetition, and let every worker wait for the time that the server asks for."""
-        if failure is not None:
-            longest = self.limits.longest_wait
-            backoff = min(self.limits.backoff * 2 ** (attempt - 2), longest) * random.uniform(0.5, 1.0)
-            asked = min(failure.retry_after, longest)
-            self.not_before = max(self.not_before, time.monotonic() + asked if asked else 0.0)
-            await asyncio.sleep(backoff)
-
-    @asynccontextmanager
-    async def _turns(self) -> AsyncIterator[Callable[[], Coroutine[Any, Any, None]]]:
-        """Gives what waits until the next request about an item may be sent.
-
-        While the endpoint is not healthy one item has all the turns, until it is judged or given up.
-        """
-        alone = False
-
-        async def turn() -> None:
-            nonlocal alone
-            if not self.streaks.healthy and not alone:
-                await self.only_one.acquire()
-                alone = not self.streaks.healthy
-                if not alone:
-                    self.only_one.release()
-            while (remaining := self.not_before - time.monotonic()) > 0:
-                await asyncio.sleep(remaining)
-
-        try:
-            yield turn
-        finally:
-            if alone:
-                self.only_one.release()
-
-    def _require_budget(self) -> None:
-        limits, usage = self.limits, self.usage
-        reached = None
-        if limits.max_calls is not None and usage.calls >= limits.max_calls:
-            reached = f"{limits.max_calls} requests"
-        elif limits.max_cost is not None and usage.cost is not None and usage.cost >= limits.max_cost:
-            reached = f"cost {limits.max_cost:.2f}"
-        if reached:
-            raise JudgingStoppedError(
-                f"judging stopped at its limit ({reached}); judgements so far are kept, raise the limit to go on"
-            )
 
     def _stopped(self, failure: Failure) -> JudgingStoppedError:
         which = "last" if self.streaks.proven else "first"

@@ -20,11 +20,13 @@ class Body:
     Args:
         text: what the judge says; None: nothing, for the reason in ``problem``.
         tokens: numbers of prompt and completion tokens; None: the endpoint does not say.
+        ended: why the text ends, as the endpoint says; None: it does not.
     """
 
     text: str | None
     problem: str = ""
     tokens: tuple[int, int] | None = None
+    ended: str | None = None
 
 
 def read_body(body: str) -> Body:
@@ -36,13 +38,14 @@ def read_body(body: str) -> Body:
     response = response if isinstance(response, dict) else {}
     tokens = _tokens(response.get("usage"))
     try:
-        message = response["choices"][0]["message"]
+        choice = response["choices"][0]
+        message, ended = choice["message"], choice.get("finish_reason")
         content, refusal = message.get("content"), message.get("refusal")
     except (LookupError, TypeError, AttributeError):
         return Body(None, "the response is no chat completion", tokens)
     text = _text(content)
     if text is not None:
-        return Body(text, tokens=tokens)
+        return Body(text, tokens=tokens, ended=ended if isinstance(ended, str) else None)
     said = f"the judge refuses: {' '.join(refusal.split())[:60]!r}" if isinstance(refusal, str) else "it holds no text"
     return Body(None, said, tokens)
 

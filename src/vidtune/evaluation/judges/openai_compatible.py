@@ -6,15 +6,13 @@ improved.
 """
 
 import hashlib
-import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
 from vidtune.errors import UserError
+from vidtune.evaluation.judges.address import OPENAI_URL, api_address, api_key, is_model_name, key_variable, shown
 from vidtune.evaluation.judges.asking import Endpoint, Round, run_to_end
 from vidtune.evaluation.judges.base import (
     ExpectedUsage,
@@ -31,8 +29,6 @@ from vidtune.evaluation.judges.replies import UnparsableReply
 from vidtune.evaluation.protocol import canonical_json
 from vidtune.machine.records import RecordWriter, read_records
 
-OPENAI_URL = "https://api.openai.com/v1"
-OPENAI_KEY = "OPENAI_API_KEY"
 CHARACTERS_PER_TOKEN = 4
 LONGEST_NAME = 80
 
@@ -72,20 +68,19 @@ class OpenAICompatibleJudge(Judge):
             raise UserError(f"model {model!r}: expected the name of a chat model")
         self.model = model
         self.base_url = (base_url or OPENAI_URL).rstrip("/")
-        address = _address(self.base_url)
+        address = api_address(self.base_url, "judge")
         if limits.max_cost is not None and prices is None:
             raise UserError("a cost limit needs the prices per million tokens; give both")
-        self.api_key_env = api_key_env or (OPENAI_KEY if self.base_url == OPENAI_URL else None)
+        self.api_key_env = api_key_env or key_variable(self.base_url)
         self.parameters = dict(parameters or {})
         self.prompt = prompt
         self.cache = cache
         self.limits = limits
         self.prices = prices
-        port = f":{address.port}" if address.port else ""
         self.identity = {
             "kind": "openai-compatible",
             "model": model,
-            "base_url": f"{address.scheme}://{address.hostname}{port}{address.path}",
+            "base_url": shown(address),
             "prompt": prompt.name,
             "parameters": self.parameters,
         }
@@ -127,7 +122,7 @@ class OpenAICompatibleJudge(Judge):
             UserError: the limits do not allow it, or the key is missing or cannot be sent.
         """
         self._require_within_limits(self.estimate(items))
-        key = self._api_key()
+        key = api_key(self.api_key_env, f"the judge {self.name}")
         waiting: dict[str, list[JudgeItem]] = {}
         for item in items:
             if reason := _unsendable(item):
@@ -142,17 +137,6 @@ class OpenAICompatibleJudge(Judge):
             asked = Round(endpoint, self.limits, self.prices, cache, done)
             known = self._known_replies({key: same[0] for key, same in waiting.items()})
             return run_to_end(lambda: asked.run(waiting, known))
-
-    def _api_key(self) -> str:
-        key = os.environ.get(self.api_key_env or "", "")
-        if self.api_key_env and not key:
-            raise UserError(f"the judge {self.name} needs an API key: set the environment variable {self.api_key_env}")
-        if not (key.isascii() and key.isprintable() and key == key.strip()):
-            raise UserError(
-                f"the API key in {self.api_key_env} holds what no request can carry (a letter beyond ASCII, a line "
-                "end, a blank around it): set it again"
-            )
-        return key
 
     def _require_within_limits(self, estimate: ExpectedUsage) -> None:
         limits = self.limits
@@ -185,25 +169,6 @@ class OpenAICompatibleJudge(Judge):
                 if form.counts(form.parse(record["reply"])):
                     known[record["key"]] = record["reply"]
         return known
-
-
-def is_model_name(name: str) -> bool:
-    """Whether an endpoint can be asked for a model of this name."""
-    return name.isprintable() and any(letter.isalnum() for letter in name)
-
-
-def _address(url: str) -> SplitResult:
-    """The parts of the address of an API; raises UserError for what is none."""
-    try:
-        address = urlsplit(url)
-        host = (address.hostname or "").encode("idna")
-        wrong = not host or address.port == 0 or address.scheme not in ("http", "https")
-    except ValueError:  # also a host that no request can name
-        wrong = True
-    if wrong or not url.isprintable() or " " in url:
-        shown = re.sub("//[^/]*@", "//***@", url)
-        raise UserError(f"judge address {shown!r}: expected http:// or https:// with a host, and a port that exists")
-    return address
 
 
 def _unsendable(item: JudgeItem) -> str | None:

@@ -1,9 +1,19 @@
 """When a judge is given up: failed requests in a row, with no usable verdict between them."""
 
 from dataclasses import dataclass, field
+from typing import Protocol as Interface
 
-from vidtune.evaluation.judges.base import JudgeItem
 from vidtune.evaluation.judges.failures import Failure
+
+
+class Item(Interface):
+    """What is asked: ``id`` is its own, ``unjudged`` why an earlier session left it without what was asked for."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def unjudged(self) -> str | None: ...
 
 
 @dataclass
@@ -52,7 +62,7 @@ class FailureStreaks:
         self.proven, self._endpoint_fails = True, False
         self._streaks.clear()
 
-    def failed(self, failure: Failure, item: JudgeItem, request: int) -> bool:
+    def failed(self, failure: Failure, item: Item, request: int) -> bool:
         """A request failed. Returns whether the judging ends.
 
         Args:

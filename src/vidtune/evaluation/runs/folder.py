@@ -12,6 +12,7 @@
                                 set; a benchmark may have another name for it
 ``imported.json``               of an imported log: what is unusual, and answers that later ones replace
 ``sessions.jsonl``              when the run was started and resumed, with which versions
+``usage.jsonl``                 requests, tokens and cost of each session that asked an endpoint
 ``judgements/<judge>.jsonl``    the verdicts of a judge
 ``measurements.jsonl``          what each question adds to each metric
 ``scores/<judge>.json``         the score by a judge; ``scores/metrics.json`` by metrics

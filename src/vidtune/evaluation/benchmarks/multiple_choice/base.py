@@ -104,6 +104,7 @@ class MultipleChoice(MeasuredBenchmark):
     mean: Literal["by questions", "of tasks"] | None = None
     seed: int = GenerationRules.model_fields["seed"].default
     frames_folder: str | None = None
+    frames: Mapping[str, Any] = field(default_factory=lambda: {"num_frames": 32, "sampling": "linspace"})
     record_of: str = ""
     version: int = 1
     system_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -1,1 +1,0 @@
-"""Published scores of the systems, with their sources, as data (``scores.yaml``)."""

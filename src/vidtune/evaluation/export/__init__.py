@@ -1,1 +1,0 @@
-"""Runs in the forms of other programs: rows of questions, tables of scores, logs of inspect."""

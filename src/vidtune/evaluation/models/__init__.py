@@ -1,0 +1,1 @@
+"""Models that answer benchmarks: checkpoints of ours, models of transformers, chat endpoints."""
