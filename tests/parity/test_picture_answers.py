@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from choice_sets import write_json
 from picture_sets import SHORT, gqa, pope, textvqa, write_lines
 
 from vidtune.evaluation.benchmarks.images import textvqa as textvqa_set
@@ -159,6 +160,24 @@ def test_uploads_hold_what_the_servers_take(fixture, tmp_path):
                 vizwiz.submission(predictions, questions)
         else:
             assert json.loads(vizwiz.submission(predictions, questions)) == upload["upload"]
+
+
+def test_seed_bench_prints_types_and_media(fixture, tmp_path):
+    data = fixture("image_submissions")
+    case, expected = data["inputs"]["seed"], data["expected"]["seed"]
+    texts = {"question": "?", **{f"choice_{letter}": letter for letter in "abcd"}}
+    entries = [{**texts, "data_id": one["question_id"], **one} for one in case["annotation"]["questions"]]
+    write_json(tmp_path / "SEED-Bench.json", {**case["annotation"], "questions": entries})
+    benchmark = BENCHMARKS["seed_bench"]
+    questions = benchmark.load(tmp_path)
+    predictions = predictions_of(questions, {str(one["question_id"]): one["text"] for one in case["answers"]})
+    official = benchmark.measure(items_of(questions, {one.index: one.pred for one in predictions})).official
+    lines = [f"{kind}: {100 * value(official, 'accuracy', kind):.2f}%" for kind in case["annotation"]["question_type"]]
+    lines.append(f"Total accuracy: {100 * value(official, 'accuracy'):.2f}%")
+    lines += [f"{name}: {100 * value(official, name):.2f}%" for name in ("image accuracy", "video accuracy")]
+    assert "\n".join(lines) == expected["stdout"]
+    upload = benchmark.submission(predictions, questions).decode().splitlines()
+    assert [json.loads(line) for line in upload] == expected["upload_lines"]
 
 
 def test_mme_reads_replies_and_adds_categories(fixture):

@@ -26,6 +26,8 @@ from vidtune.cli.features import features
 from vidtune.cli.judge import judge
 from vidtune.cli.recipes import recipes
 from vidtune.cli.report import report
+from vidtune.cli.runs.compare import compare
+from vidtune.cli.runs.export import export
 from vidtune.cli.runs.submit import submit
 from vidtune.cli.systems import systems
 from vidtune.cli.train import train
@@ -62,7 +64,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, doctor, evaluate, judge, submit, report, answer, convert):
+for command in (demo, train, doctor, evaluate, judge, compare, submit, report, export, answer, convert):
     app.command()(command)
 app.add_typer(data, name="data")
 app.add_typer(features, name="features")

@@ -63,6 +63,7 @@ class Entry:
         detail: what was found in this case, such as the reply of the judge; shown with an example.
         repeated: a later question with the same id is answered too: published scripts judge an id once.
         similar: what was looked for, and which file of a similar name was taken; None where the name is right.
+        fragile: whether rounding alone can change the answer; None where that is not known, see `question.Prediction`.
     """
 
     index: int
@@ -75,6 +76,7 @@ class Entry:
     detail: str | None = None
     repeated: bool = False
     similar: str | None = None
+    fragile: bool | None = None
 
     @property
     def answered(self) -> bool:

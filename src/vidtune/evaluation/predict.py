@@ -21,7 +21,15 @@ from vidtune.evaluation.ledger import Asking, Ledger
 from vidtune.evaluation.models.base import Engine, EvaluatedModel
 from vidtune.evaluation.models.opening import answering_model
 from vidtune.evaluation.protocol import Protocol, merged, rules_in_words
-from vidtune.evaluation.question import Prediction, Question, QuestionSet, chunk, prediction_of, question_text
+from vidtune.evaluation.question import (
+    LARGEST_MARGIN,
+    Prediction,
+    Question,
+    QuestionSet,
+    chunk,
+    prediction_of,
+    question_text,
+)
 from vidtune.evaluation.runs.arithmetic import Arithmetic
 from vidtune.evaluation.runs.asked_files import AskedFiles
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
@@ -309,6 +317,9 @@ def _prediction(question: Question, protocol: Protocol, answers: Mapping[bool, A
     if (likelihoods := answers[False].likelihoods) and error is None and protocol.choices is not None:
         likeliest = max(range(len(likelihoods)), key=likelihoods.__getitem__)
         found = replace(found, pred=ascii_uppercase[likeliest], likelihoods=[round(one, 6) for one in likelihoods])
+    margins = [answer.margin for answer in answers.values() if answer.margin is not None]
+    if margins and error is None:
+        found = replace(found, margin=round(min(*margins, LARGEST_MARGIN), 2))
     if question.second is None:
         return found
     return replace(found, second={"question": question.second, "pred": texts[True], "finish_reason": ends[True]})

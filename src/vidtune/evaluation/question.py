@@ -9,6 +9,11 @@ from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.protocol import Protocol
 
+LARGEST_MARGIN = 100.0
+"""Margins are stored up to this one: larger ones say no more, and their last digits depend on the batch."""
+FRAGILE_MARGIN = 1.0
+"""Largest margin of a fragile answer: rounding each of two logits moves their distance by one step at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -139,6 +144,8 @@ class Prediction:
             last.
         judge_prompt, judge_texts: see `Question`.
         likelihoods: mean log-likelihood per token of each option, where the most likely one is the answer.
+        margin: see `generation.settings.Answer`, at most `LARGEST_MARGIN`; of two answers the smaller one. None: of a
+            sampled answer, of the most likely option, or of a run of an earlier version.
     """
 
     id: str
@@ -155,6 +162,12 @@ class Prediction:
     judge_prompt: str | None = None
     judge_texts: Mapping[str, str] | None = None
     likelihoods: Sequence[float] | None = None
+    margin: float | None = None
+
+    @property
+    def fragile(self) -> bool | None:
+        """Whether rounding alone can change a greedy answer, as on another machine; None where that is not known."""
+        return None if self.margin is None else self.margin <= FRAGILE_MARGIN
 
     def record(self) -> dict[str, Any]:
         """Returns the line as a mapping, without fields that are None: the official judge evaluates lines as Python."""

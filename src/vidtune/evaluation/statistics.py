@@ -167,7 +167,7 @@ def difference_of_sums(
 def _estimate(
     value: float, rows: np.ndarray, from_sums: FromSums, clusters: Sequence[Hashable], bounds: Bounds
 ) -> Estimate:
-    index, sizes = _numbered(clusters)
+    index, sizes = numbered(clusters)
     count = len(sizes)
     if count < FEWEST_CLUSTERS:
         return Estimate(value=value, low=None, high=None, clusters=count)
@@ -254,7 +254,7 @@ def _quotient(sums: np.ndarray) -> np.ndarray:
     return sums[..., 0] / sums[..., 1]
 
 
-def _numbered(clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+def numbered(clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
     """Number of each question's cluster, and numbers of questions. Shape: (Q,) -> (Q,), (G,)"""
     numbers: dict[Hashable, int] = {}
     index = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)

@@ -80,10 +80,14 @@ class TokenChooser:
     """Chooses the next tokens: greedy, or sampling by temperature, top-k and top-p as transformers defines them.
 
     Every answer draws from its own random generator, so that it does not depend on the other answers of the batch.
+
+    Args:
+        dtype: in which the model computes; None: that of the logits.
     """
 
-    def __init__(self, settings: GenerationSettings) -> None:
+    def __init__(self, settings: GenerationSettings, dtype: torch.dtype | None = None) -> None:
         self.settings = settings
+        self.dtype = dtype
         self.warpers = LogitsProcessorList()
         if not settings.greedy:
             self.warpers.append(TemperatureLogitsWarper(float(settings.temperature)))
@@ -111,6 +115,16 @@ class TokenChooser:
         found = zip(tokens[:, 0].tolist(), usable[:, 0].tolist(), strict=True)
         return [token if is_usable else None for token, is_usable in found]
 
+    @torch.inference_mode()
+    def margins(self, logits: Tensor) -> Tensor:
+        """How far the likeliest token of each answer is above the second, in rounding steps of the dtype at its logit.
+
+        Shape: (n, V) -> (n,)
+        """
+        dtype = logits.dtype if self.dtype is None else self.dtype
+        first, second = logits.topk(2, dim=-1).values.float().unbind(-1)
+        return (first - second) / (first.abs() * torch.finfo(dtype).eps).clamp(min=torch.finfo(torch.float32).tiny)
+
     def _drawn(self, logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Sampled tokens, (n, V) -> (n, 1)."""
         scores = self.warpers(_NO_IDS, logits)
@@ -126,11 +140,16 @@ def decode_steps(prompts: PromptBatch, answers: Sequence[AnswerInProgress], choo
     """Append tokens to ``answers`` until all are finished; yields after every step.
 
     A finished answer is removed from the batch immediately. One whose logits are not finite fails; the others go on.
+    Greedy answers get their smallest margin when all are finished.
     """
     generators = [chooser.generator(answer.id) for answer in answers]
     active = list(range(len(answers)))
     logits = prompts.start()
+    margins = torch.full((len(answers),), torch.inf, device=logits.device)
+    compared = chooser.settings.greedy and logits.shape[-1] > 1
     while True:
+        if compared:
+            margins[active] = torch.minimum(margins[active], chooser.margins(logits))
         for i, token in zip(active, chooser.choose(logits, [generators[i] for i in active]), strict=True):
             if token is None:
                 answers[i].fail()
@@ -139,6 +158,9 @@ def decode_steps(prompts: PromptBatch, answers: Sequence[AnswerInProgress], choo
         yield
         places = [place for place, i in enumerate(active) if answers[i].finish_reason is None]
         if not places:
+            if compared:
+                for answer, margin in zip(answers, margins.tolist(), strict=True):
+                    answer.margin = margin
             return
         if len(places) < len(active):
             prompts.keep(places)

@@ -89,7 +89,7 @@ class AnswerEngine:
         )
         self.window = window
         self.stats = EngineStats()
-        self._chooser = TokenChooser(settings)
+        self._chooser = TokenChooser(settings, model.language_model.dtype)
         written = processor.prompt_format(prompt)
         self._answer_ids = partial(answer_ids, prompt=written, tokenizer=processor.chunk_tokenizer)
         self._stop = tuple(dict.fromkeys((*settings.stop, *written.stop)))

@@ -116,6 +116,9 @@ class Answer:
             one of the request's options was taken.
         error: one line that says why there is no answer; None if there is an answer.
         likelihoods: mean log-likelihood per token of each option of the request.
+        margin: smallest distance between the logits of the likeliest and the second token, over the tokens of a greedy
+            answer, in rounding steps of the dtype (eps times the logit). At 1 or less rounding alone can turn the two
+            around. None: not greedy, or not known.
     """
 
     id: str
@@ -124,6 +127,7 @@ class Answer:
     finish_reason: FinishReason
     error: str | None = None
     likelihoods: tuple[float, ...] = ()
+    margin: float | None = None
 
 
 @dataclass

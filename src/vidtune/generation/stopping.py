@@ -22,6 +22,7 @@ class AnswerInProgress:
 
     Attributes:
         finish_reason: what ended the answer; "error" if it failed, None while it grows.
+        margin: see `Answer`; None while it grows.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class AnswerInProgress:
         self.token_ids: list[int] = []
         self.text = ""
         self.finish_reason: FinishReason | None = None
+        self.margin: float | None = None
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
         self._stop = stop
@@ -72,7 +74,7 @@ class AnswerInProgress:
     def answer(self) -> Answer:
         """The finished answer, which did not fail."""
         assert self.finish_reason not in (None, "error")
-        return Answer(self.id, self.shown_text(), tuple(self.token_ids), self.finish_reason)
+        return Answer(self.id, self.shown_text(), tuple(self.token_ids), self.finish_reason, margin=self.margin)
 
     def _new_text(self) -> str:
         """Text of the tokens that were not decoded yet; empty while they end inside a character of several bytes.

@@ -110,13 +110,38 @@ def test_mme_adds_points_of_pictures_both_of_whose_questions_are_answered(tmp_pa
 
 def test_questions_of_the_archive_of_mme_find_their_answers(tmp_path):
     data = mme(tmp_path, {"OCR": ["1.jpg"]}, ["OCR"])
-    asked = {"question_id": "OCR/1.jpg", "image": "OCR/1.jpg", "text": f"Is it b in 1.jpg?\n{SHORT}"}
+    asked = {"question_id": "OCR/1.jpg", "image": "OCR/1.jpg", "text": f"Is it b  in 1.jpg?\n{SHORT}"}
     write_lines(data / "llava_mme.jsonl", [asked])
     [one] = BENCHMARKS["mme"].load(data).questions
     assert (one.answer, one.file) == ("no", "MME_Benchmark_release_version/OCR/images/1.jpg")
     write_lines(data / "llava_mme.jsonl", [{**asked, "text": "Is it c?"}])
     with pytest.raises(UserError, match=r"MME_Benchmark_release_version has no 'Is it c\?' about OCR/1.jpg"):
         BENCHMARKS["mme"].load(data)
+    write_lines(data / "llava_mme.jsonl", [{**asked, "image": ""}])
+    with pytest.raises(UserError, match=r"llava_mme.jsonl: entry 0: .* has no 'Is it b in 1.jpg\?' about"):
+        BENCHMARKS["mme"].load(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"choice_c": None}, "entry 0: 'choice_c' is NoneType, expected str or int or float"),
+        ({"answer": "AB"}, "entry 0: 'answer' is 'AB', which"),
+        ({"question_type_id": 11}, "entry 0: 'question_type_id' is 11, which"),
+        ({"data_type": "sound"}, "entry 0: 'data_type' is 'sound', expected image or video"),
+        ({"question_id": [1]}, "entry 0: 'question_id' is list, expected str or int"),
+    ],
+)
+def test_a_wrong_entry_of_seed_bench_is_named(tmp_path, change, message):
+    path = seed_bench(tmp_path) / "SEED-Bench.json"
+    value = json.loads(path.read_text())
+    value["questions"][0] |= change
+    write_json(path, value)
+    with pytest.raises(UserError, match=message):
+        BENCHMARKS["seed_bench"].load(tmp_path)
+    write_json(path, {"question_type": {"a": [1]}, "questions": []})
+    with pytest.raises(UserError, match="expected 'question_type', an object of numbers"):
+        BENCHMARKS["seed_bench"].load(tmp_path)
 
 
 def test_seed_bench_asks_about_pictures_and_middle_frames(tmp_path, capsys):
@@ -174,6 +199,8 @@ def test_every_benchmark_says_what_must_be_downloaded_and_where_it_goes(capsys):
     assert (
         lines[place + 4] == "  get     COCO val2014 (http://images.cocodataset.org/zips/val2014.zip) -> pope/val2014/"
     )
+    place = next(place for place, line in enumerate(lines) if line.startswith("mvbench_lmms_eval "))
+    assert lines[place + 2] == "  get     the files of mvbench" and not lines[place + 3].startswith(" ")
     assert vidtune(["benchmarks", "--json"]) == 0
     listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
     assert listed["mvbench_lmms_eval"]["facts"] == listed["mvbench"]["facts"]

@@ -1,1 +1,1 @@
-"""Commands about stored runs: files for servers, official evaluation folders."""
+"""Commands about stored runs: comparing and exporting them, files for servers, official evaluation folders."""

@@ -73,6 +73,7 @@ def _entries(run: RunFolder, predictions: Sequence[Prediction]) -> Iterator[Entr
             detail=planned.looked_for if asking is Asking.NO_VIDEO else None,
             repeated=asking in ANSWERS and planned.index not in last,
             similar=_similar(planned) if asking in ANSWERS else None,
+            fragile=asked[planned.index].fragile if asking in ANSWERS else None,
         )
 
 

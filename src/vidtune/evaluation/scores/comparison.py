@@ -1,14 +1,21 @@
-"""Paired comparison of two runs of one benchmark, question by question."""
+"""Paired comparison of runs of one benchmark, question by question."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from vidtune.errors import UserError
+from vidtune.evaluation.bootstrap import DRAWS, Bootstrap, holm, paired_bootstrap
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE
 from vidtune.evaluation.outcome import Metric, Outcome, ScoreSource, rows_of
 from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.manifest import FieldDifference, manifest_differences
+from vidtune.evaluation.scores.changed import ChangedQuestion, changed_questions
+from vidtune.evaluation.scores.score import METRICS
 from vidtune.evaluation.scores.scoring import source_for
 from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate
 from vidtune.registry import BENCHMARKS
@@ -24,6 +31,8 @@ class ValueDifference(BaseModel):
         official: over the questions that are in the official value of both runs.
         strict: over all common questions; whatever is missing, failed or unjudged counts as wrong, or as an empty
             answer.
+        values: the official values of both runs, over the questions that are in both.
+        bootstrap: of the official difference; None: none was asked for, or there are too few videos.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -32,6 +41,8 @@ class ValueDifference(BaseModel):
     name: str
     official: Estimate | None
     strict: Estimate | None
+    values: tuple[float, float] | None = None
+    bootstrap: Bootstrap | None = None
 
 
 class Agreement(BaseModel):
@@ -51,10 +62,13 @@ class Comparison(BaseModel):
     Args:
         judge: name of the judge, or "metrics".
         differs_in: rules in which the two protocols differ; the difference of scores is then also theirs.
+        manifest: every field in which the two manifests differ, those that change answers most directly first.
         questions: number of questions that both runs hold.
         scored: number of them that are answered, and judged, in both.
         agreement: over the questions that are right or wrong in both runs; None where answers are not just that.
         differences: one per value, over all questions and per question type.
+        changed: the questions with another answer or another verdict, verdicts first.
+        fragile: of each run, the number of answers that rounding alone can change, and of those where that is known.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,6 +82,9 @@ class Comparison(BaseModel):
     scored: int
     agreement: Agreement | None
     differences: tuple[ValueDifference, ...]
+    manifest: tuple[FieldDifference, ...] = ()
+    changed: tuple[ChangedQuestion, ...] = ()
+    fragile: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
     intervals: str = f"{LEVEL:.0%}, {METHOD}, questions paired"
 
     def difference(self, name: str, type: str | None = None) -> ValueDifference:
@@ -82,8 +99,11 @@ class Comparison(BaseModel):
         return found
 
 
-def compare_runs(first: Path, second: Path, judge: str = DEFAULT_JUDGE) -> Comparison:
+def compare_runs(first: Path, second: Path, judge: str = DEFAULT_JUDGE, draws: int = 0) -> Comparison:
     """Compare two runs that the same judge has judged, or that metrics have scored.
+
+    Args:
+        draws: number of draws of the bootstrap; 0: none.
 
     Raises:
         UserError: different benchmarks or test sets, a run that is not scored, or no common question.
@@ -92,6 +112,7 @@ def compare_runs(first: Path, second: Path, judge: str = DEFAULT_JUDGE) -> Compa
     _require_same_questions(one, two)
     source = source_for(one, judge)
     pairs = _paired(source, source_for(two, judge))
+    answers = [{prediction.index: prediction for prediction in run.predictions()} for run in (one, two)]
     if not pairs:
         raise UserError(f"{first} and {second} have no question in common")
     return Comparison(
@@ -104,9 +125,70 @@ def compare_runs(first: Path, second: Path, judge: str = DEFAULT_JUDGE) -> Compa
         scored=sum(all(outcome.entry.counted for outcome in pair) for pair in pairs),
         agreement=_agreement(source.metrics, pairs),
         differences=tuple(
-            _difference(metric, kind, pairs) for metric, kind in _compared(source.metrics, [one for one, _ in pairs])
+            _difference(metric, kind, pairs, draws)
+            for metric, kind in _compared(source.metrics, [one for one, _ in pairs])
         ),
+        manifest=manifest_differences(one.info, two.info),
+        changed=changed_questions(source.metrics, pairs, *answers),
+        fragile=(_fragile(pairs, 0), _fragile(pairs, 1)),
     )
+
+
+def compare_with_first(runs: Sequence[Path], judge: str | None = None, draws: int = DRAWS) -> list[Comparison]:
+    """Compare the first run with every other one.
+
+    The p values of each number are corrected for the number of comparisons.
+
+    Args:
+        judge: None: the one that has scored most of the runs.
+
+    Raises:
+        UserError: less than two runs, a run twice, or see `compare_runs`.
+    """
+    if len(runs) < 2:
+        raise UserError("a comparison needs two or more run folders")
+    folders = [RunFolder(path) for path in runs]
+    if double := [path for path, count in Counter(run.path.resolve() for run in folders).items() if count > 1]:
+        raise UserError(f"{double[0]}: given twice; name each run once")
+    judge = judge_of(folders[0], folders, judge)
+    found = [compare_runs(runs[0], other, judge, draws) for other in runs[1:]]
+    return _corrected(found)
+
+
+def _corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with p values of each number that are corrected for the number of comparisons."""
+    values: dict[tuple[str | None, str], list[float]] = {}
+    for comparison in comparisons:
+        for one in comparison.differences:
+            if one.bootstrap is not None:
+                values.setdefault((one.type, one.name), []).append(one.bootstrap.p)
+    corrected = {key: iter(holm(found)) for key, found in values.items()}
+
+    def with_p(one: ValueDifference) -> ValueDifference:
+        if one.bootstrap is None:
+            return one
+        return one.model_copy(update={"bootstrap": replace(one.bootstrap, p=next(corrected[(one.type, one.name)]))})
+
+    return [one.model_copy(update={"differences": tuple(map(with_p, one.differences))}) for one in comparisons]
+
+
+def judge_of(run: RunFolder, runs: Sequence[RunFolder], judge: str | None = None) -> str:
+    """Name of what scores a run that is shown together with others: metrics, or the judge that is common to them.
+
+    Args:
+        judge: name of the judge; None: `common_judge`.
+    """
+    if METRICS in run.judges():
+        return METRICS
+    return judge or common_judge([one for one in runs if METRICS not in one.judges()])
+
+
+def common_judge(runs: Sequence[RunFolder]) -> str:
+    """Name of the judge that scored most of the runs; of several, one that is not a set of rules, then by name."""
+    names = [name for run in runs for name in run.judges()]
+    if not names:
+        raise UserError(f"{runs[0].path}: not scored by any judge; judge the run first")
+    return min(set(names), key=lambda name: (-names.count(name), name.startswith("rules-"), name))
 
 
 def test_set_of(run: RunFolder) -> str:
@@ -139,18 +221,39 @@ def _compared(metrics: Sequence[Metric], outcomes: Sequence[Outcome]) -> list[tu
     return [*own, *((metric, kind) for kind in sorted(there) for metric in common)]
 
 
-def _difference(metric: Metric, kind: str | None, pairs: Sequence[Pair]) -> ValueDifference:
+def _difference(metric: Metric, kind: str | None, pairs: Sequence[Pair], draws: int) -> ValueDifference:
     mine = [pair for pair in pairs if kind in (None, pair[0].type)]
-    official, strict = (_estimate(metric, mine, strict) for strict in (False, True))
-    return ValueDifference(type=kind, name=metric.name, official=official, strict=strict)
+    official, strict = (_rows(metric, mine, strict) for strict in (False, True))
+    return ValueDifference(
+        type=kind,
+        name=metric.name,
+        official=official and metric.difference(*official),
+        strict=strict and metric.difference(*strict),
+        values=official and (_value(metric, official[0]), _value(metric, official[1])),
+        bootstrap=_bootstrap(metric, official, draws) if official and draws else None,
+    )
 
 
-def _estimate(metric: Metric, pairs: Sequence[Pair], strict: bool) -> Estimate | None:
+def _rows(metric: Metric, pairs: Sequence[Pair], strict: bool) -> tuple[np.ndarray, np.ndarray, list[str]] | None:
+    """The sums of both runs, and the videos, of the questions that are in both. Shape: (Q, S), (Q, S), (Q,)"""
     both = [pair for pair in pairs if all(metric.name in outcome.sums(strict) for outcome in pair)]
-    if not both:
-        return None
     (first, videos), (second, _) = (rows_of([pair[side] for pair in both], metric, strict) for side in (0, 1))
-    return metric.difference(first, second, videos)
+    return (first, second, videos) if videos else None
+
+
+def _value(metric: Metric, rows: np.ndarray) -> float:
+    return metric.scale * float(metric.from_sums(rows.sum(axis=0)))
+
+
+def _bootstrap(metric: Metric, rows: tuple[np.ndarray, np.ndarray, list[str]], draws: int) -> Bootstrap | None:
+    first, second, videos = rows
+    found = paired_bootstrap(first, second, metric.from_sums, videos, draws)
+    return found and replace(found, low=metric.scale * found.low, high=metric.scale * found.high)
+
+
+def _fragile(pairs: Sequence[Pair], side: int) -> tuple[int, int]:
+    known = [pair[side].entry.fragile for pair in pairs if pair[side].entry.fragile is not None]
+    return sum(known), len(known)
 
 
 def _agreement(metrics: Sequence[Metric], pairs: Sequence[Pair]) -> Agreement | None:

@@ -63,6 +63,8 @@ class ScoreGroup(BaseModel):
         repeated: answers with a verdict that counts that are in no official value all the same, because their id is
             answered again later. Each question that is in no official value is in one of these numbers.
         similar: answers about files of similar names, which the published scripts count as missing.
+        with_margin: greedy answers of which it is known how near the second token was, at each token.
+        fragile: of them those that rounding alone can change, see `question.Prediction`.
         videos: number of videos of these questions.
     """
 
@@ -87,6 +89,8 @@ class ScoreGroup(BaseModel):
     repeated: int = 0
     excluded: int = 0
     similar: int = 0
+    with_margin: int = 0
+    fragile: int = 0
     videos: int
     values: tuple[NamedValue, ...]
 
@@ -154,9 +158,23 @@ class Score(BaseModel):
     @property
     def coverage(self) -> float:
         """Share of the run's questions that are in the official values, 0 to 1."""
-        parts = self.groups if self.overall is None else (self.overall,)
-        scored, questions = (sum(getattr(part, name) for part in parts) for name in ("scored", "questions"))
+        scored, questions = self._count("scored"), self._count("questions")
         return scored / questions if questions else 0.0
+
+    @property
+    def with_margin(self) -> int:
+        """Number of greedy answers of which it is known how near the second token was."""
+        return self._count("with_margin")
+
+    @property
+    def fragile(self) -> int:
+        """Number of greedy answers that rounding alone can change, as on another machine."""
+        return self._count("fragile")
+
+    def _count(self, name: str) -> int:
+        """A count over all questions."""
+        parts = self.groups if self.overall is None else (self.overall,)
+        return sum(getattr(part, name) for part in parts)
 
     def group(self, type: str | None = None) -> ScoreGroup:
         """The group of a question type; None: that of all questions.

@@ -32,6 +32,8 @@ _LATER_COUNTS = (
     "excluded",
     "unanswered",
     "similar",
+    "with_margin",
+    "fragile",
 )
 """Counts that the first version did not know; one of 0 is not stored."""
 _LATER_OF_TASKS = ("yes", "no", "unjudged", *(name for name in _LATER_COUNTS if name not in _TASK_COUNTS.values()))

@@ -21,6 +21,8 @@ def score_lines(score: "Score") -> Iterator[str]:
     if score.overall is not None and score.overall.reason:
         name = next(value.name for value in score.overall.values if value.reason)
         yield f"  no {name}: {score.overall.reason}"
+    if score.fragile:
+        yield f"  fragile: {score.fragile} of {score.with_margin} greedy answers, which rounding alone can change"
     yield from (f"  {line}" for line in score.reasons)
     for reason, names in _by_reason(score).items():
         yield f"  left out: {', '.join(names)}: {reason}"

@@ -12,17 +12,26 @@ from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 
 @dataclass(frozen=True)
 class Listed:
-    """One benchmark as it is listed; ``facts`` is None for one of another package that tells none."""
+    """One benchmark as it is listed.
+
+    Args:
+        facts: None for one of another package that tells none.
+        same_as: name of the benchmark that it shares its test set with; "": its own.
+    """
 
     name: str
     title: str
     source: str
     scored_by: str
     facts: Facts | None
+    same_as: str
 
     def lines(self) -> Iterator[str]:
         """Yields where the questions come from, and what must be downloaded."""
         yield f"  source  {self.source}"
+        if self.same_as:
+            yield f"  get     the files of {self.same_as}"
+            return
         for one in () if self.facts is None else self.facts.downloads:
             yield f"  {one}"
 
@@ -38,4 +47,5 @@ def listed(benchmark: Benchmark) -> Listed:
     measured = isinstance(benchmark, MeasuredBenchmark)
     facts = facts_of(benchmark)
     by = "a server" if facts is not None and facts.answers_hidden else "metrics" if measured else "a judge"
-    return Listed(benchmark.name, benchmark.title, benchmark.source, by, facts)
+    own = benchmark.facts is not None or benchmark.name in {**VIDEO_SETS, **PICTURE_SETS}
+    return Listed(benchmark.name, benchmark.title, benchmark.source, by, facts, "" if own else benchmark.record_of)

@@ -65,7 +65,7 @@ class Mme(MeasuredPictures):
         rows, _, content = question_lines(path)
         asked = []
         for index, id, picture, text in rows:
-            where, kind = f"{path}: entry {index}", PurePosixPath(picture).parts[0]
+            where, kind = f"{path}: entry {index}", picture.partition("/")[0]
             key = (kind, PurePosixPath(picture).stem, _bare(text))
             if key not in known:
                 raise UserError(f"{where}: {folder / RELEASE} has no {key[2]!r} about {picture}")

@@ -130,8 +130,9 @@ class SeedBench(MeasuredPictures):
         folder, path = set_file(data, self.folders, (ANNOTATIONS,), self.title)
         value, content = read_annotations(path)
         kinds, entries = (value.get(key) if isinstance(value, dict) else None for key in ("question_type", "questions"))
-        if not isinstance(kinds, dict) or not isinstance(entries, list):
-            raise UserError(f"{path}: expected an object with 'question_type' and 'questions'")
+        numbered = isinstance(kinds, dict) and all(isinstance(number, int) for number in kinds.values())
+        if not isinstance(kinds, dict) or not numbered or not isinstance(entries, list):
+            raise UserError(f"{path}: expected 'question_type', an object of numbers, and 'questions', a list")
         for index, entry in enumerate(entries):
             medium = field_of(path, index, entry, "data_type", (str,))
             if medium not in OF_MEDIUM:
@@ -161,11 +162,12 @@ def _segment(path: Path, index: int, entry: Mapping[str, Any]) -> Sequence[float
 def _asked(path: Path, index: int, entry: Mapping[str, Any], kinds: Mapping[int, str]) -> AskedPicture:
     kind = field_of(path, index, entry, "question_type_id", (int,))
     letter = field_of(path, index, entry, "answer", (str,))
-    if kind not in kinds or letter not in LETTERS:
+    if kind not in kinds or letter not in tuple(LETTERS):
         wrong = f"'question_type_id' is {kind!r}" if kind not in kinds else f"'answer' is {letter!r}"
         raise UserError(f"{path}: entry {index}: {wrong}, which 'question_type' or A to D do not hold")
-    options = [entry.get(f"choice_{letter.lower()}", "") for letter in LETTERS]
-    lines = [str(entry.get("question", "")), *(f"{one}. {text}" for one, text in zip(LETTERS, options, strict=True))]
+    keys = {letter: f"choice_{letter.lower()}" for letter in LETTERS}
+    options = (f"{one}. {field_of(path, index, entry, key, (str, int, float))}" for one, key in keys.items())
+    lines = [field_of(path, index, entry, "question", (str,)), *options]
     return AskedPicture(
         where=f"{path}: entry {index}",
         id=entry["question_id"],

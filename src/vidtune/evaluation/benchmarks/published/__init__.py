@@ -1,0 +1,1 @@
+"""Published scores of the systems, with their sources, as data (``scores.yaml``)."""

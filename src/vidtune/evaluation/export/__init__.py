@@ -1,0 +1,1 @@
+"""Runs in the forms of other programs: rows of questions, tables of scores, logs of inspect."""
