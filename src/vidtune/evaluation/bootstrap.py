@@ -2,8 +2,9 @@
 
 A draw takes as many videos as there are, with replacement, and computes the difference of the two values from the sums
 of their questions (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; of clusters: Field & Welsh,
-Journal of the Royal Statistical Society B 2007). On few videos its intervals are too narrow: with 10 videos about 0.90
-of them hold what they say they hold in 0.95. The intervals of `evaluation.statistics` are corrected for that.
+Journal of the Royal Statistical Society B 2007). On few videos its intervals are too narrow: in a
+simulation with 5 questions per video 0.82 (5 videos), 0.89 (10), 0.92 (20) and 0.94 (50) of them held the truth, where
+0.95 should; those of `evaluation.statistics` 0.94 to 0.96.
 
 Legend: Q questions, G clusters (videos), S sums that a value is computed from.
 """

@@ -253,7 +253,7 @@ def _bootstrap(metric: Metric, rows: tuple[np.ndarray, np.ndarray, list[str]], d
 
 def _fragile(pairs: Sequence[Pair], side: int) -> tuple[int, int]:
     known = [pair[side].entry.fragile for pair in pairs if pair[side].entry.fragile is not None]
-    return sum(known), len(known)
+    return known.count(True), len(known)
 
 
 def _agreement(metrics: Sequence[Metric], pairs: Sequence[Pair]) -> Agreement | None:

@@ -70,7 +70,7 @@ def _manifest_lines(found: Sequence[FieldDifference], name: str) -> Iterator[str
 
 
 def _table(differences: Sequence[ValueDifference], name: str) -> Iterator[str]:
-    rows = [("", "A", name, f"A - {name}", "interval", "bootstrap", "p")]
+    rows: list[tuple[str, ...]] = [("", "A", name, f"A - {name}", "interval", "bootstrap", "p")]
     for one in differences:
         if one.official is None or one.values is None:
             continue
