@@ -1,4 +1,4 @@
-"""Likelihood of options: over a shared prefix as from whole prompts, and side by side with generated answers."""
+"""Given answers: likelihoods and the model's own tokens over a shared prefix as from whole prompts, side by side."""
 
 import math
 
@@ -44,15 +44,20 @@ def ask(parts, requests, **options):
         return {answer.id: answer for answer in engine.answer(requests)}, engine.stats
 
 
-def by_hand(parts, question, picture, option):
-    """Mean log-likelihood of the option's bytes, all of them behind the whole prompt in one call."""
+def logits_of(parts, question, picture, option):
+    """Logits before each byte of the option, all of them behind the whole prompt in one call; and the bytes."""
     model, processor = parts
     given = processor(question, images=[picture.path], prompt="llava_v1")
     ids = torch.tensor([list(f" {option}".encode())])
     embeds = torch.cat([model.embed(given["input_ids"], given["media"]), model.get_input_embeddings()(ids)], dim=1)
     with torch.inference_mode():
-        logits = model.language_model(inputs_embeds=embeds).logits[0, -ids.shape[1] - 1 : -1]
-    return logits.log_softmax(-1).gather(-1, ids[0][:, None]).mean().item()
+        return model.language_model(inputs_embeds=embeds).logits[0, -ids.shape[1] - 1 : -1], ids[0][:, None]
+
+
+def by_hand(parts, question, picture, option):
+    """Mean log-likelihood of the option's bytes."""
+    logits, ids = logits_of(parts, question, picture, option)
+    return logits.log_softmax(-1).gather(-1, ids).mean().item()
 
 
 def requests(picture):
@@ -89,3 +94,26 @@ def test_numbers_that_are_not_finite_are_no_likelihoods(parts, picture):
     found, _ = ask((model, processor), requests(picture)[:1])
     weight.data[:] = kept
     assert "NaN or Inf" in found["0"].error
+
+
+@pytest.mark.parametrize("options", [{}, {"share_prefix": False}, {"max_batch_questions": 1}])
+def test_a_given_answer_gets_the_token_that_the_model_would_say_in_the_place_of_each_of_its_own(
+    parts, picture, options
+):
+    given = {"long": "(B) a man", "short": "no"}
+    asked = [Request(name, (picture,), "Who?", forced=text) for name, text in given.items()]
+    found, stats = ask(parts, [*asked, *requests(picture)[2:]], **options)
+    for name, text in given.items():
+        wanted = logits_of(parts, "Who?", picture, text)[0].argmax(-1).tolist()
+        assert list(found[name].token_ids) == wanted and found[name].finish_reason == "forced"
+        assert found[name].text == bytes(token for token in wanted if token < 256).decode(errors="replace").strip()
+    assert found["free"].finish_reason != "forced" and found["two"].likelihoods
+
+
+def test_a_given_answer_is_a_text_and_stands_alone(parts, picture):
+    asked = [
+        Request("a", (picture,), "Who?", forced=" "),
+        Request("b", (picture,), "Who?", forced="x", options=("x", "y")),
+    ]
+    found, _ = ask(parts, asked)
+    assert all("given answer is empty, or stands beside options" in found[name].error for name in "ab")

@@ -13,11 +13,13 @@ from vidtune.cli.options.judging import CACHE, NO_JUDGE, JudgeOptions, Scoring, 
 from vidtune.cli.options.loading import (
     LayerProgram,
     ModelBase,
+    ProtocolRules,
     Revision,
     System,
     Towers,
     assignments,
     layer_program_of,
+    rules_of,
 )
 from vidtune.errors import UserError
 
@@ -53,28 +55,22 @@ class QuestionOptions:
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask questions again that failed before.")] = (
         False
     )
-    protocol: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change a rule, as generation.max_new_tokens=64.")
-    ] = None
+    protocol: ProtocolRules = None
     layer_program: LayerProgram = None
 
     def runs(self, folder: Path | None) -> "list[PlannedRun]":
         """The runs to make with the checkpoint in this folder; None: the model has none."""
         from vidtune.evaluation.evaluate import planned_runs
         from vidtune.evaluation.predict import Variant
-        from vidtune.recipe.overrides import override
-        from vidtune.recipe.yaml_document import Document
 
-        rules = Document({"generation": {}})
-        for assignment in self.protocol or ():
-            override(rules, assignment)
+        rules = rules_of(self.protocol)
         if (steps := layer_program_of(self.layer_program)) is not None:
-            rules.value["layer_program"] = steps
+            rules["layer_program"] = steps
         variant = Variant(
             blind=self.blind,
             without=tuple(self.without or ()),
             features=_folders(self.features or ()),
-            overrides=rules.value,
+            overrides=rules,
             limit=self.limit,
         )
         return planned_runs(folder, self.benchmark or (), self.data, variant)

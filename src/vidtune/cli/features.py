@@ -1,13 +1,19 @@
 """``vidtune features``: the store of the outputs of frozen towers."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vidtune.cli.options.groups import option_groups
+from vidtune.cli.options.loading import ModelBase, ProtocolRules, System, rules_of
+
 if TYPE_CHECKING:
-    from vidtune.features.tower_stream import StreamReport
+    import torch
+
+    from vidtune.features.tower_stream import Extraction, StreamReport
 
 features = typer.Typer(
     help="Extract, list, verify and import stored features.", no_args_is_help=True, rich_markup_mode=None
@@ -22,9 +28,44 @@ def group() -> None:
     """Extract, list, verify and import stored features."""
 
 
+@dataclass(frozen=True)
+class OfBenchmark:
+    """The options that name a benchmark and the checkpoint that will be asked about it."""
+
+    checkpoint: Annotated[
+        str | None, typer.Option(help="A checkpoint instead of a recipe: for the questions of --benchmark.")
+    ] = None
+    benchmark: Annotated[str | None, typer.Option(help="Store all that its questions read; needs --data.")] = None
+    data: Annotated[Path | None, typer.Option(help="Folder of the test set, or one that holds several.")] = None
+    protocol: ProtocolRules = None
+    system: System = None
+    model_base: ModelBase = None
+
+    def extraction(self, store: Path, device: "torch.device", dtype: str | None) -> "Extraction":
+        """The extraction by the towers of the checkpoint.
+
+        Raises:
+            UserError: an option is missing, or the checkpoint or the test set cannot be read.
+        """
+        from vidtune.checkpoints.files.hub import locate
+        from vidtune.checkpoints.files.misplaced import require_checkpoint
+        from vidtune.errors import UserError
+        from vidtune.evaluation.checkpoint import open_checkpoint
+        from vidtune.evaluation.test_set_features import benchmark_extraction
+
+        if self.checkpoint is None or self.benchmark is None or self.data is None:
+            raise UserError("--checkpoint, --benchmark and --data belong together; give all three")
+        folder = locate(self.checkpoint)
+        require_checkpoint(folder)
+        loaded = open_checkpoint(folder, str(device), dtype, system=self.system, base=self.model_base)
+        return benchmark_extraction(loaded, self.benchmark, self.data, store, rules_of(self.protocol))
+
+
 @features.command()
+@option_groups
 def extract(
     store: Store,
+    of_benchmark: OfBenchmark,
     recipe: Annotated[str | None, typer.Argument(help="Name of a shipped recipe, or a YAML file.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as stages.finetune.precision=bfloat16.")
@@ -57,7 +98,10 @@ def extract(
     ranks: Annotated[int | None, typer.Option(min=1, help="Number of shares; default: from the launcher.")] = None,
     device: Annotated[str | None, typer.Option(help="Torch device; default: a GPU if there is one.")] = None,
 ) -> None:
-    """Store the outputs of frozen towers for files; the same command continues where it was stopped."""
+    """Store the outputs of frozen towers for the files of a recipe, of a folder, or of a benchmark.
+
+    The same command continues where it was stopped.
+    """
     import tempfile
 
     from vidtune.errors import UserError
@@ -72,8 +116,9 @@ def extract(
     from vidtune.training.inspection.extraction import stage_extractions
     from vidtune.training.ranks.group import ProcessPlace, compute_device
 
-    if (recipe is None) == (not tower):
-        raise UserError("name a recipe, or towers with --tower")
+    asked = of_benchmark.benchmark is not None or of_benchmark.checkpoint is not None
+    if [recipe is None, not tower, not asked].count(False) != 1:
+        raise UserError("name one of a recipe, towers with --tower, or a benchmark with --checkpoint and --benchmark")
     if tower and videos is None:
         raise UserError("--tower: name the folder of the files with --videos")
     if videos is not None and not videos.is_dir():
@@ -90,7 +135,9 @@ def extract(
         MediaPool(media_workers(workers), timeout) as pool,
         ProgressDisplay(transient=True) as progress,
     ):
-        if recipe is None:
+        if asked:
+            found = iter([of_benchmark.extraction(store, target, dtype)])
+        elif recipe is None:
             found = iter([named_extraction(tower or (), store, dtype or "float32", target)])
         else:
             found = stage_extractions(

@@ -30,7 +30,7 @@ class MediaRef:
             preprocessing that has ``load_item``.
         start, end: seconds of the file between which the medium lies; None: from its start, to its end.
         fps: frames per second that the frames of the file are taken to have; None: those that it states. A folder of
-            frames states none.
+            frames states none; a picture with a rate is a clip of one frame.
         among: number of items of its stream in the prompt; told to a stream whose preprocessing depends on it, else 1.
     """
 

@@ -127,9 +127,10 @@ def engine_for(
 ) -> "AnswerEngine":
     """Returns the engine that answers by the protocol. Close it after use."""
     from vidtune.generation.engine import AnswerEngine
+    from vidtune.models.language_model.rope import with_rope
 
     return AnswerEngine(
-        loaded.checkpoint.model,
+        with_rope(loaded.checkpoint.model, protocol.rope),
         processor_for(loaded, protocol),
         GenerationSettings(**protocol.generation.model_dump()),
         prompt=protocol.prompt_format,

@@ -14,7 +14,6 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from vidtune import __version__
-from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint
 from vidtune.evaluation.ledger import Asking, Ledger
@@ -27,6 +26,7 @@ from vidtune.evaluation.question import (
     Question,
     QuestionSet,
     chunk,
+    media_of,
     prediction_of,
     question_text,
 )
@@ -294,18 +294,20 @@ def _ask(
 
 def _requests(asked: int, question: Question, protocol: Protocol, folder: Path) -> Iterator[Request]:
     """The requests of a question; their ids are part of the seed of sampling."""
-    path = "" if question.file is None else str(folder / question.file)
-    video = MediaRef(protocol.stream, path, question.features, start=question.start, end=question.end, fps=question.fps)
-    further = tuple(replace(ref, path=str(folder / ref.path) if ref.path else "") for ref in question.media)
-    media = further if question.media_alone else (video, *further)
-    tags = "".join(f"<{ref.stream}>" for ref in further) if question.media_alone else None
+    media = media_of(question, protocol, folder)
+    tags = "".join(f"<{ref.stream}>" for ref in media) if question.media_alone else None
     options = () if protocol.choices is None else protocol.choices.scored(question.options)
+    forced = str(question.answer) if protocol.forced else None
     text = question_text(question, protocol, tags)
     text = text.strip() if question.text_alone else text  # what stands between media and question
-    yield Request(id=str(asked), media=media, question=text, options=options)
+    yield Request(id=str(asked), media=media, question=text, options=options, forced=forced)
     if question.second is not None:
         second = replace(question, question=question.second)
-        yield Request(id=f"{asked}{SECOND}", media=media, question=question_text(second, protocol, tags))
+        if protocol.forced and question.second_answer is not None:
+            forced = question.second_answer
+        yield Request(
+            id=f"{asked}{SECOND}", media=media, question=question_text(second, protocol, tags), forced=forced
+        )
 
 
 def _prediction(question: Question, protocol: Protocol, answers: Mapping[bool, Answer]) -> Prediction:

@@ -114,6 +114,11 @@ class Protocol(BaseModel):
         layer_program: steps that drop media tokens between decoder layers, in one way of writing.
         blind: frames are black and sound is silent; gives the score of a model that neither sees nor hears.
         choices: how multiple-choice questions are asked; None: there are none.
+        forced: the reference answer is given, and the answer is what the model says in the place of each of its tokens
+            behind the given ones before it (teacher forcing); else the answer is generated.
+        rope: rotary positions of the language model in this run, in the place of those of its config: keys of
+            ``rope_parameters`` of transformers, such as ``{"rope_type": "yarn", "factor": 4.0,
+            "original_max_position_embeddings": 32768}``, and ``max_position_embeddings``, the longest prompt.
         missing_videos: questions whose video file does not exist are not asked; they count as wrong in the strict
             score.
     """
@@ -134,6 +139,8 @@ class Protocol(BaseModel):
     features: tuple[str, ...] = Field(default=(), exclude_if=_says_nothing)
     without: tuple[str, ...] = Field(default=(), exclude_if=_says_nothing)
     choices: ChoiceRules | None = Field(default=None, exclude_if=_says_nothing)
+    forced: bool = Field(default=False, exclude_if=_says_nothing)
+    rope: dict[str, Any] = Field(default_factory=dict, exclude_if=_says_nothing)
     generation: GenerationRules = GenerationRules()
     postprocessing: Literal["strip, one trailing stop string removed, strip"] = (
         "strip, one trailing stop string removed, strip"
@@ -222,11 +229,14 @@ class Protocol(BaseModel):
                 _require_known(key, there, f"{source}: {name}")
         values = merged(self.model_dump(), overrides)
         try:
-            return type(self).model_validate(values)
+            changed = type(self).model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
             raise UserError(f"{source}: {key} of the {self.benchmark} protocol: {first['msg']}") from None
+        if changed.forced and changed.choices is not None and changed.choices.answering != "text":
+            raise UserError(f"{source}: forced: options are compared by their likelihoods; set choices.answering=text")
+        return changed
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

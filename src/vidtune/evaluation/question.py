@@ -34,7 +34,8 @@ class Question:
         took: path of the file of a similar name that is asked about all the same; the published scripts would not.
         media: further media that the question is about, such as a box in a frame, in the order of their tags in the
             text; paths are absolute, or below `QuestionSet.folder`.
-        second: another question about the same video, asked on its own; both answers are judged together.
+        second: another question about the same video, asked on its own; both answers are scored together.
+        second_answer: reference answer of the second question; None: that of the first.
         asked_as: index of an earlier question with the same text and media, whose answer is also the answer to this
             one; None: this one is asked.
         problem: why it cannot be asked, whatever files there are, in words that are equal for all such questions; then
@@ -63,6 +64,7 @@ class Question:
     took: str | None = None
     media: tuple[MediaRef, ...] = ()
     second: str | None = None
+    second_answer: str | None = None
     asked_as: int | None = None
     problem: str | None = None
     judge_prompt: str | None = None
@@ -186,6 +188,16 @@ def read_prediction(file: Path, record: dict[str, Any]) -> Prediction:
     except TypeError:
         absent = [name for name in ("id", "question", "answer", "pred", "index", "video") if name not in record]
         raise UserError(f"{file}: a record ({record.get('id')!r}) has no {', '.join(absent)}") from None
+
+
+def media_of(question: Question, protocol: Protocol, folder: Path) -> tuple[MediaRef, ...]:
+    """Returns the media of a question, in the order of their tags; ``folder`` is that of the test set."""
+    further = tuple(replace(ref, path=str(folder / ref.path) if ref.path else "") for ref in question.media)
+    if question.media_alone:
+        return further
+    path = "" if question.file is None else str(folder / question.file)
+    video = MediaRef(protocol.stream, path, question.features, start=question.start, end=question.end, fps=question.fps)
+    return (video, *further)
 
 
 def question_text(question: Question, protocol: Protocol, media: str | None = None) -> str:

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from vidtune.errors import UserError
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
 from vidtune.generation.grouping import MediaGroup, Prompt, common_length, group_by_media
-from vidtune.generation.likelihood import likelihoods_alone, option_likelihoods
+from vidtune.generation.likelihood import likelihoods_alone, option_likelihoods, predicted_tokens
 from vidtune.generation.prompt_tokens import EncodedMedia, media_tokens
 from vidtune.generation.settings import Answer, EngineStats, GenerationSettings, Request
 from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
@@ -169,7 +169,10 @@ class AnswerEngine:
         options = tuple((text, tuple(self._answer_ids(text))) for text in request.options)
         if any(not text.strip() for text, _ in options):
             return failure(request.id, "one of its options is empty; its likelihood cannot be computed")
-        longest = max((len(ids) for _, ids in options), default=1)
+        forced = () if request.forced is None else tuple(self._answer_ids(request.forced))
+        if request.forced is not None and (options or not request.forced.strip()):
+            return failure(request.id, "its given answer is empty, or stands beside options; give one or the other")
+        longest = max((len(ids) for ids in (*(ids for _, ids in options), forced)), default=0) or 1
         context = context_length(self.model.config.text_config)
         room = self.settings.max_new_tokens + longest if context is None else context - len(example)
         if room < longest:
@@ -178,7 +181,8 @@ class AnswerEngine:
                 f"the prompt has {len(example)} tokens and the model's context {context}: no room for an answer; "
                 "ask a shorter question or about fewer files",
             )
-        return Prompt(example, len(media_ids), longest if options else min(room, self.settings.max_new_tokens), options)
+        most = longest if options or forced else min(room, self.settings.max_new_tokens)
+        return Prompt(example, len(media_ids), most, options, forced)
 
     def _loaded(self, groups: Iterator[MediaGroup]) -> Iterator[MediaGroup]:
         """Groups with their loaded media, in order; meanwhile the pool loads the files of the next groups."""
@@ -212,16 +216,24 @@ class AnswerEngine:
                 if batch[0].options:
                     found = option_likelihoods(branches, [[ids for _, ids in prompt.options] for prompt in batch])
                     yield from (self._most_likely(*pair, media) for pair in zip(batch, found, strict=True))
-                    continue
-                answers = [self._begin(prompt) for prompt in batch]
-                yield from self._finish(answers, decode_steps(branches, answers, self._chooser), media)
+                elif batch[0].forced:
+                    said = predicted_tokens(branches, [prompt.forced for prompt in batch])
+                    yield from (self._predicted(*pair, media) for pair in zip(batch, said, strict=True))
+                else:
+                    answers = [self._begin(prompt) for prompt in batch]
+                    yield from self._finish(answers, decode_steps(branches, answers, self._chooser), media)
 
     def _answer_alone(self, prompt: Prompt, media: EncodedMedia) -> Iterator[Answer]:
-        if not prompt.options:
+        if prompt.kind == "text":
             answer = self._begin(prompt)
             yield from self._finish([answer], self._steps_alone(media, prompt, answer), media)
             return
         tokens = media.tokens([prompt])
+        if prompt.forced:
+            self.stats.prefills += 1
+            [said] = predicted_tokens(SinglePrompt(self.model.language_model, tokens), [prompt.forced])
+            yield self._predicted(prompt, said, media)
+            return
         options = [ids for _, ids in prompt.options]
         self.stats.prefills += len(options)
         found = likelihoods_alone(lambda: SinglePrompt(self.model.language_model, tokens), options)
@@ -271,11 +283,19 @@ class AnswerEngine:
         text, ids = prompt.options[max(range(len(likelihoods)), key=likelihoods.__getitem__)]
         return Answer(prompt.example.id, text, ids, "option", likelihoods=tuple(likelihoods))
 
+    def _predicted(self, prompt: Prompt, tokens: list[int] | None, media: EncodedMedia) -> Answer:
+        """The answer of a prompt whose answer is given: the text of the tokens that the model holds for most likely."""
+        if tokens is None:
+            return failure(prompt.example.id, not_finite(self.model, 0, media.not_finite()))
+        self.stats.questions += 1
+        self.stats.new_tokens += len(tokens)
+        text = self.processor.decode(tokens).strip()
+        return Answer(prompt.example.id, text, tuple(tokens), "forced")
+
     def _batches(self, prompts: list[Prompt], shared: int, prefix: Prefix) -> Iterator[list[Prompt]]:
-        """Batches of questions of one kind: generated, or with options, each of which is one of the batch."""
-        for options in (False, True):
-            if alike := [prompt for prompt in prompts if bool(prompt.options) is options]:
-                yield from self._batches_alike(alike, shared, prefix)
+        """Batches of questions of one kind: generated, given, or with options, each of which is one of the batch."""
+        for kind in dict.fromkeys(prompt.kind for prompt in prompts):
+            yield from self._batches_alike([prompt for prompt in prompts if prompt.kind == kind], shared, prefix)
 
     def _batches_alike(self, prompts: list[Prompt], shared: int, prefix: Prefix) -> Iterator[list[Prompt]]:
         plans = [self._plan(prompt, shared, prefix) for prompt in prompts]

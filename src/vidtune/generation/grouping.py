@@ -24,16 +24,23 @@ class Prompt:
         media_end: number of ids up to and including the last media token; 0 without media.
         max_new_tokens: largest number of tokens of this answer, at least 1.
         options: answers whose likelihoods are compared, each as text and as token ids; none: the answer is generated.
+        forced: token ids of a given answer, in the place of which the model's tokens are asked; none: there is none.
     """
 
     example: Example
     media_end: int
     max_new_tokens: int
     options: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    forced: tuple[int, ...] = ()
 
     @property
     def ids(self) -> np.ndarray:
         return self.example.input_ids
+
+    @property
+    def kind(self) -> str:
+        """How it is answered; prompts of one kind are answered together."""
+        return "options" if self.options else "forced" if self.forced else "text"
 
     @cached_property
     def positions(self) -> Positions:

@@ -15,7 +15,7 @@ _NUMBERS: dict[str, Any] = {
     "top_k": int,
     "seed": int,
 }
-FinishReason = Literal["eos", "stop", "length", "option", "error"]
+FinishReason = Literal["eos", "stop", "length", "option", "forced", "error"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ class Request:
             tags of all media are put before the first user turn.
         history: earlier turns of the conversation, user first.
         options: answers of which the most likely one is taken; none: the answer is generated.
+        forced: a given answer: the reply is what the model says in the place of each of its tokens, behind the given
+            ones before it (teacher forcing); None: the answer is the model's own.
     """
 
     id: str
@@ -102,6 +104,7 @@ class Request:
     question: str
     history: tuple[Turn, ...] = ()
     options: tuple[str, ...] = ()
+    forced: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Answer:
         text: the reply without special tokens, surrounding white space and the stop text; or the most likely option.
         token_ids: all generated tokens, including an end-of-sequence token.
         finish_reason: what ended the answer: end-of-sequence token, stop text, token limit, or error; "option" where
-            one of the request's options was taken.
+            one of the request's options was taken, "forced" where the answer was given.
         error: one line that says why there is no answer; None if there is an answer.
         likelihoods: mean log-likelihood per token of each option of the request.
         margin: smallest distance between the logits of the likeliest and the second token, over the tokens of a greedy

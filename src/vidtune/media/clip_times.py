@@ -27,7 +27,8 @@ class Part:
     Args:
         start, end: seconds at which it begins and ends; None: those of the file. An end behind that of the file is the
             end of the file.
-        fps: frames per second that the frames are taken to have; None: those of the file.
+        fps: frames per second that the frames are taken to have; None: those of the file. A picture has none of its
+            own; with a rate it is a clip of one frame.
         folder_fps: the same, only for frames without times: those of a folder.
 
     Raises:

@@ -67,11 +67,13 @@ class MediaInfo:
         return self.audio_seconds if self.kind == "audio" else self.times.duration
 
     def of_part(self, path: str, part: Part | None) -> "MediaInfo":
-        """Return the metadata of a part of the file; None: of the whole file.
+        """Return the metadata of a part of the file; None: of the whole file. A picture with a frame rate is a clip.
 
         Raises:
             ItemError: there is no such part; the file may serve others.
         """
+        if self.kind == "image" and part is not None and part.fps is not None:
+            return replace(self, kind="frames").of_part(path, part)
         if part is None or (self.kind in ("image", "audio") and not part.is_cut):
             return self
         with part_errors(path):

@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 from vidtune.errors import MediaError
 from vidtune.media.clip_times import ClipTimes, Part
 from vidtune.media.container import open_video
-from vidtune.media.image import frame_images, list_frames, read_image
+from vidtune.media.image import frame_images, image_size, list_frames, read_image
 from vidtune.media.orientation import Orientation, orientation_of
 from vidtune.media.packets.groups import PlanFailedError, decode_groups
 from vidtune.media.packets.table import PacketTable, decode_packet, read_packet_table
@@ -87,7 +87,8 @@ def read_clip(
             fewer frames than the packets promise. For a part of a file, times and indices are those of the part.
         as_probed: refuse a file that gives another number of frames or another picture size than `probe` returns,
             because the caller has already used those.
-        part: what of the file is read; None: the whole file.
+        part: what of the file is read; None: the whole file. A picture for which it gives a frame rate is a clip of
+            one frame.
         keep: makes what is kept of decoded frames, each alone: uint8 (n, H, W, 3) -> (n, ...). It gets all of them, or
             blocks if they are large, so that they are never in memory together. None: they are kept as they are.
 
@@ -96,8 +97,8 @@ def read_clip(
         MediaError: the file cannot be decoded or is not a video, or there is no such part (`ItemError`).
     """
     path, part = os.fspath(path), part or Part()
-    if Path(path).is_dir():
-        paths, info = list_frames(path), probe(path)
+    if paths := _frames_of(path, part):
+        info = probe(path)
         indices = _chosen(path, choose, info.times, part)
         return _collect(path, indices, frame_images(paths, indices), keep), info.of_part(path, part)
     with _opened(path, threads) as (container, stream, table):
@@ -114,6 +115,13 @@ def read_clip(
         if as_probed:
             _check_picture(path, upright.size, probed_info(path, container, stream, table))
         return frames, info.of_part(path, part)
+
+
+def _frames_of(path: str, part: Part) -> list[str]:
+    """The files of a folder of frames, or the picture that is read as a clip; none of a video file."""
+    if Path(path).is_dir():
+        return list_frames(path)
+    return [path] if part.fps is not None and image_size(path) else []
 
 
 def _chosen(path: str, choose: Callable[[ClipTimes], list[int]], times: ClipTimes, part: Part) -> list[int]:

@@ -5,20 +5,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from event_sets import Perfect
 from PIL import Image
 from qa_sets import quiet_predict
 from synthetic_clips import write_clip
 from tiny_checkpoint import write_checkpoint
 
+from vidtune.cli.main import run as run_command
 from vidtune.errors import UserError
 from vidtune.evaluation.checkpoint import AnsweringOptions
-from vidtune.evaluation.predict import Session, predict_benchmark
+from vidtune.evaluation.predict import Session, Variant, predict_benchmark
 from vidtune.evaluation.scores.scoring import score_run
+from vidtune.generation.settings import Answer
 from vidtune.registry import BENCHMARKS
 
 ONE = {"image": "a.png", "question": "What is hidden?", "answer": "(Red) box"}
-TWO = {"images": ["a.png", "b.png"], "question": "What hides B?", "caption": "B is blue.", "answer": "a box"}
+TWO = {
+    **{"images": ["a.png", "b.png"], "question1": "What is B? (", "answer1": "C"},
+    **{"question2": "What hides it? (", "answer2": "(D)"},
+}
 SINGLE = replace(BENCHMARKS["needle"], clip_frames=2)
 HOPS = replace(BENCHMARKS["needle_multi_hop"], clip_frames=2)
 
@@ -28,13 +32,13 @@ def write(folder, *needles, **changes):
     for name in ("a", "b"):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / f"{name}.png")
     (folder / "movie.mp4").touch()
-    value = {"video": "movie.mp4", "seconds": 4, "needles": needles, "lengths": [4, 8], "depths": [0, 0.5, 1]}
+    value = {"video": "movie.mp4", "seconds": 4, "fps": 2, "needles": needles, "lengths": [4, 8], "depths": [0, 0.5, 1]}
     (folder / "haystack.json").write_text(json.dumps(value | changes))
     return folder
 
 
 def shown(question):
-    return [ref.path.removesuffix(".png") if ref.stream == "image" else ref.start for ref in question.media]
+    return [ref.path.removesuffix(".png") if ref.start is None else ref.start for ref in question.media]
 
 
 def test_a_picture_stands_at_every_depth_of_every_length_between_clips_of_the_longest_video(tmp_path):
@@ -45,6 +49,14 @@ def test_a_picture_stands_at_every_depth_of_every_length_between_clips_of_the_lo
         *(["a", 0, 1, 2, 3], [0, 1, "a", 2, 3], [0, 1, 2, 3, "a"]),
     ]
     assert [ref.end for ref in questions[2].media][:2] == [1, 2]
+    assert questions[0].media[0].fps == 2  # a clip of one frame
+
+
+def test_a_video_shorter_than_the_haystack_begins_anew(tmp_path):
+    questions = SINGLE.load(write(tmp_path, ONE, seconds=3, depths=[1])).questions
+    assert [shown(one) for one in questions] == [[0, 1, "a"], [0, 1, 2, 0, "a"]]
+    with pytest.raises(UserError, match="0.9 seconds hold no clip of 2 frames at 2 a second"):
+        SINGLE.load(write(tmp_path, ONE, seconds=0.9))
 
 
 def test_several_pictures_stand_at_equal_distances(tmp_path):
@@ -57,18 +69,31 @@ def test_several_pictures_stand_at_equal_distances(tmp_path):
     assert shown(three) == ["a", 0, 1, "b", 2, 3, "a"]
 
 
-def ask(benchmark, data, folder, replies):
+class Says:
+    """Says the given answers, and these replies to requests by their ids."""
+
+    def __init__(self, replies):
+        self.replies, self.asked = replies, []
+
+    def answer(self, requests):
+        for request in requests:
+            self.asked.append(request)
+            yield Answer(request.id, self.replies.get(request.id, request.forced or ""), (1,), "forced")
+
+
+def ask(benchmark, data, folder, replies, **rules):
     questions = benchmark.load(data)
-    engine = Perfect(questions.questions, replies)
-    quiet_predict(engine, questions, benchmark.protocol(prompt_format="v1", stop=("</s>",)), folder)
+    engine = Says(replies)
+    protocol = benchmark.protocol(prompt_format="v1", stop=("</s>",)).model_copy(update=rules)
+    quiet_predict(engine, questions, protocol, folder)
     return engine, score_run(folder, progress=False)
 
 
-def test_every_cell_has_its_value(tmp_path, monkeypatch):
+def test_every_cell_has_its_value_and_the_answer_is_given(tmp_path, monkeypatch):
     monkeypatch.setitem(BENCHMARKS.loaded, "needle", SINGLE)
-    replies = {"4 frames, depth 0.5, needle 0": "red boxes", "8 frames, depth 1, needle 0": "RED BOX, I think"}
-    engine, score = ask(SINGLE, write(tmp_path / "set", ONE), tmp_path / "run", replies)
-    assert engine.asked[1].question == "<video><image><video>\nWhat is hidden?"
+    engine, score = ask(SINGLE, write(tmp_path / "set", ONE), tmp_path / "run", {"1": "red boxes", "5": "RED BOX"})
+    assert engine.asked[1].question == "<video><video><video>\nWhat is hidden?"
+    assert {request.forced for request in engine.asked} == {"(Red) box"}
     assert [ref.path for ref in engine.asked[0].media] == [
         str(tmp_path / "set" / name) for name in ("a.png", "movie.mp4", "movie.mp4")
     ]
@@ -77,38 +102,44 @@ def test_every_cell_has_its_value(tmp_path, monkeypatch):
     assert score.value("accuracy").official.value == pytest.approx(500 / 6)
 
 
-def test_of_several_hops_caption_and_answer_count_apart_and_together(tmp_path, monkeypatch):
+def test_a_generated_answer_has_to_begin_with_the_reference(tmp_path, monkeypatch):
+    monkeypatch.setitem(BENCHMARKS.loaded, "needle", SINGLE)
+    data = write(tmp_path / "set", ONE, lengths=[4])
+    replies = {"0": "Red box, I think", "1": "red boxes", "2": "a red box"}
+    engine, score = ask(SINGLE, data, tmp_path / "run", replies, forced=False)
+    assert {request.forced for request in engine.asked} == {None}
+    assert [group.value("accuracy").official.value for group in score.groups] == [100, 0, 0]
+    assert score.identity == {"right": "begins with the answer"}
+
+
+def test_of_several_hops_two_questions_count_apart_and_together(tmp_path, monkeypatch):
     monkeypatch.setitem(BENCHMARKS.loaded, "needle_multi_hop", HOPS)
-    replies = {"2 frames, needle 0": "B is blue. It is abox", "4 frames, needle 0": "C. So a box"}
-    _, score = ask(HOPS, write(tmp_path / "set", TWO, lengths=[2, 4, 6, 8]), tmp_path / "run", replies)
-    values = {name: score.value(name).official.value for name in ("caption", "answer", "both")}
-    assert values == {
-        name: pytest.approx(100 * right / 4) for name, right in (("caption", 3), ("answer", 3), ("both", 2))
-    }
+    replies = {"0": "c)", "1": "B", "2-second": "E", "3": "E", "3-second": "E"}
+    engine, score = ask(HOPS, write(tmp_path / "set", TWO, lengths=[2, 4, 6, 8]), tmp_path / "run", replies)
+    assert [(one.id, one.question.split("\n")[1], one.forced) for one in engine.asked[:2]] == [
+        ("0", TWO["question1"], "C"),
+        ("0-second", TWO["question2"], "(D)"),
+    ]
+    values = {name: score.value(name).official.value for name in ("cap", "qa", "both", "mean")}
+    assert values == {"cap": 50, "qa": 50, "both": 25, "mean": 50}
     assert "  4 frames: 1 of 1 answered, 1 videos\n    both         0.00" in str(score)
 
 
-def test_stored_features_of_all_clips_are_read_in_place_of_the_video(tmp_path):
-    data = write(tmp_path, ONE)
-    folder = data / "features" / "video"
-    folder.mkdir(parents=True)
-    for place in range(4):
-        assert not SINGLE.load(data).questions[0].media[1].features
-        (folder / f"{place:04d}.safetensors").touch()
-    found = SINGLE.load(data).questions[-1].media
-    assert [ref.features for ref in found[:4]] == [
-        (("video", str(folder / f"{place:04d}.safetensors")),) for place in range(4)
-    ]
+def test_clips_have_no_feature_files(tmp_path):
+    questions = SINGLE.load(write(tmp_path, ONE))
+    with pytest.raises(UserError, match="fill a store of features: vidtune features extract"):
+        SINGLE.with_features(questions, {"video": tmp_path}, "video")
 
 
 def test_the_grid_is_the_published_one_and_the_protocol_says_the_frames_of_a_clip(tmp_path):
     data = write(tmp_path, ONE)
     value = json.loads((data / "haystack.json").read_text())
-    (data / "haystack.json").write_text(json.dumps({key: value[key] for key in ("video", "seconds", "needles")}))
+    (data / "haystack.json").write_text(json.dumps({key: value[key] for key in ("video", "needles")}))
     questions = BENCHMARKS["needle"].load(data).questions
-    assert len(questions) == 60 and questions[-1].type == "10000 frames, depth 1" and len(questions[-1].media) == 51
+    assert len(questions) == 60 and questions[-1].type == "10000 frames, depth 1" and len(questions[-1].media) == 251
+    assert questions[-1].media[-2].end == 10_000
     protocol = BENCHMARKS["needle"].protocol(prompt_format="v1")
-    assert protocol.preprocessing == {"num_frames": 200} and protocol.question_media == {"image": {}}
+    assert protocol.preprocessing == {"num_frames": 40} and protocol.forced
 
 
 @pytest.mark.parametrize(
@@ -119,11 +150,13 @@ def test_the_grid_is_the_published_one_and_the_protocol_says_the_frames_of_a_cli
         ({"lengths": [None]}, r"'lengths' is \[None\], expected a list"),
         ({"depths": [1.5]}, r"'depths' is \[1.5\], expected a list of numbers from 0 to 1"),
         ({"depths": [None]}, r"'depths' is \[None\], expected a list"),
-        ({"needles": [{**ONE, "answer": "()"}]}, "entry 0: 'question', 'answer' or 'caption' is empty"),
-        ({"seconds": 0}, "'seconds' is 0, expected the length"),
+        ({"needles": [{**ONE, "answer": "()"}]}, "entry 0: 'answer' is empty"),
+        ({"seconds": 0}, "'seconds' is 0, expected a number above 0"),
+        ({"fps": -1}, "'fps' is -1, expected a number above 0"),
         ({"video": "no.mp4"}, "video 'no.mp4' does not exist"),
         ({"needles": [{**ONE, "image": "../a.png"}]}, "image '../a.png' leaves the folder"),
-        ({"needles": [{**ONE, "answer": " "}]}, "entry 0: 'question', 'answer' or 'caption' is empty"),
+        ({"needles": [{**TWO, "answer2": " "}]}, "entry 0: 'answer2' is empty"),
+        ({"needles": [{**TWO, "images": ["a.png"]}]}, "entry 0: 'images' holds one picture; give it as 'image'"),
         ({"needles": [TWO]}, "'needles' holds none of one image"),
     ],
 )
@@ -132,11 +165,19 @@ def test_a_wrong_set_is_named(tmp_path, changes, message):
         SINGLE.load(write(tmp_path, ONE, **changes))
 
 
-def test_a_model_is_asked_about_parts_of_one_file(tmp_path, monkeypatch):
+def test_a_model_is_asked_about_parts_of_one_file_whose_features_a_command_stores(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(BENCHMARKS.loaded, "needle", SINGLE)
-    data = write(tmp_path / "set", ONE, lengths=[4], depths=[0.5])
+    data = write(tmp_path / "set", ONE, lengths=[4], depths=[0.5, 1])
     write_clip(data / "movie.mp4", num_frames=40)
-    model = str(write_checkpoint(tmp_path / "model"))
+    model, store = str(write_checkpoint(tmp_path / "model")), str(tmp_path / "store")
+    of_benchmark = ["--checkpoint", model, "--benchmark", "needle", "--data", str(data), "--workers", "0"]
+    for stored, found in ((3, 0), (0, 3)):  # two clips and a picture
+        assert run_command(["features", "extract", "--store", store, *of_benchmark]) == 0
+        assert f"video: {stored} stored, {found} found, 0 without it, 0 failed" in capsys.readouterr().out
+    assert run_command(["features", "extract", "--store", store, *of_benchmark[:2]]) == 2
+    assert "--checkpoint, --benchmark and --data belong together" in capsys.readouterr().err
     options = {"answering": AnsweringOptions(workers=0), "session": Session(progress=False)}
-    summary = predict_benchmark(model, "needle", data, tmp_path / "out", **options)
-    assert (summary.answered, summary.errors) == (1, 0)
+    rope = {"rope_type": "yarn", "factor": 64.0, "original_max_position_embeddings": 8}
+    summary = predict_benchmark(model, "needle", data, tmp_path / "out", Variant(overrides={"rope": rope}), **options)
+    assert (summary.answered, summary.errors) == (2, 0)
+    assert json.loads((summary.run_dir / "run.json").read_text())["protocol"]["rope"] == rope

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ from pydantic import TypeAdapter, ValidationError
 from synthetic_clips import decode_plainly, write_clip
 
 from vidtune.errors import MediaError
+from vidtune.media.clip_times import Part
 from vidtune.media.preprocessing.frame_sampling import frame_indices
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
+from vidtune.media.probe import probe
+from vidtune.registry import RESIZE_RULES
 
 
 def test_loading_a_video_samples_and_transforms_its_frames(tmp_path: Path) -> None:
@@ -78,3 +82,20 @@ def test_settings_survive_json(preprocessing: ImagePreprocessing | VideoPreproce
 def test_unknown_settings_are_refused() -> None:
     with pytest.raises(ValidationError, match="num_frame"):
         VideoPreprocessing(num_frame=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_picture_with_a_frame_rate_is_a_clip_of_one_frame(tmp_path: Path, blind: bool) -> None:
+    pixels = np.random.default_rng(0).integers(1, 256, (20, 30, 3), dtype=np.uint8)
+    path, part = str(tmp_path / "picture.png"), Part(fps=1.0)
+    Image.fromarray(pixels).save(path)
+    sampled: dict[str, Any] = {"num_frames": 40, "min_frames": 40, "multiple_of": 4, "sampling": "per_second_middles"}
+    clip = VideoPreprocessing(size=16, resize="pad_bicubic", blind=blind, **sampled)
+    found = clip.load(path, part=part)
+    assert found.shape == clip.output_shape(probe(path).of_part(path, part)) == (3, 4, 16, 16)
+    padded = ImagePreprocessing(size=16, resize="stretch_bicubic", pad_to_square=True, blind=blind)
+    if not blind:
+        torch.testing.assert_close(torch.from_numpy(found), padded.apply(pixels)[:, None].expand(-1, 4, -1, -1))
+    middle = np.array([[0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.5, 0.5]])
+    boxes = RESIZE_RULES["pad_bicubic"].boxes(middle, 20, 30, clip)
+    assert np.allclose(boxes, [[0, 5 / 30, 1, 25 / 30], [0.5] * 4])

@@ -28,6 +28,9 @@ Towers = Annotated[
         metavar="NAME=WEIGHTS", help="Weights of a tower that the checkpoint comes without: file, folder or hub id."
     ),
 ]
+ProtocolRules = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change a rule, as generation.max_new_tokens=64.")
+]
 LayerProgram = Annotated[
     str | None,
     typer.Option(
@@ -56,6 +59,18 @@ def layer_program_of(text: str | None) -> list[dict[str, Any]] | None:
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise UserError(f"--layer-program {text}: write a list of steps, [{{...}}, ...]")
     return steps
+
+
+def rules_of(given: Sequence[str] | None) -> dict[str, Any]:
+    """Return the changed rules of a protocol, given as ``KEY=VALUE`` such as ``generation.max_new_tokens=64``."""
+    from vidtune.recipe.overrides import override
+    from vidtune.recipe.yaml_document import Document
+
+    rules = Document({"generation": {}})
+    for assignment in given or ():
+        override(rules, assignment)
+    found: dict[str, Any] = rules.value
+    return found
 
 
 def assignments(given: Sequence[str] | None, option: str) -> dict[str, str]:

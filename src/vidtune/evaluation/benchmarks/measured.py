@@ -21,6 +21,7 @@ class Item:
 
     Args:
         pred: answer of the model; None: there is none (not asked, failed, or no video).
+        second: answer to `Question.second`, which stands where ``pred`` does; None: there is none.
         place: place of the answer among those of the run, see `RunFolder.predictions`.
     """
 
@@ -31,6 +32,7 @@ class Item:
     reference: Mapping[str, Any]
     pred: str | None
     place: int = 0
+    second: str | None = None
 
 
 @dataclass(frozen=True)

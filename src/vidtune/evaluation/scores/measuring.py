@@ -87,7 +87,7 @@ class Measurements(ScoreSource):
     def _items(self, ledger: Ledger) -> list[Item]:
         """Every question of the run with its answer, in the order of the test set."""
         predictions = enumerate(self.run.predictions())
-        answers = {one.index: (one.pred, place) for place, one in predictions if one.error is None}
+        answers = {one.index: (one, place) for place, one in predictions if one.error is None}
         references = {line["index"]: line["reference"] for line in self.run.references()}
         lacking = sum(entry.index not in references for entry in ledger.entries)
         if lacking:
@@ -100,11 +100,12 @@ class Measurements(ScoreSource):
                 video=entry.video,
                 type=entry.type or "",
                 reference=references[entry.index],
-                pred=pred,
+                pred=None if one is None else one.pred,
                 place=place,
+                second=None if one is None or one.second is None else one.second["pred"],
             )
             for entry in ledger.entries
-            for pred, place in [answers.get(entry.index, (None, 0))]
+            for one, place in [answers.get(entry.index, (None, 0))]
         ]
 
 

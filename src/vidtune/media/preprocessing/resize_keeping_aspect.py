@@ -129,9 +129,9 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
         """Read the frames that ``apply`` takes. Shape: -> uint8 RGB (frames, H, W, 3)"""
         if not self.blind:
             return read_clip(path, frame_chooser(self.sampling, self.num_frames), as_probed=True, part=part)[0]
-        info = probe(path)
+        info = probe(path).of_part(path, part)
         check_is_clip(path, info)
-        frames = self.output_shape(info.of_part(path, part))[1]
+        frames = self.output_shape(info)[1]
         return np.zeros((frames, info.height, info.width, 3), np.uint8)
 
     def apply(self, pixels: np.ndarray, seed: int | None = None) -> torch.Tensor:

@@ -21,7 +21,7 @@ OVERSHOOT = 0.5
 
 
 class ResizeSettings(Protocol):
-    """Settings of a preprocessing that a resize rule reads: side S, filter, and how the long side is rounded."""
+    """Settings of a preprocessing that a resize rule reads: side S, filter, how the long side is rounded, colour."""
 
     @property
     def size(self) -> int: ...
@@ -31,6 +31,8 @@ class ResizeSettings(Protocol):
     def antialias(self) -> bool: ...
     @property
     def long_side(self) -> transforms.LongSide: ...
+    @property
+    def mean(self) -> tuple[float, float, float]: ...
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,27 @@ def _stretch_bicubic(pixels: np.ndarray, settings: ResizeSettings) -> torch.Tens
     return transforms.pil_bicubic(pixels, settings.size, settings.size).float().div_(255.0)
 
 
+def _pad_bicubic(pixels: np.ndarray, settings: ResizeSettings) -> torch.Tensor:
+    return _stretch_bicubic(transforms.pad_to_square(pixels, settings.mean), settings)
+
+
+def _boxes_of_pad(boxes: np.ndarray, height: int, width: int, settings: ResizeSettings) -> np.ndarray:
+    side = max(height, width)
+    lengths = np.array([width, height] * 2, np.float32)
+    offsets = np.array([(side - width) // 2, (side - height) // 2] * 2, np.float32)
+    return (boxes * lengths + offsets) / np.float32(side)
+
+
 CROP = ResizeRule(_crop, _boxes_of_crop)
 STRETCH = ResizeRule(_stretch, _boxes_of_stretch)
 STRETCH_BICUBIC = ResizeRule(_stretch_bicubic, _boxes_of_stretch)
+PAD_BICUBIC = ResizeRule(_pad_bicubic, _boxes_of_pad)
 
-PARTS = {name: f"{__name__}:{name.upper()}" for name in ("crop", "stretch", "stretch_bicubic")}
+PARTS = {name: f"{__name__}:{name.upper()}" for name in ("crop", "stretch", "stretch_bicubic", "pad_bicubic")}
 """Resize rules of this package. ``crop``: the short side becomes S, then the centred square is cut out. ``stretch``:
 both sides become S by the nearest pixels; the aspect ratio is not kept, and ``interpolation`` does not matter.
-``stretch_bicubic``: the same by Pillow's bicubic filter, in whole grey levels."""
+``stretch_bicubic``: the same by Pillow's bicubic filter, in whole grey levels. ``pad_bicubic``: the picture is centred
+on a square of the mean colour first."""
 
 
 def resized(rule: str, pixels: np.ndarray, settings: ResizeSettings) -> torch.Tensor:

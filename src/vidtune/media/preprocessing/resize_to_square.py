@@ -44,7 +44,8 @@ class SquarePreprocessing(PixelPreprocessing):
         interpolation: filter of the resize.
         antialias: widen the filter when the picture is made smaller.
         resize: resize rule (:data:`vidtune.registry.RESIZE_RULES`). "crop": the short side becomes S, then the centre
-            is cut out. "stretch": both sides become S by the nearest pixels; "stretch_bicubic": by Pillow's filter.
+            is cut out. "stretch": both sides become S by the nearest pixels; "stretch_bicubic": by Pillow's filter;
+            "pad_bicubic": so, after the picture was centred on a square of the mean colour.
     """
 
     size: PositiveInt = 224
@@ -177,9 +178,9 @@ class VideoPreprocessing(SquarePreprocessing):
         """Read the frames that ``apply`` takes. Shape: -> uint8 RGB (T, H, W, 3)"""
         if not self.blind:
             return self._read_kept(path, part, None)
-        info = probe(path)
+        info = probe(path).of_part(path, self.part_read(part))
         check_is_clip(path, info)
-        frames = self.output_shape(info.of_part(path, self.part_read(part)))[1]
+        frames = self.output_shape(info)[1]
         return np.zeros((frames, info.height, info.width, 3), np.uint8)
 
     def load(self, path: str, seed: int | None = None, part: Part | None = None) -> np.ndarray:

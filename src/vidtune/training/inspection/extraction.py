@@ -14,9 +14,9 @@ from vidtune.errors import UserError
 from vidtune.features.cache import TORCH_DTYPES, FeatureCache
 from vidtune.features.collection import stream_spec
 from vidtune.features.identity import MediaIdentities
+from vidtune.features.media_listing import refs_read
 from vidtune.features.tower_stream import Extraction, TowerStream
 from vidtune.features.towers import frozen
-from vidtune.media.feature_file import is_feature_file
 from vidtune.media.preprocessing.kinds import random_setting
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.resizing import resized_tower
@@ -118,14 +118,11 @@ def media_refs(stage: Stage, processor: VideoLMProcessor, tables: Path) -> list[
     refs: dict[MediaRef, None] = {}
     for index in range(len(table)):
         try:
-            media = processor.counted(table[index].media)
+            read = list(refs_read(table[index].media, processor))
         except SampleProblem:
             continue  # training leaves it out and reports it
-        for ref in media:
-            read = (ref.read_by(stream) for stream in (ref.stream, *processor.companions.get(ref.stream, ())))
-            for part in read:
-                if part is not None and not is_feature_file(part.path):
-                    refs[_without_numbers(part) if part.stream in random else part] = None
+        for ref in read:
+            refs[_without_numbers(ref) if ref.stream in random else ref] = None
     return list(refs)
 
 

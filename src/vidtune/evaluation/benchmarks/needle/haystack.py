@@ -5,25 +5,27 @@ Zhang et al., Long Context Transfer from Language to Vision, arXiv:2406.16852, w
 equal distances, the first before the video and the last behind it. The test set is ``haystack.json`` beside the video
 and the pictures::
 
-    {"video": "movie.mp4", "seconds": 7200, "needles": [
-        {"image": "1.png", "question": "...", "answer": "..."},
-        {"images": ["2.png", "3.png"], "question": "...", "caption": "...", "answer": "..."}]}
+    {"video": "movie.mp4", "seconds": 5000, "needles": [
+        {"image": "1.png", "question": "...", "answer": "A"},
+        {"images": ["2.png", "3.png"], "question1": "...", "answer1": "B", "question2": "...", "answer2": "C"}]}
 
-with ``lengths`` (in frames) and ``depths`` in the place of the published grid. The video is read as clips of
-`Haystack.clip_frames` frames, so that a tower that encodes short groups of frames sees what it sees in the whole video;
-the pictures stand between clips. Stored features of the clips, ``features/<stream>/<clip>.safetensors`` (0000 is the
-first clip of the longest haystack), are read where all are there: then the video is neither decoded nor encoded.
+with ``lengths`` (in frames), ``depths`` and ``fps`` in the place of the published grid and of one frame a second. A
+video of fewer ``seconds`` than the longest haystack begins anew, as where the published scripts encode half of it.
 
-One needle is right if the answer begins with the reference, without case and round brackets; of several, the answer has
-to begin with the caption and to end with the answer. The published scripts compare, token by token, what the model
-predicts after the true beginning of the answer; a greedy answer begins with the reference where all of them agree.
+The video is read as clips of `Haystack.clip_frames` frames, so that a tower that encodes short groups of frames sees
+what it sees in the whole video; the pictures stand between clips. A picture is read as a video of one frame, which
+sampling repeats. Clips and pictures whose features are in the store are neither decoded nor encoded.
+
+Answers are given (`Protocol.forced`), as in the published scripts: what the model says in the place of each of their
+tokens has to be the answer, without case and round brackets. Where answers are generated, they have to begin with it.
+Of several hops the first question asks what a picture shows (``cap``), the second what they tell together (``qa``).
 Every length and depth is a type of its own.
 """
 
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +43,19 @@ from vidtune.evaluation.question import Question, QuestionSet
 FILE = "haystack.json"
 LENGTHS = tuple(range(1000, 10_001, 1000))
 DEPTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-PUBLISHED_CLIP = 200
-IMAGE = "image"
-"""Stream of the pictures."""
-SINGLE, CAPTION, ANSWER, BOTH = "accuracy", "caption", "answer", "both"
+PUBLISHED_CLIP = 40
+STREAM = Protocol.model_fields["stream"].default
+SINGLE, CAPTION, ANSWER, BOTH, MEAN = "accuracy", "cap", "qa", "both", "mean"
 LOOKUP = FileLookup(folder="", extensions=("",))
 GENERATION = GenerationRules(max_new_tokens=64)
 
 
 @dataclass(frozen=True, slots=True)
 class Needle:
-    """Pictures, a question about them and what is right; ``caption`` is empty where there is one picture."""
+    """Pictures, and one question about a single one, or two about several: texts with their answers."""
 
     images: tuple[str, ...]
-    question: str
-    caption: str
-    answer: str
+    asked: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,7 @@ class Haystack(MeasuredBenchmark):
     Args:
         hops: a needle is several pictures that tell of each other.
         clip_frames: frames of one clip of the haystack; lengths and depths are whole numbers of clips.
+        forced: answers are given, and are right where the model says them; else they have to begin with the reference.
     """
 
     name: str
@@ -83,9 +83,10 @@ class Haystack(MeasuredBenchmark):
     source: str
     hops: bool
     clip_frames: int = PUBLISHED_CLIP
+    forced: bool = True
     lookup: FileLookup = LOOKUP
     generation: GenerationRules = GENERATION
-    version: int = 1
+    version: int = 2
     system_rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def load(self, data: Path) -> QuestionSet:
@@ -108,49 +109,54 @@ class Haystack(MeasuredBenchmark):
             raise UserError(f"{path}: 'needles' holds none of {'several images' if self.hops else 'one image'}")
         lengths, depths = _grid(path, value, self.clip_frames)
         depths = depths if not self.hops else [0.0]  # several stand from the start of the video to its end
-        clips = self._clips(path, value, max(lengths))
+        fps = _positive(path, value, "fps", 1.0)
+        clips = self._clips(path, value, max(lengths), fps)
         cells = [
             Cell(length, depth, tuple(clips[: length // self.clip_frames]), int(depth * length) // self.clip_frames)
             for length in lengths
             for depth in depths
         ]
         asked = [(cell, number, needle) for cell in cells for number, needle in enumerate(needles)]
-        questions = (_question(index, value["video"], *one) for index, one in enumerate(asked))
+        questions = (_question(index, value["video"], fps, *one) for index, one in enumerate(asked))
         fingerprint = hashlib.sha256(content).hexdigest()[:16]
         return QuestionSet(self.name, path.parent, fingerprint, tuple(questions))
 
-    def _clips(self, path: Path, value: Mapping[str, Any], frames: int) -> list[MediaRef]:
+    def _clips(self, path: Path, value: Mapping[str, Any], frames: int, fps: float) -> list[MediaRef]:
         """The clips of the longest haystack."""
         video = _below(path, "video", field_of(path, 0, value, "video", (str,)))
-        seconds = field_of(path, 0, value, "seconds", (int, float))
-        if seconds <= 0:
-            raise UserError(f"{path}: 'seconds' is {seconds}, expected the length of the video that is used")
-        count = frames // self.clip_frames
-        edges = [seconds * place / count for place in range(count + 1)]
-        stream = Protocol.model_fields["stream"].default
-        folder = path.parent / "features" / stream
-        files = [folder / f"{place:04d}.safetensors" for place in range(count)]
-        stored = [((stream, str(file)),) for file in files] if all(file.is_file() for file in files) else [()] * count
-        return [
-            MediaRef(stream, video, own, start=start, end=end)
-            for own, start, end in zip(stored, edges[:-1], edges[1:], strict=True)
-        ]
+        seconds = _positive(path, value, "seconds", frames / fps)
+        there = int(seconds * fps) // self.clip_frames
+        if not there:
+            raise UserError(f"{path}: {seconds:g} seconds hold no clip of {self.clip_frames} frames at {fps:g} a second")
+        edges = [place * self.clip_frames / fps for place in range(there + 1)]
+        clips = [MediaRef(STREAM, video, start=start, end=end) for start, end in zip(edges, edges[1:], strict=False)]
+        return [clips[place % there] for place in range(frames // self.clip_frames)]
 
     def protocol(self, **rules: Any) -> Protocol:
         own = {"num_frames": self.clip_frames}
         return super().protocol(**{**rules, "preprocessing": {**own, **(rules.get("preprocessing") or {})}})
 
+    def with_features(self, questions: QuestionSet, folders: Mapping[str, Path], stream: str) -> QuestionSet:
+        raise UserError(
+            f"{self.name}: clips of a video have no feature files; fill a store of features: vidtune features extract "
+            f"--checkpoint CHECKPOINT --benchmark {self.name}"
+        )
+
     def further_rules(self) -> dict[str, Any]:
-        return {"question_media": {IMAGE: {}}}
+        return {"forced": self.forced}
+
+    def under(self, protocol: Protocol) -> "Haystack":
+        return replace(self, forced=protocol.forced)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        names = (BOTH, CAPTION, ANSWER) if self.hops else (SINGLE,)
-        return tuple(Metric(name, None, right_or_wrong=True) for name in names)
+        if not self.hops:
+            return (Metric(SINGLE, None, right_or_wrong=True),)
+        return (*(Metric(name, None, right_or_wrong=True) for name in (BOTH, CAPTION, ANSWER)), Metric(MEAN, None))
 
     @property
     def measuring(self) -> dict[str, Any]:
-        return {"right": "caption first, answer last" if self.hops else "answer first"}
+        return {"right": "said in the place of the answer" if self.forced else "begins with the answer"}
 
     def measure(self, items: Sequence[Item]) -> Measured:
         kinds = list(dict.fromkeys(item.type for item in items))
@@ -161,23 +167,22 @@ class Haystack(MeasuredBenchmark):
         )
 
     def _scored(self, items: Sequence[Item], strict: bool) -> TaskValues[int]:
-        answers = {item.index: item.pred for item in items if item.pred is not None}
-        truths = {item.index: item.reference for item in items}
+        answers = {item.index: (item.pred, item.second or "") for item in items if item.pred is not None}
+        truths = {item.index: item.reference["answers"] for item in items}
         joined = join(answers, truths, strict)
-        rows = np.array([_right(answers.get(one, ""), truths[one]) for one in joined.ids], float).reshape(-1, 2)
-        values = {CAPTION: rows[:, 0], ANSWER: rows[:, 1], BOTH: rows.min(axis=1, initial=1.0)}
+        none = ("", "")
+        rows = np.array([self._right(answers.get(one, none), truths[one]) for one in joined.ids], float).reshape(-1, 2)
+        values = {BOTH: rows.min(axis=1, initial=1.0), CAPTION: rows[:, 0], ANSWER: rows[:, 1], MEAN: rows.mean(axis=1)}
         if not self.hops:
-            values = {SINGLE: values[BOTH]}
+            values = {SINGLE: rows[:, 0]}
         metrics = {name: MetricValues.mean(column) for name, column in values.items()}
         return TaskValues(joined.ids, joined.missing, joined.unknown, (), metrics)
 
-
-def _right(answer: str, reference: Mapping[str, Any]) -> tuple[bool, bool]:
-    """Whether an answer begins with the caption, and ends with what was asked for; one part alone has to begin it."""
-    said, caption, right = (_plain(text) for text in (answer, reference["caption"], reference["answer"]))
-    if not caption:
-        return (_begins(said, right),) * 2
-    return _begins(said, caption), _begins(said[::-1], right[::-1])
+    def _right(self, said: Sequence[str], answers: Sequence[str]) -> tuple[bool, bool]:
+        """Whether the answer to the first question is right, and that to the second; of one question twice the same."""
+        pairs = [(_plain(one), _plain(right)) for one, right in zip(said, answers, strict=False)]
+        found = [one == right if self.forced else _begins(one, right) for one, right in pairs]
+        return found[0], found[-1]
 
 
 def _begins(text: str, part: str) -> bool:
@@ -189,24 +194,26 @@ def _plain(text: str) -> str:
     return " ".join(re.sub(r"[()]", "", text.lower()).split())
 
 
-def _question(index: int, video: str, cell: Cell, number: int, needle: Needle) -> Question:
+def _question(index: int, video: str, fps: float, cell: Cell, number: int, needle: Needle) -> Question:
     """The question about a needle: one picture at the depth, or several at equal distances from start to end."""
     clips, hops = cell.clips, len(needle.images)
     places = [len(clips) * hop // (hops - 1) for hop in range(hops)] if hops > 1 else [cell.at]
     media: list[MediaRef] = []
     for place in range(len(clips) + 1):
-        media += [MediaRef(IMAGE, image) for image, where in zip(needle.images, places, strict=True) if where == place]
-        media += clips[place : place + 1]
+        here = [image for image, where in zip(needle.images, places, strict=True) if where == place]
+        media += [*(MediaRef(STREAM, image, fps=fps) for image in here), *clips[place : place + 1]]
     kind = f"{cell.length} frames" + (f", depth {cell.depth:g}" if hops == 1 else "")
     return Question(
         index=index,
         id=f"{kind}, needle {number}",
         video=needle.images[0],
         file=video,
-        question=needle.question,
-        answer=f"{needle.caption} {needle.answer}".strip(),
+        question=needle.asked[0][0],
+        answer=needle.asked[0][1],
+        second=needle.asked[1][0] if hops > 1 else None,
+        second_answer=needle.asked[1][1] if hops > 1 else None,
         type=kind,
-        reference={"caption": needle.caption, "answer": needle.answer},
+        reference={"answers": [answer for _, answer in needle.asked]},
         media=tuple(media),
         media_alone=True,
     )
@@ -221,11 +228,13 @@ def _needles(path: Path, value: Mapping[str, Any]) -> list[Needle]:
         images = named if several else [named]
         if not images or not all(isinstance(image, str) for image in images):
             raise UserError(f"{path}: entry {index}: 'images' is {images!r}, expected paths of pictures")
-        texts = [field_of(path, index, entry, name, (str,)) for name in ("question", "answer")]
-        caption = field_of(path, index, entry, "caption", (str,)) if len(images) > 1 else ""
-        if not all(_plain(text) for text in (*texts, *([caption] if len(images) > 1 else []))):
-            raise UserError(f"{path}: entry {index}: 'question', 'answer' or 'caption' is empty")
-        found.append(Needle(tuple(_below(path, "image", image) for image in images), texts[0], caption, texts[1]))
+        if len(images) == 1 and several:
+            raise UserError(f"{path}: entry {index}: 'images' holds one picture; give it as 'image'")
+        keys = [("question1", "answer1"), ("question2", "answer2")] if several else [("question", "answer")]
+        asked = [tuple(field_of(path, index, entry, key, (str,)) for key in pair) for pair in keys]
+        if empty := [key for key, text in zip(sum(keys, ()), sum(asked, ()), strict=True) if not _plain(text)]:
+            raise UserError(f"{path}: entry {index}: {empty[0]!r} is empty")
+        found.append(Needle(tuple(_below(path, "image", image) for image in images), tuple(asked)))
     return found
 
 
@@ -243,6 +252,16 @@ def _grid(path: Path, value: Mapping[str, Any], clip: int) -> tuple[list[int], l
     return list(dict.fromkeys(lengths)), list(dict.fromkeys(depths))
 
 
+def _positive(path: Path, value: Mapping[str, Any], key: str, default: float) -> float:
+    """A number above 0 of the test set. Raises UserError where it is something else."""
+    if key not in value:
+        return default
+    found = field_of(path, 0, value, key, (int, float))
+    if not 0 < found < float("inf"):
+        raise UserError(f"{path}: {key!r} is {found}, expected a number above 0")
+    return float(found)
+
+
 def _below(path: Path, key: str, name: str) -> str:
     """A file of the test set, as its path below the folder. Raises UserError where it is not there."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -252,8 +271,21 @@ def _below(path: Path, key: str, name: str) -> str:
     return name
 
 
-# The published scripts write neither a line end nor a message about times between media and question.
-_RULES = {"videochat_flash": {"prompt_format": "qwen_2_bare", "preprocessing": {"min_frames": PUBLISHED_CLIP}}}
+# The published scripts write neither a line end nor a message about times between media and question, pad frames and
+# pictures to squares, take a picture as a clip of four equal frames, and scale positions by YaRN; 10 000 frames are
+# 160 000 tokens, more than the factor stretches the context to.
+_RULES = {
+    "videochat_flash": {
+        "prompt_format": "qwen_2_bare",
+        "preprocessing": {"min_frames": PUBLISHED_CLIP, "multiple_of": 4, "resize": "pad_bicubic"},
+        "rope": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 32768,
+            "max_position_embeddings": 163840,
+        },
+    }
+}
 _SOURCE = "Zhang et al., Long Context Transfer from Language to Vision, arXiv:2406.16852; grid of arXiv:2501.00574"
 NEEDLE = Haystack("needle", "Needle in a haystack", _SOURCE, hops=False, system_rules=_RULES)
 NEEDLE_MULTI_HOP = Haystack(
