@@ -102,7 +102,7 @@ def test_a_given_answer_gets_the_token_that_the_model_would_say_in_the_place_of_
 ):
     given = {"long": "(B) a man", "short": "no"}
     asked = [Request(name, (picture,), "Who?", forced=text) for name, text in given.items()]
-    found, stats = ask(parts, [*asked, *requests(picture)[2:]], **options)
+    found, _ = ask(parts, [*asked, *requests(picture)[2:]], **options)
     for name, text in given.items():
         wanted = logits_of(parts, "Who?", picture, text)[0].argmax(-1).tolist()
         assert list(found[name].token_ids) == wanted and found[name].finish_reason == "forced"

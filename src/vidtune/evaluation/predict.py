@@ -305,9 +305,7 @@ def _requests(asked: int, question: Question, protocol: Protocol, folder: Path) 
         second = replace(question, question=question.second)
         if protocol.forced and question.second_answer is not None:
             forced = question.second_answer
-        yield Request(
-            id=f"{asked}{SECOND}", media=media, question=question_text(second, protocol, tags), forced=forced
-        )
+        yield Request(id=f"{asked}{SECOND}", media=media, question=question_text(second, protocol, tags), forced=forced)
 
 
 def _prediction(question: Question, protocol: Protocol, answers: Mapping[bool, Answer]) -> Prediction:

@@ -55,7 +55,7 @@ def test_a_picture_stands_at_every_depth_of_every_length_between_clips_of_the_lo
 def test_a_video_shorter_than_the_haystack_begins_anew(tmp_path):
     questions = SINGLE.load(write(tmp_path, ONE, seconds=3, depths=[1])).questions
     assert [shown(one) for one in questions] == [[0, 1, "a"], [0, 1, 2, 0, "a"]]
-    with pytest.raises(UserError, match="0.9 seconds hold no clip of 2 frames at 2 a second"):
+    with pytest.raises(UserError, match=r"0\.9 seconds hold no clip of 2 frames at 2 a second"):
         SINGLE.load(write(tmp_path, ONE, seconds=0.9))
 
 

@@ -26,6 +26,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +128,11 @@ class Haystack(MeasuredBenchmark):
         seconds = _positive(path, value, "seconds", frames / fps)
         there = int(seconds * fps) // self.clip_frames
         if not there:
-            raise UserError(f"{path}: {seconds:g} seconds hold no clip of {self.clip_frames} frames at {fps:g} a second")
+            raise UserError(
+                f"{path}: {seconds:g} seconds hold no clip of {self.clip_frames} frames at {fps:g} a second"
+            )
         edges = [place * self.clip_frames / fps for place in range(there + 1)]
-        clips = [MediaRef(STREAM, video, start=start, end=end) for start, end in zip(edges, edges[1:], strict=False)]
+        clips = [MediaRef(STREAM, video, start=start, end=end) for start, end in pairwise(edges)]
         return [clips[place % there] for place in range(frames // self.clip_frames)]
 
     def protocol(self, **rules: Any) -> Protocol:
