@@ -23,6 +23,7 @@ FOREIGN = {
     *("--pairs", "--seconds", "--files", "--rounds", "--kinds", "--tokens", "--tiny"),  # scripts in benchmarks/
     *("--boxes", "--looped", "--width", "--train"),  # benchmarks/regions.py
     *("--model", "--tasks", "--no-deps"),  # lmms-eval, pip
+    "--log-dir",  # inspect
 }
 
 
@@ -37,7 +38,7 @@ def command_of(words: list[str]):
 
 
 def options_of(command) -> set[str]:
-    return {name for parameter in command.params for name in parameter.opts} | {"--help", "--version"}
+    return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help", "--version"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
