@@ -15,13 +15,14 @@ from qa_sets import StubEngine, stub_protocol, stub_run, write_set, write_video
 from vidtune.data.sample import MediaRef
 from vidtune.errors import MediaError, UserError
 from vidtune.evaluation.metrics.programs.meteor import meteor_problem
+from vidtune.evaluation.published import PublishedScore
 from vidtune.evaluation.question import Question
 from vidtune.evaluation.report.page import build_report
 from vidtune.evaluation.report.pictures import picture_of
 from vidtune.evaluation.report.samples import Limits
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.runs.shown_media import ShownMedia, media_record, shown_media
-from vidtune.evaluation.scores.score_file import read_score
+from vidtune.evaluation.scores.score_file import read_score, write_score
 from vidtune.evaluation.scores.score_lines import answers_text, counts_text
 from vidtune.evaluation.scores.scoring import score_run
 
@@ -302,3 +303,20 @@ def test_pictures_and_boxes_are_shown(tmp_path):
 def test_a_picture_outside_the_test_set_is_not_shown(tmp_path, name):
     with pytest.raises(MediaError, match=r"leaves the folder|no longer there"):
         picture_of(tmp_path, name, ShownMedia(), 4)
+
+
+def test_published_scores_and_fragile_answers_stand_beside_a_run(tmp_path, monkeypatch):
+    data = write_set(tmp_path / "set", ENTRIES[:3])
+    run = stub_run(data, tmp_path / "world_qa", StubEngine(SEEING)).run_dir
+    score = score_run(run)
+    there = {"system": "video_llava", "benchmark": "world_qa", "kind": "paper", "source": "A & B, table 3"}
+    known = PublishedScore(**there, model="<b>7B</b>", values={"accuracy": 70.7}, judge="gpt-3.5-turbo")
+    monkeypatch.setattr("vidtune.evaluation.report.run_group.published_beside", lambda run: [known])
+    whole = score.overall.model_copy(update={"with_margin": 3, "fragile": 2})
+    write_score(run, score.model_copy(update={"overall": whole}))
+    text = build_report([run], tmp_path / "report.html").read_text()
+    table = text[text.index("Published scores on this test set") :]
+    row = re.search(r"<tr><th>&lt;b&gt;7B.*?</tr>", table)[0]
+    assert "accuracy <b>70.7</b>" in row and "A &amp; B, table 3" in row
+    assert "judge: gpt-3.5-turbo there, rules-v1 here" in row
+    assert "A: 2 of 3 greedy answers are fragile" in text

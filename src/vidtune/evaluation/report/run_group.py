@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidtune.evaluation.outcome import Metric, Outcome
+from vidtune.evaluation.published import PublishedScore, differs_from, published_beside
 from vidtune.evaluation.report.charts import Bars, Curve, by_length, by_type, over_setting, over_steps
 from vidtune.evaluation.report.lengths import stated_lengths
 from vidtune.evaluation.report.samples import Limits, Samples, samples_of
@@ -32,6 +33,7 @@ class RunGroup:
         comparisons: (number of the first run, of the second, their comparison).
         types: question types of ``main_scores``.
         problems: (label, question id, reason) of questions without an answer, or whose answer has no verdict.
+        published: published scores on the test set, each with what the first run does differently.
     """
 
     title: str
@@ -47,6 +49,7 @@ class RunGroup:
     curves: tuple[Curve, ...]
     types: tuple[str, ...]
     problems: tuple[tuple[str, str, str], ...]
+    published: tuple[tuple[PublishedScore, tuple[str, ...]], ...]
     samples: Samples
 
     @property
@@ -113,6 +116,11 @@ def group_of(runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None
         curves=curves,
         types=_types(scores),
         problems=tuple(_problems(names, outcomes)),
+        published=tuple(
+            (one, tuple(differs_from(one, mine[0], scores[0])))
+            for one in published_beside(mine[0])
+            if {name.rpartition("/")[2] for name in one.values} & set(shown)
+        ),
         samples=samples_of(mine, names, outcomes, metrics, limits),
     )
 
