@@ -30,8 +30,8 @@ def listed(
     looks at the rules of two benchmarks."""
     if context.invoked_subcommand is not None:
         return
+    from vidtune.evaluation.benchmarks.check import listed as as_listed
     from vidtune.evaluation.benchmarks.check import state_of_test_set
-    from vidtune.evaluation.benchmarks.downloads.facts import listed as as_listed
     from vidtune.registry import BENCHMARKS
 
     found = [as_listed(benchmark) for _, benchmark in BENCHMARKS.usable()]

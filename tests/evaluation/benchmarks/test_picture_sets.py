@@ -10,8 +10,7 @@ from qa_sets import quiet_predict, write_video
 
 from vidtune.cli.main import run as vidtune
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.check import state_of_test_set
-from vidtune.evaluation.benchmarks.downloads.facts import facts_of
+from vidtune.evaluation.benchmarks.check import facts_of, state_of_test_set
 from vidtune.evaluation.benchmarks.images.seed_bench import middle_frame
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.official_log import import_log

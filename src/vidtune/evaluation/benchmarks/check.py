@@ -1,4 +1,4 @@
-"""Preflight of a test set: which videos or pictures are there, and what is odd in its questions and answers."""
+"""Test sets as a user meets them: what one needs, which files are there, what is odd in questions and answers."""
 
 import json
 import re
@@ -9,6 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
+from vidtune.evaluation.benchmarks.downloads.pictures import PICTURE_SETS
+from vidtune.evaluation.benchmarks.downloads.records import Facts
+from vidtune.evaluation.benchmarks.downloads.videos import VIDEO_SETS
+from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 from vidtune.evaluation.question import Question, QuestionSet
 
 SHOWN = 5
@@ -182,3 +186,44 @@ def _listed(what: str, examples: Sequence[str]) -> Iterator[str]:
         yield from (f"    {example}" for example in examples[:SHOWN])
         if len(examples) > SHOWN:
             yield "    ..."
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One benchmark as it is listed.
+
+    Args:
+        facts: None for one of another package that tells none.
+        same_as: name of the benchmark that it shares its test set with; "": its own.
+    """
+
+    name: str
+    title: str
+    source: str
+    scored_by: str
+    facts: Facts | None
+    same_as: str
+
+    def lines(self) -> Iterator[str]:
+        """Yields where the questions come from, and what must be downloaded."""
+        yield f"  source  {self.source}"
+        if self.same_as:
+            yield f"  get     the files of {self.same_as}"
+            return
+        for one in () if self.facts is None else self.facts.downloads:
+            yield f"  {one}"
+
+
+def facts_of(benchmark: Benchmark) -> Facts | None:
+    """Returns what is known of a benchmark's test set; None: nothing."""
+    known = {**VIDEO_SETS, **PICTURE_SETS}
+    return benchmark.facts or known.get(benchmark.name) or known.get(benchmark.record_of)
+
+
+def listed(benchmark: Benchmark) -> Listed:
+    """Returns a benchmark as it is listed."""
+    measured = isinstance(benchmark, MeasuredBenchmark)
+    facts = facts_of(benchmark)
+    by = "a server" if facts is not None and facts.answers_hidden else "metrics" if measured else "a judge"
+    own = benchmark.facts is not None or benchmark.name in {**VIDEO_SETS, **PICTURE_SETS}
+    return Listed(benchmark.name, benchmark.title, benchmark.source, by, facts, "" if own else benchmark.record_of)
