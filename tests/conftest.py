@@ -1,6 +1,7 @@
 """Fixtures that several folders use."""
 
 import gc
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from launched import Launcher
 
 
+# bitsandbytes compiles a few functions when peft imports it: 3 s in every process. `make whole` lets it.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 gc.set_threshold(10_000, 10, 10)  # importing the libraries makes many objects, and none of them goes away
 
 

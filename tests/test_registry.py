@@ -1,7 +1,7 @@
 """Registries: parts of this package, of other packages by entry points, and of one program by a call."""
 
 import sys
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
@@ -18,7 +18,7 @@ def room(monkeypatch):
     parts.ONE, parts.Two = 1, type("Two", (), {"inner": 2})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "room_of_a_test", parts)
     announced: list[EntryPoint] = []
-    monkeypatch.setattr(module, "entry_points", lambda group: [point for point in announced if point.group == group])
+    monkeypatch.setattr(module, "_announced", lambda: EntryPoints(announced))
     return Registry("part", "room_of_a_test", "vidtune.parts"), announced
 
 

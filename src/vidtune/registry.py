@@ -7,8 +7,9 @@ as entry points of the registry's group, such as ``vidtune.systems``, or calls :
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import EntryPoints, PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vidtune.errors import UserError
@@ -161,7 +162,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
         """Name -> where the part is defined, and the package that it comes from."""
         if self._places is None:
             places = {name: (place, "vidtune") for name, place in import_module(self.room).PARTS.items()}
-            for point in entry_points(group=self.group):
+            for point in _announced().select(group=self.group):
                 package = point.dist.name if point.dist else point.value.partition(":")[0].partition(".")[0]
                 if not point.name.startswith(self.prefix):
                     _warn_unless_known(point.name, self.group, package)
@@ -172,6 +173,12 @@ class Registry(Mapping[str, Part], Generic[Part]):
                 places[name] = (point.value, package)
             self._places = places
         return self._places
+
+
+@cache
+def _announced() -> EntryPoints:
+    """Returns the entry points of all installed packages; to find those of one group, all have to be read as well."""
+    return entry_points()
 
 
 def packages_of(parts: "Iterable[tuple[Registry[Any], str]]") -> dict[str, str]:

@@ -16,23 +16,27 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import torch.utils.tensorboard
 from marked_system import MARKED, marked_system
 
+from vidtune.checkpoints.build import build_model
 from vidtune.errors import UserError
 from vidtune.models.video_lm import VideoLM
-from vidtune.recipe.types import load_recipe
+from vidtune.recipe.types import Recipe, load_recipe
 from vidtune.training.packs import loading
 from vidtune.training.packs.pack import LoadedPack
 from vidtune.training.ranks import parallel
 from vidtune.training.ranks.group import Ranks, joined
 from vidtune.training.run import train_stages as train
 from vidtune.training.signals import TrainingInterrupted
+
+rehearsed: set[str] = set()
 
 
 def train_here(order: dict[str, Any]) -> int:
@@ -103,9 +107,20 @@ def import_once(order: dict[str, Any]) -> None:
     """Import what takes long in this process, for all children that follow."""
     if "call" in order:
         function_of(order)
-    elif "lora:" in Path(order["recipe"]).read_text():
-        importlib.import_module("peft")
+    else:
+        if "lora:" in Path(order["recipe"]).read_text():
+            importlib.import_module("peft")
+        rehearse(load_recipe(order["recipe"]))
     gc.freeze()  # children share these objects and need not look through them
+
+
+def rehearse(recipe: Recipe) -> None:
+    """Build and write a model of a system: children find its modules imported, and the libraries' tables built."""
+    if recipe.system not in rehearsed:
+        rehearsed.add(recipe.system)
+        system = marked_system() if recipe.system == MARKED else nullcontext()
+        with suppress(UserError), system, TemporaryDirectory() as folder:
+            build_model(recipe).save_pretrained(folder)
 
 
 def environment(rank: int, ranks: int, port: int) -> dict[str, str]:

@@ -35,10 +35,14 @@ def recipe(make_recipe) -> Recipe:
     return made.model_copy(update={"stages": (made.stages[0], made.stages[1].model_copy(update={"data": (heavier,)}))})
 
 
+@pytest.fixture(scope="module")
+def known() -> dict[str, StageCosts]:
+    return {}
+
+
 @pytest.fixture
-def costs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def costs_once(known: dict[str, StageCosts], monkeypatch: pytest.MonkeyPatch) -> None:
     """The costs of equal stages are counted once."""
-    known: dict[str, StageCosts] = {}
     count = dry_run.stage_costs
 
     def once(config: VideoLMConfig, *about: Any) -> StageCosts:
@@ -50,7 +54,9 @@ def costs_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dry_run, "stage_costs", once)
 
 
-def test_the_forecast_is_what_training_does(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_forecast_is_what_training_does(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, costs_once: None
+) -> None:
     planned = list(forecast(recipe, tmp_path / "out"))
     vocabulary = build.build_config(recipe).text_config.vocab_size
     assert not list((tmp_path / "out").glob("align*"))
@@ -85,7 +91,7 @@ def test_no_weights_are_built(recipe: Recipe, tmp_path: Path, monkeypatch: pytes
 
 
 def test_sizes_of_hub_models_are_looked_up_without_their_weights(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, costs_once: None
 ) -> None:
     folder = tmp_path / "snapshot"
     build.build_config(recipe).text_config.save_pretrained(folder)
@@ -105,7 +111,7 @@ def test_sizes_of_hub_models_are_looked_up_without_their_weights(
     assert [stage.memory for stage in planned] == [stage.memory for stage in sizes]
 
 
-def test_a_stage_that_starts_from_a_checkpoint_takes_its_sizes(make_recipe, tmp_path: Path) -> None:
+def test_a_stage_that_starts_from_a_checkpoint_takes_its_sizes(make_recipe, tmp_path: Path, costs_once: None) -> None:
     small = make_recipe(max_steps=1, workers=0)
     final = train(small, tmp_path / "small", progress=False)
     recipe = make_recipe(stages=[{"from": str(final)}])
