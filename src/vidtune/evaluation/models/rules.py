@@ -10,6 +10,10 @@ from vidtune.evaluation.protocol import Protocol, merged
 if TYPE_CHECKING:
     from vidtune.evaluation.benchmarks.base import Benchmark
 
+OF_OUR_MODELS = ("layer_program", "rope", "forced", "condensing", "companions", "prompt_format")
+OF_OUR_MODELS += ("without", "features", "blind")
+"""Rules of a protocol that a user cannot change for a model with a processor of its own."""
+
 
 def protocol_by_frames(
     benchmark: "Benchmark",
@@ -37,7 +41,7 @@ def protocol_by_frames(
     protocol = benchmark.protocol(prompt_format=prompt_format, blind=blind)
     protocol = protocol.model_copy(update={"preprocessing": {**own, **benchmark.frames}})
     changes = dict(overrides or {})
-    for other in ("layer_program", "condensing", "companions", "prompt_format", "without", "features", "blind"):
+    for other in OF_OUR_MODELS:
         if changes.get(other):
             raise UserError(f"protocol overrides: {other}: a model with a processor of its own has no such rule")
     if "preprocessing" in changes:
@@ -46,5 +50,7 @@ def protocol_by_frames(
     if protocol.stream not in STREAMS or protocol.question_media:
         stream = next(iter(protocol.question_media), protocol.stream)
         raise UserError(f"{benchmark.name} needs the stream {stream!r}; this model takes {' and '.join(STREAMS)}")
+    if protocol.forced:
+        raise UserError(f"{benchmark.name}: gives the answers (forced); only models of vidtune's systems can take them")
     rule = FrameRule.read_rules(protocol)
     return protocol.model_copy(update={"preprocessing": rule.stored()}), rule
