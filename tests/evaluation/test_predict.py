@@ -52,11 +52,14 @@ def test_a_second_start_asks_nothing(data, tmp_path):
 
 
 def test_ranks_share_the_questions_and_a_later_start_sees_all_of_them(data, tmp_path):
+    asked = []
     for rank in (2, 0):
-        stub_run(data, tmp_path / "run", rank=rank, ranks=3)
+        engine = StubEngine(most=3)
+        assert not stub_run(data, tmp_path / "run", engine, rank=rank, ranks=3).complete
+        asked += engine.questions
     engine = StubEngine()
     summary = stub_run(data, tmp_path / "run", engine)
-    assert sorted(engine.questions) == ["question 4?", "question 5?", "question 6?", "question 7?"]
+    assert len(engine.questions) == 4 and sorted([*asked, *engine.questions]) == [f"question {n}?" for n in range(10)]
     assert summary.complete
     predictions = RunFolder(tmp_path / "run").predictions()
     assert [prediction.pred for prediction in predictions] == [f"answer {n}" for n in range(10)]

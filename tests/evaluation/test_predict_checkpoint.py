@@ -11,9 +11,10 @@ from qa_sets import quiet_predict, records, write_set, write_video
 from tiny_checkpoint import write_checkpoint
 
 from vidtune.errors import UserError
+from vidtune.evaluation.asking.shared_videos import Session
 from vidtune.evaluation.benchmarks.video_qa import VideoQA
 from vidtune.evaluation.checkpoint import AnsweringOptions, engine_for, open_checkpoint
-from vidtune.evaluation.predict import Session, Variant, predict_benchmark
+from vidtune.evaluation.predict import Variant, predict_benchmark
 from vidtune.evaluation.protocol_of_checkpoint import condensing_of, protocol_for
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.scoring import score_run

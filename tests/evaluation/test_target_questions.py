@@ -15,9 +15,10 @@ from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
+from vidtune.evaluation.asking.shared_videos import Session
 from vidtune.evaluation.benchmarks.check import check_test_set
 from vidtune.evaluation.checkpoint import AnsweringOptions, opened
-from vidtune.evaluation.predict import Session, Variant, predict_benchmark
+from vidtune.evaluation.predict import Variant, predict_benchmark
 from vidtune.evaluation.protocol_of_checkpoint import protocol_for
 from vidtune.evaluation.scores.scoring import score_run
 from vidtune.models.video_lm import VideoLM

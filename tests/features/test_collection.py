@@ -18,8 +18,9 @@ from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.features.cache import FeatureCache
 from vidtune.features.collection import Collection, CollectionSpec, append_records
-from vidtune.features.identity import BLOCK, MediaIdentities, weights_hash
+from vidtune.features.identity import weights_hash
 from vidtune.features.shards import MappedShard, read_header, write_shard
+from vidtune.media.kept.identity import BLOCK, MediaIdentities
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelVideoPreprocessing
 from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing

@@ -44,6 +44,19 @@ def test_only_a_window_of_an_endless_source_is_read():
     assert len(next(groups).prompts) == 3 and len(read) == 3
 
 
+def test_prompts_that_come_sorted_are_grouped_without_a_window():
+    read = []
+
+    def source():
+        for number, media in enumerate("aaabbba"):
+            read.append(prompt(str(number), A if media == "a" else B))
+            yield read[-1]
+
+    groups = group_by_media(source(), None)
+    assert shape([next(groups)]) == [["0", "1", "2"]] and len(read) == 4
+    assert shape(groups) == [["3", "4", "5"], ["6"]]
+
+
 def test_prompts_that_are_equal_up_to_the_media_share_a_prefix():
     prompts = [
         prompt("x", A, ids=(1, 9, 5), media_end=2),

@@ -10,8 +10,8 @@ from PIL import Image
 from synthetic_clips import write_clip
 
 from vidtune.data.checking.checked_files import CheckedFiles
-from vidtune.features.identity import MediaIdentities
 from vidtune.media.file_version import file_version
+from vidtune.media.kept.identity import MediaIdentities
 from vidtune.media.probe import ProbeCache
 
 

@@ -8,8 +8,8 @@ import torch
 
 from vidtune.features.cache import FeatureCache
 from vidtune.features.collection import CollectionSpec
-from vidtune.features.identity import MediaIdentities
 from vidtune.features.tower_stream import TowerStream
+from vidtune.media.kept.identity import MediaIdentities
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing
 from vidtune.models.towers.clip import ClipTower, ClipTowerConfig

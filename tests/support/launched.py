@@ -32,9 +32,10 @@ class Launcher:
         file.write_text(dump_recipe(recipe))
         return self._begin(out, {"recipe": str(file), "ranks": ranks, **order})
 
-    def call(self, function: str, out: Path, *arguments: Any) -> "Run":
-        """Begin ``module:function`` in a process; its result is the exit code, and ``out`` where its output goes."""
-        return self._begin(out, {"call": function, "ranks": 1, "arguments": arguments})
+    def call(self, function: str, out: Path, *arguments: Any, ranks: int = 1) -> "Run":
+        """Begin ``module:function`` in a process, or in several ranks; its result is the exit code, and ``out`` where
+        its output goes."""
+        return self._begin(out, {"call": function, "ranks": ranks, "arguments": arguments})
 
     def _begin(self, out: Path, order: dict[str, Any]) -> "Run":
         assert self._process.stdin is not None

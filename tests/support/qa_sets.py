@@ -7,7 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from vidtune.evaluation.predict import Answerer, PredictionSummary, Session, predict
+from vidtune.evaluation.asking.shared_videos import Session
+from vidtune.evaluation.predict import Answerer, PredictionSummary, predict
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import QuestionSet
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
@@ -55,11 +56,17 @@ class StubEngine:
         replies: question -> reply, for other answers.
         errors: part of a media path -> error of every request about it.
         pause: seconds per answer.
+        most: number of questions after which it answers no more.
     """
 
     def __init__(
-        self, replies: dict[str, str] | None = None, errors: dict[str, str] | None = None, pause: float = 0.0
+        self,
+        replies: dict[str, str] | None = None,
+        errors: dict[str, str] | None = None,
+        pause: float = 0.0,
+        most: int | None = None,
     ) -> None:
+        self.most = most
         self.replies = replies or {}
         self.errors = errors or {}
         self.pause = pause
@@ -67,6 +74,8 @@ class StubEngine:
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
         for request in requests:
+            if self.most is not None and len(self.asked) >= self.most:
+                return
             self.asked.append(request)
             time.sleep(self.pause)
             path = request.media[0].path

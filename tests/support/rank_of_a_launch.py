@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from vidtune.training.ranks.launch import follow_launcher
+from vidtune.machine.ranks.launch import follow_launcher
 
 folder, what, rank = Path(sys.argv[1]), sys.argv[2], os.environ["RANK"]
 code = 128 + signal.SIGTERM if what == "clean" else 130

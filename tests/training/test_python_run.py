@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from vidtune.errors import UserError
+from vidtune.machine.ranks.launch import LaunchFailed
 from vidtune.recipe.types import dump_recipe
 from vidtune.training.run import Run, train
-from vidtune.training.signals import LaunchFailed
 
 
 def test_a_recipe_file_with_changes_gives_checkpoint_and_log(make_recipe, tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ class Model:
         duration: float | None = None,
         prompt: str | None = None,
         media_timeout: float = MEDIA_TIMEOUT,
+        store: str | Path | None = None,
         **settings: Any,
     ) -> Reply | list[Reply]:
         """Answer one question, or several about the same media; the media are read and encoded once.
@@ -101,6 +102,7 @@ class Model:
             duration: seconds of the video, where only features of it are given.
             prompt: name of a prompt format; None: the system's own for answering.
             media_timeout: seconds that one file may take.
+            store: folder of the feature store: features found there are read in the place of files, others are kept.
             settings: fields of :class:`vidtune.generation.settings.GenerationSettings`, such as ``max_new_tokens``,
                 ``temperature``, ``top_p`` and ``seed``. A temperature above 0 draws tokens.
 
@@ -121,7 +123,7 @@ class Model:
             video, image, target, features, without, (start, end), duration, prompt, media_timeout, settings
         )
         requests = [Request(str(number), ask.media_of(text), text) for number, text in enumerate(questions)]
-        with self._engine(ask) as engine:
+        with self._engine(ask, store) as engine:
             found = {answer.id: answer for answer in engine.answer(requests)}
         replies = [self._reply(found[request.id], request, ask) for request in requests]
         return replies[0] if isinstance(question, str) else replies
@@ -298,13 +300,23 @@ class Model:
             box=self._dialect.target[0] if self._dialect.target else None,
         )
 
-    def _engine(self, ask: Ask) -> "AnswerEngine":
+    def _engine(self, ask: Ask, store: str | Path | None = None) -> "AnswerEngine":
+        from vidtune.features.answering import AnsweringFeatures
         from vidtune.generation.engine import AnswerEngine
 
         processor = self.processor.without(ask.without) if ask.without else self.processor
         workers = 1 if ask.media else 0
+        if store is not None:
+            checked_path(store, "store")
+        stored = None if store is None else AnsweringFeatures(Path(store), self.network, processor)
         return AnswerEngine(
-            self.network, processor, ask.settings, prompt=ask.prompt, workers=workers, media_timeout=ask.timeout
+            self.network,
+            processor,
+            ask.settings,
+            prompt=ask.prompt,
+            workers=workers,
+            media_timeout=ask.timeout,
+            stored=stored,
         )
 
     def _reply(self, answer: Answer, request: Request, ask: Ask) -> Reply:

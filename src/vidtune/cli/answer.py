@@ -11,6 +11,7 @@ from vidtune.cli.options.loading import (
     LayerProgram,
     ModelBase,
     Revision,
+    Store,
     System,
     Towers,
     assignments,
@@ -60,6 +61,7 @@ def answer(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None,
     layer_program: LayerProgram = None,
     media_timeout: Annotated[float, typer.Option(help="Seconds one media file may take.")] = 60.0,
+    store: Store = None,
 ) -> None:
     """Answer questions about videos and images; all questions share the media.
 
@@ -100,6 +102,7 @@ def answer(
         duration=duration,
         prompt=prompt,
         media_timeout=media_timeout,
+        store=store,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,

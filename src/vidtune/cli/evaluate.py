@@ -1,5 +1,6 @@
 """``vidtune evaluate``: ask a checkpoint the questions of a benchmark, then judge and score the answers."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from vidtune.cli.options.loading import (
     ModelBase,
     ProtocolRules,
     Revision,
+    Store,
     System,
     Towers,
     assignments,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from vidtune.evaluation.judges.base import Judge
     from vidtune.evaluation.models.base import EvaluatedModel
     from vidtune.evaluation.predict import PredictionSummary
+    from vidtune.machine.ranks.place import ProcessPlace
 
 
 @dataclass(frozen=True)
@@ -91,19 +94,20 @@ class ModelOptions:
         typer.Option("--transformers", help="Answer by transformers' own model and processor, whatever vidtune knows."),
     ] = False
 
-    def open(self, folder: Path) -> "EvaluatedModel":
-        """Load the checkpoint, and print its warnings.
+    def open(self, folder: Path, place: "ProcessPlace") -> "EvaluatedModel":
+        """Load the checkpoint on the device of this process, and print its warnings.
 
         A model of transformers loads its weights later, when its processor and the protocol are known to fit.
         """
         from vidtune.evaluation.checkpoint import open_checkpoint
         from vidtune.evaluation.models.opening import answering_model, is_of_transformers
         from vidtune.evaluation.models.pretrained import PretrainedModel
-        from vidtune.machine.devices import pick_device, pick_dtype
+        from vidtune.machine.devices import pick_dtype
+        from vidtune.machine.ranks.place import own_device
 
         pick_dtype(self.dtype)
         towers = assignments(self.tower, "--tower")
-        device = pick_device(self.device)
+        device = own_device(place, self.device)
         completed = self.system or self.model_base or towers or self.tokenizer
         if self.transformers and completed:
             raise UserError("--transformers: takes a whole model; leave out what completes one")
@@ -132,14 +136,19 @@ class EngineOptions:
     media_timeout: Annotated[float, typer.Option(help="Seconds one video may take.")] = 60.0
     batch: Annotated[int, typer.Option(min=1, help="Questions about one video answered at a time.")] = 8
 
-    def answering(self) -> "AnsweringOptions":
+    store: Store = None
+
+    def answering(self, place: "ProcessPlace") -> "AnsweringOptions":
         from vidtune.evaluation.checkpoint import AnsweringOptions
 
-        return AnsweringOptions(self.workers, self.media_timeout, self.batch)
+        return AnsweringOptions(
+            self.workers, self.media_timeout, self.batch, processes=place.local_world, store=self.store
+        )
 
 
 @option_groups
 def evaluate(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of results; the run goes to OUT/BENCHMARK and resumes there.")],
     questions: QuestionOptions,
     judging: JudgeOptions,
@@ -156,13 +165,19 @@ def evaluate(
     other_versions: Annotated[
         bool, typer.Option("--other-versions", help="Go on with a run of other versions; the score says so.")
     ] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes of this machine that share the videos, such as one per GPU.")
+    ] = 1,
     revision: Revision = None,
 ) -> None:
     """Answer the questions of a benchmark, then judge or measure the answers and print the scores."""
     from vidtune.checkpoints.files.hub import locate, pinned
     from vidtune.checkpoints.files.misplaced import require_checkpoint
-    from vidtune.evaluation.predict import Session, predict_benchmark
+    from vidtune.evaluation.asking.shared_videos import Session
+    from vidtune.evaluation.predict import predict_benchmark
     from vidtune.evaluation.runs.usage import usage_of, usage_words
+    from vidtune.machine.ranks.launch import follow_launcher
+    from vidtune.machine.ranks.place import ProcessPlace
 
     asked: EvaluatedModel | None = endpoint.build(checkpoint)
     folder = None
@@ -173,8 +188,11 @@ def evaluate(
     for run in runs:
         run.require_readable()
     judge = None if judging.judge == NO_JUDGE else judging.build(out / CACHE)
+    if not follow_launcher() and processes > 1 and _asked_by_all(context.obj, processes):
+        return
+    place = ProcessPlace.from_environment()
     if folder is not None:
-        asked = model.open(folder)
+        asked = model.open(folder, place)
     assert asked is not None
     scoring = Scoring()
     for run in runs:
@@ -184,15 +202,37 @@ def evaluate(
             run.data,
             out,
             run.variant,
-            engine.answering(),
-            Session(retry_errors=questions.retry_failed, other_versions=other_versions),
+            engine.answering(place),
+            Session(place.rank, place.world, questions.retry_failed, other_versions, progress=place.rank == 0),
         )
+        if place.rank:
+            continue
         typer.echo(f"{summary.run_dir}: {summary.ledger}")
         if (usage := usage_of(summary.run_dir)).calls:
             typer.echo(f"asked, with earlier sessions: {usage_words(usage)}")
         with scoring.of_one():
             _score(summary, judge if scoring.goes_on(summary.run_dir) else None)
     scoring.end()
+
+
+def _asked_by_all(arguments: Sequence[str], processes: int) -> bool:
+    """Run this command in several processes, the first of which scores. Returns whether it did.
+
+    Raises:
+        LaunchFailed: all processes failed, or one found a mistake of the user.
+    """
+    from vidtune.machine.ranks.launch import Bond, LaunchFailed, launch
+
+    bond = Bond(
+        apart=True,
+        interrupted="interrupted; the same command goes on where it stopped",
+        lost="as all others did; the same command goes on where it stopped",
+        taken_over="and the others took over its videos",
+    )
+    ended = launch([sys.executable, "-m", "vidtune", *arguments], processes, bond)
+    if ended.code:
+        raise LaunchFailed(ended.code)
+    return 0 not in ended.lost
 
 
 def _score(summary: "PredictionSummary", judge: "Judge | None") -> None:

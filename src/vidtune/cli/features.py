@@ -111,10 +111,10 @@ def extract(
     from vidtune.features.towers import named_extraction
     from vidtune.machine.cores import media_workers
     from vidtune.machine.progress import ProgressDisplay
+    from vidtune.machine.ranks.place import ProcessPlace, compute_device
     from vidtune.media.pool import MediaPool
     from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.extraction import stage_extractions
-    from vidtune.training.ranks.group import ProcessPlace, compute_device
 
     asked = of_benchmark.benchmark is not None or of_benchmark.checkpoint is not None
     if [recipe is None, not tower, not asked].count(False) != 1:

@@ -32,7 +32,8 @@ from vidtune.cli.runs.submit import submit
 from vidtune.cli.systems import systems
 from vidtune.cli.train import train
 from vidtune.errors import UserError
-from vidtune.training.signals import LaunchFailed, TrainingInterrupted
+from vidtune.machine.ranks.launch import LaunchFailed
+from vidtune.training.signals import TrainingInterrupted
 
 WRONG_INPUT, INTERRUPTED = UserError.exit_code, TrainingInterrupted.exit_code
 # Failures of the operating system that the user can mend; any other OSError is a bug and keeps its traceback.
@@ -88,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     try:
-        code = app(args=None if arguments is None else list(arguments), standalone_mode=False) or 0
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        code = app(args=given, standalone_mode=False, obj=tuple(given)) or 0
         if code == INTERRUPTED:
             print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return code

@@ -41,7 +41,7 @@ def train(
         from vidtune.training.inspection.dry_run import describe, forecast
 
         if device is not None:
-            from vidtune.training.ranks.group import ProcessPlace, compute_device
+            from vidtune.machine.ranks.place import ProcessPlace, compute_device
 
             compute_device(ProcessPlace(), device)  # refuses a device that is not there
         loaded, planned = load_recipe(recipe, changes), max(planned_ranks, processes)
@@ -63,16 +63,16 @@ def _train(recipe: str, changes: Sequence[str], out: Path, device: str | None, p
     # Silences remarks of torch's C++ code that are meant for its developers. Read when torch is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if processes > 1:
+        from vidtune.machine.ranks.place import ProcessPlace, compute_device
         from vidtune.recipe.types import load_recipe
-        from vidtune.training.ranks.group import ProcessPlace, compute_device
-        from vidtune.training.ranks.launch import launch_training
+        from vidtune.training.ranks.launched import launch_training
 
         if device is not None:
             compute_device(ProcessPlace(), device)  # refuses a device that is not there
         launch_training(load_recipe(recipe, changes), out, processes, device, progress=not quiet)
         return
+    from vidtune.machine.ranks.launch import follow_launcher
     from vidtune.training.ranks.group import joined, speaking_once
-    from vidtune.training.ranks.launch import follow_launcher
     from vidtune.training.run import train as train_recipe
 
     follow_launcher()

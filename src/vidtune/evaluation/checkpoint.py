@@ -44,12 +44,16 @@ class AnsweringOptions:
         media_timeout: seconds that one video may take.
         max_batch_questions: number of questions about one video that are answered at a time.
         share_prefix: encode and prefill each video once for all questions about it.
+        processes: number of processes on this machine that answer with these options and share its memory.
+        store: folder of the feature store: features found there are read in the place of videos, others are stored.
     """
 
     workers: int = 2
     media_timeout: float = 60.0
     max_batch_questions: int = 8
     share_prefix: bool = True
+    processes: int = 1
+    store: Path | None = None
 
 
 DEFAULT_ANSWERING = AnsweringOptions()
@@ -126,16 +130,24 @@ def engine_for(
     loaded: LoadedCheckpoint, protocol: Protocol, options: AnsweringOptions = DEFAULT_ANSWERING
 ) -> "AnswerEngine":
     """Returns the engine that answers by the protocol. Close it after use."""
+    from vidtune.features.answering import AnsweringFeatures
     from vidtune.generation.engine import AnswerEngine
+    from vidtune.media.kept.decoded import DecodedFolder
     from vidtune.models.language_model.rope import with_rope
 
+    model, processor = loaded.checkpoint.model, processor_for(loaded, protocol)
+    computing = asdict(options)
+    store = computing.pop("store")
     return AnswerEngine(
-        with_rope(loaded.checkpoint.model, protocol.rope),
-        processor_for(loaded, protocol),
+        with_rope(model, protocol.rope),
+        processor,
         GenerationSettings(**protocol.generation.model_dump()),
         prompt=protocol.prompt_format,
         layer_program=protocol.layer_program,
-        **asdict(options),
+        window=None,  # questions come sorted by their media; what is taken ahead, no other process can ask
+        decoded=DecodedFolder.from_environment(),
+        stored=None if store is None else AnsweringFeatures(store, model, processor),
+        **computing,
     )
 
 

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidtune.errors import UserError
+from vidtune.evaluation.asking.shared_videos import Session
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
 from vidtune.evaluation.models.base import EvaluatedModel
 from vidtune.evaluation.models.opening import answering_model
-from vidtune.evaluation.predict import WHOLE, Session, Variant, by_rules, predict_benchmark
+from vidtune.evaluation.predict import WHOLE, Variant, by_rules, predict_benchmark
 from vidtune.evaluation.protocol import merged
 from vidtune.evaluation.scores.score import Score
 from vidtune.evaluation.scores.scoring import score_run
+from vidtune.machine.locks import locked
+from vidtune.machine.ranks.place import ProcessPlace
 from vidtune.recipe.stored import stored_recipe
 from vidtune.recipe.types import BenchmarkEntry
 from vidtune.registry import BENCHMARKS, JUDGES
@@ -48,6 +51,7 @@ def evaluate(
     """Answer a benchmark with a model, judge or measure the answers, and return the score.
 
     Everything is stored below ``out``. Calling it again with the same arguments asks only what was not answered before.
+    Under ``torchrun`` or ``srun`` the processes of the launcher share the videos; each returns the whole score.
 
     Args:
         model: folder or hub id of a checkpoint, or a checkpoint in memory (a ``model`` and its ``processor``), or any
@@ -75,6 +79,7 @@ def evaluate(
     variant = Variant(blind, tuple(without), features or {}, protocol or {}, limit)
     _require_judge(judge, benchmark, Path(out))
     loaded = answering_model(model, device, dtype)
+    place = ProcessPlace.from_environment()
     summary = predict_benchmark(
         loaded,
         benchmark,
@@ -82,9 +87,10 @@ def evaluate(
         Path(out),
         variant,
         answering,
-        Session(retry_errors=retry_failed, other_versions=other_versions, progress=progress),
+        Session(place.rank, place.world, retry_failed, other_versions, progress and place.rank == 0),
     )
-    return score_run(summary.run_dir, judge, progress=progress)
+    with locked(summary.run_dir / "scoring"):  # the others find what the first one has judged
+        return score_run(summary.run_dir, judge, progress=progress)
 
 
 def _require_judge(judge: Judge | str, benchmark: str, out: Path) -> None:

@@ -6,8 +6,8 @@ again, the others keep their order, and the sampling of an answer is seeded by t
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from string import ascii_uppercase
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidtune import __version__
 from vidtune.errors import UserError
+from vidtune.evaluation.asking.shared_videos import ALONE, Session, SharedVideos
 from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint
 from vidtune.evaluation.ledger import Asking, Ledger
 from vidtune.evaluation.models.base import Engine, EvaluatedModel
@@ -25,7 +26,7 @@ from vidtune.evaluation.question import (
     Prediction,
     Question,
     QuestionSet,
-    chunk,
+    group_by_video,
     media_of,
     prediction_of,
     question_text,
@@ -33,10 +34,11 @@ from vidtune.evaluation.question import (
 from vidtune.evaluation.runs.arithmetic import Arithmetic
 from vidtune.evaluation.runs.asked_files import AskedFiles
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
-from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
+from vidtune.evaluation.runs.folder import RUN_FILE, RunFolder, RunInfo, data_identity
 from vidtune.evaluation.runs.run_ledger import ledger_of
 from vidtune.evaluation.runs.usage import note_usage
-from vidtune.generation.settings import Answer, Request
+from vidtune.generation.settings import Answer, EngineStats, Request
+from vidtune.machine.locks import locked
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter
 from vidtune.machine.software import software_versions
@@ -131,28 +133,6 @@ class Answerer:
     arithmetic: Arithmetic | None = None
 
 
-@dataclass(frozen=True)
-class Session:
-    """How one process goes on with a run.
-
-    Args:
-        rank, ranks: it asks only slice ``rank`` (from 0) of ``ranks`` slices of the questions.
-        retry_errors: ask questions again that ended in an error.
-        other_versions: go on with a run that other versions of the software began; the run and its score then say so.
-        progress: show how far it is, on standard error.
-    """
-
-    rank: int = 0
-    ranks: int = 1
-    retry_errors: bool = False
-    other_versions: bool = False
-    progress: bool = True
-
-
-ALONE = Session()
-"""One process asks everything that was not asked before."""
-
-
 def predict_benchmark(
     model: "EvaluatedModel | LoadedCheckpoint | Checkpoint | Path | str",
     benchmark: str,
@@ -222,66 +202,75 @@ def predict(
         arithmetic=answerer.arithmetic,
     )
     run = RunFolder.open(Path(run_dir), info)
+    planned = questions.questions[: run.planned]
     with RecordWriter(run.predictions_file(session.rank, session.ranks)) as records:
         files = AskedFiles(run, info.data)
-        pending = _begin(run, info, questions, files, session)
-        started = time.monotonic()
+        videos = _begin(run, info, planned, files, session)
+        started, total = time.monotonic(), videos.left
         task = f"asking {protocol.benchmark}"
-        with ProgressDisplay(enabled=session.progress and bool(pending)) as display:
-            display.start(task, len(pending))
-            for prediction in _ask(engine, pending, protocol, questions.folder, files):
-                records.append(prediction.record())
-                display.advance(task)
+        with contextlib.closing(videos), ProgressDisplay(enabled=session.progress and bool(total)) as display:
+            display.start(task, total)
+            for asked_now in videos.rounds():
+                for prediction in _ask(engine, asked_now, protocol, questions.folder, files):
+                    records.append(prediction.record())
+                    videos.stored(prediction.index)
+                    display(task, total - videos.left, total)
         seconds = time.monotonic() - started
-    summary = PredictionSummary(run.path, ledger_of(run), asked_now=len(pending), seconds=seconds)
-    if summary.complete:
-        run.write_official()
-    return summary
+    if videos.asked:
+        _log_work(run, session, videos.asked, seconds, getattr(engine, "stats", None))
+    return PredictionSummary(run.path, _finish(run, planned), asked_now=videos.asked, seconds=seconds)
 
 
 def _begin(
-    run: RunFolder, info: RunInfo, questions: QuestionSet, files: AskedFiles, session: Session
-) -> list[Question]:
-    """Check and store what a run is asked; returns the questions that this process asks now, those of a video together.
+    run: RunFolder, info: RunInfo, planned: Sequence[Question], files: AskedFiles, session: Session
+) -> SharedVideos:
+    """Check and store what a run is asked; returns the videos that this process asks about now.
 
     Raises:
         UserError: the run was asked about other files, or by other versions of the software.
     """
-    planned = questions.questions[: run.planned]
-    mine = chunk(questions.questions[: info.limit], session.rank, session.ranks)
-    done = {one.index for one in run.predictions() if one.error is None or not session.retry_errors}
-    pending = [one for one in group_by_video([one for one in mine if not one.missing]) if one.index not in done]
+
+    def done() -> set[int]:
+        return {one.index for one in run.predictions() if one.error is None or not session.retry_errors}
+
+    asked = group_by_video([one for one in planned[: info.limit] if not one.missing])
+    videos = SharedVideos(run, asked, done, session)
     files.require_unchanged(planned)
-    run.begin_asking(info, bool(pending), session.other_versions)
+    run.begin_asking(info, bool(videos.left), session.other_versions)
     run.write_missing([question for question in planned if question.missing])
     run.write_plan(planned)
-    _log_session(run, session, len(pending))
-    return pending
+    _log_session(run, session, videos.left)
+    return videos
 
 
-def group_by_video(questions: Sequence[Question]) -> list[Question]:
-    """Returns the questions with those of one video next to each other, videos in the order of their first question."""
-    groups: dict[str, list[Question]] = {}
-    for question in questions:
-        groups.setdefault(question.video, []).append(question)
-    return [question for group in groups.values() for question in group]
+def _finish(run: RunFolder, planned: Sequence[Question]) -> Ledger:
+    """Join what several processes have answered, and write the official answers, once every question has an outcome."""
+    with locked(run.path / RUN_FILE):  # the processes end together
+        ledger = ledger_of(run)
+        if not ledger.count(Asking.NOT_ASKED):
+            groups = group_by_video([one for one in planned if not one.missing])
+            run.join_predictions([question.index for group in groups for question in group])
+            run.write_official()
+    return ledger
 
 
 def _ask(
-    engine: Engine, questions: Sequence[Question], protocol: Protocol, folder: Path, files: AskedFiles
+    engine: Engine, videos: Iterable[Sequence[Question]], protocol: Protocol, folder: Path, files: AskedFiles
 ) -> Iterator[Prediction]:
     """Ask, and yield the predictions of a question as soon as all that it asks is answered."""
     alike: dict[int, list[Question]] = {}
-    for question in questions:
-        alike.setdefault(question.asked, []).append(question)
 
     def requests() -> Iterator[Request]:
-        for asked, group in alike.items():
-            files.begin(group)
-            yield from _requests(asked, group[0], protocol, folder)
+        for video in videos:
+            asked = dict.fromkeys(question.asked for question in video)
+            for question in video:
+                alike.setdefault(question.asked, []).append(question)
+            for one in asked:
+                files.begin(alike[one])
+                yield from _requests(one, alike[one][0], protocol, folder)
 
     waiting: dict[int, dict[bool, Answer]] = {}
-    for answer in engine.answer(requests()) if questions else ():
+    for answer in engine.answer(requests()):
         asked, is_second = int(answer.id.removesuffix(SECOND)), answer.id.endswith(SECOND)
         answers = waiting.setdefault(asked, {})
         answers[is_second] = answer
@@ -323,6 +312,14 @@ def _prediction(question: Question, protocol: Protocol, answers: Mapping[bool, A
     if question.second is None:
         return found
     return replace(found, second={"question": question.second, "pred": texts[True], "finish_reason": ends[True]})
+
+
+def _log_work(run: RunFolder, session: Session, asked: int, seconds: float, stats: Any) -> None:
+    """Store what this call has computed, beside the number of distinct files and prefixes that it was asked about."""
+    work = asdict(stats) if isinstance(stats, EngineStats) else {}
+    line = {"rank": session.rank, "ranks": session.ranks, "asked": asked, "seconds": round(seconds, 3), **work}
+    with contextlib.closing(RecordWriter(run.path / "work.jsonl", shared=True)) as lines:
+        lines.append(line)
 
 
 def _log_session(run: RunFolder, session: Session, pending: int) -> None:

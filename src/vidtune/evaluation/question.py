@@ -120,17 +120,18 @@ class QuestionSet:
         return replace(self, questions=tuple(found))
 
 
-def chunk(questions: Sequence[Question], rank: int, count: int) -> Sequence[Question]:
-    """Returns one of ``count`` consecutive slices of ``ceil(n / count)`` of the n questions that are asked.
+def group_by_video(questions: Sequence[Question]) -> list[list[Question]]:
+    """Returns the questions of each video, videos in the order of their first question.
 
-    Questions that share an answer are in one slice (`Question.asked`). The last slices may be empty.
+    Questions that share an answer stand in the group of the one that is asked (`Question.asked`); those about the same
+    part and media of the video stand next to each other.
     """
-    if not 0 <= rank < count:
-        raise UserError(f"chunk {rank} of {count} does not exist; chunks are numbered from 0 to {count - 1}")
-    asked = list(dict.fromkeys(question.asked for question in questions))
-    size = -(-len(asked) // count)
-    mine = set(asked[rank * size : (rank + 1) * size])
-    return [question for question in questions if question.asked in mine]
+    videos = {question.index: question.video for question in questions}
+    groups: dict[str, dict[object, list[Question]]] = {}
+    for question in questions:
+        read = (question.start, question.end, question.fps, question.media, question.features)
+        groups.setdefault(videos.get(question.asked, question.video), {}).setdefault(read, []).append(question)
+    return [[question for alike in group.values() for question in alike] for group in groups.values()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from vidtune.evaluation.protocol_of_checkpoint import protocol_for
 from vidtune.evaluation.question import media_of
 from vidtune.features.cache import TORCH_DTYPES, FeatureCache
 from vidtune.features.collection import stream_spec
-from vidtune.features.identity import MediaIdentities
 from vidtune.features.media_listing import refs_read
 from vidtune.features.tower_stream import Extraction, TowerStream
 from vidtune.features.towers import frozen
+from vidtune.media.kept.identity import MediaIdentities
 from vidtune.media.preprocessing.kinds import random_setting
 from vidtune.registry import BENCHMARKS
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.features.collection import Collection, CollectionSpec
-from vidtune.features.identity import MediaIdentities
+from vidtune.media.kept.identity import MediaIdentities
 
 SHARD_BYTES = 64 * 2**20
 SHARD_SECONDS = 30.0

@@ -1,23 +1,14 @@
-"""Identities by content: of a tower by its weights, of a media file by its bytes, never by its path."""
+"""Identity of a tower by its weights; that of a media file: `media.kept.identity`."""
 
-import errno
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from vidtune.machine.cores import available_cores
-from vidtune.media.file_version import FileVersion, file_version
-
-BLOCK = 32 * 1024
-"""Size in bytes of each sampled piece of a file."""
-SAMPLED = 3
-"""Number of sampled pieces of a file (first, middle, last), or of sampled files of a folder of frames."""
 
 
 def weights_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -33,75 +24,3 @@ def _tensor_hash(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
     digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-class MediaIdentities:
-    """Identities of media files. A file is read again only if its version has changed."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[FileVersion, str]] = {}
-
-    def of(self, path: str) -> str | None:
-        """Returns 32 hex digits from size, modification time and pieces of the content; None: it cannot be read.
-
-        The same file under another path has the same identity; a changed file has another.
-        """
-        try:
-            version = file_version(path)
-            known = self._known.get(path)
-            if known is not None and known[0] == version:
-                return known[1]
-            parts = _of_folder(Path(path)) if Path(path).is_dir() else _of_file(Path(path), *version[:2])
-            digest = hashlib.sha256()
-            for part in parts:
-                digest.update(part)
-        except OSError:
-            return None
-        name = digest.hexdigest()[:32]
-        self._known[path] = (version, name)
-        return name
-
-
-def content_hash(path: str) -> str | None:
-    """Returns 32 hex digits from size and pieces of the content, the same for a copy; None: it cannot be read."""
-    try:
-        files = sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
-        digest = hashlib.sha256(f"{len(files)} ".encode())
-        for file in _sampled(files):
-            size = file.stat().st_size
-            digest.update(f"{size} ".encode())
-            for piece in _pieces(file, size):
-                digest.update(piece)
-    except OSError:
-        return None
-    return digest.hexdigest()[:32]
-
-
-def _of_file(path: Path, size: int, mtime_ns: int) -> Iterator[bytes]:
-    yield f"{size} {mtime_ns} ".encode()
-    yield from _pieces(path, size)
-
-
-def _pieces(path: Path, size: int) -> Iterator[bytes]:
-    if not path.is_file():  # opening a pipe or a device might wait for ever
-        raise OSError(errno.EINVAL, "not a file", str(path))
-    last = max(size - BLOCK, 0)
-    with path.open("rb", buffering=0) as file:
-        for begin in sorted({last * piece // (SAMPLED - 1) for piece in range(SAMPLED)}):
-            yield os.pread(file.fileno(), BLOCK, begin)
-
-
-def _of_folder(path: Path) -> Iterator[bytes]:
-    files = sorted(entry for entry in path.iterdir() if entry.is_file())
-    status = {file: file.stat() for file in files}
-    yield "".join(f"{file.name} {of.st_size} {of.st_mtime_ns}\n" for file, of in status.items()).encode()
-    for file in _sampled(files):
-        yield from _of_file(file, status[file].st_size, status[file].st_mtime_ns)
-
-
-def _sampled(files: list[Path]) -> list[Path]:
-    """The first, the middle and the last file."""
-    last = len(files) - 1
-    return (
-        [files[place] for place in sorted({last * piece // (SAMPLED - 1) for piece in range(SAMPLED)})] if files else []
-    )

@@ -12,8 +12,8 @@ from vidtune.checkpoints.fit_processor import preprocessing_of
 from vidtune.errors import UserError
 from vidtune.features.cache import TORCH_DTYPES, FeatureCache
 from vidtune.features.collection import stream_spec
-from vidtune.features.identity import MediaIdentities
 from vidtune.features.tower_stream import Extraction, TowerStream
+from vidtune.media.kept.identity import MediaIdentities
 from vidtune.media.preprocessing.kinds import random_setting
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS

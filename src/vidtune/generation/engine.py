@@ -5,12 +5,14 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, 
 from functools import partial
 from math import isfinite
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
 from vidtune.generation.grouping import MediaGroup, Prompt, common_length, group_by_media
@@ -20,17 +22,36 @@ from vidtune.generation.settings import Answer, EngineStats, GenerationSettings,
 from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
 from vidtune.machine.memory import memory_limit
-from vidtune.media.pool import LoadJob, MediaPool
+from vidtune.media.kept.decoded import DecodedFolder
+from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.media.preprocessing.kinds import among
 from vidtune.models.language_model.attention import rotary_limit
 from vidtune.models.language_model.layer_call import LayerCallPlan, plan_call
 from vidtune.models.video_lm import VideoLM
-from vidtune.processing.batch import pack
+from vidtune.processing.batch import Example, Item, MediaSlot, pack
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.tokenizing import answer_ids
 
 MAX_QUESTION_TOKENS = 8192
 """Largest number of question tokens in one forward pass; limits the memory of activations."""
+READY_GROUPS = 4
+"""Number of groups without a file to load that are taken ahead."""
+
+
+class Features(Protocol):
+    """Interface of stored features of towers; `features.answering` implements it."""
+
+    def find(self, ref: MediaRef) -> Tensor | None:
+        """Returns the features of a medium as the connector of its stream takes them; None: there are none."""
+
+    def key(self, ref: MediaRef) -> str | None:
+        """Returns the name of a medium in the store; None: its features are not stored."""
+
+    def encode(self, ref: MediaRef, key: str, array: np.ndarray, extras: Mapping[str, np.ndarray] | None) -> Tensor:
+        """Returns the features of a medium that was read, and stores them under its name."""
+
+    def close(self) -> None:
+        """Write what is not written yet."""
 
 
 class AnswerEngine:
@@ -54,8 +75,12 @@ class AnswerEngine:
         max_batch_questions: largest number of questions in one batch. A batch has fewer questions when they are long,
             or when their keys and values would take more than an eighth of the device's memory.
         share_prefix: False answers every request alone, starting from decoding its media; used for comparison.
-        window: number of requests that are grouped at a time.
+        window: number of requests that are grouped at a time; None: those next to each other about the same media.
         layer_program: layer program by which this engine runs the model; None: that of the model's config.
+        processes: number of processes on this machine that have such an engine and share the memory.
+        stored: features that are read in the place of files, and kept of those that are not there; None: of no file.
+            The engine closes it.
+        decoded: where decoded media are kept and found again, unless their features are; None: nowhere.
 
     Raises:
         UserError: the prompt format does not exist, the language model cannot share a prefix, or the layer program
@@ -73,8 +98,11 @@ class AnswerEngine:
         media_timeout: float = 60.0,
         max_batch_questions: int = 64,
         share_prefix: bool = True,
-        window: int = 1024,
+        window: int | None = 1024,
         layer_program: Sequence[Mapping[str, Any]] | None = None,
+        processes: int = 1,
+        stored: Features | None = None,
+        decoded: DecodedFolder | None = None,
     ) -> None:
         if share_prefix:
             check_language_model(model.language_model)
@@ -95,7 +123,9 @@ class AnswerEngine:
         self._stop = tuple(dict.fromkeys((*settings.stop, *written.stop)))
         ends = (*self._stop, written.assistant.end.strip())
         self._eos_ids = eos_ids(model, processor) | special_ids(processor.tokenizer, ends)
-        self._pool = MediaPool(workers, media_timeout)
+        self.stored = stored
+        self._known: tuple[set[Any], set[Any]] = (set(), set())
+        self._pool = MediaPool(workers, media_timeout, processes=processes, decoded=decoded)
 
     def __enter__(self) -> Self:
         return self
@@ -106,8 +136,10 @@ class AnswerEngine:
         self.close()
 
     def close(self) -> None:
-        """Stop the decoding processes."""
+        """Stop the decoding processes, and write features that wait for the disk."""
         self._pool.close()
+        if self.stored is not None:
+            self.stored.close()
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Answer]:
         """Answer every request, grouped by media: groups in the order of their first request, requests as given.
@@ -187,30 +219,40 @@ class AnswerEngine:
     def _loaded(self, groups: Iterator[MediaGroup]) -> Iterator[MediaGroup]:
         """Groups with their loaded media, in order; meanwhile the pool loads the files of the next groups."""
         waiting: deque[MediaGroup] = deque()
+        more = True
 
         def jobs() -> Iterator[LoadJob]:
+            nonlocal more
             for group in groups:
+                missing = group.find(self._find)
                 waiting.append(group)
-                for ref in group.media:
+                for ref in missing:
                     steps = among(self.processor.streams[ref.stream].preprocessing, ref.among)
-                    yield LoadJob(ref.path, steps, extras=ref.extras, frames=ref.frames, part=ref.part)
+                    keep = self.stored is None or self.stored.key(ref) is None
+                    yield LoadJob(ref.path, steps, extras=ref.extras, frames=ref.frames, part=ref.part, keep=keep)
+                if len(waiting) >= READY_GROUPS and all(one.complete for one in waiting):
+                    return  # nothing is being loaded: answer these before more are taken
+            more = False
 
-        for result in self._pool.load(jobs()):
-            while waiting[0].complete:
+        while more:
+            for result in self._pool.load(jobs()):
+                while waiting[0].complete:
+                    yield waiting.popleft()
+                group = waiting[0]
+                group.add(result)
+                self.stats.media_loaded += result.error is None and not result.found
+                self.stats.decoded_found += result.found
+                if group.complete:
+                    yield waiting.popleft()
+            while waiting:
                 yield waiting.popleft()
-            group = waiting[0]
-            group.add(result)
-            self.stats.media_loaded += result.error is None
-            if group.complete:
-                yield waiting.popleft()
-        yield from waiting
 
     def _answer_group(self, group: MediaGroup) -> Iterator[Answer]:
         media = self._encode(group)
         for prompts in group.by_prefix():
             shared = common_length(prompts)
             prefix = Prefix(self.model.language_model, media.tokens(prompts[:1], end=shared))
-            self.stats.prefills += 1
+            self._count_prefix(group, prompts[0].ids[:shared])
             for batch in self._batches(prompts, shared, prefix):
                 branches = Branches(prefix, media.tokens(batch, begin=shared))
                 if batch[0].options:
@@ -241,7 +283,7 @@ class AnswerEngine:
 
     def _steps_alone(self, media: EncodedMedia, prompt: Prompt, answer: AnswerInProgress) -> Iterator[None]:
         tokens = media.tokens([prompt])
-        self.stats.prefills += 1
+        self._count_prefix(prompt.example, prompt.ids)
         return decode_steps(SinglePrompt(self.model.language_model, tokens), [answer], self._chooser)
 
     @torch.inference_mode()
@@ -250,12 +292,38 @@ class AnswerEngine:
         if not group.prompts:
             return EncodedMedia(self.model, {}, self.program)
         example = group.prompts[0].example
-        both = zip(example.media, group.loaded, strict=True)
-        items = [slot.item(cast(np.ndarray, found.array), example.id, found.extras) for slot, found in both]
-        batch = pack([example], [items])
-        self.stats.encodings += len(group.media)
+        batch = pack(
+            [example], [list(map(partial(self._item, example.id), example.media, group.loaded, group.features))]
+        )
         media = batch.to(self.model.device).to_float(self.processor.preprocessing).media
         return EncodedMedia(self.model, media, self.program)
+
+    def _item(self, sample: str, slot: MediaSlot, loaded: LoadResult | None, features: Tensor | None) -> Item:
+        """A medium as the model takes it: its values, or features that were found or are kept now."""
+        if features is not None:
+            return slot.item(features.clone(), sample, encoded=True)
+        assert loaded is not None
+        array = cast(np.ndarray, loaded.array)
+        self.stats.encodings += not slot.encoded
+        key = None if self.stored is None or slot.encoded else self.stored.key(slot.ref)
+        if self.stored is None or key is None:
+            return slot.item(array, sample, loaded.extras)
+        kept = self.stored.encode(slot.ref, key, array, loaded.extras)
+        return slot.item(kept, sample, loaded.extras, encoded=True)
+
+    def _find(self, ref: MediaRef) -> Tensor | None:
+        features = None if self.stored is None else self.stored.find(ref)
+        self.stats.features_found += features is not None
+        self._known[0].add(ref)
+        self.stats.media = len(self._known[0])
+        return features
+
+    def _count_prefix(self, about: "MediaGroup | Example", ids: np.ndarray) -> None:
+        """Count a prefill, and the beginning of a prompt if it is a new one."""
+        media = about.media if isinstance(about, MediaGroup) else tuple(slot.ref for slot in about.media)
+        self._known[1].add(hash((media, ids.tobytes())))
+        self.stats.prefills += 1
+        self.stats.prefixes = len(self._known[1])
 
     def _begin(self, prompt: Prompt) -> AnswerInProgress:
         return AnswerInProgress(

@@ -1,11 +1,12 @@
 """Grouping of requests: by media, and within a group by the prefix of the prompt."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import groupby, islice
 
 import numpy as np
+from torch import Tensor
 
 from vidtune.data.sample import MediaRef
 from vidtune.errors import MediaError
@@ -61,15 +62,17 @@ class MediaGroup:
         media: the files.
         prompts: empty if the request of the group could not be turned into a prompt.
         refused: answers to such requests.
-        loaded: the loaded media in the order of ``media``, filled by :meth:`add`.
+        loaded: the loaded media in the order of ``media``, filled by :meth:`add`; None where features were found.
+        features: features that were found in the place of a medium, in the order of ``media``, filled by :meth:`find`.
         error: error of the first file that could not be loaded.
-        num_loaded: number of files that were loaded or failed.
+        num_loaded: number of files that were loaded, found or failed.
     """
 
     media: tuple[MediaRef, ...]
     prompts: list[Prompt] = field(default_factory=list)
     refused: list[Answer] = field(default_factory=list)
-    loaded: list[LoadResult] = field(default_factory=list)
+    loaded: list[LoadResult | None] = field(default_factory=list)
+    features: list[Tensor | None] = field(default_factory=list)
     error: MediaError | None = None
     num_loaded: int = 0
 
@@ -78,11 +81,19 @@ class MediaGroup:
         """Whether all files were loaded or failed."""
         return self.num_loaded == len(self.media)
 
+    def find(self, find: Callable[[MediaRef], Tensor | None]) -> list[MediaRef]:
+        """Look for features of the media. Returns the media without them, which are loaded in this order."""
+        self.features = [find(ref) for ref in self.media]
+        self.loaded = [None] * len(self.media)
+        missing = [ref for ref, features in zip(self.media, self.features, strict=True) if features is None]
+        self.num_loaded = len(self.media) - len(missing)
+        return missing
+
     def add(self, result: LoadResult) -> None:
         """Add the next file: its preprocessed values, or its error."""
+        waiting = [place for place, features in enumerate(self.features) if features is None]
+        self.loaded[waiting[self.num_loaded - (len(self.media) - len(waiting))]] = result
         self.num_loaded += 1
-        if result.error is None:
-            self.loaded.append(result)
         self.error = self.error or result.error
 
     def by_prefix(self) -> list[list[Prompt]]:
@@ -98,24 +109,38 @@ class MediaGroup:
         return [prompts for prompts in (*(p for p in equal.values() if len(p) > 1), single) if prompts]
 
 
-def group_by_media(prompts: Iterable[Prompt | Answer], window: int, share: bool = True) -> Iterator[MediaGroup]:
+def group_by_media(prompts: Iterable[Prompt | Answer], window: int | None, share: bool = True) -> Iterator[MediaGroup]:
     """Group prompts by media, in the order of their first appearance.
 
     Args:
         prompts: prompts in any order; an answer with an error stands in the place of its prompt.
-        window: number of prompts that are grouped at a time, and held in memory.
+        window: number of prompts that are grouped at a time, and held in memory; None: those next to each other with
+            the same media, of prompts that are sorted already.
         share: False gives every prompt its own group.
     """
-    rest = iter(prompts)
-    while items := list(islice(rest, window)):
+    for items in _taken(prompts, window):
         groups: dict[object, MediaGroup] = {}
         for place, item in enumerate(items):
             if isinstance(item, Answer):
                 groups[place] = MediaGroup((), refused=[item])
             else:
-                media = tuple(slot.ref for slot in item.example.media)
+                media = _media(item) or ()
                 groups.setdefault(media if share else place, MediaGroup(media)).prompts.append(item)
         yield from groups.values()
+
+
+def _taken(prompts: Iterable[Prompt | Answer], window: int | None) -> Iterator[list[Prompt | Answer]]:
+    """The prompts in lists that are grouped one after the other."""
+    if window is None:
+        yield from (list(alike) for _, alike in groupby(prompts, _media))
+        return
+    rest = iter(prompts)
+    while items := list(islice(rest, window)):
+        yield items
+
+
+def _media(item: Prompt | Answer) -> tuple[MediaRef, ...] | None:
+    return None if isinstance(item, Answer) else tuple(slot.ref for slot in item.example.media)
 
 
 def common_length(prompts: Sequence[Prompt]) -> int:

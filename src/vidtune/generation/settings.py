@@ -138,15 +138,23 @@ class EngineStats:
     """Counters of the work that an engine has done so far.
 
     Args:
+        media: number of media that were asked about, each counted once: a file, or a part of it, as a stream reads it.
         media_loaded: number of media files read and decoded.
-        encodings: number of times that a file went through towers and connectors; once for all questions about it.
+        decoded_found: number of files whose decoded frames an earlier run has kept.
+        features_found: number of times that stored features were read in the place of a file.
+        encodings: number of times that a file went through a tower; once for all questions about it.
+        prefixes: number of beginnings of prompts with their media, each counted once.
         prefills: number of prefixes run through the language model, each once for all prompts that begin with it.
         questions: number of answers without an error.
         new_tokens: number of tokens in these answers.
     """
 
+    media: int = 0
     media_loaded: int = 0
+    decoded_found: int = 0
+    features_found: int = 0
     encodings: int = 0
+    prefixes: int = 0
     prefills: int = 0
     questions: int = 0
     new_tokens: int = 0

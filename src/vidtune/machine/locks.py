@@ -5,6 +5,7 @@ operating system releases a lock when its process ends, also after ``kill -9``. 
 another process is about to take would break the lock.
 """
 
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -70,6 +71,45 @@ def is_locked(path: Path) -> bool:
         return True
     lock.release()
     return False
+
+
+class NumberedLocks:
+    """Locks of numbered things between processes, all in one file: each byte of it stands for one thing.
+
+    A process takes a lock or does not get it; it never waits. Locks of a process that ends are free at once. One object
+    per file and process: closing a second one would release the locks of the first.
+
+    Args:
+        path: the file; created if missing, and empty.
+
+    Raises:
+        LockUnavailableError: from any method, where the file cannot be written or its file system has no locks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise LockUnavailableError(f"{path}: cannot be locked ({error.strerror})") from None
+
+    def take(self, number: int) -> bool:
+        """Take the lock of a thing. Returns whether this process has it; False: another one has."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except (BlockingIOError, PermissionError):  # which of the two: POSIX leaves it open
+            return False
+        except OSError as error:
+            raise LockUnavailableError(f"{self.path}: cannot be locked ({error.strerror})") from None
+        return True
+
+    def release(self, number: int) -> None:
+        """Give the lock of a thing back."""
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
+
+    def close(self) -> None:
+        """Give all locks back."""
+        os.close(self._file)
 
 
 def lock_file(path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 Facts about a file (metadata, tokens, the result of a check) are kept with its path and this version, and found anew
 when the version is another one. Features, which travel between machines, have an identity made of content as well
-(:mod:`vidtune.features.identity`).
+(:mod:`vidtune.media.kept.identity`).
 """
 
 import hashlib

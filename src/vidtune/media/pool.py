@@ -13,6 +13,7 @@ import pickle
 import signal
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -27,8 +28,9 @@ from vidtune.errors import MediaError, UserError
 from vidtune.machine.memory import waiting_memory, worker_memory
 from vidtune.machine.shared_memory import SharedArrays
 from vidtune.machine.workers import Worker
+from vidtune.media.kept.decoded import DecodedFolder
 from vidtune.media.probe import MediaInfo
-from vidtune.media.worker import Loaded, LoadJob, Report, execute, job_message, serve
+from vidtune.media.worker import Loaded, LoadJob, Report, execute, fetch, job_message, serve
 
 __all__ = ["LoadJob", "LoadResult", "MediaPool"]
 
@@ -49,6 +51,8 @@ class LoadResult:
         queued_seconds: part of the time in which the worker waited for a core; None if the system does not tell.
         second: array of ``LoadJob.second``, if the job has one.
         extras: extras by name that preprocessing gave; None: it gives none, and those of the annotation stay.
+        found: the arrays were kept of an earlier job; the file was not decoded.
+        note: what the user should know; the pool says it.
     """
 
     job: LoadJob
@@ -60,6 +64,8 @@ class LoadResult:
     queued_seconds: float | None = None
     second: np.ndarray | None = None
     extras: dict[str, np.ndarray] | None = None
+    found: bool = False
+    note: str | None = None
 
     @classmethod
     def of(cls, job: LoadJob, loaded: Loaded | None, **facts: Any) -> "LoadResult":
@@ -78,9 +84,9 @@ class LoadResult:
 class _Task:
     """A job in the pool, and its result when that is there."""
 
-    def __init__(self, job: LoadJob) -> None:
+    def __init__(self, job: LoadJob, decoded: DecodedFolder | None) -> None:
         self.job = job
-        self.message = job_message(job)
+        self.message = job_message(job, decoded)
         self.result: LoadResult | None = None
 
 
@@ -125,6 +131,7 @@ class MediaPool:
             container, divided by the number of all workers; half a GiB to 4 GiB).
         max_waiting: approximate bytes of arrays that wait for the caller of ``load`` (default: a sixteenth of the
             memory, divided by ``processes``; at most half a GiB). One job per worker is always taken.
+        decoded: where decoded media are kept and found again; None: nowhere.
 
     Raises:
         UserError: from ``load``, if workers cannot start or there is not enough shared memory.
@@ -139,11 +146,13 @@ class MediaPool:
         processes: int = 1,
         max_resident: int | None = None,
         max_waiting: int | None = None,
+        decoded: DecodedFolder | None = None,
     ) -> None:
         if workers < 0 or (prefetch is not None and prefetch < 1):
             raise ValueError(f"workers must be 0 or more and prefetch 1 or more, got {workers} and {prefetch}")
         self.workers = workers
         self.timeout = timeout
+        self.decoded = decoded
         self.prefetch = prefetch or 4 * max(workers, 1)
         self.max_resident = worker_memory(workers * processes) if max_resident is None else max_resident
         self.max_waiting = waiting_memory(processes) if max_waiting is None else max_waiting
@@ -186,7 +195,7 @@ class MediaPool:
         is closed early, the jobs taken so far are dropped.
         """
         if self.workers == 0:
-            yield from (_load_here(job) for job in jobs)
+            yield from (_say(_load_here(job, self.decoded)) for job in jobs)
             return
         iterator = iter(jobs)
         window: deque[_Task] = deque()
@@ -198,7 +207,7 @@ class MediaPool:
                     return
                 result = self._wait_for(window[0])
                 window.popleft()
-                yield result
+                yield _say(result)
         finally:
             with self._changed:
                 self._queue = deque(task for task in self._queue if task not in window)
@@ -213,7 +222,7 @@ class MediaPool:
         return sum(sizes) + self._largest <= self.max_waiting
 
     def _submit(self, job: LoadJob) -> _Task:
-        task = _Task(job)
+        task = _Task(job, self.decoded)
         with self._changed:
             self._queue.append(task)
         self._ring()
@@ -294,7 +303,7 @@ class MediaPool:
         if not too_large:
             self._hand_out()  # the worker goes on with its other shared memory while this one is read
         loaded = Loaded.of(slot.read(report.arrays), report.extras) if report.arrays else None
-        facts: dict[str, Any] = {"error": report.error, "info": report.info}
+        facts: dict[str, Any] = {"error": report.error, "info": report.info, "found": report.found, "note": report.note}
         times: dict[str, Any] = {"seconds": report.seconds, "cpu_seconds": report.cpu_seconds}
         times["queued_seconds"] = report.queued_seconds
         self._finish(task, LoadResult.of(task.job, loaded, **facts, **times))
@@ -339,11 +348,18 @@ class MediaPool:
             self._changed.notify_all()
 
 
-def _load_here(job: LoadJob) -> LoadResult:
+def _say(result: LoadResult) -> LoadResult:
+    if result.note is not None:
+        warnings.warn(result.note, stacklevel=3)
+    return result
+
+
+def _load_here(job: LoadJob, decoded: DecodedFolder | None) -> LoadResult:
     started, used = time.perf_counter(), time.thread_time()
-    loaded = info = error = None
+    loaded = info = error = note = None
+    found = False
     try:
-        result = execute(job)
+        result, found, note = fetch(job, decoded, execute)
         if isinstance(result, MediaInfo):
             info = result
         else:
@@ -351,7 +367,7 @@ def _load_here(job: LoadJob) -> LoadResult:
     except MediaError as reason:
         error = reason
     times = {"seconds": time.perf_counter() - started, "cpu_seconds": time.thread_time() - used}
-    return LoadResult.of(job, loaded, error=error, info=info, **times)
+    return LoadResult.of(job, loaded, error=error, info=info, found=found, note=note, **times)
 
 
 def _cause_of_death(code: int | None) -> str:

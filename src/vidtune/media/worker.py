@@ -4,11 +4,11 @@ import pickle
 import signal
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from vidtune.machine.memory import resident_bytes
 from vidtune.machine.shared_memory import SharedArrays
 from vidtune.media.clip_times import Part
 from vidtune.media.feature_file import is_feature_file, read_features
+from vidtune.media.kept.decoded import Arrays, DecodedFolder
 from vidtune.media.preprocessing.kinds import (
     Preprocessing,
     no_parts,
@@ -43,6 +44,7 @@ class LoadJob:
         extras: numbers of the medium by name; dropped unless preprocessing reads them.
         frames: names of files in the folder ``path`` that the extras tell of; dropped as the extras are.
         part: what of the file is read; None: the whole file.
+        keep: whether the result may be kept on disk; False where something made of it is kept.
     """
 
     path: str
@@ -52,6 +54,7 @@ class LoadJob:
     extras: tuple[tuple[str, Any], ...] = ()
     frames: tuple[str, ...] = ()
     part: Part | None = None
+    keep: bool = True
 
     def __post_init__(self) -> None:
         if reads_extras(self.preprocessing):
@@ -62,8 +65,11 @@ class LoadJob:
             object.__setattr__(self, "seed", None)  # so that jobs with the same result are equal
 
 
-def job_message(job: LoadJob) -> bytes:
+def job_message(job: LoadJob, decoded: DecodedFolder | None = None) -> bytes:
     """Message that gives a job to a worker, with the parts that its preprocessing uses and a call has registered.
+
+    Args:
+        decoded: where the result may be kept.
 
     Raises:
         UserError: such a part cannot be sent, because a worker could not import it.
@@ -73,7 +79,7 @@ def job_message(job: LoadJob) -> bytes:
         for registry, name in parts_of(preprocessing) if preprocessing is not None else ():
             if name in registry.called:
                 parts[registry.kind, name] = _sendable(registry, name)
-    return pickle.dumps((parts, pickle.dumps(job)))
+    return pickle.dumps((parts, decoded, pickle.dumps(job)))
 
 
 def _sendable(registry: Registry[Any], name: str) -> bytes:
@@ -88,14 +94,14 @@ def _sendable(registry: Registry[Any], name: str) -> bytes:
     return part
 
 
-def _read_message(message: bytes) -> LoadJob:
-    """The job of a message; its parts are registered here before it is read."""
-    parts, job = pickle.loads(message)
+def _read_message(message: bytes) -> tuple[LoadJob, DecodedFolder | None]:
+    """The job of a message, and where its result may be kept; its parts are registered here before it is read."""
+    parts, decoded, job = pickle.loads(message)
     for (kind, name), part in parts.items():
         registry = next(registry for registry in REGISTRIES if registry.kind == kind)
         if name not in registry:
             registry.register(name, pickle.loads(part))
-    return pickle.loads(job)
+    return pickle.loads(job), decoded
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,8 @@ class Report:
         seconds: time spent on the job.
         cpu_seconds: part of it spent computing; during the rest the worker waited for the disk or for a core.
         queued_seconds: part of it in which the worker waited for a core; None if the system does not tell.
+        found: the arrays were kept of an earlier job.
+        note: what the user should know.
         resident: bytes of memory that the worker holds now.
     """
 
@@ -150,6 +158,8 @@ class Report:
     cpu_seconds: float = 0.0
     resident: int = 0
     queued_seconds: float | None = None
+    found: bool = False
+    note: str | None = None
 
 
 def serve(connection: Connection, *slot_descriptors: int) -> None:
@@ -172,6 +182,40 @@ def serve(connection: Connection, *slot_descriptors: int) -> None:
             connection.send(_work(message, slot))
     except (EOFError, OSError):
         return
+
+
+class Outcome(NamedTuple):
+    """Result of a job, whether it was kept of an earlier one, and what the user should know."""
+
+    result: Loaded | MediaInfo
+    found: bool = False
+    note: str | None = None
+
+
+def fetch(job: LoadJob, decoded: DecodedFolder | None, execute: Callable[[LoadJob], Loaded | MediaInfo]) -> Outcome:
+    """Find what an earlier job has kept, or do the job and keep its result.
+
+    Args:
+        execute: does the job.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    if decoded is None or job.preprocessing is None or not job.keep or job.seed is not None:
+        return Outcome(execute(job))
+    kept, settings = decoded.opened(), [one for one in (job.preprocessing, job.second) if one is not None]
+    key = kept.key(job.path, settings, (job.extras, job.frames, job.part))
+    if key is None:
+        return Outcome(execute(job))
+    found = kept.find(key, job.path)
+    if found is not None:
+        return Outcome(Loaded.of(*found), found=True)
+    used = time.thread_time()
+    result = execute(job)
+    if isinstance(result, Loaded) and kept.key(job.path, settings, (job.extras, job.frames, job.part)) == key:
+        names = None if result.extras is None else tuple(result.extras)
+        kept.keep(key, Arrays(result.arrays, names), time.thread_time() - used)
+    return Outcome(result, note=kept.said())
 
 
 def execute(job: LoadJob) -> Loaded | MediaInfo:
@@ -223,11 +267,12 @@ def _single(extra: np.ndarray) -> np.ndarray:
 
 def _work(message: bytes, slot: SharedArrays) -> Report:
     started, used, queued = time.perf_counter(), time.thread_time(), queued_seconds()
-    info = error = crash = names = None
+    info = error = crash = names = note = None
+    found = False
     arrays: tuple[tuple[tuple[int, ...], str], ...] = ()
     try:
-        job = _read_message(message)
-        result = execute(job)
+        job, decoded = _read_message(message)
+        result, found, note = fetch(job, decoded, execute)
         if isinstance(result, MediaInfo):
             info = result
         else:
@@ -250,4 +295,4 @@ def _work(message: bytes, slot: SharedArrays) -> Report:
         crash = traceback.format_exc()
     seconds, cpu_seconds = time.perf_counter() - started, time.thread_time() - used
     waited = None if queued is None else (queued_seconds() or queued) - queued
-    return Report(arrays, names, info, error, crash, seconds, cpu_seconds, resident_bytes(), waited)
+    return Report(arrays, names, info, error, crash, seconds, cpu_seconds, resident_bytes(), waited, found, note)

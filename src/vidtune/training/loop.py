@@ -10,6 +10,7 @@ from pathlib import Path
 from vidtune.errors import UserError
 from vidtune.machine.cores import media_workers
 from vidtune.machine.files import atomic_folder, write_json_atomically
+from vidtune.media.kept.decoded import DecodedFolder
 from vidtune.media.pool import MediaPool
 from vidtune.recipe.stored import FOLDER, PROVENANCE
 from vidtune.training.log import TrainingLog, recent_step_seconds
@@ -62,7 +63,12 @@ class StageLoop:
             UserError: the loss is not finite, too many media files failed, or a sample does not fit into a pack.
         """
         workers = media_workers(self.stage.workers, self.ranks.local_world)
-        pool = MediaPool(workers, self.stage.media_timeout, processes=self.ranks.local_world)
+        pool = MediaPool(
+            workers,
+            self.stage.media_timeout,
+            processes=self.ranks.local_world,
+            decoded=DecodedFolder.from_environment(),
+        )
         with pool, self.saver, self.stored:
             self.loader = self._pack_loader(pool)
             with self.ranks.agreed():

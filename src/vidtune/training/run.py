@@ -14,7 +14,7 @@ from vidtune.recipe.types import Recipe, load_recipe
 from vidtune.training.log import LOG
 from vidtune.training.loop import StageLoop
 from vidtune.training.ranks.group import Ranks, joined
-from vidtune.training.ranks.launch import launch_training
+from vidtune.training.ranks.launched import launch_training
 from vidtune.training.setup.checks import check_stages
 from vidtune.training.setup.run_folder import FINAL, claimed, results
 from vidtune.training.setup.stage import set_up

@@ -5,6 +5,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from vidtune.machine.ranks.launch import INTERRUPTED
+
 NOTHING_SAVED = "nothing is saved yet; the same command starts from the beginning"
 
 
@@ -14,19 +16,7 @@ class TrainingInterrupted(Exception):
     ``exit_code`` is the exit code of the process: a job script can tell "start me again" from a failure.
     """
 
-    exit_code = 130
-
-
-class LaunchFailed(Exception):
-    """Processes that were started to train together failed or were stopped. They said why on standard error.
-
-    Args:
-        exit_code: 2 for a mistake of the user, 130 if the run was stopped and has saved itself, else as `launch`.
-    """
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(f"the training processes ended with exit code {exit_code}; the reason is on standard error")
-        self.exit_code = exit_code
+    exit_code = INTERRUPTED
 
 
 class StopRequest:

@@ -12,8 +12,9 @@ from tiny_checkpoint import write_checkpoint
 
 from vidtune.cli.main import run as run_command
 from vidtune.errors import UserError
+from vidtune.evaluation.asking.shared_videos import Session
 from vidtune.evaluation.checkpoint import AnsweringOptions
-from vidtune.evaluation.predict import Session, Variant, predict_benchmark
+from vidtune.evaluation.predict import Variant, predict_benchmark
 from vidtune.evaluation.scores.scoring import score_run
 from vidtune.generation.settings import Answer
 from vidtune.registry import BENCHMARKS

@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from qa_sets import counted_set, write_set
+from qa_sets import write_set
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.video_qa import VideoQA
-from vidtune.evaluation.question import chunk
 from vidtune.registry import BENCHMARKS
 
 ENTRIES = [("a", "what?", "cat"), ("b", "who?", "man"), ("a", "where?", "park")]
@@ -26,22 +25,6 @@ def test_questions_are_paired_with_answers_by_position(benchmark, tmp_path):
         ("a", "where?", "park", 2),
     ]
     assert [q.id for q in loaded.questions] == ["a_0", "b_1", "a_2"]
-
-
-def test_every_chunk_keeps_the_answers_of_its_own_questions(benchmark, tmp_path):
-    loaded = benchmark.load(counted_set(tmp_path, 11))
-    chunks = [chunk(loaded.questions, rank, 4) for rank in range(4)]
-    assert [len(part) for part in chunks] == [3, 3, 3, 2]
-    together = [question for part in chunks for question in part]
-    assert together == list(loaded.questions)
-    assert all(q.answer == f"answer {q.index}" and q.question == f"question {q.index}?" for q in together)
-
-
-def test_a_late_chunk_may_be_empty_but_must_exist(benchmark, tmp_path):
-    questions = benchmark.load(counted_set(tmp_path, 2)).questions
-    assert list(chunk(questions, 3, 4)) == []
-    with pytest.raises(UserError, match="chunk 4 of 4"):
-        chunk(questions, 4, 4)
 
 
 def test_extensions_are_tried_in_the_official_order(benchmark, tmp_path):

@@ -14,12 +14,12 @@ from launched import Launcher, log_lines, logged_steps
 
 from vidtune.cli.main import run as run_command
 from vidtune.errors import UserError
+from vidtune.machine.ranks.launch import launch
 from vidtune.recipe.types import dump_recipe
-from vidtune.training.ranks.launch import launch
 
 RANK = str(Path(__file__).parents[2] / "support" / "rank_of_a_launch.py")
 LAUNCH = (
-    "import sys; from vidtune.training.ranks.launch import launch; sys.exit(launch(sys.argv[2:], int(sys.argv[1])))"
+    "import sys; from vidtune.machine.ranks.launch import launch; sys.exit(launch(sys.argv[2:], int(sys.argv[1])).code)"
 )
 
 
@@ -46,7 +46,7 @@ def wait_until_gone(process: int) -> None:
 
 
 def test_processes_get_the_variables_of_torchrun(tmp_path: Path) -> None:
-    assert launch([sys.executable, RANK, str(tmp_path), "end"], 3) == 0
+    assert launch([sys.executable, RANK, str(tmp_path), "end"], 3).code == 0
     found = [told(tmp_path, rank) for rank in range(3)]
     assert [place["RANK"] for place in found] == [place["LOCAL_RANK"] for place in found] == ["0", "1", "2"]
     assert {place["WORLD_SIZE"] for place in found} == {place["LOCAL_WORLD_SIZE"] for place in found} == {"3"}
@@ -66,7 +66,7 @@ def test_one_that_ends_ends_the_others_with_one_message(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], what: str, code: int, message: str
 ) -> None:
     started = time.monotonic()
-    assert launch([sys.executable, RANK, str(tmp_path), what], 3) == code
+    assert launch([sys.executable, RANK, str(tmp_path), what], 3).code == code
     errors = capfd.readouterr().err
     assert errors.startswith(message)
     assert errors.count("\n") == bool(message)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from vidtune.errors import UserError
-from vidtune.training.ranks.group import ProcessPlace, Ranks, compute_device, first_host
+from vidtune.machine.ranks.place import ProcessPlace, compute_device, first_host
+from vidtune.training.ranks.group import Ranks
 
 TORCHRUN = {
     "RANK": "5",

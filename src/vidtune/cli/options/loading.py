@@ -31,6 +31,13 @@ Towers = Annotated[
 ProtocolRules = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change a rule, as generation.max_new_tokens=64.")
 ]
+Store = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="VIDTUNE_FEATURES",
+        help="Feature store: features found there are read in the place of files, and others are kept there.",
+    ),
+]
 LayerProgram = Annotated[
     str | None,
     typer.Option(

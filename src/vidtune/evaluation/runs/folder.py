@@ -13,6 +13,7 @@
 ``imported.json``               of an imported log: what is unusual, and answers that later ones replace
 ``sessions.jsonl``              when the run was started and resumed, with which versions
 ``usage.jsonl``                 requests, tokens and cost of each session that asked an endpoint
+``work.jsonl``                  what each session has decoded, encoded and prefilled, against what was distinct
 ``judgements/<judge>.jsonl``    the verdicts of a judge
 ``measurements.jsonl``          what each question adds to each metric
 ``scores/<judge>.json``         the score by a judge; ``scores/metrics.json`` by metrics
@@ -36,7 +37,7 @@ from vidtune.evaluation.runs.shown_media import FILE_ALONE, ShownMedia, media_re
 from vidtune.machine.files import read_object, write_json_atomically, write_text_atomically
 from vidtune.machine.locks import locked
 from vidtune.machine.nearby import below, listed
-from vidtune.machine.records import read_records
+from vidtune.machine.records import read_records, write_records
 from vidtune.recipe.mistakes import first_mistake
 from vidtune.registry import BENCHMARKS
 
@@ -230,14 +231,31 @@ class RunFolder:
             update["other_versions"] = (*self.info.other_versions, info.versions)
         return update
 
+    def join_predictions(self, order: Sequence[int]) -> None:
+        """Put the answers of several processes into one file, as one process would have written them.
+
+        Args:
+            order: places of the questions in the test set, in the order of asking.
+        """
+        parts = sorted(self.path.glob("predictions-*.jsonl"))
+        if parts:
+            latest = {one.index: one for one in self.predictions(whole=True)}
+            known = [latest.pop(index) for index in order if index in latest]
+            write_records(self.path / "predictions.jsonl", (one.record() for one in [*known, *latest.values()]))
+            for part in parts:
+                part.unlink(missing_ok=True)
+
     def predictions_file(self, rank: int = 0, count: int = 1) -> Path:
         return self.path / ("predictions.jsonl" if count == 1 else f"predictions-{count}_{rank}.jsonl")
 
-    def predictions(self) -> list[Prediction]:
+    def predictions(self, *, whole: bool = False) -> list[Prediction]:
         """Returns the questions asked so far; a later record replaces an earlier error.
 
         They are in the order of the test set; of an imported log, in that of its lines: published scripts count the
         last line of an id.
+
+        Args:
+            whole: also those beyond the limit of the run.
         """
         latest: dict[int, Prediction] = {}
         for file in sorted(self.path.glob("predictions*.jsonl")):
@@ -246,7 +264,7 @@ class RunFolder:
                 known = latest.get(prediction.index)
                 if known is None or known.error is not None or prediction.error is None:
                     latest[prediction.index] = prediction
-        limit = self.info.limit
+        limit = None if whole else self.info.limit
         order = latest if self.is_imported else sorted(latest)
         return [latest[index] for index in order if limit is None or index < limit]
 

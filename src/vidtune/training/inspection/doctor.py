@@ -17,6 +17,7 @@ import torch
 from vidtune.errors import UserError
 from vidtune.machine.cores import available_cores, media_workers, thread_budget
 from vidtune.machine.memory import memory_limit
+from vidtune.machine.ranks.place import ProcessPlace, compute_device
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.processing.batch import Batch, Example
 from vidtune.recipe.types import Recipe, Stage
@@ -25,7 +26,7 @@ from vidtune.training.log import peak_memory_gib
 from vidtune.training.packs.ahead import Ahead
 from vidtune.training.packs.loading import PackLoader
 from vidtune.training.packs.transfer import Transfer
-from vidtune.training.ranks.group import ProcessPlace, Ranks, compute_device
+from vidtune.training.ranks.group import Ranks
 from vidtune.training.ranks.parallel import ParallelForward
 from vidtune.training.setup.checks import check_stages, chosen_stages
 from vidtune.training.setup.parameters import parameter_groups

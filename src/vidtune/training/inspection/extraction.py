@@ -13,10 +13,10 @@ from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.features.cache import TORCH_DTYPES, FeatureCache
 from vidtune.features.collection import stream_spec
-from vidtune.features.identity import MediaIdentities
 from vidtune.features.media_listing import refs_read
 from vidtune.features.tower_stream import Extraction, TowerStream
 from vidtune.features.towers import frozen
+from vidtune.media.kept.identity import MediaIdentities
 from vidtune.media.preprocessing.kinds import random_setting
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.resizing import resized_tower

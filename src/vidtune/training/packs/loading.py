@@ -182,8 +182,8 @@ class PackLoader:
             second = None
         if found.features is not None:
             return Requested(found, None)
-        own = among(own, slot.ref.among)
-        job = LoadJob(slot.ref.path, own, slot.seed, second, slot.ref.extras, slot.ref.frames, slot.ref.part)
+        own, keep = among(own, slot.ref.among), found.key is None and found.teacher_key is None
+        job = LoadJob(slot.ref.path, own, slot.seed, second, slot.ref.extras, slot.ref.frames, slot.ref.part, keep)
         return Requested(found, self._media.request(job, found.key or found.teacher_key))
 
     def _load(self, planned: PlannedPack) -> LoadedPack:

@@ -1,1 +1,1 @@
-"""Training on several processes: the group of ranks, data-parallel wrappers, launching."""
+"""Training on several processes: the group of ranks, data-parallel wrappers, starting them."""

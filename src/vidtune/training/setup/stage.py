@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vidtune.checkpoints.lora.bundle import Base
 from vidtune.machine.progress import ProgressDisplay
+from vidtune.machine.ranks.place import ProcessPlace
 from vidtune.media.probe import ProbeCache
 from vidtune.models.caption_words import word_log_odds
 from vidtune.models.config import VideoLMConfig
@@ -19,7 +20,7 @@ from vidtune.planning.plan import StagePlan
 from vidtune.processing.batch import IGNORED, Example
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage, Train
-from vidtune.training.ranks.group import ProcessPlace, Ranks
+from vidtune.training.ranks.group import Ranks
 from vidtune.training.setup.data_contents import has_record, record_contents
 from vidtune.training.setup.examples import example_maker, stage_processor
 from vidtune.training.setup.exclusions import ExclusionList

@@ -20,8 +20,8 @@ from torch import Tensor
 from vidtune.data.sample import MediaRef
 from vidtune.features.cache import FeatureCache
 from vidtune.features.collection import CollectionSpec, stream_spec
-from vidtune.features.identity import MediaIdentities
 from vidtune.media.feature_file import is_feature_file
+from vidtune.media.kept.identity import MediaIdentities
 from vidtune.media.preprocessing.kinds import Preprocessing, random_setting
 from vidtune.models.distillation import Teacher
 from vidtune.models.media_reading import is_trainable

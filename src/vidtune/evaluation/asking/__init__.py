@@ -1,0 +1,1 @@
+"""How questions are asked by one process or by several: which of them asks about which video."""
