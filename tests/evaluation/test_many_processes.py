@@ -131,6 +131,7 @@ def test_the_command_shares_videos_and_prints_one_score(tmp_path, capfd):
     for name, colour in colours.items():
         write_video(data / "videos" / f"{name}.mp4", colour)
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    (checkpoint / "recipe.yaml").unlink()
     words = ["evaluate", str(checkpoint), "--benchmark", "world_qa", "--data", str(data), "--workers", "0"]
     words += ["--device", "cpu", "--protocol", "generation.max_new_tokens=3"]
     assert run_command([*words, "--out", str(tmp_path / "alone")]) == 0
