@@ -11,10 +11,9 @@ from vidtune.evaluation.report.lengths import stated_lengths
 from vidtune.evaluation.report.samples import Limits, Samples, samples_of
 from vidtune.evaluation.report.shown import Shown
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.scores.comparison import Comparison, common_judge, compare_runs
+from vidtune.evaluation.scores.comparison import Comparison, StoredRun, common_judge, compare_stored
 from vidtune.evaluation.scores.score import METRICS, Score
 from vidtune.evaluation.scores.score_file import read_current_score
-from vidtune.evaluation.scores.scoring import source_for
 from vidtune.registry import BENCHMARKS
 
 LISTED_PROBLEMS = 200
@@ -89,29 +88,25 @@ def group_of(runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None
     judge = METRICS if METRICS in runs[0].judges() else judge or common_judge(runs)
     judged = [(run, label) for run, label in zip(runs, labels, strict=True) if judge in run.judges()]
     mine, names = [run for run, _ in judged], [label for _, label in judged]
-    sources = [source_for(run, judge) for run in mine]
-    outcomes = [source.stored() for source in sources]
+    stored = [StoredRun.read(run, judge) for run in mine]
+    outcomes = [one.outcomes for one in stored]
     scores = [read_current_score(run, judge) for run in mine]
-    metrics = sources[0].metrics
-    stored = [value.name for score in scores for group in score.parts for value in group.values]
-    shown = {name: Shown(name, 1.0, 100.0, 1) for name in stored}  # of an earlier version, unless it is a metric of now
-    shown |= {metric.name: Shown.of(metric) for source in sources for metric in source.metrics}
+    metrics = stored[0].source.metrics
+    values = [value.name for score in scores for group in score.parts for value in group.values]
+    shown = {name: Shown(name, 1.0, 100.0, 1) for name in values}  # of an earlier version, unless it is a metric of now
+    shown |= {metric.name: Shown.of(metric) for one in stored for metric in one.source.metrics}
     main = _headline(scores, metrics)
-    bars, curves = _plots(mine, scores, outcomes, main, shown)
+    bars, curves = _plots(stored, scores, main, shown)
     return RunGroup(
         title=BENCHMARKS[name].title if name in BENCHMARKS else name,
         judge=judge,
         runs=tuple(mine),
         labels=tuple(names),
         main_scores=tuple(scores),
-        scores=tuple(
-            (names.index(label) if label in names else None, label, read_current_score(run, one))
-            for run, label in zip(runs, labels, strict=True)
-            for one in run.judges()
-        ),
+        scores=tuple(_all_scores(runs, labels, judge, dict(zip(names, scores, strict=True)))),
         shown=shown,
         headline=None if main is None else shown[main.name],
-        comparisons=tuple(_comparisons(mine, judge)),
+        comparisons=tuple(_comparisons(stored)),
         bars=bars,
         curves=curves,
         types=_types(scores),
@@ -121,8 +116,19 @@ def group_of(runs: Sequence[RunFolder], labels: Sequence[str], judge: str | None
             for one in published_beside(mine[0])
             if {name.rpartition("/")[2] for name in one.values} & set(shown)
         ),
-        samples=samples_of(mine, names, outcomes, metrics, limits),
+        samples=samples_of(stored, names, limits),
     )
+
+
+def _all_scores(
+    runs: Sequence[RunFolder], labels: Sequence[str], judge: str, main: dict[str, Score]
+) -> Iterator[tuple[int | None, str, Score]]:
+    """Yields the scores of every run by every judge; ``main`` are those by ``judge``, by label, in their order."""
+    places = {label: place for place, label in enumerate(main)}
+    for run, label in zip(runs, labels, strict=True):
+        for one in run.judges():
+            score = main[label] if one == judge else read_current_score(run, one)
+            yield places.get(label), label, score
 
 
 def _headline(scores: Sequence[Score], metrics: Sequence[Metric]) -> Metric | None:
@@ -139,31 +145,32 @@ def _types(scores: Sequence[Score]) -> tuple[str, ...]:
 
 
 def _plots(
-    runs: Sequence[RunFolder],
+    stored: Sequence[StoredRun],
     scores: Sequence[Score],
-    outcomes: Sequence[Sequence[Outcome]],
     main: Metric | None,
     shown: dict[str, Shown],
 ) -> tuple[tuple[Bars, ...], tuple[Curve, ...]]:
     if main is None:
         return (), ()
     metric = shown[main.name]
-    whole = [(run, score) for run, score in zip(runs, scores, strict=True) if not is_reduced(run)]
+    whole = [(one.run, score) for one, score in zip(stored, scores, strict=True) if not is_reduced(one.run)]
     curves = [over_setting(whole, metric), over_steps(whole, metric)]
     found = [by_type(scores, _types(scores), metric)]
     if main.type is None:
-        found.append(by_length(outcomes, stated_lengths(_files(runs)), main, metric))
+        found.append(by_length([one.outcomes for one in stored], stated_lengths(_files(stored)), main, metric))
     return tuple(filter(None, found)), tuple(filter(None, curves))
 
 
-def _files(runs: Sequence[RunFolder]) -> dict[str, Path]:
+def _files(stored: Sequence[StoredRun]) -> dict[str, Path]:
     """Video -> its file, of the questions that were asked."""
-    folder = Path(runs[0].info.data.folder)
-    return {one.video: folder / one.file for run in runs for one in run.predictions() if one.file is not None}
+    folder = Path(stored[0].run.info.data.folder)
+    asked = (prediction for one in stored for prediction in one.predictions)
+    return {one.video: folder / one.file for one in asked if one.file is not None}
 
 
-def _comparisons(runs: Sequence[RunFolder], judge: str) -> Iterator[tuple[int, int, Comparison]]:
+def _comparisons(stored: Sequence[StoredRun]) -> Iterator[tuple[int, int, Comparison]]:
     """Compares every whole run with its own blind run and ablations, and the first run with every other whole one."""
+    runs = [one.run for one in stored]
     whole = [place for place, run in enumerate(runs) if not is_reduced(run)]
     pairs = [
         (place, other)
@@ -173,7 +180,7 @@ def _comparisons(runs: Sequence[RunFolder], judge: str) -> Iterator[tuple[int, i
     ]
     pairs += [(whole[0], other) for other in whole[1:]]
     for first, second in pairs:
-        yield first, second, compare_runs(runs[first].path, runs[second].path, judge)
+        yield first, second, compare_stored(stored[first], stored[second])
 
 
 def is_reduced(run: RunFolder) -> bool:

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import MediaError
-from vidtune.evaluation.outcome import Metric, Outcome
+from vidtune.evaluation.outcome import Outcome
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.report.pictures import SmallPicture, picture_of
-from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.shown_media import FILE_ALONE, ShownMedia
+from vidtune.evaluation.scores.comparison import StoredRun
 from vidtune.machine.cores import available_cores
 
 LONGEST_TEXT = 4000
@@ -75,27 +75,16 @@ Medium = tuple[str, str | None, ShownMedia]
 """Name of a video, its file, and what else is shown."""
 
 
-def samples_of(
-    runs: Sequence[RunFolder],
-    labels: Sequence[str],
-    outcomes: Sequence[Sequence[Outcome]],
-    metrics: Sequence[Metric],
-    limits: Limits,
-) -> Samples:
-    """Returns whole videos, drawn by the hash of their name until there are enough questions; in test-set order.
-
-    Args:
-        outcomes: those of each run.
-        metrics: what scored the runs.
-    """
-    answers = [{one.index: one for one in run.predictions()} for run in runs]
+def samples_of(stored: Sequence[StoredRun], labels: Sequence[str], limits: Limits) -> Samples:
+    """Returns whole videos, drawn by the hash of their name until there are enough questions; in test-set order."""
+    answers = [{prediction.index: prediction for prediction in one.predictions} for one in stored]
     asked: dict[int, Prediction] = {}
     for given in answers:
         asked |= given
     chosen = _drawn(asked, limits.samples)
-    shown = {one.index: one.media for one in runs[0].plan()}
-    found = [{outcome.index: outcome for outcome in one} for one in outcomes]
-    judged = next((metric.name for metric in metrics if metric.right_or_wrong), None)
+    shown = {one.index: one.media for one in stored[0].run.plan()}
+    found = [{outcome.index: outcome for outcome in one.outcomes} for one in stored]
+    judged = next((metric.name for metric in stored[0].source.metrics if metric.right_or_wrong), None)
     media: dict[Medium, int] = {}
     kinds = sorted({one.type for one in chosen if one.type is not None})
     samples = []
@@ -114,7 +103,7 @@ def samples_of(
                 ],
             }
         )
-    pictures, listed = _pictures(Path(runs[0].info.data.folder), list(media), limits)
+    pictures, listed = _pictures(Path(stored[0].run.info.data.folder), list(media), limits)
     data = {"runs": list(labels), "kinds": kinds, "pictures": pictures, "media": listed, "samples": samples}
     return Samples(data, len(asked))
 

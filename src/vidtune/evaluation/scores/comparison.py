@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.bootstrap import DRAWS, Bootstrap, holm, paired_bootstrap
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE
 from vidtune.evaluation.outcome import Metric, Outcome, ScoreSource, rows_of
+from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.manifest import FieldDifference, manifest_differences
 from vidtune.evaluation.scores.changed import ChangedQuestion, changed_questions
@@ -99,6 +100,22 @@ class Comparison(BaseModel):
         return found
 
 
+@dataclass(frozen=True)
+class StoredRun:
+    """A run with all that is stored of it: large files that are read once."""
+
+    run: RunFolder
+    source: ScoreSource
+    outcomes: Sequence[Outcome]
+    predictions: Sequence[Prediction]
+
+    @classmethod
+    def read(cls, run: RunFolder, judge: str) -> "StoredRun":
+        """Read the answers of a run and their outcomes by a judge, or by metrics."""
+        source = source_for(run, judge)
+        return cls(run, source, source.stored(), run.predictions())
+
+
 def compare_runs(first: Path, second: Path, judge: str = DEFAULT_JUDGE, draws: int = 0) -> Comparison:
     """Compare two runs that the same judge has judged, or that metrics have scored.
 
@@ -110,11 +127,16 @@ def compare_runs(first: Path, second: Path, judge: str = DEFAULT_JUDGE, draws: i
     """
     one, two = RunFolder(first), RunFolder(second)
     _require_same_questions(one, two)
-    source = source_for(one, judge)
-    pairs = _paired(source, source_for(two, judge))
-    answers = [{prediction.index: prediction for prediction in run.predictions()} for run in (one, two)]
+    return compare_stored(StoredRun.read(one, judge), StoredRun.read(two, judge), draws)
+
+
+def compare_stored(first: StoredRun, second: StoredRun, draws: int = 0) -> Comparison:
+    """Compare two runs as `compare_runs` does, of which all is read already; they were asked the same questions."""
+    one, two, source = first.run, second.run, first.source
+    pairs = _paired(first.outcomes, second.outcomes)
+    answers = [{prediction.index: prediction for prediction in stored.predictions} for stored in (first, second)]
     if not pairs:
-        raise UserError(f"{first} and {second} have no question in common")
+        raise UserError(f"{one.path} and {two.path} have no question in common")
     return Comparison(
         benchmark=one.info.benchmark,
         first=str(one.path),
@@ -208,9 +230,9 @@ def _require_same_questions(one: RunFolder, two: RunFolder) -> None:
         )
 
 
-def _paired(one: ScoreSource, two: ScoreSource) -> list[Pair]:
-    first, second = one.stored(), {outcome.index: outcome for outcome in two.stored()}
-    return [(outcome, second[outcome.index]) for outcome in first if outcome.index in second]
+def _paired(first: Sequence[Outcome], second: Sequence[Outcome]) -> list[Pair]:
+    others = {outcome.index: outcome for outcome in second}
+    return [(outcome, others[outcome.index]) for outcome in first if outcome.index in others]
 
 
 def _compared(metrics: Sequence[Metric], outcomes: Sequence[Outcome]) -> list[tuple[Metric, str | None]]:
