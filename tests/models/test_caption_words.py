@@ -38,7 +38,21 @@ def test_one_embedding_that_tells_a_word_is_enough() -> None:
     assert word_loss([telling], told, table, log_odds) < 0.75 * word_loss([silent], told, table, log_odds)
 
 
-def test_a_vocabulary_in_parts_gives_the_same_loss_and_gradient(monkeypatch):
+def test_each_embedding_alone_is_the_mean_of_the_losses_of_single_ones() -> None:
+    generator = torch.Generator().manual_seed(2)
+    media = [torch.randn(number, 6, generator=generator) for number in (3, 1, 4)]
+    table, log_odds = torch.randn(7, 6, generator=generator), torch.randn(5, generator=generator)
+    told = (torch.rand(3, 5, generator=generator) < 0.4).float()
+    expected = sum(
+        float(word_loss([row[None]], words[None], table, log_odds)) / len(example)
+        for example, words in zip(media, told, strict=True)
+        for row in example
+    )
+    assert float(word_loss(media, told, table, log_odds, each=True)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_a_vocabulary_in_parts_gives_the_same_loss_and_gradient(monkeypatch, each: bool):
     generator = torch.Generator().manual_seed(1)
     table, log_odds = torch.randn(11, 6, generator=generator), torch.randn(10, generator=generator)
     told = (torch.rand(2, 10, generator=generator) < 0.3).float()
@@ -46,7 +60,7 @@ def test_a_vocabulary_in_parts_gives_the_same_loss_and_gradient(monkeypatch):
     for at_once in (8192, 4):
         monkeypatch.setattr(caption_words, "TOKENS_AT_ONCE", at_once)
         media = [torch.arange(18.0).view(3, 6).sin().requires_grad_(), torch.ones(1, 6).requires_grad_()]
-        loss = word_loss(media, told, table, log_odds)
+        loss = word_loss(media, told, table, log_odds, each)
         loss.backward()
         found.append((loss.detach(), *(part.grad for part in media)))
     for one, other in zip(*found, strict=True):

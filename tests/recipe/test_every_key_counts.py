@@ -63,6 +63,7 @@ OTHER_VALUES: dict[str, Any] = {
     "stages.order": "sequential",
     "stages.schedule": "linear",
     "stages.warmup": 0.5,
+    "stages.optimizer": "muon",
     "stages.weight_decay": 0.1,
     "stages.max_grad_norm": 1.0,
     "stages.betas": [0.8, 0.9],

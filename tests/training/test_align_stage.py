@@ -25,7 +25,8 @@ def aligning(make_recipe) -> Callable[..., Recipe]:
     with_media = [sample for sample in mixed_samples() if "image" in sample or "video" in sample]
 
     def make(samples=with_media, **changes) -> Recipe:
-        return make_recipe(samples, objective="align", **{"train": TRAIN, "max_steps": 3, **changes})
+        settings = {"objective": "align", "optimizer": "muon", "train": TRAIN, "max_steps": 3}
+        return make_recipe(samples, **{**settings, **changes})
 
     return make
 
@@ -38,7 +39,7 @@ def alone(aligning, tmp_path_factory) -> Path:
 
 
 def gradients(setup: StageSetup, packs: list[list[Example]]) -> tuple[float, dict[str, torch.Tensor]]:
-    net, total = PackForward(setup.model, "float32", setup.log_odds), 0.0
+    net, total = PackForward(setup.model, "float32", setup.log_odds, setup.stage.tells_each), 0.0
     net.zero_grad(set_to_none=True)
     for examples in packs:
         how = {name: stream.preprocessing for name, stream in setup.processor.streams.items()}
@@ -50,8 +51,9 @@ def gradients(setup: StageSetup, packs: list[list[Example]]) -> tuple[float, dic
     return total, {n: p.grad.clone() for n, p in setup.model.named_parameters() if p.requires_grad}
 
 
-def test_packed_equals_one_by_one(aligning, tmp_path: Path) -> None:
-    setup = set_up(aligning(), 0, tmp_path)
+@pytest.mark.parametrize("objective", ["align", "align_each"])
+def test_packed_equals_one_by_one(aligning, tmp_path: Path, objective: str) -> None:
+    setup = set_up(aligning(objective=objective), 0, tmp_path)
     examples = [setup.example(index, 0) for index in (0, 5, 8)]  # a video, an image, both
     one_loss, one = gradients(setup, [[example] for example in examples])
     loss, packed = gradients(setup, [examples])

@@ -18,7 +18,6 @@ from vidtune.world.moments.clips import EVENT_SECONDS, MOMENT_COLOURS, draw_clip
 from vidtune.world.moments.dataset import (
     MOMENT_CAPTIONS,
     MOMENT_QUESTIONS,
-    MOMENT_STORIES,
     MOMENTS_IN_WORDS,
     PART_SECONDS,
     _parts,
@@ -85,15 +84,16 @@ def test_files_are_as_drawn(world):
 
 
 def test_what_is_told_and_asked_is_true_of_the_clip(world):
-    for name, splits in ((MOMENT_CAPTIONS, ("clip", "image")), (MOMENT_STORIES, ("train",))):
-        clips = [(id_, clip) for split in splits for id_, clip in SPEC.all_of(split)]
-        for sample, (id_, clip) in zip(read(world, name), clips, strict=True):
-            stream = "image" if "image" in sample else "video"
-            assert sample["id"] == id_ and (world / sample[stream]).is_file()
-            asked, told = (turn["value"] for turn in sample["conversations"])
-            assert asked.startswith(f"<{stream}>\n") and told == tell_all(clip)
+    clips = [(id_, clip) for split in ("clip", "image") for id_, clip in SPEC.all_of(split)]
+    for sample, (id_, clip) in zip(read(world, MOMENT_CAPTIONS), clips, strict=True):
+        stream = "image" if "image" in sample else "video"
+        assert sample["id"] == id_ and (world / sample[stream]).is_file()
+        asked, told = (turn["value"] for turn in sample["conversations"])
+        assert asked.startswith(f"<{stream}>\n") and told == tell_all(clip)
     for sample, (_, clip) in zip(read(world, MOMENT_QUESTIONS), SPEC.all_of("train"), strict=True):
-        _check_turns([turn["value"].removeprefix("<video>\n") for turn in sample["conversations"]], clip)
+        *turns, asked, told = [turn["value"].removeprefix("<video>\n") for turn in sample["conversations"]]
+        _check_turns(turns, clip)
+        assert (asked, told) == (TELL_ALL, tell_all(clip))
     for number, sample in enumerate(read(world, MOMENTS_IN_WORDS)):
         clip = SPEC.clip("text", number)
         question, answer = (turn["value"] for turn in sample["conversations"])
@@ -101,19 +101,22 @@ def test_what_is_told_and_asked_is_true_of_the_clip(world):
         _check_turns([question.removeprefix(tell_all(clip) + " "), answer], clip)
 
 
-def test_a_part_shows_the_events_of_which_it_tells():
+def test_a_part_lies_within_a_minute_and_its_caption_tells_what_it_shows():
     spec = replace(SPEC, videos=40)
-    for sample, (id_, clip) in zip(_parts(spec), spec.all_of("train"), strict=True):
+    clips, told = dict(spec.all_of("train")), Counter()
+    for sample in _parts(spec):
         start, end = sample["start"], sample["end"]
-        assert (sample["video"], round(end - start, 1)) == (f"videos/{id_}.mp4", PART_SECONDS) and start >= 0
-        part = clip.between(start, end)
+        clip, minute = clips[sample["id"].rpartition("_")[0]], int(start // 60) + 1
+        assert round(end - start, 1) == PART_SECONDS and 60 * (minute - 1) <= start and end <= 60 * minute + 0.01
         shown = [e for e in clip.events if min(e.start + EVENT_SECONDS, end) - max(e.start, start) > EVENT_SECONDS / 2]
-        assert shown and list(part.events) == shown and end <= clip.last
-        turns = [turn["value"].removeprefix("<video>\n") for turn in sample["conversations"]]
-        if turns[0] == TELL_ALL:
-            assert turns[1:] == [tell_all(part)]
-        else:
-            _check_turns(turns, part)
+        caption = sample["conversations"][1]["value"]
+        assert (
+            caption == " ".join(f"{e.named} in minute {minute}." for e in shown)
+            or caption == f"nothing in minute {minute}."
+        )
+        assert bool(shown) != caption.startswith("nothing")
+        told[bool(shown)] += 1
+    assert min(told.values()) > 30 and sum(told.values()) == 3 * spec.videos
 
 
 def _check_turns(turns, clip):
@@ -121,7 +124,7 @@ def _check_turns(turns, clip):
         named = [event for event in clip.events if f"minute {event.minute}?" in question]
         named += [event for event in clip.events if f"something {event.colour} " in question]
         [event] = named
-        right = {"What colour": f"it is {event.colour}.", "Which shape": f"it is a {event.shape}."}
+        right = {"What colour": f"it is {event.colour}.", "What shape": f"it is a {event.shape}."}
         assert answer == right.get(" ".join(question.split()[:2]), f"in minute {event.minute}.")
 
 

@@ -59,7 +59,7 @@ EXECUTION_SETTINGS = (
 OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features", "packages"}
 # Keys of a recipe, a stage and a data source that were added later: a fingerprint contains them only if they are set.
 LATER_KEYS = ("revision",)
-LATER_STAGE_KEYS = ("sizes", "objective")
+LATER_STAGE_KEYS = ("sizes", "objective", "optimizer")
 LATER_SOURCE_KEYS = ("format", "sampling", "frame_rate", "roots", "missing_sets")
 
 
@@ -195,8 +195,9 @@ class Stage(Settings):
             the tokens that the system adds.
         data: data sources, concatenated in this order.
         objective: what the stage minimises. None: the cross-entropy of the answers. "align": how badly the embeddings
-            of a sample's media tell which tokens its answers have; only towers and connectors train, and the language
-            model does not run (:mod:`vidtune.models.caption_words`).
+            of a sample's media tell which tokens its answers have; "align_each": how badly each of them alone does.
+            Only towers and connectors train then, and the language model does not run
+            (:mod:`vidtune.models.caption_words`).
         epochs: number of passes over the data; may be a fraction.
         max_steps: number of optimizer steps; None: ``epochs`` decides.
         global_batch_size: number of samples per optimizer step, over all ranks and micro-batches.
@@ -211,9 +212,11 @@ class Stage(Settings):
             samples together, and samples of similar length), or a registered one.
         schedule: how the learning rate changes after the warm-up.
         warmup: fraction of the steps during which the learning rate rises.
-        weight_decay: weight decay of AdamW; biases and norms are exempt.
+        optimizer: "muon" turns the matrices of linear layers by orthogonal steps (:mod:`vidtune.training.optimizers`);
+            all other weights, and all with None, are moved by AdamW.
+        weight_decay: weight decay; biases and norms are exempt.
         max_grad_norm: gradient norm above which gradients are clipped; None: no clipping.
-        betas: coefficients of AdamW's running averages.
+        betas: coefficients of the running averages of AdamW; those of "muon" have the first.
         precision: dtype of the computation; trained weights and optimizer state are always float32.
         gradient_checkpointing: recompute the language model's activations in the backward pass instead of storing them.
         quantize: store the frozen weights of the language model in 8 or 4 bits (needs bitsandbytes; for LoRA).
@@ -233,7 +236,7 @@ class Stage(Settings):
     from_: FilePath | None = Field(default=None, alias="from")
     train: dict[ComponentGlob, Train] = Field(min_length=1)
     data: tuple[DataSource, ...] = Field(min_length=1)
-    objective: Literal["align"] | None = None
+    objective: Literal["align", "align_each"] | None = None
     epochs: float = Field(default=1.0, gt=0, le=1e5)
     max_steps: int | None = Field(default=None, gt=0)
     global_batch_size: int = Field(gt=0)
@@ -245,6 +248,7 @@ class Stage(Settings):
     order: OrderName = "shuffled"
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     warmup: float = Field(default=0.03, ge=0, lt=1)
+    optimizer: Literal["muon"] | None = None
     weight_decay: float = Field(default=0.0, ge=0, le=10)
     max_grad_norm: float | None = Field(default=None, gt=0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
@@ -259,6 +263,11 @@ class Stage(Settings):
     media_timeout: float = Field(default=60.0, gt=0)
     max_excluded: float = Field(default=0.05, ge=0, le=1)
     log_every: int = Field(default=10, gt=0)
+
+    @property
+    def tells_each(self) -> bool:
+        """Whether each embedding alone has to tell the words of the answers."""
+        return self.objective == "align_each"
 
 
 class BenchmarkEntry(Settings):

@@ -34,15 +34,17 @@ class PackForward(nn.Module):
         precision: "float32", or "bfloat16" for autocast.
         log_odds: of the tokens of the vocabulary, in a stage that aligns media with words; None: the loss is the
             cross-entropy of the answers.
+        each: in such a stage, whether each embedding alone has to tell the words.
     """
 
     log_odds: Tensor | None
 
-    def __init__(self, model: VideoLM, precision: str, log_odds: Tensor | None = None) -> None:
+    def __init__(self, model: VideoLM, precision: str, log_odds: Tensor | None = None, each: bool = False) -> None:
         super().__init__()
         self.model = model
         self.register_buffer("log_odds", None if log_odds is None else log_odds.to(model.device), persistent=False)
         self.autocast = precision == "bfloat16"
+        self.each = each
 
     def forward(self, batch: Batch, factors: Mapping[str, float] | None = None) -> PackLosses:
         """Returns the losses of a pack.
@@ -54,7 +56,7 @@ class PackForward(nn.Module):
             if self.log_odds is None:
                 text, aligned = self.model.loss_terms(batch)
             else:
-                text, aligned = told_words_loss(self.model, batch, self.log_odds), {}
+                text, aligned = told_words_loss(self.model, batch, self.log_odds, self.each), {}
         factors = factors or {}
         # A stream without a factor has factor zero: every backward pass reaches every trained weight.
         total = text + sum(factors.get(stream, 0.0) * loss for stream, (loss, _) in aligned.items())

@@ -19,6 +19,7 @@ from vidtune.planning.randomness import random_seed, seed_torch
 from vidtune.processing.batch import Batch, Item
 from vidtune.training.estimates.flops import StepFlops, peak_flops
 from vidtune.training.forward import PackForward, PackLosses, dummy_batch
+from vidtune.training.optimizers import averages, build_optimizer
 from vidtune.training.packs.ahead import Ahead
 from vidtune.training.packs.counts import StepCounts, StepTotals, exchange
 from vidtune.training.packs.transfer import Transfer
@@ -44,9 +45,11 @@ class OptimizerStep:
         stage, model = setup.stage, setup.model
         self._setup, self._ranks, self._plan = setup, ranks, setup.plan
         self._transfer = Transfer(ranks.device, setup.processor.preprocessing)
-        self.forward = ParallelForward(PackForward(model, stage.precision, setup.log_odds), stage, ranks)
-        groups = parameter_groups(model, setup.trained, stage.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, betas=stage.betas, eps=1e-8, fused=True)
+        self.forward = ParallelForward(
+            PackForward(model, stage.precision, setup.log_odds, stage.tells_each), stage, ranks
+        )
+        groups = parameter_groups(model, setup.trained, stage.weight_decay, stage.optimizer)
+        self.optimizer = build_optimizer(groups, stage)
         self._by_component: dict[str, list[nn.Parameter]] = {name: [] for name in setup.trained}
         for group in groups:
             self._by_component[group["component"]] += group["params"]
@@ -143,7 +146,7 @@ class OptimizerStep:
         return {
             name
             for name, part in self._by_component.items()
-            if any(local_part(value).any() for parameter in part for value in _averages(states[parameter]))
+            if any(local_part(value).any() for parameter in part for value in averages(states[parameter]))
         }
 
     def _backward(self, batch: Batch, factors: dict[str, float], is_last: bool) -> PackLosses:
@@ -168,15 +171,10 @@ def _encoding_cost(item: Item) -> float:
     return 0.0 if item.encoded else 1.0 if item.measured is None else item.measured.cost
 
 
-def _averages(state: Mapping[str, Tensor]) -> list[Tensor]:
-    """Returns AdamW's running averages of a parameter; none before its first step."""
-    return [state[name] for name in ("exp_avg", "exp_avg_sq") if name in state]
-
-
 def fill_missing_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Give a gradient of zeros to every parameter that no pack of the step reached.
 
-    AdamW moves a weight with a zero gradient (momentum, weight decay) but skips a weight without a gradient. With
+    An optimizer moves a weight with a zero gradient (momentum, weight decay) but skips one without a gradient. With
     zeros, every step treats every weight alike, whatever its packs happened to hold.
     """
     for parameter in parameters:

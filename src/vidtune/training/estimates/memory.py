@@ -26,7 +26,7 @@ class MemoryEstimate:
         weights: weights as they are held between steps, including teachers, and whole copies of weights that are
             gathered or cast for computing.
         gradients: gradients of the trained weights, float32.
-        optimizer: the two moments of AdamW, float32.
+        optimizer: the two running averages of AdamW, float32; Muon, which has one of a matrix, is counted alike.
         activations: activations of the fullest pack, media included.
         logits: logits of one chunk of supervised positions, and the tensors that their gradient needs.
     """

@@ -23,6 +23,7 @@ from vidtune.processing.batch import Batch, Example
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.training.forward import PackForward
 from vidtune.training.log import peak_memory_gib
+from vidtune.training.optimizers import build_optimizer
 from vidtune.training.packs.ahead import Ahead
 from vidtune.training.packs.loading import PackLoader
 from vidtune.training.packs.transfer import Transfer
@@ -181,10 +182,10 @@ class _Steps:
     def __init__(self, setup: StageSetup, device: torch.device) -> None:
         stage = setup.stage
         self._device = device
-        forward = PackForward(setup.model, stage.precision, setup.log_odds)
+        forward = PackForward(setup.model, stage.precision, setup.log_odds, stage.tells_each)
         self._step = ParallelForward(forward, stage, Ranks(ProcessPlace(), device))
-        groups = parameter_groups(setup.model, setup.trained, stage.weight_decay)
-        self._optimizer = torch.optim.AdamW(groups, betas=stage.betas, eps=1e-8, fused=True)
+        groups = parameter_groups(setup.model, setup.trained, stage.weight_decay, stage.optimizer)
+        self._optimizer = build_optimizer(groups, stage)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._transfer = Transfer(device, setup.processor.preprocessing)
         self._teachers = setup.teachers

@@ -177,7 +177,7 @@ def rank_memory(recipe: Recipe, config: VideoLMConfig, planned: StageForecast) -
     teachers = {stream: teacher_config(recipe, stream) for stream in recipe.distillation}
     try:
         costs = stage_costs(config, trained, stage.precision, teachers)
-        if stage.objective == "align":
+        if stage.objective:
             costs = costs.of_media_alone()
     except RuntimeError:
         return None

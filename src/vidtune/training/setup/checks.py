@@ -33,10 +33,10 @@ def check_stages(recipe: Recipe) -> None:
 def _check_objective(stage: Stage) -> None:
     """Raise UserError where a stage that aligns media with words trains what takes no part in it."""
     others = [glob for glob in stage.train if glob.partition(".")[0] not in ("towers", "connectors")]
-    if stage.objective == "align" and others:
+    if stage.objective and others:
         raise UserError(
-            f"stage {stage.name!r}: objective: align trains towers and connectors; the language model does not run; "
-            f"remove train.{others[0]}"
+            f"stage {stage.name!r}: objective: {stage.objective} trains towers and connectors; the language model does "
+            f"not run; remove train.{others[0]}"
         )
 
 

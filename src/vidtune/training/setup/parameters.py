@@ -66,11 +66,14 @@ def prepare_components(model: VideoLM, trained: Collection[str], frozen_dtype: t
             parameter.requires_grad_(trains)
 
 
-def parameter_groups(model: VideoLM, trained: Mapping[str, Train], weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: VideoLM, trained: Mapping[str, Train], weight_decay: float, optimizer: str | None = None
+) -> list[dict[str, Any]]:
     """Returns the optimizer groups: per trained component one, and one without weight decay for its biases and norms.
 
-    Each group has ``component`` and ``peak`` (the learning rate before the schedule). A weight that two components
-    share belongs to the first one.
+    Each group has ``component`` and ``peak`` (the learning rate before the schedule). With the optimizer "muon" the
+    matrices that it turns are a group of their own, with ``turned`` True. A weight that two components share belongs to
+    the first one.
     """
     parts = model.components()
     groups: list[dict[str, Any]] = []
@@ -79,14 +82,16 @@ def parameter_groups(model: VideoLM, trained: Mapping[str, Train], weight_decay:
         exempt = _biases_and_norms(parts[name])
         fresh = [p for p in parts[name].parameters() if p.requires_grad and id(p) not in seen]
         seen |= {id(p) for p in fresh}
-        for decay, members in (
-            (weight_decay, [p for p in fresh if id(p) not in exempt]),
-            (0.0, [p for p in fresh if id(p) in exempt]),
+        turned = _inner_matrices(parts[name]) if optimizer == "muon" else set()
+        for decay, is_turned, members in (
+            (weight_decay, True, [p for p in fresh if id(p) in turned]),
+            (weight_decay, False, [p for p in fresh if id(p) not in exempt | turned]),
+            (0.0, False, [p for p in fresh if id(p) in exempt]),
         ):
             if members:
                 rate = how.learning_rate
                 group = {"params": members, "lr": rate, "peak": rate, "weight_decay": decay, "component": name}
-                groups.append(group)
+                groups.append(group if optimizer is None else {**group, "turned": is_turned})
     return groups
 
 
@@ -95,5 +100,17 @@ def _biases_and_norms(part: nn.Module) -> set[int]:
         id(parameter)
         for owner in part.modules()
         for name, parameter in owner.named_parameters(recurse=False)
-        if "bias" in name or "Norm" in type(owner).__name__
+        if "bias" in name or ("Norm" in type(owner).__name__ and not isinstance(owner, nn.Linear | nn.Conv2d))
+    }
+
+
+def _inner_matrices(part: nn.Module) -> set[int]:
+    """Ids of the weights of linear layers between others: not those of an output head."""
+    get_head = getattr(part, "get_output_embeddings", None)
+    head = None if get_head is None else get_head()
+    return {
+        id(parameter)
+        for owner in part.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+        if isinstance(owner, nn.Linear) and owner is not head and name == "weight"
     }

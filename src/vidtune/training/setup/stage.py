@@ -128,7 +128,7 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None, p
         adapted=prepared.adapted,
         teachers=teachers,
         stored=stored,
-        log_odds=_log_odds(data, config) if stage.objective == "align" else None,
+        log_odds=_log_odds(data, config) if stage.objective else None,
     )
 
 

@@ -41,8 +41,8 @@ def check_supervision(
             f"{where}: none of the samples of its {plan.total_steps} steps has a supervised token "
             f"({_reasons(table, make, without)}); mend the answers, raise the limit, or raise max_steps"
         )
-    if stage.objective == "align":
-        _require_media(where, table, lengths)
+    if stage.objective:
+        _require_media(where, stage.objective, table, lengths)
     notes = _unreached(stage, config, lengths)
     if len(without):
         notes.append(
@@ -52,12 +52,12 @@ def check_supervision(
     return notes
 
 
-def _require_media(where: str, table: AnnotationTable, lengths: LengthTable) -> None:
+def _require_media(where: str, objective: str, table: AnnotationTable, lengths: LengthTable) -> None:
     """Raise UserError for a sample that has nothing to align with its words."""
     blind = np.flatnonzero(~np.any([items > 0 for items in lengths.items.values()], axis=0))
     if len(blind):
         raise UserError(
-            f"{where}: objective: align needs media in every sample; {len(blind)} of {len(table)} have none, the "
+            f"{where}: objective: {objective} needs media in every sample; {len(blind)} of {len(table)} have none, the "
             f"first: sample {table.id(int(blind[0]))}; remove their file from data"
         )
 

@@ -55,6 +55,11 @@ class LongClip:
     first: float
     last: float
 
+    @property
+    def first_minute(self) -> int:
+        """The minute in which it begins, from 1."""
+        return int(self.first // SECONDS_PER_MINUTE) + 1
+
     def between(self, first: float, last: float) -> "LongClip":
         """Returns the part between two seconds, with the events of which it shows more than half."""
         half = EVENT_SECONDS / 2

@@ -11,7 +11,14 @@ from functools import partial
 from pathlib import Path
 
 from vidtune.world.layout import Json, RenderProgress, conversation, file_name, write_world
-from vidtune.world.moments.clips import EVENT_SECONDS, LongClip, draw_clip, draw_moment, make_long_clip, make_short_clip
+from vidtune.world.moments.clips import (
+    SECONDS_PER_MINUTE,
+    LongClip,
+    draw_clip,
+    draw_moment,
+    make_long_clip,
+    make_short_clip,
+)
 from vidtune.world.moments.questions import TELL_ALL, TELL_ONE, ask_about_moments, ask_in_words, tell_all
 from vidtune.world.questions import SceneQuestion
 from vidtune.world.render import write_clip, write_picture
@@ -19,13 +26,14 @@ from vidtune.world.tokenizer import train_tokenizer
 
 MOMENT_CAPTIONS = "short/captions.json"
 MOMENT_PARTS = "long/parts.json"
-MOMENT_STORIES = "long/stories.json"
 MOMENT_QUESTIONS = "long/questions.json"
 MOMENTS_IN_WORDS = "text/moments.json"
 MOMENT_SETS = {"test": Path("eval/moments"), "choice": Path("eval/choice")}
 """Split -> folder of its test set; settings are chosen on "choice", and "test" is looked at once."""
 
-PART_SECONDS = 60.0
+PART_SECONDS = 30.0
+PARTS = 3
+"""Number of parts of a long video, in different minutes."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class MomentWorldSpec:
 
     seed: int = 0
     videos: int = 1000
-    clips: int = 1200
+    clips: int = 400
     images: int = 120
     texts: int = 200
     test_videos: int = 60
@@ -88,7 +96,6 @@ def build_moment_world(
     training = {
         MOMENT_CAPTIONS: [*_told(spec, "clip", "video"), *_told(spec, "image", "image")],
         MOMENT_PARTS: list(_parts(spec)),
-        MOMENT_STORIES: list(_told(spec, "train", "video")),
         MOMENT_QUESTIONS: list(_asked(spec)),
         MOMENTS_IN_WORDS: list(_texts(spec)),
     }
@@ -130,30 +137,28 @@ def _told(spec: MomentWorldSpec, split: str, stream: str) -> Iterator[Json]:
     """All that happens in every video or picture of a split."""
     place = {"video": "videos/{}.mp4", "image": "images/{}.png"}[stream]
     for id_, clip in spec.all_of(split):
-        question = TELL_ALL if split == "train" else TELL_ONE
-        yield conversation(id_, [(question, tell_all(clip))], **{stream: place.format(id_)})
+        yield conversation(id_, [(TELL_ONE, tell_all(clip))], **{stream: place.format(id_)})
 
 
 def _parts(spec: MomentWorldSpec) -> Iterator[Json]:
-    """A part of every long video around one of its events, of which every other one is told and every other one asked.
-
-    What a part shows is found more easily than what a whole video shows.
-    """
-    for number, (id_, clip) in enumerate(spec.all_of("train")):
+    """Parts of every long video, each within one minute: what is shown there is found more easily than in the whole."""
+    for id_, clip in spec.all_of("train"):
         dice = random.Random(f"{spec.seed} moments part {id_}")
-        event = dice.choice(clip.events)
-        latest = min(event.start, clip.last - PART_SECONDS)
-        first = max(0.0, min(latest, event.start + EVENT_SECONDS - dice.uniform(EVENT_SECONDS, PART_SECONDS)))
-        part = clip.between(first, first + PART_SECONDS)
-        turns = [(TELL_ALL, tell_all(part))] if number % 2 else _turns(ask_about_moments(part, dice))
-        sample = conversation(f"{id_}_part", turns, video=f"videos/{id_}.mp4")
-        yield {**sample, "start": round(part.first, 2), "end": round(part.last, 2)}
+        for minute in dice.sample(range(spec.minutes), min(PARTS, spec.minutes)):
+            first = round(minute * SECONDS_PER_MINUTE + dice.uniform(0, SECONDS_PER_MINUTE - PART_SECONDS), 2)
+            part = clip.between(first, first + PART_SECONDS)
+            sample = conversation(f"{id_}_{minute}", [(TELL_ONE, tell_all(part))], video=f"videos/{id_}.mp4")
+            yield {**sample, "start": part.first, "end": part.last}
 
 
 def _asked(spec: MomentWorldSpec) -> Iterator[Json]:
-    """All questions about a video are in one conversation, so that it is decoded once for all of them."""
+    """All questions about a video are in one conversation, so that it is decoded once for all of them.
+
+    What happens is told last, so that no answer can be read off it.
+    """
     for id_, clip in spec.all_of("train"):
-        yield conversation(id_, _turns(ask_about_moments(clip, _dice(spec, id_))), video=f"videos/{id_}.mp4")
+        turns = [*_turns(ask_about_moments(clip, _dice(spec, id_))), (TELL_ALL, tell_all(clip))]
+        yield conversation(id_, turns, video=f"videos/{id_}.mp4")
 
 
 def _texts(spec: MomentWorldSpec) -> Iterator[Json]:

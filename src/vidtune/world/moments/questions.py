@@ -16,8 +16,8 @@ def tell(event: MomentEvent) -> str:
 
 
 def tell_all(clip: LongClip) -> str:
-    """Returns all that happens, in the order of time."""
-    return " ".join(tell(event) for event in clip.events)
+    """Returns all that happens, in the order of time; of a part without an event, that there is none."""
+    return " ".join(tell(event) for event in clip.events) or f"nothing in minute {clip.first_minute}."
 
 
 def ask_about_moments(clip: LongClip, rng: random.Random) -> list[SceneQuestion]:
@@ -28,12 +28,11 @@ def ask_about_moments(clip: LongClip, rng: random.Random) -> list[SceneQuestion]
     asked = []
     for event in clip.events:
         if rng.random() < 0.4:
-            text = f"In which minute is something {event.colour} shown?"
+            text = f"What minute is something {event.colour} shown in?"
             asked.append(SceneQuestion(text, str(event.minute), f"in minute {event.minute}.", "when"))
             continue
         for kind, answer in (("colour", event.colour), ("shape", event.shape)):
-            named = {"colour": "What colour", "shape": "Which shape"}[kind]
-            text = f"{named} is shown in minute {event.minute}?"
+            text = f"What {kind} is shown in minute {event.minute}?"
             asked.append(SceneQuestion(text, answer, f"it is {'a ' * (kind == 'shape')}{answer}.", kind))
     rng.shuffle(asked)
     return asked
