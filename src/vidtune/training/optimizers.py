@@ -59,7 +59,9 @@ class Muon(AdamW):
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
-            average = self.state[parameter].setdefault(_AVERAGE, torch.zeros_like(parameter))
+            state = self.state[parameter]
+            state.setdefault("step", torch.zeros(()))  # AdamW reads it from every state that it loads
+            average = state.setdefault(_AVERAGE, torch.zeros_like(parameter))
             average.lerp_(parameter.grad, 1 - momentum)
             ahead = parameter.grad.lerp(average, momentum)
             whole = ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
