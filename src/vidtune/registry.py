@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoints, PackageNotFoundError, entry_points, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vidtune.errors import UserError
@@ -176,7 +176,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
 
 @cache
-def _announced() -> EntryPoints:
+def _announced() -> Any:
     """Returns the entry points of all installed packages; to find those of one group, all have to be read as well."""
     return entry_points()
 

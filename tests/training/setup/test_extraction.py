@@ -187,7 +187,7 @@ def test_imported_features_stand_in_for_the_files_of_a_recipe(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name a recipe, or towers with --tower"),
+        ([], "name one of a recipe, towers with --tower, or a benchmark"),
         (["--tower", "video_llava:video"], "name the folder of the files with --videos"),
         (["--tower", "video_llava", "--videos", "."], "write SYSTEM:STREAM"),
         (["--tower", "video_llava:vidoe", "--videos", "."], "no stream 'vidoe'"),

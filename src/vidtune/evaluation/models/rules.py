@@ -10,8 +10,10 @@ from vidtune.evaluation.protocol import Protocol, merged
 if TYPE_CHECKING:
     from vidtune.evaluation.benchmarks.base import Benchmark
 
-OF_OUR_MODELS = ("layer_program", "rope", "forced", "condensing", "companions", "prompt_format")
-OF_OUR_MODELS += ("without", "features", "blind")
+OF_OUR_MODELS = (
+    *("layer_program", "rope", "forced", "condensing", "companions"),
+    *("prompt_format", "without", "features", "blind"),
+)
 """Rules of a protocol that a user cannot change for a model with a processor of its own."""
 
 

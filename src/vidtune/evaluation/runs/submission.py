@@ -1,8 +1,8 @@
 """Answers of a run for others to score: the file that a server takes, and files in an official evaluation folder.
 
-An official evaluation folder (``eval/``, as LLaVA and Video-LLaVA distribute it) holds one folder per test set. The
-scripts write answers to ``answers/`` in it, or to a folder named after the model, and files to upload to
-``answers_upload/``; `Benchmark.answers_file` and `Benchmark.upload_file` say where.
+An official evaluation folder (``eval/``) holds one folder per test set. The published scripts write answers to
+``answers/`` in it, or to a folder named after the model, and files to upload to ``answers_upload/``;
+`Benchmark.answers_file` and `Benchmark.upload_file` say where.
 """
 
 from collections.abc import Iterator

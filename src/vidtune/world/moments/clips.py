@@ -20,8 +20,8 @@ _FEWEST, _MOST = 2, len(MOMENT_COLOURS)
 _DARKEST, _LIGHTEST = 15, 135
 _BAR, _GAP = 0.12, 0.25
 _BAR_LEVEL = 220
-_RADIUS = 0.3
-_PLACES = (0.35, 0.65)
+_RADIUS = 0.4
+_PLACES = (0.4, 0.6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def make_short_clip(seed: int, kind: str, index: int, minutes: int) -> LongClip:
 
 def _event(rng: random.Random, place: int, colour: str) -> MomentEvent:
     start = place * SECONDS_PER_MINUTE + rng.randrange(SECONDS_PER_MINUTE - EVENT_SECONDS + 1)
-    centre = (rng.uniform(*_PLACES), rng.uniform(_PLACES[0], 0.55))
+    centre = (rng.uniform(*_PLACES), rng.uniform(_PLACES[0], 0.48))
     return MomentEvent(place + 1, float(start), colour, rng.choice(MOMENT_SHAPES), centre)
 
 
