@@ -131,7 +131,9 @@ def test_the_command_prints_values_intervals_and_changes(runs, capsys):
 def test_a_run_that_is_not_whole_says_what_it_lacks(runs, tmp_path):
     assert missing_parts(RunFolder(runs[0])) == []
     data = counted_set(tmp_path / "set", 12)
-    half = stub_run(data, tmp_path / "half", StubEngine(errors={"clip1": "cannot be read"}), rank=0, ranks=2).run_dir
+    half = stub_run(data, tmp_path / "half", StubEngine(errors={"clip1": "cannot be read"})).run_dir
+    records = (half / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (half / "predictions.jsonl").write_text("".join(line for line in records if "clip2" not in line))
     manifest = json.loads((half / "run.json").read_text())
     manifest["protocol"]["generation"]["max_new_tokens"] = 9
     (half / "run.json").write_text(json.dumps(manifest))
