@@ -42,5 +42,5 @@ WORLD_MOMENTS = VideoQA(
     parent="eval",
     lookup=FileLookup(folder="videos", extensions=(".mp4",)),
     source="vidtune.world",
-    system_rules={"videochat_flash": {"preprocessing": {"num_frames": 40}}},  # as its tiny recipe trains
+    system_rules={"videochat_flash": {"prompt_format": "qwen_2", "preprocessing": {"num_frames": 40}}},  # as it trains
 )
