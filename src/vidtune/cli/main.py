@@ -4,6 +4,7 @@ The command modules import torch, transformers and av inside their functions, so
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -83,6 +84,8 @@ def show_version(version: bool = typer.Option(False, "--version", help="Print th
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave the process: 0 done, 2 the user's mistake, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an answer may hold what the terminal, or no text at all, can hold
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 

@@ -85,13 +85,15 @@ def test_other_settings_parts_and_contents_are_other_entries(folder, video, tmp_
     assert not changed.found and np.array_equal(changed.array, load(None, jobs[6]).array)
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "replaced", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other byte order", "replaced", "empty"])
 def test_a_damaged_entry_is_said_and_made_anew(folder, video, damage):
     plain = load(folder, LoadJob(video, CLIP)).array
     [entry] = entries(folder)
     content = bytearray(entry.read_bytes())
     content[-5] ^= 1
-    entry.write_bytes({"cut": content[:-100], "flipped": content, "replaced": b"no entry at all", "empty": b""}[damage])
+    other = entry.read_bytes().replace(b'"<f4"', b'">f4"')  # one bit
+    damaged = {"cut": content[:-100], "flipped": content, "other byte order": other, "replaced": b"none", "empty": b""}
+    entry.write_bytes(damaged[damage])
     with pytest.warns(UserWarning, match=rf"{entry}: damaged \(.*\); {video} is decoded again"):
         again = load(folder, LoadJob(video, CLIP))
     assert not again.found and np.array_equal(again.array, plain)
@@ -158,8 +160,9 @@ def test_where_they_are_kept_is_told_by_the_environment(tmp_path):
     )
     named = {"VIDTUNE_DECODED": "/big/disk", "VIDTUNE_DECODED_GB": "0.5"}
     assert DecodedFolder.from_environment(named) == DecodedFolder("/big/disk", 5 * 10**8)
-    with pytest.raises(UserError, match="VIDTUNE_DECODED_GB='much' is no number of GB"):
-        DecodedFolder.from_environment({"VIDTUNE_DECODED_GB": "much"})
+    for size in ("much", "inf", "nan", "-1"):
+        with pytest.raises(UserError, match=f"VIDTUNE_DECODED_GB='{size}' is no number of GB"):
+            DecodedFolder.from_environment({"VIDTUNE_DECODED_GB": size})
 
 
 def test_an_unreadable_file_is_an_error_as_ever(folder, tmp_path):

@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.named_files import Named, NamedFiles, walk
 from vidtune.evaluation.foreign_json import ForeignValueError, half_characters, parse_json
 
+Key, Value = TypeVar("Key"), TypeVar("Value")
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -100,6 +101,25 @@ def field_of(path: Path, index: int, entry: Any, key: str, kinds: tuple[type, ..
         found = type(value).__name__ if finite else str(value)
         raise UserError(f"{path}: entry {index}: {key!r} is {found}, expected {expected}")
     return value
+
+
+def each_once(entries: Iterable[tuple[str, Key, Value]], what: str) -> dict[Key, Value]:
+    """Returns the values by their keys.
+
+    Args:
+        entries: (file and entry, key, value).
+        what: name of the key, for the message.
+
+    Raises:
+        UserError: a key stands there twice; names both entries.
+    """
+    found: dict[Key, Value] = {}
+    places: dict[Key, str] = {}
+    for where, key, value in entries:
+        if key in places:
+            raise UserError(f"{where}: {what} {key!r} is also that of {places[key]}; each may stand there once")
+        found[key], places[key] = value, where
+    return found
 
 
 def feature_files(stream: str, folder: Path, names: Iterable[str], prefix: str) -> dict[str, Named]:

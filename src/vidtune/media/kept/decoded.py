@@ -38,9 +38,10 @@ FOLDER, LIMIT = "VIDTUNE_DECODED", "VIDTUNE_DECODED_GB"
 DEFAULT_GB = 10.0
 MOST_OF_DISK = 0.1
 """Largest part of the free disk that the folder may take."""
-RULES = 1
-"""Increase it when a release changes what preprocessing makes of a file with the same settings."""
-MAGIC = b"vidtune decoded 1\n"
+RULES = 2
+"""Increase it when a release changes what preprocessing makes of a file of the same settings, or to an entry."""
+MAGIC = b"vidtune decoded 2\n"
+"""Begins an entry; then its checksum, eight digits and a line end, over what follows: a header and the arrays."""
 WORTH, READ_BYTES_A_SECOND, LEAST_SECONDS = 2.0, 1e9, 0.01
 """An entry is kept if decoding took so many times the time of reading it, and `LEAST_SECONDS` more."""
 UNUSED_SECONDS = 24 * 3600.0
@@ -80,12 +81,14 @@ class DecodedFolder:
         if named.lower() in ("off", "0", "none"):
             return None
         home = environment.get("XDG_CACHE_HOME") or str(Path(environment.get("HOME") or "~").expanduser() / ".cache")
-        folder = named or str(Path(home) / "vidtune" / "decoded")
+        folder = str(Path(named).expanduser()) if named else str(Path(home) / "vidtune" / "decoded")
         try:
             limit = float(environment.get(LIMIT) or DEFAULT_GB)
+            if not 0 <= limit < math.inf:
+                raise ValueError
         except ValueError:
             raise UserError(f"{LIMIT}={environment[LIMIT]!r} is no number of GB") from None
-        return cls(folder, int(limit * 1e9)) if limit > 0 else None
+        return cls(folder, int(limit) * 10**9 + int(limit % 1 * 1e9)) if limit > 0 else None
 
     def opened(self) -> "Decoded":
         """The folder as this process uses it."""
@@ -191,17 +194,14 @@ class Decoded:
 
     def _write(self, entry: Path, arrays: Arrays) -> None:
         whole = [np.ascontiguousarray(array) for array in arrays.arrays]
-        header = {
-            "arrays": [[list(array.shape), array.dtype.str] for array in whole],
-            "names": arrays.names,
-            "crc32": _checksum(whole),
-        }
+        header = {"arrays": [[list(array.shape), array.dtype.str] for array in whole], "names": arrays.names}
+        parts = [json.dumps(header).encode() + b"\n", *(array.reshape(-1).view(np.uint8).data for array in whole)]
         temporary = temporary_beside(entry)
         try:
             with temporary.open("wb") as file:
-                file.write(MAGIC + json.dumps(header).encode() + b"\n")
-                for array in whole:
-                    file.write(array.reshape(-1).view(np.uint8).data)
+                file.write(MAGIC + _checksum(*parts))
+                for part in parts:
+                    file.write(part)
             os.replace(temporary, entry)  # noqa: PTH105 - no wait for the disk: the checksum tells a torn entry
         finally:
             temporary.unlink(missing_ok=True)
@@ -242,25 +242,27 @@ def _is_changing(settings: Preprocessing) -> bool:
     return getattr(settings, "blind", False) or not own
 
 
-def _checksum(arrays: Sequence[np.ndarray]) -> int:
+def _checksum(*parts: bytes | memoryview) -> bytes:
     found = 0
-    for array in arrays:
-        found = zlib.crc32(array.reshape(-1).view(np.uint8).data, found)
-    return found
+    for part in parts:
+        found = zlib.crc32(part, found)
+    return b"%08x\n" % found
 
 
 def _read(content: bytearray) -> Arrays:
     """The arrays of an entry. Raises ValueError or KeyError if it is no entry, or not whole."""
     if not content.startswith(MAGIC):
         raise ValueError("no entry")
-    end = content.index(b"\n", len(MAGIC)) + 1
-    header = json.loads(content[len(MAGIC) : end])
+    begin = len(MAGIC) + len(_checksum())
+    # First of all: a header that is damaged could have any form, and another meaning.
+    if content[len(MAGIC) : begin] != _checksum(memoryview(content)[begin:]):
+        raise ValueError("its checksum is another one")
+    end = content.index(b"\n", begin) + 1
+    header = json.loads(content[begin:end])
     arrays, place = [], end
     for shape, kind in header["arrays"]:
         dtype = np.dtype(kind)
         count = int(np.prod(shape, dtype=np.int64))
         arrays.append(np.frombuffer(content, dtype, count, place).reshape(shape))
         place += count * dtype.itemsize
-    if place != len(content) or _checksum(arrays) != header["crc32"]:
-        raise ValueError("its checksum is another one")
     return Arrays(arrays, None if header["names"] is None else tuple(header["names"]))

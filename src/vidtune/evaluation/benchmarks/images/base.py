@@ -17,7 +17,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 from vidtune.evaluation.benchmarks.named_files import PICTURE_EXTENSIONS, Named, VideoFiles
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
+from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, read_list
 from vidtune.evaluation.protocol import FileLookup, GenerationRules
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
 
@@ -71,6 +71,7 @@ class PictureQuestions(Benchmark):
         folders: names of the folder of the set below that of all sets.
         answers_file: where the published script writes the answers, below the folder of the set.
         number_ids: ids are whole numbers, in the question file and in records of answers.
+        shared_ids: several questions about a picture have one id.
     """
 
     name: str
@@ -79,6 +80,7 @@ class PictureQuestions(Benchmark):
     lookup: FileLookup
     folders: tuple[str, ...]
     number_ids: bool = True
+    shared_ids: bool = False
     generation: GenerationRules = field(default_factory=lambda: GenerationRules(max_new_tokens=128))
     answers_file: str = "answers/{model}.jsonl"
     record_of: str = ""
@@ -100,6 +102,8 @@ class PictureQuestions(Benchmark):
         folder, asked, content = self.read(Path(data))
         if not asked:
             raise UserError(f"{folder}: holds no question of {self.title}")
+        if not self.shared_ids:
+            each_once(((one.where, str(one.id), None) for one in asked), "the id")
         names = {one.picture: (one.where, "image") for one in asked if one.picture is not None}
         files = VideoFiles(self.lookup, folder, names, PICTURE_EXTENSIONS).found
         questions = []
@@ -134,12 +138,13 @@ class PictureQuestions(Benchmark):
     ) -> Iterator[dict[str, Any]]:
         for one in predictions:
             if one.error is None:
+                said = f"{one.index}\0{one.pred}".encode(errors="surrogatepass")  # half of a character is an answer too
                 yield {
                     "question_id": self.official_id(one.id),
                     "prompt": one.question,
                     "text": one.pred,
                     # A random id in the published scripts; here the same for the same answer.
-                    "answer_id": hashlib.sha256(f"{one.index}\0{one.pred}".encode()).hexdigest()[:22],
+                    "answer_id": hashlib.sha256(said).hexdigest()[:22],
                     "model_id": THIS_PACKAGE,
                     "metadata": {},
                 }

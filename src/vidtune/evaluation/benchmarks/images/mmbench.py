@@ -12,7 +12,7 @@ import binascii
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from string import ascii_uppercase
 from typing import Any
 
@@ -22,7 +22,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.images.base import AskedPicture, MeasuredPictures, pictures_in
 from vidtune.evaluation.benchmarks.images.table import Cell, read_table, sheet
 from vidtune.evaluation.benchmarks.measured import Item, Measured
-from vidtune.evaluation.benchmarks.test_set_files import set_file
+from vidtune.evaluation.benchmarks.test_set_files import each_once, set_file
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues, mean_of_sums
 from vidtune.evaluation.metrics.choices import ACCURACY, READERS, Choice, score_choices
 from vidtune.evaluation.outcome import Metric
@@ -193,7 +193,13 @@ def _written(path: Path, rows: Sequence[Mapping[str, Cell]]) -> list[str]:
 
     A cell may hold the index of the row whose picture it shares. Rows with equal pictures have one name.
     """
-    by_index = {str(row["index"]): str(row["image"]) for row in rows}
+    read = ((f"{path}: row {place}", str(row["index"]), str(row["image"])) for place, row in enumerate(rows))
+    by_index = each_once(read, "'index'")
+    for place, row in enumerate(rows):
+        if PurePath(name := str(row["index"])).name != name:
+            raise UserError(
+                f"{path}: row {place}: 'index' is {name!r}; pictures are named after it, so it has no slash"
+            )
     folder = path.parent / PICTURES / path.stem
     names: dict[str, str] = {}
     for place, row in enumerate(rows):
@@ -213,7 +219,7 @@ def _written(path: Path, rows: Sequence[Mapping[str, Cell]]) -> list[str]:
 
 
 def _write(path: Path, picture: bytes) -> None:
-    if path.is_file() and path.stat().st_size == len(picture):
+    if path.is_file() and path.stat().st_size == len(picture) and path.read_bytes() == picture:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from vidtune.evaluation.benchmarks.images.base import (
 )
 from vidtune.evaluation.benchmarks.measured import Item, Measured
 from vidtune.evaluation.benchmarks.named_files import PICTURE_EXTENSIONS
-from vidtune.evaluation.benchmarks.test_set_files import read_text, set_folder
+from vidtune.evaluation.benchmarks.test_set_files import each_once, read_text, set_folder
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues
 from vidtune.evaluation.metrics.images.mme import (
     COGNITION,
@@ -128,7 +128,8 @@ def _release(release: Path) -> tuple[dict[tuple[str, str, str], AskedPicture], l
         folder = release / kind
         texts = folder / _IN_FOLDERS[1] if (folder / _IN_FOLDERS[1]).is_dir() else folder
         pictures = folder / _IN_FOLDERS[0] if (folder / _IN_FOLDERS[0]).is_dir() else folder
-        names = {one.stem: one.name for one in _files(pictures) if one.suffix.lower() in PICTURE_EXTENSIONS}
+        of_kind = (one for one in _files(pictures) if one.suffix.lower() in PICTURE_EXTENSIONS)
+        names = each_once(((str(one), one.stem, one.name) for one in of_kind), "the name of a picture")
         for path in _files(texts):
             if path.suffix != ".txt":
                 continue
@@ -136,7 +137,10 @@ def _release(release: Path) -> tuple[dict[tuple[str, str, str], AskedPicture], l
             contents.append(content)
             picture = (pictures.relative_to(release) / names.get(path.stem, f"{path.stem}.jpg")).as_posix()
             for one in _lines(path, text, picture, kind):
-                found[kind, path.stem, _bare(one.text)] = one
+                key = kind, path.stem, _bare(one.text)
+                if key in found:
+                    raise UserError(f"{one.where}: asks the same as {found[key].where}")
+                found[key] = one
     if not found:
         raise UserError(f"{release}: holds no question; expected <category>/<name>.txt, categories such as existence")
     return found, contents
@@ -174,4 +178,5 @@ MME = Mme(
     lookup=pictures_in(RELEASE),
     folders=("MME", "mme"),
     number_ids=False,
+    shared_ids=True,
 )

@@ -27,7 +27,7 @@ from vidtune.evaluation.benchmarks.judge_prompts.images import (
     PAIR_REVIEW,
     set_apart,
 )
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_annotations, read_list, set_file
+from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, read_annotations, read_list, set_file
 from vidtune.evaluation.judged_values import JudgedValues, score_sum
 from vidtune.evaluation.judges.replies import Verdict
 from vidtune.evaluation.outcome import Metric
@@ -86,10 +86,14 @@ class PairReviewed(PictureQuestions):
             raise UserError(
                 f"{folder}: questions.jsonl has {len(rows)} lines, answers_gpt4.jsonl {len(answers)}; they are paired"
             )
-        described = {
-            field_of(folder / "context.jsonl", index, one, "image", (str,)): _caption(folder, index, one)
-            for index, one in enumerate(contexts)
-        }
+        told = folder / "context.jsonl"
+        described = each_once(
+            (
+                (f"{told}: entry {index}", field_of(told, index, one, "image", (str,)), _caption(folder, index, one))
+                for index, one in enumerate(contexts)
+            ),
+            "'image'",
+        )
         asked = []
         for (index, id, picture, text), entry, answer in zip(rows, entries, answers, strict=True):
             where = f"{path}: entry {index}"

@@ -96,8 +96,9 @@ class _Labels:
         label = field_of(self.path, number, entry, "label", (str,))
         asked, of = (field_of(self.path, number, entry, key, (str,)) for key in ("text", "image"))
         if of != picture or not text.startswith(asked.strip()):
+            shown = text.partition("\n")[0]
             raise UserError(
-                f"{self.path}: entry {number} asks {asked!r} about {of}, but {where} {text.splitlines()[0]!r} about "
+                f"{self.path}: entry {number} asks {asked!r} about {of}, but {where} {shown!r} about "
                 f"{picture}; put both files in the same order"
             )
         if label not in (YES, NO):

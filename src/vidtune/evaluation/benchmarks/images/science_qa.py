@@ -19,7 +19,7 @@ import numpy as np
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.images.base import AskedPicture, MeasuredPictures, pictures_in
 from vidtune.evaluation.benchmarks.measured import Item, Measured
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_annotations, read_list, set_file
+from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, read_annotations, read_list, set_file
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues, mean_of_sums
 from vidtune.evaluation.metrics.choices import ACCURACY, READERS, Choice, score_choices
 from vidtune.evaluation.outcome import Metric
@@ -86,12 +86,13 @@ class ScienceQA(MeasuredPictures):
         entries, content = read_list(path)
         problems, problem_bytes = read_annotations(folder / PROBLEMS)
         splits, split_bytes = read_annotations(folder / SPLITS)
-        wanted = [str(one) for one in splits[SPLIT]] if isinstance(splits, dict) and SPLIT in splits else None
-        if wanted is None or not isinstance(problems, dict):
+        listed = splits.get(SPLIT) if isinstance(splits, dict) else None
+        if not isinstance(listed, list) or not isinstance(problems, dict):
             raise UserError(f"{folder}: {SPLITS} has no list {SPLIT!r}, or {PROBLEMS} is no object of problems by id")
-        conversations = {
-            str(field_of(path, index, entry, "id", (str, int))): (index, entry) for index, entry in enumerate(entries)
-        }
+        wanted = [str(one) for one in listed]
+        ids = [str(field_of(path, index, entry, "id", (str, int))) for index, entry in enumerate(entries)]
+        named = zip(ids, enumerate(entries), strict=True)
+        conversations = each_once(((f"{path}: entry {one[0]}", id, one) for id, one in named), "'id'")
         lacking = [id for id in wanted if id not in problems or id not in conversations]
         if lacking:
             raise UserError(
@@ -152,7 +153,7 @@ def _asked(path: Path, index: int, entry: Any, id: str, problems: Path, problem:
     if not isinstance(problem, dict) or not isinstance(problem.get("choices"), list):
         raise UserError(f"{problems}: problem {id} has no list 'choices'")
     options, right = tuple(map(str, problem["choices"])), problem.get("answer")
-    if type(right) is not int or not 0 <= right < len(options):
+    if type(right) is not int or not 0 <= right < min(len(options), len(ascii_uppercase)):
         raise UserError(f"{problems}: problem {id}: 'answer' is {right!r}, expected the place of one of its choices")
     letter = ascii_uppercase[right]
     picture = entry.get("image")

@@ -10,6 +10,7 @@ official value does too.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from vidtune.errors import MediaError, UserError
 from vidtune.evaluation.benchmarks.images.base import AskedPicture, MeasuredPictures, pictures_in, question_lines
 from vidtune.evaluation.benchmarks.measured import Item, Measured
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_annotations, set_file
+from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, read_annotations, set_file
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import FileLookup
@@ -67,7 +68,8 @@ class SeedBench(MeasuredPictures):
 
     def read(self, data: Path) -> tuple[Path, Sequence[AskedPicture], bytes]:
         folder, path, kinds, entries, content = self._annotations(data)
-        known = {str(entry["question_id"]): _asked(path, index, entry, kinds) for index, entry in enumerate(entries)}
+        read = (_asked(path, index, entry, kinds) for index, entry in enumerate(entries))
+        known = each_once(((one.where, str(one.id), one) for one in read), "'question_id'")
         if not (folder / QUESTIONS).is_file():
             return folder, list(known.values()), content
         rows, _, asked_content = question_lines(folder / QUESTIONS)
@@ -153,8 +155,8 @@ def _picture(path: Path, index: int, entry: Mapping[str, Any]) -> str:
 def _segment(path: Path, index: int, entry: Mapping[str, Any]) -> Sequence[float] | None:
     """Start and end of the part of a video that is asked about; None: all of it."""
     segment = entry.get("segment")
-    numbers = isinstance(segment, list) and [isinstance(one, int | float) for one in segment] == [True, True]
-    if segment is not None and not numbers:
+    numbers = isinstance(segment, list) and [type(one) in (int, float) for one in segment] == [True, True]
+    if segment is not None and not (numbers and 0 <= segment[0] <= segment[1] < math.inf):
         raise UserError(f"{path}: entry {index}: 'segment' is {segment!r}, expected start and end")
     return segment
 

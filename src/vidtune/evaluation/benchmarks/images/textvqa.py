@@ -106,4 +106,5 @@ TEXTVQA = TextVqa(
     lookup=pictures_in("train_images"),
     folders=("textvqa", "TextVQA"),
     number_ids=False,
+    shared_ids=True,
 )

@@ -75,6 +75,9 @@ class VqaV2(ServedAnswers):
         entries, _ = read_list(path)
         answers = {one.id: normalised(one.pred) for one in predictions if one.error is None}
         ids = [field_of(path, index, entry, "question_id", (str, int)) for index, entry in enumerate(entries)]
+        unknown = sorted(set(answers) - set(map(str, ids)))
+        if unknown:
+            raise UserError(f"{path}: has no question {unknown[0]}, which was asked; it must hold every question")
         return json.dumps([{"question_id": id, "answer": answers.get(str(id), "")} for id in ids]).encode()
 
 

@@ -42,15 +42,18 @@ def truth_of(entry: Mapping[str, Any]) -> Truth:
         KeyError, TypeError: a key is missing, or its value has another form.
     """
     types = entry["types"]
+    answer, group, balanced = entry["answer"], entry["groups"]["global"], entry["isBalanced"]
+    if not isinstance(answer, str) or not isinstance(group, str | None) or not isinstance(balanced, bool):
+        raise TypeError("text 'answer', text or null 'groups' 'global', or 'isBalanced' of true or false")
     operations = (f"{one['operation']}: {one['argument']}" for one in entry["semantic"])
     return Truth(
-        answer=str(entry["answer"]),
+        answer=answer,
         structural=str(types["structural"]),
         semantic=str(types["semantic"]),
         steps=sum(not any(kind in one for kind in _NO_STEPS) for one in operations),
         words=len(str(entry["question"]).split()),
-        group=entry["groups"]["global"],
-        balanced=bool(entry["isBalanced"]),
+        group=group,
+        balanced=balanced,
     )
 
 
