@@ -1,5 +1,6 @@
 """A checkpoint of a few thousand weights whose answers depend on what it sees."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -32,4 +33,24 @@ def write_checkpoint(folder: Path) -> Path:
     model.save_pretrained(folder)
     build_processor(config, byte_tokenizer()).save_pretrained(folder)
     (folder / "recipe.yaml").write_text("system: video_llava\n")
+    return folder
+
+
+def always_say(folder: Path, text: str, after: str) -> Path:
+    """Make the checkpoint say ``text``, no character of it twice, behind a prompt that ends with ``after``.
+
+    Layers add nothing to what is embedded, and the head knows for each token the next one.
+    """
+    model = VideoLM.from_pretrained(folder)
+    state = dict(model.language_model.named_parameters())
+    embedded, head = state["model.embed_tokens.weight"].data, state["lm_head.weight"].data
+    for name, one in state.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            one.data.zero_()
+    head.zero_()
+    chain = [*(after + text).encode(), 257]
+    for place, (one, following) in enumerate(pairwise(chain)):
+        embedded[one].zero_()[place] = 1
+        head[following, place] = 10
+    model.save_pretrained(folder)
     return folder

@@ -125,7 +125,9 @@ class PlannedRun:
         """
         test_set = BENCHMARKS[self.benchmark]
         folders = {stream: Path(folder) for stream, folder in self.variant.features.items()}
-        test_set.with_features(test_set.load(self.data), folders, stream=VIDEO_STREAM)
+        questions = test_set.load(self.data)
+        if folders:
+            test_set.with_features(questions, folders, stream=VIDEO_STREAM)
 
 
 def planned_runs(

@@ -12,9 +12,6 @@ from tiny_checkpoint import write_checkpoint
 
 from vidtune.cli.main import run as run_command
 from vidtune.errors import UserError
-from vidtune.evaluation.asking.shared_videos import Session
-from vidtune.evaluation.checkpoint import AnsweringOptions
-from vidtune.evaluation.predict import Variant, predict_benchmark
 from vidtune.evaluation.scores.scoring import score_run
 from vidtune.generation.settings import Answer
 from vidtune.registry import BENCHMARKS
@@ -177,8 +174,13 @@ def test_a_model_is_asked_about_parts_of_one_file_whose_features_a_command_store
         assert f"video: {stored} stored, {found} found, 0 without it, 0 failed" in capsys.readouterr().out
     assert run_command(["features", "extract", "--store", store, *of_benchmark[:2]]) == 2
     assert "--checkpoint, --benchmark and --data belong together" in capsys.readouterr().err
-    options = {"answering": AnsweringOptions(workers=0), "session": Session(progress=False)}
+    (tmp_path / "model" / "recipe.yaml").unlink()
     rope = {"rope_type": "yarn", "factor": 64.0, "original_max_position_embeddings": 8}
-    summary = predict_benchmark(model, "needle", data, tmp_path / "out", Variant(overrides={"rope": rope}), **options)
-    assert (summary.answered, summary.errors) == (2, 0)
-    assert json.loads((summary.run_dir / "run.json").read_text())["protocol"]["rope"] == rope
+    rules = ["--out", str(tmp_path / "out"), "--protocol", f"rope={json.dumps(rope)}"]
+    assert run_command(["evaluate", model, *of_benchmark[2:], *rules, "--store", store]) == 0
+    run = tmp_path / "out" / "needle"
+    assert json.loads((run / "run.json").read_text())["protocol"]["rope"] == rope
+    assert len((run / "predictions.jsonl").read_text().splitlines()) == 2 and (run / "scores/metrics.json").is_file()
+    work = json.loads((run / "work.jsonl").read_text())
+    counted = {key: work[key] for key in ("media", "features_found", "media_loaded", "encodings")}
+    assert counted == {"media": 3, "features_found": 3, "media_loaded": 0, "encodings": 0}

@@ -4,7 +4,10 @@ import json
 
 import pytest
 from event_sets import Perfect, event_protocol, event_run
+from synthetic_clips import write_clip
+from tiny_checkpoint import always_say, write_checkpoint
 
+from vidtune.cli.main import run as run_command
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.temporal_grounding.reading import first_pair, first_pair_of_sentences
 from vidtune.evaluation.scores.scoring import score_run
@@ -60,6 +63,24 @@ def test_the_question_stands_in_the_question_template_of_the_system(tmp_path):
     asked = engine.asked[0].question
     assert asked.startswith("<vid_start><video><vid_end>\nPlease find the visual event")
     assert asked.endswith("sentence: person sits down.. Please return its start time and end time.")
+
+
+def test_a_command_scores_rendered_videos(tmp_path):
+    times = {"a.mp4": ([1.0, 9.0], [5.0, 13.0]), "half.mp4": ([1.0, 9.0],), "c.mp4": ([1.0, 9.0],)}
+    entries = [{"video": name, "caption": "x", "timestamp": one} for name, several in times.items() for one in several]
+    videos = write(tmp_path / "set", entries) / "Charades_v1_480"
+    whole = write_clip(videos / "a.mp4").read_bytes()
+    (videos / "half.mp4").write_bytes(whole[: len(whole) // 2])
+    folder = always_say(write_checkpoint(tmp_path / "model"), "1-9", after=":")
+    (folder / "recipe.yaml").unlink()
+    asked = ["evaluate", str(folder), "--benchmark", "charades_sta", "--data", str(tmp_path / "set"), "--workers", "0"]
+    assert run_command([*asked, "--out", str(tmp_path / "out")]) == 0
+    score = score_run(tmp_path / "out" / "charades_sta", progress=False)
+    values = {name: score.value(name, "grounding") for name in ("mIoU", "R1@0.3", "R1@0.5")}
+    official = {name: one.official.value for name, one in values.items()}
+    assert official == {"mIoU": pytest.approx(100 * (1 + 1 / 3) / 2), "R1@0.3": 100, "R1@0.5": 50}
+    strict = {name: one.strict.value for name, one in values.items()}
+    assert strict == {"mIoU": pytest.approx(100 * (1 + 1 / 3) / 4), "R1@0.3": 50, "R1@0.5": 25}
 
 
 @pytest.mark.parametrize(
