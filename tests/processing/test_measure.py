@@ -1,5 +1,6 @@
 """Measured streams: what an item becomes is a stored function of its shape."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,15 @@ def test_clips_of_any_number_of_frames_may_have_another_largest_number() -> None
     settings = StreamSettings(
         preprocessing=steps, placeholder_id=9, num_tokens=Measure(tower=tower, connector=connector)
     )
-    assert settings.takes(steps.model_copy(update={"num_frames": 640, "multiple_of": 8}))
-    assert not settings.takes(steps.model_copy(update={"num_frames": 640, "multiple_of": 2}))
-    assert not settings.takes(steps.model_copy(update={"size": 24}))
+    changed = {640: {"num_frames": 640, "multiple_of": 8}, 510: {"num_frames": 510}, 2: {"multiple_of": 2}}
+    found = {number: settings.misfit(steps.model_copy(update=change)) for number, change in changed.items()}
+    assert found[640] is None
+    assert "510 frames do not divide into clips of 4; give 508 or 512 frames" in found[510]
+    assert "2 frames do not divide into clips of 4; give 4 frames" in found[2]
+    assert "(3, 4, 24, 24)" in settings.misfit(steps.model_copy(update={"size": 24}))
+    begun = time.process_time()
+    for change in ({"multiple_of": 4}, {"multiple_of": 1}, {"min_frames": 6}):
+        many = steps.model_copy(update={"num_frames": 1_000_000, **change})
+        assert (settings.misfit(many) is None) == (change == {"multiple_of": 4})
+        assert settings.model_copy(update={"preprocessing": many}).misfit(steps) is None
+    assert time.process_time() - begun < 1.0  # it took minutes when every shape was counted

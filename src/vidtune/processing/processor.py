@@ -152,8 +152,8 @@ class VideoLMProcessor(ProcessorMixin):
                 new = type(old).model_validate({**old.model_dump(), **changes})
             except ValidationError as error:
                 raise UserError(f"media.{name}.{first_mistake(error)}") from None
-            if not (set(new.output_shapes()) <= set(old.output_shapes()) or streams[name].takes(new)):
-                raise UserError(f"media.{name}: the model takes {_shapes(old)} but this gives {_shapes(new)}")
+            if why := streams[name].misfit(new):
+                raise UserError(f"media.{name}: {why}")
             streams[name] = streams[name].model_copy(update={"preprocessing": new})
         changed = copy(self)
         changed.streams = streams
@@ -386,12 +386,6 @@ class VideoLMProcessor(ProcessorMixin):
             SampleProblem: the metadata cannot be read.
         """
         return self._reader.shape_of(ref)
-
-
-def _shapes(preprocessing: Preprocessing) -> str:
-    """The shapes that preprocessing may give, shortest first."""
-    first, *others = sorted(preprocessing.output_shapes())
-    return f"{first} to {others[-1]}" if others else f"{first}"
 
 
 def _example(

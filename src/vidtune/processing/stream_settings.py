@@ -17,6 +17,8 @@ from vidtune.registry import CONNECTORS, TOWERS, Registry
 
 Grid = tuple[int, int, int]
 """Frames, rows and columns of the tokens of an item."""
+ENDS = 512
+"""Number of shapes at each end of many that are looked at, where there may be a million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,24 +179,31 @@ class StreamSettings(BaseModel):
         """Whether the cost of an item is more than what a number, a table or a fraction can say."""
         return isinstance(self.num_tokens, Measure) and (not self.all_alike or self.num_tokens.counts_states)
 
-    def takes(self, other: Preprocessing) -> bool:
-        """Whether preprocessing that gives other shapes fits too.
+    def misfit(self, other: Preprocessing) -> str | None:
+        """Why the model does not take the items of other preprocessing; None: it takes them.
 
-        Of items whose tokens are counted by a function: those of as many tokens in more or fewer parts, whose connector
-        takes any number of parts, and those of the same size of frames that the function can count.
+        It takes shapes that the stream has already. Of items whose tokens are counted by a function, it also takes
+        those of as many tokens in more or fewer parts, if the connector takes any number of parts, and those of the
+        same size of frames that the function can count.
         """
-        if not isinstance(self.num_tokens, Measure):
-            return False
         own, new = self.preprocessing.output_shapes(), other.output_shapes()
-        if {shape[-2:] for shape in new} != {shape[-2:] for shape in own}:
-            return False
+        if len(new) <= len(own) and all(shape in own for shape in new):
+            return None
+        differ = f"the model takes {_range_of(own)} but this gives {_range_of(new)}"
+        if not isinstance(self.num_tokens, Measure):
+            return differ
+        if {shape[-2:] for shape in _few(new)} != {shape[-2:] for shape in _few(own)}:
+            return differ
         if self.all_alike:
             alike = hasattr(other, "load_item") and own[0][0] == new[0][0]
-            return alike and self.measure(own[0]).tokens == self.measure(new[0]).tokens
-        try:
-            return all(self.measure(shape).tokens > 0 for shape in new)
-        except (UserError, ValueError):
-            return False
+            return None if alike and self.measure(own[0]).tokens == self.measure(new[0]).tokens else differ
+        for shape in _few(new):
+            try:
+                if self.measure(shape).tokens < 1:
+                    return differ
+            except (UserError, ValueError) as error:
+                return f"it gives items of shape {shape}: {error.__cause__ or error}"
+        return None
 
     def measure(self, shape: Sequence[int]) -> Measured:
         """What an item becomes for which preprocessing returns this shape."""
@@ -221,6 +230,17 @@ class StreamSettings(BaseModel):
             return self.num_tokens.of_features(shape)
         _check_dimensions(shape, 2)
         return Measured(self.num_tokens if isinstance(self.num_tokens, int) else rows)
+
+
+def _few(shapes: Sequence[tuple[int, ...]]) -> Sequence[tuple[int, ...]]:
+    """The first and the last of many shapes. Between them, what a tower can count follows from remainders."""
+    return shapes if len(shapes) <= 2 * ENDS else [*shapes[:ENDS], *shapes[-ENDS:]]
+
+
+def _range_of(shapes: Sequence[tuple[int, ...]]) -> str:
+    """The shapes that preprocessing may give, shortest first."""
+    first, *others = sorted(_few(shapes))
+    return f"{first} to {others[-1]}" if others else f"{first}"
 
 
 def _check_dimensions(shape: Sequence[int], expected: int) -> None:

@@ -12,7 +12,8 @@ import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from operator import eq
+from typing import Annotated, overload
 
 import numpy as np
 from pydantic import AfterValidator
@@ -64,13 +65,50 @@ class SamplingRule:
         """Whether every clip gives the same number of frames."""
         return self.repeats and self.number is None
 
-    def numbers(self, wanted: FrameCount) -> list[int]:
-        """Return every number of frames that a clip can give, ascending."""
-        if self.number is not None:
-            multiples = range(wanted.multiple, wanted.most + 1, wanted.multiple)
-            bounds = {wanted.most} | ({wanted.least} if wanted.least > wanted.multiple else set())
-            return sorted({*multiples, *bounds})
-        return [wanted.most] if self.repeats else list(range(1, wanted.most + 1))
+    def numbers(self, wanted: FrameCount) -> Sequence[int]:
+        """Return every number of frames that a clip can give, ascending; no list of them where they are even steps."""
+        if self.number is None:
+            return range(wanted.most if self.repeats else 1, wanted.most + 1)
+        multiples = range(wanted.multiple, wanted.most + 1, wanted.multiple)
+        bounds = {wanted.most} | ({wanted.least} if wanted.least > wanted.multiple else set())
+        return multiples if all(bound in multiples for bound in bounds) else sorted({*multiples, *bounds})
+
+
+@dataclass(frozen=True)
+class ClipShapes(Sequence[tuple[int, ...]]):
+    """The shapes (3, T, H, W) of clips, by number of frames and then by size; each is made when it is asked for.
+
+    Args:
+        numbers: numbers of frames T, each once.
+        sizes: heights and widths (H, W), each once.
+    """
+
+    numbers: Sequence[int]
+    sizes: Sequence[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.numbers) * len(self.sizes)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[int, ...]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[tuple[int, ...]]: ...
+
+    def __getitem__(self, place: int | slice) -> tuple[int, ...] | list[tuple[int, ...]]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        frames, size = divmod(range(len(self))[place], len(self.sizes))
+        return (3, self.numbers[frames], *self.sizes[size])
+
+    def __contains__(self, shape: object) -> bool:
+        own = isinstance(shape, tuple) and len(shape) == 4 and shape[0] == 3
+        return own and shape[1] in self.numbers and shape[2:] in self.sizes
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ClipShapes) and (self.numbers, self.sizes) == (other.numbers, other.sizes):
+            return True
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
 
 
 def per_second_indices(num_frames_total: int, count: int, fps: float) -> list[int]:

@@ -7,6 +7,7 @@ Legend: S length of the long side, K side of a cell, h and w pixels of the resul
 T frames, H and W pixels of the source.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from pydantic import Field, PositiveInt, model_validator
 from vidtune.media.clip_times import Part
 from vidtune.media.preprocessing import transforms
 from vidtune.media.preprocessing.frame_sampling import (
+    ClipShapes,
     FrameCount,
     SamplingName,
     clip_indices,
@@ -116,10 +118,10 @@ class AnyPixelVideoPreprocessing(_AnyPixelPreprocessing):
         frames = len(clip_indices(self.sampling, info.times, self.num_frames))
         return (3, frames, *self._size_of(info))
 
-    def output_shapes(self) -> list[tuple[int, ...]]:
+    def output_shapes(self) -> Sequence[tuple[int, ...]]:
         """Return every shape that ``load`` can return."""
         numbers = SAMPLING_RULES[self.sampling].numbers(FrameCount(self.num_frames))
-        return [(3, frames, *size) for frames in numbers for size in self.sizes()]
+        return ClipShapes(numbers, tuple(self.sizes()))
 
     def frame_indices(self, info: MediaInfo) -> list[int]:
         """Return the indices of the frames that are taken of a file; time sentences of prompts tell of them."""

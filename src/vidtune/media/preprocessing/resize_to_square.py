@@ -4,6 +4,7 @@ Legend: C colour channels (3), T frames, H and W pixels of the source, S side of
 The settings are frozen values that are saved in the configuration of the processor.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -14,6 +15,7 @@ from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_se
 from vidtune.media.clip_times import Part
 from vidtune.media.preprocessing import transforms
 from vidtune.media.preprocessing.frame_sampling import (
+    ClipShapes,
     FrameCount,
     SamplingName,
     SamplingRule,
@@ -158,9 +160,9 @@ class VideoPreprocessing(SquarePreprocessing):
             frames = len(clip_indices(self.sampling, info.times, self._wanted))
         return (3, frames, self.size, self.size)
 
-    def output_shapes(self) -> list[tuple[int, ...]]:
+    def output_shapes(self) -> Sequence[tuple[int, ...]]:
         """Return every shape that ``load`` can return."""
-        return [(3, frames, self.size, self.size) for frames in self._rule.numbers(self._wanted)]
+        return ClipShapes(self._rule.numbers(self._wanted), ((self.size, self.size),))
 
     @property
     def _rule(self) -> SamplingRule:
