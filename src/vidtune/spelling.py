@@ -1,4 +1,4 @@
-"""Texts: suggests the nearest known name for an unknown one, and finds half a character."""
+"""Texts: suggests the nearest known name for an unknown one, counts things, and finds half a character."""
 
 import difflib
 import re
@@ -6,6 +6,11 @@ from collections.abc import Iterable
 
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 r"""Half a character, such as a lone ``\ud800`` in JSON: no file can store it, and no tokenizer takes it."""
+
+
+def counted(number: int, thing: str) -> str:
+    """Returns a number of things in words: ``1 file``, ``2 files``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -384,3 +384,25 @@ def test_settings_of_a_tower_that_change_it_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "whisper", "d_model": 8, "fusion": 1}))
     with pytest.raises(UserError, match=r"config\.json: fusion is 1"):
         tower_sizes("longvale", "speech", recognise(tmp_path, system="longvale", component="towers.speech"))
+
+
+@pytest.mark.parametrize(
+    ("system", "setting", "message"),
+    [
+        (
+            "videochat_flash",
+            {"mm_llm_compress": "yes"},
+            'mm_llm_compress is "yes"; vidtune can use true or false or null',
+        ),
+        ("videochat_flash", {"mm_hidden_size": "1024"}, 'mm_hidden_size is "1024"; expected a whole number above 0'),
+        ("videochat_flash", {"mm_vision_tower": 1}, "mm_vision_tower is 1; expected a text"),
+        ("video_llava", {"mm_image_tower": ["a"]}, r'mm_image_tower is \["a"\]; expected a text'),
+        ("artemis", {"mm_image_tower": True}, "mm_image_tower is true; expected a text"),
+        ("video_llava", {"mm_projector_type": 2}, "mm_projector_type 2 is not linear, identity or mlpNx_gelu"),
+    ],
+)
+def test_published_settings_of_another_type_are_refused(system: str, setting: dict[str, Any], message: str) -> None:
+    publication = SYSTEMS[system].publication
+    with pytest.raises((UserError, ValueError), match=message):
+        publication.formats[0].settings.require(setting, "config.json")
+        publication.named_parts(setting)

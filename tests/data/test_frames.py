@@ -10,7 +10,7 @@ from synthetic_clips import decode_plainly, write_clip
 from typer.testing import CliRunner
 
 from vidtune.cli.main import app
-from vidtune.data.frames import extract_frames
+from vidtune.data.frames import RATE, extract_frames
 from vidtune.errors import MediaError
 from vidtune.media import video
 from vidtune.media.packets.groups import PlanFailedError
@@ -27,7 +27,7 @@ def test_frames_are_extracted_at_exactly_so_many_per_second(tmp_path: Path) -> N
     assert "broken.mp4" in str(found.exception)
     folder = tmp_path / "out" / "a" / "clip"
     names = [f"clip_{number}.jpg" for number in range(1, 9)]
-    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(path.name for path in folder.glob("[!.]*")) == names
     plain = decode_plainly(clip)
     for number, name in enumerate(names):
         expected = plain[int((number + 0.5) / 2 * 10 + 1e-6)].astype(int)
@@ -35,7 +35,17 @@ def test_frames_are_extracted_at_exactly_so_many_per_second(tmp_path: Path) -> N
     assert probe(folder).num_frames / 2 == probe(clip).duration
     (folder / "clip_1.jpg").unlink()
     CliRunner().invoke(app, command)
-    assert len(list(folder.iterdir())) == 7  # a folder that is there is left as it is
+    assert len(list(folder.glob("*.jpg"))) == 7  # a folder that is there is left as it is
+    one = {clip: folder}
+    other = "clip: holds 7 frames at another rate than 1 per second; delete it, or take another --out"
+    for rates in (True, False):  # without a rate their number tells it
+        [(_, number, error)] = extract_frames(one, 1.0)
+        assert number == 0 and str(error).endswith(other)
+        if rates:
+            (folder / RATE).unlink()
+    assert "another rate" in str(next(extract_frames(one, 2.0))[2])
+    (folder / names[0]).write_bytes((folder / names[1]).read_bytes())
+    assert next(extract_frames(one, 2.0)) == (clip, 8, None)
 
 
 @pytest.mark.parametrize("name", ["clip.mkv", "clip.webm"])
@@ -65,7 +75,7 @@ def test_decoding_that_begins_again_gives_the_same_frames(tmp_path: Path, monkey
     groups = video.decode_groups
     monkeypatch.setattr(video, "decode_groups", broken)
     assert [number for _, number, _ in extract("again")] == [12]
-    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
-    assert names == sorted(path.name for path in (tmp_path / "again").iterdir()) and len(names) == 12
+    names = sorted(path.name for path in (tmp_path / "whole").glob("*.jpg"))
+    assert names == sorted(path.name for path in (tmp_path / "again").glob("*.jpg")) and len(names) == 12
     for name in names:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()

@@ -20,6 +20,7 @@ from vidtune.media.probe import MediaInfo
 from vidtune.planning.lengths import COST_UNIT, ExampleMaker, open_lengths
 from vidtune.planning.packing import CostModel
 from vidtune.processing.processor import VideoLMProcessor
+from vidtune.processing.readings import MediaReader
 from vidtune.processing.stream_settings import Measure, Measured, StreamSettings
 from vidtune.registry import SYSTEMS
 
@@ -138,3 +139,9 @@ def test_clips_of_any_number_of_frames_may_have_another_largest_number() -> None
         assert (settings.misfit(many) is None) == (change == {"multiple_of": 4})
         assert settings.model_copy(update={"preprocessing": many}).misfit(steps) is None
     assert time.process_time() - begun < 1.0  # it took minutes when every shape was counted
+    info = MediaInfo("video", 16, 16, ClipTimes.evenly(160, 10), False, 0)
+    reader = MediaReader({"video": settings}, {}, (), lambda path: info)
+    clip = (MediaRef("video", "/v.mp4"), reader.measure(MediaRef("video", "/v.mp4")))
+    assert clip[1].tokens == 16
+    found = [reader.frames_that_fit(media, room) for media, room in (([clip], 13), ([clip] * 2, 13), ([clip], 3))]
+    assert found == [12, 4, None]

@@ -56,13 +56,14 @@ def frames(
     """Write the frames of videos as pictures, NAME/NAME_1.jpg and so on.
 
     A video whose folder exists is skipped, so that a command that was stopped can be repeated. The exit code is 2 if a
-    video cannot be read; the others are extracted all the same.
+    video cannot be read, or its folder was made at another rate; the others are extracted all the same.
     """
     import math
 
     from vidtune.data.frames import extract_frames, videos_in
     from vidtune.errors import UserError
     from vidtune.machine.progress import ProgressDisplay
+    from vidtune.spelling import counted
 
     if not (math.isfinite(fps) and fps > 0):
         raise UserError(f"--fps {fps:g}: give a number above 0")
@@ -71,7 +72,7 @@ def frames(
         found = videos_in(videos, out)
         for video, number, error in extract_frames(found, fps, display):
             if error is None:
-                typer.echo(f"{video}: {number} frames in {found[video]}")
+                typer.echo(f"{video}: {counted(number, 'frame')} in {found[video]}")
             else:
                 wrong.append(str(error))
     if wrong:

@@ -16,9 +16,12 @@ from vidtune.errors import MediaError, UserError
 from vidtune.machine.files import atomic_folder
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.clip_times import ClipTimes
+from vidtune.media.probe import probe
 from vidtune.media.video import read_clip
 
 JPEG_QUALITY = 95
+RATE = ".frames_per_second"
+"""Name of the file, beside the frames of a video, that holds their number per second."""
 
 
 def videos_in(places: Sequence[Path], out: Path) -> dict[Path, Path]:
@@ -52,7 +55,9 @@ def videos_in(places: Sequence[Path], out: Path) -> dict[Path, Path]:
 def extract_frames(
     videos: dict[Path, Path], rate: float, progress: ProgressCallback = no_progress
 ) -> Iterator[tuple[Path, int, MediaError | None]]:
-    """Write the frames of each video, ``<name>_<n>.jpg`` from n = 1 on; a folder that is there is left as it is.
+    """Write the frames of each video, ``<name>_<n>.jpg`` from n = 1 on, and their rate in `RATE`.
+
+    A folder that is there is left as it is, if it was made at this rate.
 
     Args:
         videos: video -> folder of its frames; see `videos_in`.
@@ -62,12 +67,34 @@ def extract_frames(
         The video, the number of its frames, and what is wrong with it; other videos are extracted all the same.
     """
     for done, (video, folder) in enumerate(videos.items(), 1):
-        there = len(list(folder.glob("*.jpg"))) if folder.is_dir() else 0
         try:
-            yield video, there or _extract(video, folder, rate), None
+            yield video, _there(video, folder, rate) or _extract(video, folder, rate), None
         except MediaError as error:
             yield video, 0, error
         progress("videos", done, len(videos))
+
+
+def _there(video: Path, folder: Path, rate: float) -> int:
+    """Number of frames that a folder holds already. Raises MediaError for those of another rate."""
+    number = len(list(folder.glob("*.jpg"))) if folder.is_dir() else 0
+    if not number:
+        return 0
+    try:
+        same = float((folder / RATE).read_text()) == rate
+    except FileNotFoundError:  # made by another program, or before rates were written
+        same = number == _wanted(probe(video).times.duration, rate)
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        raise MediaError(
+            str(folder),
+            f"holds {number} frames at another rate than {rate:g} per second; delete it, or take another --out",
+        )
+    return number
+
+
+def _wanted(duration: float, rate: float) -> int:
+    return max(1, round(duration * rate))
 
 
 def _extract(video: Path, folder: Path, rate: float) -> int:
@@ -77,7 +104,7 @@ def _extract(video: Path, folder: Path, rate: float) -> int:
     def choose(times: ClipTimes) -> list[int]:
         if not times.known:
             raise MediaError(str(video), "its frames have no times, so none can be taken at a number per second")
-        return times.indices_at((np.arange(max(1, round(times.duration * rate))) + 0.5) / rate).tolist()
+        return times.indices_at((np.arange(_wanted(times.duration, rate)) + 0.5) / rate).tolist()
 
     with atomic_folder(folder) as building, TemporaryDirectory(dir=building) as pictures:
 
@@ -90,4 +117,5 @@ def _extract(video: Path, folder: Path, rate: float) -> int:
         kept = read_clip(video, choose, keep=write)[0].tolist()
         for place, number in enumerate(kept, start=1):
             Path(pictures, f"{number}.jpg").rename(building / f"{video.stem}_{place}.jpg")
+        (building / RATE).write_text(f"{rate!r}\n")
     return len(kept)

@@ -139,8 +139,10 @@ def left_out_sets(sources: Sequence[DataSource]) -> list[str]:
         sets = data_sets(source) or []
         if missing := [one for one in sets if one.missing]:
             names = ", ".join(one.name for one in missing[:NAMED]) + (" ..." if len(missing) > NAMED else "")
-            count = f"{len(missing)} of the {len(sets)} data sets of {source.annotations}"
-            notes.append(f"{count} are not there and are left out ({names}); vidtune data check lists them")
+            notes.append(
+                f"{source.annotations} lacks {len(missing)} of its {len(sets)} data sets, left out here ({names}); "
+                "vidtune data check lists them"
+            )
     return notes
 
 
@@ -153,7 +155,7 @@ def _present(source: DataSource, sets: Sequence[DataSet]) -> list[DataSet]:
         if present:
             advice += f", or train without them: missing_sets: {LEAVE_OUT}"
         raise UserError(
-            f"{source.annotations}: {len(missing)} of its {len(sets)} data sets are not there; the first, "
-            f"{missing[0].place}: {missing[0].missing}; {advice}"
+            f"{source.annotations}: lacks {len(missing)} of its {len(sets)} data sets; the first, {missing[0].place}: "
+            f"{missing[0].missing}; {advice}"
         )
     return present

@@ -180,7 +180,8 @@ class Protocol(BaseModel):
         Args:
             media: text that stands for the video; None: the tag of the stream.
             kind: type of the question.
-            fields: further fields of the question, by their names in the template.
+            fields: further fields of the question, by their names in the template; ``options``: its options as a test
+                set writes them, which stand in the prompt unless the protocol has another form of options.
             options: texts of the options of a multiple-choice question.
         """
         values = {"question": question, "media": f"<{self.stream}>" if media is None else media, **(fields or {})}
@@ -188,7 +189,9 @@ class Protocol(BaseModel):
         if own is not None and MEDIA in own:
             return _filled(own, values)
         if self.choices is not None:
-            values["question"] = _filled(self.choices.wording, {**values, "options": self.choices.lines(options)})
+            lines = self.choices.lines(options)
+            written = values.get("options", lines) if self.choices.option == ChoiceRules().option else lines
+            values["question"] = _filled(self.choices.wording, {**values, "options": written})
         elif own is not None:
             values["question"] = _filled(own, values)
         return _filled(self.question_template, values)

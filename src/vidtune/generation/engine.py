@@ -207,11 +207,11 @@ class AnswerEngine:
         longest = max((len(ids) for ids in (*(ids for _, ids in options), forced)), default=0) or 1
         context = context_length(self.model.config.text_config)
         room = self.settings.max_new_tokens + longest if context is None else context - len(example)
-        if room < longest:
+        if context is not None and room < longest:
             return failure(
                 request.id,
                 f"the prompt has {len(example)} tokens and the model's context {context}: no room for an answer; "
-                "ask a shorter question or about fewer files",
+                f"ask a shorter question or about fewer files{self.processor.fitting(example, context - longest)}",
             )
         most = longest if options or forced else min(room, self.settings.max_new_tokens)
         return Prompt(example, len(media_ids), most, options, forced)

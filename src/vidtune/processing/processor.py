@@ -363,6 +363,17 @@ class VideoLMProcessor(ProcessorMixin):
         """The media items of one prompt as they are read there, see `MediaReader.counted`."""
         return self._reader.counted(media)
 
+    def fitting(self, example: Example, limit: int) -> str:
+        """The end of a message about a prompt of more tokens than ``limit``: how many frames of its
+        videos fit.
+
+        Empty where it has no video whose number of frames is a setting, or no number of them fits.
+        """
+        media = [(slot.ref, slot.measured) for slot in example.media if slot.measured is not None]
+        text = len(example) - sum(measured.tokens for _, measured in media)
+        frames = self._reader.frames_that_fit(media, limit - text)
+        return f" ({frames} frames of its videos fit: num_frames)" if frames else ""
+
     def resolve(self, ref: MediaRef) -> list[MediaRef]:
         """What is read of a media item: by its stream, and by the companions that find something in it, in this order.
 

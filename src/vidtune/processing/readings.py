@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
-from vidtune.errors import ItemError, MediaError
+from vidtune.errors import ItemError, MediaError, UserError
 from vidtune.media.feature_file import feature_shape, is_feature_file
 from vidtune.media.preprocessing.kinds import among, no_parts, part_read, reads_parts
 from vidtune.media.probe import MediaInfo
@@ -91,6 +91,44 @@ class MediaReader:
                 raise SampleProblem("features of another tower", f"{ref.path}: {error}") from None
         whole = ref.part is None
         return settings.measure(() if isinstance(settings.num_tokens, int) and whole else self.shape_of(ref))
+
+    def frames_that_fit(self, media: Sequence[Reading], room: int) -> int | None:
+        """Largest ``num_frames`` with which media become at most ``room`` tokens; None: none does, or no clip is there.
+
+        Args:
+            media: what is read of the media of a prompt, and what it becomes.
+        """
+        clips = [(ref, measured) for ref, measured in media if self._counts_frames(ref)]
+        room -= sum(measured.tokens for _, measured in media) - sum(measured.tokens for _, measured in clips)
+        tokens = sum(measured.tokens for _, measured in clips)
+        if not clips or tokens < 1:
+            return None
+        most = max(self.shape_of(ref)[-3] for ref, _ in clips)
+        for frames in range(min(most, most * max(room, 0) // tokens), 0, -1):
+            found = [self._with_frames(ref, frames) for ref, _ in clips]
+            if None not in found and sum(number or 0 for number in found) <= room:
+                return frames
+        return None
+
+    def _counts_frames(self, ref: MediaRef) -> bool:
+        """Whether a medium is a clip whose preprocessing says how many frames it may have."""
+        steps = self.streams[ref.stream].preprocessing
+        return hasattr(steps, "num_frames") and not is_feature_file(ref.path)
+
+    def _with_frames(self, ref: MediaRef, frames: int) -> int | None:
+        """Number of tokens of a clip of at most so many frames; None: there can be no such clip."""
+        settings = self.streams[ref.stream]
+        steps = settings.preprocessing
+        fewer = {"num_frames": frames}
+        if hasattr(steps, "min_frames"):
+            fewer["min_frames"] = min(frames, steps.min_frames)
+        if frames % getattr(steps, "multiple_of", 1):
+            return None
+        try:
+            shape = steps.model_copy(update=fewer).output_shape(info_of(ref, settings, self.media_info))
+            return settings.measure(shape).tokens
+        except (MediaError, UserError, ValueError, KeyError):
+            return None
 
     def shape_of(self, ref: MediaRef) -> tuple[int, ...]:
         """Shape that preprocessing will return for a file.

@@ -38,6 +38,7 @@ from vidtune.systems.parts.llava_settings import (
     require_same_text,
     require_width,
     stored_sizes,
+    text_of,
     text_settings,
 )
 from vidtune.systems.parts.openai_clip import PATCH_TOWER, patch_sizes
@@ -302,7 +303,7 @@ def _number(shapes: Shapes, part: str) -> int:
 
 
 def _tower_name(config: JsonDict) -> str:
-    return config.get("mm_image_tower") or _PUBLISHED_TOWER
+    return text_of(config, "mm_image_tower", _PUBLISHED_TOWER)
 
 
 def _named_parts(config: JsonDict) -> NamedParts:

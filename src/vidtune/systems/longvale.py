@@ -24,7 +24,7 @@ from vidtune.processing.dialect import Dialect
 from vidtune.processing.prompts.cutting import Cut
 from vidtune.processing.prompts.known import captions, with_roles
 from vidtune.systems.base import System
-from vidtune.systems.parts.llava_settings import LLAMA, read_text_config, text_settings
+from vidtune.systems.parts.llava_settings import LLAMA, read_text_config, stored_sizes, text_settings
 from vidtune.systems.parts.microsoft_beats import BEATS_TOWER
 from vidtune.systems.parts.openai_clip import CLASS_TOWER
 from vidtune.systems.parts.openai_whisper import ENCODER_TOWER
@@ -155,8 +155,8 @@ def _is_lora(config: JsonDict, shapes: Shapes) -> bool:
 
 def _stored_sizes(config: JsonDict) -> dict[str, dict[str, Any]]:
     """Absent towers with their sizes, if the config was written by this package; published configs hold no sizes."""
-    stored = config.get("vidtune_towers", {})
-    return {name: {"absent": published, **stored.get(name, {})} for name, (_, _, published) in _TOWERS.items()}
+    published = {name: place for name, (_, _, place) in _TOWERS.items()}
+    return {name: {"absent": place, **stored_sizes(config, "towers", name)} for name, place in published.items()}
 
 
 def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> VideoLMConfig:

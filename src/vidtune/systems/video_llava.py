@@ -26,6 +26,8 @@ from vidtune.systems.parts.llava_settings import (
     projector_kind,
     read_text_config,
     require_width,
+    stored_sizes,
+    text_of,
     text_settings,
 )
 from vidtune.systems.parts.openai_clip import patch_sizes
@@ -190,7 +192,7 @@ def _connector_sizes(config: JsonDict) -> dict[str, JsonDict]:
 
 def _tower_names(config: JsonDict) -> dict[str, str]:
     published = {"image": "LanguageBind/LanguageBind_Image", "video": "LanguageBind/LanguageBind_Video_merge"}
-    return {name: config.get(f"mm_{name}_tower") or default for name, default in published.items()}
+    return {name: text_of(config, f"mm_{name}_tower", default) for name, default in published.items()}
 
 
 def _named_parts(config: JsonDict) -> NamedParts:
@@ -209,7 +211,7 @@ def _read_official(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> Vide
         name: {
             **_sizes_from_shapes(f"model.{name}_tower.{name}_tower.", shapes),
             "feature_layer": config.get("mm_vision_select_layer", -2),
-            **config.get("vidtune_towers", {}).get(name, {}),
+            **stored_sizes(config, "towers", name),
         }
         for name in _TOWERS
     }

@@ -41,7 +41,9 @@ from vidtune.systems.parts.llava_settings import (
     read_text_config,
     require_width,
     stored_sizes,
+    text_of,
     text_settings,
+    width_of,
 )
 from vidtune.systems.parts.opengvlab_encoders import INTERNVIDEO2_TOWER, UMT_PARTS, UMT_TOWER
 from vidtune.systems.parts.vicuna import LANGUAGE_MODEL_ENDS, LANGUAGE_MODEL_KEYS
@@ -171,7 +173,7 @@ _SETTINGS = (
     _QWEN2
     | AROUND
     | KnownSettings(
-        read=frozenset({"mm_vision_tower", "image_grid_pinpoints", "mm_llm_compress", *_COMPRESSION}),
+        read=frozenset({"mm_vision_tower", "image_grid_pinpoints", *_COMPRESSION}),
         nested={
             "vidtune_towers": KnownSettings(read=frozenset({"vision"})),
             "vidtune_connectors": KnownSettings(read=frozenset({"visual"})),
@@ -186,6 +188,7 @@ _SETTINGS = (
             "image_aspect_ratio": ("anyres_nopad", "square", None),
             "frame_aspect_ratio": ("square", None),
             "use_pos_skipping": (False, None),
+            "mm_llm_compress": (True, False, None),
         },
         ignored={
             "how it was trained": ("mm_pos_num_frames", "mm_close_init", "pos_skipping_range"),
@@ -232,21 +235,21 @@ VISION_TOWER = TowerFile(
 
 def _named_tower(config: JsonDict) -> JsonDict:
     """Type and size of the pictures of the tower that a config.json names."""
-    name = config.get("mm_vision_tower") or "umt-large"
+    name = text_of(config, "mm_vision_tower", "umt-large")
     for part, sizes in (
         ("internvideo2", {"type": "internvideo2"}),
         ("umt-hd", {"type": "umt", "image_size": _LARGE_SIZE}),
         ("umt", {"type": "umt"}),
     ):
-        if isinstance(name, str) and part in name.lower():
+        if part in name.lower():
             return dict(sizes)
     raise ValueError(f"mm_vision_tower is {name!r}; expected umt-large, umt-hd-large or internvideo2")
 
 
 def _named_parts(config: JsonDict) -> NamedParts:
     tower = _named_tower(config)
-    width = {"hidden_size": config["mm_hidden_size"]} if config.get("mm_hidden_size") else {}
-    tower = {**tower, **width, **stored_sizes(config, "towers", "vision")}
+    width = width_of(config)
+    tower = {**tower, **({"hidden_size": width} if width else {}), **stored_sizes(config, "towers", "vision")}
     return NamedParts(
         {"vision": {**tower, "absent": PUBLISHED[tower["type"]]}},
         {"visual": stored_sizes(config, "connectors", "visual")},

@@ -1,11 +1,14 @@
 """Multiple choice about long videos: subtitles, records of lmms-eval, durations as tasks, mistakes in the sets."""
 
+from dataclasses import replace
+
 import pytest
 from choice_sets import Chooser, touch, write_json
 from qa_sets import quiet_predict
 from synthetic_clips import write_clip
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.check import _oddities, check_test_set
 from vidtune.evaluation.benchmarks.multiple_choice.subtitles import lines_at
 from vidtune.evaluation.metrics.choices import READERS
 from vidtune.evaluation.question import question_text
@@ -30,11 +33,11 @@ def mme(folder, *, changes=(), missing=()):
     return folder
 
 
-def words(name, folder):
+def words(name, folder, **changes):
     protocol = (
         BENCHMARKS[name]
         .protocol(prompt_format="v1", stop=())
-        .with_overrides({"question_template": "{media}{question}"}, "test")
+        .with_overrides({"question_template": "{media}{question}", **changes}, "test")
     )
     return [question_text(one, protocol, media="") for one in BENCHMARKS[name].load(folder).questions]
 
@@ -60,6 +63,17 @@ def test_lmms_eval_speaks_of_subtitles_always_and_reads_another_letter(tmp_path)
     assert BENCHMARKS["video_mme_lmms_eval"].reads == "ranked"
 
 
+def test_options_without_a_blank_behind_the_letter_are_shown_as_they_are_written(tmp_path):
+    close = ["A.red", "B. blue", "C.green", "D.none"]
+    name = "video_mme_lmms_eval"
+    data = mme(tmp_path, changes=[(0, {"options": close}), (1, {"options": ["A.I.", "x", "y", "z"]})])
+    loaded = [question.options for question in BENCHMARKS[name].load(data).questions]
+    assert loaded[:2] == [("red", "blue", "green", "none"), ("A.I.", "x", "y", "z")]
+    first, second, _ = words(name, data)
+    assert "Which?\nA.red\nB. blue\nC.green\nD.none\n" in first and "Which?\nA. A.I.\nB. x\n" in second
+    assert "(A) red\n(B) blue" in words(name, data, choices={"option": "({letter}) {option}"})[0]
+
+
 def test_lmms_eval_takes_the_subtitles_of_32_frames(tmp_path):
     data = mme(tmp_path, missing=["a"])
     write_clip(data / "data" / "a.mp4", num_frames=40)  # 4 seconds
@@ -76,6 +90,20 @@ def test_lmms_eval_takes_the_subtitles_of_32_frames(tmp_path):
         (data / "subtitle" / "a.srt").write_text(f"1\n{time}\ntext")
         with pytest.raises(UserError, match=rf"a\.srt: section 1: '{time}' is no time"):
             words("video_mme_subtitles_lmms_eval", data)
+
+
+def test_a_check_lists_videos_without_subtitles_and_wrong_times(tmp_path):
+    data = mme(tmp_path)
+    touch(data / "subtitle" / "a.srt")
+    lines = [list(check_test_set(BENCHMARKS[name], data, {}).lines()) for name in ("video_mme_subtitles", "video_mme")]
+    told = "  1 videos without a file in subtitle/; they are asked about without subtitles"
+    assert lines[0][lines[0].index(told) + 1] == "    b.srt" and told not in lines[1]
+    question = BENCHMARKS["video_mme"].load(data).questions[0]
+    times = [(None, None), (0, 2.5), (3, None), (-1, 2), (4, 4), (5, 2), (None, float("nan")), (float("inf"), None)]
+    odd = [
+        [what for what in _oddities(replace(question, start=a, end=b)) if what.startswith("times")] for a, b in times
+    ]
+    assert [len(found) for found in odd] == [0, 0, 0, 1, 1, 1, 1, 1]
 
 
 def test_other_subtitles_are_another_test_set(tmp_path):

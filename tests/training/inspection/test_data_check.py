@@ -122,11 +122,11 @@ def test_a_mixture_is_checked_set_by_set(make_recipe, tmp_path: Path, capsys) ->
     assert run_command(command) == 2
     shown = capsys.readouterr()
     assert shown.out.splitlines() == [
-        f"align: 1 of 2 data sets of {tmp_path}/mix.yaml are there",
+        f"align: {tmp_path}/mix.yaml has 1 of its 2 data sets here",
         "  there: annotations.json: first:50%",
         "  not there: https://example.org/more.jsonl: no folder stands for https://example.org/more.jsonl; "
         "name one in roots",
     ]
-    assert len(shown.err.splitlines()) == 1 and "1 of its 2 data sets are not there" in shown.err
+    assert len(shown.err.splitlines()) == 1 and "lacks 1 of its 2 data sets" in shown.err
     assert run_command([*command, "stages.align.data.0.missing_sets=leave_out"]) == 0
-    assert "align: 2 samples, 1 files, 0 unusable" in capsys.readouterr().out
+    assert "align: 2 samples, 1 file, 0 unusable" in capsys.readouterr().out

@@ -40,9 +40,9 @@ def test_sets_that_are_left_out_are_named_when_the_stage_begins(make_recipe: Any
     assert setup.plan.lengths.tokens.min() > 0
     assert [Path(source.path).name for source in setup.plan.sources] == ["first.json", "second.jsonl"]
     (note,) = [note for note in setup.data.notes if "data sets" in note]
-    assert note.startswith(f"1 of the 3 data sets of {tmp_path}/mix.yaml are not there and are left out (https://ex")
+    assert note.startswith(f"{tmp_path}/mix.yaml lacks 1 of its 3 data sets, left out here (https://ex")
     refused = with_settings(recipe, data=(recipe.stages[0].data[0].model_copy(update={"missing_sets": None}),))
-    with pytest.raises(UserError, match="1 of its 3 data sets are not there"):
+    with pytest.raises(UserError, match="lacks 1 of its 3 data sets"):
         set_up(refused, 0, out_folder(tmp_path))
 
 

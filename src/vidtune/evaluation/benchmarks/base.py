@@ -113,6 +113,10 @@ class Benchmark(ABC):
             questions=tuple(_with_features(question, found, stream) for question in questions.questions),
         )
 
+    def lacking(self, questions: QuestionSet) -> Mapping[str, Sequence[str]]:
+        """Returns what further files of a test set are not there, by what they are: such as subtitles of videos."""
+        return {}
+
     def submission(self, predictions: Sequence[Prediction], questions: QuestionSet) -> bytes:
         """Returns the file that the server takes.
 

@@ -1,6 +1,7 @@
 """Test sets as a user meets them: what one needs, which files are there, what is odd in questions and answers."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +46,8 @@ class TestSetCheck:
         missing: video -> where it was looked for, and which file is near.
         usable: number of questions whose video is there.
         repeated_ids: id -> number of questions with it; published scripts judge an id once.
-        odd: odd ids, questions and answers.
+        odd: odd ids, questions, answers and times.
+        lacking: further files of the test set that are not there, by what they are.
     """
 
     __test__ = False  # not a test, in spite of its name
@@ -63,6 +65,7 @@ class TestSetCheck:
     features: Mapping[str, int] = field(default_factory=dict)
     no_content: Sequence[str] = ()
     medium: str = "videos"
+    lacking: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def json(self) -> str:
         """Returns the whole check as JSON."""
@@ -78,6 +81,8 @@ class TestSetCheck:
         yield from _listed("found under a similar name", [f"{name}: {file}" for name, file in self.similar.items()])
         yield from _listed("files of 0 bytes, which cannot be read", self.no_content)
         yield from _listed("without a file", [f"{name}: {where}" for name, where in self.missing.items()])
+        for what, names in self.lacking.items():
+            yield from _listed(what, names)
         repeated = [f"{name} ({count} times)" for name, count in self.repeated_ids.items()]
         yield from _listed("repeated ids", repeated)
         kinds_of_odd: dict[str, list[str]] = {}
@@ -126,6 +131,7 @@ def check_test_set(benchmark: Benchmark, data: Path, features: Mapping[str, Path
         features=counts,
         no_content=[str(path) for path in dict.fromkeys(read) if path.is_file() and path.stat().st_size == 0],
         medium="pictures" if stream == PICTURE_STREAM else "videos",
+        lacking={what: names for what, names in benchmark.lacking(loaded).items() if names},
     )
 
 
@@ -168,6 +174,8 @@ def _oddities(question: Question) -> Iterator[str]:
         yield "ids with blanks at an end, or '/'"
     if not question.question.strip() and question.reference is None:
         yield "empty questions"
+    if not _is_part(question.start, question.end):
+        yield "times that are no part of a video: start below 0, or end not behind it"
     if _TAG.search(question.question):
         yield "questions that contain a media tag"
     answer = question.answer
@@ -177,6 +185,11 @@ def _oddities(question: Question) -> Iterator[str]:
         yield "empty answers"
     elif question.reference is None and not question.judge_texts and len(str(answer)) > _LONGEST_ANSWER:
         yield f"answers of more than {_LONGEST_ANSWER} characters"
+
+
+def _is_part(start: float | None, end: float | None) -> bool:
+    first = 0.0 if start is None else start
+    return math.isfinite(first) and first >= 0 and (end is None or (math.isfinite(end) and end > first))
 
 
 def _listed(what: str, examples: Sequence[str]) -> Iterator[str]:

@@ -102,7 +102,8 @@ class UmtTower(ClipwiseTower):
         hidden = self.embed(clips)
         for block in self.blocks:
             hidden = block(hidden)
-        return self.vision_layernorm(hidden)
+        # On a GPU autocast norms in float32; what follows compares features in the dtype of the blocks, as published.
+        return self.vision_layernorm(hidden).to(hidden.dtype)
 
 
 def position_table(width: int, frames: int, side: int) -> np.ndarray:

@@ -49,7 +49,7 @@ def projector_depth(kind: str) -> int:
     """Return the number of layers of ``linear``, ``identity`` or ``mlpNx_gelu``. Raises ValueError for other names."""
     if kind in ("linear", "identity"):
         return int(kind == "linear")
-    match = re.fullmatch(r"mlp(\d+)x_gelu", kind)
+    match = re.fullmatch(r"mlp(\d+)x_gelu", kind) if isinstance(kind, str) else None
     if not match:
         raise ValueError(f"mm_projector_type {kind!r} is not linear, identity or mlpNx_gelu")
     return int(match[1])
@@ -104,10 +104,30 @@ def require_same_text(config: JsonDict, below: PreTrainedConfig) -> None:
         raise ValueError(f"{', '.join(told)} give the rotary positions {json.dumps(rotary)}, {what}")
 
 
+def text_of(config: JsonDict, key: str, default: str) -> str:
+    """Return a setting that is a text; null and "" count as left out. Raises ValueError for anything else."""
+    value = config.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{key} is {json.dumps(value)}; expected a text")
+    return value or default
+
+
+def width_of(config: JsonDict) -> int | None:
+    """Return ``mm_hidden_size``, the width of the features that the connector takes; None where it is not told.
+
+    Raises:
+        ValueError: it is no whole number above 0.
+    """
+    width = config.get("mm_hidden_size")
+    if width is not None and (type(width) is not int or width < 1):
+        raise ValueError(f"mm_hidden_size is {json.dumps(width)}; expected a whole number above 0")
+    return width
+
+
 def require_width(config: JsonDict, width: int) -> None:
     """Raise ValueError where ``mm_hidden_size`` is not the width of the features that the connector takes."""
-    if config.get("mm_hidden_size") not in (None, width):
-        raise ValueError(f"mm_hidden_size is {config['mm_hidden_size']!r}, but the weights are for features of {width}")
+    if (told := width_of(config)) not in (None, width):
+        raise ValueError(f"mm_hidden_size is {told!r}, but the weights are for features of {width}")
 
 
 def stored_sizes(config: JsonDict, group: str, name: str) -> JsonDict:

@@ -20,6 +20,7 @@ from vidtune.models.config import VideoLMConfig
 from vidtune.models.resizing import with_sizes
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage
+from vidtune.spelling import counted
 from vidtune.training.setup.checks import check_stages, chosen_stages
 from vidtune.training.setup.examples import check_features, example_maker
 from vidtune.training.setup.exclusions import too_many
@@ -84,7 +85,7 @@ def set_lists(recipe: Recipe, only: str | None = None) -> Iterator[str]:
             if (sets := data_sets(source)) is None:
                 continue
             there = sum(not one.missing for one in sets)
-            lines = [f"{stage.name}: {there} of {len(sets)} data sets of {source.annotations} are there"]
+            lines = [f"{stage.name}: {source.annotations} has {there} of its {len(sets)} data sets here"]
             for one in sets:
                 state = f"not there: {one.name}: {one.missing}" if one.missing else f"there: {one.name}: {one.sampling}"
                 lines.append(f"  {state}")
@@ -98,7 +99,8 @@ def describe(stage: Stage, report: DataReport, out: Path | None = None) -> str:
         out: folder of the run, where samples that cannot be used are recorded; None: they are not.
     """
     unusable = sum(report.excluded.values())
-    lines = [f"{stage.name}: {report.num_samples} samples, {report.num_files} files, {unusable} unusable"]
+    held = f"{counted(report.num_samples, 'sample')}, {counted(report.num_files, 'file')}"
+    lines = [f"{stage.name}: {held}, {unusable} unusable"]
     for what, counts in (("unusable", report.excluded), ("kept", report.noted)):
         for reason, count in counts.most_common():
             first = next(finding for finding in report.findings if finding.reason == reason)

@@ -34,7 +34,7 @@ def check_supervision(
         why = _reasons(table, make, without)
         raise UserError(
             f"{where}: none of its {len(table)} samples has a supervised token, so that nothing would be trained: "
-            f"{why}; the first: sample {table.id(int(without[0]))}; mend the answers, or raise the limit"
+            f"{why}; the first: {_named(table, make, int(without[0]))}; mend the answers, or raise the limit"
         )
     if len(without) and not aligns and not any(map(plan.supervised, range(plan.total_steps))):
         raise UserError(
@@ -47,7 +47,7 @@ def check_supervision(
     if len(without):
         notes.append(
             f"{len(without)} of {len(table)} samples have no supervised token and train nothing: "
-            f"{_reasons(table, make, without)}; the first: sample {table.id(int(without[0]))}"
+            f"{_reasons(table, make, without)}; the first: {_named(table, make, int(without[0]))}"
         )
     return notes
 
@@ -86,6 +86,19 @@ def _reasons(table: AnnotationTable, make: ExampleMaker, without: np.ndarray) ->
     counts = Counter(_reason(table, make, int(index)) for index in looked_at)
     words = ", ".join(f"{reason}: {count}" for reason, count in counts.most_common())
     return words if len(looked_at) == len(without) else f"of {len(looked_at)} looked at: {words}"
+
+
+def _named(table: AnnotationTable, make: ExampleMaker, index: int) -> str:
+    """A sample by its id, with the number of frames of its videos that fit if its media are too long."""
+    name = f"sample {table.id(index)}"
+    if make.max_expanded_length is None:
+        return name
+    try:
+        whole = replace(make, max_expanded_length=None)(table[index])
+    except SampleProblem:
+        return name
+    fits = make.processor.fitting(whole, make.max_expanded_length) if len(whole) > make.max_expanded_length else ""
+    return f"{name}{fits}"
 
 
 def _reason(table: AnnotationTable, make: ExampleMaker, index: int) -> str:

@@ -29,11 +29,13 @@ from vidtune.evaluation.benchmarks.multiple_choice.subtitles import lines_in_fra
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
 from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list, read_text, set_file
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup
+from vidtune.evaluation.question import QuestionSet
 
 FILES = ("videomme.jsonl", "videomme.json", "test.jsonl", "test.json")
 DURATIONS = ("short", "medium", "long")
 LETTERS = ascii_uppercase[:4]
 LISTED = "This video's subtitles are listed below: \n"
+SUBTITLES = "subtitle"
 PROBING_TIMEOUT = 60.0
 FRAMES = 32
 """Frames whose subtitles the record of lmms-eval takes."""
@@ -61,18 +63,32 @@ class VideoMME(MultipleChoice):
             return folder, asked, content
         found = VideoFiles(self.lookup, folder, {one.video: (one.where, "videoID") for one in asked}).found
         videos = {name: folder / file for name, one in found.items() if (file := one.file or one.similar)}
-        places = {name: folder / "subtitle" / f"{name}.srt" for name in found}
+        places = {name: folder / SUBTITLES / f"{name}.srt" for name in found}
         subtitles = {name: place if place.is_file() else None for name, place in places.items()}
         fields = self.fields(subtitles, videos)
         contents = [content, *(place.read_bytes() for place in subtitles.values() if place is not None)]
-        return folder, [replace(one, fields=fields[one.video]) for one in asked], b"\0".join(contents)
+        return folder, [replace(one, fields={**one.fields, **fields[one.video]}) for one in asked], b"\0".join(contents)
+
+    def lacking(self, questions: QuestionSet) -> Mapping[str, Sequence[str]]:
+        if self.fields is None:
+            return {}
+        names = dict.fromkeys(f"{one.video}.srt" for one in questions.questions)
+        return {
+            f"videos without a file in {SUBTITLES}/; they are asked about without subtitles": [
+                name for name in names if not (questions.folder / SUBTITLES / name).is_file()
+            ]
+        }
 
 
 def _asked(path: Path, index: int, entry: Any) -> Asked:
     options = options_of(path, index, entry, "options")
-    lettered = [one[:3] == f"{letter}. " for letter, one in zip(ascii_uppercase, options, strict=False)]
-    if any(lettered) and not all(lettered):
+    marks = [f"{letter}." for letter in ascii_uppercase[: len(options)]]
+    marked = all(map(str.startswith, options, marks))
+    if not marked and any(one.startswith(f"{mark} ") for one, mark in zip(options, marks, strict=True)):
         raise UserError(f"{path}: entry {index}: 'options' begin with other letters than A. to D.: {options!r}")
+    texts = tuple(one[2:].strip() for one in options) if marked else options
+    # A few options lack the blank behind the letter; published code shows each of them as it is written.
+    usual = not marked or list(options) == [f"{mark} {text}" for mark, text in zip(marks, texts, strict=True)]
     answer = field_of(path, index, entry, "answer", (str,)).strip()
     if answer not in LETTERS[: len(options)] or len(answer) != 1:
         raise UserError(f"{path}: entry {index}: 'answer' is {answer!r}, expected the letter of an option")
@@ -82,8 +98,9 @@ def _asked(path: Path, index: int, entry: Any) -> Asked:
         type=field_of(path, index, entry, "duration", (str,)),
         video=field_of(path, index, entry, "videoID", (str,)),
         question=field_of(path, index, entry, "question", (str,)),
-        options=tuple(one[3:] for one in options) if any(lettered) else options,
+        options=texts,
         right=LETTERS.index(answer),
+        fields={} if usual else {"options": "\n".join(options)},
     )
 
 
