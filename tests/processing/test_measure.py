@@ -1,6 +1,7 @@
 """Measured streams: what an item becomes is a stored function of its shape."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, Vid
 from vidtune.media.probe import MediaInfo
 from vidtune.planning.lengths import COST_UNIT, ExampleMaker, open_lengths
 from vidtune.planning.packing import CostModel
+from vidtune.processing.layout import media_facts
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.readings import MediaReader
 from vidtune.processing.stream_settings import Measure, Measured, StreamSettings
@@ -145,3 +147,5 @@ def test_clips_of_any_number_of_frames_may_have_another_largest_number() -> None
     assert clip[1].tokens == 16
     found = [reader.frames_that_fit(media, room) for media, room in (([clip], 13), ([clip] * 2, 13), ([clip], 3))]
     assert found == [12, 4, None]
+    with pytest.raises(SampleProblem, match="is a picture but stands in the stream 'video'"):
+        media_facts(clip[0], settings, lambda path: replace(info, kind="image"))

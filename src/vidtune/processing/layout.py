@@ -65,7 +65,7 @@ def media_facts(ref: MediaRef, settings: StreamSettings, media_info: Callable[[s
         ref: the medium; of one without a media file, or with stored features in its place, nothing is known.
 
     Raises:
-        SampleProblem: the metadata cannot be read.
+        SampleProblem: the metadata cannot be read, or the file is a picture in a stream of clips.
     """
     if not ref.path or is_feature_file(ref.path):
         return {}
@@ -75,6 +75,8 @@ def media_facts(ref: MediaRef, settings: StreamSettings, media_info: Callable[[s
         raise SampleProblem("media cannot be read", str(error)) from None
     facts: dict[str, Any] = {"duration": info.duration} if info.duration > 0 else {}
     choose = getattr(settings.preprocessing, "frame_indices", None)
+    if choose is not None and info.kind == "image":
+        raise SampleProblem("wrong kind of file", f"{ref.path}: is a picture but stands in the stream '{ref.stream}'")
     if choose is not None and info.num_frames:
         taken = choose(info)
         facts["frames"] = len(taken)
