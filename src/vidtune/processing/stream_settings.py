@@ -202,7 +202,7 @@ class StreamSettings(BaseModel):
                 if self.measure(shape).tokens < 1:
                     return differ
             except (UserError, ValueError) as error:
-                return f"it gives items of shape {shape}: {error.__cause__ or error}"
+                return f"{differ}: {error.__cause__ or error}"
         return None
 
     def measure(self, shape: Sequence[int]) -> Measured:
