@@ -3,6 +3,7 @@
 Counts, reasons and examples in the console, on the page and in score files all come from here.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -63,6 +64,7 @@ class Entry:
         detail: what was found in this case, such as the reply of the judge; shown with an example.
         repeated: a later question with the same id is answered too: published scripts judge an id once.
         similar: what was looked for, and which file of a similar name was taken; None where the name is right.
+        lenient: what a lenient judge overlooked in the reply that judges its answer, see `judges.wild_text`.
         fragile: whether rounding alone can change the answer; None where that is not known, see `question.Prediction`.
     """
 
@@ -76,6 +78,7 @@ class Entry:
     detail: str | None = None
     repeated: bool = False
     similar: str | None = None
+    lenient: tuple[str, ...] = ()
     fragile: bool | None = None
 
     @property
@@ -130,7 +133,7 @@ class Ledger:
 
 
 def reason_lines(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Returns a line on files of similar names, then one per state and reason.
+    """Returns a line on files of similar names and one on lenient verdicts, then one per state and reason.
 
     The most frequent reason of a state comes first; rare ones share a line.
     """
@@ -141,6 +144,7 @@ def reason_lines(entries: Sequence[Entry]) -> tuple[str, ...]:
     similar = [entry.similar for entry in entries if entry.answered and entry.similar is not None]
     missed = f"(first: {similar[0]}), which the published scripts count as missing" if similar else ""
     lines = [f"{len(similar)} questions under similar names {missed}"] if similar else []
+    lines += _lenient_lines([entry for entry in entries if entry.lenient and entry.counted])
     for state in [*Asking, *Judging]:
         reasons = [(reason, found) for (of, reason), found in grouped.items() if of is state]
         reasons.sort(key=lambda one: -len(one[1]))
@@ -148,6 +152,15 @@ def reason_lines(entries: Sequence[Entry]) -> tuple[str, ...]:
         lines += [f"{len(found)} {state}: {reason} ({_examples(found)})" for reason, found in reasons[:REASONS]]
         lines += [f"{len(rare)} {state}: {len(reasons) - REASONS} other reasons ({_examples(rare)})"] if rare else []
     return tuple(lines)
+
+
+def _lenient_lines(entries: Sequence[Entry]) -> list[str]:
+    """What was overlooked in the replies that count, with the number of replies."""
+    if not entries:
+        return []
+    counts = Counter(what for entry in entries for what in entry.lenient)
+    overlooked = ", ".join(f"{what} {count}" for what, count in counts.most_common())
+    return [f"{len(entries)} verdicts read leniently: {overlooked} ({_examples(entries)})"]
 
 
 def _examples(entries: Sequence[Entry]) -> str:

@@ -91,6 +91,14 @@ class JudgeOptions:
     judge_key: Annotated[
         str | None, typer.Option(metavar="VARIABLE", help="Environment variable that holds the API key.")
     ] = None
+    replies: Annotated[
+        str | None,
+        typer.Option(
+            metavar="strict|lenient",
+            callback=_each(lambda word: word in ("strict", "lenient"), "way to read replies: strict or lenient"),
+            help="Read the replies of a chat judge as published (default), or also others whose meaning is certain.",
+        ),
+    ] = None
     judge_prices: Annotated[
         tuple[float, float] | None,
         typer.Option(
@@ -122,6 +130,8 @@ class JudgeOptions:
         from vidtune.registry import JUDGES
 
         if self.judge in JUDGES:
+            if self.replies is not None:
+                raise UserError(f"--replies {self.replies}: for chat models; {self.judge!r} gives no replies to read")
             return JUDGES[self.judge]
         if not is_model_name(self.judge):
             raise UserError(f"--judge {self.judge!r}: expected rules, or the name of a chat model")
@@ -142,6 +152,7 @@ class JudgeOptions:
                 max_cost=self.judge_max_cost,
             ),
             prices=Prices(*self.judge_prices) if self.judge_prices else None,
+            replies=self.replies or "strict",
         )
 
 

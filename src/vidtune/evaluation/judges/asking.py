@@ -39,6 +39,7 @@ class Endpoint:
         key: API key; may be empty.
         parameters: sampling parameters to send, in the place of those of a prompt.
         prompt: for items that name no prompt of their own.
+        lenient: replies are read leniently.
     """
 
     judge: str
@@ -48,10 +49,16 @@ class Endpoint:
     model: str
     parameters: Mapping[str, Any]
     prompt: JudgePrompt
+    lenient: bool = False
 
     def prompt_of(self, item: JudgeItem) -> JudgePrompt:
         """The prompt by which an item is judged."""
         return prompt_of(item, self.prompt)
+
+    def judgement(self, item: JudgeItem, reply: str, attempts: int = 0) -> Judgement:
+        """A reply as a judgement. Raises UnparsableReply where the judge has to be asked again."""
+        value, overlooked = self.prompt_of(item).form.reading(reply, self.lenient)
+        return Judgement(item, value, attempts=attempts, reply=reply, lenient=overlooked)
 
 
 def run_to_end(ask: Callable[[], Coroutine[Any, Any, Usage]]) -> Usage:
@@ -109,9 +116,7 @@ class Round:
 
         unknown = iter([key for key in waiting if key not in known])
         for key in (key for key in waiting if key in known):
-            item = waiting[key][0]
-            value = self.endpoint.prompt_of(item).form.parse(known[key])
-            self._report(waiting[key], Judgement(item, value, reply=known[key]))
+            self._report(waiting[key], self.endpoint.judgement(waiting[key][0], known[key]))
 
         client = AsyncOpenAI(
             api_key=self.endpoint.key or "none",
@@ -144,7 +149,7 @@ class Round:
         self.usage.cached += len(items) - bool(judgement.attempts)
         self.done(judgement)
         for item in same:
-            self.done(Judgement(item, judgement.value, judgement.error, reply=judgement.reply))
+            self.done(replace(judgement, item=item, attempts=0))
 
     async def _ask(self, client: "AsyncOpenAI", key: str, items: Sequence[JudgeItem]) -> None:
         """Ask until there is a reply that can be read, and report it."""
@@ -185,8 +190,7 @@ class Round:
             reply = body.text
             if reply is None:
                 raise UnparsableReply(body.problem)
-            value = self.endpoint.prompt_of(item).form.parse(reply)
-            return Judgement(item, value, attempts=attempt, reply=reply), None
+            return self.endpoint.judgement(item, reply, attempt), None
         except Exception as error:
             failure = explain(error, self.limits.timeout, self.endpoint.key)
         if failure.body:

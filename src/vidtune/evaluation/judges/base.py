@@ -41,6 +41,7 @@ class Judgement:
         error: why the item is unjudged after all attempts; None: it is judged.
         attempts: number of requests sent for it; 0 when the reply was known, or the item cannot be sent.
         reply: the text of the last reply, readable or not, as it is kept; None where there is none.
+        lenient: what a lenient judge overlooked in the reply; see `judges.wild_text`.
     """
 
     item: JudgeItem
@@ -48,6 +49,7 @@ class Judgement:
     error: str | None = None
     attempts: int = 0
     reply: str | None = None
+    lenient: tuple[str, ...] = ()
 
 
 @dataclass

@@ -25,7 +25,7 @@ from vidtune.evaluation.judges.base import (
 )
 from vidtune.evaluation.judges.limits import DEFAULT_LIMITS, Limits, Prices
 from vidtune.evaluation.judges.prompts import VIDEO_QA, JudgePrompt, prompt_of
-from vidtune.evaluation.judges.replies import UnparsableReply
+from vidtune.evaluation.judges.replies import LENIENT, STRICT, UnparsableReply
 from vidtune.evaluation.protocol import canonical_json
 from vidtune.machine.records import RecordWriter, read_records
 
@@ -47,8 +47,10 @@ class OpenAICompatibleJudge(Judge):
         prompt: for items that name no prompt of their own.
         cache: file of known replies, shared between runs; None: replies are not kept.
         prices: needed to compute a cost, and for ``limits.max_cost``.
+        replies: "strict": as the published scripts read them; "lenient": also what they cannot read, where its meaning
+            is certain (`judges.wild_text`).
         name: name of this judge in scores; None: the model's name, with a hash when anything but the model differs from
-            the published setting.
+            the published setting, and ``-lenient`` for lenient replies.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class OpenAICompatibleJudge(Judge):
         cache: Path | None = None,
         limits: Limits = DEFAULT_LIMITS,
         prices: Prices | None = None,
+        replies: str = STRICT,
         name: str | None = None,
     ) -> None:
         if not is_model_name(model):
@@ -71,6 +74,8 @@ class OpenAICompatibleJudge(Judge):
         address = api_address(self.base_url, "judge")
         if limits.max_cost is not None and prices is None:
             raise UserError("a cost limit needs the prices per million tokens; give both")
+        if replies not in (STRICT, LENIENT):
+            raise UserError(f"replies {replies!r}: expected {STRICT} or {LENIENT}")
         self.api_key_env = api_key_env or key_variable(self.base_url)
         self.parameters = dict(parameters or {})
         self.prompt = prompt
@@ -84,7 +89,11 @@ class OpenAICompatibleJudge(Judge):
             "prompt": prompt.name,
             "parameters": self.parameters,
         }
-        self.name = require_file_name(name or self._default_name())
+        name = name or self._default_name() + ("-lenient" if replies == LENIENT else "")
+        self.lenient = replies == LENIENT
+        if self.lenient:
+            self.identity["replies"] = replies
+        self.name = require_file_name(name)
 
     def _default_name(self) -> str:
         readable = "".join(
@@ -130,7 +139,14 @@ class OpenAICompatibleJudge(Judge):
             else:
                 waiting.setdefault(self._key(item), []).append(item)
         endpoint = Endpoint(
-            self.name, self.base_url, self.identity["base_url"], key, self.model, self.parameters, self.prompt
+            self.name,
+            self.base_url,
+            self.identity["base_url"],
+            key,
+            self.model,
+            self.parameters,
+            self.prompt,
+            self.lenient,
         )
         with ExitStack() as stack:
             cache = stack.enter_context(RecordWriter(self.cache, shared=True)) if self.cache else None
@@ -166,7 +182,7 @@ class OpenAICompatibleJudge(Judge):
         for record in read_records(self.cache, skip_broken=True) if self.cache else ():
             with suppress(UnparsableReply, KeyError, TypeError):
                 form = prompt_of(waiting[record["key"]], self.prompt).form
-                if form.counts(form.parse(record["reply"])):
+                if form.counts(form.reading(record["reply"], self.lenient)[0]):
                     known[record["key"]] = record["reply"]
         return known
 

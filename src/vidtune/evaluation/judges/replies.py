@@ -4,6 +4,9 @@ A `ReplyForm` says what a prompt asks for. That of zero-shot video QA is read as
 a Python literal, and kept as it is. A score then uses what it finds in it: the score is truncated to an integer, "yes"
 and "no" are searched anywhere in ``pred``. The rules are those of the scripts of Maaz et al. (arXiv:2306.05424), which
 later projects copied.
+
+A lenient judge also understands what those scripts cannot read, where its meaning is certain (`judges.wild_text`).
+What they read stays as they read it.
 """
 
 import ast
@@ -13,10 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vidtune.evaluation.judges.wild_text import Understood, one_number, two_numbers, unwrapped, verdict_object
 from vidtune.evaluation.ledger import COUNTED, Judging
 
 LONGEST_REPLY = 20_000
 LOWEST_SCORE, HIGHEST_SCORE = 0, 5
+STRICT, LENIENT = "strict", "lenient"
+"""How a judge's replies are read."""
 
 
 class UnparsableReply(ValueError):
@@ -39,6 +45,7 @@ class Verdict:
 
 
 NO_VERDICT = Verdict(None)
+_UNCLEAR = (Judging.UNREADABLE, Judging.NO_VERDICT)
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class ReplyForm:
         lowest, highest: bounds of the scale.
         yes_or_no: the judge says yes or no besides its score.
         given_up: value that the published script counts when no reply can be read; None: it counts nothing.
+        understand: text, without reasoning and code fences -> value and what was overlooked; None: it is not certain.
     """
 
     parse: Callable[[str], Any]
@@ -61,6 +69,29 @@ class ReplyForm:
     highest: float
     yes_or_no: bool = False
     given_up: Any = None
+    understand: Callable[[str], Understood | None] = lambda text: None
+
+    def reading(self, text: str, lenient: bool = False) -> Understood:
+        """Returns the JSON value of a reply that is kept, and what was overlooked in it.
+
+        Args:
+            lenient: understand also what the published script cannot read.
+
+        Raises:
+            UnparsableReply: the judge has to be asked again.
+        """
+        try:
+            value, failure = self.parse(text), None
+        except UnparsableReply as error:
+            value, failure = None, error
+        if lenient and (failure is not None or self.state(value) in _UNCLEAR):
+            bare = unwrapped(text)
+            said = None if bare is None else self.understand(bare[0])
+            if bare is not None and said is not None:
+                return said[0], (*bare[1], *said[1])
+        if failure is not None:
+            raise failure
+        return value, ()
 
     def state(self, value: Any) -> Judging:
         """Returns whether a judgement has a verdict that counts, and if not, why.
@@ -118,9 +149,21 @@ def _score_of_literal(judgement: Any) -> tuple[float | None]:
     return (score if isinstance(score, int | float) else read_literal(judgement).score,)
 
 
-YES_AND_SCORE = ReplyForm(parse_literal, read_literal, _score_of_literal, LOWEST_SCORE, HIGHEST_SCORE, yes_or_no=True)
+def _form_of_literals(*names: str) -> ReplyForm:
+    return ReplyForm(
+        parse_literal,
+        read_literal,
+        _score_of_literal,
+        LOWEST_SCORE,
+        HIGHEST_SCORE,
+        yes_or_no="pred" in names,
+        understand=lambda text: verdict_object(text, names, HIGHEST_SCORE),
+    )
+
+
+YES_AND_SCORE = _form_of_literals("pred", "score")
 """``{'pred': 'yes', 'score': 4}``, with a score from 0 to 5."""
-SCORE_ALONE = ReplyForm(parse_literal, read_literal, _score_of_literal, LOWEST_SCORE, HIGHEST_SCORE)
+SCORE_ALONE = _form_of_literals("score")
 """``{'score': 4}``, with a score from 0 to 5."""
 _NO_PAIR = [-1, -1]
 
@@ -130,7 +173,7 @@ def pair_of_scores(lowest: float, highest: float) -> ReplyForm:
 
     What is no such line is kept as ``[-1, -1]``, and the judge is not asked again, as published scripts do it.
     """
-    return ReplyForm(_parse_pair, _read_pair, _scores_of_pair, lowest, highest)
+    return ReplyForm(_parse_pair, _read_pair, _scores_of_pair, lowest, highest, understand=two_numbers)
 
 
 def _parse_pair(text: str) -> Any:
@@ -163,7 +206,19 @@ def leading_number(lowest: float, highest: float) -> ReplyForm:
             raise UnparsableReply(f"it does not begin with a number from {lowest:g} to {highest:g}")
         return {"score": number}
 
-    return ReplyForm(parse, _read_number, lambda value: (_read_number(value).score,), lowest, highest, given_up=lowest)
+    def understand(text: str) -> Understood | None:
+        said = one_number(text)
+        return said if said is not None and lowest <= said[0]["score"] <= highest else None
+
+    return ReplyForm(
+        parse,
+        _read_number,
+        lambda value: (_read_number(value).score,),
+        lowest,
+        highest,
+        given_up=lowest,
+        understand=understand,
+    )
 
 
 def _read_number(value: Any) -> Verdict:

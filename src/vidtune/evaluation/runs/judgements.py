@@ -12,7 +12,7 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import JudgeItem, Judgement
 from vidtune.evaluation.judges.prompts import VIDEO_QA, prompt_of
-from vidtune.evaluation.judges.replies import ReplyForm, UnparsableReply
+from vidtune.evaluation.judges.replies import LENIENT, ReplyForm, UnparsableReply
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.machine.files import read_object, write_json_atomically
@@ -76,24 +76,27 @@ def judgements_of(run: RunFolder, judge: str, items: Iterable[JudgeItem]) -> dic
     """
     known = {item.id: item for item in items}
     found: dict[str, Judgement] = {}
+    identity = _identity_file(run, judge)
+    lenient = identity.exists() and read_object(identity).get("replies") == LENIENT
     for record in read_records(judgements_file(run, judge)):
         item = known.get(record.get("id", ""))
         if item is None or any(record.get(name) != text for name, text in _texts(item).items()):
             continue
-        judgement = _stored(item, record)
+        judgement = _stored(item, record, lenient)
         if usable(judgement) or item.id not in found or not usable(found[item.id]):
             found[item.id] = judgement
     return found
 
 
-def _stored(item: JudgeItem, record: Mapping[str, Any]) -> Judgement:
+def _stored(item: JudgeItem, record: Mapping[str, Any], lenient: bool) -> Judgement:
     stored = Judgement(
         item, record.get("judgement"), record.get("error"), record.get("attempts", 0), record.get("reply")
     )
     if stored.reply is None:
         return stored
     try:
-        return replace(stored, value=form_of(item).parse(stored.reply), error=None)
+        value, overlooked = form_of(item).reading(stored.reply, lenient)
+        return replace(stored, value=value, error=None, lenient=overlooked)
     except UnparsableReply as error:
         return replace(stored, value=None, error=stored.error or f"unreadable reply: {error}")
 
@@ -145,7 +148,8 @@ def judgement_record(judgement: Judgement) -> dict[str, Any]:
     record = {"id": item.id} | {name: text for name, text in _texts(item).items() if text is not None}
     outcome = {"judgement": judgement.value} if judgement.error is None else {"error": judgement.error}
     reply = {} if judgement.reply is None else {"reply": judgement.reply}
-    return record | outcome | {"attempts": judgement.attempts} | reply
+    lenient = {"lenient": list(judgement.lenient)} if judgement.lenient else {}
+    return record | outcome | {"attempts": judgement.attempts} | reply | lenient
 
 
 def _texts(item: JudgeItem) -> dict[str, Any]:

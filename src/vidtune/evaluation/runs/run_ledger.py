@@ -109,7 +109,8 @@ def _judged(entry: Entry, judgement: Judgement | None) -> Entry:
         Judging.OUT_OF_RANGE: f"the score is outside {form.lowest:g} to {form.highest:g}",
         Judging.UNREADABLE: "the reply holds no score that can be read",
     }.get(state)
-    return replace(entry, judging=state, reason=reason, detail=reason and _short(repr(reply or judgement.value)))
+    detail = reason and _short(repr(reply or judgement.value))
+    return replace(entry, judging=state, reason=reason, detail=detail, lenient=judgement.lenient)
 
 
 def _short(text: str) -> str:

@@ -63,6 +63,7 @@ class ScoreGroup(BaseModel):
         repeated: answers with a verdict that counts that are in no official value all the same, because their id is
             answered again later. Each question that is in no official value is in one of these numbers.
         similar: answers about files of similar names, which the published scripts count as missing.
+        lenient: verdicts that count whose reply only a lenient judge understands.
         with_margin: greedy answers of which it is known how near the second token was, at each token.
         fragile: of them those that rounding alone can change, see `question.Prediction`.
         videos: number of videos of these questions.
@@ -89,6 +90,7 @@ class ScoreGroup(BaseModel):
     repeated: int = 0
     excluded: int = 0
     similar: int = 0
+    lenient: int = 0
     with_margin: int = 0
     fragile: int = 0
     videos: int
@@ -119,7 +121,8 @@ class Score(BaseModel):
         duplicates: number of answers that are in no official value because their id is answered again later: published
             scripts judge an id once. In the strict values every question counts.
         reasons: why questions do not count, one line per state and reason, with examples; before them a line if a
-            limit leaves out a part of the test set, and one if several versions of the software answered.
+            limit leaves out a part of the test set, one if several versions of the software answered, and one on
+            replies that were read leniently.
         answers: digest of the answers and verdicts that it was computed from; None: a score of an earlier version.
         left_out: metric -> reason why it could not be computed; scoring again where it can be computed adds it.
         overall: over all questions; None when each question type has metrics of its own.

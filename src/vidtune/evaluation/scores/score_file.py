@@ -32,6 +32,7 @@ _LATER_COUNTS = (
     "excluded",
     "unanswered",
     "similar",
+    "lenient",
     "with_margin",
     "fragile",
 )

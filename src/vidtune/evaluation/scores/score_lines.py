@@ -77,7 +77,7 @@ def counts_text(group: "ScoreGroup") -> str:
 def answers_text(group: "ScoreGroup") -> str:
     """Answers with something unusual, by what is the matter; for example ``1 empty, 2 neither yes nor no``."""
     notes: dict[str, int] = {"empty": group.empty, Judging.NO_VERDICT: group.unclear, Judging.UNREAD: group.unread}
-    return _counts(notes | {"under similar names": group.similar})
+    return _counts(notes | {"under similar names": group.similar, "judged by a reply read leniently": group.lenient})
 
 
 def _type_lines(group: "ScoreGroup") -> Iterator[str]:

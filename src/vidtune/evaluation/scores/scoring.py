@@ -160,6 +160,7 @@ def _group(kind: str | None, source: ScoreSource, collected: Collected) -> Score
         excluded=judged[Judging.EXCLUDED],
         repeated=sum(one.entry.repeated and one.entry.counted and not one.official for one in mine),
         similar=sum(entry.similar is not None for entry in entries),
+        lenient=sum(bool(entry.lenient) and entry.counted for entry in entries),
         with_margin=sum(entry.fragile is not None for entry in entries),
         fragile=sum(entry.fragile is True for entry in entries),
         videos=len({entry.video for entry in entries}),
