@@ -10,7 +10,7 @@ import typer
 
 from vidtune.cli.options.endpoint import EndpointOptions
 from vidtune.cli.options.groups import option_groups
-from vidtune.cli.options.judging import CACHE, NO_JUDGE, JudgeOptions, Scoring, judge_and_score
+from vidtune.cli.options.judging import CACHE, NO_JUDGE, JudgeOptions, Scoring, count_earlier, judge_and_score
 from vidtune.cli.options.loading import (
     LayerProgram,
     ModelBase,
@@ -179,7 +179,7 @@ def evaluate(
     from vidtune.machine.ranks.launch import follow_launcher
     from vidtune.machine.ranks.place import ProcessPlace
 
-    asked: EvaluatedModel | None = endpoint.build(checkpoint)
+    asked: EvaluatedModel | None = endpoint.build(checkpoint, judging.prices)
     folder = None
     if checkpoint is not None:
         folder = locate(pinned(checkpoint, revision))
@@ -242,6 +242,7 @@ def _score(summary: "PredictionSummary", judge: "Judge | None") -> None:
         UserError: nothing was answered or scored, or the judge cannot go on.
     """
     if judge is not None and summary.answered:
+        count_earlier(judge, [summary.run_dir])
         judge_and_score(summary.run_dir, judge)
         return
     for line in summary.ledger.reasons():

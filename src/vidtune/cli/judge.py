@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vidtune.cli.options.groups import option_groups
-from vidtune.cli.options.judging import CACHE, JudgeOptions, Scoring, judge_and_score
+from vidtune.cli.options.judging import CACHE, JudgeOptions, Scoring, count_earlier, judge_and_score, keep_replies
 from vidtune.errors import UserError
 
 
@@ -26,8 +26,10 @@ def judge(
     """Judge or measure the stored predictions of RUN and print the scores; no judgement is asked for twice."""
     folders = [_imported(path, benchmark, data) if _is_log(path, benchmark) else path for path in run]
     scoring = Scoring()
+    judge = judging.build(folders[0].parent / CACHE)
+    count_earlier(judge, folders)
     for folder in folders:
-        judge = judging.build(folder.parent / CACHE)
+        keep_replies(judge, folder.parent / CACHE)
         with scoring.of_one():
             if scoring.goes_on(folder):
                 judge_and_score(folder, judge)

@@ -1,12 +1,18 @@
 """Judging stored predictions by chat models, over HTTP: what counts, what is said, and what is asked again."""
 
+import json
+from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from judge_server import Reply, judge_server
 from qa_sets import counted_set, records, stub_run
 
 from vidtune.cli.main import run as vidtune
+from vidtune.evaluation.judges.limits import Prices
+from vidtune.evaluation.judges.prices.table import prices_of
+from vidtune.evaluation.scores.judge_agreement import _point_kappa
 from vidtune.evaluation.scores.score_file import read_score
 
 
@@ -69,3 +75,128 @@ def test_an_offline_judge_has_no_replies_to_read(run_of_12, capsys):
     assert "'rules' gives no replies to read" in capsys.readouterr().err
     assert vidtune(["judge", str(run_of_12), "--judge", "chat", "--replies", "odd"]) == 2
     assert "--replies" in capsys.readouterr().err
+
+
+STREAM = b'data: {"choices": [{"delta": {"content": "yes"}}]}\n\ndata: [DONE]\n\n'
+ODD = [
+    Reply(body=STREAM, headers={"content-type": "text/event-stream"}),
+    Reply(body=b'{"choices": [{"message": {"content": 5}}]}'),
+    Reply(body=b'{"choices": {"message": {"content": "yes"}}}'),
+    Reply(body=b'{"choices": [{"message": {"content": "{\'pred\': \'yes\', \'score\': 5}"}}]}'),  # without usage
+]
+
+
+@pytest.mark.parametrize("odd", range(4))
+def test_an_odd_endpoint_leaves_answers_unjudged_and_the_run_goes_on(run_of_12, capsys, odd):
+    with judge_server(lambda body, earlier: ODD[odd] if number_of(body) else Reply()) as server:
+        assert vidtune([*words(run_of_12, server), "--judge-failures", "2"]) == 0
+        assert len(server.requests) == 12  # none is asked twice
+    shown = capsys.readouterr().out
+    assert ("12 of 12 right" if odd == 3 else "1 of 1 right") in shown
+    assert ("11 replies, not counted there" if odd == 3 else "11 judge failed: unreadable reply: ") in shown
+
+
+def test_an_endpoint_that_only_streams_is_asked_once_about_each_answer_and_said_in_one_line(run_of_12, capsys):
+    with judge_server(lambda body, earlier: ODD[0]) as server:
+        assert vidtune([*words(run_of_12, server), "--judge-failures", "2"]) == 2
+        assert len(server.requests) == 12
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def priced(
+    tmp_path, server, text="- {model: chat, input: 0, output: 1.0e+5, currency: EUR, source: mine}"
+) -> list[str]:
+    table = tmp_path / "prices.yaml"
+    table.write_text(text)
+    return ["--prices", str(table), "--judge-concurrency", "2"]
+
+
+def test_a_budget_ends_the_judging_before_it_is_passed_and_a_larger_one_goes_on(run_of_12, tmp_path, capsys):
+    with judge_server(lambda body, earlier: Reply()) as server:
+        asked = words(run_of_12, server, *priced(tmp_path, server))
+        assert vidtune([*asked, "--budget", "4.5"]) == 2
+        assert len(server.requests) == 4
+        shown = capsys.readouterr()
+        assert "cost 24.00 EUR (0 and 100000 per million, mine)" in shown.out and "cost 4.00 EUR, 0" in shown.out
+        assert shown.err.count("\n") == 1 and "limit (cost 4.00 EUR of 4.50 EUR)" in shown.err
+        assert vidtune([*asked, "--budget", "4.5"]) == 2  # what earlier sessions cost counts
+        assert len(server.requests) == 4
+        capsys.readouterr()
+        assert vidtune([*asked, "--budget", "50"]) == 0
+        assert len(server.requests) == 12
+    assert "12 of 12 right" in (shown := capsys.readouterr().out) and "cost so far 12.00 EUR" in shown
+    lines = records(run_of_12 / "usage.jsonl")
+    assert sum(line["cost"] for line in lines) == 12 and {line["currency"] for line in lines} == {"EUR"}
+    assert all(line["judge"].startswith("chat-") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "said"),
+    [
+        ("- {model: other, input: 1, output: 1}", ["--budget", "1"], "no table says what 'chat' costs here"),
+        ("- {model: chat, input: 1, output: 1, url: http://else/v1}", ["--budget", "1"], "no table says what"),
+        ("- {model: chat, input: -1, output: 1}", [], "prices.yaml: entry 1: input: "),
+        ("- {model: chat, prompt: 1}", [], "prices.yaml: entry 1: "),
+        ("model: chat", [], "prices.yaml: expected a list of prices"),
+        ("[", [], "prices.yaml: no YAML"),
+    ],
+)
+def test_a_wrong_price_table_is_one_line(run_of_12, tmp_path, capsys, text, more, said):
+    with judge_server(lambda body, earlier: Reply()) as server:
+        assert vidtune([*words(run_of_12, server), *priced(tmp_path, server, text), *more]) == 2
+        assert server.requests == []
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_shipped_prices_are_those_of_their_endpoint_and_a_table_of_the_user_wins(tmp_path):
+    assert prices_of("gpt-4o-mini").currency == "USD" and prices_of("gpt-4o-mini").source
+    assert prices_of("gpt-4o-mini", "http://localhost:1/v1") is None
+    table = tmp_path / "mine.yaml"
+    table.write_text("- {model: gpt-4o-mini, input: 7, output: 8, date: 2026-01-02}")
+    assert prices_of("gpt-4o-mini", table=table) == Prices(7, 8, "USD", "2026-01-02")
+
+
+def verdict(right, score, body, earlier) -> Reply:
+    return Reply(content=str({"pred": "yes" if right(number_of(body)) else "no", "score": score(number_of(body))}))
+
+
+def test_two_judges_of_one_run_are_compared(run_of_12, capsys):
+    for right, score in ((lambda n: n % 2, lambda n: 4), (lambda n: n % 2 or n == 4, lambda n: 1 if n == 5 else 4)):
+        with judge_server(partial(verdict, right, score)) as server:
+            assert vidtune(words(run_of_12, server)) == 0
+    capsys.readouterr()
+    names = [path.stem for path in sorted((run_of_12 / "scores").glob("chat-*.json"))]
+    names.sort(key=lambda name: read_score(run_of_12, name).overall.yes)  # 6 and 7
+    assert vidtune(["compare", str(run_of_12), "--judges", *names]) == 0
+    shown = capsys.readouterr().out
+    assert "judged by both 12, only by A 0, only by B 0" in shown
+    assert "11 of 12 alike, 0.92 [" in shown and "A wrong   B right 1, B wrong 5" in shown
+    assert "differing: 2 answers" in shown and "A: wrong, 4 points; B: right, 4 points" in shown
+    assert vidtune(["compare", str(run_of_12), "--judges", *names, "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    kappa = found["verdicts"]["kappa"]
+    assert kappa["value"] == pytest.approx((11 / 12 - 0.5) / 0.5) and kappa["low"] < kappa["value"] < kappa["high"]
+    assert [one["id"] for one in found["differing"]] == ["clip0_4", "clip1_5"]
+    # All scores of A are 4: what B gives in their place agrees with them no better than by chance.
+    assert found["points"]["kappa"]["value"] == pytest.approx(0.0) and found["mean_points"] == [4.0, 3.75]
+    assert [one["values"] for one in found["differences"]] == [[0.5, pytest.approx(7 / 12)], [4.0, 3.75]]
+
+
+@pytest.mark.parametrize(
+    ("judges", "said"), [(("rules-v1", "rules-v1"), "both 'rules-v1'"), (("rules-v1", "gpt"), "no score by 'gpt'")]
+)
+def test_judges_that_cannot_be_compared_are_named(run_of_12, capsys, judges, said):
+    assert vidtune(["judge", str(run_of_12)]) == 0
+    assert vidtune(["compare", str(run_of_12), "--judges", *judges]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_kappa_of_points_is_cohens_with_quadratic_weights():
+    first, second = np.array([5, 4, 3, 0, 1, 5, 2]), np.array([4, 4, 1, 0, 2, 5, 5])
+    weights = (np.arange(6)[:, None] - np.arange(6)) ** 2
+    seen = np.zeros((6, 6))
+    np.add.at(seen, (first, second), 1 / 7)
+    chance = np.outer(seen.sum(1), seen.sum(0))
+    rows = np.stack([np.ones(7), first == second, first, second, first**2, second**2, (first - second) ** 2], 1)
+    assert _point_kappa(rows.sum(0)) == pytest.approx(1 - (weights * seen).sum() / (weights * chance).sum())

@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidtune.cli.options.judging import AMOUNT
+from vidtune.cli.options.judging import AMOUNT, prices_from
 from vidtune.cli.options.loading import assignments
 from vidtune.errors import UserError
 
@@ -45,8 +46,11 @@ class EndpointOptions:
     endpoint_concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 8
     endpoint_timeout: Annotated[float, typer.Option(help="Seconds one request may take.")] = 300.0
 
-    def build(self, checkpoint: str | None) -> "Endpoint | None":
+    def build(self, checkpoint: str | None, prices: Path | None = None) -> "Endpoint | None":
         """The model behind an endpoint; None: none is named, a checkpoint answers.
+
+        Args:
+            prices: a table of prices of the user.
 
         Raises:
             UserError: neither a checkpoint nor a model is named, or both, or a model that cannot be asked.
@@ -59,7 +63,6 @@ class EndpointOptions:
             return None
         if checkpoint is not None:
             raise UserError(f"{checkpoint} and --model {self.model}: only one of them can answer")
-        from vidtune.evaluation.judges.limits import Prices
         from vidtune.evaluation.models.endpoint import LIMITS, Endpoint
 
         endpoint = Endpoint(
@@ -74,7 +77,7 @@ class EndpointOptions:
                 max_cost=self.endpoint_max_cost,
                 timeout=self.endpoint_timeout,
             ),
-            prices=Prices(*self.endpoint_prices) if self.endpoint_prices else None,
+            prices=prices_from(self.endpoint_prices, self.model, self.endpoint, prices),
             parameters={name: _json(name, text) for name, text in self._fields().items()},
         )
         endpoint.key()

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ import typer
 from vidtune.errors import UserError
 
 if TYPE_CHECKING:
-    from vidtune.evaluation.judges.base import Judge, JudgingStoppedError, JudgingSummary
+    from vidtune.evaluation.judges.base import Judge
+    from vidtune.evaluation.judges.limits import Prices
     from vidtune.evaluation.outcome import Collected, ScoreSource
     from vidtune.evaluation.runs.folder import RunFolder
     from vidtune.evaluation.scores.score import Score
@@ -104,11 +105,23 @@ class JudgeOptions:
         typer.Option(
             metavar="IN OUT",
             callback=AMOUNT,
-            help="Price of a million prompt and completion tokens, to show the cost.",
+            help="Price of a million prompt and completion tokens; default: that of a table.",
         ),
     ] = None
-    judge_max_cost: Annotated[
-        float | None, typer.Option(callback=AMOUNT, help="Stop before this cost, in the currency of the prices.")
+    prices: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="VIDTUNE_PRICES", help="Table of prices of your own, read before the shipped one (a YAML list)."
+        ),
+    ] = None
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget",
+            "--judge-max-cost",
+            callback=AMOUNT,
+            help="End the judging before it has cost more, earlier sessions included, in the currency of the prices.",
+        ),
     ] = None
     judge_max_calls: Annotated[int | None, typer.Option(min=0, help="Stop before this many requests.")] = None
     judge_failures: Annotated[
@@ -126,7 +139,7 @@ class JudgeOptions:
             UserError: no model can have the name, or no endpoint is given and no key for OpenAI's is set.
         """
         from vidtune.evaluation.judges.address import OPENAI_KEY, is_model_name
-        from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge, Prices
+        from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
         from vidtune.registry import JUDGES
 
         if self.judge in JUDGES:
@@ -140,6 +153,12 @@ class JudgeOptions:
             raise UserError(
                 f"judge {self.judge!r} is a chat model: give --judge-url or set {key}; offline there is 'rules'"
             )
+        prices = prices_from(self.judge_prices, self.judge, self.judge_url, self.prices)
+        if self.budget is not None and prices is None:
+            raise UserError(
+                f"--budget {self.budget:g}: no table says what {self.judge!r} costs here: give --judge-prices IN OUT, "
+                "or --prices FILE"
+            )
         return OpenAICompatibleJudge(
             self.judge,
             base_url=self.judge_url,
@@ -149,48 +168,81 @@ class JudgeOptions:
                 concurrency=self.judge_concurrency,
                 failures=self.judge_failures or None,
                 max_calls=self.judge_max_calls,
-                max_cost=self.judge_max_cost,
+                max_cost=self.budget,
             ),
-            prices=Prices(*self.judge_prices) if self.judge_prices else None,
+            prices=prices,
             replies=self.replies or "strict",
         )
+
+
+def prices_from(given: tuple[float, float] | None, model: str, url: str | None, table: Path | None) -> "Prices | None":
+    """The prices that the command line names, or those of a table; None: nobody knows them.
+
+    Args:
+        url: address of the model's endpoint; None: OpenAI's.
+    """
+    from vidtune.evaluation.judges.limits import Prices
+    from vidtune.evaluation.judges.prices.table import prices_of
+
+    return Prices(*given, source="as given") if given else prices_of(model, url, table)
+
+
+def count_earlier(judge: "Judge", run_dirs: Iterable[Path]) -> None:
+    """Let a budget count what the judge has cost in these runs before."""
+    from vidtune.evaluation.judges.openai_compatible import OpenAICompatibleJudge
+    from vidtune.evaluation.runs.usage import usage_of
+
+    if isinstance(judge, OpenAICompatibleJudge):
+        judge.spent += sum(usage_of(run_dir, judge.name).spent for run_dir in run_dirs)
+
+
+def keep_replies(judge: "Judge", cache: Path) -> None:
+    """Let a chat judge keep its replies in this file."""
+    from vidtune.evaluation.judges.openai_compatible import OpenAICompatibleJudge
+
+    if isinstance(judge, OpenAICompatibleJudge):
+        judge.cache = cache
 
 
 def judge_and_score(run_dir: Path, judge: "Judge") -> None:
     """Score a run (see `score_run`), say what judging takes before and what it took after, and print the score."""
     from vidtune.evaluation.scores.scoring import score_run
 
-    score_run(run_dir, judge, steps=_PrintedSteps())
+    score_run(run_dir, judge, steps=_PrintedSteps(judge))
 
 
 class _PrintedSteps:
     """Prints the steps of `score_run`; a `ScoringSteps`."""
 
+    def __init__(self, judge: "Judge") -> None:
+        self.judge = judge
+
     def begins(self, run: "RunFolder", source: "ScoreSource") -> None:
+        from vidtune.evaluation.judges.pace import money
         from vidtune.evaluation.scores.score import METRICS
 
+        self.run_dir = run.path
         if source.name == METRICS:
             typer.echo(f"measuring {len(run.predictions())} answers", err=True)
         expected = source.expected()
         if expected.calls:
             tokens = expected.prompt_tokens + expected.completion_tokens
-            takes = f"{expected.calls} requests, about {tokens} tokens{_cost(expected.cost)}"
-            typer.echo(f"judging with {source.name}: {takes}")
+            prices = getattr(self.judge, "prices", None)
+            said = f" ({prices.prompt:g} and {prices.completion:g} per million, {prices.source})" if prices else ""
+            cost = "" if expected.cost is None else f", cost {money(expected.cost, expected.currency)}{said}"
+            typer.echo(f"judging with {source.name}: {expected.calls} requests, about {tokens} tokens{cost}")
 
     def collected(self, collected: "Collected") -> None:
-        _say_what_it_took(collected.summary or collected.stopped)
+        from vidtune.evaluation.judges.pace import money
+        from vidtune.evaluation.runs.usage import usage_of, usage_words
+
+        judged = collected.summary or collected.stopped
+        usage = judged.usage if judged is not None else None
+        if usage is None or not usage.calls:
+            return
+        whole = usage_of(self.run_dir, self.judge.name)
+        earlier = f"; cost so far {money(whole.spent, whole.currency)}" if whole.spent > usage.spent else ""
+        typer.echo(f"judged: {usage_words(usage)}, {usage.cached} replies known{earlier}")
 
     def scored(self, score: "Score") -> None:
         typer.echo(score)
-
-
-def _say_what_it_took(judged: "JudgingSummary | JudgingStoppedError | None") -> None:
-    usage = judged.usage if judged is not None else None
-    if usage is not None and usage.calls:
-        from vidtune.evaluation.runs.usage import usage_words
-
-        typer.echo(f"judged: {usage_words(usage)}, {usage.cached} replies known")
-
-
-def _cost(cost: float | None) -> str:
-    return "" if cost is None else f", cost {cost:.2f}"

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from vidtune.evaluation.judges.base import JudgeItem, Judgement, JudgingStoppedError, Usage
 from vidtune.evaluation.judges.bodies import Body, read_body, shortened
-from vidtune.evaluation.judges.failures import Failure, explain
+from vidtune.evaluation.judges.failures import Failure, OddResponse, explain
 from vidtune.evaluation.judges.limits import Limits, Prices
-from vidtune.evaluation.judges.pace import Pace
-from vidtune.evaluation.judges.prompts import JudgePrompt, prompt_of
+from vidtune.evaluation.judges.pace import Pace, no_usage
+from vidtune.evaluation.judges.prompts import CHARACTERS_PER_TOKEN, JudgePrompt, prompt_of
 from vidtune.evaluation.judges.replies import ReplyForm, UnparsableReply
 from vidtune.machine.records import RecordWriter
 
@@ -81,6 +81,7 @@ class Round:
     """Asks about items once.
 
     Args:
+        earlier: cost of earlier rounds, which counts in the limit of cost.
         cache: where replies are kept; None: nowhere.
         done: called once per item; see `Judge.judge`.
     """
@@ -90,17 +91,17 @@ class Round:
         endpoint: Endpoint,
         limits: Limits,
         prices: Prices | None,
+        earlier: float,
         cache: RecordWriter | None,
         done: Callable[[Judgement], None],
     ) -> None:
         self.endpoint = endpoint
         self.limits = limits
-        self.prices = prices
         self.cache = cache
         self.done = done
-        self.usage = Usage(cost=0.0 if prices else None)
-        self.pace = Pace(limits)
-        self.streaks = self.pace.streaks
+        self.pace = Pace(limits, prices, no_usage(prices), earlier)
+        self.usage, self.streaks = self.pace.usage, self.pace.streaks
+        self._at_limit: JudgingStoppedError | None = None
 
     async def run(self, waiting: Mapping[str, Sequence[JudgeItem]], known: Mapping[str, str]) -> Usage:
         """Ask about everything that is not known.
@@ -129,12 +130,15 @@ class Round:
 
         async def work() -> None:
             for key in unknown:
-                await self._ask(client, key, waiting[key])
+                if self._at_limit is None:
+                    await self._ask(client, key, waiting[key])
 
         async with client:
             workers = [asyncio.create_task(work()) for _ in range(self.limits.concurrency)]
             try:
                 await asyncio.gather(*workers)
+                if self._at_limit is not None:
+                    raise self._at_limit
             except JudgingStoppedError as stopped:
                 stopped.usage = self.usage
                 raise
@@ -160,14 +164,17 @@ class Round:
             for attempt in range(1, self.limits.attempts + 1):
                 await self.pace.pause(attempt, failed)
                 await turn()
-                if reached := self.pace.reached(self.usage):
-                    raise JudgingStoppedError(
-                        f"judging stopped at its limit ({reached}); judgements so far are kept, raise the limit to go "
-                        "on"
+                if self._at_limit is None and (
+                    reached := await self.pace.room(prompt.expected_tokens(items[0], unread))
+                ):
+                    self._at_limit = JudgingStoppedError(
+                        f"judging stopped at its limit ({reached}); judgements so far are kept: raise it (--budget, "
+                        "--judge-max-calls), and the same command goes on"
                     )
-                self.usage.calls += 1
-                request = self.streaks.sent()
-                judgement, failed = await self._judgement(client, key, items[0], attempt, unread)
+                if self._at_limit is not None:
+                    return  # those under way are waited for
+                with self.pace.sending() as request:
+                    judgement, failed = await self._judgement(client, key, items[0], attempt, unread)
                 unread += failed is not None and judgement.reply is not None
                 failure = failed or _without_verdict(judgement.value, prompt.form)
                 if failure is None:
@@ -189,7 +196,7 @@ class Round:
             body = await asyncio.wait_for(self._request(client, key, item, unread), self.limits.timeout)
             reply = body.text
             if reply is None:
-                raise UnparsableReply(body.problem)
+                raise (OddResponse if body.odd else UnparsableReply)(body.problem)
             return self.endpoint.judgement(item, reply, attempt), None
         except Exception as error:
             failure = explain(error, self.limits.timeout, self.endpoint.key)
@@ -210,13 +217,9 @@ class Round:
         )
         raw = sent.text
         body = read_body(raw)
-        if body.tokens is None:
-            self.usage.uncounted += 1
-        else:
-            self.usage.prompt_tokens += body.tokens[0]
-            self.usage.completion_tokens += body.tokens[1]
-            if self.prices:
-                self.usage.cost = self.prices.cost(self.usage.prompt_tokens, self.usage.completion_tokens)
+        expected = prompt.expected_tokens(item, unread)
+        said = len(body.text) // CHARACTERS_PER_TOKEN + 1 if body.text is not None else 0
+        self.pace.count(body.tokens, (expected[0], max(expected[1], said)))
         if body.text is None:
             self._keep(key, "body", shortened(raw))
             return body

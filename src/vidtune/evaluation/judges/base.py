@@ -60,8 +60,10 @@ class Usage:
         calls: number of requests sent, repetitions included.
         cached: number of items whose reply was known before.
         prompt_tokens, completion_tokens: numbers of tokens as the endpoint counted them, without failed requests.
-        uncounted: number of replies whose tokens the endpoint did not count; they are in no cost.
+        uncounted: number of replies whose tokens the endpoint did not count; they are not in ``cost``.
         cost: cost in the currency of the prices; None without prices.
+        estimated_cost: about what the uncounted replies cost, by the lengths of their texts.
+        currency: empty: not known.
     """
 
     calls: int = 0
@@ -70,6 +72,13 @@ class Usage:
     completion_tokens: int = 0
     uncounted: int = 0
     cost: float | None = None
+    estimated_cost: float = 0.0
+    currency: str = ""
+
+    @property
+    def spent(self) -> float:
+        """Cost of all replies, where it is not counted as it is estimated."""
+        return (self.cost or 0.0) + self.estimated_cost
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ class ExpectedUsage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float | None = None
+    currency: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,10 +130,14 @@ class Judge(ABC):
     Args:
         name: name of the judge in scores and in file names.
         identity: everything that can change a verdict, as JSON values, without secrets.
+
+    Attributes:
+        usage: what the latest judging has taken so far; None: nothing that is counted.
     """
 
     name: str
     identity: dict[str, Any]
+    usage: Usage | None = None
 
     @abstractmethod
     def judge(self, items: Sequence[JudgeItem], done: Callable[[Judgement], None]) -> Usage:

@@ -21,12 +21,14 @@ class Body:
         text: what the judge says; None: nothing, for the reason in ``problem``.
         tokens: numbers of prompt and completion tokens; None: the endpoint does not say.
         ended: why the text ends, as the endpoint says; None: it does not.
+        odd: the endpoint answers in a form of its own, in which asking again changes nothing.
     """
 
     text: str | None
     problem: str = ""
     tokens: tuple[int, int] | None = None
     ended: str | None = None
+    odd: bool = False
 
 
 def read_body(body: str) -> Body:
@@ -35,8 +37,12 @@ def read_body(body: str) -> Body:
         response = json.loads(body)
     except (ValueError, RecursionError):
         response = None
+    if body.lstrip().startswith(("data:", "event:")):
+        return Body(None, "the response is a stream of events, which was not asked for", odd=True)
     response = response if isinstance(response, dict) else {}
     tokens = _tokens(response.get("usage"))
+    if isinstance(response.get("choices"), dict):
+        return Body(None, "the response is no chat completion (its choices are an object)", tokens, odd=True)
     try:
         choice = response["choices"][0]
         message, ended = choice["message"], choice.get("finish_reason")
@@ -46,6 +52,8 @@ def read_body(body: str) -> Body:
     text = _text(content)
     if text is not None:
         return Body(text, tokens=tokens, ended=ended if isinstance(ended, str) else None)
+    if isinstance(content, bool | int | float | dict):
+        return Body(None, f"it holds no text (its content is {type(content).__name__})", tokens, odd=True)
     said = f"the judge refuses: {' '.join(refusal.split())[:60]!r}" if isinstance(refusal, str) else "it holds no text"
     return Body(None, said, tokens)
 

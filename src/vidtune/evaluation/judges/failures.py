@@ -2,6 +2,7 @@
 
 import email.utils
 import math
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,16 @@ from vidtune.evaluation.judges.bodies import shortened
 from vidtune.evaluation.judges.replies import UnparsableReply
 
 LONGEST_MESSAGE = 200
+_FATAL_CODES = ("insufficient_quota", "model_not_found", "invalid_api_key")
+_NO_SUCH_MODEL = re.compile(
+    r"\bmodel\b.{0,80}\b(not found|does not exist|doesn't exist|is unknown)"
+    r"|\b(invalid|unknown|no such|not a valid) model\b",
+    re.IGNORECASE,
+)
+
+
+class OddResponse(ValueError):
+    """A response came in a form of the endpoint's own, and will again."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,7 @@ class Failure:
         any_item: the item cannot be the cause.
         repeat: the same request may succeed later.
         fatal: no request of this run can succeed.
+        counts: it is counted against the endpoint; see `judges.streaks`.
         retry_after: seconds that the server asks to wait; 0: it does not say.
         body: what came instead of a reply, as it is kept, without secrets.
     """
@@ -33,6 +45,7 @@ class Failure:
     any_item: bool = False
     repeat: bool = True
     fatal: bool = False
+    counts: bool = True
     retry_after: float = 0.0
     body: str = ""
 
@@ -46,6 +59,8 @@ def explain(error: Exception, timeout: float, key: str) -> Failure:
     """
     import openai
 
+    if isinstance(error, OddResponse):
+        return Failure(f"unreadable reply: {error}", "odd response", endpoint=False, repeat=False, counts=False)
     if isinstance(error, UnparsableReply):
         return Failure(f"unreadable reply: {error}", "unreadable", endpoint=False)
     if isinstance(error, UnicodeEncodeError):
@@ -72,7 +87,8 @@ def _explain_status(error: Any, key: str) -> Failure:
     whole = shortened(whole)
     kind = f"HTTP {status}"
     reason = f"{kind}: {message}"[:LONGEST_MESSAGE]
-    if status in (401, 404) or body.get("code") == "insufficient_quota":
+    unknown = status in (400, 403, 422) and _NO_SUCH_MODEL.search(message)
+    if status in (401, 404) or body.get("code") in _FATAL_CODES or unknown:
         return Failure(reason, kind, repeat=False, fatal=True, body=whole)
     if status in (408, 409, 425, 429) or status >= 500:
         wait = _retry_after(error.response.headers)

@@ -24,7 +24,8 @@ class Limits:
         backoff: seconds before the first repetition; doubles with each further one.
         longest_wait: maximum seconds between two requests for an item, whatever the server asks for.
         max_calls: maximum number of requests per run, repetitions included.
-        max_cost: maximum cost per run; requests under way when it is reached are still paid.
+        max_cost: maximum cost of all that one judge or model is asked. No request is sent that would pass it if it cost
+            as much as the dearest one so far; those under way are waited for.
 
     Raises:
         UserError: a limit that is no limit, such as NaN.
@@ -52,10 +53,20 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Prices:
-    """Price of a million tokens, in any currency. Raises UserError for what is no price, such as NaN."""
+    """Price of a million tokens.
+
+    Args:
+        currency: empty: not known.
+        source: where the prices stand, in words.
+
+    Raises:
+        UserError: what is no price, such as NaN.
+    """
 
     prompt: float
     completion: float
+    currency: str = ""
+    source: str = ""
 
     def __post_init__(self) -> None:
         _require("price of prompt tokens", self.prompt, 0)

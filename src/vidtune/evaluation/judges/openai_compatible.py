@@ -24,12 +24,11 @@ from vidtune.evaluation.judges.base import (
     require_file_name,
 )
 from vidtune.evaluation.judges.limits import DEFAULT_LIMITS, Limits, Prices
-from vidtune.evaluation.judges.prompts import VIDEO_QA, JudgePrompt, prompt_of
+from vidtune.evaluation.judges.prompts import CHARACTERS_PER_TOKEN, VIDEO_QA, JudgePrompt, prompt_of
 from vidtune.evaluation.judges.replies import LENIENT, STRICT, UnparsableReply
 from vidtune.evaluation.protocol import canonical_json
 from vidtune.machine.records import RecordWriter, read_records
 
-CHARACTERS_PER_TOKEN = 4
 LONGEST_NAME = 80
 
 
@@ -46,11 +45,15 @@ class OpenAICompatibleJudge(Judge):
         parameters: sampling parameters to send; None: as published, those of the prompts, or the endpoint chooses them.
         prompt: for items that name no prompt of their own.
         cache: file of known replies, shared between runs; None: replies are not kept.
-        prices: needed to compute a cost, and for ``limits.max_cost``.
+        prices: needed to compute a cost, and for ``limits.max_cost``; `prices.table.prices_of` knows some.
         replies: "strict": as the published scripts read them; "lenient": also what they cannot read, where its meaning
             is certain (`judges.wild_text`).
         name: name of this judge in scores; None: the model's name, with a hash when anything but the model differs from
             the published setting, and ``-lenient`` for lenient replies.
+
+    Attributes:
+        spent: cost of all that it was asked, which ``limits.max_cost`` limits; set it to count what earlier sessions
+            cost too.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class OpenAICompatibleJudge(Judge):
         self.cache = cache
         self.limits = limits
         self.prices = prices
+        self.spent = 0.0
         self.identity = {
             "kind": "openai-compatible",
             "model": model,
@@ -120,6 +124,7 @@ class OpenAICompatibleJudge(Judge):
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             cost=self.prices.cost(prompt_tokens, completion_tokens) if self.prices else None,
+            currency=self.prices.currency if self.prices else "",
         )
 
     def judge(self, items: Sequence[JudgeItem], done: Callable[[Judgement], None]) -> Usage:
@@ -130,6 +135,7 @@ class OpenAICompatibleJudge(Judge):
                 on the way.
             UserError: the limits do not allow it, or the key is missing or cannot be sent.
         """
+        self.usage = None
         self._require_within_limits(self.estimate(items))
         key = api_key(self.api_key_env, f"the judge {self.name}")
         waiting: dict[str, list[JudgeItem]] = {}
@@ -150,19 +156,19 @@ class OpenAICompatibleJudge(Judge):
         )
         with ExitStack() as stack:
             cache = stack.enter_context(RecordWriter(self.cache, shared=True)) if self.cache else None
-            asked = Round(endpoint, self.limits, self.prices, cache, done)
+            asked = Round(endpoint, self.limits, self.prices, self.spent, cache, done)
+            self.usage = asked.usage
             known = self._known_replies({key: same[0] for key, same in waiting.items()})
-            return run_to_end(lambda: asked.run(waiting, known))
+            try:
+                return run_to_end(lambda: asked.run(waiting, known))
+            finally:
+                self.spent += asked.usage.spent
 
     def _require_within_limits(self, estimate: ExpectedUsage) -> None:
         limits = self.limits
         if limits.max_calls is not None and estimate.calls > limits.max_calls:
             raise UserError(
                 f"judging takes {estimate.calls} requests, the limit is {limits.max_calls}; raise the limit to go on"
-            )
-        if limits.max_cost is not None and estimate.cost is not None and estimate.cost > limits.max_cost:
-            raise UserError(
-                f"judging costs about {estimate.cost:.2f}, the limit is {limits.max_cost:.2f}; raise it to go on"
             )
 
     def _key(self, item: JudgeItem) -> str:

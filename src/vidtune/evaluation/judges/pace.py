@@ -3,21 +3,29 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from vidtune.evaluation.judges.base import Usage
 from vidtune.evaluation.judges.failures import Failure
-from vidtune.evaluation.judges.limits import Limits
+from vidtune.evaluation.judges.limits import Limits, Prices
 from vidtune.evaluation.judges.streaks import FailureStreaks
 
 
 class Pace:
-    """The pace of all requests to one endpoint."""
+    """The pace of all requests to one endpoint.
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    Args:
+        prices: None: no cost is computed.
+        usage: what was taken so far; it is added to.
+        earlier: cost of what was asked before, which counts in the limit of cost.
+    """
+
+    def __init__(self, limits: Limits, prices: Prices | None, usage: Usage, earlier: float = 0.0) -> None:
+        self.limits, self.prices, self.usage, self.earlier = limits, prices, usage, earlier
+        self._under_way, self._dearest = 0, 0.0
+        self._finished = asyncio.Event()
         self.streaks = FailureStreaks(limits.failures)
         self._not_before = 0.0
         self._only_one = asyncio.Lock()
@@ -60,11 +68,68 @@ class Pace:
             if alone:
                 self._only_one.release()
 
-    def reached(self, usage: Usage) -> str | None:
-        """Returns the limit that is reached, in words; None: none is."""
-        limits = self.limits
+    def reached(self, expected: tuple[int, int] = (0, 0)) -> str | None:
+        """Returns the limit that another request would pass, in words; None: none.
+
+        Args:
+            expected: prompt and completion tokens that it will probably take.
+        """
+        limits, usage = self.limits, self.usage
         if limits.max_calls is not None and usage.calls >= limits.max_calls:
             return f"{limits.max_calls} requests"
-        if limits.max_cost is not None and usage.cost is not None and usage.cost >= limits.max_cost:
-            return f"cost {limits.max_cost:.2f}"
+        if limits.max_cost is None or self.prices is None:
+            return None
+        # What a reply costs is only estimated until one has come.
+        each = max(self._dearest, self.prices.cost(expected[0], 0 if self._dearest else expected[1]))
+        spent = self.earlier + usage.spent
+        if spent + (self._under_way + 1) * each > limits.max_cost:
+            return f"cost {money(spent, usage.currency)} of {money(limits.max_cost, usage.currency)}"
         return None
+
+    async def room(self, expected: tuple[int, int] = (0, 0)) -> str | None:
+        """Wait while only the requests under way stand between another one and a limit. Returns as `reached`."""
+        while (reached := self.reached(expected)) and self._under_way:
+            self._finished.clear()
+            await self._finished.wait()
+        return reached
+
+    @contextmanager
+    def sending(self) -> Iterator[int]:
+        """One request is under way. Gives its number, for `FailureStreaks`."""
+        self.usage.calls += 1
+        self._under_way += 1
+        try:
+            yield self.streaks.sent()
+        finally:
+            self._under_way -= 1
+            self._finished.set()
+
+    def count(self, tokens: tuple[int, int] | None, estimated: tuple[int, int]) -> None:
+        """Add a response to the usage.
+
+        Args:
+            tokens: prompt and completion tokens as the endpoint counts them; None: it does not.
+            estimated: about as many, by the lengths of the texts.
+        """
+        usage = self.usage
+        cost = self.prices.cost(*(estimated if tokens is None else tokens)) if self.prices else 0.0
+        self._dearest = max(self._dearest, cost)
+        if tokens is None:
+            usage.uncounted += 1
+            usage.estimated_cost += cost
+            return
+        usage.prompt_tokens += tokens[0]
+        usage.completion_tokens += tokens[1]
+        if self.prices:
+            usage.cost = self.prices.cost(usage.prompt_tokens, usage.completion_tokens)
+
+
+def no_usage(prices: Prices | None) -> Usage:
+    """The usage before the first request."""
+    return Usage(cost=0.0, currency=prices.currency) if prices else Usage()
+
+
+def money(amount: float, currency: str = "") -> str:
+    """An amount in words; small ones with more digits."""
+    digits = 2 if amount >= 0.1 or not amount else 4
+    return f"{amount:.{digits}f} {currency}".rstrip()

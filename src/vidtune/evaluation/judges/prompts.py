@@ -10,6 +10,7 @@ from vidtune.evaluation.judges.base import JudgeItem
 from vidtune.evaluation.judges.replies import YES_AND_SCORE, ReplyForm
 from vidtune.registry import JUDGE_PROMPTS
 
+CHARACTERS_PER_TOKEN = 4
 FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -61,6 +62,11 @@ class JudgePrompt:
         user = FIELD.sub(lambda field: values[field[1]], self.user) + (self.insisting if unread else "")
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": user}]
+
+    def expected_tokens(self, item: JudgeItem, unread: int = 0) -> tuple[int, int]:
+        """Returns about how many prompt and completion tokens a request takes; ``unread`` as for :meth:`messages`."""
+        characters = sum(len(message["content"]) for message in self.messages(item, unread))
+        return characters // CHARACTERS_PER_TOKEN, self.reply_tokens
 
     def parameters_after(self, unread: int) -> dict[str, Any]:
         """Returns the parameters of a request; ``unread`` as for :meth:`messages`."""

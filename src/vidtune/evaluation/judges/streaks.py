@@ -69,6 +69,8 @@ class FailureStreaks:
             item: what was asked.
             request: number of the request, from `sent`.
         """
+        if not failure.counts:
+            return False
         self._endpoint_fails |= failure.endpoint
         if not failure.endpoint and item.unjudged is not None and item.unjudged.startswith(failure.kind):
             return False

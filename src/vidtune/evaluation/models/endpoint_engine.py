@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from vidtune.errors import UserError
-from vidtune.evaluation.judges.base import Usage
 from vidtune.evaluation.judges.bodies import Body, read_body
 from vidtune.evaluation.judges.failures import Failure, explain
-from vidtune.evaluation.judges.pace import Pace
+from vidtune.evaluation.judges.pace import Pace, no_usage
+from vidtune.evaluation.judges.prompts import CHARACTERS_PER_TOKEN
 from vidtune.evaluation.models.frames import FrameReader, FrameRule
 from vidtune.evaluation.models.messages import Part, messages_of, parts_of
 from vidtune.evaluation.protocol import GenerationRules, Protocol
@@ -54,7 +54,7 @@ class EndpointEngine:
         self.rule = FrameRule.read_rules(protocol)
         self.generation = protocol.generation
         self.key = asked.key()
-        self.usage = Usage(cost=0.0 if asked.prices else None)
+        self.usage = no_usage(asked.prices)
         self.stats = EngineStats()
         self._reader = FrameReader(self.rule, protocol.blind, options.workers, options.media_timeout, self.stats)
 
@@ -79,8 +79,10 @@ class EndpointEngine:
             api_key=self.key or "none", base_url=self.asked.base_url, timeout=self.limits.timeout, max_retries=0
         )
         client.chat.completions.with_raw_response  # noqa: B018 - loads modules, which must not take a request's time
-        self.pace, self._slots = Pace(self.limits), asyncio.Semaphore(self.limits.concurrency)
+        self.pace = Pace(self.limits, self.asked.prices, self.usage)
+        self._slots = asyncio.Semaphore(self.limits.concurrency)
         self._end: str | None = None
+        self._at_limit = False
         with start_blocking_portal() as portal:  # what ends the block early ends the requests that are under way
             yield from self._answers(requests, client, portal)
             portal.call(client.close)
@@ -91,17 +93,22 @@ class EndpointEngine:
         """Send questions while there is room, and yield the answers that came; at most twice as many are under way as
         are sent at a time."""
         under_way: set[Future[Answer]] = set()
-        for request, media, problem in self._questions(requests):
-            if problem is not None:
-                yield _failure(request, problem)
-                continue
-            under_way.add(portal.start_task_soon(self._ask, client, request, media))
-            if len(under_way) >= 2 * self.limits.concurrency:
+        try:
+            for request, media, problem in self._questions(requests):
+                if problem is not None:
+                    yield _failure(request, problem)
+                    continue
+                under_way.add(portal.start_task_soon(self._ask, client, request, media))
+                if len(under_way) >= 2 * self.limits.concurrency:
+                    done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                    yield from _results(done)
+            while under_way:
                 done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                 yield from _results(done)
-        while under_way:
-            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-            yield from _results(done)
+        except AskingStoppedError:
+            if self._at_limit:  # what was sent is paid
+                yield from (future.result() for future in wait(under_way).done if future.exception() is None)
+            raise
 
     def _questions(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[list[Part]], str | None]]:
         """The requests, with their media as parts of messages, or why they cannot be asked."""
@@ -121,19 +128,19 @@ class EndpointEngine:
             for attempt in range(1, self.limits.attempts + 1):
                 await self.pace.pause(attempt, failed)
                 await turn()
-                if self._end is None and (reached := self.pace.reached(self.usage)):
+                if self._end is None and (reached := await self.pace.room()):
+                    self._at_limit = True
                     self._end = f"asking stopped at its limit ({reached}); answers so far are kept, raise it to go on"
                 if self._end is not None:  # also by another question, while this one waited for its turn
                     raise AskingStoppedError(self._end)
-                self.usage.calls += 1
-                number = self.pace.streaks.sent()
-                answer, failed = await self._once(client, request, chat, attempt)
+                with self.pace.sending() as number:
+                    answer, failed = await self._once(client, request, chat, attempt)
                 if failed is None:
                     self.pace.streaks.usable()
                     return answer
                 if failed.fatal:
                     self._end = f"{self.asked.name}: {failed.reason}"
-                elif failed.kind != UNREADABLE and self.pace.streaks.failed(failed, _Asked(request.id), number):
+                elif self.pace.streaks.failed(failed, _Asked(request.id), number):
                     self._end = self._given_up(failed)
                 if self._end is not None:
                     raise AskingStoppedError(self._end)
@@ -152,7 +159,8 @@ class EndpointEngine:
         else:
             if body.text is not None:
                 return self._read(request, body), None
-            failure = Failure(f"unreadable response: {body.problem}", UNREADABLE, endpoint=False, repeat=False)
+            reason = f"unreadable response: {body.problem}"
+            failure = Failure(reason, "unreadable", endpoint=False, repeat=False, counts=False)
         tried = f" ({attempt} attempts)" if attempt > 1 else ""
         return _failure(request, failure.reason + tried), failure
 
@@ -164,13 +172,7 @@ class EndpointEngine:
             extra_body={name: value for name, value in fields.items() if value is not None},
         )
         body = read_body(sent.text)
-        if body.tokens is None:
-            self.usage.uncounted += 1
-        else:
-            self.usage.prompt_tokens += body.tokens[0]
-            self.usage.completion_tokens += body.tokens[1]
-            if self.asked.prices:
-                self.usage.cost = self.asked.prices.cost(self.usage.prompt_tokens, self.usage.completion_tokens)
+        self.pace.count(body.tokens, (0, len(body.text or "") // CHARACTERS_PER_TOKEN))
         return body
 
     def _read(self, request: Request, body: Body) -> Answer:
@@ -185,10 +187,6 @@ class EndpointEngine:
             f"{self.asked.name}: the {which} {self.limits.failures} requests failed: {failure.reason}; answers so far "
             "are kept: mend the endpoint and give the same command again (--endpoint-failures allows more)"
         )
-
-
-UNREADABLE = "unreadable"
-"""Kind of the failure of a response that came but holds no answer: it says nothing about other questions."""
 
 
 def parameters_of(rules: GenerationRules) -> dict[str, Any]:

@@ -12,7 +12,7 @@
                                 set; a benchmark may have another name for it
 ``imported.json``               of an imported log: what is unusual, and answers that later ones replace
 ``sessions.jsonl``              when the run was started and resumed, with which versions
-``usage.jsonl``                 requests, tokens and cost of each session that asked an endpoint
+``usage.jsonl``                 requests, tokens and cost of each session that asked an endpoint, to answer or to judge
 ``work.jsonl``                  what each session has decoded, encoded and prefilled, against what was distinct
 ``judgements/<judge>.jsonl``    the verdicts of a judge
 ``measurements.jsonl``          what each question adds to each metric

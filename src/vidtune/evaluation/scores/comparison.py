@@ -147,8 +147,8 @@ def compare_stored(first: StoredRun, second: StoredRun, draws: int = 0) -> Compa
         scored=sum(all(outcome.entry.counted for outcome in pair) for pair in pairs),
         agreement=_agreement(source.metrics, pairs),
         differences=tuple(
-            _difference(metric, kind, pairs, draws)
-            for metric, kind in _compared(source.metrics, [one for one, _ in pairs])
+            value_difference(metric, kind, pairs, draws)
+            for metric, kind in compared_values(source.metrics, [one for one, _ in pairs])
         ),
         manifest=manifest_differences(one.info, two.info),
         changed=changed_questions(source.metrics, pairs, *answers),
@@ -235,7 +235,7 @@ def _paired(first: Sequence[Outcome], second: Sequence[Outcome]) -> list[Pair]:
     return [(outcome, others[outcome.index]) for outcome in first if outcome.index in others]
 
 
-def _compared(metrics: Sequence[Metric], outcomes: Sequence[Outcome]) -> list[tuple[Metric, str | None]]:
+def compared_values(metrics: Sequence[Metric], outcomes: Sequence[Outcome]) -> list[tuple[Metric, str | None]]:
     """(metric, question type): every metric over the questions it is defined on, then the common ones per type."""
     there = {outcome.type for outcome in outcomes if outcome.type is not None}
     own = [(metric, metric.type) for metric in metrics if metric.type is None or metric.type in there]
@@ -243,7 +243,8 @@ def _compared(metrics: Sequence[Metric], outcomes: Sequence[Outcome]) -> list[tu
     return [*own, *((metric, kind) for kind in sorted(there) for metric in common)]
 
 
-def _difference(metric: Metric, kind: str | None, pairs: Sequence[Pair], draws: int) -> ValueDifference:
+def value_difference(metric: Metric, kind: str | None, pairs: Sequence[Pair], draws: int) -> ValueDifference:
+    """One value of the first minus that of the second of each pair, over the pairs of a question type."""
     mine = [pair for pair in pairs if kind in (None, pair[0].type)]
     official, strict = (_rows(metric, mine, strict) for strict in (False, True))
     return ValueDifference(

@@ -47,7 +47,7 @@ def name_of(number: int) -> str:
 def _lines(comparison: Comparison, name: str, changed: int) -> Iterator[str]:
     yield f"A and {name}: {comparison.questions} common questions, {comparison.scored} scored in both"
     yield from _manifest_lines(comparison.manifest, name)
-    yield from _table(comparison.differences, name)
+    yield from difference_table(comparison.differences, name)
     if (agreement := comparison.agreement) is not None:
         yield (
             f"  right in both {agreement.both_right}, only in A {agreement.only_first}, "
@@ -64,12 +64,13 @@ def _manifest_lines(found: Sequence[FieldDifference], name: str) -> Iterator[str
         yield "  no field of the manifests differs"
     for number, one in enumerate(found[:MOST_FIELDS]):
         what = "first difference" if number == 0 else "also"
-        yield f"  {what}: {one.name}: {_short(one.first)} in A, {_short(one.second)} in {name}"
+        yield f"  {what}: {one.name}: {shortened(one.first)} in A, {shortened(one.second)} in {name}"
     if len(found) > MOST_FIELDS:
         yield f"  and {len(found) - MOST_FIELDS} more fields; --json prints all"
 
 
-def _table(differences: Sequence[ValueDifference], name: str) -> Iterator[str]:
+def difference_table(differences: Sequence[ValueDifference], name: str) -> Iterator[str]:
+    """The values of A and of ``name``, and their differences, as lines in columns."""
     rows: list[tuple[str, ...]] = [("", "A", name, f"A - {name}", "interval", "bootstrap", "p")]
     for one in differences:
         if one.official is None or one.values is None:
@@ -114,7 +115,7 @@ def _changed_lines(found: Sequence[ChangedQuestion], name: str, shown: int) -> I
     note = f"; {fragile} of them fragile" if fragile else ""
     yield f"  changed: {len(found)} questions{f' ({parts}){note}' if found else ''}"
     for one in found[:shown]:
-        yield f"    {one.id} ({one.video}): {_short(one.question)}  [{_short(one.answer)}]"
+        yield f"    {one.id} ({one.video}): {shortened(one.question)}  [{shortened(one.answer)}]"
         yield f"      A: {_said(one.first)}"
         yield f"      {name}: {_said(one.second)}"
     if len(found) > shown:
@@ -122,9 +123,10 @@ def _changed_lines(found: Sequence[ChangedQuestion], name: str, shown: int) -> I
 
 
 def _said(said: Said) -> str:
-    return f"{said.verdict}{', fragile' if said.fragile else ''}: {_short(said.pred, LONGEST_ANSWER)}"
+    return f"{said.verdict}{', fragile' if said.fragile else ''}: {shortened(said.pred, LONGEST_ANSWER)}"
 
 
-def _short(value: Any, longest: int = LONGEST_VALUE) -> str:
+def shortened(value: Any, longest: int = LONGEST_VALUE) -> str:
+    """A value in one line of at most so many characters."""
     text = " ".join(value.split()) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -31,6 +31,7 @@ from vidtune.evaluation.runs.judgements import (
     usable,
 )
 from vidtune.evaluation.runs.run_ledger import judged_ledger
+from vidtune.evaluation.runs.usage import note_usage
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter
 from vidtune.registry import JUDGES
@@ -153,8 +154,11 @@ def judge_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
                     left.discard(judgement.item.id)
                 display.advance(task)
 
-            with foreign(f"judge {judge.name}"):
-                usage = judge.judge(pending, store)
+            try:
+                with foreign(f"judge {judge.name}"):
+                    usage = judge.judge(pending, store)
+            finally:
+                note_usage(run.path, judge, judge.name)
     if not isinstance(usage, Usage):
         raise UserError(f"judge {judge.name}: its method judge returned {type(usage).__name__}, expected a Usage")
     return JudgingSummary(

@@ -1,0 +1,1 @@
+"""Prices of chat models: a table that a user can extend."""
