@@ -133,9 +133,10 @@ def engine_for(
     from vidtune.features.answering import AnsweringFeatures
     from vidtune.generation.engine import AnswerEngine
     from vidtune.media.kept.decoded import DecodedFolder
+    from vidtune.models.changed_towers import with_towers
     from vidtune.models.language_model.rope import with_rope
 
-    model, processor = loaded.checkpoint.model, processor_for(loaded, protocol)
+    model, processor = with_towers(loaded.checkpoint.model, protocol.towers), processor_for(loaded, protocol)
     computing = asdict(options)
     store = computing.pop("store")
     return AnswerEngine(

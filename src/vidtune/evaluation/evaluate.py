@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.asking.shared_videos import Session
+from vidtune.evaluation.benchmarks.harnesses.known import asked_benchmark
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
@@ -123,7 +124,7 @@ class PlannedRun:
         Raises:
             UserError: something is missing or broken; names the file.
         """
-        test_set = BENCHMARKS[self.benchmark]
+        test_set = asked_benchmark(self.benchmark, self.variant.overrides)
         folders = {stream: Path(folder) for stream, folder in self.variant.features.items()}
         questions = test_set.load(self.data)
         if folders:

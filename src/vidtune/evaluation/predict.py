@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from vidtune import __version__
 from vidtune.errors import UserError
 from vidtune.evaluation.asking.shared_videos import ALONE, Session, SharedVideos
+from vidtune.evaluation.benchmarks.harnesses.known import asked_benchmark
 from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint
 from vidtune.evaluation.ledger import Asking, Ledger
 from vidtune.evaluation.models.base import Engine, EvaluatedModel
@@ -42,7 +43,6 @@ from vidtune.machine.locks import locked
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.records import RecordWriter
 from vidtune.machine.software import software_versions
-from vidtune.registry import BENCHMARKS
 
 if TYPE_CHECKING:
     from vidtune.checkpoints.load import Checkpoint
@@ -155,7 +155,7 @@ def predict_benchmark(
     Raises:
         UserError: bad test set or checkpoint, or ``out`` holds the results of another run.
     """
-    test_set = BENCHMARKS[benchmark]
+    test_set = asked_benchmark(benchmark, variant.overrides)
     questions = test_set.load(Path(data)).with_similar_files()
     asked = answering_model(model)
     protocol = asked.protocol(

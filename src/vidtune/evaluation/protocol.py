@@ -19,6 +19,8 @@ from vidtune.spelling import suggestion
 QUESTION = "{question}"
 MEDIA = "{media}"
 NAMED = re.compile(r"\{(\w+)\}")
+CAPITALIZED = "_capitalized"
+"""Ends the name of a field in a template that stands there as `str.capitalize` writes it."""
 
 
 def _says_nothing(rule: Any) -> bool:
@@ -103,12 +105,18 @@ class Protocol(BaseModel):
         question_template: the user turn; ``{media}`` is replaced by the media tag, ``{question}`` by the question.
         templates: question type -> user turn used for that type instead; it may contain further fields of the question.
             One without ``{media}`` gives the words of the question, which stand in ``question_template``.
+        wording: words of the question where neither ``templates`` nor ``choices`` give them; ``{question}`` and further
+            fields of the question stand for themselves. Empty: the question.
         stream: name of the stream that reads the videos; its tag in the text is ``<stream>``.
         preprocessing: frame sampling and transform of that stream, as stored in the processor.
         companions: name -> preprocessing of the other streams that read the same file.
         question_media: name -> preprocessing of the streams that read further media of the questions, such as boxes.
         condensing: stream -> settings by which its connector condenses features, with the dtype in which they are
             compared: rounding decides which of almost equally similar ones become one.
+        towers: name -> settings of a tower that are changed in this run, with the weights that it has; such as
+            ``{"video": {"temporal_attention": False}}``.
+        harness: whose way of asking these rules reproduce: its ``name`` and ``version``, and the source files that they
+            are from; see `benchmarks.harnesses`.
         features: streams whose stored features are read instead of the file.
         without: streams that are switched off: the prompt contains nothing of them.
         layer_program: steps that drop media tokens between decoder layers, in one way of writing.
@@ -130,12 +138,15 @@ class Protocol(BaseModel):
     prompt_format: str
     question_template: str = f"{MEDIA}\n{QUESTION}"
     templates: dict[str, str] = Field(default_factory=dict, exclude_if=_says_nothing)
+    wording: str = Field(default="", exclude_if=_says_nothing)
     stream: str = "video"
     file_lookup: FileLookup
     preprocessing: dict[str, Any] = Field(default_factory=dict)
     companions: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude_if=_says_nothing)
     question_media: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude_if=_says_nothing)
     condensing: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude_if=_says_nothing)
+    towers: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude_if=_says_nothing)
+    harness: dict[str, str] = Field(default_factory=dict, exclude_if=_says_nothing)
     features: tuple[str, ...] = Field(default=(), exclude_if=_says_nothing)
     without: tuple[str, ...] = Field(default=(), exclude_if=_says_nothing)
     choices: ChoiceRules | None = Field(default=None, exclude_if=_says_nothing)
@@ -156,10 +167,11 @@ class Protocol(BaseModel):
 
     @property
     def run_name(self) -> str:
-        """Name of the folder of a run with these rules: the benchmark, whether options are scored by likelihood, and
-        what the model was not given."""
+        """Name of the folder of a run with these rules: the benchmark, whose way of asking it is, whether options are
+        scored by likelihood, and what the model was not given."""
         scored = self.choices is not None and self.choices.answering != "text"
-        parts = [self.benchmark, *(["likelihood"] if scored else []), *(["blind"] if self.blind else [])]
+        harness = [self.harness["name"]] if self.harness else []
+        parts = [self.benchmark, *harness, *(["likelihood"] if scored else []), *(["blind"] if self.blind else [])]
         return "-".join([*parts, *(["without", *self.without] if self.without else [])])
 
     @property
@@ -192,8 +204,8 @@ class Protocol(BaseModel):
             lines = self.choices.lines(options)
             written = values.get("options", lines) if self.choices.option == ChoiceRules().option else lines
             values["question"] = _filled(self.choices.wording, {**values, "options": written})
-        elif own is not None:
-            values["question"] = _filled(own, values)
+        elif own is not None or self.wording:
+            values["question"] = _filled(own or self.wording, values)
         return _filled(self.question_template, values)
 
     def clean(self, text: str) -> str:
@@ -276,7 +288,13 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:
-    return NAMED.sub(lambda name: values.get(name[1], name[0]), template)
+    def value(name: re.Match[str]) -> str:
+        plain = name[1].removesuffix(CAPITALIZED)
+        if name[1] not in values and plain in values:
+            return values[plain].capitalize()
+        return values.get(name[1], name[0])
+
+    return NAMED.sub(value, template)
 
 
 def _require_known(key: str, known: Iterable[str], source: str) -> None:

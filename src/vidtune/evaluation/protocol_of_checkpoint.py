@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
+from vidtune.evaluation.benchmarks.harnesses.known import protocol_changes
 from vidtune.evaluation.checkpoint import LoadedCheckpoint, companions_of, processor_for
 from vidtune.evaluation.protocol import MEDIA, Protocol
 from vidtune.media.preprocessing.kinds import unseeded_problem
+from vidtune.models.changed_towers import require_settings
 from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
 from vidtune.processing.stream_settings import condenses, needs_files_message
 from vidtune.spelling import suggestion
@@ -29,7 +31,8 @@ def protocol_for(
 ) -> Protocol:
     """Returns the protocol of a benchmark for this checkpoint.
 
-    The rules of the benchmark come first. Its rules for the checkpoint's system replace them, then ``overrides``.
+    The rules of the benchmark come first. Its rules for the checkpoint's system replace them, then those of a harness
+    that ``overrides`` name, then ``overrides``.
 
     Args:
         blind, without, features: see `Protocol`.
@@ -42,7 +45,7 @@ def protocol_for(
     protocol = protocol.model_copy(update={"companions": {name: {} for name in companions_of(loaded, protocol)}})
     chosen = (
         (f"system {system.name}", benchmark.system_rules.get(system.name, {})),
-        ("protocol overrides", overrides or {}),
+        *protocol_changes(benchmark, system.name, overrides),
     )
     for source, changes in chosen:
         if "condensing" in changes:
@@ -69,6 +72,7 @@ def protocol_for(
     )
     protocol = _with_layer_program(loaded, protocol, any("layer_program" in changes for _, changes in chosen))
     _require_possible(loaded, protocol)
+    require_settings(loaded.checkpoint.model.config, protocol.towers)
     streams = processor_for(loaded, protocol).streams
     for name in protocol.question_media:
         if problem := unseeded_problem(streams[name].preprocessing):

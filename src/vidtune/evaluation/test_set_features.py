@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.harnesses.known import asked_benchmark
 from vidtune.evaluation.checkpoint import LoadedCheckpoint, processor_for
 from vidtune.evaluation.protocol_of_checkpoint import protocol_for
 from vidtune.evaluation.question import media_of
@@ -19,7 +20,7 @@ from vidtune.features.tower_stream import Extraction, TowerStream
 from vidtune.features.towers import frozen
 from vidtune.media.kept.identity import MediaIdentities
 from vidtune.media.preprocessing.kinds import random_setting
-from vidtune.registry import BENCHMARKS
+from vidtune.models.changed_towers import with_towers
 
 
 def benchmark_extraction(
@@ -35,10 +36,11 @@ def benchmark_extraction(
     Raises:
         UserError: bad test set or rules, or a checkpoint without its towers.
     """
-    test_set = BENCHMARKS[benchmark]
+    test_set = asked_benchmark(benchmark, rules or {})
     questions = test_set.load(Path(data)).with_similar_files()
     protocol = protocol_for(loaded, test_set, overrides=rules)
-    processor, model = processor_for(loaded, protocol), loaded.checkpoint.model
+    processor = processor_for(loaded, protocol)
+    model = with_towers(loaded.checkpoint.model, protocol.towers)
     asked = (question for question in questions.questions if not question.missing)
     media = dict.fromkeys(media_of(question, protocol, questions.folder) for question in asked)
     refs = dict.fromkeys(ref for one in media for ref in refs_read(one, processor))

@@ -41,6 +41,7 @@ PROMPTS = {
     "llava_v1": with_roles("llava_v1", CURIOUS_HUMAN),
     "llava_v0": with_roles("llava_v0", CURIOUS_HUMAN, "Human", "Assistant", ("###", "###")),
     "plain": captions("plain", ("image",)),
+    "user_assistant": with_roles("user_assistant", "", after_system=""),
 }
 
 _CLIP: JsonDict = {"type": "clip", "hidden_act": "gelu"}

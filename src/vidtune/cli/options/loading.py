@@ -29,7 +29,11 @@ Towers = Annotated[
     ),
 ]
 ProtocolRules = Annotated[
-    list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change a rule, as generation.max_new_tokens=64.")
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE|HARNESS",
+        help="Change a rule, as generation.max_new_tokens=64; or ask as a public harness does: lmms-eval, vlmevalkit.",
+    ),
 ]
 Store = Annotated[
     Path | None,
@@ -69,13 +73,17 @@ def layer_program_of(text: str | None) -> list[dict[str, Any]] | None:
 
 
 def rules_of(given: Sequence[str] | None) -> dict[str, Any]:
-    """Return the changed rules of a protocol, given as ``KEY=VALUE`` such as ``generation.max_new_tokens=64``."""
+    """Return the changed rules of a protocol, given as ``KEY=VALUE`` such as ``generation.max_new_tokens=64``.
+
+    The name of a harness alone stands for ``harness=NAME``.
+    """
+    from vidtune.evaluation.benchmarks.harnesses.known import HARNESSES
     from vidtune.recipe.overrides import override
     from vidtune.recipe.yaml_document import Document
 
     rules = Document({"generation": {}})
     for assignment in given or ():
-        override(rules, assignment)
+        override(rules, f"harness={assignment}" if assignment in HARNESSES else assignment)
     found: dict[str, Any] = rules.value
     return found
 

@@ -2,18 +2,78 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vidtune.cli.evaluate import ModelOptions
+from vidtune.cli.options.groups import option_groups
 from vidtune.errors import UserError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
+    from vidtune.evaluation.explaining.worth import Worth
+    from vidtune.evaluation.models.base import EvaluatedModel
+
+
+@dataclass(frozen=True)
+class WhyOptions:
+    """The options that ask again with one rule changed at a time."""
+
+    why: Annotated[
+        bool,
+        typer.Option("--why", help="Ask A again with each rule that B has otherwise, alone: what each is worth."),
+    ] = False
+    limit: Annotated[int, typer.Option(min=1, help="With --why: the first questions that are asked.")] = 200
+    checkpoint: Annotated[
+        str | None, typer.Option(help="With --why: folder or hub id; default: where it was when A was asked.")
+    ] = None
+    data: Annotated[
+        Path | None, typer.Option(help="With --why: folder of the test set; default: where it was when A was asked.")
+    ] = None
+    out: Annotated[Path | None, typer.Option(help="With --why: folder of its runs; default: why/ beside A.")] = None
+    workers: Annotated[int, typer.Option(min=0, help="With --why: processes that decode videos.")] = 2
+
+    def worth(self, runs: list[Path], model: ModelOptions, judge: str | None) -> "Iterator[Worth]":
+        """What each rule is worth, as soon as it is known.
+
+        Raises:
+            UserError: not two runs, or see `explaining.worth.explain`.
+        """
+        from vidtune.checkpoints.files.hub import locate
+        from vidtune.evaluation.checkpoint import AnsweringOptions
+        from vidtune.evaluation.explaining.worth import explain
+        from vidtune.evaluation.runs.folder import RunFolder
+        from vidtune.evaluation.scores.comparison import judge_of
+        from vidtune.machine.ranks.place import ProcessPlace
+
+        if len(runs) != 2:
+            raise UserError("--why takes two run folders, A and B")
+        folders = [RunFolder(path) for path in runs]
+        info, place = folders[0].info, ProcessPlace.from_environment()
+        if info.system == "endpoint":
+            raise UserError(f"{runs[0]}: was answered behind an endpoint; --why asks checkpoints again")
+        of_transformers = (info.system or "").startswith("transformers:")
+
+        def opened(dtype: str | None) -> "EvaluatedModel":
+            options = replace(model, dtype=model.dtype or dtype, transformers=model.transformers or of_transformers)
+            return options.open(locate(self.checkpoint or info.checkpoint.path), place)
+
+        out = self.out or runs[0].parent / "why" / runs[0].name
+        name, answering = judge_of(folders[0], folders, judge), AnsweringOptions(workers=self.workers)
+        return explain(*runs, opened, out, limit=self.limit, judge=name, data=self.data, answering=answering)
+
+
+@option_groups
 def compare(
     run: Annotated[
         list[Path], typer.Argument(help="Folders of scored runs, OUT/BENCHMARK; the first is compared with the others.")
     ],
+    asked_again: WhyOptions,
+    model: ModelOptions,
     judge: Annotated[
         str | None, typer.Option(help="Whose verdicts are compared; default: who scored most of the runs.")
     ] = None,
@@ -29,7 +89,12 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparisons as JSON, whole.")] = False,
 ) -> None:
     """Compare the first RUN with every other one: differences with intervals over the questions of both, questions
-    whose answer changed, and in which fields the runs differ. With --judges: agreement of two judges."""
+    whose answer changed, and in which fields the runs differ. With --judges: agreement of two judges.
+
+    With --why A B: what each rule by which B differs is worth in points, measured on the first questions."""
+    if asked_again.why:
+        _why(asked_again, run, model, judge, as_json)
+        return
     from vidtune.evaluation.published import published_lines
     from vidtune.evaluation.runs.folder import RunFolder
     from vidtune.evaluation.runs.manifest import missing_parts
@@ -67,3 +132,14 @@ def _compare_judges(runs: Sequence[Path], first: str, second: str, shown: int, d
         return
     for one in found:
         typer.echo("\n".join(agreement_lines(one, shown)))
+
+
+def _why(asked: WhyOptions, runs: list[Path], model: ModelOptions, judge: str | None, as_json: bool) -> None:
+    from vidtune.evaluation.explaining.worth_lines import worth_lines, worth_record
+
+    found = asked.worth(runs, model, judge)
+    if as_json:
+        typer.echo(json.dumps([worth_record(one) for one in found], indent=1, ensure_ascii=False))
+        return
+    for line in worth_lines(found, *runs, limit=asked.limit):
+        typer.echo(line)

@@ -91,7 +91,7 @@ class Endpoint(EvaluatedModel):
         from vidtune.evaluation.models.rules import protocol_by_frames  # weight: torch
 
         asked = {"blind": blind, "without": without, "features": features, "overrides": overrides}
-        protocol, rule = protocol_by_frames(benchmark, MESSAGES, FRAMES, **asked)  # type: ignore[arg-type]
+        protocol, rule = protocol_by_frames(benchmark, MESSAGES, FRAMES, self.system, **asked)  # type: ignore[arg-type]
         if protocol.choices is not None and protocol.choices.answering != "text":
             raise UserError(
                 f"{benchmark.name}: choices.answering={protocol.choices.answering}: an endpoint tells no likelihoods; "

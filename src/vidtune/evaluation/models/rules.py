@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.harnesses.known import protocol_changes
 from vidtune.evaluation.models.frames import STREAMS, FrameRule
 from vidtune.evaluation.protocol import Protocol, merged
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from vidtune.evaluation.benchmarks.base import Benchmark
 
 OF_OUR_MODELS = (
-    *("layer_program", "rope", "forced", "condensing", "companions"),
+    *("layer_program", "rope", "forced", "condensing", "companions", "towers"),
     *("prompt_format", "without", "features", "blind"),
 )
 """Rules of a protocol that a user cannot change for a model with a processor of its own."""
@@ -21,6 +22,7 @@ def protocol_by_frames(
     benchmark: "Benchmark",
     prompt_format: str,
     own: Mapping[str, Any],
+    kind: str | None = None,
     *,
     blind: bool = False,
     without: Sequence[str] = (),
@@ -32,6 +34,7 @@ def protocol_by_frames(
     Args:
         prompt_format: what turns a question into a prompt.
         own: frame rules of the kind of model, such as ``given``; the benchmark's `frames` come after them.
+        kind: kind of model, as a harness names it.
         blind, without, features, overrides: see `protocol_of_checkpoint.protocol_for`.
 
     Raises:
@@ -42,13 +45,14 @@ def protocol_by_frames(
         raise UserError(f"{benchmark.name}: {what}: the model reads videos by a processor of its own, and nothing else")
     protocol = benchmark.protocol(prompt_format=prompt_format, blind=blind)
     protocol = protocol.model_copy(update={"preprocessing": {**own, **benchmark.frames}})
-    changes = dict(overrides or {})
-    for other in OF_OUR_MODELS:
-        if changes.get(other):
-            raise UserError(f"protocol overrides: {other}: a model with a processor of its own has no such rule")
-    if "preprocessing" in changes:
-        changes["preprocessing"] = merged(protocol.preprocessing, changes["preprocessing"])
-    protocol = protocol.with_overrides(changes, "protocol overrides")
+    for source, rules in protocol_changes(benchmark, kind, overrides, framed=True):
+        changes = dict(rules)
+        for other in OF_OUR_MODELS:
+            if changes.get(other):
+                raise UserError(f"{source}: {other}: a model with a processor of its own has no such rule")
+        if "preprocessing" in changes:
+            changes["preprocessing"] = merged(protocol.preprocessing, changes["preprocessing"])
+        protocol = protocol.with_overrides(changes, source)
     if protocol.stream not in STREAMS or protocol.question_media:
         stream = next(iter(protocol.question_media), protocol.stream)
         raise UserError(f"{benchmark.name} needs the stream {stream!r}; this model takes {' and '.join(STREAMS)}")

@@ -116,18 +116,24 @@ class StoredRun:
         return cls(run, source, source.stored(), run.predictions())
 
 
-def compare_runs(first: Path, second: Path, judge: str = DEFAULT_JUDGE, draws: int = 0) -> Comparison:
+def compare_runs(
+    first: Path, second: Path, judge: str = DEFAULT_JUDGE, draws: int = 0, limit: int | None = None
+) -> Comparison:
     """Compare two runs that the same judge has judged, or that metrics have scored.
 
     Args:
         draws: number of draws of the bootstrap; 0: none.
+        limit: number of questions from the start of the test set that are compared; None: all.
 
     Raises:
         UserError: different benchmarks or test sets, a run that is not scored, or no common question.
     """
     one, two = RunFolder(first), RunFolder(second)
     _require_same_questions(one, two)
-    return compare_stored(StoredRun.read(one, judge), StoredRun.read(two, judge), draws)
+    stored = [StoredRun.read(run, judge) for run in (one, two)]
+    if limit is not None:
+        stored = [replace(run, outcomes=[one for one in run.outcomes if one.index < limit]) for run in stored]
+    return compare_stored(*stored, draws)
 
 
 def compare_stored(first: StoredRun, second: StoredRun, draws: int = 0) -> Comparison:

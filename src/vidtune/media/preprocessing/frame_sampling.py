@@ -187,6 +187,11 @@ def _even_steps(num_frames_total: int, count: int, fps: float) -> list[int]:
     return [int(step / 2) + round(step * number) for number in range(count)]
 
 
+def _inner_steps(num_frames_total: int, count: int, fps: float) -> list[int]:
+    """One frame at every ``frames / (count + 1)``, without the first and the last of these places."""
+    return [int(number * (num_frames_total / (count + 1))) for number in range(1, count + 1)]
+
+
 LINSPACE = SamplingRule(_linspace)
 LINSPACE_FLOAT32 = SamplingRule(_linspace_float32)
 ARANGE = SamplingRule(_arange)
@@ -195,6 +200,7 @@ SEGMENT_MIDDLES = SamplingRule(_segment_middles, repeats=False)
 MIDDLES = SamplingRule(_middles)
 PER_SECOND_MIDDLES = SamplingRule(_middles, number=per_second_number)
 EVEN_STEPS = SamplingRule(_even_steps)
+INNER_STEPS = SamplingRule(_inner_steps)
 
 _NAMES = (
     "linspace",
@@ -205,6 +211,7 @@ _NAMES = (
     "middles",
     "per_second_middles",
     "even_steps",
+    "inner_steps",
 )
 PARTS = {name: f"{__name__}:{name.upper()}" for name in _NAMES}
 """Frame sampling rules of this package, as :data:`vidtune.registry.SAMPLING_RULES` finds them."""

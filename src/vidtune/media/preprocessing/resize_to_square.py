@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from vidtune.media.clip_times import Part
+from vidtune.media.clip_times import ClipTimes, Part
 from vidtune.media.preprocessing import transforms
 from vidtune.media.preprocessing.frame_sampling import (
     ClipShapes,
@@ -124,6 +124,8 @@ class VideoPreprocessing(SquarePreprocessing):
             whose number of frames depends on the clip.
         sampling: frame sampling rule (:data:`vidtune.registry.SAMPLING_RULES`).
         folder_fps: frames per second of a folder of frames for which the annotation gives none; None: unknown.
+        short_clips: what is made of a clip that has fewer than ``num_frames`` frames. "rule": what the sampling rule
+            makes of it, mostly frames again. "zeros": each frame once, then zeros in the place of normalised values.
         flip_probability: probability that the whole clip is mirrored; the seed alone decides. Without a seed: never.
     """
 
@@ -135,8 +137,11 @@ class VideoPreprocessing(SquarePreprocessing):
     folder_fps: Annotated[float, Field(gt=0.0)] | None = None
     order: Order = "normalize_then_resize"
     flip_probability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    short_clips: Literal["rule", "zeros"] = "rule"
 
-    _later_settings: ClassVar[frozenset[str]] = frozenset({"resize", "min_frames", "multiple_of", "folder_fps"})
+    _later_settings: ClassVar[frozenset[str]] = frozenset(
+        {"resize", "min_frames", "multiple_of", "folder_fps", "short_clips"}
+    )
 
     @model_validator(mode="after")
     def _bounds_of_frames(self) -> Self:
@@ -145,6 +150,10 @@ class VideoPreprocessing(SquarePreprocessing):
         if SAMPLING_RULES[self.sampling].number is None and (self.min_frames, self.multiple_of) != (1, 1):
             raise ValueError(
                 f"min_frames and multiple_of: sampling rule {self.sampling!r} does not read them; leave them out"
+            )
+        if self.short_clips == "zeros" and not (self._rule.is_fixed and self.pixels == "float32"):
+            raise ValueError(
+                "short_clips: zeros takes pixels: float32 and a sampling rule with a fixed number of frames"
             )
         return self
 
@@ -174,7 +183,16 @@ class VideoPreprocessing(SquarePreprocessing):
 
     def frame_indices(self, info: MediaInfo) -> list[int]:
         """Return the indices of the frames that are taken of a file; time sentences of prompts tell of them."""
-        return clip_indices(self.sampling, info.times, self._wanted)
+        return clip_indices(self.sampling, info.times, self._wanted_of(info.num_frames))
+
+    def _wanted_of(self, num_frames_total: int) -> FrameCount:
+        """How many frames of a clip are wanted."""
+        if self.short_clips == "zeros" and 0 < num_frames_total < self.num_frames:
+            return FrameCount(num_frames_total)
+        return self._wanted
+
+    def _choose(self, times: ClipTimes) -> list[int]:
+        return clip_indices(self.sampling, times, self._wanted_of(times.num_frames))
 
     def read(self, path: str, part: Part | None = None) -> np.ndarray:
         """Read the frames that ``apply`` takes. Shape: -> uint8 RGB (T, H, W, 3)"""
@@ -193,14 +211,19 @@ class VideoPreprocessing(SquarePreprocessing):
         def made(pixels: np.ndarray) -> np.ndarray:
             return self._made(pixels, seed).movedim(1, 0).numpy()
 
-        return np.moveaxis(self._read_kept(path, part, made), 1, 0)
+        return self._filled(np.moveaxis(self._read_kept(path, part, made), 1, 0))
+
+    def _filled(self, values: np.ndarray) -> np.ndarray:
+        """Fill a short clip up with zeros, if it is to be. Shape: (3, n, S, S) -> (3, T, S, S), or the same"""
+        missing = self.num_frames - values.shape[1] if self.short_clips == "zeros" else 0
+        return np.pad(values, ((0, 0), (0, max(0, missing)), (0, 0), (0, 0)))
 
     def part_read(self, part: Part | None) -> Part | None:
         """Return what is read of a file, with the frame rate of folders."""
         return part if self.folder_fps is None else replace(part or Part(), folder_fps=self.folder_fps)
 
     def _read_kept(self, path: str, part: Part | None, keep: Keep | None) -> np.ndarray:
-        chooser = frame_chooser(self.sampling, self._wanted)
+        chooser = frame_chooser(self.sampling, self._wanted) if self.short_clips == "rule" else self._choose
         read = self.part_read(part)
         return read_clip(path, chooser, as_probed=not self._rule.is_fixed, part=read, keep=keep)[0]
 
@@ -210,10 +233,11 @@ class VideoPreprocessing(SquarePreprocessing):
         If the rule does not give this number of frames, they are taken as the whole clip and sampled by the rule.
         """
         if len(pixels) not in self._rule.numbers(self._wanted):
-            pixels = pixels[frame_indices(self.sampling, len(pixels), self._wanted)]
+            pixels = pixels[frame_indices(self.sampling, len(pixels), self._wanted_of(len(pixels)))]
         if self.blind:
             pixels = np.zeros_like(pixels)
-        return self._made(pixels, seed)
+        made = self._made(pixels, seed)
+        return made if self.short_clips == "rule" else torch.from_numpy(self._filled(made.numpy()))
 
     def _made(self, pixels: np.ndarray, seed: int | None) -> torch.Tensor:
         """Resize and convert frames. Shape: uint8 RGB (n, H, W, 3) -> float32 or uint8 (3, n, S, S)"""

@@ -7,7 +7,7 @@ is ``llava_mme.jsonl``, its questions are asked, in its order; otherwise those o
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -70,7 +70,7 @@ class Mme(MeasuredPictures):
             if key not in known:
                 raise UserError(f"{where}: {folder / RELEASE} has no {key[2]!r} about {picture}")
             one = known[key]
-            asked.append(AskedPicture(where, id, one.picture, text, one.answer, kind, one.reference))
+            asked.append(replace(one, where=where, id=id, text=text, type=kind))
         return folder, asked, b"\0".join([content, *contents])
 
     @property
@@ -161,7 +161,9 @@ def _lines(path: Path, text: str, picture: str, kind: str) -> Iterator[AskedPict
         if label not in (YES, NO):
             raise UserError(f"{path}: line {number + 1}: the answer behind the tab is {answer!r}, expected Yes or No")
         where, id = f"{path}: line {number + 1}", f"{kind}/{PurePosixPath(picture).name}"
-        yield AskedPicture(where, id, picture, prompt_of(question), label, kind, {"label": label})
+        released = question.strip()
+        fields = {"released": released, "bare": released.replace(f" {INSTRUCTION}", "")}
+        yield AskedPicture(where, id, picture, prompt_of(question), label, kind, {"label": label}, fields=fields)
 
 
 def _bare(text: str) -> str:

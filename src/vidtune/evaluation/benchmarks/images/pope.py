@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.images.base import AskedPicture, MeasuredPictures, pictures_in, question_lines
+from vidtune.evaluation.benchmarks.images.base import (
+    SHORT_ANSWER,
+    AskedPicture,
+    MeasuredPictures,
+    pictures_in,
+    question_lines,
+)
 from vidtune.evaluation.benchmarks.measured import Item, Measured
 from vidtune.evaluation.benchmarks.test_set_files import field_of, read_lines, set_file
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues
@@ -51,7 +57,8 @@ class Pope(MeasuredPictures):
         for (index, id, picture, text), kind in zip(rows, kinds, strict=True):
             where = f"{path}: entry {index}"
             label = labels[kind].next(where, picture, text)
-            asked.append(AskedPicture(where, id, picture, text, label, kind, {"label": label}))
+            bare = {"bare": text.removesuffix(SHORT_ANSWER).strip()}
+            asked.append(AskedPicture(where, id, picture, text, label, kind, {"label": label}, fields=bare))
         for one in labels.values():
             one.require_used(path)
         return folder, asked, b"\0".join([content, *(one.content for one in labels.values())])

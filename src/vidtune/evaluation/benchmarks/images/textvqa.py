@@ -52,8 +52,9 @@ class TextVqa(MeasuredPictures):
                 raise UserError(f"{where}: 'text' has none of the published forms, so its question is not known")
             if (str(id), question) not in answers:
                 raise UserError(f"{where}: {folder / ANNOTATIONS} has no {question!r} about the picture {id}")
-            given = answers[str(id), question]
-            asked.append(AskedPicture(where, id, picture, text, given[0], reference={"answers": given}))
+            given, bare = answers[str(id), question]
+            fields = {"bare": bare}
+            asked.append(AskedPicture(where, id, picture, text, given[0], reference={"answers": given}, fields=fields))
         return folder, asked, content + b"\0" + known
 
     @property
@@ -73,8 +74,8 @@ class TextVqa(MeasuredPictures):
         )
 
 
-def _answers(path: Path) -> tuple[Mapping[tuple[str, str], list[str]], bytes]:
-    """(picture, question in lower case) -> the answers of ten people; and the content of the file."""
+def _answers(path: Path) -> tuple[Mapping[tuple[str, str], tuple[list[str], str]], bytes]:
+    """(picture, question in lower case) -> the answers of ten people, the question; and the content of the file."""
     if not path.is_file():
         raise UserError(f"{path}: does not exist; it holds the answers")
     value, content = read_annotations(path)
@@ -88,7 +89,7 @@ def _answers(path: Path) -> tuple[Mapping[tuple[str, str], list[str]], bytes]:
         given = [str(one) for one in field_of(path, index, entry, "answers", (list,))]
         if len(given) != PEOPLE:
             raise UserError(f"{path}: entry {index}: 'answers' holds {len(given)}, expected {PEOPLE}")
-        answers[picture, question.lower()] = given
+        answers[picture, question.lower()] = given, question
     return answers, content
 
 

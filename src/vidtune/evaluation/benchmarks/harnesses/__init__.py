@@ -1,0 +1,1 @@
+"""What public evaluation harnesses ask a model, as rules of a protocol."""

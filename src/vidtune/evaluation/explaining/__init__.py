@@ -1,0 +1,1 @@
+"""What each rule is worth by which two runs differ."""
