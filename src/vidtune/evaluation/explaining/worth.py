@@ -1,7 +1,7 @@
 """Why two runs of one benchmark differ: each rule that differs is changed alone, and its worth is measured.
 
-Run A is asked again on the first questions of the test set, each time with one rule as run B has it. Every such run lies
-in a folder of its own and goes on where it was stopped.
+Run A is asked again on the first questions of the test set, each time with one rule as run B has it. Every such run
+lies in a folder of its own and goes on where it was stopped.
 """
 
 import hashlib
@@ -79,7 +79,6 @@ def changes_between(first: RunInfo, second: RunInfo) -> list[Change]:
         for name in NO_RULES:
             record.pop(name, None)
     found = [Change(name, *values) for name, values in differences(*records).items()]
-    found = [one for one in found if one.first != {} or one.second is not None]
     kinds = [None if one.arithmetic is None else one.arithmetic.dtype for one in (first, second)]
     if None not in kinds and kinds[0] != kinds[1]:
         found.append(Change(DTYPE, *kinds))
@@ -193,7 +192,9 @@ def _scored(run: Path, judge: str) -> None:
     try:
         score_run(run, judge, progress=False)
     except UserError as error:
-        raise UserError(f"{error}; judge {run.parent}/* with `vidtune judge` as the two runs were, then repeat --why") from None
+        raise UserError(
+            f"{error}; judge {run.parent}/* with `vidtune judge` as the two runs were, then repeat --why"
+        ) from None
 
 
 def _folder(change: Change) -> str:

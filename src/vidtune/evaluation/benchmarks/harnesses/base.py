@@ -98,7 +98,7 @@ class Harness:
             stream = benchmark.protocol(prompt_format="").stream
             if stream not in wrapper.streams:
                 raise UserError(
-                    f"{benchmark.name}: {self.name} hands {kind} no {stream} ({wrapper.source}); it was never asked this"
+                    f"{benchmark.name}: {self.name} hands {kind} no {stream} ({wrapper.source}); it never asks it this"
                 )
             found = merged(found, wrapper.streams[stream])
             sources["model"] = wrapper.source

@@ -30,7 +30,8 @@ LMMS_EVAL = Harness(
             rules={"wording": f"{{question_capitalized}}? {SHORT_ANSWER}", "generation": _greedy(64)},
         ),
         "video_chatgpt": Task(
-            source=f"{_TASKS}/videochatgpt/utils.py@0229ae50, {_TASKS}/videochatgpt/videochatgpt_temporal.yaml@08638149",
+            source=f"{_TASKS}/videochatgpt/utils.py@0229ae50, "
+            f"{_TASKS}/videochatgpt/videochatgpt_temporal.yaml@08638149",
             rules={"generation": _greedy(1024)},
         ),
         "mvbench": Task(
