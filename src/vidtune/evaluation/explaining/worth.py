@@ -156,9 +156,11 @@ def explain(
     if not any(run for _, run, _ in runs):
         raise UserError(f"no rule can be changed alone: {runs[0][0].name}: {runs[0][2]}")
     for change, run, problem in runs:
-        if run is not None:
-            _scored(run, judge)
-        yield Worth(change, run and compare_runs(run, first, judge, limit=limit), problem)
+        if run is None:
+            yield Worth(change, None, problem)
+            continue
+        _scored(run, judge)
+        yield Worth(change, compare_runs(run, first, judge, limit=limit))
     yield Worth(Change(ALL, None, None), compare_runs(second, first, judge, limit=limit))
 
 
