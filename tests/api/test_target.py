@@ -125,8 +125,8 @@ def test_what_does_not_fit_is_one_line(
     assert "steps=" not in repr(located) and "key=BoxAt" in repr(located)
     Image.new("RGB", (96, 64)).save(tmp_path / "a.png")
     for line, options in (
-        ("a box is given, but the text holds no <box>", {"question": "What?"}),
-        ("the text holds <box>, but no box is given; give one .target=, or --box", {"target": None}),
+        ("^a box is given, but the text holds no <box>", {"question": "What?"}),
+        ("^the text holds <box>, but no box is given; give one .target=, or --box", {"target": None}),
         ("target=: needs one video= in which the box is, and 0 were given", {"video": None}),
         ("target=: needs one video= in which the box is, and 2 were given", {"video": [video, video]}),
         ("target=: the target is in .*v.mp4, but another video= is asked about", {"target": located, "video": frames}),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
@@ -193,6 +194,8 @@ class AnswerEngine:
             example = self.processor.question_example(
                 request.question, request.media, self.prompt, request.history, id=request.id
             )
+        except SampleProblem as problem:  # its id is that of the answer; who asks one question knows none
+            return failure(request.id, problem.detail)
         except UserError as error:
             return failure(request.id, str(error))
         media_ids, text_ids = self.processor.split_at_media(example)
