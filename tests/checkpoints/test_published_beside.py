@@ -25,7 +25,7 @@ from vidtune.checkpoints.load import Checkpoint, load_checkpoint
 from vidtune.checkpoints.report import LoadReport
 from vidtune.checkpoints.write import save_checkpoint
 from vidtune.errors import UserError
-from vidtune.generation.engine import eos_ids
+from vidtune.generation.stopping import eos_ids
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 
@@ -56,7 +56,9 @@ def test_ids_of_a_generation_config_are_read_and_settings_are_not(llm, tmp_path)
     whole = write_whole(tmp_path / "whole")
     (whole / "generation_config.json").write_text(json.dumps(GENERATION))
     loaded = load_checkpoint(whole)
-    assert loaded.model.generation_config.eos_token_id == [2, 7] and 7 in eos_ids(loaded.model, loaded.processor)
+    assert loaded.model.generation_config.eos_token_id == [2, 7] and 7 in eos_ids(
+        loaded.model.generation_config, loaded.processor.tokenizer
+    )
     assert loaded.model.generation_config.pad_token_id == 5
     assert loaded.model.generation_config.temperature != 0.9
     save_checkpoint(loaded, tmp_path / "ours")

@@ -3,7 +3,6 @@
 Legend: n answers in the batch, V vocabulary.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol, cast
 
@@ -97,9 +96,8 @@ class TokenChooser:
             self.warpers.append(TopPLogitsWarper(settings.top_p))
 
     def generator(self, request_id: str) -> torch.Generator:
-        """Random generator of one answer, seeded by the settings' seed and the id of the request."""
-        digest = hashlib.sha256(f"{self.settings.seed}:{request_id}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        """Random generator of one answer; see `GenerationSettings.seed_of`."""
+        return torch.Generator().manual_seed(self.settings.seed_of(request_id))
 
     @torch.inference_mode()
     def choose(self, logits: Tensor, generators: Sequence[torch.Generator]) -> list[int | None]:

@@ -1,7 +1,7 @@
 """The answer engine: requests about media in, answers out; the shared part of the prompts is computed once."""
 
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from math import isfinite
 from types import TracebackType
@@ -10,7 +10,6 @@ from typing import Any, Protocol, Self, cast
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
@@ -18,15 +17,14 @@ from vidtune.errors import UserError
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
 from vidtune.generation.grouping import MediaGroup, Prompt, common_length, group_by_media
 from vidtune.generation.likelihood import likelihoods_alone, option_likelihoods, predicted_tokens
+from vidtune.generation.limits import context_length, device_memory, key_value_bytes
 from vidtune.generation.prompt_tokens import EncodedMedia, media_tokens
 from vidtune.generation.settings import Answer, EngineStats, GenerationSettings, Request
 from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
-from vidtune.generation.stopping import AnswerInProgress
-from vidtune.machine.memory import memory_limit
+from vidtune.generation.stopping import AnswerInProgress, eos_ids, special_ids
 from vidtune.media.kept.decoded import DecodedFolder
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.media.preprocessing.kinds import among
-from vidtune.models.language_model.attention import rotary_limit
 from vidtune.models.language_model.layer_call import LayerCallPlan, plan_call
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Example, Item, MediaSlot, pack
@@ -123,7 +121,7 @@ class AnswerEngine:
         self._answer_ids = partial(answer_ids, prompt=written, tokenizer=processor.chunk_tokenizer)
         self._stop = tuple(dict.fromkeys((*settings.stop, *written.stop)))
         ends = (*self._stop, written.assistant.end.strip())
-        self._eos_ids = eos_ids(model, processor) | special_ids(processor.tokenizer, ends)
+        self._eos_ids = eos_ids(model.generation_config, processor.tokenizer) | special_ids(processor.tokenizer, ends)
         self.stored = stored
         self._known: tuple[set[Any], set[Any]] = (set(), set())
         self._pool = MediaPool(workers, media_timeout, processes=processes, decoded=decoded)
@@ -152,7 +150,7 @@ class AnswerEngine:
         for group in self._loaded(groups):
             yield from group.refused
             if group.error is not None:
-                yield from (failure(prompt.example.id, str(group.error)) for prompt in group.prompts)
+                yield from (Answer.failed(prompt.example.id, str(group.error)) for prompt in group.prompts)
             elif self.share_prefix:
                 yield from self._answer_group(group)
             else:
@@ -189,29 +187,33 @@ class AnswerEngine:
     def _prepare(self, request: Request) -> Prompt | Answer:
         """The request as token ids, or an answer with the reason why it cannot be answered."""
         if not request.question.strip():
-            return failure(request.id, "the question is empty; ask something")
+            return Answer.failed(request.id, "the question is empty; ask something")
         try:
             example = self.processor.question_example(
                 request.question, request.media, self.prompt, request.history, id=request.id
             )
         except SampleProblem as problem:  # its id is that of the answer; who asks one question knows none
-            return failure(request.id, problem.detail)
+            return Answer.failed(request.id, problem.detail)
         except UserError as error:
-            return failure(request.id, str(error))
+            return Answer.failed(request.id, str(error))
         media_ids, text_ids = self.processor.split_at_media(example)
         if not len(text_ids):
-            return failure(request.id, f"prompt format {self.prompt!r} leaves nothing after the media; use another")
+            return Answer.failed(
+                request.id, f"prompt format {self.prompt!r} leaves nothing after the media; use another"
+            )
         options = tuple((text, tuple(self._answer_ids(text))) for text in request.options)
         if any(not text.strip() for text, _ in options):
-            return failure(request.id, "one of its options is empty; its likelihood cannot be computed")
+            return Answer.failed(request.id, "one of its options is empty; its likelihood cannot be computed")
         forced = () if request.forced is None else tuple(self._answer_ids(request.forced))
         if request.forced is not None and (options or not request.forced.strip()):
-            return failure(request.id, "its given answer is empty, or stands beside options; give one or the other")
+            return Answer.failed(
+                request.id, "its given answer is empty, or stands beside options; give one or the other"
+            )
         longest = max((len(ids) for ids in (*(ids for _, ids in options), forced)), default=0) or 1
         context = context_length(self.model.config.text_config)
         room = self.settings.max_new_tokens + longest if context is None else context - len(example)
         if context is not None and room < longest:
-            return failure(
+            return Answer.failed(
                 request.id,
                 f"the prompt has {len(example)} tokens and the model's context {context}: no room for an answer; "
                 f"ask a shorter question or about fewer files{self.processor.fitting(example, context - longest)}",
@@ -341,7 +343,7 @@ class AnswerEngine:
     def _finished(self, answer: AnswerInProgress, media: EncodedMedia) -> Answer:
         """The finished answer, counted; if its logits were not finite, an answer with the likely causes."""
         if answer.finish_reason == "error":
-            return failure(answer.id, not_finite(self.model, len(answer.token_ids), media.not_finite()))
+            return Answer.failed(answer.id, not_finite(self.model, len(answer.token_ids), media.not_finite()))
         self.stats.questions += 1
         self.stats.new_tokens += len(answer.token_ids)
         return answer.answer()
@@ -349,7 +351,7 @@ class AnswerEngine:
     def _most_likely(self, prompt: Prompt, likelihoods: Sequence[float], media: EncodedMedia) -> Answer:
         """The answer of a prompt whose options are compared: the first of the most likely ones."""
         if not all(map(isfinite, likelihoods)):
-            return failure(prompt.example.id, not_finite(self.model, 0, media.not_finite()))
+            return Answer.failed(prompt.example.id, not_finite(self.model, 0, media.not_finite()))
         self.stats.questions += 1
         text, ids = prompt.options[max(range(len(likelihoods)), key=likelihoods.__getitem__)]
         return Answer(prompt.example.id, text, ids, "option", likelihoods=tuple(likelihoods))
@@ -357,7 +359,7 @@ class AnswerEngine:
     def _predicted(self, prompt: Prompt, tokens: list[int] | None, media: EncodedMedia) -> Answer:
         """The answer of a prompt whose answer is given: the text of the tokens that the model holds for most likely."""
         if tokens is None:
-            return failure(prompt.example.id, not_finite(self.model, 0, media.not_finite()))
+            return Answer.failed(prompt.example.id, not_finite(self.model, 0, media.not_finite()))
         self.stats.questions += 1
         self.stats.new_tokens += len(tokens)
         text = self.processor.decode(tokens).strip()
@@ -386,11 +388,6 @@ class AnswerEngine:
         return plan_call(program, [len(prompt.ids) - shared], media, prefix=prefix.opened)
 
 
-def failure(request_id: str, reason: str) -> Answer:
-    """Answer that says why a request could not be answered."""
-    return Answer(request_id, "", (), "error", reason)
-
-
 def not_finite(model: VideoLM, tokens: int, streams: Sequence[str]) -> str:
     """Reason why there is no answer where the logits hold NaN or Inf, with the likely causes.
 
@@ -407,37 +404,3 @@ def not_finite(model: VideoLM, tokens: int, streams: Sequence[str]) -> str:
             f"use dtype bfloat16 or float32 (else: {causes})"
         )
     return f"the model computes no numbers but NaN or Inf ({where}), in {str(dtype)[6:]}: {causes}; check these files"
-
-
-def context_length(config: PreTrainedConfig) -> int | None:
-    """Largest number of tokens of prompt and answer that a language model reads rightly; None where it is not known."""
-    limits = (getattr(config, "max_position_embeddings", None), rotary_limit(config))
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def eos_ids(model: VideoLM, processor: VideoLMProcessor) -> frozenset[int]:
-    """Tokens that end an answer: those of the checkpoint's generation config and of the tokenizer."""
-    found: set[int] = set()
-    for ids in (model.generation_config.eos_token_id, processor.tokenizer.eos_token_id):
-        found.update([ids] if isinstance(ids, int) else ids or ())
-    return frozenset(found)
-
-
-def special_ids(tokenizer: PreTrainedTokenizerBase, texts: Collection[str]) -> frozenset[int]:
-    """Ids of the texts that are special tokens of a tokenizer, which the text of an answer is written without."""
-    added = tokenizer.added_tokens_decoder.items()
-    return frozenset(id for id, token in added if token.special and token.content in texts)
-
-
-def key_value_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
-    """Number of bytes of the keys and values of one token in all layers."""
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return 2 * config.num_hidden_layers * groups * head_dim * dtype.itemsize
-
-
-def device_memory(device: torch.device) -> int:
-    """Memory of a device in bytes; for a CPU the memory that this process may use."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return memory_limit()

@@ -1,5 +1,6 @@
 """Requests, settings of decoding, answers, and counters of an engine."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import isfinite
@@ -71,6 +72,11 @@ class GenerationSettings:
         """Whether the most probable token is taken at every step."""
         return not self.do_sample or self.temperature == 0
 
+    def seed_of(self, request_id: str) -> int:
+        """Seed of the random generator of one answer: that of the settings and the id of its request."""
+        digest = hashlib.sha256(f"{self.seed}:{request_id}".encode()).digest()
+        return int.from_bytes(digest[:7], "big")
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "GenerationSettings":
         """Settings from the ``generation`` mapping of a recipe.
@@ -131,6 +137,11 @@ class Answer:
     error: str | None = None
     likelihoods: tuple[float, ...] = ()
     margin: float | None = None
+
+    @classmethod
+    def failed(cls, request_id: str, reason: str) -> "Answer":
+        """Answer that says in one line why a request could not be answered."""
+        return cls(request_id, "", (), "error", reason)
 
 
 @dataclass

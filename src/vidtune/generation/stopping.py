@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import cast
 
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from vidtune.generation.settings import Answer, FinishReason
 
@@ -91,3 +91,17 @@ class AnswerInProgress:
     def _decode(self, ids: list[int]) -> str:
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return cast(str, text)
+
+
+def eos_ids(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that end an answer: those of the checkpoint's generation config and of the tokenizer."""
+    found: set[int] = set()
+    for ids in (config.eos_token_id, tokenizer.eos_token_id):
+        found.update([ids] if isinstance(ids, int) else ids or ())
+    return frozenset(found)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase, texts: Collection[str]) -> frozenset[int]:
+    """Ids of the texts that are special tokens of a tokenizer, which the text of an answer is written without."""
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(id for id, token in added if token.special and token.content in texts)

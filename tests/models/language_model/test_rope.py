@@ -7,7 +7,7 @@ import torch
 from tiny_language_models import CONFIGS, sharpen
 
 from vidtune.errors import UserError
-from vidtune.generation.engine import context_length
+from vidtune.generation.limits import context_length
 from vidtune.models.language_model.rope import with_rope
 from vidtune.models.video_lm import VideoLM
 from vidtune.registry import SYSTEMS

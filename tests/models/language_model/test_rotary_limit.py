@@ -8,7 +8,7 @@ from tiny_models import packed, random_example, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vidtune.errors import UserError
-from vidtune.generation.engine import context_length
+from vidtune.generation.limits import context_length
 from vidtune.models.language_model.attention import check_lengths, rotary_limit
 
 LIMIT = 16

@@ -4,7 +4,6 @@ Questions are asked one at a time, so that an answer does not depend on which ot
 the protocol alone: of the model's own generation config only the token ids are taken.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from vidtune.errors import UserError, foreign
 from vidtune.evaluation.models.frames import FrameReader, FrameRule, Shown, VideoGroup, pieces
 from vidtune.evaluation.protocol import Protocol
 from vidtune.generation.settings import Answer, EngineStats, FinishReason, GenerationSettings, Request
+from vidtune.generation.stopping import eos_ids
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -36,6 +36,7 @@ class PretrainedEngine:
         self.name = asked.model_type
         self.model, self.processor = asked.model, asked.processor(self.given)
         self.settings = GenerationSettings(**protocol.generation.model_dump())
+        self._eos_ids = eos_ids(self.model.generation_config, self.processor.tokenizer)
         self.stats = EngineStats()
         self._reader = FrameReader(rule, protocol.blind, options.workers, options.media_timeout, self.stats)
 
@@ -55,14 +56,14 @@ class PretrainedEngine:
 
     def _answer(self, request: Request, group: VideoGroup) -> Answer:
         if group.error is not None:
-            return _failure(request, group.error)
+            return Answer.failed(request.id, group.error)
         try:
             inputs = self._inputs(request, group.shown)
             if request.options:
                 return self._most_likely(request, inputs)
             return self._generated(request, inputs)
         except UserError as error:
-            return _failure(request, str(error))
+            return Answer.failed(request.id, str(error))
 
     @torch.inference_mode()
     def _generated(self, request: Request, inputs: dict[str, Any]) -> Answer:
@@ -72,7 +73,7 @@ class PretrainedEngine:
         self.stats.encodings += 1
         self.stats.prefills += 1
         with torch.random.fork_rng(devices=_cuda(self.model)):
-            torch.manual_seed(_seed(self.settings.seed, request.id))
+            torch.manual_seed(self.settings.seed_of(request.id))
             with foreign(f"generate of {self.name} fails"):
                 tokens = self.model.generate(
                     **inputs,
@@ -99,7 +100,7 @@ class PretrainedEngine:
         places = [place for stop in self.settings.stop if (place := text.find(stop)) >= 0]
         if places:
             return text[: min(places)].strip(), "stop"
-        ended = bool(found) and found[-1] in self._eos()
+        ended = bool(found) and found[-1] in self._eos_ids
         return text, "eos" if ended or len(found) < most else "length"
 
     @torch.inference_mode()
@@ -160,7 +161,7 @@ class PretrainedEngine:
     def _config(self, most: int) -> GenerationConfig:
         own, settings = self.model.generation_config, self.settings
         sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
-        eos = sorted(self._eos()) or None
+        eos = sorted(self._eos_ids) or None
         return GenerationConfig(
             max_new_tokens=most,
             do_sample=not settings.greedy,
@@ -170,12 +171,6 @@ class PretrainedEngine:
             pad_token_id=own.pad_token_id if own.pad_token_id is not None else eos[0] if eos else None,
             bos_token_id=own.bos_token_id,
         )
-
-    def _eos(self) -> set[int]:
-        found: set[int] = set()
-        for ids in (self.model.generation_config.eos_token_id, self.processor.tokenizer.eos_token_id):
-            found.update([ids] if isinstance(ids, int) else ids or ())
-        return found
 
     def _room(self, length: int) -> int:
         """Number of tokens for an answer. Raises UserError where there is none."""
@@ -223,20 +218,11 @@ def _extended(inputs: dict[str, Any], ids: list[int]) -> dict[str, Any]:
     longer = {"input_ids": torch.cat([prompt, new], 1), "attention_mask": torch.ones_like(new)}
     found = dict(inputs)
     for name, value in inputs.items():
-        if isinstance(value, torch.Tensor) and value.shape == prompt.shape and name not in ("input_ids",):
+        if isinstance(value, torch.Tensor) and value.shape == prompt.shape and name != "input_ids":
             tail = longer["attention_mask"] if name == "attention_mask" else torch.zeros_like(new)
             found[name] = torch.cat([value, tail.to(value.dtype)], 1)
     found["input_ids"] = longer["input_ids"]
     return found
-
-
-def _failure(request: Request, reason: str) -> Answer:
-    return Answer(request.id, "", (), "error", reason)
-
-
-def _seed(seed: int, request_id: str) -> int:
-    """Seed of one answer, whatever is asked before it."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{request_id}".encode()).digest()[:7], "big")
 
 
 def _cuda(model: Any) -> list[torch.device]:
