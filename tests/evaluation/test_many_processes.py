@@ -102,7 +102,7 @@ def test_failed_questions_are_asked_again_by_several_processes_once(undisturbed,
     data, _ = undisturbed
     stub_run(data, tmp_path / "run", StubEngine(errors=BROKEN), rank=1, ranks=2)
     engine = StubEngine()
-    summary = stub_run(data, tmp_path / "run", engine, rank=0, ranks=2, retry_errors=True)
+    summary = stub_run(data, tmp_path / "run", engine, rank=0, ranks=2, retry_failed=True)
     assert summary.complete and not summary.errors and len(engine.questions) == 3
     assert len(records(tmp_path / "run" / "predictions.jsonl")) == QUESTIONS
 

@@ -98,7 +98,7 @@ def test_errors_are_asked_again_only_on_request(data, tmp_path):
     engine = StubEngine()
     assert stub_run(data, tmp_path / "run", engine).errors == 3
     assert engine.asked == []
-    summary = stub_run(data, tmp_path / "run", engine, retry_errors=True)
+    summary = stub_run(data, tmp_path / "run", engine, retry_failed=True)
     assert (summary.answered, summary.errors, len(engine.asked)) == (10, 0, 3)
 
 

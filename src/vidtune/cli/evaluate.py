@@ -221,15 +221,15 @@ def _asked_by_all(arguments: Sequence[str], processes: int) -> bool:
     Raises:
         LaunchFailed: all processes failed, or one found a mistake of the user.
     """
-    from vidtune.machine.ranks.launch import Bond, LaunchFailed, launch
+    from vidtune.machine.ranks.launch import LaunchFailed, LaunchPolicy, launch
 
-    bond = Bond(
-        apart=True,
+    policy = LaunchPolicy(
+        independent=True,
         interrupted="interrupted; the same command goes on where it stopped",
         lost="as all others did; the same command goes on where it stopped",
         taken_over="and the others took over its videos",
     )
-    ended = launch([sys.executable, "-m", "vidtune", *arguments], processes, bond)
+    ended = launch([sys.executable, "-m", "vidtune", *arguments], processes, policy)
     if ended.code:
         raise LaunchFailed(ended.code)
     return 0 not in ended.lost

@@ -27,8 +27,6 @@ from vidtune.registry import BENCHMARKS, JUDGES
 if TYPE_CHECKING:
     from vidtune.checkpoints.load import Checkpoint
 
-VIDEO_STREAM = "video"
-
 
 def evaluate(
     model: "EvaluatedModel | LoadedCheckpoint | Checkpoint | Path | str",
@@ -128,7 +126,7 @@ class PlannedRun:
         folders = {stream: Path(folder) for stream, folder in self.variant.features.items()}
         questions = test_set.load(self.data)
         if folders:
-            test_set.with_features(questions, folders, stream=VIDEO_STREAM)
+            test_set.with_features(questions, folders, stream=test_set.stream)
 
 
 def planned_runs(

@@ -231,7 +231,7 @@ def _begin(
     """
 
     def done() -> set[int]:
-        return {one.index for one in run.predictions() if one.error is None or not session.retry_errors}
+        return {one.index for one in run.predictions() if one.error is None or not session.retry_failed}
 
     asked = group_by_video([one for one in planned[: info.limit] if not one.missing])
     videos = SharedVideos(run, asked, done, session)

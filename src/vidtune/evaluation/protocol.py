@@ -169,10 +169,15 @@ class Protocol(BaseModel):
     def run_name(self) -> str:
         """Name of the folder of a run with these rules: the benchmark, whose way of asking it is, whether options are
         scored by likelihood, and what the model was not given."""
-        scored = self.choices is not None and self.choices.answering != "text"
         harness = [self.harness["name"]] if self.harness else []
-        parts = [self.benchmark, *harness, *(["likelihood"] if scored else []), *(["blind"] if self.blind else [])]
+        scored = ["likelihood"] if self.by_likelihood else []
+        parts = [self.benchmark, *harness, *scored, *(["blind"] if self.blind else [])]
         return "-".join([*parts, *(["without", *self.without] if self.without else [])])
+
+    @property
+    def by_likelihood(self) -> bool:
+        """Whether an answer is the option that is most likely by the model; else its text is generated, or given."""
+        return self.choices is not None and self.choices.answering != "text"
 
     @property
     def reads_videos(self) -> bool:
@@ -249,7 +254,7 @@ class Protocol(BaseModel):
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
             raise UserError(f"{source}: {key} of the {self.benchmark} protocol: {first['msg']}") from None
-        if changed.forced and changed.choices is not None and changed.choices.answering != "text":
+        if changed.forced and changed.by_likelihood:
             raise UserError(f"{source}: forced: options are compared by their likelihoods; set choices.answering=text")
         return changed
 

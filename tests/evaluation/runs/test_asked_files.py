@@ -58,7 +58,7 @@ def test_all_replaced_videos_are_counted(data, tmp_path):
 def test_a_video_that_was_not_answered_about_may_be_replaced(data, tmp_path):
     stub_run(data, tmp_path / "run", StubEngine(errors={"clip0": "is cut off"}), limit=1)
     replaced(data / "videos" / "clip0.mp4")
-    assert stub_run(data, tmp_path / "run", retry_errors=True).answered == 6
+    assert stub_run(data, tmp_path / "run", retry_failed=True).answered == 6
     replaced(data / "videos" / "clip0.mp4")
     with pytest.raises(UserError, match=r"clip0.mp4 had another content"):
         stub_run(data, tmp_path / "run")

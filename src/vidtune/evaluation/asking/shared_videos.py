@@ -24,14 +24,14 @@ class Session:
 
     Args:
         rank, ranks: this process, from 0, and how many ask the questions of the run.
-        retry_errors: ask questions again that ended in an error.
+        retry_failed: ask questions again that ended in an error.
         other_versions: go on with a run that other versions of the software began; the run and its score then say so.
         progress: show how far it is, on standard error.
     """
 
     rank: int = 0
     ranks: int = 1
-    retry_errors: bool = False
+    retry_failed: bool = False
     other_versions: bool = False
     progress: bool = True
 

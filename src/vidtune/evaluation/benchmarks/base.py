@@ -75,6 +75,16 @@ class Benchmark(ABC):
     answers_file: str = "{model}/{file}"
     facts: Facts | None = None
 
+    @property
+    def stream(self) -> str:
+        """Name of the stream that reads the files of the questions, by the default protocol."""
+        return self.protocol(prompt_format="").stream
+
+    @property
+    def medium(self) -> str:
+        """What the questions are about, for messages: "picture" or "video"."""
+        return "picture" if self.stream == "image" else "video"
+
     @abstractmethod
     def load(self, data: Path) -> QuestionSet:
         """Read the questions in ``data`` or a folder of it.

@@ -17,7 +17,6 @@ from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
 from vidtune.evaluation.question import Question, QuestionSet
 
 SHOWN = 5
-PICTURE_STREAM = "image"
 # Texts that stand for media in prompts: a question that holds one is read as another prompt.
 _TAG = re.compile(r"<(?:image|video|vid_start|vid_end|im_start|im_end|audio)>")
 _LONGEST_ANSWER = 300
@@ -106,10 +105,9 @@ def check_test_set(benchmark: Benchmark, data: Path, features: Mapping[str, Path
             videos.
     """
     loaded = benchmark.load(data)
-    stream = benchmark.protocol(prompt_format="").stream
     asked = loaded.with_similar_files()
     if features:
-        asked = benchmark.with_features(asked, features, stream)
+        asked = benchmark.with_features(asked, features, benchmark.stream)
     counts = {name: _with_features(benchmark, loaded, name, folder) for name, folder in features.items()}
     videos = {question.video: question for question in asked.questions if not question.text_alone}
     there = {name: one for name, one in videos.items() if not one.missing}
@@ -130,7 +128,7 @@ def check_test_set(benchmark: Benchmark, data: Path, features: Mapping[str, Path
         odd=[Odd(one.id, one.video, what) for one in asked.questions for what in _oddities(one)],
         features=counts,
         no_content=[str(path) for path in dict.fromkeys(read) if path.is_file() and path.stat().st_size == 0],
-        medium="pictures" if stream == PICTURE_STREAM else "videos",
+        medium=f"{benchmark.medium}s",
         lacking={what: names for what, names in benchmark.lacking(loaded).items() if names},
     )
 

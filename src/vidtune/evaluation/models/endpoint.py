@@ -92,7 +92,7 @@ class Endpoint(EvaluatedModel):
 
         asked = {"blind": blind, "without": without, "features": features, "overrides": overrides}
         protocol, rule = protocol_by_frames(benchmark, MESSAGES, FRAMES, self.system, **asked)  # type: ignore[arg-type]
-        if protocol.choices is not None and protocol.choices.answering != "text":
+        if protocol.choices is not None and protocol.by_likelihood:
             raise UserError(
                 f"{benchmark.name}: choices.answering={protocol.choices.answering}: an endpoint tells no likelihoods; "
                 "leave it at text"

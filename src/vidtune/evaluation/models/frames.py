@@ -68,8 +68,8 @@ RULE_DEFAULTS: dict[str, Any] = {name: FrameRule.model_fields[name].default for 
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One medium as a model is shown it.
+class SampledFrames:
+    """The frames of one medium that a model is given.
 
     Args:
         frames: uint8 RGB (T, H, W, 3); one frame of a picture.
@@ -100,16 +100,19 @@ class Shown:
 
 
 @dataclass
-class VideoGroup:
+class QuestionGroup:
     """Questions about the same media.
 
     Args:
-        shown: the media in the order of the requests' ``media``.
+        requests: the questions, in the order of the test set.
+        shown: the media in the order of the requests' ``media``; filled while files are read.
         error: why they cannot be asked; None: they can.
+        waiting: number of jobs of these media that are not done.
+        info: metadata of the medium that was read last.
     """
 
     requests: tuple[Request, ...]
-    shown: list[Shown] = field(default_factory=list)
+    shown: list[SampledFrames] = field(default_factory=list)
     error: str | None = None
     waiting: int = 0
     info: MediaInfo | None = None
@@ -137,13 +140,13 @@ class FrameReader:
     ) -> None:
         self._pool.close()
 
-    def groups(self, requests: Iterable[Request]) -> Iterator[VideoGroup]:
+    def groups(self, requests: Iterable[Request]) -> Iterator[QuestionGroup]:
         """Yields the requests with what they are about, in their order; meanwhile the next media are read."""
-        waiting: deque[VideoGroup] = deque()
+        waiting: deque[QuestionGroup] = deque()
 
         def jobs() -> Iterator[LoadJob]:
             for media, group in groupby(requests, key=lambda request: request.media):
-                waiting.append(VideoGroup(tuple(group), error=_problem(media)))
+                waiting.append(QuestionGroup(tuple(group), error=_problem(media)))
                 if waiting[-1].error is not None:
                     continue
                 waiting[-1].waiting = 2 * len(media)
@@ -159,7 +162,7 @@ class FrameReader:
                 yield waiting.popleft()
         yield from waiting
 
-    def _add(self, group: VideoGroup, result: LoadResult) -> None:
+    def _add(self, group: QuestionGroup, result: LoadResult) -> None:
         group.waiting -= 1
         if group.error is None and result.error is not None:
             group.error = str(result.error)
@@ -168,7 +171,7 @@ class FrameReader:
         elif group.error is None and result.array is not None and group.info is not None:
             steps: Any = result.job.preprocessing
             indices = tuple(steps.frame_indices(group.info))
-            group.shown.append(Shown(result.array, steps.picture, indices, group.info))
+            group.shown.append(SampledFrames(result.array, steps.picture, indices, group.info))
             self._stats.media_loaded += 1
 
 
@@ -178,7 +181,7 @@ def _problem(media: tuple[MediaRef, ...]) -> str | None:
         if ref.stream not in STREAMS:
             return f"the model takes no {ref.stream!r}: a model with a processor of its own reads videos and pictures"
         if not ref.path:
-            return "there is no file of the video"
+            return f"there is no file of the {ref.stream}"
         try:
             ref.part  # noqa: B018 - raises for seconds that are no part
         except ValueError as error:

@@ -14,14 +14,14 @@ import numpy as np
 from PIL import Image
 
 from vidtune.errors import UserError
-from vidtune.evaluation.models.frames import FrameRule, Shown, pieces
+from vidtune.evaluation.models.frames import FrameRule, SampledFrames, pieces
 from vidtune.generation.settings import Request
 
 Part = dict[str, Any]
 """One part of the content of a message."""
 
 
-def parts_of(shown: Shown, rule: FrameRule) -> list[Part]:
+def parts_of(shown: SampledFrames, rule: FrameRule) -> list[Part]:
     """Returns a medium as parts of a message: one per frame, or one video.
 
     The video holds the frames that were sampled and no other, at the rate that gives it the length of the clip.

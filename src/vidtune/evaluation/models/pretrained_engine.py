@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from vidtune.errors import UserError, foreign
-from vidtune.evaluation.models.frames import FrameReader, FrameRule, Shown, VideoGroup, pieces
+from vidtune.evaluation.models.frames import FrameReader, FrameRule, QuestionGroup, SampledFrames, pieces
 from vidtune.evaluation.protocol import Protocol
 from vidtune.generation.settings import Answer, EngineStats, FinishReason, GenerationSettings, Request
 from vidtune.generation.stopping import eos_ids
@@ -54,7 +54,7 @@ class PretrainedEngine:
             for request in group.requests:
                 yield self._answer(request, group)
 
-    def _answer(self, request: Request, group: VideoGroup) -> Answer:
+    def _answer(self, request: Request, group: QuestionGroup) -> Answer:
         if group.error is not None:
             return Answer.failed(request.id, group.error)
         try:
@@ -124,10 +124,10 @@ class PretrainedEngine:
         best = max(range(len(likelihoods)), key=likelihoods.__getitem__)
         return Answer(request.id, request.options[best], (), "option", likelihoods=tuple(likelihoods))
 
-    def _inputs(self, request: Request, shown: list[Shown]) -> dict[str, Any]:
+    def _inputs(self, request: Request, shown: list[SampledFrames]) -> dict[str, Any]:
         """What the processor makes of a question, on the device of the model."""
         content: list[dict[str, Any]] = []
-        videos: list[Shown] = []
+        videos: list[SampledFrames] = []
         images: list[Any] = []
         for piece in pieces(request):
             if isinstance(piece, str):
@@ -147,7 +147,7 @@ class PretrainedEngine:
             inputs = self.processor(
                 text=[text],
                 **({"images": [images]} if images else {}),
-                **({"videos": [one.frames for one in videos], "videos_kwargs": _told(videos)} if videos else {}),
+                **(_video_arguments(videos) if videos else {}),
                 text_kwargs={"add_special_tokens": not self._begins_itself(text)},
                 return_tensors="pt",
             )
@@ -195,8 +195,8 @@ class _Finite(LogitsProcessor):
         return scores.nan_to_num() if not self.ok else scores
 
 
-def _told(videos: list[Shown]) -> dict[str, Any]:
-    """What the processor is told of videos: they are sampled already, at these places of the clip."""
+def _video_arguments(videos: list[SampledFrames]) -> dict[str, Any]:
+    """Arguments of the processor for videos: they are sampled already, at these places of the clip."""
     metadata = [
         {
             "total_num_frames": one.info.num_frames,
@@ -208,7 +208,8 @@ def _told(videos: list[Shown]) -> dict[str, Any]:
         }
         for one in videos
     ]
-    return {"do_sample_frames": False, "video_metadata": metadata, "input_data_format": "channels_last"}
+    settings = {"do_sample_frames": False, "video_metadata": metadata, "input_data_format": "channels_last"}
+    return {"videos": [one.frames for one in videos], "videos_kwargs": settings}
 
 
 def _extended(inputs: dict[str, Any], ids: list[int]) -> dict[str, Any]:

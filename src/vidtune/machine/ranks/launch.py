@@ -1,7 +1,7 @@
 """Starts several processes on this machine with one command, without ``torchrun``.
 
 They get the environment variables that ``torchrun`` sets. A signal to the launcher is passed on to every process; they
-save and leave. `Bond` says what becomes of the others when one process dies.
+save and leave. `LaunchPolicy` says what becomes of the others when one process dies.
 """
 
 import os
@@ -42,24 +42,24 @@ class LaunchFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Bond:
-    """What binds the processes of a launch, and what is said when they end before their time.
+class LaunchPolicy:
+    """What becomes of the other processes when one fails, and what is printed when they end before their time.
 
     Args:
-        apart: the others go on, and do the part of one that is lost: its death is not theirs. The first process alone
-            speaks; another one is heard if it fails in its own way.
+        independent: the others go on, and do the part of one that fails. Only the standard error of the first process
+            is shown; that of another one is printed if it fails in its own way.
         interrupted: said when a signal ended them before they could answer it.
         lost: said of a process whose failure ended all, after what became of it.
         taken_over: said of a process that failed while others went on.
     """
 
-    apart: bool = False
+    independent: bool = False
     interrupted: str = "interrupted before the first step; the same command starts again"
     lost: str = "and the others were ended; the same command goes on from the last checkpoint"
     taken_over: str = "and the others did its part"
 
 
-TOGETHER_TO_THE_END = Bond()
+FAIL_TOGETHER = LaunchPolicy()
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Launched:
     lost: tuple[int, ...] = ()
 
 
-def launch(command: Sequence[str], processes: int, bond: Bond = TOGETHER_TO_THE_END) -> Launched:
+def launch(command: Sequence[str], processes: int, policy: LaunchPolicy = FAIL_TOGETHER) -> Launched:
     """Run a command in several processes, and wait for them.
 
     Args:
@@ -97,14 +97,15 @@ def launch(command: Sequence[str], processes: int, bond: Bond = TOGETHER_TO_THE_
         "MASTER_PORT": str(_free_port()),
         LAUNCHER_PIPE: str(reader),
     }
-    with _Crew(bond) as crew:
-        for rank in range(processes):
-            environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            crew.start(command, environment, reader)
-        ended = crew.wait()
-    os.close(reader)
-    os.close(writer)
-    return ended
+    try:
+        with _Processes(policy) as started:
+            for rank in range(processes):
+                environment = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                started.start(command, environment, reader)
+            return started.wait()
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 def follow_launcher() -> bool:
@@ -121,19 +122,19 @@ def follow_launcher() -> bool:
     return True
 
 
-class _Crew:
+class _Processes:
     """The started processes. As a context manager it passes signals on as SIGTERM, and ends all processes on exit."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, bond: Bond) -> None:
-        self._bond = bond
-        self._heard: list[IO[bytes] | None] = []
+    def __init__(self, policy: LaunchPolicy) -> None:
+        self._policy = policy
+        self._stderr: list[IO[bytes] | None] = []
         self._ranks: list[subprocess.Popen[bytes]] = []
         self._stopping = False
         self._previous: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "_Crew":
+    def __enter__(self) -> "_Processes":
         if threading.current_thread() is threading.main_thread():  # Python allows signal handlers there alone
             self._previous = {number: signal.signal(number, self._pass_on) for number in self.SIGNALS}
         return self
@@ -141,7 +142,7 @@ class _Crew:
     def __exit__(self, *error: object) -> None:
         for rank in self._ranks:
             _kill(rank)
-        for said in self._heard:
+        for said in self._stderr:
             if said is not None:
                 said.close()
         for number, handler in self._previous.items():
@@ -149,10 +150,10 @@ class _Crew:
 
     def start(self, command: Sequence[str], environment: dict[str, str], pipe: int) -> None:
         # A session of its own: the launcher alone gets Ctrl-C, and passes it on once.
-        said = tempfile.TemporaryFile() if self._bond.apart and self._ranks else None  # noqa: SIM115 - closed at exit
+        said = tempfile.TemporaryFile() if self._policy.independent and self._ranks else None  # noqa: SIM115 - closed at exit
         rank = subprocess.Popen(command, env=environment, pass_fds=[pipe], start_new_session=True, stderr=said)
         self._ranks.append(rank)
-        self._heard.append(said)
+        self._stderr.append(said)
         if self._stopping:
             rank.terminate()
 
@@ -167,27 +168,27 @@ class _Crew:
                     _kill(rank)
             time.sleep(POLL_SECONDS)
         failed = {number: rank.returncode for number, rank in enumerate(self._ranks) if rank.returncode}
-        if self._bond.apart and len(failed) < len(self._ranks) and not set(failed.values()) & set(TOGETHER):
+        if self._policy.independent and len(failed) < len(self._ranks) and not set(failed.values()) & set(TOGETHER):
             for number, code in failed.items():
-                self._hear(number)
-                print(f"warning: rank {number} {_how(code)} {self._bond.taken_over}", file=sys.stderr)
+                self._print_stderr(number)
+                print(f"warning: rank {number} {_how(code)} {self._policy.taken_over}", file=sys.stderr)
             return Launched(0, tuple(failed))
         if not failed:
             return Launched(0)
         number, code = first or next(iter(failed.items()))
         if failed.get(0) != code:
-            self._hear(number)
+            self._print_stderr(number)
         return Launched(self._explain(number, code), tuple(failed))
 
     def _first_to_end_all(self) -> tuple[int, int] | None:
         """The first process that failed so that the others have to end: number and exit code."""
-        alone = () if not self._bond.apart else TOGETHER
+        alone = () if not self._policy.independent else TOGETHER
         ended = ((number, rank.returncode) for number, rank in enumerate(self._ranks) if rank.returncode)
         return next((one for one in ended if not alone or one[1] in alone), None)
 
-    def _hear(self, number: int) -> None:
+    def _print_stderr(self, number: int) -> None:
         """Print what a process has said that does not speak for all."""
-        said = self._heard[number]
+        said = self._stderr[number]
         if said is not None:
             said.seek(0)
             sys.stderr.write(said.read().decode(errors="replace"))
@@ -196,9 +197,9 @@ class _Crew:
         if code in TOGETHER:
             return code
         if self._stopping and code in (-signal.SIGTERM, 128 + signal.SIGTERM):  # the latter: after it had cleaned up
-            print(self._bond.interrupted, file=sys.stderr)
+            print(self._policy.interrupted, file=sys.stderr)
             return INTERRUPTED
-        print(f"error: rank {number} {_how(code)} {self._bond.lost}", file=sys.stderr)
+        print(f"error: rank {number} {_how(code)} {self._policy.lost}", file=sys.stderr)
         return 128 - code if code < 0 else code
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Decoded media on disk: what preprocessing made of a file, found by the content of the file and the settings.
+"""Cache of decoded media on disk: what preprocessing made of a file, found by its content and the settings.
 
 A second benchmark about the same videos, another model with the same preprocessing, or the next epoch reads what was
 decoded. One entry is one file, written in one step, with a checksum: an entry that is damaged is said, deleted and made
@@ -39,16 +39,20 @@ DEFAULT_GB = 10.0
 MOST_OF_DISK = 0.1
 """Largest part of the free disk that the folder may take."""
 RULES = 2
-"""Increase it when a release changes what preprocessing makes of a file of the same settings, or to an entry."""
+"""Part of every key. Increase it when a release changes what preprocessing makes of a file of the same settings, or to
+an entry."""
 MAGIC = b"vidtune decoded 2\n"
 """Begins an entry; then its checksum, eight digits and a line end, over what follows: a header and the arrays."""
 WORTH, READ_BYTES_A_SECOND, LEAST_SECONDS = 2.0, 1e9, 0.01
 """An entry is kept if decoding took so many times the time of reading it, and `LEAST_SECONDS` more."""
 UNUSED_SECONDS = 24 * 3600.0
+"""Seconds without use after which an entry may make room for others."""
 TOUCH_SECONDS = 3600.0
+"""Age in seconds of the time stamp of an entry, which holds its last use, from which on reading renews it."""
 FULL_SECONDS = 60.0
 """Seconds after which a process looks again whether a full folder has room."""
 LEFT_BEHIND_SECONDS = 3600.0
+"""Age in seconds from which on a temporary file is taken for one that a killed process has left."""
 
 
 class Arrays(NamedTuple):
@@ -60,7 +64,7 @@ class Arrays(NamedTuple):
 
 @dataclass(frozen=True)
 class DecodedFolder:
-    """Where decoded media are kept.
+    """Folder and size of the cache of decoded media.
 
     Args:
         folder: the folder; created with the first entry.
@@ -102,7 +106,7 @@ def _opened(folder: DecodedFolder) -> "Decoded":
 
 @dataclass
 class Decoded:
-    """A folder of decoded media in one process.
+    """The cache of decoded media, as one process uses it.
 
     Attributes:
         notes: what the user should know, each said once; taken by `said`.

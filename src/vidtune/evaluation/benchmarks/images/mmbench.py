@@ -22,6 +22,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.images.base import AskedPicture, MeasuredPictures, pictures_in
 from vidtune.evaluation.benchmarks.images.table import Cell, read_table, sheet
 from vidtune.evaluation.benchmarks.measured import Item, Measured
+from vidtune.evaluation.benchmarks.multiple_choice.base import ANSWER_BY_LETTER
 from vidtune.evaluation.benchmarks.test_set_files import each_once, set_file
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues, mean_of_sums
 from vidtune.evaluation.metrics.choices import ACCURACY, READERS, Choice, score_choices
@@ -30,7 +31,6 @@ from vidtune.evaluation.protocol import ChoiceRules, GenerationRules, Protocol
 from vidtune.evaluation.question import Prediction, QuestionSet
 from vidtune.machine.files import atomic_file
 
-ENGLISH = "Answer with the option's letter from the given choices directly."
 CHINESE = "请直接回答选项字母。"
 LETTERS = ascii_uppercase[:4]
 ALL_ROUNDS = "accuracy, all rounds right"
@@ -56,7 +56,7 @@ class MMBench(MeasuredPictures):
     """
 
     table: str = ""
-    choices: ChoiceRules = field(default_factory=lambda: asks(ENGLISH))
+    choices: ChoiceRules = field(default_factory=lambda: asks(ANSWER_BY_LETTER))
     all_rounds: bool = False
     reads: str = "normalised"
     server: str = "OpenCompass (mmbench.opencompass.org.cn)"
@@ -112,8 +112,7 @@ class MMBench(MeasuredPictures):
         return {"letters": self.reads, "server": self.server}
 
     def under(self, protocol: Protocol) -> "MMBench":
-        by_likelihood = protocol.choices is not None and protocol.choices.answering != "text"
-        return replace(self, reads="alone") if by_likelihood else self
+        return replace(self, reads="alone") if protocol.by_likelihood else self
 
     def measure(self, items: Sequence[Item]) -> Measured:
         kinds = dict.fromkeys(item.type for item in items)

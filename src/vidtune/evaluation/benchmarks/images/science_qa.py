@@ -19,6 +19,7 @@ import numpy as np
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.images.base import AskedPicture, MeasuredPictures, pictures_in
 from vidtune.evaluation.benchmarks.measured import Item, Measured
+from vidtune.evaluation.benchmarks.multiple_choice.base import ANSWER_BY_LETTER
 from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, read_annotations, read_list, set_file
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues, mean_of_sums
 from vidtune.evaluation.metrics.choices import ACCURACY, READERS, Choice, score_choices
@@ -30,7 +31,6 @@ QUESTIONS, PROBLEMS, SPLITS, SPLIT = "llava_test_CQM-A.json", "problems.json", "
 LETTERS = ascii_uppercase[:5]
 PICTURE_ACCURACY = "IMG-accuracy"
 PICTURE = "<image>"
-ANSWER_BY_LETTER = "Answer with the option's letter from the given choices directly."
 _SAID = re.compile(r"The answer is ([A-Z]).")
 _QUESTION = "Question: "
 _ORDERS = {
@@ -113,8 +113,7 @@ class ScienceQA(MeasuredPictures):
         return {"letters": self.reads, "without an answer": "wrong, and without a picture"}
 
     def under(self, protocol: Protocol) -> "ScienceQA":
-        by_likelihood = protocol.choices is not None and protocol.choices.answering != "text"
-        return replace(self, reads="alone") if by_likelihood else self
+        return replace(self, reads="alone") if protocol.by_likelihood else self
 
     def measure(self, items: Sequence[Item]) -> Measured:
         kinds = dict.fromkeys(item.type for item in items)

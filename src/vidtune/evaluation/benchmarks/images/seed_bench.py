@@ -22,6 +22,7 @@ from PIL import Image
 from vidtune.errors import MediaError, UserError
 from vidtune.evaluation.benchmarks.images.base import AskedPicture, MeasuredPictures, pictures_in, question_lines
 from vidtune.evaluation.benchmarks.measured import Item, Measured
+from vidtune.evaluation.benchmarks.multiple_choice.base import ANSWER_BY_LETTER
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
 from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, read_annotations, set_file
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues
@@ -36,7 +37,6 @@ from vidtune.media.video import read_frames
 ANNOTATIONS, QUESTIONS = "SEED-Bench.json", "llava-seed-bench.jsonl"
 PICTURES, FRAMES, VIDEOS = "SEED-Bench-image", "SEED-Bench-video-image", "videos"
 LETTERS = "ABCD"
-BY_LETTER = "Answer with the option's letter from the given choices directly."
 ACCURACY = "accuracy"
 OF_MEDIUM = {"image": "image accuracy", "video": "video accuracy"}
 
@@ -174,7 +174,7 @@ def _asked(path: Path, index: int, entry: Mapping[str, Any], kinds: Mapping[int,
         where=f"{path}: entry {index}",
         id=entry["question_id"],
         picture=_picture(path, index, entry),
-        text="\n".join([*lines, BY_LETTER]),
+        text="\n".join([*lines, ANSWER_BY_LETTER]),
         answer=letter,
         type=kinds[kind],
         reference={"letter": letter, "medium": entry["data_type"]},

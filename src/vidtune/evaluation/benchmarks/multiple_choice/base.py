@@ -165,8 +165,7 @@ class MultipleChoice(MeasuredBenchmark):
         }
 
     def under(self, protocol: Protocol) -> "MultipleChoice":
-        by_likelihood = protocol.choices is not None and protocol.choices.answering != "text"
-        reads = "alone" if by_likelihood else self.reads  # then the answer is the letter of the likeliest option
+        reads = "alone" if protocol.by_likelihood else self.reads  # the answer is a letter then
         return replace(self, seed=protocol.generation.seed, reads=reads)
 
     def measure(self, items: Sequence[Item]) -> Measured:
