@@ -74,8 +74,8 @@ def test_stored_features_are_read_from_the_folders_given(checkpoint, data, tmp_p
     assert {line["video"] for line in asked} == {"gone"} and not any("error" in line for line in asked)
     assert {line["video"] for line in records(out / "world_events" / "missing.jsonl")} == {"red"}
     for wrong, message in [
-        (["--features", "video"], "expected STREAM=DIR"),
-        (["--features", f"video={folder}", "--features", "video=x"], "video has a folder already"),
+        (["--features", "video"], "write --features NAME=VALUE"),
+        (["--features", f"video={folder}", "--features", "video=x"], "--features video: given twice"),
         (["--features", f"video={tmp_path / 'none'}"], "none is no folder"),
         (["--features", f"video={folder}", "--blind"], "switch the streams off: --without video"),
     ]:

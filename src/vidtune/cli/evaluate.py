@@ -72,7 +72,7 @@ class QuestionOptions:
         variant = Variant(
             blind=self.blind,
             without=tuple(self.without or ()),
-            features=_folders(self.features or ()),
+            features=assignments(self.features, "--features"),
             overrides=rules,
             limit=self.limit,
         )
@@ -250,16 +250,3 @@ def _score(summary: "PredictionSummary", judge: "Judge | None") -> None:
     if not summary.answered:
         why = "; ".join(summary.ledger.reasons()) or "the run has none"
         raise UserError(f"{summary.run_dir}: no question was answered: {why}")
-
-
-def _folders(assignments: Sequence[str]) -> dict[str, Path | str]:
-    """Stream -> folder of ``STREAM=DIR`` options."""
-    folders: dict[str, Path | str] = {}
-    for assignment in assignments:
-        stream, equals, folder = assignment.partition("=")
-        if not (stream and equals and folder):
-            raise UserError(f"--features {assignment!r}: expected STREAM=DIR, for example video=features/visual")
-        if stream in folders:
-            raise UserError(f"--features {assignment!r}: {stream} has a folder already, {folders[stream]}")
-        folders[stream] = folder
-    return folders

@@ -43,6 +43,11 @@ class Metric:
     right_or_wrong: bool = False
     of_all: bool = False
 
+    @property
+    def is_share(self) -> bool:
+        """Whether reported values go from 0 to 1: they are shown in percent."""
+        return self.highest * self.scale == 1
+
     def estimate(self, rows: np.ndarray, videos: Sequence[str]) -> Estimate | None:
         """The scaled value with its interval; None without rows. Shape: (Q, S), (Q,)"""
         bounds = (0.0, self.highest)

@@ -16,7 +16,7 @@ from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import Protocol, differences, flat_rules
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.scores.comparison import test_set_of
+from vidtune.evaluation.scores.comparison import test_set_behind, test_set_of
 from vidtune.evaluation.scores.score import Score
 from vidtune.evaluation.scores.scoring import source_for
 from vidtune.registry import BENCHMARKS, SYSTEMS
@@ -74,12 +74,8 @@ def _read(entry: Mapping[str, Any], sources: Mapping[str, Any], notes: Mapping[s
 
 def published_beside(run: RunFolder) -> list[PublishedScore]:
     """Returns the published scores on the test set of a run: those of its system first."""
-    found = [one for one in published_scores() if _test_set(one.benchmark) == test_set_of(run)]
+    found = [one for one in published_scores() if test_set_behind(one.benchmark) == test_set_of(run)]
     return sorted(found, key=lambda one: one.system != run.info.system)
-
-
-def _test_set(benchmark: str) -> str:
-    return BENCHMARKS[benchmark].record_of or benchmark if benchmark in BENCHMARKS else benchmark
 
 
 def differs_from(published: PublishedScore, run: RunFolder, score: Score) -> Iterator[str]:
@@ -100,7 +96,7 @@ def differs_from(published: PublishedScore, run: RunFolder, score: Score) -> Ite
 
 def shares(metrics: Sequence[Metric]) -> frozenset[str]:
     """Names of the numbers that are shares of 1, which are published in percent."""
-    return frozenset(metric.name for metric in metrics if metric.scale == 1.0 and metric.highest == 1.0)
+    return frozenset(metric.name for metric in metrics if metric.is_share)
 
 
 def published_lines(run: RunFolder, score: Score) -> Iterator[str]:

@@ -14,6 +14,7 @@ from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.comparison import Comparison, StoredRun, common_judge, compare_stored
 from vidtune.evaluation.scores.score import METRICS, Score
 from vidtune.evaluation.scores.score_file import read_current_score
+from vidtune.evaluation.scores.score_lines import medium_of
 from vidtune.registry import BENCHMARKS
 
 LISTED_PROBLEMS = 200
@@ -65,6 +66,11 @@ class RunGroup:
     def videos(self) -> int:
         """Number of videos of the first run."""
         return len({one.video for one in self.runs[0].plan()})
+
+    @property
+    def medium(self) -> str:
+        """What the questions are about: "picture" or "video"."""
+        return medium_of(self.runs[0].info.benchmark)
 
     @property
     def totals(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ class Shown:
     def of(cls, metric: Metric) -> "Shown":
         """Values from 0 to 1 are written in percent."""
         top = metric.highest * metric.scale
-        factor = 100.0 if top == 1 else 1.0
+        factor = 100.0 if metric.is_share else 1.0
         return cls(metric.name, factor, top * factor, 1 if top * factor >= 50 else 2)
 
     @property

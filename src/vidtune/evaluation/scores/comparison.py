@@ -221,8 +221,12 @@ def common_judge(runs: Sequence[RunFolder]) -> str:
 
 def test_set_of(run: RunFolder) -> str:
     """Name of the test set that a run was asked; other rules ask the same questions under another name."""
-    name = run.info.benchmark
-    return BENCHMARKS[name].record_of or name if name in BENCHMARKS else name
+    return test_set_behind(run.info.benchmark)
+
+
+def test_set_behind(benchmark: str) -> str:
+    """Name of the test set whose questions a benchmark asks; that of the benchmark where it is no other record."""
+    return BENCHMARKS[benchmark].record_of or benchmark if benchmark in BENCHMARKS else benchmark
 
 
 def _require_same_questions(one: RunFolder, two: RunFolder) -> None:

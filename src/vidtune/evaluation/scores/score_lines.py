@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from vidtune.evaluation.ledger import Asking, Judging
+from vidtune.registry import BENCHMARKS
 
 if TYPE_CHECKING:
     from vidtune.evaluation.scores.score import NamedValue, Score, ScoreGroup
@@ -14,10 +15,10 @@ def score_lines(score: "Score") -> Iterator[str]:
     """Yield the values of a run with their intervals, and what is not in them."""
     yield _title(score)
     if score.overall is not None:
-        yield from _overall_lines(score.overall) if says_yes(score) else _task_lines(score.overall, score.left_out)
+        yield from _overall_lines(score.overall) if says_yes(score) else _task_lines(score, score.overall)
     for group in score.groups:
         alone = score.overall is None or not (says_yes(score) or (score.measured and len(group.values) == 1))
-        yield from _task_lines(group, score.left_out) if alone else _type_lines(group)
+        yield from _task_lines(score, group) if alone else _type_lines(group)
     if score.overall is not None and score.overall.reason:
         name = next(value.name for value in score.overall.values if value.reason)
         yield f"  no {name}: {score.overall.reason}"
@@ -86,13 +87,13 @@ def _type_lines(group: "ScoreGroup") -> Iterator[str]:
     yield f"  {group.type:14} {estimate_text(accuracy)}  {group.yes} of {group.yes + group.no}"
 
 
-def _task_lines(group: "ScoreGroup", without: Mapping[str, str]) -> Iterator[str]:
+def _task_lines(score: "Score", group: "ScoreGroup") -> Iterator[str]:
     """The values of a question type that has metrics of its own, with the strict value where it differs."""
     notes = ", ".join(filter(None, (counts_text(group), answers_text(group))))
-    coverage = f"{group.scored} of {group.questions} answered, {group.videos} videos"
+    coverage = f"{group.scored} of {group.questions} answered, {group.videos} {medium_of(score.benchmark)}s"
     yield f"  {group.type or 'all'}: {coverage}{'; ' if notes else ''}{notes}"
     for value in group.values:
-        if value.name not in without:
+        if value.name not in score.left_out:
             published = "" if value.published is None else f"  as published {value.published:.2f}"
             yield f"    {value.name:12} {estimate_text(value.official)}{_strict(value)}{published}"
 
@@ -113,6 +114,11 @@ def _by_reason(score: "Score") -> dict[str, list[str]]:
     for name, reason in score.left_out.items():
         names.setdefault(reason, []).append(name)
     return names
+
+
+def medium_of(benchmark: str) -> str:
+    """What the questions of a benchmark are about: "picture" or "video"; "video" where nobody knows the benchmark."""
+    return BENCHMARKS[benchmark].medium if benchmark in BENCHMARKS else "video"
 
 
 def estimate_text(estimate: "Estimate | None") -> str:
