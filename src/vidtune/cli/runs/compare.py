@@ -64,7 +64,7 @@ class WhyOptions:
 
         out = self.out or runs[0].parent / "why" / runs[0].name
         name, answering = judge_of(folders[0], folders, judge), AnsweringOptions(workers=self.workers)
-        return explain(*runs, opened, out, limit=self.limit, judge=name, data=self.data, answering=answering)
+        return explain(runs[0], runs[1], opened, out, limit=self.limit, judge=name, data=self.data, answering=answering)
 
 
 @option_groups
@@ -141,5 +141,5 @@ def _why(asked: WhyOptions, runs: list[Path], model: ModelOptions, judge: str | 
     if as_json:
         typer.echo(json.dumps([worth_record(one) for one in found], indent=1, ensure_ascii=False))
         return
-    for line in worth_lines(found, *runs, limit=asked.limit):
+    for line in worth_lines(found, runs[0], runs[1], asked.limit):
         typer.echo(line)

@@ -12,7 +12,9 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.named_files import Named, NamedFiles, walk
 from vidtune.evaluation.foreign_json import ForeignValueError, half_characters, parse_json
 
-Key, Value = TypeVar("Key"), TypeVar("Value")
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 

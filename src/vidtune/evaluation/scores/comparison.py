@@ -130,10 +130,10 @@ def compare_runs(
     """
     one, two = RunFolder(first), RunFolder(second)
     _require_same_questions(one, two)
-    stored = [StoredRun.read(run, judge) for run in (one, two)]
+    a, b = (StoredRun.read(run, judge) for run in (one, two))
     if limit is not None:
-        stored = [replace(run, outcomes=[one for one in run.outcomes if one.index < limit]) for run in stored]
-    return compare_stored(*stored, draws)
+        a, b = (replace(run, outcomes=[one for one in run.outcomes if one.index < limit]) for run in (a, b))
+    return compare_stored(a, b, draws)
 
 
 def compare_stored(first: StoredRun, second: StoredRun, draws: int = 0) -> Comparison:

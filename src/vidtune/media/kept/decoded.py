@@ -199,7 +199,8 @@ class Decoded:
     def _write(self, entry: Path, arrays: Arrays) -> None:
         whole = [np.ascontiguousarray(array) for array in arrays.arrays]
         header = {"arrays": [[list(array.shape), array.dtype.str] for array in whole], "names": arrays.names}
-        parts = [json.dumps(header).encode() + b"\n", *(array.reshape(-1).view(np.uint8).data for array in whole)]
+        parts: list[bytes | memoryview] = [json.dumps(header).encode() + b"\n"]
+        parts += [array.reshape(-1).view(np.uint8).data for array in whole]
         temporary = temporary_beside(entry)
         try:
             with temporary.open("wb") as file:

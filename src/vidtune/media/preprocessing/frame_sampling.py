@@ -102,8 +102,9 @@ class ClipShapes(Sequence[tuple[int, ...]]):
         return (3, self.numbers[frames], *self.sizes[size])
 
     def __contains__(self, shape: object) -> bool:
-        own = isinstance(shape, tuple) and len(shape) == 4 and shape[0] == 3
-        return own and shape[1] in self.numbers and shape[2:] in self.sizes
+        if not (isinstance(shape, tuple) and len(shape) == 4 and shape[0] == 3):
+            return False
+        return shape[1] in self.numbers and shape[2:] in self.sizes
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, ClipShapes) and (self.numbers, self.sizes) == (other.numbers, other.sizes):

@@ -98,7 +98,7 @@ class ScienceQA(MeasuredPictures):
             raise UserError(
                 f"{path}: {len(lacking)} problems of {SPLITS} are not there, or not in {PROBLEMS}: {lacking[0]}"
             )
-        asked = [_asked(path, *conversations[id], id, folder / PROBLEMS, problems[id]) for id in wanted]
+        asked = [_asked(path, conversations[id], id, folder / PROBLEMS, problems[id]) for id in wanted]
         return folder, asked, b"\0".join([content, problem_bytes, split_bytes])
 
     def further_rules(self) -> dict[str, Any]:
@@ -144,7 +144,8 @@ class ScienceQA(MeasuredPictures):
             yield {**record, "prompt": tag + record["prompt"]}
 
 
-def _asked(path: Path, index: int, entry: Any, id: str, problems: Path, problem: Any) -> AskedPicture:
+def _asked(path: Path, told: tuple[int, Any], id: str, problems: Path, problem: Any) -> AskedPicture:
+    index, entry = told
     turns = field_of(path, index, entry, "conversations", (list,))
     text = turns[0].get("value") if turns and isinstance(turns[0], dict) else None
     if not isinstance(text, str):
