@@ -220,9 +220,14 @@ def test_a_run_killed_half_way_goes_on_to_the_same_answers_and_scores(command: C
     said = command("evaluate", *words, "--out", "evals/half", "--device", "cpu")
     assert "6 of 8 questions answered" in said
     for file in ("predictions.jsonl", "merge.jsonl", "missing.jsonl"):
-        assert lines(f"evals/half/world_qa/{file}") == lines(f"evals/done/world_qa/{file}")
+        found = [
+            {key: value for key, value in line.items() if key != "margin"}
+            for line in lines(f"evals/half/world_qa/{file}")
+        ]
+        assert found == lines(f"evals/done/world_qa/{file}")
     scores = [json.loads(Path(f"evals/{run}/world_qa/scores/rules-v1.json").read_text()) for run in ("half", "done")]
-    assert numbers(scores[0]) == pytest.approx(numbers(scores[1]))
+    found, before = (numbers(score) for score in scores)
+    assert {name: found[name] for name in before} == pytest.approx(before)  # there are further numbers since
     assert lines("evals/half/world_qa/sessions.jsonl")[-1]["to_ask"] == 3
 
 

@@ -144,13 +144,13 @@ def test_sets_that_are_not_there_are_refused_or_left_out(folder: Path) -> None:
         f"{folder}/gone does not exist",
         f"the folder {folder}/empty is empty",
     ]
-    with pytest.raises(UserError, match=r"4 of its 5 data sets are not there; the first, .*mix.yaml:2:3: no folder"):
+    with pytest.raises(UserError, match=r"lacks 4 of its 5 data sets; the first, .*mix.yaml:2:3: no folder"):
         of_each_file([mixed])
     left = mixed.model_copy(update={"missing_sets": "leave_out"})
     assert [one.annotations for one in of_each_file([left])] == [str(folder / "annotations/pictures.json")]
     (note,) = left_out_sets([left])
-    assert note.startswith(f"4 of the 5 data sets of {folder}/mix.yaml are not there") and "gone.json" in note
-    with pytest.raises(UserError, match="1 of its 1 data sets are not there"):
+    assert note.startswith(f"{folder}/mix.yaml lacks 4 of its 5 data sets, left out here") and "gone.json" in note
+    with pytest.raises(UserError, match="lacks 1 of its 1 data set"):
         of_each_file([source(folder, absent[0], missing_sets="leave_out")])
 
 

@@ -297,7 +297,7 @@ def test_stop_texts_end_answers(llama, a, b):
 def test_end_tokens_of_checkpoint_and_tokenizer_both_count(llama, a, monkeypatch):
     model, processor = llama
     free = answers(llama, [Request("a", (a,), "Who?")])[0]["a"].token_ids
-    assert engine_module.eos_ids(model, processor) >= {257}
+    assert engine_module.eos_ids(model.generation_config, processor.tokenizer) >= {257}
     end = next(i for i in range(1, len(free)) if free[i] not in free[:i])
     monkeypatch.setattr(model.generation_config, "eos_token_id", [free[end], 299])
     ended = answers(llama, [Request("a", (a,), "Who?")])[0]["a"]

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any, Literal
 
@@ -136,7 +136,7 @@ class Answer:
     finish_reason: FinishReason
     error: str | None = None
     likelihoods: tuple[float, ...] = ()
-    margin: float | None = None
+    margin: float | None = field(default=None, compare=False)
 
     @classmethod
     def failed(cls, request_id: str, reason: str) -> "Answer":

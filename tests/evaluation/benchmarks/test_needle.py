@@ -183,4 +183,4 @@ def test_a_model_is_asked_about_parts_of_one_file_whose_features_a_command_store
     assert len((run / "predictions.jsonl").read_text().splitlines()) == 2 and (run / "scores/metrics.json").is_file()
     work = json.loads((run / "work.jsonl").read_text())
     counted = {key: work[key] for key in ("media", "features_found", "media_loaded", "encodings")}
-    assert counted == {"media": 3, "features_found": 3, "media_loaded": 0, "encodings": 0}
+    assert counted == {"media": 3, "features_found": 6, "media_loaded": 0, "encodings": 0}

@@ -73,6 +73,9 @@ def test_a_command_scores_rendered_videos(tmp_path):
     (videos / "half.mp4").write_bytes(whole[: len(whole) // 2])
     folder = always_say(write_checkpoint(tmp_path / "model"), "1-9", after=":")
     (folder / "recipe.yaml").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 1024
+    (folder / "config.json").write_text(json.dumps(config))
     asked = ["evaluate", str(folder), "--benchmark", "charades_sta", "--data", str(tmp_path / "set"), "--workers", "0"]
     assert run_command([*asked, "--out", str(tmp_path / "out")]) == 0
     score = score_run(tmp_path / "out" / "charades_sta", progress=False)

@@ -40,7 +40,7 @@ def test_arange_starts_each_of_equal_parts() -> None:
 
 
 def test_an_unknown_rule_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'random'; known: arange, even_steps, linspace"):
+    with pytest.raises(ValueError, match="'random'; known: arange, even_steps, inner_steps, linspace"):
         frame_indices("random", 10, 8)
 
 

@@ -79,10 +79,10 @@ def parameter_groups(
     groups: list[dict[str, Any]] = []
     seen: set[int] = set()
     for name, how in trained.items():
-        exempt = _biases_and_norms(parts[name])
         fresh = [p for p in parts[name].parameters() if p.requires_grad and id(p) not in seen]
         seen |= {id(p) for p in fresh}
         turned = _inner_matrices(parts[name]) if optimizer == "muon" else set()
+        exempt = _biases_and_norms(parts[name]) - turned
         for decay, is_turned, members in (
             (weight_decay, True, [p for p in fresh if id(p) in turned]),
             (weight_decay, False, [p for p in fresh if id(p) not in exempt | turned]),
@@ -100,7 +100,7 @@ def _biases_and_norms(part: nn.Module) -> set[int]:
         id(parameter)
         for owner in part.modules()
         for name, parameter in owner.named_parameters(recurse=False)
-        if "bias" in name or ("Norm" in type(owner).__name__ and not isinstance(owner, nn.Linear | nn.Conv2d))
+        if "bias" in name or "Norm" in type(owner).__name__
     }
 
 
