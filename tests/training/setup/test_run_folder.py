@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,8 @@ def test_dry_run_beside_a_running_trainer_leaves_every_byte_as_it_was(
     run = launcher.start(recipe, out)
     run.wait_for_steps(2)
     os.kill(run.processes[0], signal.SIGSTOP)  # in the middle of anything
+    while " T " not in Path(f"/proc/{run.processes[0]}/stat").read_text():  # it is stopped a moment later
+        time.sleep(0.01)
     try:
         with (out / "align/excluded.jsonl").open("a") as file:
             file.write(TORN)  # as a line that the trainer is writing
