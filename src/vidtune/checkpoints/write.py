@@ -40,11 +40,7 @@ def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS, 
     Raises:
         UserError: ``out`` exists and is not empty, or the format cannot hold this model.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists already; choose another folder or remove it")
-    format = None if format_name == OURS else export_format(checkpoint.model.config.system, format_name)
-    if base is not None and (format is None or not format.difference):
-        raise UserError(f"format {format_name} holds no differences to {base}; leave out --difference-from")
+    format = format_into(out, checkpoint.model.config.system, format_name, base)
     try:
         with atomic_folder(out) as folder:
             try:
@@ -53,6 +49,20 @@ def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS, 
                 raise UserError(f"cannot write format {format_name}: {error}") from None
     except FileExistsError:
         raise UserError(f"{out}: exists already; choose another folder or remove it") from None
+
+
+def format_into(out: Path, system: str, format_name: str, base: str | None = None) -> CheckpointFormat | None:
+    """Returns the format in which a model of a system is written into a folder; None: ours. No weight is needed.
+
+    Raises:
+        UserError: as `save_checkpoint`, for all that its arguments alone tell.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists already; choose another folder or remove it")
+    format = None if format_name == OURS else export_format(system, format_name)
+    if base is not None and (format is None or not format.difference):
+        raise UserError(f"format {format_name} holds no differences to {base}; leave out --difference-from")
+    return format
 
 
 def _write(checkpoint: Checkpoint, folder: Path, format: CheckpointFormat | None, base: str | None) -> None:

@@ -39,16 +39,19 @@ def convert(
     """
     from vidtune.checkpoints.explain import explain as explained
     from vidtune.checkpoints.load import load_checkpoint, recognise_checkpoint
-    from vidtune.checkpoints.write import left_out, save_checkpoint, writable_formats
+    from vidtune.checkpoints.write import format_into, left_out, save_checkpoint, writable_formats
     from vidtune.errors import UserError
 
     towers = assignments(tower, "--tower")
-    if explain:
-        found = recognise_checkpoint(source, revision=revision, system=system, base=model_base, towers=towers)
+    if to_folder is None and not explain:
+        raise UserError("name OUT, the folder to write; or --explain, to see how the model is put together")
+    found = recognise_checkpoint(source, revision=revision, system=system, base=model_base, towers=towers)
+    if explain or to_folder is None:
         typer.echo(explained(found))
         return
-    if to_folder is None:
-        raise UserError("name OUT, the folder to write; or --explain, to see how the model is put together")
+    if found.system is not None:
+        format_into(to_folder, found.system, to, difference_from)  # refused before the weights are read
+    found.close()
     checkpoint = load_checkpoint(
         source, revision=revision, system=system, base=model_base, towers=towers, tokenizer=tokenizer
     )

@@ -123,7 +123,8 @@ class AnswerEngine:
         ends = (*self._stop, written.assistant.end.strip())
         self._eos_ids = eos_ids(model.generation_config, processor.tokenizer) | special_ids(processor.tokenizer, ends)
         self.stored = stored
-        self._known: tuple[set[Any], set[Any]] = (set(), set())
+        self._seen_media: set[MediaRef] = set()
+        self._seen_prefixes: set[int] = set()
         self._pool = MediaPool(workers, media_timeout, processes=processes, decoded=decoded)
 
     def __enter__(self) -> Self:
@@ -319,16 +320,16 @@ class AnswerEngine:
     def _find(self, ref: MediaRef) -> Tensor | None:
         features = None if self.stored is None else self.stored.find(ref)
         self.stats.features_found += features is not None
-        self._known[0].add(ref)
-        self.stats.media = len(self._known[0])
+        self._seen_media.add(ref)
+        self.stats.media = len(self._seen_media)
         return features
 
     def _count_prefix(self, about: "MediaGroup | Example", ids: np.ndarray) -> None:
         """Count a prefill, and the beginning of a prompt if it is a new one."""
         media = about.media if isinstance(about, MediaGroup) else tuple(slot.ref for slot in about.media)
-        self._known[1].add(hash((media, ids.tobytes())))
+        self._seen_prefixes.add(hash((media, ids.tobytes())))
         self.stats.prefills += 1
-        self.stats.prefixes = len(self._known[1])
+        self.stats.prefixes = len(self._seen_prefixes)
 
     def _begin(self, prompt: Prompt) -> AnswerInProgress:
         return AnswerInProgress(

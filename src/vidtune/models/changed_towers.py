@@ -13,6 +13,7 @@ from torch import nn
 
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.language_model.rope import sharing_view
 from vidtune.spelling import suggestion
 
 if TYPE_CHECKING:
@@ -54,9 +55,7 @@ def with_towers(model: "VideoLM", towers: Settings) -> "VideoLM":
     """
     if not towers:
         return model
-    view = copy(model)
-    parts: dict[str, nn.Module | None] = dict(model._modules)
-    view.__dict__["_modules"] = parts
+    view = sharing_view(model)
     view.config = require_settings(model.config, towers)
     view.towers = nn.ModuleDict({**model.towers})
     for name in towers:

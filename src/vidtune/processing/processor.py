@@ -364,8 +364,7 @@ class VideoLMProcessor(ProcessorMixin):
         return self._reader.counted(media)
 
     def fitting(self, example: Example, limit: int) -> str:
-        """The end of a message about a prompt of more tokens than ``limit``: how many frames of its
-        videos fit.
+        """The end of a message about a prompt of more tokens than ``limit``: how many frames of its videos fit.
 
         Empty where it has no video whose number of frames is a setting, or no number of them fits.
         """

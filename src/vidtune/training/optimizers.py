@@ -9,7 +9,7 @@ Legend: R rows, C columns of a matrix, N number of matrices of one shape.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 _RMS_OF_ADAMW = 0.2
 _AVERAGE = "average"
+_AT_ONCE = 2**24
+"""Weights that are turned together, or one matrix where it has more: bounds the memory of a step."""
 
 
 def build_optimizer(groups: list[dict[str, Any]], stage: Stage) -> Optimizer:
@@ -54,23 +56,27 @@ class Muon(AdamW):
         return loss
 
     def _turn(self, group: Mapping[str, Any]) -> None:
-        momentum = group["betas"][0]
-        by_shape: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
+        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
         for parameter in group["params"]:
-            if parameter.grad is None:
-                continue
-            state = self.state[parameter]
-            state.setdefault("step", torch.zeros(()))  # AdamW reads it from every state that it loads
-            average = state.setdefault(_AVERAGE, torch.zeros_like(parameter))
-            average.lerp_(parameter.grad, 1 - momentum)
-            ahead = parameter.grad.lerp(average, momentum)
-            whole = ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
-            by_shape.setdefault(whole.shape, []).append((parameter, whole))
+            if parameter.grad is not None:
+                by_shape.setdefault(parameter.shape, []).append(parameter)
         for shape, alike in by_shape.items():
             rate = group["lr"] * _RMS_OF_ADAMW * math.sqrt(max(shape))
-            for (parameter, _), turned in zip(alike, orthogonal([whole for _, whole in alike]), strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(_placed_like(parameter, turned), alpha=-rate)
+            for some in _parts(alike, max(1, _AT_ONCE // shape.numel())):
+                steps = orthogonal([self._ahead(parameter, group["betas"][0]) for parameter in some])
+                for parameter, step in zip(some, steps, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(_placed_like(parameter, step), alpha=-rate)
+
+    def _ahead(self, parameter: Tensor, momentum: float) -> Tensor:
+        """The gradient mixed with its running average, which it enters; whole on each rank."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        state.setdefault("step", torch.zeros(()))  # AdamW reads it from every state that it loads
+        average = state.setdefault(_AVERAGE, torch.zeros_like(parameter))
+        average.lerp_(parameter.grad, 1 - momentum)
+        ahead = parameter.grad.lerp(average, momentum)
+        return ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
 
 
 def orthogonal(matrices: Sequence[Tensor]) -> Tensor:
@@ -86,6 +92,10 @@ def orthogonal(matrices: Sequence[Tensor]) -> Tensor:
         squares = found @ found.mT
         found = first * found + (second * squares + third * squares @ squares) @ found
     return found if wide is stacked else found.mT
+
+
+def _parts(alike: list[nn.Parameter], size: int) -> Iterator[list[nn.Parameter]]:
+    return (alike[first : first + size] for first in range(0, len(alike), size))
 
 
 def _placed_like(parameter: Tensor, whole: Tensor) -> Tensor:

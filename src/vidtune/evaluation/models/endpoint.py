@@ -90,8 +90,16 @@ class Endpoint(EvaluatedModel):
     ) -> Protocol:
         from vidtune.evaluation.models.rules import protocol_by_frames  # weight: torch
 
-        asked = {"blind": blind, "without": without, "features": features, "overrides": overrides}
-        protocol, rule = protocol_by_frames(benchmark, MESSAGES, FRAMES, self.system, **asked)  # type: ignore[arg-type]
+        protocol, rule = protocol_by_frames(
+            benchmark,
+            MESSAGES,
+            FRAMES,
+            self.system,
+            blind=blind,
+            without=without,
+            features=features,
+            overrides=overrides,
+        )
         if protocol.choices is not None and protocol.by_likelihood:
             raise UserError(
                 f"{benchmark.name}: choices.answering={protocol.choices.answering}: an endpoint tells no likelihoods; "

@@ -92,9 +92,10 @@ class PretrainedModel(EvaluatedModel):
     ) -> Protocol:
         from vidtune.evaluation.models.rules import protocol_by_frames  # weight: torch
 
-        asked = {"blind": blind, "without": without, "features": features, "overrides": overrides}
         own = {"given": "video" if takes_videos(self.path, self.model_type) else "images"}
-        protocol, rule = protocol_by_frames(benchmark, "", own, self.system, **asked)  # type: ignore[arg-type]
+        protocol, rule = protocol_by_frames(
+            benchmark, "", own, self.system, blind=blind, without=without, features=features, overrides=overrides
+        )
         given = "images" if protocol.stream == "image" else rule.given
         name = template_name(self.processor(given), self.path)
         return protocol.model_copy(update={"prompt_format": name})

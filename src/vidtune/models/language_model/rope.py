@@ -43,7 +43,7 @@ def with_rope(model: ModelT, rope: Mapping[str, Any]) -> ModelT:
     if rotary is None or name is None or not hasattr(rotary, "inv_freq"):
         raise UserError(f"rope: language model {language_model.config.model_type!r} has no rotary positions to change")
     config = _changed(language_model.config, rope)
-    view, whole, inner = _view(model), _view(language_model), _view(decoder)
+    view, whole, inner = sharing_view(model), sharing_view(language_model), sharing_view(decoder)
     setattr(inner, _ROTARY, type(rotary)(config=config).to(rotary.inv_freq.device).train(rotary.training))
     setattr(whole, name, inner)
     whole.config = inner.config = config
@@ -80,7 +80,7 @@ def _changed(config: PreTrainedConfig, rope: Mapping[str, Any]) -> PreTrainedCon
     return found
 
 
-def _view(module: ModelT) -> ModelT:
+def sharing_view(module: ModelT) -> ModelT:
     """A module with the same parts, of which one can be replaced without touching the other module."""
     found = copy(module)
     parts: dict[str, nn.Module | None] = dict(module._modules)
