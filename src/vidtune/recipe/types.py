@@ -212,8 +212,8 @@ class Stage(Settings):
             samples together, and samples of similar length), or a registered one.
         schedule: how the learning rate changes after the warm-up.
         warmup: fraction of the steps during which the learning rate rises.
-        optimizer: "muon" turns the matrices of linear layers by orthogonal steps (:mod:`vidtune.training.optimizers`);
-            all other weights, and all with None, are moved by AdamW.
+        optimizer: what moves the weights: "adamw"; or "muon", which turns the matrices of linear layers by orthogonal
+            steps and leaves all other weights to AdamW (:mod:`vidtune.training.optimizers`).
         weight_decay: weight decay; biases and norms are exempt.
         max_grad_norm: gradient norm above which gradients are clipped; None: no clipping.
         betas: coefficients of the running averages of AdamW; those of "muon" have the first.
@@ -248,7 +248,7 @@ class Stage(Settings):
     order: OrderName = "shuffled"
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     warmup: float = Field(default=0.03, ge=0, lt=1)
-    optimizer: Literal["muon"] | None = None
+    optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = Field(default=0.0, ge=0, le=10)
     max_grad_norm: float | None = Field(default=None, gt=0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
@@ -465,11 +465,15 @@ def recipe_fingerprint(recipe: Recipe) -> str:
     """Returns 16 hex digits that identify the training; benchmarks and execution settings have no influence."""
     values = recipe.model_dump(mode="json", by_alias=True, exclude=OTHER_PARTS)
     sources = [source for stage in values["stages"] for source in stage["data"]]
-    added = ((LATER_KEYS, [values]), (LATER_STAGE_KEYS, values["stages"]), (LATER_SOURCE_KEYS, sources))
-    for later, holders in added:
+    added: tuple[tuple[Sequence[str], type[Settings], list[dict[str, Any]]], ...] = (
+        (LATER_KEYS, Recipe, [values]),
+        (LATER_STAGE_KEYS, Stage, values["stages"]),
+        (LATER_SOURCE_KEYS, DataSource, sources),
+    )
+    for later, kind, holders in added:
         for holder in holders:
             for key in later:
-                if not holder[key]:
+                if not holder[key] or holder[key] == kind.model_fields[key].default:
                     del holder[key]
     for stage in values["stages"]:
         for setting in EXECUTION_SETTINGS:

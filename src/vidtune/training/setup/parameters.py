@@ -67,7 +67,7 @@ def prepare_components(model: VideoLM, trained: Collection[str], frozen_dtype: t
 
 
 def parameter_groups(
-    model: VideoLM, trained: Mapping[str, Train], weight_decay: float, optimizer: str | None = None
+    model: VideoLM, trained: Mapping[str, Train], weight_decay: float, optimizer: str = "adamw"
 ) -> list[dict[str, Any]]:
     """Returns the optimizer groups: per trained component one, and one without weight decay for its biases and norms.
 
@@ -91,7 +91,7 @@ def parameter_groups(
             if members:
                 rate = how.learning_rate
                 group = {"params": members, "lr": rate, "peak": rate, "weight_decay": decay, "component": name}
-                groups.append(group if optimizer is None else {**group, "turned": is_turned})
+                groups.append({**group, "turned": is_turned} if optimizer == "muon" else group)
     return groups
 
 
