@@ -18,8 +18,8 @@ class UserError(Exception):
     with_options: str | None = None
 
 
-class MediaError(UserError):
-    """A media file that cannot be read, or whose reading takes too long.
+class ForeignFileError(UserError):
+    """A file that others wrote and that cannot be read.
 
     Args:
         path: the file.
@@ -31,8 +31,12 @@ class MediaError(UserError):
         self.path = path
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["MediaError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type["ForeignFileError"], tuple[str, str]]:
         return type(self), (self.path, self.reason)
+
+
+class MediaError(ForeignFileError):
+    """A media file that cannot be read, or whose reading takes too long."""
 
 
 class ItemError(MediaError):

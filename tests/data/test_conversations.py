@@ -31,13 +31,12 @@ def test_white_space_does_not_matter(space: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (f'[\n{{"conversations": [{TURN}]}},\n  {{"id": 1 2}}]', "line 3 column 12"),
-        (f'[{{"conversations": [{TURN}]}}', "line 1 column 55.*Expecting ',' or ']'"),
-        (f'[{{"conversations": [{TURN}]}} {{', "line 1 column 56.*Expecting ',' or ']'"),
+        (f'[\n{{"conversations": [{TURN}]}},\n  {{"id": 1 2}}]', "line 3, column 12"),
+        (f'[{{"conversations": [{TURN}]}}', "line 1, column 55.*Expecting ',' or ']'"),
+        (f'[{{"conversations": [{TURN}]}} {{', "line 1, column 56.*Expecting ',' or ']'"),
         ("[1, 2,]", "item 0: expected an object, found a number"),
-        ("[]\n[]", "line 2 column 1.*Extra text"),
-        ('[{"id": %s}]' % ("1" * 5000), "line 1 column 2.*too many digits"),
-        ("[" * 100_000, "line 1 column 2.*nested too deeply"),
+        ("[]\n[]", "line 2, column 1.*Extra text"),
+        ("[" * 100_000, "line 1, column 2.*more than 100 nested levels"),
         ('{"a": []}', "expected a JSON list"),
         ("", "expected a JSON list"),
         (b'[\n{"id": "\xff"}]', "line 2: not UTF-8"),

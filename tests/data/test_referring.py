@@ -106,7 +106,7 @@ def test_frames_of_a_video_file_are_numbers(opened) -> None:
         ({"frame_id": ["", "b.jpg", "c.jpg"]}, "unsafe path", "'' is not the name of a frame"),
         ({"key_frame_id": "\ud800.jpg"}, "unsafe path", "is not the name of a frame"),
         ({"frame_path": "\ud800"}, "unsafe path", "not a path below"),
-        ({"key_frame_id": 10**400}, "wrong frame", "no number of a frame"),
+        ({"key_frame_id": 10**400}, "wrong frame", "its frame is inf; expected the name or number of a frame"),
         ({"key_frame_id": -1}, "wrong frame", "no number of a frame"),
         ({"caption": " "}, "no caption", "has no word"),
         ({"caption": None}, "no caption", "is missing"),

@@ -216,7 +216,7 @@ def test_a_format_of_another_package_is_read_by_its_reader(tmp_path: Path) -> No
     finally:
         ANNOTATIONS.unregister("pairs")
     assert [turn.text for turn in table[1].turns] == ["Who?", "Nobody."]
-    with pytest.raises(UserError, match=r"broken JSON|expected a JSON list"):
+    with pytest.raises(UserError, match=r"not valid JSON|expected a JSON list"):
         AnnotationTable.open([Source(path)], tmp_path / "cache")
     with pytest.raises(UserError, match="unknown annotation format 'conversation'; did you mean 'conversations'"):
         AnnotationTable.open([Source(path, format="conversation")], tmp_path / "cache")

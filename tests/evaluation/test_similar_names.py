@@ -7,7 +7,7 @@ from vidtune.evaluation.report.page import build_report
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.score_file import read_current_score, score_path
 from vidtune.evaluation.scores.scoring import score_run
-from vidtune.machine.files import read_object
+from vidtune.foreign.documents import read_object
 from vidtune.registry import BENCHMARKS
 
 

@@ -1,4 +1,4 @@
-"""Files whose JSON is nested too deeply, and a lock that is looked at while somebody takes it."""
+"""Files whose JSON is more than 100 nested levels, and a lock that is looked at while somebody takes it."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ import pytest
 
 from vidtune.data.checking.checked_files import CheckedFiles
 from vidtune.errors import UserError
-from vidtune.machine.files import read_json
+from vidtune.foreign.documents import read_json
 from vidtune.machine.locks import locked
 from vidtune.machine.records import RecordFollower, read_records
 
@@ -18,9 +18,9 @@ DEEP = "[" * 200_000 + "\n"
 def test_json_that_is_nested_too_deeply_is_a_broken_file(tmp_path: Path) -> None:
     path = tmp_path / "deep.jsonl"
     path.write_text(DEEP)
-    with pytest.raises(UserError, match="nested too deeply"):
+    with pytest.raises(UserError, match="more than 100 nested levels"):
         read_json(path)
-    with pytest.raises(UserError, match=r"line 1: .*nested too deeply"):
+    with pytest.raises(UserError, match=r"line 1: .*more than 100 nested levels"):
         list(read_records(path))
     assert list(read_records(path, skip_broken=True)) == [] and RecordFollower(path).new_records() == []
 

@@ -14,11 +14,11 @@ import pytest
 from safetensors import SafetensorError
 
 from vidtune.errors import UserError
+from vidtune.foreign.documents import read_object
 from vidtune.machine.files import (
     atomic_file,
     atomic_folder,
     disk_errors,
-    read_object,
     remove_leftovers,
     temporary_beside,
     write_json_atomically,

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from vidtune.errors import UserError
+from vidtune.foreign.yaml_document import read_yaml
 from vidtune.recipe.json_schema import MODELS, documented_keys, recipe_schema
 from vidtune.recipe.shipped import list_recipes
 from vidtune.recipe.types import load_recipe, recipe_file
-from vidtune.recipe.yaml_document import read_yaml
 
 jsonschema = pytest.importorskip("jsonschema")
 

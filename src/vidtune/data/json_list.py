@@ -1,13 +1,12 @@
 """Annotation files that are one JSON list, or hold one JSON value in each line (``*.jsonl``), read item by item."""
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vidtune.errors import UserError
-from vidtune.machine.files import json_errors
+from vidtune.foreign.documents import JsonError, decoded, json_error, next_json
 
 WHITESPACE = re.compile(r"[ \t\n\r]*")
 LINES = ".jsonl"
@@ -53,32 +52,27 @@ def list_items(path: Path, content: bytes) -> Iterator[Any]:
     Raises:
         UserError: the file is not UTF-8 or not valid JSON; names line and column.
     """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}: line {line}: not UTF-8 text: {error.reason}") from None
+    text = decoded(path, content)
     try:
         yield from _lines(text) if path.suffix == LINES else _list(path, text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno} column {error.colno}: broken JSON: {error.msg}") from None
+    except JsonError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _lines(text: str) -> Iterator[Any]:
-    """Yield the value of each line that is not empty. Raises JSONDecodeError."""
-    decoder, position = json.JSONDecoder(), _skip_space(text, 0)
+    """Yield the value of each line that is not empty. Raises JsonError."""
+    position = _skip_space(text, 0)
     while position < len(text):
-        with json_errors(text, position):
-            item, end = decoder.raw_decode(text, position)
+        item, end = next_json(text, position)
         position = _skip_space(text, end)
         if position < len(text) and "\n" not in text[end:position]:
-            raise json.JSONDecodeError("Extra text after a sample; write one sample in each line", text, position)
+            raise json_error("Extra text after a sample; write one sample in each line", text, position)
         yield item
 
 
 def _list(path: Path, text: str) -> Iterator[Any]:
-    """Yield the items of a JSON list. Raises JSONDecodeError."""
-    decoder, position = json.JSONDecoder(), _skip_space(text, 0)
+    """Yield the items of a JSON list. Raises JsonError."""
+    position = _skip_space(text, 0)
     if text[position : position + 1] != "[":
         hint = "; a list of data sets is of format: mixture" if path.suffix in LISTS else ""
         raise UserError(f"{path}: line 1: expected a JSON list of samples{hint}")
@@ -86,14 +80,13 @@ def _list(path: Path, text: str) -> Iterator[Any]:
     while text[position : position + 1] != "]":
         if not first:
             if text[position : position + 1] != ",":
-                raise json.JSONDecodeError("Expecting ',' or ']' after a sample", text, position)
+                raise json_error("Expecting ',' or ']' after a sample", text, position)
             position = _skip_space(text, position + 1)
-        with json_errors(text, position):
-            item, position = decoder.raw_decode(text, position)
+        item, position = next_json(text, position)
         yield item
         position, first = _skip_space(text, position), False
     if (rest := _skip_space(text, position + 1)) < len(text):
-        raise json.JSONDecodeError("Extra text after the list", text, rest)
+        raise json_error("Extra text after the list", text, rest)
 
 
 def _skip_space(text: str, position: int) -> int:

@@ -22,8 +22,8 @@ from typing import Any
 
 from vidtune.data.sources import DataSet
 from vidtune.errors import UserError
+from vidtune.foreign.yaml_document import Document, Key, read_yaml
 from vidtune.recipe.sampling import ALL, known_sampling
-from vidtune.recipe.yaml_document import Document, Key, read_yaml
 from vidtune.spelling import suggestion
 
 LIST = "datasets"

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all, and JSON files that are read with good error messages.
+"""Files and folders that appear complete or not at all.
 
 A writer fills a temporary file or folder beside the target. Its name holds a random part, so two writers never share
 it, also not on two hosts that share a disk. After all bytes are on disk, the temporary takes the name of the target in
@@ -178,54 +178,6 @@ def write_json_atomically(path: Path, value: Any, *, indent: int | None = 1) -> 
 def looked_for(path: str | Path) -> str:
     """Return what an error message adds to a relative path: the folder from which it was looked for."""
     return "" if Path(path).is_absolute() else f" (looked for in {Path.cwd()})"
-
-
-def read_json(path: Path) -> Any:
-    """Return the value of a JSON file.
-
-    Raises:
-        UserError: the file cannot be read or is not valid JSON; names the file, line and column.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        with json_errors(text):
-            return json.loads(text)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-
-
-@contextmanager
-def json_errors(text: str, position: int = 0) -> Iterator[None]:
-    """Context manager that turns every error of reading JSON into a JSONDecodeError.
-
-    Args:
-        text: what is read.
-        position: where the value begins that is read; errors without a place of their own get it.
-    """
-    try:
-        yield
-    except json.JSONDecodeError:
-        raise
-    except RecursionError:
-        raise json.JSONDecodeError("nested too deeply", text, position) from None
-    except ValueError:
-        raise json.JSONDecodeError("a number has too many digits", text, position) from None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the object of a JSON file.
-
-    Raises:
-        UserError: the file cannot be read, is not valid JSON or holds another value; names the file.
-    """
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected an object, found {type(value).__name__}")
-    return value
 
 
 def temporary_beside(path: Path) -> Path:

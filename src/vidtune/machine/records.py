@@ -15,6 +15,8 @@ from types import TracebackType
 from typing import Any
 
 from vidtune.errors import UserError
+from vidtune.foreign.documents import JsonError, parse_json
+from vidtune.foreign.files import open_foreign
 from vidtune.machine.files import disk_errors, write_text_atomically
 from vidtune.machine.locks import LockUnavailableError, locked
 
@@ -153,21 +155,20 @@ class RecordFollower:
 
     def new_records(self) -> list[dict[str, Any]]:
         """Return the records appended since the last call; all of them if the file has become shorter."""
-        try:
-            with self.path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size < self._position:
-                    self._position = 0
-                file.seek(self._position)
-                content = file.read()
-        except FileNotFoundError:
+        if not self.path.exists():
             return []
+        with open_foreign(self.path) as file:
+            if os.fstat(file.fileno()).st_size < self._position:
+                self._position = 0
+            file.seek(self._position)
+            content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._position += len(whole)
         records = []
         for line in whole.split(b"\n")[:-1]:
             try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
+                record = parse_json(line)
+            except JsonError:
                 continue
             if isinstance(record, dict):
                 records.append(record)
@@ -176,24 +177,18 @@ class RecordFollower:
 
 def _numbered_values(path: Path, skip_broken: bool) -> Iterator[tuple[int, Any]]:
     """Yield line numbers, from 1, and the values of the complete lines."""
-    try:
-        lines = path.open("rb")
-    except FileNotFoundError:
+    if not path.exists():
         return
-    with lines:
+    with open_foreign(path) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 return
             try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                value = parse_json(line, line=number)
+            except JsonError as error:
                 if skip_broken:
                     continue
-                column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                if isinstance(error, RecursionError):
-                    reason = "nested too deeply"
-                raise UserError(f"{path}: line {number}{column}: not valid JSON ({reason})") from None
+                raise UserError(f"{path}: {error}") from None
             yield number, value
 
 

@@ -18,7 +18,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from vidtune.data.problems import SampleProblem
 from vidtune.errors import UserError
-from vidtune.machine.files import read_object
+from vidtune.foreign.documents import read_object
 from vidtune.processing.prompts.chat_template import template_format
 from vidtune.processing.prompts.format import PromptFormat
 

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from vidtune.recipe.yaml_document import Document, Key
+from vidtune.foreign.yaml_document import Document, Key
 from vidtune.spelling import suggestion
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.recipe.yaml_document import Document, Key, parse_yaml
+from vidtune.foreign.yaml_document import Document, Key, parse_yaml
 from vidtune.spelling import suggestion
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from vidtune.machine.files import read_json
+from vidtune.foreign.documents import read_json
 from vidtune.recipe.types import A_PLACE, RECIPE_FILE, Recipe, Settings, load_recipe
 
 PROVENANCE = "provenance.json"

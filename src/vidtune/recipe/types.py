@@ -27,11 +27,11 @@ from pydantic import (
 )
 
 from vidtune.errors import UserError
+from vidtune.foreign.yaml_document import read_yaml
 from vidtune.recipe.mistakes import Misplaced, explain
 from vidtune.recipe.overrides import override
 from vidtune.recipe.sampling import known_sampling
 from vidtune.recipe.shipped import list_recipes, recipe_path
-from vidtune.recipe.yaml_document import read_yaml
 from vidtune.registry import ORDER_RULES
 from vidtune.spelling import suggestion
 

@@ -7,7 +7,7 @@ import torch
 
 from vidtune import __version__
 from vidtune.errors import UserError
-from vidtune.machine.files import read_object
+from vidtune.foreign.documents import read_object
 from vidtune.machine.software import software_versions
 from vidtune.planning.plan import explain_difference
 from vidtune.recipe.types import recipe_fingerprint

@@ -7,7 +7,7 @@ from vidtune.checkpoints.files.hub import locate
 from vidtune.checkpoints.files.misplaced import elsewhere
 from vidtune.checkpoints.files.tensors import PICKLED, SINGLE_NAMES, TensorFile, Tensors, weight_files
 from vidtune.errors import UserError
-from vidtune.machine.files import read_object
+from vidtune.foreign.documents import read_object
 
 CONFIG = "config.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vidtune.checkpoints.files.misplaced import elsewhere
 from vidtune.checkpoints.files.script_archive import ARCHIVE_ERRORS, ScriptArchive, is_script_archive
 from vidtune.errors import UserError
-from vidtune.machine.files import read_object
+from vidtune.foreign.documents import read_object
 
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")

@@ -78,8 +78,8 @@ def rules_of(given: Sequence[str] | None) -> dict[str, Any]:
     The name of a harness alone stands for ``harness=NAME``.
     """
     from vidtune.evaluation.benchmarks.harnesses.known import HARNESSES
+    from vidtune.foreign.yaml_document import Document
     from vidtune.recipe.overrides import override
-    from vidtune.recipe.yaml_document import Document
 
     rules = Document({"generation": {}})
     for assignment in given or ():

@@ -11,7 +11,7 @@ from vidtune.evaluation.checkpoint import LoadedCheckpoint, opened
 from vidtune.evaluation.models.base import EvaluatedModel
 from vidtune.evaluation.models.own import OwnModel
 from vidtune.evaluation.models.pretrained import PretrainedModel, known_models, unknown_model
-from vidtune.machine.files import read_object
+from vidtune.foreign.documents import read_object
 
 if TYPE_CHECKING:
     from vidtune.checkpoints.load import Checkpoint

@@ -17,7 +17,7 @@ from vidtune.evaluation.models.base import Engine, EvaluatedModel
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.runs.arithmetic import Arithmetic, arithmetic_of
 from vidtune.evaluation.runs.checkpoint_identity import identify_checkpoint
-from vidtune.machine.files import read_object
+from vidtune.foreign.documents import read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin

@@ -34,7 +34,8 @@ from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_
 from vidtune.evaluation.runs.arithmetic import Arithmetic, decisive, differences
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.runs.shown_media import FILE_ALONE, ShownMedia, media_record, shown_media
-from vidtune.machine.files import read_object, write_json_atomically, write_text_atomically
+from vidtune.foreign.documents import read_object
+from vidtune.machine.files import write_json_atomically, write_text_atomically
 from vidtune.machine.locks import locked
 from vidtune.machine.nearby import below, listed
 from vidtune.machine.records import read_records, write_records

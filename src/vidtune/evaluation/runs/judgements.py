@@ -15,7 +15,8 @@ from vidtune.evaluation.judges.prompts import VIDEO_QA, prompt_of
 from vidtune.evaluation.judges.replies import LENIENT, ReplyForm, UnparsableReply
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.machine.files import read_object, write_json_atomically
+from vidtune.foreign.documents import read_object
+from vidtune.machine.files import write_json_atomically
 from vidtune.machine.records import RecordWriter, read_records
 
 

@@ -13,7 +13,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import JudgeItem, Judgement
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.judgements import judge_items, store_judgements
-from vidtune.machine.files import read_json
+from vidtune.foreign.documents import read_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.run_ledger import answers_digest, ledger_of
 from vidtune.evaluation.scores.score import METRICS, NamedValue, Score, ScoreGroup
 from vidtune.evaluation.scores.score_lines import says_yes
-from vidtune.machine.files import read_object, write_json_atomically
+from vidtune.foreign.documents import read_object
+from vidtune.machine.files import write_json_atomically
 
 _TOTAL_COUNTS = {"questions": "questions", "videos": "videos", "judged": "scored", "yes": "yes", "no": "no"}
 _TOTAL_COUNTS |= {name: name for name in ("unjudged", "missing", "errors", "empty")}

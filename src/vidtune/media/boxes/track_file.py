@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.machine.files import read_object
+from vidtune.foreign.documents import read_object
 from vidtune.media.boxes.forms import FORMS, GivenBox
 from vidtune.spelling import suggestion
 

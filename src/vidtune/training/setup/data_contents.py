@@ -15,7 +15,8 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sources import of_each_file
 from vidtune.data.tables import AnnotationFile, AnnotationTable
 from vidtune.errors import UserError
-from vidtune.machine.files import read_json, write_json_atomically
+from vidtune.foreign.documents import read_json
+from vidtune.machine.files import write_json_atomically
 from vidtune.media.kept.identity import content_hash
 from vidtune.recipe.stored import with_places
 from vidtune.recipe.types import DataSource, Recipe, Stage

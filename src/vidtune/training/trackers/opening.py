@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.machine.files import read_json, write_json_atomically
+from vidtune.foreign.documents import read_json
+from vidtune.machine.files import write_json_atomically
 from vidtune.recipe.types import Recipe
 from vidtune.training.log import Tracker, last_logged_step
 from vidtune.training.trackers.background import InBackground, reason

@@ -1,8 +1,8 @@
 """Reads YAML into plain values and remembers the line and column of each value.
 
 Scalars follow YAML 1.1 (``yes``, ``on``, ``010``, ``1_000``), except that ``1e-3`` is a number as in YAML 1.2. Keys are
-always text. A file from an unknown source is safe to read: tags build no Python objects, and the depth and the number
-of values are limited.
+always text. A file from an unknown source is safe to read: tags build no Python objects, and the size, the depth and
+the number of values, also of those that aliases and merge keys repeat, are limited.
 """
 
 import re
@@ -14,33 +14,43 @@ from typing import Any
 import yaml
 
 from vidtune.errors import UserError
-from vidtune.recipe.variables import FILL, OPEN, References
+from vidtune.foreign.documents import LONGEST_INTEGER, MAX_DEPTH, TOO_DEEP, read_text
+from vidtune.foreign.variables import FILL, OPEN, References
 
 Key = str | int
-MAX_DEPTH = 100
-"""Levels of nested mappings and lists."""
-TOO_DEEP = f"more than {MAX_DEPTH} nested levels"
+SIZE_LIMIT = 2**22
+"""Bytes of a document."""
 MAX_VALUES = 20_000
-"""Values of a document; a value that aliases repeat is counted each time."""
-MERGE = "tag:yaml.org,2002:merge"
+"""Values of a document; a value that aliases or merge keys repeat is counted each time."""
+_TAG = "tag:yaml.org,2002:"
+TOO_MANY = f"more than {MAX_VALUES:,} values, counting those that aliases and merge keys repeat"
+MERGE = f"{_TAG}merge"
+_COLLECTIONS = (f"{_TAG}map", f"{_TAG}seq")
+_SCALARS = tuple(f"{_TAG}{name}" for name in ("null", "bool", "int", "float", "str", "timestamp", "binary"))
+_NUMBERS = (f"{_TAG}int", f"{_TAG}float")
+_SHOWN = 100
+"""Characters of a wrong value in a message."""
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-3`` as a number and limits the depth of a document."""
+    """SafeLoader that reads ``1e-3`` as a number and limits the depth and the number of values of a document."""
 
     _depth = 0
+    _count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self._depth > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem=TOO_DEEP, problem_mark=self.peek_event().start_mark)
         self._depth += 1
+        self._count += 1
+        if self._depth > MAX_DEPTH + 1 or self._count > 2 * MAX_VALUES:  # a key and its value are two nodes
+            problem = TOO_DEEP if self._depth > MAX_DEPTH + 1 else TOO_MANY
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+    f"{_TAG}float", re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
 )
 FORBIDDEN = re.compile(f"{yaml.SafeLoader.NON_PRINTABLE.pattern}|[{OPEN}{FILL}]")
 """Characters that YAML forbids, and those that mark variables."""
@@ -75,13 +85,7 @@ class Document:
 
 def read_yaml(path: Path, variables: Mapping[str, str] | None = None) -> Document:
     """Parse a YAML file; see `parse_yaml`."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a UTF-8 text file") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    return parse_yaml(text, str(path), variables)
+    return parse_yaml(read_text(path, limit=SIZE_LIMIT), str(path), variables)
 
 
 def parse_yaml(text: str, source: str, variables: Mapping[str, str] | None = None) -> Document:
@@ -146,6 +150,8 @@ class _Builder:
         self.document.places.setdefault(path, place)
         self._check_size(node, place, parents)
         inside = (*parents, id(node))
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _COLLECTIONS:
+            raise UserError(f"{place}: the tag {node.tag!r} is not read; leave it out")
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*path, index), inside) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
@@ -164,13 +170,22 @@ class _Builder:
         if len(parents) >= MAX_DEPTH:
             raise UserError(f"{place}: {TOO_DEEP}")
         self._count += 1
-        if self._count > MAX_VALUES:
-            raise UserError(f"{place}: more than {MAX_VALUES:,} values, counting those that aliases repeat")
+        self._require_few(place)
 
-    def _entries(self, node: yaml.MappingNode) -> "dict[str, _Entry]":
-        """Entries of a mapping by key. Entries of a merge key (``<<``) come first; the mapping's own replace them."""
+    def _require_few(self, place: str) -> None:
+        if self._count > MAX_VALUES:
+            raise UserError(f"{place}: {TOO_MANY}")
+
+    def _entries(self, node: yaml.MappingNode, depth: int = 0) -> "dict[str, _Entry]":
+        """Entries of a mapping by key. Entries of a merge key (``<<``) come first; the mapping's own replace them.
+
+        Args:
+            depth: number of merge keys that lead to the mapping.
+        """
         if id(node) in self._entries_of:
             return self._entries_of[id(node)]
+        if depth > MAX_DEPTH:
+            raise UserError(f"{self._place(node)}: {TOO_DEEP} of merge keys")
         self._entries_of[id(node)] = {}  # what a mapping that merges itself finds
         merged: dict[str, _Entry] = {}
         own: dict[str, _Entry] = {}
@@ -180,7 +195,9 @@ class _Builder:
                 raise UserError(f"{place}: a key must be a plain word")
             if key_node.tag == MERGE:
                 for mapping in reversed(self._merged_mappings(value_node)):
-                    merged |= self._entries(mapping)
+                    merged |= self._entries(mapping, depth + 1)
+                    self._count += len(merged)
+                    self._require_few(place)
             elif key_node.value in own:
                 first = own[key_node.value][0].start_mark.line + 1
                 raise UserError(f"{place}: the key {key_node.value!r} is given twice, first in line {first}")
@@ -205,9 +222,14 @@ class _Builder:
             tag = self._loader.resolve(yaml.ScalarNode, text, (True, False)) if plain else node.tag
             node = yaml.ScalarNode(tag, text, node.start_mark)
         try:
+            if node.tag not in _SCALARS:
+                raise ValueError("an unknown tag")
+            if node.tag in _NUMBERS and len(text) > LONGEST_INTEGER:
+                raise ValueError("a number of too many digits")
             return self._loader.construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:
-            raise UserError(f"{place}: not a valid value: {text!r}") from error
+        except Exception as error:  # a tag calls a function of PyYAML, which expects the text to fit
+            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+            raise UserError(f"{place}: not a valid value: {shown!r}") from error
 
     def _text(self, node: yaml.Node, path: tuple[Key, ...]) -> str:
         """Text of a scalar with the values of its variables; a variable that is not set is recorded at ``path``."""

@@ -6,7 +6,8 @@ import tracemalloc
 import pytest
 
 from vidtune.errors import UserError
-from vidtune.recipe.yaml_document import parse_yaml
+from vidtune.foreign import yaml_document
+from vidtune.foreign.yaml_document import parse_yaml, read_yaml
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefg", "bcdefgh", strict=True)
@@ -15,6 +16,9 @@ MERGE_BOMB = "a: &a {k: v}\n" + "".join(
     f"{name}: &{name} {{<<: [{','.join([f'*{before}'] * 9)}]}}\n"
     for before, name in zip("abcdefghijkl", "bcdefghijklm", strict=True)
 )
+
+MERGE_CHAIN = "m0: &m0 {x: 1}\n" + "".join(f"m{n}: &m{n} {{<<: *m{n - 1}}}\n" for n in range(1, 500)) + "<<: *m499\n"
+MERGE_PILE = "m0: &m0 {x: 1}\n" + "".join(f"m{n}: &m{n} {{<<: *m{n - 1}, k{n}: 1}}\n" for n in range(1, 300))
 
 
 def value(text: str, **variables: str):
@@ -107,12 +111,24 @@ def test_an_alias_is_a_copy_so_that_an_override_changes_one_place():
         ("{a: 1}: 2\n", "x.yaml:1:1: a key must be a plain word"),
         ("a: 1\nb: {<<: 3}\n", "x.yaml:2:9: << merges a mapping or a list of mappings"),
         ("b: {<<: [3]}\n", "x.yaml:1:10: << merges a mapping or a list of mappings"),
-        ("a: !!python/object/apply:os.system [ls]\nb: !!python/name:os.system ''\n", "x.yaml:2:4: not a valid value"),
+        ("a: !!python/object/apply:os.system [ls]", "x.yaml:1:4: the tag 'tag:yaml.org,2002:python/object/apply:os"),
+        ("a: !!python/name:os.system ''", "x.yaml:1:4: not a valid value"),
         ("system: video_llava\0\n", "x.yaml:1:20: not valid YAML: the character U+0000 is not allowed"),
         ("a: 1\nb: \ue000\ue100\n", "x.yaml:2:4: not valid YAML: the character U+E000 is not allowed"),
         ("a: " + "[" * 3000 + "]" * 3000, "more than 100 nested levels"),
         ("a: " + "[" * 200 + "]" * 200, "more than 100 nested levels"),
-        (BOMB, "more than 20,000 values, counting those that aliases repeat"),
+        (BOMB, "more than 20,000 values, counting those that aliases and merge keys repeat"),
+        (MERGE_CHAIN, "more than 100 nested levels of merge keys"),
+        (MERGE_PILE, "more than 20,000 values"),
+        ("a: !!timestamp x", "x.yaml:1:4: not a valid value: 'x'"),
+        ("a: !!bool x", "x.yaml:1:4: not a valid value: 'x'"),
+        ("a: !!int ''", "x.yaml:1:4: not a valid value: ''"),
+        ("a: !!float ''", "x.yaml:1:4: not a valid value: ''"),
+        ("a: !!set {x, y}", "x.yaml:1:4: the tag 'tag:yaml.org,2002:set' is not read"),
+        ("a: !pairs [x, y]", "x.yaml:1:4: the tag '!pairs' is not read"),
+        ("a: !!map x", "x.yaml:1:4: not a valid value: 'x'"),
+        ("a: 1" + ":59" * 500, "x.yaml:1:4: not a valid value: '1:59"),
+        ("a: " + "1" * 5000, "x.yaml:1:4: not a valid value: '1111"),
     ],
     ids=lambda text: text[:20],
 )
@@ -122,9 +138,26 @@ def test_files_that_cannot_be_a_recipe_are_refused_in_one_line(text, words):
     assert words in message
 
 
+def test_values_are_counted_while_they_are_parsed(monkeypatch):
+    monkeypatch.setattr(yaml_document, "MAX_VALUES", 100)
+    monkeypatch.setattr(yaml_document._Builder, "build", lambda *_: pytest.fail("parsed to its end"))
+    assert "x.yaml:1:400: not valid YAML: more than 20,000 values" in refusal("[" + "x," * 1000 + "]")
+
+
 def test_aliases_that_repeat_aliases_cost_no_memory():
     tracemalloc.start()
     refusal(BOMB)
     assert len(value(MERGE_BOMB)["m"]) == 1
     assert tracemalloc.get_traced_memory()[1] < 200 * 2**20
     tracemalloc.stop()
+
+
+def test_a_file_that_is_too_long_or_no_text_is_not_parsed(tmp_path):
+    file = tmp_path / "x.yaml"
+    for content, words in [
+        (b" " * (2**22 + 1), "4,194,305 bytes, more than"),
+        (b"a: 1\nb: \xe9", "line 2: not UTF-8 text"),
+    ]:
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=words):
+            read_yaml(file)
