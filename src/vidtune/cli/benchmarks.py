@@ -75,8 +75,10 @@ def compare(
 
 @benchmarks.command()
 def check(
-    name: Annotated[str, typer.Argument(help="Name of the benchmark.")],
-    data: Annotated[Path, typer.Option(help="Folder of the test set, or one that holds several.")],
+    name: Annotated[str, typer.Argument(help="Name of the benchmark, or a test set of your own (mine.jsonl).")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the test set, or one that holds several; of your own: of its media.")
+    ] = None,
     features: Annotated[
         list[str] | None,
         typer.Option(metavar="STREAM=DIR", help="Stored features in the place of videos; one option per stream."),
@@ -89,10 +91,11 @@ def check(
     """
     from vidtune.errors import UserError
     from vidtune.evaluation.benchmarks.check import check_test_set
-    from vidtune.registry import BENCHMARKS
+    from vidtune.evaluation.benchmarks.own.finding import benchmark_named
+    from vidtune.evaluation.evaluate import data_folder
 
     folders = {stream: Path(folder) for stream, folder in assignments(features, "--features").items()}
-    found = check_test_set(BENCHMARKS[name], data, folders)
+    found = check_test_set(benchmark_named(name), data_folder(name, data), folders)
     typer.echo(found.json() if as_json else "\n".join(found.lines()))
     if not found.usable:
         raise UserError(f"{found.folder}: no question of {name} can be asked: no {found.medium[:-1]} is there")

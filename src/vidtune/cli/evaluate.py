@@ -40,9 +40,14 @@ class QuestionOptions:
 
     benchmark: Annotated[
         list[str] | None,
-        typer.Option(help="May be repeated; default: those of the recipe beside the checkpoint, with its settings."),
+        typer.Option(
+            help="Name, or a test set of your own (mine.jsonl); may be repeated. Default: those of the recipe beside "
+            "the checkpoint, with its settings."
+        ),
     ] = None
-    data: Annotated[Path | None, typer.Option(help="Folder of the test set, or one that holds several.")] = None
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the test set, or one that holds several; of your own: of its media.")
+    ] = None
     blind: Annotated[
         bool, typer.Option("--blind", help="Black frames and silence: what the model scores without seeing or hearing.")
     ] = False
@@ -186,7 +191,7 @@ def evaluate(
         require_checkpoint(folder)
     runs = questions.runs(folder)
     for run in runs:
-        run.require_readable()
+        run.require_readable(judging.judge)
     judge = None if judging.judge == NO_JUDGE else judging.build(out / CACHE)
     if not follow_launcher() and processes > 1 and _asked_by_all(context.obj, processes):
         return
@@ -235,7 +240,7 @@ def _asked_by_all(arguments: Sequence[str], processes: int) -> bool:
     return 0 not in ended.lost
 
 
-def _score(summary: "PredictionSummary", judge: "Judge | None") -> None:
+def _score(summary: "PredictionSummary", judge: "Judge | str | None") -> None:
     """Score a run, or say why its questions have no answer.
 
     Raises:

@@ -19,7 +19,10 @@ def judge(
         ),
     ],
     *,
-    benchmark: Annotated[str | None, typer.Option(help="Of a log; its run goes to a folder beside it.")] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(help="Of a log, or a test set of your own (mine.jsonl); its run goes to a folder beside it."),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the test set, for a log.")] = None,
     judging: JudgeOptions,
 ) -> None:
@@ -47,12 +50,13 @@ def _is_log(path: Path, benchmark: str | None) -> bool:
 
 def _imported(log: Path, benchmark: str | None, data: Path | None) -> Path:
     """A log file as a run, in a folder of its name."""
+    from vidtune.evaluation.evaluate import data_folder
     from vidtune.evaluation.runs.official_log import import_log
     from vidtune.evaluation.runs.run_ledger import ledger_of
 
-    if benchmark is None or data is None:
+    if benchmark is None:
         raise UserError(f"{log}: a file of answers needs --benchmark and --data, the folder of its test set")
-    run = import_log(log, benchmark, data, log.with_name(f"{log.stem}-{benchmark}"))
+    run = import_log(log, benchmark, data_folder(benchmark, data), log.with_name(f"{log.stem}-{Path(benchmark).stem}"))
     typer.echo(f"{run.path}: {ledger_of(run)}, in {log.name}")
     for note in run.import_notes():
         typer.echo(f"  {note}")

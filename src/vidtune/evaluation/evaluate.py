@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vidtune.errors import UserError
 from vidtune.evaluation.asking.shared_videos import Session
 from vidtune.evaluation.benchmarks.harnesses.known import asked_benchmark
-from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
+from vidtune.evaluation.benchmarks.own.finding import benchmark_named
 from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions, LoadedCheckpoint
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
 from vidtune.evaluation.models.base import EvaluatedModel
@@ -17,12 +17,12 @@ from vidtune.evaluation.models.opening import answering_model
 from vidtune.evaluation.predict import WHOLE, Variant, by_rules, predict_benchmark
 from vidtune.evaluation.protocol import merged
 from vidtune.evaluation.scores.score import Score
-from vidtune.evaluation.scores.scoring import score_run
+from vidtune.evaluation.scores.scoring import by_metrics, score_run
 from vidtune.machine.locks import locked
 from vidtune.machine.ranks.place import ProcessPlace
 from vidtune.recipe.stored import stored_recipe
 from vidtune.recipe.types import BenchmarkEntry
-from vidtune.registry import BENCHMARKS, JUDGES
+from vidtune.registry import JUDGES
 
 if TYPE_CHECKING:
     from vidtune.checkpoints.load import Checkpoint
@@ -32,7 +32,7 @@ def evaluate(
     model: "EvaluatedModel | LoadedCheckpoint | Checkpoint | Path | str",
     benchmark: str,
     *,
-    data: Path | str,
+    data: Path | str | None = None,
     out: Path | str,
     judge: Judge | str = DEFAULT_JUDGE,
     blind: bool = False,
@@ -55,11 +55,13 @@ def evaluate(
     Args:
         model: folder or hub id of a checkpoint, or a checkpoint in memory (a ``model`` and its ``processor``), or any
             other model that answers, such as an endpoint (`evaluation.models`).
-        benchmark: name of a registered benchmark.
-        data: folder of the test set, or one above it.
+        benchmark: name of a registered benchmark, or path of a test set of one's own (``mine.jsonl``).
+        data: folder of the test set, or one above it; of a test set of one's own, the folder that the paths in it start
+            from (None: that of the file).
         out: folder of results; the run goes to ``out/<benchmark>``, ``out/<benchmark>-blind`` or
             ``out/<benchmark>-without-<stream>``.
-        judge: a judge, or the name of one without settings; not used where metrics score the benchmark.
+        judge: a judge, or the name of one without settings; not used where metrics score the benchmark. "metrics": no
+            judge, for a test set of one's own.
         blind: black frames and silence: the score of a model that neither sees nor hears.
         without: streams that are switched off.
         features: stream -> folder of stored features that are read instead of the videos.
@@ -77,12 +79,13 @@ def evaluate(
     """
     variant = Variant(blind, tuple(without), features or {}, protocol or {}, limit)
     _require_judge(judge, benchmark, Path(out))
+    folder = data_folder(benchmark, data)
     loaded = answering_model(model, device, dtype)
     place = ProcessPlace.from_environment()
     summary = predict_benchmark(
         loaded,
         benchmark,
-        Path(data),
+        folder,
         Path(out),
         variant,
         answering,
@@ -96,12 +99,24 @@ def _require_judge(judge: Judge | str, benchmark: str, out: Path) -> None:
     """Look up the judge by its name, before any question is asked.
 
     Raises:
-        UserError: an unknown name that no judgements below ``out`` have either.
+        UserError: an unknown name that no judgements below ``out`` have either, or metrics where there are none.
     """
-    if not isinstance(judge, str) or isinstance(BENCHMARKS[benchmark], MeasuredBenchmark):
+    if by_metrics(benchmark_named(benchmark), judge) or not isinstance(judge, str):
         return
     if judge in JUDGES or not any(out.glob(f"{benchmark}*/judgements/{escape(judge)}.jsonl")):
         JUDGES[judge]
+
+
+def data_folder(benchmark: str, data: Path | str | None) -> Path:
+    """The folder of a test set, or one above it.
+
+    Raises:
+        UserError: none is given, and the benchmark has none of its own.
+    """
+    folder = data or benchmark_named(benchmark).default_data
+    if folder is None:
+        raise UserError(f"benchmark {benchmark}: give the folder of its test set with --data")
+    return Path(folder)
 
 
 @dataclass(frozen=True)
@@ -116,13 +131,14 @@ class PlannedRun:
     data: Path
     variant: Variant
 
-    def require_readable(self) -> None:
+    def require_readable(self, judge: Judge | str = DEFAULT_JUDGE) -> None:
         """Read the test set and find its features, before a model is loaded.
 
         Raises:
-            UserError: something is missing or broken; names the file.
+            UserError: something is missing or broken; names the file. Or this judge does not score the benchmark.
         """
         test_set = asked_benchmark(self.benchmark, self.variant.overrides)
+        by_metrics(test_set, judge)
         folders = {stream: Path(folder) for stream, folder in self.variant.features.items()}
         questions = test_set.load(self.data)
         if folders:
@@ -160,13 +176,11 @@ def planned_runs(
 
 def _runs_of(entry: BenchmarkEntry, data: Path | None, variant: Variant) -> list[PlannedRun]:
     """The whole run of a benchmark, then its ablations, and those by other rules."""
-    folder = data or entry.data
-    if folder is None:
-        raise UserError(f"benchmark {entry.name}: give the folder of its test set with --data")
+    folder = data_folder(entry.name, data or entry.data)
     whole = replace(variant, features=variant.features or entry.features, limit=variant.limit or entry.limit)
     variants = [whole]
     # Those of the recipe are further runs, unless one run is asked for by what it goes without.
     if not (variant.blind or variant.without):
         variants += [replace(whole, without=without) for without in entry.without]
         variants += [by_rules(whole, rules) for rules in entry.rules]
-    return [PlannedRun(entry.name, Path(folder), one) for one in variants]
+    return [PlannedRun(entry.name, folder, one) for one in variants]

@@ -146,7 +146,7 @@ def predict_benchmark(
 
     Args:
         model: see `models.opening.answering_model`; one in memory when several benchmarks follow each other.
-        data: folder of the test set, or one above it.
+        data: folder of the test set, or one above it; see `evaluate.evaluate`.
         out: folder of results; the run goes to ``out/<benchmark>``, ``out/<benchmark>-blind`` or
             ``out/<benchmark>-without-<stream>``.
         variant: what is asked and what the model is given.

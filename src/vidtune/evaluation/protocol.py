@@ -127,6 +127,7 @@ class Protocol(BaseModel):
         rope: rotary positions of the language model in this run, in the place of those of its config: keys of
             ``rope_parameters`` of transformers, such as ``{"rope_type": "yarn", "factor": 4.0,
             "original_max_position_embeddings": 32768}``, and ``max_position_embeddings``, the longest prompt.
+        test_file: hash of the content of the file that a test set of one's own is; empty: the benchmark is registered.
         missing_videos: questions whose video file does not exist are not asked; they count as wrong in the strict
             score.
     """
@@ -159,6 +160,7 @@ class Protocol(BaseModel):
     missing_videos: Literal["excluded"] = "excluded"
     layer_program: tuple[dict[str, Any], ...] = Field(default=(), exclude_if=_says_nothing)
     blind: bool = False
+    test_file: str = Field(default="", exclude_if=_says_nothing)
 
     @property
     def hash(self) -> str:
@@ -171,7 +173,8 @@ class Protocol(BaseModel):
         scored by likelihood, and what the model was not given."""
         harness = [self.harness["name"]] if self.harness else []
         scored = ["likelihood"] if self.by_likelihood else []
-        parts = [self.benchmark, *harness, *scored, *(["blind"] if self.blind else [])]
+        name = self.benchmark.rpartition(".")[0] if self.test_file else self.benchmark
+        parts = [name or self.benchmark, *harness, *scored, *(["blind"] if self.blind else [])]
         return "-".join([*parts, *(["without", *self.without] if self.without else [])])
 
     @property
@@ -205,7 +208,7 @@ class Protocol(BaseModel):
         own = None if kind is None else self.templates.get(kind)
         if own is not None and MEDIA in own:
             return _filled(own, values)
-        if self.choices is not None:
+        if self.choices is not None and (options or "options" in values):  # not each question of a set need have some
             lines = self.choices.lines(options)
             written = values.get("options", lines) if self.choices.option == ChoiceRules().option else lines
             values["question"] = _filled(self.choices.wording, {**values, "options": written})

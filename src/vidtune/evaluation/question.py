@@ -100,6 +100,7 @@ class QuestionSet:
         fingerprint: hash of the question and answer files.
         features: stream -> absolute path of the folder of stored features that are read instead of the videos. A test
             set may bring them itself.
+        file: absolute path of the file that a test set of one's own is; None: the benchmark is registered.
     """
 
     benchmark: str
@@ -107,6 +108,7 @@ class QuestionSet:
     fingerprint: str
     questions: tuple[Question, ...] = field(repr=False)
     features: Mapping[str, str] = field(default_factory=dict)
+    file: str | None = None
 
     def with_similar_files(self) -> "QuestionSet":
         """Returns the questions with videos of similar names, where none has the name that the protocol gives it.

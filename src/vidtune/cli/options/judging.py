@@ -84,7 +84,12 @@ class JudgeOptions:
     """The options that describe a judge."""
 
     judge: Annotated[
-        str, typer.Option("--judge", help="rules (offline), or the name of a chat model; evaluate also takes none.")
+        str,
+        typer.Option(
+            "--judge",
+            help="rules (offline), or the name of a chat model; evaluate also takes none; "
+            "metrics: normalised text, for a test set of your own.",
+        ),
     ] = "rules"
     judge_url: Annotated[
         str | None, typer.Option(help="Address of an OpenAI-compatible API; default: OpenAI's, with OPENAI_API_KEY.")
@@ -129,8 +134,8 @@ class JudgeOptions:
     ] = 5
     judge_concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 8
 
-    def build(self, cache: Path) -> "Judge":
-        """The judge; a name that is no offline judge is a chat model's.
+    def build(self, cache: Path) -> "Judge | str":
+        """The judge, or "metrics"; a name that is no offline judge is a chat model's.
 
         Args:
             cache: file of known replies of chat models.
@@ -140,12 +145,13 @@ class JudgeOptions:
         """
         from vidtune.evaluation.judges.address import OPENAI_KEY, is_model_name
         from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
+        from vidtune.evaluation.scores.score import METRICS
         from vidtune.registry import JUDGES
 
-        if self.judge in JUDGES:
+        if self.judge in (METRICS, *JUDGES):
             if self.replies is not None:
                 raise UserError(f"--replies {self.replies}: for chat models; {self.judge!r} gives no replies to read")
-            return JUDGES[self.judge]
+            return METRICS if self.judge == METRICS else JUDGES[self.judge]
         if not is_model_name(self.judge):
             raise UserError(f"--judge {self.judge!r}: expected rules, or the name of a chat model")
         key = self.judge_key or OPENAI_KEY
@@ -187,7 +193,7 @@ def prices_from(given: tuple[float, float] | None, model: str, url: str | None, 
     return Prices(*given, source="as given") if given else prices_of(model, url, table)
 
 
-def count_earlier(judge: "Judge", run_dirs: Iterable[Path]) -> None:
+def count_earlier(judge: "Judge | str", run_dirs: Iterable[Path]) -> None:
     """Let a budget count what the judge has cost in these runs before."""
     from vidtune.evaluation.judges.openai_compatible import OpenAICompatibleJudge
     from vidtune.evaluation.runs.usage import usage_of
@@ -196,7 +202,7 @@ def count_earlier(judge: "Judge", run_dirs: Iterable[Path]) -> None:
         judge.spent += sum(usage_of(run_dir, judge.name).spent for run_dir in run_dirs)
 
 
-def keep_replies(judge: "Judge", cache: Path) -> None:
+def keep_replies(judge: "Judge | str", cache: Path) -> None:
     """Let a chat judge keep its replies in this file."""
     from vidtune.evaluation.judges.openai_compatible import OpenAICompatibleJudge
 
@@ -204,7 +210,7 @@ def keep_replies(judge: "Judge", cache: Path) -> None:
         judge.cache = cache
 
 
-def judge_and_score(run_dir: Path, judge: "Judge") -> None:
+def judge_and_score(run_dir: Path, judge: "Judge | str") -> None:
     """Score a run (see `score_run`), say what judging takes before and what it took after, and print the score."""
     from vidtune.evaluation.scores.scoring import score_run
 
@@ -214,7 +220,7 @@ def judge_and_score(run_dir: Path, judge: "Judge") -> None:
 class _PrintedSteps:
     """Prints the steps of `score_run`; a `ScoringSteps`."""
 
-    def __init__(self, judge: "Judge") -> None:
+    def __init__(self, judge: "Judge | str") -> None:
         self.judge = judge
 
     def begins(self, run: "RunFolder", source: "ScoreSource") -> None:

@@ -56,6 +56,7 @@ class Benchmark(ABC):
         upload_file: path of the file to upload, below the folder of the set in an official evaluation folder, with
             ``{model}``; empty: there is none.
         answers_file: path of a file of `official_files` there, with ``{model}`` and ``{file}``, its name.
+        default_data: folder of the test set where a user names none; None: it has to be named.
         facts: size and downloads of the test set, as `downloads` holds them for those of this package.
     """
 
@@ -73,6 +74,7 @@ class Benchmark(ABC):
     server: str = ""
     upload_file: str = ""
     answers_file: str = "{model}/{file}"
+    default_data: Path | None = None
     facts: Facts | None = None
 
     @property

@@ -51,7 +51,13 @@ class Measured:
 
 
 class MeasuredBenchmark(Benchmark):
-    """A test set whose answers metrics score."""
+    """A test set whose answers metrics score.
+
+    Args:
+        judged_instead: a judge scores them, unless metrics are asked for by their name.
+    """
+
+    judged_instead: bool = False
 
     def under(self, protocol: Protocol) -> "MeasuredBenchmark":
         """Returns the benchmark as it scores a run with these rules; the rules of few benchmarks change a value."""

@@ -186,17 +186,19 @@ class VideoFiles:
 
     def _exact(self, name: str) -> Named | None:
         """The file that the protocol names; None: it does not exist."""
-        stem = f"{self.lookup.folder}/{self.lookup.prefix}{name}"
+        stem = self._below_top(f"{self.lookup.prefix}{name}")
         files = (stem + extension for extension in self.lookup.extensions)
         try:
             return next((Named(file) for file in files if (self.folder / file).is_file()), None)
         except OSError:  # such as a name longer than any file's
             return None
 
+    def _below_top(self, file: str) -> str:
+        return f"{self.lookup.folder}/{file}" if self.lookup.folder else file
+
     def _listed(self) -> list[str]:
         """All files in the folder of videos, and those in the folder of the test set and its own folders."""
-        top = self.lookup.folder
-        inside = [f"{top}/{file}" for file in walk(self.folder / top, roots=self._roots)]
+        inside = [self._below_top(file) for file in walk(self.folder / self.lookup.folder, roots=self._roots)]
         known = set(inside)
         elsewhere = [file for file in walk(self.folder, _DEPTH_ELSEWHERE, self._roots) if file not in known]
         return [*inside, *elsewhere]

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from vidtune.errors import UserError
 from vidtune.evaluation.asking.shared_videos import Session
+from vidtune.evaluation.benchmarks.own.finding import stored_benchmark
 from vidtune.evaluation.checkpoint import DEFAULT_ANSWERING, AnsweringOptions
 from vidtune.evaluation.models.base import EvaluatedModel
 from vidtune.evaluation.predict import ALONE, Answerer, predict
@@ -23,7 +24,6 @@ from vidtune.evaluation.runs.folder import RunFolder, RunInfo
 from vidtune.evaluation.runs.usage import note_usage
 from vidtune.evaluation.scores.comparison import Comparison, compare_runs
 from vidtune.evaluation.scores.scoring import score_run
-from vidtune.registry import BENCHMARKS
 
 NO_RULES = ("benchmark", "version", "harness")
 """Parts of a protocol that say whose rules they are, and change no answer themselves."""
@@ -134,7 +134,7 @@ def explain(
     """
     one, two = RunFolder(first), RunFolder(second)
     changes = changes_between(one.info, two.info)
-    benchmark = BENCHMARKS[one.info.benchmark]
+    benchmark = stored_benchmark(one.info.protocol, one.info.data.file)
     questions = benchmark.load(Path(data or one.info.data.folder)).with_similar_files()
     if one.info.data.features:
         folders = {stream: Path(folder) for stream, folder in one.info.data.features.items()}

@@ -9,6 +9,7 @@
 `written_out`    MMMU (arXiv:2311.16502): ``(B)``, else ``B`` before a blank or a period, else the text of an option
 `ranked`         lmms-eval 0.7: of all letters that may be meant, the one in the most telling place
 `alone`          the whole answer is the letter
+`named`          the whole answer is the letter or the text of an option; else as `ranked`, for all letters there are
 ===============  =============================================================================================
 
 A rule maps (answer, texts of the options) to a letter, or to None where the answer names none. The letter may be that
@@ -25,12 +26,14 @@ import numpy as np
 
 from vidtune.evaluation.metrics.base import Id, MetricValues, TaskValues, join
 from vidtune.evaluation.metrics.punctuation import without_marks
+from vidtune.evaluation.metrics.same_text import is_same_text
 
 Reader = Callable[[str, Sequence[str]], str | None]
 ACCURACY = "accuracy"
 FOUR, FIVE, EIGHT = ascii_uppercase[:4], ascii_uppercase[:5], ascii_uppercase[:8]
 
 _OPTION = re.compile(r"([A-E])\.\s*.+", re.IGNORECASE)  # "." matches no newline, so of one line only
+_BARE = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _OPENINGS = ("The best answer is", "The correct answer is", "The answer is", "The answer")
 _OPENINGS_TOGETHER = ("The best option isThe correct option is", "Best answer:Best option:")
@@ -153,6 +156,15 @@ def ranked_among(letters: str, answer: str) -> str | None:
     return meant
 
 
+def named(answer: str, options: Sequence[str]) -> str | None:
+    """See the table above."""
+    letters = ascii_uppercase[: len(options)]
+    if (bare := _BARE.fullmatch(answer.strip())) and bare[1].upper() in letters:
+        return bare[1].upper()
+    same = [letter for letter, text in zip(letters, options, strict=True) if is_same_text(answer, text)]
+    return same[0] if len(same) == 1 else ranked_among(letters, answer)
+
+
 def _places(letter: str, text: str) -> Iterator[tuple[int, int]]:
     """Yields (how telling, place) of the last occurrence of a letter in every form in which it may be the answer."""
     forms = ((6, f"({letter})"), (5, f"{letter}."), (4, f"{letter}:"), (3, f"{letter})"), (2, f"{letter} "))
@@ -171,7 +183,7 @@ def _places(letter: str, text: str) -> Iterator[tuple[int, int]]:
         yield 0, text.rfind(letter)
 
 
-_RULES = (normalised, first_capital, first_of_five, standing, written_out, ranked, alone)
+_RULES = (normalised, first_capital, first_of_five, standing, written_out, ranked, alone, named)
 READERS: dict[str, Reader] = {reader.__name__: reader for reader in _RULES}
 
 

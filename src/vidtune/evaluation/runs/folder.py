@@ -29,6 +29,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.own.finding import stored_benchmark
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_prediction
 from vidtune.evaluation.runs.arithmetic import Arithmetic, decisive, differences
@@ -40,7 +41,6 @@ from vidtune.machine.locks import locked
 from vidtune.machine.nearby import below, listed
 from vidtune.machine.records import read_records, write_records
 from vidtune.recipe.mistakes import first_mistake
-from vidtune.registry import BENCHMARKS
 
 RUN_FILE = "run.json"
 QUESTIONS = "questions.jsonl"
@@ -73,6 +73,7 @@ class DataIdentity(BaseModel):
         fingerprint: hash of its question and answer files.
         questions: number of its questions.
         features: stream -> folder of the stored features that were read instead of the videos.
+        file: where the file of a test set of one's own was; None: the benchmark is registered.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -81,6 +82,7 @@ class DataIdentity(BaseModel):
     fingerprint: str
     questions: int
     features: dict[str, str] = Field(default_factory=dict, exclude_if=lambda folders: not folders)
+    file: str | None = Field(default=None, exclude_if=lambda file: file is None)
 
 
 class RunInfo(BaseModel):
@@ -371,7 +373,7 @@ class RunFolder:
 
     def write_official(self) -> None:
         """Write the answers in the form of the published scripts. Questions without an answer are left out."""
-        benchmark = BENCHMARKS[self.info.benchmark]
+        benchmark = stored_benchmark(self.info.protocol, self.info.data.file)
         for name, text in benchmark.official_files(self.predictions(), self.references_by_index()):
             write_text_atomically(self.path / name, text)
 
@@ -411,6 +413,7 @@ def data_identity(questions: QuestionSet) -> DataIdentity:
         fingerprint=questions.fingerprint,
         questions=len(questions.questions),
         features=dict(questions.features),
+        file=questions.file,
     )
 
 

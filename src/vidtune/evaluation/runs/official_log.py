@@ -18,6 +18,7 @@ from vidtune import __version__
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
+from vidtune.evaluation.benchmarks.own.finding import benchmark_named
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, prediction_of
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
@@ -26,7 +27,6 @@ from vidtune.evaluation.runs.foreign_file import read_foreign_records
 from vidtune.evaluation.runs.same_question import contradiction, plain, repeats_text
 from vidtune.machine.files import write_text_atomically
 from vidtune.machine.software import software_versions
-from vidtune.registry import BENCHMARKS
 
 UNKNOWN_PROMPT = "not known: answers were imported"
 NO_TEXT = "the log holds no text as its answer"
@@ -86,7 +86,7 @@ def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolde
             names it), or ``run_dir`` holds another run.
     """
     files = log_files(log)
-    test_set = BENCHMARKS[benchmark]
+    test_set = benchmark_named(benchmark)
     questions = test_set.load(data)
     protocol = test_set.protocol(prompt_format=UNKNOWN_PROMPT)
     answers = _read(log, files, test_set, questions, protocol)

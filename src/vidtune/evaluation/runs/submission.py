@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
+from vidtune.evaluation.benchmarks.own.finding import stored_benchmark
 from vidtune.evaluation.question import QuestionSet
 from vidtune.evaluation.runs.folder import RunFolder, data_identity
 from vidtune.evaluation.runs.run_ledger import ledger_of
 from vidtune.machine.files import atomic_file
-from vidtune.registry import BENCHMARKS
 
 
 class Submission:
@@ -30,7 +30,7 @@ class Submission:
 
     def __init__(self, run_dir: Path, data: Path | None = None) -> None:
         self.run = RunFolder(run_dir)
-        self.benchmark: Benchmark = BENCHMARKS[self.run.info.benchmark]
+        self.benchmark: Benchmark = stored_benchmark(self.run.info.protocol, self.run.info.data.file)
         self.questions: QuestionSet = self.benchmark.load(data or Path(self.run.info.data.folder))
         now = data_identity(self.questions).fingerprint
         if now != self.run.info.data.fingerprint:

@@ -206,7 +206,7 @@ def judge_of(run: RunFolder, runs: Sequence[RunFolder], judge: str | None = None
     Args:
         judge: name of the judge; None: `common_judge`.
     """
-    if METRICS in run.judges():
+    if METRICS in run.judges() and judge not in run.judges():
         return METRICS
     return judge or common_judge([one for one in runs if METRICS not in one.judges()])
 

@@ -8,7 +8,9 @@ from typing import Protocol as Interface
 import numpy as np
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.measured import MeasuredBenchmark
+from vidtune.evaluation.benchmarks.own.finding import is_known, stored_benchmark
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE, Judge
 from vidtune.evaluation.ledger import Asking, Judging, reason_lines
 from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource, rows_of
@@ -18,7 +20,6 @@ from vidtune.evaluation.scores.judging import Verdicts
 from vidtune.evaluation.scores.measuring import Measurements
 from vidtune.evaluation.scores.score import METRICS, NamedValue, Score, ScoreGroup
 from vidtune.evaluation.scores.score_file import write_score
-from vidtune.registry import BENCHMARKS
 
 
 class NothingScoredError(UserError):
@@ -113,13 +114,31 @@ def _score(run: RunFolder, source: ScoreSource, collected: Collected) -> Score:
 
 
 def source_for(run: RunFolder, judge: Judge | str = DEFAULT_JUDGE) -> ScoreSource:
-    """Where the outcomes of a run come from: metrics if its benchmark has some, otherwise the judge."""
-    if run.info.benchmark not in BENCHMARKS:
+    """Where the outcomes of a run come from: metrics if its benchmark has some, otherwise the judge.
+
+    Raises:
+        UserError: metrics are asked for, and there are none.
+    """
+    if not is_known(run.info.protocol):
         return Verdicts(run, judge)
-    benchmark = BENCHMARKS[run.info.benchmark]
-    if isinstance(benchmark, MeasuredBenchmark):
+    benchmark = stored_benchmark(run.info.protocol, run.info.data.file)
+    if by_metrics(benchmark, judge):
+        assert isinstance(benchmark, MeasuredBenchmark)
         return Measurements(run, benchmark)
     return Verdicts(run, judge, benchmark.judged)
+
+
+def by_metrics(benchmark: Benchmark, judge: Judge | str) -> bool:
+    """Whether metrics score the answers to a benchmark, not the judge that is named.
+
+    Raises:
+        UserError: metrics are asked for, and there are none.
+    """
+    if isinstance(benchmark, MeasuredBenchmark):
+        return judge == METRICS or not benchmark.judged_instead
+    if judge == METRICS:
+        raise UserError(f"{benchmark.name}: no metrics score its answers; name a judge")
+    return False
 
 
 def _types(metrics: Sequence[Metric], outcomes: Sequence[Outcome]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from vidtune.evaluation.benchmarks.harnesses.base import HARNESS, Harness, known_harness, without_harness
 from vidtune.evaluation.benchmarks.harnesses.lmms_eval import LMMS_EVAL
 from vidtune.evaluation.benchmarks.harnesses.vlmevalkit import VLMEVALKIT
+from vidtune.evaluation.benchmarks.own.finding import benchmark_named
 from vidtune.registry import BENCHMARKS
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def asked_benchmark(name: str, overrides: Mapping[str, Any]) -> "Benchmark":
     Raises:
         UserError: no such benchmark or harness, or the harness does not ask it.
     """
-    benchmark: Benchmark = BENCHMARKS[name]
+    benchmark = benchmark_named(name)
     if HARNESS not in overrides:
         return benchmark
     record = known_harness(overrides[HARNESS], HARNESSES).task(benchmark).record

@@ -140,7 +140,7 @@ class MultipleChoice(MeasuredBenchmark):
         folders = {one.video for one in asked if one.frames is not None}
         files = VideoFiles(self.lookup, folder, names).found if names else {}
         pictures = self.lookup.folder if self.frames_folder is None else self.frames_folder
-        files |= {name: _frames(pictures, folder, name) for name in sorted(folders)}
+        files |= {name: folder_of_pictures(pictures, folder, name) for name in sorted(folders)}
         questions = tuple(_question(index, one, files[one.video]) for index, one in enumerate(asked))
         return QuestionSet(self.name, folder, hashlib.sha256(content).hexdigest()[:16], questions)
 
@@ -248,9 +248,9 @@ def _choice(reference: Mapping[str, Any]) -> Choice:
     return Choice(reference["letter"], tuple(reference["options"]))
 
 
-def _frames(pictures: str, folder: Path, name: str) -> Named:
-    """The folder of pictures that a question names, below the folder ``pictures`` of the test set."""
-    path = f"{pictures}/{name}"
+def folder_of_pictures(pictures: str, folder: Path, name: str) -> Named:
+    """The folder of pictures that a question names, below the folder ``pictures`` of the test set; "": that itself."""
+    path = f"{pictures}/{name}" if pictures else name
     place = folder / path
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise UserError(f"{folder}: video {name!r} leaves the folder of the test set; use a plain name")

@@ -1,0 +1,1 @@
+"""Test sets of one's own: a file of JSON lines as a benchmark."""

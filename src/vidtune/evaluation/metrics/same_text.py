@@ -1,0 +1,35 @@
+"""Whether two short answers are the same text: compared without case, punctuation, articles and spacing.
+
+The normalisation of extractive question answering (Rajpurkar et al., SQuAD, arXiv:1606.05250), on Unicode. A change of
+these rules needs another name in `measuring` of the benchmarks that use them.
+"""
+
+import re
+import unicodedata
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+
+
+def is_same_text(one: str, other: str) -> bool:
+    """Whether two texts are equal once both are normalised; a text of nothing but marks is compared as it is."""
+    first, second = normalised_text(one), normalised_text(other)
+    return first == second if first or second else one.strip() == other.strip()
+
+
+def normalised_text(text: str) -> str:
+    """Returns a text in lower case, without punctuation and articles, its words with one blank between them."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = "".join(
+        " " if unicodedata.category(mark)[0] == "P" and not _in_number(folded, place) else mark
+        for place, mark in enumerate(folded)
+    )
+    words = " ".join(kept.split())
+    bare = " ".join(_ARTICLES.sub(" ", words).split())
+    return bare or words
+
+
+def _in_number(text: str, place: int) -> bool:
+    """Whether the mark at this place belongs to a number: "1.5", "-3", "10:30"."""
+    after = text[place + 1 : place + 2].isdecimal()
+    before = text[place - 1 : place]
+    return after and ((text[place] in ".,:" and before.isdecimal()) or (text[place] == "-" and not before.strip()))

@@ -1,0 +1,155 @@
+"""A test set of one's own in one file: what a line says, how it is scored, answers of other models, wrong lines."""
+
+import json
+
+import pytest
+from choice_sets import Chooser, touch
+from qa_sets import quiet_predict
+
+from vidtune.cli.main import run as vidtune
+from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.own.finding import benchmark_named
+from vidtune.evaluation.evaluate import planned_runs
+from vidtune.evaluation.metrics.choices import named
+from vidtune.evaluation.metrics.same_text import is_same_text
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.scores.comparison import compare_runs
+from vidtune.evaluation.scores.scoring import score_run
+
+CHOICE = {"id": "q1", "video": "v/a.mp4", "question": "Which?", "options": ["A. red", "B. blue"], "answer": "B"}
+TEXT = {"id": "q2", "video": "v/b.mp4", "question": "What?", "options": ["1", "2"], "answer": 1, "type": "count"}
+OPEN = {"id": 3, "video": "v/a.mp4", "question": "Who?", "answers": ["a man", "one man"], "start": 1, "end": 2.5}
+GONE = {"video": "v/gone.mp4", "question": "Where?", "answer": "at sea", "type": "count"}
+
+
+def written(path, *lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def mine(tmp_path):
+    for name in ("a", "b"):
+        touch(tmp_path / "set" / "v" / f"{name}.mp4")
+    return written(tmp_path / "set" / "mine.jsonl", CHOICE, TEXT, OPEN, GONE)
+
+
+def asked(path, folder, replies):
+    benchmark = benchmark_named(str(path))
+    protocol = benchmark.protocol(prompt_format="v1")
+    engine = Chooser(replies)
+    questions = benchmark.load(benchmark.default_data).with_similar_files()
+    quiet_predict(engine, questions, protocol, folder / protocol.run_name)
+    return engine, folder / protocol.run_name
+
+
+def test_a_file_of_one_s_own_is_asked_and_scored_by_letter_and_text(mine, tmp_path):
+    (planned,) = planned_runs(None, [str(mine)])
+    planned.require_readable("metrics")
+    assert planned.data == mine.parent
+    engine, folder = asked(mine, tmp_path, {0: "B. It is blue", 1: "2", 2: "One man."})
+    texts = [request.question.split("\n", 1)[1] for request in engine.asked]
+    assert texts[0] == "Which?\nA. red\nB. blue\nAnswer with the option's letter from the given choices directly."
+    assert texts[1:] == ["Who?", texts[2]]  # questions about one video together; one without options by its words alone
+    (part,) = engine.asked[1].media
+    assert (part.start, part.end, part.path) == (1.0, 2.5, str(mine.parent / "v/a.mp4"))
+    score = score_run(folder, progress=False)
+    assert folder.name == "mine" and score.benchmark == "mine.jsonl" and score.judge == "metrics"
+    assert score.accuracy == pytest.approx(2 / 3) and score.value("accuracy").strict.value == 50.0
+    assert "1 without video: no video file (4: not v/gone.mp4)" in str(score)
+    assert score.value("accuracy", "count").official.value == 0.0
+
+
+def test_answers_of_another_model_are_scored_and_compared(mine, tmp_path, capsys):
+    _, folder = asked(mine, tmp_path, {0: "A", 1: "1", 2: "a man"})
+    score_run(folder, progress=False)
+    answers = [{"id": "q1", "answer": "(B) blue"}, {"id": "q2", "answer": 1}, {"id": 3, "answer": "nobody"}]
+    log = written(tmp_path / "other.jsonl", *answers)
+    assert vidtune(["judge", str(log), "--benchmark", str(mine)]) == 0
+    other = tmp_path / "other-mine"
+    assert "accuracy     66.67" in capsys.readouterr().out and RunFolder(other).info.data.file == str(mine)
+    compared = compare_runs(folder, other)
+    assert (compared.questions, compared.agreement.only_first, compared.agreement.only_second) == (4, 1, 1)
+    assert vidtune(["report", str(folder), str(other), "--out", str(tmp_path / "page.html")]) == 0
+    assert vidtune(["export", str(folder), str(other), "--to", "markdown"]) == 0
+    assert "mine.jsonl accuracy" in capsys.readouterr().out
+    mine.rename(tmp_path / "moved.jsonl")  # stored runs are scored without their file
+    assert score_run(other, progress=False).accuracy == pytest.approx(2 / 3)
+    wrong = written(tmp_path / "wrong.jsonl", {"id": "q9", "answer": "A"})
+    assert vidtune(["judge", str(wrong), "--benchmark", str(tmp_path / "moved.jsonl"), "--data", str(mine.parent)]) == 2
+    assert "'q9' is no question" in capsys.readouterr().err
+
+
+def test_two_versions_of_a_file_are_two_test_sets(mine, tmp_path):
+    first = benchmark_named(str(mine)).protocol(prompt_format="v1")
+    again = {**TEXT, "note": "not read", "answer": "1"}
+    written(mine, CHOICE, "\n", again, OPEN, GONE)
+    assert benchmark_named(str(mine)).protocol(prompt_format="v1") == first
+    _, one = asked(mine, tmp_path / "one", {})
+    written(mine, CHOICE, {**TEXT, "answer": 2}, OPEN, GONE)
+    assert benchmark_named(str(mine)).protocol(prompt_format="v1").hash != first.hash
+    _, two = asked(mine, tmp_path / "two", {})
+    with pytest.raises(UserError, match="were asked different versions"):
+        compare_runs(one, two)
+    with pytest.raises(UserError, match="another run"):
+        asked(mine, tmp_path / "one", {})
+
+
+def test_questions_without_options_are_judged_or_compared_as_text(tmp_path):
+    touch(tmp_path / "v" / "a.mp4")
+    path = written(tmp_path / "open.jsonl", OPEN)
+    _, folder = asked(path, tmp_path, {0: "I see a man there"})
+    assert score_run(folder, progress=False).judge == "rules-v1"
+    assert score_run(folder, progress=False).accuracy == 1.0
+    assert score_run(folder, "metrics", progress=False).accuracy == 0.0
+    assert sorted(RunFolder(folder).judges()) == ["metrics", "rules-v1"]
+    (planned,) = planned_runs(None, ["world_qa"], tmp_path)
+    with pytest.raises(UserError, match="no metrics score"):
+        planned.require_readable("metrics")
+
+
+WRONG = {
+    "no 'answer'": {**OPEN, "answers": None},
+    "no 'question'": {**GONE, "question": None},
+    "no 'video' or 'image'": {**GONE, "video": None},
+    "'video' and an 'image'": {**GONE, "image": "a.png"},
+    "did you mean 'options'": {**GONE, "choices": ["x", "y"]},
+    "'type'": {**OPEN, "typ": "x"},
+    "is no option: write a letter, A to B": {**CHOICE, "answer": "C"},
+    "two of its options": {**CHOICE, "options": ["x", "x"]},
+    "letter and the text of option B": {**CHOICE, "options": ["B", "A"], "answer": "A"},
+    "not behind its start": {**OPEN, "end": 0.5},
+    "\\d800": '{"video": "a.mp4", "question": "\\ud800", "answer": "x"}\n',
+    "not valid JSON": "{\n",
+    "expected an object": "[1]\n",
+    "expected a text": {**GONE, "question": 5},
+    "about an? image, line 14": {"image": "a.png", "question": "?", "answer": "x"},
+    "is the id of line 14": GONE | {"id": "14"},
+}
+
+
+def test_all_wrong_lines_are_named_at_once(tmp_path, capsys):
+    lines = list(WRONG.values())
+    lines.insert(13, GONE)
+    path = written(tmp_path / "bad.jsonl", *lines)
+    assert vidtune(["evaluate", "gpt", "--benchmark", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert vidtune(["benchmarks", "check", str(path)]) == 2
+    named_lines = capsys.readouterr().err.partition("none is asked before:\n")[2].splitlines()
+    for number, what in enumerate(WRONG, start=1):
+        place = number if number < 14 else number + 1
+        (line,) = [one for one in named_lines if f"line {place}," in one or f"line {place}:" in one]
+        assert what.replace("an? image", "a image") in line or what.startswith("\\"), (what, line)
+    with pytest.raises(UserError, match="a test set of one's own is a file of JSON lines"):
+        benchmark_named(str(written(tmp_path / "mine.json", [])))
+    outside = written(tmp_path / "out.jsonl", {**GONE, "video": "../x.mp4"})
+    with pytest.raises(UserError, match="leaves the folder"):
+        benchmark_named(str(outside)).load(tmp_path)
+
+
+def test_letters_and_texts_are_read_in_answers():
+    options = ("a cup", "the sea", "two men")
+    readings = {"c": "C", "(B).": "B", "The sea.": "B", "It is A": "A", "Answer: (C) two men": "C", "none": None}
+    assert {text: named(text, options) for text in readings} == readings
+    assert is_same_text("The  Cup!", "a cup") and is_same_text("1.50", "1.50") and not is_same_text("1.5", "15")
+    assert is_same_text("?", "?") and not is_same_text("?", "!") and not is_same_text("-3", "3")
