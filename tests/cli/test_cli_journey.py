@@ -128,7 +128,7 @@ def test_recipe_benchmarks_are_scored_judged_again_and_reported(work, trained, c
     out = work / "evaluation"
     assert run(["evaluate", str(trained), "--out", str(out)]) == 0
     first = capsys.readouterr().out
-    assert "2 of 3 questions answered" in first and "judge rules-v1" in first and "1 without video" in first
+    assert "2 of 3 questions answered" in first and "judge rules-v1" in first and "1 without file" in first
     predictions = (out / "msvd_qa/predictions.jsonl").read_text()
     assert json.loads((out / "msvd_qa/run.json").read_text())["protocol"]["generation"]["max_new_tokens"] == 4
     assert run(["judge", str(out / "msvd_qa")]) == 0

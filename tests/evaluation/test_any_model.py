@@ -46,7 +46,7 @@ def test_a_model_of_transformers_answers_by_its_chat_template_and_processor(kind
     images = ["--protocol", "preprocessing.given=images", "--device", "cpu"]
     assert asked(data, tmp_path / "out", folder, *FEW, *images) == 0
     shown = capsys.readouterr().out
-    assert "3 of 4 questions answered" in shown and "1 without video" in shown
+    assert "3 of 4 questions answered" in shown and "1 without file" in shown
     found = tmp_path / "out" / "world_qa"
     first = records(found / "predictions.jsonl")
     assert [line["video"] for line in first] == ["red", "red", "blue"] and not any("error" in line for line in first)

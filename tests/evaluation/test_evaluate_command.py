@@ -40,7 +40,7 @@ def test_a_recipe_s_ablations_are_runs_beside_the_whole_one(checkpoint, tmp_path
     shown = capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["world_events", "world_events-without-video"]
     assert "world_events: metrics in %" in shown and "world_events, without video: metrics in %" in shown
-    assert "grounding: 1 of 2 answered, 2 videos; 1 without video" in shown and "mIoU" in shown
+    assert "grounding: 1 of 2 answered, 2 videos; 1 without file" in shown and "mIoU" in shown
     page = tmp_path / "report.html"
     assert run(["report", *map(str, sorted(tmp_path.iterdir())), "--out", str(page)]) == 0
     assert "world_events − world_events-without-video" in page.read_text()
@@ -95,17 +95,17 @@ def test_failed_questions_are_said_and_asked_again_on_request(checkpoint, tmp_pa
     words = ["evaluate", str(checkpoint), "--benchmark", "world_qa", "--data", str(data), "--out", f"{tmp_path}/out"]
     assert run([*words, *SHORT]) == 2
     shown = capsys.readouterr()
-    assert "0 of 3 questions answered, 1 without video, 2 failed" in shown.out
+    assert "0 of 3 questions answered, 1 without file, 2 failed" in shown.out
     assert (
         shown.err.count("\n") == 1
-        and "1 without video: no video file (gone_2: not videos/gone (.mp4)); 2 failed:" in shown.err
+        and "1 without file: no video file (gone_2: not videos/gone (.mp4)); 2 failed:" in shown.err
     )
     write_video(data / "videos" / "red.mp4", (200, 20, 20))
     assert run([*words, *SHORT]) == 2
     capsys.readouterr()
     assert run([*words, *SHORT, "--retry-failed"]) == 0
     shown = capsys.readouterr().out
-    assert "2 of 3 questions answered, 1 without video" in shown and "(gone_2: not videos/gone (.mp4))" in shown
+    assert "2 of 3 questions answered, 1 without file" in shown and "(gone_2: not videos/gone (.mp4))" in shown
 
 
 def test_nothing_is_answered_where_every_video_is_missing(checkpoint, tmp_path, capsys):
@@ -113,6 +113,6 @@ def test_nothing_is_answered_where_every_video_is_missing(checkpoint, tmp_path, 
     words = ["evaluate", str(checkpoint), "--benchmark", "world_qa", "--data", str(data), "--out", f"{tmp_path}/out"]
     assert run([*words, *SHORT, "--judge", "none"]) == 2
     assert (
-        "no question was answered: 2 without video: no video file (gone_0: not videos/gone (.mp4), gone_1)"
+        "no question was answered: 2 without file: no video file (gone_0: not videos/gone (.mp4), gone_1)"
         in capsys.readouterr().err
     )

@@ -189,7 +189,7 @@ def test_verdicts_outside_the_scale_or_without_score_are_unjudged_and_said(run):
     assert (accuracy.published, average.published) == (2 / 3, (10**9 + 0 + 4 + 2 - 1) / 5)
     shown = str(score)
     assert (
-        "1 without video, 1 failed, 2 scored outside the scale, 1 unreadable verdict; with these as wrong: 0.14"
+        "1 without file, 1 failed, 2 scored outside the scale, 1 unreadable verdict; with these as wrong: 0.14"
         in shown
     )
     assert "2 scored outside the scale: the score is outside 0 to 5 (a_0: " in shown
@@ -288,9 +288,9 @@ def test_every_planned_question_has_one_state(run):
     counts = json.loads((run / "scores" / "rules-v1.json").read_text())["overall"] if score_run(run) else {}
     assert counts["judged"] + counts["unjudged"] + counts["missing"] + counts["errors"] == counts["questions"] == 7
     ledger = ledger_of(RunFolder(run))
-    assert str(ledger) == "5 of 7 questions answered (1 empty), 1 without video, 1 failed"
+    assert str(ledger) == "5 of 7 questions answered (1 empty), 1 without file, 1 failed"
     assert ledger.reasons() == (
-        "1 without video: no video file (e_6: not videos/e (.mp4))",
+        "1 without file: no video file (e_6: not videos/e (.mp4))",
         "1 failed: no frames (d_5)",
     )
 

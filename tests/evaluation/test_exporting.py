@@ -47,7 +47,7 @@ def test_csv_has_a_row_for_every_planned_question(runs, tmp_path):
     first, second = rows[0], rows[1]
     assert (first["pred"], first["verdict"], first["answer"]) == (ODD, "wrong", "answer 0")
     assert (second["asking"], second["verdict"], second["pred"]) == ("failed", "failed", "")
-    assert {row["asking"] for row in rows} == {"answered", "failed", "without video"}
+    assert {row["asking"] for row in rows} == {"answered", "failed", "without file"}
     assert [row["index"] for row in rows[:9]] == [str(n) for n in range(9)]
 
 

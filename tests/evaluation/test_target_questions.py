@@ -86,7 +86,7 @@ def test_boxes_reach_the_answers_and_wrong_ones_fail_alone(model, data, tmp_path
     assert found[2]["pred"] != found[0]["pred"]  # the same box, other features of the whole video
     score = score_run(summary.run_dir, progress=False)
     assert score.group("target").questions == 5 and "1 failed" in str(score)
-    assert "1 without video: wrong box (4.mp4: key_frame_box has reversed corners" in str(score)
+    assert "1 without file: wrong box (4.mp4: key_frame_box has reversed corners" in str(score)
     found = check_test_set(BENCHMARKS["videoref_bench"], data, {})
     assert found.found == {"folder": 3, ".pkl": 1} and list(found.missing) == ["4.mp4"]
     assert (tmp_path / "videoref_bench" / "files.jsonl").is_file()

@@ -12,6 +12,7 @@ from vidtune.media import video
 from vidtune.media.clip_times import Part
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.media.preprocessing.sound import FbankPreprocessing
+from vidtune.media.preprocessing.tiles import TilesPreprocessing
 from vidtune.media.probe import probe
 from vidtune.media.video import every_frame
 from vidtune.media.worker import Loaded, LoadJob, execute
@@ -89,3 +90,18 @@ def test_later_settings_are_stored_where_they_are_set() -> None:
     assert not {"min_frames", "multiple_of", "folder_fps"} & VideoPreprocessing().model_dump().keys()
     assert PER_SECOND.model_dump()["multiple_of"] == 2
     assert VideoPreprocessing.model_validate(PER_SECOND.model_dump()) == PER_SECOND
+
+
+def test_the_frame_with_which_a_part_of_a_video_begins_is_a_picture(tmp_path: Path) -> None:
+    path = str(write_clip(tmp_path / "clip.mp4", num_frames=40))
+    frame, info = decode_plainly(path)[13], probe(path)
+    part = Part(info.times.second_of(13))
+    square, tiles = ImagePreprocessing(size=8), TilesPreprocessing(size=16, largest=2)
+    assert np.array_equal(square.read(path, part), frame)
+    found = execute(LoadJob(path, tiles, part=part))
+    assert isinstance(found, Loaded) and np.array_equal(found.values, tiles.apply(frame).numpy())
+    assert found.values.shape == tiles.output_shape(info.of_part(path, part))
+    blind = square.model_copy(update={"blind": True})
+    assert np.array_equal(blind.read(path, part), np.zeros_like(frame))
+    with pytest.raises(ItemError, match=r"from 4 s on was asked for, but it ends after 4\.00 s"):
+        square.load(path, part=Part(4.0))

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from vidtune.api.reply import Reply
 
 
+_EMPTY = {
+    "eos": "the model ended it before the first word",
+    "stop": "the text that ends answers came first",
+    "length": "no word was complete within --max-new-tokens",
+}
+"""Why an answer is empty, by what ended it."""
+
+
 @option_groups
 def answer(
     checkpoint: Annotated[str, typer.Argument(help="Folder or hub id, in any format that `vidtune systems` lists.")],
@@ -109,6 +117,8 @@ def answer(
         seed=seed,
     )
     for reply in replies:
+        if not reply:
+            typer.echo(f"the answer to {reply.question!r} is empty: {_EMPTY[reply.finish_reason]}", err=True)
         if as_json:
             typer.echo(json.dumps(_record(reply), ensure_ascii=False))
         else:

@@ -105,11 +105,11 @@ def extract(
     import tempfile
 
     from vidtune.errors import UserError
-    from vidtune.features.cache import TORCH_DTYPES
     from vidtune.features.extract import extract as run
     from vidtune.features.media_listing import refs_of_folder, share_of
     from vidtune.features.towers import named_extraction
     from vidtune.machine.cores import media_workers
+    from vidtune.machine.devices import pick_dtype
     from vidtune.machine.progress import ProgressDisplay
     from vidtune.machine.ranks.place import ProcessPlace, compute_device
     from vidtune.media.pool import MediaPool
@@ -123,8 +123,7 @@ def extract(
         raise UserError("--tower: name the folder of the files with --videos")
     if videos is not None and not videos.is_dir():
         raise UserError(f"{videos}: no such folder")
-    if dtype is not None and dtype not in TORCH_DTYPES:
-        raise UserError(f"--dtype {dtype}: choose {', '.join(TORCH_DTYPES)}")
+    pick_dtype(dtype)
     place = ProcessPlace.from_environment()
     share, shares = place.rank if rank is None else rank, place.world if ranks is None else ranks
     if share >= shares:

@@ -107,15 +107,11 @@ def open_checkpoint(
         UserError: there is no checkpoint, or it cannot be loaded.
     """
     identity = identify_checkpoint(path, [*(base or ()), *(towers or {}).values()])
-    import torch
-
     from vidtune.checkpoints.load import load_checkpoint
+    from vidtune.machine.devices import pick_dtype
 
-    kind = None if dtype is None else getattr(torch, dtype, None)
-    if dtype is not None and not isinstance(kind, torch.dtype):
-        raise UserError(f"dtype {dtype!r} does not exist; use float32, bfloat16 or float16")
     checkpoint = load_checkpoint(
-        path, system=system, base=base, towers=towers, tokenizer=tokenizer, dtype=kind, device=device
+        path, system=system, base=base, towers=towers, tokenizer=tokenizer, dtype=pick_dtype(dtype), device=device
     )
     recipe = path / RECIPE_FILE
     return LoadedCheckpoint(

@@ -17,7 +17,7 @@ class Asking(StrEnum):
 
     ANSWERED = "answered"
     EMPTY = "empty answer"
-    NO_VIDEO = "without video"
+    NO_FILE = "without file"
     FAILED = "failed"
     NOT_ASKED = "not asked yet"
 
@@ -121,9 +121,9 @@ class Ledger:
         return sum(state in (entry.asking, entry.judging) for entry in self.entries)
 
     def __str__(self) -> str:
-        """For example ``5 of 7 questions answered (1 empty), 1 without video, 1 failed``."""
+        """For example ``5 of 7 questions answered (1 empty), 1 without file, 1 failed``."""
         empty = f" ({self.count(Asking.EMPTY)} empty)" if self.count(Asking.EMPTY) else ""
-        others = [(self.count(state), state) for state in (Asking.NO_VIDEO, Asking.FAILED, Asking.NOT_ASKED)]
+        others = [(self.count(state), state) for state in (Asking.NO_FILE, Asking.FAILED, Asking.NOT_ASKED)]
         notes = "".join(f", {count} {state}" for count, state in others if count)
         return f"{self.answered} of {self.planned} questions answered{empty}{notes}"
 

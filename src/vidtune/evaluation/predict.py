@@ -85,7 +85,7 @@ class PredictionSummary:
     @property
     def missing(self) -> int:
         """Number of questions whose video does not exist."""
-        return self.ledger.count(Asking.NO_VIDEO)
+        return self.ledger.count(Asking.NO_FILE)
 
     @property
     def complete(self) -> bool:
@@ -284,11 +284,12 @@ def _ask(
 def _requests(asked: int, question: Question, protocol: Protocol, folder: Path) -> Iterator[Request]:
     """The requests of a question; their ids are part of the seed of sampling."""
     media = media_of(question, protocol, folder)
-    tags = "".join(f"<{ref.stream}>" for ref in media) if question.media_alone else None
+    tags = "".join(f"<{ref.stream}>" for ref in media if not question.media_in_text) if question.media_alone else None
     options = () if protocol.choices is None else protocol.choices.scored(question.options)
     forced = str(question.answer) if protocol.forced else None
     text = question_text(question, protocol, tags)
-    text = text.strip() if question.text_alone else text  # what stands between media and question
+    # What stands between media and question is left out where there are no media before it.
+    text = text.strip() if question.text_alone else text.lstrip() if question.media_in_text else text
     yield Request(id=str(asked), media=media, question=text, options=options, forced=forced)
     if question.second is not None:
         second = replace(question, question=question.second)

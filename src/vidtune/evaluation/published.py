@@ -88,7 +88,7 @@ def differs_from(published: PublishedScore, run: RunFolder, score: Score) -> Ite
     if run.info.part is not None:
         yield f"questions: {run.info.part}"
     counts = [sum(getattr(part, name) for part in _whole(score)) for name in ("missing", "errors", "unanswered")]
-    for count, what in zip(counts, ("without video", "failed", "not asked yet"), strict=True):
+    for count, what in zip(counts, ("without file", "failed", "not asked yet"), strict=True):
         if count:
             yield f"questions: {count} {what} here"
     yield from (f"there: {note}" for note in published.notes)

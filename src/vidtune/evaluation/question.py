@@ -46,6 +46,7 @@ class Question:
         start, end: seconds of the video between which it is asked about; None: from its start, to its end.
         media_alone: ``media`` is all that the question is about, in the order of the prompt: the video itself does not
             stand before it. Without ``media`` it is asked by its text alone.
+        media_in_text: the text holds the tags of all media at their places, such as frames between subtitles.
         fps: frames per second of a folder of frames, or other ones than the file states; None: those of the file.
     """
 
@@ -74,6 +75,7 @@ class Question:
     end: float | None = None
     fps: float | None = None
     media_alone: bool = False
+    media_in_text: bool = False
 
     @property
     def missing(self) -> bool:

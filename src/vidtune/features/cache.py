@@ -19,6 +19,7 @@ from torch import Tensor
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.features.collection import Collection, CollectionSpec
+from vidtune.machine.devices import DTYPES
 from vidtune.media.kept.identity import MediaIdentities
 
 SHARD_BYTES = 64 * 2**20
@@ -26,7 +27,7 @@ SHARD_SECONDS = 30.0
 """Maximum time in seconds before features are written, in a shard of any size; a killed process loses at most this."""
 WAITING_BYTES = 256 * 2**20
 """Maximum size of the features of one stream that wait to be written."""
-TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
 
 
 class FeatureCache:

@@ -234,8 +234,8 @@ def execute(job: LoadJob) -> Loaded | MediaInfo:
     if hasattr(job.preprocessing, "load_item"):
         given = {name: _given(job.path, name, numbers) for name, numbers in job.extras}
         named = {"frames": job.frames} if job.frames else {}
-        values, extras = job.preprocessing.load_item(job.path, given, job.seed, **named)
-        second = None if job.second is None else job.second.load(job.path, job.seed)
+        values, extras = job.preprocessing.load_item(job.path, given, job.seed, **named, **part)
+        second = None if job.second is None else job.second.load(job.path, job.seed, **part)
         return Loaded(values, second, {name: _single(np.asarray(extra)) for name, extra in extras.items()})
     if job.second is None:
         return Loaded(job.preprocessing.load(job.path, job.seed, **part))

@@ -45,6 +45,7 @@ def test_pope_scores_categories_and_the_mean_of_their_f1(tmp_path):
     assert values(score, "mean F1") == (75.0, 70.0)
     assert values(score, "F1") == (66.67, 57.14)
     assert [group.missing for group in score.groups] == [1, 0]
+    assert "1 without file: no picture file" in str(score)
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_every_question_has_its_own_measurements(run):
     measured = {one.index: one for one in source_for(RunFolder(run)).stored()}
     assert measured[by_id["v1/grounding/0"]].values == {"IoU": 50.0}
     assert measured[by_id["v1/seg_captioning/0"]].values["Rouge"] == 100.0
-    assert measured[by_id["v3/grounding/0"]].entry.asking == "without video"
+    assert measured[by_id["v3/grounding/0"]].entry.asking == "without file"
     assert measured[by_id["v3/grounding/0"]].official == {}
 
 

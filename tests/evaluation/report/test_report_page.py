@@ -194,7 +194,7 @@ def test_metrics_stand_side_by_side_with_one_column_per_run(events_page):
     assert "strict 66.0" in rows["mIoU"][0]
     assert rows["SODA_c"][0].startswith("left out" if meteor_problem() else "99.0")
     answered = [row[2] for row in cells(text, "World-Events: scores") if row[1] == "answered"]
-    assert answered == ["2 of 3, 3 videos; 1 without video", *["4 of 6, 3 videos; 2 without video"] * 2]
+    assert answered == ["2 of 3, 3 videos; 1 without file", *["4 of 6, 3 videos; 2 without file"] * 2]
 
 
 def test_the_whole_run_is_compared_with_its_ablations(events_page):

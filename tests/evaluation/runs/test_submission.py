@@ -10,8 +10,11 @@ from qa_sets import quiet_predict, write_set
 
 from vidtune.cli.main import run as command
 from vidtune.errors import UserError
+from vidtune.evaluation.judges.base import Judge, Judgement, Usage
+from vidtune.evaluation.runs.judgements import form_of
 from vidtune.evaluation.runs.official_log import import_log
 from vidtune.evaluation.runs.submission import Submission, write_back
+from vidtune.evaluation.scores.judging import judge_run
 from vidtune.registry import BENCHMARKS
 
 OPTIONS = {"index": 7, "question": "Which?", "hint": None, "A": "cat", "B": "dog", "C": None, "D": None}
@@ -98,6 +101,35 @@ def test_answers_go_where_the_official_scripts_put_them_and_are_read_back(offici
         assert written == expected or (name == "gqa" and expected < written), name
         log = import_log(official / place.format("ours"), name, official, official.parent / "back" / name)
         assert [one.pred for one in log.predictions()] == ["B"], name
+
+
+class Says(Judge):
+    """Gives this reply to every answer."""
+
+    def __init__(self, name, reply):
+        self.name, self.reply, self.identity = name, reply, {"kind": "chat", "model": f"maker/{name}"}
+
+    def judge(self, items, done):
+        for item in items:
+            done(Judgement(item, form_of(item).reading(self.reply)[0], attempts=1, reply=self.reply))
+        return Usage()
+
+
+def test_what_a_judge_said_goes_where_the_official_scripts_put_it(official, runs):
+    judge_run(runs / "llava_bench", Says("a", "9, 7.5\nWell said"), progress=False)
+    judge_run(runs / "llava_bench", Says("b", "8 6.5\nGood"), progress=False)
+    assert not Submission(runs / "llava_bench", official).reviews()  # of which judge?
+    written = list(write_back(Submission(runs / "llava_bench", official), "judged", "b"))
+    [record] = [json.loads(line) for line in written[1].read_text().splitlines()]
+    assert written[1] == official / "llava-bench-in-the-wild" / "reviews" / "judged.jsonl"
+    assert record == {
+        **{"id": 1, "question_id": 0, "answer1_id": "r", "category": "llava_bench_conv"},
+        **{"answer2_id": json.loads(written[0].read_text())["answer_id"], "content": "8 6.5\nGood", "tuple": [8, 6.5]},
+    }
+    judge_run(runs / "mm_vet", Says("c", "0.9 ok"), progress=False)
+    written = [path for path in write_back(Submission(runs / "mm_vet", official), "judged") if "grade" in path.name]
+    assert written == [official / "mm-vet" / "results" / "judged_maker_c-grade-1runs.json"]
+    assert json.loads(written[0].read_text()) == {"v1_0": {"model": ["maker/c"], "content": ["0.9"], "score": [0.9]}}
 
 
 def test_a_file_with_other_answers_is_kept(official, runs, capsys):

@@ -194,7 +194,7 @@ def test_imported_features_stand_in_for_the_files_of_a_recipe(
         (["--tower", "video_lava:video", "--videos", "."], "video_lava"),
         (["--tower", "video_llava:video=./none", "--videos", "."], "./none: no such file or folder"),
         (["--tower", "a:b", "--tower", "c:d", "--videos", "."], "one system at a time"),
-        (["video_llava_tiny", "--dtype", "int8"], "choose float32"),
+        (["video_llava_tiny", "--dtype", "int8"], "unknown dtype 'int8'"),
         (["video_llava_tiny", "--videos", "none"], "no such folder"),
     ],
 )

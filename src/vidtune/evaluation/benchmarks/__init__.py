@@ -31,6 +31,10 @@ PARTS = {
     "video_mme_subtitles_lmms_eval": f"{_HERE}.multiple_choice.video_mme:VIDEO_MME_SUBTITLES_LMMS_EVAL",
     "longvideobench": f"{_HERE}.multiple_choice.longvideobench:LONGVIDEOBENCH",
     "longvideobench_lmms_eval": f"{_HERE}.multiple_choice.longvideobench:LONGVIDEOBENCH_LMMS_EVAL",
+    "longvideobench_interleaved": f"{_HERE}.multiple_choice.longvideobench:LONGVIDEOBENCH_INTERLEAVED",
+    "longvideobench_interleaved_lmms_eval": (
+        f"{_HERE}.multiple_choice.longvideobench:LONGVIDEOBENCH_INTERLEAVED_LMMS_EVAL"
+    ),
     "needle": f"{_HERE}.needle.haystack:NEEDLE",
     "needle_multi_hop": f"{_HERE}.needle.haystack:NEEDLE_MULTI_HOP",
     "vqa_v2": f"{_HERE}.images.vqa:VQA_V2",

@@ -16,10 +16,12 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.downloads.records import Facts
 from vidtune.evaluation.benchmarks.named_files import Named
 from vidtune.evaluation.benchmarks.test_set_files import feature_files
+from vidtune.evaluation.judges.base import Judgement
 from vidtune.evaluation.judged_values import YES_AND_SCORES, JudgedValues
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
 from vidtune.machine.progress import ProgressCallback, no_progress
+from vidtune.registry import BENCHMARKS
 
 OFFICIAL_FIELDS = ("id", "question", "answer", "pred")
 
@@ -152,6 +154,26 @@ class Benchmark(ABC):
         records = self.official_records(predictions, references)
         yield self.official_file, "".join(json.dumps(record) + "\n" for record in records)
 
+    def official_reviews(
+        self,
+        judgements: Mapping[int, Judgement],
+        predictions: Sequence[Prediction],
+        questions: QuestionSet,
+        judge: str,
+    ) -> Iterator[tuple[str, str]]:
+        """Yields place and text of every file in which the published scripts keep what a chat model said.
+
+        Args:
+            judgements: those with a reply that was read, by question index.
+            predictions: all answers of the run.
+            questions: the test set.
+            judge: name of the chat model.
+
+        Returns:
+            places below the folder of the test set, with ``{model}`` for the name of the answering model.
+        """
+        return iter(())
+
     def official_records(
         self, predictions: Sequence[Prediction], references: Mapping[int, Mapping[str, Any]]
     ) -> Iterator[dict[str, Any]]:
@@ -202,6 +224,11 @@ class Benchmark(ABC):
     def further_rules(self) -> dict[str, Any]:
         """Returns fields of the default protocol that few benchmarks have."""
         return {}
+
+
+def medium_of(benchmark: str) -> str:
+    """What the questions of a benchmark are about: "picture" or "video"; "video" where nobody knows the benchmark."""
+    return BENCHMARKS[benchmark].medium if benchmark in BENCHMARKS else "video"
 
 
 def answer_of(record: Mapping[str, Any], *names: str) -> Any:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class AskedJudge:
     """What is asked, and how.
 
     Args:
@@ -88,7 +88,7 @@ class Round:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: AskedJudge,
         limits: Limits,
         prices: Prices | None,
         earlier: float,

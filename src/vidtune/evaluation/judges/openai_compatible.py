@@ -13,7 +13,7 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.address import OPENAI_URL, api_address, api_key, is_model_name, key_variable, shown
-from vidtune.evaluation.judges.asking import Endpoint, Round, run_to_end
+from vidtune.evaluation.judges.asking import AskedJudge, Round, run_to_end
 from vidtune.evaluation.judges.base import (
     ExpectedUsage,
     Judge,
@@ -144,7 +144,7 @@ class OpenAICompatibleJudge(Judge):
                 done(Judgement(item, error=reason))
             else:
                 waiting.setdefault(self._key(item), []).append(item)
-        endpoint = Endpoint(
+        endpoint = AskedJudge(
             self.name,
             self.base_url,
             self.identity["base_url"],

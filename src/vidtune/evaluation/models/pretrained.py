@@ -18,6 +18,7 @@ from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.runs.arithmetic import Arithmetic, arithmetic_of
 from vidtune.evaluation.runs.checkpoint_identity import identify_checkpoint
 from vidtune.foreign.documents import read_object
+from vidtune.machine.devices import pick_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -56,12 +57,9 @@ class PretrainedModel(EvaluatedModel):
         Raises:
             UserError: weights are missing in the files, or it cannot be loaded.
         """
-        import torch
         from transformers import AutoModelForMultimodalLM
 
-        kind = "auto" if self.dtype is None else getattr(torch, self.dtype, None)
-        if not isinstance(kind, torch.dtype | str):
-            raise UserError(f"dtype {self.dtype!r} does not exist; use float32, bfloat16 or float16")
+        kind = pick_dtype(self.dtype) or "auto"
         with foreign(f"{self.path}: cannot be loaded by transformers"):
             model, report = AutoModelForMultimodalLM.from_pretrained(
                 self.path, dtype=kind, trust_remote_code=False, local_files_only=True, output_loading_info=True

@@ -44,7 +44,7 @@ def picture_of(folder: Path, file: str | None, media: ShownMedia, frames: int) -
     """
     tiles = list(_tiles(folder, file, media, frames))
     if not tiles:
-        raise MediaError(file or "", "no video file")
+        raise MediaError(file or "", "no file")
     height = PICTURE_HEIGHT if len(tiles) == 1 else FRAME_HEIGHT
     small = [_within(tile, height, WIDEST // len(tiles)) for tile in tiles]
     strip = Image.new("RGB", (sum(tile.width + GAP for tile in small) - GAP, max(tile.height for tile in small)))

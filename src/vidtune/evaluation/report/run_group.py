@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vidtune.evaluation.benchmarks.base import medium_of
 from vidtune.evaluation.outcome import Metric, Outcome
 from vidtune.evaluation.published import PublishedScore, differs_from, published_beside
 from vidtune.evaluation.report.charts import Bars, Curve, by_length, by_type, over_setting, over_steps
@@ -14,7 +15,6 @@ from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.comparison import Comparison, StoredRun, common_judge, compare_stored
 from vidtune.evaluation.scores.score import METRICS, Score
 from vidtune.evaluation.scores.score_file import read_current_score
-from vidtune.evaluation.scores.score_lines import medium_of
 from vidtune.registry import BENCHMARKS
 
 LISTED_PROBLEMS = 200

@@ -120,10 +120,16 @@ def judge_identity(run: RunFolder, judge: str) -> dict[str, Any]:
     """
     path = _identity_file(run, judge)
     if not path.exists():
-        there = sorted(file.name.removesuffix(".judge.json") for file in path.parent.glob("*.judge.json"))
+        there = judges_of(run)
         known = f"there are {', '.join(there)}" if there else "nothing was judged yet"
         raise UserError(f"{run.path}: no judgements by {judge!r}; {known}")
     return read_object(path)
+
+
+def judges_of(run: RunFolder) -> list[str]:
+    """Returns the names of the judges that have judged answers of a run."""
+    found = (run.path / "judgements").glob("*.judge.json")
+    return sorted(file.name.removesuffix(".judge.json") for file in found)
 
 
 def store_judgements(run_dir: Path, name: str, identity: Mapping[str, Any], judgements: Mapping[str, Any]) -> int:

@@ -70,7 +70,7 @@ def _entries(run: RunFolder, predictions: Sequence[Prediction]) -> Iterator[Entr
             planned.type,
             asking,
             reason=reason,
-            detail=planned.looked_for if asking is Asking.NO_VIDEO else None,
+            detail=planned.looked_for if asking is Asking.NO_FILE else None,
             repeated=asking in ANSWERS and planned.index not in last,
             similar=_similar(planned) if asking in ANSWERS else None,
             fragile=asked[planned.index].fragile if asking in ANSWERS else None,
@@ -88,7 +88,7 @@ def _asking(prediction: Prediction | None, missing: str | None) -> tuple[Asking,
     if prediction is not None and prediction.error is None:
         return (Asking.ANSWERED if prediction.pred.strip() else Asking.EMPTY), None
     if missing is not None:
-        return Asking.NO_VIDEO, missing
+        return Asking.NO_FILE, missing
     if prediction is None or prediction.error is None:
         return Asking.NOT_ASKED, None
     # The reason of an unreadable file begins with its path, which differs between videos.

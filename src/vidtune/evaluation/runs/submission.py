@@ -13,7 +13,8 @@ from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.own.finding import stored_benchmark
 from vidtune.evaluation.question import QuestionSet
 from vidtune.evaluation.runs.folder import RunFolder, data_identity
-from vidtune.evaluation.runs.run_ledger import ledger_of
+from vidtune.evaluation.runs.judgements import judge_identity, judges_of
+from vidtune.evaluation.runs.run_ledger import judged_ledger, ledger_of
 from vidtune.machine.files import atomic_file
 
 
@@ -61,11 +62,32 @@ class Submission:
         return path
 
 
-def write_back(submission: Submission, model: str | None = None) -> Iterator[Path]:
-    """Write the answers, and the file to upload where there is a server, into the folder of the test set.
+    def reviews(self, judge: str | None = None) -> dict[str, str]:
+        """Returns what a judge said in the files of the published scripts, by their places; none of most benchmarks.
+
+        Args:
+            judge: its name; None: the only one that has judged the run.
+
+        Raises:
+            UserError: it has judged nothing here.
+        """
+        known = judges_of(self.run)
+        if judge is None:
+            if len(known) != 1:
+                return {}
+            judge = known[0]
+        identity = judge_identity(self.run, judge)
+        read = {index: one for index, one in judged_ledger(self.run, judge)[1].items() if one.error is None}
+        name = identity.get("model", judge)
+        return dict(self.benchmark.official_reviews(read, self.predictions, self.questions, str(name)))
+
+
+def write_back(submission: Submission, model: str | None = None, judge: str | None = None) -> Iterator[Path]:
+    """Write answers, the file to upload, and what a judge said of them, into the folder of the test set.
 
     Args:
         model: name of the model in the names of files; None: that of the checkpoint.
+        judge: see `Submission.reviews`.
 
     Yields:
         The path of each file, once it is written. A file that is there with the same content stays.
@@ -82,6 +104,8 @@ def write_back(submission: Submission, model: str | None = None) -> Iterator[Pat
         benchmark.answers_file.format(model=model, file=name): text.encode()
         for name, text in benchmark.official_files(submission.predictions, references)
     }
+    reviews = submission.reviews(judge)
+    files |= {name.replace("{model}", model): text.encode() for name, text in reviews.items()}
     uploaded = {}
     if benchmark.upload_file:
         uploaded = {benchmark.upload_file.format(model=model): submission.content()}

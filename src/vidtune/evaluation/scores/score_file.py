@@ -70,7 +70,7 @@ def read_current_score(run: RunFolder, judge: str) -> Score:
     score, ledger = read_score(run.path, judge), ledger_of(run)
     groups = (score.overall,) if score.overall is not None else score.groups
     then = [sum(getattr(group, name) for group in groups) for name in ("questions", "missing", "errors", "unanswered")]
-    now = [ledger.planned, *map(ledger.count, (Asking.NO_VIDEO, Asking.FAILED, Asking.NOT_ASKED))]
+    now = [ledger.planned, *map(ledger.count, (Asking.NO_FILE, Asking.FAILED, Asking.NOT_ASKED))]
     digest = None if score.answers is None else answers_digest(run, None if score.measured else judge)
     if then != now or digest != score.answers:
         raise UserError(f"{run.path}: its score by {judge} is of another time, now it has {ledger}; judge it again")

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from vidtune.evaluation.benchmarks.base import medium_of
 from vidtune.evaluation.ledger import Asking, Judging
-from vidtune.registry import BENCHMARKS
 
 if TYPE_CHECKING:
     from vidtune.evaluation.scores.score import NamedValue, Score, ScoreGroup
@@ -60,9 +60,9 @@ def _overall_lines(group: "ScoreGroup") -> Iterator[str]:
 
 
 def counts_text(group: "ScoreGroup") -> str:
-    """The planned questions that are in no official value, by state; for example ``2 without video, 1 failed``."""
+    """The planned questions that are in no official value, by state; for example ``2 without file, 1 failed``."""
     left_out: dict[str, int] = {
-        Asking.NO_VIDEO: group.missing,
+        Asking.NO_FILE: group.missing,
         Asking.FAILED: group.errors,
         Asking.NOT_ASKED: group.unanswered,
         Judging.EXCLUDED: group.excluded,
@@ -114,11 +114,6 @@ def _by_reason(score: "Score") -> dict[str, list[str]]:
     for name, reason in score.left_out.items():
         names.setdefault(reason, []).append(name)
     return names
-
-
-def medium_of(benchmark: str) -> str:
-    """What the questions of a benchmark are about: "picture" or "video"; "video" where nobody knows the benchmark."""
-    return BENCHMARKS[benchmark].medium if benchmark in BENCHMARKS else "video"
 
 
 def estimate_text(estimate: "Estimate | None") -> str:

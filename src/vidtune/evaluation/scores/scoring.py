@@ -166,7 +166,7 @@ def _group(kind: str | None, source: ScoreSource, collected: Collected) -> Score
         yes=right,
         no=decided - right,
         unjudged=sum(entry.unjudged for entry in entries),
-        missing=asked[Asking.NO_VIDEO],
+        missing=asked[Asking.NO_FILE],
         errors=asked[Asking.FAILED],
         unanswered=asked[Asking.NOT_ASKED],
         empty=asked[Asking.EMPTY],

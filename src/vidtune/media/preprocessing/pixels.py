@@ -1,5 +1,6 @@
 """Base class of all preprocessing of pictures and clips."""
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -7,10 +8,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from vidtune.errors import ItemError, MediaError
-from vidtune.media.clip_times import Part
-from vidtune.media.image import read_image
+from vidtune.media.clip_times import ClipTimes, Part
+from vidtune.media.image import image_size, read_image
 from vidtune.media.preprocessing import transforms
 from vidtune.media.probe import MediaInfo, probe
+from vidtune.media.video import read_clip
 
 Triple = tuple[float, float, float]
 
@@ -79,16 +81,27 @@ class PixelPreprocessing(BaseModel):
         return x
 
     def _read_picture(self, path: str, part: Part | None) -> np.ndarray:
-        """Read the pixels of an image file; black ones if blind. Shape: -> uint8 RGB (H, W, 3)"""
-        if part is not None and part.is_cut:
+        """Read the pixels of an image file, or of the frame with which a part of a video begins; black ones if blind.
+
+        Shape: -> uint8 RGB (H, W, 3)
+        """
+        is_frame = part is not None and part.is_cut
+        if is_frame and not Path(path).is_dir() and image_size(path):
             raise ItemError(path, "is read as a picture, which has no part from a start to an end")
         if not self.blind:
-            return read_image(path)
+            return read_clip(path, _first, as_probed=True, part=part)[0][0] if is_frame else read_image(path)
         info = probe(path)
-        if info.kind != "image":
+        if is_frame:
+            check_is_clip(path, info.of_part(path, part))
+        elif info.kind != "image":
             article = "an" if info.kind == "audio" else "a"
             raise MediaError(path, f"is {article} {info.kind} file where an image is expected")
         return np.zeros((info.height, info.width, 3), np.uint8)
+
+
+def _first(times: ClipTimes) -> list[int]:
+    """The frame that is taken of a clip."""
+    return [0]
 
 
 def check_is_clip(path: str, info: MediaInfo) -> None:

@@ -90,14 +90,19 @@ class TilesPreprocessing(SquarePreprocessing):
         return self._finish(torch.cat(parts, dim=1)).transpose(0, 1).unsqueeze(2).contiguous()
 
     def load_item(
-        self, path: str, extras: Mapping[str, np.ndarray], seed: int | None = None, frames: Sequence[str] = ()
+        self,
+        path: str,
+        extras: Mapping[str, np.ndarray],
+        seed: int | None = None,
+        frames: Sequence[str] = (),
+        part: Part | None = None,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Read a picture. Shape: -> float32 or uint8 (1 + P, 3, 1, S, S), and the extra ``tiles``, (2,) int64
 
         Raises:
             MediaError: the file cannot be read as a picture.
         """
-        pixels = self.read(path)
+        pixels = self.read(path, part)
         return self.apply(pixels, seed).numpy(), self.extras_of(pixels)
 
     def extras_of(self, pixels: np.ndarray) -> dict[str, np.ndarray]:

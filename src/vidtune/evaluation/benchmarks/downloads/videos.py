@@ -114,13 +114,16 @@ VIDEO_SETS: dict[str, Facts] = {
     ),
     "video_mme": _VIDEO_MME,
     "video_mme_subtitles": Facts(2700, 900, (*_VIDEO_MME.downloads, _SUBTITLES), counted=True),
-    "longvideobench": _on_hub(
-        1337,
-        753,
-        "longvideobench/LongVideoBench",
-        ("lvb_val.json", "LongVideoBench/"),
-        ("videos.tar.part.*, joined", "LongVideoBench/videos/"),
-        ("subtitles.tar", "LongVideoBench/subtitles/"),
+    **dict.fromkeys(
+        ("longvideobench", "longvideobench_interleaved"),
+        _on_hub(
+            1337,
+            753,
+            "longvideobench/LongVideoBench",
+            ("lvb_val.json", "LongVideoBench/"),
+            ("videos.tar.part.*, joined", "LongVideoBench/videos/"),
+            ("subtitles.tar", "LongVideoBench/subtitles/"),
+        ),
     ),
     "needle": _HAYSTACK,
     "needle_multi_hop": _HAYSTACK,

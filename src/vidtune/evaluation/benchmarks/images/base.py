@@ -138,13 +138,11 @@ class PictureQuestions(Benchmark):
     ) -> Iterator[dict[str, Any]]:
         for one in predictions:
             if one.error is None:
-                said = f"{one.index}\0{one.pred}".encode(errors="surrogatepass")  # half of a character is an answer too
                 yield {
                     "question_id": self.official_id(one.id),
                     "prompt": one.question,
                     "text": one.pred,
-                    # A random id in the published scripts; here the same for the same answer.
-                    "answer_id": hashlib.sha256(said).hexdigest()[:22],
+                    "answer_id": answer_id(one),
                     "model_id": THIS_PACKAGE,
                     "metadata": {},
                 }
@@ -157,6 +155,12 @@ class PictureQuestions(Benchmark):
 @dataclass(frozen=True)
 class MeasuredPictures(PictureQuestions, MeasuredBenchmark):
     """A set of questions about pictures whose answers metrics score."""
+
+
+def answer_id(prediction: Prediction) -> str:
+    """The id of an answer: a random one in the published scripts, here the same for the same answer."""
+    said = f"{prediction.index}\0{prediction.pred}".encode(errors="surrogatepass")  # half of a character is said too
+    return hashlib.sha256(said).hexdigest()[:22]
 
 
 def question_lines(path: Path) -> tuple[list[tuple[int, str | int, str, str]], list[Any], bytes]:

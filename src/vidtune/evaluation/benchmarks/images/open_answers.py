@@ -9,7 +9,7 @@
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,17 @@ from typing import Any
 import numpy as np
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.images.base import AskedPicture, PictureQuestions, pictures_in, question_lines
+from vidtune.evaluation.benchmarks.images.base import (
+    AskedPicture,
+    PictureQuestions,
+    answer_id,
+    pictures_in,
+    question_lines,
+)
 from vidtune.evaluation.benchmarks.judge_prompts.images import (
     CONTEXT,
     CORRECTNESS_OF_PARTS,
+    CORRECTNESS_OF_PARTS_PROMPT,
     ELEMENTS,
     HIGHEST_OF_PAIR,
     LOWEST_OF_PAIR,
@@ -29,11 +36,13 @@ from vidtune.evaluation.benchmarks.judge_prompts.images import (
 )
 from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, read_annotations, read_list, set_file
 from vidtune.evaluation.judged_values import JudgedValues, score_sum
+from vidtune.evaluation.judges.base import Judgement
 from vidtune.evaluation.judges.replies import Verdict
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import GenerationRules
 from vidtune.evaluation.question import Prediction, QuestionSet
 
+REFERENCES = "answers_gpt4.jsonl"
 RELATIVE, REFERENCE, ANSWER = "relative_score", "reference_score", "answer_score"
 TOTAL = "score"
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
@@ -80,7 +89,7 @@ class PairReviewed(PictureQuestions):
     def read(self, data: Path) -> tuple[Path, Sequence[AskedPicture], bytes]:
         folder, path = set_file(data, self.folders, ("questions.jsonl",), self.title)
         rows, entries, content = question_lines(path)
-        answers, answer_bytes = read_list(folder / "answers_gpt4.jsonl")
+        answers, answer_bytes = read_list(folder / REFERENCES)
         contexts, context_bytes = read_list(folder / "context.jsonl")
         if len(answers) != len(rows):
             raise UserError(
@@ -97,7 +106,7 @@ class PairReviewed(PictureQuestions):
         asked = []
         for (index, id, picture, text), entry, answer in zip(rows, entries, answers, strict=True):
             where = f"{path}: entry {index}"
-            given = folder / "answers_gpt4.jsonl"
+            given = folder / REFERENCES
             if str(field_of(given, index, answer, "question_id", (str, int))) != str(id):
                 raise UserError(f"{given}: entry {index} answers {answer['question_id']!r}, but {where} is {id!r}")
             if picture not in described:
@@ -115,6 +124,38 @@ class PairReviewed(PictureQuestions):
                 )
             )
         return folder, asked, b"\0".join([content, answer_bytes, context_bytes])
+
+
+    def official_reviews(
+        self,
+        judgements: Mapping[int, Judgement],
+        predictions: Sequence[Prediction],
+        questions: QuestionSet,
+        judge: str,
+    ) -> Iterator[tuple[str, str]]:
+        given, _ = read_list(questions.folder / REFERENCES)
+        answers = {one.index: one for one in predictions}
+        records = (
+            {
+                "id": index + 1,
+                "question_id": self.official_id(answers[index].id),
+                "answer1_id": given[index].get("answer_id", ""),
+                "answer2_id": answer_id(answers[index]),
+                "category": f"llava_bench_{answers[index].type}",
+                "content": _said(one),
+                "tuple": one.value,
+            }
+            for index, one in sorted(judgements.items())
+        )
+        yield "reviews/{model}.jsonl", "".join(json.dumps(record) + "\n" for record in records)
+
+
+def _said(judgement: Judgement) -> str:
+    """The reply of a chat model; of a judge that replies nothing, its numbers as one would write them."""
+    if judgement.reply is not None:
+        return judgement.reply
+    value = judgement.value["score"] if isinstance(judgement.value, dict) else judgement.value
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _caption(folder: Path, index: int, entry: Any) -> str:
@@ -162,6 +203,25 @@ class MMVet(PictureQuestions):
 
     def submission(self, predictions: Sequence[Prediction], questions: QuestionSet) -> bytes:
         return json.dumps({_key(one.id): one.pred for one in predictions if one.error is None}, indent=2).encode()
+
+
+    def official_reviews(
+        self,
+        judgements: Mapping[int, Judgement],
+        predictions: Sequence[Prediction],
+        questions: QuestionSet,
+        judge: str,
+    ) -> Iterator[tuple[str, str]]:
+        ids = {one.index: one.id for one in predictions}
+        grades = {
+            _key(ids[index]): {
+                "model": [judge],
+                "content": [_said(one).split(" ")[0].strip()],
+                "score": [CORRECTNESS_OF_PARTS_PROMPT.form.read(one.value).score],
+            }
+            for index, one in sorted(judgements.items())
+        }
+        yield f"results/{{model}}_{judge.replace('/', '_')}-grade-1runs.json", json.dumps(grades, indent=4)
 
 
 def _key(id: str | int) -> str:

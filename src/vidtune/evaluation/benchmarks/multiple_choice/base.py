@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
 from vidtune.evaluation.benchmarks.named_files import Named, VideoFiles
@@ -30,6 +31,10 @@ from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Question, QuestionSet
 
+if TYPE_CHECKING:
+    from vidtune.media.probe import MediaInfo
+
+PROBING_TIMEOUT = 60.0
 ANSWER_BY_LETTER = "Answer with the option's letter from the given choices directly."
 BEST_OPTION = "Only give the best option."
 MEAN = "mean of tasks"
@@ -61,6 +66,7 @@ class Asked:
         start, end: seconds of the part of the video that is asked about.
         frames: the video is a folder of pictures, with this number of them per second; None: a file.
         fields: further texts for the wording of the question.
+        media: what is asked about in the place of the video, with tags in the texts; see `Question.media_in_text`.
     """
 
     where: str
@@ -74,6 +80,7 @@ class Asked:
     end: float | None = None
     frames: float | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+    media: tuple[MediaRef, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -241,6 +248,9 @@ def _question(index: int, asked: Asked, found: Named) -> Question:
         start=asked.start,
         end=asked.end,
         fps=asked.frames,
+        media=asked.media,
+        media_alone=bool(asked.media),
+        media_in_text=bool(asked.media),
     )
 
 
@@ -257,6 +267,15 @@ def folder_of_pictures(pictures: str, folder: Path, name: str) -> Named:
     if place.is_dir() and any(one.suffix.lower() in _PICTURES for one in place.iterdir()):
         return Named(path)
     return Named(None, None, f"not {path}/ with pictures ({', '.join(_PICTURES)})")
+
+
+def probed(videos: Mapping[str, Path]) -> dict[str, "MediaInfo"]:
+    """Metadata of videos by their names, without those that cannot be read: nothing can be asked about them."""
+    from vidtune.media.pool import LoadJob, MediaPool
+
+    with MediaPool(1, PROBING_TIMEOUT) as pool:
+        found = [result.info for result in pool.load(LoadJob(str(path), None) for path in videos.values())]
+    return {name: info for name, info in zip(videos, found, strict=True) if info is not None}
 
 
 def options_of(path: Path, index: int, entry: Any, key: str) -> tuple[str, ...]:

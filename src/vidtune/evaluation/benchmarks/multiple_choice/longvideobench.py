@@ -6,15 +6,20 @@ and Benchmarks, arXiv:2407.15754. The layout is that of the public release: ``lv
 
 `LONGVIDEOBENCH` is as the authors of VideoChat-Flash (arXiv:2501.00574) evaluate: always with the subtitles of 512
 frames, and a letter drawn at random where the answer names none. `LONGVIDEOBENCH_LMMS_EVAL` is the task
-``longvideobench_val_v`` of lmms-eval 0.7, without subtitles.
+``longvideobench_val_v`` of lmms-eval 0.7, without subtitles. In `LONGVIDEOBENCH_INTERLEAVED` frames of the video stand
+as pictures between the subtitles, as the data loader of the paper gives them (github.com/longvideobench/LongVideoBench,
+64 frames in its README); `LONGVIDEOBENCH_INTERLEAVED_LMMS_EVAL` is the task ``longvideobench_val_i`` of lmms-eval, 16
+frames. Both take frames at even steps of whole frames; the loader of the paper places them by the seconds at which they
+are shown, lmms-eval by even seconds.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.multiple_choice.base import (
     ANSWER_BY_LETTER,
@@ -22,16 +27,51 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     Asked,
     MultipleChoice,
     options_of,
+    probed,
 )
-from vidtune.evaluation.benchmarks.multiple_choice.subtitles import frame_times, lines_at
+from vidtune.evaluation.benchmarks.multiple_choice.subtitles import (
+    between_lines,
+    frame_times,
+    json_lines,
+    lines_at,
+    placed_frames,
+)
+from vidtune.evaluation.benchmarks.named_files import VideoFiles
 from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list, set_file
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules
+
+if TYPE_CHECKING:
+    from vidtune.media.probe import MediaInfo
 
 FILES = ("lvb_val.json", "lvb_val.jsonl")
 NO_OPTION = "N/A"
 MOST_OPTIONS = 5
 FRAMES = 512
 """Number of frames whose subtitles are in the prompt."""
+PICTURES = "image"
+"""Stream that reads frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """Subtitles that several questions share: a file, the seconds of the video, and those where it begins in the file."""
+
+    path: Path
+    duration: float
+    offset: float
+
+    @property
+    def frames(self) -> list[float]:
+        """Seconds of the frames whose subtitles are in a prompt without pictures."""
+        return frame_times(self.duration, FRAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What stands before a question: tags of frames and subtitles, a line each, and the frames in this order."""
+
+    text: str
+    media: tuple[MediaRef, ...]
 
 
 @dataclass(frozen=True)
@@ -39,10 +79,14 @@ class LongVideoBench(MultipleChoice):
     """The test set.
 
     Args:
-        subtitles: the wording has the subtitles of `FRAMES` frames.
+        subtitles: the wording has the subtitles of `FRAMES` frames, or of the interleaved ones.
+        interleaved: most frames that stand as pictures between the subtitles; 0: the video itself is asked about.
+        by_shown_seconds: frames are placed by the seconds at which they are shown; otherwise by even seconds.
     """
 
     subtitles: bool = True
+    interleaved: int = 0
+    by_shown_seconds: bool = True
 
     def read(self, data: Path) -> tuple[Path, Sequence[Asked], bytes]:
         folder, path = set_file(data, ("LongVideoBench", "longvideobench"), FILES, self.title)
@@ -50,10 +94,48 @@ class LongVideoBench(MultipleChoice):
         asked = [_asked(path, index, entry) for index, entry in enumerate(entries)]
         if not self.subtitles:
             return folder, asked, content
-        known: dict[tuple[Any, ...], str] = {}
-        said = [_subtitles(path, index, entry, known) for index, entry in enumerate(entries)]
-        asked = [replace(one, fields={"subtitles": text}) for one, text in zip(asked, said, strict=True)]
-        return folder, asked, b"\0".join([content, *(text.encode() for text in known.values())])
+        spoken = [_spoken(path, index, entry) for index, entry in enumerate(entries)]
+        if self.interleaved:
+            asked, texts = self._with_frames(folder, asked, spoken)
+        else:
+            said = {one: "\n".join(lines_at(one.path, one.frames, one.offset, one.duration)) for one in dict.fromkeys(spoken)}
+            asked = [replace(one, fields={"subtitles": said[its]}) for one, its in zip(asked, spoken, strict=True)]
+            texts = list(said.values())
+        return folder, asked, b"\0".join([content, *(text.encode() for text in texts)])
+
+    def _with_frames(
+        self, folder: Path, asked: Sequence[Asked], spoken: Sequence["Spoken"]
+    ) -> tuple[list[Asked], list[str]]:
+        """The questions with frames of their videos between subtitles, and what stands before them, each text once."""
+        names = {one.video: (one.where, "video_path") for one in asked}
+        files = {name: one.file or one.similar for name, one in VideoFiles(self.lookup, folder, names).found.items()}
+        infos = probed({name: folder / file for name, file in files.items() if file is not None})
+        known: dict[tuple[str, Spoken], Shown] = {}
+        for one, its in zip(asked, spoken, strict=True):
+            if (one.video, its) not in known:
+                known[one.video, its] = self._shown(its, files[one.video], infos.get(one.video))
+        found = [known[one.video, its] for one, its in zip(asked, spoken, strict=True)]
+        asked = [replace(one, fields={"shown": s.text}, media=s.media) for one, s in zip(asked, found, strict=True)]
+        return asked, [one.text for one in known.values()]
+
+    def _shown(self, spoken: "Spoken", file: str | None, info: "MediaInfo | None") -> "Shown":
+        """What stands before the questions about a video; frames by even seconds where it cannot be read."""
+        seconds = frame_times(spoken.duration, self.interleaved) or [0.0]
+        starts = seconds
+        if info is not None and info.times.known:
+            frames = placed_frames(spoken.duration, info.fps, info.num_frames, self.interleaved)
+            starts = [info.times.second_of(frame) for frame in frames]
+            seconds = [frame / info.fps for frame in frames] if self.by_shown_seconds else seconds
+        lines = between_lines(json_lines(spoken.path, spoken.offset, spoken.duration), seconds, f"<{PICTURES}>")
+        media = () if file is None else tuple(MediaRef(PICTURES, file, start=start) for start in starts)
+        return Shown("\n".join(lines), media)
+
+    @property
+    def medium(self) -> str:
+        return "video"
+
+    def further_rules(self) -> dict[str, Any]:
+        return {**super().further_rules(), **({"stream": PICTURES} if self.interleaved else {})}
 
 
 def _asked(path: Path, index: int, entry: Any) -> Asked:
@@ -86,19 +168,14 @@ def _options(path: Path, index: int, entry: Any) -> tuple[str, ...]:
     return tuple(texts[:last])
 
 
-def _subtitles(path: Path, index: int, entry: Mapping[str, Any], known: dict[tuple[Any, ...], str]) -> str:
-    """The subtitles of a question, which several about one video share."""
+def _spoken(path: Path, index: int, entry: Mapping[str, Any]) -> Spoken:
     name = field_of(path, index, entry, "subtitle_path", (str,)).replace("_en.json", ".json")
     place = Path(name.removesuffix(".json") + "_en.json")
     if place.is_absolute() or ".." in place.parts:
         raise UserError(f"{path}: entry {index}: 'subtitle_path' {name!r} leaves the folder of the test set")
     duration = float(field_of(path, index, entry, "duration", (int, float)))
     offset = float(field_of(path, index, entry, "starting_timestamp_for_subtitles", (int, float)))
-    key = (place, duration, offset)
-    if key not in known:
-        lines = lines_at(path.parent / "subtitles" / place, frame_times(duration, FRAMES), offset, duration)
-        known[key] = "\n".join(lines)
-    return known[key]
+    return Spoken(path.parent / "subtitles" / place, duration, offset)
 
 
 LONGVIDEOBENCH = LongVideoBench(
@@ -126,4 +203,21 @@ LONGVIDEOBENCH_LMMS_EVAL = LONGVIDEOBENCH.by_lmms_eval(
     choices=ChoiceRules(wording=f"{{question}}\n{{options}}\n{ANSWER_BY_LETTER}\n"),
     reads="first_of_five",
     subtitles=False,
+)
+LONGVIDEOBENCH_INTERLEAVED = replace(
+    LONGVIDEOBENCH,
+    name="longvideobench_interleaved",
+    title="LongVideoBench, frames between subtitles",
+    system_rules={},
+    choices=ChoiceRules(wording=f"{{shown}}\nQuestion: {{question}}\n{{options}}\n{ANSWER_BY_LETTER}"),
+    reads="first_of_five",
+    interleaved=64,
+)
+LONGVIDEOBENCH_INTERLEAVED_LMMS_EVAL = replace(
+    LONGVIDEOBENCH_INTERLEAVED.by_lmms_eval(
+        choices=ChoiceRules(wording=f"{{shown}}\n{{question}}\n{{options}}\n{ANSWER_BY_LETTER}\n"),
+        interleaved=16,
+        by_shown_seconds=False,
+    ),
+    system_rules={},
 )

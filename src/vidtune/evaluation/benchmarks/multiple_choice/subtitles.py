@@ -67,8 +67,47 @@ def frame_times(duration: float, most: int) -> list[float]:
     return [duration / most * place for place in range(most)] if duration > most else list(range(int(duration)))
 
 
+def placed_frames(duration: float, fps: float, num_frames: int, most: int) -> list[int]:
+    """The frames of a video that stand between its subtitles: at most ``most``, at even steps of whole frames.
+
+    Args:
+        duration: seconds of the video as the test set holds them.
+        num_frames: number of frames of the file, behind which none is taken.
+    """
+    count = max(1, min(most, int(duration)))
+    step = int(int(duration * fps) / count)
+    return [min(step * place, num_frames - 1) for place in range(count)]
+
+
+def between_lines(lines: Iterable[Line], times: Sequence[float], tag: str) -> list[str]:
+    """Frames and subtitles in the order of a prompt: a frame before the first line whose middle is not before it.
+
+    Args:
+        times: seconds of the frames, ascending.
+        tag: what stands for a frame.
+
+    Returns:
+        as many tags as frames, and the lines that are shown in one of the frames.
+    """
+    found: list[str] = []
+    placed = 0
+    for line in lines:
+        while placed < len(times) and times[placed] <= (line.start + line.end) / 2:
+            found.append(tag)
+            placed += 1
+        if any(_covers(line, time) for time in times):
+            found.append(line.text)
+    return found + [tag] * (len(times) - placed)
+
+
 def lines_at(path: Path, times: Iterable[float], offset: float, duration: float) -> list[str]:
-    """The lines of a ``.json`` file of subtitles that are shown at one of these times.
+    """The lines of a file of subtitles that are shown at one of these times; see `json_lines`."""
+    times = list(times)
+    return [line.text for line in json_lines(path, offset, duration) if any(_covers(line, time) for time in times)]
+
+
+def json_lines(path: Path, offset: float, duration: float) -> list[Line]:
+    """The lines of a ``.json`` file of subtitles.
 
     Args:
         path: a list of ``{"start": "00:00:01.5", "end": ..., "line": ...}``, or of ``{"timestamp": [1.5, 2.0],
@@ -79,14 +118,13 @@ def lines_at(path: Path, times: Iterable[float], offset: float, duration: float)
     Raises:
         UserError: the file cannot be read, or holds another form; names file and entry.
     """
-    times = list(times)
     entries, _ = read_list(path)
     lines = [_line(path, index, entry, duration) for index, entry in enumerate(entries)]
-    return [line.text for line in lines if any(_covers(line, offset, time) for time in times)]
+    return [Line(line.start - offset, line.end - offset, line.text) for line in lines]
 
 
-def _covers(line: Line, offset: float, time: float) -> bool:
-    start, end = line.start - offset, line.end - offset
+def _covers(line: Line, time: float) -> bool:
+    start, end = line.start, line.end
     if end - start < _SHORT:
         middle = (start + end) / 2
         start, end = middle - _SHORT / 2, middle + _SHORT / 2

@@ -24,6 +24,7 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     Asked,
     MultipleChoice,
     options_of,
+    probed,
 )
 from vidtune.evaluation.benchmarks.multiple_choice.subtitles import lines_in_frames, shown_lines, timed_lines
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
@@ -36,7 +37,6 @@ DURATIONS = ("short", "medium", "long")
 LETTERS = ascii_uppercase[:4]
 LISTED = "This video's subtitles are listed below: \n"
 SUBTITLES = "subtitle"
-PROBING_TIMEOUT = 60.0
 FRAMES = 32
 """Frames whose subtitles the record of lmms-eval takes."""
 
@@ -119,17 +119,12 @@ def _whole_subtitles(subtitles: Mapping[str, Path | None], videos: Mapping[str, 
 
 def _subtitles_of_frames(subtitles: Mapping[str, Path | None], videos: Mapping[str, Path]) -> Fields:
     """The lines that are shown in one of `FRAMES` frames of equal distance, as our reader counts frames."""
-    from vidtune.media.pool import LoadJob, MediaPool
-
     found = {name: {"listed": f"{LISTED}No subtitles available"} for name in subtitles}
     named = {name: path for name, path in subtitles.items() if path is not None and name in videos}
-    with MediaPool(1, PROBING_TIMEOUT) as pool:
-        probed = [result.info for result in pool.load(LoadJob(str(videos[name]), None) for name in named)]
-    for (name, path), info in zip(named.items(), probed, strict=True):
-        if info is not None:  # a video that cannot be read is not asked about
-            frames = np.linspace(0, info.num_frames - 1, FRAMES, dtype=int).tolist()
-            lines = lines_in_frames(timed_lines(path, read_text(path)[0]), frames, info.fps)
-            found[name] = {"listed": LISTED + "\n".join(lines)}
+    for name, info in probed({name: videos[name] for name in named}).items():
+        frames = np.linspace(0, info.num_frames - 1, FRAMES, dtype=int).tolist()
+        lines = lines_in_frames(timed_lines(named[name], read_text(named[name])[0]), frames, info.fps)
+        found[name] = {"listed": LISTED + "\n".join(lines)}
     return found
 
 
