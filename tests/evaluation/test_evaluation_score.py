@@ -189,8 +189,7 @@ def test_verdicts_outside_the_scale_or_without_score_are_unjudged_and_said(run):
     assert (accuracy.published, average.published) == (2 / 3, (10**9 + 0 + 4 + 2 - 1) / 5)
     shown = str(score)
     assert (
-        "1 without file, 1 failed, 2 scored outside the scale, 1 unreadable verdict; with these as wrong: 0.14"
-        in shown
+        "1 without file, 1 failed, 2 scored outside the scale, 1 unreadable verdict; with these as wrong: 0.14" in shown
     )
     assert "2 scored outside the scale: the score is outside 0 to 5 (a_0: " in shown
     assert "1 unreadable verdict: the reply holds no score that can be read (a_1: " in shown and "['yes', 4]" in shown

@@ -37,7 +37,9 @@ def _no_processes(monkeypatch):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lvb")
-    write_json(folder / "lvb_val.json", [entry(0, "Who?"), entry(1, "Where?"), {**entry(2, "?"), "video_path": "w.mp4"}])
+    write_json(
+        folder / "lvb_val.json", [entry(0, "Who?"), entry(1, "Where?"), {**entry(2, "?"), "video_path": "w.mp4"}]
+    )
     write_json(folder / "subtitles" / "v_en.json", [{"start": a, "end": b, "line": text} for a, b, text in SAID])
     (folder / "videos").mkdir()
     write_clip(folder / "videos" / "v.mp4", num_frames=40)  # 4 seconds
@@ -68,7 +70,11 @@ def test_frames_stand_between_the_subtitles_of_a_video(data):
         ([], [0, 1], "# #"),
         ([Line(-3, -2, "before"), Line(0.5, 1.5, "a")], [0, 1, 2], "# # a #"),
         ([Line(0, 2, "a"), Line(9, 10, "behind")], [1, 2, 3], "# a # #"),
-        ([Line(2.6, 2.8, "short, but shown"), Line(1.2, 1.8, "never seen")], [0, 1, 2.3, 4], "# # # short, but shown #"),
+        (
+            [Line(2.6, 2.8, "short, but shown"), Line(1.2, 1.8, "never seen")],
+            [0, 1, 2.3, 4],
+            "# # # short, but shown #",
+        ),
         ([Line(5, 7, "late"), Line(0, 2, "early")], [1, 4, 6, 9], "# # # late early #"),  # as the file orders them
     ],
 )

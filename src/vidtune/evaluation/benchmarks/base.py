@@ -16,8 +16,8 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.downloads.records import Facts
 from vidtune.evaluation.benchmarks.named_files import Named
 from vidtune.evaluation.benchmarks.test_set_files import feature_files
-from vidtune.evaluation.judges.base import Judgement
 from vidtune.evaluation.judged_values import YES_AND_SCORES, JudgedValues
+from vidtune.evaluation.judges.base import Judgement
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet
 from vidtune.machine.progress import ProgressCallback, no_progress

@@ -61,7 +61,6 @@ class Submission:
             temporary.write_bytes(content)
         return path
 
-
     def reviews(self, judge: str | None = None) -> dict[str, str]:
         """Returns what a judge said in the files of the published scripts, by their places; none of most benchmarks.
 

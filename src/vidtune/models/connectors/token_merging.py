@@ -17,6 +17,7 @@ from vidtune.machine.devices import DTYPES, pick_dtype
 from vidtune.models.connectors.merging import merge
 from vidtune.models.connectors.mlp import MlpConnector, MlpConnectorConfig
 
+
 @dataclass(frozen=True, kw_only=True)
 class TokenMergingConfig:
     """Sizes of a token merging connector; the defaults are the published ones, for clips of 4 frames of 196 features.

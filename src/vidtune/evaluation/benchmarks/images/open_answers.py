@@ -125,7 +125,6 @@ class PairReviewed(PictureQuestions):
             )
         return folder, asked, b"\0".join([content, answer_bytes, context_bytes])
 
-
     def official_reviews(
         self,
         judgements: Mapping[int, Judgement],
@@ -203,7 +202,6 @@ class MMVet(PictureQuestions):
 
     def submission(self, predictions: Sequence[Prediction], questions: QuestionSet) -> bytes:
         return json.dumps({_key(one.id): one.pred for one in predictions if one.error is None}, indent=2).encode()
-
 
     def official_reviews(
         self,

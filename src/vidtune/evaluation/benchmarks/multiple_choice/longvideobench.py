@@ -54,7 +54,7 @@ PICTURES = "image"
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """Subtitles that several questions share: a file, the seconds of the video, and those where it begins in the file."""
+    """Subtitles that questions share: a file, the seconds of the video, and at which of the file it begins."""
 
     path: Path
     duration: float
@@ -98,7 +98,8 @@ class LongVideoBench(MultipleChoice):
         if self.interleaved:
             asked, texts = self._with_frames(folder, asked, spoken)
         else:
-            said = {one: "\n".join(lines_at(one.path, one.frames, one.offset, one.duration)) for one in dict.fromkeys(spoken)}
+            each = dict.fromkeys(spoken)
+            said = {one: "\n".join(lines_at(one.path, one.frames, one.offset, one.duration)) for one in each}
             asked = [replace(one, fields={"subtitles": said[its]}) for one, its in zip(asked, spoken, strict=True)]
             texts = list(said.values())
         return folder, asked, b"\0".join([content, *(text.encode() for text in texts)])
