@@ -29,8 +29,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.own.finding import stored_benchmark
 from vidtune.evaluation.benchmarks.base import medium_of
+from vidtune.evaluation.benchmarks.own.finding import stored_benchmark
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_prediction
 from vidtune.evaluation.runs.arithmetic import Arithmetic, decisive, differences
