@@ -230,10 +230,10 @@ def execute(job: LoadJob) -> Loaded | MediaInfo:
         return Loaded(read_features(job.path))
     if job.part is not None and not reads_parts(job.preprocessing):
         raise ItemError(job.path, no_parts(job.preprocessing))
-    part = {} if job.part is None else {"part": job.part}
+    part: dict[str, Any] = {} if job.part is None else {"part": job.part}
     if hasattr(job.preprocessing, "load_item"):
         given = {name: _given(job.path, name, numbers) for name, numbers in job.extras}
-        named = {"frames": job.frames} if job.frames else {}
+        named: dict[str, Any] = {"frames": job.frames} if job.frames else {}
         values, extras = job.preprocessing.load_item(job.path, given, job.seed, **named, **part)
         second = None if job.second is None else job.second.load(job.path, job.seed, **part)
         return Loaded(values, second, {name: _single(np.asarray(extra)) for name, extra in extras.items()})
