@@ -15,7 +15,6 @@ from torch import nn
 from transformers import LlamaTokenizer, WhisperConfig, WhisperModel
 
 from vidtune.checkpoints.build import build_config, build_model
-from vidtune.checkpoints.files.script_archive import is_script_archive
 from vidtune.checkpoints.files.tensors import read_shapes, read_state
 from vidtune.checkpoints.publication import TowerFile
 from vidtune.errors import UserError
@@ -151,9 +150,7 @@ def test_sizes_are_read_without_reading_weights(make_recipe, files, monkeypatch)
     monkeypatch.setattr(
         "vidtune.checkpoints.files.tensors.TensorFile.read", lambda *name: pytest.fail("weights were read")
     )
-    monkeypatch.setattr(
-        "vidtune.checkpoints.files.script_archive._read", lambda *stored: pytest.fail("weights were read")
-    )
+    monkeypatch.setattr("vidtune.foreign.torch_files.TorchFile.read", lambda *stored: pytest.fail("weights were read"))
     config = build_config(make_recipe(files))
     assert config.tower("vision").width == 128 and config.tower("vision").num_attention_heads == 2
     assert config.tower("audio").num_buckets == 16
@@ -288,7 +285,7 @@ class Writer(nn.Module):
 def test_code_in_an_archive_is_not_run(tmp_path):
     archive, trace = tmp_path / "writer.pt", tmp_path / "was_run"
     torch.jit.save(torch.jit.script(Writer(str(trace))), archive)
-    assert is_script_archive(archive)
+    assert not trace.exists()
     with pytest.raises(UserError, match="code of its own, which is not run"):
         read_state(archive)
     assert not trace.exists()

@@ -159,6 +159,47 @@ def test_counting_that_is_interrupted_goes_on_where_it_was(
     assert found.fingerprint == expected(table, maker()).fingerprint
 
 
+@pytest.mark.parametrize("damage", ["cut", "other", "folder of pickles", "pairs"])
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_damaged_table_is_counted_again_and_that_is_said(
+    suffix: str, damage: str, table: AnnotationTable, tmp_path: Path, counted: list[int]
+) -> None:
+    first = AnnotationTable(table.files[1:])
+    whole = open_lengths(first, maker(), tmp_path / "cache")
+    [path] = (tmp_path / "cache").glob(f"lengths-*{suffix}")
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    elif damage == "other":
+        path.write_bytes(b"not a table")
+    elif damage == "folder of pickles":
+        with path.open("wb") as file:
+            np.save(file, np.array([{}], dtype=object), allow_pickle=True)
+    elif suffix == ".npy":
+        path.write_bytes((tmp_path / "cache" / path.name).read_bytes().replace(b"(5, 20)", b"(4, 25)"))
+    else:
+        stored = dict(np.load(path)) | {"samples": np.array([99]), "files": np.array([0])}
+        np.savez(path, **stored)
+    counted.clear()
+    with pytest.warns(UserWarning, match=rf"lengths-\w+\{suffix}|lengths-\w+\.npy: damaged .*counted again"):
+        again = open_lengths(first, maker(), tmp_path / "cache")
+    assert again.fingerprint == whole.fingerprint and counted == [0, 1]
+
+
+def test_a_damaged_chunk_is_counted_again(table: AnnotationTable, tmp_path: Path, counted: list[int]) -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        if done >= 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_lengths(table, maker(), tmp_path / "cache", progress=interrupt)
+    [chunk] = (tmp_path / "cache").glob("*.chunks/000001.npz")
+    chunk.write_bytes(chunk.read_bytes()[:50])
+    with pytest.warns(UserWarning, match=r"000001\.npz: damaged"):
+        found = open_lengths(table, maker(), tmp_path / "cache")
+    assert counted[:3] == [0, 1, 1]
+    assert found.fingerprint == expected(table, maker()).fingerprint
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"

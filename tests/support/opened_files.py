@@ -13,8 +13,6 @@ import safetensors
 import safetensors.torch
 import transformers.modeling_utils
 
-import vidtune.checkpoints.files.tensors
-
 _listening: list[Counter[Path]] = []
 
 
@@ -39,7 +37,7 @@ def opened_files(folder: Path) -> Iterator[Counter[str]]:
         return real(path, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (safetensors, safetensors.torch, transformers.modeling_utils, vidtune.checkpoints.files.tensors):
+        for module in (safetensors, safetensors.torch, transformers.modeling_utils):
             patch.setattr(module, "safe_open", safe_open)
         _listening.append(counter)
         try:

@@ -88,7 +88,7 @@ def _saved_processor(files: CheckpointFiles) -> VideoLMProcessor:
     _require_known_ends(files)
     try:
         processor: VideoLMProcessor = VideoLMProcessor.from_pretrained(
-            files.path, config=VideoLMConfig.from_dict(files.config)
+            files.path, config=VideoLMConfig.from_dict(files.config), trust_remote_code=False
         )
     except UserError:
         raise

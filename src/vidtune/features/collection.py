@@ -18,6 +18,7 @@ import json
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -167,7 +168,7 @@ class Collection:
     def create(cls, store: Path, spec: CollectionSpec) -> "Collection":
         """Returns the collection of a spec; creates it if it does not exist."""
         folder = store / spec.key
-        if not (folder / COLLECTION).is_file():
+        if not _is_described(folder):
             (folder / SHARDS).mkdir(parents=True, exist_ok=True)
             origin = {**spec.origin, "vidtune": __version__, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
             write_about(folder, {"key": spec.key, "made_by": spec.made_by(), "origin": origin})
@@ -245,7 +246,7 @@ class Collection:
             if path.suffix == ".safetensors" and path.name not in listed:
                 try:
                     header = read_header(path)
-                except (ValueError, OSError):
+                except (ValueError, OSError, UserError):
                     continue  # `verify` reports it
                 fresh = {item: entry for item, entry in header.entries.items() if item not in self._shard_of}
                 self._shard_of.update(dict.fromkeys(fresh, path.name))
@@ -260,7 +261,9 @@ class Collection:
         if name not in self._mapped:
             try:
                 self._mapped[name] = MappedShard(self.folder / SHARDS / name)
-            except (OSError, ValueError, RuntimeError):
+            except (UserError, OSError, ValueError, RuntimeError) as error:
+                if (self.folder / SHARDS / name).exists():
+                    warnings.warn(f"{self.folder / SHARDS / name}: damaged ({error}); not used", stacklevel=2)
                 self._mapped[name] = None
         return self._mapped[name]
 
@@ -274,6 +277,22 @@ def is_plain(name: Any) -> bool:
     return isinstance(name, str) and name == Path(name).name and name.endswith(".safetensors")
 
 
+def _is_described(folder: Path) -> bool:
+    """Whether a collection has a description; False: none, or a damaged one, which its spec can restore."""
+    if not (folder / COLLECTION).is_file():
+        return False
+    try:
+        read_about(folder)
+    except DamagedCollection:
+        warnings.warn(f"{folder / COLLECTION}: damaged; written again", stacklevel=3)
+        return False
+    return True
+
+
+class DamagedCollection(UserError):
+    """The description of a collection cannot be read."""
+
+
 def read_about(folder: Path) -> dict[str, Any]:
     """Returns the content of collection.json.
 
@@ -285,8 +304,9 @@ def read_about(folder: Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder}: no collection of features: there is no {COLLECTION}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not readable ({error}); delete the folder to extract its features again") from None
+    except (ValueError, RecursionError) as error:
+        advice = "delete the folder to extract its features again"
+        raise DamagedCollection(f"{path}: not readable ({error}); {advice}") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise UserError(f"{path}: written by another version of vidtune; choose another store")
     return about

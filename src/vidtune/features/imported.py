@@ -197,8 +197,14 @@ def _items(folder: Path, paths: list[Path], report: ImportReport) -> dict[str, P
 
 
 def _entries(target: Path) -> dict[str, dict[str, Any]]:
-    """Item -> its last line in the index."""
-    return {str(entry.get("item")): entry for entry in read_records(target / INDEX, skip_broken=True)}
+    """Item -> its last line in the index; without items that would be files outside the collection."""
+    entries = {str(entry.get("item")): entry for entry in read_records(target / INDEX, skip_broken=True)}
+    return {item: entry for item, entry in entries.items() if _lies_inside(item, target)}
+
+
+def _lies_inside(item: str, target: Path) -> bool:
+    path = target / f"{item}.safetensors"
+    return "\0" not in item and ".." not in path.parts and path.resolve().is_relative_to(target.resolve())
 
 
 def _held_items(items: dict[str, Path], target: Path) -> dict[str, int]:

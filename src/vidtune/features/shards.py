@@ -7,7 +7,6 @@ Legend: N tokens of an item, C tower width; features of other towers may have mo
 """
 
 import json
-import math
 import struct
 import zlib
 from collections.abc import Mapping
@@ -18,30 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidtune.foreign import safetensors_files
+from vidtune.foreign.files import open_foreign
+from vidtune.foreign.safetensors_files import Place
 from vidtune.machine.files import atomic_file
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Dtypes of features, by their names in safetensors files."""
-MAX_HEADER = 100_000_000
-"""Maximum size of a header in bytes; the limit of safetensors itself."""
 ENTRIES = "vidtune"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Position of an item's features in a shard.
-
-    Args:
-        dtype: name of the dtype in safetensors files, such as "BF16".
-        shape: shape of the features.
-        begin: position of the first byte in the file.
-        end: position after the last byte.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -92,36 +75,22 @@ def read_header(path: Path) -> Header:
 
     Raises:
         ValueError: the file is not a complete shard; says why.
-        OSError: the file cannot be read.
+        OSError, UserError: the file cannot be read.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > min(MAX_HEADER, size - 8):
-            raise ValueError("no safetensors header")
-        text = file.read(length)
+    with open_foreign(path, root=path.parent) as file:
+        places, metadata = safetensors_files.read_header(file)
+    return _header(places, metadata)
+
+
+def _header(places: dict[str, Place], metadata: Mapping[str, Any]) -> Header:
+    strange = next((place.dtype for place in places.values() if place.dtype not in DTYPES), None)
+    if strange is not None:
+        raise ValueError(f"features of dtype {strange} in its header")
     try:
-        header = json.loads(text)
-        metadata = header.pop("__metadata__", {})
         entries = json.loads(metadata.get(ENTRIES, "{}"))
-        places = {item: _place(spec, 8 + length) for item, spec in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"broken safetensors header ({error})") from None
-    last = max((place.end for place in places.values()), default=0)
-    if last > size:
-        raise ValueError(f"{size:,} of {last:,} bytes are there")
-    return Header(places, {item: entries.get(item, {}) for item in places})
-
-
-def _place(spec: Mapping[str, Any], start: int) -> Place:
-    dtype, shape = spec["dtype"], tuple(int(length) for length in spec["shape"])
-    begin, end = (start + int(offset) for offset in spec["data_offsets"])
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype}")
-    if begin < start or any(n < 0 for n in shape) or math.prod(shape) * DTYPES[dtype].itemsize != end - begin:
-        raise ValueError(f"a tensor of shape {shape} in {end - begin} bytes")
-    return Place(dtype, shape, begin, end)
+        return Header(places, {item: dict(entries.get(item, {})) for item in places})
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"broken entries in its header ({error})") from None
 
 
 class MappedShard:
@@ -131,25 +100,17 @@ class MappedShard:
         path: path of the file. It does not stay open, and may be deleted while its tensors are used.
 
     Raises:
-        ValueError: see `read_header`.
-        OSError: see `read_header`.
+        ValueError, OSError, UserError: see `read_header`.
     """
 
     def __init__(self, path: Path) -> None:
-        self.header = read_header(path)
-        # A private mapping: a write into a tensor changes a copy of the page, not the file.
-        self._bytes: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+        with open_foreign(path, root=path.parent) as file:
+            self._file = safetensors_files.SafetensorsFile(file)
+        self.header = _header(self._file.places, self._file.metadata)
 
     def __getitem__(self, item: str) -> Tensor:
         """Returns the features of an item; raises KeyError if the shard does not contain it."""
-        place = self.header.places[item]
-        dtype = DTYPES[place.dtype]
-        strides = [math.prod(place.shape[axis + 1 :]) for axis in range(len(place.shape))]
-        values = torch.empty(0, dtype=dtype)
-        if place.begin % dtype.itemsize:  # written by another program; ours are aligned to eight bytes
-            whole = torch.empty(0, dtype=torch.uint8).set_(self._bytes)
-            return whole[place.begin : place.end].clone().view(dtype).view(place.shape)
-        return values.set_(self._bytes, place.begin // dtype.itemsize, place.shape, strides)
+        return self._file.read(item)
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:

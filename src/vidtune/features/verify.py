@@ -93,7 +93,7 @@ def _verify_shards(folder: Path, found: Verification, progress: ProgressCallback
     for done, path in enumerate(paths, 1):
         try:
             shard = MappedShard(path)
-        except (ValueError, OSError, RuntimeError) as error:
+        except (UserError, ValueError, OSError, RuntimeError) as error:
             found.problems.append(f"{path}: {error}; delete it and extract again")
             continue
         bad = [item for item in shard.header.places if not _is_intact(shard, item, index.get((item, path.name), {}))]

@@ -3,18 +3,21 @@
 Legend: N tokens, C tower width. Some features have one or two dimensions more, such as levels or frames.
 """
 
-import pickle
+import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from vidtune.errors import MediaError
+from vidtune.foreign.files import open_foreign
+from vidtune.foreign.pickles import PickleError, Record, read_pickle
+from vidtune.foreign.safetensors_files import SafetensorsFile, read_header
+from vidtune.foreign.torch_files import StoredTensor, StrangeTensor, TorchFile
 from vidtune.media.first_look import check_file, media_errors
 
 FEATURE_SUFFIXES = (".npy", ".pt", ".pkl", ".safetensors")
@@ -39,10 +42,12 @@ def feature_shape(path: str) -> tuple[int, ...]:
     """
     with _readable(path):
         if path.endswith(".npy"):
-            return _checked(path, np.load(path, mmap_mode="r", allow_pickle=False).shape)
+            with open_foreign(path, failure=MediaError) as file:
+                return _checked(path, _npy_header(path, file)[0])
         if path.endswith(".safetensors"):
-            with safe_open(path, framework="pt") as file:
-                return _checked(path, tuple(file.get_slice(_only_name(path, list(file.keys()))).get_shape()))
+            with open_foreign(path, failure=MediaError) as file:
+                places, _ = read_header(file)
+                return _checked(path, places[_only_name(path, list(places))].shape)
     return read_features(path).shape
 
 
@@ -57,11 +62,10 @@ def read_features(path: str) -> np.ndarray:
     with _readable(path):
         value = _load(path)
         if isinstance(value, torch.Tensor):
-            value = _plain(path, value)
+            value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     if not isinstance(value, np.ndarray):
         raise MediaError(path, f"holds {type(value).__name__} where one array of features is expected")
-    if not np.issubdtype(value.dtype, np.floating):
-        raise MediaError(path, f"holds values of type {value.dtype} where floats are expected")
+    _require_floats(path, value.dtype)
     value = value.reshape(_checked(path, value.shape))
     if value.dtype not in (np.float16, np.float32):
         with np.errstate(over="ignore"):
@@ -71,64 +75,123 @@ def read_features(path: str) -> np.ndarray:
     return value
 
 
-def _plain(path: str, value: torch.Tensor) -> np.ndarray:
-    if value.is_nested or value.is_meta or value.is_quantized or value.layout != torch.strided:
-        raise MediaError(path, "holds a sparse, quantised, nested or empty (meta) tensor; save a plain one")
-    if value.nbytes > value.untyped_storage().nbytes():
-        raise MediaError(path, "holds a tensor that repeats its values in place of storing them; save it .contiguous()")
-    value = value.detach().cpu().resolve_conj().resolve_neg()
-    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-
-
 def _load(path: str) -> Any:
-    if path.endswith(".npy"):
-        return np.load(path, allow_pickle=False)
-    if path.endswith(".safetensors"):
-        with safe_open(path, framework="pt") as file:
-            return file.get_tensor(_only_name(path, list(file.keys())))
-    if path.endswith(".pt"):
-        return torch.load(path, map_location="cpu", weights_only=True)
-    with Path(path).open("rb") as pickled:
-        return _ArrayUnpickler(pickled).load()
+    with open_foreign(path, failure=MediaError) as file:
+        if path.endswith(".npy"):
+            return _read_npy(path, file)
+        if path.endswith(".safetensors"):
+            opened = SafetensorsFile(file)
+            return opened.read(_only_name(path, list(opened.places))).clone()
+        return _read_torch(path, file) if path.endswith(".pt") else _read_array(path, file)
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickler that builds numpy arrays, whose values all stand in the file, and refuses everything else."""
+def _read_torch(path: str, file: BinaryIO) -> Any:
+    opened = TorchFile(file)
+    value = opened.content
+    if isinstance(value, StrangeTensor):
+        raise MediaError(path, f"holds a {value.kind}; save a plain one")
+    return opened.read(value).clone() if isinstance(value, StoredTensor) else value
 
-    def find_class(self, module: str, name: str) -> Any:
+
+def _npy_header(path: str, file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether columns come first, and dtype; the position of the file is then that of the first value."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise MediaError(path, f"is an .npy file of version {version}; save it as numpy does for floats")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, columns_first, dtype = read(file)
+    _require_floats(path, dtype)
+    _require_length(path, shape, dtype, os.fstat(file.fileno()).st_size - file.tell())
+    return shape, columns_first, dtype
+
+
+def _read_npy(path: str, file: BinaryIO) -> np.ndarray:
+    shape, columns_first, dtype = _npy_header(path, file)
+    values = np.fromfile(file, dtype, count=math.prod(shape))
+    return values.reshape(shape, order="F" if columns_first else "C")
+
+
+def _require_floats(path: str, dtype: Any) -> None:
+    if not np.issubdtype(dtype, np.floating):
+        raise MediaError(path, f"holds values of type {dtype} where floats are expected")
+
+
+def _require_length(path: str, shape: tuple[int, ...], dtype: np.dtype, size: int) -> None:
+    """Raise MediaError unless ``size`` bytes hold exactly the values of such an array."""
+    needed = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or needed != size:
+        raise MediaError(path, f"is no file of features: {size:,} bytes where shape {shape} has {needed:,}")
+
+
+class _Dtype(Record):
+    """A dtype as a pickle describes it; its attributes begin with a version and the order of bytes."""
+
+    text: Any = None
+
+
+class _Array(Record):
+    """An array as a pickle describes it; its attributes are version, shape, dtype, columns first, and values."""
+
+
+def _read_array(path: str, file: BinaryIO) -> Any:
+    """Array of a pickle. Numpy gets nothing of it but the bytes of the values, after shape and dtype were checked."""
+    value = read_pickle(file, _PickledArray().find)
+    if not isinstance(value, _Array):
+        return value
+    _, shape, dtype, columns_first, values = value.attributes
+    if not isinstance(dtype, _Dtype) or dtype.text not in _FLOATS:
+        raise MediaError(path, f"holds values of type {getattr(dtype, 'text', dtype)} where floats are expected")
+    order = dtype.attributes[1] if isinstance(dtype.attributes, tuple) else "="
+    plain = np.dtype(dtype.text).newbyteorder("=" if order == "|" else order)
+    if not isinstance(values, bytes | bytearray) or not all(type(length) is int for length in shape):
+        raise MediaError(path, "is no file of features: its values are not there")
+    _require_length(path, shape, plain, len(values))
+    return np.frombuffer(values, plain).reshape(shape, order="F" if columns_first else "C").copy()
+
+
+class _PickledArray:
+    """What the names in a pickled array stand for."""
+
+    def find(self, module: str, name: str) -> Any:
         # Numpy has renamed its module "core".
         known = _PICKLED.get((module.replace("numpy._core.", "numpy.core."), name))
         if known is None:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only an array is read from a pickle")
-        return known
+            raise PickleError(f"it asks for {module}.{name}, and only an array is read from a pickle")
+        return _ARRAY if known == "array" else getattr(self, known)
+
+    def dtype(self, text: Any, *unused: Any) -> _Dtype:
+        made = _Dtype()
+        made.text = text
+        return made
+
+    def unset_array(self, kind: object, shape: object, dtype: object) -> _Array:
+        """Array without values; the state that follows it in a pickle has its shape, dtype and values."""
+        if kind is not _ARRAY:
+            raise PickleError("it asks for another type of array, and only a plain one is read from a pickle")
+        return _Array()
+
+    def array_of_bytes(self, values: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
+        if axes is not None:
+            raise PickleError("it holds an array whose axes are exchanged; save it by np.ascontiguousarray")
+        made = _Array()
+        made.attributes = (1, shape, dtype, order == "F", values)
+        return made
+
+    def bytes_of_old_pickles(self, text: str, encoding: str) -> bytes:
+        """Bytes as pickles of protocol 2 and below hold them, such as those of ``numpy.ndarray.dump``."""
+        if encoding != "latin1":
+            raise PickleError(f"it asks for text in {encoding}, and only an array is read from a pickle")
+        return text.encode("latin1")
 
 
-def _unset_array(kind: object, shape: object, dtype: object) -> np.ndarray:
-    """Array without values, which the state that follows it in a pickle gives a shape, a dtype and as many values."""
-    if kind is not _ARRAY:
-        raise pickle.UnpicklingError("it asks for another type of array, and only a plain one is read from a pickle")
-    return np.empty(0, np.int8)
-
-
-def _array_of_bytes(values: Any, dtype: np.dtype, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
-    array = np.frombuffer(values, dtype)
-    return array.reshape(shape, order=order) if axes is None else array.reshape(shape).transpose(axes)
-
-
-def _bytes_of_old_pickles(text: str, encoding: str) -> bytes:
-    """Bytes as pickles of protocol 2 and below hold them, such as those of ``numpy.ndarray.dump``."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for text in {encoding}, and only an array is read from a pickle")
-    return text.encode("latin1")
-
-
+_FLOATS = ("f2", "f4", "f8", "f16")
 # What a pickled array needs.
-_PICKLED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _ARRAY,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _unset_array,
-    ("numpy.core.numeric", "_frombuffer"): _array_of_bytes,
-    ("_codecs", "encode"): _bytes_of_old_pickles,
+_PICKLED = {
+    ("numpy", "ndarray"): "array",
+    ("numpy", "dtype"): "dtype",
+    ("numpy.core.multiarray", "_reconstruct"): "unset_array",
+    ("numpy.core.numeric", "_frombuffer"): "array_of_bytes",
+    ("_codecs", "encode"): "bytes_of_old_pickles",
 }
 
 

@@ -6,6 +6,7 @@ Legend: f files, k pairs of a sample and a file of it.
 """
 
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -85,10 +86,21 @@ class CountedFiles:
 
     @classmethod
     def load(cls, path: Path, name: str) -> tuple[Self, np.ndarray]:
-        """Returns the files, and the further array of this name, from a file that `save` wrote."""
-        with np.load(path) as saved:
+        """Returns the files, and the further array of this name, from a file that `save` wrote.
+
+        Raises:
+            Exception: of any type, for a damaged file.
+        """
+        with np.load(path, allow_pickle=False) as saved:
             paths = json.loads(saved["paths"].tobytes())
-            return cls(paths, saved["versions"], saved["samples"], saved["files"]), saved[name]
+            found, more = cls(paths, saved["versions"], saved["samples"], saved["files"]), saved[name]
+        pairs = len(found.samples)
+        columns = (found.versions, (len(paths), 3)), (found.samples, (pairs,)), (found.files, (pairs,))
+        if any(column.shape != shape or column.dtype != np.int64 for column, shape in columns):
+            raise ValueError("its columns do not fit")
+        if pairs and not (found.samples.min() >= 0 and 0 <= found.files.min() <= found.files.max() < len(paths)):
+            raise ValueError("it names files that are not in it")
+        return found, more
 
 
 def files_of(sample: Sample, looks_at_media: bool) -> list[str]:
@@ -103,3 +115,44 @@ def files_of(sample: Sample, looks_at_media: bool) -> list[str]:
         for ref in sample.media
     )
     return [path for path, is_part in named if path and (looks_at_media or is_part or is_feature_file(path))]
+
+
+def stored_table(
+    path: Path, listed: Path, shape: tuple[int, int]
+) -> tuple[np.ndarray, CountedFiles, np.ndarray] | None:
+    """Returns a table of lengths of this shape, and the files and their folder that are listed beside it.
+
+    None: it is not there, or damaged, which is said.
+    """
+    if not (path.is_file() and listed.is_file()):
+        return None
+    try:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+        if table.shape != shape or table.dtype != np.int32:
+            raise ValueError(f"{table.dtype} {table.shape} where int32 {shape} is expected")
+        files, media = CountedFiles.load(listed, "media")
+        if len(files.samples) and files.samples.max() >= shape[1]:
+            raise ValueError("it names samples that are not there")
+    except Exception as error:  # of numpy, zipfile and JSON, for a damaged file
+        _say_damaged(path, error)
+        return None
+    return table, files, media
+
+
+def stored_chunk(path: Path, shape: tuple[int, int]) -> tuple[CountedFiles, np.ndarray] | None:
+    """Returns the files and the counts of a chunk; None: it is not there, or damaged, which is said."""
+    if not path.is_file():
+        return None
+    try:
+        files, counts = CountedFiles.load(path, "counts")
+        if counts.shape != shape or counts.dtype != np.int32:
+            raise ValueError(f"{counts.dtype} {counts.shape} where int32 {shape} is expected")
+    except Exception as error:  # see `stored_table`
+        _say_damaged(path, error)
+        return None
+    return files, counts
+
+
+def _say_damaged(path: Path, error: Exception) -> None:
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    warnings.warn(f"{path}: damaged ({reason}); its samples are counted again", stacklevel=2)

@@ -27,7 +27,7 @@ from vidtune.machine.files import atomic_file
 from vidtune.machine.parallel_work import work_in_processes
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.file_version import FileVersion, version_of
-from vidtune.planning.counted_files import CountedFiles, files_of
+from vidtune.planning.counted_files import CountedFiles, files_of, stored_chunk, stored_table
 from vidtune.processing.batch import Example
 from vidtune.processing.tokenizer import default_beginning
 
@@ -255,10 +255,11 @@ def _open_file(
     """
     path = table_path(file, key, cache, make.processor.looks_at_media)
     listed = path.with_suffix(FILES)
-    if not (path.is_file() and listed.is_file()):
+    stored = stored_table(path, listed, (make.num_columns, len(file)))
+    if stored is None:
         _build(file, make, path, wanted, workers, tell)
-    table = np.load(path, mmap_mode="r")
-    files, media = CountedFiles.load(listed, "media")
+        stored = np.load(path, mmap_mode="r"), *CountedFiles.load(listed, "media")
+    table, files, media = stored
     changed = files.changed_samples() if str(media) == str(file.media) else np.unique(files.samples)
     # A length of 0 is no fact: whatever stood in the way may have been mended.
     unusable = np.intersect1d(np.flatnonzero(table[0] == 0), wanted)
@@ -297,17 +298,19 @@ def _build(
     some: dict[str, Any] = {} if len(wanted) == len(file) else {"wanted": wanted}
     count = partial(count_chunk, file, make, chunks, CHUNK, **some)
     numbers = range(-(-len(file) // CHUNK))
-    missing = [number for number in numbers if not chunk_path(chunks, number).is_file()]
-    done = len(file) - sum(min(CHUNK, len(file) - number * CHUNK) for number in missing)
+    sizes = [min(CHUNK, len(file) - number * CHUNK) for number in numbers]
+    stored = [stored_chunk(chunk_path(chunks, number), (make.num_columns, sizes[number])) for number in numbers]
+    missing = [number for number in numbers if stored[number] is None]
+    done = len(file) - sum(sizes[number] for number in missing)
     if len(missing) * CHUNK < WORTH_PROCESSES or workers < 2:
         finished = _count_here(count, missing)
     else:
         finished = work_in_processes(count, missing, workers)
     tell(f"tokens of {file.name}", done, len(file))
     for number in finished:
-        done += min(CHUNK, len(file) - number * CHUNK)
+        done += sizes[number]
         tell(f"tokens of {file.name}", done, len(file))
-    parts = [CountedFiles.load(chunk_path(chunks, number), "counts") for number in numbers]
+    parts = [stored[number] or CountedFiles.load(chunk_path(chunks, number), "counts") for number in numbers]
     nothing = np.empty((make.num_columns, 0), np.int32)
     save_atomic(path, np.concatenate([nothing, *(counts for _, counts in parts)], axis=1))
     files = CountedFiles.joined(files for files, _ in parts)

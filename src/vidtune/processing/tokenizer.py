@@ -45,9 +45,13 @@ def load_tokenizer(
     bare = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer_config.json").is_file()
     try:
         known = {} if bare or config is None else {"config": config}
-        tokenizer = (LlamaTokenizer if bare else AutoTokenizer).from_pretrained(str(path), **known)
+        tokenizer = (LlamaTokenizer if bare else AutoTokenizer).from_pretrained(
+            str(path), trust_remote_code=False, **known
+        )
     except Exception as error:  # the tokenizers library raises plain exceptions
         reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if "custom code" in reason:
+            reason = "it needs the code that lies beside it, which is never run; take a tokenizer of transformers"
         raise UserError(f"{path}: no tokenizer can be read from there: {reason}") from error
     settings = get_tokenizer_config(str(path))
     if legacy is None:

@@ -19,7 +19,7 @@ from vidtune.training.packs.counts import StepCounts, StepTotals, Window
 from vidtune.training.packs.loading import PackLoader
 from vidtune.training.ranks.group import Ranks
 from vidtune.training.result import write_result
-from vidtune.training.saving import Saver, checkpoints
+from vidtune.training.saving import Saver, checkpoints, set_aside
 from vidtune.training.setup.exclusions import Excluded
 from vidtune.training.setup.run_folder import FINAL
 from vidtune.training.setup.stage import StageSetup
@@ -216,17 +216,38 @@ class StageLoop:
         return self.saver.save(done, {**state, "since_last_log": self.window.state(totals)})
 
     def _resume(self) -> list[str]:
-        """Load the newest checkpoint, if there is one. Returns notes for the user about it."""
-        found = checkpoints(self.setup.folder) if self.ranks.is_main else []
-        newest = self.ranks.gather(found[-1] if found else None)[0]
-        if newest is None:
-            return []
-        state = read_state(newest)
-        notes = check_state(newest, state, self.setup, self.ranks)
-        self.saver.load(newest)
-        self.exclusions.merge(state["excluded"])
-        self.first_step = state["step"]
-        self.window.resume(state.get("since_last_log", {}))  # a run of an earlier version kept no sums
+        """Load the newest checkpoint that can be read, if there is any. Returns notes for the user about it.
+
+        Raises:
+            UserError: there are checkpoints, but none can be read; or the data have changed.
+        """
+        problems: list[str] = []
+        found = self.ranks.gather(checkpoints(self.setup.folder) if self.ranks.is_main else [])[0]
+        for newest in reversed(found):
+            try:
+                with self.ranks.agreed():
+                    state = read_state(newest)
+                with self.ranks.agreed():
+                    self.saver.load(newest)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            notes = check_state(newest, state, self.setup, self.ranks)
+            self.exclusions.merge(state["excluded"])
+            self.first_step = state["step"]
+            self.window.resume(state.get("since_last_log", {}))  # a run of an earlier version kept no sums
+            return [*self._set_aside(newest, problems), *notes]
+        if problems:
+            raise UserError(f"{problems[0]}; no checkpoint can be read: delete them to begin the stage again")
+        return []
+
+    def _set_aside(self, newest: Path, problems: list[str]) -> list[str]:
+        """Rename the damaged checkpoints after ``newest``, which has been loaded. Returns a note about each."""
+        notes = []
+        with self.ranks.agreed():
+            for problem, damaged in zip(problems, reversed(checkpoints(newest.parent)), strict=False):
+                if self.ranks.is_main:
+                    notes.append(f"{problem}; renamed {set_aside(damaged).name}; training goes on from {newest.name}")
         return notes
 
     def _save_final(self) -> Path:

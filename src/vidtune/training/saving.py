@@ -10,6 +10,7 @@ import re
 import shutil
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -23,8 +24,11 @@ from torch.optim import Optimizer
 from vidtune.errors import UserError
 from vidtune.machine.files import disk_errors, force_to_disk, move_into_place, remove_leftovers, temporary_beside
 from vidtune.training.ranks.group import SET_UP_TIMEOUT, Ranks
+from vidtune.training.step_files import StepPlanner, StepReader
 
-PREFIX = "checkpoint-"
+PREFIX, STATE = "checkpoint-", "state.json"
+DAMAGED = "damaged-"
+"""Before the name of a checkpoint that could not be read."""
 _OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
 _EARLIER_PARTIAL = re.compile(rf"{PREFIX}\d+\.partial")
 """Temporary step checkpoints of earlier versions, whose unfinished runs can be continued."""
@@ -44,9 +48,15 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def checkpoints(stage_folder: Path) -> list[Path]:
-    """Returns the complete step checkpoints of a stage, oldest first."""
-    found = [p for p in stage_folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit()]
-    return sorted((p for p in found if (p / "state.json").is_file()), key=lambda p: int(p.name.removeprefix(PREFIX)))
+    """Returns the step checkpoints of a stage, oldest first; a copy that was stopped may have left one incomplete."""
+    found = [p for p in stage_folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdecimal() and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix(PREFIX)))
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Give a damaged checkpoint another name, so that training can write it again. Returns its new path."""
+    names = (checkpoint.with_name(f"{DAMAGED}{checkpoint.name}{end}") for end in ("", *(f".{n}" for n in count(2))))
+    return checkpoint.rename(next(name for name in names if not name.exists()))
 
 
 class Saver:
@@ -114,12 +124,17 @@ class Saver:
         """
         weights, moments = get_state_dict(self._net, self._optimizer, options=_OPTIONS)
         try:
-            dcp.load({"weights": weights, "optimizer": moments}, checkpoint_id=checkpoint, process_group=self._group)
-        except CheckpointException as error:
-            raise UserError(
-                f"{checkpoint}: cannot be read: {_cause(error)}; move it away to go on from the one before, if there "
-                "is one"
-            ) from error
+            dcp.load(
+                {"weights": weights, "optimizer": moments},
+                storage_reader=StepReader(checkpoint),
+                planner=StepPlanner(),
+                process_group=self._group,
+            )
+        except CheckpointException as error:  # its class does not derive from Exception
+            cause = _cause(error)
+            if isinstance(cause, UserError):
+                raise cause from None
+            raise UserError(f"{checkpoint}: cannot be read ({' '.join(str(cause).split())})") from error
         set_state_dict(self._net, self._optimizer, model_state_dict=weights, optim_state_dict=moments, options=_OPTIONS)
 
     def _complete(self, copied: "Future[Any]", partial: Path, target: Path, state: str) -> None:
@@ -132,9 +147,9 @@ class Saver:
                 force_to_disk(path)
         with self._ranks.agreed(self._group), disk_errors(target):
             if self._ranks.is_main:
-                (partial / "state.json").write_text(state, encoding="utf-8")
+                (partial / STATE).write_text(state, encoding="utf-8")
                 move_into_place(partial, target)
-                for old in checkpoints(self._folder)[: -self._keep]:
+                for old in [one for one in checkpoints(self._folder) if (one / STATE).is_file()][: -self._keep]:
                     shutil.rmtree(old.rename(temporary_beside(old)))
 
 

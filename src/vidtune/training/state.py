@@ -12,6 +12,7 @@ from vidtune.machine.software import software_versions
 from vidtune.planning.plan import explain_difference
 from vidtune.recipe.types import recipe_fingerprint
 from vidtune.training.ranks.group import Ranks
+from vidtune.training.saving import PREFIX
 from vidtune.training.setup.exclusions import excluded_from
 from vidtune.training.setup.stage import StageSetup
 
@@ -46,10 +47,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     state = read_object(path)
     for key, kind in (("step", int), ("plan", dict), ("excluded", list), ("arithmetic", dict)):
         if not isinstance(state.get(key), kind):
-            raise UserError(
-                f"{path}: {key!r} is missing or has a wrong value; move the checkpoint away to go on from the one "
-                "before, if there is one"
-            )
+            raise UserError(f"{path}: {key!r} is missing or has a wrong value")
+    if checkpoint.name.startswith(PREFIX) and checkpoint.name != f"{PREFIX}{state['step']}":
+        raise UserError(f"{path}: 'step' is {state['step']}, which is not that of {checkpoint.name}")
     kept = state.get("since_last_log", {})
     if not isinstance(kept, dict) or not all(isinstance(value, (int, float)) for value in kept.values()):
         raise UserError(f"{path}: 'since_last_log' has a wrong value; remove it: the next log line covers fewer steps")

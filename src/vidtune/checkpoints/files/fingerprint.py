@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vidtune.checkpoints.files.misplaced import elsewhere
 from vidtune.errors import UserError
+from vidtune.foreign.files import open_foreign
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
@@ -44,9 +45,10 @@ def add_content(digest: "Hash", file: Path, whole: int = WHOLE_FILE_LIMIT, block
     """Add the bytes of a file to a hash: all up to a size of ``whole``, else ``blocks`` evenly spaced ones of 256 KiB.
 
     Raises:
+        UserError: the file cannot be opened, or is no regular file.
         OSError: the file cannot be read.
     """
-    with file.open("rb") as content:
+    with open_foreign(file) as content:
         size = os.fstat(content.fileno()).st_size
         if size <= whole:
             digest.update(content.read())

@@ -8,6 +8,7 @@ from vidtune.checkpoints.files.misplaced import elsewhere
 from vidtune.checkpoints.files.tensors import PICKLED, SINGLE_NAMES, TensorFile, Tensors, weight_files
 from vidtune.errors import UserError
 from vidtune.foreign.documents import read_object
+from vidtune.foreign.model_settings import without_code
 
 CONFIG = "config.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -31,6 +32,7 @@ class CheckpointFiles:
         self.place = str(place)
         self.path = locate(self.place, weights=False)
         self._objects: dict[str, dict[str, Any]] = {}
+        self._config: dict[str, Any] | None = None
         self._tensors: dict[tuple[str, tuple[str, ...]], Tensors] = {}
         self._files: dict[Path, TensorFile] = {}
 
@@ -51,15 +53,20 @@ class CheckpointFiles:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The content of config.json; empty for a folder without one, and for a single file."""
-        return self.json(CONFIG) if self.has(CONFIG) else {}
+        """The content of config.json; empty for a folder without one, and for a single file.
+
+        Settings that name code, such as ``auto_map`` or a kernel for the attention, are left out.
+        """
+        return self.require_config() if self.has(CONFIG) else {}
 
     def require_config(self) -> dict[str, Any]:
         """Return the content of config.json. Raises UserError where there is none."""
         if not self.has(CONFIG):
             where = elsewhere(self.path) or "; give the folder of a checkpoint"
             raise UserError(f"{self.path}: no config.json here{where}")
-        return self.json(CONFIG)
+        if self._config is None:
+            self._config = without_code(self.json(CONFIG))
+        return self._config
 
     def tensors(self, names: tuple[str, ...] = SINGLE_NAMES, inside: str = ".") -> Tensors:
         """Return the tensors of the single file, or of the folder.

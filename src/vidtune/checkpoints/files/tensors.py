@@ -5,7 +5,6 @@ A :class:`TensorFile` is opened when it is first asked, and only once. Safetenso
 
 import json
 import math
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -13,14 +12,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vidtune.checkpoints.files.misplaced import elsewhere
-from vidtune.checkpoints.files.script_archive import ARCHIVE_ERRORS, ScriptArchive, is_script_archive
 from vidtune.errors import UserError
 from vidtune.foreign.documents import read_object
+from vidtune.foreign.files import open_foreign
+from vidtune.foreign.safetensors_files import SafetensorsFile
+from vidtune.foreign.torch_files import Module, StoredTensor, StrangeTensor, TorchFile
 
 INDEX_NAMES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -43,8 +43,6 @@ class _Opened(Protocol):
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     def read(self, name: str) -> Tensor: ...
-
-    def close(self) -> None: ...
 
 
 class TensorFile:
@@ -82,19 +80,13 @@ class TensorFile:
         return tensor
 
     def close(self) -> None:
-        """Give the open file back; asking again opens it again."""
-        opened = self.__dict__.pop("_opened", None)
-        if opened is not None:
-            opened.close()
+        """Give the mapped file back; asking again opens it again."""
+        self.__dict__.pop("_opened", None)
 
     @cached_property
     def _opened(self) -> _Opened:
         with _readable(self.path):
-            if self.path.suffix == ".safetensors":
-                return _Safetensors(self.path)
-            if self.path.suffix == ".bin":
-                return _Pickled(_load_mapped(self.path))
-            return _open_pickled_or_script(self.path)
+            return _Safetensors(self.path) if self.path.suffix == ".safetensors" else _Torch(self.path)
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -105,92 +97,72 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 class _Safetensors:
-    """An open safetensors file; tensors are views of the mapped file."""
+    """A safetensors file; tensors are views of the mapped file."""
 
     settings: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, path: Path) -> None:
-        self._file: Any = safe_open(path, framework="pt")
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}  # noqa: SIM118
+        with open_foreign(path) as file:
+            self._file = SafetensorsFile(file)
+        self.shapes = {name: place.shape for name, place in self._file.places.items()}
 
     def read(self, name: str) -> Tensor:
-        tensor: Tensor = self._file.get_tensor(name)
-        return tensor
-
-    def close(self) -> None:
-        self._file = None
+        return self._file.read(name)
 
 
-class _Pickled:
-    """The content of a pickled file: weights and plain values only."""
+class _Torch:
+    """A file that torch wrote: weights and plain values only. Tensors are views of the mapped file."""
 
-    def __init__(self, content: dict[str, Any]) -> None:
+    def __init__(self, path: Path) -> None:
+        with open_foreign(path) as file:
+            self._file = TorchFile(file)
+        content = self._file.content
+        if self._file.is_script:
+            content = dict(_named_tensors(content, ""))
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds {type(content).__name__} where named tensors are expected")
         nested = content.get(NESTED)
-        self._tensors: dict[str, Tensor] = nested if isinstance(nested, dict) else content
+        self._tensors: dict[str, StoredTensor] = nested if isinstance(nested, dict) else content
         for name, value in self._tensors.items():
             if not isinstance(name, str):
-                raise TypeError(f"the key {name!r} is no name of a tensor")
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{name!r} is no tensor")
-        self.settings = dict(content.get(SETTINGS) or {})
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+                raise TypeError(f"the key {str(name)[:40]!r} is no name of a tensor")
+            if not isinstance(value, StoredTensor):
+                found = f": it is a {value.kind}" if isinstance(value, StrangeTensor) else ""
+                raise TypeError(f"{name!r} is no tensor{found}")
+        self.settings = dict(content.get(SETTINGS) or {}) if isinstance(nested, dict) else {}
+        self.shapes = {name: tensor.shape for name, tensor in self._tensors.items()}
 
     def read(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-    def close(self) -> None:
-        self._tensors = {}
+        return self._file.read(self._tensors[name])
 
 
-def _load_mapped(path: Path) -> dict[str, Any]:
-    """The content of a pickled file, memory-mapped; a file from before torch 1.6 cannot be, and is read again."""
-    content: dict[str, Any]
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:
-        if zipfile.is_zipfile(path):
-            raise
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    return content
-
-
-def _open_pickled_or_script(path: Path) -> _Opened:
-    """Open a file that only its content tells: a TorchScript archive or a pickle. One handle serves both questions."""
-    file = path.open("rb")
-    try:
-        if is_script_archive(file):
-            return ScriptArchive(file)
-        file.seek(0)
-        content = _Pickled(torch.load(file, map_location="cpu", weights_only=True))
-    except BaseException:
-        file.close()
-        raise
-    file.close()
-    return content
+def _named_tensors(module: Module, prefix: str) -> Iterator[tuple[str, StoredTensor]]:
+    for name, value in module.attributes.items():
+        if isinstance(value, StoredTensor):
+            yield prefix + name, value
+        elif isinstance(value, Module):
+            yield from _named_tensors(value, f"{prefix}{name}.")
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn the errors of a broken or strange file into one line that names it."""
+    """Turn the errors of a broken or strange file, which are of many types, into one line that names it."""
     try:
         yield
-    except (SafetensorError, *ARCHIVE_ERRORS) as error:
-        reason = _reason(path, error)
-        raise UserError(f"{path}: not a readable file of tensors ({reason})") from None
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: not a readable file of tensors ({_reason(path, error)})") from None
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """What is wrong with a file. torch's own text for a pickle advises to run the code in it, and is not repeated."""
+    """What is wrong with a file."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     with path.open("rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             return "a Git LFS pointer in the place of the file; fetch it with git lfs pull"
-    text = str(error)
-    if "weights_only" in text:
-        return "no pickle of weights alone; code in it is not run"
-    return text.splitlines()[0] if text else type(error).__name__
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 class Tensors(Mapping[str, Tensor]):
@@ -283,7 +255,9 @@ def _shards(path: Path, index: Path) -> list[Path]:
         raise UserError(f"{index}: weight_map: expected the name of a file for each tensor; copy the file again")
     shards = sorted({path / shard for shard in names.values()})
     for shard in shards:
-        if not shard.resolve().is_relative_to(path.resolve()) and not index.is_symlink():
+        # In the cache of the hub, index and shards are links to a folder beside it.
+        leads_out = not index.is_symlink() and not shard.resolve().is_relative_to(path.resolve())
+        if leads_out or not shard.is_relative_to(path) or ".." in shard.relative_to(path).parts:
             raise UserError(f"{index}: names {shard}, which is outside the folder")
         if not shard.is_file():
             raise UserError(f"{index}: names {shard.name}, which is missing; copy the whole checkpoint")

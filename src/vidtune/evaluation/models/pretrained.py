@@ -18,6 +18,7 @@ from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.runs.arithmetic import Arithmetic, arithmetic_of
 from vidtune.evaluation.runs.checkpoint_identity import identify_checkpoint
 from vidtune.foreign.documents import read_object
+from vidtune.foreign.model_settings import require_known_code
 from vidtune.machine.devices import pick_dtype
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ class PretrainedModel(EvaluatedModel):
 
     def __init__(self, path: Path, device: str = "cpu", dtype: str | None = None) -> None:
         self.path, self.device, self.dtype = path, device, dtype
-        self.model_type = str(read_object(path / CONFIG).get("model_type"))
+        settings = read_object(path / CONFIG)
+        require_known_code(settings, path / CONFIG)
+        self.model_type = str(settings.get("model_type"))
         if self.model_type not in known_models():
             raise UserError(unknown_model(path, self.model_type))
         self.identity = identify_checkpoint(path)

@@ -25,6 +25,7 @@ from vidtune.evaluation.metrics.base import MetricValues, check_pairs
 if TYPE_CHECKING:
     import torch
 
+OWN_CODE = {"local_files_only": True, "trust_remote_code": False}
 ENVIRONMENT = "VIDTUNE_BERTSCORE"
 """Environment variable with the folder of the encoder."""
 LAYERS = {
@@ -80,8 +81,8 @@ class BertScore:
         if not chosen:
             raise UserError(f"BERTScore: {bert_score_problem()}")
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(chosen, local_files_only=True, add_prefix_space=True)
-            self._model: Any = AutoModel.from_pretrained(chosen, local_files_only=True).eval()
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(chosen, add_prefix_space=True, **OWN_CODE)
+            self._model: Any = AutoModel.from_pretrained(chosen, **OWN_CODE).eval()
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().split("\n")[0]
             raise UserError(f"BERTScore: {chosen} holds no model and tokenizer of transformers ({reason})") from None

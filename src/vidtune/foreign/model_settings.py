@@ -1,0 +1,69 @@
+"""Settings in the config.json of a model that name code: files beside the weights, kernels on the hub, packages.
+
+transformers acts on them: it asks whether to run the files, downloads a kernel that ``attn_implementation`` names, and
+imports a package for quantised weights. Here, such settings of a stranger are ignored or refused.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vidtune.errors import ForeignFileError
+
+ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+"""Implementations that are part of transformers or of an installed package of its own."""
+EXPERTS = ("eager", "batched_mm", "grouped_mm")
+"""Implementations of mixtures of experts that are part of transformers."""
+QUANTISED_BY = ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit", "gptq", "awq", "compressed-tensors")
+"""Kinds of quantised weights whose code is in an installed package; that of others is fetched from the hub."""
+_CODE = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "use_kernels", "kernel_config")
+_WEIGHTS = "transformers_weights"
+"""Setting that names another file of weights."""
+_IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal|_autoset)?")
+
+
+def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings without those that name code, at every level."""
+    return {
+        key: without_code(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key not in (*_CODE, _WEIGHTS) and _IMPLEMENTATION.fullmatch(key) is None
+    }
+
+
+def require_known_code(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse a config.json with which transformers would run anything but its own code and that of known packages.
+
+    ``auto_map`` is left to ``trust_remote_code=False``, with which transformers ignores it where it has the model.
+
+    Raises:
+        ForeignFileError: names the setting.
+    """
+    for key, value in settings.items():
+        if isinstance(value, dict) and _IMPLEMENTATION.fullmatch(key) is None:
+            require_known_code(value, path)
+        if (match := _IMPLEMENTATION.fullmatch(key)) and not key.endswith("_autoset"):
+            known = ATTENTION if match[1] == "attn" else EXPERTS
+            for name in _names(value):
+                if name is not None and name not in known:
+                    raise _refusal(path, key, name, known)
+        elif key == "quantization_config" and isinstance(value, dict):
+            kind = value.get("quant_method", "bitsandbytes")
+            if kind not in QUANTISED_BY:
+                raise _refusal(path, f"{key}.quant_method", kind, QUANTISED_BY)
+        elif key in ("use_kernels", "kernel_config", _WEIGHTS) and value:
+            raise ForeignFileError(str(path), f"has {key}, which is not followed; remove it")
+
+
+def _names(value: Any) -> Iterator[Any]:
+    """An implementation, or those of the parts of a model."""
+    if isinstance(value, dict):
+        yield from value.values()
+    else:
+        yield value
+
+
+def _refusal(path: Path, key: str, found: Any, known: tuple[str, ...]) -> ForeignFileError:
+    shown = repr(found)[:80]
+    return ForeignFileError(str(path), f"{key} is {shown}; code from the hub is never run: use {', '.join(known)}")
