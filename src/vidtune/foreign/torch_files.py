@@ -151,7 +151,8 @@ class TorchFile:
         row = self._numbers_of(stored.storage)
         if not math.prod(stored.shape):
             return torch.empty(stored.shape, dtype=stored.dtype)
-        return row.view(stored.dtype).as_strided(stored.shape, stored.strides, stored.offset)
+        row = row.view(stored.dtype)
+        return row.as_strided(stored.shape, stored.strides, row.storage_offset() + stored.offset)
 
     def _read_zip(self) -> Any:
         with zipfile.ZipFile(self._file) as archive:
@@ -243,6 +244,8 @@ class _Tree:
             return DTYPES[name]
         if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
             return found
+        if module == "torch" and name.startswith("per_"):  # how a quantised tensor is scaled
+            return name
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch._utils" and name in _STRANGE:
