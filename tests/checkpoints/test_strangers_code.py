@@ -43,7 +43,14 @@ def planted(native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A copy whose settings name ``code.py``, which leaves a trace, and a kernel of the hub."""
     copy = shutil.copytree(native, tmp_path / "planted")
     (copy / "code.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\n")
-    classes = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoProcessor", "AutoTokenizer", "AutoImageProcessor")
+    classes = (
+        "AutoConfig",
+        "AutoModel",
+        "AutoModelForCausalLM",
+        "AutoProcessor",
+        "AutoTokenizer",
+        "AutoImageProcessor",
+    )
     code = {"auto_map": {name: "code.Evil" for name in classes}}
     code["auto_map"]["AutoTokenizer"] = ["code.Evil", "code.Evil"]
     for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
@@ -124,6 +131,8 @@ def test_a_pipe_in_the_place_of_weights_is_refused_at_once(name: str, tmp_path: 
         read_state(tmp_path / name)
     with pytest.raises(UserError, match=rf"{name}: is a named pipe"):
         checkpoint_fingerprint(tmp_path)
+    with pytest.raises(UserError, match=rf"{name}: is a named pipe"):
+        checkpoint_fingerprint(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "adapter_model.bin", "training_args.bin"])

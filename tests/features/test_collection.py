@@ -124,6 +124,33 @@ def test_damaged_shard_is_a_miss_and_what_is_written_then_is_found(tmp_path: Pat
     assert torch.equal(Collection(collection.folder).get("b"), features_of("b"))
 
 
+def test_damaged_lines_of_the_index_and_a_damaged_description_are_made_again(tmp_path: Path) -> None:
+    collection = filled(tmp_path, "a b")
+    index = collection.folder / "index.jsonl"
+    whole = index.read_bytes()
+    index.write_bytes(b"\xff{" + whole[2:])
+    with pytest.warns(UserWarning, match=r"index\.jsonl: damaged; 1 items found in \w+\.safetensors"):
+        assert sorted(Collection(collection.folder).items()) == ["a", "b"]
+    described = collection.folder / "collection.json"
+    about = json.loads(described.read_text())
+    described.write_text("[" * 5000)
+    with pytest.warns(UserWarning, match=r"collection\.json: damaged; written again"):
+        again = Collection.create(tmp_path, SPEC)
+    assert again.about["made_by"] == about["made_by"] and sorted(again.items()) == ["a", "b"]
+
+
+def test_pipes_and_links_in_the_place_of_shards_are_misses(tmp_path: Path) -> None:
+    collection = filled(tmp_path, "a b")
+    one, other = shards(collection)
+    other.rename(tmp_path / "outside.safetensors")
+    other.symlink_to(tmp_path / "outside.safetensors")
+    one.unlink()
+    os.mkfifo(one)
+    with pytest.warns(UserWarning, match=r"safetensors: damaged \(.*(named pipe|leads out)"):
+        again = Collection(collection.folder)
+        assert again.get("a") is None and again.get("b") is None
+
+
 def test_index_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
     collection = filled(tmp_path, "a")
     outside = tmp_path / "outside.safetensors"
@@ -187,7 +214,7 @@ def test_collection_of_another_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another version"):
         Collection(collection.folder)
     (collection.folder / "collection.json").write_text("{")
-    with pytest.raises(UserError, match="not readable"):
+    with pytest.raises(UserError, match=r"not valid JSON .*delete the folder to extract its features again"):
         Collection(collection.folder)
 
 

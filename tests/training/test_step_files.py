@@ -85,7 +85,8 @@ def test_a_command_in_the_metadata_is_not_run(saver: Saver, tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"checkpoint-1/\.metadata: .*names (posix|nt)\.mkdir"):
         saver.load(folder)
     assert not (tmp_path / "made").exists()
-    FileSystemReader(folder).read_metadata()
+    with contextlib.suppress(AttributeError):
+        FileSystemReader(folder).read_metadata()
     assert (tmp_path / "made").exists(), "torch's reader runs it"
 
 

@@ -28,9 +28,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from vidtune import __version__
-from vidtune.errors import UserError
+from vidtune.errors import ForeignFileError, UserError
 from vidtune.features.identity import weights_hash
 from vidtune.features.shards import MappedShard, read_header, write_shard
+from vidtune.foreign.documents import read_object
 from vidtune.machine.files import remove_leftovers, write_text_atomically
 from vidtune.machine.records import RecordFollower, RecordWriter
 from vidtune.media.preprocessing.kinds import Preprocessing, reads_extras
@@ -239,9 +240,9 @@ class Collection:
                 self._shard_of.setdefault(item, shard)
 
     def _adopt(self) -> None:
-        """Add shards to the index whose writer was killed before it wrote their lines."""
+        """Add shards to the index whose writer was killed before it wrote their lines, or whose lines are damaged."""
         remove_leftovers(self.folder / SHARDS, LEFT_BEHIND_SECONDS)
-        listed = set(self._shard_of.values())
+        listed = set() if self._index.skipped else set(self._shard_of.values())
         for path in sorted((self.folder / SHARDS).iterdir()):
             if path.suffix == ".safetensors" and path.name not in listed:
                 try:
@@ -249,6 +250,8 @@ class Collection:
                 except (ValueError, OSError, UserError):
                     continue  # `verify` reports it
                 fresh = {item: entry for item, entry in header.entries.items() if item not in self._shard_of}
+                if fresh and self._index.skipped:
+                    warnings.warn(f"{self._index.path}: damaged; {len(fresh)} items found in {path.name}", stacklevel=3)
                 self._shard_of.update(dict.fromkeys(fresh, path.name))
                 with suppress(OSError):  # a read-only store
                     self._list(path.name, fresh)
@@ -300,14 +303,13 @@ def read_about(folder: Path) -> dict[str, Any]:
         UserError: the file is missing, not valid, or has another format.
     """
     path = folder / COLLECTION
+    if not path.exists():
+        raise UserError(f"{folder}: no collection of features: there is no {COLLECTION}")
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no collection of features: there is no {COLLECTION}") from None
-    except (ValueError, RecursionError) as error:
-        advice = "delete the folder to extract its features again"
-        raise DamagedCollection(f"{path}: not readable ({error}); {advice}") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        about = read_object(path)
+    except ForeignFileError as error:
+        raise DamagedCollection(f"{error}; delete the folder to extract its features again") from None
+    if about.get("format") != FORMAT:
         raise UserError(f"{path}: written by another version of vidtune; choose another store")
     return about
 

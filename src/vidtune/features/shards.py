@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vidtune.foreign import safetensors_files
+from vidtune.foreign.documents import parse_json
 from vidtune.foreign.files import open_foreign
 from vidtune.foreign.safetensors_files import Place
 from vidtune.machine.files import atomic_file
@@ -87,9 +88,9 @@ def _header(places: dict[str, Place], metadata: Mapping[str, Any]) -> Header:
     if strange is not None:
         raise ValueError(f"features of dtype {strange} in its header")
     try:
-        entries = json.loads(metadata.get(ENTRIES, "{}"))
+        entries = parse_json(metadata.get(ENTRIES, "{}"))
         return Header(places, {item: dict(entries.get(item, {})) for item in places})
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"broken entries in its header ({error})") from None
 
 

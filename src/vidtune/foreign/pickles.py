@@ -112,6 +112,6 @@ class _Bounded:
 def _checked_end(file: _Bounded) -> int:
     """Position after the pickle. Raises PickleError for a place in the memo that no pickle of its size needs."""
     for count, (opcode, value, _) in enumerate(pickletools.genops(file)):  # type: ignore[arg-type]
-        if opcode.name in _MEMO and not 0 <= int(value) <= count:
+        if opcode.name in _MEMO and not 0 <= int(value or 0) <= count:
             raise PickleError(f"it remembers something as number {value}")
     return file.tell()

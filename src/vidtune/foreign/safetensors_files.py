@@ -1,6 +1,5 @@
 """Safetensors files: which tensors lie where, and their values, after everything in the header was checked."""
 
-import json
 import math
 import os
 import struct
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from vidtune.foreign.documents import parse_json
 from vidtune.foreign.mapped import mapped, numbers
 
 DTYPES = {
@@ -66,12 +66,12 @@ def read_header(file: BinaryIO) -> tuple[dict[str, Place], dict[str, Any]]:
     if length > min(MAX_HEADER, size - 8):
         raise ValueError("no safetensors header")
     try:
-        header = json.loads(file.read(length))
+        header = parse_json(file.read(length))
         metadata = header.pop(_METADATA, {})
         places = {name: _place(spec, 8 + length) for name, spec in header.items()}
         if not isinstance(metadata, dict):
             raise TypeError("its metadata are no object")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"broken safetensors header ({error})") from None
     end = 8 + length
     for place in sorted(places.values(), key=lambda one: (one.begin, one.end)):

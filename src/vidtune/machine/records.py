@@ -147,10 +147,14 @@ class RecordFollower:
 
     Args:
         path: file; need not exist yet.
+
+    Attributes:
+        skipped: number of complete lines that were no JSON objects.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.skipped = 0
         self._position = 0
 
     def new_records(self) -> list[dict[str, Any]]:
@@ -169,9 +173,11 @@ class RecordFollower:
             try:
                 record = parse_json(line)
             except JsonError:
-                continue
+                record = None
             if isinstance(record, dict):
                 records.append(record)
+            else:
+                self.skipped += 1
         return records
 
 

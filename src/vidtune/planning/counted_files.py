@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from vidtune.data.sample import Sample
+from vidtune.foreign.documents import parse_json
 from vidtune.machine.files import atomic_file
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.file_version import FileVersion, version_of
@@ -92,7 +93,7 @@ class CountedFiles:
             Exception: of any type, for a damaged file.
         """
         with np.load(path, allow_pickle=False) as saved:
-            paths = json.loads(saved["paths"].tobytes())
+            paths = parse_json(saved["paths"].tobytes())
             found, more = cls(paths, saved["versions"], saved["samples"], saved["files"]), saved[name]
         pairs = len(found.samples)
         columns = (found.versions, (len(paths), 3)), (found.samples, (pairs,)), (found.files, (pairs,))

@@ -55,7 +55,8 @@ def checkpoints(stage_folder: Path) -> list[Path]:
 
 def set_aside(checkpoint: Path) -> Path:
     """Give a damaged checkpoint another name, so that training can write it again. Returns its new path."""
-    names = (checkpoint.with_name(f"{DAMAGED}{checkpoint.name}{end}") for end in ("", *(f".{n}" for n in count(2))))
+    ends = ("" if number == 1 else f".{number}" for number in count(1))
+    names = (checkpoint.with_name(f"{DAMAGED}{checkpoint.name}{end}") for end in ends)
     return checkpoint.rename(next(name for name in names if not name.exists()))
 
 
@@ -122,11 +123,13 @@ class Saver:
         Raises:
             UserError: the checkpoint cannot be read.
         """
+        with self._ranks.agreed():
+            reader = StepReader(checkpoint)
         weights, moments = get_state_dict(self._net, self._optimizer, options=_OPTIONS)
         try:
             dcp.load(
                 {"weights": weights, "optimizer": moments},
-                storage_reader=StepReader(checkpoint),
+                storage_reader=reader,
                 planner=StepPlanner(),
                 process_group=self._group,
             )

@@ -28,7 +28,7 @@ def checkpoint_fingerprint(path: Path) -> str:
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
     # Adapters of components other than the language model lie in folders of their own.
-    inside = [path] if path.is_file() else [*path.iterdir(), *path.glob("*/adapter_model.safetensors")]
+    inside = [*path.iterdir(), *path.glob("*/adapter_model.safetensors")] if path.is_dir() else [path]
     files = sorted(file for file in inside if file.suffix in WEIGHT_SUFFIXES)
     if not files:
         where = elsewhere(path) or "; give a checkpoint folder"
