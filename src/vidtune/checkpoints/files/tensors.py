@@ -233,7 +233,7 @@ def weight_files(path: Path, names: tuple[str, ...] = SINGLE_NAMES) -> list[Path
     Raises:
         UserError: nothing there, or a shard that the index names is missing.
     """
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         return [path]
     for index in (path / name for name in INDEX_NAMES):
         if index.is_file():
