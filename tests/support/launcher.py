@@ -6,6 +6,7 @@ of train, "again": start again after an interruption, "sabotage": {"rank", "step
 {"call": "module:function", "out": path, "ranks": 1, "arguments": [...]}, whose result is the exit code. What process
 ``r`` prints goes to ``<out>.<r>``. The launcher answers with the processes' ids, waits for all of them, and answers
 with their exit codes: 0, the interruption's own, 2 for a user's mistake, 1 for another error, or minus the signal.
+The process that media workers are forked from is a fork as well.
 """
 
 import gc
@@ -13,13 +14,15 @@ import importlib
 import json
 import os
 import socket
+import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.utils.tensorboard
@@ -27,6 +30,7 @@ from marked_system import MARKED, marked_system
 
 from vidtune.checkpoints.build import build_model
 from vidtune.errors import UserError
+from vidtune.machine import fork_server, workers
 from vidtune.models.video_lm import VideoLM
 from vidtune.recipe.types import Recipe, load_recipe
 from vidtune.training.packs import loading
@@ -130,6 +134,27 @@ def environment(rank: int, ranks: int, port: int) -> dict[str, str]:
     return {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
 
 
+class ForkedServer(subprocess.Popen):
+    """Stands for the program that worker processes are forked from: a fork, which need not import the libraries."""
+
+    def __init__(self, command: Sequence[str], stdin: int, pass_fds: Sequence[int]) -> None:
+        self.pid, self.returncode = os.fork(), None
+        if self.pid == 0:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            inherited = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+            for descriptor in inherited - {0, 1, 2, *pass_fds}:
+                with suppress(OSError):  # the folder that was listed
+                    os.close(descriptor)
+            fork_server.serve(*pass_fds)
+            os._exit(0)
+
+
+def fork_worker_server() -> None:
+    """Start it before this process has threads and connections."""
+    with patch.object(subprocess, "Popen", ForkedServer):
+        workers._server = workers._Server()
+
+
 def fork(order: dict[str, Any], rank: int, port: int) -> int:
     child = os.fork()
     if child == 0:
@@ -138,6 +163,7 @@ def fork(order: dict[str, Any], rank: int, port: int) -> int:
         output = os.open(f"{order['out']}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        fork_worker_server()
         code = call_here(order) if "call" in order else train_here(order)
         sys.stdout.flush()
         sys.stderr.flush()

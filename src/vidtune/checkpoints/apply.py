@@ -40,6 +40,7 @@ from vidtune.checkpoints.report import OURS, LoadReport, rename
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
+from vidtune.models.initial import without_values
 from vidtune.models.language_model.families import family_of
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
@@ -256,7 +257,7 @@ def _added_towers(source: Source, config: VideoLMConfig) -> dict[str, Tensor]:
         name = tower.component.removeprefix("towers.")
         report = LoadReport(f"tower {name}")
         found = rename(tower.weights, SYSTEMS[config.system].publication.tower(name).keys, report)
-        with torch.device("meta"):
+        with without_values():
             shapes = {key: tensor.shape for key, tensor in config.build_tower(name).state_dict().items()}
         report.missing = [key for key in shapes if key not in found]
         report.unexpected += [key for key in found if key not in shapes]
@@ -368,7 +369,7 @@ def _require_buildable(config: VideoLMConfig, source: Source) -> None:
     """Raise UserError where no model can be built of a config, before any weight is read or drawn."""
     where = source.part("language_model")
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with torch.random.fork_rng(devices=[]), without_values():
             family_of(config.text_config).build(config.text_config)
     except UserError:
         raise
@@ -384,7 +385,7 @@ def whole_language_model(
     """Return the weights of a language model with the differences to it, and with rows for added tokens."""
     trained = tokens_with_rows(part, config.added_tokens) if config.added_tokens else set()
     if delta is not None:
-        with torch.device("meta"):
+        with without_values():
             tied = tied_names(VideoLM(config))
         _require_rows(delta, config)
         for name, tensor in found.items():

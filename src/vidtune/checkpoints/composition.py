@@ -19,6 +19,7 @@ from vidtune.checkpoints.teachers import alignment_sizes
 from vidtune.errors import UserError
 from vidtune.models.architecture import composed_config, require_config
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.initial import without_values
 from vidtune.models.language_model.families import config_class
 from vidtune.processing.added_tokens import add_tokens, lacking_tokens, require_rows, rows_needed
 from vidtune.processing.tokenizer import load_tokenizer
@@ -260,7 +261,7 @@ def replace_tower(config: VideoLMConfig, tower: Source) -> None:
     found = tower_sizes(config.system, name, tower)
     config.towers[name] = {key: value for key, value in config.towers[name].items() if key != "absent"} | found
     try:
-        with torch.device("meta"):
+        with without_values():
             config.build_tower(name)
     except (ValueError, TypeError) as error:
         raise UserError(f"{tower.place}: {error}") from None

@@ -15,6 +15,7 @@ from vidtune.checkpoints.report import OURS, LoadReport, rename
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
+from vidtune.models.initial import without_values
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
 
@@ -100,7 +101,7 @@ def _require_fit(source: Source, config: VideoLMConfig, given: list[tuple[Source
     """Raise UserError for a file that loading would refuse by its names and shapes. Matrices with a row for each token
     may still grow, and are not compared where they do."""
     try:
-        with torch.device("meta"):
+        with without_values():
             model = VideoLM(config)
     except CONFIG_ERRORS as error:
         raise unreadable_config(source.path, error) from None

@@ -13,6 +13,7 @@ from vidtune.checkpoints.publication import CONFIG_ERRORS
 from vidtune.checkpoints.report import LoadReport
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.initial import without_values
 from vidtune.models.language_model.families import family_of
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
@@ -46,7 +47,7 @@ def model_from_state(
             zeros in the place of its values; names it.
     """
     try:
-        with torch.device("meta"):
+        with without_values():
             empty = VideoLM(config)
     except CONFIG_ERRORS as error:
         raise unreadable_config(where, error) from None

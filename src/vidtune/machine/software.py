@@ -1,6 +1,7 @@
 """Versions of the software that a result can depend on."""
 
 import platform
+from functools import cache
 from importlib import metadata
 
 PACKAGES = ("torch", "transformers", "tokenizers", "av", "numpy")
@@ -12,7 +13,13 @@ def software_versions(own: str) -> dict[str, str]:
     Args:
         own: version of this package.
     """
-    versions = {"vidtune": own, "python": platform.python_version()}
+    return {"vidtune": own, "python": platform.python_version(), **_installed()}
+
+
+@cache
+def _installed() -> dict[str, str]:
+    """Returns the versions of the packages that are installed. Each takes milliseconds to read."""
+    versions = {}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)

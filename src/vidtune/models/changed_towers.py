@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.initial import without_values
 from vidtune.models.language_model.rope import sharing_view
 from vidtune.spelling import suggestion
 
@@ -66,7 +66,7 @@ def with_towers(model: "VideoLM", towers: Settings) -> "VideoLM":
 
 def _rebuilt(name: str, config: VideoLMConfig, tower: nn.Module) -> nn.Module:
     """A tower of this config with the weights of another one."""
-    with torch.device("meta"):
+    with without_values():
         found = config.build_tower(name)
     state = tower.state_dict()
     wanted = {key: tensor.shape for key, tensor in found.state_dict().items()}

@@ -1,12 +1,46 @@
-"""Layers that differ from those of torch only in their initial weights.
+"""Initial weights: layers that differ from those of torch only in them, and modules that are built without.
 
 The rule belongs to the layer itself and not to the block around it, because transformers initialises only modules that
 directly contain a missing weight.
 """
 
-from torch import nn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 LINEAR_STD = 0.02
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Modules that are built inside have names and shapes alone: their tensors are on the meta device, and no initial
+    value is worked out for them, which would take most of the time.
+    """
+    with torch.device("meta"), _NothingFilled():
+        yield
+
+
+class _NothingFilled(TorchFunctionMode):
+    """Leaves out the operations that fill a tensor on the meta device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _FILLING:
+            filled = args[0] if args else kwargs["tensor"]
+            if filled.is_meta:
+                return filled
+        return func(*args, **kwargs)
+
+
+_FILLING = {
+    # These four ask modes before they work.
+    *(nn.init.uniform_, nn.init.normal_, nn.init.constant_, nn.init.kaiming_uniform_),
+    *(Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_),
+}
 
 
 class NormalLinear(nn.Linear):

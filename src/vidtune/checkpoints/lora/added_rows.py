@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from vidtune.checkpoints.files.tensors import require_floating
 from vidtune.errors import UserError
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
-from vidtune.models.initial import LINEAR_STD
+from vidtune.models.initial import LINEAR_STD, without_values
 from vidtune.models.language_model.families import family_of
 from vidtune.models.language_model.token_rows import TokenRows
 from vidtune.models.video_lm import VideoLM
@@ -64,7 +64,7 @@ def _start(token: AddedToken, mean: Tensor, place: str) -> Tensor:
 
 def weights_with_rows(config: VideoLMConfig) -> list[str]:
     """Return our names of the weights of a model's language model that have a row for each token."""
-    with torch.device("meta"):
+    with without_values():
         language_model: PreTrainedModel = family_of(config.text_config).build(config.text_config)
     layers = (language_model.get_input_embeddings(), language_model.get_output_embeddings())
     wanted = {id(weight) for layer in layers if layer is not None for weight in layer.parameters()}

@@ -23,6 +23,7 @@ from vidtune.checkpoints.lora.added_rows import split_rows
 from vidtune.checkpoints.lora.injection import add_adapters
 from vidtune.models.batch_norm_statistics import deferred_statistics
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
+from vidtune.models.initial import without_values
 from vidtune.models.media_reading import is_trainable
 from vidtune.models.towers.base import TowerConfig
 from vidtune.models.video_lm import VideoLM
@@ -117,7 +118,7 @@ def stage_costs(
     """
     frozen_dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     model = _model(config, trained, frozen_dtype)
-    with torch.device("meta"):
+    with without_values():
         towers = {name: spec.build().to(frozen_dtype) for name, spec in (teachers or {}).items()}
     with FakeTensorMode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         _give_fake_values(model)
@@ -151,7 +152,7 @@ def stage_costs(
 
 def _model(config: VideoLMConfig, trained: Mapping[str, Train], frozen_dtype: torch.dtype) -> VideoLM:
     """Returns the model on the meta device, frozen and cast as in the stage."""
-    with torch.device("meta"):
+    with without_values():
         model = VideoLM(config)
     if ADDED_TOKENS in trained:
         split_rows(model)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from vidtune.data.problems import SampleProblem
@@ -17,6 +16,7 @@ from vidtune.machine.cores import available_cores
 from vidtune.machine.progress import ProgressCallback
 from vidtune.media.preprocessing.kinds import random_setting
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.initial import without_values
 from vidtune.models.language_model.attention import check_lengths
 from vidtune.models.language_model.families import family_of
 from vidtune.planning.lengths import ExampleMaker, LengthTable, open_lengths
@@ -138,7 +138,7 @@ def cost_model(config: VideoLMConfig) -> CostModel:
     media cost more than this, by the same factor for all. `vidtune.training.estimates.costs` counts more exactly, but
     it takes seconds and its result may change with the release of torch; the packs must not.
     """
-    with torch.device("meta"):
+    with without_values():
         language_model = family_of(config.text_config).build(config.text_config)
         weights = _size(language_model.get_decoder()) - _size(language_model.get_input_embeddings())
         towers = {name: _size(config.build_tower(name)) for name in config.towers}
