@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # bitsandbytes compiles a few functions when peft imports it: 3 s in every process. `make whole` lets it.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 os.environ["VIDTUNE_DECODED"] = "off"  # what a test decodes, no other test has decoded
+os.fsync = lambda descriptor: None  # no test cuts the power, and a process that is killed loses nothing it has written
 gc.set_threshold(10_000, 10, 10)  # importing the libraries makes many objects, and none of them goes away
 
 

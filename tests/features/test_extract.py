@@ -4,11 +4,8 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from feature_world import PREPROCESSING, stream_into, tower, write_clip
+from launched import Launcher, Run
 from PIL import Image
 
 from vidtune.data.sample import MediaRef
@@ -75,52 +73,18 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
     assert [item for item in expected if not torch.equal(found[item], expected[item])] == []
 
 
-class Children:
-    """The process that forks extractions."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
-
-    def start(self, *orders: dict[str, Any]) -> list[int]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(orders) + "\n")
-        self._process.stdin.flush()
-        return self.answer()
-
-    def answer(self) -> list[int]:
-        assert self._process.stdout is not None
-        return json.loads(self._process.stdout.readline())
+EXTRACT = "extraction:extract_here"
 
 
-@pytest.fixture(scope="module")
-def children() -> Iterator[Children]:
-    command = [sys.executable, str(Path(__file__).parents[1] / "support" / "extraction_process.py")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    yield Children(process)
-    assert process.stdin is not None
-    process.stdin.close()
-    process.wait(30)
-
-
-def order(videos: Path, store: Path, rank: int = 0, ranks: int = 1) -> dict[str, Any]:
-    return {"videos": str(videos), "store": str(store), "rank": rank, "ranks": ranks}
-
-
-def wait_for_shards(store: Path, number: int, child: int) -> None:
+def wait_for_shards(store: Path, number: int, started: Run) -> None:
     """Return when a run has written so many, or has ended."""
-    while len(list(store.glob("*/shards/*.safetensors"))) < number:
-        try:
-            if Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
-                return
-        except (FileNotFoundError, ProcessLookupError):  # the server has taken its exit code already
-            return
+    while len(list(store.glob("*/shards/*.safetensors"))) < number and started.is_running():
         time.sleep(0.002)
 
 
 @pytest.mark.parametrize("wanted", KILLS)
 def test_killed_at_random_moments_nothing_is_lost_or_doubled(
-    clips: Path, children: Children, expected: dict[str, torch.Tensor], tmp_path: Path, wanted: int
+    clips: Path, launcher: Launcher, expected: dict[str, torch.Tensor], tmp_path: Path, wanted: int
 ) -> None:
     moments, kills, halves, round_ = random.Random(3), 0, 0, 0
     while kills < wanted:
@@ -128,21 +92,20 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(
         round_ += 1
         known: set[str] = set()
         while kills < wanted:
-            (child,) = children.start(order(clips, store))
+            started = launcher.call(EXTRACT, tmp_path / "printed", str(clips), str(store))
             if moments.random() < 0.8:
-                wait_for_shards(store, len(known) // 2 + moments.randrange(6), child)
+                wait_for_shards(store, len(known) // 2 + moments.randrange(6), started)
             time.sleep(moments.uniform(0.0, 0.02))
             with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-            if children.answer() == [0]:
+                os.kill(started.processes[0], signal.SIGKILL)
+            if started.exit_codes() == [0]:
                 break  # it was quicker
             kills += 1
             now = set(stored(store)) if list(collections(store)) else set()
             assert known <= now, "what was stored is gone"
             halves += 0 < len(now) < CLIPS
             known = now
-        children.start(order(clips, store))
-        assert children.answer() == [0]
+        assert launcher.call(EXTRACT, tmp_path / "printed", str(clips), str(store)).exit_codes() == [0]
         assert_same(stored(store), expected)
         assert set(holders(store).values()) == {1}
         (checked,) = verify(store)
@@ -151,14 +114,14 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(
 
 
 def test_processes_share_the_files_and_the_store(
-    clips: Path, children: Children, expected: dict[str, torch.Tensor], tmp_path: Path
+    clips: Path, launcher: Launcher, expected: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    children.start(*(order(clips, tmp_path / "shares", rank, 2) for rank in range(2)))
-    assert children.answer() == [0, 0]
+    printed = tmp_path / "printed"
+    assert launcher.call(EXTRACT, printed, str(clips), str(tmp_path / "shares"), ranks=2).exit_codes() == [0, 0]
     assert_same(stored(tmp_path / "shares"), expected)
     assert set(holders(tmp_path / "shares").values()) == {1}
-    children.start(*(order(clips, tmp_path / "same") for _ in range(2)))  # two runs of the same command
-    assert children.answer() == [0, 0]
+    same = launcher.call(EXTRACT, printed, str(clips), str(tmp_path / "same"), True, ranks=2)  # one command, twice
+    assert same.exit_codes() == [0, 0]
     assert_same(stored(tmp_path / "same"), expected)
     (checked,) = verify(tmp_path / "same")
     assert (checked.items, checked.problems) == (CLIPS, [])
