@@ -11,6 +11,7 @@ samples hold no sign of the rare videos. Intervals are wider there.
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -180,6 +181,7 @@ def corpus(questions: int, paired: bool) -> Kind:
     return Kind(f"{name}, {questions} per video", one - two if paired else one, sample)
 
 
+@cache
 def kinds() -> tuple[Kind, ...]:
     return (
         *(right_or_wrong(0.5, alike, 10) for alike in (0.0, 0.1, 0.3, 0.6, 1.0)),

@@ -137,7 +137,7 @@ def environment(rank: int, ranks: int, port: int) -> dict[str, str]:
 class ForkedServer(subprocess.Popen):
     """Stands for the program that worker processes are forked from: a fork, which need not import the libraries."""
 
-    def __init__(self, command: Sequence[str], stdin: int, pass_fds: Sequence[int]) -> None:
+    def __init__(self, command: Sequence[str], pass_fds: Sequence[int], **others: Any) -> None:
         self.pid, self.returncode = os.fork(), None
         if self.pid == 0:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -54,10 +54,19 @@ def costs_once(known: dict[str, StageCosts], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(dry_run, "stage_costs", once)
 
 
-def test_the_forecast_is_what_training_does(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, costs_once: None
+def test_the_forecast_is_what_training_does_and_builds_no_weights(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: dict[str, StageCosts], costs_once: None
 ) -> None:
-    planned = list(forecast(recipe, tmp_path / "out"))
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("weights were asked for")
+
+    known.clear()  # they are counted here
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "build_model", refuse)
+        patch.setattr(TensorFile, "read", refuse)
+        planned = list(forecast(recipe, tmp_path / "out"))
+    assert [stage.stage.name for stage in planned] == ["align", "tune"] and len(known) == 2
     vocabulary = build.build_config(recipe).text_config.vocab_size
     assert not list((tmp_path / "out").glob("align*"))
     packs: list[LoadedPack] = []
@@ -79,15 +88,6 @@ def test_the_forecast_is_what_training_does(
         assert stage.padded_tokens == padded > stage.tokens
         assert (stage.samples, stage.excluded) == (len(mixed_samples()), 1)
     assert packs == []
-
-
-def test_no_weights_are_built(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object) -> None:
-        raise AssertionError("weights were asked for")
-
-    monkeypatch.setattr(build, "build_model", refuse)
-    monkeypatch.setattr(TensorFile, "read", refuse)
-    assert [stage.stage.name for stage in forecast(recipe, tmp_path)] == ["align", "tune"]
 
 
 def test_sizes_of_hub_models_are_looked_up_without_their_weights(
