@@ -15,7 +15,7 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sources import of_each_file
 from vidtune.data.tables import AnnotationFile, AnnotationTable
 from vidtune.errors import UserError
-from vidtune.foreign.documents import read_json
+from vidtune.foreign.documents import read_json, read_object
 from vidtune.machine.files import write_json_atomically
 from vidtune.media.kept.identity import content_hash
 from vidtune.recipe.stored import with_places
@@ -58,6 +58,8 @@ def other_content(folder: Path, stage: Stage, cache: Path) -> str | None:
         UserError: annotations cannot be read.
     """
     recorded, sources = read_json(folder / RECORD), of_each_file(stage.data)
+    if not isinstance(recorded, list) or not all(isinstance(one, dict) for one in recorded):
+        raise UserError(f"{folder / RECORD}: expected a list of what each data source holds; remove this file")
     if len(recorded) != len(sources):
         return str(stage.data[-1].annotations)
     for source, old in zip(sources, recorded, strict=True):
@@ -68,7 +70,8 @@ def other_content(folder: Path, stage: Stage, cache: Path) -> str | None:
         now = _content(source, AnnotationTable.open([source], cache).files[0])
         if now["annotations"] != old.get("annotations"):
             return source.annotations
-        pairs = zip(now["files"], old.get("files", ()), strict=False)
+        then = old.get("files")
+        pairs = zip(now["files"], then if isinstance(then, list) else (), strict=False)
         if any(one != other for one, other in pairs if one is not None and other is not None):
             return source.media or next(iter(source.features.values()), source.annotations)
     return None
@@ -96,7 +99,7 @@ def places_of_claim(out: Path, earlier: Recipe, recipe: Recipe) -> Recipe:
     Raises:
         UserError: a place moved and holds something else.
     """
-    recorded = read_json(out / PLACES) if (out / PLACES).is_file() else {}
+    recorded = read_object(out / PLACES) if (out / PLACES).is_file() else {}
     before, names = _places(earlier), {stage.name for stage in recipe.stages}
 
     def place_then(key: str, place: str) -> str:
