@@ -1,16 +1,16 @@
-"""``vidtune data``: check training data before training, and extract frames of videos."""
+"""``vidtune data``: check training data before training, convert annotations, extract frames of videos."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-data = typer.Typer(help="Check training data; extract frames.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(help="Check and convert training data; extract frames.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @data.callback()
 def group() -> None:
-    """Check training data; extract frames."""
+    """Check and convert training data; extract frames."""
 
 
 @data.command()
@@ -45,6 +45,33 @@ def check(
             refused += [reason] if (reason := refusal(checked, report)) else []
     if refused:
         raise UserError("; ".join(refused))
+
+
+@data.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Annotation file of any form.")],
+    target: Annotated[Path, typer.Argument(help="File to write: *.json, *.jsonl, *.csv or *.tsv.")],
+    form: Annotated[
+        str | None, typer.Option(help="conversations, messages or table; default: that of the ending.")
+    ] = None,
+    media: Annotated[
+        Path | None, typer.Option(help="Media folder; absolute paths below it become relative ones.")
+    ] = None,
+) -> None:
+    """Write annotations in another form: the same samples, which train in the same order.
+
+    Records of a wrong form are named, each with its line, and left out; the exit code is 2 then.
+    """
+    from vidtune.data.forms.writing import convert as write
+    from vidtune.errors import UserError
+    from vidtune.spelling import counted
+
+    done = write(source, target, form, media)
+    typer.echo(f"{target}: {counted(done.count, 'record')} as {done.form}")
+    for identity, problem in done.problems:
+        typer.echo(f"  left out{f' ({identity})' if identity else ''}: {problem}")
+    if done.problems:
+        raise UserError(f"{source}: {counted(len(done.problems), 'record')} left out, named above")
 
 
 @data.command()

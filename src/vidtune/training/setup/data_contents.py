@@ -6,6 +6,8 @@ the data of stages that are finished.
 """
 
 import hashlib
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,18 @@ def has_record(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
+def known_contents(folder: Path, checkpoints: Iterable[Path]) -> set[str]:
+    """Returns the hashes by which the folder of a stage knows its annotation files: of its record and checkpoints."""
+    found: set[str] = set()
+    # What is absent or damaged is named by whoever needs it.
+    with suppress(OSError, UserError, KeyError, TypeError):
+        found.update(source["annotations"] for source in read_json(folder / RECORD))
+    for place in checkpoints:
+        with suppress(OSError, UserError, KeyError, TypeError):
+            found.update(file["content"] for file in read_json(place / "state.json")["plan"]["files"])
+    return found
+
+
 def other_content(folder: Path, stage: Stage, cache: Path) -> str | None:
     """Returns the path of data of a stage that hold something else than the record says, or None.
 
@@ -67,8 +81,9 @@ def other_content(folder: Path, stage: Stage, cache: Path) -> str | None:
             return source.annotations
         if _paths(source) == old.get("paths"):
             continue
-        now = _content(source, AnnotationTable.open([source], cache).files[0])
-        if now["annotations"] != old.get("annotations"):
+        file = AnnotationTable.open([source], cache).files[0]
+        now = _content(source, file)
+        if not file.is_known_by(old.get("annotations")):
             return source.annotations
         then = old.get("files")
         pairs = zip(now["files"], then if isinstance(then, list) else (), strict=False)
