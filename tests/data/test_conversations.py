@@ -49,7 +49,7 @@ def test_white_space_does_not_matter(space: str) -> None:
         ('{"a": []}', "line 1: key 'conversations': expected a list of turns, found nothing"),
         ("3", "expected a JSON list"),
         ("", "expected a JSON list"),
-        (b'[\n{"id": "\xff"}]', "line 2: the byte 0xFF is not UTF-8"),
+        (b'[\n{"id": "\xff"}]', "line 2: not UTF-8 text .byte 0xFF"),
     ],
 )
 def test_broken_files_say_where(content: str | bytes, message: str) -> None:
@@ -109,7 +109,7 @@ def test_wrong_times_are_named_by_index_and_key(meta: object, message: str) -> N
 
 
 def test_a_number_of_any_size_is_a_number() -> None:
-    meta = f'{{"duration": 1e400, "token": {{"<s0>": 1}}}}'
+    meta = f'{{"duration": 1{"0" * 400}, "token": {{"<s0>": 1}}}}'
     (record,) = read(f'[{{"conversations": [{TURN}], "meta": {meta}}}]')
     assert record.times == Times(float("inf"), (("<s0>", 1),))  # type: ignore[attr-defined]
 

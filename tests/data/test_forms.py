@@ -26,8 +26,8 @@ PART_KEYS = ("start", "end", "frame_rate")
 
 
 def told(*turns: str, system: str = "") -> list[dict[str, str]]:
-    roles = ["system"] * bool(system) + ["human", "gpt"] * len(turns)
-    return [{"from": role, "value": text} for role, text in zip(roles, ([system] if system else []) + list(turns))]
+    roles = ["system"] * bool(system) + ["human", "gpt"] * (len(turns) // 2)
+    return [{"from": role, "value": text} for role, text in zip(roles, [system] * bool(system) + [*turns], strict=True)]
 
 
 ITEMS: list[Item] = [
@@ -66,7 +66,9 @@ def in_parts(item: Item) -> Item:
         for piece in turn["value"].replace(">\n", ">").replace("<", "\0<").replace(">", ">\0").split("\0"):
             if piece == "<video>":
                 part = {"url": next(videos), **{key: next(numbers) for key, numbers in seconds.items()}}
-                parts.append({"type": "video_url", "video_url": {key: one for key, one in part.items() if one is not None}})
+                parts.append(
+                    {"type": "video_url", "video_url": {key: one for key, one in part.items() if one is not None}}
+                )
             elif piece == "<image>":
                 parts.append({"type": "image_url", "image_url": {"url": f"file://{next(images).replace(' ', '%20')}"}})
             elif piece:
@@ -214,7 +216,9 @@ def test_a_converted_file_is_the_same_data_and_its_list_is_known_by_its_bytes(
 
 
 def test_a_table_of_questions_needs_no_tags(tmp_path: Path) -> None:
-    (tmp_path / "q.csv").write_text("ID,Video,Question,Answer,System,place\n1,a.mp4;b.mp4,Same?,No.,,x\n\n2,,Who?,I.,Hm.,\n")
+    (tmp_path / "q.csv").write_text(
+        "ID,Video,Question,Answer,System,place\n1,a.mp4;b.mp4,Same?,No.,,x\n\n2,,Who?,I.,Hm.,\n"
+    )
     first, second = read_conversations(tmp_path / "q.csv", (tmp_path / "q.csv").read_bytes())
     assert first.turns == (Turn("user", "<video>\n<video>\nSame?"), Turn("assistant", "No."))
     assert first.media == (("video", "a.mp4"), ("video", "b.mp4")) and first.original_id == "1"
@@ -242,7 +246,10 @@ TURNS = {"messages": [{"role": "user", "content": "A?"}, {"role": "assistant", "
         ({**TURNS, "videos": [["1.jpg", "2.jpg"]]}, "a video as a list of frames; give the folder"),
         ({**TURNS, "images": [{"path": "a.jpg", "start": 1}]}, "a picture has no start"),
         ({**TURNS, "videos": [{"path": "a.mp4", "start": 1}], "start": 2}, "has 'start' of its own and in its videos"),
-        ({**TURNS, "system": "A.", "messages": [{"role": "system", "content": "B."}]}, "has 'system' and a system turn"),
+        (
+            {**TURNS, "system": "A.", "messages": [{"role": "system", "content": "B."}]},
+            "has 'system' and a system turn",
+        ),
     ],
 )
 def test_a_record_of_no_clear_form_says_what_to_keep(record: Item, problem: str) -> None:

@@ -154,9 +154,7 @@ class AnnotationTable:
         self.has_media = np.concatenate([file.has_media for file in files])[self._selection]
 
     @classmethod
-    def open(
-        cls, sources: Sequence[DataSource], cache: Path, known: Collection[str] = ()
-    ) -> "AnnotationTable":
+    def open(cls, sources: Sequence[DataSource], cache: Path, known: Collection[str] = ()) -> "AnnotationTable":
         """Open annotation files, and parse those that were not parsed before.
 
         Args:

@@ -107,7 +107,7 @@ class DataSource(Settings):
     Args:
         annotations: path of the annotation file, or of a folder: its files ``*.json``, sorted by name; or, of format
             "mixture", of a list of data sets.
-        format: name of the annotation format; None: "conversations", the JSON format of the LLaVA family.
+        format: name of the annotation format; None: "conversations", in the form of any trainer that vidtune knows.
         media: folder that the media paths in the file are relative to; None: text only, or stored features only.
         features: per stream, folder of stored features, one file per medium, named after the sample's id or after the
             medium (without its suffix). If ``media`` is given too, a medium without a feature file is decoded instead.

@@ -21,6 +21,8 @@ KEPT = ("source", "video_clip", "meta", "extras")
 """Keys that mean the same in every form."""
 ORDER = ("id", "source", *STREAMS, "video_clip", "conversations", *PART_KEYS, "meta", "extras")
 """Keys of a plain item in the order in which they are written."""
+_READ = {"id", *KEPT, *PART_KEYS, *(key for keys in MEDIA_KEYS.values() for key in keys)}
+"""Keys of a record that are read, besides those that hold its turns."""
 WRITTEN_ROLES: dict[Role, str] = {"system": "system", "user": "human", "assistant": "gpt"}
 
 
@@ -66,8 +68,8 @@ def plain_item(record: Any) -> Plain:
         item |= {stream: None for stream in STREAMS if any(key in record for key in MEDIA_KEYS[stream])}
     item |= _parts(record, media)
     item["conversations"] = [{"from": WRITTEN_ROLES[role], "value": text} for role, text in turns]
-    known = {"id", *KEPT, *PART_KEYS, *used, *(key for keys in MEDIA_KEYS.values() for key in keys)}
-    unknown = {*told.unknown, *(key for key in record if key not in known), *_unknown_of_media(record, keys)}
+    unknown = told.unknown.union(_unknown_of_media(record, keys))
+    unknown.update(key for key in record if key not in _READ and key not in used)
     return Plain({key: item[key] for key in ORDER if key in item}, told.style, tuple(sorted(unknown)))
 
 
@@ -156,8 +158,10 @@ def _parts(record: Mapping[str, Any], media: dict[str, list[Medium]]) -> dict[st
 
 
 def _unknown_of_media(record: Mapping[str, Any], keys: Mapping[str, str]) -> set[str]:
-    values = [(key, record.get(key)) for key in keys.values()]
-    objects = [(key, one) for key, value in values for one in (value if isinstance(value, list) else [value])]
-    return {
-        f"{key}.{name}" for key, one in objects if isinstance(one, dict) for name in one if name not in KNOWN_IN_AN_OBJECT
-    }
+    found = set()
+    for key in keys.values():
+        value = record.get(key)
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, dict):
+                found |= {f"{key}.{name}" for name in one if name not in KNOWN_IN_AN_OBJECT}
+    return found

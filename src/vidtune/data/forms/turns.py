@@ -70,7 +70,8 @@ def listed_turns(value: Any, key: str) -> Told:
         role_key, text_key = _one_of(turn, _ROLE_KEYS, where), _one_of(turn, _TEXT_KEYS, where)
         styles[f"{role_key}/{text_key}"] = None
         told.turns.append((_role(turn.get(role_key), f"{where}.{role_key}"), _text(turn, text_key, where, told)))
-        told.unknown |= {f"{key}[].{name}" for name in turn if name not in (role_key, text_key)}
+        if len(turn) > 2:
+            told.unknown |= {f"{key}[].{name}" for name in turn if name not in (role_key, text_key)}
     told.style = f"{key} of {' and '.join(styles)}"
     return told
 

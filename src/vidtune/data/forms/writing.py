@@ -53,7 +53,9 @@ def convert(source: Path, target: Path, form: str | None = None, media: Path | N
         UserError: a file that cannot be read, no usable record, an unknown form or suffix, or a target that exists.
     """
     suffix = target.suffix.lower()
-    form = form or {".json": CONVERSATIONS, **dict.fromkeys(LINES, MESSAGES), **dict.fromkeys(TABLES, TABLE)}.get(suffix)
+    form = form or {".json": CONVERSATIONS, **dict.fromkeys(LINES, MESSAGES), **dict.fromkeys(TABLES, TABLE)}.get(
+        suffix
+    )
     if form is None:
         raise UserError(f"{target}: no known ending; write *.json, *.jsonl, *.csv or *.tsv")
     if form not in FORMS:
@@ -125,7 +127,11 @@ def _table(items: Sequence[Item], delimiter: str) -> str:
 
 def _is_one_question(turns: Sequence[dict[str, str]]) -> bool:
     roles = [turn["from"] for turn in turns]
-    return roles[-2:] == ["human", "gpt"] and roles[:-2] in ([], ["system"]) and all(turn["value"].strip() for turn in turns)
+    return (
+        roles[-2:] == ["human", "gpt"]
+        and roles[:-2] in ([], ["system"])
+        and all(turn["value"].strip() for turn in turns)
+    )
 
 
 def _cell(key: str, value: Any) -> str:
