@@ -70,11 +70,12 @@ def test_pickles_of_every_protocol_are_read(tmp_path, protocol):
 @pytest.mark.parametrize("suffix", [".npy", ".pkl"])
 @pytest.mark.parametrize("kind", [">f4", "<f8"])
 def test_arrays_by_columns_and_with_other_bytes_first_are_read(tmp_path, suffix, kind):
-    path = write(tmp_path / f"a{suffix}", np.asfortranarray(VALUES).astype(kind)) if suffix == ".pkl" else None
-    if path is None:
-        path = str(tmp_path / "a.npy")
-        np.save(path, np.asfortranarray(VALUES).astype(kind))
-    np.testing.assert_array_equal(read_features(path), VALUES)
+    array, path = np.asfortranarray(VALUES).astype(kind), tmp_path / f"a{suffix}"
+    if suffix == ".npy":
+        np.save(path, array)
+    else:
+        path.write_bytes(pickle.dumps(array))
+    np.testing.assert_array_equal(read_features(str(path)), VALUES)
 
 
 def test_a_pickle_encodes_nothing_but_the_bytes_of_an_array(tmp_path):
