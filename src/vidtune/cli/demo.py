@@ -37,8 +37,9 @@ def demo(
     name, results = recipe or DEMO_RECIPE, out if recipe in (None, DEMO_RECIPE) else out / str(recipe)
     kind = world_of_recipe(name)
     typer.echo(f"1/4  rendering the world of {kind} into {out / WORLDS[kind].folder}")
+    world = out / WORLDS[kind].folder
     with ProgressDisplay(transient=True) as progress:
-        world = render_world(kind, out, progress)
+        render_world(kind, world, progress)
     variables = {"DATA_ROOT": str(world)}
     chosen = load_recipe(name, variables=variables)
 

@@ -19,7 +19,7 @@ from vidtune import __version__
 from vidtune.cli.answer import answer
 from vidtune.cli.benchmarks import benchmarks
 from vidtune.cli.convert import convert
-from vidtune.cli.data import data
+from vidtune.cli.data.group import data
 from vidtune.cli.demo import demo
 from vidtune.cli.doctor import doctor
 from vidtune.cli.evaluate import evaluate
@@ -32,6 +32,7 @@ from vidtune.cli.runs.export import export
 from vidtune.cli.runs.submit import submit
 from vidtune.cli.systems import systems
 from vidtune.cli.train import train
+from vidtune.cli.world import world
 from vidtune.errors import UserError
 from vidtune.machine.ranks.launch import LaunchFailed
 from vidtune.training.signals import TrainingInterrupted
@@ -66,7 +67,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, doctor, evaluate, judge, compare, submit, report, export, answer, convert):
+for command in (demo, train, doctor, evaluate, judge, compare, submit, report, export, answer, convert, world):
     app.command()(command)
 app.add_typer(data, name="data")
 app.add_typer(features, name="features")

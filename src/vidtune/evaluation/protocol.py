@@ -11,10 +11,9 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vidtune.errors import UserError
-from vidtune.generation.settings import GenerationSettings
 from vidtune.spelling import suggestion
 
 QUESTION = "{question}"
@@ -45,11 +44,6 @@ class GenerationRules(BaseModel):
     top_k: int = Field(default=0, ge=0)
     seed: int = 42
     stop: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _can_be_followed(self) -> "GenerationRules":
-        GenerationSettings(**self.model_dump())  # UserError: a value that no decoding can follow
-        return self
 
 
 class FileLookup(BaseModel):

@@ -2,7 +2,7 @@
 
 from vidtune.world.dataset import TEST_SET, WorldSpec, build_world
 from vidtune.world.event_dataset import EVENT_TEST_SET, EventWorldSpec, build_event_world
-from vidtune.world.kinds import WORLDS, World, render_world, world_of_recipe
+from vidtune.world.kinds import WORLDS, World, render_world, sized, world_of_recipe
 from vidtune.world.moments.dataset import MOMENT_SETS, MomentWorldSpec, build_moment_world
 from vidtune.world.target_dataset import TARGET_SETS, TargetWorldSpec, build_target_world
 
@@ -22,5 +22,6 @@ __all__ = [
     "build_target_world",
     "build_world",
     "render_world",
+    "sized",
     "world_of_recipe",
 ]

@@ -1,35 +1,21 @@
 """Worlds that a recipe can name, and how the world of a recipe is rendered."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from vidtune.errors import UserError
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.recipe.shipped import WORLD_RECIPES
 from vidtune.recipe.types import load_recipe
 from vidtune.registry import SYSTEMS
+from vidtune.spelling import suggestion
 from vidtune.world.dataset import WorldSpec, build_world
 from vidtune.world.event_dataset import EventWorldSpec, build_event_world
-from vidtune.world.layout import RenderProgress
 from vidtune.world.moments.dataset import MomentWorldSpec, build_moment_world
 from vidtune.world.target_dataset import TargetWorldSpec, build_target_world
-
-
-class Build(Protocol):
-    """Function that renders the missing files of a world."""
-
-    def __call__(
-        self,
-        out: Path,
-        *,
-        texts: Sequence[str] = (),
-        special: Sequence[str] = (),
-        progress: RenderProgress | None = None,
-    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -38,14 +24,16 @@ class World:
 
     Args:
         folder: name of its folder below the folder of the demo.
-        build: function that renders it; ``texts`` are strings that its tokenizer is trained on besides its own, and
-            ``special`` its special tokens.
+        build: function that renders its missing files, with its spec; ``texts`` are strings that its tokenizer is
+            trained on besides its own, and ``special`` its special tokens.
     """
 
     folder: str
-    build: Build
+    build: "partial[None]"
 
 
+LARGEST = 10**7
+"""Bound of every setting of a world."""
 _FIELD = re.compile(r"\{\w+\}|<\w+>")
 
 WORLDS = {
@@ -71,18 +59,46 @@ def world_of_recipe(recipe: str) -> str:
     return kind
 
 
-def render_world(kind: str, out: Path, progress: ProgressCallback = no_progress) -> Path:
-    """Render the missing files of a world below a folder and return the folder of the world: the recipe's DATA_ROOT.
+def sized(kind: str, settings: Mapping[str, str]) -> World:
+    """Returns a kind of world in another size.
+
+    Args:
+        kind: a key of `WORLDS`.
+        settings: field of its spec -> value as text, such as ``{"videos": "20"}``.
+
+    Raises:
+        UserError: no such kind or field, or a value that is no number at least 0; names the nearest.
+    """
+    if kind not in WORLDS:
+        raise UserError(f"no world {kind!r}; {suggestion(kind, WORLDS)}")
+    world = WORLDS[kind]
+    spec = world.build.keywords["spec"]
+    known = {one.name: type(one.default) for one in fields(spec)}
+    numbers = {}
+    for name, text in settings.items():
+        if name not in known:
+            raise UserError(f"world {kind}: no setting {name!r}; {suggestion(name, known)}")
+        try:
+            numbers[name] = known[name](text)
+        except ValueError:
+            numbers[name] = -1
+        if not 0 <= numbers[name] < LARGEST:
+            expected = "whole number" if known[name] is int else "number"
+            raise UserError(f"world {kind}: {name} is {text!r}; expected a {expected} of at least 0")
+    return replace(world, build=partial(world.build.func, spec=replace(spec, **numbers)))
+
+
+def render_world(kind: str, folder: Path, progress: ProgressCallback = no_progress, world: World | None = None) -> None:
+    """Render the missing files of a world into a folder: the recipe's DATA_ROOT.
 
     The tokenizer of a world is trained on the prompts of one system, so that it does not depend on the recipe for which
     the world is rendered first.
 
     Args:
         kind: a key of `WORLDS`.
-        out: folder of the demo.
         progress: progress callback; its task is "files".
+        world: the world in another size, see `sized`; None: as the demo renders it.
     """
-    world = WORLDS[kind]
     prompts = SYSTEMS[load_recipe(WORLD_RECIPES[kind], expand=False).system].dialect.prompts.values()
     special = sorted({text for prompt in prompts for text in prompt.special})
     # A format without roles counts as one with the usual roles: another text would make another tokenizer.
@@ -92,7 +108,4 @@ def render_world(kind: str, out: Path, progress: ProgressCallback = no_progress)
     placed = {text for prompt in prompts for placement in prompt.placements for text in placement.texts}
     asked = {text for prompt in prompts for text in prompt.questions}
     texts += sorted({_FIELD.sub("", text) for text in placed | asked})
-    folder = out / world.folder
-    told = partial(progress, "files")
-    world.build(folder, texts=texts, special=special, progress=told)
-    return folder
+    (world or WORLDS[kind]).build(folder, texts=texts, special=special, progress=partial(progress, "files"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from vidtune.evaluation.judges.base import Usage
 from vidtune.evaluation.judges.pace import money
-from vidtune.machine.records import RecordWriter, read_as
+from vidtune.machine.records import RecordWriter, read_records
 
 USAGE_FILE = "usage.jsonl"
 _ALWAYS = ("calls", "cached", "prompt_tokens", "completion_tokens", "uncounted", "cost")
@@ -35,10 +35,9 @@ def usage_of(run_dir: Path, judge: str | None = None) -> Usage:
         judge: name of the judge that was asked; None: the model that answered.
     """
     total = Usage()
-
-    def add(line: dict[str, Any]) -> None:
+    for line in read_records(run_dir / USAGE_FILE):
         if line.get("judge") != judge:
-            return
+            continue
         for field in fields(Usage):
             value = line.get(field.name)
             if field.name == "currency":
@@ -46,9 +45,6 @@ def usage_of(run_dir: Path, judge: str | None = None) -> Usage:
                 total.currency = " and ".join(dict.fromkeys(names))
             elif value is not None:
                 setattr(total, field.name, (getattr(total, field.name) or 0) + value)
-
-    for _ in read_as(run_dir / USAGE_FILE, add):
-        pass
     return total
 
 

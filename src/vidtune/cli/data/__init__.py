@@ -1,0 +1,1 @@
+"""Commands about training data: check it, look at it, count it, write it in another form, extract frames."""

@@ -1,0 +1,21 @@
+"""``vidtune data``: the commands about training data."""
+
+import typer
+
+from vidtune.cli.data.checking import check
+from vidtune.cli.data.counting import stats
+from vidtune.cli.data.extracting import frames
+from vidtune.cli.data.showing import show
+
+HELP = "Check training data, look at a sample, count what there is; extract frames."
+
+data = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None)
+
+
+@data.callback(help=HELP)
+def group() -> None:
+    """Keeps the commands in a group."""
+
+
+for command in (check, show, stats, frames):
+    data.command()(command)

@@ -1,1 +1,0 @@
-"""Records of the files that users bring, in the forms of other trainers, become one plain item each."""
