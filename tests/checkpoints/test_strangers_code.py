@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import TOKENIZER, tiny_model
 from transformers import LlamaTokenizer
 
@@ -105,6 +106,28 @@ def test_a_model_of_transformers_that_would_fetch_code_is_refused(settings: dict
     with pytest.raises(UserError, match=message) as caught:
         PretrainedModel(tmp_path)
     assert str(caught.value).startswith(str(tmp_path / "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; expected at most 10,000"),
+        ({"vocab_size": 10**9}, "the config asks for .* numbers that are not in the files"),
+    ],
+    ids=["layers", "vocabulary"],
+)
+def test_a_config_gets_no_memory_for_weights_that_are_not_there(
+    sizes: dict, message: str, native: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(native, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "text_config": config["text_config"] | sizes}))
+    state = load_file(copy / "model.safetensors")
+    cut = {name: tensor for name, tensor in state.items() if "embed_tokens" not in name and "lm_head" not in name}
+    save_file(cut, copy / "model.safetensors")
+    with pytest.raises(UserError, match=message) as caught:
+        load_checkpoint(copy)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "../outside.safetensors", "inner/../../outside.safetensors", "link.bin"])

@@ -6,6 +6,7 @@ import pytest
 
 from vidtune.data.annotation import check_times
 from vidtune.data.conversations import read_conversations
+from vidtune.data.forms.records import UNUSABLE
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Times
 from vidtune.errors import UserError
@@ -14,7 +15,13 @@ TURN = '{"from": "human", "value": "A?"}'
 
 
 def read(content: str | bytes) -> list[object]:
-    return list(read_conversations(Path("train.json"), content.encode() if isinstance(content, str) else content))
+    """The annotations of a file; raises the problem of the first that has one."""
+    found = list(read_conversations(Path("train.json"), content.encode() if isinstance(content, str) else content))
+    wrong = next((annotation.problem for annotation in found if annotation.problem), None)
+    if wrong is not None:
+        assert wrong[0] == UNUSABLE
+        raise UserError(f"train.json: {wrong[1]}")
+    return found  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("content", ["[]", " \n[ \t]\r\n", "\ufeff[]"])
@@ -34,12 +41,15 @@ def test_white_space_does_not_matter(space: str) -> None:
         (f'[\n{{"conversations": [{TURN}]}},\n  {{"id": 1 2}}]', "line 3, column 12"),
         (f'[{{"conversations": [{TURN}]}}', "line 1, column 55.*Expecting ',' or ']'"),
         (f'[{{"conversations": [{TURN}]}} {{', "line 1, column 56.*Expecting ',' or ']'"),
-        ("[1, 2,]", "item 0: expected an object, found a number"),
+        ("[1, 2,]", "line 1, column 7"),
         ("[]\n[]", "line 2, column 1.*Extra text"),
+        ("[" + "[" * 200 + "]" * 200 + ", {}]", "line 1: not valid JSON .more than 100 nested levels"),
         ("[" * 100_000, "line 1, column 2.*more than 100 nested levels"),
-        ('{"a": []}', "expected a JSON list"),
+        ("[1, 2]", "line 1: expected an object, found a number"),
+        ('{"a": []}', "line 1: key 'conversations': expected a list of turns, found nothing"),
+        ("3", "expected a JSON list"),
         ("", "expected a JSON list"),
-        (b'[\n{"id": "\xff"}]', "line 2: not UTF-8"),
+        (b'[\n{"id": "\xff"}]', "line 2: not UTF-8 text .byte 0xFF"),
     ],
 )
 def test_broken_files_say_where(content: str | bytes, message: str) -> None:
@@ -58,12 +68,11 @@ def test_broken_files_say_where(content: str | bytes, message: str) -> None:
         ({"conversations": [{"from": "bot", "value": ""}]}, r"conversations\[0\]\.from': .* found 'bot'"),
         ({"image": 3, "conversations": [json.loads(TURN)]}, "key 'image': .* found a number"),
         ({"video": ["a.mp4", ""], "conversations": [json.loads(TURN)]}, "key 'video': .* found an empty one"),
-        ({"id": [1], "conversations": [json.loads(TURN)]}, "key 'id': .* found a list"),
     ],
 )
 def test_a_wrong_type_is_named_by_index_and_key(sample: dict[str, object], message: str) -> None:
     good = {"conversations": [json.loads(TURN)]}
-    with pytest.raises(UserError, match=f"train.json: item 1: .*{message}"):
+    with pytest.raises(UserError, match=f"train.json: line 1: .*{message}"):
         read(json.dumps([good, sample]))
 
 
@@ -95,7 +104,7 @@ def test_times_are_the_duration_and_the_seconds_of_every_mark() -> None:
     ],
 )
 def test_wrong_times_are_named_by_index_and_key(meta: object, message: str) -> None:
-    with pytest.raises(UserError, match=f"train.json: item 0: {message}"):
+    with pytest.raises(UserError, match=f"train.json: line 1: {message}"):
         read(json.dumps([timed(meta)]))
 
 
@@ -185,5 +194,5 @@ def test_extras_belong_to_their_medium(media, extras, expected) -> None:
 )
 def test_extras_of_the_wrong_form_say_where(extras, message) -> None:
     sample = {"video": "a.mp4", "conversations": [json.loads(TURN)], "extras": extras}
-    with pytest.raises(UserError, match=f"train.json: item 1: {message}"):
+    with pytest.raises(UserError, match=f"train.json: line 1: {message}"):
         read(json.dumps([{"conversations": [json.loads(TURN)]}, sample]))

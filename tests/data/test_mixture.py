@@ -210,8 +210,9 @@ def test_a_set_of_few_samples(count: int, folder: Path) -> None:
 )
 def test_impossible_seconds_are_named_by_file_and_sample(seconds: dict[str, Any], message: str, folder: Path) -> None:
     write(folder / "annotations/parts.jsonl", [conversation(video="0.mp4"), conversation(video="0.mp4", **seconds)])
-    with pytest.raises(UserError, match=f"parts.jsonl: item 1: key 'start': {message}") as caught:
-        table(source(folder, {**CLIPS, "json_path": "annotations/parts.jsonl"}), folder)
+    found = table(source(folder, {**CLIPS, "json_path": "annotations/parts.jsonl"}), folder)
+    with pytest.raises(UserError, match=f"sample parts:1: line 2: key 'start': {message}") as caught:
+        [found[index] for index in range(len(found))]
     assert "\n" not in str(caught.value)
 
 

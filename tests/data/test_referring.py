@@ -11,7 +11,6 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Turn
 from vidtune.data.sources import of_each_file
 from vidtune.data.tables import AnnotationTable
-from vidtune.errors import UserError
 from vidtune.media.preprocessing.box_choice import box_problem
 from vidtune.recipe.types import DataSource
 
@@ -132,16 +131,17 @@ def test_a_wrong_sample_costs_itself_alone(opened, change, reason: str | None, t
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"frame_path": None}, "item 1: key 'frame_path': expected a string, found nothing"),
-        ({"caption": 3}, "item 1: key 'caption': expected a string, found a number"),
-        ({"question": []}, "item 1: key 'question': expected a string, found an empty one"),
-        ({"clip_path": {}}, "item 1: key 'clip_path'"),
-        ({"id": []}, "item 1: key 'id'"),
+        ({"frame_path": None}, "line 1: key 'frame_path': expected a string, found nothing"),
+        ({"caption": 3}, "line 1: key 'caption': expected a string, found a number"),
+        ({"question": []}, "line 1: key 'question': expected a string, found an empty one"),
+        ({"clip_path": {}}, "line 1: key 'clip_path'"),
     ],
 )
 def test_an_item_of_another_form_is_named(opened, change, told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        opened({}, change)
+    table = opened({}, change)
+    assert table[0].media
+    with pytest.raises(SampleProblem, match=f"sample a:1: {told}"):
+        table[1]
 
 
 def test_a_box_of_whole_numbers_beyond_any_float_is_not_finite() -> None:
@@ -155,8 +155,8 @@ def test_stored_features_of_a_video_are_named_below_the_media_folder(tmp_path: P
     (tmp_path / "b.json").write_text(json.dumps([item | {"video_clip": ["a.pkl", "b.pkl"]}]))
     sample = AnnotationTable.open([Source(tmp_path / "a.json", tmp_path)], tmp_path / "cache")[0]
     assert sample.media == (MediaRef("video", str(tmp_path / "valley/clip_feature/a.pkl")),)
-    with pytest.raises(UserError, match="item 0: key 'video_clip': 2 given for 1 video files"):
-        AnnotationTable.open([Source(tmp_path / "b.json", tmp_path)], tmp_path / "cache")
+    with pytest.raises(SampleProblem, match="sample b:0: line 1: key 'video_clip': 2 given for 1 video files"):
+        AnnotationTable.open([Source(tmp_path / "b.json", tmp_path)], tmp_path / "cache")[0]
 
 
 def test_a_folder_of_annotations_does_without_hidden_files(tmp_path: Path) -> None:

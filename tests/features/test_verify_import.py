@@ -8,10 +8,11 @@ import pytest
 import torch
 from feature_world import stream_into, write_clip
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from vidtune.cli.main import run
 from vidtune.errors import UserError
-from vidtune.features.collection import collections
+from vidtune.features.collection import append_records, collections
 from vidtune.features.extract import extract
 from vidtune.features.imported import import_folder
 from vidtune.features.media_listing import refs_of_folder
@@ -178,6 +179,20 @@ def test_imported_items_are_verified(published: Path, tmp_path: Path) -> None:
     assert any("d.safetensors" in problem and "does not exist" in problem for problem in found.problems)
     (summary,) = summaries(store)
     assert summary.title == f"imported from {published}" and summary.shards == 3
+
+
+@pytest.mark.parametrize("item", ["../../outside", "/dev/zero", "link/outside"])
+def test_the_index_of_an_imported_collection_names_no_file_outside_of_it(
+    item: str, published: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    import_folder(published, store, "visual")
+    outside = tmp_path / "outside.safetensors"
+    save_file({"features": torch.ones(2, 3)}, outside)
+    (store / "visual/link").symlink_to(tmp_path)
+    append_records(store / "visual/index.jsonl", [{"item": item, "shape": [2, 3], "crc32": 0}])
+    (found,) = verify(store)
+    assert (found.items, found.problems) == (4, [])
 
 
 def test_width_that_is_given_counts(published: Path, tmp_path: Path) -> None:

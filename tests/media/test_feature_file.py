@@ -1,3 +1,4 @@
+import io
 import os
 import pickle
 
@@ -12,6 +13,17 @@ from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing
 
 VALUES = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+def npy(header: str) -> bytes:
+    """An .npy file with this header and eight bytes of values."""
+    return b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header.encode() + bytes(8)
+
+
+def packed() -> bytes:
+    content = io.BytesIO()
+    np.savez(content, a=VALUES)
+    return content.getvalue()
 
 
 def write(path, array):
@@ -55,6 +67,17 @@ def test_pickles_of_every_protocol_are_read(tmp_path, protocol):
     np.testing.assert_array_equal(read_features(str(tmp_path / "a.pkl")), VALUES)
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".pkl"])
+@pytest.mark.parametrize("kind", [">f4", "<f8"])
+def test_arrays_by_columns_and_with_other_bytes_first_are_read(tmp_path, suffix, kind):
+    array, path = np.asfortranarray(VALUES).astype(kind), tmp_path / f"a{suffix}"
+    if suffix == ".npy":
+        np.save(path, array)
+    else:
+        path.write_bytes(pickle.dumps(array))
+    np.testing.assert_array_equal(read_features(str(path)), VALUES)
+
+
 def test_a_pickle_encodes_nothing_but_the_bytes_of_an_array(tmp_path):
     (tmp_path / "a.pkl").write_bytes(b"c_codecs\nencode\n(Vabc\nVutf-16\ntR.")
     with pytest.raises(MediaError, match="asks for text in utf-16"):
@@ -94,6 +117,14 @@ def test_a_pickle_that_would_run_something_is_refused_and_nothing_runs(tmp_path,
         ("cut.pt", b"PK\x03\x04 nothing", "is not a file of features"),
         ("text.pkl", b"hello", "is not a file of features"),
         ("empty.npy", b"", "file is empty"),
+        ("packed.npy", packed(), "is not a file of features"),
+        ("false.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 3), }"), "12,000,000,000"),
+        ("less.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1), }"), "8 bytes where shape"),
+        ("negative.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -2), }"), "8 bytes where shape"),
+        ("object.npy", npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"), "values of type object"),
+        ("long.npy", npy("{'descr': '<f4'" + " " * 20_000), "is not a file of features"),
+        ("memo.pkl", b"\x80\x02]r\xff\xff\xff\x7f.", "remembers something"),
+        ("less.pkl", pickle.dumps(VALUES).replace(b"K\x04K\x03", b"K\x04K\x09"), "bytes where shape"),
     ],
 )
 def test_what_is_no_array_is_refused(tmp_path, name, content, reason):

@@ -6,6 +6,7 @@ import pytest
 from tiny_language_models import byte_tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
 from vidtune.errors import UserError
 from vidtune.processing.batch import IGNORED
@@ -52,6 +53,24 @@ def test_prompts_are_what_the_template_writes(template: str, texts: tuple[str, .
     chunks = ChunkTokenizer(tokens)
     found = encode(turns(*texts), chunks.template, chunks, (), streams=["video"], open_answer=is_open)
     assert found.input_ids.tolist() == ids
+
+
+@pytest.mark.parametrize("template", [QWEN, LLAMA3, ZEPHYR])
+def test_a_system_turn_is_written_as_the_template_writes_it(template: str) -> None:
+    tokens = tokenizer(template)
+    talk = [Turn("system", "Be brief."), *turns("A?", "B.")]
+    messages = [{"role": turn.role, "content": turn.text} for turn in talk]
+    format_ = template_format(tokens)
+    written = tokens.apply_chat_template(messages, tokenize=False)
+    found = "".join(piece.text for piece in format_.render(talk))
+    assert found.strip() == str(written).removeprefix(str(tokens.bos_token)).strip()
+    assert format_.ambiguity(talk) is None
+
+
+def test_a_template_without_a_place_for_a_system_turn_costs_the_sample() -> None:
+    template = QWEN.replace("{% if messages[0]['role'] == 'system' %}", "{% if false %}")
+    with pytest.raises(SampleProblem, match="has no place for the system turn"):
+        template_format(tokenizer(template)).render([Turn("system", "Be brief."), *turns("A?", "B.")])
 
 
 TWO_ENDS = QWEN.replace("<|im_end|>", "<|im_end|><|eot_id|>")

@@ -6,12 +6,13 @@ import pytest
 from tiny_language_models import byte_tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
 from vidtune.errors import UserError
 from vidtune.processing.batch import IGNORED
 from vidtune.processing.prompts.cutting import Cut
 from vidtune.processing.prompts.format import AnswerFrame, PromptFormat
-from vidtune.processing.prompts.known import chatml, llama3, with_roles
+from vidtune.processing.prompts.known import captions, chatml, llama3, with_roles
 from vidtune.processing.tokenizer import ChunkTokenizer
 from vidtune.processing.tokenizing import Encoded, encode
 
@@ -123,3 +124,27 @@ def test_llama3_is_what_its_template_writes() -> None:
 def test_a_cut_needs_answers_of_which_the_end_is_supervised() -> None:
     with pytest.raises(ValueError, match="cut needs answers"):
         PromptFormat("x", assistant=AnswerFrame("A", supervised=("before",)), cut=Cut("never"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before", "after"),
+    [
+        (ROLES, "Be kind. USER: ", "Be brief. USER: "),
+        (chatml("c"), "<|im_start|>user\n", "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"),
+        (chatml("c", "S."), "<|im_start|>system\nS.", "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"),
+        (llama3("l"), "<|start_header_id|>user", "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"),
+        (captions("p", ("image",)), "<image>", "<image>"),
+    ],
+)
+def test_a_system_turn_stands_in_the_place_of_the_system_line(prompt: PromptFormat, before: str, after: str) -> None:
+    talk = (Turn("user", "<image>A?"), Turn("assistant", "B."))
+    own = (Turn("system", "Be brief."), *talk)
+    without, found = prompt.render(talk), prompt.render(own)
+    assert without[0].text.startswith(before) and found[0].text.startswith(after)
+    assert [piece.supervised for piece in found] == [piece.supervised for piece in without]
+    assert prompt.ambiguity(own) == prompt.ambiguity(talk)
+
+
+def test_a_system_turn_comes_first() -> None:
+    with pytest.raises(SampleProblem, match="turn 1 is another system turn"):
+        ROLES.render((TALK[0], Turn("system", "Be brief."), *TALK[1:]))

@@ -18,6 +18,8 @@ from vidtune.models.language_model.families import family_of
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
 
+_FEW = 2**27
+"""Numbers of weights that a config may ask for without any in the files: a connector, not a language model."""
 _SAMPLE = 8192
 """Values of a weight that are looked at first; counting all takes seconds for large models."""
 Dtypes = torch.dtype | Callable[[str], torch.dtype] | None
@@ -59,6 +61,7 @@ def model_from_state(
         if wanted[name].shape != tensor.shape:
             held, asked = tuple(tensor.shape), tuple(wanted[name].shape)
             raise UserError(f"{where}: {name}: shape {held} in the file, {asked} by its config")
+    _require_held(wanted, state, where)
     require_dtypes(empty, state, where)
     common: torch.dtype | str
     if dtype_of_config:
@@ -83,6 +86,17 @@ def model_from_state(
     report.missing += sorted(info["missing_keys"])
     report.unexpected += sorted(info["unexpected_keys"])
     return model
+
+
+def _require_held(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str | Path) -> None:
+    """Raise UserError where a config asks for much more memory than the files that it stands beside have weights."""
+    asked = sum(tensor.numel() for name, tensor in wanted.items() if name not in state)
+    held = sum(tensor.numel() for name, tensor in wanted.items() if name in state)
+    if asked > 2 * held + _FEW:
+        raise UserError(
+            f"{where}: the config asks for {asked:,} numbers that are not in the files, which hold {held:,} of them; "
+            "take the config.json that belongs to these weights"
+        )
 
 
 def require_not_vanished(name: str, stored: Tensor, loaded: Tensor, where: str | Path) -> None:

@@ -77,8 +77,10 @@ def answer(
     seconds too.
     """
     import vidtune
+    from vidtune.generation.settings import GenerationSettings
     from vidtune.processing.asked_media import require_files
 
+    GenerationSettings(max_new_tokens, do_sample=temperature > 0, temperature=temperature, top_p=top_p, seed=seed)
     require_files({"video": video or [], "image": image or []})
     steps = layer_program_of(layer_program)
     target = about.build(video or [], media_timeout)

@@ -25,6 +25,9 @@ class Annotation:
         parts: start, end and frame rate of each medium, see `MediaRef`; empty: all are whole files.
         problem: reason and detail of what makes the annotation unusable, see `SampleProblem`; None: nothing.
         words: number of words that order rules go by; None: those of all turns.
+        item: the item in the plain form, by which the data of a file are identified; None: its bytes identify it.
+        form: form in which the file has it, for the user.
+        unknown: names of its keys that were not read.
     """
 
     original_id: str
@@ -36,6 +39,9 @@ class Annotation:
     problem: tuple[str, str] | None = None
     words: int | None = None
     parts: tuple[PartSeconds, ...] = ()
+    item: dict[str, Any] | None = None
+    form: str = ""
+    unknown: tuple[str, ...] = ()
 
     @property
     def word_length(self) -> int:

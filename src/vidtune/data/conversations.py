@@ -1,9 +1,10 @@
-"""Reader of the annotation format of LLaVA-style trainers: conversations about images and videos.
-
-One JSON list, or one object in each line of a file ``*.jsonl``.
+"""Reader of conversations about images and videos, in the form of LLaVA-style trainers and in those of others.
 
     [{"id": 0, "video": "clip.mp4", "conversations": [{"from": "human", "value": "<video>\\nWhat happens?"},
                                                       {"from": "gpt", "value": "A dog runs."}]}, ...]
+
+Records of other forms (messages of role and content, parts, lists of media, questions with answers, tables) become such
+items first, see :mod:`vidtune.data.forms`. The k-th tag of a stream belongs to its k-th file.
 
 `image` and `video` are a string or a list of strings; an item may have both, or neither. `id` may be missing. In an
 item that has videos only, the tag may be ``<image>``, too.
@@ -26,66 +27,66 @@ the frames per second of a folder of frames, or other ones than a file states. W
 longer video that the clip is) and `source` (the data set it came from) are ignored (github.com/huangb23/VTimeLLM).
 """
 
-import math
-import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from vidtune.data.annotation import Annotation, as_tuples
-from vidtune.data.json_list import kind_of, read_items
+from vidtune.data.forms.item import plain_item
+from vidtune.data.forms.media import PART_KEYS, STREAMS
+from vidtune.data.forms.records import read_annotations
+from vidtune.data.forms.turns import ROLES, TAG
+from vidtune.data.forms.values import kind_of, number_of
 from vidtune.data.sample import Extras, PartSeconds, Times, Turn
 from vidtune.media.clip_times import Part
 
-ROLES: dict[str, Literal["user", "assistant"]] = {"human": "user", "gpt": "assistant"}
-# If an item has both keys, published training code puts the videos before the images.
-STREAMS = ("video", "image")
-PART_KEYS = ("start", "end", "frame_rate")
-"""Keys of an item that say what of a video is read, in the order of the fields of `Part`."""
-TAG = re.compile(f"<({'|'.join(STREAMS)})>")
-
 
 def read_conversations(path: Path, content: bytes) -> Iterator[Annotation]:
-    """Yield the items of an annotation file one by one.
+    """Yield the items of an annotation file one by one. One of a wrong form gets a problem, which names its line.
 
     Args:
         path: path of the file, for messages.
         content: content of the whole file.
 
     Raises:
-        UserError: the file is not UTF-8 or not valid JSON (names line and column), or an item has the wrong form (names
-            its index and key).
+        UserError: the file is not UTF-8, no valid JSON list, and no table with the columns; names line and column.
     """
-    return read_items(path, content, _annotation)
+    return read_annotations(path, content, annotation_of)
 
 
-def _annotation(item: Any) -> Annotation:
-    if not isinstance(item, dict):
-        raise ValueError(f"expected an object, found {kind_of(item)}")
+def annotation_of(record: Any) -> Annotation:
+    """Returns the annotation of a record of any form. Raises ValueError for a record of a wrong form; names the key."""
+    plain = plain_item(record)
+    item = plain.item
     identity = item.get("id", "")
-    if not isinstance(identity, str | int | float):
-        raise ValueError(f"key 'id': expected a string or number, found {kind_of(identity)}")
     named = {stream: _paths(item, stream) for stream in STREAMS}
     if stored := _paths(item, "video_clip"):
         if len(stored) != len(named["video"]):
             raise ValueError(f"key 'video_clip': {len(stored)} given for {len(named['video'])} video files")
         named["video"] = stored
-    media: list[tuple[str, str | None]] = [(stream, path) for stream in STREAMS for path in named[stream]]
-    conversation = item.get("conversations")
-    if not isinstance(conversation, list) or not conversation:
-        hint = "; with track_list it is of format: referring" if "track_list" in item else ""
-        raise ValueError(f"key 'conversations': expected a list of turns, found {kind_of(conversation)}{hint}")
-    turns = tuple(_turn(turn, f"conversations[{k}]") for k, turn in enumerate(conversation))
-    if named["video"] and not named["image"] and not any("<video>" in turn.text for turn in turns):
-        turns = tuple(replace(turn, text=turn.text.replace("<image>", "<video>")) for turn in turns)
+    turns = tuple(Turn(ROLES[turn["from"]], turn["value"]) for turn in item["conversations"])
     tags = [tag for turn in turns for tag in TAG.findall(turn.text)]
-    if len(tags) == 1 and str(identity) and not any(key in item for key in STREAMS):
+    media: list[tuple[str, str | None]] = [(stream, path) for stream in STREAMS for path in named[stream]]
+    if Counter(tags) == Counter(stream for stream, _ in media):
+        files = {stream: iter(paths) for stream, paths in named.items()}
+        media = [(tag, next(files[tag])) for tag in tags]
+    if len(tags) == 1 and identity and not any(key in item for key in STREAMS):
         media = [(tags[0], None)]
     extras, parts = _extras(item.get("extras"), media), parts_of(item, [stream for stream, _ in media])
-    return Annotation(str(identity), turns, tuple(media), _times(item.get("meta")), extras, parts=parts)
+    return Annotation(
+        identity,
+        turns,
+        tuple(media),
+        _times(item.get("meta")),
+        extras,
+        parts=parts,
+        item=item,
+        form=plain.form,
+        unknown=plain.unknown,
+    )
 
 
 def parts_of(item: dict[str, Any], streams: Sequence[str]) -> tuple[PartSeconds, ...]:
@@ -119,7 +120,7 @@ def _each(item: dict[str, Any], key: str, videos: int) -> list[float | None]:
     if len(values) != videos:
         raise ValueError(f"key '{key}': {len(values)} given for {videos} video files")
     unit = "frames per second" if key == "frame_rate" else "seconds"
-    return [None if one is None else _seconds(one, key, unit) for one in values]
+    return [None if one is None else number_of(one, key, unit) for one in values]
 
 
 def _extras(given: Any, media: Sequence[tuple[str, str | None]]) -> tuple[Extras, ...]:
@@ -161,17 +162,8 @@ def _times(meta: Any) -> Times | None:
         raise ValueError(f"key 'meta.token': expected an object that gives marks their seconds, found {kind_of(marks)}")
     if "" in marks:
         raise ValueError("key 'meta.token': expected marks such as <s0>, found an empty one")
-    duration = _seconds(meta.get("duration"), "meta.duration")
-    return Times(duration, tuple((mark, _seconds(value, f"meta.token.{mark}")) for mark, value in marks.items()))
-
-
-def _seconds(value: Any, key: str, unit: str = "seconds") -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"key '{key}': expected a number of {unit}, found {kind_of(value)}")
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
+    duration = number_of(meta.get("duration"), "meta.duration")
+    return Times(duration, tuple((mark, number_of(value, f"meta.token.{mark}")) for mark, value in marks.items()))
 
 
 def _paths(item: dict[str, Any], key: str) -> list[str]:
@@ -181,14 +173,3 @@ def _paths(item: dict[str, Any], key: str) -> list[str]:
         if not isinstance(path, str) or not path:
             raise ValueError(f"key '{key}': expected a path or a list of paths, found {kind_of(path)}")
     return paths
-
-
-def _turn(turn: Any, key: str) -> Turn:
-    if not isinstance(turn, dict):
-        raise ValueError(f"key '{key}': expected an object, found {kind_of(turn)}")
-    role, text = turn.get("from"), turn.get("value")
-    if not isinstance(role, str) or role not in ROLES:
-        raise ValueError(f"key '{key}.from': expected 'human' or 'gpt', found {role!r}")
-    if not isinstance(text, str):
-        raise ValueError(f"key '{key}.value': expected a string, found {kind_of(text)}")
-    return Turn(ROLES[role], text)

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from vidtune.data.media_files import VIDEO_SUFFIXES
-from vidtune.errors import MediaError, UserError
+from vidtune.errors import ForeignFileError, MediaError, UserError
+from vidtune.foreign.documents import read_text
 from vidtune.machine.files import atomic_folder
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.clip_times import ClipTimes
@@ -21,6 +22,8 @@ from vidtune.media.video import read_clip
 
 JPEG_QUALITY = 95
 RATE = ".frames_per_second"
+RATE_LIMIT = 100
+"""Bytes of that file."""
 """Name of the file, beside the frames of a video, that holds their number per second."""
 
 
@@ -80,10 +83,11 @@ def _there(video: Path, folder: Path, rate: float) -> int:
     if not number:
         return 0
     try:
-        same = float((folder / RATE).read_text()) == rate
-    except FileNotFoundError:  # made by another program, or before rates were written
-        same = number == _wanted(probe(video).times.duration, rate)
-    except (OSError, ValueError):
+        same = float(read_text(folder / RATE, limit=RATE_LIMIT)) == rate
+    except ForeignFileError as error:  # made by another program, or before rates were written
+        is_missing = isinstance(error.__cause__, FileNotFoundError)
+        same = is_missing and number == _wanted(probe(video).times.duration, rate)
+    except ValueError:
         same = False
     if not same:
         raise MediaError(

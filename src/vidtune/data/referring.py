@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.data.annotation import Annotation, as_tuples
-from vidtune.data.json_list import kind_of, read_item, read_items, text_of
+from vidtune.data.forms.records import read_annotations, read_item
+from vidtune.data.forms.values import identity_of, kind_of, text_of
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Extras, Turn
 from vidtune.media.preprocessing.box_choice import box_problem
@@ -30,17 +31,16 @@ TAG, PUBLISHED_TAG = "<box>", "<bbox>"
 
 
 def read_referring(path: Path, content: bytes) -> Iterator[Annotation]:
-    """Yield the items of an annotation file one by one. One with impossible boxes gets a problem.
+    """Yield the items of an annotation file one by one. One with impossible boxes or of a wrong form gets a problem.
 
     Args:
         path: path of the file, for messages.
         content: content of the whole file.
 
     Raises:
-        UserError: the file is not UTF-8 or not valid JSON (names line and column), or an item has the wrong form (names
-            its index and key).
+        UserError: the file is not UTF-8 or not valid JSON; names line and column.
     """
-    return read_items(path, content, _annotation)
+    return read_annotations(path, content, _annotation)
 
 
 def referring_annotation(path: Path, index: int, item: Any) -> Annotation:
@@ -94,9 +94,7 @@ def _annotation(item: Any) -> Annotation:
     question = text_of(item, "question") if item.get("question") is not None else ""
     clip = text_of(item, "clip_path") if item.get("clip_path") is not None else ""
     key = "id" if item.get("id") is not None else "video_name"
-    identity = item.get(key) if item.get(key) is not None else ""
-    if not isinstance(identity, str | int | float):
-        raise ValueError(f"key '{key}': expected a string or number, found {kind_of(identity)}")
+    identity = identity_of(item.get(key))
     turns = (Turn("user", f"<video>\n{question.replace(PUBLISHED_TAG, TAG)}"), Turn("assistant", caption))
     media = (("video", clip or folder), ("box", folder), ("track", folder))
     words, problem = len(caption.split()), None
@@ -109,7 +107,7 @@ def _annotation(item: Any) -> Annotation:
             raise SampleProblem("no caption", "its caption is missing or has no word")
     except SampleProblem as found:
         problem = found.reason, found.detail
-    return Annotation(str(identity), turns, media, None, extras, frames, problem, words)
+    return Annotation(identity, turns, media, None, extras, frames, problem, words)
 
 
 def _targets(item: dict[str, Any]) -> tuple[_Boxes, _Boxes]:

@@ -13,6 +13,7 @@ PartSeconds = tuple[float | None, float | None, float | None]
 """Start, end and frame rate of what is read of a file, as the fields of `Part`."""
 Extras = tuple[tuple[str, Numbers], ...]
 """Numbers of a medium by name."""
+Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,9 @@ class MediaRef:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a conversation; its text may contain stream tags such as ``<video>``."""
+    """One turn of a conversation; its text may contain stream tags such as ``<video>``. A system turn comes first."""
 
-    role: Literal["user", "assistant"]
+    role: Role
     text: str
 
 

@@ -14,6 +14,8 @@ from vidtune.registry import ANNOTATIONS
 
 DEFAULT_FORMAT = "conversations"
 LEAVE_OUT = "leave_out"
+ENDINGS = (".json", ".jsonl", ".csv", ".tsv")
+"""Endings of the annotation files that a folder may hold."""
 NAMED = 3
 """Number of data sets that are left out which a note names."""
 
@@ -110,7 +112,8 @@ def data_sets(source: DataSource) -> list[DataSet] | None:
 
 def of_each_file(sources: Sequence[AnySource]) -> list[AnySource]:
     """Returns data sources of one annotation file each: a folder stands for its ``*.json`` files, sorted by name,
-    without hidden ones; a list of data sets stands for those sets.
+    without hidden ones, or, if it has none, for those of the next ending in `ENDINGS`; a list of data sets stands for
+    those sets.
 
     Raises:
         UserError: a folder holds no such file; a list has the wrong form, or names sets that are not there and may not
@@ -125,7 +128,8 @@ def of_each_file(sources: Sequence[AnySource]) -> list[AnySource]:
         if not folder.is_dir():
             found.append(source)
             continue
-        files = sorted(path for path in folder.glob("[!.]*.json") if path.is_file())
+        found_files = (sorted(path for path in folder.glob(f"[!.]*{end}") if path.is_file()) for end in ENDINGS)
+        files = next(filter(None, found_files), [])
         if not files:
             raise UserError(f"{folder}: a folder of annotations needs files *.json, but there is none")
         found += [cast(Any, source).model_copy(update={"annotations": str(file)}) for file in files]

@@ -5,9 +5,8 @@ Legend: n samples of a table, m of one file.
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,15 @@ import numpy as np
 
 from vidtune.data.annotation import Annotation, as_tuples, check_times
 from vidtune.data.media_files import MediaFiles
+from vidtune.data.parsing import BLOB, COLUMNS, Parsed, parsed_folder, read_about
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Sample, Times, Turn
 from vidtune.data.sources import DEFAULT_FORMAT, DataSource, of_each_file
 from vidtune.errors import UserError
-from vidtune.machine.files import atomic_folder
 from vidtune.media.file_version import FileVersion, version_of
 from vidtune.recipe.sampling import ALL, RANDOM, Sampling
-from vidtune.registry import ANNOTATIONS
 
-FORMAT_VERSION = 5
-"""Version of parsed tables. A new version parses files again; samples and their order in training stay the same."""
 FINGERPRINT_VERSION = 1
-BLOB = "records.bin"
-COLUMNS = ("offsets", "word_lengths", "has_media", "by_id")
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class AnnotationFile:
         name: first part of its sample ids: the stem of the file, made unique among the files of a table.
         path: path of the annotation file.
         media: folder of its media; None: there is none.
-        content_hash: sha256 of the annotation file.
+        content_hash: hash of what the file holds, see `Parsed`; sha256 of the file in a run that knows it by that.
         folder: folder of the parsed table.
         features: (stream, folder of stored features).
         media_files: finds the media files and feature files of the samples.
@@ -49,6 +43,7 @@ class AnnotationFile:
         has_media: (m,) bool, whether the annotation has media.
         by_id: (m,) bool, whether the medium is named by the id of the annotation.
         frame_rate: frames per second that its videos are taken to have; None: those of the files.
+        about: what is known of the file as a whole.
     """
 
     name: str
@@ -64,6 +59,7 @@ class AnnotationFile:
     has_media: np.ndarray
     by_id: np.ndarray
     frame_rate: float | None = None
+    about: Parsed = field(default_factory=Parsed)
 
     @classmethod
     def parsed(
@@ -82,7 +78,7 @@ class AnnotationFile:
         columns = {column: np.load(folder / f"{column}.npy", mmap_mode="r") for column in COLUMNS}
         media_files = MediaFiles(media, dict(features), frame_rate)
         place = (name, path, media, content_hash, folder, features)
-        return cls(*place, media_files, blob, **columns, frame_rate=frame_rate)
+        return cls(*place, media_files, blob, **columns, frame_rate=frame_rate, about=read_about(folder))
 
     def __reduce__(self) -> tuple[Any, ...]:
         place = (self.name, self.path, self.media, self.content_hash, self.folder, self.features, self.frame_rate)
@@ -131,6 +127,10 @@ class AnnotationFile:
             parts=tuple((start, end, fps) for start, end, fps in parts or ()),
         )
 
+    def is_known_by(self, content_hash: object) -> bool:
+        """Whether a hash is that of what the file holds, or that of its bytes, by which earlier versions knew it."""
+        return content_hash in (self.content_hash, self.about.content, self.about.file)
+
     def listing(self) -> str:
         """Returns a hash of the folder listings that decide which files the samples use; empty: no listing matters."""
         return self.media_files.fingerprint(bool(self.by_id.any()))
@@ -154,15 +154,17 @@ class AnnotationTable:
         self.has_media = np.concatenate([file.has_media for file in files])[self._selection]
 
     @classmethod
-    def open(cls, sources: Sequence[DataSource], cache: Path) -> "AnnotationTable":
+    def open(cls, sources: Sequence[DataSource], cache: Path, known: Collection[str] = ()) -> "AnnotationTable":
         """Open annotation files, and parse those that were not parsed before.
 
         Args:
             sources: data sources, in order; see `of_each_file`. Of each file, the samples that its source wants.
             cache: folder of parsed tables, one for each content; may be deleted at any time.
+            known: hashes by which a run that began earlier knows its files. A file whose bytes have one of them keeps
+                it, so that the order of the samples stays.
 
         Raises:
-            UserError: no source, a missing file, invalid JSON, an item of the wrong form; says where.
+            UserError: no source, a missing file, a file that is no list of records; says where.
         """
         if not sources:
             raise UserError("data: no annotation file is named")
@@ -172,7 +174,7 @@ class AnnotationTable:
         for source in of_each_file(sources):
             path = Path(source.annotations)
             names.append(_unique_name(path.stem, names))
-            files.append(_open_file(names[-1], path, source, cache))
+            files.append(_open_file(names[-1], path, source, cache, known))
             chosen.append(_chosen(files[-1], source.sampling))
         begins = np.cumsum([0, *(len(file) for file in files[:-1])])
         return cls(files, np.concatenate([begin + part for begin, part in zip(begins, chosen, strict=True)]))
@@ -239,6 +241,10 @@ class AnnotationTable:
         digest.update(self._selection.astype("<i8").tobytes())
         return digest.hexdigest()
 
+    def notes(self) -> list[str]:
+        """Returns what to tell a user of the files: records of several forms, keys that are not read."""
+        return [f"{file.path}: {note}" for file in self.files for note in file.about.notes()]
+
     def without(self, ids: Collection[str]) -> "AnnotationTable":
         """Returns the table without some samples; ids that are not in the table are ignored."""
         begins = {file.name: int(begin) for file, begin in zip(self.files, self._begins[:-1], strict=True)}
@@ -276,50 +282,10 @@ def _chosen(file: AnnotationFile, sampling: str | None) -> np.ndarray:
     return np.sort(np.argsort(ranks, kind="stable")[: rule.size(len(file))]).astype(np.int64)
 
 
-def _open_file(name: str, path: Path, source: DataSource, cache: Path) -> AnnotationFile:
-    try:
-        with path.open("rb") as file:
-            content_hash = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: annotations cannot be read: {error.strerror}") from None
-    read = ANNOTATIONS[source.format or DEFAULT_FORMAT]
-    kind = "" if source.format in (None, DEFAULT_FORMAT) else f"-{source.format}"
-    folder = cache / f"{content_hash[:32]}{kind}-v{FORMAT_VERSION}"
-    if not folder.is_dir():
-        with suppress(FileExistsError), atomic_folder(folder) as building:  # it exists: another process was faster
-            _write_table(read(path, path.read_bytes()), building)
+def _open_file(name: str, path: Path, source: DataSource, cache: Path, known: Collection[str]) -> AnnotationFile:
     media = None if source.media is None else Path(source.media)
+    folder = parsed_folder(path, source.format or DEFAULT_FORMAT, media, cache)
+    about = read_about(folder)
+    content = about.file if about.file in known and about.content not in known else about.content
     features = tuple((stream, Path(place)) for stream, place in source.features.items())
-    return AnnotationFile.parsed(name, path, media, content_hash, folder, features, source.frame_rate)
-
-
-def _write_table(annotations: Iterable[Annotation], folder: Path) -> None:
-    """Write the table of the annotations of one file into an empty folder."""
-    offsets, word_lengths, has_media, by_id = [0], [], [], []
-    with (folder / BLOB).open("wb") as blob:
-        for annotation in annotations:
-            turns = [(turn.role, turn.text) for turn in annotation.turns]
-            times = (annotation.times.duration, annotation.times.marks) if annotation.times else (None, None)
-            record = [annotation.original_id, turns, annotation.media, *times]
-            record += [
-                annotation.extras or None,
-                annotation.frames or None,
-                annotation.problem,
-                annotation.parts or None,
-            ]
-            while record[-1] is None:
-                record.pop()
-            # ASCII with escapes, because JSON strings may hold lone surrogates, which UTF-8 cannot.
-            blob.write(json.dumps(record).encode("ascii"))
-            offsets.append(blob.tell())
-            word_lengths.append(annotation.word_length)
-            has_media.append(bool(annotation.media))
-            by_id.append(any(path is None for _, path in annotation.media))
-    columns: tuple[np.ndarray, ...] = (
-        np.array(offsets, np.int64),
-        np.array(word_lengths, np.int32),
-        np.array(has_media, bool),
-        np.array(by_id, bool),
-    )
-    for name, column in zip(COLUMNS, columns, strict=True):
-        np.save(folder / f"{name}.npy", column)
+    return AnnotationFile.parsed(name, path, media, content, folder, features, source.frame_rate)

@@ -9,6 +9,8 @@ from vidtune.checkpoints.files.hub import locate
 from vidtune.errors import UserError
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity, identify_checkpoint, identify_model
+from vidtune.foreign.documents import read_text
+from vidtune.foreign.yaml_document import SIZE_LIMIT
 from vidtune.generation.settings import GenerationSettings
 from vidtune.recipe.types import RECIPE_FILE
 from vidtune.registry import SYSTEMS
@@ -118,7 +120,7 @@ def open_checkpoint(
         checkpoint=checkpoint,
         system=SYSTEMS[checkpoint.processor.system],
         identity=identity,
-        recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
+        recipe=read_text(recipe, limit=SIZE_LIMIT) if recipe.is_file() else None,
     )
 
 

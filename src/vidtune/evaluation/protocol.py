@@ -11,9 +11,10 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vidtune.errors import UserError
+from vidtune.generation.settings import GenerationSettings
 from vidtune.spelling import suggestion
 
 QUESTION = "{question}"
@@ -44,6 +45,11 @@ class GenerationRules(BaseModel):
     top_k: int = Field(default=0, ge=0)
     seed: int = 42
     stop: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_followed(self) -> "GenerationRules":
+        GenerationSettings(**self.model_dump())  # UserError: a value that no decoding can follow
+        return self
 
 
 class FileLookup(BaseModel):

@@ -8,6 +8,7 @@ from typing import Any
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.protocol import Protocol
+from vidtune.foreign.documents import require_types
 
 LARGEST_MARGIN = 100.0
 """Margins are stored up to this one: larger ones say no more, and their last digits depend on the batch."""
@@ -181,18 +182,30 @@ class Prediction:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
+_NOTHING = type(None)
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("id", "question", "pred", "video"), str),
+    "answer": (str, int, float),
+    "index": int,
+    **dict.fromkeys(("file", "type", "finish_reason", "error", "judge_prompt"), (str, _NOTHING)),
+    **dict.fromkeys(("second", "judge_texts"), (dict, _NOTHING)),
+    "likelihoods": (list, _NOTHING),
+    "margin": (int, float, _NOTHING),
+}
+"""Field of a stored prediction -> its type."""
+
+
 def read_prediction(file: Path, record: dict[str, Any]) -> Prediction:
     """Returns the prediction that a line of a file holds; unknown fields are ignored.
 
     Raises:
-        UserError: a required field is missing; names the file and the field.
+        UserError: a field is missing or of another type; names the file and the field.
     """
-    known = Prediction.__dataclass_fields__
     try:
-        return Prediction(**{key: value for key, value in record.items() if key in known})
-    except TypeError:
-        absent = [name for name in ("id", "question", "answer", "pred", "index", "video") if name not in record]
-        raise UserError(f"{file}: a record ({record.get('id')!r}) has no {', '.join(absent)}") from None
+        require_types(record, _TYPES)
+    except ValueError as error:
+        raise UserError(f"{file}: a record ({record.get('id')!r}): {error}") from None
+    return Prediction(**{key: value for key, value in record.items() if key in _TYPES})
 
 
 def media_of(question: Question, protocol: Protocol, folder: Path) -> tuple[MediaRef, ...]:

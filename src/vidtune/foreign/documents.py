@@ -6,7 +6,7 @@ JSON may be a whole file (`read_json`), one line of a file (`parse_json`) or one
 import ast
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +52,18 @@ def parse_json(text: str | bytes, *, line: int | None = None, keys_once: bool = 
     Raises:
         JsonError: no JSON, more than 100 nested levels, or an integer of more than 300 digits.
     """
-    if isinstance(text, bytes):
-        try:
-            text = text.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise JsonError("not UTF-8 text", line or text.count(b"\n", 0, error.start) + 1) from None
     try:
+        text = text if isinstance(text, str) else text.decode("utf-8")
         value = (_ONCE if keys_once else _JSON).decode(text)
         _require_shallow(value, text)
     except json.JSONDecodeError as error:
         raise JsonError(error.msg, (line or 1) + error.lineno - 1, error.colno) from None
+    except UnicodeDecodeError as error:
+        raise JsonError("not UTF-8 text", line or error.object.count(b"\n", 0, error.start) + 1) from None
     except RecursionError:
         raise JsonError(TOO_DEEP, line) from None
     except ValueError as error:
-        raise JsonError(str(error), line) from None
+        raise JsonError(getattr(error, "reason", str(error)), line) from None
     return value
 
 
@@ -139,11 +137,26 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def require_types(record: Mapping[str, Any], types: Mapping[str, type | tuple[type, ...]]) -> None:
+    """Raise ValueError if a key of a record is missing or of another type; names it.
+
+    Args:
+        types: type of each key, or several; a key that may be missing has the type of None, too. A truth value is no
+            number.
+    """
+    for key, kinds in types.items():
+        value = record.get(key)
+        allowed = kinds if isinstance(kinds, tuple) else (kinds,)
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            raise ValueError(f"{key!r} is missing or has a wrong value")
+
+
 def parse_literal(text: str) -> Any:
     """Return the value of a Python literal, such as the text of a dict.
 
     Raises:
-        ValueError: no literal, a key that stands twice in one dict, or nested too deeply.
+        JsonError: a key stands twice in one dict.
+        ValueError: no literal, or nested too deeply.
     """
     if len(text) > LONGEST_LITERAL:
         raise ValueError(f"a literal of {len(text):,} characters")
@@ -160,11 +173,18 @@ def parse_literal(text: str) -> Any:
 
 
 def whole_characters(value: Any) -> Any:
-    r"""Return a JSON value in which half a character (a lone ``\ud800``), which no file can store, is U+FFFD."""
+    r"""Return a JSON value in which half a character (a lone ``\ud800``), which no file can store, is U+FFFD.
+
+    Raises:
+        JsonError: two keys of an object become equal.
+    """
     if isinstance(value, str):
         return HALF_A_CHARACTER.sub("\ufffd", value)
     if isinstance(value, dict):
-        return {whole_characters(key): whole_characters(one) for key, one in value.items()}
+        whole = {whole_characters(key): whole_characters(one) for key, one in value.items()}
+        if len(whole) < len(value):
+            raise JsonError("two keys of an object differ in half a character alone")
+        return whole
     return [whole_characters(one) for one in value] if isinstance(value, list) else value
 
 
@@ -204,7 +224,7 @@ def _require_different(names: Sequence[Any]) -> None:
     seen = set()
     for name in names:
         if name in seen:
-            raise ValueError(f"the key {name!r} stands twice in one object")
+            raise JsonError(f"the key {name!r} stands twice in one object")
         seen.add(name)
 
 

@@ -86,7 +86,7 @@ def regular(
 
 
 @contextmanager
-def reading(path: str | Path, failure: type[ForeignFileError] = ForeignFileError) -> Iterator[None]:
+def reading(path: str | Path, failure: type[ForeignFileError] = ForeignFileError, *, place: str = "") -> Iterator[None]:
     """Context manager that turns whatever a library raises for a file into a failure of this file.
 
     A UserError passes as it is, and so do errors of the GPU.
@@ -94,6 +94,7 @@ def reading(path: str | Path, failure: type[ForeignFileError] = ForeignFileError
     Args:
         path: file that is read inside.
         failure: what is raised.
+        place: what is read of the file, as "line 3: ".
     """
     try:
         yield
@@ -102,7 +103,7 @@ def reading(path: str | Path, failure: type[ForeignFileError] = ForeignFileError
             raise
         if not isinstance(error, MemoryError) and any(base.__name__ in PASSED for base in type(error).__mro__):
             raise
-        raise failure(str(path), f"cannot be read ({_what(error)})") from error
+        raise failure(str(path), f"{place}cannot be read ({_what(error)})") from error
 
 
 def _what(error: Exception) -> str:

@@ -1,11 +1,11 @@
 """Files of ``torch.save`` and ``torch.jit.save``: the values and tensors in them, without torch's own reader.
 
-``torch.load(weights_only=True)`` runs no code, but believes a file: it makes memory of any size that a file asks for,
-and reads behind the end of a record that is shorter than the file says. ``torch.jit.load`` calls the ``__setstate__``
-methods of the archive's own code, and TorchScript can write files (``torch.from_file``). Here, the tree of values is
-read by an unpickler that knows tensors and the containers around them; a TorchScript module is a bag of attributes, and
-its code is never opened. A tensor is described by the tree and lies in a record of raw numbers; it is read from there,
-memory-mapped, after its description was checked against the record.
+``torch.load(weights_only=True)`` runs no code, but believes a file: it unpacks compressed records and makes memory of
+any size that a file asks for. ``torch.jit.load`` calls the ``__setstate__`` methods of the archive's own code, and
+TorchScript can write files (``torch.from_file``). Here, the tree of values is read by an unpickler that knows tensors
+and the containers around them; a TorchScript module is a bag of attributes, and its code is never opened. A tensor is
+described by the tree and lies in a record of raw numbers; it is read from there, memory-mapped, after its description
+was checked against the record.
 
 Three layouts: the zip file of ``torch.save`` (torch 1.6 and later), that of ``torch.jit.save``, and the row of pickles
 before torch 1.6.

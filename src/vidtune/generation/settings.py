@@ -16,6 +16,9 @@ _NUMBERS: dict[str, Any] = {
     "top_k": int,
     "seed": int,
 }
+MOST = 2**31 - 1
+LOWEST, HIGHEST = 1e-20, 1e20
+"""Temperatures by which logits in float32 can be divided."""
 FinishReason = Literal["eos", "stop", "length", "option", "forced", "error"]
 
 
@@ -57,10 +60,13 @@ class GenerationSettings:
         if not all(isinstance(text, str) for text in self.stop):
             raise UserError(f"generation: stop is {self.stop!r}, use texts")
         wrong = [
-            (self.max_new_tokens < 1, f"max_new_tokens is {self.max_new_tokens}, use 1 or more"),
-            (self.temperature < 0, f"temperature is {self.temperature}, use 0 (greedy) or more"),
+            (not 1 <= self.max_new_tokens <= MOST, f"max_new_tokens is {self.max_new_tokens}, use 1 to {MOST:,}"),
+            (
+                self.temperature != 0 and not LOWEST <= self.temperature <= HIGHEST,
+                f"temperature is {self.temperature}, use 0 (greedy), or {LOWEST:g} to {HIGHEST:g}",
+            ),
             (not 0 < self.top_p <= 1, f"top_p is {self.top_p}, use a value above 0 and up to 1"),
-            (self.top_k < 0, f"top_k is {self.top_k}, use 0 (all tokens) or more"),
+            (not 0 <= self.top_k <= MOST, f"top_k is {self.top_k}, use 0 (all tokens) to {MOST:,}"),
             (not all(self.stop), "stop holds an empty text, which would end every answer; remove it"),
         ]
         for is_wrong, message in wrong:

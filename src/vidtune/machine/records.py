@@ -8,18 +8,19 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from vidtune.errors import UserError
 from vidtune.foreign.documents import JsonError, parse_json
-from vidtune.foreign.files import open_foreign
+from vidtune.foreign.files import open_foreign, reading
 from vidtune.machine.files import disk_errors, write_text_atomically
 from vidtune.machine.locks import LockUnavailableError, locked
 
+Made = TypeVar("Made")
 SYNC_SECONDS = 5.0
 _REFUSAL = "another process is writing this file; wait for it or stop it"
 _BLOCK = 65536
@@ -134,6 +135,18 @@ def numbered_records(path: Path, *, skip_broken: bool = False) -> Iterator[tuple
             yield number, record
         elif not skip_broken:
             raise UserError(f"{path}: line {number}: not valid JSON (expected an object)")
+
+
+def read_as(path: Path, make: Callable[[dict[str, Any]], Made]) -> Iterator[Made]:
+    """Yield what a function makes of each record of a file; see `read_records`.
+
+    Raises:
+        UserError: the function does not take a record, whatever it raises; names the line.
+    """
+    for number, record in numbered_records(path):
+        with reading(path, place=f"line {number}: "):
+            made = make(record)
+        yield made
 
 
 def read_values(path: Path, *, skip_broken: bool = False) -> Iterator[Any]:

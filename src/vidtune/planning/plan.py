@@ -101,8 +101,10 @@ class StagePlan:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of :meth:`identity`."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+        """Hash of :meth:`identity` without the paths of the files."""
+        identity = self.identity()
+        identity["files"] = [{**file, "path": None} for file in identity["files"]]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def epoch(self, step: int) -> int:
         """Returns the epoch of a step (both from 0)."""

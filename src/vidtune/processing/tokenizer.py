@@ -17,8 +17,9 @@ from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedConfig, PreTra
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from vidtune.data.problems import SampleProblem
-from vidtune.errors import UserError
-from vidtune.foreign.documents import read_object
+from vidtune.errors import ForeignFileError, UserError
+from vidtune.foreign.documents import SETTINGS_LIMIT, read_object
+from vidtune.foreign.files import reading, regular
 from vidtune.processing.prompts.chat_template import template_format
 from vidtune.processing.prompts.format import PromptFormat
 
@@ -26,6 +27,17 @@ UNDERLINE = "▁"
 """Character that sentencepiece writes for a space."""
 PROCESSOR, OUR_PROCESSOR = "processor_config.json", "VideoLMProcessor"
 """File of a processor, which tells how its tokenizer begins a text, and the class of ours."""
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "config.json",
+)
 
 
 def load_tokenizer(
@@ -43,27 +55,37 @@ def load_tokenizer(
     """
     folder = Path(path)
     bare = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer_config.json").is_file()
+    for name in TOKENIZER_FILES:
+        if (folder / name).exists():
+            regular(folder / name, limit=SETTINGS_LIMIT)
+    known = {} if bare or config is None else {"config": config}
     try:
-        known = {} if bare or config is None else {"config": config}
-        tokenizer = (LlamaTokenizer if bare else AutoTokenizer).from_pretrained(
-            str(path), trust_remote_code=False, **known
-        )
-    except Exception as error:  # the tokenizers library raises plain exceptions
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        if "custom code" in reason:
-            reason = "it needs the code that lies beside it, which is never run; take a tokenizer of transformers"
-        raise UserError(f"{path}: no tokenizer can be read from there: {reason}") from error
-    settings = get_tokenizer_config(str(path))
-    if legacy is None:
-        legacy = settings.get("legacy", True)
-    # Also in init_kwargs, because transformers 5 saves only those.
-    tokenizer.legacy = tokenizer.init_kwargs["legacy"] = legacy
+        with reading(path):
+            tokenizer = (LlamaTokenizer if bare else AutoTokenizer).from_pretrained(
+                str(path), **known, trust_remote_code=False
+            )
+            settings = get_tokenizer_config(str(path))
+            if legacy is None:
+                legacy = bool(settings.get("legacy", True))
+            # Also in init_kwargs, because transformers 5 saves only those.
+            tokenizer.legacy = tokenizer.init_kwargs["legacy"] = legacy
+            tokenizer("a")  # what is cut off or half copied fails here
+    except ForeignFileError as error:
+        raise UserError(f"{path}: no tokenizer can be read from there: {_cause(error)}") from error
     processor = folder / PROCESSOR
     if processor.is_file() and "streams" in (saved := read_object(processor)):
         settings = saved
     if "beginning" in settings or "streams" in settings or settings.get("processor_class") == OUR_PROCESSOR:
         tokenizer.beginning = settings.get("beginning", default_beginning(tokenizer))
     return tokenizer
+
+
+def _cause(error: ForeignFileError) -> str:
+    """First line of what the library says."""
+    reason = next(iter(str(error.__cause__ or error.reason).splitlines()), "") or type(error.__cause__).__name__
+    if "custom code" in reason:
+        return "it needs the code that lies beside it, which is never run; take a tokenizer of transformers"
+    return reason
 
 
 def default_beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:

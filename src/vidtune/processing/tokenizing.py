@@ -137,7 +137,10 @@ def encode(
     text, units = whole, units_of(whole)
     if prompt.cut is not None and max_length is not None and not open_answer and units.count > max_length:
         text, supervised = prompt.shortened(
-            whole, supervised, len(turns), lambda shorter: units_of(shorter).count <= max_length
+            whole,
+            supervised,
+            sum(turn.role != "system" for turn in turns),
+            lambda shorter: units_of(shorter).count <= max_length,
         )
         units = units_of(text) if text != whole else units
     masked = None

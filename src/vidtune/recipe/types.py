@@ -107,7 +107,7 @@ class DataSource(Settings):
     Args:
         annotations: path of the annotation file, or of a folder: its files ``*.json``, sorted by name; or, of format
             "mixture", of a list of data sets.
-        format: name of the annotation format; None: "conversations", the JSON format of the LLaVA family.
+        format: name of the annotation format; None: "conversations", in the form of any trainer that vidtune knows.
         media: folder that the media paths in the file are relative to; None: text only, or stored features only.
         features: per stream, folder of stored features, one file per medium, named after the sample's id or after the
             medium (without its suffix). If ``media`` is given too, a medium without a feature file is decoded instead.
@@ -127,7 +127,7 @@ class DataSource(Settings):
     features: dict[str, FilePath] = Field(default_factory=dict)
     weight: float = Field(default=1.0, gt=0, le=1e4)
     sampling: SamplingName | None = None
-    frame_rate: float | None = Field(default=None, gt=0)
+    frame_rate: float | None = Field(default=None, ge=10**-4, le=10**6)
     roots: dict[str, FilePath] = Field(default_factory=dict)
     missing_sets: Literal["refuse", "leave_out"] | None = None
 
@@ -142,8 +142,8 @@ class LoRA(Settings):
         layers: names of the linear layers, such as ``q_proj``; None: all except the output head.
     """
 
-    rank: int = Field(default=64, gt=0)
-    alpha: float = Field(default=128, gt=0)
+    rank: int = Field(default=64, gt=0, le=2**16)
+    alpha: float = Field(default=128, gt=0, le=10**6)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     layers: tuple[str, ...] | None = None
 
@@ -162,7 +162,7 @@ class Distillation(Settings):
     """
 
     teacher: Place | dict[str, Any]
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, ge=1e-30, le=10**6)
     layers: tuple[int, ...] | None = None
 
 
@@ -174,7 +174,7 @@ class Train(Settings):
         lora: settings of low-rank adapters in the linear layers of the component; None: all weights are trained.
     """
 
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(ge=1e-30, le=10**3)
     lora: LoRA | None = None
 
     @model_validator(mode="before")
@@ -238,9 +238,9 @@ class Stage(Settings):
     data: tuple[DataSource, ...] = Field(min_length=1)
     objective: Literal["align", "align_each"] | None = None
     epochs: float = Field(default=1.0, gt=0, le=1e5)
-    max_steps: int | None = Field(default=None, gt=0)
-    global_batch_size: int = Field(gt=0)
-    max_tokens_per_batch: int = Field(default=8192, gt=0)
+    max_steps: int | None = Field(default=None, gt=0, le=10**9)
+    global_batch_size: int = Field(gt=0, le=10**7)
+    max_tokens_per_batch: int = Field(default=8192, gt=0, le=10**9)
     parallel: Literal["ddp", "fsdp2"] = "ddp"
     prompt: str | None = Field(default=None, min_length=1)
     media: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -250,17 +250,17 @@ class Stage(Settings):
     warmup: float = Field(default=0.03, ge=0, lt=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = Field(default=0.0, ge=0, le=10)
-    max_grad_norm: float | None = Field(default=None, gt=0)
+    max_grad_norm: float | None = Field(default=None, ge=1e-30)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     quantize: Literal["8bit", "4bit"] | None = None
-    max_length: int = Field(default=2048, gt=0)
-    max_expanded_length: int = Field(default=3072, gt=0)
+    max_length: int = Field(default=2048, gt=0, le=10**9)
+    max_expanded_length: int = Field(default=3072, gt=0, le=10**9)
     save_every: int = Field(default=500, gt=0)
     keep: int = Field(default=1, gt=0)
-    workers: int | None = Field(default=None, ge=0)
-    media_timeout: float = Field(default=60.0, gt=0)
+    workers: int | None = Field(default=None, ge=0, le=1024)
+    media_timeout: float = Field(default=60.0, gt=0, le=10**6)
     max_excluded: float = Field(default=0.05, ge=0, le=1)
     log_every: int = Field(default=10, gt=0)
 
@@ -338,7 +338,7 @@ class Recipe(Settings):
     lora_runs: tuple[FilePath, ...] = ()
     distillation: dict[str, Distillation] = Field(default_factory=dict)
     features: FilePath | None = None
-    seed: int = 42
+    seed: int = Field(default=42, ge=-(2**63), lt=2**63)
     world: Literal["shapes", "events", "targets", "moments"] | None = None
     stages: tuple[Stage, ...] = ()
     benchmarks: tuple[BenchmarkEntry, ...] = ()

@@ -7,7 +7,7 @@ import torch
 
 from vidtune import __version__
 from vidtune.errors import UserError
-from vidtune.foreign.documents import read_object
+from vidtune.foreign.documents import read_object, require_types
 from vidtune.machine.software import software_versions
 from vidtune.planning.plan import explain_difference
 from vidtune.recipe.types import recipe_fingerprint
@@ -45,10 +45,11 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """
     path = checkpoint / "state.json"
     state = read_object(path)
-    for key, kind in (("step", int), ("plan", dict), ("excluded", list), ("arithmetic", dict)):
-        if not isinstance(state.get(key), kind):
-            raise UserError(f"{path}: {key!r} is missing or has a wrong value")
-    if checkpoint.name.startswith(PREFIX) and checkpoint.name != f"{PREFIX}{state['step']}":
+    try:
+        require_types(state, {"step": int, "plan": dict, "excluded": list, "arithmetic": dict})
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    if state["step"] < 1 or (checkpoint.name.startswith(PREFIX) and checkpoint.name != f"{PREFIX}{state['step']}"):
         raise UserError(f"{path}: 'step' is {state['step']}, which is not that of {checkpoint.name}")
     kept = state.get("since_last_log", {})
     if not isinstance(kept, dict) or not all(isinstance(value, (int, float)) for value in kept.values()):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vidtune.errors import UserError
+from vidtune.foreign.documents import read_json
 from vidtune.machine.cores import available_cores
 from vidtune.machine.files import write_text_atomically
 from vidtune.machine.parallel_work import work_in_processes
@@ -30,7 +31,7 @@ def claim(out: Path, spec: Any) -> None:
         UserError: the folder contains a world with another spec.
     """
     record = out / "world.json"
-    if record.exists() and json.loads(record.read_text()) != asdict(spec):
+    if record.exists() and read_json(record) != asdict(spec):
         raise UserError(f"{out}: holds a world of another size or seed; choose another folder or remove it")
     write_json(record, asdict(spec))
 

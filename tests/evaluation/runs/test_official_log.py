@@ -253,9 +253,9 @@ def judged(tmp_path, lines, ids=(0, 1, 2, 3), asked=ASKED):
         ({"id": 1, "question": "is it red or blue?", "pred": "x"}, "'1' asks"),
         ({"id": 1, "question": "why is it red?", "pred": "x"}, "'1' asks"),
         ({"id": 0, "pred": "cat", "prediction": "dog"}, "'pred' and 'prediction' hold different answers"),
-        ("{'id': 0, 'pred': 'dog', 'pred': 'cat'}", "line 1: the key 'pred' stands twice"),
-        ('{\n"id": 0,\n"pred": "a",\n"pred": "b"}', "log.jsonl: the key 'pred' stands twice"),
-        ('{"id": 0, "pred": ' + "1" * 5000 + "}", "line 1: an integer of 5000 digits"),
+        ("{'id': 0, 'pred': 'dog', 'pred': 'cat'}", "line 1: not valid JSON .the key 'pred' stands twice"),
+        ('{\n"id": 0,\n"pred": "a",\n"pred": "b"}', "log.jsonl: not valid JSON .the key 'pred' stands twice"),
+        ('{"id": 0, "pred": ' + "1" * 5000 + "}", "line 1: not valid JSON .an integer of 5000 digits"),
         ("{'id': 0, 'pred': {1, 2}}", "line 1: the answer is {1, 2}, expected a text"),
     ],
 )

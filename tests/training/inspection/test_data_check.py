@@ -130,3 +130,22 @@ def test_a_mixture_is_checked_set_by_set(make_recipe, tmp_path: Path, capsys) ->
     assert len(shown.err.splitlines()) == 1 and "lacks 1 of its 2 data sets" in shown.err
     assert run_command([*command, "stages.align.data.0.missing_sets=leave_out"]) == 0
     assert "align: 2 samples, 1 file, 0 unusable" in capsys.readouterr().out
+
+
+def test_all_bad_records_are_named_by_id_and_line_and_single_frames_are_said(
+    make_recipe, tmp_path: Path, capsys
+) -> None:
+    data_of(tmp_path, ["good.mp4"])
+    rows = ["id,video,question,answer,end,note", "a,good.mp4,What?,A box.,,", "b,good.mp4,What?,A box.,0.01,"]
+    rows += [f"bad{number},good.mp4,What?,,,x" for number in range(9)]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    (tmp_path / "b.jsonl").write_text('{"id": "half", "messages": [\n{"id": [3], "messages": "\\ud800"}\n')
+    data = [{"annotations": str(tmp_path / name), "media": str(tmp_path / "media")} for name in ("a.csv", "b.jsonl")]
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(make_recipe(data=data, workers=0, max_excluded=1)))
+    assert run_command(["data", "check", str(tmp_path / "recipe.yaml"), "--stage", "align"]) == 2
+    shown = capsys.readouterr()
+    for number in range(9):
+        assert f"a:{number + 2} (bad{number}): line {number + 4}: has 'question', but no answer" in shown.out
+    assert "b:0: line 1: not valid JSON" in shown.out and "b:1 ([3]): line 2: key 'messages'" in shown.out
+    assert "1 kept: clip of one frame; first: a:1 (b): " in shown.out
+    assert shown.err.count("\n") == 1 and f"none of the samples of {tmp_path}/b.jsonl can be used" in shown.err

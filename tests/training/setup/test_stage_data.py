@@ -13,7 +13,7 @@ from vidtune.checkpoints.build import build_config
 from vidtune.data.problems import SampleProblem
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
-from vidtune.recipe.types import Recipe
+from vidtune.recipe.types import DataSource, Recipe
 from vidtune.training.setup.checks import check_stages
 from vidtune.training.setup.data_contents import other_content, record_contents
 from vidtune.training.setup.exclusions import ExclusionList
@@ -177,3 +177,29 @@ def test_a_weight_that_takes_nothing_and_a_sample_without_words_are_refused(make
         set_up(changed(data=(light,)), 0, tmp_path)
     with pytest.raises(UserError, match=r"stage 'align': sample train:11 has no words"):
         set_up(changed(order="modality_grouped"), 0, tmp_path)
+
+
+def test_a_run_of_an_earlier_version_keeps_its_order(make_recipe, tmp_path: Path) -> None:
+    recipe = make_recipe()
+    annotations = Path(recipe.stages[0].data[0].annotations)
+    annotations.write_text(json.dumps(json.loads(annotations.read_text()), indent=3))
+    (new, old) = (tmp_path / name for name in ("new", "old"))
+    for out in (new, old):
+        out.mkdir()
+    first = set_up(recipe, 0, new)
+    about = first.data.table.files[0].about
+    record = json.loads((new / "align/data.json").read_text())
+    assert record[0]["annotations"] == about.content != about.file
+    (old / "align").mkdir()
+    (old / "align/data.json").write_text(json.dumps([{**record[0], "annotations": about.file}]))
+    kept = set_up(recipe, 0, old)
+    assert kept.plan.sources[0].content == about.file
+    assert other_content(old / "align", recipe.stages[0], tmp_path / "tables") is None
+
+
+def test_a_file_without_a_usable_sample_is_refused_though_others_have_some(make_recipe, tmp_path: Path) -> None:
+    recipe = make_recipe()
+    (tmp_path / "bad.csv").write_text("question,answer\nWhat?,\n,x\n")
+    data = (*recipe.stages[0].data, DataSource(annotations=str(tmp_path / "bad.csv")))
+    with pytest.raises(UserError, match=r"bad\.csv: none of its 2 samples .* line 2: has 'question', but no answer"):
+        set_up(with_settings(recipe, data=data), 0, tmp_path)

@@ -3,11 +3,12 @@
 import typer
 
 from vidtune.cli.data.checking import check
+from vidtune.cli.data.converting import convert
 from vidtune.cli.data.counting import stats
 from vidtune.cli.data.extracting import frames
 from vidtune.cli.data.showing import show
 
-HELP = "Check training data, look at a sample, count what there is; extract frames."
+HELP = "Check and convert training data, look at a sample, count what there is; extract frames."
 
 data = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None)
 
@@ -17,5 +18,5 @@ def group() -> None:
     """Keeps the commands in a group."""
 
 
-for command in (check, show, stats, frames):
+for command in (check, show, stats, convert, frames):
     data.command()(command)

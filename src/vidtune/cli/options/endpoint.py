@@ -1,6 +1,5 @@
 """Options of a model behind an endpoint, which answers in the place of a checkpoint."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ import typer
 from vidtune.cli.options.judging import AMOUNT, prices_from
 from vidtune.cli.options.loading import assignments
 from vidtune.errors import UserError
+from vidtune.foreign.documents import JsonError, parse_json
 
 if TYPE_CHECKING:
     from vidtune.evaluation.models.endpoint import Endpoint
@@ -90,6 +90,6 @@ class EndpointOptions:
 def _json(name: str, text: str) -> Any:
     """The value of a field of requests; what is no JSON is a text."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json(text)
+    except JsonError:
         return text

@@ -1,13 +1,13 @@
 """Options of several commands: which checkpoint is loaded, and what completes it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vidtune.errors import UserError
+from vidtune.errors import ForeignFileError, UserError
+from vidtune.foreign.documents import SETTINGS_LIMIT, JsonError, parse_json, read_text
 
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of a checkpoint on the hub; default: the newest.")
@@ -62,11 +62,11 @@ def layer_program_of(text: str | None) -> list[dict[str, Any]] | None:
     if text is None:
         return None
     try:
-        steps = json.loads(text if text.lstrip()[:1] in ("[", "{") else Path(text).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--layer-program {text}: {error.strerror}; give JSON, or a file of it") from None
-    except ValueError as error:
-        raise UserError(f"--layer-program {text}: no JSON ({error}); write a list of steps") from None
+        steps = parse_json(text if text.lstrip()[:1] in ("[", "{") else read_text(Path(text), limit=SETTINGS_LIMIT))
+    except ForeignFileError as error:
+        raise UserError(f"--layer-program {error}; give JSON, or a file of it") from None
+    except JsonError as error:
+        raise UserError(f"--layer-program {text}: {error}; write a list of steps") from None
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise UserError(f"--layer-program {text}: write a list of steps, [{{...}}, ...]")
     return steps
@@ -79,12 +79,15 @@ def rules_of(given: Sequence[str] | None) -> dict[str, Any]:
     """
     from vidtune.evaluation.benchmarks.harnesses.known import HARNESSES
     from vidtune.foreign.yaml_document import Document
+    from vidtune.generation.settings import GenerationSettings
     from vidtune.recipe.overrides import override
 
     rules = Document({"generation": {}})
     for assignment in given or ():
         override(rules, f"harness={assignment}" if assignment in HARNESSES else assignment)
     found: dict[str, Any] = rules.value
+    if isinstance(found["generation"], dict):
+        GenerationSettings.from_mapping(found["generation"])
     return found
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 
 from vidtune.data.checking.checked_files import CheckedFiles
 from vidtune.data.checking.findings import DataReport, Finding
-from vidtune.data.checking.media_check import MediaCheck, StreamFile
+from vidtune.data.checking.media_check import CLIPS, KINDS, MediaCheck, StreamFile
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample
 from vidtune.data.tables import AnnotationTable
 from vidtune.machine.progress import ProgressCallback, no_progress
+from vidtune.media.clip_times import ClipTimes, Part
 from vidtune.media.file_version import FileVersion
 from vidtune.media.pool import MediaPool
 from vidtune.media.preprocessing.box_choice import box_problem, frame_problem, outside_problem
@@ -83,7 +85,12 @@ class DataCheck:
                     samples.find(index, reason, f"{file.path}: {detail}")
         samples.compare_durations(files.seconds)
         samples.compare_boxes(files.shapes)
-        return DataReport(len(table), len({file.path for file in samples.users}), samples.findings())
+        samples.compare_clips(files.shapes, files.seconds)
+        sources: Counter[str] = Counter()
+        for file, count in zip(table.files, table.counts, strict=True):
+            sources[str(file.path)] += count
+        read = len({file.path for file in samples.users})
+        return DataReport(len(table), read, samples.findings(), sources, table.notes())
 
 
 class _SampleCheck:
@@ -103,6 +110,7 @@ class _SampleCheck:
         self.users: dict[StreamFile, list[int]] = {}
         self._table, self._encode, self._companions = table, encode, companions
         self._reads_numbers = {name for name, steps in preprocessing.items() if reads_extras(steps)}
+        self._with_clips = {name for name, steps in preprocessing.items() if KINDS.get(steps.kind) == CLIPS}
         self._with_boxes = {name for name, steps in preprocessing.items() if reads_boxes(steps)}
         self._findings: dict[int, list[Finding]] = {}
         self._durations: list[tuple[int, str, float]] = []
@@ -167,6 +175,24 @@ class _SampleCheck:
                     self.find(index, *problem)
                     break
 
+    def compare_clips(self, shapes: Mapping[str, tuple[int, int, int]], seconds: Mapping[str, float]) -> None:
+        """Note every sample with a clip of which one frame alone is shown.
+
+        Args:
+            shapes: path -> number of frames, width and height.
+            seconds: path -> duration of the file.
+        """
+        for file, users in list(self.users.items()):
+            frames = shapes.get(file.path, (0, 0, 0))[0]
+            if file.stream not in self._with_clips or not (frames == 1 or (frames and file.item)):
+                continue
+            part = self.ref_of(file).part
+            if _frames_of(part, frames, seconds.get(file.path, 0.0)) == 1:
+                is_cut = part is not None and part.is_cut
+                detail = f"{file.path}: {'the part that is asked for' if is_cut else 'the file'} shows 1 frame"
+                for index in users:
+                    self.find(index, "clip of one frame", detail, excluded=False)
+
     def _refs(self, sample: Sample) -> Iterator[MediaRef]:
         """All that the streams may read of a sample."""
         for ref in sample.media:
@@ -212,6 +238,17 @@ class _SampleCheck:
                     self.find(index, f"no {stream} features", detail, excluded=False)
             if sample.times is not None and ref.part is None:
                 self._durations.append((index, ref.path, sample.times.duration))
+
+
+def _frames_of(part: Part | None, frames: int, seconds: float) -> int:
+    """About how many frames a part of a clip shows; 0: there is no such part."""
+    if part is None or not part.is_cut:
+        return frames
+    rate = part.frame_rate(seconds > 0) or frames / seconds
+    try:
+        return part.of(ClipTimes.evenly(frames, rate))[1].num_frames
+    except ValueError:
+        return 0
 
 
 def _problem_of_boxes(ref: MediaRef, num_frames: int, width: int, height: int) -> tuple[str, str] | None:

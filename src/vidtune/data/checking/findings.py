@@ -42,11 +42,21 @@ class DataReport:
         num_samples: number of checked samples.
         num_files: number of checked files; a file that several samples need counts once.
         findings: in the order of the samples; a sample may have several.
+        sources: path of each annotation file -> number of its samples.
+        notes: what to tell of the annotation files: records of several forms, keys that are not read.
     """
 
     num_samples: int = 0
     num_files: int = 0
     findings: list[Finding] = field(default_factory=list)
+    sources: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def unusable_sources(self) -> list[str]:
+        """Paths of annotation files that have samples, but none that can be used."""
+        gone = Counter(finding.source for finding in self._first_exclusions().values())
+        return [path for path, count in self.sources.items() if count and gone[path] >= count]
 
     @property
     def excluded(self) -> Counter[str]:

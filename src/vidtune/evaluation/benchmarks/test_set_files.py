@@ -1,8 +1,6 @@
 """Files of a test set: annotations in JSON, and stored features in the place of videos."""
 
-import json
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,55 +8,41 @@ from typing import Any, TypeVar
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.named_files import Named, NamedFiles, walk
-from vidtune.evaluation.foreign_json import ForeignValueError, half_characters, parse_json
+from vidtune.foreign.documents import JsonError, decoded, may_hold_half_characters, parse_json, whole_characters
+from vidtune.foreign.files import read_foreign
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
-_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
-
 
 def read_annotations(path: Path) -> tuple[Any, bytes]:
-    """Returns the value of a JSON file, and its bytes.
+    r"""Returns the value of a JSON file, and its bytes. Half a character (a lone ``\ud800``) is read as U+FFFD.
 
     Raises:
-        UserError: the file cannot be read, is not valid JSON (names the file, line and column), has a key twice in one
-            object, or holds something that cannot be stored or printed.
+        UserError: the file cannot be read, is not valid JSON (names the file, line and column), or has a key twice in
+            one object.
     """
-    text, content = read_text(path)
-    return _value(path, text, line=0), content
+    text, content = text_and_bytes(path)
+    return _value(path, text), content
 
 
-def read_text(path: Path) -> tuple[str, bytes]:
+def text_and_bytes(path: Path) -> tuple[str, bytes]:
     """Returns the text of a file, and its bytes.
 
     Raises:
         UserError: the file cannot be read or is not UTF-8.
     """
-    try:
-        content = path.read_bytes()
-        return content.decode("utf-8-sig"), content
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    content = read_foreign(path)
+    return decoded(path, content), content
 
 
-def _value(path: Path, text: str, line: int) -> Any:
-    """Args: line: number of lines of the file before the text."""
+def _value(path: Path, text: str, line: int | None = None) -> Any:
+    """Args: line: number of the line that is the text; None: it is the whole file."""
     try:
-        value = parse_json(text)
-    except json.JSONDecodeError as error:
-        where = f"line {line + error.lineno}, column {error.colno}"
-        raise UserError(f"{path}: {where}: not valid JSON ({error.msg})") from None
-    except ForeignValueError as error:
+        value = parse_json(text, line=line, keys_once=True)
+        return whole_characters(value) if may_hold_half_characters(text) else value
+    except JsonError as error:
         raise UserError(f"{path}: {error}") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply; expected a list of objects") from None
-    half = next(half_characters(value), None) if _ESCAPED_HALF.search(text) else None
-    if half is not None:
-        raise UserError(f"{path}{half}: holds half a character, such as \\ud800; write the whole character")
-    return value
 
 
 def read_list(path: Path) -> tuple[list[Any], bytes]:
@@ -81,8 +65,8 @@ def read_lines(path: Path) -> tuple[list[Any], bytes]:
     Raises:
         UserError: see `read_annotations`.
     """
-    text, content = read_text(path)
-    lines = enumerate(text.split("\n"))
+    text, content = text_and_bytes(path)
+    lines = enumerate(text.split("\n"), start=1)
     return [_value(path, line, number) for number, line in lines if line.strip()], content
 
 

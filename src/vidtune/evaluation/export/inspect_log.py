@@ -30,7 +30,7 @@ from vidtune.evaluation.scores.score import Score
 from vidtune.evaluation.scores.score_file import read_current_score
 from vidtune.evaluation.scores.scoring import source_for
 from vidtune.machine.files import atomic_file
-from vidtune.machine.records import read_records
+from vidtune.machine.records import read_as
 
 VERSION = 2
 STOPS = {"length": "max_tokens", "error": "unknown"}
@@ -84,7 +84,7 @@ def _add(archive: zipfile.ZipFile, name: str, value: Any) -> None:
 
 def _times(run: RunFolder) -> tuple[str, str]:
     """When the run was started, and when its answers were last written; in the form of ISO 8601."""
-    started = [record["started"] for record in read_records(run.path / "sessions.jsonl")]
+    started = list(read_as(run.path / "sessions.jsonl", lambda record: str(record["started"])))
     written = [file.stat().st_mtime for file in run.path.glob("predictions*.jsonl")]
     ended = datetime.fromtimestamp(max(written, default=0), UTC).isoformat(timespec="seconds")
     return (started[0] if started else ended), ended

@@ -4,9 +4,10 @@ Endpoints differ in its form, so it is read here and not by the client, and each
 spoil no reply.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
+
+from vidtune.foreign.documents import JsonError, parse_json
 
 LONGEST_KEPT = 65_536
 """Characters of one reply or body that are kept."""
@@ -34,8 +35,8 @@ class Body:
 def read_body(body: str) -> Body:
     """Reads a response; content in parts is the text of its parts together."""
     try:
-        response = json.loads(body)
-    except (ValueError, RecursionError):
+        response = parse_json(body)
+    except JsonError:
         response = None
     if body.lstrip().startswith(("data:", "event:")):
         return Body(None, "the response is a stream of events, which was not asked for", odd=True)

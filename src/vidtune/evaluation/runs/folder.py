@@ -23,6 +23,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,11 @@ from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_
 from vidtune.evaluation.runs.arithmetic import Arithmetic, decisive, differences
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.runs.shown_media import FILE_ALONE, ShownMedia, media_record, shown_media
-from vidtune.foreign.documents import read_object
+from vidtune.foreign.documents import read_object, require_types
 from vidtune.machine.files import write_json_atomically, write_text_atomically
 from vidtune.machine.locks import locked
 from vidtune.machine.nearby import below, listed
-from vidtune.machine.records import read_records, write_records
+from vidtune.machine.records import read_as, write_records
 from vidtune.recipe.mistakes import first_mistake
 
 RUN_FILE = "run.json"
@@ -263,8 +264,7 @@ class RunFolder:
         """
         latest: dict[int, Prediction] = {}
         for file in sorted(self.path.glob("predictions*.jsonl")):
-            for record in read_records(file):
-                prediction = read_prediction(file, record)
+            for prediction in read_as(file, partial(read_prediction, file)):
                 known = latest.get(prediction.index)
                 if known is None or known.error is not None or prediction.error is None:
                     latest[prediction.index] = prediction
@@ -293,11 +293,14 @@ class RunFolder:
 
     def _imported(self, what: str) -> list[Any]:
         path = self.path / IMPORTED
-        return list(read_object(path).get(what, ())) if path.is_file() else []
+        found = read_object(path).get(what, []) if path.is_file() else []
+        if not isinstance(found, list) or not all(isinstance(one, str | dict) for one in found):
+            raise UserError(f"{path}: {what!r} has a wrong value; import the log again")
+        return found
 
     def missing(self) -> list[dict[str, Any]]:
         """Returns the questions of the run whose video does not exist."""
-        return list(read_records(self.path / "missing.jsonl"))
+        return list(read_as(self.path / "missing.jsonl", _planned))
 
     def write_missing(self, questions: Sequence[Question]) -> None:
         stored = self.info.protocol.stream in self.info.data.features
@@ -342,7 +345,7 @@ class RunFolder:
 
     def references(self) -> list[dict[str, Any]]:
         """Returns what metrics compare with, for every question of the run, in the order of the test set."""
-        return list(read_records(self.path / REFERENCES))
+        return list(read_as(self.path / REFERENCES, _with_reference))
 
     def references_by_index(self) -> dict[int, Any]:
         """Returns what metrics compare with, by question index."""
@@ -354,7 +357,7 @@ class RunFolder:
         A run of the first version that judges score stores only the questions that were asked or have no video. Each of
         its other questions counts as one about a video of its own.
         """
-        stored = [*read_records(self.path / QUESTIONS)] or self.references()
+        stored = [*read_as(self.path / QUESTIONS, _planned)] or self.references()
         stored = stored or [*self.missing(), *(asdict(prediction) for prediction in self.predictions())]
         known = {line["index"]: line for line in stored}
         unknown = {"id": "unknown", "type": None}
@@ -406,6 +409,21 @@ class RunFolder:
                     f"{self.path}: holds the results of another run ({what} {old}, not {new}); "
                     "choose another output folder"
                 )
+
+
+def _planned(line: dict[str, Any]) -> dict[str, Any]:
+    """A line about a question of the run. Raises for one of another form."""
+    nothing = type(None)
+    require_types(line, {"index": int, "id": str, "video": str, "type": (str, nothing)})
+    require_types(line, dict.fromkeys(("looked_for", "took"), (str, nothing)))
+    shown_media(line)
+    return line
+
+
+def _with_reference(line: dict[str, Any]) -> dict[str, Any]:
+    if "reference" not in line:
+        raise ValueError("'reference' is missing")
+    return _planned(line)
 
 
 def data_identity(questions: QuestionSet) -> DataIdentity:

@@ -17,7 +17,7 @@ from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.foreign.documents import read_object
 from vidtune.machine.files import write_json_atomically
-from vidtune.machine.records import RecordWriter, read_records
+from vidtune.machine.records import RecordWriter, read_as
 
 
 def last_answers(predictions: Sequence[Prediction]) -> dict[str, Prediction]:
@@ -79,13 +79,18 @@ def judgements_of(run: RunFolder, judge: str, items: Iterable[JudgeItem]) -> dic
     found: dict[str, Judgement] = {}
     identity = _identity_file(run, judge)
     lenient = identity.exists() and read_object(identity).get("replies") == LENIENT
-    for record in read_records(judgements_file(run, judge)):
+
+    def read(record: Mapping[str, Any]) -> Judgement | None:
         item = known.get(record.get("id", ""))
         if item is None or any(record.get(name) != text for name, text in _texts(item).items()):
-            continue
-        judgement = _stored(item, record, lenient)
-        if usable(judgement) or item.id not in found or not usable(found[item.id]):
-            found[item.id] = judgement
+            return None
+        return _stored(item, record, lenient)
+
+    for judgement in read_as(judgements_file(run, judge), read):
+        if judgement is not None:
+            id = judgement.item.id
+            if usable(judgement) or id not in found or not usable(found[id]):
+                found[id] = judgement
     return found
 
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from vidtune.errors import UserError
 from vidtune.evaluation.ledger import Asking
 from vidtune.evaluation.protocol import differences
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo
 from vidtune.evaluation.runs.run_ledger import ledger_of
+from vidtune.foreign.yaml_document import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def _fields(info: RunInfo) -> dict[str, Any]:
 
 def _parsed(recipe: str | None) -> Any:
     try:
-        return None if recipe is None else yaml.safe_load(recipe)
-    except yaml.YAMLError:
+        return None if recipe is None else parse_yaml(recipe, "recipe", {}).value
+    except UserError:
         return None
 
 

@@ -23,8 +23,9 @@ from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, prediction_of
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
-from vidtune.evaluation.runs.foreign_file import read_foreign_records
+from vidtune.evaluation.runs.foreign_records import read_foreign_records
 from vidtune.evaluation.runs.same_question import contradiction, plain, repeats_text
+from vidtune.foreign.files import read_foreign
 from vidtune.machine.files import write_text_atomically
 from vidtune.machine.software import software_versions
 
@@ -93,7 +94,7 @@ def import_log(log: Path, benchmark: str, data: Path, run_dir: Path) -> RunFolde
     if not answers.every:
         why = f"; {answers.left_out} lines {LEFT_OUT}" if answers.left_out else ""
         raise UserError(f"{log}: holds no answer{why}")
-    fingerprint = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    fingerprint = hashlib.sha256(b"".join(read_foreign(file) for file in files)).hexdigest()[:16]
     info = RunInfo(
         protocol=protocol,
         protocol_hash=protocol.hash,

@@ -15,6 +15,7 @@ from vidtune.evaluation.question import QuestionSet
 from vidtune.evaluation.runs.folder import RunFolder, data_identity
 from vidtune.evaluation.runs.judgements import judge_identity, judges_of
 from vidtune.evaluation.runs.run_ledger import judged_ledger, ledger_of
+from vidtune.foreign.files import read_foreign
 from vidtune.machine.files import atomic_file
 
 
@@ -122,4 +123,4 @@ def write_back(submission: Submission, model: str | None = None, judge: str | No
 
 
 def _holds_other(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.read_bytes() != content
+    return path.is_file() and read_foreign(path) != content

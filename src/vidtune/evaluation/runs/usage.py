@@ -9,7 +9,7 @@ from typing import Any
 
 from vidtune.evaluation.judges.base import Usage
 from vidtune.evaluation.judges.pace import money
-from vidtune.machine.records import RecordWriter, read_records
+from vidtune.machine.records import RecordWriter, read_as
 
 USAGE_FILE = "usage.jsonl"
 _ALWAYS = ("calls", "cached", "prompt_tokens", "completion_tokens", "uncounted", "cost")
@@ -35,9 +35,10 @@ def usage_of(run_dir: Path, judge: str | None = None) -> Usage:
         judge: name of the judge that was asked; None: the model that answered.
     """
     total = Usage()
-    for line in read_records(run_dir / USAGE_FILE):
+
+    def add(line: dict[str, Any]) -> None:
         if line.get("judge") != judge:
-            continue
+            return
         for field in fields(Usage):
             value = line.get(field.name)
             if field.name == "currency":
@@ -45,6 +46,9 @@ def usage_of(run_dir: Path, judge: str | None = None) -> Usage:
                 total.currency = " and ".join(dict.fromkeys(names))
             elif value is not None:
                 setattr(total, field.name, (getattr(total, field.name) or 0) + value)
+
+    for _ in read_as(run_dir / USAGE_FILE, add):
+        pass
     return total
 
 

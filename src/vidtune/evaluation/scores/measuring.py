@@ -22,7 +22,7 @@ from vidtune.evaluation.outcome import Collected, Metric, Outcome, ScoreSource
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.run_ledger import ledger_of, require_asked
 from vidtune.evaluation.scores.score import METRICS
-from vidtune.machine.records import read_records, write_records
+from vidtune.machine.records import read_as, write_records
 
 FILE = "measurements.jsonl"
 Rows = dict[int, dict[str, list[float]]]
@@ -69,11 +69,11 @@ class Measurements(ScoreSource):
 
     def stored(self) -> list[Outcome]:
         entries = {entry.index: entry for entry in ledger_of(self.run).entries}
-        outcomes = [
-            _stored(entries[record["index"]], record)
-            for record in read_records(self.run.path / FILE)
-            if record["index"] in entries
-        ]
+        found = read_as(
+            self.run.path / FILE,
+            lambda record: _stored(entries[record["index"]], record) if record["index"] in entries else None,
+        )
+        outcomes = [outcome for outcome in found if outcome is not None]
         if not outcomes:
             raise UserError(f"{self.run.path}: not scored yet; score both runs first")
         return sorted(outcomes, key=lambda outcome: outcome.index)

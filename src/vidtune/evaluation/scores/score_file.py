@@ -17,6 +17,7 @@ from vidtune.evaluation.runs.run_ledger import answers_digest, ledger_of
 from vidtune.evaluation.scores.score import METRICS, NamedValue, Score, ScoreGroup
 from vidtune.evaluation.scores.score_lines import says_yes
 from vidtune.foreign.documents import read_object
+from vidtune.foreign.files import reading
 from vidtune.machine.files import write_json_atomically
 
 _TOTAL_COUNTS = {"questions": "questions", "videos": "videos", "judged": "scored", "yes": "yes", "no": "no"}
@@ -56,9 +57,12 @@ def read_score(run: Path, judge: str) -> Score:
     """Read a stored score.
 
     Raises:
-        UserError: no such file, or not valid JSON.
+        UserError: no such file, not valid JSON, or no score.
     """
-    return score_of(read_object(score_path(Path(run), judge)))
+    path = score_path(Path(run), judge)
+    record = read_object(path)
+    with reading(path):
+        return score_of(record)
 
 
 def read_current_score(run: RunFolder, judge: str) -> Score:

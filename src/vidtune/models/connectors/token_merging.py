@@ -13,9 +13,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from vidtune.machine.devices import DTYPES, pick_dtype
 from vidtune.models.connectors.merging import merge
 from vidtune.models.connectors.mlp import MlpConnector, MlpConnectorConfig
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ class TokenMergingConfig:
         """
         numbers = [self.condensed_shape(tuple(block.shape))[0] // self.tokens for block in features]
         groups = [block.unflatten(0, (-1, self.group_tokens)) for block in features]
-        dtype = pick_dtype(self.dtype)
+        dtype = None if self.dtype is None else DTYPES[self.dtype]
         merged = merge(groups, self.tokens, self.heads, dtype).split(numbers)
         if not self.tiled:
             return [block.flatten(0, 1) for block in merged]

@@ -13,6 +13,7 @@ CHAT_TEMPLATE = "chat_template"
 """Name under which every system has the chat template of its tokenizer as a prompt format."""
 
 _PROBE = ("Qa1z", "Ra1z", "Qa2z", "Ra2z", "Qa3z")
+_SYSTEM = "Sa0z"
 _CHECKED = (*_PROBE[:2], "Two\nlines, 3 < 4?", "No.\n\n- {yes}", "Thanks!")
 
 
@@ -69,7 +70,21 @@ def _frames(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
         bos="written" if begins else False,
         strips=_rendered(tokenizer, [f" {_PROBE[0]}\n"], True) == _rendered(tokenizer, _PROBE[:1], True),
         borders=tuple(start.strip() for start in (user, answer) if start.strip()),
+        own_system=_own_system(tokenizer, bos if begins else "", user),
     )
+
+
+def _own_system(tokenizer: PreTrainedTokenizerBase, bos: str | None, user: str) -> str | None:
+    """What the template writes before the first user turn for a system turn; None: it has no place for one."""
+    messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _PROBE[0]}]
+    try:
+        written = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception:  # a template is a program; many refuse a system turn
+        return None
+    start = written.partition(_PROBE[0])[0].removeprefix(bos or "")
+    if start.count(_SYSTEM) != 1 or not start.endswith(user):
+        return None  # such as one that writes it into the user turn
+    return start.removesuffix(user).replace(_SYSTEM, "{system}")
 
 
 def _around(texts: Sequence[str], rendered: str) -> list[str]:

@@ -11,7 +11,7 @@ A format is data: a text before the conversation, the frame of a user turn and t
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from itertools import groupby
 from string import Formatter
 from typing import Any, Literal, cast
@@ -105,6 +105,8 @@ class PromptFormat:
         cut: where a prompt that is too long may be cut; None: at any token.
         layouts: whether texts of layouts are written; False: the tokens of media stand without them.
         left_out: texts that are taken out of every turn, after media tags are moved.
+        own_system: what is written in the place of ``system`` for a conversation that has a system turn; ``{system}``
+            stands for its text. None: the format has no place for one. Empty: it is left out.
     """
 
     name: str
@@ -129,6 +131,7 @@ class PromptFormat:
     cut: Cut | None = None
     layouts: bool = True
     left_out: tuple[str, ...] = ()
+    own_system: str | None = field(default="{system}", repr=False)  # cached lengths are known by the repr
 
     def __post_init__(self) -> None:
         if sorted(_plain_fields(self.question)) != ["media", "question"]:
@@ -162,12 +165,14 @@ class PromptFormat:
         An assistant turn at the start is dropped, because the formats begin with the user.
 
         Args:
-            turns: user and assistant in alternation, user first.
+            turns: user and assistant in alternation, user first; before them at most one system turn.
             open_answer: end with the text before an answer, so that the model continues. The last turn must then be a
                 user turn.
         Raises:
-            SampleProblem: turns do not alternate, or do not fit a format of ``only_tag``.
+            SampleProblem: turns do not alternate, or do not fit a format of ``only_tag``; a system turn for which the
+                format has no place.
         """
+        opening = self._opening(turns)
         turns = self._turns(turns)
         for number, turn in enumerate(turns):
             if turn.role != ("user", "assistant")[number % 2]:
@@ -178,13 +183,27 @@ class PromptFormat:
             raise SampleProblem("roles do not alternate", "a prompt with an open answer ends with a user turn")
         if self.only_tag:
             turns = [Turn("user", self._single_tag(turns, open_answer)), *turns[1:]]
-        pieces = [Piece(self.system + self.after_system, False)]
+        pieces = [Piece(opening, False)]
         for turn in turns:
             pieces += self._user_turn(turn.text) if turn.role == "user" else self._answer(turn.text)
         if open_answer:
             pieces.append(Piece(self.assistant.before, False))
         filled = groupby((piece for piece in pieces if piece.text), key=lambda piece: piece.supervised)
         return [Piece("".join(piece.text for piece in run), supervised) for supervised, run in filled]
+
+    def _opening(self, turns: Sequence[Turn]) -> str:
+        """The text before the first turn, in which a system turn takes the place of the system line."""
+        if not turns or turns[0].role != "system":
+            return self.system + self.after_system
+        if self.own_system is None:
+            raise SampleProblem(
+                "no place for a system turn",
+                f"the prompt format '{self.name}' has no place for the system turn of the conversation",
+            )
+        if not self.own_system:
+            return self.system + self.after_system
+        text = turns[0].text.strip() if self.strips else turns[0].text
+        return self.own_system.replace("{system}", self._without(text)) + self.after_system
 
     def with_tags(self, text: str, streams: Sequence[str]) -> str:
         """Text of a user turn with the tags of its media, in this order, where the format puts them."""
@@ -194,7 +213,10 @@ class PromptFormat:
         return self.question.format(media=media, question=text)
 
     def _turns(self, turns: Sequence[Turn]) -> Sequence[Turn]:
-        """The turns as they are written: without an assistant turn at the start, stripped if the format does that."""
+        """The turns as they are written: without a system turn and an assistant turn at the start, stripped if the
+        format does that."""
+        if turns and turns[0].role == "system":
+            turns = turns[1:]
         if turns and turns[0].role == "assistant":
             turns = turns[1:]
         return [replace(turn, text=turn.text.strip()) for turn in turns] if self.strips else turns

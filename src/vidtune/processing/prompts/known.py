@@ -52,6 +52,7 @@ def captions(name: str, only_streams: tuple[str, ...], after_tag: str = "", end:
         stop=(end,),
         only_streams=only_streams,
         only_tag=True,
+        own_system="",
     )
 
 
@@ -71,6 +72,7 @@ def chatml(name: str, system: str | None = None, **changes: Any) -> PromptFormat
         stop=("<|im_end|>",),
         bos=False,
         special=("<|im_start|>", "<|im_end|>"),
+        own_system="<|im_start|>system\n{system}<|im_end|>\n",
         borders=(user.strip(), assistant.strip()),
     )
     return replace(found, **changes)
@@ -96,5 +98,6 @@ def llama3(name: str, system: str | None = None, **changes: Any) -> PromptFormat
         special=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
         strips=True,
         borders=("<|start_header_id|>",),
+        own_system=f"{header('system')}{{system}}<|eot_id|>",
     )
     return replace(found, **changes)

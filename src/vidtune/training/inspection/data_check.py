@@ -10,7 +10,7 @@ from vidtune.checkpoints.composition import config_of
 from vidtune.checkpoints.fit_processor import build_processor, processor_of, recipe_processor
 from vidtune.checkpoints.recognise import recognise
 from vidtune.data.checking.check import DataCheck
-from vidtune.data.checking.findings import DataReport
+from vidtune.data.checking.findings import DataReport, Finding
 from vidtune.data.sources import data_sets
 from vidtune.data.tables import AnnotationTable
 from vidtune.machine.cores import media_workers
@@ -26,6 +26,9 @@ from vidtune.training.setup.examples import check_features, example_maker
 from vidtune.training.setup.exclusions import too_many
 from vidtune.training.setup.run_folder import CHECKED_FILES, EXCLUSIONS, MEDIA_FACTS, TABLES, check_recipe, held
 from vidtune.training.setup.starting_model import sizes_of
+
+NAMED, FEW = 20, 3
+"""Number of samples that are named for each reason: of those that cannot be used, and of those that are kept."""
 
 
 def check_recipe_data(
@@ -93,7 +96,7 @@ def set_lists(recipe: Recipe, only: str | None = None) -> Iterator[str]:
 
 
 def describe(stage: Stage, report: DataReport, out: Path | None = None) -> str:
-    """Returns the report of a stage as lines: counts, every reason with the first sample it concerns, and advice.
+    """Returns the report of a stage as lines: counts, every reason with some samples that it concerns, and advice.
 
     Args:
         out: folder of the run, where samples that cannot be used are recorded; None: they are not.
@@ -101,11 +104,16 @@ def describe(stage: Stage, report: DataReport, out: Path | None = None) -> str:
     unusable = sum(report.excluded.values())
     held = f"{counted(report.num_samples, 'sample')}, {counted(report.num_files, 'file')}"
     lines = [f"{stage.name}: {held}, {unusable} unusable"]
+    lines += [f"  {note}" for note in report.notes]
     for what, counts in (("unusable", report.excluded), ("kept", report.noted)):
         for reason, count in counts.most_common():
-            first = next(finding for finding in report.findings if finding.reason == reason)
-            own = f" ({first.original_id})" if first.original_id else ""
-            lines.append(f"  {count:>7} {what}: {reason}; first: {first.id}{own}: {first.detail}")
+            found = [finding for finding in report.findings if finding.reason == reason]
+            lines.append(f"  {count:>7} {what}: {reason}; first: {_told(found[0])}")
+            named = NAMED if what == "unusable" else FEW
+            lines += [f"          {_told(finding)}" for finding in found[1:named]]
+            if len(found) > named:
+                where = "" if out is None else f"; {out / stage.name / EXCLUSIONS} lists those that are left out"
+                lines.append(f"          and {len(found) - named} more{where}")
     if out is not None and unusable:
         then = "refuses this stage" if refusal(stage, report) else "goes on without them"
         lines.append(
@@ -121,11 +129,18 @@ def refusal(stage: Stage, report: DataReport) -> str | None:
     start = f"stage {stage.name!r}: "
     if unusable == report.num_samples:
         return f"{start}none of its {unusable} samples can be used" if unusable else f"{start}its data hold no sample"
+    if report.unusable_sources:
+        return f"{start}none of the samples of {', '.join(report.unusable_sources)} can be used"
     if too_many(unusable, report.num_samples, stage.max_excluded):
         return f"{start}{unusable} of {report.num_samples} samples cannot be used, more than max_excluded " + (
             f"({stage.max_excluded:g}): training would stop; mend the data, or raise max_excluded"
         )
     return None
+
+
+def _told(finding: Finding) -> str:
+    own = f" ({finding.original_id})" if finding.original_id else ""
+    return f"{finding.id}{own}: {finding.detail}"
 
 
 def _check_stage(

@@ -6,6 +6,8 @@ the data of stages that are finished.
 """
 
 import hashlib
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.sources import of_each_file
 from vidtune.data.tables import AnnotationFile, AnnotationTable
 from vidtune.errors import UserError
-from vidtune.foreign.documents import read_json
+from vidtune.foreign.documents import read_json, read_object
 from vidtune.machine.files import write_json_atomically
 from vidtune.media.kept.identity import content_hash
 from vidtune.recipe.stored import with_places
@@ -45,6 +47,18 @@ def has_record(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
+def known_contents(folder: Path, checkpoints: Iterable[Path]) -> set[str]:
+    """Returns the hashes by which the folder of a stage knows its annotation files: of its record and checkpoints."""
+    found: set[str] = set()
+    # What is absent or damaged is named by whoever needs it.
+    with suppress(OSError, UserError, KeyError, TypeError):
+        found.update(source["annotations"] for source in read_json(folder / RECORD))
+    for place in checkpoints:
+        with suppress(OSError, UserError, KeyError, TypeError):
+            found.update(file["content"] for file in read_json(place / "state.json")["plan"]["files"])
+    return found
+
+
 def other_content(folder: Path, stage: Stage, cache: Path) -> str | None:
     """Returns the path of data of a stage that hold something else than the record says, or None.
 
@@ -58,6 +72,8 @@ def other_content(folder: Path, stage: Stage, cache: Path) -> str | None:
         UserError: annotations cannot be read.
     """
     recorded, sources = read_json(folder / RECORD), of_each_file(stage.data)
+    if not isinstance(recorded, list) or not all(isinstance(one, dict) for one in recorded):
+        raise UserError(f"{folder / RECORD}: expected a list of what each data source holds; remove this file")
     if len(recorded) != len(sources):
         return str(stage.data[-1].annotations)
     for source, old in zip(sources, recorded, strict=True):
@@ -65,10 +81,12 @@ def other_content(folder: Path, stage: Stage, cache: Path) -> str | None:
             return source.annotations
         if _paths(source) == old.get("paths"):
             continue
-        now = _content(source, AnnotationTable.open([source], cache).files[0])
-        if now["annotations"] != old.get("annotations"):
+        file = AnnotationTable.open([source], cache).files[0]
+        now = _content(source, file)
+        if not file.is_known_by(old.get("annotations")):
             return source.annotations
-        pairs = zip(now["files"], old.get("files", ()), strict=False)
+        then = old.get("files")
+        pairs = zip(now["files"], then if isinstance(then, list) else (), strict=False)
         if any(one != other for one, other in pairs if one is not None and other is not None):
             return source.media or next(iter(source.features.values()), source.annotations)
     return None
@@ -96,7 +114,7 @@ def places_of_claim(out: Path, earlier: Recipe, recipe: Recipe) -> Recipe:
     Raises:
         UserError: a place moved and holds something else.
     """
-    recorded = read_json(out / PLACES) if (out / PLACES).is_file() else {}
+    recorded = read_object(out / PLACES) if (out / PLACES).is_file() else {}
     before, names = _places(earlier), {stage.name for stage in recipe.stages}
 
     def place_then(key: str, place: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from vidtune.data.problems import SampleProblem
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
+from vidtune.foreign.documents import require_types
 from vidtune.machine.records import RecordWriter, numbered_records
 from vidtune.media.file_version import GONE, FileVersion, version_of
 
@@ -76,10 +77,10 @@ def excluded_from(record: Any, where: str) -> Excluded:
         raise UserError(f"{where}: expected an object, found {type(record).__name__}")
     if unknown := sorted(set(record) - set(_TYPES)):
         raise UserError(f"{where}: unknown key {unknown[0]!r}; was it written by another version?")
-    values = {"rank": 0, "seconds": 0.0, "file": None, "data": None, **record}
-    for key, kind in _TYPES.items():
-        if key not in values or not isinstance(values[key], kind):
-            raise UserError(f"{where}: {key!r} is missing or has a wrong value; mend or remove this line")
+    try:
+        require_types({"rank": 0, "seconds": 0.0, **record}, _TYPES)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}; mend or remove this line") from None
     return Excluded(**record)
 
 
@@ -121,7 +122,9 @@ class ExclusionList:
             name, _, number = sample.rpartition(":")
             if content is None:
                 return True
-            if name not in files or files[name].content_hash != content:
+            if name not in files or not files[name].is_known_by(content):
+                return False
+            if not (number.isdecimal() and int(number) < len(files[name])):
                 return False
             if versions is None or self.has_begun:
                 return True

@@ -21,7 +21,7 @@ from vidtune.processing.batch import IGNORED, Example
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage, Train
 from vidtune.training.ranks.group import Ranks
-from vidtune.training.setup.data_contents import has_record, record_contents
+from vidtune.training.setup.data_contents import has_record, known_contents, record_contents
 from vidtune.training.setup.examples import example_maker, stage_processor
 from vidtune.training.setup.exclusions import ExclusionList
 from vidtune.training.setup.run_folder import EXCLUSIONS, MEDIA_FACTS, TABLES, results
@@ -143,7 +143,8 @@ def _open_data(
             display(f"{stage.name}: {task}", done, total)
 
         config = prepared.model.config
-        data = open_stage_data(recipe, stage, make, config, out / TABLES, exclusions, tell)
+        known = known_contents(out / stage.name, results(out, stage.name))
+        data = open_stage_data(recipe, stage, make, config, out / TABLES, exclusions, tell, known)
         if is_main and not (has_record(out / stage.name) and has_begun):
             record_contents(out / stage.name, stage, data.table)
         return data, exclusions

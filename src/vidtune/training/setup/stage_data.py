@@ -1,7 +1,7 @@
 """The data of a stage before it runs: annotations, lengths, excluded samples, and the plan."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,7 @@ def open_stage_data(
     cache: Path,
     exclusions: ExclusionList,
     progress: ProgressCallback | None = None,
+    known: Collection[str] = (),
 ) -> StageData:
     """Open the data of a stage. Annotations that were not parsed before are parsed, and their lengths are counted.
 
@@ -87,12 +88,13 @@ def open_stage_data(
         config: of the model.
         cache: folder of parsed tables and lengths.
         progress: called while samples are counted.
+        known: hashes by which the run knows its annotation files, see `AnnotationTable.open`.
 
     Raises:
         UserError: annotations that are missing, broken, empty or mostly not usable; a sample longer than a pack; data
             that train nothing.
     """
-    table, lengths, left_out = _usable_samples(stage, make, cache, exclusions, progress)
+    table, lengths, left_out = _usable_samples(stage, make, cache, exclusions, progress, known)
     _require_room(stage, table, lengths)
     check_lengths(config.text_config, lengths.tokens)
     _require_words(stage, table)
@@ -104,17 +106,22 @@ def open_stage_data(
                 f"stage {stage.name!r}: {source.path}: weight {source.weight:g} takes none of its {source.count} "
                 "samples; raise it, or remove the source"
             )
-    notes = [*left_out_sets(stage.data), *check_supervision(stage, config, table, plan, make)]
+    notes = [*left_out_sets(stage.data), *table.notes(), *check_supervision(stage, config, table, plan, make)]
     if left_out:
         notes.append(f"{left_out} of {left_out + len(table)} samples are left out; {exclusions.path} lists them")
     return StageData(table, plan, make, recipe.seed, notes, left_out)
 
 
 def _usable_samples(
-    stage: Stage, make: ExampleMaker, cache: Path, exclusions: ExclusionList, progress: ProgressCallback | None
+    stage: Stage,
+    make: ExampleMaker,
+    cache: Path,
+    exclusions: ExclusionList,
+    progress: ProgressCallback | None,
+    known: Collection[str],
 ) -> tuple[AnnotationTable, LengthTable, int]:
     """Returns the samples that can be used, their lengths, and the number of the others, which are recorded."""
-    whole = AnnotationTable.open(stage.data, cache)
+    whole = AnnotationTable.open(stage.data, cache, known)
     table = whole.without(exclusions.checked_ids(whole))
     lengths = open_lengths(table, make, cache, workers=available_cores(), progress=progress)
     unusable = np.flatnonzero(lengths.tokens == 0)
@@ -128,6 +135,7 @@ def _usable_samples(
     if not len(table):
         why = f"; the first: {problems[0]}" if problems else ""
         raise UserError(f"stage {stage.name!r}: its annotations hold no sample to train on{why}")
+    _require_each(stage, whole, table, problems)
     return table, lengths, len(whole) - len(table)
 
 
@@ -177,6 +185,17 @@ def _require_few(stage: Stage, recorded: int, problems: list[SampleProblem], sam
         f"stage {stage.name!r}: {recorded + len(problems)} of {samples} samples cannot be used ({', '.join(reasons)}), "
         f"more than max_excluded ({stage.max_excluded:g}); {first}{mend}, or raise max_excluded"
     )
+
+
+def _require_each(
+    stage: Stage, whole: AnnotationTable, usable: AnnotationTable, problems: Sequence[SampleProblem]
+) -> None:
+    """Raise UserError if a file has samples, but none that can be used."""
+    for file, before, now in zip(whole.files, whole.counts, usable.counts, strict=True):
+        if before and not now:
+            own = [problem for problem in problems if problem.sample.rpartition(":")[0] == file.name]
+            why = f"; the first: {own[0]}" if own else ""
+            raise UserError(f"stage {stage.name!r}: {file.path}: none of its {before} samples can be used{why}")
 
 
 def _require_room(stage: Stage, table: AnnotationTable, lengths: LengthTable) -> None:

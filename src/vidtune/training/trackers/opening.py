@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vidtune.errors import UserError
-from vidtune.foreign.documents import read_json
+from vidtune.errors import ForeignFileError, UserError
+from vidtune.foreign.documents import read_object
 from vidtune.machine.files import write_json_atomically
 from vidtune.recipe.types import Recipe
 from vidtune.training.log import Tracker, last_logged_step
@@ -103,7 +103,7 @@ def open_trackers(
     """
     folder = folder.resolve()
     fresh = first_step == 0 and folder.name == recipe.stages[0].name
-    state = _read_state(folder / STATE)
+    state = _read_state(folder / STATE, note)
     state["seen_until"] = max(state["seen_until"], last_logged_step(folder))
     opened: list[Tracker] = []
     for name in names:
@@ -127,5 +127,18 @@ def open_trackers(
     return Trackers(opened)
 
 
-def _read_state(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {"seen_until": 0, "ids": {}}
+def _read_state(path: Path, note: Callable[[str], None]) -> dict[str, Any]:
+    """What is known of the trackers of a stage. A damaged file is as none, and a note says so."""
+    state: dict[str, Any] = {"seen_until": 0, "ids": {}}
+    if not path.is_file():
+        return state
+    try:
+        found = read_object(path)
+    except ForeignFileError as error:
+        note(f"{error}; the trackers begin new runs")
+        return state
+    ids, seen = found.get("ids"), found.get("seen_until")
+    if type(seen) is not int or not isinstance(ids, dict) or not all(isinstance(id, str) for id in ids.values()):
+        note(f"{path}: 'ids' or 'seen_until' has a wrong value; the trackers begin new runs")
+        return state
+    return {"seen_until": seen, "ids": ids}

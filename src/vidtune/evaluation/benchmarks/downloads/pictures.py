@@ -6,12 +6,17 @@ _EVAL_ZIP = "https://drive.google.com/file/d/1atZSBBrAX54yYpxtVVW33zFvcnaHeFPy"
 
 
 def _pictures(
-    items: int, media: int | None, folder: str, *others: tuple[str, str, str], answers_hidden: bool = False
+    items: int,
+    media: int | None,
+    folder: str,
+    *others: tuple[str, str, str],
+    answers_hidden: bool = False,
+    counted: bool = False,
 ) -> Facts:
     """Facts of a set whose questions are in the archive of LLaVA."""
     archive = Download("eval.zip of LLaVA: questions of all such sets", _EVAL_ZIP, f"{folder}/")
     files = (Download(what, url, f"{folder}/{place}") for what, url, place in others)
-    return Facts(items, media, (archive, *files), medium="pictures", answers_hidden=answers_hidden)
+    return Facts(items, media, (archive, *files), medium="pictures", counted=counted, answers_hidden=answers_hidden)
 
 
 def _mmbench(items: int | None, table: str) -> Facts:
@@ -62,6 +67,7 @@ PICTURE_SETS: dict[str, Facts] = {
         "pope",
         ("output/coco of POPE at e3e3926", "github.com/AoiDragon/POPE", "coco/"),
         ("COCO val2014", "http://images.cocodataset.org/zips/val2014.zip", "val2014/"),
+        counted=True,  # 2910 of category random, 3000 of each other
     ),
     "mme": _pictures(
         2374,
@@ -111,6 +117,7 @@ PICTURE_SETS: dict[str, Facts] = {
             ),
         ),
         medium="pictures",
+        counted=True,
     ),
     "mm_vet": _pictures(
         218,
@@ -121,6 +128,7 @@ PICTURE_SETS: dict[str, Facts] = {
             "https://github.com/yuweihao/MM-Vet/releases/download/v1/mm-vet.zip",
             "",
         ),
+        counted=True,
     ),
 }
 """Name of a benchmark -> its facts."""

@@ -29,6 +29,7 @@ from vidtune.evaluation.metrics.choices import ACCURACY, READERS, Choice, score_
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import ChoiceRules, GenerationRules, Protocol
 from vidtune.evaluation.question import Prediction, QuestionSet
+from vidtune.foreign.files import read_foreign
 from vidtune.machine.files import atomic_file
 
 CHINESE = "请直接回答选项字母。"
@@ -218,7 +219,7 @@ def _written(path: Path, rows: Sequence[Mapping[str, Cell]]) -> list[str]:
 
 
 def _write(path: Path, picture: bytes) -> None:
-    if path.is_file() and path.stat().st_size == len(picture) and path.read_bytes() == picture:
+    if path.is_file() and path.stat().st_size == len(picture) and read_foreign(path) == picture:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

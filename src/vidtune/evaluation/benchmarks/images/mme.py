@@ -23,7 +23,7 @@ from vidtune.evaluation.benchmarks.images.base import (
 )
 from vidtune.evaluation.benchmarks.measured import Item, Measured
 from vidtune.evaluation.benchmarks.named_files import PICTURE_EXTENSIONS
-from vidtune.evaluation.benchmarks.test_set_files import each_once, read_text, set_folder
+from vidtune.evaluation.benchmarks.test_set_files import each_once, set_folder, text_and_bytes
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues
 from vidtune.evaluation.metrics.images.mme import (
     COGNITION,
@@ -133,7 +133,7 @@ def _release(release: Path) -> tuple[dict[tuple[str, str, str], AskedPicture], l
         for path in _files(texts):
             if path.suffix != ".txt":
                 continue
-            text, content = read_text(path)
+            text, content = text_and_bytes(path)
             contents.append(content)
             picture = (pictures.relative_to(release) / names.get(path.stem, f"{path.stem}.jpg")).as_posix()
             for one in _lines(path, text, picture, kind):

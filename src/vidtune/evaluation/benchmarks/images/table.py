@@ -14,7 +14,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.test_set_files import read_text
+from vidtune.evaluation.benchmarks.test_set_files import text_and_bytes
 
 NO_VALUE = frozenset(
     (
@@ -33,7 +33,7 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, Cell]], bytes]:
         UserError: the file cannot be read, is no UTF-8, has no row, a column twice, or a row of another length; names
             file and row.
     """
-    text, content = read_text(path)
+    text, content = text_and_bytes(path)
     csv.field_size_limit(sys.maxsize)
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))

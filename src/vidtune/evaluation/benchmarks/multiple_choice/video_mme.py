@@ -28,9 +28,11 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
 )
 from vidtune.evaluation.benchmarks.multiple_choice.subtitles import lines_in_frames, shown_lines, timed_lines
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list, read_text, set_file
+from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list, set_file
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup
 from vidtune.evaluation.question import QuestionSet
+from vidtune.foreign.documents import read_text
+from vidtune.foreign.files import read_foreign
 
 FILES = ("videomme.jsonl", "videomme.json", "test.jsonl", "test.json")
 DURATIONS = ("short", "medium", "long")
@@ -66,7 +68,7 @@ class VideoMME(MultipleChoice):
         places = {name: folder / SUBTITLES / f"{name}.srt" for name in found}
         subtitles = {name: place if place.is_file() else None for name, place in places.items()}
         fields = self.fields(subtitles, videos)
-        contents = [content, *(place.read_bytes() for place in subtitles.values() if place is not None)]
+        contents = [content, *(read_foreign(place) for place in subtitles.values() if place is not None)]
         return folder, [replace(one, fields={**one.fields, **fields[one.video]}) for one in asked], b"\0".join(contents)
 
     def lacking(self, questions: QuestionSet) -> Mapping[str, Sequence[str]]:
@@ -108,7 +110,7 @@ def _whole_subtitles(subtitles: Mapping[str, Path | None], videos: Mapping[str, 
     """All lines. What speaks of them depends on whether there are any, what announces them on the file."""
     found = {}
     for name, path in subtitles.items():
-        lines = [] if path is None else shown_lines(read_text(path)[0])
+        lines = [] if path is None else shown_lines(read_text(path))
         found[name] = {
             "listed": "" if path is None else LISTED + "\n".join(lines),
             "and": " and subtitles" if lines else "",
@@ -123,7 +125,7 @@ def _subtitles_of_frames(subtitles: Mapping[str, Path | None], videos: Mapping[s
     named = {name: path for name, path in subtitles.items() if path is not None and name in videos}
     for name, info in probed({name: videos[name] for name in named}).items():
         frames = np.linspace(0, info.num_frames - 1, FRAMES, dtype=int).tolist()
-        lines = lines_in_frames(timed_lines(named[name], read_text(named[name])[0]), frames, info.fps)
+        lines = lines_in_frames(timed_lines(named[name], read_text(named[name])), frames, info.fps)
         found[name] = {"listed": LISTED + "\n".join(lines)}
     return found
 

@@ -27,9 +27,8 @@ from string import ascii_uppercase
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.test_set_files import read_text
-from vidtune.evaluation.foreign_json import ForeignValueError, half_characters, parse_json
 from vidtune.evaluation.protocol import canonical_json
+from vidtune.foreign.documents import JsonError, parse_json, read_text, whole_characters
 from vidtune.spelling import counted
 
 MEDIA = ("video", "image")
@@ -102,7 +101,7 @@ def read_own_file(path: Path) -> OwnFile:
     Raises:
         UserError: the file cannot be read, holds no question, or wrong lines, all of which are named with line and id.
     """
-    text, _ = read_text(path)
+    text = read_text(path)
     questions: list[OwnQuestion] = []
     wrong: list[tuple[int, str]] = []
     unread: dict[str, None] = {}
@@ -148,17 +147,12 @@ def _together(questions: list[OwnQuestion]) -> Iterator[tuple[int, str]]:
 
 def _object(line: str) -> dict[str, Any]:
     try:
-        value = parse_json(line)
-    except json.JSONDecodeError as error:
-        raise _Wrong(f"column {error.colno}: not valid JSON ({error.msg})") from None
-    except ForeignValueError as error:
-        raise _Wrong(str(error)) from None
-    except RecursionError:
-        raise _Wrong("nested too deeply") from None
+        value = whole_characters(parse_json(line, keys_once=True))
+    except JsonError as error:
+        place = "" if error.column is None else f"column {error.column}: "
+        raise _Wrong(f"{place}not valid JSON ({error.reason})") from None
     if not isinstance(value, dict):
         raise _Wrong(f"expected an object, found {type(value).__name__}")
-    if place := next(half_characters(value), None):
-        raise _Wrong(f"holds half a character, such as \\ud800{place}; write the whole character")
     return value
 
 

@@ -26,7 +26,7 @@ from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBench
 from vidtune.evaluation.benchmarks.multiple_choice.base import AUTHORS_FRAMES, LMMS_EVAL_FRAMES
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
 from vidtune.evaluation.benchmarks.temporal_grounding.reading import first_pair, first_pair_of_sentences
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list, read_text
+from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list, text_and_bytes
 from vidtune.evaluation.metrics.base import TaskValues
 from vidtune.evaluation.metrics.grounding import Interval, score_grounding
 from vidtune.evaluation.outcome import Metric
@@ -152,7 +152,7 @@ def _find(data: Path, title: str) -> Path:
 
 def _read_lines(path: Path) -> tuple[list[Any], bytes]:
     """The entries of the original text file."""
-    text, content = read_text(path)
+    text, content = text_and_bytes(path)
     entries = []
     for number, line in enumerate(text.splitlines(), start=1):
         found = _LINE.fullmatch(line.strip())

@@ -4,13 +4,14 @@ import datetime
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.address import OPENAI_URL
 from vidtune.evaluation.judges.limits import Prices
+from vidtune.foreign.yaml_document import parse_yaml, read_yaml
 from vidtune.recipe.mistakes import first_mistake
 
 VARIABLE = "VIDTUNE_PRICES"
@@ -49,29 +50,19 @@ def prices_of(model: str, url: str | None = None, table: Path | None = None) -> 
         UserError: the table cannot be read, or an entry is no price.
     """
     asked = (url or OPENAI_URL).rstrip("/")
-    for price in (*(_entries(table.name, _text(table)) if table else ()), *_entries(_SHIPPED, _shipped())):
+    own = _entries(str(table), read_yaml(table).value) if table else ()
+    for price in (*own, *_entries(_SHIPPED, parse_yaml(_shipped(), _SHIPPED).value)):
         if price.model == model and (price.url is None or price.url.rstrip("/") == asked):
             where = ", ".join(filter(None, (price.source, price.date and price.date.isoformat())))
             return Prices(price.input, price.output, price.currency, where)
     return None
 
 
-def _text(table: Path) -> str:
-    try:
-        return table.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{table}: cannot be read as a price table ({error})") from None
-
-
 def _shipped() -> str:
     return resources.files(__package__).joinpath(_SHIPPED).read_text(encoding="utf-8")
 
 
-def _entries(name: str, text: str) -> Iterator[Price]:
-    try:
-        entries = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: no YAML ({' '.join(str(error).split())})") from None
+def _entries(name: str, entries: Any) -> Iterator[Price]:
     if not isinstance(entries, list):
         raise UserError(f"{name}: expected a list of prices, each with model, input and output")
     for number, entry in enumerate(entries, start=1):

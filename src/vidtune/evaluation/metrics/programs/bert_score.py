@@ -10,7 +10,6 @@ The encoder is a folder of transformers; nothing is downloaded.
 Legend: B texts, N tokens, C width of the encoder.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidtune.checkpoints.files.fingerprint import checkpoint_fingerprint
-from vidtune.errors import UserError
+from vidtune.errors import ForeignFileError, UserError
 from vidtune.evaluation.metrics.base import MetricValues, check_pairs
+from vidtune.foreign.documents import read_object
+from vidtune.foreign.files import reading
 
 if TYPE_CHECKING:
     import torch
@@ -58,8 +59,9 @@ def bert_score_identity() -> dict[str, Any] | None:
     if bert_score_problem() is not None:
         return None
     folder = Path(os.environ[ENVIRONMENT])
-    config = json.loads((folder / "config.json").read_text())
-    layer = _layer(str(config.get("model_type")), int(config.get("num_hidden_layers", 0)))
+    config = read_object(folder / "config.json")
+    with reading(folder / "config.json"):
+        layer = _layer(str(config.get("model_type")), int(config.get("num_hidden_layers", 0)))
     content = checkpoint_fingerprint(folder)
     return {"model": folder.resolve().name, "fingerprint": content, "layer": layer, "rescaled": False}
 
@@ -81,11 +83,12 @@ class BertScore:
         if not chosen:
             raise UserError(f"BERTScore: {bert_score_problem()}")
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(chosen, add_prefix_space=True, **OWN_CODE)
-            self._model: Any = AutoModel.from_pretrained(chosen, **OWN_CODE).eval()
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(f"BERTScore: {chosen} holds no model and tokenizer of transformers ({reason})") from None
+            with reading(chosen):
+                self._tokenizer: Any = AutoTokenizer.from_pretrained(chosen, **OWN_CODE, add_prefix_space=True)
+                self._model: Any = AutoModel.from_pretrained(chosen, **OWN_CODE).eval()
+        except ForeignFileError as error:
+            reason = f"BERTScore: {chosen} holds no model and tokenizer of transformers"
+            raise UserError(f"{reason}: {error.reason}") from None
         if self._tokenizer.pad_token is None or self._tokenizer.num_special_tokens_to_add() != 2:
             raise UserError(f"BERTScore: {chosen}: its texts have no first and last token; give an encoder, as BERT is")
         config = self._model.config

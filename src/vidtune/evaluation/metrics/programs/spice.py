@@ -9,10 +9,13 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from vidtune.errors import UserError
+from vidtune.errors import ForeignFileError, UserError
 from vidtune.evaluation.metrics.base import MetricValues, check_pairs
 from vidtune.evaluation.metrics.java import SPICE_JAR, UTF8, java_problem, java_program
+from vidtune.foreign.documents import read_json
+from vidtune.foreign.files import reading
 
 PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 """Files that the program needs in ``lib`` beside it."""
@@ -55,8 +58,9 @@ def spice(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> Me
         command = [java, MEMORY, UTF8, "-jar", str(jar), str(asked), "-out", str(said), "-subset", "-silent"]
         done = subprocess.run(command, capture_output=True, cwd=jar.parent, check=False)
         try:
-            values = _read(said.read_text(), len(items))
-        except (OSError, ValueError, KeyError, TypeError):
+            with reading(said):
+                values = _read(read_json(said), len(items))
+        except ForeignFileError:
             lines = done.stderr.decode(errors="replace").strip().split("\n")
             cause = next((line.strip() for line in lines if "xception" in line or "rror" in line), lines[-1].strip())
             code = f"exit code {done.returncode}"
@@ -64,13 +68,13 @@ def spice(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> Me
     return MetricValues.mean(values)
 
 
-def _read(text: str, count: int) -> list[float]:
+def _read(records: Any, count: int) -> list[float]:
     """The F value of each item, in the order of the items.
 
     Raises:
-        ValueError: not JSON, or not one value per item.
+        ValueError: not one value per item.
     """
-    found = {record["image_id"]: float(record["scores"]["All"]["f"]) for record in json.loads(text)}
+    found = {record["image_id"]: float(record["scores"]["All"]["f"]) for record in records}
     if sorted(found) != list(range(count)):
         raise ValueError(f"{len(found)} values for {count} items")
     return [found[number] for number in range(count)]
