@@ -1,6 +1,17 @@
-"""``python -m vidtune``, so that torchrun and Slurm can start it as a module."""
+"""``python -m vidtune`` and the command ``vidtune``; torchrun and Slurm start it as a module."""
 
-from vidtune.cli.main import main
+import sys
+
+
+def main() -> None:
+    """Run one command and leave the process. Ctrl-C may also come while the modules are loaded."""
+    try:
+        from vidtune.cli.main import main as command
+    except KeyboardInterrupt:
+        print("interrupted before it began", file=sys.stderr)
+        sys.exit(130)
+    command()
+
 
 if __name__ == "__main__":
     main()

@@ -24,7 +24,11 @@ class ForeignFileError(UserError):
     Args:
         path: the file.
         reason: what is wrong with it, without the path.
+
+    ``cause``: how lists of samples that were left out tell such errors apart.
     """
+
+    cause = "bad file"
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -38,12 +42,27 @@ class ForeignFileError(UserError):
 class MediaError(ForeignFileError):
     """A media file that cannot be read, or whose reading takes too long."""
 
+    def seen_from(self, path: str) -> str:
+        """The reason, with the path if the error is about another file than ``path``: a frame in this folder."""
+        return self.reason if self.path == path else str(self)
+
+
+class UnreadMediaError(MediaError):
+    """A media file that could not be read then, for a reason of the machine: a killed worker, a disk that is slow.
+
+    It says nothing about the file, which is tried again.
+    """
+
+    cause = "not read then"
+
 
 class ItemError(MediaError):
     """Something that an annotation asks of a media file and that is not there, such as a box outside the frame.
 
     It says nothing about the file: other samples may use it.
     """
+
+    cause = "annotation"
 
 
 @contextmanager

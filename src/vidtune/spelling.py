@@ -1,4 +1,4 @@
-"""Texts: suggests the nearest known name for an unknown one, counts things, and finds half a character."""
+"""Texts: suggests the nearest known name for an unknown one, counts things, finds half a character, shows controls."""
 
 import difflib
 import re
@@ -6,6 +6,16 @@ from collections.abc import Iterable
 
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 r"""Half a character, such as a lone ``\ud800`` in JSON: no file can store it, and no tokenizer takes it."""
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def visible(text: str) -> str:
+    r"""Returns a text as a terminal may get it: control characters, which it would obey, become escapes (``\x1b``).
+
+    Tabs and line ends stay.
+    """
+    return text.translate(_CONTROLS)
 
 
 def counted(number: int, thing: str) -> str:

@@ -102,6 +102,23 @@ def test_errors_are_asked_again_only_on_request(data, tmp_path):
     assert (summary.answered, summary.errors, len(engine.asked)) == (10, 0, 3)
 
 
+def test_what_could_not_be_read_then_is_open_and_asked_again_by_the_same_call(data, tmp_path):
+    """In the end everything is as if nothing had happened."""
+    killed = {f"clip{n}.mp4": "the process reading it died after 0.1 s (SIGKILL)" for n in (1, 2)}
+    summary = stub_run(data, tmp_path / "run", StubEngine(errors=killed, open=True))
+    undisturbed = stub_run(data, tmp_path / "undisturbed")
+    assert (summary.errors, summary.complete) == (0, False)
+    assert summary.open == undisturbed.planned - summary.answered > 3
+    [reason] = summary.ledger.reasons()
+    assert f"{summary.open} not asked yet: the process reading it died (SIGKILL); the same command asks again" in reason
+    assert not (tmp_path / "run" / "merge.jsonl").exists()
+    for still, left in (({"clip1.mp4": "again"}, 3), ({}, 0)):
+        summary = stub_run(data, tmp_path / "run", StubEngine(errors=still, open=True))
+        assert (summary.open, summary.complete) == (left, not left)
+    for name in ("predictions.jsonl", "merge.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
 def test_an_empty_answer_is_an_answer(data, tmp_path):
     summary = stub_run(data, tmp_path / "run", StubEngine({"question 3?": ""}))
     assert summary.answered == 10

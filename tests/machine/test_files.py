@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
 import time
@@ -24,6 +25,7 @@ from vidtune.machine.files import (
     write_json_atomically,
     write_text_atomically,
 )
+from vidtune.machine.records import RecordWriter, read_values
 
 
 def names(folder):
@@ -140,6 +142,27 @@ def test_a_full_disk_is_one_line_whatever_the_library_says(written, error, tmp_p
     ):
         raise error
     assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
+
+
+def test_what_the_disk_refuses_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
+    path, lines = tmp_path / "out.json", tmp_path / "lines.jsonl"
+    with RecordWriter(lines) as records:
+        records.append("whole")
+        before = lines.read_bytes()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+        try:
+            for write in (lambda: write_json_atomically(path, "long" * 9), lambda: records.append("long" * 9)):
+                with pytest.raises(OSError, match="File too large") as caught:
+                    write()
+                assert caught.value.filename in (str(path), str(lines))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert list(read_values(lines)) == ["whole"] and lines.read_bytes().startswith(before)
+    with RecordWriter(lines) as records:
+        records.append("more")
+    assert list(read_values(lines)) == ["whole", "more"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".lines.jsonl.lock", "lines.jsonl"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("inline_container.cc: bad"), OSError(errno.EIO, "x"), ValueError("y")])

@@ -1,5 +1,6 @@
 """Worker processes and the server that they are forked from."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from worker_bodies import die, double, echo, hang, write_to
+from worker_bodies import die, die_once, double, echo, hang, write_to
 
 from vidtune.errors import UserError
 from vidtune.machine import workers
@@ -147,3 +148,24 @@ def test_a_mistake_and_a_dead_process_are_told_apart(tmp_path):
         list(work_in_processes(partial(double, str(tmp_path)), [-1], 2))
     with pytest.raises(UserError, match="a worker process died"):
         list(work_in_processes(die, [0, 1], 2))
+
+
+def test_ctrl_c_does_not_reach_a_process_that_starts(monkeypatch):
+    """It would end with a traceback of its own."""
+    held = []
+
+    def start(*_, **__):
+        held.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        raise OSError(errno.EAGAIN, "no process")
+
+    monkeypatch.setattr(workers.subprocess, "Popen", start)
+    with pytest.raises(UserError, match=r"cannot start \(no process\)"):
+        workers._Server()
+    assert {signal.SIGINT, signal.SIGTERM} <= held[0]
+    assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_worker_that_was_killed_costs_no_piece(tmp_path):
+    work = partial(die_once, str(tmp_path))
+    assert sorted(work_in_processes(work, range(5), 2)) == list(range(5))
+    assert {path.name for path in tmp_path.iterdir()} == {str(number) for number in range(5)}

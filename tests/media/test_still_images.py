@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from vidtune.errors import MediaError
-from vidtune.media.image import list_frames, read_image
+from vidtune.media.image import frame_images, frame_path, image_size, list_frames, read_image
 from vidtune.media.preprocessing.regions import RegionPreprocessing
+from vidtune.media.probe import probe
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 SIXTEEN = RAMP.astype(np.uint16) * 256 + 77
@@ -124,6 +125,40 @@ def test_an_error_of_any_type_in_a_damaged_picture_is_one_line(tmp_path: Path, m
     monkeypatch.setattr(Image.Image, "convert", fail)
     with pytest.raises(MediaError, match=r"picture\.png: is a damaged image \(unpack requires\)$"):
         read_image(str(tmp_path / "picture.png"))
+
+
+@pytest.mark.parametrize("kind", ["EPS", "ICO", "PCX"])
+def test_a_name_does_not_decide_which_reader_gets_a_file(kind: str, tmp_path: Path) -> None:
+    """Postscript would start a program."""
+    Image.fromarray(RAMP).convert("L").save(tmp_path / "photo.jpg", kind)
+    with pytest.raises(MediaError, match=r"photo\.jpg: is not an image file of a known format"):
+        read_image(str(tmp_path / "photo.jpg"))
+    with pytest.raises(MediaError, match=r"photo\.jpg: "):
+        probe(tmp_path / "photo.jpg")
+
+
+def test_a_damaged_header_is_the_fault_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(RAMP).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8] + struct.pack(">I", 5) + whole[12:21] + whole[25:])  # a header of 5 bytes
+    for read in (read_image, image_size, probe):
+        with pytest.raises(MediaError, match=r"a\.png: is a damaged image \(Truncated IHDR chunk\)"):
+            read(str(path))
+
+
+def test_a_frame_is_inside_its_folder_when_it_is_opened(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "frames", tmp_path / "secret.png"
+    folder.mkdir()
+    for path in (folder / "a.png", outside):
+        Image.new("RGB", (8, 6)).save(path)
+    paths = list_frames(str(folder))
+    (folder / "a.png").unlink()
+    (folder / "a.png").symlink_to(outside)  # after it was listed
+    with pytest.raises(MediaError, match=r"a\.png: leads out of"):
+        list(frame_images(paths, [0]))
+    with pytest.raises(MediaError, match=r"secret\.png: leads out of its folder"):
+        frame_path(str(folder), "../secret.png")
 
 
 def test_no_frame_of_a_folder_lies_outside_it(tmp_path):

@@ -1,5 +1,8 @@
 """Files with damaged or foreign numbers and texts: the frames of plain decoding, or one line about that file."""
 
+import errno
+import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +14,11 @@ from ffmpeg_program import encode
 from remuxed import remux
 from synthetic_clips import decode_plainly, write_clip
 
-from vidtune.errors import MediaError
+from vidtune.errors import MediaError, UnreadMediaError
 from vidtune.media.container import open_media
+from vidtune.media.feature_file import feature_shape, read_features
+from vidtune.media.image import read_image
+from vidtune.media.kept.identity import content_hash
 from vidtune.media.mp4_boxes import sample_times
 from vidtune.media.packets.table import is_decodable_order
 from vidtune.media.probe import probe
@@ -128,3 +134,39 @@ def test_an_error_of_senseless_numbers_is_one_line_about_its_file(sources: dict[
     reason = "needs more memory" if isinstance(error, MemoryError) else r"is damaged \(a b\)"
     with pytest.raises(MediaError, match=f"a.mp4: {reason}"), open_media(path, "video"):
         raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a b"), KeyError("a b"), AssertionError(), struct.error("a b")])
+def test_whatever_a_library_raises_costs_one_file(sources: dict[str, Path], error: Exception) -> None:
+    with (
+        pytest.raises(MediaError, match=r"a.mp4: is damaged \(.*(a b|AssertionError)"),
+        open_media(str(sources["mp4"]), "video"),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE, errno.EINVAL])
+def test_what_the_machine_cannot_do_is_not_the_fault_of_the_file(sources: dict[str, Path], number: int) -> None:
+    with pytest.raises(MediaError, match=r"a.mp4: cannot be read") as caught, open_media(str(sources["mp4"]), "video"):
+        raise OSError(number, os.strerror(number))
+    assert isinstance(caught.value, UnreadMediaError) == (number != errno.EINVAL)
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "device"])
+def test_no_pipe_and_no_device_is_opened(kind: str, tmp_path: Path) -> None:
+    """Each would wait for ever, in the main process too."""
+    for name in ("a.mp4", "a.png", "a.npy", "a.wav"):
+        path = tmp_path / name
+        if kind == "named pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to("/dev/zero")
+        readers = (
+            [read_features, feature_shape]
+            if name == "a.npy"
+            else [probe, read_image, lambda path: read_frames(path, [0])]
+        )
+        for read in readers:
+            with pytest.raises(MediaError, match=rf"{name}: is a {kind}, not a file"):
+                read(str(path))
+        assert content_hash(str(path)) is None

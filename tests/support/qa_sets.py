@@ -65,8 +65,10 @@ class StubEngine:
         errors: dict[str, str] | None = None,
         pause: float = 0.0,
         most: int | None = None,
+        open: bool = False,
     ) -> None:
         self.most = most
+        self.open = open
         self.replies = replies or {}
         self.errors = errors or {}
         self.pause = pause
@@ -83,7 +85,7 @@ class StubEngine:
             question = request.question.split("\n", 1)[1]
             text = self.replies.get(question, question.replace("question", "answer").replace("?", ""))
             if error is not None:
-                yield Answer(request.id, "", (), "error", f"{path}: {error}")
+                yield Answer.failed(request.id, f"{path}: {error}", self.open)
             else:
                 yield Answer(request.id, f" {text} </s>", (1, 2), "eos")
 

@@ -1,6 +1,7 @@
 """Functions that run in worker processes of the tests."""
 
 import os
+import signal
 import sys
 import time
 from multiprocessing.connection import Connection
@@ -35,3 +36,11 @@ def double(folder: str, number: int) -> None:
 
 def die(number: int) -> None:
     os._exit(3)
+
+
+def die_once(folder: str, number: int) -> None:
+    """Each piece kills its first worker."""
+    path = Path(folder, str(number))
+    if not path.exists():
+        path.touch()
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from training_world import COLOURS, conversation, mixed_samples
 
-from vidtune.errors import UserError
+from vidtune.errors import UnreadMediaError, UserError
 from vidtune.media import pool
 from vidtune.models.video_lm import VideoLM
 from vidtune.recipe.types import Recipe
@@ -33,23 +33,23 @@ def logged(out: Path, key: str) -> list[Any]:
 
 @pytest.fixture
 def fifo(media: Path) -> Iterator[str]:
-    """Name of a media file that never delivers its bytes."""
+    """Name of a pipe, which never delivers its bytes, in the place of a media file."""
     path = media / "never.mp4"
     os.mkfifo(path)
     yield path.name
     path.unlink()
 
 
-def test_file_that_hangs_is_ended_by_time_out_named_and_left_out(
+def test_what_is_no_file_is_named_and_left_out(
     make_recipe, media: Path, fifo: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     samples = [*mixed_samples(), conversation("<video>\nWhat is it?", "a box.", video=fifo)]
     out = tmp_path / "out"
-    run(make_recipe(samples, media_timeout=2, epochs=2), out)
+    run(make_recipe(samples, epochs=2), out)
     (entry,) = excluded(out)[:1]
     assert entry["id"].endswith(":11")
     assert entry["path"] == str(media / fifo)
-    assert "2 s" in entry["reason"]
+    assert (entry["reason"], entry["cause"]) == ("is a named pipe, not a file", "bad file")
     assert "never.mp4" in capfd.readouterr().err
     assert sum(logged(out, "samples")) == 2 * (len(samples) - 1)
     assert [e["id"] for e in excluded(out)] == [entry["id"]] * 2
@@ -88,6 +88,27 @@ def test_failure_is_replayed_on_resume_although_the_file_is_there_again(
         (media / "late.png").unlink()
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
     assert [entry["step"] for entry in excluded(out)] == [2, 5, 8]
+
+
+def test_a_file_that_could_not_be_read_then_costs_the_rest_of_one_epoch(
+    make_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where all epochs were requested before it failed; and a run that goes on leaves out the same steps."""
+    real, tries = pool.execute, iter(range(99))
+
+    def killed_first(job: pool.LoadJob) -> object:
+        if job.path.endswith("red.png") and not next(tries):
+            raise UnreadMediaError(job.path, "the process reading it died")
+        return real(job)
+
+    monkeypatch.setattr(pool, "execute", killed_first)
+    samples = [conversation("<image>\nWhich?", f"{n}", image="red.png") for n in range(2)]
+    recipe = make_recipe(samples, workers=0, order="sequential", global_batch_size=1, epochs=3)
+    run(recipe, tmp_path / "out")
+    assert logged(tmp_path / "out", "samples") == [0, 0, 1, 1, 1, 1]
+    assert [(e["step"], e["cause"], e["again"]) for e in excluded(tmp_path / "out")] == [
+        (0, "not read then", 2), (1, "not read then", 2)
+    ]  # fmt: skip
 
 
 def test_unusable_annotation_is_left_out(make_recipe, tmp_path: Path) -> None:

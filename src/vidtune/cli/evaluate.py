@@ -217,6 +217,8 @@ def evaluate(
             typer.echo(f"asked, with earlier sessions: {usage_words(usage)}")
         with scoring.of_one():
             _score(summary, judge if scoring.goes_on(summary.run_dir) else None)
+        with scoring.of_one():
+            _require_complete(summary)
     scoring.end()
 
 
@@ -238,6 +240,15 @@ def _asked_by_all(arguments: Sequence[str], processes: int) -> bool:
     if ended.code:
         raise LaunchFailed(ended.code)
     return 0 not in ended.lost
+
+
+def _require_complete(summary: "PredictionSummary") -> None:
+    """Raise UserError where questions are open: what was scored is not the whole run."""
+    if summary.open and summary.answered:
+        raise UserError(
+            f"{summary.run_dir}: {summary.open} of {summary.planned} questions are open: their videos could not be "
+            "read; run the same command again"
+        )
 
 
 def _score(summary: "PredictionSummary", judge: "Judge | str | None") -> None:

@@ -31,13 +31,17 @@ from vidtune.cli.runs.compare import compare
 from vidtune.cli.runs.export import export
 from vidtune.cli.runs.submit import submit
 from vidtune.cli.systems import systems
+from vidtune.cli.terminal.interrupts import INTERRUPTED, SAID, Interrupts
+from vidtune.cli.terminal.shown_text import shown_text
 from vidtune.cli.train import train
 from vidtune.cli.world import world
 from vidtune.errors import UserError
 from vidtune.machine.ranks.launch import LaunchFailed
 from vidtune.training.signals import TrainingInterrupted
 
-WRONG_INPUT, INTERRUPTED = UserError.exit_code, TrainingInterrupted.exit_code
+WRONG_INPUT = UserError.exit_code
+NO_MORE_FILES = os.strerror(errno.EMFILE)
+"""As libraries say it in errors of their own."""
 # Failures of the operating system that the user can mend; any other OSError is a bug and keeps its traceback.
 USER_ERRNOS = {
     errno.ENOENT,
@@ -87,16 +91,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave the process: 0 done, 2 the user's mistake, 130 interrupted."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # an answer may hold what the terminal, or no text at all, can hold
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(run(arguments))
+    with shown_text():
+        sys.exit(_interruptible(arguments))
+
+
+def _interruptible(arguments: Sequence[str] | None) -> int:
+    """Run one command; the exit code. Ctrl-C ends it in one line wherever it comes."""
+    interrupts = Interrupts()
+    try:
+        code = run(arguments)
+        return INTERRUPTED if interrupts.came and code == WRONG_INPUT else code
+    except BaseException as error:
+        if not interrupts.came and not isinstance(error, KeyboardInterrupt):
+            raise
+        print(SAID, file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        interrupts.end()
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
-        code = app(args=given, standalone_mode=False, obj=tuple(given)) or 0
+        # No text is coloured, and none that looks so is changed: see `terminal.shown_text`.
+        code = app(args=given, standalone_mode=False, obj=tuple(given), color=True) or 0
         if code == INTERRUPTED:
-            print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+            print(SAID, file=sys.stderr)
         return code
     except TrainingInterrupted as error:
         print(error, file=sys.stderr)
@@ -117,7 +138,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         where = f"{error.filename}: " if error.filename else ""
         return _refuse(where + (error.strerror or str(error)))
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if NO_MORE_FILES in str(error):
+            return _refuse(f"{NO_MORE_FILES.lower()}: allow more (`ulimit -n`), or use fewer workers")
         if not _is_out_of_memory(error):
             raise
         said = str(error).partition("\n")[0] or type(error).__name__

@@ -13,7 +13,8 @@ REASONS = 5
 
 
 class Asking(StrEnum):
-    """State of asking a question; `EMPTY` is an answer without any text."""
+    """State of asking a question; `EMPTY` is an answer without any text. One whose video could not be read then, for a
+    reason of the machine, is not asked yet."""
 
     ANSWERED = "answered"
     EMPTY = "empty answer"

@@ -2,6 +2,7 @@
 
 A run that is stopped and started again gives the same predictions: questions that are answered already are not asked
 again, the others keep their order, and the sampling of an answer is seeded by the question's position in the test set.
+A question whose video could not be read then, for a reason of the machine, stays open: it is asked again.
 """
 
 import contextlib
@@ -86,6 +87,11 @@ class PredictionSummary:
     def missing(self) -> int:
         """Number of questions whose video does not exist."""
         return self.ledger.count(Asking.NO_FILE)
+
+    @property
+    def open(self) -> int:
+        """Number of questions whose video could not be read then; the same call asks them again."""
+        return sum(entry.asking is Asking.NOT_ASKED and entry.reason is not None for entry in self.ledger.entries)
 
     @property
     def complete(self) -> bool:
@@ -231,7 +237,7 @@ def _begin(
     """
 
     def done() -> set[int]:
-        return {one.index for one in run.predictions() if one.error is None or not session.retry_failed}
+        return {one.index for one in run.predictions() if one.error is None or not (one.open or session.retry_failed)}
 
     asked = group_by_video([one for one in planned[: info.limit] if not one.missing])
     videos = SharedVideos(run, asked, done, session)
@@ -307,6 +313,8 @@ def _prediction(question: Question, protocol: Protocol, answers: Mapping[bool, A
     if (likelihoods := answers[False].likelihoods) and error is None and protocol.choices is not None:
         likeliest = max(range(len(likelihoods)), key=likelihoods.__getitem__)
         found = replace(found, pred=ascii_uppercase[likeliest], likelihoods=[round(one, 6) for one in likelihoods])
+    if any(answer.open for answer in answers.values()):
+        found = replace(found, open=True)
     margins = [answer.margin for answer in answers.values() if answer.margin is not None]
     if margins and error is None:
         found = replace(found, margin=round(min(*margins, LARGEST_MARGIN), 2))

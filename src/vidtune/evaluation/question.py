@@ -154,6 +154,7 @@ class Prediction:
         likelihoods: mean log-likelihood per token of each option, where the most likely one is the answer.
         margin: see `generation.settings.Answer`, at most `LARGEST_MARGIN`; of two answers the smaller one. None: of a
             sampled answer, of the most likely option, or of a run of an earlier version.
+        open: True where the video could not be read then, for a reason of the machine: the same command asks again.
     """
 
     id: str
@@ -171,6 +172,7 @@ class Prediction:
     judge_texts: Mapping[str, str] | None = None
     likelihoods: Sequence[float] | None = None
     margin: float | None = None
+    open: bool | None = None
 
     @property
     def fragile(self) -> bool | None:

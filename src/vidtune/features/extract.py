@@ -120,7 +120,7 @@ class _Work:
         """Take the result of the next job."""
         for requested, array in zip(self._decoding.popleft(), (result.array, result.second), strict=False):
             if result.error is not None:
-                self._take_error(requested.ref, result.error.reason)
+                self._take_error(requested.ref, result.error.seen_from(requested.ref.path))
             else:
                 extras = requested.ref.extra_arrays() if result.extras is None else result.extras
                 self._take_array(requested, array, extras)

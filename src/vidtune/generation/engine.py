@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
-from vidtune.errors import UserError
+from vidtune.errors import UnreadMediaError, UserError
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
 from vidtune.generation.grouping import MediaGroup, Prompt, common_length, group_by_media
 from vidtune.generation.likelihood import likelihoods_alone, option_likelihoods, predicted_tokens
@@ -151,7 +151,8 @@ class AnswerEngine:
         for group in self._loaded(groups):
             yield from group.refused
             if group.error is not None:
-                yield from (Answer.failed(prompt.example.id, str(group.error)) for prompt in group.prompts)
+                reason, is_open = str(group.error), isinstance(group.error, UnreadMediaError)
+                yield from (Answer.failed(prompt.example.id, reason, is_open) for prompt in group.prompts)
             elif self.share_prefix:
                 yield from self._answer_group(group)
             else:

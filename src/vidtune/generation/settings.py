@@ -134,6 +134,7 @@ class Answer:
         margin: smallest distance between the logits of the likeliest and the second token, over the tokens of a greedy
             answer, in rounding steps of the dtype (eps times the logit). At 1 or less rounding alone can turn the two
             around. None: not greedy, or not known.
+        open: there is no answer for a reason of the machine (`UnreadMediaError`): the request is worth another try.
     """
 
     id: str
@@ -143,11 +144,12 @@ class Answer:
     error: str | None = None
     likelihoods: tuple[float, ...] = ()
     margin: float | None = field(default=None, compare=False)
+    open: bool = False
 
     @classmethod
-    def failed(cls, request_id: str, reason: str) -> "Answer":
+    def failed(cls, request_id: str, reason: str, open: bool = False) -> "Answer":
         """Answer that says in one line why a request could not be answered."""
-        return cls(request_id, "", (), "error", reason)
+        return cls(request_id, "", (), "error", reason, open=open)
 
 
 @dataclass

@@ -51,7 +51,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
             yield temporary
             move_into_place(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what was wrong before is told
+            temporary.unlink()
 
 
 @contextmanager
@@ -73,15 +74,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 with _writer_lock(left) as is_dead:
                     if is_dead:
                         shutil.rmtree(left, ignore_errors=True)
-    with ended_in_order(), _locked_temporary(path) as temporary:
+    with ended_in_order(), disk_errors(path), _locked_temporary(path) as temporary:
         try:
-            with disk_errors(path):
-                yield temporary
-                readable = temporary.stat().st_mode & 0o666
-                for file in temporary.rglob("*"):
-                    if file.is_file() and not file.is_symlink():
-                        file.chmod(file.stat().st_mode | readable)
-                move_into_place(temporary, path)
+            yield temporary
+            readable = temporary.stat().st_mode & 0o666
+            for file in temporary.rglob("*"):
+                if file.is_file() and not file.is_symlink():
+                    file.chmod(file.stat().st_mode | readable)
+            move_into_place(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -150,6 +150,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
     Raises:
         UserError: the disk of ``path`` is full, or a quota is used up.
+        OSError: anything else is wrong with the disk; names ``path`` unless it names another file.
     """
     try:
         yield
@@ -157,6 +158,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(str(error)) is not None
         if is_full or (_TORCH_WRITES in str(error) and shutil.disk_usage(path.parent).free < _NO_SPACE):
             raise UserError(f"{path}: cannot be written, the disk is full or a quota is used up") from None
+        if isinstance(error, OSError) and (error.filename is None or _LEFTOVER.search(str(error.filename))):
+            error.filename = str(path)
         raise
 
 

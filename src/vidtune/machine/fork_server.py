@@ -31,6 +31,7 @@ from contextlib import suppress
 from typing import Any
 
 MAX_DESCRIPTORS = 16
+HELD_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LENGTH = struct.Struct("<Q")
 _POLL_SECONDS = 0.002
 
@@ -75,8 +76,9 @@ def serve(link_descriptor: int, life_descriptor: int) -> None:
         life_descriptor: read end of a pipe whose write end only the program holds.
     """
     # Ctrl-C reaches every process of the terminal, and Slurm signals all of a job: the program decides what ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in HELD_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)  # the program has started this process with them blocked
     link = socket.socket(fileno=link_descriptor)
     running: set[int] = set()
     try:
@@ -129,8 +131,6 @@ def _fork(link: socket.socket, life: int, modules: Sequence[str], job: bytes, de
 
 
 def _run_worker(life: int, job: bytes, descriptors: Sequence[int]) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_leave_with_program, args=(life,), daemon=True).start()
     work, arguments = pickle.loads(job)
     work(*descriptors, *arguments)

@@ -1,7 +1,6 @@
 """Work that is cut into numbered pieces and runs in worker processes. Each piece leaves its result on disk."""
 
 import os
-import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -18,16 +17,18 @@ HELD = 2
 def work_in_processes(work: Callable[[int], None], pieces: Sequence[int], workers: int) -> Iterator[int]:
     """Run ``work(piece)`` for all pieces in ``workers`` processes. Yields each piece when it is done, in any order.
 
-    The workers end with the caller, however it ends. The main module is not imported again.
+    The workers end with the caller, however it ends. The main module is not imported again. A worker that dies may have
+    been ended by the machine: its pieces are done again by a fresh one.
 
     Args:
         work: picklable; may run twice for a piece.
 
     Raises:
-        UserError: a worker died. RuntimeError: ``work`` raised; holds the traceback of the worker.
+        UserError: two workers died of one piece. RuntimeError: ``work`` raised; holds the traceback of the worker.
     """
     left = list(reversed(pieces))
     crew = [_PieceWorker(work) for _ in range(min(workers, len(pieces)))]
+    died: set[int] = set()
     try:
         for worker in crew:
             worker.fill(left)
@@ -35,6 +36,9 @@ def work_in_processes(work: Callable[[int], None], pieces: Sequence[int], worker
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]
                 piece = worker.finished()
+                if piece is None:
+                    _replace(worker, crew, left, died)
+                    continue
                 worker.fill(left)
                 yield piece
     finally:
@@ -42,34 +46,56 @@ def work_in_processes(work: Callable[[int], None], pieces: Sequence[int], worker
             worker.end()
 
 
+def _replace(worker: "_PieceWorker", crew: list["_PieceWorker"], left: list[int], died: set[int]) -> None:
+    """Let a fresh worker take the pieces of one that has died.
+
+    Args:
+        died: pieces that a worker died of before.
+
+    Raises:
+        UserError: another worker died of the same piece.
+    """
+    if worker.held[0] in died:
+        raise UserError(
+            "a worker process died, perhaps because memory was full; run the same command again: finished work is kept"
+        )
+    died.add(worker.held[0])
+    left += reversed(worker.held)
+    worker.end()
+    crew[crew.index(worker)] = fresh = _PieceWorker(worker.work)
+    fresh.fill(left)
+
+
 class _PieceWorker:
-    """The parent's end of a worker process."""
+    """The parent's end of a worker process. ``held``: the pieces that it has, the one that it works on first."""
 
     def __init__(self, work: Callable[[int], None]) -> None:
+        self.work = work
         self._process = Worker(_serve, work, modules=[_module_of(work)])
         self.connection = self._process.connection
-        self.held = 0
+        self.held: list[int] = []
 
     def fill(self, left: list[int]) -> None:
         """Hand out pieces, up to `HELD` of them."""
-        while left and self.held < HELD:
+        while left and len(self.held) < HELD:
             piece = left.pop()
             with suppress(OSError):  # a process that has died is noticed where its answer is missing
                 self.connection.send(piece)
-            self.held += 1
+            self.held.append(piece)
 
-    def finished(self) -> int:
-        """Return the piece that the worker has done. Raises as `work_in_processes`."""
+    def finished(self) -> int | None:
+        """Return the piece that the worker has done; None: it has died.
+
+        Raises:
+            RuntimeError: ``work`` raised.
+        """
         try:
             piece, crash = self.connection.recv()
         except (EOFError, OSError):
-            raise UserError(
-                "a worker process died, perhaps because memory was full; run the same command again: finished work is "
-                "kept"
-            ) from None
+            return None
         if crash is not None:
             raise RuntimeError(f"a worker process failed:\n{crash}")
-        self.held -= 1
+        self.held.remove(piece)
         return int(piece)
 
     def end(self) -> None:
@@ -84,7 +110,6 @@ def _module_of(work: Callable[[int], None]) -> str:
 
 
 def _serve(connection: Connection, work: Callable[[int], None]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The processes are the parallelism: threads of the tokenizers library would only fight over the same cores.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:

@@ -15,6 +15,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from vidtune.spelling import visible
+
 PLAIN_LINE_SECONDS = 15.0
 RECENT_UPDATES = 50
 
@@ -95,7 +97,7 @@ class ProgressDisplay:
             recent: seconds that each of the last items took.
         """
         now = self._clock()
-        bar = self._bars.add_task(task, total=total, completed=done, left="")
+        bar = self._bars.add_task(visible(task), total=total, completed=done, left="")
         self._tasks[task] = _Task(bar, done, total, now, now, False, deque(recent, maxlen=RECENT_UPDATES))
 
     def __call__(self, task: str, done: int, total: int, details: str = "") -> None:
@@ -109,7 +111,7 @@ class ProgressDisplay:
         self.count(task, done, total)
         state = self._tasks[task]
         if self._is_live:
-            self._details.plain = details
+            self._details.plain = visible(details)
         elif self._plain_lines:
             now = self._clock()
             ends = done >= total and (bool(details) or state.has_lines)
@@ -145,7 +147,7 @@ class ProgressDisplay:
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
 
     def _left(self, task: str) -> str:
         state = self._tasks[task]

@@ -96,7 +96,7 @@ class RecordWriter:
         """Force the records to disk and release the file. Closing twice is allowed."""
         with self._thread_lock:
             held, self._held = self._held, ExitStack()
-            with held:
+            with held, disk_errors(self.path):
                 if self._file >= 0 and self._durable:
                     os.fsync(self._file)
                 self._file = -1

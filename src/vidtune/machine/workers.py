@@ -1,6 +1,7 @@
 """Worker processes: each runs one function at the other end of a connection, and ends with the program.
 
-They are forked from a server process that has the libraries loaded (`vidtune.machine.fork_server`). They never import
+They are forked from a server process that has the libraries loaded (`vidtune.machine.fork_server`). SIGINT and SIGTERM,
+which reach every process of a terminal or a job, do nothing to them: the program decides what ends. They never import
 the program's main module, so a script needs no ``if __name__ == "__main__"`` guard on their account.
 """
 
@@ -12,14 +13,14 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.machine.fork_server import receive_message, send_message
+from vidtune.machine.fork_server import HELD_SIGNALS, receive_message, send_message
 
 _REAP_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
@@ -98,11 +99,12 @@ class _Server:
             f"serve({theirs.fileno()}, {life})"
         )
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", command],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), life),
-            )
+            with _signals_held():
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", command],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), life),
+                )
         except OSError as error:
             os.close(self._life)
             self._link.close()
@@ -134,6 +136,19 @@ class _Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Context manager in which this thread, and a process that it starts, receive no SIGINT and no SIGTERM.
+
+    The server process receives none before it ignores them: Ctrl-C would end it, with a traceback, while it starts.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _server: _Server | None = None

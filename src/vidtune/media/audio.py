@@ -30,7 +30,7 @@ from vidtune.media.container import (
     streams_to_demux,
 )
 from vidtune.media.file_version import file_version
-from vidtune.media.first_look import media_errors
+from vidtune.media.first_look import media_errors, open_file
 
 Resampling = Literal["clean", "nearest"]
 
@@ -201,7 +201,7 @@ def _stated_seconds(container: InputContainer, stream: AudioStream) -> float:
 
 def _streamed_wav(path: str) -> bool:
     """Whether a RIFF file was written to a pipe, so that its size is unknown and it may end anywhere."""
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         return int.from_bytes(file.read(8)[4:], "little") >= _STREAMED_WAV
 
 

@@ -12,7 +12,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from vidtune.errors import MediaError
-from vidtune.media.first_look import check_file, media_errors
+from vidtune.media.first_look import check_file, media_errors, open_file
 from vidtune.media.image import image_size
 from vidtune.media.mp4_boxes import lost_fragment
 from vidtune.media.stated_size import stated_end_of_frames
@@ -152,7 +152,7 @@ def check_complete(
 def _why_not_opened(path: str, expected: str) -> str:
     if image_size(path):
         return f"is an image file where {'a video' if expected == 'video' else 'sound'} is expected"
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         head = file.read(12)
     if head[4:8] == b"ftyp":
         return "its index (moov) is missing: the file is cut off, copy or download it again"

@@ -1,21 +1,48 @@
 """Checks before a media file is opened, and the translation of low-level errors into messages for the user."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 
-from vidtune.errors import MediaError
+from vidtune.errors import PASSED, MediaError, UnreadMediaError, UserError
+from vidtune.foreign.files import open_foreign
+
+OF_THE_MACHINE = {
+    errno.EIO,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOSPC,
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.ENETDOWN,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ECONNRESET,
+    errno.ENODEV,
+    errno.EREMOTEIO,
+}
+"""Errors of the file system that say nothing about the file: disk, network disk, open files, memory."""
 
 
 @contextmanager
 def media_errors(path: str) -> Iterator[None]:
-    """Context manager that turns errors of the file system, of FFmpeg and of senseless numbers into `MediaError`."""
+    """Context manager around the libraries that read a media file: whatever they raise becomes a `MediaError` of it.
+
+    What the machine is to blame for becomes an `UnreadMediaError`. A UserError and errors of the GPU pass.
+    """
     try:
         yield
-    except MediaError:
+    except UserError:
         raise
     except FileNotFoundError:
         raise MediaError(path, "file does not exist") from None
@@ -24,24 +51,51 @@ def media_errors(path: str) -> Iterator[None]:
     except IsADirectoryError:
         raise MediaError(path, "is a folder, not a file") from None
     except av.FFmpegError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT):
+            raise UnreadMediaError(path, f"cannot be read ({error.strerror})") from None
         raise MediaError(path, f"cannot be decoded ({error.strerror}); the file is damaged or cut off") from None
     except OSError as error:
-        raise MediaError(path, f"cannot be read ({error.strerror or error})") from None
+        kind = UnreadMediaError if error.errno in OF_THE_MACHINE else MediaError
+        raise kind(path, f"cannot be read ({error.strerror or error})") from None
     except MemoryError:
         raise MediaError(path, "needs more memory than the machine has") from None
-    except (ValueError, ArithmeticError, IndexError) as error:
-        raise MediaError(path, f"is damaged ({' '.join(str(error).split())})") from error
+    except Exception as error:  # readers of damaged files raise errors of many types
+        if any(base.__name__ in PASSED for base in type(error).__mro__):
+            raise
+        raise MediaError(path, f"is damaged ({' '.join(str(error).split()) or type(error).__name__})") from error
 
 
-def check_file(path: str) -> None:
+def check_file(path: str, root: str | None = None) -> None:
     """Refuse a file that no library needs to look at.
 
+    Args:
+        root: folder that must hold the file, also after symbolic links; None: it may lie anywhere.
+
     Raises:
-        FileNotFoundError, PermissionError: missing, or not readable; `media_errors` translates them.
-        MediaError: empty.
+        OSError: missing, not readable, or a folder; `media_errors` translates it.
+        MediaError: empty, a pipe or a device, or outside the root.
     """
     status = Path(path).stat()
-    if not os.access(path, os.R_OK):
-        raise PermissionError
-    if status.st_size == 0 and Path(path).is_file():
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if status.st_size == 0 and stat.S_ISREG(status.st_mode):
         raise MediaError(path, "file is empty")
+    open_file(path, root).close()
+
+
+def open_file(path: str, root: str | None = None) -> BinaryIO:
+    """Open a media file for reading. It is a regular file: a pipe or a device would hang.
+
+    Args:
+        root: see `check_file`.
+
+    Raises:
+        OSError: it cannot be opened; `media_errors` translates it.
+        MediaError: it is no regular file, or outside the root.
+    """
+    try:
+        return open_foreign(path, root=root, failure=MediaError)
+    except MediaError as error:
+        if isinstance(error.__cause__, OSError):  # whose words are those of `media_errors`
+            raise error.__cause__ from None
+        raise

@@ -1,40 +1,42 @@
 """Still images and folders of frame images, read with Pillow."""
 
+import os
 import re
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from vidtune.errors import MediaError
-from vidtune.media.first_look import check_file, media_errors
+from vidtune.errors import MediaError, UserError
+from vidtune.media.first_look import check_file, media_errors, open_file
 
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
+"""Formats that are read, whatever the name of a file says. Others may start a program (EPS) or open further files."""
 FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
 
-def read_image(path: str) -> np.ndarray:
+def read_image(path: str, root: str | None = None) -> np.ndarray:
     """Return the pixels of a still image as RGB. Alpha is dropped; an animation gives its first picture.
 
     Of 16 bits per colour the upper 8 are taken. The EXIF orientation is not applied, as in the loaders that published
     systems were trained with.
 
+    Args:
+        root: folder that must hold the file, also after symbolic links; None: it may lie anywhere.
+
     Shape: -> uint8 (H, W, 3)
     Raises:
-        MediaError: missing, empty, cut off, not an image, or with levels whose scale is not known (float, 32 bits).
+        MediaError: missing, empty, cut off, outside the root, not an image, or with levels whose scale is not known
+            (float, 32 bits).
     """
-    with media_errors(path):
-        check_file(path)
-        try:
-            with Image.open(path) as image:
-                return _rgb(path, image)
-        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise MediaError(path, _reason(error)) from None
-        except (MediaError, OSError, MemoryError):
-            raise
-        except Exception as error:  # readers of damaged files raise errors of many types
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise MediaError(path, f"is a damaged image ({reason})") from None
+    try:
+        with _open_image(path, root) as image:
+            return _rgb(path, image)
+    except UnidentifiedImageError:
+        raise MediaError(path, "is not an image file of a known format") from None
 
 
 def _rgb(path: str, image: Image.Image) -> np.ndarray:
@@ -60,15 +62,45 @@ def image_size(path: str) -> tuple[int, int] | None:
     Raises:
         MediaError: missing, unreadable or empty.
     """
+    try:
+        with _open_image(path) as image:
+            return None if image.format == "GIF" else image.size
+    except UnidentifiedImageError:
+        return None
+
+
+@contextmanager
+def _open_image(path: str, root: str | None = None) -> Iterator[Image.Image]:
+    """Context manager that opens an image file of one of `IMAGE_FORMATS`.
+
+    Raises:
+        UnidentifiedImageError: of another format.
+        MediaError: missing, unreadable, empty, damaged, or with more pixels than are safe to decode.
+    """
+    other: UnidentifiedImageError | None = None
     with media_errors(path):
-        check_file(path)
+        check_file(path, root)
         try:
-            with Image.open(path) as image:
-                return None if image.format in ("GIF", "MPEG") else image.size
-        except UnidentifiedImageError:
-            return None
-        except Image.DecompressionBombError as error:
-            raise MediaError(path, _reason(error)) from None
+            with open_file(path, root) as file, Image.open(file, formats=_known_formats()) as image:
+                yield image
+        except UnidentifiedImageError as error:
+            other = error
+        except Image.DecompressionBombError:
+            raise MediaError(path, "has more pixels than are safe to decode") from None
+        except (UserError, OSError, MemoryError):
+            raise
+        except Exception as error:  # readers of damaged files raise errors of many types
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise MediaError(path, f"is a damaged image ({reason})") from None
+    if other is not None:
+        raise other
+
+
+@cache
+def _known_formats() -> tuple[str, ...]:
+    """Those of `IMAGE_FORMATS` that this Pillow can read."""
+    Image.init()
+    return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
 
 
 def list_frames(folder: str) -> list[str]:
@@ -88,23 +120,27 @@ def frame_path(folder: str, name: str) -> str:
     """Return the path of a frame in a folder of frames; the file need not exist.
 
     Raises:
-        MediaError: it is a symbolic link that leads out of the folder.
+        MediaError: it leads out of the folder, as a symbolic link may.
     """
-    path = Path(folder, name)
-    if path.is_symlink() and not path.resolve().is_relative_to(Path(folder).resolve()):
-        raise MediaError(str(path), "leads out of its folder through a symbolic link; copy the frame into the folder")
-    return str(path)
+    path = os.path.join(folder, name)  # noqa: PTH118
+    base = os.path.realpath(folder)
+    if os.path.commonpath([base, os.path.realpath(path)]) != base:
+        raise MediaError(path, "leads out of its folder through a symbolic link; copy the frame into the folder")
+    return path
 
 
 def frame_images(paths: list[str], indices: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the wanted frames with their indices, ascending, each once. Shape: uint8 (H, W, 3) each
+
+    Args:
+        paths: frames of one folder, which they must not leave.
 
     Raises:
         MediaError: a frame is unreadable, or its size differs from the first one's.
     """
     shape: tuple[int, ...] | None = None
     for index in sorted(set(indices)):
-        picture = read_image(paths[index])
+        picture = read_image(paths[index], os.path.dirname(paths[index]))  # noqa: PTH120
         shape = shape or picture.shape
         if picture.shape != shape:
             size = f"{picture.shape[1]}x{picture.shape[0]}"
@@ -114,9 +150,3 @@ def frame_images(paths: list[str], indices: Collection[int]) -> Iterator[tuple[i
 
 def _natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "is not an image file of a known format"
-    return "has more pixels than are safe to decode"

@@ -10,13 +10,15 @@ from typing import BinaryIO
 
 import numpy as np
 
+from vidtune.media.first_look import open_file
+
 _UPRIGHT = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 _FRAGMENT_BOXES = frozenset({b"moof", b"mdat", b"mfra", b"sidx", b"styp", b"emsg", b"ssix", b"prft"})
 
 
 def has_matrix(path: str) -> bool:
     """Whether the header of the film or of one of its tracks asks to turn, mirror or scale pictures."""
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         end = Path(path).stat().st_size
         headers = [(box, 36) for box in _find(file, 0, end, (b"moov", b"mvhd"))]
         headers += [(box, 40) for box in _find(file, 0, end, (b"moov", b"trak", b"tkhd"))]
@@ -40,7 +42,7 @@ def sample_times(path: str, track: int, samples: int) -> tuple[np.ndarray, int] 
         int64 (samples,) and an integer, both in units of the track's time base; None: the file has fragments, there
         is no such track, or its table is for another number of samples.
     """
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         end = Path(path).stat().st_size
         if _find(file, 0, end, (b"moov", b"mvex")):
             return None
@@ -72,7 +74,7 @@ def _times_of_track(file: BinaryIO, start: int, stop: int, samples: int) -> tupl
 def lost_fragment(path: str) -> bool:
     """Whether a file of fragments ends within one, or before the end that its index of fragments states."""
     size = Path(path).stat().st_size
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         boxes = list(_boxes(file, 0, size))
         if not _find(file, 0, size, (b"moov", b"mvex")):
             return False

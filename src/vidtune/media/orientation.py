@@ -1,11 +1,12 @@
 """How stored pixels are turned and mirrored for display: the eight display matrices of a file."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
+
+from vidtune.media.first_look import open_file
 
 _NEAR = 0.0175  # sine of one degree
 _PROJECTION, _CLUSTER = b"\x76\x70", b"\x1f\x43\xb6\x75"  # identifiers of Matroska elements
@@ -53,5 +54,5 @@ def orientation_of(frame: VideoFrame) -> Orientation:
 
 def has_projection(path: str) -> bool:
     """Whether the header of a Matroska file may state a projection, which turns or mirrors the pictures."""
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         return _PROJECTION in file.read(_HEADER_BYTES).partition(_CLUSTER)[0]

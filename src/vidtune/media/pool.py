@@ -4,6 +4,10 @@ Each worker has its own connection and two pieces of shared memory. A thread of 
 deadlines, kills a worker whose file is not read in time (nothing less ends a stuck read), and starts a new one. See
 `vidtune.machine.workers` for how workers start and end.
 
+A worker that dies or is late may have been ended by the machine (memory, a slow disk), so its job is done again in a
+fresh worker. After the last try the error says whose fault it is: `MediaError` where the decoder crashed every time,
+`UnreadMediaError` where the workers were killed or late.
+
 Memory is bounded: a worker that holds more than ``max_resident`` after a job is replaced, and jobs are taken ahead only
 while the arrays that wait for the caller of ``load`` stay within ``max_waiting``.
 """
@@ -24,7 +28,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from vidtune.errors import MediaError, UserError
+from vidtune.errors import MediaError, UnreadMediaError, UserError
 from vidtune.machine.memory import waiting_memory, worker_memory
 from vidtune.machine.shared_memory import SharedArrays
 from vidtune.machine.workers import Worker
@@ -35,6 +39,10 @@ from vidtune.media.worker import Loaded, LoadJob, Report, execute, fetch, job_me
 __all__ = ["LoadJob", "LoadResult", "MediaPool"]
 
 _MAX_FAILED_STARTS = 3
+_START_SECONDS = 120.0
+_TRIES = 2
+_TRIES_IF_KILLED = 3
+"""Workers that are killed cost little time, and other programs that need memory may end meanwhile."""
 
 
 @dataclass
@@ -82,21 +90,28 @@ class LoadResult:
 
 
 class _Task:
-    """A job in the pool, and its result when that is there."""
+    """A job in the pool, and its result when that is there.
+
+    ``tries``: number of times that it was begun and not done. ``seconds``: time that these tries took.
+    """
 
     def __init__(self, job: LoadJob, decoded: DecodedFolder | None) -> None:
         self.job = job
         self.message = job_message(job, decoded)
         self.result: LoadResult | None = None
+        self.tries = 0
+        self.seconds = 0.0
 
 
 class _Worker:
     """The parent's end of a worker process.
 
     ``ready``: the worker has started. ``task``: the task that it was given. ``begun``: it has begun that task.
+    ``first``: the task that it is started for; None: it takes the next one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: _Task | None = None) -> None:
+        self.first = first
         self.slots = (SharedArrays(), SharedArrays())
         self.next_slot = cycle(self.slots)
         self.process = Worker(serve, descriptors=[slot.descriptor for slot in self.slots])
@@ -104,7 +119,13 @@ class _Worker:
         self.ready = False
         self.task: _Task | None = None
         self.begun = False
-        self.started = 0.0
+        self.started = time.monotonic()
+
+    def deadline(self, timeout: float | None) -> float | None:
+        """Time at which the worker is late, with its task or with its start; None: never."""
+        if not self.ready:
+            return self.started + max(_START_SECONDS, timeout or 0)
+        return None if timeout is None or self.task is None else self.started + timeout
 
     def give(self, task: _Task) -> None:
         self.task, self.begun, self.started = task, False, time.monotonic()
@@ -159,6 +180,7 @@ class MediaPool:
         self._largest: int | None = None
         self._changed = threading.Condition()
         self._queue: deque[_Task] = deque()
+        self._again: deque[_Task] = deque()
         self._crew: list[_Worker] = []
         self._failed_starts = 0
         self._failure: BaseException | None = None
@@ -246,7 +268,7 @@ class MediaPool:
         try:
             while not self._closing:
                 while len(self._crew) < self.workers and not self._closing:
-                    self._crew.append(_Worker())
+                    self._crew.append(_Worker(self._again.popleft() if self._again else None))
                 self._hand_out()
                 sources: list[Any] = [self._bell, *(worker.connection for worker in self._crew)]
                 ready = wait(sources, self._seconds_to_deadline())
@@ -268,18 +290,17 @@ class MediaPool:
         """Give the next tasks to idle workers."""
         for worker in self._crew:
             if worker.ready and worker.task is None:
+                task, worker.first = worker.first, None
                 with self._changed:
-                    task = self._queue.popleft() if self._queue else None
+                    task = task or (self._queue.popleft() if self._queue else None)
                 if task is None:
-                    return
+                    continue
                 with suppress(OSError):
                     worker.give(task)
 
     def _seconds_to_deadline(self) -> float | None:
-        started = [worker.started for worker in self._crew if worker.task is not None]
-        if self.timeout is None or not started:
-            return None
-        return max(0.0, min(started) + self.timeout - time.monotonic())
+        deadlines = [late for worker in self._crew if (late := worker.deadline(self.timeout)) is not None]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _hear(self, worker: _Worker) -> None:
         """Handle the report of a worker, or its death."""
@@ -299,6 +320,10 @@ class MediaPool:
         if report.crash is not None:
             one_line = "\n" not in report.crash
             raise UserError(report.crash) if one_line else RuntimeError(f"a media worker failed:\n{report.crash}")
+        if isinstance(report.error, UnreadMediaError):
+            self._replace(worker)
+            self._try_again(task, report.error, report.seconds, _TRIES)
+            return
         slot, too_large = next(worker.next_slot), report.resident > self.max_resident
         if not too_large:
             self._hand_out()  # the worker goes on with its other shared memory while this one is read
@@ -311,35 +336,54 @@ class MediaPool:
             self._replace(worker)
 
     def _bury(self, worker: _Worker) -> None:
-        """Replace a worker that has died. Its file gets an error if it was being read, else another worker reads it."""
-        code = worker.process.exit_code()
-        task = worker.task
+        """Replace a worker that has died. Its task is done again by another one, if it may be tried again."""
+        code, seconds = worker.process.exit_code(), time.monotonic() - worker.started
+        task, cause = worker.task, _cause_of_death(code)
         self._replace(worker)
         if task is not None and not worker.begun:
             with self._changed:
                 self._queue.appendleft(task)
         elif task is not None:
-            seconds = time.monotonic() - worker.started
-            reason = f"the process reading it died after {seconds:.1f} s ({_cause_of_death(code)})"
-            self._finish(task, LoadResult(task.job, None, MediaError(task.job.path, reason), seconds))
+            killed = code in (None, -signal.SIGKILL, -signal.SIGTERM)
+            reason = f"the process reading it died after {seconds:.1f} s ({cause})"
+            error = (UnreadMediaError if killed else MediaError)(task.job.path, reason)
+            self._try_again(task, error, seconds, _TRIES_IF_KILLED if killed else _TRIES)
         if not worker.ready:
             self._failed_starts += 1
         if self._failed_starts >= _MAX_FAILED_STARTS:
-            raise UserError(f"media workers cannot start ({_cause_of_death(code)}); workers=0 reads in one process")
+            raise UserError(f"media workers cannot start ({cause}); workers=0 reads in one process")
 
     def _end_late_workers(self) -> None:
-        """Kill and replace the workers whose file has taken longer than ``timeout``."""
+        """Kill and replace the workers whose file has taken longer than ``timeout``, and those that do not start."""
         now = time.monotonic()
         for worker in list(self._crew):
-            task = worker.task
-            if self.timeout is not None and task is not None and now - worker.started >= self.timeout:
-                self._replace(worker)
-                error = MediaError(task.job.path, f"was not read within {self.timeout:g} s; gave up on it")
-                self._finish(task, LoadResult(task.job, None, error, now - worker.started))
+            deadline, task = worker.deadline(self.timeout), worker.task
+            if deadline is None or now < deadline:
+                continue
+            if not worker.ready:
+                worker.process.end()
+                self._bury(worker)
+                continue
+            self._replace(worker)
+            if task is not None:
+                error = UnreadMediaError(task.job.path, f"was not read within {self.timeout:g} s; gave up on it")
+                self._try_again(task, error, now - worker.started, _TRIES)
+
+    def _try_again(self, task: _Task, error: MediaError, seconds: float, tries: int) -> None:
+        """Have a task done again by a fresh worker; after so many tries in all the error stands."""
+        task.tries += 1
+        task.seconds += seconds
+        if task.tries < tries:
+            self._again.append(task)
+            return
+        told = type(error)(error.path, f"{error.reason}, in each of {task.tries} tries")
+        self._finish(task, LoadResult(task.job, None, told, task.seconds))
 
     def _replace(self, worker: _Worker) -> None:
         self._crew.remove(worker)
         worker.end()
+        if worker.first is not None:
+            self._again.appendleft(worker.first)
 
     def _finish(self, task: _Task, result: LoadResult) -> None:
         with self._changed:

@@ -1,7 +1,8 @@
 """Where the frames of a media file end, as its header states; a file that ends before was cut off."""
 
-from pathlib import Path
 from typing import BinaryIO
+
+from vidtune.media.first_look import open_file
 
 _HEAD = 2**16
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -17,7 +18,7 @@ def stated_end_of_frames(path: str) -> int:
     nothing: 0. Sources: Advanced Systems Format specification, section 3.2; RFC 8794, section 6 (EBML); RFC 9559,
     section 6 (Matroska); Multimedia Programming Interface and Data Specifications 1.0 (RIFF).
     """
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         head = file.read(_HEAD)
         if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
             return _end_of_movie_list(file)

@@ -140,7 +140,7 @@ def every_frame(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
     """
     path = os.fspath(path)
     if Path(path).is_dir():
-        yield from map(read_image, list_frames(path))
+        yield from (read_image(frame, path) for frame in list_frames(path))
         return
     with open_video(path) as (container, stream):
         reformatter = VideoReformatter()

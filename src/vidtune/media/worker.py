@@ -1,7 +1,6 @@
 """Inside of a media worker process: takes jobs from a connection and leaves arrays in shared memory."""
 
 import pickle
-import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -172,8 +171,6 @@ def serve(connection: Connection, *slot_descriptors: int) -> None:
         slot_descriptors: open file of each piece of shared memory.
     """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         connection.send(Report())
         for slot in cycle([SharedArrays(descriptor) for descriptor in slot_descriptors]):

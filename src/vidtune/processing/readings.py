@@ -86,7 +86,7 @@ class MediaReader:
             try:
                 return settings.measure_features(feature_shape(ref.path))
             except MediaError as error:
-                raise SampleProblem("features cannot be read", str(error)) from None
+                raise SampleProblem("features cannot be read", str(error), cause=error.cause) from None
             except ValueError as error:
                 raise SampleProblem("features of another tower", f"{ref.path}: {error}") from None
         whole = ref.part is None
@@ -141,7 +141,7 @@ class MediaReader:
             info = None if settings.all_alike and ref.part is None else info_of(ref, settings, self.media_info)
             return among(settings.preprocessing, ref.among).output_shape(info)
         except MediaError as error:
-            raise SampleProblem("media cannot be read", str(error)) from None
+            raise SampleProblem("media cannot be read", str(error), cause=error.cause) from None
 
 
 def info_of(ref: MediaRef, settings: StreamSettings, media_info: Callable[[str], MediaInfo]) -> MediaInfo:

@@ -26,6 +26,7 @@ from vidtune.training.packs.transfer import Transfer
 from vidtune.training.ranks.group import Ranks
 from vidtune.training.ranks.parallel import ParallelForward
 from vidtune.training.schedule import learning_rate_factor, warmup_steps
+from vidtune.training.setup.exclusions import FailedFiles
 from vidtune.training.setup.parameters import parameter_groups
 from vidtune.training.setup.stage import StageSetup
 from vidtune.training.setup.starting_model import frozen_dtype
@@ -72,14 +73,14 @@ class OptimizerStep:
             group["lr"] = group["peak"] * factor
         return {name: how.learning_rate * factor for name, how in self._setup.trained.items()}
 
-    def accumulate(self, step: int, packs: Ahead, failed_files: Mapping[str, int]) -> StepCounts:
+    def accumulate(self, step: int, packs: Ahead, failed_files: FailedFiles) -> StepCounts:
         """Add up the gradients of this rank's packs of a step.
 
         A rank that cannot continue still makes the passes that the other ranks wait for; its error is in the result.
 
         Args:
             packs: source of this rank's packs.
-            failed_files: media path -> first step in which it failed; samples that need such a file are left out.
+            failed_files: files that failed before; samples that need such a file are left out.
         """
         counts = StepCounts(tuple(self._teachers.weights))
         factors = self._teachers.factors(self._plan, step)

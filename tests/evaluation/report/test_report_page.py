@@ -305,6 +305,20 @@ def test_a_picture_outside_the_test_set_is_not_shown(tmp_path, name):
         picture_of(tmp_path, name, ShownMedia(), 4)
 
 
+def test_a_picture_that_a_link_takes_out_of_the_test_set_is_not_shown(tmp_path):
+    """Its folder of videos may be a link, as where they lie on another disk."""
+    data, disk = tmp_path / "set", tmp_path / "disk"
+    for folder in (data, disk):
+        folder.mkdir()
+    for path in (tmp_path / "secret.png", disk / "one.png"):
+        Image.new("RGB", (8, 8)).save(path)
+    (data / "videos").symlink_to(disk)
+    (disk / "linked.png").symlink_to(tmp_path / "secret.png")
+    assert picture_of(data, "videos/one.png", ShownMedia(), 4).width == 8
+    with pytest.raises(MediaError, match="leads out of the folder of the test set through a symbolic link"):
+        picture_of(data, "videos/linked.png", ShownMedia(), 4)
+
+
 def test_published_scores_and_fragile_answers_stand_beside_a_run(tmp_path, monkeypatch):
     data = write_set(tmp_path / "set", ENTRIES[:3])
     run = stub_run(data, tmp_path / "world_qa", StubEngine(SEEING)).run_dir

@@ -15,7 +15,7 @@ from vidtune.processing.batch import Batch, Example
 from vidtune.recipe.types import Recipe
 from vidtune.training.packs.loading import PackLoader
 from vidtune.training.packs.pack import LoadedPack
-from vidtune.training.setup.exclusions import Excluded
+from vidtune.training.setup.exclusions import Excluded, FailedFiles
 from vidtune.training.setup.stage import StageSetup, set_up
 
 SETTINGS = {"workers": 0, "max_tokens_per_batch": 300, "global_batch_size": 6, "epochs": 2}
@@ -41,7 +41,7 @@ def load(
     world: int = 1,
     first_step: int = 0,
     known: tuple[Excluded, ...] = (),
-    failed: dict[str, int] | None = None,
+    failed: FailedFiles | None = None,
 ):
     made: list[int] = []
 
@@ -120,7 +120,8 @@ def test_packs_are_what_the_plan_says(make_recipe, tmp_path: Path) -> None:
 def test_a_file_that_failed_before_is_taken_out_of_a_loaded_pack(make_recipe, media: Path, tmp_path: Path) -> None:
     setup = set_up_with(make_recipe, tmp_path, global_batch_size=11, max_tokens_per_batch=3000, order="sequential")
     (first, second), _ = load(setup)
-    failed = {str(media / "red.mp4"): 0, str(media / "blue.png"): 0, str(media / "white.png"): 1}
+    steps = {"red.mp4": range(1, 9), "blue.png": range(1, 9), "white.png": range(2, 9), "green.png": range(5, 9)}
+    failed = {str(media / name): (left_out,) for name, left_out in steps.items()}
     assert first.without(failed) is first
     left = second.without(failed)
     kept = [1, 2, 3, 4, 5, 7, 9, 10]
@@ -131,14 +132,14 @@ def test_a_file_that_failed_before_is_taken_out_of_a_loaded_pack(make_recipe, me
     assert left.num_supervised == left.batch.num_supervised == setup.plan.lengths.supervised[kept].sum()
     expected, _ = load(setup, first_step=1, known=tuple(left.excluded))
     assert same_batch(left.batch, expected[0].batch)
-    assert left.without({str(path): 0 for path in media.iterdir()}).batch.ids == ["train:9", "train:10"]
+    assert left.without({str(path): (range(1, 9),) for path in media.iterdir()}).batch.ids == ["train:9", "train:10"]
     assert second.without({}) is second
 
 
 def test_a_pack_of_nothing_but_failed_files_is_empty(make_recipe, media: Path, tmp_path: Path) -> None:
     setup = set_up_with(make_recipe, tmp_path, mixed_samples()[:2], global_batch_size=2)
     loaded = load(setup)[0][1]
-    left = loaded.without({str(media / "red.mp4"): 0, str(media / "green.mp4"): 0})
+    left = loaded.without({str(media / name): (range(1, 9),) for name in ("red.mp4", "green.mp4")})
     assert (left.batch, left.num_supervised, left.is_last, left.number) == (None, 0, True, 0)
     assert sorted(entry.index for entry in left.excluded) == [0, 1]
 
@@ -189,8 +190,8 @@ def test_what_other_ranks_saw_fail_is_not_decoded(
     with MediaPool(0, None) as pool:
         preprocessing = {name: stream.preprocessing for name, stream in setup.processor.streams.items()}
         loader = PackLoader(setup.plan, setup.example, preprocessing, pool)
-        loader.learn({str(media / "red.png"): 2, str(media / "blue.png"): 0})
-        loader.learn({str(media / "red.png"): 0, str(media / "blue.png"): 3})
+        for red, blue in ((range(3, 9), range(1, 9)), (range(1, 9), range(4, 9))):
+            loader.learn({str(media / "red.png"): (red,), str(media / "blue.png"): (blue,)})
         loads = list(loader)
     left_out = sorted((e.step, Path(e.path).name) for loaded in loads for e in loaded.excluded)
     # Red stands in steps 0 and 2; blue, which failed in the first step elsewhere, twice in steps 1 and 3.
@@ -209,7 +210,7 @@ def test_a_resumed_step_leaves_out_the_same_samples_and_no_others(
     for world in (1, 2):
         loads: list[LoadedPack] = []
         for rank in range(world):
-            loads += load(setup, rank, world, known=known, failed={red: 0})[0]
+            loads += load(setup, rank, world, known=known, failed={red: (range(1, 9),)})[0]
         by_step = {step: sorted(e.index for p in loads if p.step == step for e in p.excluded) for step in range(4)}
         assert by_step == {0: [1], 1: [], 2: [0, 1, 2], 3: []}
         (entry,) = [e for p in loads if p.step == 0 for e in p.excluded]

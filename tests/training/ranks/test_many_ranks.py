@@ -198,7 +198,7 @@ def test_resumed_with_other_ranks_is_equal_to_float_rounding_and_says_so(
 
 
 @pytest.mark.whole
-def test_file_that_hangs_on_one_rank_is_named_and_the_run_goes_on_and_resumes(
+def test_file_that_fails_on_one_rank_is_named_and_the_run_goes_on_and_resumes(
     make_recipe, media: Path, launcher: Launcher, tmp_path: Path
 ) -> None:
     out, resumed = tmp_path / "out", tmp_path / "resumed"
@@ -213,7 +213,7 @@ def test_file_that_hangs_on_one_rank_is_named_and_the_run_goes_on_and_resumes(
     entries = [json.loads(line) for line in (out / "align/excluded.jsonl").read_text().splitlines()]
     assert [entry["step"] // 3 for entry in entries] == [0, 1]
     assert entries[0]["path"] == str(media / "stuck.mp4")
-    assert 1 <= entries[0]["seconds"] < 30
+    assert 0 <= entries[0]["seconds"] < 30
     named = f"(rank {entries[0]['rank']}, after {entries[0]['seconds']:.1f} s)"
     assert named in " ".join(printed(out).split())
     # The rest again, from the checkpoint alone; what the run saw before is not tried again.

@@ -11,9 +11,11 @@ from training_world import conversation, mixed_samples
 from vidtune.checkpoints.build import build_config
 from vidtune.data.problems import SampleProblem
 from vidtune.data.tables import AnnotationTable
+from vidtune.errors import MediaError, UnreadMediaError
 from vidtune.media.file_version import version_of
+from vidtune.media.kept.identity import content_hash
 from vidtune.recipe.types import Recipe
-from vidtune.training.setup.exclusions import Excluded, ExclusionList
+from vidtune.training.setup.exclusions import FOREVER, Excluded, ExclusionList, failure_of
 from vidtune.training.setup.run_folder import EXCLUSIONS
 from vidtune.training.setup.stage import StageSetup, set_up
 
@@ -84,13 +86,38 @@ def test_a_failed_file_is_tried_again_after_it_was_replaced_and_only_then(tmp_pa
     first = Excluded("train:1", 1, 4, str(media), "cut off", file=version_of(str(media)))
     again = Excluded("train:2", 2, 6, str(media), "failed in step 4 and is not tried again")
     ExclusionList(path).add([first, again])
-    assert ExclusionList(path).failed_files() == {str(media): 4}
+    left_out = {str(media): (range(5, FOREVER),)}
+    assert ExclusionList(path).failed_files() == left_out
     media.write_bytes(b"whole")
     resumed = ExclusionList(path)
     assert resumed.failed_files() == {}
     resumed.add([Excluded("train:3", 3, 9, str(media), "still bad", file=version_of(str(media)))])
-    assert resumed.failed_files() == ExclusionList(path).failed_files() == {str(media): 4}
+    assert resumed.failed_files() == ExclusionList(path).failed_files() == left_out
     assert {entry.step for entry in resumed.entries} == {4, 6, 9}
+
+
+def test_a_bad_file_is_known_by_its_content_and_one_that_was_not_read_is_left_out_of_its_epoch(tmp_path: Path) -> None:
+    path, bad, slow = tmp_path / EXCLUSIONS, tmp_path / "bad.mp4", tmp_path / "slow.mp4"
+    for media in (bad, slow):
+        media.write_bytes(b"half")
+    causes = {bad: MediaError(str(bad), "is damaged"), slow: UnreadMediaError(str(slow), "was not read within 1 s")}
+    told = {media: failure_of(error, str(media), 10) for media, error in causes.items()}
+    assert told == {
+        bad: {"cause": "bad file", "content": content_hash(str(bad))},
+        slow: {"cause": "not read then", "again": 10},
+    }
+    entries = [
+        Excluded(f"train:{n}", n, 4, str(media), str(causes[media]), file=version_of(str(media)), **told[media])
+        for n, media in enumerate(causes)
+    ]
+    ExclusionList(path).add(entries)
+    left_out = {str(bad): (range(5, FOREVER),), str(slow): (range(5, 10),)}
+    assert ExclusionList(path).failed_files() == left_out
+    bad.unlink()
+    bad.write_bytes(b"half")  # a copy
+    assert ExclusionList(path).failed_files() == left_out
+    bad.write_bytes(b"full")
+    assert ExclusionList(path).failed_files() == {str(slow): (range(5, 10),)}
 
 
 def test_a_file_that_is_replaced_during_the_run_costs_its_samples(stored: tuple[Recipe, Path], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,13 +13,15 @@ import numpy as np
 
 from vidtune.data.checking.checked_files import CheckedFiles
 from vidtune.data.checking.findings import DataReport, Finding
-from vidtune.data.checking.media_check import CLIPS, KINDS, MediaCheck, StreamFile
+from vidtune.data.checking.media_check import CLIPS, KINDS, NOT_READ, MediaCheck, StreamFile
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample
 from vidtune.data.tables import AnnotationTable
+from vidtune.errors import MediaError, UnreadMediaError
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.clip_times import ClipTimes, Part
 from vidtune.media.file_version import FileVersion
+from vidtune.media.kept.identity import content_hash
 from vidtune.media.pool import MediaPool
 from vidtune.media.preprocessing.box_choice import box_problem, frame_problem, outside_problem
 from vidtune.media.preprocessing.kinds import Preprocessing, reads_boxes, reads_extras
@@ -82,7 +85,7 @@ class DataCheck:
             files = MediaCheck(list(samples.users), self.preprocessing, samples.ref_of, known, progress)
             for file, (reason, detail) in files.problems(pool, self.decode):
                 for index in samples.users[file]:
-                    samples.find(index, reason, f"{file.path}: {detail}")
+                    samples.find(index, reason, f"{file.path}: {detail}", reason != NOT_READ, file.path)
         samples.compare_durations(files.seconds)
         samples.compare_boxes(files.shapes)
         samples.compare_clips(files.shapes, files.seconds)
@@ -115,6 +118,7 @@ class _SampleCheck:
         self._findings: dict[int, list[Finding]] = {}
         self._durations: list[tuple[int, str, float]] = []
         self._versions: dict[str, FileVersion] = {}
+        self._identity = cache(content_hash)
 
     def check_all(self, progress: ProgressCallback) -> None:
         for index in range(len(self._table)):
@@ -123,14 +127,32 @@ class _SampleCheck:
                 progress("samples", index, len(self._table))
         progress("samples", len(self._table), len(self._table))
 
-    def find(self, index: int, reason: str, detail: str, excluded: bool = True) -> None:
+    def find(
+        self,
+        index: int,
+        reason: str,
+        detail: str,
+        excluded: bool = True,
+        file: str | None = None,
+        cause: str | None = None,
+    ) -> None:
+        """Add a finding about a sample.
+
+        Args:
+            excluded, cause: see `Finding`.
+            file: the media file that it is about.
+        """
         sample = self._table.id(index)
         content = self._table.contents[sample.rpartition(":")[0]]
         # As they were when the check began, because they may have been mended since.
         now = self._table.media_versions(index).items() if excluded else ()
         files = {path: self._versions.get(path, version) for path, version in now}
         own = self._table.original_id(index)
-        finding = Finding(sample, str(self._table.source(index)), reason, detail, excluded, content, files, own)
+        contents: dict[str, str | None] = {}
+        if file is not None and excluded:
+            cause, contents = MediaError.cause, {file: self._identity(file)}
+        source = str(self._table.source(index))
+        finding = Finding(sample, source, reason, detail, excluded, content, files, own, cause, contents)
         self._findings.setdefault(index, []).append(finding)
 
     def findings(self) -> list[Finding]:
@@ -215,7 +237,8 @@ class _SampleCheck:
             example = self._encode(sample)
             needed = [medium.ref for medium in example.media]
         except SampleProblem as problem:
-            self.find(index, problem.reason, problem.detail)
+            was_read = problem.cause != UnreadMediaError.cause
+            self.find(index, problem.reason if was_read else NOT_READ, problem.detail, was_read, cause=problem.cause)
             return
         finally:
             for file in dict.fromkeys(self._file(ref) for ref in needed if ref is not None):

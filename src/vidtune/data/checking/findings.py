@@ -22,6 +22,8 @@ class Finding:
         content: hash of the annotation file; the finding is not about samples of another one.
         files: path -> version of the files of an excluded sample; the finding is not about others.
         original_id: the sample's id in the annotation file; empty if it has none there.
+        cause: `MediaError.cause` of the file that makes the sample unusable; None: the annotation does.
+        contents: path -> identity of the content of a bad file, the same for a copy.
     """
 
     id: str
@@ -32,6 +34,8 @@ class Finding:
     content: str
     files: Mapping[str, Sequence[int]] = field(default_factory=dict)
     original_id: str = ""
+    cause: str | None = None
+    contents: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from vidtune.data.checking.checked_files import CheckedFiles
 from vidtune.data.sample import MediaRef
-from vidtune.errors import ItemError
+from vidtune.errors import UnreadMediaError
 from vidtune.machine.progress import ProgressCallback
 from vidtune.media.feature_file import NOT_FINITE, is_feature_file
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
@@ -31,6 +31,8 @@ Problem = tuple[str, str]
 """A short reason, by which reports count, and a detail."""
 Name = TypeVar("Name")
 
+NOT_READ = "could not be read then"
+"""Reason where not the file, but the machine may be at fault: training tries such a file again."""
 METADATA = "kind, length, frames and size"
 FEATURES = "features"
 PICTURES, CLIPS, SOUND = ("image",), ("video", "frames"), ("video", "audio")
@@ -118,7 +120,7 @@ class MediaCheck:
                 unknown.append(path)
         for path, result in self._load(pool, unknown, lambda path: LoadJob(path, None), "files"):
             if result.info is None:
-                kinds[path] = ("unreadable file", _reason(result))
+                kinds[path] = _problem("unreadable file", result)
                 continue
             kinds[path] = result.info.kind
             # The duration of a file that holds only sound is that of its sound.
@@ -135,10 +137,8 @@ class MediaCheck:
         for (file, check), result in self._load(pool, unknown, lambda name: self._job(name[0]), "decoding"):
             if result.error is None:
                 self._known.add(file.path, check, self._preprocessing[file.stream].kind)
-            elif isinstance(result.error, ItemError) and result.error.path != file.path:
-                yield file, ("cannot be decoded", str(result.error))
             else:
-                yield file, ("cannot be decoded", _reason(result))
+                yield file, _problem("cannot be decoded", result)
 
     def _job(self, file: StreamFile) -> LoadJob:
         ref = self._ref_of(file) if file.item else MediaRef(*file[:2])
@@ -152,7 +152,7 @@ class MediaCheck:
             elif (reason := _reason(result)) == NOT_FINITE:
                 yield file, ("features not finite", reason)
             else:
-                yield file, ("features cannot be read", reason)
+                yield file, _problem("features cannot be read", result)
 
     def _load(
         self, pool: MediaPool, names: list[Name], job: Callable[[Name], LoadJob], task: str
@@ -163,8 +163,12 @@ class MediaCheck:
             self._progress(task, done, len(names))
 
 
+def _problem(reason: str, result: LoadResult) -> Problem:
+    return (NOT_READ if isinstance(result.error, UnreadMediaError) else reason), _reason(result)
+
+
 def _reason(result: LoadResult) -> str:
-    return result.error.reason if result.error is not None else "has no metadata"
+    return result.error.seen_from(result.job.path) if result.error is not None else "has no metadata"
 
 
 def _not_a_file(path: str) -> Problem | None:

@@ -116,7 +116,7 @@ def feature_files(stream: str, folder: Path, names: Iterable[str], prefix: str) 
         prefix: what may stand before the name of a video, as in the names of the video files.
 
     Raises:
-        UserError: no such folder.
+        UserError: no such folder, or a file in it is a link that leaves it.
     """
     from vidtune.media.feature_file import FEATURE_SUFFIXES
 
@@ -127,6 +127,11 @@ def feature_files(stream: str, folder: Path, names: Iterable[str], prefix: str) 
     files = NamedFiles(walk(folder), "", prefix, sorted(FEATURE_SUFFIXES), (), names)
     found = {name: files.find(name) for name in names}
     paths = {name: one.file or one.similar for name, one in found.items()}
+    for path in filter(None, paths.values()):
+        if not (folder / path).resolve().is_relative_to(folder):
+            raise UserError(
+                f"features of {stream}: {folder / path} is a link that leaves the folder; copy the file into it"
+            )
     return {
         name: replace(one, file=None if (path := paths[name]) is None else str(folder / path))
         for name, one in found.items()

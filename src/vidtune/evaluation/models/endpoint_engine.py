@@ -96,7 +96,7 @@ class EndpointEngine:
         try:
             for request, media, problem in self._questions(requests):
                 if problem is not None:
-                    yield _failure(request, problem)
+                    yield problem
                     continue
                 under_way.add(portal.start_task_soon(self._ask, client, request, media))
                 if len(under_way) >= 2 * self.limits.concurrency:
@@ -110,19 +110,20 @@ class EndpointEngine:
                 yield from (future.result() for future in wait(under_way).done if future.exception() is None)
             raise
 
-    def _questions(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[list[Part]], str | None]]:
-        """The requests, with their media as parts of messages, or why they cannot be asked."""
+    def _questions(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[list[Part]], Answer | None]]:
+        """The requests, with their media as parts of messages, or an answer that says why they cannot be asked."""
         for group in self._reader.groups(requests):
             media = [] if group.error is not None else [parts_of(shown, self.rule) for shown in group.shown]
             for request in group.requests:
-                yield request, media, group.error
+                failed = None if group.error is None else Answer.failed(request.id, group.error, group.open)
+                yield request, media, failed
 
     async def _ask(self, client: "AsyncOpenAI", request: Request, media: list[list[Part]]) -> Answer:
         """Ask until there is an answer that can be read, or give the question up."""
         try:
             chat = messages_of(request, media)
         except UserError as error:
-            return _failure(request, str(error))
+            return Answer.failed(request.id, str(error))
         failed: Failure | None = None
         async with self._slots, self.pace.turns() as turn:
             for attempt in range(1, self.limits.attempts + 1):
@@ -162,7 +163,7 @@ class EndpointEngine:
             reason = f"unreadable response: {body.problem}"
             failure = Failure(reason, "unreadable", endpoint=False, repeat=False, counts=False)
         tried = f" ({attempt} attempts)" if attempt > 1 else ""
-        return _failure(request, failure.reason + tried), failure
+        return Answer.failed(request.id, failure.reason + tried), failure
 
     async def _body(self, client: "AsyncOpenAI", chat: Any) -> Body:
         fields = {**parameters_of(self.generation), **self.asked.parameters}
@@ -203,7 +204,3 @@ def _results(done: Iterable["Future[Answer]"]) -> Iterator[Answer]:
     yield from (future.result() for future in done if future not in stopped)
     for future in stopped:
         future.result()
-
-
-def _failure(request: Request, reason: str) -> Answer:
-    return Answer(request.id, "", (), "error", reason)

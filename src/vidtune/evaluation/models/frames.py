@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from vidtune.data.sample import MediaRef
-from vidtune.errors import MediaError, UserError
+from vidtune.errors import MediaError, UnreadMediaError, UserError
 from vidtune.evaluation.protocol import Protocol
 from vidtune.generation.settings import EngineStats, Request
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
@@ -107,6 +107,7 @@ class QuestionGroup:
         requests: the questions, in the order of the test set.
         shown: the media in the order of the requests' ``media``; filled while files are read.
         error: why they cannot be asked; None: they can.
+        open: it is a reason of the machine, see `Answer`.
         waiting: number of jobs of these media that are not done.
         info: metadata of the medium that was read last.
     """
@@ -114,6 +115,7 @@ class QuestionGroup:
     requests: tuple[Request, ...]
     shown: list[SampledFrames] = field(default_factory=list)
     error: str | None = None
+    open: bool = False
     waiting: int = 0
     info: MediaInfo | None = None
 
@@ -165,7 +167,7 @@ class FrameReader:
     def _add(self, group: QuestionGroup, result: LoadResult) -> None:
         group.waiting -= 1
         if group.error is None and result.error is not None:
-            group.error = str(result.error)
+            group.error, group.open = str(result.error), isinstance(result.error, UnreadMediaError)
         if result.job.preprocessing is None:
             group.info = result.info
         elif group.error is None and result.array is not None and group.info is not None:

@@ -56,7 +56,7 @@ class PretrainedEngine:
 
     def _answer(self, request: Request, group: QuestionGroup) -> Answer:
         if group.error is not None:
-            return Answer.failed(request.id, group.error)
+            return Answer.failed(request.id, group.error, group.open)
         try:
             inputs = self._inputs(request, group.shown)
             if request.options:

@@ -78,7 +78,7 @@ def _boxed(folder: Path, boxes: Sequence[ShownBox]) -> Iterator[np.ndarray]:
     for one in boxes:
         path = _inside(folder, one.path)
         if isinstance(one.frame, str):
-            pixels = read_image(frame_path(str(path), one.frame))
+            pixels = read_image(frame_path(str(path), one.frame), str(path))
         elif one.frame is None and path.suffix.lower() in FRAME_SUFFIXES:
             pixels = read_image(str(path))
         else:
@@ -89,13 +89,24 @@ def _boxed(folder: Path, boxes: Sequence[ShownBox]) -> Iterator[np.ndarray]:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """Returns a path below the folder. Raises MediaError for one that leaves it, or does not exist."""
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+    """Returns a path below the folder, without symbolic links.
+
+    Only a folder of the test set itself may be a link, as that of its videos is where they lie on another disk.
+
+    Raises:
+        MediaError: the path leaves the folder, or does not exist.
+    """
+    parts = PurePosixPath(name).parts
+    if PurePosixPath(name).is_absolute() or ".." in parts:
         raise ItemError(name, "leaves the folder of the test set")
     path = folder / name
     if not path.exists():
         raise ItemError(name, f"{path} is no longer there")
-    return path
+    roots = [folder.resolve(), *((folder / part).resolve() for part in parts[:1] if len(parts) > 1)]
+    resolved = path.resolve()
+    if not any(resolved.is_relative_to(root) for root in roots):
+        raise ItemError(name, "leads out of the folder of the test set through a symbolic link")
+    return resolved
 
 
 def _within(picture: Image.Image, height: int, width: int) -> Image.Image:

@@ -21,7 +21,7 @@
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -239,6 +239,8 @@ class RunFolder:
     def join_predictions(self, order: Sequence[int]) -> None:
         """Put the answers of several processes into one file, as one process would have written them.
 
+        Answers to questions that were open take the places of the failures, as if there had been none.
+
         Args:
             order: places of the questions in the test set, in the order of asking.
         """
@@ -249,6 +251,10 @@ class RunFolder:
             write_records(self.path / "predictions.jsonl", (one.record() for one in [*known, *latest.values()]))
             for part in parts:
                 part.unlink(missing_ok=True)
+            return
+        records = list(read_records(self.path / "predictions.jsonl"))
+        if any(record.get("open") for record in records):
+            write_records(self.path / "predictions.jsonl", _healed(records))
 
     def predictions_file(self, rank: int = 0, count: int = 1) -> Path:
         return self.path / ("predictions.jsonl" if count == 1 else f"predictions-{count}_{rank}.jsonl")
@@ -443,3 +449,20 @@ def _streams(data: DataIdentity) -> str:
 def described_features(data: DataIdentity) -> str:
     """Returns which stored features are read from where, for messages."""
     return ", ".join(f"{stream} from {folder}" for stream, folder in sorted(data.features.items())) or "none"
+
+
+def _healed(records: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The records of a run without those of open questions; the answers that came later stand in their places."""
+    open_ones = {record["index"]: record["video"] for record in records if record.get("open")}
+    later: dict[str, list[dict[str, Any]]] = {video: [] for video in open_ones.values()}
+    for record in records:
+        if record["index"] in open_ones and not record.get("open"):
+            later[record["video"]].append(record)
+    placed: set[int] = set()
+    for record in records:
+        if record["index"] not in open_ones:
+            yield record
+        elif record["index"] not in placed:
+            placed.add(record["index"])
+            yield from later[record["video"]][:1]
+            del later[record["video"]][:1]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,9 @@ from vidtune.evaluation.runs.folder import PlannedQuestion, RunFolder
 from vidtune.evaluation.runs.judgements import form_of, items_of_questions, judgements_of, last_answers
 
 LONGEST_DETAIL = 60
+ASKED_AGAIN = "the same command asks again"
+SECONDS = re.compile(r" after [0-9.]+ s(?= \()")
+"""How long a reader lived that died; left out, so that such reasons are alike."""
 
 
 def require_asked(run: RunFolder, entries: Sequence[Entry]) -> None:
@@ -93,7 +97,10 @@ def _asking(prediction: Prediction | None, missing: str | None) -> tuple[Asking,
         return Asking.NOT_ASKED, None
     # The reason of an unreadable file begins with its path, which differs between videos.
     _, path, rest = prediction.error.partition(f"{prediction.file}: ")
-    return Asking.FAILED, rest if prediction.file and path and rest else prediction.error
+    reason = rest if prediction.file and path and rest else prediction.error
+    if prediction.open:
+        return Asking.NOT_ASKED, f"{SECONDS.sub('', reason)}; {ASKED_AGAIN}"
+    return Asking.FAILED, reason
 
 
 def _judged(entry: Entry, judgement: Judgement | None) -> Entry:

@@ -1,11 +1,12 @@
 """Identities of media files by their content, never by their path."""
 
-import errno
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from vidtune.errors import ForeignFileError
+from vidtune.foreign.files import open_foreign
 from vidtune.media.file_version import FileVersion, file_version
 
 BLOCK = 32 * 1024
@@ -34,7 +35,7 @@ class MediaIdentities:
             digest = hashlib.sha256()
             for part in parts:
                 digest.update(part)
-        except OSError:
+        except (OSError, ForeignFileError):
             return None
         name = digest.hexdigest()[:32]
         self._known[path] = (version, name)
@@ -51,7 +52,7 @@ def content_hash(path: str) -> str | None:
             digest.update(f"{size} ".encode())
             for piece in _pieces(file, size):
                 digest.update(piece)
-    except OSError:
+    except (OSError, ForeignFileError):
         return None
     return digest.hexdigest()[:32]
 
@@ -62,10 +63,8 @@ def _of_file(path: Path, size: int, mtime_ns: int) -> Iterator[bytes]:
 
 
 def _pieces(path: Path, size: int) -> Iterator[bytes]:
-    if not path.is_file():  # opening a pipe or a device might wait for ever
-        raise OSError(errno.EINVAL, "not a file", str(path))
     last = max(size - BLOCK, 0)
-    with path.open("rb", buffering=0) as file:
+    with open_foreign(path) as file:
         for begin in sorted({last * piece // (SAMPLED - 1) for piece in range(SAMPLED)}):
             yield os.pread(file.fileno(), BLOCK, begin)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import PositiveInt, model_validator
 
-from vidtune.errors import ItemError, MediaError
+from vidtune.errors import ItemError, MediaError, UnreadMediaError
 from vidtune.media.clip_times import ClipTimes, Part
 from vidtune.media.image import frame_path, image_size, read_image
 from vidtune.media.preprocessing import transforms
@@ -130,12 +130,14 @@ class RegionPreprocessing(SquarePreprocessing):
         if not Path(folder).is_dir():
             raise ItemError(folder, "its boxes are in named frames, but it is no folder of frames")
         try:
-            return self._picture(frame_path(folder, name))
+            return self._picture(frame_path(folder, name), folder)
+        except UnreadMediaError:
+            raise
         except MediaError as error:
             raise ItemError(error.path, error.reason) from None
 
-    def _picture(self, path: str) -> np.ndarray:
-        return self._black(path, 1)[0] if self.blind else read_image(path)
+    def _picture(self, path: str, root: str | None = None) -> np.ndarray:
+        return self._black(path, 1)[0] if self.blind else read_image(path, root)
 
     def _black(self, path: str, number: int) -> np.ndarray:
         info = probe(path)

@@ -155,7 +155,9 @@ def _measure(setup: StageSetup, device: torch.device, steps: int) -> StepMeasure
             steps_of.run(1, packs, StepMeasurements(stage))
             found = StepMeasurements(stage, device.type, available_cores(), torch.get_num_threads(), workers)
             used = steps_of.run(steps, packs, found)
-    found.failed = {path: result.error.reason for path, result in pool.results.items() if result.error is not None}
+    found.failed = {
+        path: result.error.seen_from(path) for path, result in pool.results.items() if result.error is not None
+    }
     if not found.packs:
         reason = next((f"{path}: {reason}" for path, reason in found.failed.items()), "all of them are excluded")
         raise UserError(f"stage {stage.name!r}: no sample of the first steps can be used; {reason}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vidtune.errors import MediaError
+from vidtune.errors import MediaError, UnreadMediaError
 from vidtune.media.file_version import GONE, FileVersion, version_of
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 
@@ -22,14 +22,14 @@ class Decoded:
     """One decoded file, or the promise of one.
 
     ``array``, ``second``, ``extras``, ``error`` and ``seconds`` (spent on decoding) are valid when ``done`` is true.
-    ``identity`` names the content of the file before it was decoded; None if it is not needed. ``version`` is that of
-    the file before it was decoded, too.
+    ``epoch`` is that of the first request. ``identity`` names the content of the file before it was decoded; None if it
+    is not needed. ``version`` is that of the file before it was decoded, too.
     """
 
-    __slots__ = ("array", "done", "error", "extras", "identity", "job", "second", "seconds", "version")
+    __slots__ = ("array", "done", "epoch", "error", "extras", "identity", "job", "second", "seconds", "version")
 
-    def __init__(self, job: LoadJob, identity: str | None = None) -> None:
-        self.job, self.identity = job, identity
+    def __init__(self, job: LoadJob, identity: str | None = None, epoch: int = 0) -> None:
+        self.job, self.identity, self.epoch = job, identity, epoch
         self.done = False
         self.array: np.ndarray | None = None
         self.second: np.ndarray | None = None
@@ -69,11 +69,14 @@ class DecodedMedia:
         self._bytes = 0
         self._results: Iterator[LoadResult] = iter(())
 
-    def request(self, job: LoadJob, identity: str | None = None) -> Decoded:
-        """Returns the file, decoded now or later. A file in the cache keeps the identity of its first request."""
+    def request(self, job: LoadJob, identity: str | None = None, epoch: int = 0) -> Decoded:
+        """Returns the file, decoded now or later. A file in the cache keeps identity and epoch of its first request.
+
+        A file that could not be read then is not in the cache: it is tried again.
+        """
         decoded = self._known.get(job)
         if decoded is None:
-            decoded = self._known[job] = Decoded(job, identity)
+            decoded = self._known[job] = Decoded(job, identity, epoch)
             self._waiting.append(decoded)
         else:
             self._known.move_to_end(job)
@@ -88,6 +91,8 @@ class DecodedMedia:
                 continue
             arrived = self._in_flight.popleft()
             arrived.fill(result)
+            if isinstance(arrived.error, UnreadMediaError) and self._known.get(arrived.job) is arrived:
+                del self._known[arrived.job]
             self._remember(arrived)
 
     def _jobs(self) -> Iterator[LoadJob]:

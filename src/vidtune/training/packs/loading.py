@@ -4,27 +4,28 @@ A thread takes this rank's packs of every step from the plan and tokenises them,
 Everything is done in the order of the plan. So what is loaded, and what is left out because a file failed, does not
 depend on timing. Features that are in the feature store are read from there; their files are not decoded.
 
-A file that fails in a step is left out of the packs that saw it fail, and of every pack of later steps on every rank.
+A file that fails in a step is left out of the packs that saw it fail, and of every pack of later steps on every rank;
+one that could not be read then is tried again in the next epoch.
 What other ranks saw arrives by :meth:`PackLoader.learn`; :meth:`LoadedPack.without` removes such a file from packs that
 were loaded before it arrived.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
-from vidtune.errors import ItemError
+from vidtune.errors import ItemError, UnreadMediaError
 from vidtune.media.pool import LoadJob, MediaPool
 from vidtune.media.preprocessing.kinds import Preprocessing, among
 from vidtune.planning.plan import StagePlan, share
 from vidtune.processing.batch import Example, Item, MediaSlot, Teaching, pack
 from vidtune.training.packs.decoded import Decoded, DecodedMedia
 from vidtune.training.packs.pack import LoadedPack, failed_before, left_out_again
-from vidtune.training.setup.exclusions import Excluded
+from vidtune.training.setup.exclusions import FOREVER, Excluded, FailedFiles, failure_of
 from vidtune.training.setup.stored_features import Found, StoredFeatures
 
 PLANNED_PACKS = 8
@@ -95,7 +96,7 @@ class PackLoader:
         pool: pool that decodes media; the caller closes it.
         first_step: number of steps done already.
         known: samples that the run left out so far, on all ranks; steps that run again leave out the same.
-        failed: media path -> first step it failed in, of files that are not tried again.
+        failed: steps of which files are left out that failed before.
         rank, world: this rank, and the number of ranks.
         teachers: preprocessing for the teacher of each distilled stream; a file is decoded once for both.
         stored: features that were computed before; None: there are none.
@@ -110,7 +111,7 @@ class PackLoader:
         *,
         first_step: int = 0,
         known: Iterable[Excluded] = (),
-        failed: Mapping[str, int] | None = None,
+        failed: FailedFiles | None = None,
         rank: int = 0,
         world: int = 1,
         teachers: Mapping[str, Preprocessing] | None = None,
@@ -122,7 +123,7 @@ class PackLoader:
         self._rank, self._world = rank, world
         self._next_step = first_step
         self._known = {(entry.index, entry.step): entry for entry in known}
-        self._failed: dict[str, int] = {}
+        self._failed: dict[str, tuple[range, ...]] = {}
         self.learn(failed or {})
         self._planned: deque[PlannedPack] = deque()
         self._media = DecodedMedia(pool, self._plan_if_near)
@@ -131,14 +132,10 @@ class PackLoader:
         while self._planned or self._plan_step():
             yield self._load(self._planned.popleft())
 
-    def learn(self, failed: Mapping[str, int]) -> None:
-        """Record files that failed, on any rank, so that later steps do not wait for them again.
-
-        Args:
-            failed: media path -> first step it failed in.
-        """
-        for path, step in failed.items():
-            self._failed[path] = min(step, self._failed.get(path, step))
+    def learn(self, failed: FailedFiles) -> None:
+        """Record files that failed, on any rank, so that later steps do not wait for them again."""
+        for path, steps in failed.items():
+            self._failed[path] = tuple(dict.fromkeys((*self._failed.get(path, ()), *steps)))
 
     def _plan_if_near(self) -> bool:
         return len(self._planned) < PLANNED_PACKS and self._plan_step()
@@ -172,9 +169,10 @@ class PackLoader:
         known_to_fail = failed_before(example, self._failed, step) is not None
         planned.indices.append(index)
         planned.examples.append(example)
-        planned.media.append([] if known_to_fail else [self._request(slot) for slot in example.media])
+        epoch = self._plan.epoch(step)
+        planned.media.append([] if known_to_fail else [self._request(slot, epoch) for slot in example.media])
 
-    def _request(self, slot: MediaSlot) -> Requested:
+    def _request(self, slot: MediaSlot, epoch: int) -> Requested:
         """Look up an item in the store, and request its file if the store does not hold everything."""
         found = self._stored.find(slot.ref)
         own, second = self._preprocessing[slot.stream], self._teachers.get(slot.stream)
@@ -184,7 +182,7 @@ class PackLoader:
             return Requested(found, None)
         own, keep = among(own, slot.ref.among), found.key is None and found.teacher_key is None
         job = LoadJob(slot.ref.path, own, slot.seed, second, slot.ref.extras, slot.ref.frames, slot.ref.part, keep)
-        return Requested(found, self._media.request(job, found.key or found.teacher_key))
+        return Requested(found, self._media.request(job, found.key or found.teacher_key, epoch))
 
     def _load(self, planned: PlannedPack) -> LoadedPack:
         indices: list[int] = []
@@ -211,18 +209,25 @@ class PackLoader:
         """Wait for the files of an example. Returns the record of the failure, or None."""
         path = failed_before(example, self._failed, step)
         if path is not None:
-            return left_out_again(example.id, index, step, path, self._failed[path], self._rank)
-        for slot, item in zip(example.media, media, strict=True):
-            decoded = item.decoded
+            return left_out_again(example.id, index, step, path, self._failed, self._rank)
+        epoch = self._plan.epoch(step)
+        for place, slot in enumerate(example.media):
+            decoded = media[place].decoded
             if decoded is None:
                 continue
             self._media.wait_for(decoded)
+            if isinstance(decoded.error, UnreadMediaError) and decoded.epoch < epoch:
+                # It was requested ahead, in an earlier epoch, in which it could not be read.
+                decoded = self._media.request(decoded.job, decoded.identity, epoch)
+                media[place] = replace(media[place], decoded=decoded)
+                self._media.wait_for(decoded)
             if isinstance(decoded.error, ItemError):
                 reason, seconds = str(decoded.error), decoded.seconds
                 return Excluded(example.id, index, step, None, reason, self._rank, seconds)
             if decoded.error is not None:
-                self.learn({slot.ref.path: step})
-                reason, seconds = decoded.error.reason, decoded.seconds
                 path, version = slot.ref.path, decoded.version
-                return Excluded(example.id, index, step, path, reason, self._rank, seconds, version)
+                reason = decoded.error.seen_from(path)
+                told = failure_of(decoded.error, path, (epoch + 1) * self._plan.steps_per_epoch)
+                self.learn({path: (range(step + 1, told.get("again", FOREVER)),)})
+                return Excluded(example.id, index, step, path, reason, self._rank, decoded.seconds, version, **told)
         return None

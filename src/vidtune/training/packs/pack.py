@@ -1,10 +1,11 @@
 """A pack that is ready for the model, and the samples in it that had to be left out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from vidtune.errors import MediaError, UnreadMediaError
 from vidtune.processing.batch import Batch, Example, Item, join
-from vidtune.training.setup.exclusions import Excluded
+from vidtune.training.setup.exclusions import FOREVER, Excluded, FailedFiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,18 +38,14 @@ class LoadedPack:
         """Bytes of the batch."""
         return 0 if self.batch is None else self.batch.nbytes
 
-    def without(self, failed: Mapping[str, int]) -> "LoadedPack":
-        """Returns the pack without the samples that need a file which failed in an earlier step.
-
-        Args:
-            failed: media path -> first step it failed in, on any rank.
-        """
+    def without(self, failed: FailedFiles) -> "LoadedPack":
+        """Returns the pack without the samples that need a file which failed in an earlier step, on any rank."""
         bad = [failed_before(example, failed, self.step) for example in self.examples]
         if self.batch is None or not any(bad):
             return self
         kept = [place for place, path in enumerate(bad) if path is None]
         left_out = [
-            left_out_again(example.id, index, self.step, path, failed[path], self.rank)
+            left_out_again(example.id, index, self.step, path, failed, self.rank)
             for example, index, path in zip(self.examples, self.indices, bad, strict=True)
             if path is not None
         ]
@@ -75,12 +72,17 @@ class LoadedPack:
         return {stream: found for stream, found in kept.items() if found}
 
 
-def failed_before(example: Example, failed: Mapping[str, int], step: int) -> str | None:
-    """Returns the first file of an example that failed in an earlier step, or None."""
+def failed_before(example: Example, failed: FailedFiles, step: int) -> str | None:
+    """Returns the first file of an example that failed in an earlier step and is left out of this one, or None."""
     paths = (slot.ref.path for slot in example.media)
-    return next((path for path in paths if failed.get(path, step) < step), None)
+    return next((path for path in paths if any(step in steps for steps in failed.get(path, ()))), None)
 
 
-def left_out_again(id: str, index: int, step: int, path: str, failed_in: int, rank: int) -> Excluded:
+def left_out_again(id: str, index: int, step: int, path: str, failed: FailedFiles, rank: int) -> Excluded:
     """Returns the record of a sample that needs a file which failed before."""
-    return Excluded(id, index, step, path, f"failed in step {failed_in} and is not tried again", rank)
+    steps = max((steps for steps in failed[path] if step in steps), key=lambda steps: steps.stop)
+    failed_in = f"failed in step {steps.start - 1} and is not tried again"
+    if steps.stop == FOREVER:
+        return Excluded(id, index, step, path, failed_in, rank, cause=MediaError.cause)
+    reason, cause = f"{failed_in} in this epoch", UnreadMediaError.cause
+    return Excluded(id, index, step, path, reason, rank, cause=cause, again=steps.stop)

@@ -1,0 +1,109 @@
+"""What reaches the terminal, and Ctrl-C at any moment: one line and exit code 130."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+from rich.console import Console
+
+from vidtune import __main__ as module
+from vidtune.cli import main as main_module
+from vidtune.cli.main import main
+from vidtune.cli.terminal.shown_text import shown_text
+from vidtune.machine.progress import ProgressDisplay
+from vidtune.spelling import visible
+
+EVIL = "a\x1b]0;owned\x07b\x1b[2J\x9bc\rd"
+SHOWN = r"a\x1b]0;owned\x07b\x1b[2J\x9bc\x0dd"
+
+
+@pytest.fixture
+def can_be_interrupted() -> Iterator[None]:
+    """A process that a shell starts in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    return left.value.code, *capsys.readouterr()
+
+
+def test_control_characters_are_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str], tmp_path):
+    assert visible(f"{EVIL}\n\té") == f"{SHOWN}\n\té"
+    code, out, err = ended(capsys, "recipes", "show", EVIL)
+    assert (code, out) == (2, "") and "owned" in err
+    path = tmp_path / f"{EVIL}.yaml"
+    path.write_text(f"# {EVIL}\nsystem: [\n")
+    code, out, err = ended(capsys, "recipes", "show", str(path))
+    assert not {"\x1b", "\x07", "\x9b", "\r"} & {*out, *err}
+    with shown_text():
+        print(EVIL)
+        sys.stderr.writelines([EVIL])
+    assert capsys.readouterr() == (f"{SHOWN}\n", SHOWN)
+
+
+def test_a_progress_display_shows_them_too_and_keeps_its_own(capsys: pytest.CaptureFixture[str]):
+    with shown_text(), ProgressDisplay(console=Console(stderr=True, force_terminal=True, width=200)) as display:
+        display(EVIL, 1, 2, EVIL)
+        display.note(EVIL)
+    said = capsys.readouterr().err
+    assert "\x1b[" in said and said.count(SHOWN) >= 3 and "\x1b]0" not in said and "\x07" not in said
+
+
+@pytest.mark.usefixtures("can_be_interrupted")
+@pytest.mark.parametrize("hidden", [None, ImportError("numpy: import failed"), RuntimeError("interrupted")])
+def test_ctrl_c_is_one_line_also_where_a_library_hides_it(
+    hidden: Exception | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def press(_: object) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            if hidden is None:
+                raise
+            raise hidden from None
+        return 0
+
+    monkeypatch.setattr(main_module, "run", press)
+    code, out, err = ended(capsys)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # while the process cleans up
+    assert (code, out, err) == (130, "", "interrupted; the same command goes on where it stopped\n")
+
+
+@pytest.mark.usefixtures("can_be_interrupted")
+def test_ctrl_c_where_python_cannot_raise_it_comes_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    class Destructed:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    def press(_: object) -> int:
+        one = Destructed()
+        del one
+        for _ in range(500):
+            time.sleep(0.01)
+        return 0
+
+    monkeypatch.setattr(main_module, "run", press)
+    assert ended(capsys)[::2] == (130, "interrupted; the same command goes on where it stopped\n")
+
+
+def test_ctrl_c_while_the_modules_are_loaded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    class Loading(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "vidtune.cli.main", Loading("main"))
+    with pytest.raises(SystemExit) as left:
+        module.main()
+    assert (left.value.code, capsys.readouterr().err) == (130, "interrupted before it began\n")
