@@ -220,3 +220,28 @@ def test_a_format_of_another_package_is_read_by_its_reader(tmp_path: Path) -> No
         AnnotationTable.open([Source(path)], tmp_path / "cache")
     with pytest.raises(UserError, match="unknown annotation format 'conversation'; did you mean 'conversations'"):
         AnnotationTable.open([Source(path, format="conversation")], tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["offsets.npy", "word_lengths.npy", "has_media.npy", "records.bin", "about.json"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "other"])
+def test_a_damaged_table_is_made_again_and_that_is_said(name: str, damage: str, source: Source, tmp_path: Path) -> None:
+    whole = AnnotationTable.open([source], tmp_path / "cache").fingerprint()
+    [path] = (tmp_path / "cache").glob(f"*/{name}")
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"\x93NUMPY other")
+    with pytest.warns(UserWarning, match="a damaged table of annotations .*parsed again"):
+        table = AnnotationTable.open([source], tmp_path / "cache")
+    assert table.fingerprint() == whole and table[0].turns == (
+        Turn("user", "<image>\nWhat colour?"),
+        Turn("assistant", "Red."),
+    )
+
+
+def test_a_damaged_record_of_a_table_names_the_table(source: Source, tmp_path: Path) -> None:
+    AnnotationTable.open([source], tmp_path / "cache")
+    [path] = (tmp_path / "cache").glob("*/records.bin")
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    with pytest.raises(UserError, match=r"-v\d+: damaged; delete it"):
+        AnnotationTable.open([source], tmp_path / "cache")[0]

@@ -8,6 +8,8 @@ order. Other formats are known by their bytes.
 import hashlib
 import json
 import os
+import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -86,12 +88,33 @@ def parsed_folder(path: Path, format: str, media: Path | None, cache: Path) -> P
     kind = "" if format == "conversations" else f"-{format}"
     folder = cache / f"{file_hash[:32]}{kind}-v{FORMAT_VERSION}"
     for place in (folder, folder.with_name(f"{folder.name}-{_short(media)}")):
-        if not place.is_dir():
+        if not _is_whole(place):
             with suppress(FileExistsError), atomic_folder(place) as building:  # it exists: another process was faster
                 write_table(ANNOTATIONS[format](path, read_foreign(path)), building, media, file_hash)
         if read_about(place).root in (None, _root(media)):
             return place
     raise AssertionError(f"{folder}: a table of another media folder")
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder holds a parsed table. A damaged one, which is said, is deleted: it can be made again."""
+    if not folder.is_dir():
+        return False
+    try:
+        columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in COLUMNS}
+        offsets, samples = columns["offsets"], read_about(folder).samples
+        kinds = {name: (column.dtype.kind, column.shape) for name, column in columns.items()}
+        whole = {"offsets": ("i", (samples + 1,)), "word_lengths": ("i", (samples,))}
+        if kinds != {**whole, "has_media": ("b", (samples,)), "by_id": ("b", (samples,))}:
+            raise ValueError("its columns do not fit")
+        if offsets[0] != 0 or offsets[-1] != (folder / BLOB).stat().st_size or (np.diff(offsets) < 0).any():
+            raise ValueError(f"{BLOB} is not what its columns say")
+    except Exception as error:  # of numpy and JSON, for a damaged file
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        warnings.warn(f"{folder}: a damaged table of annotations ({reason}); they are parsed again", stacklevel=2)
+        shutil.rmtree(folder, ignore_errors=True)
+        return False
+    return True
 
 
 def read_about(folder: Path) -> Parsed:

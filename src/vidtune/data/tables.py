@@ -114,7 +114,10 @@ class AnnotationFile:
     def annotation(self, index: int) -> Annotation:
         """Returns the annotation of a sample, as the file has it."""
         begin, end = self.offsets[index : index + 2]
-        identity, turns, media, *rest = json.loads(self.blob[begin:end].tobytes())
+        try:
+            identity, turns, media, *rest = json.loads(self.blob[begin:end].tobytes())
+        except (ValueError, TypeError):
+            raise UserError(f"{self.folder}: damaged; delete it: the annotations are parsed again") from None
         duration, marks, extras, frames, problem, parts = [*rest, *[None] * 6][:6]
         return Annotation(
             identity,
