@@ -225,7 +225,7 @@ def test_a_format_of_another_package_is_read_by_its_reader(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["offsets.npy", "word_lengths.npy", "has_media.npy", "records.bin", "about.json"])
 @pytest.mark.parametrize("damage", ["gone", "cut", "other"])
 def test_a_damaged_table_is_made_again_and_that_is_said(name: str, damage: str, source: Source, tmp_path: Path) -> None:
-    whole = AnnotationTable.open([source], tmp_path / "cache").fingerprint()
+    whole = AnnotationTable.open([source], tmp_path / "cache").fingerprint
     [path] = (tmp_path / "cache").glob(f"*/{name}")
     content = path.read_bytes()
     path.unlink()
@@ -233,7 +233,7 @@ def test_a_damaged_table_is_made_again_and_that_is_said(name: str, damage: str, 
         path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"\x93NUMPY other")
     with pytest.warns(UserWarning, match="a damaged table of annotations .*parsed again"):
         table = AnnotationTable.open([source], tmp_path / "cache")
-    assert table.fingerprint() == whole and table[0].turns == (
+    assert table.fingerprint == whole and table[0].turns == (
         Turn("user", "<image>\nWhat colour?"),
         Turn("assistant", "Red."),
     )

@@ -128,6 +128,17 @@ def test_metadata_that_lie_are_one_line(edit: Callable, message: str, saver: Sav
     assert "\n" not in str(caught.value)
 
 
+def test_a_value_of_another_kind_is_refused(saver: Saver, tmp_path: Path) -> None:
+    def exchange(metadata: Metadata) -> None:
+        places = {key.fqn: key for key in metadata.storage_data}
+        rate, name = (places[f"optimizer.param_groups.0.{word}"] for word in ("lr", "component"))
+        metadata.storage_data[rate] = metadata.storage_data[name]
+
+    change(tmp_path / "checkpoint-1", exchange)
+    with pytest.raises(UserError, match=r"param_groups\.0\.lr is of type str, expected float"):
+        saver.load(tmp_path / "checkpoint-1")
+
+
 def test_values_in_a_link_out_of_the_checkpoint_are_not_read(saver: Saver, tmp_path: Path) -> None:
     values = tmp_path / "checkpoint-1/__0_0.distcp"
     values.rename(tmp_path / "elsewhere")
