@@ -4,6 +4,7 @@ import os
 import pickle
 import socket
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,14 @@ def test_no_descriptor_stays_open(tmp_path, pipe):
     refusal(open_foreign, tmp_path / "file", root=tmp_path / "elsewhere")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_no_more_memory_is_asked_for_than_a_file_holds(tmp_path: Path) -> None:
+    path = tmp_path / "small.json"
+    path.write_bytes(b"{}")
+    tracemalloc.start()
+    try:
+        assert read_foreign(path, limit=2**26) == b"{}"
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()

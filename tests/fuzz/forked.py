@@ -1,6 +1,8 @@
 """Runs a command of vidtune in a forked child with limits of time and memory, and says how it ended."""
 
+import importlib
 import os
+import pkgutil
 import re
 import resource
 import select
@@ -9,11 +11,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+import vidtune
 from vidtune.cli.main import run
 from vidtune.machine import workers
 from vidtune.media.pool import LoadJob, MediaPool
@@ -24,6 +28,12 @@ MEMORY = 3 * 2**30
 """Bytes that a child may take more than it was forked with."""
 LARGE = 2**30
 """Bytes of memory that no small file is worth."""
+LIBRARIES = (
+    "rich.progress",
+    "torch.distributed.checkpoint",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.clip.modeling_clip",
+)
 OUTCOMES = ("ok", "named", "unnamed", "traceback", "hang", "memory")
 NOT_A_USERS, RAN = 99, "fuzz-was-here"
 
@@ -41,6 +51,16 @@ class Ended:
     outcome: str
     printed: str
     seconds: float
+
+
+def preload() -> None:
+    """Import what commands import, so that children find it."""
+    for found in pkgutil.walk_packages(vidtune.__path__, "vidtune."):
+        if found.name.rpartition(".")[2] != "__main__":
+            with suppress(ImportError):
+                importlib.import_module(found.name)
+    for name in LIBRARIES:
+        importlib.import_module(name)
 
 
 def share_workers() -> None:
@@ -111,7 +131,9 @@ def outcome_of(code: int, printed: str, grown: int, name: str, folder: Path) -> 
     left_out = re.search(r"\b[1-9][0-9,]* (unusable|problems|failed|refused)", printed)
     if code == 0 and not left_out:
         return "ok"
-    return "named" if name in printed else "unnamed"
+    stem = re.escape(Path(name).stem)
+    sample = re.search(rf"\b{stem}:\d|\({stem}\)", printed)  # a sample of an annotation, the video of a question
+    return "named" if name in printed or sample else "unnamed"
 
 
 def _child(work: Callable[[], int], folder: Path, out: Path) -> None:

@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -19,7 +20,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import cycle
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -31,7 +33,8 @@ os.environ["TORCHDYNAMO_DISABLE"] = "1"
 os.environ["PYTHONWARNINGS"] = "ignore"
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from forked import OUTCOMES, Ended, end_workers, run_command, run_forked, share_workers
+from batches import BATCHES, Batch, copied
+from forked import OUTCOMES, Ended, end_workers, preload, run_command, run_forked, share_workers
 from mutations import damage
 from targets import TARGETS, Target
 
@@ -70,6 +73,7 @@ class Fuzz:
         self._built: set[str] = set()
 
     def __enter__(self) -> "Fuzz":
+        preload()
         share_workers()
         gc.collect()
         gc.freeze()
@@ -77,6 +81,14 @@ class Fuzz:
 
     def __exit__(self, *_: object) -> None:
         end_workers()
+
+    def cases(self, name: str, number: str | int) -> Iterator[tuple[Case, Ended]]:
+        """One case of a target; or a batch, or the one file of it that the number behind a point names."""
+        if name in TARGETS:
+            yield self.case(name, int(number))
+        else:
+            batch, _, only = str(number).partition(".")
+            yield from self.many(name, int(batch), int(only) if only else None)
 
     def case(self, name: str, number: int) -> tuple[Case, Ended]:
         """Damage one file of a target, run a command, and look how it ends."""
@@ -101,6 +113,42 @@ class Fuzz:
         )
         return found, ended
 
+    def many(self, name: str, number: int, only: int | None = None) -> Iterator[tuple[Case, Ended]]:
+        """Damage many files and give them to one command, and one by one where that does not tell them apart.
+
+        Args:
+            only: number of the one file to take.
+        """
+        batch = BATCHES[name]
+        self._lay(name, batch)
+        sources, cases, copies = sorted((self.place / "sources").iterdir()), {}, []
+        for one in range(batch.size) if only is None else [only]:
+            chance = random.Random(f"{self.seed}/{name}/{number}/{one}")
+            copy = copied(chance.choice(sources), self.place / "media", one)
+            file = chance.choice(sorted(copy.iterdir())) if copy.is_dir() else copy
+            done = damage(file, chance)
+            copies.append(copy)
+            command, path = " ".join(batch.command), str(file.relative_to(self.place))
+            cases[copy.name] = Case(f"{name}/{number}.{one}", self.seed, path, done, command, "ok", 0.0, "")
+        batch.finish(self.place, copies)
+        ended = run_command(batch.command, self.place, "media/")
+        listed = self.place / batch.refused
+        lines = listed.read_text("utf-8", "replace").splitlines() if listed.is_file() else []
+        told = ended.outcome in ("ok", "named", "unnamed") and (lines or ended.outcome == "ok")
+        if not told and only is None:
+            for one in range(batch.size):
+                yield from self.many(name, number, one)
+            return
+        for copy, case in cases.items():
+            found = [line for line in lines if re.search(rf"\b{re.escape(copy)}(?![\w.])", line)]
+            outcome = outcome_of_line(found[0], Path(case.file).name) if found else "ok"
+            if not told:
+                outcome = (
+                    "named" if ended.outcome == "unnamed" and Path(case.file).name in ended.printed else ended.outcome
+                )
+            seconds = round(ended.seconds / len(cases), 3)
+            yield replace(case, outcome=outcome, seconds=seconds, last="".join(found)[:400]), ended
+
     def whole(self, name: str) -> Iterator[tuple[list[str], Ended]]:
         """Each command of a target, with files that are not damaged."""
         target = TARGETS[name]
@@ -110,7 +158,7 @@ class Fuzz:
                 words = filled(target.commands[number], file, self.place)
                 yield words, run_command(words, self.place, file.name)
 
-    def _lay(self, name: str, target: Target) -> None:
+    def _lay(self, name: str, target: Target | Batch) -> None:
         kept = self.folder / "whole" / name
         shutil.rmtree(self.place, ignore_errors=True)
         if name not in self._built:
@@ -124,9 +172,16 @@ class Fuzz:
             shutil.copytree(kept, self.place, symlinks=True)
 
 
-def build(target: Target, place: Path) -> int:
+def build(target: Target | Batch, place: Path) -> int:
     target.build(place)
     return 0
+
+
+def outcome_of_line(line: str, name: str) -> str:
+    """How a file ended of which a line of a list tells."""
+    if "more memory than the machine" in line:
+        return "memory"
+    return "named" if name in line else "unnamed"
 
 
 def command_of(target: Target, file: Path, place: Path, chance: random.Random) -> list[str]:
@@ -143,11 +198,11 @@ def filled(command: Sequence[str], file: Path, place: Path) -> list[str]:
 def turns(names: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Targets in turn, each as often as its share says, with numbers that go on."""
     numbers: Counter[str] = Counter()
-    while True:
-        for name in names:
-            for _ in range(TARGETS[name].share):
-                yield name, numbers[name]
-                numbers[name] += 1
+    round_ = [name for name in names for _ in range((TARGETS | BATCHES)[name].share)]
+    random.Random(0).shuffle(round_)
+    for name in cycle(round_):
+        yield name, numbers[name]
+        numbers[name] += 1
 
 
 def main() -> int:
@@ -155,7 +210,7 @@ def main() -> int:
     parsed.add_argument("--count", type=int, default=10_000)
     parsed.add_argument("--seconds", type=float, default=1e9, help="Stop after so long.")
     parsed.add_argument("--seed", type=int, default=0)
-    parsed.add_argument("--only", nargs="*", choices=sorted(TARGETS))
+    parsed.add_argument("--only", nargs="*", choices=sorted(TARGETS | BATCHES))
     parsed.add_argument("--case", help="TARGET/NUMBER")
     parsed.add_argument("--whole", action="store_true", help="Run every command on whole files.")
     parsed.add_argument("--out", type=Path, default=Path("fuzz"), help="Folder for failures.jsonl and counts.json.")
@@ -163,9 +218,8 @@ def main() -> int:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, Fuzz(Path(folder), options.seed) as fuzz:
         if options.case:
-            name, number = options.case.split("/")
-            found, ended = fuzz.case(name, int(number))
-            print(json.dumps(asdict(found), indent=1), ended.printed, sep="\n")
+            for found, ended in fuzz.cases(*options.case.split("/")):
+                print(json.dumps(asdict(found), indent=1), ended.printed, sep="\n")
             return 0
         if options.whole:
             return whole(fuzz, options.only or list(TARGETS))
@@ -185,7 +239,7 @@ def whole(fuzz: Fuzz, names: Sequence[str]) -> int:
 
 def long_run(fuzz: Fuzz, options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
-    counts: dict[str, Counter[str]] = {name: Counter() for name in options.only or TARGETS}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in options.only or (*TARGETS, *BATCHES)}
     began, done, left_out = time.monotonic(), 0, set[str]()
     with (options.out / "failures.jsonl").open("w") as failures:
         for name, number in turns(list(counts)):
@@ -194,19 +248,17 @@ def long_run(fuzz: Fuzz, options: argparse.Namespace) -> int:
             if name in left_out:
                 continue
             try:
-                found, ended = fuzz.case(name, number)
+                for found, ended in fuzz.cases(name, number):
+                    counts[name][found.outcome] += 1
+                    done += 1
+                    if found.outcome not in ("ok", "named"):
+                        failures.write(json.dumps({**asdict(found), "printed": ended.printed[-6000:]}) + "\n")
+                        failures.flush()
+                    if done % 50 == 0:
+                        show(counts, time.monotonic() - began, options)
             except RuntimeError as error:  # its whole files cannot be made
                 print(f"{name} is left out: {error}", file=sys.stderr, flush=True)
                 left_out.add(name)
-                continue
-            counts[name][found.outcome] += 1
-            done += 1
-            if found.outcome not in ("ok", "named"):
-                record = {**asdict(found), "printed": ended.printed[-6000:]}
-                failures.write(json.dumps(record) + "\n")
-                failures.flush()
-            if done % 50 == 0:
-                show(counts, time.monotonic() - began, options)
     show(counts, time.monotonic() - began, options)
     return int(any(count[bad] for count in counts.values() for bad in OUTCOMES[2:]))
 

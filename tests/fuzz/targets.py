@@ -47,6 +47,7 @@ class Target:
 
     def files(self, folder: Path) -> list[Path]:
         found = {path for pattern in self.damaged for path in folder.glob(pattern) if path.is_file()}
+        found = {path for path in found if path.suffix != ".lock"}
         return sorted(found)
 
 
@@ -229,7 +230,8 @@ TARGETS: dict[str, Target] = {
             ("judge", "one/msvd_qa"),
             ("report", "one/msvd_qa", "other/msvd_qa"),
             ("compare", "one/msvd_qa", "other/msvd_qa"),
-            ("export", "one/msvd_qa"),
+            ("export", "one/msvd_qa", "--to", "markdown"),
+            ("export", "one/msvd_qa", "--to", "csv", "--out", "rows.csv"),
             (*EVALUATE[:-4], "--out", "one", "--workers", "0", "--protocol", "generation={max_new_tokens: 2}"),
         ),
         "msvd_qa",

@@ -67,7 +67,10 @@ def read_foreign(
 ) -> bytes:
     """Return the content of a file; see `open_foreign`."""
     with open_foreign(path, root=root, limit=limit, failure=failure) as file, reading(path, failure):
-        content = file.read(limit + 1)
+        # Python sets aside as many bytes as it is asked for: no more than the file holds, then what was appended since.
+        content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+        while len(content) <= limit and (more := file.read(2**20)):
+            content += more
         if len(content) > limit:
             raise failure(str(path), _too_long(len(content), limit))
         return content
