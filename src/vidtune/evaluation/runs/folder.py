@@ -41,7 +41,7 @@ from vidtune.foreign.documents import read_object, require_types
 from vidtune.machine.files import write_json_atomically, write_text_atomically
 from vidtune.machine.locks import locked
 from vidtune.machine.nearby import below, listed
-from vidtune.machine.records import read_as, write_records
+from vidtune.machine.records import read_as, read_records, write_records
 from vidtune.recipe.mistakes import first_mistake
 
 RUN_FILE = "run.json"
