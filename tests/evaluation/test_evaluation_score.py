@@ -19,6 +19,7 @@ from vidtune.evaluation.runs.run_ledger import ledger_of
 from vidtune.evaluation.scores.comparison import compare_runs
 from vidtune.evaluation.scores.judging import estimate_run, judge_run
 from vidtune.evaluation.scores.score_file import read_score, score_record
+from vidtune.evaluation.scores.score_lines import table_lines
 from vidtune.evaluation.scores.scoring import NothingScoredError, score_run
 
 ENTRIES = [
@@ -51,6 +52,15 @@ def server():
 def chat_judge(server, **options):
     options = {"limits": Limits(attempts=2, backoff=0.01, timeout=2), **options}
     return OpenAICompatibleJudge("chat", base_url=server.url, name="chat", **options)
+
+
+def test_a_table_has_a_row_for_each_type_and_a_column_for_each_run(run):
+    score = score_run(run)
+    head, everything, *types = table_lines({"seeing": score, "blind": score})
+    assert head.split() == ["questions", "seeing", "blind"]
+    assert everything.split() == ["all", "7", "0.60", "0.60"]
+    assert [line.split() for line in types][1] == ["count", "1", "0.00", "0.00"]
+    assert len({len(line) for line in (head, everything, *types)}) == 1
 
 
 def test_official_and_strict_scores_stand_side_by_side(run):

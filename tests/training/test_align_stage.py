@@ -39,7 +39,7 @@ def alone(aligning, tmp_path_factory) -> Path:
 
 
 def gradients(setup: StageSetup, packs: list[list[Example]]) -> tuple[float, dict[str, torch.Tensor]]:
-    net, total = PackForward(setup.model, "float32", setup.log_odds, setup.stage.tells_each), 0.0
+    net, total = PackForward(setup.model, "float32", setup.telling), 0.0
     net.zero_grad(set_to_none=True)
     for examples in packs:
         how = {name: stream.preprocessing for name, stream in setup.processor.streams.items()}
@@ -51,7 +51,7 @@ def gradients(setup: StageSetup, packs: list[list[Example]]) -> tuple[float, dic
     return total, {n: p.grad.clone() for n, p in setup.model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("objective", ["align", "align_each"])
+@pytest.mark.parametrize("objective", ["align", "align_each", "align_sentences"])
 def test_packed_equals_one_by_one(aligning, tmp_path: Path, objective: str) -> None:
     setup = set_up(aligning(objective=objective), 0, tmp_path)
     examples = [setup.example(index, 0) for index in (0, 5, 8)]  # a video, an image, both

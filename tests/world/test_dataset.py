@@ -13,7 +13,7 @@ from vidtune.world import TEST_SET, WorldSpec, build_world
 from vidtune.world.render import draw_frames, draw_sound
 
 AAC_PRIMING = 1024  # samples of silence that the encoder puts first
-SPEC = WorldSpec(videos=6, images=3, texts=2, test_videos=3, size=64)
+SPEC = WorldSpec(videos=6, images=3, texts=2, test_videos=3, choice_videos=2, size=64, sound=True)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def files_of(folder) -> dict[str, bytes]:
 
 def test_videos_show_their_scene_and_sound_their_events(world):
     path = world / "videos" / "train_00002.mp4"
-    scene = SPEC.train_scene(2)
+    scene = SPEC.scene("train", 2)
     info = probe(str(path))
     assert (info.width, info.height, info.fps, info.has_audio) == (64, 64, 8, True)
     assert info.num_frames == 24

@@ -1,13 +1,15 @@
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from vidtune.world.questions import QUESTION_TYPES, ask, describe
+from vidtune.world.render import draw_frame
 from vidtune.world.scene import LANES, NUMBERS, make_scene
 
 SCENES = [make_scene(0, i, 3.0) for i in range(300)]
-HELD_OUT = [make_scene(0, i, 3.0, held_out=True) for i in range(300)]
+HELD_OUT = [make_scene(0, i, 3.0, split="test") for i in range(300)]
 
 
 def test_a_scene_is_a_pure_function_of_seed_and_index():
@@ -17,8 +19,16 @@ def test_a_scene_is_a_pure_function_of_seed_and_index():
     assert make_scene(0, 5, 3.0) == SCENES[5]
 
 
-def test_held_out_combinations_never_stand_in_training():
-    assert not {scene.signature for scene in SCENES} & {scene.signature for scene in HELD_OUT}
+def test_splits_share_no_combination():
+    seen = [{make_scene(0, i, 3.0, split).signature for i in range(300)} for split in ("train", "choice", "test")]
+    assert len(set.union(*seen)) == sum(map(len, seen))
+
+
+def test_no_shape_leaves_a_trail():
+    for scene in (scene for scene in SCENES if all(actor.moves and not actor.turns for actor in scene.actors)):
+        last = max(actor.moves[1] for actor in scene.actors)
+        fresh = replace(scene, actors=tuple(replace(a, start=a.centre_at(last), moves=None) for a in scene.actors))
+        assert (draw_frame(scene, last, 24) == draw_frame(fresh, last, 24)).all()
 
 
 def test_actors_never_overlap_and_stay_in_the_frame():
@@ -58,13 +68,14 @@ def test_no_answer_is_common_enough_to_guess(type_):
     assert answers.most_common(1)[0][1] / sum(answers.values()) < 0.45
 
 
-def test_captions_tell_what_each_shape_is_and_does_in_the_order_in_which_they_appear():
+def test_captions_tell_in_one_sentence_what_each_shape_is_and_does_in_the_order_in_which_they_appear():
     for scene in SCENES:
-        by_shape = [sentence.split() for sentence in describe(scene, "shape").rstrip(".").split(". ")][1:]
-        by_colour = [sentence.split() for sentence in describe(scene, "colour").rstrip(".").split(". ")][1:]
-        told = [(actor.shape, actor.colour, actor.direction or "stays") for actor in scene.actors]
-        assert [(is_[1], is_[3], way[-1]) for is_, way in zip(by_shape[::2], by_shape[1::2], strict=True)] == told
-        assert [(is_[5], is_[1], way[-1]) for is_, way in zip(by_colour[::2], by_colour[1::2], strict=True)] == told
+        number, *told = [sentence.split() for sentence in describe(scene).rstrip(".").split(". ")]
+        assert NUMBERS.index(number[0]) == len(scene.actors)
+        does = [(actor.colour, actor.shape, actor.direction or "stays") for actor in scene.actors]
+        assert [(words[1], words[2], words[-1]) for words in told] == does
+        places = [words[4] for words in told if "appears" in words]
+        assert places == {1: [], 2: ["first", "last"], 3: ["first", "second", "last"]}[len(scene.actors)]
 
 
 def test_replies_hold_their_answer():

@@ -5,11 +5,16 @@ Every step continues where it was stopped, or does nothing if it is finished: th
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from vidtune.evaluation.checkpoint import LoadedCheckpoint
+    from vidtune.recipe.types import BenchmarkEntry
 
 TRAINING_PROCESSES = 2
 
@@ -25,9 +30,7 @@ def demo(
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     from vidtune.evaluation.checkpoint import open_checkpoint
-    from vidtune.evaluation.predict import Variant, by_rules, predict_benchmark
     from vidtune.evaluation.report.page import build_report
-    from vidtune.evaluation.scores.scoring import score_run
     from vidtune.machine.devices import pick_device
     from vidtune.machine.progress import ProgressDisplay
     from vidtune.recipe.shipped import DEMO_RECIPE
@@ -46,25 +49,46 @@ def demo(
     typer.echo(f"2/4  training {name}: {', then '.join(stage.name for stage in chosen.stages)}")
     final = _train(name, variables, results / "run")
 
-    ablations = ", and with streams switched off" if any(entry.without for entry in chosen.benchmarks) else ""
-    ablations += ", and by other rules" if any(entry.rules for entry in chosen.benchmarks) else ""
-    typer.echo(f"3/4  asking about videos it has never seen, and again with black frames{ablations}")
+    typer.echo(
+        "3/4  asking about videos it has never seen, and again with less: black frames, and what the recipe names"
+    )
     loaded = open_checkpoint(final, pick_device(None))
-    runs = []
-    for entry in chosen.benchmarks:
-        # Stored features cannot be made black.
-        whole = Variant(features=entry.features, overrides={"generation": chosen.generation}, limit=entry.limit)
-        others = [] if entry.features else [replace(whole, blind=True)]
-        others += [replace(whole, without=off) for off in entry.without]
-        for variant in (whole, *others, *(by_rules(whole, rules) for rules in entry.rules)):
-            data, out_of_runs = Path(entry.data or world), results / "evaluation"
-            summary = predict_benchmark(loaded, entry.name, data, out_of_runs, variant)
-            runs.append(summary.run_dir)
-            typer.echo(score_run(summary.run_dir))
+    runs = [run for entry in chosen.benchmarks for run in _ask(loaded, entry, chosen.generation, world, results)]
 
     page = build_report(runs, results / "report.html", title="vidtune demo")
     typer.echo(f"4/4  report: {page.resolve()}")
     _say_what_next(world, name, final, runs[0])
+
+
+def _ask(
+    loaded: "LoadedCheckpoint", entry: "BenchmarkEntry", generation: Mapping[str, Any], world: Path, results: Path
+) -> list[Path]:
+    """Ask a benchmark with all and with less, print the scores, and draw examples. Returns the runs."""
+    from vidtune.evaluation.judges.base import DEFAULT_JUDGE
+    from vidtune.evaluation.predict import Variant, by_rules, predict_benchmark
+    from vidtune.evaluation.report.examples import draw_examples
+    from vidtune.evaluation.scores.score_lines import says_yes, table_lines
+    from vidtune.evaluation.scores.scoring import score_run
+
+    whole = Variant(features=entry.features, overrides={"generation": generation}, limit=entry.limit)
+    variants = {"seeing": whole}
+    if not entry.features:  # stored features cannot be made black
+        variants["blind"] = replace(whole, blind=True)
+    variants |= {f"without {', '.join(off)}": replace(whole, without=off) for off in entry.without}
+    variants |= {changed.folder: changed for changed in (by_rules(whole, rules) for rules in entry.rules)}
+    runs, scores = [], {}
+    for name, variant in variants.items():
+        data = Path(entry.data or world)
+        runs.append(predict_benchmark(loaded, entry.name, data, results / "evaluation", variant).run_dir)
+        scores[name] = score_run(runs[-1])
+        typer.echo(scores[name])
+    if says_yes(scores["seeing"]):
+        typer.echo(f"\n{entry.name}, share of right answers:")
+        typer.echo("\n".join(table_lines(scores)))
+        beside = ("blind", runs[1]) if "blind" in variants else None
+        drawn = draw_examples(runs[0], results / f"{entry.name}.png", judge=DEFAULT_JUDGE, beside=beside)
+        typer.echo(f"examples: {drawn}" if drawn else "no examples: its media cannot be shown")
+    return runs
 
 
 def _train(name: str, variables: dict[str, str], out: Path) -> Path:

@@ -6,12 +6,13 @@ tokenizer; `ChunkTokenizer` computes the same ids with the tokenizers library.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
@@ -25,6 +26,9 @@ from vidtune.processing.prompts.format import PromptFormat
 
 UNDERLINE = "▁"
 """Character that sentencepiece writes for a space."""
+WORD, END, SPECIAL = 0, 1, 2
+"""Kinds of tokens: a part of a sentence; one that also ends it; none of a sentence."""
+_ENDS = (".", "!", "?", ";", "。", "！", "？", "；", "\n")
 PROCESSOR, OUR_PROCESSOR = "processor_config.json", "VideoLMProcessor"
 """File of a processor, which tells how its tokenizer begins a text, and the class of ours."""
 TOKENIZER_FILES = (
@@ -258,3 +262,30 @@ def _writes_dummy_prefix(backend: dict) -> bool:
     return any(part.get("type") == "Prepend" for part in parts) or (
         pre_tokenizer.get("type") == "Metaspace" and pre_tokenizer.get("prepend_scheme") != "never"
     )
+
+
+def token_kinds(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> np.ndarray:
+    """Returns WORD, END or SPECIAL for each token of a vocabulary: (vocabulary,) uint8."""
+    kinds = np.full(vocabulary, WORD, np.uint8)
+    for token in range(min(len(tokenizer), vocabulary)):
+        if tokenizer.decode([token]).endswith(_ENDS):
+            kinds[token] = END
+    special = [token for token in tokenizer.all_special_ids if token < vocabulary]
+    kinds[special] = SPECIAL
+    return kinds
+
+
+def sentences(ids: Iterable[int], kinds: np.ndarray) -> list[list[int]]:
+    """Returns the tokens of each sentence of a text; what follows the last end is a sentence too.
+
+    Args:
+        ids: token ids.
+        kinds: see :func:`token_kinds`, (vocabulary,).
+    """
+    found: list[list[int]] = [[]]
+    for token in ids:
+        if kinds[token] != SPECIAL:
+            found[-1].append(token)
+        if kinds[token] == END:
+            found.append([])
+    return [tokens for tokens in found if tokens]

@@ -195,7 +195,8 @@ class Stage(Settings):
             the tokens that the system adds.
         data: data sources, concatenated in this order.
         objective: what the stage minimises. None: the cross-entropy of the answers. "align": how badly the embeddings
-            of a sample's media tell which tokens its answers have; "align_each": how badly each of them alone does.
+            of a sample's media tell which tokens its answers have; "align_each": how badly each of them alone does;
+            "align_sentences": how badly one of them tells each sentence (:mod:`vidtune.models.caption_words`).
             Only towers and connectors train then, and the language model does not run
             (:mod:`vidtune.models.caption_words`).
         epochs: number of passes over the data; may be a fraction.
@@ -236,7 +237,7 @@ class Stage(Settings):
     from_: FilePath | None = Field(default=None, alias="from")
     train: dict[ComponentGlob, Train] = Field(min_length=1)
     data: tuple[DataSource, ...] = Field(min_length=1)
-    objective: Literal["align", "align_each"] | None = None
+    objective: Literal["align", "align_each", "align_sentences"] | None = None
     epochs: float = Field(default=1.0, gt=0, le=1e5)
     max_steps: int | None = Field(default=None, gt=0, le=10**9)
     global_batch_size: int = Field(gt=0, le=10**7)
@@ -263,11 +264,6 @@ class Stage(Settings):
     media_timeout: float = Field(default=60.0, gt=0, le=10**6)
     max_excluded: float = Field(default=0.05, ge=0, le=1)
     log_every: int = Field(default=10, gt=0)
-
-    @property
-    def tells_each(self) -> bool:
-        """Whether each embedding alone has to tell the words of the answers."""
-        return self.objective == "align_each"
 
 
 class BenchmarkEntry(Settings):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vidtune.models.caption_words import told_words_loss
+from vidtune.models.caption_words import WordTelling
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import IGNORED, Batch
 
@@ -32,19 +32,14 @@ class PackForward(nn.Module):
     Args:
         model: the model; its trained parts are float32.
         precision: "float32", or "bfloat16" for autocast.
-        log_odds: of the tokens of the vocabulary, in a stage that aligns media with words; None: the loss is the
-            cross-entropy of the answers.
-        each: in such a stage, whether each embedding alone has to tell the words.
+        telling: the loss of a stage that aligns media with words; None: the loss is the cross-entropy of the answers.
     """
 
-    log_odds: Tensor | None
-
-    def __init__(self, model: VideoLM, precision: str, log_odds: Tensor | None = None, each: bool = False) -> None:
+    def __init__(self, model: VideoLM, precision: str, telling: WordTelling | None = None) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("log_odds", None if log_odds is None else log_odds.to(model.device), persistent=False)
+        self.telling = None if telling is None else telling.to(model.device)
         self.autocast = precision == "bfloat16"
-        self.each = each
 
     def forward(self, batch: Batch, factors: Mapping[str, float] | None = None) -> PackLosses:
         """Returns the losses of a pack.
@@ -53,10 +48,10 @@ class PackForward(nn.Module):
             factors: stream -> factor of its alignment loss, for each distilled stream.
         """
         with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            if self.log_odds is None:
+            if self.telling is None:
                 text, aligned = self.model.loss_terms(batch)
             else:
-                text, aligned = told_words_loss(self.model, batch, self.log_odds, self.each), {}
+                text, aligned = self.telling(self.model, batch), {}
         factors = factors or {}
         # A stream without a factor has factor zero: every backward pass reaches every trained weight.
         total = text + sum(factors.get(stream, 0.0) * loss for stream, (loss, _) in aligned.items())

@@ -46,9 +46,7 @@ class OptimizerStep:
         stage, model = setup.stage, setup.model
         self._setup, self._ranks, self._plan = setup, ranks, setup.plan
         self._transfer = Transfer(ranks.device, setup.processor.preprocessing)
-        self.forward = ParallelForward(
-            PackForward(model, stage.precision, setup.log_odds, stage.tells_each), stage, ranks
-        )
+        self.forward = ParallelForward(PackForward(model, stage.precision, setup.telling), stage, ranks)
         groups = parameter_groups(model, setup.trained, stage.weight_decay, stage.optimizer)
         self.optimizer = build_optimizer(groups, stage)
         self._by_component: dict[str, list[nn.Parameter]] = {name: [] for name in setup.trained}
@@ -59,7 +57,7 @@ class OptimizerStep:
         self._teachers = setup.teachers
         peak = peak_flops(ranks.device, stage.precision)
         taught = {stream: tower.config for stream, tower in self._teachers.towers.items()}
-        self._flops = StepFlops.of_stage(model.config, setup.trained, taught, setup.log_odds is None) if peak else None
+        self._flops = StepFlops.of_stage(model.config, setup.trained, taught, setup.telling is None) if peak else None
         self.peak_flops = peak * ranks.world if peak and self._flops else None
         """Floating-point operations per second of the devices of all ranks; None where it is not known."""
         self._teachers.to(ranks.device, frozen_dtype(stage))

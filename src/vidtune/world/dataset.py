@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.world.layout import Json, RenderProgress, conversation, file_name, write_world
-from vidtune.world.questions import SUBJECTS, SceneQuestion, ask, describe
+from vidtune.world.questions import SceneQuestion, ask, describe
 from vidtune.world.render import write_image, write_video
-from vidtune.world.scene import CAST, COLOURS, SHAPES, Scene, make_scene
+from vidtune.world.scene import COLOURS, SHAPES, Scene, make_scene
 from vidtune.world.tokenizer import train_tokenizer
 
 TEST_SET = Path("eval/GPT_Zero_Shot_QA/World_Zero_Shot_QA")
-CAPTION_PROMPT = "Describe the {stream} by {subject}."
+TEST_SETS = {"test": TEST_SET, "choice": Path("eval/choice/World_Zero_Shot_QA")}
+"""Split -> folder of its test set; settings are chosen on "choice", and "test" is looked at once."""
+CAPTION_PROMPT = "Describe the {stream}."
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,11 @@ class WorldSpec:
         images: number of training images.
         texts: number of text-only training samples.
         test_videos: number of held-out clips; they show combinations that are in no training sample.
+        choice_videos: number of further held-out clips, on which settings are chosen.
         seconds: duration of a clip.
         fps: frames per second.
         size: side of the frame in pixels.
+        sound: whether clips have a sound track, in which a tone marks every event.
     """
 
     seed: int = 0
@@ -41,15 +45,20 @@ class WorldSpec:
     images: int = 40
     texts: int = 40
     test_videos: int = 160
+    choice_videos: int = 60
     seconds: float = 3.0
     fps: int = 8
     size: int = 96
+    sound: bool = False
 
-    def train_scene(self, index: int) -> Scene:
-        return make_scene(self.seed, index, self.seconds)
+    @property
+    def clips(self) -> dict[str, int]:
+        """Split -> number of its clips."""
+        return {"train": self.videos, "test": self.test_videos, "choice": self.choice_videos}
 
-    def test_scene(self, index: int) -> Scene:
-        return make_scene(self.seed, index, self.seconds, held_out=True)
+    def scene(self, split: str, index: int) -> Scene:
+        """Returns scene number ``index`` of a split, "train", "test" or "choice"."""
+        return make_scene(self.seed, index, self.seconds, split)
 
     def image_scene(self, index: int) -> Scene:
         return make_scene(self.seed, index, 0.0)
@@ -74,10 +83,12 @@ def build_world(
     annotations = {
         "pt_json/captions.json": list(_captions(spec)),
         "ft_json/questions.json": list(_conversations(spec)),
-        str(TEST_SET / "test_q.json"): [question for question, _ in _test_set(spec)],
-        str(TEST_SET / "test_a.json"): [answer for _, answer in _test_set(spec)],
     }
-    truth = {split: _truth(spec, split) for split in ("train", "test")}
+    for split, folder in TEST_SETS.items():
+        asked = list(_test_set(spec, split))
+        annotations[str(folder / "test_q.json")] = [question for question, _ in asked]
+        annotations[str(folder / "test_a.json")] = [answer for _, answer in asked]
+    truth = {split: _truth(spec, split) for split in spec.clips}
     write_world(
         out,
         spec,
@@ -91,34 +102,33 @@ def build_world(
 
 
 def _files(out: Path, spec: WorldSpec) -> Iterator[tuple[Path, Scene]]:
-    for i in range(spec.videos):
-        yield out / "videos" / f"{file_name('train', i)}.mp4", spec.train_scene(i)
+    for split, folder in ({"train": Path()} | TEST_SETS).items():
+        for i in range(spec.clips[split]):
+            yield out / folder / "videos" / f"{file_name(split, i)}.mp4", spec.scene(split, i)
     for i in range(spec.images):
         yield out / "images" / f"{file_name('image', i)}.png", spec.image_scene(i)
-    for i in range(spec.test_videos):
-        yield out / TEST_SET / "videos" / f"{file_name('test', i)}.mp4", spec.test_scene(i)
 
 
 def _write(spec: WorldSpec, scene: Scene, path: Path) -> None:
     if path.suffix == ".png":
         write_image(scene, path, spec.size)
     else:
-        write_video(scene, path, spec.fps, spec.size)
+        write_video(scene, path, spec.fps, spec.size, spec.sound)
 
 
 def _captions(spec: WorldSpec) -> Iterator[Json]:
     for i in range(spec.videos):
-        turns = [_caption_turn("video", spec.train_scene(i), i)]
+        turns = [_caption_turn("video", spec.scene("train", i))]
         yield conversation(file_name("train", i), turns, video=f"videos/{file_name('train', i)}.mp4")
     for i in range(spec.images):
-        turns = [_caption_turn("image", spec.image_scene(i), i)]
+        turns = [_caption_turn("image", spec.image_scene(i))]
         yield conversation(file_name("image", i), turns, image=f"images/{file_name('image', i)}.png")
 
 
 def _conversations(spec: WorldSpec) -> Iterator[Json]:
     """All questions about a clip are in one conversation, so that the clip is decoded once for all of them."""
     for i in range(spec.videos):
-        turns = _turns(ask(spec.train_scene(i), _dice(spec, "train", i)))
+        turns = _turns(ask(spec.scene("train", i), _dice(spec, "train", i)))
         yield conversation(file_name("train", i), turns, video=f"videos/{file_name('train', i)}.mp4")
     for i in range(spec.images):
         scene = spec.image_scene(i)
@@ -128,12 +138,15 @@ def _conversations(spec: WorldSpec) -> Iterator[Json]:
         yield conversation(file_name("text", i), [_text_turn(_dice(spec, "text", i))])
 
 
-def _test_set(spec: WorldSpec) -> Iterator[tuple[Json, Json]]:
-    for i in range(spec.test_videos):
-        for number, question in enumerate(ask(spec.test_scene(i), _dice(spec, "test", i))):
-            id_ = f"{file_name('test', i)}_{number}"
-            asked = {"video_name": file_name("test", i), "question": question.text, "question_id": id_}
-            yield asked, {"answer": question.answer, "question_id": id_, "type": question.type}
+def _test_set(spec: WorldSpec, split: str) -> Iterator[tuple[Json, Json]]:
+    for i in range(spec.clips[split]):
+        name = file_name(split, i)
+        for number, question in enumerate(ask(spec.scene(split, i), _dice(spec, split, i))):
+            id_ = f"{name}_{number}"
+            yield (
+                {"video_name": name, "question": question.text, "question_id": id_},
+                {"answer": question.answer, "question_id": id_, "type": question.type},
+            )
 
 
 def _dice(spec: WorldSpec, kind: str, index: int) -> random.Random:
@@ -144,9 +157,8 @@ def _turns(questions: Iterable[SceneQuestion]) -> list[tuple[str, str]]:
     return [(question.text, question.reply) for question in questions]
 
 
-def _caption_turn(stream: str, scene: Scene, index: int) -> tuple[str, str]:
-    subject = SUBJECTS[index // len(CAST) % 2]  # both subjects occur with every number of shapes
-    return CAPTION_PROMPT.format(stream=stream, subject=subject), describe(scene, subject)
+def _caption_turn(stream: str, scene: Scene) -> tuple[str, str]:
+    return CAPTION_PROMPT.format(stream=stream), describe(scene)
 
 
 def _text_turn(dice: random.Random) -> tuple[str, str]:
@@ -157,14 +169,12 @@ def _text_turn(dice: random.Random) -> tuple[str, str]:
 
 def _truth(spec: WorldSpec, split: str) -> dict[str, Json]:
     """Ground truth of every clip: captions, events with times and tones, a box per actor and frame."""
-    scene_of = {"train": spec.train_scene, "test": spec.test_scene}[split]
-    count = {"train": spec.videos, "test": spec.test_videos}[split]
     times = [frame / spec.fps for frame in range(round(spec.seconds * spec.fps))]
     truth: dict[str, Json] = {}
-    for i in range(count):
-        scene = scene_of(i)
+    for i in range(spec.clips[split]):
+        scene = spec.scene(split, i)
         truth[file_name(split, i)] = {
-            "captions": {subject: describe(scene, subject) for subject in SUBJECTS},
+            "caption": describe(scene),
             "actors": [{"shape": actor.shape, "colour": actor.colour} for actor in scene.actors],
             "events": [{**asdict(event), "tone": event.tone} for event in scene.events],
             "boxes": [[_rounded(actor.box_at(time)) for actor in scene.actors] for time in times],

@@ -1,6 +1,6 @@
 """Questions with one-word answers about a scene, and dense captions of it.
 
-Captions and replies use the same sentences ("the circle moves left."), so that a model learns replies from captions.
+A sentence of a caption tells all of one shape, so that what belongs together is learned together.
 """
 
 import random
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vidtune.world.scene import NUMBERS, Actor, Scene
 
 QUESTION_TYPES = ("colour", "shape", "direction", "count", "order")
-SUBJECTS = ("shape", "colour")
+_PLACES = {1: ("",), 2: ("first", "last"), 3: ("first", "second", "last")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +36,19 @@ def ask(scene: Scene, rng: random.Random) -> list[SceneQuestion]:
     another one, except that about the order: each question needs the video, even if all are in one conversation.
     """
     number = NUMBERS[len(scene.actors)]
-    questions = [SceneQuestion("How many shapes are there?", number, _how_many(scene), "count")]
+    questions = [SceneQuestion("How many shapes are there?", number, say_number(scene), "count")]
     for actor in scene.actors:
         named = actor.direction is not None and rng.random() < 0.6
         if named:
             text = f"Which way does the {actor.shape} move?"
-            questions.append(SceneQuestion(text, str(actor.direction), _way(actor, "shape"), "direction"))
+            questions.append(SceneQuestion(text, str(actor.direction), say_way(actor), "direction"))
         if actor.turns is not None:
             continue
         if named or rng.random() < 0.3:
             text = f"What colour is the {actor.shape}?"
-            questions.append(SceneQuestion(text, actor.colour, _identity(actor, "shape"), "colour"))
+            questions.append(SceneQuestion(text, actor.colour, say_colour(actor), "colour"))
         else:
-            questions.append(
-                SceneQuestion(f"Which shape is {actor.colour}?", actor.shape, _identity(actor, "colour"), "shape")
-            )
+            questions.append(SceneQuestion(f"Which shape is {actor.colour}?", actor.shape, say_shape(actor), "shape"))
     if len(scene.actors) > 1:
         place, actor = rng.choice((("first", scene.actors[0]), ("last", scene.actors[-1])))
         reply = f"the {actor.shape} appears {place}."
@@ -59,31 +57,33 @@ def ask(scene: Scene, rng: random.Random) -> list[SceneQuestion]:
     return questions
 
 
-def describe(scene: Scene, subject: str) -> str:
+def describe(scene: Scene) -> str:
     """Returns a dense caption: the number of shapes, then what each is and does, in the order of appearance.
 
     It contains nothing random, so that all of it can be learned from the clip.
-
-    Args:
-        scene: the scene.
-        subject: property by which the sentences name the shapes, one of SUBJECTS; the sentences give the other.
     """
-    told = [_how_many(scene)]
-    for actor in scene.actors:
-        told += [_identity(actor, subject), _way(actor, subject)]
+    told = [say_number(scene)]
+    for actor, place in zip(scene.actors, _PLACES[len(scene.actors)], strict=True):
+        when = f"appears {place} and " if place and scene.duration else ""
+        told.append(f"the {actor.colour} {actor.shape} {when}{_moves(actor)}.")
     return " ".join(told)
 
 
-def _how_many(scene: Scene) -> str:
+def say_number(scene: Scene) -> str:
     return f"{NUMBERS[len(scene.actors)]} shape{'' if len(scene.actors) == 1 else 's'}."
 
 
-def _identity(actor: Actor, subject: str) -> str:
-    if subject == "shape":
-        return f"the {actor.shape} is {actor.colour}."
+def say_colour(actor: Actor) -> str:
+    return f"the {actor.shape} is {actor.colour}."
+
+
+def say_shape(actor: Actor) -> str:
     return f"the {actor.colour} shape is a {actor.shape}."
 
 
-def _way(actor: Actor, subject: str) -> str:
-    name = actor.shape if subject == "shape" else f"{actor.colour} shape"
-    return f"the {name} {f'moves {actor.direction}' if actor.direction else 'stays'}."
+def say_way(actor: Actor) -> str:
+    return f"the {actor.shape} {_moves(actor)}."
+
+
+def _moves(actor: Actor) -> str:
+    return f"moves {actor.direction}" if actor.direction else "stays"

@@ -13,29 +13,22 @@ from av.container import OutputContainer
 from PIL import Image
 
 from vidtune.machine.files import atomic_file
-from vidtune.world.scene import COLOURS, Actor, Scene
+from vidtune.world.scene import COLOURS, Scene
 
 SAMPLE_RATE = 16000
 _TONE_SECONDS = 0.2
-_TRAIL_WIDTH = 0.03
 # x264's macroblock tree is not always deterministic (1 file in 100 differs).
 _VIDEO_OPTIONS = {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}
 _SOUND_OPTIONS = {"aac_coder": "fast"}
 
 
-def draw_frame(scene: Scene, time: float, size: int, *, trails: bool = True) -> np.ndarray:
-    """Returns the scene at one time: (S, S, 3) uint8 RGB.
-
-    Args:
-        trails: moving shapes leave a trail of half their brightness.
-    """
+def draw_frame(scene: Scene, time: float, size: int) -> np.ndarray:
+    """Returns the scene at one time: (S, S, 3) uint8 RGB. One frame does not tell where a shape moves."""
     frame = np.full((size, size, 3), scene.background, np.uint8)
     grid = (np.arange(size) + 0.5) / size
     for actor in scene.actors:
         if actor.visible_at(time):
             x, y = actor.centre_at(time)
-            if trails:
-                frame[_trail(actor, (x, y), grid)] = np.asarray(COLOURS[actor.colour_at(time)]) // 2
             inside = inside_shape(actor.shape, (grid[None] - x) / actor.radius, (grid[:, None] - y) / actor.radius)
             frame[inside] = COLOURS[actor.colour_at(time)]
     return frame
@@ -58,9 +51,9 @@ def draw_sound(scene: Scene) -> np.ndarray:
     return sound
 
 
-def write_video(scene: Scene, path: Path, fps: int, size: int) -> None:
+def write_video(scene: Scene, path: Path, fps: int, size: int, sound: bool = True) -> None:
     """Write a clip in one step; the same arguments give the same file."""
-    write_clip(path, draw_frames(scene, fps, size), draw_sound(scene), fps)
+    write_clip(path, draw_frames(scene, fps, size), draw_sound(scene) if sound else None, fps)
 
 
 def write_clip(
@@ -104,15 +97,6 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
     """Write (S, S, 3) uint8 RGB as PNG, in one step."""
     with atomic_file(path) as part:
         Image.fromarray(pixels).save(part, format="PNG")
-
-
-def _trail(actor: Actor, centre: tuple[float, float], grid: np.ndarray) -> np.ndarray:
-    """Path of an actor so far, as a thin line: (S, S) bool."""
-    (left, right), (top, bottom) = (sorted(ends) for ends in zip(actor.start, centre, strict=True))
-    width = _TRAIL_WIDTH if centre != actor.start else 0.0
-    across = (grid >= left - width) & (grid <= right + width)
-    along = (grid >= top - width) & (grid <= bottom + width)
-    return along[:, None] & across[None] if width else np.zeros((len(grid), len(grid)), bool)
 
 
 def inside_shape(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -29,7 +29,8 @@ SLOTS = 8
 LANES = (1 / 6, 1 / 2, 5 / 6)
 _FIRST_SLOTS = {1: ((0, 1, 2),), 2: ((0, 1), (2, 3)), 3: ((0,), (2,), (4,))}
 _MOVE_SLOTS = 3
-_HELD_OUT_SHARE = 5
+_SHARES = {"test": (0,), "choice": (1,), "train": (2, 3, 4, 5, 6, 7)}
+"""Split -> which eighths of the signatures it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,24 +137,25 @@ class Scene:
         return " ".join(sorted(f"{actor.colour}-{actor.shape}-{actor.direction}" for actor in self.actors))
 
     @property
-    def held_out(self) -> bool:
-        """Whether the signature is reserved for the test set; this is so for one in five."""
-        return zlib.crc32(self.signature.encode()) % _HELD_OUT_SHARE == 0
+    def split(self) -> str:
+        """The split whose scenes have this signature: "train"; "choice", to choose settings on; or "test"."""
+        number = zlib.crc32(self.signature.encode()) % 8
+        return next(split for split, numbers in _SHARES.items() if number in numbers)
 
 
-def make_scene(seed: int, index: int, duration: float, held_out: bool = False) -> Scene:
+def make_scene(seed: int, index: int, duration: float, split: str = "train") -> Scene:
     """Returns scene number ``index`` of a world: a pure function of its arguments.
 
     Args:
         seed: seed of the world.
         index: number of the scene; CAST gives its number of actors.
         duration: duration in seconds; 0: a picture, whose actors are all visible and do nothing.
-        held_out: choose from the signatures that are reserved for the test set; False: from all others.
+        split: "train", "choice" or "test". No two splits share a signature.
     """
-    rng = random.Random(f"{seed} {index} {duration} {held_out}")
+    rng = random.Random(f"{seed} {index} {duration} {split}")
     while True:
         scene = _draw(rng, CAST[index % len(CAST)], duration)
-        if scene.held_out == held_out:
+        if scene.split == split:
             return scene
 
 

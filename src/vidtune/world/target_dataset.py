@@ -138,14 +138,14 @@ def _image(id_: str) -> str:
 
 def _write(spec: TargetWorldSpec, scene: Scene, path: Path) -> None:
     if path.suffix == ".png":
-        write_picture(path, draw_frame(scene, 0.0, spec.size, trails=False))
+        write_picture(path, draw_frame(scene, 0.0, spec.size))
     else:
         write_clip(path, draw_target_frames(scene, spec), None, spec.fps)
 
 
 def draw_target_frames(scene: Scene, spec: TargetWorldSpec) -> np.ndarray:
     """Returns all frames of a clip: (T, S, S, 3) uint8 RGB. No shape leaves a trail: motion is seen over time only."""
-    return np.stack([draw_frame(scene, t / spec.fps, spec.size, trails=False) for t in range(spec.frames)])
+    return np.stack([draw_frame(scene, t / spec.fps, spec.size) for t in range(spec.frames)])
 
 
 def _boxes(actor: Actor, spec: TargetWorldSpec) -> list[list[int]]:

@@ -5,7 +5,7 @@
 
 import random
 
-from vidtune.world.questions import SceneQuestion, describe
+from vidtune.world.questions import SceneQuestion, say_colour, say_number, say_way
 from vidtune.world.scene import NUMBERS, Actor, Scene
 
 TARGET_QUESTION_TYPES = ("colour", "shape", "direction")
@@ -45,7 +45,8 @@ def ask_in_words(actor: Actor, rng: random.Random) -> SceneQuestion:
 
 def describe_targets(scene: Scene) -> str:
     """Returns a dense caption in reading order, without anything random."""
-    return describe(scene, "shape")
+    told = (f"{say_colour(actor)} {say_way(actor)}" for actor in scene.actors)
+    return " ".join([say_number(scene), *told])
 
 
 def ask_of_scene(scene: Scene, rng: random.Random) -> list[SceneQuestion]:

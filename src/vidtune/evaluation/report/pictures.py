@@ -32,7 +32,16 @@ class SmallPicture(NamedTuple):
 
 
 def picture_of(folder: Path, file: str | None, media: ShownMedia, frames: int) -> SmallPicture:
-    """Returns frames side by side as one picture.
+    """Returns frames side by side as one picture, see `strip_of`."""
+    strip = strip_of(folder, file, media, frames)
+    content = io.BytesIO()
+    strip.save(content, "JPEG", quality=JPEG_QUALITY)
+    address = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii")
+    return SmallPicture(address, *strip.size)
+
+
+def strip_of(folder: Path, file: str | None, media: ShownMedia, frames: int) -> Image.Image:
+    """Returns frames side by side.
 
     Args:
         folder: folder of the test set.
@@ -53,10 +62,7 @@ def picture_of(folder: Path, file: str | None, media: ShownMedia, frames: int) -
     for tile in small:
         strip.paste(tile, (left, 0))
         left += tile.width + GAP
-    content = io.BytesIO()
-    strip.save(content, "JPEG", quality=JPEG_QUALITY)
-    address = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii")
-    return SmallPicture(address, *strip.size)
+    return strip
 
 
 def _tiles(folder: Path, file: str | None, media: ShownMedia, frames: int) -> Iterator[Image.Image]:

@@ -29,6 +29,24 @@ def score_lines(score: "Score") -> Iterator[str]:
         yield f"  left out: {', '.join(names)}: {reason}"
 
 
+def table_lines(scores: Mapping[str, "Score"], name: str = "accuracy") -> Iterator[str]:
+    """Yield one table of a value of several runs of a test set: a row for all questions and for each type.
+
+    Args:
+        scores: title of the column -> score.
+    """
+    first = next(iter(scores.values()))
+    kinds = [group.type for group in first.parts]
+    titles = ["all" if kind is None else kind for kind in kinds]
+    left, wide = max(map(len, titles)) + 2, [max(len(title), 4) + 2 for title in scores]
+    yield " " * left + f"{'questions':>11}" + "".join(f"{t:>{w}}" for t, w in zip(scores, wide, strict=True))
+    for title, kind in zip(titles, kinds, strict=True):
+        values = [score.value(name, kind).official for score in scores.values()]
+        told = ["-" if value is None else f"{value.value:.2f}" for value in values]
+        row = "".join(f"{text:>{w}}" for text, w in zip(told, wide, strict=True))
+        yield f"{title:<{left}}{first.group(kind).questions:>11}{row}"
+
+
 def says_yes(score: "Score") -> bool:
     """Whether a judge said yes or no: then there are accuracy and average score."""
     overall = score.overall

@@ -184,7 +184,7 @@ class _Steps:
     def __init__(self, setup: StageSetup, device: torch.device) -> None:
         stage = setup.stage
         self._device = device
-        forward = PackForward(setup.model, stage.precision, setup.log_odds, stage.tells_each)
+        forward = PackForward(setup.model, stage.precision, setup.telling)
         self._step = ParallelForward(forward, stage, Ranks(ProcessPlace(), device))
         groups = parameter_groups(setup.model, setup.trained, stage.weight_decay, stage.optimizer)
         self._optimizer = build_optimizer(groups, stage)

@@ -11,7 +11,7 @@ from vidtune.checkpoints.lora.bundle import Base
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.ranks.place import ProcessPlace
 from vidtune.media.probe import ProbeCache
-from vidtune.models.caption_words import word_log_odds
+from vidtune.models.caption_words import AlignObjective, WordTelling
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.resizing import with_sizes
 from vidtune.models.video_lm import VideoLM
@@ -19,6 +19,7 @@ from vidtune.planning.lengths import ExampleMaker
 from vidtune.planning.plan import StagePlan
 from vidtune.processing.batch import IGNORED, Example
 from vidtune.processing.processor import VideoLMProcessor
+from vidtune.processing.tokenizer import token_kinds
 from vidtune.recipe.types import Recipe, Stage, Train
 from vidtune.training.ranks.group import Ranks
 from vidtune.training.setup.data_contents import has_record, known_contents, record_contents
@@ -50,7 +51,7 @@ class StageSetup:
         base, base_sample, adapted: see :class:`StageModel`.
         teachers: teachers that the stage distils from, on the CPU.
         stored: features that are read from the feature store, and written to it.
-        log_odds: of each token to be in an answer, (V,), in a stage that aligns media with words; else None.
+        telling: the loss of a stage that aligns media with words; else None.
     """
 
     recipe: Recipe
@@ -67,7 +68,7 @@ class StageSetup:
     adapted: dict[str, list[str]] = field(default_factory=dict)
     teachers: Teachers = field(default_factory=Teachers)
     stored: StoredFeatures = field(default_factory=StoredFeatures)
-    log_odds: Tensor | None = None
+    telling: WordTelling | None = None
 
     @property
     def result_needs_frozen(self) -> bool:
@@ -128,7 +129,7 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None, p
         adapted=prepared.adapted,
         teachers=teachers,
         stored=stored,
-        log_odds=_log_odds(data, config) if stage.objective else None,
+        telling=_telling(stage.objective, data, config) if stage.objective else None,
     )
 
 
@@ -150,11 +151,12 @@ def _open_data(
         return data, exclusions
 
 
-def _log_odds(data: StageData, config: VideoLMConfig) -> Tensor:
-    """Log-odds of each token to be in an answer, by some of the samples."""
+def _telling(objective: AlignObjective, data: StageData, config: VideoLMConfig) -> WordTelling:
+    """The loss of a stage that aligns media with words; some of the samples show how common each token is."""
     looked_at = np.unique(np.linspace(0, len(data.table) - 1, COUNTED_SAMPLES).round().astype(int))
     labels = (np.asarray(data.example(int(index), 0).labels) for index in looked_at)
-    return word_log_odds([ids[ids != IGNORED].tolist() for ids in labels], config.text_config.vocab_size)
+    texts = [ids[ids != IGNORED].tolist() for ids in labels]
+    return WordTelling(objective, texts, token_kinds(data.make.processor.tokenizer, config.text_config.vocab_size))
 
 
 def _open_store(
