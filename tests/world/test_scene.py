@@ -70,10 +70,12 @@ def test_no_answer_is_common_enough_to_guess(type_):
 
 def test_captions_tell_in_one_sentence_what_each_shape_is_and_does_in_the_order_in_which_they_appear():
     for scene in SCENES:
-        number, *told = [sentence.split() for sentence in describe(scene).rstrip(".").split(". ")]
+        number, *told = [sentence.split() for sentence in describe(scene, "colour").rstrip(".").split(". ")]
         assert NUMBERS.index(number[0]) == len(scene.actors)
         does = [(actor.colour, actor.shape, actor.direction or "stays") for actor in scene.actors]
         assert [(words[1], words[2], words[-1]) for words in told] == does
+        _, *by_shape = [sentence.split() for sentence in describe(scene, "shape").rstrip(".").split(". ")]
+        assert [(words[3].rstrip(","), words[1], words[-1]) for words in by_shape] == does
         places = [words[4] for words in told if "appears" in words]
         assert places == {1: [], 2: ["first", "last"], 3: ["first", "second", "last"]}[len(scene.actors)]
 

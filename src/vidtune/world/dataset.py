@@ -5,22 +5,22 @@ Training annotations are in the JSON format of LLaVA-style trainers (a list of {
 """
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vidtune.world.layout import Json, RenderProgress, conversation, file_name, write_world
-from vidtune.world.questions import SceneQuestion, ask, describe
+from vidtune.world.questions import SUBJECTS, SceneQuestion, ask, describe
 from vidtune.world.render import write_image, write_video
-from vidtune.world.scene import COLOURS, SHAPES, Scene, make_scene
+from vidtune.world.scene import CAST, COLOURS, SHAPES, Scene, make_scene
 from vidtune.world.tokenizer import train_tokenizer
 
 TEST_SET = Path("eval/GPT_Zero_Shot_QA/World_Zero_Shot_QA")
 TEST_SETS = {"test": TEST_SET, "choice": Path("eval/choice/World_Zero_Shot_QA")}
 """Split -> folder of its test set; settings are chosen on "choice", and "test" is looked at once."""
-CAPTION_PROMPT = "Describe the {stream}."
+CAPTION_PROMPT = "Describe the {stream} by {subject}."
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class WorldSpec:
     """
 
     seed: int = 0
-    videos: int = 2000
+    videos: int = 3000
     images: int = 40
     texts: int = 40
     test_videos: int = 160
@@ -118,22 +118,24 @@ def _write(spec: WorldSpec, scene: Scene, path: Path) -> None:
 
 def _captions(spec: WorldSpec) -> Iterator[Json]:
     for i in range(spec.videos):
-        turns = [_caption_turn("video", spec.scene("train", i))]
+        turns = [_caption_turn("video", spec.scene("train", i), i)]
         yield conversation(file_name("train", i), turns, video=f"videos/{file_name('train', i)}.mp4")
     for i in range(spec.images):
-        turns = [_caption_turn("image", spec.image_scene(i))]
+        turns = [_caption_turn("image", spec.image_scene(i), i)]
         yield conversation(file_name("image", i), turns, image=f"images/{file_name('image', i)}.png")
 
 
 def _conversations(spec: WorldSpec) -> Iterator[Json]:
-    """All questions about a clip are in one conversation, so that the clip is decoded once for all of them."""
+    """Each question stands alone, as in the test set: answers about other shapes would help to guess."""
     for i in range(spec.videos):
-        turns = _turns(ask(spec.scene("train", i), _dice(spec, "train", i)))
-        yield conversation(file_name("train", i), turns, video=f"videos/{file_name('train', i)}.mp4")
+        name = file_name("train", i)
+        for number, question in enumerate(ask(spec.scene("train", i), _dice(spec, "train", i))):
+            yield conversation(f"{name}_{number}", [_turn(question)], video=f"videos/{name}.mp4")
     for i in range(spec.images):
-        scene = spec.image_scene(i)
+        name, scene = file_name("image", i), spec.image_scene(i)
         questions = [q for q in ask(scene, _dice(spec, "image", i)) if q.type in ("colour", "shape", "count")]
-        yield conversation(file_name("image", i), _turns(questions), image=f"images/{file_name('image', i)}.png")
+        for number, question in enumerate(questions):
+            yield conversation(f"{name}_{number}", [_turn(question)], image=f"images/{name}.png")
     for i in range(spec.texts):
         yield conversation(file_name("text", i), [_text_turn(_dice(spec, "text", i))])
 
@@ -153,12 +155,13 @@ def _dice(spec: WorldSpec, kind: str, index: int) -> random.Random:
     return random.Random(f"{spec.seed} {kind} {index}")
 
 
-def _turns(questions: Iterable[SceneQuestion]) -> list[tuple[str, str]]:
-    return [(question.text, question.reply) for question in questions]
+def _turn(question: SceneQuestion) -> tuple[str, str]:
+    return question.text, question.reply
 
 
-def _caption_turn(stream: str, scene: Scene) -> tuple[str, str]:
-    return CAPTION_PROMPT.format(stream=stream), describe(scene)
+def _caption_turn(stream: str, scene: Scene, index: int) -> tuple[str, str]:
+    subject = SUBJECTS[index // len(CAST) % 2]  # both subjects occur with every number of shapes
+    return CAPTION_PROMPT.format(stream=stream, subject=subject), describe(scene, subject)
 
 
 def _text_turn(dice: random.Random) -> tuple[str, str]:
@@ -174,7 +177,7 @@ def _truth(spec: WorldSpec, split: str) -> dict[str, Json]:
     for i in range(spec.clips[split]):
         scene = spec.scene(split, i)
         truth[file_name(split, i)] = {
-            "caption": describe(scene),
+            "captions": {subject: describe(scene, subject) for subject in SUBJECTS},
             "actors": [{"shape": actor.shape, "colour": actor.colour} for actor in scene.actors],
             "events": [{**asdict(event), "tone": event.tone} for event in scene.events],
             "boxes": [[_rounded(actor.box_at(time)) for actor in scene.actors] for time in times],

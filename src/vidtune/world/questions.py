@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vidtune.world.scene import NUMBERS, Actor, Scene
 
 QUESTION_TYPES = ("colour", "shape", "direction", "count", "order")
+SUBJECTS = ("colour", "shape")
 _PLACES = {1: ("",), 2: ("first", "last"), 3: ("first", "second", "last")}
 
 
@@ -44,7 +45,7 @@ def ask(scene: Scene, rng: random.Random) -> list[SceneQuestion]:
             questions.append(SceneQuestion(text, str(actor.direction), say_way(actor), "direction"))
         if actor.turns is not None:
             continue
-        if named or rng.random() < 0.3:
+        if named:
             text = f"What colour is the {actor.shape}?"
             questions.append(SceneQuestion(text, actor.colour, say_colour(actor), "colour"))
         else:
@@ -57,15 +58,20 @@ def ask(scene: Scene, rng: random.Random) -> list[SceneQuestion]:
     return questions
 
 
-def describe(scene: Scene) -> str:
+def describe(scene: Scene, subject: str) -> str:
     """Returns a dense caption: the number of shapes, then what each is and does, in the order of appearance.
 
     It contains nothing random, so that all of it can be learned from the clip.
+
+    Args:
+        scene: the scene.
+        subject: what a sentence names first, one of SUBJECTS: a model learns to find the rest by it.
     """
     told = [say_number(scene)]
     for actor, place in zip(scene.actors, _PLACES[len(scene.actors)], strict=True):
+        named = f"{actor.colour} {actor.shape}" if subject == "colour" else f"{actor.shape} is {actor.colour}, it"
         when = f"appears {place} and " if place and scene.duration else ""
-        told.append(f"the {actor.colour} {actor.shape} {when}{_moves(actor)}.")
+        told.append(f"the {named} {when}{_moves(actor)}.")
     return " ".join(told)
 
 
@@ -78,7 +84,7 @@ def say_colour(actor: Actor) -> str:
 
 
 def say_shape(actor: Actor) -> str:
-    return f"the {actor.colour} shape is a {actor.shape}."
+    return f"the {actor.colour} {actor.shape}."
 
 
 def say_way(actor: Actor) -> str:
