@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from vidtune.errors import UserError
-from vidtune.evaluation.metrics.java import TOKENIZER_JAR, UTF8, java_problem, java_program
 from vidtune.evaluation.metrics.penn_treebank import tokens_of
+from vidtune.evaluation.metrics.programs.java import TOKENIZER_JAR, UTF8, java_problem, java_program
 
 TokenizerName = Literal["ptb", "java"]
 # Brackets are not among them: lower-casing turns them into -lrb- and the like, and they stay.

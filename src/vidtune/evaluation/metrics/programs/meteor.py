@@ -17,7 +17,7 @@ import numpy as np
 
 from vidtune.errors import UserError
 from vidtune.evaluation.metrics.base import MetricValues, check_pairs
-from vidtune.evaluation.metrics.java import METEOR_JAR, UTF8, java_problem, java_program
+from vidtune.evaluation.metrics.programs.java import METEOR_JAR, UTF8, java_problem, java_program
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # of matches that are exact, of stems, synonyms, paraphrases

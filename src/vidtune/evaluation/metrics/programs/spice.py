@@ -13,7 +13,7 @@ from typing import Any
 
 from vidtune.errors import ForeignFileError, UserError
 from vidtune.evaluation.metrics.base import MetricValues, check_pairs
-from vidtune.evaluation.metrics.java import SPICE_JAR, UTF8, java_problem, java_program
+from vidtune.evaluation.metrics.programs.java import SPICE_JAR, UTF8, java_problem, java_program
 from vidtune.foreign.documents import read_json
 from vidtune.foreign.files import reading
 
