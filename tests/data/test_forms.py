@@ -138,6 +138,27 @@ def pairs(item: Item) -> Item:
     return {**item, "conversations": turns}
 
 
+def placeholders(item: Item) -> Item:
+    """Parts that say where a medium stands; its file stands in a list (the data sets of TRL)."""
+    found = {**in_parts(item), **{key: listed(item)[key] for key in ("videos", "images")}}
+    found |= {key: item[key] for key in PART_KEYS if key in item}
+    for message in found["messages"]:
+        for part in message["content"]:
+            if part["type"] != "text":
+                part["type"] = part["type"].removesuffix("_url")
+                del part[f"{part['type']}_url"]
+    return found
+
+
+def rounds(item: Item) -> Item:
+    """One object for a question and its answer."""
+    turns = [turn["value"] for turn in item["conversations"]]
+    system = turns.pop(0) if item["conversations"][0]["from"] == "system" else ""
+    pairs = [{"human": ask, "assistant": answer} for ask, answer in zip(turns[::2], turns[1::2], strict=True)]
+    rest = {key: value for key, value in item.items() if key != "conversations"}
+    return {**rest, "system": system, "conversation": pairs}
+
+
 FORMS: dict[str, tuple[str, Callable[[list[Item]], str]]] = {
     "list, one line": ("json", json.dumps),
     "list, indented": ("json", lambda items: json.dumps(items, indent=4, ensure_ascii=False)),
@@ -147,6 +168,8 @@ FORMS: dict[str, tuple[str, Callable[[list[Item]], str]]] = {
     "messages and lists": ("jsonl", as_lines(listed)),
     "parts": ("jsonl", as_lines(in_parts)),
     "parts without a type": ("json", lambda items: json.dumps(list(map(qwen_parts, items)))),
+    "parts that are placeholders": ("jsonl", as_lines(placeholders)),
+    "rounds": ("jsonl", as_lines(rounds)),
     "role and value": ("jsonl", as_lines(pairs)),
     "instruction and output": ("jsonl", as_lines(without_tags)),
     "absolute paths": ("jsonl", as_lines(absolute)),
