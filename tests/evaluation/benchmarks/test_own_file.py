@@ -11,7 +11,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.own.finding import benchmark_named
 from vidtune.evaluation.evaluate import planned_runs
 from vidtune.evaluation.metrics.choices import named
-from vidtune.evaluation.metrics.same_text import is_same_text
+from vidtune.evaluation.metrics.punctuation import is_same_text
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.comparison import compare_runs
 from vidtune.evaluation.scores.scoring import score_run

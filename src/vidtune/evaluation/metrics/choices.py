@@ -25,8 +25,7 @@ from string import ascii_uppercase
 import numpy as np
 
 from vidtune.evaluation.metrics.base import Id, MetricValues, TaskValues, join
-from vidtune.evaluation.metrics.punctuation import without_marks
-from vidtune.evaluation.metrics.same_text import is_same_text
+from vidtune.evaluation.metrics.punctuation import is_same_text, without_marks
 
 Reader = Callable[[str, Sequence[str]], str | None]
 ACCURACY = "accuracy"

@@ -1,7 +1,7 @@
 """A test set of one's own as a benchmark: scored by its options, by normalised text, or by a judge.
 
 A question with options is right where the answer names the right one (`metrics.choices.named`). Another one is right,
-where no judge is asked, when the answer is one of its reference answers, both normalised (`metrics.same_text`).
+where no judge is asked, when the answer is one of its reference answers, both normalised (`metrics.punctuation`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from vidtune.evaluation.benchmarks.named_files import PICTURE_EXTENSIONS, VIDEO_
 from vidtune.evaluation.benchmarks.own.lines import OwnFile, OwnQuestion, read_own_file
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues, join
 from vidtune.evaluation.metrics.choices import ACCURACY, READERS
-from vidtune.evaluation.metrics.same_text import is_same_text
+from vidtune.evaluation.metrics.punctuation import is_same_text
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Question, QuestionSet
