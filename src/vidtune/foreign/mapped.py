@@ -3,7 +3,7 @@
 import io
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ def mapped(file: BinaryIO) -> Tensor:
     if not size:
         return torch.empty(0, dtype=torch.uint8)
     opened = Path(f"/proc/self/fd/{file.fileno()}")  # the file that was checked, whatever its name leads to now
-    storage = torch.UntypedStorage.from_file(str(opened if opened.exists() else file.name), shared=False, nbytes=size)
+    storage: Any = torch.UntypedStorage.from_file(str(opened if opened.exists() else file.name), shared=False, nbytes=size)
     return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
