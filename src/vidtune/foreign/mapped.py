@@ -23,7 +23,8 @@ def mapped(file: BinaryIO) -> Tensor:
     if not size:
         return torch.empty(0, dtype=torch.uint8)
     opened = Path(f"/proc/self/fd/{file.fileno()}")  # the file that was checked, whatever its name leads to now
-    storage: Any = torch.UntypedStorage.from_file(str(opened if opened.exists() else file.name), shared=False, nbytes=size)
+    place = str(opened) if opened.exists() else file.name
+    storage: Any = torch.UntypedStorage.from_file(place, shared=False, nbytes=size)
     return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
