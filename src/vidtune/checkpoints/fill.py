@@ -13,7 +13,7 @@ from vidtune.checkpoints.publication import CONFIG_ERRORS
 from vidtune.checkpoints.report import LoadReport
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
-from vidtune.models.initial import without_values
+from vidtune.models.initial import NoValuesFilled, without_values
 from vidtune.models.language_model.families import family_of
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
@@ -74,7 +74,7 @@ def model_from_state(
         stored = (state[name].dtype for name in names if state[name].is_floating_point())
         common = dtype or next(stored, torch.float32)
     model: VideoLM
-    with without_progress_bar(), without_load_report():
+    with without_progress_bar(), without_load_report(), NoValuesFilled():  # it builds a model on the meta device
         model, info = VideoLM.from_pretrained(
             None, config=config, state_dict=state, dtype=common, output_loading_info=True
         )

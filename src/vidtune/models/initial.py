@@ -20,12 +20,12 @@ def without_values() -> Iterator[None]:
     """Modules that are built inside have names and shapes alone: their tensors are on the meta device, and no initial
     value is worked out for them, which would take most of the time.
     """
-    with torch.device("meta"), _NothingFilled():
+    with torch.device("meta"), NoValuesFilled():
         yield
 
 
-class _NothingFilled(TorchFunctionMode):
-    """Leaves out the operations that fill a tensor on the meta device."""
+class NoValuesFilled(TorchFunctionMode):
+    """Leaves out the operations that fill a tensor on the meta device; all others are done."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
