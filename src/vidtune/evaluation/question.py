@@ -193,6 +193,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("second", "judge_texts"), (dict, _NOTHING)),
     "likelihoods": (list, _NOTHING),
     "margin": (int, float, _NOTHING),
+    "open": (bool, _NOTHING),
 }
 """Field of a stored prediction -> its type."""
 
