@@ -45,7 +45,7 @@ def ask(scene: Scene, rng: random.Random) -> list[SceneQuestion]:
             questions.append(SceneQuestion(text, str(actor.direction), say_way(actor), "direction"))
         if actor.turns is not None:
             continue
-        if named:
+        if named or rng.random() < 0.5:
             text = f"What colour is the {actor.shape}?"
             questions.append(SceneQuestion(text, actor.colour, say_colour(actor), "colour"))
         else:
