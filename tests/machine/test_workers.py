@@ -1,5 +1,6 @@
 """Worker processes and the server that they are forked from."""
 
+import atexit
 import errno
 import os
 import signal
@@ -10,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from worker_bodies import die, die_once, double, echo, hang, write_to
+from worker_bodies import die, die_once, double, echo, hang, modules_of, write_to
 
 from vidtune.errors import UserError
 from vidtune.machine import workers
 from vidtune.machine.parallel_work import work_in_processes
-from vidtune.machine.workers import Worker
+from vidtune.machine.workers import Worker, prepare
 
 
 def is_running(pid: int) -> bool:
@@ -44,6 +45,30 @@ def test_a_worker_gets_its_arguments_and_answers(tmp_path, monkeypatch):
     worker.end()
     worker.end()
     assert worker.exit_code() == -signal.SIGKILL and not is_running(worker.pid)
+
+
+def close(server: workers._Server) -> None:
+    atexit.unregister(server.close)
+    server.close()
+
+
+def test_a_prepared_server_has_imported_what_a_worker_needs(monkeypatch):
+    monkeypatch.setattr(workers, "_server", None)
+    prepare("not.a.module", "this")
+    first = workers._server
+    worker = Worker(modules_of)
+    assert workers._server is first
+    assert "this" in worker.connection.recv()
+    worker.end()
+    close(first)
+
+
+def test_a_server_without_a_worker_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(workers, "_server", None)
+    prepare("time")
+    server = workers._server
+    close(server)
+    assert server._process.returncode == -signal.SIGKILL
 
 
 def test_a_worker_shares_open_files_and_ends_by_itself(tmp_path):
@@ -99,7 +124,7 @@ def test_an_interrupted_request_does_not_mix_up_the_answers(monkeypatch):
 SCRIPT = """
 import sys
 from worker_bodies import echo, hang
-from vidtune.machine.workers import Worker
+from vidtune.machine.workers import Worker, prepare
 
 MARK = "main ran"
 print("main", flush=True)

@@ -24,6 +24,7 @@ from vidtune.cli.options.loading import (
     rules_of,
 )
 from vidtune.errors import UserError
+from vidtune.machine.workers import prepare
 
 if TYPE_CHECKING:
     from vidtune.evaluation.checkpoint import AnsweringOptions
@@ -176,6 +177,8 @@ def evaluate(
     revision: Revision = None,
 ) -> None:
     """Answer the questions of a benchmark, then judge or measure the answers and print the scores."""
+    if processes == 1 and engine.workers:
+        prepare("vidtune.media.worker")  # beside the imports that follow
     from vidtune.checkpoints.files.hub import locate, pinned
     from vidtune.checkpoints.files.misplaced import require_checkpoint
     from vidtune.evaluation.asking.shared_videos import Session

@@ -9,6 +9,7 @@ Protocol, over a Unix socket. Each request is a pickled tuple:
 - ``("start", places, modules, job)`` with file descriptors: take over ``places`` (working directory and ``sys.path`` of
   the program), import the modules, fork, and in the child unpickle ``job``, a function and its arguments, and call it
   with the descriptors. Answer: the process id.
+- ``("prepare", modules)``: import the modules, which workers will need. No answer.
 - ``("reap", pid, seconds)``: wait up to so long for the end of a worker. Answer: its exit code (minus the signal that
   ended it) or None.
 
@@ -91,6 +92,8 @@ def serve(link_descriptor: int, life_descriptor: int) -> None:
                 pid = _fork(link, life_descriptor, modules, job, descriptors)
                 running.add(pid)
                 send_message(link, pid)
+            elif kind == "prepare":
+                _import(*request)
             else:
                 pid, seconds = request
                 code = _reap(pid, seconds)
@@ -107,9 +110,7 @@ def serve(link_descriptor: int, life_descriptor: int) -> None:
 
 def _fork(link: socket.socket, life: int, modules: Sequence[str], job: bytes, descriptors: Sequence[int]) -> int:
     """Start a worker and return its process id."""
-    for module in modules:
-        with suppress(ImportError):  # the worker meets the same error, and tells
-            importlib.import_module(module)
+    _import(modules)
     gc.freeze()  # the collector of a worker does not touch, and so copy, the memory that it shares with the server
     pid = os.fork()
     if pid:
@@ -128,6 +129,12 @@ def _fork(link: socket.socket, life: int, modules: Sequence[str], job: bytes, de
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        with suppress(ImportError):  # the worker meets the same error, and tells
+            importlib.import_module(module)
 
 
 def _run_worker(life: int, job: bytes, descriptors: Sequence[int]) -> None:

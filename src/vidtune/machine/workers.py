@@ -91,6 +91,7 @@ class _Server:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._asked = False
         self.owner = os.getpid()
         self._link, theirs = socket.socketpair()
         life, self._life = os.pipe()
@@ -116,6 +117,7 @@ class _Server:
     def ask(self, request: tuple[Any, ...], descriptors: Sequence[int] = ()) -> Any:
         """Return the server's answer; None if it has ended."""
         with self._lock:
+            self._asked = True
             try:
                 send_message(self._link, request, descriptors)
                 return receive_message(self._link)[0]
@@ -125,10 +127,17 @@ class _Server:
                 self._link.close()  # after half an exchange, the next request would get the answer of this one
                 raise
 
+    def tell(self, request: tuple[Any, ...]) -> None:
+        """Send a request that has no answer."""
+        with self._lock, suppress(OSError):
+            send_message(self._link, request)
+
     def close(self) -> None:
         """End the server and the workers that are left."""
         if self.owner != os.getpid():
             return
+        if not self._asked:
+            self._process.kill()  # it has no worker, and may be in the middle of an import
         self._link.close()
         os.close(self._life)
         try:
@@ -155,15 +164,30 @@ _server: _Server | None = None
 _server_lock = threading.Lock()
 
 
+def prepare(*modules: str) -> None:
+    """Let the server process start and import what workers will need, while the program goes on with other things.
+
+    Raises:
+        UserError: the server process cannot be started.
+    """
+    _running_server().tell(("prepare", modules))
+
+
+def _running_server() -> _Server:
+    """The server; it is started if there is none."""
+    global _server
+    with _server_lock:
+        if _server is None or _server.owner != os.getpid():
+            _server = _Server()
+            atexit.register(_server.close)
+        return _server
+
+
 def _start(modules: Sequence[str], job: bytes, descriptors: Sequence[int]) -> tuple[_Server, int]:
     """Start a worker; return its server and its process id. The server is started first if there is none."""
     global _server
     for _ in range(2):  # a server that was killed is replaced once
-        with _server_lock:
-            if _server is None or _server.owner != os.getpid():
-                _server = _Server()
-                atexit.register(_server.close)
-            server = _server
+        server = _running_server()
         pid = server.ask(("start", (str(Path.cwd()), sys.path), list(modules), job), descriptors)
         if pid is not None:
             return server, pid
