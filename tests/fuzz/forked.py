@@ -65,7 +65,8 @@ def preload() -> None:
 
 def share_workers() -> None:
     """Start the process that workers are forked from, once for all children."""
-    end_workers()
+    if workers._server is not None:
+        return
     with MediaPool(1, 60.0) as pool:
         list(pool.load([LoadJob("/nowhere.mp4", None)]))
     server = workers._server
@@ -75,7 +76,8 @@ def share_workers() -> None:
 
 def end_workers() -> None:
     if workers._server is not None:
-        workers._server.close()
+        with suppress(AttributeError):  # a server that the launcher of the tests has forked cannot be waited for
+            workers._server.close()
         workers._server = None
 
 
@@ -101,7 +103,8 @@ def run_forked(work: Callable[[], int], folder: Path, name: str) -> Ended:
     printed = out.read_bytes()[-200_000:].decode("utf-8", "replace")
     took = used.ru_utime + used.ru_stime
     if not in_time:
-        share_workers()  # one of them may be stuck
+        end_workers()  # one of them may be stuck
+        share_workers()
         return Ended("hang", printed, took)
     code = os.waitstatus_to_exitcode(status)
     return Ended(outcome_of(code, printed, used.ru_maxrss * 1024 - _resident(), name, folder), printed, took)
