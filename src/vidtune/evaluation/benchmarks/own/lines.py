@@ -33,7 +33,7 @@ from vidtune.spelling import counted
 
 MEDIA = ("video", "image")
 KEYS = (*MEDIA, "question", "answer", "answers", "options", "type", "start", "end", "frame_rate", "id")
-OTHER_NAMES = {"choices": "options", "candidates": "options", "category": "type", "question_type": "type"}
+OTHER_NAMES = {"choices": "options", "candidates": "options"}
 """Names in other test sets of keys of ours."""
 MOST_NAMED = 50
 """Most wrong lines that one message names."""
