@@ -16,6 +16,7 @@ from vidtune.cli.options.loading import (
     Towers,
     assignments,
     layer_program_of,
+    limit_of,
 )
 from vidtune.cli.options.target import TargetOptions
 
@@ -68,7 +69,7 @@ def answer(
     device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None,
     layer_program: LayerProgram = None,
-    media_timeout: Annotated[float, typer.Option(help="Seconds one media file may take.")] = 60.0,
+    media_timeout: Annotated[float, typer.Option(callback=limit_of, help="Seconds one media file may take.")] = 60.0,
     store: Store = None,
 ) -> None:
     """Answer questions about videos and images; all questions share the media.

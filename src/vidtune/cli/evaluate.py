@@ -21,6 +21,7 @@ from vidtune.cli.options.loading import (
     Towers,
     assignments,
     layer_program_of,
+    limit_of,
     rules_of,
 )
 from vidtune.errors import UserError
@@ -139,7 +140,7 @@ class EngineOptions:
     """The options that say how answers are computed; they never change one."""
 
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode videos.")] = 2
-    media_timeout: Annotated[float, typer.Option(help="Seconds one video may take.")] = 60.0
+    media_timeout: Annotated[float, typer.Option(callback=limit_of, help="Seconds one video may take.")] = 60.0
     batch: Annotated[int, typer.Option(min=1, help="Questions about one video answered at a time.")] = 8
 
     store: Store = None

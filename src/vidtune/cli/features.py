@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vidtune.cli.options.groups import option_groups
-from vidtune.cli.options.loading import ModelBase, ProtocolRules, System, rules_of
+from vidtune.cli.options.loading import ModelBase, ProtocolRules, System, limit_of, rules_of
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ def extract(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Number of processes that decode; default: as in training.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Maximum time in seconds for one file.")] = 60.0,
+    timeout: Annotated[float, typer.Option(callback=limit_of, help="Maximum time in seconds for one file.")] = 60.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of items that a tower encodes at once.")] = 8,
     rank: Annotated[
         int | None, typer.Option(min=0, help="Number of this share of the files, from 0; default: from the launcher.")

@@ -15,7 +15,10 @@ from pathlib import Path
 from filelock import FileLock, SoftFileLock, Timeout
 
 from vidtune.errors import UserError
+from vidtune.foreign.documents import read_text
 
+_LONGEST_HOLDER = 4096
+"""Bytes of a lock file."""
 _POLL_SECONDS = 0.005
 _REFUSE_AFTER_SECONDS = 1.0
 """Another process may hold a lock for a moment only, to see whether it is free (`is_locked`)."""
@@ -120,7 +123,7 @@ def lock_file(path: Path) -> Path:
 def _holder(place: Path) -> str:
     """Return which process holds a lock, as " (process 12 on host)"; empty when that is not known."""
     try:
-        text = place.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
+        text = read_text(place, limit=_LONGEST_HOLDER).strip()
+    except UserError:
         return ""
     return f" ({text})" if text.startswith("process ") else ""

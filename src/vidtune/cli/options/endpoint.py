@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vidtune.cli.options.judging import AMOUNT, prices_from
-from vidtune.cli.options.loading import assignments
+from vidtune.cli.options.loading import assignments, limit_of
 from vidtune.errors import UserError
 from vidtune.foreign.documents import JsonError, parse_json
 
@@ -44,7 +44,7 @@ class EndpointOptions:
         int, typer.Option(min=0, help="Stop after this many failures of one kind in a row; 0: never.")
     ] = 5
     endpoint_concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 8
-    endpoint_timeout: Annotated[float, typer.Option(help="Seconds one request may take.")] = 300.0
+    endpoint_timeout: Annotated[float, typer.Option(callback=limit_of, help="Seconds one request may take.")] = 300.0
 
     def build(self, checkpoint: str | None, prices: Path | None = None) -> "Endpoint | None":
         """The model behind an endpoint; None: none is named, a checkpoint answers.

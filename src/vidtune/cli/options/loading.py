@@ -42,6 +42,17 @@ Store = Annotated[
         help="Feature store: features found there are read in the place of files, and others are kept there.",
     ),
 ]
+MOST_SECONDS = 1e6
+"""Longest time limit."""
+
+
+def limit_of(value: float) -> float:
+    """Check of an option that is a time limit in seconds."""
+    if not 0 < value <= MOST_SECONDS:
+        raise typer.BadParameter(f"{value!r} is no time limit, give seconds above 0 and up to {MOST_SECONDS:,.0f}")
+    return value
+
+
 LayerProgram = Annotated[
     str | None,
     typer.Option(
