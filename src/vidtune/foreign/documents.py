@@ -41,20 +41,23 @@ class JsonError(ValueError):
         self.reason, self.line, self.column = reason, line, column
 
 
-def parse_json(text: str | bytes, *, line: int | None = None, keys_once: bool = False) -> Any:
+def parse_json(
+    text: str | bytes, *, line: int | None = None, keys_once: bool = False, long_integers: bool = False
+) -> Any:
     """Return the value of a JSON text.
 
     Args:
         text: the text; bytes are UTF-8.
         line: number of the line, from 1, that the text is in its file; None: it is the whole file.
         keys_once: refuse an object that has a key twice; otherwise the last one counts.
+        long_integers: read integers of more than 300 digits, as far as Python does.
 
     Raises:
-        JsonError: no JSON, more than 100 nested levels, or an integer of more than 300 digits.
+        JsonError: no JSON, more than 100 nested levels, or an integer that is too long.
     """
     try:
         text = text if isinstance(text, str) else text.decode("utf-8")
-        value = (_ONCE if keys_once else _JSON).decode(text)
+        value = (_ONCE if keys_once else _LONG if long_integers else _JSON).decode(text)
         _require_shallow(value, text)
     except json.JSONDecodeError as error:
         raise JsonError(error.msg, (line or 1) + error.lineno - 1, error.colno) from None
@@ -236,4 +239,5 @@ def _integer(digits: str) -> int:
 
 _JSON = json.JSONDecoder(parse_int=_integer)
 _PIECE = json.JSONDecoder(parse_int=lambda digits: (int if len(digits) <= LONGEST_INTEGER else float)(digits))
+_LONG = json.JSONDecoder()
 _ONCE = json.JSONDecoder(parse_int=_integer, object_pairs_hook=_object)

@@ -184,7 +184,7 @@ class RecordFollower:
         records = []
         for line in whole.split(b"\n")[:-1]:
             try:
-                record = parse_json(line)
+                record = parse_json(line, long_integers=True)
             except JsonError:
                 record = None
             if isinstance(record, dict):
@@ -203,7 +203,7 @@ def _numbered_values(path: Path, skip_broken: bool) -> Iterator[tuple[int, Any]]
             if not line.endswith(b"\n"):
                 return
             try:
-                value = parse_json(line, line=number)
+                value = parse_json(line, line=number, long_integers=True)
             except JsonError as error:
                 if skip_broken:
                     continue
