@@ -19,6 +19,7 @@ import numpy as np
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Sample
 from vidtune.data.tables import AnnotationTable
+from vidtune.foreign.files import open_foreign
 from vidtune.machine.cores import media_workers
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.kept.identity import content_hash
@@ -242,7 +243,7 @@ class _Contents:
         """Hash of every byte of a file; of a folder what `of` gives."""
         if path not in self._whole:
             if Path(path).is_file():
-                with Path(path).open("rb") as file:
+                with open_foreign(path) as file:
                     self._whole[path] = hashlib.file_digest(file, "sha256").hexdigest()
             else:
                 self._whole[path] = self.of(path) or path
