@@ -162,7 +162,7 @@ class Distillation(Settings):
     """
 
     teacher: Place | dict[str, Any]
-    weight: float = Field(default=1.0, ge=1e-30, le=10**6)
+    weight: float = Field(default=1.0, gt=0, le=10**6)
     layers: tuple[int, ...] | None = None
 
 
@@ -174,7 +174,7 @@ class Train(Settings):
         lora: settings of low-rank adapters in the linear layers of the component; None: all weights are trained.
     """
 
-    learning_rate: float = Field(ge=1e-30, le=10**3)
+    learning_rate: float = Field(gt=0, le=10**3)
     lora: LoRA | None = None
 
     @model_validator(mode="before")
@@ -251,7 +251,7 @@ class Stage(Settings):
     warmup: float = Field(default=0.03, ge=0, lt=1)
     optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = Field(default=0.0, ge=0, le=10)
-    max_grad_norm: float | None = Field(default=None, ge=1e-30)
+    max_grad_norm: float | None = Field(default=None, gt=0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
