@@ -34,7 +34,16 @@ def test_a_wrong_line_of_the_excluded_samples_is_named(tmp_path: Path, line: dic
 
 
 @pytest.mark.parametrize(
-    "change", [{"step": None}, {"plan": None}, {"excluded": {}}, {"excluded": [{}]}, {"excluded": [1]}]
+    "change",
+    [
+        {"step": None},
+        {"step": 0},
+        {"step": True},
+        {"plan": None},
+        {"excluded": {}},
+        {"excluded": [{}]},
+        {"excluded": [1]},
+    ],
 )
 def test_a_wrong_state_of_a_checkpoint_is_named(tmp_path: Path, change: dict) -> None:
     (tmp_path / "state.json").write_text(json.dumps(STATE))
