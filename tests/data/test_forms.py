@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from vidtune.data.conversations import annotation_of, read_conversations
-from vidtune.data.forms.writing import convert
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Turn
 from vidtune.data.tables import AnnotationTable
+from vidtune.data.writing.annotations import convert
 from vidtune.errors import UserError
 from vidtune.planning.lengths import LengthTable
 from vidtune.planning.plan import StagePlan

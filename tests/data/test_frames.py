@@ -10,7 +10,7 @@ from synthetic_clips import decode_plainly, write_clip
 from typer.testing import CliRunner
 
 from vidtune.cli.main import app
-from vidtune.data.frames import RATE, extract_frames
+from vidtune.data.writing.frames import RATE, extract_frames
 from vidtune.errors import MediaError
 from vidtune.media import video
 from vidtune.media.packets.groups import PlanFailedError

@@ -151,8 +151,8 @@ def write_table(annotations: Iterable[Annotation], folder: Path, media: Path | N
             unknown.update(annotation.unknown)
     digest.update(b"\n]" if word_lengths else b"]")
     content = digest.hexdigest() if plain else file_hash
-    counts = ({key: number for key, number in counted_.most_common() if number} for counted_ in (forms, unknown))
-    about = Parsed(content, file_hash, root, *counts, samples=len(word_lengths))
+    used, left = ({key: number for key, number in found.most_common() if number} for found in (forms, unknown))
+    about = Parsed(content, file_hash, root, used, left, samples=len(word_lengths))
     columns: tuple[np.ndarray, ...] = (
         np.array(offsets, np.int64),
         np.array(word_lengths, np.int32),

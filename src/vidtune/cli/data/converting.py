@@ -20,7 +20,7 @@ def convert(
 
     Records of a wrong form are named, each with its line, and left out; the exit code is 2 then.
     """
-    from vidtune.data.forms.writing import convert as write
+    from vidtune.data.writing.annotations import convert as write
     from vidtune.errors import UserError
     from vidtune.spelling import counted
 

@@ -18,7 +18,7 @@ def frames(
     """
     import math
 
-    from vidtune.data.frames import extract_frames, videos_in
+    from vidtune.data.writing.frames import extract_frames, videos_in
     from vidtune.errors import UserError
     from vidtune.machine.progress import ProgressDisplay
     from vidtune.spelling import counted

@@ -40,7 +40,7 @@ class ShownText:
 def shown_text() -> Iterator[None]:
     """Context manager in which everything that is printed goes through `ShownText`."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (ShownText(stream) for stream in before)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (ShownText(stream) for stream in before)
     try:
         yield
     finally:

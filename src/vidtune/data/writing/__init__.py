@@ -1,0 +1,1 @@
+"""Files made from data: frames of videos as folders, annotations in another form."""
