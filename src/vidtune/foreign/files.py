@@ -8,8 +8,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from vidtune.errors import PASSED, ForeignFileError, UserError
 
@@ -33,7 +33,7 @@ def open_foreign(
     root: str | Path | None = None,
     limit: int | None = None,
     failure: type[ForeignFileError] = ForeignFileError,
-) -> BinaryIO:
+) -> BufferedReader:
     """Open a file for reading.
 
     Args:

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.machine.progress import ProgressCallback, no_progress
@@ -73,8 +74,8 @@ def sized(kind: str, settings: Mapping[str, str]) -> World:
         raise UserError(f"no world {kind!r}; {suggestion(kind, WORLDS)}")
     world = WORLDS[kind]
     spec = world.build.keywords["spec"]
-    known = {one.name: type(one.default) for one in fields(spec)}
-    numbers = {}
+    known = {name: type(value) for name, value in asdict(spec).items()}
+    numbers: dict[str, Any] = {}
     for name, text in settings.items():
         if name not in known:
             raise UserError(f"world {kind}: no setting {name!r}; {suggestion(name, known)}")

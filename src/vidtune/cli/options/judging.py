@@ -246,7 +246,7 @@ class _PrintedSteps:
         usage = judged.usage if judged is not None else None
         if usage is None or not usage.calls:
             return
-        whole = usage_of(self.run_dir, self.judge.name)
+        whole = usage_of(self.run_dir, self.judge if isinstance(self.judge, str) else self.judge.name)
         earlier = f"; cost so far {money(whole.spent, whole.currency)}" if whole.spent > usage.spent else ""
         typer.echo(f"judged: {usage_words(usage)}, {usage.cached} replies known{earlier}")
 

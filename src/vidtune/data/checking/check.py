@@ -90,8 +90,8 @@ class DataCheck:
         samples.compare_boxes(files.shapes)
         samples.compare_clips(files.shapes, files.seconds)
         sources: Counter[str] = Counter()
-        for file, count in zip(table.files, table.counts, strict=True):
-            sources[str(file.path)] += count
+        for source, count in zip(table.files, table.counts, strict=True):
+            sources[str(source.path)] += count
         read = len({file.path for file in samples.users})
         return DataReport(len(table), read, samples.findings(), sources, table.notes())
 

@@ -96,7 +96,7 @@ def _as_messages(item: Item) -> Item:
     """An item with ``messages`` of role and content, and lists ``videos`` and ``images``."""
     turns = [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in item["conversations"]]
     names = {stream: f"{stream}s" for stream in STREAMS}
-    found = {}
+    found: Item = {}
     for key, value in item.items():
         if key == CONVERSATIONS:
             found[MESSAGES] = turns

@@ -127,10 +127,10 @@ def feature_files(stream: str, folder: Path, names: Iterable[str], prefix: str) 
     files = NamedFiles(walk(folder), "", prefix, sorted(FEATURE_SUFFIXES), (), names)
     found = {name: files.find(name) for name in names}
     paths = {name: one.file or one.similar for name, one in found.items()}
-    for path in filter(None, paths.values()):
-        if not (folder / path).resolve().is_relative_to(folder):
+    for given in filter(None, paths.values()):
+        if not (folder / given).resolve().is_relative_to(folder):
             raise UserError(
-                f"features of {stream}: {folder / path} is a link that leaves the folder; copy the file into it"
+                f"features of {stream}: {folder / given} is a link that leaves the folder; copy the file into it"
             )
     return {
         name: replace(one, file=None if (path := paths[name]) is None else str(folder / path))

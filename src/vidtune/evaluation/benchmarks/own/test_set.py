@@ -91,11 +91,11 @@ class OwnTestSet(MeasuredBenchmark):
         return {}
 
     @property
-    def judged_instead(self) -> bool:
+    def judged_instead(self) -> bool:  # type: ignore[override]
         return self.choices is None
 
     @property
-    def default_data(self) -> Path | None:
+    def default_data(self) -> Path | None:  # type: ignore[override]
         return None if self.file is None else self.file.parent
 
     def load(self, data: Path) -> QuestionSet:
