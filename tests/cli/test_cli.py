@@ -3,11 +3,11 @@
 import errno
 import importlib
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -219,11 +219,10 @@ def test_failure_of_the_operating_system_is_one_line(tmp_path, capsys):
 
 
 def test_interruption_exits_with_130_and_says_how_to_go_on(tmp_path):
-    fifo = tmp_path / "waits.yaml"
-    os.mkfifo(fifo)
-    command = [sys.executable, "-m", "vidtune", "recipes", "show", str(fifo)]
-    # Opening for writing returns once the command is reading.
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process, fifo.open("w"):
+    command = [sys.executable, "-m", "vidtune", "world", "shapes", "--out", str(tmp_path / "world")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not any(tmp_path.glob("world/videos/*.mp4")):
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
