@@ -40,6 +40,20 @@ def test_time_left_is_the_median_of_recent_items_and_known_after_a_resume():
     assert display.time_left("tune") == "2 min 0 s"
 
 
+def test_a_task_that_begins_anew_forgets_how_fast_it_was():
+    clock = Clock()
+    display = ProgressDisplay(console=console(), clock=clock)
+    for done in range(6):
+        clock.now += 0.01
+        display("samples", done, 5)
+    clock.now += 20
+    display("samples", 0, 29)
+    assert display.time_left("samples") == "?"
+    clock.now += 2
+    display("samples", 1, 29)
+    assert display.time_left("samples") == "56 s"
+
+
 def test_without_a_terminal_there_are_plain_lines_now_and_then():
     clock, out = Clock(), console()
     with ProgressDisplay(console=out, clock=clock) as display:

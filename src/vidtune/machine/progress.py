@@ -123,9 +123,12 @@ class ProgressDisplay:
         """Move the bar of a task and take the time; prints no line and keeps the details."""
         if task not in self._tasks:
             self.start(task, total, done)
-        state = self._tasks[task]
+        state, now = self._tasks[task], self._clock()
+        if done < state.done:  # the name stands for other items now
+            state.seconds.clear()
+            state.updated = state.line_printed = now
+            state.has_lines = False
         if done > state.done:
-            now = self._clock()
             state.seconds.append((now - state.updated) / (done - state.done))
             state.updated = now
         state.done, state.total = done, total
