@@ -119,8 +119,7 @@ def _each(item: dict[str, Any], key: str, videos: int) -> list[float | None]:
     values = value if isinstance(value, list) else [value]
     if len(values) != videos:
         raise ValueError(f"key '{key}': {len(values)} given for {videos} video files")
-    unit = "frames per second" if key == "frame_rate" else "seconds"
-    return [None if one is None else number_of(one, key, unit) for one in values]
+    return [None if one is None else number_of(one, key, PART_KEYS[key]) for one in values]
 
 
 def _extras(given: Any, media: Sequence[tuple[str, str | None]]) -> tuple[Extras, ...]:

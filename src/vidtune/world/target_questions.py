@@ -8,7 +8,6 @@ import random
 from vidtune.world.questions import SceneQuestion, say_colour, say_number, say_way
 from vidtune.world.scene import NUMBERS, Actor, Scene
 
-TARGET_QUESTION_TYPES = ("colour", "shape", "direction")
 TELL = "What is <bbox> doing in this video?"
 
 

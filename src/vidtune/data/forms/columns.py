@@ -23,7 +23,8 @@ _MEDIA = tuple(key for keys in MEDIA_KEYS.values() for key in keys)
 _AS_JSON = (*TURN_LISTS, "meta", "extras", "history", "video_clip")
 _KNOWN = (*ORDER, *_MEDIA, *TURN_LISTS, *QUESTIONS, *ANSWERS, *SYSTEM, "input", "history")
 _LONGEST_CELL = 2**27
-_SEVERAL = ";"
+SEVERAL = ";"
+"""Separator of several media or seconds in a cell."""
 
 
 def table_rows(path: Path, text: str) -> Iterator[tuple[int, Any, str]]:
@@ -87,12 +88,9 @@ def _value(name: str, cell: str) -> Any:
         return _numbers(name, cell.strip())
     starts = cell.lstrip()[:1]
     if (name in _AS_JSON or name in _MEDIA) and starts in ("[", "{"):
-        try:
-            return parse_json(cell)
-        except JsonError as error:
-            raise ValueError(f"key '{name}': not valid JSON ({error.reason})") from None
+        return _json(name, cell)
     if name in _MEDIA:
-        paths = [path.strip() for path in cell.split(_SEVERAL)]
+        paths = [path.strip() for path in cell.split(SEVERAL)]
         return paths[0] if len(paths) == 1 else paths
     return cell
 
@@ -100,12 +98,16 @@ def _value(name: str, cell: str) -> Any:
 def _numbers(name: str, cell: str) -> Any:
     """The number of a cell, or several; an empty one between separators is None."""
     if cell.startswith("["):
-        try:
-            return parse_json(cell)
-        except JsonError as error:
-            raise ValueError(f"key '{name}': not valid JSON ({error.reason})") from None
+        return _json(name, cell)
     try:
-        numbers = [float(number) if number.strip() else None for number in cell.split(_SEVERAL)]
+        numbers = [float(number) if number.strip() else None for number in cell.split(SEVERAL)]
     except ValueError:
         raise ValueError(f"key '{name}': expected a number, found {cell!r}") from None
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _json(name: str, cell: str) -> Any:
+    try:
+        return parse_json(cell)
+    except JsonError as error:
+        raise ValueError(f"key '{name}': not valid JSON ({error.reason})") from None

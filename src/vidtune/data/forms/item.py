@@ -148,9 +148,8 @@ def _parts(record: Mapping[str, Any], media: dict[str, list[Medium]]) -> dict[st
         if given is not None:
             if any(value is not None for value in own):
                 raise ValueError(f"has '{key}' of its own and in its videos; keep one of them")
-            unit = "frames per second" if key == "frame_rate" else "seconds"
             values = given if isinstance(given, list) else [given]
-            own = [None if value is None else number_of(value, key, unit) for value in values]
+            own = [None if value is None else number_of(value, key, PART_KEYS[key]) for value in values]
             found[key] = own if isinstance(given, list) and len(own) != 1 else own[0]
         elif any(value is not None for value in own):
             found[key] = own if len(own) > 1 else own[0]

@@ -10,8 +10,8 @@ from vidtune.data.forms.values import kind_of, number_of, path_of
 STREAMS = ("video", "image")
 MEDIA_KEYS = {"video": ("video", "videos", "video_path"), "image": ("image", "images", "image_path")}
 """Keys of a record that name its media, by stream."""
-PART_KEYS = ("start", "end", "frame_rate")
-"""Keys of an item that say what of a video is read, in the order of the fields of `Part`."""
+PART_KEYS = {"start": "seconds", "end": "seconds", "frame_rate": "frames per second"}
+"""Keys of an item that say what of a video is read, in the order of the fields of `Part` -> unit of the number."""
 _PLACES = ("path", "url")
 _SECONDS = {"start": ("start", "video_start"), "end": ("end", "video_end"), "frame_rate": ("frame_rate",)}
 
@@ -75,8 +75,7 @@ def part_of(value: Mapping[str, Any], key: str) -> tuple[float | None, float | N
     found: list[float | None] = []
     for name, spellings in _SECONDS.items():
         given = next((spelling for spelling in spellings if value.get(spelling) is not None), None)
-        unit = "frames per second" if name == "frame_rate" else "seconds"
-        found.append(None if given is None else number_of(value[given], f"{key}.{given}", unit))
+        found.append(None if given is None else number_of(value[given], f"{key}.{given}", PART_KEYS[name]))
     return found[0], found[1], found[2]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidtune.data.forms.media import KNOWN_IN_AN_OBJECT, STREAMS, Medium, medium_of
-from vidtune.data.forms.values import kind_of
+from vidtune.data.forms.values import kind_of, text_of
 from vidtune.data.sample import Role
 
 ROLES: dict[str, Role] = {
@@ -101,9 +101,9 @@ def asked_and_answered(record: Mapping[str, Any]) -> tuple[Told, set[str]] | Non
         if not (isinstance(round_, list) and len(round_) == 2 and all(isinstance(text, str) for text in round_)):
             raise ValueError(f"key 'history[{number}]': expected a question and its answer, found {kind_of(round_)}")
         texts += [("user", round_[0]), ("assistant", round_[1])]
-    question, answer = (_plain_text(record, key) for key in (asked, answered))
+    question, answer = (text_of(record, key) for key in (asked, answered))
     if asked == "instruction" and record.get("input"):
-        question = f"{question}\n{_plain_text(record, 'input')}"
+        question = f"{question}\n{text_of(record, 'input')}"
         keys.add("input")
     told = Told([*texts, ("user", question), ("assistant", answer)], [], f"{asked} and {answered}", set())
     return told, keys | {"history"} & set(record)
@@ -116,19 +116,12 @@ def _given(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return found[0] if found else None
 
 
-def _plain_text(record: Mapping[str, Any], key: str) -> str:
-    value = record[key]
-    if not isinstance(value, str):
-        raise ValueError(f"key '{key}': expected a string, found {kind_of(value)}")
-    return value
-
-
 def _pair(turn: Mapping[str, Any]) -> list[tuple[Role, str]]:
     """Question and answer of a turn that holds both; empty: it does not."""
     keys = [next((name for name in names if name in turn), "") for names in _PAIR]
     if not all(keys) or any(name in turn for name in (*_ROLE_KEYS, *_TEXT_KEYS)):
         return []
-    return [("user", _plain_text(turn, keys[0])), ("assistant", _plain_text(turn, keys[1]))]
+    return [("user", text_of(turn, keys[0])), ("assistant", text_of(turn, keys[1]))]
 
 
 def _one_of(turn: Mapping[str, Any], names: tuple[str, str], where: str) -> str:

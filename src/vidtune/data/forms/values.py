@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,7 +22,7 @@ def kind_of(value: Any) -> str:
     return {dict: "an object", list: "a list", str: "a string", bool: "a truth value"}.get(type(value), "a number")
 
 
-def text_of(item: dict[str, Any], key: str) -> str:
+def text_of(item: Mapping[str, Any], key: str) -> str:
     """Return the text at a key. Raises ValueError if it is missing or something else."""
     if not isinstance(item.get(key), str):
         raise ValueError(f"key '{key}': expected a string, found {kind_of(item.get(key))}")

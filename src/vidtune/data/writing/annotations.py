@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.data.conversations import annotation_of
-from vidtune.data.forms.columns import TABLES
+from vidtune.data.forms.columns import SEVERAL, TABLES
 from vidtune.data.forms.item import ORDER, written
 from vidtune.data.forms.media import PART_KEYS, STREAMS
 from vidtune.data.forms.records import LINES, read_annotations
@@ -138,8 +138,8 @@ def _cell(key: str, value: Any) -> str:
     if value is None:
         return ""
     if key in PART_KEYS:
-        return ";".join("" if one is None else repr(one) for one in (value if isinstance(value, list) else [value]))
+        return SEVERAL.join("" if one is None else repr(one) for one in (value if isinstance(value, list) else [value]))
     if key in STREAMS and isinstance(value, str):
-        # A list shows that the separator is a part of the name.
-        return value if value == value.strip() and ";" not in value and value[0] not in "[{" else json.dumps([value])
+        is_plain = value == value.strip() and SEVERAL not in value and value[0] not in "[{"
+        return value if is_plain else json.dumps([value])  # a list shows that the separator is a part of the name
     return value if isinstance(value, str) else json.dumps(value)

@@ -38,7 +38,6 @@ _OPENINGS = ("The best answer is", "The correct answer is", "The answer is", "Th
 _OPENINGS_TOGETHER = ("The best option isThe correct option is", "Best answer:Best option:")
 """Openings that a missing comma in the published code has joined, so that they never occur."""
 _FURTHER_OPENINGS = ("The best option is", "The correct option is", "Best answer:", "Best option:")
-_MANY_WORDS = 10
 _FEW_WORDS = 5
 _EDGES = (",", ".", "!", "?", ";", ":", "'")
 _PHRASES = (

@@ -35,7 +35,6 @@ from vidtune.foreign.documents import read_text
 from vidtune.foreign.files import read_foreign
 
 FILES = ("videomme.jsonl", "videomme.json", "test.jsonl", "test.json")
-DURATIONS = ("short", "medium", "long")
 LETTERS = ascii_uppercase[:4]
 LISTED = "This video's subtitles are listed below: \n"
 SUBTITLES = "subtitle"
