@@ -24,6 +24,7 @@ FOREIGN = {
     *("--boxes", "--looped", "--width", "--train"),  # benchmarks/regions.py
     *("--model", "--tasks", "--no-deps"),  # lmms-eval, pip
     "--log-dir",  # inspect
+    "--case",  # tests/fuzz/fuzz.py
 }
 
 
