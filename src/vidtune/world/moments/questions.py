@@ -5,7 +5,6 @@ import random
 from vidtune.world.moments.clips import LongClip, MomentEvent
 from vidtune.world.questions import SceneQuestion
 
-MOMENT_QUESTION_TYPES = ("colour", "shape", "when")
 TELL_ALL = "What happens in this video?"
 TELL_ONE = "What is shown?"
 
