@@ -126,10 +126,15 @@ def answer(
             typer.echo(json.dumps(_record(reply), ensure_ascii=False))
         else:
             text = reply.with_seconds()
-            typer.echo(f"{reply.question}\n  {text}" if len(question) > 1 else text)
+            typer.echo(below(reply.question, text) if len(question) > 1 else text)
     if about.draw is not None and located is not None:
         model.draw(about.draw, target=located)
         typer.echo(f"drawn: {about.draw}", err=True)
+
+
+def below(question: str, text: str) -> str:
+    """Returns an answer under its question, all lines of it indented."""
+    return "\n  ".join((question, *text.split("\n")))
 
 
 def _record(reply: "Reply") -> dict[str, Any]:
