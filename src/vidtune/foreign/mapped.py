@@ -29,9 +29,12 @@ def mapped(file: BinaryIO) -> Tensor:
 
 
 def numbers(content: Tensor, begin: int, end: int, dtype: torch.dtype) -> Tensor:
-    """Return the numbers between two positions: a view where they are aligned, else a copy.
+    """Return the numbers between two positions of what :func:`mapped` returned: a view where they are aligned, else a
+    copy. Their storage holds nothing else.
 
     Shape: (number of bytes,) uint8 -> (numbers,)
     """
-    part = content[begin:end]
-    return (part if begin % dtype.itemsize == 0 else part.clone()).view(dtype)
+    if begin % dtype.itemsize:
+        return content[begin:end].clone().view(dtype)
+    storage: Any = content.untyped_storage()[begin:end]  # of its own size: what saves a tensor saves its whole storage
+    return torch.empty(0, dtype=dtype).set_(storage)

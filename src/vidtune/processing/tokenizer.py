@@ -31,6 +31,7 @@ WORD, END, SPECIAL = 0, 1, 2
 _ENDS = (".", "!", "?", ";", "。", "！", "？", "；", "\n")
 PROCESSOR, OUR_PROCESSOR = "processor_config.json", "VideoLMProcessor"
 """File of a processor, which tells how its tokenizer begins a text, and the class of ours."""
+CONFIG = "config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -40,7 +41,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
-    "config.json",
+    CONFIG,
 )
 
 
@@ -60,7 +61,7 @@ def load_tokenizer(
     folder = Path(path)
     bare = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer_config.json").is_file()
     for name in TOKENIZER_FILES:
-        if (folder / name).exists():
+        if (folder / name).exists() and not (name == CONFIG and config is not None):
             regular(folder / name, limit=SETTINGS_LIMIT)
     known = {} if bare or config is None else {"config": config}
     try:
