@@ -45,6 +45,11 @@ def test_a_layer_program_is_json_or_a_file_of_it(tmp_path):
     (tmp_path / "steps.json").write_text(json.dumps(steps))
     assert layer_program_of(json.dumps(steps)) == layer_program_of(str(tmp_path / "steps.json")) == steps
     assert layer_program_of(None) is None and layer_program_of("[]") == []
-    for wrong, reason in (("none.json", "No such file"), ("[3]", "list of steps"), ("[{", "no JSON"), ("{}", "list")):
+    for wrong, reason in (
+        ("none.json", "No such file"),
+        ("[3]", "list of steps"),
+        ("[{", "not valid JSON"),
+        ("{}", "list"),
+    ):
         with pytest.raises(UserError, match=rf"^--layer-program {re.escape(wrong)}: .*{reason}"):
             layer_program_of(wrong)

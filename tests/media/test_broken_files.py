@@ -1,5 +1,6 @@
 """Every broken file ends in one line that names it and says what is wrong, from every way of reading it."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -137,7 +138,11 @@ def test_a_forbidden_file_is_named(tmp_path: Path) -> None:
 
 def test_permission_errors_become_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_clip(tmp_path / "clip.mp4", num_frames=2)
-    monkeypatch.setattr(os, "access", lambda *_: False)
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "open", refuse)
     for read in (probe, read_image):
         with pytest.raises(MediaError, match="permission denied"):
             read(str(path))

@@ -34,15 +34,20 @@ OF_THE_MACHINE = {
 """Errors of the file system that say nothing about the file: disk, network disk, open files, memory."""
 
 
+class OtherReading(Exception):
+    """The file has to be read in another way. Raised between our own readers; it passes `media_errors`."""
+
+
 @contextmanager
 def media_errors(path: str) -> Iterator[None]:
     """Context manager around the libraries that read a media file: whatever they raise becomes a `MediaError` of it.
 
-    What the machine is to blame for becomes an `UnreadMediaError`. A UserError and errors of the GPU pass.
+    What the machine is to blame for becomes an `UnreadMediaError`. A UserError, an `OtherReading` and errors of the GPU
+    pass.
     """
     try:
         yield
-    except UserError:
+    except (UserError, OtherReading):
         raise
     except FileNotFoundError:
         raise MediaError(path, "file does not exist") from None

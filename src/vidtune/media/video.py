@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 from vidtune.errors import MediaError
 from vidtune.media.clip_times import ClipTimes, Part
 from vidtune.media.container import open_video
+from vidtune.media.first_look import OtherReading
 from vidtune.media.image import frame_images, image_size, list_frames, read_image
 from vidtune.media.orientation import Orientation, orientation_of
 from vidtune.media.packets.groups import PlanFailedError, decode_groups
@@ -34,7 +35,7 @@ BLOCK_BYTES = 64 * 2**20
 """Size of decoded frames above which they are kept in blocks of this size."""
 
 
-class _FewerFrames(Exception):
+class _FewerFrames(OtherReading):
     """Decoding from start to end gave fewer frames than there are packets."""
 
     def __init__(self, num_frames: int) -> None:

@@ -114,7 +114,7 @@ def test_sizes_of_hub_models_are_looked_up_without_their_weights(
 def test_a_stage_that_starts_from_a_checkpoint_takes_its_sizes(make_recipe, tmp_path: Path, costs_once: None) -> None:
     small = make_recipe(max_steps=1, workers=0)
     final = train(small, tmp_path / "small", progress=False)
-    recipe = make_recipe(stages=[{"from": str(final)}])
+    recipe = make_recipe(stages=[{"from": str(final), "max_steps": 1}])
     larger = recipe.model_copy(update={"language_model": {**LANGUAGE_MODEL, "hidden_size": 64}})
     (from_small,), (alone,) = forecast(larger, tmp_path / "out"), forecast(small, tmp_path / "out")
     assert from_small.memory == alone.memory is not None

@@ -20,6 +20,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from vidtune.media.first_look import OtherReading
 from vidtune.media.packets.bitstream import is_entry_point
 from vidtune.media.packets.table import PacketTable
 
@@ -27,7 +28,7 @@ from vidtune.media.packets.table import PacketTable
 _SKIPPING_CODECS = frozenset({"h264", "mpeg4", "mpeg1video", "mpeg2video"})
 
 
-class PlanFailedError(Exception):
+class PlanFailedError(OtherReading):
     """The decoder gives other frames than the packets promise; the file is decoded from start to end instead."""
 
 
