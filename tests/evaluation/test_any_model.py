@@ -152,6 +152,24 @@ def test_a_question_without_a_readable_answer_fails_and_the_run_goes_on(odd, dat
     assert usage["uncounted"] >= 2
 
 
+def test_a_page_of_a_gateway_is_asked_again_and_thoughts_are_no_answer(data, tmp_path):
+    thoughts = [{"type": "thinking", "text": "a circle?"}, {"type": "text", "text": "a square"}]
+    page = Reply(body=b"<html>busy</html>")
+    with judge_server(lambda body, earlier: said_by(thoughts) if earlier else page) as server:
+        assert by_endpoint(server, data, tmp_path, limit=1).accuracy == 1.0
+        assert len(server.requests) == 2
+
+
+def test_a_budget_holds_from_the_first_request_and_over_sessions(data, tmp_path, capsys):
+    words = ["--endpoint-prices", "1000000", "0", "--endpoint-concurrency", "1", *FEW]
+    with judge_server(lambda body, earlier: said_by()) as server:
+        words = ["--model", "tiny", "--endpoint", server.url, *words, "--endpoint-max-cost"]
+        assert asked(data, tmp_path, *words, "0") == 2 and not server.requests
+        assert asked(data, tmp_path, *words, "2400") == 2 and len(server.requests) == 2  # about 2300, then 100 each
+        assert asked(data, tmp_path, *words, "150") == 2 and len(server.requests) == 2
+    assert capsys.readouterr().err.count("asking stopped at its limit") == 3
+
+
 @pytest.mark.parametrize(("status", "said"), [(401, "HTTP 401"), (404, "HTTP 404")])
 def test_a_refused_key_or_an_unknown_model_ends_the_asking_at_once(status, said, data, tmp_path, capsys):
     with judge_server(lambda body, earlier: Reply(status=status)) as server:

@@ -38,7 +38,7 @@ from vidtune.evaluation.runs.asked_files import AskedFiles
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.runs.folder import RUN_FILE, RunFolder, RunInfo, data_identity
 from vidtune.evaluation.runs.run_ledger import ledger_of
-from vidtune.evaluation.runs.usage import note_usage
+from vidtune.evaluation.runs.usage import count_earlier, note_usage
 from vidtune.generation.settings import Answer, EngineStats, Request
 from vidtune.machine.locks import locked
 from vidtune.machine.progress import ProgressDisplay
@@ -177,6 +177,7 @@ def predict_benchmark(
     answerer = Answerer(asked.identity, asked.system, asked.recipe, asked.arithmetic)
     with asked.engine(protocol, answering) as engine:
         run_dir = Path(out) / variant.folder / protocol.run_name
+        count_earlier(run_dir, engine)
         try:
             return predict(engine, questions, protocol, run_dir, answerer, session, limit=variant.limit)
         finally:

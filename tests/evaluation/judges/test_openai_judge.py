@@ -182,6 +182,8 @@ def test_a_wrong_key_stops_at_once_and_is_not_shown(monkeypatch):
     [
         (404, {"message": "The model `m` does not exist"}),
         (400, {"message": "no", "code": "model_not_found"}),
+        (400, {"message": "Model Not Exist"}),
+        (400, "model 'gpt-test' not found"),
         (400, {"message": "chat: Invalid model name passed in model=m"}),
         (400, {"message": "m is not a valid model ID"}),
     ],
@@ -278,11 +280,13 @@ PARTS = [{"type": "text", "text": YES[:9]}, {"type": "text", "text": YES[9:]}]
         (Reply(body=b'{"choices": {"0": {"message": {"content": "hi"}}}}'), "choices are an object"),
         (Reply(body=b'data: {"choices": []}\n\ndata: [DONE]\n\n'), "a stream of events"),
         (completion([{"type": "image"}]), "it holds no text"),
+        (Reply(body=b': comment\n\ndata: {"choices": []}\n\n'), "a stream of events"),
+        (Reply(body=b'{"error": {"message": "bad key sk-2"}}'), "no chat completion (bad key sk-2)"),
         (completion(None, refusal="I will not."), "the judge refuses: 'I will not.'"),
         (Reply(status=400, body=b'{"error": {"message": "key sk-1 \xff"}, "more": "sk-1"}'), "HTTP 400: key ***"),
         (Reply(status=503, body=b"<html>sk-1 busy</html>"), "HTTP 503"),
     ],
-    ids=["parts", "object", "number", "choices", "stream", "image", "refusal", "400", "503"],
+    ids=["parts", "object", "number", "choices", "stream", "image", "comment", "error", "refusal", "400", "503"],
 )
 def test_whatever_an_endpoint_sends_is_kept(tmp_path, monkeypatch, reply, said):
     monkeypatch.setenv("KEY", "sk-1")

@@ -37,7 +37,10 @@ class EndpointOptions:
         typer.Option(metavar="IN OUT", callback=AMOUNT, help="Price of a million prompt and completion tokens."),
     ] = None
     endpoint_max_cost: Annotated[
-        float | None, typer.Option(callback=AMOUNT, help="Stop before this cost, in the currency of the prices.")
+        float | None,
+        typer.Option(
+            callback=AMOUNT, help="Stop before this cost, earlier sessions included, in the currency of the prices."
+        ),
     ] = None
     endpoint_max_calls: Annotated[int | None, typer.Option(min=0, help="Stop before this many requests.")] = None
     endpoint_failures: Annotated[

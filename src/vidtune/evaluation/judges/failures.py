@@ -7,13 +7,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from vidtune.evaluation.judges.bodies import shortened
+from vidtune.evaluation.judges.bodies import error_words, shortened
 from vidtune.evaluation.judges.replies import UnparsableReply
 
 LONGEST_MESSAGE = 200
 _FATAL_CODES = ("insufficient_quota", "model_not_found", "invalid_api_key")
 _NO_SUCH_MODEL = re.compile(
-    r"\bmodel\b.{0,80}\b(not found|does not exist|doesn't exist|is unknown)"
+    r"\bmodel\b.{0,80}\b(not found|does not exist|doesn't exist|not exist|is unknown)"
     r"|\b(invalid|unknown|no such|not a valid) model\b",
     re.IGNORECASE,
 )
@@ -60,9 +60,10 @@ def explain(error: Exception, timeout: float, key: str) -> Failure:
     import openai
 
     if isinstance(error, OddResponse):
-        return Failure(f"unreadable reply: {error}", "odd response", endpoint=False, repeat=False, counts=False)
+        said = said_without(key, f"unreadable reply: {error}")
+        return Failure(said, "odd response", endpoint=False, repeat=False, counts=False)
     if isinstance(error, UnparsableReply):
-        return Failure(f"unreadable reply: {error}", "unreadable", endpoint=False)
+        return Failure(said_without(key, f"unreadable reply: {error}"), "unreadable", endpoint=False)
     if isinstance(error, UnicodeEncodeError):
         # The texts of items and the key are looked at before: what is left is in every request.
         return Failure(f"the request cannot be sent ({error})", "not sent", repeat=False, fatal=True)
@@ -77,10 +78,15 @@ def explain(error: Exception, timeout: float, key: str) -> Failure:
     raise error
 
 
+def said_without(key: str, text: str) -> str:
+    """Returns a text of an endpoint as part of a message: without the API key, and cut."""
+    return (text.replace(key, "***") if key else text)[:LONGEST_MESSAGE]
+
+
 def _explain_status(error: Any, key: str) -> Failure:
     status = error.status_code
     body = error.body if isinstance(error.body, dict) else {}
-    message = " ".join(str(body.get("message") or error.message).split())
+    message = error_words(error.body) or " ".join(str(error.message).split())
     whole = str(error.response.text)
     if key:
         message, whole = message.replace(key, "***"), whole.replace(key, "***")

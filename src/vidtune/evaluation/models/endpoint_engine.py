@@ -5,7 +5,7 @@ answered (the key is refused, the model is unknown, the endpoint does not come b
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.bodies import Body, read_body
-from vidtune.evaluation.judges.failures import Failure, explain
+from vidtune.evaluation.judges.failures import Failure, explain, said_without
 from vidtune.evaluation.judges.pace import Pace, no_usage
 from vidtune.evaluation.judges.prompts import CHARACTERS_PER_TOKEN
 from vidtune.evaluation.models.frames import FrameReader, FrameRule
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
     from vidtune.evaluation.checkpoint import AnsweringOptions
     from vidtune.evaluation.models.endpoint import Endpoint
+
+
+PICTURE_TOKENS = 765
+"""Prompt tokens of a picture of 768 x 768 pixels as OpenAI counts them: an estimate, where an endpoint counts none."""
 
 
 class AskingStoppedError(UserError):
@@ -47,6 +51,7 @@ class EndpointEngine:
     Attributes:
         usage: requests, tokens and cost so far.
         stats: what was read and answered.
+        earlier: cost of earlier sessions of the run, which counts in the limit of cost.
     """
 
     def __init__(self, asked: "Endpoint", protocol: Protocol, options: "AnsweringOptions") -> None:
@@ -56,6 +61,7 @@ class EndpointEngine:
         self.key = asked.key()
         self.usage = no_usage(asked.prices)
         self.stats = EngineStats()
+        self.earlier = 0.0
         self._reader = FrameReader(self.rule, protocol.blind, options.workers, options.media_timeout, self.stats)
 
     def __enter__(self) -> Self:
@@ -79,7 +85,7 @@ class EndpointEngine:
             api_key=self.key or "none", base_url=self.asked.base_url, timeout=self.limits.timeout, max_retries=0
         )
         client.chat.completions.with_raw_response  # noqa: B018 - loads modules, which must not take a request's time
-        self.pace = Pace(self.limits, self.asked.prices, self.usage)
+        self.pace = Pace(self.limits, self.asked.prices, self.usage, self.earlier)
         self._slots = asyncio.Semaphore(self.limits.concurrency)
         self._end: str | None = None
         self._at_limit = False
@@ -125,11 +131,12 @@ class EndpointEngine:
         except UserError as error:
             return Answer.failed(request.id, str(error))
         failed: Failure | None = None
+        expected = (_prompt_tokens(chat), self.generation.max_new_tokens)
         async with self._slots, self.pace.turns() as turn:
             for attempt in range(1, self.limits.attempts + 1):
                 await self.pace.pause(attempt, failed)
                 await turn()
-                if self._end is None and (reached := await self.pace.room()):
+                if self._end is None and (reached := await self.pace.room(expected)):
                     self._at_limit = True
                     self._end = f"asking stopped at its limit ({reached}); answers so far are kept, raise it to go on"
                 if self._end is not None:  # also by another question, while this one waited for its turn
@@ -160,8 +167,8 @@ class EndpointEngine:
         else:
             if body.text is not None:
                 return self._read(request, body), None
-            reason = f"unreadable response: {body.problem}"
-            failure = Failure(reason, "unreadable", endpoint=False, repeat=False, counts=False)
+            reason = said_without(self.key, f"unreadable response: {body.problem}")
+            failure = Failure(reason, "unreadable", endpoint=False, repeat=body.broken, counts=body.broken)
         tried = f" ({attempt} attempts)" if attempt > 1 else ""
         return Answer.failed(request.id, failure.reason + tried), failure
 
@@ -173,7 +180,7 @@ class EndpointEngine:
             extra_body={name: value for name, value in fields.items() if value is not None},
         )
         body = read_body(sent.text)
-        self.pace.count(body.tokens, (0, len(body.text or "") // CHARACTERS_PER_TOKEN))
+        self.pace.count(body.tokens, (_prompt_tokens(chat), len(body.text or sent.text) // CHARACTERS_PER_TOKEN))
         return body
 
     def _read(self, request: Request, body: Body) -> Answer:
@@ -196,6 +203,13 @@ def parameters_of(rules: GenerationRules) -> dict[str, Any]:
     if rules.do_sample:
         found |= {"temperature": rules.temperature, "top_p": rules.top_p}
     return {**found, "stop": list(rules.stop)} if rules.stop else found
+
+
+def _prompt_tokens(chat: Sequence[dict[str, Any]]) -> int:
+    """About how many tokens a chat takes; a video counts as one picture, its frames are not counted."""
+    parts = [part for message in chat for part in message["content"]]
+    texts = sum(len(part["text"]) for part in parts if part["type"] == "text")
+    return texts // CHARACTERS_PER_TOKEN + PICTURE_TOKENS * sum(part["type"] != "text" for part in parts)
 
 
 def _results(done: Iterable["Future[Answer]"]) -> Iterator[Answer]:

@@ -28,6 +28,12 @@ def note_usage(run_dir: Path, asker: Any, judge: str | None = None) -> None:
         records.append(({} if judge is None else {"judge": judge}) | changed)
 
 
+def count_earlier(run_dir: Path, engine: Any) -> None:
+    """Let an engine with a limit of cost count what earlier sessions of the run have cost."""
+    if hasattr(engine, "earlier"):
+        engine.earlier = usage_of(run_dir).spent
+
+
 def usage_of(run_dir: Path, judge: str | None = None) -> Usage:
     """Returns what all sessions of a run have used together; the cost is None where none of them knew prices.
 
