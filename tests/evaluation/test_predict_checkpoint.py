@@ -281,7 +281,7 @@ def test_stored_features_are_answered_from_and_a_wrong_one_is_named(checkpoint, 
 
 @pytest.mark.parametrize("dtype", ["float99", "nn"])
 def test_an_unknown_precision_is_refused(checkpoint, dtype):
-    with pytest.raises(UserError, match=f"dtype '{dtype}' does not exist"):
+    with pytest.raises(UserError, match=f"unknown dtype '{dtype}'"):
         open_checkpoint(checkpoint, dtype=dtype)
 
 

@@ -229,7 +229,10 @@ def test_limit_smaller_than_a_sample_is_found_before_training(make_recipe, tmp_p
 
 @pytest.mark.parametrize("changes", [{"max_steps": 1}, {"max_steps": 3, "save_every": 1}])
 def test_weights_that_an_update_broke_are_never_saved(make_recipe, tmp_path: Path, changes: dict[str, Any]) -> None:
-    recipe = make_recipe(train={"connectors": 1e39}, schedule="constant", warmup=0, workers=0, **changes)
+    recipe = make_recipe(train={"connectors": 1.0}, schedule="constant", warmup=0, workers=0, **changes)
+    stage = recipe.stages[0]  # a recipe may not say such a learning rate
+    how = stage.train["connectors"].model_copy(update={"learning_rate": 1e39})
+    recipe = recipe.model_copy(update={"stages": (stage.model_copy(update={"train": {"connectors": how}}),)})
     with pytest.raises(UserError, match=r"weights of connectors\.visual are NaN or Inf after step 1, and"):
         run(recipe, tmp_path / "out")
     assert not list((tmp_path / "out/align").glob("checkpoint-*")) and not (tmp_path / "out/align/final").exists()
