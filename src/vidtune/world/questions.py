@@ -59,16 +59,18 @@ def ask(scene: Scene, rng: random.Random) -> list[SceneQuestion]:
 
 
 def describe(scene: Scene, subject: str) -> str:
-    """Returns a dense caption: the number of shapes, then what each is and does, in the order of appearance.
+    """Returns a dense caption: the number of shapes, then what each is and does, in alphabetical order of the subject.
 
-    It contains nothing random, so that all of it can be learned from the clip.
+    It contains nothing random, so that all of it can be learned from the clip. In the order of appearance, a model
+    would find the rest of a sentence by its place, and not by what the sentence is about.
 
     Args:
         scene: the scene.
         subject: what a sentence names first, one of SUBJECTS: a model learns to find the rest by it.
     """
     told = [say_number(scene)]
-    for actor, place in zip(scene.actors, _PLACES[len(scene.actors)], strict=True):
+    placed = zip(scene.actors, _PLACES[len(scene.actors)], strict=True)
+    for actor, place in sorted(placed, key=lambda one: str(getattr(one[0], subject))):
         named = f"{actor.colour} {actor.shape}" if subject == "colour" else f"{actor.shape} is {actor.colour}, it"
         when = f"appears {place} and " if place and scene.duration else ""
         told.append(f"the {named} {when}{_moves(actor)}.")

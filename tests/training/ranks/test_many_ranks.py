@@ -211,7 +211,7 @@ def test_file_that_fails_on_one_rank_is_named_and_the_run_goes_on_and_resumes(
     finally:
         (media / "stuck.mp4").unlink()
     entries = [json.loads(line) for line in (out / "align/excluded.jsonl").read_text().splitlines()]
-    assert [entry["step"] // 3 for entry in entries] == [0, 1]
+    assert [entry["step"] // 3 for entry in entries] == [0]  # a bad file is not tried again
     assert entries[0]["path"] == str(media / "stuck.mp4")
     assert 0 <= entries[0]["seconds"] < 30
     named = f"(rank {entries[0]['rank']}, after {entries[0]['seconds']:.1f} s)"
