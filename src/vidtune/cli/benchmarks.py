@@ -76,6 +76,7 @@ def compare(
 @benchmarks.command()
 def check(
     name: Annotated[str, typer.Argument(help="Name of the benchmark, or a test set of your own (mine.jsonl).")],
+    folder: Annotated[Path | None, typer.Argument(help="The same as --data.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of the test set, or one that holds several; of your own: of its media.")
     ] = None,
@@ -95,7 +96,7 @@ def check(
     from vidtune.evaluation.evaluate import data_folder
 
     folders = {stream: Path(folder) for stream, folder in assignments(features, "--features").items()}
-    found = check_test_set(benchmark_named(name), data_folder(name, data), folders)
+    found = check_test_set(benchmark_named(name), data_folder(name, data or folder), folders)
     typer.echo(found.json() if as_json else "\n".join(found.lines()))
     if not found.usable:
         raise UserError(f"{found.folder}: no question of {name} can be asked: no {found.medium[:-1]} is there")

@@ -69,7 +69,7 @@ def test_a_check_speaks_of_pictures(tmp_path, capsys):
     data = pope(tmp_path / "pope", {"random": ["yes", "no", "no"]})
     (data / "val2014" / "i1.jpg").unlink()
     (data / "val2014" / "i2.jpg").rename(data / "val2014" / "i2.png")
-    assert vidtune(["benchmarks", "check", "pope", "--data", str(tmp_path)]) == 0
+    assert vidtune(["benchmarks", "check", "pope", str(tmp_path)]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert lines[:2] == [f"pope: 3 questions about 3 pictures, {data}", "1 pictures found (1 .jpg)"]
     assert "i2.jpg: val2014/i2.png" in lines and any(line.startswith("i1.jpg: not val2014/i1.jpg") for line in lines)
