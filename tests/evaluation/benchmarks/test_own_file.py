@@ -8,7 +8,7 @@ from qa_sets import quiet_predict
 
 from vidtune.cli.main import run as vidtune
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.own.finding import benchmark_named
+from vidtune.evaluation.benchmarks.own.finding import benchmark_named, medium_of_run
 from vidtune.evaluation.evaluate import planned_runs
 from vidtune.evaluation.metrics.choices import named
 from vidtune.evaluation.metrics.punctuation import is_same_text
@@ -145,6 +145,12 @@ def test_all_wrong_lines_are_named_at_once(tmp_path, capsys):
     outside = written(tmp_path / "out.jsonl", {**GONE, "video": "../x.mp4"})
     with pytest.raises(UserError, match="leaves the folder"):
         benchmark_named(str(outside)).load(tmp_path)
+
+
+def test_messages_about_a_run_name_its_medium(tmp_path):
+    file = tmp_path / "pictures.jsonl"
+    file.write_text(json.dumps({"image": "a.png", "question": "What?", "answer": "a cup"}))
+    assert medium_of_run(benchmark_named(str(file)).protocol(prompt_format="plain")) == "picture"
 
 
 def test_letters_and_texts_are_read_in_answers():

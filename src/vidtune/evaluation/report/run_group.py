@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidtune.evaluation.benchmarks.base import medium_of
+from vidtune.evaluation.benchmarks.own.finding import medium_of_run
 from vidtune.evaluation.outcome import Metric, Outcome
 from vidtune.evaluation.published import PublishedScore, differs_from, published_beside
 from vidtune.evaluation.report.charts import Bars, Curve, by_length, by_type, over_setting, over_steps
@@ -70,7 +70,7 @@ class RunGroup:
     @property
     def medium(self) -> str:
         """What the questions are about: "picture" or "video"."""
-        return medium_of(self.runs[0].info.benchmark)
+        return medium_of_run(self.runs[0].info.protocol)
 
     @property
     def totals(self) -> tuple[str, ...]:

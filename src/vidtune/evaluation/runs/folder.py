@@ -30,8 +30,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.base import medium_of
-from vidtune.evaluation.benchmarks.own.finding import stored_benchmark
+from vidtune.evaluation.benchmarks.own.finding import medium_of_run, stored_benchmark
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_prediction
 from vidtune.evaluation.runs.arithmetic import Arithmetic, decisive, differences
@@ -310,7 +309,7 @@ class RunFolder:
 
     def write_missing(self, questions: Sequence[Question]) -> None:
         stored = self.info.protocol.stream in self.info.data.features
-        reason = "no stored features" if stored else f"no {medium_of(self.info.benchmark)} file"
+        reason = "no stored features" if stored else f"no {medium_of_run(self.info.protocol)} file"
         lines = [
             {
                 "index": question.index,

@@ -39,3 +39,8 @@ def stored_benchmark(protocol: Protocol, file: str | None = None) -> Benchmark:
 def is_known(protocol: Protocol) -> bool:
     """Whether `stored_benchmark` finds the benchmark of a run."""
     return bool(protocol.test_file) or protocol.benchmark in BENCHMARKS
+
+
+def medium_of_run(protocol: Protocol) -> str:
+    """What the questions of a run are about: "picture" or "video"; "video" where nobody knows its benchmark."""
+    return stored_benchmark(protocol).medium if is_known(protocol) else "video"
