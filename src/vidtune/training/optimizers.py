@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import AdamW, Optimizer
@@ -63,7 +64,7 @@ class Muon(AdamW):
         for shape, alike in by_shape.items():
             rate = group["lr"] * _RMS_OF_ADAMW * math.sqrt(max(shape))
             for some in _parts(alike, max(1, _AT_ONCE // shape.numel())):
-                steps = orthogonal([self._ahead(parameter, group["betas"][0]) for parameter in some])
+                steps = _orthogonal_by_ranks([self._ahead(parameter, group["betas"][0]) for parameter in some])
                 for parameter, step in zip(some, steps, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(_placed_like(parameter, step), alpha=-rate)
@@ -92,6 +93,21 @@ def orthogonal(matrices: Sequence[Tensor]) -> Tensor:
         squares = found @ found.mT
         found = first * found + (second * squares + third * squares @ squares) @ found
     return found if wide is stacked else found.mT
+
+
+def _orthogonal_by_ranks(matrices: Sequence[Tensor]) -> Tensor:
+    """`orthogonal` of matrices that all ranks hold; each rank works out its share, and all ranks get the same values."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    if world == 1:
+        return orthogonal(matrices)
+    share = -(-len(matrices) // world)
+    own = matrices[dist.get_rank() * share :][:share]
+    part = matrices[0].new_zeros(share, *matrices[0].shape)
+    if own:
+        part[: len(own)] = orthogonal(own)
+    found = part.new_empty(world * share, *matrices[0].shape)
+    dist.all_gather_into_tensor(found, part)
+    return found[: len(matrices)]
 
 
 def _parts(alike: list[nn.Parameter], size: int) -> Iterator[list[nn.Parameter]]:
