@@ -79,6 +79,7 @@ OTHER_VALUES: dict[str, Any] = {
     "stages.max_excluded": 0.5,
     "stages.log_every": 1,
     "stages.train.learning_rate": 1.0,
+    "stages.train.embedding_learning_rate": 1.0,
     "stages.train.lora.rank": 2,
     "stages.train.lora.alpha": 2.0,
     "stages.train.lora.dropout": 0.5,

@@ -57,9 +57,10 @@ EXECUTION_SETTINGS = (
 )
 # Keys of a recipe that do not change the weights.
 OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features", "packages"}
-# Keys of a recipe, a stage and a data source that were added later: a fingerprint contains them only if they are set.
+# Keys of a recipe, a stage, a trained component and a data source that were added later: a fingerprint contains them only if they are set.
 LATER_KEYS = ("revision",)
 LATER_STAGE_KEYS = ("sizes", "objective", "optimizer")
+LATER_TRAIN_KEYS = ("embedding_learning_rate",)
 LATER_SOURCE_KEYS = ("format", "sampling", "frame_rate", "roots", "missing_sets")
 
 
@@ -172,10 +173,13 @@ class Train(Settings):
     Args:
         learning_rate: peak learning rate, reached at the end of the warm-up.
         lora: settings of low-rank adapters in the linear layers of the component; None: all weights are trained.
+        embedding_learning_rate: peak learning rate of the language model's token embeddings, and of its output head;
+            None: ``learning_rate``.
     """
 
     learning_rate: float = Field(gt=0, le=10**3)
     lora: LoRA | None = None
+    embedding_learning_rate: float | None = Field(default=None, gt=0, le=10**3)
 
     @model_validator(mode="before")
     @classmethod
@@ -464,6 +468,7 @@ def recipe_fingerprint(recipe: Recipe) -> str:
     added: tuple[tuple[Sequence[str], type[Settings], list[dict[str, Any]]], ...] = (
         (LATER_KEYS, Recipe, [values]),
         (LATER_STAGE_KEYS, Stage, values["stages"]),
+        (LATER_TRAIN_KEYS, Train, [how for stage in values["stages"] for how in stage["train"].values()]),
         (LATER_SOURCE_KEYS, DataSource, sources),
     )
     for later, kind, holders in added:

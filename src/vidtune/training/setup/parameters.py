@@ -72,8 +72,8 @@ def parameter_groups(
     """Returns the optimizer groups: per trained component one, and one without weight decay for its biases and norms.
 
     Each group has ``component`` and ``peak`` (the learning rate before the schedule). With the optimizer "muon" the
-    matrices that it turns are a group of their own, with ``turned`` True. A weight that two components share belongs to
-    the first one.
+    matrices that it turns are a group of their own, with ``turned`` True; so are embeddings with a rate of their own. A
+    weight that two components share belongs to the first one.
     """
     parts = model.components()
     groups: list[dict[str, Any]] = []
@@ -83,13 +83,15 @@ def parameter_groups(
         seen |= {id(p) for p in fresh}
         turned = _inner_matrices(parts[name]) if optimizer == "muon" else set()
         exempt = _biases_and_norms(parts[name]) - turned
-        for decay, is_turned, members in (
-            (weight_decay, True, [p for p in fresh if id(p) in turned]),
-            (weight_decay, False, [p for p in fresh if id(p) not in exempt | turned]),
-            (0.0, False, [p for p in fresh if id(p) in exempt]),
+        rate, embedding_rate = how.learning_rate, how.embedding_learning_rate
+        embeddings = set() if embedding_rate is None else _embeddings(parts[name])
+        for rate, decay, is_turned, members in (
+            (rate, weight_decay, True, [p for p in fresh if id(p) in turned]),
+            (rate, weight_decay, False, [p for p in fresh if id(p) not in exempt | turned | embeddings]),
+            (embedding_rate or rate, weight_decay, False, [p for p in fresh if id(p) in embeddings]),
+            (rate, 0.0, False, [p for p in fresh if id(p) in exempt]),
         ):
             if members:
-                rate = how.learning_rate
                 group = {"params": members, "lr": rate, "peak": rate, "weight_decay": decay, "component": name}
                 groups.append({**group, "turned": is_turned} if optimizer == "muon" else group)
     return groups
@@ -102,6 +104,12 @@ def _biases_and_norms(part: nn.Module) -> set[int]:
         for name, parameter in owner.named_parameters(recurse=False)
         if "bias" in name or "Norm" in type(owner).__name__
     }
+
+
+def _embeddings(language_model: Any) -> set[int]:
+    """Ids of the weights of the token embeddings and of the output head."""
+    layers = (language_model.get_input_embeddings(), language_model.get_output_embeddings())
+    return {id(layer.weight) for layer in layers if layer is not None}
 
 
 def _inner_matrices(part: nn.Module) -> set[int]:

@@ -154,6 +154,9 @@ def trained_components(stage: Stage, model: VideoLM) -> dict[str, Train]:
     for component, how in trained.items():
         if how.lora is not None:
             target_layers(parts.get(component, nn.Identity()), how.lora, _where(stage, component))
+        if how.embedding_learning_rate is not None and (how.lora or component != LANGUAGE_MODEL):
+            reason = "with lora no embedding trains" if how.lora else f"only {LANGUAGE_MODEL} has token embeddings"
+            raise UserError(f"{_where(stage, component)}: embedding_learning_rate: {reason}; remove it")
     return trained
 
 
