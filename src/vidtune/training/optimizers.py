@@ -96,7 +96,7 @@ def orthogonal(matrices: Sequence[Tensor]) -> Tensor:
 
 
 def _orthogonal_by_ranks(matrices: Sequence[Tensor]) -> Tensor:
-    """`orthogonal` of matrices that all ranks hold; each rank works out its share, and all ranks get the same values."""
+    """`orthogonal` of matrices that all ranks hold: each rank works out its share, and all get the same values."""
     world = dist.get_world_size() if dist.is_initialized() else 1
     if world == 1:
         return orthogonal(matrices)

@@ -83,13 +83,13 @@ def parameter_groups(
         seen |= {id(p) for p in fresh}
         turned = _inner_matrices(parts[name]) if optimizer == "muon" else set()
         exempt = _biases_and_norms(parts[name]) - turned
-        rate, embedding_rate = how.learning_rate, how.embedding_learning_rate
-        embeddings = set() if embedding_rate is None else _embeddings(parts[name])
+        peak, embedding_peak = how.learning_rate, how.embedding_learning_rate or how.learning_rate
+        embeddings = _embeddings(parts[name]) if how.embedding_learning_rate else set()
         for rate, decay, is_turned, members in (
-            (rate, weight_decay, True, [p for p in fresh if id(p) in turned]),
-            (rate, weight_decay, False, [p for p in fresh if id(p) not in exempt | turned | embeddings]),
-            (embedding_rate or rate, weight_decay, False, [p for p in fresh if id(p) in embeddings]),
-            (rate, 0.0, False, [p for p in fresh if id(p) in exempt]),
+            (peak, weight_decay, True, [p for p in fresh if id(p) in turned]),
+            (peak, weight_decay, False, [p for p in fresh if id(p) not in exempt | turned | embeddings]),
+            (embedding_peak, weight_decay, False, [p for p in fresh if id(p) in embeddings]),
+            (peak, 0.0, False, [p for p in fresh if id(p) in exempt]),
         ):
             if members:
                 group = {"params": members, "lr": rate, "peak": rate, "weight_decay": decay, "component": name}
