@@ -57,8 +57,8 @@ EXECUTION_SETTINGS = (
 )
 # Keys of a recipe that do not change the weights.
 OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features", "packages"}
-# Keys that were added later, of a recipe, a stage, a component that trains and a data source: a fingerprint contains them
-# only if they are set.
+# Keys that were added later, of a recipe, a stage, a component that trains and a data source: a fingerprint contains
+# them only if they are set.
 LATER_KEYS = ("revision",)
 LATER_STAGE_KEYS = ("sizes", "objective", "optimizer")
 LATER_TRAIN_KEYS = ("embedding_learning_rate",)
