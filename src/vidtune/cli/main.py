@@ -30,7 +30,7 @@ from vidtune.cli.report import report
 from vidtune.cli.runs.compare import compare
 from vidtune.cli.runs.export import export
 from vidtune.cli.runs.submit import submit
-from vidtune.cli.serve import serve
+from vidtune.cli.serving.serve import serve
 from vidtune.cli.systems import systems
 from vidtune.cli.terminal.interrupts import INTERRUPTED, SAID, Interrupts
 from vidtune.cli.terminal.shown_text import shown_text
