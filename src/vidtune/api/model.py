@@ -162,8 +162,8 @@ class Model:
         Example:
             >>> talk = vidtune.load("tiny-model").chat(video="clip.mp4", max_new_tokens=4)
             >>> first, second = talk.say("What moves?"), talk.say("And then?")
-            >>> [turn.role for turn in talk.turns]
-            ['user', 'assistant', 'user', 'assistant']
+            >>> print(*(turn.role for turn in talk.turns))
+            user assistant user assistant
         """
         return Chat(self, options)
 
