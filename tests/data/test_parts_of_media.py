@@ -21,7 +21,7 @@ from vidtune.media.clip_times import Part
 from vidtune.media.preprocessing.resize_to_square import VideoPreprocessing
 from vidtune.media.probe import probe
 from vidtune.planning.counted_files import files_of
-from vidtune.processing.asked_media import asked_media, seconds_of
+from vidtune.processing.asked_media import asked_media, asked_part, seconds_of
 from vidtune.processing.readings import MediaReader
 from vidtune.processing.stream_settings import StreamSettings
 from vidtune.recipe.types import DataSource
@@ -94,15 +94,15 @@ def test_stored_features_of_parts_have_keys_of_their_own() -> None:
 def test_a_part_of_an_asked_video(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", num_frames=20)
     dialect = SYSTEMS["video_llava"].dialect
-    [ref] = asked_media({"video": [path], "image": []}, {}, dialect, (0.5, 1.5))
+    [ref] = asked_media({"video": [path], "image": []}, {}, dialect, asked_part(0.5, 1.5))
     assert ref.part == Part(0.5, 1.5)
     assert seconds_of([ref], 60) == 1.0
     with pytest.raises(UserError, match="--start and --end: start is 2 and end 1 seconds; the end must come after it"):
-        asked_media({"video": [path]}, {}, dialect, (2.0, 1.0))
+        asked_media({"video": [path]}, {}, dialect, asked_part(2.0, 1.0))
     with pytest.raises(UserError, match="--start and --end: are for one video; 2 are given"):
-        asked_media({"video": [path, path]}, {}, dialect, (2.0, None))
+        asked_media({"video": [path, path]}, {}, dialect, asked_part(2.0))
     with pytest.raises(ItemError, match=r"from 9 s on was asked for, but it ends after 2\.00 s"):
-        seconds_of(asked_media({"video": [path]}, {}, dialect, (9.0, None)), 60)
+        seconds_of(asked_media({"video": [path]}, {}, dialect, asked_part(9.0)), 60)
 
 
 def test_references_differ_by_their_part() -> None:

@@ -9,11 +9,15 @@ from vidtune.api.ask import MEDIA_TIMEOUT, Ask
 from vidtune.api.reply import Reply
 from vidtune.data.sample import MediaRef, Turn
 from vidtune.errors import UserError
+from vidtune.processing.asked_media import asked_part
 
 if TYPE_CHECKING:
     from vidtune.api.model import Model
     from vidtune.generation.conversation import Conversation
     from vidtune.media.boxes.located import LocatedTarget
+
+_READING = ("start", "end", "frames", "frames_at")
+"""Options that say which frames of a video are read."""
 
 
 @dataclass
@@ -68,9 +72,9 @@ class Chat:
             )
             named["target"] = self._target
         settings = {
-            name: self.options[name] for name in self.options if name not in {*known, "start", "end", "media_timeout"}
+            name: self.options[name] for name in self.options if name not in {*known, *_READING, "media_timeout"}
         }
-        part = self.options.get("start"), self.options.get("end")
+        part = asked_part(**{name: self.options.get(name) for name in _READING})
         return self.model._ask(**named, part=part, timeout=timeout, settings=settings)
 
     @contextmanager

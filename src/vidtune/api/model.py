@@ -13,10 +13,12 @@ from vidtune.errors import UserError
 from vidtune.generation.settings import Answer, GenerationSettings, Request
 from vidtune.media.boxes.drawing import check_drawing, draw_target
 from vidtune.media.boxes.located import LocatedTarget
+from vidtune.media.clip_times import Part
 from vidtune.processing.asked_media import (
     Paths,
     as_paths,
     asked_media,
+    asked_part,
     require_files,
     seconds_of,
     streams_without_files,
@@ -71,6 +73,7 @@ class Model:
     def answer(self, question: str, **options: Any) -> Reply: ...
     @overload
     def answer(self, question: Sequence[str], **options: Any) -> list[Reply]: ...
+    @names_arguments
     def answer(
         self,
         question: str | Sequence[str],
@@ -82,6 +85,8 @@ class Model:
         without: Sequence[str] = (),
         start: float | None = None,
         end: float | None = None,
+        frames: int | None = None,
+        frames_at: Sequence[float] | None = None,
         duration: float | None = None,
         prompt: str | None = None,
         media_timeout: float = MEDIA_TIMEOUT,
@@ -99,6 +104,10 @@ class Model:
             without: streams that are switched off, such as ``"audio"``.
             start, end: seconds of the one video between which it is read; None: from its start, to its end. Moments in
                 an answer count from ``start``.
+            frames: number of frames that are read of every video; None: as many as the model was trained with. An
+                answer about another number has :attr:`Reply.untrained` set.
+            frames_at: seconds of the one video whose frames are read, ascending; not beside ``start``, ``end`` and
+                ``frames``.
             duration: seconds of the video, where only features of it are given.
             prompt: name of a prompt format; None: the system's own for answering.
             media_timeout: seconds that one file may take.
@@ -119,9 +128,8 @@ class Model:
             2
         """
         questions = texts_of(question, "question")
-        ask = self._ask(
-            video, image, target, features, without, (start, end), duration, prompt, media_timeout, settings
-        )
+        part = asked_part(start, end, frames, frames_at)
+        ask = self._ask(video, image, target, features, without, part, duration, prompt, media_timeout, settings)
         requests = [Request(str(number), ask.media_of(text), text) for number, text in enumerate(questions)]
         with self._engine(ask, store) as engine:
             found = {answer.id: answer for answer in engine.answer(requests)}
@@ -139,6 +147,8 @@ class Model:
         without: Sequence[str] = (),
         start: float | None = None,
         end: float | None = None,
+        frames: int | None = None,
+        frames_at: Sequence[float] | None = None,
         prompt: str | None = None,
         media_timeout: float = MEDIA_TIMEOUT,
         **settings: Any,
@@ -152,7 +162,8 @@ class Model:
             >>> "".join(pieces) == model.answer("What moves?", video="clip.mp4", max_new_tokens=4)
             True
         """
-        ask = self._ask(video, image, target, features, without, (start, end), None, prompt, media_timeout, settings)
+        part = asked_part(start, end, frames, frames_at)
+        ask = self._ask(video, image, target, features, without, part, None, prompt, media_timeout, settings)
         with self._engine(ask) as engine:
             yield from engine.stream(Request("0", ask.media_of(question), question))
 
@@ -274,7 +285,7 @@ class Model:
         target: Target | LocatedTarget | None,
         features: Mapping[str, str | Path] | None,
         without: Sequence[str],
-        part: tuple[float | None, float | None],
+        part: Part | None,
         duration: float | None,
         prompt: str | None,
         timeout: float,

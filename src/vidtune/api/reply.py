@@ -12,17 +12,21 @@ class Reply(str):
         finish_reason: ``"eos"``, ``"stop"`` or ``"length"``.
         duration: seconds of the video, where the system writes moments and the duration is known; else None.
         spans: time spans that the answer names, as (start, end) in seconds.
+        untrained: which number of frames the videos had in the place of those that the model was trained with, such as
+            ``"16 frames where the model was trained with 8"``; empty: they had one of these.
     """
 
     question: str
     finish_reason: FinishReason
     duration: float | None
     spans: tuple[tuple[float, float], ...]
+    untrained: str
     _rule: str | None
 
     def __new__(cls, answer: Answer, question: str, duration: float | None = None, rule: str | None = None) -> "Reply":
         reply = super().__new__(cls, answer.text)
         reply.question, reply.finish_reason, reply.duration = question, answer.finish_reason, duration
+        reply.untrained = answer.untrained
         timed = duration is not None and rule is not None
         reply._rule = rule
         reply.spans = tuple(spans_in_text(answer.text, duration, rule)) if timed else ()  # type: ignore[arg-type]

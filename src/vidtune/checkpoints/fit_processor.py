@@ -165,7 +165,8 @@ def build_processor(
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(locate(str(tokenizer), weights=False))
     _fit_tokenizer(tokenizer, config)
-    return VideoLMProcessor(tokenizer, config.system, streams, beginning=beginning_of(tokenizer))
+    processor = VideoLMProcessor(tokenizer, config.system, streams, beginning=beginning_of(tokenizer))
+    return processor.measuring(config.measures())
 
 
 def preprocessing_of(config: VideoLMConfig) -> dict[str, Preprocessing]:
@@ -254,8 +255,7 @@ def _token_counts(
     plain = fixed or (is_tokenwise(connector) and (counts or hasattr(tower, "tokens_per_row")))
     tells_more = hasattr(tower, "grid") or hasattr(tower, "state_tokens")
     if config.taps(stream) or condenses(connector) or tells_more or not plain:
-        specs = {"tower": config.tower_spec(parts["tower"]), "connector": config.connector_spec_of(stream)}
-        return Measure(**specs, taps=config.taps(stream))
+        return config.measure(stream)
     if fixed:
         return next(iter(counts.values()))
     if not counts:

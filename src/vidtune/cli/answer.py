@@ -18,6 +18,7 @@ from vidtune.cli.options.loading import (
     layer_program_of,
     limit_of,
 )
+from vidtune.cli.options.reading import ReadingOptions
 from vidtune.cli.options.target import TargetOptions
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def answer(
         list[str], typer.Option(help="May be given several times; the media are read and encoded once.")
     ],
     about: TargetOptions,
+    reading: ReadingOptions,
     video: Annotated[list[Path] | None, typer.Option(help="Video file or folder of frames; may be repeated.")] = None,
     image: Annotated[list[Path] | None, typer.Option(help="Image file; may be repeated. Images follow videos.")] = None,
     features: Annotated[
@@ -50,8 +52,6 @@ def answer(
     without: Annotated[
         list[str] | None, typer.Option(metavar="STREAM", help="Switch a stream off, as audio; may be repeated.")
     ] = None,
-    start: Annotated[float | None, typer.Option(help="Second at which the one video is read from.")] = None,
-    end: Annotated[float | None, typer.Option(help="Second up to which it is read; default: its end.")] = None,
     duration: Annotated[
         float | None, typer.Option(min=0, help="Seconds of the video, where there are features of it alone.")
     ] = None,
@@ -81,6 +81,7 @@ def answer(
     from vidtune.generation.settings import GenerationSettings
     from vidtune.processing.asked_media import require_files
 
+    reading.build()
     GenerationSettings(max_new_tokens, do_sample=temperature > 0, temperature=temperature, top_p=top_p, seed=seed)
     require_files({"video": video or [], "image": image or []})
     steps = layer_program_of(layer_program)
@@ -108,8 +109,7 @@ def answer(
         target=located,
         features=assignments(features, "--features"),
         without=without or (),
-        start=start,
-        end=end,
+        **reading.given(),
         duration=duration,
         prompt=prompt,
         media_timeout=media_timeout,
@@ -119,6 +119,8 @@ def answer(
         top_p=top_p,
         seed=seed,
     )
+    if untrained := next((reply.untrained for reply in replies if reply.untrained), None):
+        typer.echo(f"untrained length: {untrained}", err=True)
     for reply in replies:
         if not reply:
             typer.echo(f"the answer to {reply.question!r} is empty: {_EMPTY[reply.finish_reason]}", err=True)
@@ -139,6 +141,8 @@ def below(question: str, text: str) -> str:
 
 def _record(reply: "Reply") -> dict[str, Any]:
     record: dict[str, Any] = {"question": reply.question, "answer": str(reply), "finish_reason": reply.finish_reason}
+    if reply.untrained:
+        record["untrained_length"] = reply.untrained
     if reply.duration is None:
         return record
     spans = [[round(start, 2), round(end, 2)] for start, end in reply.spans]

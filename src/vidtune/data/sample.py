@@ -32,6 +32,8 @@ class MediaRef:
         start, end: seconds of the file between which the medium lies; None: from its start, to its end.
         fps: frames per second that the frames of the file are taken to have; None: those that it states. A folder of
             frames states none; a picture with a rate is a clip of one frame.
+        num_frames: how many frames of a video are taken; None: as many as the preprocessing of its stream says.
+        frames_at: seconds of the file whose frames are taken in the place of those of the sampling rule.
         among: number of items of its stream in the prompt; told to a stream whose preprocessing depends on it, else 1.
     """
 
@@ -43,18 +45,32 @@ class MediaRef:
     start: float | None = None
     end: float | None = None
     fps: float | None = None
+    num_frames: int | None = None
+    frames_at: tuple[float, ...] = ()
     among: int = 1
 
     @property
     def part(self) -> Part | None:
-        """What of the file is read; None: the whole file.
+        """What of the file is read; None: the whole file, by the rules of the stream.
 
         Raises:
-            ValueError: negative or reversed seconds, or a rate that is not above 0.
+            ValueError: negative or reversed seconds, or a rate or number of frames that is not above 0.
         """
-        if self.start is None and self.end is None and self.fps is None:
+        if (self.start, self.end, self.fps, self.num_frames) == (None, None, None, None) and not self.frames_at:
             return None
-        return Part(self.start, self.end, self.fps)
+        return Part(self.start, self.end, self.fps, frames=self.num_frames, frames_at=self.frames_at)
+
+    @property
+    def asked_frames(self) -> int | None:
+        """How many frames of a video are asked for; None: as many as its stream takes."""
+        return len(self.frames_at) or self.num_frames
+
+    def read_as(self, part: Part | None) -> "MediaRef":
+        """Returns the same medium of which this part is read, with these frames; None: as it is."""
+        if part is None:
+            return self
+        seconds = {name: getattr(part, name) for name in ("start", "end", "fps", "frames_at")}
+        return replace(self, **seconds, num_frames=part.frames)
 
     def extra_arrays(self) -> dict[str, np.ndarray]:
         """Returns the extras as float32 arrays by name."""
@@ -63,7 +79,12 @@ class MediaRef:
     def read_by(self, stream: str) -> "MediaRef | None":
         """Returns what a stream reads: its feature file, else the media file; None: there is neither."""
         path = dict(self.features).get(stream, self.path)
-        return replace(self, stream=stream, path=path, features=()) if path else None
+        frames = (self.num_frames, self.frames_at) if stream == self.stream else (None, ())
+        return (
+            replace(self, stream=stream, path=path, features=(), num_frames=frames[0], frames_at=frames[1])
+            if path
+            else None
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,11 @@ from vidtune.data.sample import MediaRef
 from vidtune.features.cache import FeatureCache
 from vidtune.features.collection import stream_spec
 from vidtune.features.tower_stream import TowerStream
+from vidtune.media.clip_times import Part
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.kept.identity import MediaIdentities
-from vidtune.media.preprocessing.kinds import random_setting
+from vidtune.media.preprocessing.kinds import as_read, random_setting
+from vidtune.models.changed_towers import require_settings
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.processor import VideoLMProcessor
 
@@ -32,7 +34,8 @@ class AnsweringFeatures:
     def __init__(self, store: Path, model: VideoLM, processor: VideoLMProcessor) -> None:
         self._store, self._model, self._processor = Path(store), model, processor
         self._identities = MediaIdentities()
-        self._streams: dict[str, TowerStream | None] = {}
+        self._measures = model.config.measures()
+        self._streams: dict[tuple[str, int | None], TowerStream | None] = {}
 
     def find(self, ref: MediaRef) -> Tensor | None:
         """Returns the stored features of a medium as the connector of its stream takes them; None: there are none."""
@@ -67,20 +70,30 @@ class AnsweringFeatures:
                     warnings.warn(stream.cache.problem, stacklevel=2)
 
     def _of(self, ref: MediaRef) -> TowerStream | None:
-        if is_feature_file(ref.path):
+        if is_feature_file(ref.path) or ref.frames_at:  # frames that one question names, no other asks for
             return None
-        if ref.stream not in self._streams:
-            self._streams[ref.stream] = self._opened(ref.stream)
-        return self._streams[ref.stream]
+        place = ref.stream, ref.num_frames
+        if place not in self._streams:
+            self._streams[place] = self._opened(*place)
+        return self._streams[place]
 
-    def _opened(self, name: str) -> TowerStream | None:
-        """The collection of a stream; None where there is no tower, or nothing worth storing."""
+    def _opened(self, name: str, frames: int | None) -> TowerStream | None:
+        """The collection of a stream; None where there is no tower, or nothing worth storing.
+
+        Args:
+            frames: number of frames of its clips in the place of that of its preprocessing; None: that one.
+        """
         config, preprocessing = self._model.config, self._processor.preprocessing[name]
-        tower = self._model.towers[config.streams[name]["tower"]]
+        changes = () if frames is None else tuple(self._measures[name].tower_changes(frames).items())
+        if frames is not None:
+            preprocessing = as_read(preprocessing, part=Part(frames=frames))
+        tower = self._model.tower_with(config.streams[name]["tower"], changes)
         weight = next(tower.parameters(), None)
         if weight is None or random_setting(preprocessing) is not None or getattr(preprocessing, "blind", False):
             return None
         dtype = str(weight.dtype).removeprefix("torch.")
+        if changes:
+            config = require_settings(config, {config.streams[name]["tower"]: dict(changes)})
         spec = stream_spec(config, name, tower, preprocessing, dtype, {"system": self._processor.system})
         cache = FeatureCache(self._store, spec, self._identities)
         return TowerStream.of(config, name, tower, preprocessing, cache)

@@ -83,7 +83,7 @@ class FeatureCache:
         asked = []
         if self.spec.by_extras and (ref.extras or ref.frames):
             asked.append(repr((ref.extras, ref.frames) if ref.frames else ref.extras))
-        if ref.part is not None:
+        if (ref.start, ref.end, ref.fps) != (None, None, None):
             asked.append(repr((ref.start, ref.end, ref.fps)))
         if ref.among > 1:
             asked.append(repr(ref.among))

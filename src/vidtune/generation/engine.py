@@ -24,7 +24,7 @@ from vidtune.generation.shared_prefix import Branches, Prefix, check_language_mo
 from vidtune.generation.stopping import AnswerInProgress, eos_ids, special_ids
 from vidtune.media.kept.decoded import DecodedFolder
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
-from vidtune.media.preprocessing.kinds import among
+from vidtune.media.preprocessing.kinds import as_read
 from vidtune.models.language_model.layer_call import LayerCallPlan, plan_call
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Example, Item, MediaSlot, pack
@@ -106,7 +106,7 @@ class AnswerEngine:
         if share_prefix:
             check_language_model(model.language_model)
         self.model = model.eval()
-        self.processor = processor
+        self.processor = processor.measuring(model.config.measures())
         self.settings = settings
         self.prompt = prompt
         self.max_batch_questions = max_batch_questions
@@ -215,10 +215,11 @@ class AnswerEngine:
         context = context_length(self.model.config.text_config)
         room = self.settings.max_new_tokens + longest if context is None else context - len(example)
         if context is not None and room < longest:
+            fits = self.processor.fitting(example, context - longest, "--frames")
             return Answer.failed(
                 request.id,
                 f"the prompt has {len(example)} tokens and the model's context {context}: no room for an answer; "
-                f"ask a shorter question or about fewer files{self.processor.fitting(example, context - longest)}",
+                f"ask a shorter question or about fewer files{fits}",
             )
         most = longest if options or forced else min(room, self.settings.max_new_tokens)
         return Prompt(example, len(media_ids), most, options, forced)
@@ -234,7 +235,7 @@ class AnswerEngine:
                 missing = group.find(self._find)
                 waiting.append(group)
                 for ref in missing:
-                    steps = among(self.processor.streams[ref.stream].preprocessing, ref.among)
+                    steps = as_read(self.processor.streams[ref.stream].preprocessing, ref.among, ref.part)
                     keep = self.stored is None or self.stored.key(ref) is None
                     yield LoadJob(ref.path, steps, extras=ref.extras, frames=ref.frames, part=ref.part, keep=keep)
                 if len(waiting) >= READY_GROUPS and all(one.complete for one in waiting):
@@ -334,7 +335,12 @@ class AnswerEngine:
 
     def _begin(self, prompt: Prompt) -> AnswerInProgress:
         return AnswerInProgress(
-            prompt.example.id, self.processor.tokenizer, self._eos_ids, self._stop, prompt.max_new_tokens
+            prompt.example.id,
+            self.processor.tokenizer,
+            self._eos_ids,
+            self._stop,
+            prompt.max_new_tokens,
+            prompt.untrained,
         )
 
     def _finish(self, answers: list[AnswerInProgress], steps: Iterator[None], media: EncodedMedia) -> Iterator[Answer]:
@@ -356,7 +362,9 @@ class AnswerEngine:
             return Answer.failed(prompt.example.id, not_finite(self.model, 0, media.not_finite()))
         self.stats.questions += 1
         text, ids = prompt.options[max(range(len(likelihoods)), key=likelihoods.__getitem__)]
-        return Answer(prompt.example.id, text, ids, "option", likelihoods=tuple(likelihoods))
+        return Answer(
+            prompt.example.id, text, ids, "option", likelihoods=tuple(likelihoods), untrained=prompt.untrained
+        )
 
     def _predicted(self, prompt: Prompt, tokens: list[int] | None, media: EncodedMedia) -> Answer:
         """The answer of a prompt whose answer is given: the text of the tokens that the model holds for most likely."""
@@ -365,7 +373,7 @@ class AnswerEngine:
         self.stats.questions += 1
         self.stats.new_tokens += len(tokens)
         text = self.processor.decode(tokens).strip()
-        return Answer(prompt.example.id, text, tuple(tokens), "forced")
+        return Answer(prompt.example.id, text, tuple(tokens), "forced", untrained=prompt.untrained)
 
     def _batches(self, prompts: list[Prompt], shared: int, prefix: Prefix) -> Iterator[list[Prompt]]:
         """Batches of questions of one kind: generated, given, or with options, each of which is one of the batch."""

@@ -43,6 +43,12 @@ class Prompt:
         """How it is answered; prompts of one kind are answered together."""
         return "options" if self.options else "forced" if self.forced else "text"
 
+    @property
+    def untrained(self) -> str:
+        """Which numbers of frames its videos have that the model was not trained with; empty: none."""
+        told = (slot.measured.untrained for slot in self.example.media if slot.measured is not None)
+        return "; ".join(dict.fromkeys(filter(None, told)))
+
     @cached_property
     def positions(self) -> Positions:
         """Positions of the ids."""

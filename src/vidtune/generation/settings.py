@@ -135,6 +135,8 @@ class Answer:
             answer, in rounding steps of the dtype (eps times the logit). At 1 or less rounding alone can turn the two
             around. None: not greedy, or not known.
         open: there is no answer for a reason of the machine (`UnreadMediaError`): the request is worth another try.
+        untrained: which number of frames its videos have in the place of those that the model was trained with; empty:
+            they have one of these.
     """
 
     id: str
@@ -145,6 +147,7 @@ class Answer:
     likelihoods: tuple[float, ...] = ()
     margin: float | None = field(default=None, compare=False)
     open: bool = False
+    untrained: str = ""
 
     @classmethod
     def failed(cls, request_id: str, reason: str, open: bool = False) -> "Answer":

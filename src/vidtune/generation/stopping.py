@@ -19,6 +19,7 @@ class AnswerInProgress:
         eos_ids: tokens that end the answer.
         stop: texts that end the answer, also when their characters come from several tokens.
         max_new_tokens: largest number of tokens.
+        untrained: see `Answer`.
 
     Attributes:
         finish_reason: what ended the answer; "error" if it failed, None while it grows.
@@ -32,12 +33,14 @@ class AnswerInProgress:
         eos_ids: Collection[int],
         stop: tuple[str, ...],
         max_new_tokens: int,
+        untrained: str = "",
     ) -> None:
         self.id = id
         self.token_ids: list[int] = []
         self.text = ""
         self.finish_reason: FinishReason | None = None
         self.margin: float | None = None
+        self.untrained = untrained
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
         self._stop = stop
@@ -74,7 +77,14 @@ class AnswerInProgress:
     def answer(self) -> Answer:
         """The finished answer, which did not fail."""
         assert self.finish_reason not in (None, "error")
-        return Answer(self.id, self.shown_text(), tuple(self.token_ids), self.finish_reason, margin=self.margin)
+        return Answer(
+            self.id,
+            self.shown_text(),
+            tuple(self.token_ids),
+            self.finish_reason,
+            margin=self.margin,
+            untrained=self.untrained,
+        )
 
     def _new_text(self) -> str:
         """Text of the tokens that were not decoded yet; empty while they end inside a character of several bytes.

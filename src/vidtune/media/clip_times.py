@@ -8,6 +8,7 @@ import math
 import zlib
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Integral, Real
 from typing import Self
 
 import numpy as np
@@ -22,7 +23,7 @@ UNEVEN_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What of a media file is read as one clip.
+    """What of a media file is read as one clip, and which frames of it represent it.
 
     Args:
         start, end: seconds at which it begins and ends; None: those of the file. An end behind that of the file is the
@@ -30,36 +31,70 @@ class Part:
         fps: frames per second that the frames are taken to have; None: those of the file. A picture has none of its
             own; with a rate it is a clip of one frame.
         folder_fps: the same, only for frames without times: those of a folder.
+        frames: how many frames are taken, by the sampling rule of the model; None: as many as the model takes.
+        frames_at: seconds of the file whose frames are taken, ascending, in the place of those of the sampling rule.
+            They stand for themselves: without ``start``, ``end`` and ``frames``.
 
     Raises:
-        ValueError: seconds that are negative, not finite or reversed, or a rate that is not above 0; in one line.
+        ValueError: seconds that are negative, not finite, reversed or no numbers, a rate that is not above 0, or a
+            number of frames below 1; in one line.
     """
 
     start: float | None = None
     end: float | None = None
     fps: float | None = None
     folder_fps: float | None = None
+    frames: int | None = None
+    frames_at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, second in (("start", self.start), ("end", self.end)):
-            if second is not None and not (math.isfinite(second) and second >= 0):
-                raise ValueError(f"{name} is {second:g} seconds; give 0 or more")
+        for name, second in (("start", self.start), ("end", self.end), *(("frames_at", at) for at in self.frames_at)):
+            if second is not None and not (_is_number(second) and second >= 0):
+                raise ValueError(f"{name} is {_written(second)} seconds; give 0 or more")
         if self.end is not None and not (self.start or 0.0) < self.end:
             raise ValueError(f"start is {self.start or 0:g} and end {self.end:g} seconds; the end must come after it")
         for name, rate in (("fps", self.fps), ("folder_fps", self.folder_fps)):
-            if rate is not None and not (math.isfinite(rate) and rate > 0):
-                raise ValueError(f"{name} is {rate:g} frames per second; give a number above 0")
+            if rate is not None and not (_is_number(rate) and rate > 0):
+                raise ValueError(f"{name} is {_written(rate)} frames per second; give a number above 0")
+        if self.frames is not None and (not _is_whole(self.frames) or self.frames < 1):
+            raise ValueError(f"frames is {_written(self.frames)}; give a whole number of frames, 1 or more")
+        if list(self.frames_at) != sorted(self.frames_at):
+            raise ValueError(f"frames_at is {_written(self.frames_at)}; give the seconds in ascending order")
+        if self.frames_at and (self.is_cut or self.frames is not None):
+            raise ValueError("frames_at names every frame; leave out start, end and frames beside it")
 
     @property
     def is_cut(self) -> bool:
         """Whether it may be less than the whole file."""
         return self.start is not None or self.end is not None
 
+    @property
+    def num_frames(self) -> int | None:
+        """How many frames are asked for; None: as many as the model takes."""
+        return len(self.frames_at) or self.frames
+
     def frame_rate(self, known: bool) -> float | None:
         """Frames per second to assume; None: those of the file. ``known``: whether its frames have times."""
         if self.fps is not None or known:
             return self.fps
-        return self.folder_fps or (FOLDER_FPS if self.is_cut else None)
+        return self.folder_fps or (FOLDER_FPS if self.is_cut or self.frames_at else None)
+
+    def chosen(self, times: "ClipTimes") -> list[int]:
+        """Indices of the frames that are asked for by their seconds; none are, if this is empty.
+
+        Args:
+            times: of the frames, as :meth:`of` returns them.
+
+        Raises:
+            ValueError: a second behind the end.
+        """
+        if not self.frames_at:
+            return []
+        if self.frames_at[-1] > times.duration:
+            raise ValueError(
+                f"its frame at {self.frames_at[-1]:g} s was asked for, but it ends after {times.duration:.2f} s"
+            )
+        return times.indices_at(np.array(self.frames_at, np.float64)).tolist()
 
     def seconds_of(self, length: float) -> tuple[float, float]:
         """Start and end in a file of ``length`` seconds. Raises ValueError if the start is not before its end."""
@@ -91,6 +126,19 @@ class Part:
             last = 1 + times.index_at(end - 2 * _NEAR)
         last = min(max(last, first + 1), times.num_frames)
         return first, times.between(first, last), end - start
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _written(value: object) -> str:
+    """A wrong value as a message shows it."""
+    return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
 @dataclass(frozen=True)

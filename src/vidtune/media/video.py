@@ -85,7 +85,8 @@ def read_clip(
     Args:
         choose: function(times of the clip; unknown for a folder) -> frame indices, such as
             `vidtune.media.preprocessing.frame_sampling.frame_chooser` makes. It is called again if decoding gives
-            fewer frames than the packets promise. For a part of a file, times and indices are those of the part.
+            fewer frames than the packets promise. For a part of a file, times and indices are those of the part. Not
+            called where the part names its frames by their seconds.
         as_probed: refuse a file that gives another number of frames or another picture size than `probe` returns,
             because the caller has already used those.
         part: what of the file is read; None: the whole file. A picture for which it gives a frame rate is a clip of
@@ -129,7 +130,8 @@ def _chosen(path: str, choose: Callable[[ClipTimes], list[int]], times: ClipTime
     """Return the indices in the file of the frames that are chosen of a part of it."""
     with part_errors(path):
         first, own, _ = part.of(times)
-    return [first + index for index in choose(own)]
+        asked = part.chosen(own)
+    return [first + index for index in asked or choose(own)]
 
 
 def every_frame(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from vidtune.errors import UserError
@@ -58,17 +59,22 @@ def with_towers(model: "VideoLM", towers: Settings) -> "VideoLM":
     view = sharing_view(model)
     view.config = require_settings(model.config, towers)
     view.towers = nn.ModuleDict({**model.towers})
+    view._changed_towers = {}
     for name in towers:
         if name not in model.config.absent_towers:
-            view.towers[name] = _rebuilt(name, view.config, model.towers[name])
+            view.towers[name] = rebuilt(name, view.config, model.towers[name])
     return view
 
 
-def _rebuilt(name: str, config: VideoLMConfig, tower: nn.Module) -> nn.Module:
-    """A tower of this config with the weights of another one."""
+@torch.inference_mode(False)
+@torch.no_grad()
+def rebuilt(name: str, config: VideoLMConfig, tower: nn.Module) -> nn.Module:
+    """A frozen tower of this config with the weights of another one, which are shared where nothing is resized."""
     with without_values():
         found = config.build_tower(name)
-    state = tower.state_dict()
+    settings, state = config.tower(name), tower.state_dict()
+    if hasattr(settings, "fitted"):
+        state = settings.fitted(state)
     wanted = {key: tensor.shape for key, tensor in found.state_dict().items()}
     if unfit := next((key for key, shape in wanted.items() if key not in state or state[key].shape != shape), None):
         raise UserError(f"towers.{name}: changed so, it needs weights that the model does not have, such as {unfit}")

@@ -13,7 +13,7 @@ from vidtune.models.language_model.families import config_class
 from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.models.towers.absent import AbsentTower
 from vidtune.models.towers.base import TowerConfig, tower_config
-from vidtune.processing.stream_settings import feature_shape, is_tokenwise, tokens_of
+from vidtune.processing.stream_settings import Measure, feature_shape, is_tokenwise, tokens_of
 from vidtune.registry import (
     CONNECTORS,
     DROP_RULES,
@@ -218,6 +218,16 @@ class VideoLMConfig(PreTrainedConfig):
         """
         tower = self.tower(self.streams[stream]["tower"])
         return feature_shape(tower, self.connector_of(stream), shape, self.taps(stream))
+
+    def measure(self, stream: str) -> Measure:
+        """Function from the shape of an item of a stream to what it becomes."""
+        parts = self.streams[stream]
+        specs = {"tower": self.tower_spec(parts["tower"]), "connector": self.connector_spec_of(stream)}
+        return Measure(**specs, taps=self.taps(stream))
+
+    def measures(self) -> dict[str, Measure]:
+        """`measure` of every stream, as :meth:`VideoLMProcessor.measuring` takes them."""
+        return {stream: self.measure(stream) for stream in self.streams}
 
     def num_tokens(self, stream: str, shape: tuple[int, ...]) -> int:
         """Number of embeddings of one item of a stream; ``shape`` is that of the item, without batch dimension."""

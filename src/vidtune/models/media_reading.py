@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vidtune.errors import UserError, foreign
+from vidtune.models.changed_towers import rebuilt, require_settings
 from vidtune.models.condensing import condensed
 from vidtune.models.language_model.layer_call import MediaTokens, split_levels
 from vidtune.models.language_model.layer_program import LayerProgram
@@ -27,6 +28,7 @@ class MediaReading:
     towers: nn.ModuleDict
     connectors: nn.ModuleDict
     program: LayerProgram
+    _changed_towers: dict[tuple[Any, ...], tuple[Any, nn.Module]]
     get_input_embeddings: Callable[[], nn.Module]
     keep_features: Callable[[str, str, Tensor], None] | None = None
     """Callback(stream, key, features), called for every item that a tower encoded and that has a key, see
@@ -38,6 +40,7 @@ class MediaReading:
         values: Tensor | Sequence[Tensor],
         extras: Sequence[Mapping[str, Tensor]] | None = None,
         prepare: Callable[[Tensor], Tensor] | None = None,
+        changes: Sequence[tuple[str, Any]] = (),
     ) -> Tensor | Sequence[Tensor]:
         """Features of media items by the tower of a stream, condensed if its connector does that.
 
@@ -46,12 +49,13 @@ class MediaReading:
         Args:
             extras: extras of each item by name; None: there are none.
             prepare: makes the input of the tower from what runs together, see :attr:`Item.prepare`.
+            changes: settings of the tower that differ for these items, see :attr:`Measured.tower`.
 
         Shape: (n, *item) -> (n, N, C), or a list of items of different shapes -> list of (N, C); if the stream has K
             taps, (n, K, N, C); if its connector condenses, a list
         """
         parts = self.config.streams[stream]
-        tower, connector = self.towers[parts["tower"]], self.config.connector_of(stream)
+        tower, connector = self.tower_with(parts["tower"], changes), self.config.connector_of(stream)
         taps, config = self.config.taps(stream), self.config.tower(parts["tower"])
         what = f"tower type {self.config.towers[parts['tower']].get('type')!r}"
         shape = (*([len(taps)] if taps else ()), None, config.hidden_size)
@@ -138,14 +142,7 @@ class MediaReading:
             UserError: an item becomes another number of tokens than was promised; names the item and both numbers.
         """
         self._check_extras(stream, items)
-        rest = [item for item in items if not item.encoded]
-        features: Any = stacked([item.values for item in rest or items])
-        if rest:
-            prepare = next((item.prepare for item in rest if item.prepare is not None), None)
-            features = self.tower_features(stream, features, [item.extras for item in rest], prepare)
-        if 0 < len(rest) < len(items):
-            found = iter(features)
-            features = [item.values if item.encoded else next(found) for item in items]
+        features = self._features_of(stream, items)
         if self.keep_features is not None:
             for item, block in zip(items, features, strict=True):
                 if item.key is not None and not item.encoded:
@@ -158,6 +155,44 @@ class MediaReading:
                     f"{given}; correct num_tokens in the config of its tower or connector"
                 )
             yield block[..., : item.num_tokens, :]
+
+    def _features_of(self, stream: str, items: Sequence[Item]) -> Any:
+        """Tower features of every item: those that it brings, or by the tower as its settings are for the item."""
+        if all(item.encoded for item in items):
+            return stacked([item.values for item in items])
+        ways = dict.fromkeys(() if item.measured is None else item.measured.tower for item in items if not item.encoded)
+        found: list[Any] = [item.values for item in items]
+        for changes in ways:
+            places = [
+                place
+                for place, item in enumerate(items)
+                if not item.encoded and (() if item.measured is None else item.measured.tower) == changes
+            ]
+            some = [items[place] for place in places]
+            prepare = next((item.prepare for item in some if item.prepare is not None), None)
+            values = stacked([item.values for item in some])
+            features = self.tower_features(stream, values, [item.extras for item in some], prepare, changes)
+            if len(some) == len(items):
+                return features
+            for place, block in zip(places, features, strict=True):
+                found[place] = block
+        return found
+
+    def tower_with(self, name: str, changes: Sequence[tuple[str, Any]]) -> nn.Module:
+        """A tower of the model, or one of other settings that shares its weights, frozen; it is built once.
+
+        Args:
+            changes: settings that differ, as (name, value).
+        """
+        tower = self.towers[name]
+        if not changes:
+            return tower
+        weights = tuple((weight.data_ptr(), weight._version) for weight in tower.parameters())
+        known = self._changed_towers.get((name, *changes))
+        if known is None or known[0] != weights:
+            config = require_settings(self.config, {name: dict(changes)})
+            known = self._changed_towers[name, *changes] = weights, rebuilt(name, config, tower)
+        return known[1]
 
     def _check_extras(self, stream: str, items: Sequence[Item]) -> None:
         """Raise UserError for an item without the extras, of the declared shapes, that the stream's connector needs."""

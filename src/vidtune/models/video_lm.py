@@ -60,6 +60,7 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
         super().__init__(config)
         check_attention(config.text_config)
         self.towers = nn.ModuleDict({name: config.build_tower(name) for name in config.towers})
+        self._changed_towers = {}
         self.connectors = nn.ModuleDict({name: config.connector(name).build() for name in config.connectors})
         self.alignments = nn.ModuleDict({name: config.alignment(name).build() for name in config.alignments})
         for name, spec in config.connectors.items():

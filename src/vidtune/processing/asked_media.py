@@ -1,7 +1,6 @@
 """Media of a question that is asked by hand: files by stream, stored features in their place, a target, seconds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from vidtune.data.sample import MediaRef
@@ -34,7 +33,7 @@ def asked_media(
     files: Mapping[str, Sequence[Path]],
     features: Mapping[str, str | Path],
     dialect: Dialect,
-    part: tuple[float | None, float | None] = (None, None),
+    part: Part | None = None,
 ) -> tuple[MediaRef, ...]:
     """References to the media of a question, in the order of the streams in ``files``.
 
@@ -42,21 +41,20 @@ def asked_media(
         files: stream -> files or folders of frames.
         features: stream -> file of stored tower features that the stream reads in place of the file.
         dialect: of the model's system; tells which streams read the same file.
-        part: seconds at which what is asked about begins and ends in the one file of the stream "video"; None: those of
-            the file.
+        part: which seconds and frames of the files of the stream "video" are read, see `asked_part`; None: the whole
+            files, by the rules of the model.
 
     Raises:
         UserError: a file that does not exist, features of no known kind, features of several files, or a part of no
-            video, of several, or from impossible seconds.
+            video, or of several where it names seconds.
     """
     require_files(files)
-    start, end = part
-    if part != (None, None) and len(files.get("video", ())) != 1:
-        raise UserError(f"--start and --end: are for one video; {len(files.get('video', ()))} are given")
-    try:
-        Part(start, end)
-    except ValueError as error:
-        raise UserError(f"--start and --end: {error}") from None
+    videos = len(files.get("video", ()))
+    if part is not None and (part.is_cut or part.frames_at) and videos != 1:
+        options = "--frames-at: is" if part.frames_at else "--start and --end: are"
+        raise UserError(f"{options} for one video; {videos} are given")
+    if part is not None and not videos:
+        raise UserError("--frames: is for videos; none is given")
     stored = _features_by_owner(features, dialect)
     refs: list[MediaRef] = []
     for stream in dict.fromkeys((*files, *stored)):
@@ -64,7 +62,44 @@ def asked_media(
         if replacing and len(paths) > 1:
             raise UserError(f"--features {replacing[0][0]}: can stand in for one {stream} file only, not {len(paths)}")
         refs += [MediaRef(stream, path, replacing) for path in paths or ([""] if replacing else [])]
-    return tuple(replace(ref, start=start, end=end) if ref.stream == "video" and ref.path else ref for ref in refs)
+    return tuple(ref.read_as(part) if ref.stream == "video" and ref.path else ref for ref in refs)
+
+
+def asked_part(
+    start: float | None = None,
+    end: float | None = None,
+    frames: int | None = None,
+    frames_at: Sequence[float] | None = None,
+) -> Part | None:
+    """What of a video is read as a user asks for it; None: the whole file, by the rules of the model.
+
+    Args:
+        start, end: seconds between which it is read; None: its start, its end.
+        frames: number of frames; None: as many as the model takes.
+        frames_at: seconds whose frames are read, in the place of ``start``, ``end`` and ``frames``.
+
+    Raises:
+        UserError: impossible seconds or numbers, in one line.
+    """
+    if frames_at is not None and not frames_at:
+        raise UserError("--frames-at: names no second; leave it out for the frames that the model takes")
+    for option, given in (
+        ("--start and --end", {"start": start, "end": end}),
+        ("--frames", {"frames": frames}),
+        ("--frames-at", {"start": start, "end": end, "frames": frames, "frames_at": _seconds(frames_at)}),
+    ):
+        try:
+            part = Part(**given)
+        except ValueError as error:
+            raise UserError(f"{option}: {error}") from None
+    return None if part == Part() else part
+
+
+def _seconds(given: Sequence[float] | None) -> tuple[float, ...]:
+    """Seconds as a part takes them. Raises UserError for anything but a list."""
+    if isinstance(given, str | bytes) or not isinstance(given, Sequence | None):
+        raise UserError(f"--frames-at: expected a list of seconds, found {given!r}")
+    return tuple(given or ())
 
 
 def _features_by_owner(features: Mapping[str, str | Path], dialect: Dialect) -> dict[str, list[tuple[str, str]]]:

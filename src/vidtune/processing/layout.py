@@ -71,14 +71,15 @@ def media_facts(ref: MediaRef, settings: StreamSettings, media_info: Callable[[s
         return {}
     try:
         info = info_of(ref, settings, media_info)
-    except MediaError as error:
+        asked = [] if ref.part is None else ref.part.chosen(info.times)
+    except (MediaError, ValueError) as error:
         raise SampleProblem("media cannot be read", str(error)) from None
     facts: dict[str, Any] = {"duration": info.duration} if info.duration > 0 else {}
     choose = getattr(settings.preprocessing, "frame_indices", None)
     if choose is not None and info.kind == "image":
         raise SampleProblem("wrong kind of file", f"{ref.path}: is a picture but stands in the stream '{ref.stream}'")
     if choose is not None and info.num_frames:
-        taken = choose(info)
+        taken = asked or choose(info)
         facts["frames"] = len(taken)
         if info.times.known:
             facts["times"] = _Seconds(info.times.starts[taken].tolist())

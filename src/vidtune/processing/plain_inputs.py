@@ -38,7 +38,7 @@ def read_item(reader: MediaReader, stream: str, item: Any, number: int = 1) -> l
     found = []
     [counted, *_] = reader.counted([MediaRef(stream, str(item))] * number)
     for ref, measured in reader.readings(counted):
-        preprocessing = among(reader.streams[ref.stream].preprocessing, ref.among)
+        preprocessing = reader.settings_of(ref).preprocessing
         loaded = execute(LoadJob(ref.path, preprocessing, extras=ref.extras, frames=ref.frames, part=ref.part))
         assert isinstance(loaded, Loaded)
         found.append((ref, measured, loaded))

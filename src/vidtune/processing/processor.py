@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
 from vidtune.processing.prompts.format import PromptFormat
 from vidtune.processing.prompts.placing import check_target, media_tags, placed, with_tags
 from vidtune.processing.readings import MediaReader, Reading, check_media
-from vidtune.processing.stream_settings import StreamSettings
+from vidtune.processing.stream_settings import Measure, StreamSettings
 from vidtune.processing.times import mark_times
 from vidtune.processing.tokenizer import ChunkTokenizer, default_beginning
 from vidtune.processing.tokenizing import NO_OWNER, Encoded, Placeholder, encode
@@ -48,8 +49,10 @@ class VideoLMProcessor(ProcessorMixin):
         media_info: path -> metadata; called only for streams whose items differ in their number of tokens. Not saved.
             :meth:`ProbeCache.get` keeps the metadata on disk.
         switched_off: streams that read nothing, see :meth:`without`. Not saved.
+        measures: stream -> function that counts the tokens of any clip, see :meth:`measuring`. Not saved.
     """
 
+    measures: Mapping[str, Measure] = MappingProxyType({})
     media_info: Callable[[str], MediaInfo] = staticmethod(probe)
     switched_off: frozenset[str] = frozenset()
 
@@ -157,6 +160,16 @@ class VideoLMProcessor(ProcessorMixin):
             streams[name] = streams[name].model_copy(update={"preprocessing": new})
         changed = copy(self)
         changed.streams = streams
+        return changed
+
+    def measuring(self, measures: Mapping[str, Measure]) -> "VideoLMProcessor":
+        """A copy of the processor that can count the tokens of clips of any number of frames.
+
+        Args:
+            measures: stream -> function that counts them, as the config of the model tells it.
+        """
+        changed = copy(self)
+        changed.measures = measures
         return changed
 
     def without(self, streams: Collection[str]) -> "VideoLMProcessor":
@@ -351,27 +364,30 @@ class VideoLMProcessor(ProcessorMixin):
         """What stands in the place of a tag: the tokens of its readings, and the texts of its layout."""
         parts = tuple((self.streams[part.stream].placeholder_id, measured.tokens) for part, measured in found)
         layout = self.layouts.get(ref.stream) if laid_out else None
-        settings = self.streams[ref.stream]
+        settings = self._reader.settings_of(ref)
         runs = None if layout is None else runs_of(layout, ref, found, settings, self.media_info)
         return Placeholder(ref.stream, parts, settings.num_placeholders, runs)
 
     @property
     def _reader(self) -> MediaReader:
-        return MediaReader(self.streams, self.companions, self.switched_off, self.media_info)
+        return MediaReader(self.streams, self.companions, self.switched_off, self.media_info, self.measures)
 
     def counted(self, media: Sequence[MediaRef]) -> list[MediaRef]:
         """The media items of one prompt as they are read there, see `MediaReader.counted`."""
         return self._reader.counted(media)
 
-    def fitting(self, example: Example, limit: int) -> str:
+    def fitting(self, example: Example, limit: int, setting: str = "num_frames") -> str:
         """The end of a message about a prompt of more tokens than ``limit``: how many frames of its videos fit.
 
         Empty where it has no video whose number of frames is a setting, or no number of them fits.
+
+        Args:
+            setting: what sets their number, for the message.
         """
         media = [(slot.ref, slot.measured) for slot in example.media if slot.measured is not None]
         text = len(example) - sum(measured.tokens for _, measured in media)
         frames = self._reader.frames_that_fit(media, limit - text)
-        return f" ({frames} frames of its videos fit: num_frames)" if frames else ""
+        return f" ({frames} frames of its videos fit: {setting})" if frames else ""
 
     def resolve(self, ref: MediaRef) -> list[MediaRef]:
         """What is read of a media item: by its stream, and by the companions that find something in it, in this order.

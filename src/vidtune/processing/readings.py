@@ -2,17 +2,26 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.errors import ItemError, MediaError, UserError
 from vidtune.media.feature_file import feature_shape, is_feature_file
-from vidtune.media.preprocessing.kinds import among, no_parts, part_read, reads_parts
+from vidtune.media.preprocessing.kinds import as_read, is_usual, no_parts, part_read, reads_parts, usual_frames
 from vidtune.media.probe import MediaInfo
 from vidtune.processing.prompts.format import PromptFormat
-from vidtune.processing.stream_settings import Measured, StreamSettings, absent_message, needs_files_message
+from vidtune.processing.stream_settings import (
+    Measure,
+    Measured,
+    StreamSettings,
+    absent_message,
+    needs_files_message,
+)
+from vidtune.spelling import counted
 
+_FRAMES_OF_FEATURES = "stored features are of the frames that were taken then; leave out frames, or the features"
 Reading = tuple[MediaRef, Measured]
 """What one stream reads of a media item, and what it becomes."""
 
@@ -26,12 +35,15 @@ class MediaReader:
         companions: stream -> streams that read the same file.
         switched_off: streams that read nothing.
         media_info: path -> metadata; called only for streams whose items differ in their number of tokens.
+        measures: stream -> function that counts the tokens of any clip, for media of another number of frames than
+            their stream has.
     """
 
     streams: Mapping[str, StreamSettings]
     companions: Mapping[str, tuple[str, ...]]
     switched_off: Collection[str]
     media_info: Callable[[str], MediaInfo]
+    measures: Mapping[str, Measure] = field(default_factory=dict)
 
     def counted(self, media: Sequence[MediaRef]) -> list[MediaRef]:
         """The media items of one prompt, each with the number of items among which it is if that matters to its stream.
@@ -79,8 +91,10 @@ class MediaReader:
             SampleProblem: the metadata cannot be read, stored features are not those of the stream's tower, or the
                 stream takes none.
         """
-        settings = self.streams[ref.stream]
+        settings, frames = self.streams[ref.stream], ref.asked_frames
         if is_feature_file(ref.path):
+            if frames is not None:
+                raise SampleProblem("frames of stored features", f"{ref.path}: {_FRAMES_OF_FEATURES}")
             if not settings.takes_features:
                 raise SampleProblem("features in the place of a file", needs_files_message(ref.stream))
             try:
@@ -89,8 +103,47 @@ class MediaReader:
                 raise SampleProblem("features cannot be read", str(error), cause=error.cause) from None
             except ValueError as error:
                 raise SampleProblem("features of another tower", f"{ref.path}: {error}") from None
+        if frames is not None:
+            settings, changes = self.settings_of(ref), self._tower_changes(ref)
+            usual = not changes and is_usual(self.streams[ref.stream].preprocessing, frames)
+            trained = usual_frames(self.streams[ref.stream].preprocessing)
+            told = "" if usual else f"{counted(frames, 'frame')} where the model was trained with {trained}"
+            measured = settings.measure(self.shape_of(ref))
+            return replace(measured, tower=tuple(changes.items()), untrained=told)
         whole = ref.part is None
         return settings.measure(() if isinstance(settings.num_tokens, int) and whole else self.shape_of(ref))
+
+    def settings_of(self, ref: MediaRef) -> StreamSettings:
+        """Settings of the stream of a medium, as they are for this medium.
+
+        Raises:
+            SampleProblem: it asks for frames that the stream or its tower does not take.
+        """
+        settings = self.streams[ref.stream]
+        try:
+            steps = as_read(settings.preprocessing, ref.among, ref.part)
+        except ValueError as error:
+            raise SampleProblem("frames of no clip", f"{ref.path}: {error}") from None
+        update: dict[str, Any] = {} if steps is settings.preprocessing else {"preprocessing": steps}
+        if ref.asked_frames is not None:
+            update["num_tokens"] = self._measure_of(ref.stream).with_tower(self._tower_changes(ref))
+        return settings.model_copy(update=update) if update else settings
+
+    def _tower_changes(self, ref: MediaRef) -> dict[str, Any]:
+        """Settings by which the tower of a medium takes the number of frames that it asks for."""
+        frames = ref.asked_frames
+        assert frames is not None
+        try:
+            return self._measure_of(ref.stream).tower_changes(frames)
+        except ValueError as error:
+            raise SampleProblem("frames that the tower does not take", f"{ref.path}: {error}") from None
+
+    def _measure_of(self, stream: str) -> Measure:
+        known = self.streams[stream].num_tokens
+        measure = known if isinstance(known, Measure) else self.measures.get(stream)
+        if measure is None:
+            raise SampleProblem("model not known", f"{stream}: frames can be asked for only with the model at hand")
+        return measure
 
     def frames_that_fit(self, media: Sequence[Reading], room: int) -> int | None:
         """Largest ``num_frames`` with which media become at most ``room`` tokens; None: none does, or no clip is there.
@@ -117,17 +170,11 @@ class MediaReader:
 
     def _with_frames(self, ref: MediaRef, frames: int) -> int | None:
         """Number of tokens of a clip of at most so many frames; None: there can be no such clip."""
-        settings = self.streams[ref.stream]
-        steps = settings.preprocessing
-        fewer = {"num_frames": frames}
-        if hasattr(steps, "min_frames"):
-            fewer["min_frames"] = min(frames, steps.min_frames)
-        if frames % getattr(steps, "multiple_of", 1):
+        if frames % getattr(self.streams[ref.stream].preprocessing, "multiple_of", 1):
             return None
         try:
-            shape = steps.model_copy(update=fewer).output_shape(info_of(ref, settings, self.media_info))
-            return settings.measure(shape).tokens
-        except (MediaError, UserError, ValueError, KeyError):
+            return self.measure(replace(ref, num_frames=frames, frames_at=())).tokens
+        except (SampleProblem, MediaError, UserError, ValueError, KeyError):
             return None
 
     def shape_of(self, ref: MediaRef) -> tuple[int, ...]:
@@ -136,10 +183,11 @@ class MediaReader:
         Raises:
             SampleProblem: the metadata cannot be read.
         """
-        settings = self.streams[ref.stream]
+        settings, part = self.settings_of(ref), ref.part
+        whole = part is None or not (part.is_cut or part.fps)
         try:
-            info = None if settings.all_alike and ref.part is None else info_of(ref, settings, self.media_info)
-            return among(settings.preprocessing, ref.among).output_shape(info)
+            info = None if settings.all_alike and whole else info_of(ref, settings, self.media_info)
+            return settings.preprocessing.output_shape(info)
         except MediaError as error:
             raise SampleProblem("media cannot be read", str(error), cause=error.cause) from None
 

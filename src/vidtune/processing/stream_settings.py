@@ -29,11 +29,16 @@ class Measured:
         tokens: number of its tokens.
         grid: how its tokens stand; None: in no grid, or it is not known.
         cost: cost of encoding it, relative to the standard item of its tower (`TowerConfig.input_shape`).
+        tower: settings of its tower that differ for it, as (name, value).
+        untrained: which number of frames it has in the place of those that the model was trained with; empty: one of
+            them.
     """
 
     tokens: int
     grid: Grid | None = None
     cost: float = 1.0
+    tower: tuple[tuple[str, Any], ...] = ()
+    untrained: str = ""
 
 
 class Measure(BaseModel):
@@ -70,6 +75,20 @@ class Measure(BaseModel):
         standard = feature_shape(tower, connector, tower.input_shape(), self.taps)
         _check_dimensions(shape, len(standard))
         return Measured(tokens_of(connector, tuple(shape), ValueError), cost=0.0)
+
+    def tower_changes(self, frames: int) -> dict[str, Any]:
+        """Settings by which the tower takes clips of so many frames, where they differ from its own.
+
+        Raises:
+            ValueError: it takes no such clip; says which it takes.
+        """
+        tower, _ = self._parts
+        found: dict[str, Any] = tower.for_frames(frames) if hasattr(tower, "for_frames") else {}
+        return found
+
+    def with_tower(self, changes: Mapping[str, Any]) -> "Measure":
+        """The same function for a tower of other settings."""
+        return self.model_copy(update={"tower": {**self.tower, **changes}})
 
     @property
     def counts_states(self) -> bool:

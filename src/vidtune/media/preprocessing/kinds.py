@@ -5,7 +5,8 @@ A kind is a frozen pydantic model whose ``kind`` field is its name in recipes an
 `PixelPreprocessing` has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import gcd
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, SerializationInfo, SerializerFunctionWrapHandler, ValidatorFunctionWrapHandler
@@ -14,12 +15,16 @@ from pydantic.functional_validators import WrapValidator
 
 from vidtune.media.clip_times import Part
 from vidtune.media.preprocessing import PARTS
+from vidtune.media.preprocessing.frame_sampling import FrameCount
 from vidtune.media.preprocessing.regions import RegionPreprocessing
 from vidtune.media.preprocessing.resize_keeping_aspect import AnyPixelImagePreprocessing, AnyPixelVideoPreprocessing
 from vidtune.media.preprocessing.resize_to_square import ImagePreprocessing, VideoPreprocessing
 from vidtune.media.preprocessing.sound import FbankPreprocessing, LogMelPreprocessing
 from vidtune.media.preprocessing.tiles import TilesPreprocessing
 from vidtune.registry import PREPROCESSING, RESIZE_RULES, SAMPLING_RULES, Registry
+
+AS_MANY = "linspace"
+"""Sampling rule of clips whose frames are named by their seconds: it gives as many as are asked for."""
 
 
 def _from_outside(value: Any) -> bool:
@@ -100,6 +105,48 @@ def among(preprocessing: Preprocessing, count: int) -> Preprocessing:
         return preprocessing
     settings: Preprocessing = preprocessing.among(count)
     return settings
+
+
+def as_read(preprocessing: Preprocessing, count: int = 1, part: Part | None = None) -> Preprocessing:
+    """Return the settings by which one medium is read.
+
+    Args:
+        count: number of items of the stream in the prompt, see `among`.
+        part: what is read of the medium; None: the whole file, by the rules of the stream.
+
+    Raises:
+        ValueError: a number of frames for what is no clip.
+    """
+    steps: Any = among(preprocessing, count)
+    if part is None or part.num_frames is None:
+        return steps  # type: ignore[no-any-return]
+    if not hasattr(steps, "num_frames"):
+        raise ValueError(f"preprocessing {steps.kind!r} takes no frames of a clip; leave out frames and frames_at")
+    changes: dict[str, Any] = {"num_frames": part.num_frames}
+    if part.frames_at:
+        changes["sampling"] = AS_MANY
+    if hasattr(steps, "min_frames"):
+        multiple = 1 if part.frames_at else gcd(steps.multiple_of, part.num_frames)
+        by_clip = SAMPLING_RULES[changes.get("sampling", steps.sampling)].number is not None
+        changes |= {"min_frames": part.num_frames if by_clip else 1, "multiple_of": multiple}
+    return steps.model_copy(update=changes)  # type: ignore[no-any-return]
+
+
+def is_usual(preprocessing: Preprocessing, frames: int) -> bool:
+    """Return whether such preprocessing may give a clip of so many frames by its own rules."""
+    return frames in _numbers(preprocessing)
+
+
+def usual_frames(preprocessing: Preprocessing) -> str:
+    """Return in words how many frames clips have by the rules of such preprocessing: "8", or "1 to 100"."""
+    numbers = _numbers(preprocessing)
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+def _numbers(preprocessing: Preprocessing) -> Sequence[int]:
+    steps: Any = preprocessing
+    least, multiple = getattr(steps, "min_frames", 1), getattr(steps, "multiple_of", 1)
+    return SAMPLING_RULES[steps.sampling].numbers(FrameCount(steps.num_frames, least, multiple))
 
 
 def reads_boxes(preprocessing: Preprocessing) -> bool:

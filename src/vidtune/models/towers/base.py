@@ -33,6 +33,9 @@ class TowerConfig(Protocol):
       of encoding an item is in proportion to it.
     - ``fitted(state)``: weights of such a tower with other sizes -> weights of this one, where tables of positions have
       to be resized. Where it is missing, weights fit as they are or not at all.
+    - ``for_frames(frames)``: the settings by which the tower takes clips of so many frames, where they differ from its
+      own. Raises ValueError for a number that it does not take; says which it takes. Where it is missing, the tower
+      takes any number as it is.
     - ``grid(shape) -> (frames, rows, columns)`` tells how the tokens of an item stand; None: in no grid.
     """
 

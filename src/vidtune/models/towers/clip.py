@@ -5,7 +5,7 @@ Source: CLIP (arXiv:2103.00020); attention over time as in LanguageBind (arXiv:2
 github.com/PKU-YuanGroup/LanguageBind).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPAttention, CLIPEncoderLayer
 
+from vidtune.models.towers.clipwise import resized
 from vidtune.models.towers.token_grid import TokenGrid
 
+OVER_TIME = "temporal_embedding"
+"""Name of the tables of positions over time, one in every layer."""
 POSITION_STD = 0.1
 """Standard deviation of new position embeddings; large enough for a tower that is trained from scratch."""
 
@@ -83,8 +86,31 @@ class ClipTowerConfig:
         firsts = range(int(self.keep_class_token), self.num_tokens(shape), self.tokens_per_frame)
         return [TokenGrid(first, stride=side, height=side, width=side, top=0, left=0, side=side) for first in firsts]
 
+    def for_frames(self, frames: int) -> dict[str, int]:
+        """Settings for clips of so many frames: attention over time is built for one number, the rest takes any."""
+        return {"num_frames": frames} if self.temporal_attention and frames != self.num_frames else {}
+
+    def fitted(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of a tower for clips of another length, with its positions over time interpolated to this one.
+
+        They are interpolated linearly, as in :func:`resized`. In a clip of one frame they are zero, because published
+        code adds none there.
+        """
+        tables = {name: table for name, table in state.items() if name.endswith(f".{OVER_TIME}")}
+        return {**state, **{name: _for_frames(table, self.num_frames) for name, table in tables.items()}}
+
     def build(self) -> "ClipTower":
         return ClipTower(self)
+
+
+def _for_frames(table: Tensor, frames: int | None) -> Tensor:
+    """A table of positions over time for another number of frames. Shape: (1, f, C) -> (1, T, C)"""
+    if frames is None or frames == table.shape[1]:
+        return table
+    if frames == 1:
+        return torch.zeros_like(table[:, :1])
+    found = resized(table[0].float().cpu().numpy()[:, None, None], frames, 1)[:, 0, 0]
+    return torch.from_numpy(found).to(table)[None]
 
 
 class ClipEmbeddings(nn.Module):

@@ -75,6 +75,10 @@ class ClipwiseTowerConfig:
         items = shape[0] if len(shape) == 5 else 1
         if frames == 1:
             return items, 1
+        return items * self._clips(frames), self.clip_frames
+
+    def _clips(self, frames: int) -> int:
+        """Number of clips of a video. Raises ValueError where they are not whole."""
         clips, rest = divmod(frames, self.clip_frames)
         if rest or not clips:
             fitting = f"{clips * self.clip_frames} or " if clips else ""
@@ -82,7 +86,16 @@ class ClipwiseTowerConfig:
                 f"{frames} frames do not divide into clips of {self.clip_frames}; give {fitting}"
                 f"{(clips + 1) * self.clip_frames} frames"
             )
-        return items * clips, self.clip_frames
+        return clips
+
+    def for_frames(self, frames: int) -> dict[str, int]:
+        """Settings for videos of so many frames: none differ.
+
+        Raises:
+            ValueError: a number of frames that does not divide into clips; one frame is a picture.
+        """
+        self._clips(frames)
+        return {}
 
     def num_tokens(self, shape: tuple[int, ...]) -> int:
         """Number of features of an item, N for each frame, clip by clip; shapes as in :meth:`frames_of`."""

@@ -78,6 +78,21 @@ class StabTowerConfig:
         """A square clip: (3, T, S, S)."""
         return (3, self.num_frames, self.image_size, self.image_size)
 
+    def for_frames(self, frames: int) -> dict[str, int]:
+        """Settings for clips of up to so many frames.
+
+        Raises:
+            ValueError: they are not whole chunks.
+        """
+        chunks, rest = divmod(frames, self.chunk_frames)
+        if rest:
+            fitting = f"{chunks * self.chunk_frames} or " if chunks else ""
+            raise ValueError(
+                f"{frames} frames are not whole chunks of {self.chunk_frames}; give {fitting}"
+                f"{(chunks + 1) * self.chunk_frames} frames"
+            )
+        return {"num_frames": frames} if frames != self.num_frames else {}
+
     def num_tokens(self, shape: tuple[int, ...]) -> int:
         """Number of tokens of a picture (3, h, w) or a clip (3, up to T frames, h, w).
 
