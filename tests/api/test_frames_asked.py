@@ -235,3 +235,21 @@ def test_stored_features_are_found_by_their_number_of_frames(tmp_path: Path, cli
     assert [answer.token_ids for answer in first[0]] == [answer.token_ids for answer in second[0]]
     assert (first[1], second[1]) == (0, 3), "frames at seconds are read anew"
     assert len(list((tmp_path / "store").glob("*/collection.json"))) == 2, "8 frames are those of the model"
+
+
+def test_an_evaluation_with_other_frames_has_a_protocol_of_its_own(in_examples: Path) -> None:
+    model = vidtune.load("tiny-model")
+
+    def protocol(folder: str, **rules: object) -> dict[str, object]:
+        changes = {"reading": rules} if rules else {}
+        vidtune.evaluate(model, "world_qa", data="world", out=folder, protocol=changes, progress=False)
+        [run] = Path(folder).glob("*/run.json")
+        found: dict[str, object] = json.loads(run.read_text())
+        return found
+
+    usual, same, other = protocol("a"), protocol("b", frames=2), protocol("c", frames=4)
+    assert usual["protocol_hash"] == same["protocol_hash"] != other["protocol_hash"]
+    assert "reading" not in usual["protocol"] and "untrained_length" not in usual["protocol"]
+    assert other["protocol"]["reading"] == {"frames": 4}
+    assert other["protocol"]["untrained_length"] == "4 frames where the model was trained with 2"
+    assert [path.name for path in Path("c").iterdir() if path.is_dir()] == ["world_qa-frames-4"]

@@ -9,7 +9,6 @@ from vidtune.api.ask import MEDIA_TIMEOUT, Ask
 from vidtune.api.reply import Reply
 from vidtune.data.sample import MediaRef, Turn
 from vidtune.errors import UserError
-from vidtune.processing.asked_media import asked_part
 
 if TYPE_CHECKING:
     from vidtune.api.model import Model
@@ -74,8 +73,8 @@ class Chat:
         settings = {
             name: self.options[name] for name in self.options if name not in {*known, *_READING, "media_timeout"}
         }
-        part = asked_part(**{name: self.options.get(name) for name in _READING})
-        return self.model._ask(**named, part=part, timeout=timeout, settings=settings)
+        reading = {name: self.options.get(name) for name in _READING}
+        return self.model._ask(**named, **reading, timeout=timeout, settings=settings)
 
     @contextmanager
     def _conversation(self, ask: Ask) -> "Iterator[Conversation]":

@@ -13,7 +13,6 @@ from vidtune.errors import UserError
 from vidtune.generation.settings import Answer, GenerationSettings, Request
 from vidtune.media.boxes.drawing import check_drawing, draw_target
 from vidtune.media.boxes.located import LocatedTarget
-from vidtune.media.clip_times import Part
 from vidtune.processing.asked_media import (
     Paths,
     as_paths,
@@ -73,7 +72,6 @@ class Model:
     def answer(self, question: str, **options: Any) -> Reply: ...
     @overload
     def answer(self, question: Sequence[str], **options: Any) -> list[Reply]: ...
-    @names_arguments
     def answer(
         self,
         question: str | Sequence[str],
@@ -128,8 +126,10 @@ class Model:
             2
         """
         questions = texts_of(question, "question")
-        part = asked_part(start, end, frames, frames_at)
-        ask = self._ask(video, image, target, features, without, part, duration, prompt, media_timeout, settings)
+        reading = {"start": start, "end": end, "frames": frames, "frames_at": frames_at}
+        ask = self._ask(
+            video, image, target, features, without, duration, prompt, media_timeout, settings, **reading
+        )
         requests = [Request(str(number), ask.media_of(text), text) for number, text in enumerate(questions)]
         with self._engine(ask, store) as engine:
             found = {answer.id: answer for answer in engine.answer(requests)}
@@ -162,8 +162,8 @@ class Model:
             >>> "".join(pieces) == model.answer("What moves?", video="clip.mp4", max_new_tokens=4)
             True
         """
-        part = asked_part(start, end, frames, frames_at)
-        ask = self._ask(video, image, target, features, without, part, None, prompt, media_timeout, settings)
+        reading = {"start": start, "end": end, "frames": frames, "frames_at": frames_at}
+        ask = self._ask(video, image, target, features, without, None, prompt, media_timeout, settings, **reading)
         with self._engine(ask) as engine:
             yield from engine.stream(Request("0", ask.media_of(question), question))
 
@@ -285,14 +285,18 @@ class Model:
         target: Target | LocatedTarget | None,
         features: Mapping[str, str | Path] | None,
         without: Sequence[str],
-        part: Part | None,
         duration: float | None,
         prompt: str | None,
         timeout: float,
         settings: Mapping[str, Any],
+        start: float | None = None,
+        end: float | None = None,
+        frames: int | None = None,
+        frames_at: Sequence[float] | None = None,
     ) -> Ask:
         without = texts_of(without, "without")
         files = {"video": as_paths(checked_paths(video, "video")), "image": as_paths(checked_paths(image, "image"))}
+        part = asked_part(start, end, frames, frames_at)
         media = asked_media(files, features or {}, self._dialect, part)
         if target is not None:
             located = self._followed(target, video, timeout)

@@ -24,6 +24,7 @@ from vidtune.cli.options.loading import (
     limit_of,
     rules_of,
 )
+from vidtune.cli.options.reading import ReadingOptions
 from vidtune.errors import UserError
 from vidtune.machine.workers import prepare
 
@@ -68,12 +69,14 @@ class QuestionOptions:
     protocol: ProtocolRules = None
     layer_program: LayerProgram = None
 
-    def runs(self, folder: Path | None) -> "list[PlannedRun]":
+    def runs(self, folder: Path | None, reading: ReadingOptions) -> "list[PlannedRun]":
         """The runs to make with the checkpoint in this folder; None: the model has none."""
         from vidtune.evaluation.evaluate import planned_runs
         from vidtune.evaluation.predict import Variant
 
         rules = rules_of(self.protocol)
+        if part := reading.build():
+            rules["reading"] = {**rules.get("reading", {}), **reading.rules(part)}
         if (steps := layer_program_of(self.layer_program)) is not None:
             rules["layer_program"] = steps
         variant = Variant(
@@ -158,6 +161,7 @@ def evaluate(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of results; the run goes to OUT/BENCHMARK and resumes there.")],
     questions: QuestionOptions,
+    reading: ReadingOptions,
     judging: JudgeOptions,
     model: ModelOptions,
     endpoint: EndpointOptions,
@@ -193,7 +197,7 @@ def evaluate(
     if checkpoint is not None:
         folder = locate(pinned(checkpoint, revision))
         require_checkpoint(folder)
-    runs = questions.runs(folder)
+    runs = questions.runs(folder, reading)
     for run in runs:
         run.require_readable(judging.judge)
     judge = None if judging.judge == NO_JUDGE else judging.build(out / CACHE)

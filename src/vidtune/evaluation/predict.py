@@ -32,6 +32,7 @@ from vidtune.evaluation.question import (
     media_of,
     prediction_of,
     question_text,
+    require_reading,
 )
 from vidtune.evaluation.runs.arithmetic import Arithmetic
 from vidtune.evaluation.runs.asked_files import AskedFiles
@@ -171,6 +172,7 @@ def predict_benchmark(
         features=tuple(variant.features or questions.features),
         overrides=variant.overrides,
     )
+    require_reading(protocol, questions)
     if variant.features:
         folders = {stream: Path(folder) for stream, folder in variant.features.items()}
         questions = test_set.with_features(questions, folders, protocol.stream)

@@ -9,12 +9,14 @@ import json
 import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vidtune.errors import UserError
 from vidtune.generation.settings import GenerationSettings
+from vidtune.media.clip_times import Part
 from vidtune.spelling import suggestion
 
 QUESTION = "{question}"
@@ -63,6 +65,41 @@ class FileLookup(BaseModel):
     folder: str
     prefix: str = ""
     extensions: tuple[str, ...] = (".mp4", ".avi", ".mov", ".mkv")
+
+
+class ReadingRules(BaseModel):
+    """Which frames of every video are read in a run, in the place of those that ``preprocessing`` chooses; see `Part`.
+
+    Args:
+        start, end: seconds between which a video is read.
+        frames: number of frames.
+        frames_at: seconds whose frames are read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: float | None = Field(default=None, exclude_if=_says_nothing)
+    end: float | None = Field(default=None, exclude_if=_says_nothing)
+    frames: int | None = Field(default=None, exclude_if=_says_nothing)
+    frames_at: tuple[float, ...] = Field(default=(), exclude_if=_says_nothing)
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> "ReadingRules":
+        self.over(None)
+        return self
+
+    def over(self, part: Part | None) -> Part:
+        """What of a video is read of which a question names a part; None: it names none."""
+        return replace(part or Part(), **{name: getattr(self, name) for name in self.model_fields_set})
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The rules as parts of the name of a run, such as ``("frames", "16")``."""
+        return tuple(
+            word
+            for name, value in self.model_dump().items()
+            for word in (name, ",".join(f"{one:g}" for one in value) if isinstance(value, tuple) else f"{value:g}")
+        )
 
 
 class ChoiceRules(BaseModel):
@@ -115,6 +152,8 @@ class Protocol(BaseModel):
             fields of the question stand for themselves. Empty: the question.
         stream: name of the stream that reads the videos; its tag in the text is ``<stream>``.
         preprocessing: frame sampling and transform of that stream, as stored in the processor.
+        reading: which frames of every video are read, in the place of those of the other rules; None: those.
+        untrained_length: which number of frames that is, where the model was trained with another one; empty: with it.
         companions: name -> preprocessing of the other streams that read the same file.
         question_media: name -> preprocessing of the streams that read further media of the questions, such as boxes.
         condensing: stream -> settings by which its connector condenses features, with the dtype in which they are
@@ -149,6 +188,8 @@ class Protocol(BaseModel):
     stream: str = "video"
     file_lookup: FileLookup
     preprocessing: dict[str, Any] = Field(default_factory=dict)
+    reading: ReadingRules | None = Field(default=None, exclude_if=_says_nothing)
+    untrained_length: str = Field(default="", exclude_if=_says_nothing)
     companions: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude_if=_says_nothing)
     question_media: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude_if=_says_nothing)
     condensing: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude_if=_says_nothing)
@@ -176,11 +217,12 @@ class Protocol(BaseModel):
     @property
     def run_name(self) -> str:
         """Name of the folder of a run with these rules: the benchmark, whose way of asking it is, whether options are
-        scored by likelihood, and what the model was not given."""
+        scored by likelihood, which frames are read, and what the model was not given."""
         harness = [self.harness["name"]] if self.harness else []
         scored = ["likelihood"] if self.by_likelihood else []
         name = self.benchmark.rpartition(".")[0] if self.test_file else self.benchmark
-        parts = [name or self.benchmark, *harness, *scored, *(["blind"] if self.blind else [])]
+        reading = self.reading.words if self.reading else ()
+        parts = [name or self.benchmark, *harness, *scored, *reading, *(["blind"] if self.blind else [])]
         return "-".join([*parts, *(["without", *self.without] if self.without else [])])
 
     @property
@@ -250,6 +292,7 @@ class Protocol(BaseModel):
                 raise UserError(f"{source}: {name!r} takes a mapping, not {changes!r}")
             for key in changes:
                 _require_known(key, part.model_fields, f"{source}: {name}")
+        _require_reading(overrides.get("reading"), source)
         for name in ("templates", "companions", "question_media"):
             there, changes = getattr(self, name), overrides.get(name, {})
             if not isinstance(changes, Mapping):
@@ -309,6 +352,14 @@ def _filled(template: str, values: Mapping[str, str]) -> str:
         return values.get(name[1], name[0])
 
     return NAMED.sub(value, template)
+
+
+def _require_reading(given: Any, source: str) -> None:
+    """Raise UserError for rules of reading that are no mapping, or of which one does not exist."""
+    if given is not None and not isinstance(given, Mapping):
+        raise UserError(f"{source}: 'reading' takes a mapping, not {given!r}")
+    for key in given or ():
+        _require_known(key, ReadingRules.model_fields, f"{source}: reading")
 
 
 def _require_known(key: str, known: Iterable[str], source: str) -> None:

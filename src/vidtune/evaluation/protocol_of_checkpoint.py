@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.harnesses.known import protocol_changes
 from vidtune.evaluation.checkpoint import LoadedCheckpoint, companions_of, processor_for
 from vidtune.evaluation.protocol import MEDIA, Protocol
-from vidtune.media.preprocessing.kinds import unseeded_problem
+from vidtune.media.clip_times import Part
+from vidtune.media.preprocessing.kinds import as_read, unseeded_problem
 from vidtune.models.changed_towers import require_settings
 from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
 from vidtune.processing.stream_settings import condenses, needs_files_message
@@ -70,6 +73,7 @@ def protocol_for(
             "features": _in_order(loaded, protocol, (*protocol.features, *features)),
         }
     )
+    protocol = _with_reading(loaded, protocol)
     protocol = _with_layer_program(loaded, protocol, any("layer_program" in changes for _, changes in chosen))
     _require_possible(loaded, protocol)
     require_settings(loaded.checkpoint.model.config, protocol.towers)
@@ -117,6 +121,26 @@ def _with_layer_program(loaded: LoadedCheckpoint, protocol: Protocol, said: bool
     config = loaded.checkpoint.model.config
     program = config.read_program(protocol.layer_program) if said else config.program
     return protocol.model_copy(update={"layer_program": tuple(program.steps)})
+
+
+def _with_reading(loaded: LoadedCheckpoint, protocol: Protocol) -> Protocol:
+    """The protocol with the number of frames that the model was not trained with; without a number that it has anyway.
+
+    Raises:
+        UserError: the stream or its tower does not take so many frames.
+    """
+    part = None if protocol.reading is None else protocol.reading.over(None)
+    if part is None or part.num_frames is None or protocol.stream not in loaded.checkpoint.processor.streams:
+        return protocol
+    processor = processor_for(loaded, protocol).measuring(loaded.checkpoint.model.config.measures())
+    steps, ref = processor.preprocessing[protocol.stream], MediaRef(protocol.stream, "").read_as(part)
+    try:
+        told = processor.untrained(ref)
+        if part == Part(frames=part.frames) and as_read(steps, part=part) == steps:
+            return protocol.model_copy(update={"reading": None})
+    except (SampleProblem, ValueError) as problem:
+        raise UserError(f"{protocol.benchmark}: reading: {str(problem).removeprefix(': ')}") from None
+    return protocol.model_copy(update={"untrained_length": told})
 
 
 def _in_order(loaded: LoadedCheckpoint, protocol: Protocol, streams: Sequence[str]) -> tuple[str, ...]:

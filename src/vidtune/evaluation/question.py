@@ -12,6 +12,8 @@ from vidtune.foreign.documents import require_types
 
 LARGEST_MARGIN = 100.0
 """Margins are stored up to this one: larger ones say no more, and their last digits depend on the batch."""
+_MOMENTS = {"timestamp", "timestamps"}
+"""Keys of references that hold moments of a video."""
 FRAGILE_MARGIN = 1.0
 """Largest margin of a fragile answer: rounding each of two logits moves their distance by one step at most."""
 
@@ -218,7 +220,27 @@ def media_of(question: Question, protocol: Protocol, folder: Path) -> tuple[Medi
         return further
     path = "" if question.file is None else str(folder / question.file)
     video = MediaRef(protocol.stream, path, question.features, start=question.start, end=question.end, fps=question.fps)
-    return (video, *further)
+    return (video if protocol.reading is None else video.read_as(protocol.reading.over(video.part)), *further)
+
+
+def require_reading(protocol: Protocol, questions: QuestionSet) -> None:
+    """Raise UserError for rules of reading that do not go with what the questions are about."""
+    reading, where = protocol.reading, f"{protocol.benchmark}: reading"
+    if reading is None:
+        return
+    if protocol.stream == "image":
+        raise UserError(f"{where}: the questions are about pictures; leave out --frames and the like")
+    if protocol.stream in protocol.features:
+        raise UserError(f"{where}: stored features hold the frames that were taken then; leave one of both out")
+    part = reading.over(None)
+    if part.is_cut or part.frames_at:
+        named = next((one for one in questions.questions if (one.start, one.end) != (None, None)), None)
+        if named is not None:
+            raise UserError(
+                f"{where}: question {named.id} names its own part of a video; leave out start, end, frames_at"
+            )
+    if part.is_cut and any(_MOMENTS & (one.reference or {}).keys() for one in questions.questions):
+        raise UserError(f"{where}: the answers name moments of the whole videos; leave out start and end")
 
 
 def question_text(question: Question, protocol: Protocol, media: str | None = None) -> str:

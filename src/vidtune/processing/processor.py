@@ -405,6 +405,14 @@ class VideoLMProcessor(ProcessorMixin):
         """
         return self._reader.measure(ref).tokens
 
+    def untrained(self, ref: MediaRef) -> str:
+        """Which number of frames a medium asks for, where the model was trained with another one; empty: with it.
+
+        Raises:
+            SampleProblem: the stream or its tower takes no such clip.
+        """
+        return self._reader.untrained(ref)
+
     def shape_of(self, ref: MediaRef) -> tuple[int, ...]:
         """Shape that preprocessing will return; the metadata of the file are read only if items differ.
 

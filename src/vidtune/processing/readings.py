@@ -104,14 +104,21 @@ class MediaReader:
             except ValueError as error:
                 raise SampleProblem("features of another tower", f"{ref.path}: {error}") from None
         if frames is not None:
-            settings, changes = self.settings_of(ref), self._tower_changes(ref)
-            usual = not changes and is_usual(self.streams[ref.stream].preprocessing, frames)
-            trained = usual_frames(self.streams[ref.stream].preprocessing)
-            told = "" if usual else f"{counted(frames, 'frame')} where the model was trained with {trained}"
-            measured = settings.measure(self.shape_of(ref))
-            return replace(measured, tower=tuple(changes.items()), untrained=told)
+            measured, changes = self.settings_of(ref).measure(self.shape_of(ref)), self._tower_changes(ref)
+            return replace(measured, tower=tuple(changes.items()), untrained=self.untrained(ref))
         whole = ref.part is None
         return settings.measure(() if isinstance(settings.num_tokens, int) and whole else self.shape_of(ref))
+
+    def untrained(self, ref: MediaRef) -> str:
+        """Which number of frames a medium asks for, where the model was trained with another one; empty: with it.
+
+        Raises:
+            SampleProblem: the stream or its tower takes no such clip.
+        """
+        frames, usual = ref.asked_frames, self.streams[ref.stream].preprocessing
+        if frames is None or (not self._tower_changes(ref) and is_usual(usual, frames)):
+            return ""
+        return f"{counted(frames, 'frame')} where the model was trained with {usual_frames(usual)}"
 
     def settings_of(self, ref: MediaRef) -> StreamSettings:
         """Settings of the stream of a medium, as they are for this medium.

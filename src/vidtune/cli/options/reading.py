@@ -36,6 +36,12 @@ class ReadingOptions:
 
         return asked_part(**self.given())
 
+    @staticmethod
+    def rules(part: "Part") -> dict[str, Any]:
+        """The rules ``reading`` of a protocol that say the same."""
+        given = {"start": part.start, "end": part.end, "frames": part.frames, "frames_at": list(part.frames_at) or None}
+        return {name: value for name, value in given.items() if value is not None}
+
     def _seconds(self) -> list[float] | None:
         if self.frames_at is None:
             return None

@@ -18,6 +18,7 @@ from vidtune.errors import MediaError, UnreadMediaError, UserError
 from vidtune.evaluation.protocol import Protocol
 from vidtune.generation.settings import EngineStats, Request
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
+from vidtune.media.preprocessing.kinds import as_read
 from vidtune.media.preprocessing.raw_frames import RawFrames
 from vidtune.media.probe import MediaInfo
 
@@ -154,7 +155,7 @@ class FrameReader:
                 waiting[-1].waiting = 2 * len(media)
                 for ref in media:
                     yield LoadJob(ref.path, None, part=ref.part)
-                    yield LoadJob(ref.path, self._steps[ref.stream], part=ref.part)
+                    yield LoadJob(ref.path, as_read(self._steps[ref.stream], part=ref.part), part=ref.part)
 
         for result in self._pool.load(jobs()):
             while not waiting[0].waiting:
@@ -172,7 +173,8 @@ class FrameReader:
             group.info = result.info
         elif group.error is None and result.array is not None and group.info is not None:
             steps: Any = result.job.preprocessing
-            indices = tuple(steps.frame_indices(group.info))
+            asked = [] if result.job.part is None else result.job.part.chosen(group.info.times)
+            indices = tuple(asked or steps.frame_indices(group.info))
             group.shown.append(SampledFrames(result.array, steps.picture, indices, group.info))
             self._stats.media_loaded += 1
 

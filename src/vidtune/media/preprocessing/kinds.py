@@ -119,7 +119,7 @@ def as_read(preprocessing: Preprocessing, count: int = 1, part: Part | None = No
     """
     steps: Any = among(preprocessing, count)
     if part is None or part.num_frames is None:
-        return steps  # type: ignore[no-any-return]
+        return steps
     if not hasattr(steps, "num_frames"):
         raise ValueError(f"preprocessing {steps.kind!r} takes no frames of a clip; leave out frames and frames_at")
     changes: dict[str, Any] = {"num_frames": part.num_frames}
@@ -129,7 +129,7 @@ def as_read(preprocessing: Preprocessing, count: int = 1, part: Part | None = No
         multiple = 1 if part.frames_at else gcd(steps.multiple_of, part.num_frames)
         by_clip = SAMPLING_RULES[changes.get("sampling", steps.sampling)].number is not None
         changes |= {"min_frames": part.num_frames if by_clip else 1, "multiple_of": multiple}
-    return steps.model_copy(update=changes)  # type: ignore[no-any-return]
+    return steps.model_copy(update=changes)
 
 
 def is_usual(preprocessing: Preprocessing, frames: int) -> bool:
