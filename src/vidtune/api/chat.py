@@ -73,7 +73,7 @@ class Chat:
         settings = {
             name: self.options[name] for name in self.options if name not in {*known, *_READING, "media_timeout"}
         }
-        reading = {name: self.options.get(name) for name in _READING}
+        reading: dict[str, Any] = {name: self.options.get(name) for name in _READING}
         return self.model._ask(**named, **reading, timeout=timeout, settings=settings)
 
     @contextmanager

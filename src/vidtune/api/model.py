@@ -126,10 +126,8 @@ class Model:
             2
         """
         questions = texts_of(question, "question")
-        reading = {"start": start, "end": end, "frames": frames, "frames_at": frames_at}
-        ask = self._ask(
-            video, image, target, features, without, duration, prompt, media_timeout, settings, **reading
-        )
+        reading: dict[str, Any] = {"start": start, "end": end, "frames": frames, "frames_at": frames_at}
+        ask = self._ask(video, image, target, features, without, duration, prompt, media_timeout, settings, **reading)
         requests = [Request(str(number), ask.media_of(text), text) for number, text in enumerate(questions)]
         with self._engine(ask, store) as engine:
             found = {answer.id: answer for answer in engine.answer(requests)}
@@ -162,7 +160,7 @@ class Model:
             >>> "".join(pieces) == model.answer("What moves?", video="clip.mp4", max_new_tokens=4)
             True
         """
-        reading = {"start": start, "end": end, "frames": frames, "frames_at": frames_at}
+        reading: dict[str, Any] = {"start": start, "end": end, "frames": frames, "frames_at": frames_at}
         ask = self._ask(video, image, target, features, without, None, prompt, media_timeout, settings, **reading)
         with self._engine(ask) as engine:
             yield from engine.stream(Request("0", ask.media_of(question), question))
