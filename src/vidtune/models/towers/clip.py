@@ -20,8 +20,10 @@ from vidtune.models.towers.token_grid import TokenGrid
 
 OVER_TIME = "temporal_embedding"
 """Name of the tables of positions over time, one in every layer."""
-POSITION_STD = 0.1
-"""Standard deviation of new position embeddings; large enough for a tower that is trained from scratch."""
+POSITION_STD, TIME_STD = 0.1, 0.5
+"""Standard deviations of new embeddings of places, which are added to patches, and of times, which are added to hidden
+states of about size 1; large enough for a tower that is trained from scratch: with smaller times it learns directions
+of motion last, or not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +152,7 @@ class TemporalClipLayer(CLIPEncoderLayer):
         self.temporal_layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.temporal_embedding, std=POSITION_STD)
+        nn.init.normal_(self.temporal_embedding, std=TIME_STD)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         clips = hidden_states.unflatten(0, (-1, self.num_frames))
