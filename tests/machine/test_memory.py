@@ -1,9 +1,10 @@
+import gc
 from pathlib import Path
 
 import numpy as np
 
 from vidtune.machine import memory
-from vidtune.machine.memory import GIB, memory_limit, resident_bytes, waiting_memory, worker_memory
+from vidtune.machine.memory import GIB, memory_limit, resident_bytes, uncollected, waiting_memory, worker_memory
 
 
 def write(path: Path, text: str) -> None:
@@ -52,3 +53,15 @@ def test_resident_memory_falls_when_memory_is_given_back() -> None:
     del large
     assert during - before > 2**26
     assert resident_bytes() < during - 2**26
+
+
+def test_what_is_loaded_is_not_searched_for_cycles_and_is_old_afterwards():
+    with uncollected():
+        assert not gc.isenabled()
+        with uncollected():
+            pass
+        assert not gc.isenabled()  # the inner one leaves it to the outer one
+        loaded = [[] for _ in range(5000)]
+    assert gc.isenabled()
+    young = {id(one) for generation in (0, 1) for one in gc.get_objects(generation)}
+    assert not young & set(map(id, loaded))

@@ -34,11 +34,12 @@ from vidtune.evaluation.metrics.dense_captions import (
     score_dense_captions,
 )
 from vidtune.evaluation.metrics.grounding import interval_iou, parse_interval, score_grounding
+from vidtune.evaluation.metrics.programs.java import TOKENIZER_JAR, java_problem
 from vidtune.evaluation.metrics.programs.meteor import Meteor, meteor_problem
 from vidtune.evaluation.metrics.rouge import rouge_l
 from vidtune.evaluation.metrics.segment_captions import score_segment_captions
 from vidtune.evaluation.metrics.soda import TimedSentence, best_matching, event_iou, soda_c
-from vidtune.evaluation.metrics.tokenizer import tokenize, tokenizer_problem
+from vidtune.evaluation.metrics.tokenizer import tokenize
 from vidtune.evaluation.question import Prediction, prediction_of, question_text
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.judgements import judge_items, store_judgements
@@ -301,7 +302,7 @@ def test_meteor_is_that_of_pycocoevalcap(parity_folder, meteor):
 
 @pytest.mark.parametrize("tokenizer", ["ptb", "java"])
 def test_captions_are_tokenised_as_by_the_treebank_tokenizer(parity_folder, tokenizer):
-    problem = tokenizer_problem(tokenizer)
+    problem = java_problem(TOKENIZER_JAR) if tokenizer == "java" else None
     if problem:
         pytest.skip(f"tokenizer {tokenizer}: {problem}")
     fixture = load(parity_folder, "ptb_tokenizer")

@@ -1,6 +1,7 @@
 """Pictures with options or judged answers: prompts, records, letters, uploads and scores of the published scripts."""
 
 import base64
+import csv
 import json
 import re
 import zipfile
@@ -17,6 +18,7 @@ from vidtune.evaluation.benchmarks.images.science_qa import answer_of_problem, o
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.official_log import import_log
+from vidtune.evaluation.runs.submission import Submission, write_back
 from vidtune.evaluation.scores.score_file import read_score
 from vidtune.evaluation.scores.scoring import score_run
 from vidtune.registry import BENCHMARKS, SYSTEMS
@@ -242,4 +244,10 @@ def test_mm_vet_is_graded_as_published(fixture, tmp_path):
             assert shown(score.value("score", name)) == wanted
     assert score.overall.judge_failed == 1
     assert read_score(tmp_path / "run", "chat") == score
+    written = {path.name.partition("0613-")[2]: path for path in write_back(Submission(tmp_path / "run"), "model")}
+    grades = json.loads(written["grade-1runs.json"].read_text())
+    assert {key: {**one, "model": [f"{one['model'][0]}-stub"]} for key, one in grades.items()} == expected["grades"]
+    for name, wanted in (("cap-score", "capability_scores"), ("cap-int-score", "integration_scores")):
+        [[empty, *names], [model, *values]] = csv.reader(written[f"{name}-1runs.csv"].open())
+        assert (empty, model, dict(zip(names, values, strict=True))) == ("", "model", expected[wanted])
     assert "as published 60.00" in str(score) and "no know: none of 3 judgements is about it" in str(score)

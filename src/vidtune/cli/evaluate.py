@@ -26,6 +26,7 @@ from vidtune.cli.options.loading import (
 )
 from vidtune.cli.options.reading import ReadingOptions
 from vidtune.errors import UserError
+from vidtune.machine.memory import uncollected
 from vidtune.machine.workers import prepare
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class EngineOptions:
 
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode videos.")] = 2
     media_timeout: Annotated[float, typer.Option(callback=limit_of, help="Seconds one video may take.")] = 60.0
-    batch: Annotated[int, typer.Option(min=1, help="Questions about one video answered at a time.")] = 8
+    batch: Annotated[int, typer.Option(min=1, help="Questions about one video answered at a time.")] = 32
 
     store: Store = None
 
@@ -184,13 +185,14 @@ def evaluate(
     """Answer the questions of a benchmark, then judge or measure the answers and print the scores."""
     if processes == 1 and engine.workers:
         prepare("vidtune.media.worker")  # beside the imports that follow
-    from vidtune.checkpoints.files.hub import locate, pinned
-    from vidtune.checkpoints.files.misplaced import require_checkpoint
-    from vidtune.evaluation.asking.shared_videos import Session
-    from vidtune.evaluation.predict import predict_benchmark
-    from vidtune.evaluation.runs.usage import usage_of, usage_words
-    from vidtune.machine.ranks.launch import follow_launcher
-    from vidtune.machine.ranks.place import ProcessPlace
+    with uncollected():
+        from vidtune.checkpoints.files.hub import locate, pinned
+        from vidtune.checkpoints.files.misplaced import require_checkpoint
+        from vidtune.evaluation.asking.shared_videos import Session
+        from vidtune.evaluation.predict import predict_benchmark
+        from vidtune.evaluation.runs.usage import usage_of, usage_words
+        from vidtune.machine.ranks.launch import follow_launcher
+        from vidtune.machine.ranks.place import ProcessPlace
 
     asked: EvaluatedModel | None = endpoint.build(checkpoint, judging.prices)
     folder = None
@@ -205,7 +207,8 @@ def evaluate(
         return
     place = ProcessPlace.from_environment()
     if folder is not None:
-        asked = model.open(folder, place)
+        with uncollected():
+            asked = model.open(folder, place)
     assert asked is not None
     scoring = Scoring()
     for run in runs:

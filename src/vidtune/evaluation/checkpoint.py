@@ -52,7 +52,7 @@ class AnsweringOptions:
 
     workers: int = 2
     media_timeout: float = 60.0
-    max_batch_questions: int = 8
+    max_batch_questions: int = 32
     share_prefix: bool = True
     processes: int = 1
     store: Path | None = None

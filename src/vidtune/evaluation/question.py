@@ -8,7 +8,7 @@ from typing import Any
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.protocol import Protocol
-from vidtune.foreign.documents import require_types
+from vidtune.foreign.documents import require_types, types_of
 
 LARGEST_MARGIN = 100.0
 """Margins are stored up to this one: larger ones say no more, and their last digits depend on the batch."""
@@ -186,18 +186,7 @@ class Prediction:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
-_NOTHING = type(None)
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("id", "question", "pred", "video"), str),
-    "answer": (str, int, float),
-    "index": int,
-    **dict.fromkeys(("file", "type", "finish_reason", "error", "judge_prompt"), (str, _NOTHING)),
-    **dict.fromkeys(("second", "judge_texts"), (dict, _NOTHING)),
-    "likelihoods": (list, _NOTHING),
-    "margin": (int, float, _NOTHING),
-    "open": (bool, _NOTHING),
-}
-"""Field of a stored prediction -> its type."""
+_TYPES = types_of(Prediction)
 
 
 def read_prediction(file: Path, record: dict[str, Any]) -> Prediction:

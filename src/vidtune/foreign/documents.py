@@ -6,9 +6,11 @@ JSON may be a whole file (`read_json`), one line of a file (`parse_json`) or one
 import ast
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vidtune.errors import ForeignFileError
 from vidtune.foreign.files import CONTENT_LIMIT, read_foreign
@@ -138,6 +140,28 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ForeignFileError(str(path), f"expected an object, found {type(value).__name__}")
     return value
+
+
+def types_of(record: type) -> dict[str, tuple[type, ...]]:
+    """Type of each field of a dataclass as JSON holds it, for `require_types`: numbers are also whole numbers,
+    sequences are lists and mappings dicts.
+    """
+    hints = get_type_hints(record)
+    return {one.name: tuple(_json_types(hints[one.name])) for one in fields(record)}
+
+
+def _json_types(hint: Any) -> Iterator[type]:
+    if isinstance(hint, UnionType) or get_origin(hint) is Union:
+        for one in get_args(hint):
+            yield from _json_types(one)
+        return
+    kind = get_origin(hint) or hint
+    yield _IN_JSON.get(kind, kind)
+    if kind is float:
+        yield int
+
+
+_IN_JSON: dict[type, type] = {Mapping: dict, Sequence: list}
 
 
 def require_types(record: Mapping[str, Any], types: Mapping[str, type | tuple[type, ...]]) -> None:

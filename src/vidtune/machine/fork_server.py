@@ -82,6 +82,7 @@ def serve(link_descriptor: int, life_descriptor: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)  # the program has started this process with them blocked
     link = socket.socket(fileno=link_descriptor)
     running: set[int] = set()
+    gc.disable()  # it only imports modules, which stay
     try:
         while True:
             (kind, *request), descriptors = receive_message(link)
@@ -120,6 +121,7 @@ def _fork(link: socket.socket, life: int, modules: Sequence[str], job: bytes, de
     code = 1
     try:
         link.close()
+        gc.enable()
         _run_worker(life, job, descriptors)
         code = 0
     except BaseException:

@@ -1,9 +1,11 @@
 """Memory of the machine or container, memory that this process holds, and limits for decoded media."""
 
+import gc
 import os
 import resource
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vidtune.machine.cgroups import ROOT, group_folders, read_number
@@ -11,6 +13,24 @@ from vidtune.machine.cgroups import ROOT, group_folders, read_number
 GIB = 2**30
 _WORKERS_SHARE = 2  # all media workers together: half of the memory
 _WAITING_SHARE = 16  # decoded media that wait in the parents: a sixteenth of the memory
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Context manager for the loading of modules and models, which stay: Python does not search them for cycles.
+
+    While a model is loaded, hundreds of thousands of objects come and few go; searching all of them again and again
+    would take a fifth of the time. What was made inside counts as old afterwards: it is searched last.
+    """
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.freeze()
+            gc.unfreeze()  # all of them are in the oldest generation now
+            gc.enable()
 
 
 def memory_limit(root: Path = ROOT) -> int:

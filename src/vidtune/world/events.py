@@ -50,11 +50,6 @@ class TimedEvent:
     word: str | None = None
 
     @property
-    def senses(self) -> tuple[str, ...]:
-        """The SENSES that perceive it."""
-        return tuple(sense for sense in SENSES if self.told_by(sense) is not None)
-
-    @property
     def sentence(self) -> str:
         """Sentence about it, such as "a red circle moves left and a voice says alpha."."""
         return " and ".join(told for sense in SENSES if (told := self.told_by(sense)) is not None) + "."

@@ -9,6 +9,7 @@ import pytest
 
 from vidtune.errors import UserError
 from vidtune.evaluation.metrics import tokenizer
+from vidtune.evaluation.metrics.programs.java import TOKENIZER_JAR, java_problem
 from vidtune.evaluation.metrics.programs.meteor import Meteor, meteor_of_sums, meteor_problem
 
 # Replies with the number of lines so far as length of the prediction, and that of characters as chunks.
@@ -102,7 +103,7 @@ def test_a_closed_program_is_not_asked(stand_in):
 
 
 def test_what_is_missing_is_named(stand_in, tmp_path, monkeypatch):
-    assert meteor_problem() is None and tokenizer.tokenizer_problem("java") is None
+    assert meteor_problem() is None and java_problem(TOKENIZER_JAR) is None
     (tmp_path / "bin" / "java").unlink()
     with pytest.raises(UserError, match="METEOR: Java is not installed"):
         Meteor()
@@ -111,7 +112,6 @@ def test_what_is_missing_is_named(stand_in, tmp_path, monkeypatch):
     (tmp_path / "site" / "pycocoevalcap" / "meteor" / "meteor-1.5.jar").unlink()
     with pytest.raises(UserError, match=r"METEOR: .*pip install 'vidtune\[meteor\]'"):
         Meteor()
-    assert tokenizer.tokenizer_problem("ptb") is None
 
 
 def test_a_tokenizer_that_fails_says_so(stand_in, tmp_path):

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from vidtune.evaluation.metrics.tokenizer import tokenize, tokenizer_problem
+from vidtune.evaluation.metrics.programs.java import TOKENIZER_JAR, java_problem
+from vidtune.evaluation.metrics.tokenizer import tokenize
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ from vidtune.evaluation.metrics.tokenizer import tokenize, tokenizer_problem
 )
 def test_tokens(text, tokens):
     assert tokenize([text, "end"])[0] == tokens
-    if tokenizer_problem("java") is None:
+    if java_problem(TOKENIZER_JAR) is None:
         assert tokenize([text, "end"], "java")[0] == tokens
 
 
@@ -60,7 +61,7 @@ MARKS = [" "] * 12 + [", ", ". ", "! ", "? ", "; ", ": ", "... ", " - ", " -- ",
 
 
 def test_made_up_captions_are_read_as_by_the_published_program():
-    problem = tokenizer_problem("java")
+    problem = java_problem(TOKENIZER_JAR)
     if problem:
         pytest.skip(f"tokenizer java: {problem}")
     draw, words = random.Random(0), WORDS.split()

@@ -118,7 +118,7 @@ class Says(Judge):
 def test_what_a_judge_said_goes_where_the_official_scripts_put_it(official, runs):
     judge_run(runs / "llava_bench", Says("a", "9, 7.5\nWell said"), progress=False)
     judge_run(runs / "llava_bench", Says("b", "8 6.5\nGood"), progress=False)
-    assert not Submission(runs / "llava_bench", official).reviews()  # of which judge?
+    assert not Submission(runs / "llava_bench", official).reviews("judged")  # of which judge?
     written = list(write_back(Submission(runs / "llava_bench", official), "judged", "b"))
     [record] = [json.loads(line) for line in written[1].read_text().splitlines()]
     assert written[1] == official / "llava-bench-in-the-wild" / "reviews" / "judged.jsonl"
@@ -127,9 +127,12 @@ def test_what_a_judge_said_goes_where_the_official_scripts_put_it(official, runs
         **{"answer2_id": json.loads(written[0].read_text())["answer_id"], "content": "8 6.5\nGood", "tuple": [8, 6.5]},
     }
     judge_run(runs / "mm_vet", Says("c", "0.9 ok"), progress=False)
-    written = [path for path in write_back(Submission(runs / "mm_vet", official), "judged") if "grade" in path.name]
-    assert written == [official / "mm-vet" / "results" / "judged_maker_c-grade-1runs.json"]
-    assert json.loads(written[0].read_text()) == {"v1_0": {"model": ["maker/c"], "content": ["0.9"], "score": [0.9]}}
+    written = {path.name: path for path in write_back(Submission(runs / "mm_vet", official), "judged")}
+    tables = [written[f"judged_maker_c-{name}-1runs.csv"].read_text() for name in ("cap-score", "cap-int-score")]
+    assert tables == [",rec,total,std,runs\njudged,90.0,90.0,0.0,[90.0]\n"] * 2
+    assert json.loads(written["judged_maker_c-grade-1runs.json"].read_text()) == {
+        "v1_0": {"model": ["maker/c"], "content": ["0.9"], "score": [0.9]}
+    }
 
 
 def test_a_file_with_other_answers_is_kept(official, runs, capsys):

@@ -160,17 +160,17 @@ class Benchmark(ABC):
         predictions: Sequence[Prediction],
         questions: QuestionSet,
         judge: str,
+        model: str,
     ) -> Iterator[tuple[str, str]]:
-        """Yields place and text of every file in which the published scripts keep what a chat model said.
+        """Yields place, below the folder of the test set, and text of every file in which the published scripts keep
+        what a chat model said, and the scores that follow from it.
 
         Args:
-            judgements: those with a reply that was read, by question index.
+            judgements: those with a reply, by question index; one that could not be read has an ``error``.
             predictions: all answers of the run.
             questions: the test set.
             judge: name of the chat model.
-
-        Returns:
-            places below the folder of the test set, with ``{model}`` for the name of the answering model.
+            model: name of the answering model.
         """
         return iter(())
 

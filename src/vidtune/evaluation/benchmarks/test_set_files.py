@@ -36,11 +36,27 @@ def text_and_bytes(path: Path) -> tuple[str, bytes]:
     return decoded(path, content), content
 
 
+def value_of(text: str, line: int | None = None) -> Any:
+    """Returns the value of a JSON text, each half of a character as U+FFFD.
+
+    Args:
+        line: number of the line that is the text; None: it is a whole file.
+
+    Raises:
+        JsonError: it is not valid JSON, or has a key twice in one object.
+    """
+    value = parse_json(text, line=line, keys_once=True)
+    return whole_characters(value) if may_hold_half_characters(text) else value
+
+
+def numbered_lines(text: str) -> list[tuple[int, str]]:
+    """Returns the lines of a file of JSON lines that are not empty, with their numbers from 1."""
+    return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
 def _value(path: Path, text: str, line: int | None = None) -> Any:
-    """Args: line: number of the line that is the text; None: it is the whole file."""
     try:
-        value = parse_json(text, line=line, keys_once=True)
-        return whole_characters(value) if may_hold_half_characters(text) else value
+        return value_of(text, line)
     except JsonError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -66,8 +82,7 @@ def read_lines(path: Path) -> tuple[list[Any], bytes]:
         UserError: see `read_annotations`.
     """
     text, content = text_and_bytes(path)
-    lines = enumerate(text.split("\n"), start=1)
-    return [_value(path, line, number) for number, line in lines if line.strip()], content
+    return [_value(path, line, number) for number, line in numbered_lines(text)], content
 
 
 def field_of(path: Path, index: int, entry: Any, key: str, kinds: tuple[type, ...]) -> Any:

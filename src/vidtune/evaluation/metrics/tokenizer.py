@@ -14,17 +14,12 @@ from typing import Literal, get_args
 
 from vidtune.errors import UserError
 from vidtune.evaluation.metrics.penn_treebank import tokens_of
-from vidtune.evaluation.metrics.programs.java import TOKENIZER_JAR, UTF8, java_problem, java_program
+from vidtune.evaluation.metrics.programs.java import TOKENIZER_JAR, UTF8, java_program
 
 TokenizerName = Literal["ptb", "java"]
 # Brackets are not among them: lower-casing turns them into -lrb- and the like, and they stay.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 _PURPOSE = "tokenizer java"
-
-
-def tokenizer_problem(tokenizer: TokenizerName) -> str | None:
-    """Returns why this tokeniser cannot run here, and what to install; None: it can run."""
-    return java_problem(TOKENIZER_JAR) if tokenizer == "java" else None
 
 
 def tokenize(texts: Sequence[str], tokenizer: TokenizerName = "ptb") -> list[str]:

@@ -62,10 +62,11 @@ class Submission:
             temporary.write_bytes(content)
         return path
 
-    def reviews(self, judge: str | None = None) -> dict[str, str]:
+    def reviews(self, model: str, judge: str | None = None) -> dict[str, str]:
         """Returns what a judge said in the files of the published scripts, by their places; none of most benchmarks.
 
         Args:
+            model: name of the answering model.
             judge: its name; None: the only one that has judged the run.
 
         Raises:
@@ -77,9 +78,10 @@ class Submission:
                 return {}
             judge = known[0]
         identity = judge_identity(self.run, judge)
-        read = {index: one for index, one in judged_ledger(self.run, judge)[1].items() if one.error is None}
-        name = identity.get("model", judge)
-        return dict(self.benchmark.official_reviews(read, self.predictions, self.questions, str(name)))
+        judgements = judged_ledger(self.run, judge)[1]
+        told = {index: one for index, one in judgements.items() if one.error is None or one.reply is not None}
+        name = str(identity.get("model", judge))
+        return dict(self.benchmark.official_reviews(told, self.predictions, self.questions, name, model))
 
 
 def write_back(submission: Submission, model: str | None = None, judge: str | None = None) -> Iterator[Path]:
@@ -104,8 +106,7 @@ def write_back(submission: Submission, model: str | None = None, judge: str | No
         benchmark.answers_file.format(model=model, file=name): text.encode()
         for name, text in benchmark.official_files(submission.predictions, references)
     }
-    reviews = submission.reviews(judge)
-    files |= {name.replace("{model}", model): text.encode() for name, text in reviews.items()}
+    files |= {name: text.encode() for name, text in submission.reviews(model, judge).items()}
     uploaded = {}
     if benchmark.upload_file:
         uploaded = {benchmark.upload_file.format(model=model): submission.content()}

@@ -20,7 +20,7 @@ from typing import Any
 from vidtune.data.problems import SampleProblem
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import MediaError, UnreadMediaError, UserError
-from vidtune.foreign.documents import require_types
+from vidtune.foreign.documents import require_types, types_of
 from vidtune.machine.records import RecordWriter, numbered_records
 from vidtune.media.file_version import GONE, FileVersion, version_of
 from vidtune.media.kept.identity import content_hash
@@ -65,20 +65,7 @@ class Excluded:
     again: int | None = None
 
 
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "id": str,
-    "index": int,
-    "step": int,
-    "path": (str, type(None)),
-    "reason": str,
-    "rank": int,
-    "seconds": (int, float),
-    "file": (list, type(None)),
-    "data": (str, type(None)),
-    "cause": (str, type(None)),
-    "content": (str, type(None)),
-    "again": (int, type(None)),
-}
+_TYPES = types_of(Excluded)
 
 
 def excluded_from(record: Any, where: str) -> Excluded:

@@ -8,6 +8,8 @@
   capability and those of each set of capabilities.
 """
 
+import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +47,7 @@ from vidtune.evaluation.question import Prediction, QuestionSet
 REFERENCES = "answers_gpt4.jsonl"
 RELATIVE, REFERENCE, ANSWER = "relative_score", "reference_score", "answer_score"
 TOTAL = "score"
+ANNOTATIONS = "mm-vet.json"
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 OPEN_RULES = {"video_llava": {"prompt_format": "vicuna_v1", "preprocessing": {"pad_to_square": False}}}
 
@@ -131,6 +134,7 @@ class PairReviewed(PictureQuestions):
         predictions: Sequence[Prediction],
         questions: QuestionSet,
         judge: str,
+        model: str,
     ) -> Iterator[tuple[str, str]]:
         given, _ = read_list(questions.folder / REFERENCES)
         answers = {one.index: one for one in predictions}
@@ -145,8 +149,9 @@ class PairReviewed(PictureQuestions):
                 "tuple": one.value,
             }
             for index, one in sorted(judgements.items())
+            if one.error is None
         )
-        yield "reviews/{model}.jsonl", "".join(json.dumps(record) + "\n" for record in records)
+        yield f"reviews/{model}.jsonl", "".join(json.dumps(record) + "\n" for record in records)
 
 
 def _said(judgement: Judgement) -> str:
@@ -174,18 +179,18 @@ class MMVet(PictureQuestions):
     def read(self, data: Path) -> tuple[Path, Sequence[AskedPicture], bytes]:
         folder, path = set_file(data, self.folders, ("llava-mm-vet.jsonl",), self.title)
         rows, _, content = question_lines(path)
-        known, known_bytes = read_annotations(folder / "mm-vet.json")
+        known, known_bytes = read_annotations(folder / ANNOTATIONS)
         asked = []
         for index, id, picture, text in rows:
             about = known.get(_key(id)) if isinstance(known, dict) else None
             if not isinstance(about, dict):
-                raise UserError(f"{folder / 'mm-vet.json'}: has no {_key(id)!r}, which {path}: entry {index} asks")
-            answer = field_of(folder / "mm-vet.json", index, about, "answer", (str, int, float))
-            capabilities = field_of(folder / "mm-vet.json", index, about, "capability", (list,))
+                raise UserError(f"{folder / ANNOTATIONS}: has no {_key(id)!r}, which {path}: entry {index} asks")
+            answer = field_of(folder / ANNOTATIONS, index, about, "answer", (str, int, float))
+            capabilities = field_of(folder / ANNOTATIONS, index, about, "capability", (list,))
             unknown = sorted(set(map(str, capabilities)) - set(CAPABILITIES))
             if unknown or not capabilities:
                 said, known_ones = ", ".join(unknown) or "none", ", ".join(CAPABILITIES)
-                raise UserError(f"{folder / 'mm-vet.json'}: {_key(id)}: capability {said}; known: {known_ones}")
+                raise UserError(f"{folder / ANNOTATIONS}: {_key(id)}: capability {said}; known: {known_ones}")
             asked.append(
                 AskedPicture(
                     f"{path}: entry {index}",
@@ -209,17 +214,57 @@ class MMVet(PictureQuestions):
         predictions: Sequence[Prediction],
         questions: QuestionSet,
         judge: str,
+        model: str,
     ) -> Iterator[tuple[str, str]]:
+        """One file of grades, and two tables of scores once all questions have a grade.
+
+        A reply that was never a score is graded 0 there, as published.
+        """
         ids = {one.index: one.id for one in predictions}
-        grades = {
-            _key(ids[index]): {
-                "model": [judge],
-                "content": [_said(one).split(" ")[0].strip()],
-                "score": [CORRECTNESS_OF_PARTS_PROMPT.form.read(one.value).score],
-            }
-            for index, one in sorted(judgements.items())
-        }
-        yield f"results/{{model}}_{judge.replace('/', '_')}-grade-1runs.json", json.dumps(grades, indent=4)
+        grades = {_key(ids[index]): _graded(one, judge) for index, one in sorted(judgements.items())}
+        known, _ = read_annotations(questions.folder / ANNOTATIONS)
+        stem = f"results/{model}_{judge.replace('/', '_')}"
+        yield f"{stem}-grade-1runs.json", json.dumps(grades, indent=4)
+        if all(key in grades for key in known):
+            scores = {key: float(grades[key]["score"][0]) for key in known}
+            capabilities = {key: sorted(set(about["capability"])) for key, about in known.items()}
+            together = {key: ["_".join(names)] for key, names in capabilities.items()}
+            yield f"{stem}-cap-score-1runs.csv", _table_of_means(model, capabilities, scores)
+            yield f"{stem}-cap-int-score-1runs.csv", _table_of_means(model, together, scores)
+
+
+def _graded(judgement: Judgement, judge: str) -> dict[str, list[Any]]:
+    """A judgement as the published script of MM-Vet stores it."""
+    said = _said(judgement)
+    if judgement.error is not None:
+        return {"model": [judge], "content": [said], "score": [0.0]}
+    score = CORRECTNESS_OF_PARTS_PROMPT.form.read(judgement.value).score
+    return {"model": [judge], "content": [said.split(" ")[0].strip()], "score": [score]}
+
+
+def _table_of_means(model: str, groups: Mapping[str, Sequence[str]], scores: Mapping[str, float]) -> str:
+    """CSV with one row: the mean score of each group of questions in percent, largest group first, and of all.
+
+    Args:
+        groups: question -> its groups.
+        scores: question -> score, 0 to 1.
+    """
+    members: dict[str, list[float]] = {}
+    for key, names in groups.items():
+        for name in names:
+            members.setdefault(name, []).append(scores[key])
+    ordered = sorted(members, key=lambda name: -len(members[name]))
+    means = {name: _percent(members[name]) for name in ordered} | {"total": _percent(list(scores.values()))}
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["", *means, "std", "runs"])
+    rows.writerow([model, *means.values(), 0.0, f"[{means['total']}]"])
+    return text.getvalue()
+
+
+def _percent(scores: Sequence[float]) -> float:
+    """The mean in percent, with one decimal. Published scripts add the scores up before they divide."""
+    return float(np.round(sum(scores) / len(scores) * 100, 1))
 
 
 def _key(id: str | int) -> str:

@@ -27,8 +27,9 @@ from string import ascii_uppercase
 from typing import Any
 
 from vidtune.errors import UserError
+from vidtune.evaluation.benchmarks.test_set_files import numbered_lines, value_of
 from vidtune.evaluation.protocol import canonical_json
-from vidtune.foreign.documents import JsonError, parse_json, read_text, whole_characters
+from vidtune.foreign.documents import JsonError, read_text
 from vidtune.spelling import counted
 
 MEDIA = ("video", "image")
@@ -105,8 +106,7 @@ def read_own_file(path: Path) -> OwnFile:
     questions: list[OwnQuestion] = []
     wrong: list[tuple[int, str]] = []
     unread: dict[str, None] = {}
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    for place, (number, line) in enumerate(lines, start=1):
+    for place, (number, line) in enumerate(numbered_lines(text), start=1):
         entry: Any = None
         try:
             entry = _object(line)
@@ -147,7 +147,7 @@ def _together(questions: list[OwnQuestion]) -> Iterator[tuple[int, str]]:
 
 def _object(line: str) -> dict[str, Any]:
     try:
-        value = whole_characters(parse_json(line, keys_once=True))
+        value = value_of(line)
     except JsonError as error:
         place = "" if error.column is None else f"column {error.column}: "
         raise _Wrong(f"{place}not valid JSON ({error.reason})") from None

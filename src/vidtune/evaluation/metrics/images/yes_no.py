@@ -49,11 +49,6 @@ def _share(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.zeros_like(top, dtype=np.float64), where=bottom > 0)
 
 
-def accuracy_of(sums: np.ndarray) -> np.ndarray:
-    """Shape: (..., 4) -> (...), sums of `confusion`."""
-    return _share(sums[..., 0] + sums[..., 2], sums.sum(-1))
-
-
 def precision_of(sums: np.ndarray) -> np.ndarray:
     """Shape: (..., 4) -> (...), sums of `confusion`."""
     return _share(sums[..., 0], sums[..., 0] + sums[..., 1])
