@@ -20,6 +20,7 @@ from vidtune.generation import engine as engine_module
 from vidtune.generation.engine import AnswerEngine
 from vidtune.generation.grouping import common_length, group_by_media
 from vidtune.generation.settings import GenerationSettings, Request
+from vidtune.generation.stopping import eos_ids
 from vidtune.models.video_lm import VideoLM
 from vidtune.registry import SYSTEMS
 
@@ -297,7 +298,7 @@ def test_stop_texts_end_answers(llama, a, b):
 def test_end_tokens_of_checkpoint_and_tokenizer_both_count(llama, a, monkeypatch):
     model, processor = llama
     free = answers(llama, [Request("a", (a,), "Who?")])[0]["a"].token_ids
-    assert engine_module.eos_ids(model.generation_config, processor.tokenizer) >= {257}
+    assert eos_ids(model.generation_config, processor.tokenizer) >= {257}
     end = next(i for i in range(1, len(free)) if free[i] not in free[:i])
     monkeypatch.setattr(model.generation_config, "eos_token_id", [free[end], 299])
     ended = answers(llama, [Request("a", (a,), "Who?")])[0]["a"]

@@ -27,11 +27,11 @@ def drawn(dtype: torch.dtype, deviation: float, seed: int) -> tuple[Tensor, ...]
 
 def over_a_shared_prefix(query: Tensor, key: Tensor, value: Tensor, *shared: Tensor) -> Tensor:
     rows = [torch.zeros(TOKENS, 8)] * QUESTIONS
-    prefix: Any = SimpleNamespace(layers=[shared], lengths=[PREFIX], length=PREFIX)
+    prefix: Any = SimpleNamespace(layers=[shared], lengths=[PREFIX], length=PREFIX, opened=None, language_model=None)
     branches = Branches(prefix, PromptTokens.of(rows, begin=PREFIX))
     branches.lengths, branches.layouts = (
         [[TOKENS] * QUESTIONS],
-        [Layout([0] * QUESTIONS, [TOKENS] * QUESTIONS, query.device)],
+        [Layout([0] * QUESTIONS, [TOKENS] * QUESTIONS, query.device, [PREFIX] * QUESTIONS, branches.prefixes)],
     )
     return branches.attend(0, query, key, value, WIDTH**-0.5)
 

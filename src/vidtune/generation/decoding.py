@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from vidtune.generation.prompt_tokens import PromptTokens
-from vidtune.generation.settings import GenerationSettings
+from vidtune.generation.settings import GenerationSettings, TokenLogprobs
 from vidtune.generation.stopping import AnswerInProgress
 from vidtune.models.language_model.layer_call import LayerCallPlan, dropped_in_cache, plan_call
 
@@ -31,6 +31,12 @@ class PromptBatch(Protocol):
     def start(self) -> Tensor: ...
     def step(self, tokens: Sequence[int]) -> Tensor: ...
     def keep(self, prompts: Sequence[int]) -> None: ...
+
+
+class JoinedBatch(PromptBatch, Protocol):
+    """A batch of prompts that other prompts, which have been started, may join."""
+
+    def join(self, others: PromptBatch) -> None: ...
 
 
 class SinglePrompt:
@@ -95,6 +101,16 @@ class TokenChooser:
         if settings.top_p < 1:
             self.warpers.append(TopPLogitsWarper(settings.top_p))
 
+    @property
+    def rule(self) -> tuple[object, ...]:
+        """What is equal for choosers that choose the same tokens from the same logits and draws."""
+        settings = self.settings
+        return ("greedy",) if settings.greedy else (settings.temperature, settings.top_k, settings.top_p)
+
+    def compares(self, logits: Tensor) -> bool:
+        """Whether the tokens chosen from logits have margins: they are greedy, and there is another token."""
+        return self.settings.greedy and logits.shape[-1] > 1
+
     def generator(self, request_id: str) -> torch.Generator:
         """Random generator of one answer; see `GenerationSettings.seed_of`."""
         return torch.Generator().manual_seed(self.settings.seed_of(request_id))
@@ -134,33 +150,101 @@ class TokenChooser:
         return torch.searchsorted(mass, points, right=True)
 
 
-def decode_steps(prompts: PromptBatch, answers: Sequence[AnswerInProgress], chooser: TokenChooser) -> Iterator[None]:
-    """Append tokens to ``answers`` until all are finished; yields after every step.
+class Decoding:
+    """Answers that are decoded together, one token for each in every step. Others may join between two steps, and any
+    may leave. A finished answer leaves at once. One whose logits are not finite fails; the others go on.
 
-    A finished answer is removed from the batch immediately. One whose logits are not finite fails; the others go on.
-    Greedy answers get their smallest margin when all are finished.
+    Attributes:
+        answers: the answers in progress.
     """
-    generators = [chooser.generator(answer.id) for answer in answers]
-    active = list(range(len(answers)))
-    logits = prompts.start()
-    margins = torch.full((len(answers),), torch.inf, device=logits.device)
-    compared = chooser.settings.greedy and logits.shape[-1] > 1
-    while True:
-        if compared:
-            margins[active] = torch.minimum(margins[active], chooser.margins(logits))
-        for i, token in zip(active, chooser.choose(logits, [generators[i] for i in active]), strict=True):
-            if token is None:
-                answers[i].fail()
-            else:
-                answers[i].push(token)
-        yield
-        places = [place for place, i in enumerate(active) if answers[i].finish_reason is None]
-        if not places:
-            if compared:
-                for answer, margin in zip(answers, margins.tolist(), strict=True):
-                    answer.margin = margin
+
+    def __init__(self) -> None:
+        self.answers: list[AnswerInProgress] = []
+        self._choosers: list[TokenChooser] = []
+        self._generators: list[torch.Generator] = []
+        self._prompts: PromptBatch | None = None
+        self._logits = torch.empty(0)
+        self._margins = torch.empty(0)
+
+    def join(self, prompts: PromptBatch, answers: Sequence[AnswerInProgress], choosers: Sequence[TokenChooser]) -> None:
+        """Read the prompts of further answers, which go on together with the others from now on.
+
+        Args:
+            choosers: how the tokens of each answer are chosen.
+        """
+        logits = prompts.start()
+        margins = torch.full((len(answers),), torch.inf, device=logits.device)
+        if self._prompts is None or not self.answers:
+            self._prompts, self._logits, self._margins = prompts, logits, margins
+        else:
+            cast(JoinedBatch, self._prompts).join(prompts)
+            self._logits, self._margins = torch.cat((self._logits, logits)), torch.cat((self._margins, margins))
+        self.answers = [*self.answers, *answers]
+        self._choosers += choosers
+        self._generators += [chooser.generator(one.id) for one, chooser in zip(answers, choosers, strict=True)]
+
+    def choose(self) -> None:
+        """Append the next token to every answer. Finished greedy answers get their smallest margin."""
+        for chooser, places in self._alike():
+            logits = self._logits if len(places) == len(self.answers) else self._logits[places]
+            if chooser.compares(logits):
+                self._margins[places] = torch.minimum(self._margins[places], chooser.margins(logits))
+            answers = [self.answers[place] for place in places]
+            tokens = chooser.choose(logits, [self._generators[place] for place in places])
+            for answer, row, token in zip(answers, logits, tokens, strict=True):
+                if token is None:
+                    answer.fail()
+                else:
+                    if answer.told is not None:
+                        answer.token_logprobs.append(token_logprobs(row, token, answer.told))
+                    answer.push(token)
+            if chooser.compares(logits) and any(answer.finish_reason is not None for answer in answers):
+                for answer, margin in zip(answers, self._margins[places].tolist(), strict=True):
+                    answer.margin = margin if answer.finish_reason not in (None, "error") else None
+
+    def advance(self) -> None:
+        """Let finished answers leave, and read the last token of the others."""
+        self.keep([answer.finish_reason is None for answer in self.answers])
+        if self.answers:
+            assert self._prompts is not None
+            self._logits = self._prompts.step([answer.token_ids[-1] for answer in self.answers])
+
+    def keep(self, kept: Sequence[bool]) -> None:
+        """Let answers leave, also before their next token is read; ``kept``: whether each stays."""
+        places = [place for place, stays in enumerate(kept) if stays]
+        if len(places) == len(self.answers):
             return
-        if len(places) < len(active):
-            prompts.keep(places)
-            active = [active[place] for place in places]
-        logits = prompts.step([answers[i].token_ids[-1] for i in active])
+        self.answers = [self.answers[place] for place in places]
+        self._choosers = [self._choosers[place] for place in places]
+        self._generators = [self._generators[place] for place in places]
+        if not places:
+            self._prompts = None
+            return
+        assert self._prompts is not None
+        self._prompts.keep(places)
+        self._logits, self._margins = self._logits[places], self._margins[places]
+
+    def _alike(self) -> list[tuple[TokenChooser, list[int]]]:
+        """Places of the answers whose tokens are chosen by the same settings."""
+        found: dict[tuple[object, ...], tuple[TokenChooser, list[int]]] = {}
+        for place, chooser in enumerate(self._choosers):
+            found.setdefault(chooser.rule, (chooser, []))[1].append(place)
+        return list(found.values())
+
+
+def decode_steps(prompts: PromptBatch, answers: Sequence[AnswerInProgress], chooser: TokenChooser) -> Iterator[None]:
+    """Append tokens to ``answers`` until all are finished, see `Decoding`; yields after every step."""
+    decoding = Decoding()
+    decoding.join(prompts, answers, [chooser] * len(answers))
+    while decoding.answers:
+        decoding.choose()
+        yield
+        decoding.advance()
+
+
+def token_logprobs(logits: Tensor, token: int, most: int) -> TokenLogprobs:
+    """Log-probabilities, before temperature, of a token and of the ``most`` likeliest ones in its place. Shape: (V,)"""
+    logprobs = logits.float().log_softmax(-1)
+    values, tokens = logprobs.topk(min(most, len(logprobs)))
+    likeliest = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
+    return TokenLogprobs(token, float(logprobs[token]), likeliest)

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UnreadMediaError, UserError
+from vidtune.generation.asking import Asking, not_finite
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
 from vidtune.generation.grouping import MediaGroup, Prompt, common_length, group_by_media
 from vidtune.generation.likelihood import likelihoods_alone, option_likelihoods, predicted_tokens
-from vidtune.generation.limits import context_length, device_memory, key_value_bytes
+from vidtune.generation.limits import device_memory, key_value_bytes
 from vidtune.generation.prompt_tokens import EncodedMedia, media_tokens
 from vidtune.generation.settings import Answer, EngineStats, GenerationSettings, Request
 from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
-from vidtune.generation.stopping import AnswerInProgress, eos_ids, special_ids
+from vidtune.generation.stopping import AnswerInProgress
 from vidtune.media.kept.decoded import DecodedFolder
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.media.preprocessing.kinds import as_read
@@ -29,7 +29,6 @@ from vidtune.models.language_model.layer_call import LayerCallPlan, plan_call
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Example, Item, MediaSlot, pack
 from vidtune.processing.processor import VideoLMProcessor
-from vidtune.processing.tokenizing import answer_ids
 
 MAX_QUESTION_TOKENS = 8192
 """Largest number of question tokens in one forward pass; limits the memory of activations."""
@@ -117,11 +116,7 @@ class AnswerEngine:
         self.window = window
         self.stats = EngineStats()
         self._chooser = TokenChooser(settings, model.language_model.dtype)
-        written = processor.prompt_format(prompt)
-        self._answer_ids = partial(answer_ids, prompt=written, tokenizer=processor.chunk_tokenizer)
-        self._stop = tuple(dict.fromkeys((*settings.stop, *written.stop)))
-        ends = (*self._stop, written.assistant.end.strip())
-        self._eos_ids = eos_ids(model.generation_config, processor.tokenizer) | special_ids(processor.tokenizer, ends)
+        self._asking = Asking(model, processor, prompt)
         self.stored = stored
         self._seen_media: set[MediaRef] = set()
         self._seen_prefixes: set[int] = set()
@@ -187,42 +182,7 @@ class AnswerEngine:
         return finished
 
     def _prepare(self, request: Request) -> Prompt | Answer:
-        """The request as token ids, or an answer with the reason why it cannot be answered."""
-        if not request.question.strip():
-            return Answer.failed(request.id, "the question is empty; ask something")
-        try:
-            example = self.processor.question_example(
-                request.question, request.media, self.prompt, request.history, id=request.id
-            )
-        except SampleProblem as problem:  # its id is that of the answer; who asks one question knows none
-            return Answer.failed(request.id, problem.detail)
-        except UserError as error:
-            return Answer.failed(request.id, str(error))
-        media_ids, text_ids = self.processor.split_at_media(example)
-        if not len(text_ids):
-            return Answer.failed(
-                request.id, f"prompt format {self.prompt!r} leaves nothing after the media; use another"
-            )
-        options = tuple((text, tuple(self._answer_ids(text))) for text in request.options)
-        if any(not text.strip() for text, _ in options):
-            return Answer.failed(request.id, "one of its options is empty; its likelihood cannot be computed")
-        forced = () if request.forced is None else tuple(self._answer_ids(request.forced))
-        if request.forced is not None and (options or not request.forced.strip()):
-            return Answer.failed(
-                request.id, "its given answer is empty, or stands beside options; give one or the other"
-            )
-        longest = max((len(ids) for ids in (*(ids for _, ids in options), forced)), default=0) or 1
-        context = context_length(self.model.config.text_config)
-        room = self.settings.max_new_tokens + longest if context is None else context - len(example)
-        if context is not None and room < longest:
-            fits = self.processor.fitting(example, context - longest, "--frames")
-            return Answer.failed(
-                request.id,
-                f"the prompt has {len(example)} tokens and the model's context {context}: no room for an answer; "
-                f"ask a shorter question or about fewer files{fits}",
-            )
-        most = longest if options or forced else min(room, self.settings.max_new_tokens)
-        return Prompt(example, len(media_ids), most, options, forced)
+        return self._asking.prepare(request, self.settings)
 
     def _loaded(self, groups: Iterator[MediaGroup]) -> Iterator[MediaGroup]:
         """Groups with their loaded media, in order; meanwhile the pool loads the files of the next groups."""
@@ -334,14 +294,7 @@ class AnswerEngine:
         self.stats.prefixes = len(self._seen_prefixes)
 
     def _begin(self, prompt: Prompt) -> AnswerInProgress:
-        return AnswerInProgress(
-            prompt.example.id,
-            self.processor.tokenizer,
-            self._eos_ids,
-            self._stop,
-            prompt.max_new_tokens,
-            prompt.untrained,
-        )
+        return self._asking.begin(prompt, self.settings)
 
     def _finish(self, answers: list[AnswerInProgress], steps: Iterator[None], media: EncodedMedia) -> Iterator[Answer]:
         for _ in steps:
@@ -396,21 +349,3 @@ class AnswerEngine:
         program = self.program.of_streams({slot.stream for slot in prompt.example.media})
         media = media_tokens([prompt], slice(shared, None)) if program else ()
         return plan_call(program, [len(prompt.ids) - shared], media, prefix=prefix.opened)
-
-
-def not_finite(model: VideoLM, tokens: int, streams: Sequence[str]) -> str:
-    """Reason why there is no answer where the logits hold NaN or Inf, with the likely causes.
-
-    Args:
-        tokens: number of tokens that the answer had before.
-        streams: streams whose embeddings are not finite.
-    """
-    where = f"already in the embeddings of stream {', '.join(streams)}" if streams else f"after {tokens} tokens"
-    dtype = model.language_model.dtype
-    causes = "a weight, a feature file or a value of the medium that is not finite, or too large"
-    if dtype == torch.float16:
-        return (
-            f"the model computes no numbers but NaN or Inf ({where}): most likely too large for float16; "
-            f"use dtype bfloat16 or float32 (else: {causes})"
-        )
-    return f"the model computes no numbers but NaN or Inf ({where}), in {str(dtype)[6:]}: {causes}; check these files"

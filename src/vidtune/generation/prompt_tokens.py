@@ -4,8 +4,9 @@ Legend: n prompts, T tokens of all of them, W model width.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -48,6 +49,25 @@ class PromptTokens:
         ends = [begin + length for length in lengths]
         return cls(together[None], lengths, positions[None].to(together.device), ends)
 
+    @classmethod
+    def together(cls, parts: Sequence["PromptTokens"]) -> "PromptTokens":
+        """Tokens of several groups of prompts, one group after another; all have the same layer program."""
+        if len(parts) == 1:
+            return parts[0]
+        begins = accumulate((part.embeds.shape[1] for part in parts[:-1]), initial=0)
+        return cls(
+            torch.cat([part.embeds for part in parts], 1),
+            [length for part in parts for length in part.lengths],
+            torch.cat([part.position_ids for part in parts], -1),
+            [position for part in parts for position in part.next_positions],
+            [
+                replace(item, places=item.places + begin)
+                for part, begin in zip(parts, begins, strict=True)
+                for item in part.media
+            ],
+            parts[0].program,
+        )
+
     def answer_positions(self, positions: Sequence[int]) -> Tensor:
         """Positions of tokens of answers, the same on every axis, as :attr:`position_ids`: (1, n) or (axes, 1, n)."""
         row = torch.tensor(positions, device=self.position_ids.device)
@@ -59,19 +79,19 @@ class EncodedMedia:
 
     Args:
         model: the model.
-        media: stream -> its items, which every prompt contains in this order.
+        media: stream -> its items, which every prompt contains in this order; or what the model encoded them to, a
+            tensor for each.
         program: layer program; None: that of the model.
     """
 
     @torch.inference_mode()
     def __init__(
-        self, model: VideoLM, media: Mapping[str, Sequence[Item]], program: LayerProgram | None = None
+        self, model: VideoLM, media: Mapping[str, Sequence[Item | Tensor]], program: LayerProgram | None = None
     ) -> None:
         self.model = model
         self.program = (model.program if program is None else program).of_streams(media)
         found = {
-            stream: [split_levels(block) for block in model.encode_items(stream, items)]
-            for stream, items in media.items()
+            stream: [split_levels(block) for block in _blocks(model, stream, items)] for stream, items in media.items()
         }
         self.embeds = {stream: torch.cat([block for block, _ in blocks]) for stream, blocks in found.items()}
         self.levels = {stream: [levels for _, levels in blocks] for stream, blocks in found.items()}
@@ -107,6 +127,11 @@ class EncodedMedia:
             media_tokens(prompts, part, self.levels) if self.program else (),
             self.program,
         )
+
+
+def _blocks(model: VideoLM, stream: str, items: Sequence[Item | Tensor]) -> Iterable[Tensor]:
+    known = [item for item in items if isinstance(item, Tensor)]
+    return known or model.encode_items(stream, [item for item in items if isinstance(item, Item)])
 
 
 def media_tokens(

@@ -120,6 +120,15 @@ class Request:
 
 
 @dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-probability of a token of an answer, and (token id, log-probability) of the likeliest ones in its place."""
+
+    token: int
+    logprob: float
+    likeliest: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
     """The reply to a request.
 

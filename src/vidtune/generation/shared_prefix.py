@@ -17,7 +17,7 @@ P prefix tokens, S stored tokens of the longest question, H heads, G key/value h
 W model width, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property
 from itertools import accumulate
 
@@ -78,6 +78,25 @@ class Prefix:
         """Number of tokens of the prefix, P."""
         return self.lengths[0]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the keys and values."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+
+    @torch.inference_mode()
+    def extended(self, tokens: PromptTokens) -> "Prefix":
+        """A longer prefix: this one, not read again, and the tokens that follow it; without a layer program only."""
+        branch = Branches(self, tokens)
+        branch.start()
+        longer = Prefix(self.language_model, PromptTokens.of([tokens.embeds[0, :0]]))
+        [[added]] = branch.lengths
+        longer.lengths = [self.length + added]
+        longer.layers = [
+            (torch.cat((before[0], keys[0, :, :added]), 1), torch.cat((before[1], values[0, :, :added]), 1))
+            for before, (keys, values) in zip(self.layers, branch.layers.values(), strict=True)
+        ]
+        return longer
+
 
 class Layout:
     """Positions of the packed tokens of one forward pass: T tokens of n questions.
@@ -90,9 +109,18 @@ class Layout:
         last: (n,) index in T of the last token of each question.
         width: Q.
         stored: S, including this forward pass.
+        shared: number of tokens of the prefix of each question that its tokens attend to.
+        sharing: each prefix with tokens, and the tokens that attend to it, as an index of T.
     """
 
-    def __init__(self, before: Sequence[int], counts: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        before: Sequence[int],
+        counts: Sequence[int],
+        device: torch.device,
+        shared: Sequence[int],
+        prefixes: Sequence[Prefix],
+    ) -> None:
         added = torch.tensor(counts, device=device)
         self.starts = torch.tensor(before, device=device)
         self.rows = torch.arange(len(counts), device=device).repeat_interleave(added)
@@ -101,6 +129,19 @@ class Layout:
         self.columns = self.starts[self.rows] + self.steps
         self.width = max(counts)
         self.stored = max(length + count for length, count in zip(before, counts, strict=True))
+        self.shared = shared
+        questions: dict[int, list[int]] = {}
+        for number, prefix in enumerate(prefixes):
+            questions.setdefault(id(prefix), []).append(number)
+        self.sharing = [
+            (prefixes[numbers[0]], self._tokens_of(numbers)) for numbers in questions.values() if shared[numbers[0]]
+        ]
+
+    def _tokens_of(self, questions: Sequence[int]) -> Tensor | slice:
+        """Index in T of the tokens of some questions."""
+        if len(questions) == len(self.last):
+            return slice(None)
+        return torch.isin(self.rows, torch.tensor(questions, device=self.rows.device)).nonzero()[:, 0]
 
     @cached_property
     def hidden(self) -> Tensor:
@@ -110,17 +151,27 @@ class Layout:
 
 
 class Branches:
-    """A batch of questions that continue one prefix. A question is what follows the prefix in a prompt, also media.
+    """A batch of questions, each of which continues a prefix. A question is what follows the prefix in a prompt, also
+    media. Further questions may join, and questions may leave, between two steps.
 
     Args:
-        prefix: the part of the prompts that all of them share.
+        prefix: the part of the prompts that all of them share, or that of each question.
         questions: tokens of the questions; none may be empty.
+
+    Raises:
+        ValueError: questions of several prefixes, of which one is open (`Prefix.opened`); start them apart, and `join`.
     """
 
-    def __init__(self, prefix: Prefix, questions: PromptTokens) -> None:
-        self.prefix = prefix
+    def __init__(self, prefix: Prefix | Sequence[Prefix], questions: PromptTokens) -> None:
+        number = len(questions.lengths)
+        self.prefixes = list(prefix) if isinstance(prefix, Sequence) else [prefix] * number
+        first = self.prefixes[0]
+        if first.opened is not None and any(other is not first for other in self.prefixes):
+            raise ValueError("questions of several open prefixes cannot start together")
+        self.language_model = first.language_model
+        self.opened = first.opened
         self.questions = questions
-        self.lengths = [[0] * len(questions.lengths) for _ in prefix.lengths]
+        self.lengths = [[0] * number for _ in first.lengths]
         self.positions = list(questions.next_positions)
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.layouts: list[Layout] = []
@@ -128,15 +179,13 @@ class Branches:
     def start(self) -> Tensor:
         """Read the questions; returns the logits of the first answer tokens, (n, V)."""
         questions = self.questions
-        plan = plan_call(
-            questions.program, questions.lengths, questions.media, self._dropped(), prefix=self.prefix.opened
-        )
+        plan = plan_call(questions.program, questions.lengths, questions.media, self._dropped(), prefix=self.opened)
         return self._forward(questions.embeds, questions.position_ids, plan)
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Append one token to every question; returns the logits of the next tokens, (n, V)."""
-        model = self.prefix.language_model
+        model = self.language_model
         ids = torch.tensor([tokens], device=model.device)
         positions = self.questions.answer_positions(self.positions)
         self.positions = [position + 1 for position in self.positions]
@@ -148,13 +197,31 @@ class Branches:
         """Keep only these questions, given by their indices in the batch; one that is named twice is copied."""
         self.lengths = [[lengths[i] for i in prompts] for lengths in self.lengths]
         self.positions = [self.positions[i] for i in prompts]
+        self.prefixes = [self.prefixes[i] for i in prompts]
         self.layers = {i: (keys[prompts], values[prompts]) for i, (keys, values) in self.layers.items()}
+
+    @torch.inference_mode()
+    def join(self, others: "Branches") -> None:
+        """Go on together with other questions, which stand behind these. Both have been started, under one program."""
+        self.lengths = [[*own, *joined] for own, joined in zip(self.lengths, others.lengths, strict=True)]
+        self.positions += others.positions
+        self.prefixes += others.prefixes
+        self.layers = {
+            layer: (
+                _stacked(keys, others.layers[layer][0]),
+                _stacked(values, others.layers[layer][1]),
+            )
+            for layer, (keys, values) in self.layers.items()
+        }
 
     @torch.inference_mode()
     def _forward(self, embeds: Tensor, position_ids: Tensor, plan: LayerCallPlan) -> Tensor:
         """Read the next tokens of every question, (1, T, W)."""
-        model, added = self.prefix.language_model, plan.counts
-        self.layouts = [Layout(*pair, model.device) for pair in zip(self.lengths, added, strict=True)]
+        model, added = self.language_model, plan.counts
+        self.layouts = [
+            Layout(before, counts, model.device, [prefix.lengths[stage] for prefix in self.prefixes], self.prefixes)
+            for stage, (before, counts) in enumerate(zip(self.lengths, added, strict=True))
+        ]
         self.lengths = [
             [sum(pair) for pair in zip(*pair, strict=True)] for pair in zip(self.lengths, added, strict=True)
         ]
@@ -170,22 +237,25 @@ class Branches:
 
     def _dropped(self) -> list[list[int]]:
         """For each stage of the layer program, how many tokens of prefix and question were dropped so far."""
-        whole = [self.prefix.length + length for length in self.lengths[0]]
+        whole = [prefix.length + length for prefix, length in zip(self.prefixes, self.lengths[0], strict=True)]
         return [
-            [total - shared - own for total, own in zip(whole, lengths, strict=True)]
-            for shared, lengths in zip(self.prefix.lengths, self.lengths, strict=True)
+            [
+                total - prefix.lengths[stage] - own
+                for total, prefix, own in zip(whole, self.prefixes, lengths, strict=True)
+            ]
+            for stage, lengths in enumerate(self.lengths)
         ]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention of the tokens of this forward pass to the prefix and to the earlier tokens of their question.
+        """Attention of the tokens of this forward pass to their prefix and to the earlier tokens of their question.
 
         Shape: query (T, H, D), key and value (T, G, D) -> (T, H, D)
         """
         stage = self.questions.program.stage_of(layer)
-        layout, shared_length = self.layouts[stage], self.prefix.lengths[stage]
-        tokens, heads, dim = query.shape
+        layout = self.layouts[stage]
+        heads, dim = query.shape[1:]
         keys, values = self._store(layer, layout, key, value)
-        if layout.width == layout.stored > max(LONG_QUESTION, shared_length):
+        if layout.width == layout.stored > max(LONG_QUESTION, *layout.shared):
             return self._attend_repeating(layer, query, key, value, scale)
         groups = keys.shape[1]
         repeats = heads // groups
@@ -197,29 +267,34 @@ class Branches:
             x.unflatten(2, (repeats, layout.width)).permute(0, 3, 1, 2, 4).flatten(2, 3)[layout.rows, layout.steps]
             for x in attend_with_total(padded, keys, values, scale, layout.hidden.repeat(1, repeats, 1)[:, None])
         )
-        if not shared_length:
-            return own.to(query.dtype)
-
-        folded = query.unflatten(1, (groups, repeats)).permute(1, 2, 0, 3).flatten(1, 2)
-        shared, shared_total = (
-            x.unflatten(1, (repeats, tokens)).permute(2, 0, 1, 3).flatten(1, 2)
-            for x in attend_with_total(folded, *self.prefix.layers[layer], scale)
-        )
-        return torch.lerp(own, shared, torch.sigmoid(shared_total - own_total)).to(query.dtype)
+        for prefix, rows in layout.sharing:
+            shared, shared_total = _attend_to_prefix(query[rows], *prefix.layers[layer], scale)
+            own[rows] = torch.lerp(own[rows], shared, torch.sigmoid(shared_total - own_total[rows]))
+        return own.to(query.dtype)
 
     def _attend_repeating(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention of whole questions, with the prefix repeated before each; shapes as in :meth:`attend`."""
         stage = self.questions.program.stage_of(layer)
-        counts, length = self.lengths[stage], self.prefix.lengths[stage]
-        shared = [x.transpose(0, 1) for x in self.prefix.layers[layer]] if length else [key[:0], value[:0]]
-        before = [query.new_zeros(length, *query.shape[1:]), *shared]
+        counts, shared = self.lengths[stage], self.layouts[stage].shared
         queries, keys, values = (
-            torch.cat([row for own in x.split(counts) for row in (first, own)]).transpose(0, 1)[None]
-            for first, x in zip(before, (query, key, value), strict=True)
+            torch.cat([row for both in zip(before, x.split(counts), strict=True) for row in both]).transpose(0, 1)[None]
+            for before, x in (
+                ([query.new_zeros(length, *query.shape[1:]) for length in shared], query),
+                (self._before(layer, 0, key[:0]), key),
+                (self._before(layer, 1, value[:0]), value),
+            )
         )
-        ends = list(accumulate(length + count for count in counts))
+        ends = list(accumulate(length + count for length, count in zip(shared, counts, strict=True)))
         output = attend_packed(queries, keys, values, [0, *ends], scale)[0]
         return torch.cat([output[end - count : end] for end, count in zip(ends, counts, strict=True)])
+
+    def _before(self, layer: int, which: int, none: Tensor) -> list[Tensor]:
+        """Keys (0) or values (1) of the prefix of each question, (P, G, D); ``none`` where it shares no tokens."""
+        shared = self.layouts[self.questions.program.stage_of(layer)].shared
+        return [
+            prefix.layers[layer][which].transpose(0, 1) if length else none
+            for prefix, length in zip(self.prefixes, shared, strict=True)
+        ]
 
     def _store(self, layer: int, layout: Layout, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append the new keys and values of each question; returns all stored so far, (n, G, S, D) each."""
@@ -235,6 +310,24 @@ class Branches:
         keys[layout.rows, :, layout.columns] = key
         values[layout.rows, :, layout.columns] = value
         return keys[:, :, : layout.stored], values[:, :, : layout.stored]
+
+
+def _attend_to_prefix(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Iterator[Tensor]:
+    """Attention of tokens of several questions to one prefix, all folded into one product, and its log-sum-exp.
+
+    Shape: query (T, H, D), key and value (G, P, D) -> (T, H, D), (T, H, 1)
+    """
+    groups, tokens = key.shape[0], query.shape[0]
+    repeats = query.shape[1] // groups
+    folded = query.unflatten(1, (groups, repeats)).permute(1, 2, 0, 3).flatten(1, 2)
+    for x in attend_with_total(folded, key, value, scale):
+        yield x.unflatten(1, (repeats, tokens)).permute(2, 0, 1, 3).flatten(1, 2)
+
+
+def _stacked(one: Tensor, other: Tensor) -> Tensor:
+    """Keys or values of two batches of questions: (n, G, S, D), (m, G, R, D) -> (n + m, G, max(S, R), D)."""
+    width = max(one.shape[2], other.shape[2])
+    return torch.cat([pad(x, (0, 0, 0, width - x.shape[2])) for x in (one, other)])
 
 
 def attend_with_total(

@@ -5,7 +5,7 @@ from typing import cast
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from vidtune.generation.settings import Answer, FinishReason
+from vidtune.generation.settings import Answer, FinishReason, TokenLogprobs
 
 UNFINISHED_CHARACTER = "\ufffd"
 
@@ -20,10 +20,12 @@ class AnswerInProgress:
         stop: texts that end the answer, also when their characters come from several tokens.
         max_new_tokens: largest number of tokens.
         untrained: see `Answer`.
+        told: how many log-probabilities of the likeliest tokens are told beside each of its tokens; None: none at all.
 
     Attributes:
         finish_reason: what ended the answer; "error" if it failed, None while it grows.
         margin: see `Answer`; None while it grows.
+        token_logprobs: of each token, if they are told.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class AnswerInProgress:
         stop: tuple[str, ...],
         max_new_tokens: int,
         untrained: str = "",
+        told: int | None = None,
     ) -> None:
         self.id = id
         self.token_ids: list[int] = []
@@ -41,6 +44,8 @@ class AnswerInProgress:
         self.finish_reason: FinishReason | None = None
         self.margin: float | None = None
         self.untrained = untrained
+        self.told = told
+        self.token_logprobs: list[TokenLogprobs] = []
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
         self._stop = stop

@@ -1,103 +1,144 @@
 """The application: what each address answers."""
 
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from importlib.resources import files
+from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
-from sse_starlette import EventSourceResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from vidtune import __version__
-from vidtune.generation.settings import Answer
+from vidtune.serving.endpoints.chat import ChatEndpoint
+from vidtune.serving.endpoints.metrics import Metrics
+from vidtune.serving.frames import FrameReader
+from vidtune.serving.limits import Limits, Places
+from vidtune.serving.loading import MediaLoader
 from vidtune.serving.media import MediaIntake
-from vidtune.serving.messages import media_of, turns_of
+from vidtune.serving.messages import media_of
+from vidtune.serving.page.response import page_response
 from vidtune.serving.problems import ApiProblem
 from vidtune.serving.served import ServedModel
-from vidtune.serving.wire import chat_request
-
-_REASONS = {"eos": "stop", "stop": "stop", "length": "length"}
+from vidtune.serving.wire import FramesRequest, Message, parsed, validated
 
 
-def build_app(models: Sequence[ServedModel], intake: MediaIntake) -> FastAPI:
+def build_app(
+    models: Sequence[ServedModel],
+    intake: MediaIntake,
+    limits: Limits | None = None,
+    *,
+    api_key: str | None = None,
+    hosts: Sequence[str] = (),
+    media_workers: int = 2,
+) -> FastAPI:
     """Returns the application that serves models.
 
     Args:
-        models: the first is the default; their names differ.
+        models: their names differ.
         intake: finds the files of media.
+        limits: how much a client may ask for.
+        api_key: what requests must bring along, except those for the page and ``/health``; None: nothing.
+        hosts: names by which the server may be asked, against pages that lead their own name to it; none: any.
+        media_workers: processes that read media.
     """
-    app = FastAPI(title="vidtune", version=__version__, docs_url=None, redoc_url=None)
-    known = {model.name: model for model in models}
-    started = int(time.time())
+    limits = limits or Limits()
+    known, places, started = {model.name: model for model in models}, Places(limits), int(time.time())
+    metrics, reader = Metrics(models, places), FrameReader()
 
-    @app.exception_handler(ApiProblem)
-    async def refuse(request: Request, problem: ApiProblem) -> JSONResponse:
-        return JSONResponse(problem.body, problem.status, dict(problem.headers))
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loader = MediaLoader(limits, media_workers)
+        for model in models:
+            model.open(loader)
+        try:
+            yield
+        finally:
+            for model in models:
+                model.close()
+            loader.close()
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> HTMLResponse:
-        return HTMLResponse((files("vidtune.serving") / "page" / "index.html").read_text("utf-8"))
-
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/v1/models")
-    async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(one, started) for one in known.values()]}
-
-    @app.get("/v1/models/{name:path}")
-    async def one_model(name: str) -> dict[str, Any]:
-        return _model(_known(name), started)
-
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request) -> Any:
-        asked = chat_request(await request.body())
-        model = _known(asked.model)
-        refs = tuple([await intake.ref(one) for one in media_of(asked.messages)])
-        prompt = asked.prompt or model.prompt
-        turns = turns_of(asked.messages, model.processor, prompt, "0")
-        pieces = model.pieces(turns, refs, asked.settings(secrets.randbits(62)), prompt)
-        head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model.name}
-        if asked.stream:
-            return EventSourceResponse(_events(pieces, head), sep="\n")
-        async for piece in pieces:
-            last = piece
-        assert isinstance(last, Answer)
-        message = {"role": "assistant", "content": last.text, "refusal": None}
-        choice = {"index": 0, "message": message, "finish_reason": _REASONS[last.finish_reason], "logprobs": None}
-        return {**head, "object": "chat.completion", "choices": [choice]}
-
-    def _known(name: str) -> ServedModel:
+    def find(name: str) -> ServedModel:
         if name not in known:
             message = f"the model {name!r} does not exist; known: {', '.join(known)}"
             raise ApiProblem(404, message, code="model_not_found", param="model")
         return known[name]
 
+    async def authorised(request: Request) -> None:
+        given = request.headers.get("authorization", "")
+        if api_key is not None and not secrets.compare_digest(given.encode(), f"Bearer {api_key}".encode()):
+            raise ApiProblem(401, "the API key is missing or wrong", code="invalid_api_key")
+        if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
+            raise ApiProblem(415, "the body is sent as Content-Type: application/json", code="unsupported_media_type")
+
+    app = FastAPI(
+        title="vidtune", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+    )
+    router = APIRouter(dependencies=[Depends(authorised)])
+    if hosts:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+
+    @app.get("/")
+    async def page() -> HTMLResponse:
+        return page_response()
+
+    @app.get("/health")
+    async def health() -> Response:
+        stopped = [model.name for model in models if model.engine.failure is not None]
+        return JSONResponse({"status": "failed" if stopped else "ok", "stopped": stopped}, 503 if stopped else 200)
+
+    @router.get("/metrics")
+    async def read_metrics() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/v1/models")
+    async def list_models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(one, started) for one in known.values()]}
+
+    @router.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        return _model(find(name), started)
+
+    chat = ChatEndpoint(find, intake, places, metrics)
+
+    @router.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        return await chat(request)
+
+    @router.post("/v1/frames")
+    async def frames(request: Request) -> dict[str, Any]:
+        with places.place():
+            asked = validated(FramesRequest, parsed(await places.body(request)))
+            model = find(asked.model)
+            [medium] = media_of([Message(role="user", content=[asked.medium])])
+            taken = await intake.take(medium)
+            return await reader.frames(model, taken.ref, "medium")
+
+    app.include_router(router)
+    _answer_problems(app)
     return app
 
 
-async def _events(pieces: AsyncIterator[str | Answer], head: dict[str, Any]) -> AsyncIterator[str]:
-    """The answer as server-sent events: a role, pieces of text, the reason of its end, and ``[DONE]``."""
+def _answer_problems(app: FastAPI) -> None:
+    """Errors of every kind in OpenAI's form."""
 
-    def chunk(delta: dict[str, Any], reason: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
-        return json.dumps({**head, "object": "chat.completion.chunk", "choices": [choice]}, ensure_ascii=False)
+    @app.exception_handler(ApiProblem)
+    async def refuse(request: Request, problem: ApiProblem) -> JSONResponse:
+        closing = {"Connection": "close"} if problem.status in (401, 408, 413, 415, 429) else {}
+        return JSONResponse(problem.body, problem.status, {**problem.headers, **closing})
 
-    yield chunk({"role": "assistant", "content": ""})
-    try:
-        async for piece in pieces:
-            if isinstance(piece, str):
-                yield chunk({"content": piece})
-            else:
-                yield chunk({}, _REASONS[piece.finish_reason])
-    except ApiProblem as problem:
-        yield json.dumps(problem.body, ensure_ascii=False)
-    yield "[DONE]"
+    @app.exception_handler(HTTPException)
+    async def refuse_address(request: Request, error: HTTPException) -> JSONResponse:
+        problem = ApiProblem(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+        return JSONResponse(problem.body, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def admit(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(ApiProblem(500, f"the server failed: {type(error).__name__}").body, 500)
 
 
 def _model(model: ServedModel, started: int) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": started, "owned_by": "vidtune"}
+    return {"id": model.name, "object": "model", "created": started, "owned_by": "vidtune", "vidtune": model.facts}

@@ -1,14 +1,48 @@
-"""Media of requests: from a path below the media root, to a file that is safe to read."""
+"""Media of requests: from a path below the media root, base64 data or a web address, to a file that is safe to read."""
 
+import asyncio
+import hashlib
+import secrets
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from vidtune.data.media_root import resolve
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
-from vidtune.media.clip_times import Part
+from vidtune.errors import UserError
 from vidtune.media.feature_file import is_feature_file
+from vidtune.media.kept.identity import MediaIdentities
+from vidtune.processing.asked_media import asked_part
+from vidtune.serving.fetch import Fetcher
 from vidtune.serving.messages import AskedMedium
 from vidtune.serving.problems import ApiProblem
+from vidtune.serving.uploads import Upload, Uploads
+from vidtune.serving.wire import Box
+
+_SHOWN = 80
+"""Characters of an address in messages."""
+
+
+@dataclass(frozen=True)
+class TakenMedium:
+    """A medium that can be read as long as this object is held: a file that came with the request then goes.
+
+    Args:
+        ref: the file.
+        identity: by its content; equal files have equal ones.
+        where: place in the request.
+        said: the medium as the request names it, for messages.
+        upload: the file that came with the request; None: it was there.
+        box: what the questions are about in it.
+    """
+
+    ref: MediaRef
+    identity: str
+    where: str
+    said: str
+    upload: Upload | None = None
+    box: Box | None = None
 
 
 class MediaIntake:
@@ -16,19 +50,51 @@ class MediaIntake:
 
     Args:
         root: folder whose files requests may name; None: they may name none.
+        fetcher: fetches web addresses; None: none are fetched.
     """
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | None, fetcher: Fetcher | None = None) -> None:
         self.root = None if root is None else root.resolve()
+        self.fetcher = fetcher
+        self._uploads = Uploads()
+        self._fetched = tempfile.TemporaryDirectory(prefix="vidtune-fetched-", ignore_cleanup_errors=True)
+        self._identities = MediaIdentities()
 
-    async def ref(self, asked: AskedMedium) -> MediaRef:
-        """Returns the reference to a medium. Raises ApiProblem if it is not allowed or not there."""
-        medium = asked.medium
+    async def take(self, asked: AskedMedium) -> TakenMedium:
+        """Returns a medium. Raises ApiProblem if it is not allowed or not there."""
+        medium, where = asked.medium, asked.where
         try:
-            Part(medium.start, medium.end)
-        except ValueError as error:
-            raise ApiProblem(400, f"{asked.where}: {error}", param=asked.where) from None
-        return MediaRef(asked.stream, str(self._below_root(asked)), start=medium.start, end=medium.end)
+            part = asked_part(medium.start, medium.end, medium.frames, medium.frames_at)
+        except UserError as error:
+            raise ApiProblem(400, f"{where}: {error}", param=where) from None
+        if part is not None and asked.stream != "video":
+            raise ApiProblem(400, f"{where}: start, end, frames and frames_at are for videos", param=where)
+        scheme, colon, _ = medium.url.partition(":")
+        said, upload = repr(medium.url[:_SHOWN]), None
+        if scheme.lower() == "data" and colon:
+            upload, said = await asyncio.to_thread(self._uploads.take, medium.url, where), "the file"
+        elif "://" in medium.url[:10] and scheme.lower() in ("http", "https"):
+            upload = await asyncio.to_thread(self._fetch, medium.url, where)
+        elif "://" in medium.url[:10]:
+            message = f"{where}: {scheme[:20]}: is not read; give data:, https:, or a path below the media root"
+            raise ApiProblem(400, message, code="media_not_allowed", param=where)
+        path = self._below_root(asked) if upload is None else upload.path
+        identity = upload.path.stem if upload is not None else self._identities.of(str(path))
+        ref = MediaRef(asked.stream, str(path)).read_as(part)
+        return TakenMedium(ref, identity or str(path), where, said, upload, medium.box)
+
+    def _fetch(self, url: str, where: str) -> Upload:
+        if self.fetcher is None:
+            message = f"{where}: nothing is fetched from the web; the server was started without --allow-host"
+            raise ApiProblem(400, message, code="media_not_allowed", param=where)
+        path = Path(self._fetched.name) / secrets.token_hex(8)
+        try:
+            self.fetcher.fetch(url, path, where)
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return Upload(path.rename(path.with_name(f"{digest}.{path.name}")), 0)
+        finally:
+            path.unlink(missing_ok=True)
 
     def _below_root(self, asked: AskedMedium) -> Path:
         name, where = asked.medium.url, asked.where
@@ -37,8 +103,14 @@ class MediaIntake:
             raise ApiProblem(400, message, code="media_not_allowed", param=where)
         try:
             path = Path(resolve(self.root, name))
-        except SampleProblem as problem:
-            raise ApiProblem(400, f"{where}: {problem.detail}", code="media_not_allowed", param=where) from None
-        if not path.exists() or is_feature_file(str(path)):
-            raise ApiProblem(400, f"{where}: {name!r}: no such media file", code="media_not_found", param=where)
+        except SampleProblem:
+            message = f"{where}: {name[:_SHOWN]!r} is not a path below the media root"
+            raise ApiProblem(400, message, code="media_not_allowed", param=where) from None
+        try:
+            there = path.exists() and not is_feature_file(str(path))
+        except OSError:  # a name that is too long
+            there = False
+        if not there:
+            message = f"{where}: {name[:_SHOWN]!r}: no such media file"
+            raise ApiProblem(400, message, code="media_not_found", param=where)
         return path

@@ -1,21 +1,62 @@
 """Runs the server until a signal ends it: SIGTERM or SIGINT, after which answers in flight are finished."""
 
 import asyncio
+import resource
 import signal
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import h11
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from vidtune.errors import UserError
+
+HEADER_SECONDS = 30.0
+"""Seconds in which a connection sends the head of a request, or is closed."""
+BACKLOG = 2048
+"""Connections that wait to be accepted."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class _Server(uvicorn.Server):
+class _Protocol(H11Protocol):
+    """Closes connections that do not send the head of a request in time."""
+
+    _limit: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._limit is not None:
+            self._limit.cancel()
+
+    def _watch(self) -> None:
+        waits = self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE
+        if waits and self._limit is None:
+            self._limit = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+        elif not waits and self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+
+class Server(uvicorn.Server):
     """A server that a signal ends with exit code 0; a second one ends it without waiting."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._leave)
@@ -29,7 +70,32 @@ class _Server(uvicorn.Server):
         self.force_exit, self.should_exit = self.should_exit, True
 
 
-def run(app: FastAPI, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the answers in flight."""
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", server_header=False, ws="none")
-    asyncio.run(_Server(config).serve())
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that is bound to an address. Raises UserError if it cannot be."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        found = socket.socket(family, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        raise UserError(f"--host {host} --port {port}: {error.strerror or error}; choose another") from None
+    return found
+
+
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """How the server of an application runs."""
+    return uvicorn.Config(app, log_level="warning", server_header=False, ws="none", http=_Protocol, backlog=BACKLOG)
+
+
+def run(app: FastAPI, listening: socket.socket, ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then finish the answers in flight.
+
+    Args:
+        ready: told the address, before the first request can come.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is an open file
+    host, port = listening.getsockname()[:2]
+    listening.listen(BACKLOG)
+    ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+    asyncio.run(Server(server_config(app)).serve(sockets=[listening]))

@@ -13,7 +13,13 @@ MOST_LOGPROBS = 20
 MOST_STOPS = 16
 DEFAULT_TOKENS = 256
 """As that of `vidtune answer`."""
-UNSUPPORTED = {"tools": None, "functions": None, "logit_bias": {}, "presence_penalty": 0, "frequency_penalty": 0}
+UNSUPPORTED: dict[str, Any] = {
+    "tools": None,
+    "functions": None,
+    "logit_bias": {},
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+}
 """Known parameter that is not supported -> the only other value than null that changes nothing."""
 WITHOUT_MEANING = (
     "user",
@@ -34,18 +40,39 @@ class _Value(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class Box(_Value):
+    """A box in a video, for systems that are asked about one; its tag, such as ``<box>``, stands in the question.
+
+    Args:
+        box: four numbers, see ``form``.
+        seconds, frame: moment of the box: seconds, or the number of the frame from 0.
+        form: ``xyxy`` or ``xywh`` in pixels, ``xyxy_fraction`` or ``xywh_fraction`` in fractions of the frame.
+    """
+
+    box: list[float] = Field(min_length=4, max_length=4)
+    seconds: float | None = None
+    frame: int | None = None
+    form: str = "xyxy"
+
+
 class Medium(_Value):
     """Where a video or image is, and how it is read: the value of ``video_url`` and ``image_url``.
 
     Args:
         url: ``data:`` with base64, an address of an allowed host, or a path below the media root.
         start, end: seconds between which a video is read; None: from its start, to its end.
+        frames: number of frames that are read of a video; None: as many as the model takes.
+        frames_at: seconds whose frames are read, in the place of those.
+        box: what ``<box>`` in the questions is about.
         detail: of OpenAI's API; changes nothing, since a model has one size of pictures.
     """
 
     url: str
     start: float | None = Field(None, ge=0, allow_inf_nan=False)
     end: float | None = Field(None, gt=0, allow_inf_nan=False)
+    frames: int | None = None
+    frames_at: list[float] | None = None
+    box: Box | None = None
     detail: str | None = None
 
 
@@ -78,6 +105,13 @@ class Message(_Value):
     @property
     def parts(self) -> list[Part]:
         return [Part(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+
+
+class FramesRequest(_Value):
+    """Body of ``POST /v1/frames``: a medium as in a message."""
+
+    model: str
+    medium: Part
 
 
 class StreamOptions(_Value):

@@ -40,7 +40,7 @@ def write_sample_page(shown: ShownSample, out: Path) -> Path:
         version=__version__,
         style=Markup(style),
         style_hash=f"sha256-{digest}",
-        address=_address,
+        address=picture_address,
         visible=_visible,
         counted=counted,
     )
@@ -49,7 +49,7 @@ def write_sample_page(shown: ShownSample, out: Path) -> Path:
     return out
 
 
-def _address(picture: Image.Image) -> str:
+def picture_address(picture: Image.Image) -> str:
     """A picture as a data address, not larger than `LONGEST_SIDE`, in JPEG."""
     if (longest := max(picture.size)) > LONGEST_SIDE:
         width, height = (max(min(side, LEAST_SIDE), round(side * LONGEST_SIDE / longest)) for side in picture.size)

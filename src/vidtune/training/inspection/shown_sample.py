@@ -176,7 +176,9 @@ def _shown(
     is_random = any(random_setting(one) for one in make.processor.preprocessing.values())
     example = make(sample, random_seed(recipe.seed, 0, index) if is_random else None)
     with MediaPool(1, stage.media_timeout) as pool:
-        items = tuple(_item(slot, make.processor.preprocessing[slot.stream], pool, frames) for slot in example.media)
+        items = tuple(
+            shown_item(slot, make.processor.preprocessing[slot.stream], pool, frames) for slot in example.media
+        )
     cut = f"cut off at {make.max_length or make.max_expanded_length} tokens" if example.truncated else ""
     return ShownSample(
         id=table.id(index),
@@ -228,7 +230,8 @@ def _text(tokenizer: Any, id: int) -> str:
     return str(tokenizer.decode([id], clean_up_tokenization_spaces=False)) or str(piece)
 
 
-def _item(slot: MediaSlot, preprocessing: Preprocessing, pool: MediaPool, frames: int) -> ShownItem:
+def shown_item(slot: MediaSlot, preprocessing: Preprocessing, pool: MediaPool, frames: int) -> ShownItem:
+    """Read a medium as the model sees it, with at most so many of its frames as pictures."""
     ref = slot.ref
     shown = ShownItem(slot.stream, ref.path, slot.num_tokens, facts=tuple(_facts(slot)))
     try:

@@ -1,0 +1,1 @@
+"""What an address of the API does: chat completions, metrics."""

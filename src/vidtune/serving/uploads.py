@@ -1,0 +1,88 @@
+"""Media that requests bring along as ``data:`` addresses: one file for each content, removed when nobody needs it."""
+
+import binascii
+import hashlib
+import re
+import tempfile
+import threading
+import weakref
+from collections import OrderedDict
+from mimetypes import guess_extension
+from pathlib import Path
+
+from vidtune.serving.problems import ApiProblem
+
+KEPT_BYTES = 2**31
+"""Bytes of files that are kept after their request, for the next turn about them."""
+_HEAD = re.compile(
+    r"data:(?P<type>(?:video|image)/[\w.+-]+|application/octet-stream)(?:;[\w=.,+\" -]*)*?;base64,",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+class Upload:
+    """A file that lives as long as this object.
+
+    Args:
+        path: the file.
+        size: its bytes.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path, self.size = path, size
+        self._end = weakref.finalize(self, path.unlink, missing_ok=True)
+
+
+class Uploads:
+    """Keeps uploaded files in a temporary folder, which goes with this object.
+
+    The file of an upload that a request still holds stays, whatever is uploaded meanwhile.
+
+    Args:
+        kept_bytes: bytes of files that are kept beyond their requests; those that were not asked for longest go first.
+    """
+
+    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
+        self.kept_bytes = kept_bytes
+        self._folder = tempfile.TemporaryDirectory(prefix="vidtune-uploads-", ignore_cleanup_errors=True)
+        self._recent: OrderedDict[str, Upload] = OrderedDict()
+        self._alive: weakref.WeakValueDictionary[str, Upload] = weakref.WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def take(self, address: str, where: str) -> Upload:
+        """Returns the file of a ``data:`` address; the same one for the same content. May be called by several threads.
+
+        Args:
+            where: place in the request, for messages.
+
+        Raises:
+            ApiProblem: the address is no base64 of a video or picture, or empty.
+        """
+        content, suffix = _decoded(address, where)
+        name = hashlib.sha256(content).hexdigest() + suffix
+        with self._lock:
+            upload = self._alive.get(name)
+            if upload is None:
+                path = Path(self._folder.name) / name
+                path.write_bytes(content)
+                upload = self._alive[name] = Upload(path, len(content))
+            self._recent[name] = upload
+            self._recent.move_to_end(name)
+            while sum(one.size for one in self._recent.values()) > self.kept_bytes:
+                self._recent.popitem(last=False)
+        return upload
+
+
+def _decoded(address: str, where: str) -> tuple[bytes, str]:
+    """The bytes of a ``data:`` address, and the end of the name of its file."""
+    head = _HEAD.match(address)
+    if head is None:
+        message = f"{where}: a data address begins with data:video/mp4;base64, or another type of video or image"
+        raise ApiProblem(400, message, code="invalid_data_url", param=where)
+    try:
+        content = binascii.a2b_base64(address[head.end() :].encode("ascii"), strict_mode=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise ApiProblem(400, f"{where}: no base64: {error}", code="invalid_data_url", param=where) from None
+    if not content:
+        raise ApiProblem(400, f"{where}: the file is empty", code="invalid_data_url", param=where)
+    return content, guess_extension(head["type"]) or ""
