@@ -8,24 +8,9 @@ from pathlib import Path
 import openai
 import pytest
 from served_world import asking, served
-from synthetic_clips import write_clip
-from tiny_checkpoint import write_checkpoint
 
 import vidtune
 from vidtune.foreign.documents import parse_json
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    found = tmp_path_factory.mktemp("served")
-    write_clip(found / "a.mp4", num_frames=6)
-    write_clip(found / "b.mp4", num_frames=8, size=(48, 96))
-    return found
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return vidtune.load(write_checkpoint(tmp_path_factory.mktemp("model")), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,8 @@ class Asking:
     """
 
     def __init__(self, model: VideoLM, processor: VideoLMProcessor, prompt: str) -> None:
-        self.model, self.processor, self.prompt = model, processor, prompt
+        self.model, self.prompt = model, prompt
+        self.processor = processor.measuring(model.config.measures())
         written = processor.prompt_format(prompt)
         self._ids = partial(answer_ids, prompt=written, tokenizer=processor.chunk_tokenizer)
         self._stop = written.stop

@@ -69,9 +69,9 @@ class Fetcher:
                 if further is None:
                     return
                 url = urljoin(url, further)
-        except TimeoutError:
-            raise _refused(where, f"was not fetched within {self.seconds:g} s") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
+            if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
+                raise _refused(where, f"was not fetched within {self.seconds:g} s") from None
             raise _refused(where, f"cannot be fetched ({type(error).__name__})") from None
         raise _refused(where, f"redirects more than {MOST_REDIRECTS} times")
 
