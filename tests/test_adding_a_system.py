@@ -100,6 +100,12 @@ def done(work: Path) -> list[dict[str, Any]]:
     return run_commands(work, [*COMMANDS, "vidtune convert run/adapt/final merged"])
 
 
+def test_the_installed_package_is_found_by_the_first_command_of_the_page(work):
+    [listed] = run_commands(work, COMMANDS[:1])
+    assert listed["code"] == 0 and "pooled_clip: Pooled-CLIP" in listed["out"]
+
+
+@pytest.mark.whole
 def test_the_commands_of_the_page_work_in_order(work, done):
     for command, result in zip(COMMANDS, done, strict=False):
         assert result["code"] == 0, f"{command}\n{result['err']}"
@@ -116,6 +122,7 @@ def test_the_commands_of_the_page_work_in_order(work, done):
     assert config["packages"] == dict.fromkeys(("system pooled_clip", "tower type pooled_clip"), "pooled-clip 0.1")
 
 
+@pytest.mark.whole
 def test_rows_of_the_added_tokens_are_trained_and_published(work, done):
     """The file beside the connector holds three rows; they are not what the mean of the others was."""
     rows = torch.load(work / "projector/mm_projector.bin", weights_only=True)["model.embed_tokens.weight"]
@@ -125,10 +132,15 @@ def test_rows_of_the_added_tokens_are_trained_and_published(work, done):
     assert trained[0] < 1e-6 and (trained[1:] > 1e-3).all()  # <vid_patch> stands in no prompt
 
 
-def test_without_the_package_its_name_and_the_pip_command_are_said(work, done, monkeypatch, capsys):
+def test_a_recipe_without_its_package_says_name_and_pip_command(work, monkeypatch, capsys):
     monkeypatch.chdir(work)
     assert run(["train", "tiny.yaml", "--out", "elsewhere"]) == 2
     assert "pip install 'pooled-clip==0.1'" in capsys.readouterr().err
+
+
+@pytest.mark.whole
+def test_a_checkpoint_without_its_package_says_name_and_pip_command(work, done, monkeypatch, capsys):
+    monkeypatch.chdir(work)
     assert run(["answer", "again", "--question", "Who", "--video", "clip.mp4"]) == 2
     assert "pip install pooled-clip==0.1" in capsys.readouterr().err
 

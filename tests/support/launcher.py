@@ -27,6 +27,7 @@ from unittest.mock import patch
 import torch
 import torch.utils.tensorboard
 from marked_system import MARKED, marked_system
+from PIL import Image
 
 from vidtune.checkpoints.build import build_model
 from vidtune.errors import UserError
@@ -173,6 +174,7 @@ def fork(order: dict[str, Any], rank: int, port: int) -> int:
 
 def main() -> None:
     torch.set_num_threads(1)
+    Image.init()  # imports the readers of all formats, which each child would import again
     os.fsync = lambda descriptor: None  # as in conftest.py
     for line in sys.stdin:
         order = json.loads(line)

@@ -142,14 +142,8 @@ def test_rows_with_a_rate_of_their_own_beside_a_language_model_that_trains(make_
             torch.testing.assert_close(weight, other.get_parameter(name), atol=2e-5, rtol=1e-3, msg=name)
 
 
-@pytest.mark.parametrize(
-    ("parallel", "tied"),
-    [
-        pytest.param("ddp", True, marks=pytest.mark.whole),
-        pytest.param("fsdp2", False, marks=pytest.mark.whole),
-        ("fsdp2", True),
-    ],
-)
+@pytest.mark.whole  # a run of two ranks that goes on with one, below, is in every run of the tests
+@pytest.mark.parametrize(("parallel", "tied"), [("ddp", True), ("fsdp2", False), ("fsdp2", True)])
 def test_two_ranks_equal_one_process(
     make_recipe, launcher: Launcher, tmp_path: Path, parallel: str, tied: bool
 ) -> None:

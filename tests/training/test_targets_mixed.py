@@ -100,6 +100,7 @@ def test_the_adapter_is_a_published_run_on_the_published_second_stage(whole: Pat
         assert Path(named).resolve() == (whole.parents[1] / "tune/final").resolve()
 
 
+@pytest.mark.whole
 def test_a_rank_without_targets(make, launcher: Launcher, tmp_path: Path) -> None:
     colours = list(COLOURS)[:2]
     sources = [[sample] for colour in colours for sample in (referring(colour), conversation("Say it.", f"{colour}."))]

@@ -145,7 +145,8 @@ def media_of_ranks(recipe: Recipe, out: Path) -> list[set[str]]:
     return found
 
 
-@pytest.mark.parametrize("tower", ["umt", pytest.param("internvideo2", marks=pytest.mark.whole)])
+@pytest.mark.whole
+@pytest.mark.parametrize("tower", ["umt", "internvideo2"])
 def test_a_rank_without_media(tower: str, make: Make, launcher: Launcher, tmp_path: Path) -> None:
     text = conversation("Say it.", "a red square.")
     samples = [sample for seen in (videos()[0], others()[4]) for sample in (seen, text)]

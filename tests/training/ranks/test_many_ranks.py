@@ -161,6 +161,7 @@ def test_adapters_with_dropout_and_checkpointed_activations(
     assert_equal_runs(tmp_path / "alone", tmp_path / "two")
 
 
+@pytest.mark.whole
 def test_bfloat16_with_frozen_parts(make_recipe, launcher: Launcher, tmp_path: Path) -> None:
     trained = {"connectors": 1e-3, "towers.video": 1e-3, "language_model": LORA}
     recipe = make_recipe(**{**EVERYTHING, "train": trained, "precision": "bfloat16"})
