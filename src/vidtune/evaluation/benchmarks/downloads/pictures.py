@@ -31,6 +31,7 @@ PICTURE_SETS: dict[str, Facts] = {
         "vqav2",
         ("COCO test2015", "http://images.cocodataset.org/zips/test2015.zip", "test2015/"),
         answers_hidden=True,
+        counted=True,  # test-dev, as the card of HuggingFaceM4/VQAv2 counts it
     ),
     "gqa": _pictures(
         12578,

@@ -7,10 +7,10 @@ _EVAL = "github.com/PKU-YuanGroup/Video-LLaVA, TRAIN_AND_VALIDATE.md"
 _CHATGPT = "github.com/mbzuai-oryx/Video-ChatGPT, quantitative_evaluation/README.md"
 
 
-def _zero_shot(name: str, items: int | None, media: int | None, videos: str) -> Facts:
+def _zero_shot(name: str, items: int | None, media: int | None, videos: str, counted: bool = False) -> Facts:
     place = f"GPT_Zero_Shot_QA/{name}"
     files = Download("test_q.json, test_a.json", _EVAL, f"{place}/")
-    return Facts(items, media, (files, Download(f"{name}: videos", _EVAL, f"{place}/{videos}/")))
+    return Facts(items, media, (files, Download(f"{name}: videos", _EVAL, f"{place}/{videos}/")), counted=counted)
 
 
 def _longvale(items: int) -> Facts:
@@ -71,7 +71,8 @@ VIDEO_SETS: dict[str, Facts] = {
     "msvd_qa": _zero_shot("MSVD_Zero_Shot_QA", 13157, 520, "videos"),
     "msrvtt_qa": _zero_shot("MSRVTT_Zero_Shot_QA", 72821, 2990, "videos/all"),
     "tgif_qa": _zero_shot("TGIF_Zero_Shot_QA", None, None, "mp4"),
-    "activitynet_qa": _zero_shot("Activitynet_Zero_Shot_QA", 8000, 800, "all_test"),
+    # Questions as the card of lmms-lab/ActivityNetQA counts them, ten for each of the 800 videos of the test split.
+    "activitynet_qa": _zero_shot("Activitynet_Zero_Shot_QA", 8000, 800, "all_test", counted=True),
     "longvale": _longvale(28905),
     "longvale_captioning": _longvale(1171),
     "longvale_grounding": _longvale(13867),
@@ -101,7 +102,7 @@ VIDEO_SETS: dict[str, Facts] = {
         ("videos of YouTube, by their key", "LVBench/videos/"),
     ),
     "perception_test": Facts(
-        None,
+        19140,  # as the card of lmms-lab/PerceptionTest_Val counts them
         None,
         (
             Download(
@@ -111,6 +112,7 @@ VIDEO_SETS: dict[str, Facts] = {
             ),
             Download("videos, valid", "github.com/google-deepmind/perception_test", "PerceptionTest/videos/"),
         ),
+        counted=True,
     ),
     "video_mme": _VIDEO_MME,
     "video_mme_subtitles": Facts(2700, 900, (*_VIDEO_MME.downloads, _SUBTITLES), counted=True),
