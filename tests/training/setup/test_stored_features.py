@@ -182,7 +182,7 @@ def test_changed_file_or_tower_is_decoded_and_encoded_again(
 ) -> None:
     own = tmp_path / "media"
     shutil.copytree(media, own)
-    recipe = with_store(make_recipe(**FROZEN), str(tmp_path / "store"))
+    recipe = with_store(make_recipe(**{**FROZEN, "epochs": 1}), str(tmp_path / "store"))
     (stage,) = recipe.stages
     data = tuple(source.model_copy(update={"media": str(own)}) for source in stage.data)
     recipe = recipe.model_copy(update={"stages": (stage.model_copy(update={"data": data}),)})
@@ -205,7 +205,7 @@ def test_what_trains_or_is_random_is_computed_anew_and_the_log_says_so_once(
     make_recipe, tmp_path: Path, work: Counter[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     trained = {"train": {"connectors": 1e-2, "towers.image": 1e-3}, "media": {"video": {"flip_probability": 0.5}}}
-    recipe = make_recipe(**{**FROZEN, **trained})
+    recipe = make_recipe(**{**FROZEN, "epochs": 2, **trained})
     train(recipe, tmp_path / "plain", progress=False)
     plain = dict(work)
     work.clear()
@@ -220,7 +220,7 @@ def test_what_trains_or_is_random_is_computed_anew_and_the_log_says_so_once(
 
 def test_bad_file_is_left_out_as_without_a_store(make_recipe, tmp_path: Path) -> None:
     samples = [*mixed_samples(), conversation("<video>\nWhat?", "x", video="gone.mp4")]
-    recipe = make_recipe(samples, **FROZEN)
+    recipe = make_recipe(samples, **{**FROZEN, "epochs": 2})
     for name, chosen in (("plain", recipe), ("stored", with_store(recipe))):
         train(chosen, tmp_path / name, progress=False)
     entries = [
