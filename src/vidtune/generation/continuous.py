@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import WeakSet
@@ -68,6 +69,11 @@ class Question:
     answers: list[AnswerInProgress] = field(default_factory=list)
     shown: list[int] = field(default_factory=list)
     found: bool = False
+
+    @cached_property
+    def key(self) -> Hashable:
+        """What makes the beginnings of two prompts, up to their last medium, equal."""
+        return prefix_key(self.prompt, self.media, self.prompt.media_end)
 
     @property
     def stored(self) -> int:
@@ -167,8 +173,7 @@ class ContinuousEngine:
 
     def find_prefix(self, question: Question) -> bool:
         """Whether the beginning of a question, up to its last medium, is there; then its media are not needed."""
-        end = question.prompt.media_end
-        question.prefix = self.prefixes.get(prefix_key(question.prompt, question.media, end)) if end else None
+        question.prefix = self.prefixes.get(question.key) if question.prompt.media_end else None
         question.found = question.prefix is not None
         return question.found
 
@@ -251,15 +256,16 @@ class ContinuousEngine:
         for question in list(self._waiting):
             if question.left:
                 self._waiting.remove(question)
-            elif not self._fits(question, joining):
-                break
-            elif question.prefix is None and (built or not self._may_read(question)):
                 continue
-            else:
-                built = built or question.prefix is None
-                self._waiting.remove(question)
-                if question.prefix is not None or self._read_prefix(question):
-                    joining.append(question)
+            if not self._fits(question, joining):
+                break
+            new = question.prefix is None and question.prompt.media_end > 0 and not self.find_prefix(question)
+            if new and (built or not self._may_read(question)):
+                continue
+            built = built or new
+            self._waiting.remove(question)
+            if question.prefix is not None or self._read_prefix(question):
+                joining.append(question)
         for group in _startable(joining):
             self._start(group)
 
@@ -274,16 +280,13 @@ class ContinuousEngine:
 
     def _may_read(self, question: Question) -> bool:
         """Whether there is memory for another prefix. Prefixes in use cannot go; what uses them ends at some time."""
-        end = question.prompt.media_end
-        if not end or self.prefixes.get(prefix_key(question.prompt, question.media, end)) is not None:
-            return True
-        needed = end * self._token_bytes
+        needed = question.prompt.media_end * self._token_bytes
         self.prefixes.make_room(needed)
         others = self._lanes or any(other.prefix is not None for other in self._waiting)
         return not others or sum(prefix.nbytes for prefix in self._alive) + needed <= self.prefixes.most
 
     def _read_prefix(self, question: Question) -> bool:
-        """Give a question its prefix, read or kept. False: that failed, which was reported."""
+        """Read the prefix of a question. False: that failed, which was reported."""
         try:
             question.prefix = self._prefix(question)
             return True
@@ -293,11 +296,6 @@ class ContinuousEngine:
 
     def _prefix(self, question: Question) -> Prefix:
         prompt, end = question.prompt, question.prompt.media_end
-        key = prefix_key(prompt, question.media, end)
-        found = self.prefixes.get(key) if end else None
-        if found is not None:
-            question.found = True
-            return found
         media = self._media(question, question.blocks)
         shorter = None if media.program else self._shorter(question)
         if shorter is None:
@@ -307,7 +305,7 @@ class ContinuousEngine:
         if end:
             self.stats.prefills += 1
             self._alive.add(prefix)
-            self.prefixes.put(key, prefix, prefix.nbytes)
+            self.prefixes.put(question.key, prefix, prefix.nbytes)
         return prefix
 
     def _shorter(self, question: Question) -> Prefix | None:
