@@ -10,6 +10,7 @@ from vidtune.checkpoints.files import fingerprint
 from vidtune.errors import UserError
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity, identify_checkpoint
 from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.machine.records import RecordWriter
 
 
 @pytest.fixture
@@ -49,6 +50,20 @@ def test_a_second_start_asks_nothing(data, tmp_path):
     assert (first.asked_now, second.asked_now) == (10, 0)
     assert second.complete
     assert (tmp_path / "run" / "predictions.jsonl").read_bytes() == before
+
+
+def test_a_second_command_into_the_run_that_another_one_asks_is_refused_at_once(data, tmp_path):
+    before = stub_run(data, tmp_path / "run", limit=2)
+    stored = (before.run_dir / "predictions.jsonl").read_bytes()
+    engine = StubEngine()
+    with (
+        RecordWriter(before.run_dir / "predictions.jsonl"),
+        pytest.raises(UserError, match=r"predictions\.jsonl: another process is writing this file; .*process \d+ on"),
+    ):
+        stub_run(data, tmp_path / "run", engine)
+    assert engine.asked == [] and (before.run_dir / "predictions.jsonl").read_bytes() == stored
+    stub_run(data, tmp_path / "run")
+    assert len(records(before.run_dir / "predictions.jsonl")) == 10
 
 
 def test_ranks_share_the_questions_and_a_later_start_sees_all_of_them(data, tmp_path):
