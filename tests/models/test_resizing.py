@@ -1,9 +1,12 @@
 """Other sizes for parts of a model that keep their weights."""
 
+import copy
+
 import pytest
 import torch
 from tiny_stages import composed
 
+from vidtune.checkpoints.fit_processor import preprocessing_of
 from vidtune.errors import UserError
 from vidtune.models.resizing import resize, resized_tower, with_sizes
 from vidtune.models.video_lm import VideoLM
@@ -29,6 +32,15 @@ def test_a_model_gets_other_sizes_and_keeps_its_weights(model):
     assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(model.tower_features("image", frames), wanted)
     assert not torch.equal(model.encode("image", frames), before)
+
+
+def test_a_stage_reads_another_number_of_frames_as_an_answer_does(model):
+    longer = copy.deepcopy(model)
+    resize(longer, with_sizes(model.config, {"towers.video": {"num_frames": 6}}, "here"), "here")
+    clips = torch.randn(1, 3, 6, 28, 28)
+    assert torch.equal(longer.towers["video"](clips), model.tower_with("video", (("num_frames", 6),))(clips))
+    assert preprocessing_of(longer.config)["video"].num_frames == 6
+    assert longer.config.num_tokens("video", (3, 6, 28, 28)) == 6 * model.config.tower("video").tokens_per_frame
 
 
 @pytest.mark.parametrize(

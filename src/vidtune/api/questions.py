@@ -1,8 +1,8 @@
 """Public functions that load a model and ask it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vidtune.api.arguments import names_arguments
 from vidtune.api.chat import Chat
@@ -25,6 +25,9 @@ def load(
     device: str | None = None,
     dtype: "str | torch.dtype | None" = None,
     layer_program: Sequence[Mapping[str, Any]] | None = None,
+    quantize: 'Literal["4bit", "8bit"] | None' = None,
+    place: Mapping[str, str] | None = None,
+    said: Callable[[str], object] | None = None,
 ) -> Model:
     """Load a model from a checkpoint in any known format.
 
@@ -41,10 +44,13 @@ def load(
         layer_program: steps that drop media tokens between decoder layers, such as
             ``[{"after": 18, "drop": ["video"], "keep": 0.25, "rule": "attention", "compact": True}]``, in the place of
             the checkpoint's own; ``[]``: none; None: the checkpoint's.
+        quantize: bits in which the language model is held, by bitsandbytes; None: as its dtype says.
+        place: part (``"towers"`` or ``"language_model"``) -> device in the place of ``device``.
+        said: function that is told, before the weights are read, how much memory they need; of large models alone.
 
     Raises:
-        UserError: no checkpoint there, an unknown format, missing or unexpected keys, no tokenizer, or a layer program
-            that does not fit the model.
+        UserError: no checkpoint there, an unknown format, missing or unexpected keys, no tokenizer, a layer program
+            that does not fit the model, or weights that are larger than a device.
 
     Example:
         >>> type(vidtune.load("tiny-model")).__name__
@@ -52,7 +58,10 @@ def load(
     """
     from vidtune.checkpoints.load import load_checkpoint
     from vidtune.machine.devices import pick_device, pick_dtype
+    from vidtune.models.placement.place import Placement
 
+    parts = {part: pick_device(name) for part, name in (place or {}).items()}
+    placement = Placement(pick_device(device), quantize, parts)
     loaded = load_checkpoint(
         checkpoint,
         revision=revision,
@@ -61,7 +70,8 @@ def load(
         towers=towers,
         tokenizer=tokenizer,
         dtype=pick_dtype(dtype),
-        device=pick_device(device),
+        placement=placement,
+        said=said,
     )
     if layer_program is not None:
         loaded.model.use_layer_program(layer_program)

@@ -74,6 +74,12 @@ def assemble(
     return model, report
 
 
+def without_weights(source: Source) -> VideoLM:
+    """Return the model of a source with shapes alone, on the meta device."""
+    with _ONE_AT_A_TIME, without_values():
+        return VideoLM(config_of(source))
+
+
 def _too_large(dtype: torch.dtype) -> str:
     """Why a weight is not finite, of files that hold finite numbers only."""
     if dtype == torch.float16:

@@ -1,18 +1,26 @@
 """Load a checkpoint: ``load_checkpoint(place) -> Checkpoint``, a model with its processor and a report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
-from vidtune.checkpoints.apply import assemble
+import torch
+
+from vidtune.checkpoints.apply import assemble, without_weights
 from vidtune.checkpoints.fill import Dtypes
 from vidtune.checkpoints.fit_processor import processor_of
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
+from vidtune.models.placement.memory import memory_in_words, needed_memory, require_memory
+from vidtune.models.placement.place import Placement, place_model
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.processor import VideoLMProcessor
+
+LARGE = 2**28
+"""Number of weights from which on the memory that they need is worked out before they are read."""
 
 
 @dataclass
@@ -58,6 +66,8 @@ def load_checkpoint(
     tokenizer: str | None = None,
     dtype: Dtypes = None,
     device: str = "cpu",
+    placement: Placement | None = None,
+    said: Callable[[str], object] | None = None,
 ) -> Checkpoint:
     """Load a whole model: one of ours, or a published one in its own format. Low-rank adapters are merged.
 
@@ -72,14 +82,39 @@ def load_checkpoint(
         tokenizer: folder or hub id of the tokenizer, for a checkpoint without one, or in the place of its own.
         dtype: dtype of all parameters, or a function from the name of a component to its dtype; None keeps that of
             the files.
+        device: of torch; unused with a placement.
+        placement: devices of the parts, and bits of the language model; None: all on ``device`` as it is.
+        said: is told, before weights are read, how much memory they need; of large models alone.
 
     Raises:
-        UserError: unknown format, a base for a whole model, missing or unexpected keys, no tokenizer; one line that
-            names the path.
+        UserError: unknown format, a base for a whole model, missing or unexpected keys, no tokenizer, or more weights
+            than a device has memory; one line that names the path.
     """
+    placement = placement or Placement(device)
     source = recognise_checkpoint(name_or_path, revision=revision, system=system, base=base, towers=towers)
+    if _number_of_weights(source) >= LARGE:
+        needed = needed_memory(without_weights(source), _dtype(source, dtype), placement)
+        if said is not None:
+            said(memory_in_words(needed))
+        require_memory(needed)
     model, report = assemble(source, dtype)
     processor = processor_of(source, model.config, tokenizer)
     source.close()
-    model.to(device).eval()
+    place_model(model, placement)
     return Checkpoint(model, processor, report, source)
+
+
+def _number_of_weights(source: Source) -> int:
+    """Number of weights in the files of a model, by their headers."""
+    return sum(prod(shape) for one in source.steps() for shape in one.shapes.values())
+
+
+def _dtype(source: Source, asked: Dtypes) -> torch.dtype:
+    """The dtype that most weights will have: the one asked for, or that of the smallest matrix in the files."""
+    if isinstance(asked, torch.dtype):
+        return asked
+    for one in source.steps():
+        matrices = {name: prod(shape) for name, shape in one.shapes.items() if len(shape) == 2}
+        if matrices:
+            return one.weights[min(matrices, key=matrices.__getitem__)].dtype
+    return torch.float32

@@ -1,6 +1,7 @@
 """``vidtune answer``: ask a checkpoint about videos and images."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,8 @@ from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.loading import (
     LayerProgram,
     ModelBase,
+    Place,
+    Quantize,
     Revision,
     Store,
     System,
@@ -68,6 +71,8 @@ def answer(
     tokenizer: Annotated[str | None, typer.Option(help="When the checkpoint's folder holds none.")] = None,
     device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None,
+    quantize: Quantize = None,
+    place: Place = None,
     layer_program: LayerProgram = None,
     media_timeout: Annotated[float, typer.Option(callback=limit_of, help="Seconds one media file may take.")] = 60.0,
     store: Store = None,
@@ -96,6 +101,9 @@ def answer(
         device=device,
         dtype=dtype,
         layer_program=steps,
+        quantize=quantize,  # type: ignore[arg-type]
+        place=assignments(place, "--place"),
+        said=partial(typer.echo, err=True),
     )
     for warning in model.report.warnings if model.report else ():
         typer.echo(f"warning: {warning}", err=True)

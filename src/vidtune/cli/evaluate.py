@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,9 @@ from vidtune.cli.options.judging import CACHE, NO_JUDGE, JudgeOptions, Scoring, 
 from vidtune.cli.options.loading import (
     LayerProgram,
     ModelBase,
+    Place,
     ProtocolRules,
+    Quantize,
     Revision,
     Store,
     System,
@@ -100,6 +103,8 @@ class ModelOptions:
     tokenizer: Annotated[str | None, typer.Option(help="When the checkpoint's folder holds none.")] = None
     device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None
+    quantize: Quantize = None
+    place: Place = None
     transformers: Annotated[
         bool,
         typer.Option("--transformers", help="Answer by transformers' own model and processor, whatever vidtune knows."),
@@ -113,16 +118,21 @@ class ModelOptions:
         from vidtune.evaluation.checkpoint import open_checkpoint
         from vidtune.evaluation.models.opening import answering_model, is_of_transformers
         from vidtune.evaluation.models.pretrained import PretrainedModel
-        from vidtune.machine.devices import pick_dtype
+        from vidtune.machine.devices import pick_device, pick_dtype
         from vidtune.machine.ranks.place import own_device
+        from vidtune.models.placement.place import Placement
 
         pick_dtype(self.dtype)
         towers = assignments(self.tower, "--tower")
         device = own_device(place, self.device)
+        placed = {part: pick_device(name) for part, name in assignments(self.place, "--place").items()}
+        placement = Placement(device, self.quantize, placed)  # type: ignore[arg-type]
         completed = self.system or self.model_base or towers or self.tokenizer
         if self.transformers and completed:
             raise UserError("--transformers: takes a whole model; leave out what completes one")
         if self.transformers or (not completed and is_of_transformers(folder)):
+            if self.quantize or placed:
+                raise UserError("--quantize and --place: are for models of vidtune's systems, which this is not")
             return PretrainedModel(folder, device, self.dtype)
         loaded = open_checkpoint(
             folder,
@@ -132,6 +142,8 @@ class ModelOptions:
             base=self.model_base,
             towers=towers,
             tokenizer=self.tokenizer,
+            placement=placement,
+            said=partial(typer.echo, err=True),
         )
         model = answering_model(loaded)
         for warning in model.warnings:

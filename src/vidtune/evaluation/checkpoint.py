@@ -1,6 +1,6 @@
 """Checkpoints that are evaluated: load one, and build the engine that answers by a protocol."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from vidtune.registry import SYSTEMS
 if TYPE_CHECKING:
     from vidtune.checkpoints.load import Checkpoint
     from vidtune.generation.engine import AnswerEngine
+    from vidtune.models.placement.place import Placement
     from vidtune.processing.processor import VideoLMProcessor
     from vidtune.systems.base import System
 
@@ -95,6 +96,8 @@ def open_checkpoint(
     base: Sequence[str] | None = None,
     towers: Mapping[str, str] | None = None,
     tokenizer: str | None = None,
+    placement: "Placement | None" = None,
+    said: Callable[[str], object] | None = None,
 ) -> LoadedCheckpoint:
     """Load a checkpoint of any known format.
 
@@ -104,6 +107,7 @@ def open_checkpoint(
         base: folders, files or names of the models that an incomplete checkpoint builds on, lowest first.
         towers: tower -> its weights, for a checkpoint that comes without them.
         tokenizer: tokenizer of the language model, where the checkpoint's folder holds none.
+        placement, said: see `load_checkpoint`.
 
     Raises:
         UserError: there is no checkpoint, or it cannot be loaded.
@@ -113,7 +117,15 @@ def open_checkpoint(
     from vidtune.machine.devices import pick_dtype
 
     checkpoint = load_checkpoint(
-        path, system=system, base=base, towers=towers, tokenizer=tokenizer, dtype=pick_dtype(dtype), device=device
+        path,
+        system=system,
+        base=base,
+        towers=towers,
+        tokenizer=tokenizer,
+        dtype=pick_dtype(dtype),
+        device=device,
+        placement=placement,
+        said=said,
     )
     recipe = path / RECIPE_FILE
     return LoadedCheckpoint(

@@ -17,11 +17,12 @@ from vidtune.generation.asking import Asking, not_finite
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
 from vidtune.generation.grouping import MediaGroup, Prompt, common_length, group_by_media
 from vidtune.generation.likelihood import likelihoods_alone, option_likelihoods, predicted_tokens
-from vidtune.generation.limits import device_memory, key_value_bytes
+from vidtune.generation.limits import key_value_bytes
 from vidtune.generation.prompt_tokens import EncodedMedia, media_tokens
 from vidtune.generation.settings import Answer, EngineStats, GenerationSettings, Request
 from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
+from vidtune.machine.devices import device_memory
 from vidtune.media.kept.decoded import DecodedFolder
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.media.preprocessing.kinds import as_read

@@ -1,9 +1,8 @@
-"""How much the answer engine can take at a time: tokens of a prompt, bytes of keys and values, memory of the device."""
+"""How much the answer engine can take at a time: tokens of a prompt, bytes of keys and values."""
 
 import torch
 from transformers import PreTrainedConfig
 
-from vidtune.machine.memory import memory_limit
 from vidtune.models.language_model.attention import rotary_limit
 
 
@@ -18,10 +17,3 @@ def key_value_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return 2 * config.num_hidden_layers * groups * head_dim * dtype.itemsize
-
-
-def device_memory(device: torch.device) -> int:
-    """Memory of a device in bytes; for a CPU the memory that this process may use."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return memory_limit()

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from vidtune.errors import UserError
 from vidtune.machine.cores import available_cores
+from vidtune.machine.memory import memory_limit
 from vidtune.spelling import suggestion
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def pick_device(name: str | None) -> str:
     import torch
 
     if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -29,6 +30,17 @@ def pick_device(name: str | None) -> str:
     if torch.device(name).type == "cpu" and torch.get_num_threads() > available_cores():
         torch.set_num_threads(available_cores())  # torch counts the cores of the machine, not those of a container
     return name
+
+
+def device_memory(device: "torch.device") -> int:
+    """Memory of a device in bytes; for a CPU the memory that this process may use."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    return memory_limit()
 
 
 def pick_dtype(name: "str | torch.dtype | None") -> "torch.dtype | None":

@@ -78,12 +78,21 @@ class MediaReading:
     def _run_tower(
         self, tower: nn.Module, values: Tensor | Sequence[Tensor], taps: tuple[int, ...]
     ) -> Tensor | Sequence[Tensor]:
-        options, dtype = {"taps": taps} if taps else {}, _dtype(tower)
+        """Output of a tower, which computes on its own device, on that of the model."""
+        options: dict[str, Any] = {"taps": taps} if taps else {}
+        weight = next(tower.parameters(), None)
+        there = {"device": self.device} if weight is None else {"device": weight.device, "dtype": weight.dtype}
         if getattr(tower, "takes_lists", False):
-            return tower([value.to(device=self.device, dtype=dtype) for value in values], **options)
+            return self._here(tower([value.to(**there) for value in values], **options))
         if isinstance(values, Tensor):
-            return tower(values.to(device=self.device, dtype=dtype), **options)
-        return [tower(value.unsqueeze(0).to(device=self.device, dtype=dtype), **options)[0] for value in values]
+            return self._here(tower(values.to(**there), **options))
+        return self._here([tower(value.unsqueeze(0).to(**there), **options)[0] for value in values])
+
+    def _here(self, features: Any) -> Any:
+        """Features on the device of the model, as they are where a tower gave no tensors."""
+        if isinstance(features, Tensor):
+            return features.to(self.device)
+        return [self._here(block) for block in features] if isinstance(features, list | tuple) else features
 
     def connect(
         self,

@@ -106,6 +106,11 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_output_embeddings(value)
 
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Device of the language model's embeddings, where prompts are put together; towers may have another one."""
+        return next(self.get_input_embeddings().parameters()).device
+
     def components(self) -> dict[str, nn.Module]:
         """Parts by the name that the ``train`` mapping of a recipe uses (``towers.video``); without absent towers.
 

@@ -42,6 +42,14 @@ Store = Annotated[
         help="Feature store: features found there are read in the place of files, and others are kept there.",
     ),
 ]
+Quantize = Annotated[
+    str | None,
+    typer.Option(metavar="4bit|8bit", help="Hold the language model in fewer bits, by bitsandbytes."),
+]
+Place = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PART=DEVICE", help="Device of the towers or of the language_model alone, as towers=cpu."),
+]
 MOST_SECONDS = 1e6
 """Longest time limit."""
 

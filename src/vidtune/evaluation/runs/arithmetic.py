@@ -16,7 +16,7 @@ class Arithmetic(BaseModel):
     """Where and in which precision answers are computed.
 
     Args:
-        device: type of the device, such as "cpu" or "cuda".
+        device: type of the device, such as "cpu" or "cuda"; several are joined by " and ".
         dtype: dtype of the weights; several are joined by " and ".
     """
 
@@ -30,7 +30,8 @@ def arithmetic_of(model: "nn.Module") -> Arithmetic:
     """Returns the arithmetic of a model as it lies in memory."""
     parameters = list(model.parameters())
     dtypes = sorted({str(one.dtype).removeprefix("torch.") for one in parameters})
-    return Arithmetic(device=parameters[0].device.type, dtype=" and ".join(dtypes))
+    devices = sorted({one.device.type for one in parameters})
+    return Arithmetic(device=" and ".join(devices), dtype=" and ".join(dtypes))
 
 
 def decisive(versions: Mapping[str, str]) -> dict[str, str]:
