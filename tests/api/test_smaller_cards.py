@@ -10,11 +10,11 @@ import torch
 
 import vidtune
 from vidtune.checkpoints import load as loading
+from vidtune.checkpoints.placement import memory
+from vidtune.checkpoints.placement.place import Placement
 from vidtune.cli.main import run
 from vidtune.machine import devices
 from vidtune.models.language_model.quantization import quantized_layers
-from vidtune.models.placement import memory
-from vidtune.models.placement.place import Placement
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 QUESTION = "What moves?"

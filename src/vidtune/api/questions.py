@@ -57,8 +57,8 @@ def load(
         'Model'
     """
     from vidtune.checkpoints.load import load_checkpoint
+    from vidtune.checkpoints.placement.place import Placement
     from vidtune.machine.devices import pick_device, pick_dtype
-    from vidtune.models.placement.place import Placement
 
     parts = {part: pick_device(name) for part, name in (place or {}).items()}
     placement = Placement(pick_device(device), quantize, parts)

@@ -10,12 +10,12 @@ import torch
 from vidtune.checkpoints.apply import assemble, without_weights
 from vidtune.checkpoints.fill import Dtypes
 from vidtune.checkpoints.fit_processor import processor_of
+from vidtune.checkpoints.placement.memory import memory_in_words, needed_memory, require_memory
+from vidtune.checkpoints.placement.place import Placement, place_model
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport
 from vidtune.checkpoints.source import Source
 from vidtune.errors import UserError
-from vidtune.models.placement.memory import memory_in_words, needed_memory, require_memory
-from vidtune.models.placement.place import Placement, place_model
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.processor import VideoLMProcessor
 

@@ -115,12 +115,12 @@ class ModelOptions:
 
         A model of transformers loads its weights later, when its processor and the protocol are known to fit.
         """
+        from vidtune.checkpoints.placement.place import Placement
         from vidtune.evaluation.checkpoint import open_checkpoint
         from vidtune.evaluation.models.opening import answering_model, is_of_transformers
         from vidtune.evaluation.models.pretrained import PretrainedModel
         from vidtune.machine.devices import pick_device, pick_dtype
         from vidtune.machine.ranks.place import own_device
-        from vidtune.models.placement.place import Placement
 
         pick_dtype(self.dtype)
         towers = assignments(self.tower, "--tower")

@@ -17,8 +17,8 @@ from vidtune.registry import SYSTEMS
 
 if TYPE_CHECKING:
     from vidtune.checkpoints.load import Checkpoint
+    from vidtune.checkpoints.placement.place import Placement
     from vidtune.generation.engine import AnswerEngine
-    from vidtune.models.placement.place import Placement
     from vidtune.processing.processor import VideoLMProcessor
     from vidtune.systems.base import System
 

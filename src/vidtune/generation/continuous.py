@@ -23,11 +23,12 @@ from vidtune.generation.decoding import Decoding, TokenChooser
 from vidtune.generation.engine import MAX_QUESTION_TOKENS
 from vidtune.generation.grouping import Prompt
 from vidtune.generation.kept import Kept, media_ends, prefix_key
-from vidtune.generation.limits import device_memory, key_value_bytes
+from vidtune.generation.limits import key_value_bytes
 from vidtune.generation.prompt_tokens import EncodedMedia, PromptTokens
 from vidtune.generation.settings import Answer, EngineStats, GenerationSettings, TokenLogprobs
 from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
+from vidtune.machine.devices import device_memory
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.models.video_lm import VideoLM

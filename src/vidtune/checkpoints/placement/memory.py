@@ -4,11 +4,11 @@ from collections import Counter
 
 import torch
 
+from vidtune.checkpoints.placement.place import Placement
 from vidtune.errors import UserError
 from vidtune.machine.devices import device_memory
 from vidtune.machine.memory import GIB
 from vidtune.models.language_model.quantization import BYTES, quantized_layers
-from vidtune.models.placement.place import Placement
 from vidtune.models.video_lm import VideoLM
 
 Needed = dict[str, Counter[str]]

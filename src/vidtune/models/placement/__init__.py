@@ -1,1 +1,0 @@
-"""Where a loaded model computes: devices of its parts, weights in fewer bits, and the memory that takes"""
