@@ -30,3 +30,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean {near[0]!r}?"
     return f"known: {', '.join(names)}" if names else "none is known"
+
+
+def by_numbers(text: str) -> list[tuple[float, str]]:
+    """Return the key by which texts sort as a reader expects: "400 frames" before "1000 frames"."""
+    return [(float(number or "inf"), other) for number, other in re.findall(r"(\d{1,300})|(\D+)", text)]

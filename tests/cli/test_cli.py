@@ -161,6 +161,7 @@ def test_recipes_are_listed_and_shown_without_their_variables(capsys, monkeypatc
 
 def test_copied_recipe_is_the_shipped_one_and_is_never_overwritten(tmp_path, capsys):
     assert run(["recipes", "copy", "video_llava", str(tmp_path)]) == 0
+    assert "environment variables: DATA_ROOT" in capsys.readouterr().out
     copied = tmp_path / "video_llava.yaml"
     assert copied.read_text().startswith("# Video-LLaVA")
     copied.write_text("mine")

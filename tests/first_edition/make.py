@@ -37,7 +37,7 @@ from vidtune.models.checkpoints import Checkpoint, LoadReport, load_checkpoint, 
 from vidtune.recipes import list_recipes
 
 import vidtune
-import vidtune.world.tokenizer as world_tokenizer
+import vidtune.data.writing.tokenizer as world_tokenizer
 from vidtune.cli.main import run as vidtune_run
 from vidtune.models.towers import tower_config
 from vidtune.models.video_lm import VideoLM
@@ -218,10 +218,9 @@ def make_world() -> None:
         "absent": {"duration": 5, "timestamps": [[1, 2]], "sentences": ["A bell rings."]},
     }
     write_json(events / "annotations.json", annotations)
-    world_tokenizer.VOCABULARY_SIZE = 320
     texts = ["A chat between a curious user and an artificial intelligence assistant. USER: ASSISTANT: a red blue box"]
     texts += [turn["value"] for sample in samples + clips for turn in sample["conversations"]]
-    world_tokenizer.train_tokenizer(texts * 20, world / "tokenizer")
+    world_tokenizer.train_tokenizer(texts * 20, world / "tokenizer", size=320)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

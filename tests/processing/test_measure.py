@@ -149,3 +149,8 @@ def test_clips_of_any_number_of_frames_may_have_another_largest_number() -> None
     assert found == [12, 4, None]
     with pytest.raises(SampleProblem, match="is a picture but stands in the stream 'video'"):
         media_facts(clip[0], settings, lambda path: replace(info, kind="image"))
+
+
+def test_seconds_that_are_no_part_of_a_file_are_its_problem(processor) -> None:
+    with pytest.raises(SampleProblem, match=r"/v\.mp4: start is -1 seconds; give 0 or more"):
+        processor.question_example("What?", (MediaRef("video", "/v.mp4", start=-1.0),), "v1")

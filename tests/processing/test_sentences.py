@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from vidtune.data.writing.tokenizer import train_tokenizer
 from vidtune.processing.tokenizer import END, SPECIAL, load_tokenizer, sentences, token_kinds
-from vidtune.world.tokenizer import train_tokenizer
 
 
 def test_a_sentence_ends_with_its_mark_and_special_tokens_stand_in_none() -> None:

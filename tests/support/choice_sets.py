@@ -9,6 +9,8 @@ from vidtune.evaluation.benchmarks.multiple_choice.mlvu import FILES
 from vidtune.evaluation.benchmarks.multiple_choice.mvbench import TASKS
 from vidtune.generation.settings import Answer, Request
 
+OPTIONS = ["A. red", "B. blue", "C. green", "D. none"]
+
 
 def write_json(path: Path, value: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +75,38 @@ def perception_test(folder: Path) -> Path:
     other = {**asked, "id": 1, "answer_id": -1, "area": "memory"}
     write_json(folder / "mc_question_valid.json", {"video_1": {"mc_question": [{**asked, "id": 0}, other]}})
     touch(folder / "videos" / "video_1.mp4")
+    return folder
+
+
+def mme(folder: Path, *, changes: Iterable[tuple[int, dict[str, Any]]] = (), missing: Iterable[str] = ()) -> Path:
+    """Three questions about two videos, in the form of the public release."""
+    entries: list[dict[str, Any]] = [
+        {"question_id": f"{number}-1", "videoID": video, "duration": kind, "question": "Which?", "options": OPTIONS}
+        for number, (video, kind) in enumerate([("a", "short"), ("b", "medium"), ("a", "short")])
+    ]
+    entries = [{**entry, "answer": letter} for entry, letter in zip(entries, "ABC", strict=True)]
+    for place, change in changes:
+        entries[place] |= change
+    write_json(folder / "videomme.json", entries)
+    for name in {"a", "b"} - set(missing):
+        touch(folder / "data" / f"{name}.mp4")
+    return folder
+
+
+def lvb(folder: Path, **changes: Any) -> Path:
+    """One question about a video with a subtitle, in the form of the public release."""
+    document: dict[str, Any] = {
+        "id": "v_0",
+        "video_path": "v.mp4",
+        "subtitle_path": "v.json",
+        "duration": 4.0,
+        "question": "Who?",
+    }
+    document |= {"starting_timestamp_for_subtitles": 0, "duration_group": 15, "correct_choice": 1}
+    document |= {f"option{place}": text for place, text in enumerate(["cat", "dog", "N/A", "N/A", "N/A"])}
+    write_json(folder / "lvb_val.json", [document | changes])
+    write_json(folder / "subtitles" / "v_en.json", [{"timestamp": [1.5, None], "text": "said"}])
+    touch(folder / "videos" / "v.mp4")
     return folder
 
 

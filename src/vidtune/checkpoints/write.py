@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -165,3 +166,17 @@ def left_out(checkpoint: Checkpoint, format_name: str) -> list[str]:
     format = None if format_name == OURS else export_format(config.system, format_name)
     without = tuple(f"{part}." for part in format.without) if format else ()
     return [name for name in config.component_names if f"{name}.".startswith(without)]
+
+
+def unkept_rules(checkpoint: Checkpoint, format_name: str) -> dict[str, tuple[Any, Any]]:
+    """Return the settings of preprocessing that a format does not hold, by stream and key ("video.num_frames"): those
+    of this model, and those of its system, with which a model is asked that is read from the format."""
+    if format_name == OURS:
+        return {}
+    config = checkpoint.model.config
+    usual = SYSTEMS[config.system].architecture.preprocessing(config)
+    found = {}
+    for stream, settings in checkpoint.processor.streams.items():
+        mine, others = (one.model_dump(mode="json") for one in (settings.preprocessing, usual[stream]))
+        found |= {f"{stream}.{key}": (mine[key], others.get(key)) for key in mine if mine[key] != others.get(key)}
+    return found

@@ -39,7 +39,7 @@ def convert(
     """
     from vidtune.checkpoints.explain import explain as explained
     from vidtune.checkpoints.load import load_checkpoint, recognise_checkpoint
-    from vidtune.checkpoints.write import format_into, left_out, save_checkpoint, writable_formats
+    from vidtune.checkpoints.write import format_into, left_out, save_checkpoint, unkept_rules, writable_formats
     from vidtune.errors import UserError
 
     towers = assignments(tower, "--tower")
@@ -64,3 +64,10 @@ def convert(
         others = [name for name in writable_formats(checkpoint) if not left_out(checkpoint, name)]
         line = f"format {to} has no place for {', '.join(lost)}: keep their weights, or write {' or '.join(others)}"
         typer.echo(f"warning: {line}", err=True)
+    if rules := unkept_rules(checkpoint, to):
+        told = ", ".join(f"{key} {mine!r} (then {usual!r})" for key, (mine, usual) in rules.items())
+        typer.echo(
+            f"warning: format {to} has no place for how this model reads media: {told}; answers are those of before "
+            "under the same rules (vidtune evaluate --protocol preprocessing.KEY=VALUE), or from the folder here",
+            err=True,
+        )

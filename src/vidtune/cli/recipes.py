@@ -1,5 +1,6 @@
 """``vidtune recipes``: the recipes that come with the package."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -48,15 +49,20 @@ def copy(
 ) -> None:
     """Copy a shipped recipe to a file of your own."""
     from vidtune.errors import UserError
+    from vidtune.foreign.variables import required
     from vidtune.recipe.types import recipe_file
 
     target = to / f"{recipe}.yaml" if to.is_dir() else to
+    text = recipe_file(recipe).read_text(encoding="utf-8")
     try:
         with target.open("x", encoding="utf-8") as copied:
-            copied.write(recipe_file(recipe).read_text(encoding="utf-8"))
+            copied.write(text)
     except FileExistsError:
         raise UserError(f"{target}: exists already; choose another name") from None
     typer.echo(f"copied to {target}; train it with: vidtune train {target} --out runs/{target.stem}")
+    if names := required(text):
+        stated = ", ".join(name if os.environ.get(name) is None else f"{name} (set)" for name in names)
+        typer.echo(f"it reads these environment variables: {stated}; set them, or write paths in their place")
 
 
 @recipes.command()

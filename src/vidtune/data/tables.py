@@ -202,8 +202,12 @@ class AnnotationTable:
 
     def original_id(self, index: int) -> str:
         """Returns the id in the annotation file; empty if missing, and often not unique."""
+        return self.annotation(index).original_id
+
+    def annotation(self, index: int) -> Annotation:
+        """Returns the annotation of a sample, whether or not its media are there."""
         file, number = self._place(index)
-        return file.annotation(number).original_id
+        return file.annotation(number)
 
     def features(self, index: int) -> dict[str, Path]:
         """Returns stream -> folder of stored features of the sample's source."""

@@ -15,6 +15,11 @@ OPEN, NUMBER, FILL = "\ue000", 0xE100, "\ue001"
 MARKER = re.compile(f"{OPEN}(.){FILL}*", re.DOTALL)
 
 
+def required(text: str) -> list[str]:
+    """Returns the names of the variables that a text needs: without those that have a default everywhere."""
+    return list(dict.fromkeys(found[1] for found in REFERENCE.finditer(text) if found[2] is None))
+
+
 class References:
     """The variable references of one text.
 

@@ -62,9 +62,13 @@ class MediaReader:
         """The readings of a media item: that of its stream, then those of the companions that find something in it.
 
         Raises:
-            SampleProblem: the stream of the item has nothing to read, metadata cannot be read, or a file must be
-                encoded by towers that the model does not have.
+            SampleProblem: its seconds are no part of a file, its stream has nothing to read, metadata cannot be read,
+                or a file must be encoded by towers that the model does not have.
         """
+        try:
+            _ = ref.part
+        except ValueError as error:
+            raise SampleProblem("no part of a file", f"{ref.path}: {error}") from None
         found: list[Reading] = []
         absent: dict[str, str] = {}
         for stream in (ref.stream, *self.companions.get(ref.stream, ())):

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vidtune.data.writing.tokenizer import train_tokenizer
 from vidtune.world.layout import Json, RenderProgress, conversation, file_name, write_world
 from vidtune.world.questions import SUBJECTS, SceneQuestion, ask, describe
 from vidtune.world.render import write_image, write_video
 from vidtune.world.scene import CAST, COLOURS, SHAPES, Scene, make_scene
-from vidtune.world.tokenizer import train_tokenizer
 
 TEST_SET = Path("eval/GPT_Zero_Shot_QA/World_Zero_Shot_QA")
 TEST_SETS = {"test": TEST_SET, "choice": Path("eval/choice/World_Zero_Shot_QA")}

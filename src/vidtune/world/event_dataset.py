@@ -12,11 +12,11 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
+from vidtune.data.writing.tokenizer import train_tokenizer
 from vidtune.world.event_questions import Turn, ask_in_order, ask_when_and_what, marks, tell_all, tell_each
 from vidtune.world.event_render import write_event_video
 from vidtune.world.events import SLOT_SECONDS, EventClip, make_event_clip
 from vidtune.world.layout import Json, RenderProgress, file_name, write_world
-from vidtune.world.tokenizer import train_tokenizer
 
 EVENT_TEST_SET = Path("eval/events")
 PERCEPTION = "sft/perception.json"

@@ -1,6 +1,5 @@
 """Worlds that a recipe can name, and how the world of a recipe is rendered."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -9,6 +8,7 @@ from typing import Any
 
 from vidtune.errors import UserError
 from vidtune.machine.progress import ProgressCallback, no_progress
+from vidtune.processing.prompts.known import written_texts
 from vidtune.recipe.shipped import WORLD_RECIPES
 from vidtune.recipe.types import load_recipe
 from vidtune.registry import SYSTEMS
@@ -35,7 +35,6 @@ class World:
 
 LARGEST = 10**7
 """Bound of every setting of a world."""
-_FIELD = re.compile(r"\{\w+\}|<\w+>")
 
 WORLDS = {
     "shapes": World("world", partial(build_world, spec=WorldSpec())),
@@ -100,13 +99,6 @@ def render_world(kind: str, folder: Path, progress: ProgressCallback = no_progre
         progress: progress callback; its task is "files".
         world: the world in another size, see `sized`; None: as the demo renders it.
     """
-    prompts = SYSTEMS[load_recipe(WORLD_RECIPES[kind], expand=False).system].dialect.prompts.values()
-    special = sorted({text for prompt in prompts for text in prompt.special})
-    # A format without roles counts as one with the usual roles: another text would make another tokenizer.
-    roles = [(prompt.user.before or "USER: ", prompt.assistant.before or "ASSISTANT:") for prompt in prompts]
-    texts = sorted({f"{prompt.system} {user}{answer}" for prompt, (user, answer) in zip(prompts, roles, strict=True)})
-    # What a format writes around the question, without the tags of media.
-    placed = {text for prompt in prompts for placement in prompt.placements for text in placement.texts}
-    asked = {text for prompt in prompts for text in prompt.questions}
-    texts += sorted({_FIELD.sub("", text) for text in placed | asked})
+    dialect = SYSTEMS[load_recipe(WORLD_RECIPES[kind], expand=False).system].dialect
+    texts, special = written_texts(dialect.prompts.values())
     (world or WORLDS[kind]).build(folder, texts=texts, special=special, progress=partial(progress, "files"))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vidtune.data.writing.tokenizer import train_tokenizer
 from vidtune.world.layout import Json, RenderProgress, conversation, file_name, write_world
 from vidtune.world.questions import SceneQuestion
 from vidtune.world.render import draw_frame, write_clip, write_picture
@@ -27,7 +28,6 @@ from vidtune.world.target_questions import (
     say_of_target,
 )
 from vidtune.world.targets import make_target_scene
-from vidtune.world.tokenizer import train_tokenizer
 
 TARGET_CAPTIONS = "referring/captions.json"
 TARGET_QUESTIONS = "referring/questions.json"

@@ -1,36 +1,22 @@
 """Multiple choice about long videos: subtitles, records of lmms-eval, durations as tasks, mistakes in the sets."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from choice_sets import Chooser, touch, write_json
+from choice_sets import OPTIONS, Chooser, lvb, mme, write_json
 from qa_sets import quiet_predict
 from synthetic_clips import write_clip
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.check import _oddities, check_test_set
-from vidtune.evaluation.benchmarks.multiple_choice.subtitles import lines_at
+from vidtune.evaluation.benchmarks.multiple_choice.subtitles import lines_at, shown_lines, timed_lines
 from vidtune.evaluation.metrics.choices import READERS
 from vidtune.evaluation.question import question_text
 from vidtune.evaluation.scores.scoring import score_run
 from vidtune.registry import BENCHMARKS
 
 SHOWN = '{}\n00:00:{},000 --> 00:00:{},500\n<font color="white" size=".72c">{}</font>'
-OPTIONS = ["A. red", "B. blue", "C. green", "D. none"]
-
-
-def mme(folder, *, changes=(), missing=()):
-    entries = [
-        {"question_id": f"{number}-1", "videoID": video, "duration": kind, "question": "Which?", "options": OPTIONS}
-        for number, (video, kind) in enumerate([("a", "short"), ("b", "medium"), ("a", "short")])
-    ]
-    entries = [{**entry, "answer": letter} for entry, letter in zip(entries, "ABC", strict=True)]
-    for place, change in changes:
-        entries[place] |= change
-    write_json(folder / "videomme.json", entries)
-    for name in {"a", "b"} - set(missing):
-        touch(folder / "data" / f"{name}.mp4")
-    return folder
 
 
 def words(name, folder, **changes):
@@ -86,18 +72,28 @@ def test_lmms_eval_takes_the_subtitles_of_32_frames(tmp_path):
     assert second.startswith("This video's subtitles are listed below: \nNo subtitles available\nSelect")
     whole = words("video_mme_subtitles", data)[0]
     assert whole.startswith("This video's subtitles are listed below: \nsaid 0\nsaid 2\nsaid 7\nThese are the")
-    for time in ("now", "00:00:nan --> 00:00:02,000", "00:00:01 --> 00:00:inf"):
-        (data / "subtitle" / "a.srt").write_text(f"1\n{time}\ntext")
-        with pytest.raises(UserError, match=rf"a\.srt: section 1: '{time}' is no time"):
-            words("video_mme_subtitles_lmms_eval", data)
+    (data / "subtitle" / "a.srt").write_text("1\nnow\ntext")
+    with pytest.raises(UserError, match=r"a\.srt: section 1: 'now' is no time"):
+        words("video_mme_subtitles_lmms_eval", data)
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["00:00:nan --> 00:00:02,000", "00:00:01 --> 00:00:inf", f"{'9' * 310}:00:00 --> 0:0:2", "0:0:1 --> 0:0:1e308"],
+)
+def test_a_section_without_two_times_is_named(time):
+    with pytest.raises(UserError, match=rf"a\.srt: section 1: '{time}' is no time"):
+        timed_lines(Path("a.srt"), f"1\n{time}\ntext")
 
 
 def test_a_check_lists_videos_without_subtitles_and_wrong_times(tmp_path):
     data = mme(tmp_path)
-    touch(data / "subtitle" / "a.srt")
+    (data / "subtitle").mkdir()
+    (data / "subtitle" / "a.srt").write_text("1\r00:00:01,000 --> 00:00:02,000\rplain")
     lines = [list(check_test_set(BENCHMARKS[name], data, {}).lines()) for name in ("video_mme_subtitles", "video_mme")]
     told = "  1 videos without a file in subtitle/; they are asked about without subtitles"
     assert lines[0][lines[0].index(told) + 1] == "    b.srt" and told not in lines[1]
+    assert lines[0][lines[0].index("  1 files of subtitles without a line that is marked as shown") + 1] == "    a.srt"
     question = BENCHMARKS["video_mme"].load(data).questions[0]
     times = [(None, None), (0, 2.5), (3, None), (-1, 2), (4, 4), (5, 2), (None, float("nan")), (float("inf"), None)]
     odd = [
@@ -128,16 +124,6 @@ def test_a_wrong_entry_of_video_mme_is_named(tmp_path, change, message):
         BENCHMARKS["video_mme"].load(mme(tmp_path, changes=[(1, change)]))
 
 
-def lvb(folder, **changes):
-    document = {"id": "v_0", "video_path": "v.mp4", "subtitle_path": "v.json", "duration": 4.0, "question": "Who?"}
-    document |= {"starting_timestamp_for_subtitles": 0, "duration_group": 15, "correct_choice": 1}
-    document |= {f"option{place}": text for place, text in enumerate(["cat", "dog", "N/A", "N/A", "N/A"])}
-    write_json(folder / "lvb_val.json", [document | changes])
-    write_json(folder / "subtitles" / "v_en.json", [{"timestamp": [1.5, None], "text": "said"}])
-    touch(folder / "videos" / "v.mp4")
-    return folder
-
-
 def test_longvideobench_draws_a_letter_officially_and_counts_it_wrong_strictly(tmp_path):
     data = lvb(tmp_path / "LongVideoBench")
     benchmark = BENCHMARKS["longvideobench"]
@@ -160,13 +146,45 @@ def test_an_end_that_is_no_fraction_is_that_of_the_video(tmp_path):
         lines_at(path, [3.0], 0.0, 4.0)
 
 
+TIMED = {"timestamp": [1.0, 3.0], "text": "x"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *({"timestamp": times, "text": "x"} for times in ([float("nan"), 3.0], ["1", 3.0], [True, 3.0], [1e10, None])),
+        *({"timestamp": times, "text": "x"} for times in ([1.0, float("inf")], [1.0], 1.0, None)),
+        {**TIMED, "text": None},
+        {"text": "x"},
+        {"start": "9" * 320 + ":0:0", "end": "0:0:3", "line": "x"},
+    ],
+)
+def test_a_line_without_two_times_and_a_text_is_named(tmp_path, line):
+    path = write_json(tmp_path / "v.json", [TIMED, line])
+    with pytest.raises(UserError, match=r"v\.json: entry 1: expected 'start', 'end' and 'line', or 'timestamp'"):
+        lines_at(path, [2.0], 0.0, 4.0)
+
+
+def test_a_line_that_ends_before_it_begins_is_shown_around_its_middle(tmp_path):
+    path = write_json(tmp_path / "v.json", [{"timestamp": [5.0, 1.0], "text": "x"}])
+    assert [lines_at(path, [time], 0.0, 9.0) for time in (1.0, 2.6, 3.4, 5.0)] == [[], ["x"], ["x"], []]
+
+
+def test_old_line_ends_are_line_ends():
+    shown = [SHOWN.format(number, "00", "01", text) for number, text in enumerate("ab")]
+    for end in ("\n", "\r\n", "\r"):
+        assert shown_lines("\n\n".join(shown).replace("\n", end)) == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"correct_choice": 2}, "entry 0: 'correct_choice' is 2, expected 0 to 1"),
         ({"option3": "cow"}, "entry 0: options are .*expected texts, then 'N/A'"),
         ({"subtitle_path": "../v.json"}, "entry 0: 'subtitle_path' '../v.json' leaves the folder"),
-        ({"subtitle_path": "w.json"}, r"w_en\.json: cannot be read"),
+        ({"subtitle_path": "w.json"}, r"entry 0: no subtitles at '.*w_en\.json'; 1 such files"),
+        ({"duration": -1.5}, "entry 0: 'duration' is -1.5, expected a number above 0"),
+        ({"id": [1]}, "entry 0: 'id' is list, expected str or int"),
     ],
 )
 def test_a_wrong_entry_of_longvideobench_is_named(tmp_path, change, message):

@@ -1,5 +1,6 @@
 """Multiple-choice benchmarks: layouts of the test sets, what is asked, official and strict values, records of rules."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -69,6 +70,19 @@ def test_a_set_that_lacks_a_task_or_holds_a_wrong_entry_is_named(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match=r"moving_count\.json: does not exist; the set has 20 such files"):
         BENCHMARKS["mvbench"].load(data)
+
+
+@pytest.mark.parametrize(("start", "end"), [(-1, 2), (5, 2), (2, 2)])
+def test_a_question_about_no_part_of_a_video_is_left_out_by_name_and_the_others_are_asked(tmp_path, start, end):
+    data = mvbench(tmp_path / "MVBench")
+    path = data / "json" / "action_sequence.json"
+    [entry] = json.loads(path.read_text())
+    write_json(path, [{**entry, "start": start, "end": end}, entry])
+    assert len(ask("mvbench", data, tmp_path / "run").asked) == 20
+    [left_out] = records(tmp_path / "run" / "missing.jsonl")
+    assert (left_out["id"], left_out["reason"]) == ("action_sequence/0", "its seconds are no part of a video")
+    found = check_test_set(BENCHMARKS["mvbench"], data, {})
+    assert (found.usable, found.missing) == (20, {})
 
 
 def test_official_values_leave_empty_answers_out_and_strict_ones_do_not(tmp_path):

@@ -57,6 +57,14 @@ def test_a_video_shorter_than_the_haystack_begins_anew(tmp_path):
         SINGLE.load(write(tmp_path, ONE, seconds=0.9))
 
 
+def test_the_rate_leaves_the_number_of_clips_as_it_is(tmp_path):
+    data = write(tmp_path, ONE, fps=0.3, lengths=[14], depths=[0])
+    value = json.loads((data / "haystack.json").read_text())
+    (data / "haystack.json").write_text(json.dumps({key: one for key, one in value.items() if key != "seconds"}))
+    [question] = SINGLE.load(data).questions
+    assert len({ref.start for ref in question.media}) == 8  # seven clips and a picture: none begins anew
+
+
 def test_several_pictures_stand_at_equal_distances(tmp_path):
     questions = HOPS.load(write(tmp_path, ONE, TWO)).questions
     assert [(one.type, shown(one)) for one in questions] == [
@@ -113,13 +121,14 @@ def test_a_generated_answer_has_to_begin_with_the_reference(tmp_path, monkeypatc
 def test_of_several_hops_two_questions_count_apart_and_together(tmp_path, monkeypatch):
     monkeypatch.setitem(BENCHMARKS.loaded, "needle_multi_hop", HOPS)
     replies = {"0": "c)", "1": "B", "2-second": "E", "3": "E", "3-second": "E"}
-    engine, score = ask(HOPS, write(tmp_path / "set", TWO, lengths=[2, 4, 6, 8]), tmp_path / "run", replies)
+    engine, score = ask(HOPS, write(tmp_path / "set", TWO, lengths=[2, 4, 6, 10], seconds=5), tmp_path / "run", replies)
     assert [(one.id, one.question.split("\n")[1], one.forced) for one in engine.asked[:2]] == [
         ("0", TWO["question1"], "C"),
         ("0-second", TWO["question2"], "(D)"),
     ]
     values = {name: score.value(name).official.value for name in ("cap", "qa", "both", "mean")}
     assert values == {"cap": 50, "qa": 50, "both": 25, "mean": 50}
+    assert [group.type for group in score.groups] == [f"{length} frames" for length in (2, 4, 6, 10)]
     assert "  4 frames: 1 of 1 answered, 1 videos\n    both         0.00" in str(score)
 
 
@@ -151,6 +160,9 @@ def test_the_grid_is_the_published_one_and_the_protocol_says_the_frames_of_a_cli
         ({"needles": [{**ONE, "answer": "()"}]}, "entry 0: 'answer' is empty"),
         ({"seconds": 0}, "'seconds' is 0, expected a number above 0"),
         ({"fps": -1}, "'fps' is -1, expected a number above 0"),
+        ({"seconds": 1e300}, r"json: 'seconds' is 1e\+300, expected a number above 0, up to 1e\+09"),
+        ({"lengths": [10**12]}, "expected a list of multiples of 2 frames, up to 1,000,000"),
+        ({"video": "x" * 300}, "video 'x*' does not exist"),
         ({"video": "no.mp4"}, "video 'no.mp4' does not exist"),
         ({"needles": [{**ONE, "image": "../a.png"}]}, "image '../a.png' leaves the folder"),
         ({"needles": [{**TWO, "answer2": " "}]}, "entry 0: 'answer2' is empty"),

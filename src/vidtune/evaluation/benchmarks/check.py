@@ -109,8 +109,9 @@ def check_test_set(benchmark: Benchmark, data: Path, features: Mapping[str, Path
     if features:
         asked = benchmark.with_features(asked, features, benchmark.stream)
     counts = {name: _with_features(benchmark, loaded, name, folder) for name, folder in features.items()}
-    videos = {question.video: question for question in asked.questions if not question.text_alone}
-    there = {name: one for name, one in videos.items() if not one.missing}
+    about = [question for question in asked.questions if not question.text_alone]
+    there = {question.video: question for question in about if not question.missing}
+    videos = {question.video: question for question in about} | there
     exact = {question.video: question.file for question in loaded.questions}
     found = Counter(_extension(one, exact[name]) for name, one in there.items() if exact[name] or one.features)
     read = [path for one in there.values() for path in _paths(asked.folder, one)]
@@ -170,8 +171,10 @@ def _oddities(question: Question) -> Iterator[str]:
         yield "empty ids"
     elif written != written.strip() or ("/" in written and question.reference is None):
         yield "ids with blanks at an end, or '/'"
-    if not question.question.strip() and question.reference is None:
+    if not question.question.strip() and (question.reference is None or question.options):
         yield "empty questions"
+    if len({option.strip() for option in question.options} - {""}) < len(question.options):
+        yield "options that are empty or stand twice"
     if not _is_part(question.start, question.end):
         yield "times that are no part of a video: start below 0, or end not behind it"
     if _TAG.search(question.question):

@@ -1,6 +1,7 @@
 """Files of a test set: annotations in JSON, and stored features in the place of videos."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from vidtune.foreign.files import read_foreign
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+LARGEST = 1e9
+"""Largest number of seconds, or of what is counted in them, that a test set may hold."""
 
 
 def read_annotations(path: Path) -> tuple[Any, bytes]:
@@ -85,23 +88,59 @@ def read_lines(path: Path) -> tuple[list[Any], bytes]:
     return [_value(path, line, number) for number, line in numbered_lines(text)], content
 
 
-def field_of(path: Path, index: int, entry: Any, key: str, kinds: tuple[type, ...]) -> Any:
+def place_in(path: Path, index: int | str | None) -> str:
+    """Returns file and entry, for messages; see `field_of`."""
+    return str(path) if index is None else f"{path}: entry {index}"
+
+
+def field_of(path: Path, index: int | str | None, entry: Any, key: str, kinds: tuple[type, ...]) -> Any:
     """Returns a value of one entry of a list in a file.
+
+    Args:
+        index: place of the entry, from 0; of an entry in an entry, both: "3, question 1"; None: the file is the entry.
 
     Raises:
         UserError: the entry is no object, or its value is absent or of another type; names file, entry and key.
     """
+    where = place_in(path, index)
     if not isinstance(entry, dict):
-        raise UserError(f"{path}: entry {index} is {type(entry).__name__}, expected an object")
+        raise UserError(f"{where} is {type(entry).__name__}, expected an object")
     if key not in entry:
-        raise UserError(f"{path}: entry {index} has no {key!r}")
+        raise UserError(f"{where} has no {key!r}")
     value = entry[key]
     finite = not isinstance(value, float) or math.isfinite(value)
     if isinstance(value, bool) or not isinstance(value, kinds) or not finite:
         expected = " or ".join(kind.__name__ for kind in kinds)
         found = type(value).__name__ if finite else str(value)
-        raise UserError(f"{path}: entry {index}: {key!r} is {found}, expected {expected}")
+        raise UserError(f"{where}: {key!r} is {found}, expected {expected}")
     return value
+
+
+def name_of(path: Path, index: int | str | None, entry: Any, key: str, otherwise: object) -> str:
+    """Returns the id of an entry, or another name that it may lack: then ``otherwise``.
+
+    Raises:
+        UserError: it is neither text nor a whole number; names file, entry and key.
+    """
+    lacks = isinstance(entry, dict) and entry.get(key) is None
+    return str(otherwise if lacks else field_of(path, index, entry, key, (str, int)))
+
+
+def above_zero(path: Path, index: int | str | None, entry: Any, key: str) -> float:
+    """Returns a number of an entry that must be above 0, such as seconds.
+
+    Raises:
+        UserError: it is another one, or above `LARGEST`; names file, entry and key.
+    """
+    found = field_of(path, index, entry, key, (int, float))
+    if not 0 < found <= LARGEST:
+        raise UserError(f"{place_in(path, index)}: {key!r} is {found:g}, expected a number above 0, up to {LARGEST:g}")
+    return float(found)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or folder that a test set names is there; one with a name longer than any file's is not."""
+    return os.path.exists(path)  # noqa: PTH110 - `Path.exists` raises for such a name
 
 
 def each_once(entries: Iterable[tuple[str, Key, Value]], what: str) -> dict[Key, Value]:

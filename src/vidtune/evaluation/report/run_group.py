@@ -16,6 +16,7 @@ from vidtune.evaluation.scores.comparison import Comparison, StoredRun, common_j
 from vidtune.evaluation.scores.score import METRICS, Score
 from vidtune.evaluation.scores.score_file import read_current_score
 from vidtune.registry import BENCHMARKS
+from vidtune.spelling import by_numbers
 
 LISTED_PROBLEMS = 200
 
@@ -147,7 +148,7 @@ def _headline(scores: Sequence[Score], metrics: Sequence[Metric]) -> Metric | No
 def _types(scores: Sequence[Score]) -> tuple[str, ...]:
     """Question types with values: by name where all have the same metrics, otherwise in the order of the scores."""
     types = dict.fromkeys(group.type for score in scores for group in score.groups if group.type is not None)
-    return tuple(sorted(types) if any(score.overall for score in scores) else types)
+    return tuple(sorted(types, key=by_numbers) if any(score.overall for score in scores) else types)
 
 
 def _plots(

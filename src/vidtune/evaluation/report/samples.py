@@ -27,6 +27,7 @@ from vidtune.evaluation.report.pictures import SmallPicture, picture_of
 from vidtune.evaluation.runs.shown_media import FILE_ALONE, ShownMedia
 from vidtune.evaluation.scores.comparison import StoredRun
 from vidtune.machine.cores import available_cores
+from vidtune.spelling import by_numbers
 
 LONGEST_TEXT = 4000
 """Characters of a question or an answer that are on the page."""
@@ -86,7 +87,7 @@ def samples_of(stored: Sequence[StoredRun], labels: Sequence[str], limits: Limit
     found = [{outcome.index: outcome for outcome in one.outcomes} for one in stored]
     judged = next((metric.name for metric in stored[0].source.metrics if metric.right_or_wrong), None)
     media: dict[Medium, int] = {}
-    kinds = sorted({one.type for one in chosen if one.type is not None})
+    kinds = sorted({one.type for one in chosen if one.type is not None}, key=by_numbers)
     samples = []
     for one in chosen:
         medium = (one.video, one.file, shown.get(one.index, FILE_ALONE))

@@ -20,6 +20,7 @@ from vidtune.evaluation.scores.score import METRICS
 from vidtune.evaluation.scores.scoring import source_for
 from vidtune.evaluation.statistics import LEVEL, METHOD, Estimate
 from vidtune.registry import BENCHMARKS
+from vidtune.spelling import by_numbers
 
 Pair = tuple[Outcome, Outcome]
 
@@ -250,7 +251,7 @@ def compared_values(metrics: Sequence[Metric], outcomes: Sequence[Outcome]) -> l
     there = {outcome.type for outcome in outcomes if outcome.type is not None}
     own = [(metric, metric.type) for metric in metrics if metric.type is None or metric.type in there]
     common = [metric for metric in metrics if metric.type is None and not metric.of_all]
-    return [*own, *((metric, kind) for kind in sorted(there) for metric in common)]
+    return [*own, *((metric, kind) for kind in sorted(there, key=by_numbers) for metric in common)]
 
 
 def value_difference(metric: Metric, kind: str | None, pairs: Sequence[Pair], draws: int) -> ValueDifference:

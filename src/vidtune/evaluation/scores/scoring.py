@@ -20,6 +20,7 @@ from vidtune.evaluation.scores.judging import Verdicts
 from vidtune.evaluation.scores.measuring import Measurements
 from vidtune.evaluation.scores.score import METRICS, NamedValue, Score, ScoreGroup
 from vidtune.evaluation.scores.score_file import write_score
+from vidtune.spelling import by_numbers
 
 
 class NothingScoredError(UserError):
@@ -145,7 +146,7 @@ def _types(metrics: Sequence[Metric], outcomes: Sequence[Outcome]) -> list[str]:
     """Question types that get values: those with metrics of their own in that order, others by name."""
     there = {outcome.type for outcome in outcomes if outcome.type is not None}
     own = [kind for kind in dict.fromkeys(metric.type for metric in metrics) if kind in there and kind is not None]
-    return own if all(metric.type for metric in metrics) else [*own, *sorted(there - set(own))]
+    return own if all(metric.type for metric in metrics) else [*own, *sorted(there - set(own), key=by_numbers)]
 
 
 def _group(kind: str | None, source: ScoreSource, collected: Collected) -> ScoreGroup:

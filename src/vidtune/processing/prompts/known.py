@@ -1,9 +1,26 @@
 """Prompt formats that many systems share: roles with a colon, chat templates of language models, captions."""
 
+import re
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from vidtune.processing.prompts.format import EOS, AnswerFrame, Frame, PromptFormat
+
+_FIELD = re.compile(r"\{\w+\}|<\w+>")
+
+
+def written_texts(prompts: Collection[PromptFormat]) -> tuple[list[str], list[str]]:
+    """Returns what formats write around questions and answers, and their special tokens: what a tokenizer that is
+    trained for them has to know. Tags of media and fields are left out."""
+    special = sorted({text for prompt in prompts for text in prompt.special})
+    # A format without roles counts as one with the usual roles: another text would make another tokenizer.
+    roles = [(prompt.user.before or "USER: ", prompt.assistant.before or "ASSISTANT:") for prompt in prompts]
+    texts = sorted({f"{prompt.system} {user}{answer}" for prompt, (user, answer) in zip(prompts, roles, strict=True)})
+    # What a format writes around the question, without the tags of media.
+    placed = {text for prompt in prompts for placement in prompt.placements for text in placement.texts}
+    asked = {text for prompt in prompts for text in prompt.questions}
+    return texts + sorted({_FIELD.sub("", text) for text in placed | asked}), special
 
 
 def with_roles(

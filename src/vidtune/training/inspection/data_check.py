@@ -47,7 +47,7 @@ def check_recipe_data(
             nothing is kept.
         only: name of one stage; None checks all of them.
         decode: decode every file, as training will; else only headers are read.
-        progress: called while samples and files are checked.
+        progress: called while samples and files are checked; its tasks begin with the name of the stage.
 
     Raises:
         UserError: no such stage; annotations that are missing or broken; ``out`` holds the run of another recipe, or
@@ -71,7 +71,7 @@ def check_recipe_data(
         for stage in stages:
             own = processors[stage.name].with_preprocessing(stage.media)
             own.media_info = media_info
-            yield stage, _check_stage(recipe, stage, own, folder, decode, progress)
+            yield stage, _check_stage(recipe, stage, own, folder, decode, _of_stage(stage.name, progress))
 
 
 def set_lists(recipe: Recipe, only: str | None = None) -> Iterator[str]:
@@ -141,6 +141,10 @@ def refusal(stage: Stage, report: DataReport) -> str | None:
 def _told(finding: Finding) -> str:
     own = f" ({finding.original_id})" if finding.original_id else ""
     return f"{finding.id}{own}: {finding.detail}"
+
+
+def _of_stage(name: str, progress: ProgressCallback) -> ProgressCallback:
+    return lambda task, done, total: progress(f"{name}: {task}", done, total)
 
 
 def _check_stage(

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from vidtune.data.writing.tokenizer import train_tokenizer
 from vidtune.world.layout import Json, RenderProgress, conversation, file_name, write_world
 from vidtune.world.moments.clips import (
     SECONDS_PER_MINUTE,
@@ -22,7 +23,6 @@ from vidtune.world.moments.clips import (
 from vidtune.world.moments.questions import TELL_ALL, TELL_ONE, ask_about_moments, ask_in_words, tell_all
 from vidtune.world.questions import SceneQuestion
 from vidtune.world.render import write_clip, write_picture
-from vidtune.world.tokenizer import train_tokenizer
 
 MOMENT_CAPTIONS = "short/captions.json"
 MOMENT_PARTS = "long/parts.json"

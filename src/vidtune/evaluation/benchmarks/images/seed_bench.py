@@ -24,7 +24,7 @@ from vidtune.evaluation.benchmarks.images.base import AskedPicture, MeasuredPict
 from vidtune.evaluation.benchmarks.measured import Item, Measured
 from vidtune.evaluation.benchmarks.multiple_choice.base import ANSWER_BY_LETTER
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
-from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, read_annotations, set_file
+from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, is_there, read_annotations, set_file
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import FileLookup
@@ -85,7 +85,7 @@ class SeedBench(MeasuredPictures):
     def prepare(self, data: Path, progress: ProgressCallback = no_progress) -> Iterator[str]:
         folder, path, _, entries, _ = self._annotations(data)
         of_videos = [(index, entry) for index, entry in enumerate(entries) if entry["data_type"] == "video"]
-        todo = [(index, entry) for index, entry in of_videos if not (folder / _picture(path, index, entry)).is_file()]
+        todo = [(index, entry) for index, entry in of_videos if not is_there(folder / _picture(path, index, entry))]
         names = {str(entry["data_id"]): (f"{path}: entry {index}", "data_id") for index, entry in todo}
         lookup = FileLookup(folder=VIDEOS, extensions=("", *FileLookup.model_fields["extensions"].default))
         found = VideoFiles(lookup, folder, names).found

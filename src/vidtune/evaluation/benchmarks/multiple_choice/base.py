@@ -11,6 +11,7 @@ protocols differ in is what they differ in (`vidtune benchmarks compare`).
 """
 
 import hashlib
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,12 +25,13 @@ from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
 from vidtune.evaluation.benchmarks.named_files import Named, VideoFiles
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list
+from vidtune.evaluation.benchmarks.test_set_files import field_of, is_there, read_list
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues
 from vidtune.evaluation.metrics.choices import ACCURACY, READERS, Choice, guess, score_choices
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Question, QuestionSet
+from vidtune.media.clip_times import Part
 
 if TYPE_CHECKING:
     from vidtune.media.probe import MediaInfo
@@ -232,6 +234,8 @@ def _mean_of_tasks(sums: np.ndarray) -> np.ndarray:
 
 def _question(index: int, asked: Asked, found: Named) -> Question:
     letter = None if asked.right is None else ascii_uppercase[asked.right]
+    impossible = _no_part(asked.start, asked.end)
+    found = found if impossible is None else Named(None, None, impossible)
     return Question(
         index=index,
         id=asked.id,
@@ -251,7 +255,17 @@ def _question(index: int, asked: Asked, found: Named) -> Question:
         media=asked.media,
         media_alone=bool(asked.media),
         media_in_text=bool(asked.media),
+        problem=None if impossible is None else "its seconds are no part of a video",
     )
+
+
+def _no_part(start: float | None, end: float | None) -> str | None:
+    """Why seconds are no part of a video; None: they may be one."""
+    try:
+        Part(start, end)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _choice(reference: Mapping[str, Any]) -> Choice:
@@ -264,7 +278,7 @@ def folder_of_pictures(pictures: str, folder: Path, name: str) -> Named:
     place = folder / path
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise UserError(f"{folder}: video {name!r} leaves the folder of the test set; use a plain name")
-    if place.is_dir() and any(one.suffix.lower() in _PICTURES for one in place.iterdir()):
+    if is_there(place) and place.is_dir() and any(one.suffix.lower() in _PICTURES for one in place.iterdir()):
         return Named(path)
     return Named(None, None, f"not {path}/ with pictures ({', '.join(_PICTURES)})")
 
@@ -278,18 +292,22 @@ def probed(videos: Mapping[str, Path]) -> dict[str, "MediaInfo"]:
     return {name: info for name, info in zip(videos, found, strict=True) if info is not None}
 
 
-def options_of(path: Path, index: int, entry: Any, key: str) -> tuple[str, ...]:
+def options_of(path: Path, index: int | str, entry: Any, key: str) -> tuple[str, ...]:
     """The options that an entry of an annotation file lists.
 
     Raises:
         UserError: there are none, more than letters, or one that is no text; names file, entry and key.
     """
     found = field_of(path, index, entry, key, (list,))
-    wrong = [one for one in found if isinstance(one, bool) or not isinstance(one, str | int | float) or one != one]
+    wrong = [one for one in found if isinstance(one, bool) or not isinstance(one, str | int | float) or _endless(one)]
     if not 1 <= len(found) <= len(ascii_uppercase) or wrong:
         what = f"{wrong[0]!r}, expected text" if wrong else f"{len(found)} options, expected 1 to 26"
         raise UserError(f"{path}: entry {index}: {key!r} holds {what}")
     return tuple(map(str, found))
+
+
+def _endless(option: str | int | float) -> bool:
+    return isinstance(option, float) and not math.isfinite(option)
 
 
 def place_of(answer: Any, options: Sequence[str]) -> int | None:

@@ -37,7 +37,7 @@ from vidtune.evaluation.benchmarks.multiple_choice.subtitles import (
     placed_frames,
 )
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list, set_file
+from vidtune.evaluation.benchmarks.test_set_files import above_zero, field_of, is_there, name_of, read_list, set_file
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class LongVideoBench(MultipleChoice):
         if not self.subtitles:
             return folder, asked, content
         spoken = [_spoken(path, index, entry) for index, entry in enumerate(entries)]
+        _require_there(path, spoken)
         if self.interleaved:
             asked, texts = self._with_frames(folder, asked, spoken)
         else:
@@ -146,7 +147,7 @@ def _asked(path: Path, index: int, entry: Any) -> Asked:
         raise UserError(f"{path}: entry {index}: 'correct_choice' is {right}, expected 0 to {len(texts) - 1}")
     return Asked(
         where=f"{path}: entry {index}",
-        id=str(entry.get("id", index)),
+        id=name_of(path, index, entry, "id", index),
         type=str(field_of(path, index, entry, "duration_group", (int, str))),
         video=field_of(path, index, entry, "video_path", (str,)),
         question=field_of(path, index, entry, "question", (str,)),
@@ -174,9 +175,20 @@ def _spoken(path: Path, index: int, entry: Mapping[str, Any]) -> Spoken:
     place = Path(name.removesuffix(".json") + "_en.json")
     if place.is_absolute() or ".." in place.parts:
         raise UserError(f"{path}: entry {index}: 'subtitle_path' {name!r} leaves the folder of the test set")
-    duration = float(field_of(path, index, entry, "duration", (int, float)))
+    duration = above_zero(path, index, entry, "duration")
     offset = float(field_of(path, index, entry, "starting_timestamp_for_subtitles", (int, float)))
     return Spoken(path.parent / "subtitles" / place, duration, offset)
+
+
+def _require_there(path: Path, spoken: Sequence[Spoken]) -> None:
+    """Raise UserError if a file of subtitles is not there; names the first of them and its entry."""
+    lacking = {one.path: index for index, one in reversed([*enumerate(spoken)]) if not is_there(one.path)}
+    if lacking:
+        first = min(lacking, key=lacking.__getitem__)
+        raise UserError(
+            f"{path}: entry {lacking[first]}: no subtitles at {str(first)!r}; {len(lacking)} such files are missing in "
+            "all: download the subtitles of the test set"
+        )
 
 
 LONGVIDEOBENCH = LongVideoBench(

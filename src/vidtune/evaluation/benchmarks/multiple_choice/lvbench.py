@@ -26,7 +26,7 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     tasks_of,
 )
 from vidtune.evaluation.benchmarks.named_files import VIDEO_EXTENSIONS
-from vidtune.evaluation.benchmarks.test_set_files import field_of, set_folder
+from vidtune.evaluation.benchmarks.test_set_files import field_of, name_of, set_folder
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup
 
 META = "video_info.meta.jsonl"
@@ -62,15 +62,16 @@ class LVBenchSet(MultipleChoice):
         """The questions of one video."""
         video, kind = (field_of(path, index, entry, key, (str,)) for key in ("key", "type"))
         for number, one in enumerate(field_of(path, index, entry, "qa", (list,))):
-            where = f"{path}: entry {index}, question {number}"
-            text, answer = (field_of(path, index, one, key, (str,)) for key in ("question", "answer"))
+            place = f"{index}, question {number}"
+            where = f"{path}: entry {place}"
+            text, answer = (field_of(path, place, one, key, (str,)) for key in ("question", "answer"))
             question, options = _split(text)
             if not options:
                 raise UserError(f"{where}: 'question' has no line that begins with (A)")
             letters = [_MARK.match(option)[1] for option in options]  # type: ignore[index]
             yield self._one(
                 where,
-                str(one.get("uid", f"{video}/{number}")),
+                name_of(path, place, one, "uid", f"{video}/{number}"),
                 kind,
                 video,
                 question,

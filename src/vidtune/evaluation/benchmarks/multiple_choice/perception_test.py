@@ -21,8 +21,9 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     Asked,
     MultipleChoice,
     options_of,
+    place_of,
 )
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_annotations, set_file
+from vidtune.evaluation.benchmarks.test_set_files import field_of, name_of, read_annotations, set_file
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules
 
 FILES = ("mc_question_valid.json", "mc_question_val.json")
@@ -41,31 +42,32 @@ class PerceptionTest(MultipleChoice):
         return folder, [_asked(path, *one) for one in _entries(path, value)], content
 
 
-def _entries(path: Path, value: Any) -> Iterator[tuple[int, str, int, Any]]:
-    """Yields (entry, video, id of the question, question)."""
+def _entries(path: Path, value: Any) -> Iterator[tuple[int | str, str, str, Any]]:
+    """Yields (place of the entry, video, id of the question, question)."""
     if isinstance(value, Mapping):
         for index, (video, entry) in enumerate(value.items()):
             for number, one in enumerate(field_of(path, index, entry, "mc_question", (list,))):
-                yield index, video, one.get("id", number) if isinstance(one, dict) else number, one
+                place = f"{index} ({video!r}), question {number}"
+                yield place, video, name_of(path, place, one, "id", number), one
     elif isinstance(value, list):
         for index, one in enumerate(value):
             video = str(field_of(path, index, one, "video_name", (str, int)))
-            yield index, video, one.get("question_id", index), one
+            yield index, video, name_of(path, index, one, "question_id", index), one
     else:
         raise UserError(f"{path}: expected an object of videos or a list of questions, found {type(value).__name__}")
 
 
-def _asked(path: Path, index: int, video: str, number: Any, entry: Any) -> Asked:
+def _asked(path: Path, index: int | str, video: str, number: str, entry: Any) -> Asked:
     options = options_of(path, index, entry, "options")
     answer = str(field_of(path, index, entry, "answer_id", (str, int)))
     return Asked(
         where=f"{path}: entry {index}",
         id=f"{video}/{number}",
-        type=str(entry.get("area", "all areas")),
+        type=name_of(path, index, entry, "area", "all areas"),
         video=video,
         question=field_of(path, index, entry, "question", (str,)),
         options=options,
-        right=int(answer) if answer.isdecimal() and int(answer) < len(options) else None,
+        right=place_of(answer, [str(place) for place in range(len(options))]),
     )
 
 

@@ -1,6 +1,5 @@
 """Subtitles of test sets: which lines of them stand in a prompt, by the published rules."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.test_set_files import read_list
+from vidtune.evaluation.benchmarks.test_set_files import LARGEST, read_list
 
 _SHOWN = re.compile(r'<font color="white" size=".72c">(.*?)</font>')
 _SHORT = 1.0
@@ -26,7 +25,7 @@ class Line:
 
 def shown_lines(srt: str) -> list[str]:
     """The text of every line of an ``.srt`` file that is marked as shown; of one line the first."""
-    found = (_SHOWN.search(line) for line in srt.split("\n"))
+    found = (_SHOWN.search(line) for line in _with_plain_ends(srt).split("\n"))
     return [one[1] for one in found if one is not None]
 
 
@@ -37,7 +36,7 @@ def timed_lines(path: Path, srt: str) -> list[Line]:
         UserError: a section without times; names file and section.
     """
     found: dict[tuple[float, float], Line] = {}
-    for number, section in enumerate(srt.replace("\r\n", "\n").split("\n\n"), start=1):
+    for number, section in enumerate(_with_plain_ends(srt).split("\n\n"), start=1):
         lines = section.split("\n")
         if not section.strip() or len(lines) < 3:
             continue
@@ -111,7 +110,8 @@ def json_lines(path: Path, offset: float, duration: float) -> list[Line]:
 
     Args:
         path: a list of ``{"start": "00:00:01.5", "end": ..., "line": ...}``, or of ``{"timestamp": [1.5, 2.0],
-            "text": ...}`` in seconds, where an end that is no fraction is that of the video.
+            "text": ...}`` in seconds, where an end that is no fraction is that of the video. A line may end before it
+            begins: like any short one it is then shown around its middle, as the published code does.
         offset: seconds that are subtracted from times in the file.
         duration: seconds of the video.
 
@@ -135,8 +135,8 @@ def _line(path: Path, index: int, entry: Any, duration: float) -> Line:
     try:
         if isinstance(entry, Mapping) and "timestamp" in entry:
             start, end = entry["timestamp"]
-            return Line(float(start), end if isinstance(end, float) else duration, str(entry["text"]))
-        return Line(_seconds(entry["start"]), _seconds(entry["end"]), str(entry["line"]))
+            return Line(_second(start), _second(end) if isinstance(end, float) else duration, _text(entry["text"]))
+        return Line(_seconds(entry["start"]), _seconds(entry["end"]), _text(entry["line"]))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(
             f"{path}: entry {index}: expected 'start', 'end' and 'line', or 'timestamp' and 'text', "
@@ -146,7 +146,22 @@ def _line(path: Path, index: int, entry: Any, duration: float) -> Line:
 
 def _seconds(clock: str) -> float:
     hours, minutes, seconds = clock.split(":")
-    found = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    if not math.isfinite(found):
-        raise ValueError(clock)
+    return _second(3600 * int(hours)) + _second(60 * int(minutes)) + _second(float(seconds))
+
+
+def _second(found: Any) -> float:
+    """A number of seconds. Raises ValueError for what is none, and for one that no video has."""
+    if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) <= LARGEST:
+        raise ValueError(found)
+    return float(found)
+
+
+def _text(found: Any) -> str:
+    if not isinstance(found, str):
+        raise TypeError(found)
     return found
+
+
+def _with_plain_ends(text: str) -> str:
+    """A text whose lines end with a line feed, as Python reads files."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -28,7 +28,7 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
 )
 from vidtune.evaluation.benchmarks.multiple_choice.subtitles import lines_in_frames, shown_lines, timed_lines
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list, set_file
+from vidtune.evaluation.benchmarks.test_set_files import field_of, is_there, read_list, set_file
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup
 from vidtune.evaluation.question import QuestionSet
 from vidtune.foreign.documents import read_text
@@ -65,7 +65,7 @@ class VideoMME(MultipleChoice):
         found = VideoFiles(self.lookup, folder, {one.video: (one.where, "videoID") for one in asked}).found
         videos = {name: folder / file for name, one in found.items() if (file := one.file or one.similar)}
         places = {name: folder / SUBTITLES / f"{name}.srt" for name in found}
-        subtitles = {name: place if place.is_file() else None for name, place in places.items()}
+        subtitles = {name: place if is_there(place) else None for name, place in places.items()}
         fields = self.fields(subtitles, videos)
         contents = [content, *(read_foreign(place) for place in subtitles.values() if place is not None)]
         return folder, [replace(one, fields={**one.fields, **fields[one.video]}) for one in asked], b"\0".join(contents)
@@ -74,10 +74,15 @@ class VideoMME(MultipleChoice):
         if self.fields is None:
             return {}
         names = dict.fromkeys(f"{one.video}.srt" for one in questions.questions)
+        places = {name: questions.folder / SUBTITLES / name for name in names}
+        there = {name: place for name, place in places.items() if is_there(place)}
         return {
             f"videos without a file in {SUBTITLES}/; they are asked about without subtitles": [
-                name for name in names if not (questions.folder / SUBTITLES / name).is_file()
-            ]
+                name for name in names if name not in there
+            ],
+            "files of subtitles without a line that is marked as shown": [
+                name for name, place in there.items() if not shown_lines(read_text(place))
+            ],
         }
 
 

@@ -35,7 +35,7 @@ import numpy as np
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_annotations
+from vidtune.evaluation.benchmarks.test_set_files import above_zero, field_of, is_there, read_annotations
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues, join
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
@@ -44,6 +44,8 @@ from vidtune.evaluation.question import Question, QuestionSet
 FILE = "haystack.json"
 LENGTHS = tuple(range(1000, 10_001, 1000))
 DEPTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+LONGEST = 10**6
+"""Frames of the longest haystack that may be asked for."""
 PUBLISHED_CLIP = 40
 STREAM = Protocol.model_fields["stream"].default
 SINGLE, CAPTION, ANSWER, BOTH, MEAN = "accuracy", "cap", "qa", "both", "mean"
@@ -110,7 +112,7 @@ class Haystack(MeasuredBenchmark):
             raise UserError(f"{path}: 'needles' holds none of {'several images' if self.hops else 'one image'}")
         lengths, depths = _grid(path, value, self.clip_frames)
         depths = depths if not self.hops else [0.0]  # several stand from the start of the video to its end
-        fps = _positive(path, value, "fps", 1.0)
+        fps = above_zero(path, None, value, "fps") if "fps" in value else 1.0
         clips = self._clips(path, value, max(lengths), fps)
         cells = [
             Cell(length, depth, tuple(clips[: length // self.clip_frames]), int(depth * length) // self.clip_frames)
@@ -124,13 +126,15 @@ class Haystack(MeasuredBenchmark):
 
     def _clips(self, path: Path, value: Mapping[str, Any], frames: int, fps: float) -> list[MediaRef]:
         """The clips of the longest haystack."""
-        video = _below(path, "video", field_of(path, 0, value, "video", (str,)))
-        seconds = _positive(path, value, "seconds", frames / fps)
-        there = int(seconds * fps) // self.clip_frames
-        if not there:
-            raise UserError(
-                f"{path}: {seconds:g} seconds hold no clip of {self.clip_frames} frames at {fps:g} a second"
-            )
+        video = _below(path, "video", field_of(path, None, value, "video", (str,)))
+        there = frames // self.clip_frames
+        if "seconds" in value:
+            seconds = above_zero(path, None, value, "seconds")
+            there = min(there, int(seconds * fps) // self.clip_frames)
+            if not there:
+                raise UserError(
+                    f"{path}: {seconds:g} seconds hold no clip of {self.clip_frames} frames at {fps:g} a second"
+                )
         edges = [place * self.clip_frames / fps for place in range(there + 1)]
         clips = [MediaRef(STREAM, video, start=start, end=end) for start, end in pairwise(edges)]
         return [clips[place % there] for place in range(frames // self.clip_frames)]
@@ -224,7 +228,7 @@ def _question(index: int, video: str, fps: float, cell: Cell, number: int, needl
 
 def _needles(path: Path, value: Mapping[str, Any]) -> list[Needle]:
     found = []
-    for index, entry in enumerate(field_of(path, 0, value, "needles", (list,))):
+    for index, entry in enumerate(field_of(path, None, value, "needles", (list,))):
         several = isinstance(entry, dict) and "images" in entry
         key, kind = ("images", list) if several else ("image", str)
         named = field_of(path, index, entry, key, (kind,))
@@ -245,31 +249,21 @@ def _grid(path: Path, value: Mapping[str, Any], clip: int) -> tuple[list[int], l
     """Lengths in frames, and depths. Raises UserError for what is not a whole number of clips."""
     lengths, depths = value.get("lengths", list(LENGTHS)), value.get("depths", list(DEPTHS))
     for name, numbers, fits in (
-        ("lengths", lengths, lambda one: isinstance(one, int) and one > 0 and one % clip == 0),
+        ("lengths", lengths, lambda one: isinstance(one, int) and 0 < one <= LONGEST and one % clip == 0),
         ("depths", depths, lambda one: isinstance(one, int | float) and 0 <= one <= 1),
     ):
         right = isinstance(numbers, list) and not any(isinstance(one, bool) or not fits(one) for one in numbers)
         if not right or not numbers:
-            expected = f"multiples of {clip} frames" if name == "lengths" else "numbers from 0 to 1"
+            expected = f"multiples of {clip} frames, up to {LONGEST:,}," if name == "lengths" else "numbers from 0 to 1"
             raise UserError(f"{path}: {name!r} is {numbers!r}, expected a list of {expected}")
     return list(dict.fromkeys(lengths)), list(dict.fromkeys(depths))
-
-
-def _positive(path: Path, value: Mapping[str, Any], key: str, default: float) -> float:
-    """A number above 0 of the test set. Raises UserError where it is something else."""
-    if key not in value:
-        return default
-    found = field_of(path, 0, value, key, (int, float))
-    if not 0 < found < float("inf"):
-        raise UserError(f"{path}: {key!r} is {found}, expected a number above 0")
-    return float(found)
 
 
 def _below(path: Path, key: str, name: str) -> str:
     """A file of the test set, as its path below the folder. Raises UserError where it is not there."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise UserError(f"{path}: {key} {name!r} leaves the folder of the test set; use a path in it")
-    if not (path.parent / name).exists():
+    if not is_there(path.parent / name):
         raise UserError(f"{path}: {key} {name!r} does not exist")
     return name
 

@@ -26,7 +26,7 @@ from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBench
 from vidtune.evaluation.benchmarks.multiple_choice.base import AUTHORS_FRAMES, LMMS_EVAL_FRAMES
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
 from vidtune.evaluation.benchmarks.temporal_grounding.reading import first_pair, first_pair_of_sentences
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_list, text_and_bytes
+from vidtune.evaluation.benchmarks.test_set_files import LARGEST, field_of, read_list, text_and_bytes
 from vidtune.evaluation.metrics.base import TaskValues
 from vidtune.evaluation.metrics.grounding import Interval, score_grounding
 from vidtune.evaluation.outcome import Metric
@@ -169,7 +169,7 @@ def _checked(path: Path, index: int, entry: Any) -> dict[str, Any]:
     found = {name: field_of(path, index, entry, name, (str,)) for name in ("video", "caption")}
     times = field_of(path, index, entry, "timestamp", (list,))
     numbers = [time for time in times if isinstance(time, int | float) and not isinstance(time, bool)]
-    if len(times) != 2 or len(numbers) != 2 or not 0 <= numbers[0] <= numbers[1] < float("inf"):
+    if len(times) != 2 or len(numbers) != 2 or not 0 <= numbers[0] <= numbers[1] <= LARGEST:
         raise UserError(f"{path}: entry {index}: 'timestamp' is {times!r}, expected [start, end] in seconds")
     if not found["caption"].strip():
         raise UserError(f"{path}: entry {index}: 'caption' is empty")
