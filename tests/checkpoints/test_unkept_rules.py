@@ -16,5 +16,7 @@ def test_converting_names_the_rules_of_media_that_the_format_has_no_place_for(tm
     assert unkept_rules(load_checkpoint(str(folder)), "vidtune") == {}
     assert run(["convert", str(folder), str(tmp_path / "official"), "--to", "official"]) == 0
     err = capsys.readouterr().err
-    assert "format official has no place for how this model reads media: video.sampling 'middles' (then 'linspace')" in err
+    assert (
+        "format official has no place for how this model reads media: video.sampling 'middles' (then 'linspace')" in err
+    )
     assert "--protocol preprocessing.KEY=VALUE" in err

@@ -37,13 +37,20 @@ def test_a_tokenizer_of_annotations_knows_their_words_and_the_prompts_of_a_syste
 
 def test_a_recipe_names_annotations_and_system(tmp_path, capsys):
     path = annotations(tmp_path)
-    stage = {"name": "align", "train": {"connectors": 1e-3}, "data": [{"annotations": str(path)}], "epochs": 1}
+    stage = {
+        "name": "align",
+        "train": {"connectors": 1e-3},
+        "data": [{"annotations": str(path)}],
+        "epochs": 1,
+        "global_batch_size": 2,
+    }
     folder = str(tmp_path / "tokenizer")
     recipe = {"system": "video_llava", "tokenizer": folder, "language_model": {"model_type": "llama"}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**recipe, "stages": [stage, {**stage, "name": "tune"}]}))
     assert made(tmp_path, str(tmp_path / "mine.yaml")) == 0
     assert "from 20 conversations" in capsys.readouterr().out  # an annotation file of two stages counts once
-    assert "▁ASSISTANT:" in load_tokenizer(tmp_path / "tokenizer").get_vocab()
+    tokenizer = load_tokenizer(tmp_path / "tokenizer")
+    assert len(tokenizer("ASSISTANT:", add_special_tokens=False).input_ids) < 5  # words of the prompt are learned too
     assert made(tmp_path, str(tmp_path / "mine.yaml")) == 2
     assert f"{folder}: exists already" in capsys.readouterr().err
 
@@ -53,7 +60,7 @@ def test_a_recipe_names_annotations_and_system(tmp_path, capsys):
     [
         (TURNS, (), "name the system whose prompts the tokenizer has to know"),
         (TURNS, ("--system", "videochat_flsh"), "videochat_flash"),
-        (TURNS, ("--system", "video_llava", "--size", "299"), "299"),
+        (TURNS, ("--system", "video_llava", "--size", "299"), "greater than or equal to 300"),
         (TURNS, ("--system", "video_llava", "--size", "300"), "no tokenizer of 300 tokens can be made"),
         ([], ("--system", "video_llava"), "no conversation can be used"),
     ],

@@ -175,7 +175,7 @@ def unkept_rules(checkpoint: Checkpoint, format_name: str) -> dict[str, tuple[An
         return {}
     config = checkpoint.model.config
     usual = SYSTEMS[config.system].architecture.preprocessing(config)
-    found = {}
+    found: dict[str, tuple[Any, Any]] = {}
     for stream, settings in checkpoint.processor.streams.items():
         mine, others = (one.model_dump(mode="json") for one in (settings.preprocessing, usual[stream]))
         found |= {f"{stream}.{key}": (mine[key], others.get(key)) for key in mine if mine[key] != others.get(key)}

@@ -34,7 +34,11 @@ def test_what_is_wrong_with_features_and_times_is_counted_by_reason(make_recipe,
     (folder / "damaged.npy").write_bytes(b"no array")
     touched = tmp_path / "touched"
     (folder / "pickled.pkl").write_bytes(f"cos\nsystem\n(S'touch {touched}'\ntR.".encode())
-    ((_, report),) = check_recipe_data(recipe, tmp_path / "out", decode=True)
+    tasks: set[str] = set()
+    ((stage, report),) = check_recipe_data(
+        recipe, tmp_path / "out", decode=True, progress=lambda task, done, total: tasks.add(task)
+    )
+    assert f"{stage.name}: samples" in tasks and all(task.startswith(f"{stage.name}: ") for task in tasks)
     assert report.excluded == {
         "features of another tower": 2,
         "features cannot be read": 2,
