@@ -76,14 +76,18 @@ def write_published_parts(work: Path) -> None:
     CLIPVisionModel(CLIPVisionConfig(image_size=28, patch_size=14, **sizes)).save_pretrained(work / "clip")
 
 
+def with_packages(folder: Path) -> dict[str, str]:
+    """The environment of a process that finds the packages of a folder before all others."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"}
+
+
 def run_commands(work: Path, commands: list[str]) -> list[dict[str, Any]]:
     """Runs commands in the folder ``work``, with the package; code, output and errors of each."""
-    path = os.pathsep.join([str(work / "site"), *filter(None, sys.path)])
     words = [shlex.split(command)[1:] for command in commands]
     done = subprocess.run(
         [sys.executable, PROGRAM, json.dumps(words)],
         cwd=work,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env=with_packages(work / "site"),
         capture_output=True,
         text=True,
     )
@@ -100,9 +104,11 @@ def done(work: Path) -> list[dict[str, Any]]:
     return run_commands(work, [*COMMANDS, "vidtune convert run/adapt/final merged"])
 
 
-def test_the_installed_package_is_found_by_the_first_command_of_the_page(work):
-    [listed] = run_commands(work, COMMANDS[:1])
-    assert listed["code"] == 0 and "pooled_clip: Pooled-CLIP" in listed["out"]
+def test_the_installed_package_is_found_before_anything_heavy_is_imported(work):
+    code = "import sys, vidtune.registry as r; print(r.SYSTEMS.package('pooled_clip'), 'torch' in sys.modules)"
+    command, environment = [sys.executable, "-c", code], with_packages(work / "site")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "pooled-clip False", done.stderr
 
 
 @pytest.mark.whole
@@ -151,10 +157,9 @@ def test_two_packages_with_one_name_are_refused(work):
     clash.mkdir(parents=True)
     (clash / "entry_points.txt").write_text("[vidtune.systems]\nvideo_llava = other:SYSTEM\n")
     (clash / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 0.1\n")
-    path = os.pathsep.join([str(work / "clash"), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, "-m", "vidtune", "systems"],
-        env={**os.environ, "PYTHONPATH": path},
+        env=with_packages(work / "clash"),
         capture_output=True,
         text=True,
     )
