@@ -202,6 +202,7 @@ def test_metrics_and_health(server):
 
     with urllib.request.urlopen(f"{server.url}/metrics") as reply:
         text = reply.read().decode()
+    assert 'vidtune_problems_total{status="404"}' in text
     assert 'vidtune_encodings_total{model="tiny"}' in text and "vidtune_requests_in_flight 0.0" in text
     with urllib.request.urlopen(f"{server.url}/health") as reply:
         assert parse_json(reply.read())["status"] == "ok"

@@ -118,15 +118,16 @@ def build_app(
             return await reader.frames(model, taken.ref, "medium")
 
     app.include_router(router)
-    _answer_problems(app)
+    _answer_problems(app, metrics)
     return app
 
 
-def _answer_problems(app: FastAPI) -> None:
+def _answer_problems(app: FastAPI, metrics: Metrics) -> None:
     """Errors of every kind in OpenAI's form."""
 
     @app.exception_handler(ApiProblem)
     async def refuse(request: Request, problem: ApiProblem) -> JSONResponse:
+        metrics.problems.labels(str(problem.status)).inc()
         closing = {"Connection": "close"} if problem.status in (401, 408, 413, 415, 429) else {}
         return JSONResponse(problem.body, problem.status, {**problem.headers, **closing})
 

@@ -40,6 +40,6 @@ async def with_boxes(
             raise ApiProblem(400, f"{one.where}: {error}".replace(one.ref.path, one.said), param=one.where) from None
         most = int(processor.preprocessing[streams[1]].output_shape()[1])
         asked, track = target_media(target, (streams[0], streams[1]), most)
-        tags = sum(turn.text.count(f"<{asked.stream}>") for turn in turns if turn.role == "user")
-        found += [*[asked] * max(1, tags), track]
+        first, *later = (turn.text.count(f"<{asked.stream}>") for turn in turns if turn.role == "user")
+        found += [*[asked] * max(1, first), track, *[asked] * sum(later)]
     return tuple(found)

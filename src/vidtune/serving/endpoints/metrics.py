@@ -27,6 +27,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._models, self._places = models, places
         self.requests = self._counter("requests", "Requests by outcome.", "model", "outcome")
+        self.problems = self._counter("problems", "Requests that got an error, by status.", "status")
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts, media included.", "model")
         self.seconds = self._histogram("request_seconds", "Seconds of requests.")
         self.first = self._histogram("first_token_seconds", "Seconds from the engine's queue to the first news.")

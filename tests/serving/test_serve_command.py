@@ -1,0 +1,50 @@
+"""``vidtune serve`` as a process: it says where it listens, answers, and a signal ends it with exit code 0."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+from served_world import asking
+
+from vidtune.errors import UserError
+from vidtune.serving.run import listen
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match=r"--port .*choose another"):
+        listen("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_answers_in_flight_finish(checkpoint, folder, model, number):
+    command = [sys.executable, "-m", "vidtune", "serve", str(checkpoint), "--name", "base", "--port", "0"]
+    command += ["--model", f"other={checkpoint}", "--media-root", str(folder), "--device", "cpu"]
+    environment = {**os.environ, "VIDTUNE_API_KEY": "secret"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if line.startswith("serving at"))
+        with OpenAI(base_url=re.findall(r"http\S+", line)[0] + "v1", api_key="secret", max_retries=0) as client:
+            assert [one.id for one in client.models.list()] == ["base", "other"]
+            stream = client.chat.completions.create(
+                model="other", messages=asking("What moves?", "a.mp4"), max_tokens=50, stream=True
+            )
+            pieces = [next(iter(stream))]
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            process.send_signal(number)
+            pieces += stream
+        said = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+        assert said == str(model.answer("What moves?", video=folder / "a.mp4", max_new_tokens=50))
+        assert process.wait(60) == 0
+        assert not any(Path(f"/proc/{child}").exists() for child in children)
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
