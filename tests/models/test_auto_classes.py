@@ -48,13 +48,8 @@ processor = AutoProcessor.from_pretrained(ours)
 """
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        pytest.param(VIDTUNE_FIRST, id="vidtune_first"),
-        pytest.param(TRANSFORMERS_FIRST, id="transformers_first", marks=pytest.mark.whole),
-    ],
-)
+@pytest.mark.whole  # each in a process of its own, which imports all; a pushed model loads by the auto classes below
+@pytest.mark.parametrize("code", [VIDTUNE_FIRST, TRANSFORMERS_FIRST], ids=["vidtune_first", "transformers_first"])
 def test_auto_classes_load_our_folder(code, folder, tmp_path):
     tiny_model().language_model.save_pretrained(tmp_path)
     code = "import sys\n_, ours, other = sys.argv" + code + "print(type(model), type(processor))"
