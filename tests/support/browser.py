@@ -23,10 +23,15 @@ _SWITCHES = (
     "no-first-run",
     "hide-scrollbars",
     "mute-audio",
-    "host-resolver-rules=MAP * ~NOTFOUND",
+    "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "remote-debugging-pipe",
 )
 _DEADLINE = 60.0
+_KEYS = {"Enter": (13, "\r"), "Tab": (9, ""), "Escape": (27, ""), " ": (32, " ")} | {
+    f"Arrow{way}": (number, "") for number, way in enumerate(("Left", "Up", "Right", "Down"), 37)
+}
+"""Key -> its number in Windows and the text that it types, without which the browser does nothing of its own."""
+_SHIFT = 8
 
 
 class Chromium:
@@ -102,12 +107,12 @@ class Chromium:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
-    def open(self, page: Path, state: str = "") -> float:
-        """Open a page; returns the seconds until its script has run and the page has been painted."""
+    def open(self, page: Path | str, state: str = "") -> float:
+        """Open a file or an address; returns the seconds until its script has run and the page has been painted."""
         self.call("Page.navigate", url="about:blank")
         self.events.clear()
         started = time.monotonic()
-        self.call("Page.navigate", url=page.as_uri() + state)
+        self.call("Page.navigate", url=(page if isinstance(page, str) else page.as_uri()) + state)
         while not self("location.href !== 'about:blank' && document.readyState === 'complete'"):
             assert time.monotonic() - started < _DEADLINE, "the page does not load"
             time.sleep(0.005)
@@ -120,14 +125,36 @@ class Chromium:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def key(self, key: str) -> None:
-        """Press a key and let it go."""
-        for kind in ("keyDown", "keyUp"):
-            text = {"text": key} if kind == "keyDown" and len(key) == 1 else {}
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, **text)
+    def until(self, script: str) -> Any:
+        """Wait until a script gives something true, and return it."""
+        started = time.monotonic()
+        while not (found := self(script)):
+            assert time.monotonic() - started < _DEADLINE, f"never true: {script}"
+            time.sleep(0.02)
+        return found
 
-    def mistakes(self) -> list[str]:
-        """What went wrong on the page: exceptions, messages of the console, and requests beyond the page itself."""
+    def key(self, key: str, *, shift: bool = False) -> None:
+        """Press a key and let it go."""
+        number, text = _KEYS.get(key, (0, key if len(key) == 1 else ""))
+        known = {"key": key, "windowsVirtualKeyCode": number, "modifiers": _SHIFT * shift}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **known, **({"text": text} if text else {}))
+        self.call("Input.dispatchKeyEvent", type="keyUp", **known)
+
+    def type(self, text: str) -> None:
+        """Type a text where the focus is."""
+        self.call("Input.insertText", text=text)
+
+    def choose_files(self, selector: str, *files: Path) -> None:
+        """Choose files in an ``<input type="file">``."""
+        found = self.call("Runtime.evaluate", expression=f"document.querySelector({selector!r})")
+        self.call("DOM.setFileInputFiles", files=[str(file) for file in files], objectId=found["result"]["objectId"])
+
+    def mistakes(self, own: str = "file:") -> list[str]:
+        """What went wrong on the page: exceptions, messages of the console, and requests beyond the page itself.
+
+        Args:
+            own: beginning of the addresses that the page may ask for.
+        """
         self("0")
         found = []
         for event in self.events:
@@ -136,7 +163,8 @@ class Chromium:
                 found.append(json.dumps(params)[:500])
             elif method == "Network.requestWillBeSent":
                 url = params["request"]["url"]
-                if not url.startswith(("data:", "file:")) or params["type"] not in ("Document", "Image"):
+                kinds = ("Document", "Image") if own == "file:" else ("Document", "Image", "Media", "Fetch")
+                if not url.startswith(("data:", f"blob:{own}", own)) or params["type"] not in kinds:
                     found.append(url[:200])
         return found
 

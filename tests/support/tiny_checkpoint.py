@@ -36,8 +36,9 @@ def write_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def always_say(folder: Path, text: str, after: str) -> Path:
-    """Make the checkpoint say ``text``, no character of it twice, behind a prompt that ends with ``after``.
+def always_say(folder: Path, text: str, after: str, endless: bool = False) -> Path:
+    """Make the checkpoint say ``text``, no character of it twice, behind a prompt that ends with ``after``; or say it
+    again and again.
 
     Layers add nothing to what is embedded, and the head knows for each token the next one.
     """
@@ -48,7 +49,7 @@ def always_say(folder: Path, text: str, after: str) -> Path:
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             one.data.zero_()
     head.zero_()
-    chain = [*(after + text).encode(), 257]
+    chain = [*(after + text).encode(), text.encode()[0] if endless else 257]
     for place, (one, following) in enumerate(pairwise(chain)):
         embedded[one].zero_()[place] = 1
         head[following, place] = 10

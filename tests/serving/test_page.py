@@ -1,0 +1,218 @@
+"""The page in headless Chromium, over a server with tiny models: upload, ask, stream, second turn, reload."""
+
+from types import SimpleNamespace
+
+import pytest
+from browser import CHROMIUM, Chromium
+from loopback_server import running
+from qa_sets import write_video
+from tiny_checkpoint import always_say, write_checkpoint
+
+import vidtune
+from vidtune.serving.app import build_app
+from vidtune.serving.media import MediaIntake
+from vidtune.serving.served import ServedModel
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+
+SAID = "at 0.5s<b>"
+EVIL = "<img src=x onerror=window.ran=1>.mp4"
+STOPPED = "document.querySelector('#send').hidden === false"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    says = always_say(write_checkpoint(folder / "says"), SAID, after=":")
+    endless = always_say(write_checkpoint(folder / "endless"), "xyz", after=":", endless=True)
+    videos = folder / "videos"
+    videos.mkdir()
+    models = [(one, vidtune.load(path)) for one, path in (("says", says), ("endless", endless))]
+    app = build_app([ServedModel(name, one.network, one.processor) for name, one in models], MediaIntake(videos))
+    clips = [videos / name for name in ("clip.mp4", EVIL)]
+    for clip in clips:
+        write_video(clip, (20, 60, 160))
+    with running(app) as address:
+        yield SimpleNamespace(address=address, clip=clips[0], evil=clips[1])
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with Chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def chromium(browser, served):
+    """The page as a new visitor gets it."""
+    browser.size(1280)
+    browser.open(served.address)
+    browser("indexedDB.deleteDatabase('vidtune'); localStorage.clear(); sessionStorage.clear()")
+    browser.open(served.address)
+    browser.until("document.querySelector('#model').value")
+    yield browser
+    assert browser.mistakes(served.address) == []
+
+
+def upload(chromium, clip) -> None:
+    chromium.choose_files("#file", clip)
+    chromium.until("document.querySelector('video')?.readyState > 0")
+
+
+def ask(chromium, text: str) -> str:
+    """Ask by keyboard; the answer."""
+    chromium("document.querySelector('#question').focus()")
+    chromium.type(text)
+    chromium.key("Enter")
+    chromium.until(STOPPED)
+    return chromium("[...document.querySelectorAll('.assistant .text')].at(-1)?.textContent")
+
+
+def log(chromium) -> list[str]:
+    return chromium("[...document.querySelectorAll('.turn .text')].map(one => one.textContent)")
+
+
+def test_upload_ask_streamed_answer_second_turn_reload(chromium, served):
+    upload(chromium, served.clip)
+    chromium("""
+      window.grown = new Set();
+      new MutationObserver(() => {
+        for (const one of document.querySelectorAll('.assistant .text')) window.grown.add(one.textContent);
+      }).observe(document.querySelector('#log'), {childList: true, subtree: true});
+    """)
+    assert ask(chromium, "What happens?") == SAID
+    assert chromium("window.grown.size") > 3  # piece by piece
+    assert ask(chromium, "And then?") == SAID
+    expected = ["What happens?", SAID, "And then?", SAID]
+    assert log(chromium) == expected
+    chromium("document.querySelector('.moment').click()")
+    chromium.until("document.querySelector('video').currentTime === 0.5")
+    chromium.open(served.address)
+    chromium.until("document.querySelector('video')?.readyState > 0")
+    assert log(chromium) == expected
+    assert chromium("document.querySelector('#question').value") == ""
+
+
+@pytest.mark.whole
+def test_names_and_answers_are_text(chromium, served):
+    upload(chromium, served.evil)
+    assert ask(chromium, "<script>window.ran = 2</script>") == SAID
+    assert EVIL in chromium("document.querySelector('#name').textContent")
+    assert chromium("document.querySelectorAll('.talk img, .talk b, .talk script, .seen img').length") == 0
+    chromium("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = 3'}))")
+    assert chromium("window.ran") is None
+    chromium.events.clear()  # the refused script
+
+
+@pytest.mark.whole
+def test_by_keyboard_alone(chromium, served):
+    upload(chromium, served.clip)
+    chromium("document.activeElement.blur()")
+    reached = []
+    for _ in range(40):
+        chromium.key("Tab")
+        reached.append(chromium("document.activeElement.id || document.activeElement.localName"))
+        if reached[-1] == "question":
+            break
+    assert [one for one in reached if one in ("model", "fresh", "open", "theme", "pick", "start", "question")] == [
+        *("model", "fresh", "open", "theme", "start", "pick", "question")
+    ]
+    chromium.type("first")
+    chromium.key("Enter", shift=True)
+    chromium.type("second")
+    chromium.key("Tab")
+    chromium.key("Enter")  # the button
+    chromium.until(STOPPED)
+    assert log(chromium) == ["first\nsecond", SAID]
+    assert chromium("document.activeElement.id") == "question"
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("stop", ["key", "button"])
+def test_an_answer_can_be_stopped(chromium, served, stop):
+    chromium("document.querySelector('#model').value = 'endless'")
+    chromium("document.querySelector('[name=max_tokens]').value = 3000")
+    chromium("document.querySelector('#question').focus()")
+    chromium.type("Go on")
+    chromium.key("Enter")
+    chromium.until("document.querySelector('.assistant .text').textContent.length > 5")
+    chromium.key("Escape") if stop == "key" else chromium("document.querySelector('#stop').click()")
+    chromium.until(STOPPED)
+    assert "stopped" in chromium("document.querySelector('.assistant small').textContent")
+    said = log(chromium)[-1]
+    assert said.startswith("xyzxy") and len(said) < 3000
+    chromium("document.querySelector('#model').value = 'says'")
+    assert ask(chromium, "Again") == SAID  # what was said so far is part of the conversation
+
+
+@pytest.mark.whole
+def test_problems_are_said_in_words_and_the_question_stays(chromium, served, tmp_path):
+    notice = "document.querySelector('#notice').textContent"
+    field = "document.querySelector('#question').value"
+    text = tmp_path / "notes.txt"
+    text.write_text("no video")
+    chromium.choose_files("#file", text)
+    assert "neither a video nor a picture" in chromium(notice)
+    (fake := tmp_path / "fake.mp4").write_text("no video")
+    chromium.choose_files("#file", fake)
+    chromium.until("document.querySelector('.words') !== null")  # the browser cannot show it
+    ask(chromium, "What happens?")
+    assert chromium(notice) == "messages[0].content[0]: is not a video file of a known format"
+    assert (log(chromium), chromium(field)) == ([], "What happens?")
+    chromium("document.querySelector('#fresh').click()")
+    for answer, words in (
+        ("return new Response('x', {status: 429, headers: {'Retry-After': '7'}})", "Try again in 7 s"),
+        ("return new Response('x', {status: 413})", "too large"),
+        ("return new Response('x', {status: 500})", "failed"),
+        ('return new Response(\'data: {"error": {"message": "broken"}}\\n\\n\')', "broken"),
+        ("return new Response('data: [')", "ended before the answer did"),
+        ("throw new TypeError('Failed to fetch')", "does not answer"),
+    ):
+        chromium(f"window.fetch = async () => {{ {answer} }}; document.querySelector('#question').value = ''")
+        ask(chromium, "Anyone?")
+        assert words in chromium(notice) and chromium(field) == "Anyone?"
+
+
+@pytest.mark.whole
+def test_a_file_of_the_server_and_the_frames_that_the_model_sees(chromium, served):
+    chromium("document.querySelector('.drop details').open = true; document.querySelector('#path').focus()")
+    chromium.type("clip.mp4")
+    chromium.key("Enter")
+    assert ask(chromium, "What happens?") == SAID
+    chromium("document.querySelector('#shown').open = true")
+    assert chromium.until("document.querySelectorAll('#frames img').length") == 2
+    chromium.until("[...document.querySelectorAll('#frames img')].every(one => one.naturalWidth === 28)")
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+def test_nothing_is_cut_and_text_can_be_read(chromium, served, width, dark):
+    upload(chromium, served.evil)
+    ask(chromium, "a question that is long " * 8 + "w" * 200)
+    chromium.size(width, dark=dark, phone=width == 390)
+    assert chromium("document.documentElement.scrollWidth") == width
+    cut = """[...document.querySelectorAll('button, label, .text, .name')]
+      .filter(one => one.getClientRects().length && one.getBoundingClientRect().right > innerWidth + 1)
+      .map(one => one.outerHTML.slice(0, 80))"""
+    assert chromium(cut) == []
+    low = chromium("document.querySelector('#ask').getBoundingClientRect().bottom <= innerHeight + 1")
+    assert low  # the field is in sight
+
+
+MOMENTS = [
+    ("at 12 s, then 1.5 seconds and 00:07", {}, ["12 s", "1.5 seconds", "00:07"], [12, 1.5, 7]),
+    ("from 3 to 4.5 seconds", {}, ["from 3 to 4.5 seconds"], [3]),
+    ("between 0:10 and 0:20, after 1:00:00", {}, ["between 0:10 and 0:20", "1:00:00"], [10, 3600]),
+    ("ratio 3:2, 5 sheep, 2024 and 99 s", {"length": 20}, [], []),
+    ("From 10 to 50, it moves", {"times": "percent", "length": 20, "start": 5}, ["From 10 to 50"], [7]),
+    ("From 10 to 50, it moves", {"times": "percent"}, [], []),
+]
+
+
+@pytest.mark.whole
+def test_moments_of_answers(chromium):
+    for text, options, shown, seconds in MOMENTS:
+        found = chromium(f"moments({text!r}, {options})")
+        assert [text[one["begin"] : one["end"]] for one in found] == shown
+        assert [one["second"] for one in found] == pytest.approx(seconds)
