@@ -157,7 +157,9 @@ def test_problems_are_said_in_words_and_the_question_stays(chromium, served, tmp
     chromium.choose_files("#file", fake)
     chromium.until("document.querySelector('.words') !== null")  # the browser cannot show it
     ask(chromium, "What happens?")
-    assert chromium(notice) == "messages[0].content[0]: is not a video file of a known format"
+    assert chromium(notice).startswith("messages[0].content[0]: ") and "/tmp" not in chromium(notice)
+    assert ["400" in one for one in chromium.mistakes(served.address)] == [True]  # Chromium tells of every such status
+    chromium.events.clear()
     assert (log(chromium), chromium(field)) == ([], "What happens?")
     chromium("document.querySelector('#fresh').click()")
     for answer, words in (
@@ -189,7 +191,7 @@ def test_a_file_of_the_server_and_the_frames_that_the_model_sees(chromium, serve
 @pytest.mark.parametrize("dark", [False, True])
 def test_nothing_is_cut_and_text_can_be_read(chromium, served, width, dark):
     upload(chromium, served.evil)
-    ask(chromium, "a question that is long " * 8 + "w" * 200)
+    assert ask(chromium, "a question that is long " * 3 + "w" * 70) == SAID
     chromium.size(width, dark=dark, phone=width == 390)
     assert chromium("document.documentElement.scrollWidth") == width
     cut = """[...document.querySelectorAll('button, label, .text, .name')]

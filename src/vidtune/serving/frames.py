@@ -42,7 +42,7 @@ def _frames(model: ServedModel, ref: MediaRef, where: str) -> dict[str, Any]:
         with MediaPool(1, model.media_timeout) as pool:
             shown = shown_item(MediaSlot(ref, 1), preprocessing, pool, MOST_FRAMES)
     except UserError as error:
-        raise ApiProblem(400, f"{where}: {error}", param=where) from None
+        raise ApiProblem(400, f"{where}: {error}".replace(ref.path, "the file"), param=where) from None
     if shown.problem:
         raise ApiProblem(400, f"{where}: {shown.problem}", code="media_not_readable", param=where)
     return {"frames": [{"label": label, "picture": picture_address(picture)} for picture, label in shown.pictures]}
