@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from vidtune.api.arguments import checked_paths, names_arguments
 from vidtune.api.ask import MEDIA_TIMEOUT, Ask
 from vidtune.api.reply import Reply
 from vidtune.data.sample import MediaRef, Turn
 from vidtune.errors import UserError
+from vidtune.processing.asked_media import Paths, as_paths, asked_media
 
 if TYPE_CHECKING:
     from vidtune.api.model import Model
@@ -34,6 +36,20 @@ class Chat:
     turns: tuple[Turn, ...] = ()
     _target: "LocatedTarget | None" = field(default=None, init=False, repr=False)
     _media: tuple[MediaRef, ...] = field(default=(), init=False, repr=False)
+    _added: tuple[MediaRef, ...] = field(default=(), init=False, repr=False)
+
+    @names_arguments
+    def add(self, *, video: Paths = None, image: Paths = None) -> None:
+        """Add files, which the next text brings along: the conversation goes on about them too.
+
+        Args:
+            video, image: as in :meth:`Model.answer`.
+
+        Raises:
+            UserError: a file that does not exist.
+        """
+        files = {"video": as_paths(checked_paths(video, "video")), "image": as_paths(checked_paths(image, "image"))}
+        self._added += asked_media(files, {}, self.model._dialect)
 
     def say(self, text: str, **settings: Any) -> Reply:
         """Say something and return the model's answer; both are remembered.
@@ -47,8 +63,8 @@ class Chat:
         _refuse(settings, "say")
         ask = self._ask()
         with self._conversation(ask) as conversation:
-            answer = conversation.ask(text, ask.media_of(text, later=bool(self.turns)))
-        self.turns, self._media = conversation.turns, conversation.media
+            answer = conversation.ask(text, self._brought(ask, text))
+        self._keep(conversation)
         return Reply(answer, text, ask.duration, self.model._dialect.times)
 
     def stream(self, text: str, **settings: Any) -> Iterator[str]:
@@ -58,8 +74,8 @@ class Chat:
         _refuse(settings, "stream")
         ask = self._ask()
         with self._conversation(ask) as conversation:
-            yield from conversation.stream(text, ask.media_of(text, later=bool(self.turns)))
-        self.turns, self._media = conversation.turns, conversation.media
+            yield from conversation.stream(text, self._brought(ask, text))
+        self._keep(conversation)
 
     def _ask(self) -> Ask:
         known = dict.fromkeys(("video", "image", "target", "features", "duration", "prompt")) | {"without": ()}
@@ -76,11 +92,18 @@ class Chat:
         reading: dict[str, Any] = {name: self.options.get(name) for name in _READING}
         return self.model._ask(**named, **reading, timeout=timeout, settings=settings)
 
+    def _brought(self, ask: Ask, text: str) -> tuple[MediaRef, ...]:
+        """The media that a text brings into the conversation."""
+        return (*ask.media_of(text, later=bool(self.turns)), *self._added)
+
+    def _keep(self, conversation: "Conversation") -> None:
+        self.turns, self._media, self._added = conversation.turns, conversation.media, ()
+
     @contextmanager
     def _conversation(self, ask: Ask) -> "Iterator[Conversation]":
         from vidtune.generation.conversation import Conversation
 
-        with self.model._engine(ask) as engine:
+        with self.model._engine(replace(ask, media=(*ask.media, *self._media, *self._added))) as engine:
             conversation = Conversation(engine)
             conversation.turns, conversation.media = self.turns, self._media or (ask.media if self.turns else ())
             yield conversation

@@ -30,6 +30,7 @@ from vidtune.cli.report import report
 from vidtune.cli.runs.compare import compare
 from vidtune.cli.runs.export import export
 from vidtune.cli.runs.submit import submit
+from vidtune.cli.serving.chat import chat
 from vidtune.cli.serving.serve import serve
 from vidtune.cli.systems import systems
 from vidtune.cli.terminal.interrupts import INTERRUPTED, SAID, Interrupts
@@ -72,7 +73,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, doctor, evaluate, judge, compare, submit, report, export, answer, serve, convert, world):
+for command in (
+    demo,
+    train,
+    doctor,
+    evaluate,
+    judge,
+    compare,
+    submit,
+    report,
+    export,
+    answer,
+    chat,
+    serve,
+    convert,
+    world,
+):
     app.command()(command)
 app.add_typer(data, name="data")
 app.add_typer(features, name="features")
