@@ -176,6 +176,9 @@ def test_the_usual_number_given_changes_nothing(in_examples: Path) -> None:
     assert usual == same == ends and not (same.untrained or ends.untrained)
     other = model.answer(QUESTION, video="clip.mp4", frames=6, max_new_tokens=4)
     assert other != usual and other.untrained == "6 frames where the model was trained with 2"
+    ref = MediaRef("video", str(in_examples / "clip.mp4"))
+    counts = [model.processor.media_tokens(replace(ref, num_frames=frames)) for frames in (2, 6)]
+    assert counts[1] == 3 * counts[0], "a loaded processor knows the towers of its model"
     talk = model.chat(video="clip.mp4", frames=6, max_new_tokens=4)
     assert talk.say(QUESTION) == other and talk.turns[1].text == other
 

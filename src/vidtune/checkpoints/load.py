@@ -98,7 +98,7 @@ def load_checkpoint(
             said(memory_in_words(needed))
         require_memory(needed)
     model, report = assemble(source, dtype)
-    processor = processor_of(source, model.config, tokenizer)
+    processor = processor_of(source, model.config, tokenizer).measuring(model.config.measures())
     source.close()
     place_model(model, placement)
     return Checkpoint(model, processor, report, source)

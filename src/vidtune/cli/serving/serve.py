@@ -1,6 +1,7 @@
 """``vidtune serve``: a chat API in OpenAI's form, and a page, over checkpoints."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,8 @@ from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.loading import (
     LayerProgram,
     ModelBase,
+    Place,
+    Quantize,
     Revision,
     System,
     assignments,
@@ -63,6 +66,8 @@ def serve(
     model_base: ModelBase = None,
     device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None,
+    quantize: Quantize = None,
+    place: Place = None,
     layer_program: LayerProgram = None,
 ) -> None:
     """Serve a checkpoint over HTTP: /v1/chat/completions in OpenAI's form, with streaming, and a page at /.
@@ -85,10 +90,10 @@ def serve(
     if media_root is not None and not media_root.is_dir():
         raise UserError(f"--media-root {media_root}: is no folder")
     places = {name or checkpoint: checkpoint}
-    for further, place in assignments(model, "--model").items():
+    for further, where in assignments(model, "--model").items():
         if further in places:
             raise UserError(f"--model {further}: is the name of another model")
-        places[further] = place
+        places[further] = where
     socket = listen(host, port)
     allowed = Limits(
         body=limits.max_body * MIB,
@@ -100,15 +105,18 @@ def serve(
     )
     kept = None if limits.kept_memory is None else int(limits.kept_memory * 1024 * MIB)
     served = []
-    for number, (called, place) in enumerate(places.items()):
+    for number, (called, where) in enumerate(places.items()):
         loaded = vidtune.load(
-            place,
+            where,
             revision=revision if number == 0 else None,
             system=system,
             base=model_base if number == 0 else None,
             device=device,
             dtype=dtype,
             layer_program=layer_program_of(layer_program),
+            quantize=quantize,  # type: ignore[arg-type]
+            place=assignments(place, "--place"),
+            said=partial(typer.echo, err=True),
         )
         for warning in loaded.report.warnings if loaded.report else ():
             typer.echo(f"warning: {called}: {warning}", err=True)
