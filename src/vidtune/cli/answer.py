@@ -23,6 +23,7 @@ from vidtune.cli.options.loading import (
 )
 from vidtune.cli.options.reading import ReadingOptions
 from vidtune.cli.options.target import TargetOptions
+from vidtune.machine.memory import uncollected
 
 if TYPE_CHECKING:
     from vidtune.api.reply import Reply
@@ -91,20 +92,21 @@ def answer(
     require_files({"video": video or [], "image": image or []})
     steps = layer_program_of(layer_program)
     target = about.build(video or [], media_timeout)
-    model = vidtune.load(
-        checkpoint,
-        revision=revision,
-        system=system,
-        base=model_base,
-        towers=assignments(tower, "--tower"),
-        tokenizer=tokenizer,
-        device=device,
-        dtype=dtype,
-        layer_program=steps,
-        quantize=quantize,  # type: ignore[arg-type]
-        place=assignments(place, "--place"),
-        said=partial(typer.echo, err=True),
-    )
+    with uncollected():
+        model = vidtune.load(
+            checkpoint,
+            revision=revision,
+            system=system,
+            base=model_base,
+            towers=assignments(tower, "--tower"),
+            tokenizer=tokenizer,
+            device=device,
+            dtype=dtype,
+            layer_program=steps,
+            quantize=quantize,  # type: ignore[arg-type]
+            place=assignments(place, "--place"),
+            said=partial(typer.echo, err=True),
+        )
     for warning in model.report.warnings if model.report else ():
         typer.echo(f"warning: {warning}", err=True)
     if about.tracker is not None:
