@@ -1,6 +1,6 @@
 """``vidtune features``: the store of the outputs of frozen towers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,14 +35,16 @@ class OfBenchmark:
     checkpoint: Annotated[
         str | None, typer.Option(help="A checkpoint instead of a recipe: for the questions of --benchmark.")
     ] = None
-    benchmark: Annotated[str | None, typer.Option(help="Store all that its questions read; needs --data.")] = None
+    benchmark: Annotated[
+        list[str] | None, typer.Option(help="Store all that its questions read; needs --data; may be repeated.")
+    ] = None
     data: Annotated[Path | None, typer.Option(help="Folder of the test set, or one that holds several.")] = None
     protocol: ProtocolRules = None
     system: System = None
     model_base: ModelBase = None
 
-    def extraction(self, store: Path, device: "torch.device", dtype: str | None) -> "Extraction":
-        """The extraction by the towers of the checkpoint.
+    def extractions(self, store: Path, device: "torch.device", dtype: str | None) -> "Iterator[Extraction]":
+        """The extraction for each benchmark by the towers of the checkpoint.
 
         Raises:
             UserError: an option is missing, or the checkpoint or the test set cannot be read.
@@ -53,12 +55,13 @@ class OfBenchmark:
         from vidtune.evaluation.checkpoint import open_checkpoint
         from vidtune.evaluation.test_set_features import benchmark_extraction
 
-        if self.checkpoint is None or self.benchmark is None or self.data is None:
+        if self.checkpoint is None or not self.benchmark or self.data is None:
             raise UserError("--checkpoint, --benchmark and --data belong together; give all three")
         folder = locate(self.checkpoint)
         require_checkpoint(folder)
         loaded = open_checkpoint(folder, str(device), dtype, system=self.system, base=self.model_base)
-        return benchmark_extraction(loaded, self.benchmark, self.data, store, rules_of(self.protocol))
+        for name in dict.fromkeys(self.benchmark):
+            yield benchmark_extraction(loaded, name, self.data, store, rules_of(self.protocol))
 
 
 @features.command()
@@ -116,7 +119,7 @@ def extract(
     from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.extraction import stage_extractions
 
-    asked = of_benchmark.benchmark is not None or of_benchmark.checkpoint is not None
+    asked = bool(of_benchmark.benchmark) or of_benchmark.checkpoint is not None
     if [recipe is None, not tower, not asked].count(False) != 1:
         raise UserError("name one of a recipe, towers with --tower, or a benchmark with --checkpoint and --benchmark")
     if tower and videos is None:
@@ -135,7 +138,7 @@ def extract(
         ProgressDisplay(transient=True) as progress,
     ):
         if asked:
-            found = iter([of_benchmark.extraction(store, target, dtype)])
+            found = of_benchmark.extractions(store, target, dtype)
         elif recipe is None:
             found = iter([named_extraction(tower or (), store, dtype or "float32", target)])
         else:

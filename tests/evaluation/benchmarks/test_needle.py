@@ -1,6 +1,7 @@
 """Needle in a haystack: where pictures stand between clips, what is right, one value per cell, mistakes in the set."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -177,13 +178,17 @@ def test_a_wrong_set_is_named(tmp_path, changes, message):
 
 def test_a_model_is_asked_about_parts_of_one_file_whose_features_a_command_stores(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(BENCHMARKS.loaded, "needle", SINGLE)
-    data = write(tmp_path / "set", ONE, lengths=[4], depths=[0.5, 1])
+    monkeypatch.setitem(BENCHMARKS.loaded, "needle_multi_hop", HOPS)
+    data = write(tmp_path / "set", ONE, TWO, lengths=[4], depths=[0.5, 1])
+    Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(data / "b.png")
     write_clip(data / "movie.mp4", num_frames=40)
     model, store = str(write_checkpoint(tmp_path / "model")), str(tmp_path / "store")
     of_benchmark = ["--checkpoint", model, "--benchmark", "needle", "--data", str(data), "--workers", "0"]
-    for stored, found in ((3, 0), (0, 3)):  # two clips and a picture
-        assert run_command(["features", "extract", "--store", store, *of_benchmark]) == 0
-        assert f"video: {stored} stored, {found} found, 0 without it, 0 failed" in capsys.readouterr().out
+    both = ["--benchmark", "needle_multi_hop"]
+    for stored in ((3, 0, 1, 3), (0, 3, 0, 4)):  # two clips and a picture; of several hops one picture more
+        assert run_command(["features", "extract", "--store", store, *of_benchmark, *both]) == 0
+        told = re.findall(r"video: (\d) stored, (\d) found, 0 without it, 0 failed", capsys.readouterr().out)
+        assert tuple(int(number) for pair in told for number in pair) == stored
     assert run_command(["features", "extract", "--store", store, *of_benchmark[:2]]) == 2
     assert "--checkpoint, --benchmark and --data belong together" in capsys.readouterr().err
     (tmp_path / "model" / "recipe.yaml").unlink()
