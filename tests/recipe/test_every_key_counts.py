@@ -20,6 +20,7 @@ LLM = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_h
 LLM |= {"num_attention_heads": 2, "max_position_embeddings": 512}
 TOWERS = {"image": TOWER, "video": {**TOWER, "num_frames": 2}}
 STAGE = {"name": "s", "train": {"connectors": {"learning_rate": 1e-3, "lora": {"rank": 4}}}, "global_batch_size": 8}
+STAGE |= {"contrast": {"text_tower": "a/b"}}
 STAGE |= {"data": [{"annotations": "a.json", "media": "m"}]}
 WHOLE: dict[str, Any] = {
     "system": "video_llava",
@@ -60,6 +61,13 @@ OTHER_VALUES: dict[str, Any] = {
     "stages.media": {"video": {"num_frames": 3}},
     "stages.sizes": {"towers.image": {"feature_layer": -1}},
     "stages.objective": "align",
+    "stages.contrast.text_tower": "c/d",
+    "stages.contrast.tokenizer": "e/f",
+    "stages.contrast.projections": {"video": "g/h"},
+    "stages.contrast.pool": {"video": "mean"},
+    "stages.contrast.loss": "sigmoid",
+    "stages.contrast.temperature": 0.5,
+    "stages.contrast.bias": 1.0,
     "stages.order": "sequential",
     "stages.schedule": "linear",
     "stages.warmup": 0.5,

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from vidtune.recipe.types import EXECUTION_SETTINGS, OTHER_PARTS, BenchmarkEntry, DataSource, LoRA, Recipe, Stage, Train
+from vidtune.recipe.types import (
+    EXECUTION_SETTINGS,
+    OTHER_PARTS,
+    BenchmarkEntry,
+    Contrast,
+    DataSource,
+    LoRA,
+    Recipe,
+    Stage,
+    Train,
+)
 
 DOCS = Path(__file__).parents[2] / "docs" / "recipe.md"
 SECTIONS = {
@@ -14,6 +24,7 @@ SECTIONS = {
     Stage: "### A stage",
     Train: "### How a component trains",
     LoRA: "### Low-rank adapters",
+    Contrast: "### What a contrastive stage compares",
     DataSource: "### Sources",
     BenchmarkEntry: "### Benchmarks",
 }

@@ -44,7 +44,6 @@ from vidtune.models.initial import without_values
 from vidtune.models.language_model.families import family_of
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
-from vidtune.registry import SYSTEMS
 
 _ONE_AT_A_TIME = RLock()
 """transformers replaces methods of its classes while it builds a model; two threads would restore the wrong ones."""
@@ -262,7 +261,7 @@ def _added_towers(source: Source, config: VideoLMConfig) -> dict[str, Tensor]:
     for tower in source.towers:
         name = tower.component.removeprefix("towers.")
         report = LoadReport(f"tower {name}")
-        found = rename(tower.weights, SYSTEMS[config.system].publication.tower(name).keys, report)
+        found = rename(tower.weights, tower.tower_file.keys, report)
         with without_values():
             shapes = {key: tensor.shape for key, tensor in config.build_tower(name).state_dict().items()}
         report.missing = [key for key in shapes if key not in found]
@@ -418,12 +417,12 @@ def key_map(part: Source) -> KeyMap:
     Args:
         part: a published model, what changes one, or the file of one component.
     """
-    component, system = part.component, str(part.system)
+    component = part.component
     if part.format is not None:
         return part.format.keys
     if part.kind == "language_model":
         return language_model_keys(part)
     if part.kind == "tower":
-        keys = SYSTEMS[system].publication.tower(component.removeprefix("towers.")).keys
+        keys = part.tower_file.keys
         return replace(keys, prefixes=tuple((theirs, f"{component}.{ours}") for theirs, ours in keys.prefixes))
     return connector_format(part).keys

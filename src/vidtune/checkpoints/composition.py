@@ -127,8 +127,8 @@ def _config_of_parts(
     towers = {}
     for name, spec in recipe.towers.items():
         part = source.part(f"towers.{name}")
-        if part is not None and name in SYSTEMS[system].publication.towers:
-            towers[name] = tower_sizes(system, name, part)
+        if part is not None and (name in SYSTEMS[system].publication.towers or part.is_of_whole_model):
+            towers[name] = tower_sizes(part)
         elif not isinstance(spec, str):
             towers[name] = spec
     connectors = {name: spec for name, spec in recipe.connectors.items() if isinstance(spec, dict)}
@@ -142,8 +142,8 @@ def _config_of_parts(
     _require_known(system, "tower", recipe.towers, config.towers)
     _require_known(system, "connector", recipe.connectors, config.connectors)
     for name, spec in recipe.towers.items():
-        if isinstance(spec, str):
-            SYSTEMS[system].publication.tower(name)
+        if isinstance(spec, str) and (part := source.part(f"towers.{name}")) is not None:
+            _ = part.tower_file
     config.added_tokens = added
     config.alignments = alignment_sizes(recipe, config)
     return config
@@ -224,7 +224,7 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     return load_tokenizer(next((files for files in places if files.has_tokenizer), places[0]).path)
 
 
-def tower_sizes(system: str, name: str, source: Source) -> JsonDict:
+def tower_sizes(source: Source) -> JsonDict:
     """Return the sizes of a tower, as its config.json or its single file tells.
 
     Raises:
@@ -236,7 +236,7 @@ def tower_sizes(system: str, name: str, source: Source) -> JsonDict:
         settings, shapes = source.weights.settings, source.shapes
     else:
         settings, shapes = files.require_config(), {}
-    tower = SYSTEMS[system].publication.tower(name)
+    tower = source.tower_file
     try:
         sizes = tower.read_sizes(settings, shapes)
     except KeyError as error:
@@ -258,7 +258,7 @@ def replace_tower(config: VideoLMConfig, tower: Source) -> None:
     """
     name = tower.component.removeprefix("towers.")
     width = config.tower(name).hidden_size
-    found = tower_sizes(config.system, name, tower)
+    found = tower_sizes(tower)
     config.towers[name] = {key: value for key, value in config.towers[name].items() if key != "absent"} | found
     try:
         with without_values():

@@ -212,6 +212,8 @@ def _describe_part(files: CheckpointFiles, component: str, system: str | None) -
     if component.startswith("connectors."):
         names = (*SINGLE_NAMES, *connector_files())
         return Source("connectors", files, system, component=component, names=names)
+    if files.config.get("model_type") == OURS and files.has(MANIFEST):
+        raise UserError(f"{files.path}: holds adapters on a base; merge them first: vidtune convert {files.path} OUT")
     return Source("tower", files, system, component=component)
 
 

@@ -1,5 +1,6 @@
 """Source: what the place of a checkpoint turned out to be, before any weight is read."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,8 +9,12 @@ from typing import Literal
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.tensors import SINGLE_NAMES, Tensors
 from vidtune.checkpoints.lora.bundle import Manifest
-from vidtune.checkpoints.publication import CheckpointFormat, JsonDict
+from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, KeyMap, TowerFile
+from vidtune.checkpoints.report import OURS
+from vidtune.errors import UserError
 from vidtune.recipe.types import Recipe
+from vidtune.registry import SYSTEMS
+from vidtune.spelling import suggestion
 
 Kind = Literal["native", "published", "bundle", "delta", "run", "connectors", "language_model", "tower", "parts"]
 """What a source is:
@@ -94,6 +99,28 @@ class Source:
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shapes of its own tensors by name."""
         return self.weights.shapes
+
+    @property
+    def is_of_whole_model(self) -> bool:
+        """Whether the place is a whole model of ours, of a part too that is read from it."""
+        return self.config.get("model_type") == OURS
+
+    @property
+    def tower_file(self) -> TowerFile:
+        """How the tower that the place holds is stored: in a whole model of ours, or as its system publishes it.
+
+        Raises UserError where the system, or the model, has no such tower.
+        """
+        name = self.component.removeprefix("towers.")
+        if not self.is_of_whole_model:
+            return SYSTEMS[str(self.system)].publication.tower(name)
+        towers = self.config.get("towers") or {}
+        if name not in towers or towers[name].get("absent"):
+            held = [one for one, spec in towers.items() if not spec.get("absent")]
+            raise UserError(f"{self.path}: holds no tower {name!r}; {suggestion(name, held)}")
+        sizes = {key: value for key, value in towers[name].items() if key != "type"}
+        others = rf"(?!{re.escape(self.component)}\.)"
+        return TowerFile(KeyMap(((f"{self.component}.", ""),), ignored=(others,)), lambda config, shapes: sizes)
 
     @property
     def is_layer(self) -> bool:

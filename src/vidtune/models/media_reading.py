@@ -150,12 +150,7 @@ class MediaReading:
         Raises:
             UserError: an item becomes another number of tokens than was promised; names the item and both numbers.
         """
-        self._check_extras(stream, items)
-        features = self._features_of(stream, items)
-        if self.keep_features is not None:
-            for item, block in zip(items, features, strict=True):
-                if item.key is not None and not item.encoded:
-                    self.keep_features(stream, item.key, block)
+        features = self._item_features(stream, items)
         for item, block in zip(items, self.connect(stream, features, [i.extras for i in items]), strict=True):
             promised, given = item.num_tokens if item.measured is None else item.measured.tokens, block.shape[-2]
             if given < promised or (item.measured is not None and given > promised):
@@ -164,6 +159,39 @@ class MediaReading:
                     f"{given}; correct num_tokens in the config of its tower or connector"
                 )
             yield block[..., : item.num_tokens, :]
+
+    def _item_features(self, stream: str, items: Sequence[Item]) -> Any:
+        """Tower features of every item in order: those that it has, or those of the tower, which are kept."""
+        self._check_extras(stream, items)
+        features = self._features_of(stream, items)
+        if self.keep_features is not None:
+            for item, block in zip(items, features, strict=True):
+                if item.key is not None and not item.encoded:
+                    self.keep_features(stream, item.key, block)
+        return features
+
+    def pooled(self, stream: str, items: Sequence[Item], mean: bool = False) -> Tensor:
+        """One vector for each item: the pooled output of its tower, or the mean of the features of the item.
+
+        A frozen tower runs without a graph. Stored features have no pooled output.
+
+        Shape: -> (n, C)
+        Raises:
+            UserError: the tower has no pooled output, or an item has stored features; names them.
+        """
+        tower: Any = self.towers[self.config.streams[stream]["tower"]]
+        if mean:
+            return torch.stack([block.float().flatten(0, -2).mean(0) for block in self._item_features(stream, items)])
+        if not hasattr(tower, "pooled"):
+            raise UserError(no_pooled_output(stream, self.config))
+        if stored := [item.name for item in items if item.encoded]:
+            raise UserError(f"{stored[0]}: stored features of stream {stream!r} have no pooled output; give the file")
+        prepared = [item.values if item.prepare is None else item.prepare(item.values) for item in items]
+        values, dtype = stacked(prepared), _dtype(tower)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(tower)):
+            if isinstance(values, Tensor):
+                return tower.pooled(values.to(device=self.device, dtype=dtype))
+            return torch.cat([tower.pooled(value[None].to(device=self.device, dtype=dtype)) for value in values])
 
     def _features_of(self, stream: str, items: Sequence[Item]) -> Any:
         """Tower features of every item: those that it brings, or by the tower as its settings are for the item."""
@@ -294,6 +322,12 @@ class MediaReading:
         else:
             features = torch.zeros(number, *self.config.feature_shape(stream, shape), device=self.device)
         return list(self.connect(stream, features, extras))
+
+
+def no_pooled_output(stream: str, config: Any) -> str:
+    """Message about a stream whose tower gives no single vector for an item."""
+    kind = config.towers[config.streams[stream]["tower"]].get("type")
+    return f"stream {stream!r}: a tower of type {kind!r} has no pooled output; set contrast.pool.{stream}: mean"
 
 
 def is_trainable(module: nn.Module) -> bool:

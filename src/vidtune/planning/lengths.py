@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.file_version import FileVersion, version_of
 from vidtune.planning.counted_files import CountedFiles, files_of, stored_chunk, stored_table
 from vidtune.processing.batch import Example
+from vidtune.processing.captions import CaptionTokenizer, caption_of
 from vidtune.processing.tokenizer import default_beginning
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class ExampleMaker:
         max_length, max_expanded_length: see `VideoLMProcessor.example`.
         aligned: for every stream that is aligned with a teacher, a function that counts the aligned frames of an item
             from its shape and the number of its tokens in the prompt. Its ``repr`` must name everything that it uses.
+        captions: function text -> tokens of a text tower, for examples with a caption; None: no text tower reads them.
     """
 
     processor: "VideoLMProcessor"
@@ -76,16 +78,18 @@ class ExampleMaker:
     max_length: int | None
     max_expanded_length: int | None
     aligned: Mapping[str, Callable[[tuple[int, ...], int], int]] = field(default_factory=dict)
+    captions: CaptionTokenizer | None = None
 
     def __call__(self, sample: Sample, seed: int | None = None) -> Example:
         """Returns the example of a sample. Raises SampleProblem for a sample that is not usable."""
-        return self.processor.example(
+        example = self.processor.example(
             sample,
             self.prompt,
             max_length=self.max_length,
             max_expanded_length=self.max_expanded_length,
             seed=seed,
         )
+        return example if self.captions is None else replace(example, caption=self.captions(caption_of(sample)))
 
     def frames(self, example: Example) -> dict[str, int]:
         """Returns the number of aligned frames of each aligned stream: frames whose tokens are all in the example.

@@ -5,6 +5,7 @@ Which examples form a pack is decided in :mod:`vidtune.planning`; here they are 
 Legend: S examples, L tokens of the whole pack.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -155,6 +156,7 @@ class Example:
         owners: (L,) int64, for every token the index in `media` of the item that it stands for, -1 for text; None: not
             known.
         position_rule: name of the rule by which the tokens get their positions.
+        caption: (T,) int64, the text of the sample by the tokenizer of a text tower; None: no text tower reads it.
     """
 
     id: str
@@ -165,6 +167,7 @@ class Example:
     truncated: bool = False
     owners: np.ndarray | None = None
     position_rule: str = "sequential"
+    caption: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -224,6 +227,7 @@ class Batch:
         media: stream -> its items, in the order of their tokens in the ids; streams without media are left out.
         supervised: indices in ``labels[0, 1:]`` of the tokens that the loss sums over; None: found in the labels.
         places: stream -> for each of its items, the positions of its tokens; None: not known.
+        captions: for each example, the text of its sample as a text tower takes it, (T,) int64; None: not known.
 
     ``supervised`` and ``places`` stay on the CPU, so that neither reading nor counting them waits for a device.
     """
@@ -236,6 +240,7 @@ class Batch:
     media: dict[str, list[Item]] = field(default_factory=dict)
     supervised: np.ndarray = field(default=None)  # type: ignore[arg-type]
     places: dict[str, list[np.ndarray]] | None = None
+    captions: list[torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.supervised is None:
@@ -269,6 +274,7 @@ class Batch:
             input_ids=change(self.input_ids),
             position_ids=change(self.position_ids),
             labels=change(self.labels),
+            captions=self.captions and [change(caption) for caption in self.captions],
         )
 
     @property
@@ -278,10 +284,14 @@ class Batch:
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """All tensors of the pack."""
-        yield from (self.input_ids, self.position_ids, self.labels)
+        yield from (self.input_ids, self.position_ids, self.labels, *(self.captions or ()))
         for items in self.media.values():
             for item in items:
                 yield from item.tensors()
+
+    def example_of(self, place: np.ndarray) -> int:
+        """Number of the example in which an item stands, from the positions of its tokens."""
+        return bisect_right(self.cu_seqlens, int(place[0])) - 1
 
     def _with_items(self, change: Callable[[Item], Item]) -> "Batch":
         return replace(self, media={stream: [change(item) for item in items] for stream, items in self.media.items()})
@@ -336,6 +346,7 @@ def join(examples: Sequence[Example], media: dict[str, list[Item]]) -> Batch:
         ids=[example.id for example in examples],
         media=media,
         places=_places(examples, bounds),
+        captions=_captions(examples),
     )
 
 
@@ -348,6 +359,11 @@ def _places(examples: Sequence[Example], bounds: Sequence[int]) -> dict[str, lis
         for number, slot in enumerate(example.media):
             places.setdefault(slot.stream, []).append(begin + np.flatnonzero(example.owners == number))
     return places
+
+
+def _captions(examples: Sequence[Example]) -> list[torch.Tensor] | None:
+    found = [torch.from_numpy(example.caption) for example in examples if example.caption is not None]
+    return found if len(found) == len(examples) else None
 
 
 def stacked(values: Sequence[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:

@@ -36,7 +36,7 @@ from vidtune.registry import ORDER_RULES
 from vidtune.spelling import suggestion
 
 COMPONENT_GLOB = re.compile(
-    r"(towers|connectors|alignments)(\.[A-Za-z0-9_*?\[\]!-]+)?|language_model(\.added_tokens)?|\*"
+    r"(towers|connectors|alignments|contrast)(\.[A-Za-z0-9_*?\[\]!-]+)?|language_model(\.added_tokens)?|\*"
 )
 STAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 RECIPE_FILE = "recipe.yaml"
@@ -60,7 +60,7 @@ OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features", "pac
 # Keys that were added later, of a recipe, a stage, a component that trains and a data source: a fingerprint contains
 # them only if they are set.
 LATER_KEYS = ("revision",)
-LATER_STAGE_KEYS = ("sizes", "objective", "optimizer")
+LATER_STAGE_KEYS = ("sizes", "objective", "optimizer", "contrast")
 LATER_TRAIN_KEYS = ("embedding_learning_rate",)
 LATER_SOURCE_KEYS = ("format", "sampling", "frame_rate", "roots", "missing_sets")
 
@@ -72,8 +72,8 @@ def _expand_home(path: str) -> str:
 def _component_glob(glob: str) -> str:
     if not COMPONENT_GLOB.fullmatch(glob):
         raise ValueError(
-            f"{glob!r} is no component; write towers.NAME, connectors.NAME, alignments.STREAM, language_model or "
-            "language_model.added_tokens; * matches any"
+            f"{glob!r} is no component; write towers.NAME, connectors.NAME, alignments.STREAM, contrast.NAME, "
+            "language_model or language_model.added_tokens; * matches any"
         )
     return glob
 
@@ -168,6 +168,36 @@ class Distillation(Settings):
     layers: tuple[int, ...] | None = None
 
 
+class Contrast(Settings):
+    """What ``objective: contrastive`` compares: towers with a text tower, both projected to one width.
+
+    Its parts are the components ``contrast.text_tower``, ``contrast.STREAM`` (the projection of a stream) and
+    ``contrast.temperature``. The result of the stage holds them in a folder of its own, beside the model.
+
+    Args:
+        text_tower: folder or hub id of the text transformer: of CLIP, of a tower that was aligned with it, or of the
+            result of a contrastive stage, with its projections and temperature; or sizes of a CLIP text transformer,
+            which then gets random weights. None: that of the stage or checkpoint from which the stage starts.
+        tokenizer: folder or hub id of the tokenizer of the text tower; None: its own, or that of the language model.
+        projections: per stream, folder or hub id of a tower that was aligned with texts, for its projection; the others
+            get random weights.
+        pool: per stream, "tower": the pooled output of its tower, or "mean": the mean of the features of its tower.
+            None: "tower".
+        loss: "softmax" (CLIP) or "sigmoid" (SigLIP); None: as the text tower was trained, else "softmax".
+        temperature: first divisor of the products of unit vectors. None: as the text tower was trained, else 0.07, or
+            0.1 with "sigmoid".
+        bias: first bias of "sigmoid"; None: as the text tower was trained, else -10.
+    """
+
+    text_tower: Place | dict[str, Any] | None = None
+    tokenizer: FilePath | None = None
+    projections: dict[str, FilePath] = Field(default_factory=dict)
+    pool: dict[str, Literal["tower", "mean"]] = Field(default_factory=dict)
+    loss: Literal["softmax", "sigmoid"] | None = None
+    temperature: float | None = Field(default=None, ge=0.01, le=1)
+    bias: float | None = Field(default=None, ge=-1e3, le=1e3)
+
+
 class Train(Settings):
     """How one component is trained; a bare number is its peak learning rate.
 
@@ -201,9 +231,12 @@ class Stage(Settings):
         data: data sources, concatenated in this order.
         objective: what the stage minimises. None: the cross-entropy of the answers. "align": how badly the embeddings
             of a sample's media tell which tokens its answers have; "align_each": how badly each of them alone does;
-            "align_sentences": how badly one of them tells each sentence (:mod:`vidtune.models.caption_words`).
-            Only towers and connectors train then, and the language model does not run
-            (:mod:`vidtune.models.caption_words`).
+            "align_sentences": how badly one of them tells each sentence
+            (:mod:`vidtune.models.text_alignment.caption_words`). "contrastive": how badly media and texts of a step
+            find each other (:mod:`vidtune.models.text_alignment.contrast`).
+            Only towers and connectors train then, or towers and what they are compared with, and the language model
+            does not run.
+        contrast: what a contrastive stage compares; None: what the stage from which it starts compared.
         epochs: number of passes over the data; may be a fraction.
         max_steps: number of optimizer steps; None: ``epochs`` decides.
         global_batch_size: number of samples per optimizer step, over all ranks and micro-batches.
@@ -242,7 +275,8 @@ class Stage(Settings):
     from_: FilePath | None = Field(default=None, alias="from")
     train: dict[ComponentGlob, Train] = Field(min_length=1)
     data: tuple[DataSource, ...] = Field(min_length=1)
-    objective: Literal["align", "align_each", "align_sentences"] | None = None
+    objective: Literal["align", "align_each", "align_sentences", "contrastive"] | None = None
+    contrast: Contrast | None = None
     epochs: float = Field(default=1.0, gt=0, le=1e5)
     max_steps: int | None = Field(default=None, gt=0, le=10**9)
     global_batch_size: int = Field(gt=0, le=10**7)

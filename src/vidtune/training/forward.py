@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vidtune.models.caption_words import WordTelling
+from vidtune.models.text_alignment.caption_words import WordTelling
+from vidtune.models.text_alignment.contrast import Contrast, Pairs
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import IGNORED, Batch
 
@@ -58,6 +59,26 @@ class PackForward(nn.Module):
         found = [aligned.get(stream, (torch.zeros_like(text), 0)) for stream in factors]
         terms = torch.stack([text, *(loss for loss, _ in found)]).detach()
         return PackLosses(total, terms, [frames for _, frames in found])
+
+
+class PairForward(nn.Module):
+    """Module that computes the pairs of one pack of a contrastive stage.
+
+    Args:
+        model: the model, of which the towers run.
+        precision: "float32", or "bfloat16" for autocast; the unit vectors are float32.
+        contrast: what the towers are compared with.
+    """
+
+    def __init__(self, model: VideoLM, precision: str, contrast: Contrast) -> None:
+        super().__init__()
+        self.model, self.contrast = model, contrast
+        self.autocast = precision == "bfloat16"
+
+    def forward(self, batch: Batch) -> Pairs:
+        """Returns the pairs of a pack."""
+        with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            return self.contrast(self.model, batch)
 
 
 def dummy_batch() -> Batch:

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.lora.adapter_files import adapter_config, adapter_from_state, is_adapter_weight
 from vidtune.checkpoints.lora.added_rows import joined_rows
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, write_bundle
+from vidtune.checkpoints.parts.contrast import write_contrast
 from vidtune.models.language_model.head import tied_names
+from vidtune.models.text_alignment.contrast import GROUP
 from vidtune.models.video_lm import VideoLM
 from vidtune.recipe.types import RECIPE_FILE, dump_recipe
 from vidtune.training.setup.stage import StageSetup
@@ -23,6 +26,7 @@ def write_result(setup: StageSetup, folder: Path, state: dict[str, Tensor]) -> N
         state: whole tensors on the CPU by the names of ``setup.model.state_dict()``: the trained weights, and if
             :attr:`StageSetup.result_needs_frozen` all other weights too.
     """
+    state = _without_contrast(setup, folder, state)
     if setup.result_needs_frozen:
         with without_progress_bar():
             setup.model.save_pretrained(folder, state_dict=_once(joined_rows(state, setup.model), setup.model))
@@ -30,6 +34,18 @@ def write_result(setup: StageSetup, folder: Path, state: dict[str, Tensor]) -> N
         _write_bundle(setup, folder, state)
     setup.processor.save_pretrained(folder)
     (folder / RECIPE_FILE).write_text(dump_recipe(setup.recipe), encoding="utf-8")
+
+
+def _without_contrast(setup: StageSetup, folder: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Write what the towers were compared with into a folder of its own. Returns the weights of the model."""
+    if setup.contrast is None or setup.captions is None:
+        return state
+    prefix = f"{GROUP}."
+    # Frozen parts are whole on each rank; of the others the state has the whole tensors.
+    held = {name: value.cpu() for name, value in setup.contrast.state_dict().items() if not isinstance(value, DTensor)}
+    held |= {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    write_contrast(folder, setup.contrast.config, held, setup.captions.tokenizer)
+    return {name: value for name, value in state.items() if not name.startswith(prefix)}
 
 
 def _once(state: dict[str, Tensor], model: VideoLM) -> dict[str, Tensor]:

@@ -18,11 +18,13 @@ from vidtune.models.batch_norm_statistics import deferred_statistics
 from vidtune.planning.randomness import random_seed, seed_torch
 from vidtune.processing.batch import Batch, Item
 from vidtune.training.estimates.flops import StepFlops, peak_flops
-from vidtune.training.forward import PackForward, PackLosses, dummy_batch
+from vidtune.training.forward import PackForward, PackLosses, PairForward, dummy_batch
 from vidtune.training.optimizers import averages, build_optimizer
 from vidtune.training.packs.ahead import Ahead
 from vidtune.training.packs.counts import StepCounts, StepTotals, exchange
+from vidtune.training.packs.pack import LoadedPack
 from vidtune.training.packs.transfer import Transfer
+from vidtune.training.pair_step import NumberedBatch, PairStep
 from vidtune.training.ranks.group import Ranks
 from vidtune.training.ranks.parallel import ParallelForward
 from vidtune.training.schedule import learning_rate_factor, warmup_steps
@@ -46,8 +48,8 @@ class OptimizerStep:
         stage, model = setup.stage, setup.model
         self._setup, self._ranks, self._plan = setup, ranks, setup.plan
         self._transfer = Transfer(ranks.device, setup.processor.preprocessing)
-        self.forward = ParallelForward(PackForward(model, stage.precision, setup.telling), stage, ranks)
-        groups = parameter_groups(model, setup.trained, stage.weight_decay, stage.optimizer)
+        self.forward = ParallelForward(stage_forward(setup), stage, ranks)
+        groups = parameter_groups(model, setup.trained, stage.weight_decay, stage.optimizer, setup.contrast)
         self.optimizer = build_optimizer(groups, stage)
         self._by_component: dict[str, list[nn.Parameter]] = {name: [] for name in setup.trained}
         for group in groups:
@@ -57,11 +59,17 @@ class OptimizerStep:
         self._teachers = setup.teachers
         peak = peak_flops(ranks.device, stage.precision)
         taught = {stream: tower.config for stream, tower in self._teachers.towers.items()}
-        self._flops = StepFlops.of_stage(model.config, setup.trained, taught, setup.telling is None) if peak else None
+        compared = setup.contrast and setup.contrast.config
+        counted = (model.config, setup.trained, taught, stage.objective is None, compared)
+        self._flops = StepFlops.of_stage(*counted) if peak else None
         self.peak_flops = peak * ranks.world if peak and self._flops else None
         """Floating-point operations per second of the devices of all ranks; None where it is not known."""
         self._teachers.to(ranks.device, frozen_dtype(stage))
         self._statistics = deferred_statistics(model)
+        self._pairs = None
+        if setup.contrast is not None:
+            loss, seed = setup.contrast.config.loss, setup.recipe.seed
+            self._pairs = PairStep(self.forward, loss, seed, ranks, self._transfer, self._statistics)
 
     def set_learning_rates(self, step: int) -> dict[str, float]:
         """Set the learning rates of a step (from 0). Returns the rate of each trained component."""
@@ -83,26 +91,43 @@ class OptimizerStep:
         counts = StepCounts(tuple(self._teachers.weights))
         factors = self._teachers.factors(self._plan, step)
         passes = -(-len(self._plan.packs(step)) // self._ranks.world)  # the same on every rank, dummies included
+        if self._pairs is not None:
+            taken = [self._next(packs, failed_files, counts) for _ in range(passes)]
+            self._compare(step, taken, self._pairs, counts)
+            return counts
         for place in range(passes):
-            batch = None
-            if counts.error is None:
-                try:
-                    pack = packs.next().without(failed_files)
-                except Exception as error:
-                    counts.error = error
-                else:
-                    counts.excluded += pack.excluded
-                    batch = pack.batch
-            if batch is None:
+            pack = self._next(packs, failed_files, counts)
+            if pack is None or pack.batch is None:
                 if self._ranks.world > 1:
                     self._backward(dummy_batch(), factors, place == passes - 1)
                 continue
             assert pack.number is not None
             seed_torch(random_seed(self._setup.recipe.seed, step, pack.number))
-            losses = self._backward(batch, factors, place == passes - 1)
+            losses = self._backward(pack.batch, factors, place == passes - 1)
             self._transfer.begin(packs.upcoming())
-            counts.add(batch, losses, pack.num_supervised, self._flops_of(batch, pack.num_supervised))
+            counts.add(pack.batch, losses, pack.num_supervised, self._flops_of(pack.batch, pack.num_supervised))
         return counts
+
+    def _next(self, packs: Ahead, failed_files: FailedFiles, counts: StepCounts) -> LoadedPack | None:
+        """Returns the next pack of this rank; None after an error, which is then in ``counts``."""
+        if counts.error is not None:
+            return None
+        try:
+            pack = packs.next().without(failed_files)
+        except Exception as error:
+            counts.error = error
+            return None
+        counts.excluded += pack.excluded
+        return pack
+
+    def _compare(self, step: int, taken: Sequence[LoadedPack | None], pairs: PairStep, counts: StepCounts) -> None:
+        """Add the gradients of all packs of a contrastive step."""
+        packs = [
+            NumberedBatch(None, None) if pack is None else NumberedBatch(pack.batch, pack.number) for pack in taken
+        ]
+        for pack, (losses, number) in zip(packs, pairs.backward(step, packs), strict=True):
+            if pack.batch is not None:
+                counts.add(pack.batch, losses, number, self._flops_of(pack.batch, 0))
 
     def exchange(self, counts: StepCounts, waited: float, stopping: bool) -> StepTotals:
         """Exchange the numbers of a step with the other ranks. Returns the numbers of all ranks.
@@ -162,12 +187,20 @@ class OptimizerStep:
         plan = self._setup.model.plan(batch)
         tokens, squares = plan.mean_tokens(), plan.mean_tokens(power=2)
         items = {stream: sum(map(_encoding_cost, media)) for stream, media in batch.media.items()}
-        return self._flops.of(tokens, squares, items, supervised)
+        return self._flops.of(tokens, squares, items, supervised, len(batch.captions or ()))
 
 
 def _encoding_cost(item: Item) -> float:
     """Cost of encoding an item, in standard items of its tower."""
     return 0.0 if item.encoded else 1.0 if item.measured is None else item.measured.cost
+
+
+def stage_forward(setup: StageSetup) -> PackForward | PairForward:
+    """Returns the forward pass of the packs of a stage, not yet wrapped for many processes."""
+    precision = setup.stage.precision
+    if setup.contrast is not None:
+        return PairForward(setup.model, precision, setup.contrast)
+    return PackForward(setup.model, precision, setup.telling)
 
 
 def fill_missing_gradients(parameters: Sequence[nn.Parameter]) -> None:

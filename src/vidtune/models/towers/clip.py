@@ -70,6 +70,11 @@ class ClipTowerConfig:
         return self.num_hidden_layers + 1
 
     @property
+    def pooled_size(self) -> int:
+        """Width of the pooled output."""
+        return self.hidden_size
+
+    @property
     def tokens_per_frame(self) -> int:
         return (self.image_size // self.patch_size) ** 2 + int(self.keep_class_token)
 
@@ -172,10 +177,10 @@ class _Encoder(nn.Module):
 
 
 class ClipTower(nn.Module):
-    """CLIP vision transformer without its pooled head.
+    """CLIP vision transformer without its projection.
 
     Parameter names are those of CLIP checkpoints (``pre_layrnorm`` sic), so that names of published files differ by a
-    prefix only. ``post_layernorm`` and the layers after ``feature_layer`` are loaded and saved but not run.
+    prefix only. ``post_layernorm`` and the layers after ``feature_layer`` run for the pooled output only.
 
     Shape: (B, 3, H, W) -> (B, N, C), or (B, 3, T, H, W) -> (B, T * N, C), with N = ``config.tokens_per_frame``; with K
         ``taps`` (B, K, N, C) or (B, K, T * N, C).
@@ -220,14 +225,26 @@ class ClipTower(nn.Module):
 
     def forward(self, pixels: Tensor, taps: Sequence[int] = ()) -> Tensor:
         config = self.config
-        is_clip = pixels.dim() == 5
-        if config.temporal_attention and (not is_clip or pixels.shape[2] != config.num_frames):
-            raise ValueError(f"this tower takes clips of {config.num_frames} frames, got shape {tuple(pixels.shape)}")
-        frames = pixels.transpose(1, 2).flatten(0, 1) if is_clip else pixels
+        frames = self._frames(pixels)
         wanted = taps or (config.num_states + config.feature_layer,)
         states = enumerate(islice(self.hidden_states(frames), max(wanted) + 1))
         found = {number: self._features(state, len(pixels)) for number, state in states if number in wanted}
         return torch.stack([found[tap] for tap in taps], dim=1) if taps else found[wanted[0]]
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Class token after the last layer and ``post_layernorm``, averaged over frames; layers after
+        ``feature_layer`` run too. Shape: (B, 3, H, W) or (B, 3, T, H, W) -> (B, C)
+        """
+        for state in self.hidden_states(self._frames(pixels)):
+            last = state
+        return self.post_layernorm(last[:, 0]).unflatten(0, (len(pixels), -1)).mean(1)
+
+    def _frames(self, pixels: Tensor) -> Tensor:
+        """Frames of all items. Shape: (B, 3, H, W) or (B, 3, T, H, W) -> (B * T, 3, H, W)"""
+        config, is_clip = self.config, pixels.dim() == 5
+        if config.temporal_attention and (not is_clip or pixels.shape[2] != config.num_frames):
+            raise ValueError(f"this tower takes clips of {config.num_frames} frames, got shape {tuple(pixels.shape)}")
+        return pixels.transpose(1, 2).flatten(0, 1) if is_clip else pixels
 
     def _features(self, state: Tensor, items: int) -> Tensor:
         """Features of the items, from a hidden state of their frames. Shape: (B * T, F, C) -> (B, T * N, C)"""

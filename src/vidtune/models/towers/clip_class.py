@@ -55,6 +55,13 @@ class ClipClassTowerConfig:
             keep_class_token=True,
         )
 
+    pools_projected = True
+
+    @property
+    def pooled_size(self) -> int:
+        """Width of the pooled output, the mean of the vectors of the frames."""
+        return self.hidden_size
+
     def input_shape(self) -> tuple[int, ...]:
         """A clip: (3, T, S, S)."""
         return (3, self.num_frames, self.image_size, self.image_size)
@@ -86,6 +93,10 @@ class ClipClassTower(nn.Module):
         for layer in model.encoder.layers:
             hidden = layer(hidden, None)
         return self.visual_projection(model.post_layernorm(hidden[:, 0]))
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Mean of the vectors of the frames. Shape: (B, 3, T, S, S) or (B, 3, S, S) -> (B, C)"""
+        return self(pixels).mean(1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         clips = pixels if pixels.dim() == 5 else pixels.unsqueeze(2)

@@ -25,11 +25,13 @@ from vidtune.models.batch_norm_statistics import deferred_statistics
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.initial import without_values
 from vidtune.models.media_reading import is_trainable
+from vidtune.models.text_alignment.contrast import Contrast, ContrastConfig
 from vidtune.models.towers.base import TowerConfig
 from vidtune.models.video_lm import VideoLM
+from vidtune.processing.batch import Item
 from vidtune.recipe.types import Train
 from vidtune.training.ranks.parallel import layers as layers_of
-from vidtune.training.setup.parameters import prepare_components
+from vidtune.training.setup.parameters import prepare_components, prepare_contrast
 
 PROBE = 128
 """Number of tokens of the shorter one of the two examples that the language model is run on."""
@@ -79,6 +81,7 @@ class StageCosts:
         teachers: distilled stream -> cost of the teacher for one media item.
         aligned: distilled stream -> cost of the alignment head for one media item.
         teacher_weights: number of weights of all teachers.
+        text: cost of the text tower of a contrastive stage for one text of the greatest length.
     """
 
     weights: Mapping[str, Weights]
@@ -92,6 +95,7 @@ class StageCosts:
     teachers: Mapping[str, Cost] = field(default_factory=dict)
     aligned: Mapping[str, Cost] = field(default_factory=dict)
     teacher_weights: int = 0
+    text: Cost = Cost(0.0, 0.0)
 
     def of_media_alone(self) -> "StageCosts":
         """Returns the costs where towers and connectors run, but not the language model."""
@@ -104,6 +108,7 @@ def stage_costs(
     trained: Mapping[str, Train],
     precision: str,
     teachers: Mapping[str, TowerConfig] | None = None,
+    contrast: ContrastConfig | None = None,
 ) -> StageCosts:
     """Returns the costs of one stage. Takes seconds for seven billion weights, and hardly any memory.
 
@@ -112,6 +117,7 @@ def stage_costs(
         trained: training settings of each trained component, by name; the other components are frozen.
         precision: precision of the stage, "float32" or "bfloat16".
         teachers: config of the teacher of each distilled stream; the alignment heads belong to ``config``.
+        contrast: what a contrastive stage compares: its media cost their pooled outputs, and no connector runs.
 
     Raises:
         RuntimeError: a part needs real values to run, for example a mixture of experts.
@@ -120,13 +126,24 @@ def stage_costs(
     model = _model(config, trained, frozen_dtype)
     with without_values():
         towers = {name: spec.build().to(frozen_dtype) for name, spec in (teachers or {}).items()}
+        compared = None if contrast is None else contrast.build()
+    if compared is not None:
+        prepare_contrast(compared, trained, frozen_dtype)
     with FakeTensorMode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         _give_fake_values(model)
         for tower in towers.values():
             _give_fake_values(tower)
         taught = {name: _two(tower, partial(_taught, tower), 1) for name, tower in towers.items()}
         aligned = {name: _two(model, partial(_aligned, model, name), 1) for name in towers}
-        streams = {name: _two(model, partial(_encoded, model, name), 1) for name in config.streams}
+        if compared is None:
+            streams = {name: _two(model, partial(_encoded, model, name), 1) for name in config.streams}
+        else:
+            _give_fake_values(compared)
+            both = nn.ModuleList([model, compared])
+            streams = {
+                name: _two(both, partial(_compared, model, compared, name), 1) for name in compared.config.projections
+            }
+            texts = _difference(*_two(compared, partial(_read, compared), 1))
         short, long = _two(model, partial(_hidden, model), PROBE)
         head = _two(model, partial(_logits, model), 1)
     squared = (long.flops - 2 * short.flops) / (2 * PROBE**2)
@@ -136,7 +153,7 @@ def stage_costs(
     layers = tuple(sum(weight.numel() for weight in layer.parameters()) for layer in layers_of(model.language_model))
     head_weights = _numbers(model.get_output_embeddings(), set(), set())
     return StageCosts(
-        weights=_weights(model),
+        weights=_weights(model) | ({} if compared is None else _weights_beside(compared)),
         layers=layers,
         head=head_weights,
         items=items,
@@ -146,6 +163,7 @@ def stage_costs(
         fixed=fixed,
         teachers={name: _difference(*counts) for name, counts in taught.items()},
         aligned={name: _difference(*counts) for name, counts in aligned.items()},
+        text=Cost(0.0, 0.0) if compared is None else texts,
         teacher_weights=sum(weight.numel() for tower in towers.values() for weight in tower.parameters()),
     )
 
@@ -191,6 +209,22 @@ def _weights(model: VideoLM) -> dict[str, Weights]:
         numbers[component] = _numbers(part, linear, seen)
         seen |= {id(weight) for weight in part.parameters()}
     return numbers
+
+
+def _weights_beside(contrast: Contrast) -> dict[str, Weights]:
+    return {name: _numbers(part, set(), set()) for name, part in contrast.components().items()}
+
+
+def _compared(model: VideoLM, contrast: Contrast, stream: str, number: int) -> Tensor:
+    """Vectors of ``number`` media of a stream, whose values are all zero. Shape: -> (n, W)"""
+    tower = model.config.tower(model.config.streams[stream]["tower"])
+    return contrast.media(model, stream, [Item(torch.zeros(tower.input_shape()), 1) for _ in range(number)])
+
+
+def _read(contrast: Contrast, number: int) -> Tensor:
+    """Vectors of ``number`` texts of the greatest length. Shape: -> (n, W)"""
+    length = contrast.config.text.max_position_embeddings
+    return contrast.texts([torch.zeros(length, dtype=torch.long) for _ in range(number)])
 
 
 def _numbers(part: nn.Module, linear: set[int], seen: set[int]) -> Weights:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.text_alignment.contrast import ContrastConfig
 from vidtune.models.towers.base import TowerConfig
 from vidtune.recipe.types import Train
 from vidtune.training.estimates.costs import StageCosts, stage_costs
@@ -65,19 +66,23 @@ class StepFlops:
         trained: Mapping[str, Train],
         teachers: Mapping[str, TowerConfig] | None = None,
         answers: bool = True,
+        contrast: ContrastConfig | None = None,
     ) -> "StepFlops | None":
         """Returns the counter of a stage, see :func:`stage_costs`; None for a model that cannot be counted.
 
         Args:
             answers: whether the language model runs.
+            contrast: what a contrastive stage compares.
         """
         try:
-            costs = stage_costs(config, trained, "float32", teachers)
+            costs = stage_costs(config, trained, "float32", teachers, contrast)
             return cls(costs if answers else costs.of_media_alone())
         except RuntimeError:
             return None
 
-    def of(self, tokens: float, squared_tokens: float, items: Mapping[str, float], supervised: float) -> float:
+    def of(
+        self, tokens: float, squared_tokens: float, items: Mapping[str, float], supervised: float, texts: int = 0
+    ) -> float:
         """Returns the operations of packs.
 
         Args:
@@ -86,11 +91,13 @@ class StepFlops:
             squared_tokens: sum of the squared lengths of the examples, likewise.
             items: number of media items of each stream.
             supervised: number of tokens that the loss sums over.
+            texts: number of texts that a text tower reads.
         """
         return (
             tokens * self._costs.token.flops
             + squared_tokens * self._costs.squared_token
             + supervised * self._costs.supervised.flops
+            + texts * self._costs.text.flops
             + sum(number * self._of_item(stream) for stream, number in items.items())
         )
 

@@ -104,7 +104,7 @@ def _activations(
     def of_items(part: Mapping[str, Cost]) -> float:
         return sum(items[stream] * cost.forward for stream, cost in part.items() if stream in items)
 
-    language += of_items(costs.aligned)
+    language += of_items(costs.aligned) + costs.text.forward * max(items.values(), default=0)
     media = of_items(costs.items)
     # The memory of teachers and frozen towers is free again before the language model runs.
     towers_learn = any(part.trained for name, part in costs.weights.items() if name.startswith("towers."))

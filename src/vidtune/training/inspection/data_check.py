@@ -1,7 +1,7 @@
 """Check of the data of a recipe: the same tables, tokenisation and preprocessing as in training, but no weights."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from vidtune.checkpoints.fit_processor import build_processor, processor_of, rec
 from vidtune.checkpoints.recognise import recognise
 from vidtune.data.checking.check import DataCheck
 from vidtune.data.checking.findings import DataReport, Finding
+from vidtune.data.problems import SampleProblem
+from vidtune.data.sample import Sample
 from vidtune.data.sources import data_sets
 from vidtune.data.tables import AnnotationTable
 from vidtune.machine.cores import media_workers
@@ -18,6 +20,9 @@ from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.media.probe import ProbeCache
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.resizing import with_sizes
+from vidtune.planning.lengths import ExampleMaker
+from vidtune.processing.batch import Example
+from vidtune.processing.captions import caption_of
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.spelling import counted
@@ -159,9 +164,25 @@ def _check_stage(
         timeout=stage.media_timeout,
     )
     table = AnnotationTable.open(stage.data, out / TABLES)
-    report = check.run(table, example_maker(recipe, stage, processor), progress)
+    report = check.run(table, _encoding(stage, example_maker(recipe, stage, processor)), progress)
     report.write_exclusions(out / stage.name / EXCLUSIONS)
     return report
+
+
+def _encoding(stage: Stage, make: ExampleMaker) -> Callable[[Sample], Example]:
+    """Function that makes the examples of a stage; one that has nothing to align is a SampleProblem."""
+    if stage.objective is None:
+        return make
+
+    def encode(sample: Sample) -> Example:
+        example = make(sample)
+        if not example.media:
+            raise SampleProblem("no medium", f"objective: {stage.objective} needs media in every sample", sample.id)
+        if stage.objective == "contrastive" and not caption_of(sample):
+            raise SampleProblem("no text", "objective: contrastive needs a text for the medium", sample.id)
+        return example
+
+    return encode
 
 
 def processor_of_each_stage(recipe: Recipe) -> dict[str, VideoLMProcessor]:

@@ -13,15 +13,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vidtune.errors import UserError
 from vidtune.machine.cores import available_cores, media_workers, thread_budget
 from vidtune.machine.memory import memory_limit
 from vidtune.machine.ranks.place import ProcessPlace, compute_device
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
+from vidtune.models.text_alignment.contrast import Pairs, contrast_loss
 from vidtune.processing.batch import Batch, Example
 from vidtune.recipe.types import Recipe, Stage
-from vidtune.training.forward import PackForward
+from vidtune.training.forward import PackLosses
 from vidtune.training.log import peak_memory_gib
 from vidtune.training.optimizers import build_optimizer
 from vidtune.training.packs.ahead import Ahead
@@ -34,7 +36,7 @@ from vidtune.training.setup.parameters import parameter_groups
 from vidtune.training.setup.run_folder import borrow
 from vidtune.training.setup.stage import StageSetup, set_up
 from vidtune.training.setup.starting_model import frozen_dtype
-from vidtune.training.step import fill_missing_gradients, gradient_norms
+from vidtune.training.step import fill_missing_gradients, gradient_norms, stage_forward
 
 PARTS = ("transfer", "forward", "backward", "optimizer")
 
@@ -183,10 +185,9 @@ class _Steps:
 
     def __init__(self, setup: StageSetup, device: torch.device) -> None:
         stage = setup.stage
-        self._device = device
-        forward = PackForward(setup.model, stage.precision, setup.telling)
-        self._step = ParallelForward(forward, stage, Ranks(ProcessPlace(), device))
-        groups = parameter_groups(setup.model, setup.trained, stage.weight_decay, stage.optimizer)
+        self._device, self._contrast = device, setup.contrast
+        self._step = ParallelForward(stage_forward(setup), stage, Ranks(ProcessPlace(), device))
+        groups = parameter_groups(setup.model, setup.trained, stage.weight_decay, stage.optimizer, setup.contrast)
         self._optimizer = build_optimizer(groups, stage)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._transfer = Transfer(device, setup.processor.preprocessing)
@@ -214,6 +215,14 @@ class _Steps:
         found.seconds, found.waiting = time.perf_counter() - started, packs.seconds_waited - waited
         return used
 
+    def _loss(self, batch: Batch) -> Tensor:
+        """Loss of a pack; in a contrastive stage that of its own pairs alone."""
+        if self._contrast is None:
+            losses: PackLosses = self._step.net(batch, self._teachers.weights)
+            return losses.total
+        pairs: Pairs = self._step.net(batch)
+        return contrast_loss(*pairs[:5], self._contrast.config.loss) + pairs.untouched
+
     def _backward(self, batch: Batch, is_last: bool, found: StepMeasurements) -> None:
         with self._part("transfer", found):
             moved = self._transfer.take(batch)
@@ -221,7 +230,7 @@ class _Steps:
             moved = self._teachers.teach(moved)
         with self._step.accumulate(is_last):
             with self._part("forward", found):
-                loss = self._step.net(moved, self._teachers.weights).total
+                loss = self._loss(moved)
             with self._part("backward", found):
                 loss.backward()
         found.packs += 1

@@ -14,14 +14,15 @@ from vidtune.checkpoints.teachers import alignment_sizes, teacher_config
 from vidtune.machine.progress import ProgressCallback
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.resizing import with_sizes
+from vidtune.models.text_alignment.contrast import ContrastConfig
 from vidtune.planning.plan import StagePlan
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.training.estimates.costs import stage_costs
 from vidtune.training.estimates.memory import MemoryEstimate, estimate_memory
 from vidtune.training.setup.checks import check_stages
-from vidtune.training.setup.examples import example_maker, stage_processor
+from vidtune.training.setup.examples import compared_with, example_maker, stage_processor
 from vidtune.training.setup.exclusions import ExclusionList
-from vidtune.training.setup.parameters import select_components
+from vidtune.training.setup.parameters import component_names, select_components
 from vidtune.training.setup.run_folder import EXCLUSIONS, TABLES, folder_to_read, results
 from vidtune.training.setup.stage_data import open_stage_data
 from vidtune.training.setup.starting_model import sizes_of, stands_on
@@ -125,12 +126,14 @@ def _stage_forecast(
 ) -> StageForecast:
     stage, config = recipe.stages[number], starting_config(recipe, number)
     config.alignments = {**config.alignments, **alignment_sizes(recipe, config)}
+    compared = compared_with(recipe, number, config, folder)
     make = example_maker(recipe, stage, stage_processor(recipe, stage, config), config)
+    make = replace(make, captions=compared.captions if compared else None)
     has_begun = any(results(folder, stage.name))
     exclusions = ExclusionList(folder / stage.name / EXCLUSIONS, writes=False, has_begun=has_begun)
     data = open_stage_data(recipe, stage, make, config, folder / TABLES, exclusions, progress)
     planned = count_plan(data.plan, data.left_out, ranks)
-    return replace(planned, memory=rank_memory(recipe, config, planned))
+    return replace(planned, memory=rank_memory(recipe, config, planned, compared and compared.config))
 
 
 def count_plan(plan: StagePlan, excluded: int, ranks: int) -> StageForecast:
@@ -170,13 +173,19 @@ def count_plan(plan: StagePlan, excluded: int, ranks: int) -> StageForecast:
     )
 
 
-def rank_memory(recipe: Recipe, config: VideoLMConfig, planned: StageForecast) -> MemoryEstimate | None:
-    """Returns the estimated memory of one rank; None if the model cannot be counted without its weights."""
+def rank_memory(
+    recipe: Recipe, config: VideoLMConfig, planned: StageForecast, contrast: ContrastConfig | None = None
+) -> MemoryEstimate | None:
+    """Returns the estimated memory of one rank; None if the model cannot be counted without its weights.
+
+    Args:
+        contrast: what a contrastive stage compares.
+    """
     stage = planned.stage
-    trained = select_components(config.component_names, stage.train, stage.name)
+    trained = select_components(component_names(config, stage), stage.train, stage.name)
     teachers = {stream: teacher_config(recipe, stream) for stream in recipe.distillation}
     try:
-        costs = stage_costs(config, trained, stage.precision, teachers)
+        costs = stage_costs(config, trained, stage.precision, teachers, contrast)
         if stage.objective:
             costs = costs.of_media_alone()
     except RuntimeError:

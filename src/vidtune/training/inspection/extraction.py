@@ -26,7 +26,7 @@ from vidtune.spelling import suggestion
 from vidtune.training.inspection.dry_run import starting_config
 from vidtune.training.setup.checks import check_stages, chosen_stages
 from vidtune.training.setup.examples import stage_processor
-from vidtune.training.setup.parameters import select_components
+from vidtune.training.setup.parameters import component_names, select_components
 from vidtune.training.setup.run_folder import FINAL
 from vidtune.training.setup.starting_model import sizes_of
 from vidtune.training.setup.stored_features import unstorable
@@ -133,7 +133,7 @@ def _without_numbers(ref: MediaRef) -> MediaRef:
 
 def trained_towers(stage: Stage, config: VideoLMConfig) -> set[str]:
     """Returns the names of the towers that a stage trains."""
-    trained = select_components(config.component_names, stage.train, stage.name)
+    trained = select_components(component_names(config, stage), stage.train, stage.name)
     return {name for name in config.towers if f"towers.{name}" in trained}
 
 

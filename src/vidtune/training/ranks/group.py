@@ -1,7 +1,7 @@
 """The group of processes that train together, and how the processes agree. For one process there is no group."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -61,6 +61,25 @@ class Ranks:
         rows = [torch.empty_like(numbers) for _ in range(self.world)]
         dist.all_gather(rows, numbers)
         return torch.stack(rows)
+
+    def rows(self, tables: Sequence[Tensor]) -> tuple[list[Tensor], int]:
+        """Returns the rows of all ranks, in the order of the ranks, and the place of this rank's first one.
+
+        Args:
+            tables: tensors of this rank with equally many rows, on its device; other ranks may have another number.
+                Shape: (n, ...) each
+        """
+        if self.world == 1:
+            return list(tables), 0
+        counts = self.table(torch.tensor([len(tables[0])]))[:, 0].tolist()
+        gathered = []
+        for table in tables:
+            padded = table.new_zeros(max(counts), *table.shape[1:])
+            padded[: len(table)] = table
+            parts = [torch.empty_like(padded) for _ in counts]
+            dist.all_gather(parts, padded)
+            gathered.append(torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]))
+        return gathered, sum(counts[: self.rank])
 
     def gather(self, value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
         """Returns the values of all ranks, in the order of the ranks.

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vidtune.models.media_reading import is_trainable
 from vidtune.recipe.types import Stage
-from vidtune.training.forward import PackForward
+from vidtune.training.forward import PackForward, PairForward
 from vidtune.training.ranks.group import Ranks
 
 # Up to this size FSDP2 adds up whole gradients over the packs of a step and reduces them once. Larger gradients are
@@ -34,7 +34,7 @@ class ParallelForward:
         ranks: the processes that train together; with one process nothing is wrapped.
     """
 
-    def __init__(self, step: PackForward, stage: Stage, ranks: Ranks) -> None:
+    def __init__(self, step: PackForward | PairForward, stage: Stage, ranks: Ranks) -> None:
         self.net: nn.Module = step
         self._step, self._ranks = step, ranks
         self.is_sharded = ranks.world > 1 and stage.parallel == "fsdp2"
@@ -89,8 +89,8 @@ class ParallelForward:
         return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
 
 
-def shard(step: PackForward, ranks: Ranks, dtype: torch.dtype | None) -> None:
-    """Shard all weights between the ranks, in place. Only frozen towers stay whole on each rank.
+def shard(step: PackForward | PairForward, ranks: Ranks, dtype: torch.dtype | None) -> None:
+    """Shard all weights between the ranks, in place. Only frozen towers, also of texts, stay whole on each rank.
 
     The layers of the language model are gathered one at a time; all other weights are gathered once per forward pass,
     trained towers included. The batch decides how often and in which order towers run, and ranks that gather in
@@ -104,7 +104,8 @@ def shard(step: PackForward, ranks: Ranks, dtype: torch.dtype | None) -> None:
     policy = MixedPrecisionPolicy()
     if dtype is not None:
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    frozen_towers = [tower for tower in model.towers.values() if not is_trainable(tower)]
+    beside = list(step.contrast.components().values()) if isinstance(step, PairForward) else []
+    frozen_towers = [tower for tower in [*model.towers.values(), *beside] if not is_trainable(tower)]
     for tower in frozen_towers:
         tower.to(ranks.device)
     # Without this, a pack without media would skip the backward pass of a frozen language model, in which other ranks

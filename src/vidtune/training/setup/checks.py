@@ -5,6 +5,7 @@ from pathlib import Path
 from vidtune.data.sources import of_each_file
 from vidtune.errors import UserError
 from vidtune.machine.files import looked_for
+from vidtune.models.text_alignment.contrast import GROUP
 from vidtune.recipe.types import DataSource, Recipe, Stage
 from vidtune.spelling import suggestion
 from vidtune.training.setup.examples import prompt_name
@@ -17,7 +18,7 @@ def check_stages(recipe: Recipe) -> None:
 
     Raises:
         UserError: no stages, a missing annotation file or package, a folder without annotations, an unknown prompt
-            format, weights that cannot be quantised, a component that the objective does not train.
+            format, weights that cannot be quantised, settings that the objective does not have.
     """
     if not recipe.stages:
         raise UserError("the recipe has no stages: there is nothing to train")
@@ -31,13 +32,24 @@ def check_stages(recipe: Recipe) -> None:
 
 
 def _check_objective(stage: Stage) -> None:
-    """Raise UserError where a stage that aligns media with words trains what takes no part in it."""
-    others = [glob for glob in stage.train if glob.partition(".")[0] not in ("towers", "connectors")]
+    """Raise UserError where the objective of a stage and its other settings do not fit."""
+    where, contrastive = f"stage {stage.name!r}", stage.objective == "contrastive"
+    groups = ("towers", GROUP) if contrastive else ("towers", "connectors")
+    others = [glob for glob in stage.train if glob.partition(".")[0] not in groups]
     if stage.objective and others:
         raise UserError(
-            f"stage {stage.name!r}: objective: {stage.objective} trains towers and connectors; the language model does "
-            f"not run; remove train.{others[0]}"
+            f"{where}: objective: {stage.objective} trains {' and '.join(groups)}; the language model does not run; "
+            f"remove train.{others[0]}"
         )
+    if stage.contrast is not None and not contrastive:
+        raise UserError(
+            f"{where}: contrast: only a stage with objective: contrastive has one; set it, or remove contrast"
+        )
+    if contrastive and stage.global_batch_size < 2:
+        raise UserError(f"{where}: global_batch_size 1: a pair has nothing to be compared with; give at least 2")
+    adapted = next((glob for glob, how in stage.train.items() if glob.startswith(GROUP) and how.lora), None)
+    if adapted is not None:
+        raise UserError(f"{where}: train.{adapted}.lora: only towers take low-rank adapters here; give a learning rate")
 
 
 def chosen_stages(recipe: Recipe, name: str | None) -> tuple[Stage, ...]:

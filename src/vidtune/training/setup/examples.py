@@ -1,8 +1,12 @@
 """How the samples of a stage become examples: its processor, its prompt format, its length limits."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from vidtune.checkpoints.composition import recipe_tokenizer
 from vidtune.checkpoints.fit_processor import recipe_processor
+from vidtune.checkpoints.parts.contrast import ContrastParts, contrast_parts
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.towers.token_grid import FrameCount
@@ -56,6 +60,16 @@ def example_maker(
             tower: Any = config.tower(config.streams[stream]["tower"])
             aligned[stream] = FrameCount(tower)
     return ExampleMaker(processor, prompt_name(recipe, stage), stage.max_length, stage.max_expanded_length, aligned)
+
+
+def compared_with(recipe: Recipe, number: int, config: VideoLMConfig, out: Path | None = None) -> ContrastParts | None:
+    """Returns what stage ``number`` compares the towers with; None for a stage that is not contrastive.
+
+    Raises UserError as :func:`contrast_parts`, which has the arguments.
+    """
+    if recipe.stages[number].objective != "contrastive":
+        return None
+    return contrast_parts(recipe, number, config, partial(recipe_tokenizer, recipe), out)
 
 
 def prompt_name(recipe: Recipe, stage: Stage) -> str:

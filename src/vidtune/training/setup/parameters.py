@@ -12,9 +12,20 @@ from torch import nn
 from vidtune.checkpoints.lora.adapter_files import is_adapter_weight
 from vidtune.checkpoints.lora.injection import has_adapters
 from vidtune.errors import UserError
+from vidtune.models.config import VideoLMConfig
+from vidtune.models.text_alignment.contrast import Contrast, Temperature, contrast_components, pooled_sizes
 from vidtune.models.video_lm import VideoLM
-from vidtune.recipe.types import Train, component_matches
+from vidtune.recipe.types import Stage, Train, component_matches
 from vidtune.spelling import suggestion
+
+
+def component_names(config: VideoLMConfig, stage: Stage) -> list[str]:
+    """Returns the names of all components that a stage could train, see :class:`Contrast` for its own."""
+    if stage.objective != "contrastive":
+        return config.component_names
+    pool = stage.contrast.pool if stage.contrast else {}
+    mean = [stream for stream, how in pool.items() if how == "mean"]
+    return [*config.component_names, *contrast_components(pooled_sizes(config, mean))]
 
 
 def select_components(names: list[str], train: Mapping[str, Train], stage: str) -> dict[str, Train]:
@@ -66,8 +77,20 @@ def prepare_components(model: VideoLM, trained: Collection[str], frozen_dtype: t
             parameter.requires_grad_(trains)
 
 
+def prepare_contrast(contrast: Contrast, trained: Collection[str], frozen_dtype: torch.dtype) -> None:
+    """Freeze all but the trained parts of a contrast. Trained weights, and the temperature, are float32."""
+    for name, part in contrast.components().items():
+        part.train(name in trained).requires_grad_(name in trained)
+        keeps = name in trained or isinstance(part, Temperature)
+        part.to(torch.float32 if keeps else frozen_dtype)
+
+
 def parameter_groups(
-    model: VideoLM, trained: Mapping[str, Train], weight_decay: float, optimizer: str = "adamw"
+    model: VideoLM,
+    trained: Mapping[str, Train],
+    weight_decay: float,
+    optimizer: str = "adamw",
+    contrast: Contrast | None = None,
 ) -> list[dict[str, Any]]:
     """Returns the optimizer groups: per trained component one, and one without weight decay for its biases and norms.
 
@@ -75,7 +98,7 @@ def parameter_groups(
     matrices that it turns are a group of their own, with ``turned`` True; so are embeddings with a rate of their own. A
     weight that two components share belongs to the first one.
     """
-    parts = model.components()
+    parts = model.components() | ({} if contrast is None else contrast.components())
     groups: list[dict[str, Any]] = []
     seen: set[int] = set()
     for name, how in trained.items():
@@ -102,7 +125,7 @@ def _biases_and_norms(part: nn.Module) -> set[int]:
         id(parameter)
         for owner in part.modules()
         for name, parameter in owner.named_parameters(recurse=False)
-        if "bias" in name or "Norm" in type(owner).__name__
+        if "bias" in name or "Norm" in type(owner).__name__ or isinstance(owner, Temperature)
     }
 
 

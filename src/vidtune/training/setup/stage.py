@@ -1,6 +1,6 @@
 """Sets a stage up on all ranks: its model, what trains, its data, its processor and its teachers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,26 +8,31 @@ import torch
 from torch import Tensor
 
 from vidtune.checkpoints.lora.bundle import Base
+from vidtune.checkpoints.parts.contrast import ContrastParts
 from vidtune.machine.progress import ProgressDisplay
 from vidtune.machine.ranks.place import ProcessPlace
 from vidtune.media.probe import ProbeCache
-from vidtune.models.caption_words import AlignObjective, WordTelling
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.resizing import with_sizes
+from vidtune.models.text_alignment.caption_words import WordTelling
+from vidtune.models.text_alignment.contrast import Contrast
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.lengths import ExampleMaker
 from vidtune.planning.plan import StagePlan
+from vidtune.planning.randomness import random_seed
 from vidtune.processing.batch import IGNORED, Example
+from vidtune.processing.captions import CaptionTokenizer
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.tokenizer import token_kinds
 from vidtune.recipe.types import Recipe, Stage, Train
 from vidtune.training.ranks.group import Ranks
 from vidtune.training.setup.data_contents import has_record, known_contents, record_contents
-from vidtune.training.setup.examples import example_maker, stage_processor
+from vidtune.training.setup.examples import compared_with, example_maker, stage_processor
 from vidtune.training.setup.exclusions import ExclusionList
+from vidtune.training.setup.parameters import prepare_contrast
 from vidtune.training.setup.run_folder import EXCLUSIONS, MEDIA_FACTS, TABLES, results
 from vidtune.training.setup.stage_data import StageData, open_stage_data
-from vidtune.training.setup.starting_model import StageModel, load_stage_model, sizes_of
+from vidtune.training.setup.starting_model import StageModel, frozen_dtype, load_stage_model, sizes_of
 from vidtune.training.setup.stored_features import StoredFeatures, store_folder
 from vidtune.training.setup.teaching import Teachers
 
@@ -52,6 +57,7 @@ class StageSetup:
         teachers: teachers that the stage distils from, on the CPU.
         stored: features that are read from the feature store, and written to it.
         telling: the loss of a stage that aligns media with words; else None.
+        contrast: what a contrastive stage compares the towers with, on the CPU; else None.
     """
 
     recipe: Recipe
@@ -69,6 +75,12 @@ class StageSetup:
     teachers: Teachers = field(default_factory=Teachers)
     stored: StoredFeatures = field(default_factory=StoredFeatures)
     telling: WordTelling | None = None
+    contrast: Contrast | None = None
+
+    @property
+    def captions(self) -> CaptionTokenizer | None:
+        """Function that makes the tokens of captions; None where no text tower reads them."""
+        return self.data.make.captions
 
     @property
     def result_needs_frozen(self) -> bool:
@@ -96,7 +108,7 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None, p
     Raises:
         UserError: data that is missing or empty; a component, prompt or preprocessing setting that does not exist.
     """
-    stage = recipe.stages[number]
+    stage, parts = recipe.stages[number], None
     folder = out / stage.name
     ranks = ranks or Ranks(ProcessPlace(), torch.device("cpu"))
     with ranks.agreed():
@@ -104,13 +116,16 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None, p
         prepared = load_stage_model(recipe, number, out)
         config = prepared.model.config
         changed = config
-        for later in recipe.stages[number:]:
+        for place, later in enumerate(recipe.stages[number:], number):
             changed = with_sizes(changed, later.sizes or {}, sizes_of(later))
             stage_processor(recipe, later, changed)
+            compared = compared_with(recipe, place, changed, out)
+            parts = compared if place == number else parts
         processor = stage_processor(recipe, stage, config)
         processor.media_info = ProbeCache(out / TABLES / MEDIA_FACTS).get
-        make = example_maker(recipe, stage, processor, config)
-        teachers = Teachers.of(recipe, config, processor.preprocessing)
+        make = replace(example_maker(recipe, stage, processor, config), captions=parts.captions if parts else None)
+        teachers = Teachers() if parts else Teachers.of(recipe, config, processor.preprocessing)
+        contrast = _contrast(recipe, number, parts, prepared)
     data, exclusions = ranks.main_first(lambda: _open_data(recipe, stage, out, make, prepared, ranks.is_main, progress))
     with ranks.agreed():
         stored = _open_store(recipe, stage, out, prepared, data, teachers)
@@ -129,7 +144,8 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None, p
         adapted=prepared.adapted,
         teachers=teachers,
         stored=stored,
-        telling=_telling(stage.objective, data, config) if stage.objective else None,
+        telling=_telling(stage, data, config),
+        contrast=contrast,
     )
 
 
@@ -151,8 +167,19 @@ def _open_data(
         return data, exclusions
 
 
-def _telling(objective: AlignObjective, data: StageData, config: VideoLMConfig) -> WordTelling:
+def _contrast(recipe: Recipe, number: int, parts: ContrastParts | None, prepared: StageModel) -> Contrast | None:
+    if parts is None:
+        return None
+    contrast = parts.build(random_seed(recipe.seed, number, len(prepared.model.components())))
+    prepare_contrast(contrast, prepared.trained, frozen_dtype(recipe.stages[number]))
+    return contrast
+
+
+def _telling(stage: Stage, data: StageData, config: VideoLMConfig) -> WordTelling | None:
     """The loss of a stage that aligns media with words; some of the samples show how common each token is."""
+    objective = stage.objective
+    if objective is None or objective == "contrastive":
+        return None
     looked_at = np.unique(np.linspace(0, len(data.table) - 1, COUNTED_SAMPLES).round().astype(int))
     labels = (np.asarray(data.example(int(index), 0).labels) for index in looked_at)
     texts = [ids[ids != IGNORED].tolist() for ids in labels]
@@ -168,4 +195,7 @@ def _open_store(
         return StoredFeatures()
     preprocessing = data.make.processor.preprocessing
     held = {name: how for name, how in preprocessing.items() if data.plan.lengths.items[name].any()}
+    if stage.objective == "contrastive":  # the store has features, and no pooled outputs
+        pool = stage.contrast.pool if stage.contrast else {}
+        held = {name: how for name, how in held.items() if pool.get(name) == "mean"}
     return StoredFeatures.of(store, recipe, stage, prepared.model, held, teachers)

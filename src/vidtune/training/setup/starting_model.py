@@ -21,7 +21,7 @@ from vidtune.models.resizing import resize, with_sizes
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.randomness import random_seed
 from vidtune.recipe.types import Recipe, Stage, Train, component_matches
-from vidtune.training.setup.parameters import prepare_components, select_components
+from vidtune.training.setup.parameters import component_names, prepare_components, select_components
 from vidtune.training.setup.run_folder import FINAL
 
 
@@ -150,7 +150,7 @@ def trained_components(stage: Stage, model: VideoLM) -> dict[str, Train]:
         UserError: a component, or a layer to adapt, that does not exist.
     """
     parts = model.components()
-    trained = select_components(model.config.component_names, stage.train, stage.name)
+    trained = select_components(component_names(model.config, stage), stage.train, stage.name)
     for component, how in trained.items():
         if how.lora is not None:
             target_layers(parts.get(component, nn.Identity()), how.lora, _where(stage, component))

@@ -9,10 +9,13 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.media_reading import no_pooled_output
+from vidtune.models.text_alignment.contrast import GROUP, pooled_sizes
 from vidtune.planning.lengths import ExampleMaker, LengthTable
 from vidtune.planning.plan import StagePlan
+from vidtune.processing.captions import caption_of
 from vidtune.recipe.types import Stage
-from vidtune.training.setup.parameters import select_components
+from vidtune.training.setup.parameters import component_names, select_components
 
 LOOKED_AT = 256
 """Number of samples without a supervised token that are looked at, to say why."""
@@ -28,6 +31,9 @@ def check_supervision(
             trained part; says why.
     """
     lengths, where = plan.lengths, f"stage {stage.name!r}"
+    if make.captions is not None:
+        _require_pairs(where, stage, config, table, lengths)
+        return _unreached(stage, config, lengths)
     without = np.flatnonzero(lengths.supervised == 0)
     aligns = any(frames.any() for frames in lengths.frames.values())
     if len(without) == len(table) and not aligns:
@@ -62,13 +68,40 @@ def _require_media(where: str, objective: str, table: AnnotationTable, lengths: 
         )
 
 
+def _require_pairs(
+    where: str, stage: Stage, config: VideoLMConfig, table: AnnotationTable, lengths: LengthTable
+) -> None:
+    """Raise UserError where samples are no pairs of a medium and a text that differ, or a tower gives no vector."""
+    _require_media(where, "contrastive", table, lengths)
+    pool = stage.contrast.pool if stage.contrast else {}
+    sizes = pooled_sizes(config, [stream for stream, how in pool.items() if how == "mean"])
+    for stream, items in lengths.items.items():
+        if items.any() and stream not in sizes:
+            raise UserError(f"{where}: {no_pooled_output(stream, config)}")
+        if (many := np.flatnonzero(items > 1)).size:
+            raise UserError(
+                f"{where}: sample {table.id(int(many[0]))} has {int(items[many[0]])} media of stream {stream!r}; "
+                "a pair has one: make a sample of each"
+            )
+    captions = (caption_of(table[index]) for index in range(len(table)))
+    first, differ = None, False
+    for index, caption in enumerate(captions):
+        if not caption:
+            raise UserError(f"{where}: sample {table.id(index)} has no text for its medium; mend its answer")
+        first = first or caption
+        differ = differ or caption != first
+    if not differ:
+        raise UserError(f"{where}: all {len(table)} samples have one text, {first!r}: there is nothing to tell apart")
+
+
 def _unreached(stage: Stage, config: VideoLMConfig, lengths: LengthTable) -> list[str]:
     """Note about trained parts of streams of which no sample has an item. Raises UserError if these are all."""
-    trained = list(select_components(config.component_names, stage.train, stage.name))
-    reached = {name for name in trained if not name.startswith(("towers.", "connectors.", "alignments."))}
+    trained = list(select_components(component_names(config, stage), stage.train, stage.name))
+    own = ("towers.", "connectors.", "alignments.", *(f"{GROUP}.{stream}" for stream in config.streams))
+    reached = {name for name in trained if not name.startswith(own)}
     for stream, parts in config.streams.items():
         if lengths.items[stream].any():
-            reached |= {f"towers.{parts['tower']}", f"connectors.{parts['connector']}"}
+            reached |= {f"towers.{parts['tower']}", f"connectors.{parts['connector']}", f"{GROUP}.{stream}"}
         if stream in lengths.frames and lengths.frames[stream].any():
             reached.add(f"alignments.{stream}")
     idle = [name for name in trained if name not in reached]

@@ -15,7 +15,6 @@ one set matched with the nearest of another, arXiv:1612.00603.
 """
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Literal, cast
 
@@ -107,8 +106,7 @@ def _media_of_examples(model: VideoLM, batch: Batch) -> dict[int, list[Tensor]]:
     for stream, items in batch.media.items():
         for block, place in zip(model.encode_items(stream, items), places[stream], strict=True):
             if len(place):
-                example = bisect_right(batch.cu_seqlens, int(place[0])) - 1
-                media.setdefault(example, []).append(split_levels(block)[0])
+                media.setdefault(batch.example_of(place), []).append(split_levels(block)[0])
     return media
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from vidtune.models import caption_words
-from vidtune.models.caption_words import SCALE, word_log_odds, word_loss
+from vidtune.models.text_alignment import caption_words
+from vidtune.models.text_alignment.caption_words import SCALE, word_log_odds, word_loss
 
 
 def test_log_odds_count_the_examples_that_have_a_token() -> None:

@@ -1,0 +1,1 @@
+"""Alignment of media with texts: what the stages with an ``objective`` minimise."""
