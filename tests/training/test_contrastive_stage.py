@@ -10,13 +10,17 @@ from launched import Launcher, largest_difference, printed, weights
 from safetensors.torch import load_file
 from training_world import COLOURS, conversation
 
+from vidtune.checkpoints.load import load_checkpoint
 from vidtune.checkpoints.parts.contrast import load_contrast
 from vidtune.errors import UserError
+from vidtune.evaluation.evaluate import evaluate
 from vidtune.machine.ranks.place import ProcessPlace
 from vidtune.models.text_alignment.contrast import contrast_loss
 from vidtune.processing.batch import Batch, pack
 from vidtune.recipe.types import Recipe
 from vidtune.training.forward import PairForward
+from vidtune.training.inspection.data_check import check_recipe_data
+from vidtune.training.inspection.dry_run import forecast
 from vidtune.training.packs.transfer import Transfer
 from vidtune.training.pair_step import NumberedBatch, PairStep
 from vidtune.training.ranks.group import Ranks
@@ -178,6 +182,34 @@ def test_an_aligned_tower_is_the_same_in_a_later_stage_and_read_from_the_result(
     assert not in_turn and not read
 
 
+def test_its_vectors_are_evaluated_by_retrieval(setup: StageSetup, alone: Path, media: Path, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    lines = [{"video": f"{c}.mp4", "caption": f"a {c} box moves."} for c in COLOURS]
+    file.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {**lines[0], "caption": "a box."}]))
+    score = evaluate(alone / "align/final", str(file), data=media, out=tmp_path / "eval", progress=False)
+    found = {value.name: value for value in score.overall.metrics}
+    contrast, captions = load_contrast(alone / "align/final")
+    model = load_checkpoint(alone / "align/final").model
+    whole = batch(setup, [0, 1, 2, 3]).to_float(setup.processor.preprocessing)
+    with torch.no_grad():
+        vectors = contrast.media(model.eval(), "video", whole.media["video"])
+        texts = contrast.texts(
+            [torch.from_numpy(captions(text)) for text in [*(f"a {c} box moves." for c in COLOURS), "a box."]]
+        )
+    similar = texts @ vectors.t()
+    right = (similar.argmax(1) == torch.tensor([0, 1, 2, 3, 0])).float().mean()
+    assert found["R@1, text to video"].official.value == pytest.approx(100 * float(right))
+    right = [int(similar[:, 0].argmax()) in (0, 4), *(int(similar[:, n].argmax()) == n for n in (1, 2, 3))]
+    assert found["R@1, video to text"].official.value == pytest.approx(100 * sum(right) / 4)
+    assert found["R@5, text to video"].official.value == 100 and "median rank, video to text" in found
+    with pytest.raises(UserError, match="holds no folder contrast"):
+        (tmp_path / "plain").mkdir()
+        for path in (alone / "align/final").iterdir():
+            if path.is_file():
+                (tmp_path / "plain" / path.name).symlink_to(path)
+        evaluate(tmp_path / "plain", str(file), data=media, out=tmp_path / "none", progress=False)
+
+
 def test_a_second_contrastive_stage_goes_on_with_the_text_tower(comparing, alone: Path) -> None:
     first = comparing()
     second = first.stages[0].model_copy(update={"name": "again", "contrast": None})
@@ -185,3 +217,16 @@ def test_a_second_contrastive_stage_goes_on_with_the_text_tower(comparing, alone
     trained, _ = load_contrast(alone / "align/final")
     for name, value in trained.state_dict().items():
         assert torch.equal(setup.contrast.state_dict()[name], value), name
+
+
+def test_the_dry_run_counts_what_the_towers_are_compared_with(comparing, setup: StageSetup) -> None:
+    [planned], [less] = (list(forecast(comparing(**changes))) for changes in ({}, {"train": {"towers": 1e-3}}))
+    beside = sum(parameter.numel() for parameter in setup.contrast.parameters())
+    assert planned.memory.optimizer - less.memory.optimizer == 8 * beside
+    assert planned.memory.activations > less.memory.activations > 0
+
+
+def test_the_data_check_names_samples_that_are_no_pair(comparing) -> None:
+    samples = [*pairs(), conversation("<video>\nWhat?", " ", video="red.mp4"), conversation("Hello?", "hi.")]
+    [(_, report)] = check_recipe_data(comparing(samples))
+    assert dict(report.excluded) == {"no text": 1, "no medium": 1}

@@ -137,9 +137,16 @@ def open_checkpoint(
 
 
 def engine_for(
-    loaded: LoadedCheckpoint, protocol: Protocol, options: AnsweringOptions = DEFAULT_ANSWERING
+    loaded: LoadedCheckpoint,
+    protocol: Protocol,
+    options: AnsweringOptions = DEFAULT_ANSWERING,
+    kind: "Callable[..., AnswerEngine] | None" = None,
 ) -> "AnswerEngine":
-    """Returns the engine that answers by the protocol. Close it after use."""
+    """Returns the engine that answers by the protocol. Close it after use.
+
+    Args:
+        kind: what is called in the place of `AnswerEngine`, with its arguments.
+    """
     from vidtune.features.answering import AnsweringFeatures
     from vidtune.generation.engine import AnswerEngine
     from vidtune.media.kept.decoded import DecodedFolder
@@ -149,7 +156,7 @@ def engine_for(
     model, processor = with_towers(loaded.checkpoint.model, protocol.towers), processor_for(loaded, protocol)
     computing = asdict(options)
     store = computing.pop("store")
-    return AnswerEngine(
+    return (kind or AnswerEngine)(
         with_rope(model, protocol.rope),
         processor,
         GenerationSettings(**protocol.generation.model_dump()),

@@ -28,7 +28,9 @@ def checkpoint_fingerprint(path: Path) -> str:
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint")
     # Adapters of components other than the language model lie in folders of their own.
-    inside = [*path.iterdir(), *path.glob("*/adapter_model.safetensors")] if path.is_dir() else [path]
+    # So does what a contrastive stage compared its towers with.
+    below = ("*/adapter_model.safetensors", "contrast/*")
+    inside = [*path.iterdir(), *(file for one in below for file in path.glob(one))] if path.is_dir() else [path]
     files = sorted(file for file in inside if file.suffix in WEIGHT_SUFFIXES)
     if not files:
         where = elsewhere(path) or "; give a checkpoint folder"

@@ -41,4 +41,8 @@ class OwnModel(EvaluatedModel):
         )
 
     def engine(self, protocol: Protocol, options: AnsweringOptions) -> AbstractContextManager[Engine]:
+        if protocol.retrieval:
+            from vidtune.evaluation.models.vectors import vector_engine  # weight: torch
+
+            return vector_engine(self.loaded, protocol, options)
         return engine_for(self.loaded, protocol, options)

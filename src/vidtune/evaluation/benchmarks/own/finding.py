@@ -5,6 +5,7 @@ from pathlib import Path
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.own.lines import read_own_file
+from vidtune.evaluation.benchmarks.own.retrieval import RetrievalTestSet
 from vidtune.evaluation.benchmarks.own.test_set import SUFFIX, OwnTestSet
 from vidtune.evaluation.protocol import Protocol
 from vidtune.registry import BENCHMARKS
@@ -17,7 +18,8 @@ def benchmark_named(name: str) -> Benchmark:
         UserError: no benchmark has the name; or the file cannot be read or holds wrong lines, all of which are named.
     """
     if name.endswith(SUFFIX):
-        return OwnTestSet.of(read_own_file(Path(name)))
+        own = read_own_file(Path(name))
+        return RetrievalTestSet.of(own) if own.captions else OwnTestSet.of(own)
     if name not in BENCHMARKS and Path(name).is_file():
         raise UserError(f"{name}: a test set of one's own is a file of JSON lines, with a name that ends in {SUFFIX}")
     return BENCHMARKS[name]
@@ -33,7 +35,9 @@ def stored_benchmark(protocol: Protocol, file: str | None = None) -> Benchmark:
     Raises:
         UserError: nothing registered has the name.
     """
-    return OwnTestSet.stored(protocol, file) if protocol.test_file else BENCHMARKS[protocol.benchmark]
+    if not protocol.test_file:
+        return BENCHMARKS[protocol.benchmark]
+    return (RetrievalTestSet if protocol.retrieval else OwnTestSet).stored(protocol, file)
 
 
 def is_known(protocol: Protocol) -> bool:

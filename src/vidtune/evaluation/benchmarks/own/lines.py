@@ -3,6 +3,7 @@
 =====================  ============================================================================================
 ``video`` | ``image``  path of the medium below the media root; a video may be a folder of pictures
 ``question``           text
+``caption``            text of the medium, in the place of question and answer: the set asks for retrieval
 ``answer``             reference answer, a text or a number; of a question with options a letter or the text of one
 ``answers``            several reference answers, each of which is right, in the place of ``answer``
 ``options``            texts of the options, with or without letters of their own ("A. red")
@@ -33,7 +34,7 @@ from vidtune.foreign.documents import JsonError, read_text
 from vidtune.spelling import counted
 
 MEDIA = ("video", "image")
-KEYS = (*MEDIA, "question", "answer", "answers", "options", "type", "start", "end", "frame_rate", "id")
+KEYS = (*MEDIA, "caption", "question", "answer", "answers", "options", "type", "start", "end", "frame_rate", "id")
 OTHER_NAMES = {"choices": "options", "candidates": "options"}
 """Names in other test sets of keys of ours."""
 MOST_NAMED = 50
@@ -74,11 +75,13 @@ class OwnFile:
 
     Args:
         unread: keys that the file has and nothing reads, as they are met.
+        captions: whether its lines are pairs of a medium and a caption, and no questions.
     """
 
     path: Path
     questions: tuple[OwnQuestion, ...]
     unread: tuple[str, ...] = ()
+    captions: bool = False
 
     @property
     def stream(self) -> str:
@@ -89,7 +92,8 @@ class OwnFile:
     def content(self) -> str:
         """First 16 hex digits of a hash of what the lines say: layout, line ends and unread keys change nothing."""
         said = [{key: value for key, value in asdict(one).items() if key != "line"} for one in self.questions]
-        return hashlib.sha256(canonical_json(said).encode()).hexdigest()[:16]
+        content = {"captions": said} if self.captions else said
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:16]
 
 
 class _Wrong(ValueError):
@@ -105,15 +109,21 @@ def read_own_file(path: Path) -> OwnFile:
     text = read_text(path)
     questions: list[OwnQuestion] = []
     wrong: list[tuple[int, str]] = []
+    captions: list[int] = []
     unread: dict[str, None] = {}
     for place, (number, line) in enumerate(numbered_lines(text), start=1):
         entry: Any = None
         try:
             entry = _object(line)
             questions.append(_question(entry, number, place))
+            captions += [number] if "caption" in entry else []
             unread |= dict.fromkeys(key for key in entry if key not in KEYS)
         except _Wrong as error:
             wrong.append((number, f"{_named(entry)}: {error}"))
+    mixed = [one for one in questions if captions and one.line not in captions]
+    wrong += [
+        (one.line, f", id {one.id!r}: has no 'caption', as other lines have; write a file for each") for one in mixed
+    ]
     if wrong := sorted([*wrong, *_together(questions)]):
         more = [f"and {len(wrong) - MOST_NAMED} more"] if len(wrong) > MOST_NAMED else []
         named = [*(f"{path.name}: line {number}{what}" for number, what in wrong[:MOST_NAMED]), *more]
@@ -124,7 +134,7 @@ def read_own_file(path: Path) -> OwnFile:
             f"{path}: holds no question; write one JSON object per line, such as "
             '{"video": "a.mp4", "question": "What falls?", "answer": "a cup"}'
         )
-    return OwnFile(path, tuple(questions), tuple(unread))
+    return OwnFile(path, tuple(questions), tuple(unread), captions=bool(captions))
 
 
 def _named(entry: Any) -> str:
@@ -161,8 +171,11 @@ def _question(entry: Mapping[str, Any], number: int, place: int) -> OwnQuestion:
     if (near := _misspelt(entry)) is not None:
         raise _Wrong(f"the key {near[0]!r} is not known; did you mean {near[1]!r}?")
     stream = _medium(entry)
-    options = _options(entry)
-    answers = _answers(entry)
+    is_pair = entry.get("caption") is not None
+    if is_pair and (beside := [key for key in ("question", "answer", "answers", "options") if key in entry]):
+        raise _Wrong(f"has 'caption' and {beside[0]!r}; a pair has a caption alone")
+    options = () if is_pair else _options(entry)
+    answers = (_text(entry, "caption"),) if is_pair else _answers(entry)
     start, end = _seconds(entry, "start", least=0.0), _seconds(entry, "end", least=0.0)
     if stream == "image" and (start, end, entry.get("frame_rate")) != (None, None, None):
         raise _Wrong("an image has no start, end or frame_rate")
@@ -177,7 +190,7 @@ def _question(entry: Mapping[str, Any], number: int, place: int) -> OwnQuestion:
         id=str(place) if entry.get("id") is None else str(_value(entry, "id", (str, int))),
         stream=stream,
         path=_text(entry, stream),
-        question=_text(entry, "question"),
+        question=_text(entry, "caption" if is_pair else "question"),
         answers=(_letter(answers, options),) if options else answers,
         options=options,
         type=None if kind is None else str(_value(entry, "type", (str, int))),
