@@ -187,7 +187,7 @@ def test_its_vectors_are_evaluated_by_retrieval(setup: StageSetup, alone: Path, 
     lines = [{"video": f"{c}.mp4", "caption": f"a {c} box moves."} for c in COLOURS]
     file.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {**lines[0], "caption": "a box."}]))
     score = evaluate(alone / "align/final", str(file), data=media, out=tmp_path / "eval", progress=False)
-    found = {value.name: value for value in score.overall.metrics}
+    found = {value.name: value for value in score.overall.values}
     contrast, captions = load_contrast(alone / "align/final")
     model = load_checkpoint(alone / "align/final").model
     whole = batch(setup, [0, 1, 2, 3]).to_float(setup.processor.preprocessing)

@@ -172,8 +172,8 @@ class Protocol(BaseModel):
         rope: rotary positions of the language model in this run, in the place of those of its config: keys of
             ``rope_parameters`` of transformers, such as ``{"rope_type": "yarn", "factor": 4.0,
             "original_max_position_embeddings": 32768}``, and ``max_position_embeddings``, the longest prompt.
-        retrieval: the answer is the vectors of a medium and of its caption, by towers and text tower of a contrastive
-            stage; nothing is generated.
+        retrieval: number of pairs of a medium and a caption among which is searched: an answer is the vectors of a
+            pair, by towers and text tower of a contrastive stage, and nothing is generated. 0: no retrieval.
         test_file: hash of the content of the file that a test set of one's own is; empty: the benchmark is registered.
         missing_videos: questions whose video file does not exist are not asked; they count as wrong in the strict
             score.
@@ -210,7 +210,7 @@ class Protocol(BaseModel):
     layer_program: tuple[dict[str, Any], ...] = Field(default=(), exclude_if=_says_nothing)
     blind: bool = False
     test_file: str = Field(default="", exclude_if=_says_nothing)
-    retrieval: bool = Field(default=False, exclude_if=_says_nothing)
+    retrieval: int = Field(default=0, ge=0, exclude_if=_says_nothing)
 
     @property
     def hash(self) -> str:

@@ -127,7 +127,8 @@ def contrast_parts(
         files = contrast_files(place)
         if settings.tokenizer is None and not files.has_tokenizer:
             raise UserError(f"{files.path}: holds no tokenizer of the text tower; give contrast.tokenizer")
-        tokenizer, text = load_tokenizer(settings.tokenizer or files.path), text_config(files)
+        text = text_config(files)
+        tokenizer = load_tokenizer(settings.tokenizer or files.path, config=None if settings.tokenizer else text)
         if _is_ours(files) and files.config.get("loss") == "sigmoid":
             trained_with = "sigmoid"
     if tokenizer.eos_token_id is None:
@@ -171,7 +172,7 @@ def load_contrast(place: str | Path) -> tuple[Contrast, CaptionTokenizer]:
         found = ContrastConfig(text=text_config(files), **{**sizes, "mean": tuple(sizes["mean"])})
     except CONFIG_ERRORS as error:
         raise UserError(f"{files.path}: {CONFIG}: {' '.join(str(error).split())}") from None
-    parts = ContrastParts(found, load_tokenizer(files.path), files, {}, keep_scale=True)
+    parts = ContrastParts(found, load_tokenizer(files.path, config=found.text), files, {}, keep_scale=True)
     return parts.build(0).eval(), parts.captions
 
 

@@ -9,18 +9,19 @@ Legend: Q pairs, V media, W width of the vectors.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import Item, Measured
+from vidtune.evaluation.benchmarks.own.lines import OwnFile
 from vidtune.evaluation.benchmarks.own.test_set import OwnTestSet
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues, join, mean_of_sums
 from vidtune.evaluation.metrics.retrieval import Ranks, median_rank, rank_rows
 from vidtune.evaluation.metrics.vectors import vectors_of
 from vidtune.evaluation.outcome import Metric
-from vidtune.evaluation.protocol import QUESTION
+from vidtune.evaluation.protocol import QUESTION, Protocol
 from vidtune.evaluation.question import QuestionSet
 
 KS = (1, 5, 10)
@@ -31,9 +32,22 @@ TO_MEDIUM, TO_TEXT = "text to {medium}", "{medium} to text"
 
 @dataclass(frozen=True)
 class RetrievalTestSet(OwnTestSet):
-    """The pairs of one file."""
+    """The pairs of one file.
 
+    Args:
+        pairs: number of pairs.
+    """
+
+    pairs: int = 0
     judged_instead = False
+
+    @classmethod
+    def of(cls, own: OwnFile) -> "RetrievalTestSet":
+        return replace(cast(RetrievalTestSet, super().of(own)), pairs=len(own.questions))
+
+    @classmethod
+    def stored(cls, protocol: Protocol, file: str | None) -> "RetrievalTestSet":
+        return replace(cast(RetrievalTestSet, super().stored(protocol, file)), pairs=protocol.retrieval)
 
     def load(self, data: Any) -> QuestionSet:
         """Read the file, and find its media; see `OwnTestSet.load`.
@@ -49,14 +63,14 @@ class RetrievalTestSet(OwnTestSet):
         return replace(found, questions=tuple(replace(one, reference={}) for one in found.questions))
 
     def further_rules(self) -> dict[str, Any]:
-        return {**super().further_rules(), "retrieval": True, "question_template": QUESTION}
+        return {**super().further_rules(), "retrieval": self.pairs, "question_template": QUESTION}
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         found = []
         for way in self._ways:
             found += [Metric(f"R@{k}, {way}", None, of_all=True) for k in KS]
-            found.append(Metric(_median(way), None, 1e9, 1.0, from_sums=median_rank, of_all=True))
+            found.append(Metric(_median(way), None, float(self.pairs), 1.0, from_sums=median_rank, of_all=True))
         return tuple(found)
 
     @property
