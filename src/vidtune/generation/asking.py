@@ -12,6 +12,7 @@ from vidtune.generation.limits import context_length
 from vidtune.generation.settings import Answer, GenerationSettings, Request
 from vidtune.generation.stopping import AnswerInProgress, eos_ids, special_ids
 from vidtune.models.video_lm import VideoLM
+from vidtune.processing.batch import Example
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.tokenizing import answer_ids
 
@@ -41,16 +42,9 @@ class Asking:
 
     def prepare(self, request: Request, settings: GenerationSettings) -> Prompt | Answer:
         """The request as token ids, or an answer with the reason why it cannot be answered."""
-        if not request.question.strip():
-            return Answer.failed(request.id, "the question is empty; ask something")
-        try:
-            example = self.processor.question_example(
-                request.question, request.media, self.prompt, request.history, id=request.id
-            )
-        except SampleProblem as problem:  # its id is that of the answer; who asks one question knows none
-            return Answer.failed(request.id, problem.detail)
-        except UserError as error:
-            return Answer.failed(request.id, str(error))
+        example = self.example(request)
+        if isinstance(example, Answer):
+            return example
         media_ids, text_ids = self.processor.split_at_media(example)
         if not len(text_ids):
             return Answer.failed(
@@ -76,6 +70,19 @@ class Asking:
             )
         most = longest if options or forced else min(room, settings.max_new_tokens)
         return Prompt(example, len(media_ids), most, options, forced)
+
+    def example(self, request: Request) -> Example | Answer:
+        """The request as an example, or an answer with the reason why it cannot be one."""
+        if not request.question.strip():
+            return Answer.failed(request.id, "the question is empty; ask something")
+        try:
+            return self.processor.question_example(
+                request.question, request.media, self.prompt, request.history, id=request.id
+            )
+        except SampleProblem as problem:  # its id is that of the answer; who asks one question knows none
+            return Answer.failed(request.id, problem.detail)
+        except UserError as error:
+            return Answer.failed(request.id, str(error))
 
     def begin(
         self, prompt: Prompt, settings: GenerationSettings, told: int | None = None, id: str | None = None

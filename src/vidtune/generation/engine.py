@@ -183,51 +183,7 @@ class AnswerEngine:
         return finished
 
     def _prepare(self, request: Request) -> Prompt | Answer:
-<<<<<<< HEAD
         return self._asking.prepare(request, self.settings)
-=======
-        """The request as token ids, or an answer with the reason why it cannot be answered."""
-        example = self._example(request)
-        if isinstance(example, Answer):
-            return example
-        media_ids, text_ids = self.processor.split_at_media(example)
-        if not len(text_ids):
-            return Answer.failed(
-                request.id, f"prompt format {self.prompt!r} leaves nothing after the media; use another"
-            )
-        options = tuple((text, tuple(self._answer_ids(text))) for text in request.options)
-        if any(not text.strip() for text, _ in options):
-            return Answer.failed(request.id, "one of its options is empty; its likelihood cannot be computed")
-        forced = () if request.forced is None else tuple(self._answer_ids(request.forced))
-        if request.forced is not None and (options or not request.forced.strip()):
-            return Answer.failed(
-                request.id, "its given answer is empty, or stands beside options; give one or the other"
-            )
-        longest = max((len(ids) for ids in (*(ids for _, ids in options), forced)), default=0) or 1
-        context = context_length(self.model.config.text_config)
-        room = self.settings.max_new_tokens + longest if context is None else context - len(example)
-        if context is not None and room < longest:
-            return Answer.failed(
-                request.id,
-                f"the prompt has {len(example)} tokens and the model's context {context}: no room for an answer; "
-                f"ask a shorter question or about fewer files{self.processor.fitting(example, context - longest)}",
-            )
-        most = longest if options or forced else min(room, self.settings.max_new_tokens)
-        return Prompt(example, len(media_ids), most, options, forced)
->>>>>>> cd3cbec (Retrieval over pairs; dry run, data check and doctor of contrastive stages; recipe video_llava_align)
-
-    def _example(self, request: Request) -> Example | Answer:
-        """The request as an example, or an answer with the reason why it cannot be one."""
-        if not request.question.strip():
-            return Answer.failed(request.id, "the question is empty; ask something")
-        try:
-            return self.processor.question_example(
-                request.question, request.media, self.prompt, request.history, id=request.id
-            )
-        except SampleProblem as problem:  # its id is that of the answer; who asks one question knows none
-            return Answer.failed(request.id, problem.detail)
-        except UserError as error:
-            return Answer.failed(request.id, str(error))
 
     def _loaded(self, groups: Iterator[MediaGroup]) -> Iterator[MediaGroup]:
         """Groups with their loaded media, in order; meanwhile the pool loads the files of the next groups."""

@@ -38,7 +38,7 @@ class VectorEngine(AnswerEngine):
         self._texts: dict[str, str] = {}
 
     def _prepare(self, request: Request) -> Prompt | Answer:
-        example = self._example(request)
+        example = self._asking.example(request)
         if isinstance(example, Answer):
             return example
         self._texts[request.id] = request.question

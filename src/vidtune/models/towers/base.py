@@ -33,14 +33,11 @@ class TowerConfig(Protocol):
       of encoding an item is in proportion to it.
     - ``fitted(state)``: weights of such a tower with other sizes -> weights of this one, where tables of positions have
       to be resized. Where it is missing, weights fit as they are or not at all.
-<<<<<<< HEAD
     - ``for_frames(frames)``: the settings by which the tower takes clips of so many frames, where they differ from its
       own. Raises ValueError for a number that it does not take; says which it takes. Where it is missing, the tower
       takes any number as it is.
-=======
     - ``pooled_size``: width C of the pooled output of a tower that has one, ``tower.pooled(values) -> (B, C)``. With
       ``pools_projected`` True it is compared with texts as it is; otherwise a projection stands between.
->>>>>>> 30720b3 (Contrastive alignment: towers and text towers, global negatives over packs and ranks)
     - ``grid(shape) -> (frames, rows, columns)`` tells how the tokens of an item stand; None: in no grid.
     """
 
