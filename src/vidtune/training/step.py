@@ -59,9 +59,8 @@ class OptimizerStep:
         self._teachers = setup.teachers
         peak = peak_flops(ranks.device, stage.precision)
         taught = {stream: tower.config for stream, tower in self._teachers.towers.items()}
-        compared = setup.contrast and setup.contrast.config
-        counted = (model.config, setup.trained, taught, stage.objective is None, compared)
-        self._flops = StepFlops.of_stage(*counted) if peak else None
+        compared, answers = setup.contrast.config if setup.contrast else None, stage.objective is None
+        self._flops = StepFlops.of_stage(model.config, setup.trained, taught, answers, compared) if peak else None
         self.peak_flops = peak * ranks.world if peak and self._flops else None
         """Floating-point operations per second of the devices of all ranks; None where it is not known."""
         self._teachers.to(ranks.device, frozen_dtype(stage))

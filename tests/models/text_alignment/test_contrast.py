@@ -91,6 +91,17 @@ def test_media_of_different_streams_are_not_compared() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("temporal", [False, True])
+def test_pooled_output_computes_the_last_layer_of_the_class_token_alone(temporal: bool) -> None:
+    torch.manual_seed(0)
+    tower = ClipTowerConfig(**VISION, num_frames=4, temporal_attention=temporal).build().eval()
+    frames = torch.randn(2, 3, 4, 28, 28)
+    *_, last = tower.hidden_states(frames.transpose(1, 2).flatten(0, 1))
+    expected = tower.post_layernorm(last[:, 0]).unflatten(0, (2, 4)).mean(1)
+    torch.testing.assert_close(tower.pooled(frames), expected, atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
 def test_pooled_output_of_a_clip_is_the_mean_over_its_frames() -> None:
     frames = torch.randn(2, 3, 4, 28, 28, generator=torch.Generator().manual_seed(3))
     torch.manual_seed(0)

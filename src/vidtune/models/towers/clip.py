@@ -8,10 +8,11 @@ github.com/PKU-YuanGroup/LanguageBind).
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPAttention, CLIPEncoderLayer
 
@@ -159,13 +160,32 @@ class TemporalClipLayer(CLIPEncoderLayer):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.temporal_embedding, std=TIME_STD)
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+    def over_time(self, hidden_states: Tensor) -> Tensor:
+        """The states after attention over time. Shape: (B * T, F, C) -> (B * T, F, C)"""
         clips = hidden_states.unflatten(0, (-1, self.num_frames))
         clips = clips + self.temporal_embedding.unsqueeze(2)
         over_time = self.temporal_layer_norm1(clips).transpose(1, 2)
         attended, _ = self.temporal_attn(over_time.flatten(0, 1), None)
         clips = clips + attended.view_as(over_time).transpose(1, 2)
-        return super().forward(clips.flatten(0, 1), attention_mask, **kwargs)
+        return clips.flatten(0, 1)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+        return super().forward(self.over_time(hidden_states), attention_mask, **kwargs)
+
+
+def class_token_after(layer: CLIPEncoderLayer, hidden_states: Tensor) -> Tensor:
+    """The class token after a layer of which the other tokens are not needed: they are attended to, not computed.
+
+    Shape: (B * T, F, C) -> (B * T, C)
+    """
+    if isinstance(layer, TemporalClipLayer):
+        hidden_states = layer.over_time(hidden_states)
+    attention, normed = layer.self_attn, layer.layer_norm1(hidden_states)
+    parts = (attention.q_proj(normed[:, :1]), attention.k_proj(normed), attention.v_proj(normed))
+    split = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts)
+    attended = scaled_dot_product_attention(*split, scale=attention.scale).transpose(1, 2).flatten(2)
+    token = hidden_states[:, :1] + attention.out_proj(attended)
+    return (token + layer.mlp(layer.layer_norm2(token)))[:, 0]
 
 
 class _Encoder(nn.Module):
@@ -235,9 +255,11 @@ class ClipTower(nn.Module):
         """Class token after the last layer and ``post_layernorm``, averaged over frames; layers after
         ``feature_layer`` run too. Shape: (B, 3, H, W) or (B, 3, T, H, W) -> (B, C)
         """
-        for state in self.hidden_states(self._frames(pixels)):
-            last = state
-        return self.post_layernorm(last[:, 0]).unflatten(0, (len(pixels), -1)).mean(1)
+        layers = self.encoder.layers
+        for state in islice(self.hidden_states(self._frames(pixels)), len(layers)):
+            before_last = state
+        token = class_token_after(cast(CLIPEncoderLayer, layers[-1]), before_last)
+        return self.post_layernorm(token).unflatten(0, (len(pixels), -1)).mean(1)
 
     def _frames(self, pixels: Tensor) -> Tensor:
         """Frames of all items. Shape: (B, 3, H, W) or (B, 3, T, H, W) -> (B * T, 3, H, W)"""

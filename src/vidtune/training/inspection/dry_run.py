@@ -133,7 +133,7 @@ def _stage_forecast(
     exclusions = ExclusionList(folder / stage.name / EXCLUSIONS, writes=False, has_begun=has_begun)
     data = open_stage_data(recipe, stage, make, config, folder / TABLES, exclusions, progress)
     planned = count_plan(data.plan, data.left_out, ranks)
-    return replace(planned, memory=rank_memory(recipe, config, planned, compared and compared.config))
+    return replace(planned, memory=rank_memory(recipe, config, planned, compared.config if compared else None))
 
 
 def count_plan(plan: StagePlan, excluded: int, ranks: int) -> StageForecast:
