@@ -182,8 +182,8 @@ def class_token_after(layer: CLIPEncoderLayer, hidden_states: Tensor) -> Tensor:
         hidden_states = layer.over_time(hidden_states)
     attention, normed = layer.self_attn, layer.layer_norm1(hidden_states)
     parts = (attention.q_proj(normed[:, :1]), attention.k_proj(normed), attention.v_proj(normed))
-    split = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts)
-    attended = scaled_dot_product_attention(*split, scale=attention.scale).transpose(1, 2).flatten(2)
+    query, key, value = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts)
+    attended = scaled_dot_product_attention(query, key, value, scale=attention.scale).transpose(1, 2).flatten(2)
     token = hidden_states[:, :1] + attention.out_proj(attended)
     return (token + layer.mlp(layer.layer_norm2(token)))[:, 0]
 
