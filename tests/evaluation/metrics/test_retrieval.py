@@ -6,8 +6,7 @@ import pytest
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import Item
 from vidtune.evaluation.benchmarks.own.finding import benchmark_named
-from vidtune.evaluation.metrics.retrieval import EXACT_RANKS, Ranks, median_rank, rank_rows
-from vidtune.evaluation.metrics.vectors import vectors_of, written_vectors
+from vidtune.evaluation.metrics.retrieval import EXACT_RANKS, Ranks, median_rank, rank_rows, vectors_of, written_vectors
 
 PAIR = '{"video": "a.mp4", "caption": "a"}'
 

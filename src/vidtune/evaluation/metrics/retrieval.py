@@ -1,18 +1,38 @@
-"""Retrieval of texts and media by vectors: ranks, recall at K and median rank.
+"""Retrieval of texts and media by vectors: vectors as predictions hold them, ranks, recall at K and median rank.
 
 Equal similarities are no order. A candidate that shares its similarity with others has the ranks of all of them, each
 with the same probability: recall counts the probability to be among the first K, and a rank is the mean of its ranks.
 So a model that gives every medium one vector gets what guessing gets.
 
-Legend: Q queries, C candidates.
+Legend: Q queries, C candidates, W width of the vectors.
 """
 
+import binascii
+from base64 import b64decode, b64encode
 from dataclasses import dataclass
 
 import numpy as np
 
 EXACT_RANKS, BINS, GROWTH = 32, 80, 1.15
 """Ranks up to the first number have a bin of their own in the sums of a median rank; then bins grow by the factor."""
+BETWEEN = " "
+
+
+def written_vectors(medium: np.ndarray, text: np.ndarray) -> str:
+    """The vectors of a medium and of its text as one text, without loss. Shape: (W,) and (W,), float32"""
+    return BETWEEN.join(b64encode(np.asarray(one, "<f4").tobytes()).decode("ascii") for one in (medium, text))
+
+
+def vectors_of(written: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """The vectors that a text holds, as unit vectors, (W,) float64; None for a text that holds no two of one width."""
+    try:
+        medium, text = (np.frombuffer(b64decode(part, validate=True), "<f4") for part in written.split(BETWEEN))
+    except (ValueError, binascii.Error):
+        return None
+    if len(medium) != len(text) or not len(medium) or not np.isfinite([medium, text]).all():
+        return None
+    one, other = (vector / max(np.linalg.norm(vector), 1e-12) for vector in np.asarray([medium, text], np.float64))
+    return one, other
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 from vidtune.checkpoints.parts.contrast import load_contrast
 from vidtune.errors import UserError
 from vidtune.evaluation.checkpoint import AnsweringOptions, LoadedCheckpoint, engine_for
-from vidtune.evaluation.metrics.vectors import written_vectors
+from vidtune.evaluation.metrics.retrieval import written_vectors
 from vidtune.evaluation.protocol import Protocol
 from vidtune.generation.engine import AnswerEngine
 from vidtune.generation.grouping import MediaGroup, Prompt
@@ -19,7 +19,7 @@ from vidtune.processing.captions import CaptionTokenizer
 
 
 class VectorEngine(AnswerEngine):
-    """Engine whose answer to a caption is its vector and that of its medium, see `metrics.vectors`.
+    """Engine whose answer to a caption is its vector and that of its medium, see `metrics.retrieval`.
 
     Media are read and grouped as for answers; no language model runs.
 

@@ -18,8 +18,7 @@ from vidtune.evaluation.benchmarks.measured import Item, Measured
 from vidtune.evaluation.benchmarks.own.lines import OwnFile
 from vidtune.evaluation.benchmarks.own.test_set import OwnTestSet
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues, join, mean_of_sums
-from vidtune.evaluation.metrics.retrieval import Ranks, median_rank, rank_rows
-from vidtune.evaluation.metrics.vectors import vectors_of
+from vidtune.evaluation.metrics.retrieval import Ranks, median_rank, rank_rows, vectors_of
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import QUESTION, Protocol
 from vidtune.evaluation.question import QuestionSet
