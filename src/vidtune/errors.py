@@ -18,6 +18,13 @@ class UserError(Exception):
     with_options: str | None = None
 
 
+class RecipeError(UserError):
+    """A mistake in a recipe that is found after its file was read: names the key, and not the file.
+
+    `vidtune.recipe.mistakes.of_recipe` puts the name of the file in front.
+    """
+
+
 class ForeignFileError(UserError):
     """A file that others wrote and that cannot be read.
 
@@ -66,7 +73,7 @@ class ItemError(MediaError):
 
 
 @contextmanager
-def foreign(what: str, *passing: type[Exception]) -> Iterator[None]:
+def errors_of(what: str, *passing: type[Exception]) -> Iterator[None]:
     """Code of a part or rule that may come from outside: what it raises becomes a UserError that names it.
 
     Errors of the machine and a UserError pass as they are.

@@ -1,4 +1,4 @@
-"""Texts: suggests the nearest known name for an unknown one, counts things, finds half a character, shows controls."""
+"""Texts: the nearest known name, counted things, half characters, controls that are shown, what is said of damage."""
 
 import difflib
 import re
@@ -21,6 +21,12 @@ def visible(text: str) -> str:
 def counted(number: int, thing: str) -> str:
     """Returns a number of things in words: ``1 file``, ``2 files``."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def damaged(place: object, error: Exception, then: str) -> str:
+    """Returns the note about a damaged cache: where it is, what is wrong, and what is done about it."""
+    reason = (getattr(error, "strerror", None) or str(error)).partition("\n")[0] or type(error).__name__
+    return f"{place}: damaged ({reason}); {then}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -21,6 +21,7 @@ from vidtune.checkpoints.load import Checkpoint, load_checkpoint
 from vidtune.checkpoints.report import LoadReport
 from vidtune.checkpoints.write import save_checkpoint
 from vidtune.errors import UserError
+from vidtune.evaluation.metrics.programs.bert_score import BertScore
 from vidtune.evaluation.models.pretrained import PretrainedModel
 from vidtune.processing.tokenizer import load_tokenizer
 
@@ -108,11 +109,27 @@ def test_a_model_of_transformers_that_would_fetch_code_is_refused(settings: dict
     assert str(caught.value).startswith(str(tmp_path / "config.json"))
 
 
+def test_a_model_of_transformers_without_safetensors_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"cposix\nsystem\n(S'touch ran'\ntR.")
+    for open_model in (PretrainedModel, BertScore):
+        with pytest.raises(UserError, match="has no weights in safetensors") as caught:
+            open_model(tmp_path)
+        assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{"attn_implementation": "kernels-community/x"}, {"hidden_size": 10**12}])
+def test_the_config_of_an_encoder_for_bert_score_is_looked_at(settings: dict, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", **settings}))
+    with pytest.raises(UserError, match=next(iter(settings))):
+        BertScore(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
         ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; expected at most 10,000"),
-        ({"vocab_size": 10**9}, "the config asks for .* numbers that are not in the files"),
+        ({"vocab_size": 10**8}, "the config asks for .* numbers that are not in the files"),
     ],
     ids=["layers", "vocabulary"],
 )

@@ -231,7 +231,7 @@ def test_a_damaged_table_is_made_again_and_that_is_said(name: str, damage: str, 
     path.unlink()
     if damage != "gone":
         path.write_bytes(content[: len(content) // 2] if damage == "cut" else b"\x93NUMPY other")
-    with pytest.warns(UserWarning, match="a damaged table of annotations .*parsed again"):
+    with pytest.warns(UserWarning, match="damaged .*its annotations are parsed again"):
         table = AnnotationTable.open([source], tmp_path / "cache")
     assert table.fingerprint == whole and table[0].turns == (
         Turn("user", "<image>\nWhat colour?"),
@@ -243,5 +243,5 @@ def test_a_damaged_record_of_a_table_names_the_table(source: Source, tmp_path: P
     AnnotationTable.open([source], tmp_path / "cache")
     [path] = (tmp_path / "cache").glob("*/records.bin")
     path.write_bytes(b"\xff" * path.stat().st_size)
-    with pytest.raises(UserError, match=r"-v\d+: damaged; delete it"):
+    with pytest.raises(UserError, match=r"-v\d+: damaged .*; delete it"):
         AnnotationTable.open([source], tmp_path / "cache")[0]

@@ -279,3 +279,14 @@ def test_a_replaced_or_spoiled_file_is_imported_anew(tmp_path: Path) -> None:
     assert imported(store) == {"a": (5, 8), "c": (2, 8)}
     (found,) = verify(store)
     assert (found.items, found.problems) == (2, [])
+
+
+def test_a_link_out_of_the_folder_is_not_imported(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "features", tmp_path / "outside.npy"
+    folder.mkdir()
+    for path in (folder / "a.npy", outside):
+        np.save(path, np.ones((3, 4), np.float32))
+    (folder / "b.npy").symlink_to(outside)
+    report = import_folder(folder, tmp_path / "store", "mine")
+    assert report.failed == [(str(folder / "b.npy"), "leads out of its folder through a symbolic link; copy the file")]
+    assert [path.name for path in (tmp_path / "store/mine").glob("*.safetensors")] == ["a.safetensors"]

@@ -69,7 +69,7 @@ IMPORT = ("features", "import", "media", "--store", "store", "--name", "mine", "
 REFUSED = "run/align/excluded.jsonl"
 
 BATCHES: dict[str, Batch] = {
-    "many_decoded": Batch(media, media_recipe, (*CHECK, "--decode"), REFUSED, share=6),
-    "many_probed": Batch(media, media_recipe, CHECK, REFUSED, share=2),
-    "many_features": Batch(features, lambda *_: None, IMPORT, "store/mine/failed.jsonl", share=4),
+    "many_decoded": Batch(media, media_recipe, (*CHECK, "--decode"), REFUSED, share=2),
+    "many_probed": Batch(media, media_recipe, CHECK, REFUSED),
+    "many_features": Batch(features, lambda *_: None, IMPORT, "store/mine/failed.jsonl"),
 }

@@ -33,8 +33,9 @@ LIBRARIES = (
     "torch.distributed.checkpoint",
     "transformers.models.llama.modeling_llama",
     "transformers.models.clip.modeling_clip",
+    "torch.utils.tensorboard",
 )
-OUTCOMES = ("ok", "named", "unnamed", "traceback", "hang", "memory")
+OUTCOMES = ("ok", "named", "unnamed", "traceback", "hang", "memory", "outside")
 NOT_A_USERS, RAN = 99, "fuzz-was-here"
 
 
@@ -78,6 +79,7 @@ def end_workers() -> None:
     if workers._server is not None:
         with suppress(AttributeError):  # a server that the launcher of the tests has forked cannot be waited for
             workers._server.close()
+        workers._server.owner = 0  # what is closed at exit is closed once
         workers._server = None
 
 

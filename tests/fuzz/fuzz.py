@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from itertools import cycle
 from pathlib import Path
 
@@ -60,6 +61,32 @@ class Case:
     last: str
 
 
+class Outside:
+    """Files that links lead to from the folder of a command. Whoever reads one of them is found out.
+
+    Args:
+        folder: for the files; emptied.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        self.folder = folder
+        self._held: dict[Path, Path] = {}
+
+    def hold(self, file: Path) -> Path:
+        """Move a file here. Returns its new path."""
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / f"{len(self._held)}{file.suffix}"
+        shutil.move(file, path)
+        os.utime(path, (0, 1))  # the time of reading is noted where it is before that of writing
+        self._held[path] = file
+        return path
+
+    def read(self) -> set[Path]:
+        """Paths, as they were, of the files that were read since."""
+        return {file for path, file in self._held.items() if path.stat().st_atime}
+
+
 class Fuzz:
     """Whole files of all targets, and cases made of them.
 
@@ -96,9 +123,12 @@ class Fuzz:
         self._lay(name, target)
         file = chance.choice(target.files(self.place))
         words = command_of(target, file, self.place, chance)
-        done = damage(file, chance)
+        outside = Outside(self.folder / "outside")
+        done = damage(file, chance, outside.hold)
         ended = run_command(words, self.place, file.name)
-        if ended.outcome == "unnamed" and target.unit is not None and target.unit in ended.printed:
+        if outside.read() and any(file.match(pattern) for pattern in target.inside):
+            ended = Ended("outside", ended.printed, ended.seconds)
+        if ended.outcome == "unnamed" and any(unit in ended.printed for unit in target.units):
             ended = Ended("named", ended.printed, ended.seconds)
         lines = ended.printed.strip().splitlines() or [""]
         found = Case(
@@ -122,11 +152,12 @@ class Fuzz:
         batch = BATCHES[name]
         self._lay(name, batch)
         sources, cases, copies = sorted((self.place / "sources").iterdir()), {}, []
+        outside = Outside(self.folder / "outside")
         for one in range(batch.size) if only is None else [only]:
             chance = random.Random(f"{self.seed}/{name}/{number}/{one}")
             copy = copied(chance.choice(sources), self.place / "media", one)
             file = chance.choice(sorted(copy.iterdir())) if copy.is_dir() else copy
-            done = damage(file, chance)
+            done = damage(file, chance, outside.hold)
             copies.append(copy)
             command, path = " ".join(batch.command), str(file.relative_to(self.place))
             cases[copy.name] = Case(f"{name}/{number}.{one}", self.seed, path, done, command, "ok", 0.0, "")
@@ -146,6 +177,8 @@ class Fuzz:
                 outcome = (
                     "named" if ended.outcome == "unnamed" and Path(case.file).name in ended.printed else ended.outcome
                 )
+            if self.place / case.file in outside.read():
+                outcome = "outside"
             seconds = round(ended.seconds / len(cases), 3)
             yield replace(case, outcome=outcome, seconds=seconds, last="".join(found)[:400]), ended
 
@@ -189,10 +222,11 @@ def command_of(target: Target, file: Path, place: Path, chance: random.Random) -
 
 
 def filled(command: Sequence[str], file: Path, place: Path) -> list[str]:
-    """The words of a command that names a medium or its kind."""
+    """The words of a command that names a medium or its kind, or the damaged file."""
     medium = next(iter(file.relative_to(place / "media").parts)) if (place / "media") in file.parents else ""
     kind = "image" if medium.startswith("photo") else "video"
-    return [word.replace("{medium}", medium).replace("{kind}", kind) for word in command]
+    named = {"{medium}": medium, "{kind}": kind, "{name}": file.name, "{file}": str(file.relative_to(place))}
+    return [reduce(lambda text, pair: text.replace(*pair), named.items(), word) for word in command]
 
 
 def turns(names: Sequence[str]) -> Iterator[tuple[str, int]]:
@@ -229,9 +263,10 @@ def main() -> int:
 def whole(fuzz: Fuzz, names: Sequence[str]) -> int:
     wrong = 0
     for name in names:
+        expected = "named" if TARGETS[name].refused else "ok"
         for words, ended in fuzz.whole(name):
             print(f"{name:18s} {ended.outcome:9s} {ended.seconds:6.2f} s  {' '.join(words)}", flush=True)
-            if ended.outcome != "ok":
+            if ended.outcome != expected:
                 wrong += 1
                 print(ended.printed[-1500:])
     return wrong

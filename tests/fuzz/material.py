@@ -17,7 +17,9 @@ from tiny_checkpoint import write_checkpoint
 from tiny_language_models import byte_tokenizer
 from training_world import LANGUAGE_MODEL, TOWER, conversation, write_video
 
+from vidtune.checkpoints.build import build_model
 from vidtune.cli.main import run
+from vidtune.recipe.types import load_recipe
 
 SYSTEM = {
     "system": "video_llava",
@@ -193,3 +195,101 @@ def question_set(folder: Path) -> Path:
     (place / "test_q.json").write_text(json.dumps(questions))
     (place / "test_a.json").write_text(json.dumps([{"answer": name} for name in ("dark", "light")]))
     return place
+
+
+def forms_of_annotations(folder: Path) -> list[str]:
+    """The same conversations in the forms of other trainers, in the folder ``forms``; the names of the files."""
+    samples = write_media(folder)
+    write_samples(folder, [*samples[:2], samples[-1], conversation("Hello.", "hello.")])
+    place = folder / "forms"
+    place.mkdir()
+    for name in ("table.csv", "table.tsv", "lists.jsonl"):
+        assert run(["data", "convert", str(folder / "train.json"), str(place / name)]) == 0
+    lists = [json.loads(line) for line in (place / "lists.jsonl").read_text().splitlines()]
+    write_samples(place, [{**one, "system": "Be brief."} for one in lists], "lists.json")
+    turns = [{"role": "user", "content": "<video>\nWhat?"}, {"role": "assistant", "content": "a box."}]
+    sides = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "a box."}]
+    both = [{"human": "Where?", "assistant": "here."}]
+    write_samples(
+        place,
+        [{"video": "clip.mp4", "conversations": turns}, {"id": 7, "messages": sides}, {"conversation": both}],
+        "sharegpt.json",
+    )
+    part = {"type": "video_url", "video_url": {"url": "clip.mp4", "start": 0.1, "end": 0.4}}
+    asked = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [part, {"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a box."}]},
+    ]
+    write_samples(place, [{"id": "a", "messages": asked}, {"messages": asked[:1] + turns[1:]}], "parts.jsonl")
+    write_samples(
+        place,
+        [
+            {"instruction": "What?", "input": "Look.", "output": "a box.", "videos": ["clip.mp4"]},
+            {"query": "What?", "response": "a box.", "history": [["Who?", "me."]], "images": [{"path": "photo.jpg"}]},
+        ],
+        "queries.jsonl",
+    )
+    return sorted(path.name for path in place.iterdir())
+
+
+def low_rank(folder: Path, **parts: Any) -> None:
+    """The result of a stage with adapters, in the folder ``bundle``.
+
+    Args:
+        parts: of the recipe, in the place of those that are drawn.
+    """
+    write_samples(folder, [conversation("<video>\nWhat?", "a box.", video="clip.mp4")])
+    (folder / "media").mkdir()
+    write_video(folder / "media/clip.mp4", (200, 30, 30))
+    adapted = {"language_model": {"learning_rate": 1e-2, "lora": {"rank": 2, "alpha": 4}}, "connectors": 1e-3}
+    write_recipe(folder, system={**SYSTEM, **parts}, train=adapted, max_steps=1, global_batch_size=1)
+    assert run(["train", "recipe.yaml", "--out", "run", "--quiet", "--device", "cpu"]) == 0
+    (folder / "run/align/final").rename(folder / "bundle")
+    shutil.rmtree(folder / "run")
+
+
+def published_low_rank(folder: Path) -> None:
+    """The same in the published form, in the folder ``lora``; it stands on the language model in ``base``."""
+    write_recipe(folder)
+    model = build_model(load_recipe(folder / "recipe.yaml"))
+    model.language_model.save_pretrained(folder / "base")
+    shutil.copytree(folder / "tokenizer", folder / "base", dirs_exist_ok=True)
+    for name, tower in model.towers.items():
+        (folder / name).mkdir()
+        weights = {f"vision_model.{key}": value for key, value in tower.state_dict().items()}
+        save_file(weights, folder / name / "model.safetensors")
+        sizes = {**TOWER, "patch_size": 14, "hidden_act": "gelu", "add_time_attn": name == "video", "num_frames": 4}
+        (folder / name / "config.json").write_text(json.dumps({"vision_config": sizes}))
+    low_rank(folder, language_model="base", towers={name: name for name in model.towers})
+    assert run(["convert", "bundle", "lora", "--to", "official_lora"]) == 0
+
+
+def own_test_set(folder: Path) -> None:
+    """A test set of one's own in one file, and answers of another model in another."""
+    write_media(folder)
+    native(folder)
+    lines = [
+        {"id": "film", "video": "film.mp4", "question": "Which?", "options": ["A. red", "B. blue"], "answer": "B"},
+        {"id": "clip", "video": "clip.webm", "start": 0.1, "end": 0.4, "question": "What?", "answers": ["a box", "it"]},
+        {"id": "frames", "video": "frames", "frame_rate": 2, "question": "What?", "answer": 3, "type": "count"},
+    ]
+    write_samples(folder, lines, "mine.jsonl")
+    write_samples(
+        folder,
+        [{"id": "film", "answer": "B"}, {"id": "clip", "pred": "a box"}, {"id": "frames", "answer": "3"}],
+        "gpt.jsonl",
+    )
+
+
+def misplaced(folder: Path) -> None:
+    """Files of all kinds that are no checkpoint."""
+    write_media(folder)
+    write_features(folder / "media/arrays")
+    for path in (folder / "media/arrays").iterdir():
+        path.rename(folder / "media" / path.name)
+    native(folder)
+    for path in (folder / "model").iterdir():
+        path.rename(folder / "media" / path.name)
+    shutil.rmtree(folder / "model")
+    write_samples(folder, [{"video": "media/clip.mp4", "question": "What?", "answer": "a box"}], "mine.jsonl")

@@ -8,14 +8,18 @@ import random
 import shutil
 import socket
 import struct
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from training_world import write_video
 
-DOCUMENTS = (".json", ".jsonl", ".yaml", ".yml", ".csv")
+LINKED = "link to the file, outside"
+DOCUMENTS = (".json", ".jsonl", ".yaml", ".yml", ".csv", ".tsv")
 STRANGE_BYTES = (b"\xff", b"\x00", b"\xed\xa0\x80", b"\xfe\xff", b"\x1b[31m", b"\r\n", b"\xc3", b'"', b"{", b"[" * 300)
 NUMBERS = (
     0,
@@ -91,10 +95,14 @@ STRANGE_VALUES: tuple[Any, ...] = (
 """What a value of a document is replaced with; nested lists and long ones come besides."""
 
 
-def damage(path: Path, random_: random.Random) -> str:
-    """Damage one file in place. Returns what was done."""
+def damage(path: Path, random_: random.Random, hold: Callable[[Path], Path]) -> str:
+    """Damage one file in place. Returns what was done.
+
+    Args:
+        hold: moves a file out of the folder of the command, and returns where it is then.
+    """
     if random_.random() < 0.06:
-        return replace_kind(path, random_)
+        return replace_kind(path, random_, hold)
     if path.suffix in DOCUMENTS and random_.random() < 0.65:
         with suppress(ValueError, yaml.YAMLError, IndexError):
             return change_document(path, random_)
@@ -200,12 +208,13 @@ def change_header(suffix: str, data: bytes, random_: random.Random) -> tuple[byt
 def change_document(path: Path, random_: random.Random) -> str:
     """Change values of a JSON, JSON lines, YAML or CSV file; it is still one, but for lines that are no YAML."""
     text = path.read_text(encoding="utf-8")
-    if path.suffix == ".csv":
-        rows = list(csv.reader(io.StringIO(text)))
+    if path.suffix in (".csv", ".tsv"):
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
         said = change_value(rows, random_)
         cells = [[str(cell) for cell in row] if isinstance(row, list) else [str(row)] for row in rows]
         written = io.StringIO()
-        csv.writer(written).writerows(cells)
+        csv.writer(written, delimiter=delimiter).writerows(cells)
         path.write_bytes(written.getvalue().encode("utf-8", "surrogatepass"))
         return said
     if path.suffix == ".jsonl":
@@ -305,7 +314,7 @@ def _place(value: Any, random_: random.Random) -> tuple[Any, Any, str]:
         holder = below
 
 
-def replace_kind(path: Path, random_: random.Random) -> str:
+def replace_kind(path: Path, random_: random.Random, hold: Callable[[Path], Path]) -> str:
     """Put something else at the path of a file."""
     kinds: dict[str, Callable[[], object]] = {
         "FIFO": lambda: os.mkfifo(path),
@@ -319,18 +328,30 @@ def replace_kind(path: Path, random_: random.Random) -> str:
         "socket": lambda: _socket(path),
         "empty file": path.touch,
         "sparse file of a terabyte": lambda: _sparse(path),
+        "video": lambda: path.write_bytes(a_video()),
         "another file": lambda: path.write_bytes(b"\x89PNG\r\n\x1a\n" + random_.randbytes(200)),
         "PostScript": lambda: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
         "playlist": lambda: path.write_bytes(b"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:1,\nfile:///etc/passwd\n"),
         "pickle": lambda: path.write_bytes(b"cposix\nsystem\n(S'touch fuzz-was-here'\ntR."),
     }
-    name = random_.choice(sorted(kinds))
+    name = random_.choice((*sorted(kinds), LINKED, LINKED))
+    if name == LINKED:
+        path.symlink_to(hold(path))
+        return name
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink()
     kinds[name]()
     return name
+
+
+@cache
+def a_video() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        write_video(path, (9, 90, 200), frames=3)
+        return path.read_bytes()
 
 
 def _socket(path: Path) -> None:

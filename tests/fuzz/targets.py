@@ -9,8 +9,14 @@ from pathlib import Path
 import yaml
 from material import (
     SOUND,
+    SYSTEM,
+    forms_of_annotations,
+    low_rank,
+    misplaced,
     native,
     official,
+    own_test_set,
+    published_low_rank,
     question_set,
     sharded,
     write_features,
@@ -35,15 +41,19 @@ class Target:
         build: writes whole files into an empty folder, in which the commands run.
         damaged: patterns of the files, one of which is damaged.
         commands: one of them is given the files; each succeeds as they are.
-        unit: name by which an error may call the files instead, such as that of a checkpoint's folder.
+        units: names by which an error may call the files instead, such as that of a checkpoint's folder.
         share: how often this target has its turn.
+        refused: whole files are refused, too.
+        inside: patterns of files of which none may be read outside this folder, wherever links lead.
     """
 
     build: Callable[[Path], None]
     damaged: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
-    unit: str | None = None
+    units: tuple[str, ...] = ()
     share: int = 1
+    refused: bool = False
+    inside: tuple[str, ...] = ()
 
     def files(self, folder: Path) -> list[Path]:
         found = {path for pattern in self.damaged for path in folder.glob(pattern) if path.is_file()}
@@ -86,6 +96,11 @@ def lines_of_annotations(folder: Path) -> None:
     write_recipe(folder, data=[{"annotations": "train.jsonl", "media": "media"}])
 
 
+def forms(folder: Path) -> None:
+    for name in forms_of_annotations(folder):
+        write_recipe(folder, f"of-{name}.yaml", data=[{"annotations": f"forms/{name}", "media": "media"}])
+
+
 def mixture(folder: Path) -> None:
     samples = write_media(folder)
     write_samples(folder, samples[:2], "first.json")
@@ -120,7 +135,8 @@ def interrupted(folder: Path) -> None:
     """A run whose last step is not made: training goes on from its checkpoints."""
     samples = write_media(folder)
     write_samples(folder, [*samples[:2], samples[-1], conversation("Hello.", "hello.")])
-    write_recipe(folder, save_every=1, keep=2, max_steps=3, epochs=9)
+    tracked = {**SYSTEM, "trackers": ["tensorboard"]}
+    write_recipe(folder, system=tracked, save_every=1, keep=2, max_steps=3, epochs=9)
     assert run(["train", "recipe.yaml", "--out", "run", "--quiet", "--device", "cpu"]) == 0
     shutil.rmtree(folder / "run/align/final")
 
@@ -147,6 +163,7 @@ def evaluated(folder: Path) -> None:
 
 
 EVALUATE = ("evaluate", "model", "--benchmark", "msvd_qa", "--data", "eval", "--out", "out", "--workers", "0")
+MINE = ("--benchmark", "mine.jsonl", "--out", "out", "--workers", "0")
 
 TARGETS: dict[str, Target] = {
     "media": Target(
@@ -158,36 +175,77 @@ TARGETS: dict[str, Target] = {
             ("data", "check", "of-{medium}.yaml", "--decode", "stages.0.workers=2"),
         ),
         share=8,
+        inside=("media/*", "media/frames/*"),
     ),
-    "sound": Target(sound, ("media/film.mp4",), ((*CHECK, "--decode"), CHECK), share=2),
+    "sound": Target(sound, ("media/film.mp4",), ((*CHECK, "--decode"), CHECK), share=3),
     "asked_media": Target(
         asked_media,
         ("media/*", "media/frames/*"),
         (("answer", "model", "--{kind}", "media/{medium}", *ANSWER),),
-        share=2,
+        share=3,
+        inside=("media/frames/*",),
+    ),
+    "misplaced": Target(
+        misplaced,
+        ("media/*",),
+        (
+            ("convert", "{file}", "--explain"),
+            ("answer", "{file}", *ANSWER),
+            ("evaluate", "{file}", *MINE),
+        ),
+        share=3,
+        refused=True,
     ),
     "annotations": Target(annotations, ("train.json",), (CHECK,), share=4),
-    "annotation_lines": Target(lines_of_annotations, ("train.jsonl",), (CHECK,), share=3),
+    "annotation_lines": Target(lines_of_annotations, ("train.jsonl",), (CHECK,), share=4),
+    "forms": Target(
+        forms,
+        ("forms/*",),
+        (
+            ("data", "check", "of-{name}.yaml"),
+            ("data", "check", "of-{name}.yaml"),
+            ("data", "convert", "{file}", "out.jsonl"),
+            ("data", "stats", "of-{name}.yaml"),
+        ),
+        share=10,
+    ),
     "mixture": Target(mixture, ("mix.yaml", "first.json", "second.jsonl"), (CHECK, CHECK, DRY)),
     "recipe": Target(
         annotations,
         ("recipe.yaml",),
         (CHECK, CHECK, CHECK, DRY, ("train", "recipe.yaml", "--out", "run", "--quiet")),
-        share=5,
+        share=8,
     ),
-    "tokenizer": Target(annotations, ("tokenizer/*",), (CHECK,), "tokenizer", share=2),
+    "tokenizer": Target(annotations, ("tokenizer/*",), (CHECK,), ("tokenizer",), share=2),
     "native": Target(
         native,
         ("model/*",),
         (("convert", "model", "--explain"), ("convert", "model", "out"), ("answer", "model", *ANSWER)),
-        "model",
+        ("model",),
+        share=4,
+    ),
+    "low_rank": Target(
+        low_rank,
+        ("bundle/*",),
+        (("convert", "bundle", "--explain"), ("convert", "bundle", "out"), ("answer", "bundle", *ANSWER)),
+        ("bundle",),
+        share=4,
+    ),
+    "published_low_rank": Target(
+        published_low_rank,
+        ("lora/*", "base/*.json"),
+        (
+            ("convert", "lora", "--explain", "--model-base", "base"),
+            ("convert", "lora", "out", "--model-base", "base"),
+        ),
+        ("lora", "base"),
         share=4,
     ),
     "sharded": Target(
         sharded,
         ("model/*.safetensors", "model/*.json"),
         (("convert", "model", "--explain"), ("convert", "model", "out")),
-        "model",
+        ("model",),
         share=2,
     ),
     "official": Target(
@@ -195,9 +253,12 @@ TARGETS: dict[str, Target] = {
     ),
     "resume": Target(
         interrupted,
-        ("run/*", "run/align/*", "run/align/checkpoint-*/*", "run/align/checkpoint-*/.metadata", "run/tables/*"),
+        (
+            *("run/*", "run/tables/*", "run/align/*", "run/align/tensorboard/*"),
+            *("run/align/checkpoint-*/*", "run/align/checkpoint-*/.metadata"),
+        ),
         (("train", "recipe.yaml", "--out", "run", "--quiet", "--device", "cpu"),),
-        "run",
+        ("run",),
         share=4,
     ),
     "features": Target(
@@ -205,6 +266,7 @@ TARGETS: dict[str, Target] = {
         ("features/video/*",),
         ((*CHECK, "--decode"), ("features", "import", "features/video", "--store", "store", "--name", "mine")),
         share=4,
+        inside=("features/video/*",),
     ),
     "store": Target(
         store,
@@ -214,14 +276,30 @@ TARGETS: dict[str, Target] = {
             ("features", "list", "--store", "store"),
             ("features", "extract", "recipe.yaml", "--store", "store", "--workers", "1"),
         ),
-        "store",
+        ("store",),
         share=2,
     ),
     "questions": Target(
         questions,
         ("eval/*/*/*.json", "eval/*/*/videos/*"),
         (("benchmarks", "check", "msvd_qa", "--data", "eval"), EVALUATE),
-        share=2,
+        ("(dark", "(light"),
+        share=3,
+        inside=("videos/*",),
+    ),
+    "own_test_set": Target(
+        own_test_set,
+        ("mine.jsonl", "mine.jsonl", "media/film.mp4", "media/clip.webm", "media/frames/*"),
+        (
+            ("benchmarks", "check", "mine.jsonl", "--data", "media"),
+            ("evaluate", "model", *MINE, "--data", "media"),
+            ("judge", "gpt.jsonl", "--benchmark", "mine.jsonl", "--data", "media"),
+        ),
+        share=5,
+        inside=("media/*", "media/frames/*"),
+    ),
+    "other_answers": Target(
+        own_test_set, ("gpt.jsonl",), (("judge", "gpt.jsonl", "--benchmark", "mine.jsonl", "--data", "media"),), share=3
     ),
     "run": Target(
         evaluated,
@@ -234,10 +312,16 @@ TARGETS: dict[str, Target] = {
             ("export", "one/msvd_qa", "--to", "csv", "--out", "rows.csv"),
             (*EVALUATE[:-4], "--out", "one", "--workers", "0", "--protocol", "generation={max_new_tokens: 2}"),
         ),
-        "msvd_qa",
+        ("msvd_qa",),
         share=4,
     ),
-    "run_media": Target(evaluated, ("eval/*/*/videos/*",), (("report", "one/msvd_qa", "other/msvd_qa"),)),
+    "run_media": Target(
+        evaluated,
+        ("eval/*/*/videos/*",),
+        (("report", "one/msvd_qa", "other/msvd_qa"),),
+        share=3,
+        inside=("videos/*",),
+    ),
     "log": Target(
         evaluated, ("log.jsonl",), (("judge", "log.jsonl", "--benchmark", "msvd_qa", "--data", "eval"),), share=2
     ),

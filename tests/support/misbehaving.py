@@ -52,5 +52,12 @@ class Preprocessing:
         return np.array([os.getpid(), seed or 0], np.float32)
 
 
+@dataclass(frozen=True)
+class JobOfReport(Preprocessing):
+    """The same as a job of `evaluation.report.reading`."""
+
+    path: str = ""
+
+
 def leave_at_once(*_: Any) -> None:
     os._exit(7)

@@ -16,7 +16,7 @@ from vidtune.checkpoints.parts.processor_settings import require_same
 from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES, JsonDict
 from vidtune.checkpoints.source import Source
 from vidtune.checkpoints.teachers import alignment_sizes
-from vidtune.errors import UserError
+from vidtune.errors import RecipeError, UserError
 from vidtune.models.architecture import composed_config, require_config
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.initial import without_values
@@ -138,7 +138,10 @@ def _config_of_parts(
         if delta is not None:
             text_config.vocab_size = max(text_config.vocab_size, rows_of_delta(delta) or 0)
         added = _add_tokens(recipe, text_config)
-    config = composed_config(system, text_config, towers, connectors, f"system {system}")
+    try:
+        config = composed_config(system, text_config, towers, connectors, f"system {system}")
+    except UserError as error:
+        raise RecipeError(str(error)) from error
     _require_known(system, "tower", recipe.towers, config.towers)
     _require_known(system, "connector", recipe.connectors, config.connectors)
     for name, spec in recipe.towers.items():
@@ -165,7 +168,7 @@ def _require_known(system: str, what: str, given: Iterable[str], known: Iterable
     """Raise UserError for a tower or connector of a recipe that the system does not have."""
     unknown = next((name for name in given if name not in known), None)
     if unknown is not None:
-        raise UserError(f"{what}s: system {system} has no {what} {unknown!r}; {suggestion(unknown, known)}")
+        raise RecipeError(f"{what}s: system {system} has no {what} {unknown!r}; {suggestion(unknown, known)}")
 
 
 def _text_config(source: Source, recipe: Recipe) -> PreTrainedConfig:
@@ -176,7 +179,7 @@ def _text_config(source: Source, recipe: Recipe) -> PreTrainedConfig:
     added = [token.text for token in SYSTEMS[recipe.system].dialect.added_tokens]
     sizes, tokens = dict(recipe.language_model or {}), rows_needed(recipe_tokenizer(recipe), added)
     if sizes.setdefault("vocab_size", tokens) < tokens:
-        raise UserError(f"language_model: vocab_size {sizes['vocab_size']} is less than the tokenizer's {tokens}")
+        raise RecipeError(f"language_model: vocab_size {sizes['vocab_size']} is less than the tokenizer's {tokens}")
     try:
         kind = config_class(str(sizes.pop("model_type", "")))
         unknown = next((key for key in sizes if key not in names_of(kind)), None)
@@ -185,7 +188,7 @@ def _text_config(source: Source, recipe: Recipe) -> PreTrainedConfig:
         config = kind(**sizes)
         require_rotary(config)
     except CONFIG_ERRORS as error:
-        raise UserError(f"language_model: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise RecipeError(f"language_model: {' '.join(str(error).split()) or type(error).__name__}") from None
     require_causal(config, "language_model")
     return config
 
@@ -220,7 +223,7 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     named = [recipe.tokenizer] if recipe.tokenizer else [recipe.starting_place, recipe.language_model]
     places = [CheckpointFiles(place) for place in named if isinstance(place, str)]
     if not places:
-        raise UserError("the recipe builds its language model from scratch: give the key tokenizer (folder or hub id)")
+        raise RecipeError("the recipe builds its language model from scratch: name a tokenizer (folder or hub id)")
     return load_tokenizer(next((files for files in places if files.has_tokenizer), places[0]).path)
 
 

@@ -11,7 +11,7 @@ from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.hub import locate
 from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES
 from vidtune.checkpoints.source import Source
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
 from vidtune.processing.added_tokens import add_tokens, require_rows
@@ -160,7 +160,7 @@ def build_processor(
         changed: stream -> preprocessing in the place of that of the system.
     """
     preprocessing = preprocessing_of(config) | dict(changed or {})
-    with foreign(f"system {config.system}: preprocessing or placeholders fails"):
+    with errors_of(f"system {config.system}: preprocessing or placeholders fails"):
         streams = _stream_settings(config, preprocessing)
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(locate(str(tokenizer), weights=False))
@@ -175,7 +175,7 @@ def preprocessing_of(config: VideoLMConfig) -> dict[str, Preprocessing]:
     Raises:
         UserError: the system's function fails, or leaves a stream out.
     """
-    with foreign(f"system {config.system}: preprocessing fails"):
+    with errors_of(f"system {config.system}: preprocessing fails"):
         found = dict(SYSTEMS[config.system].architecture.preprocessing(config))
     lacking = [name for name in config.streams if name not in found]
     if lacking:

@@ -20,7 +20,7 @@ from vidtune.checkpoints.parts.model_settings import language_model_notes, requi
 from vidtune.checkpoints.publication import CheckpointFormat, NamedParts
 from vidtune.checkpoints.report import OURS
 from vidtune.checkpoints.source import NEEDS_BASE, Kind, Source
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 
@@ -331,7 +331,7 @@ def _bottom(place: str, above: Sequence[Source], opened: Opened) -> _Below:
 
 def _named_parts(source: Source) -> NamedParts:
     try:
-        with foreign(f"system {source.system}: named_parts fails", ValueError):
+        with errors_of(f"system {source.system}: named_parts fails", ValueError):
             named = SYSTEMS[str(source.system)].publication.named_parts(source.config)
     except ValueError as error:
         raise UserError(f"{source.path}: {error}") from None

@@ -19,9 +19,12 @@ def doctor(
     ] = None,
 ) -> None:
     """Run a few steps of a stage of RECIPE, show what takes the time, and say what to change."""
+    from vidtune.recipe.mistakes import of_recipe
     from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.advice import describe
     from vidtune.training.inspection.doctor import examine
 
-    found = examine(load_recipe(recipe, overrides or ()), stage=stage, steps=steps, device=device, out=out)
+    loaded = load_recipe(recipe, overrides or ())
+    with of_recipe(recipe):
+        found = examine(loaded, stage=stage, steps=steps, device=device, out=out)
     typer.echo(describe(found))

@@ -116,6 +116,7 @@ def extract(
     from vidtune.machine.progress import ProgressDisplay
     from vidtune.machine.ranks.place import ProcessPlace, compute_device
     from vidtune.media.pool import MediaPool
+    from vidtune.recipe.mistakes import of_recipe
     from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.extraction import stage_extractions
 
@@ -133,6 +134,7 @@ def extract(
         raise UserError(f"--rank {share} is not possible with --ranks {shares}: ranks count from 0")
     target = compute_device(place, device)
     with (
+        of_recipe(recipe),
         tempfile.TemporaryDirectory() as tables,
         MediaPool(media_workers(workers), timeout) as pool,
         ProgressDisplay(transient=True) as progress,

@@ -37,6 +37,7 @@ def train(
     changes = overrides or ()
     if dry_run:
         from vidtune.machine.progress import ProgressDisplay
+        from vidtune.recipe.mistakes import of_recipe
         from vidtune.recipe.types import load_recipe
         from vidtune.training.inspection.dry_run import describe, forecast
 
@@ -45,7 +46,7 @@ def train(
 
             compute_device(ProcessPlace(), device)  # refuses a device that is not there
         loaded, planned = load_recipe(recipe, changes), max(planned_ranks, processes)
-        with ProgressDisplay(enabled=not quiet, transient=True) as display:
+        with of_recipe(recipe), ProgressDisplay(enabled=not quiet, transient=True) as display:
             for stage in forecast(loaded, out, ranks=planned, progress=display):
                 typer.echo(describe(stage, tokens_per_second))
         return
@@ -64,12 +65,15 @@ def _train(recipe: str, changes: Sequence[str], out: Path, device: str | None, p
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if processes > 1:
         from vidtune.machine.ranks.place import ProcessPlace, compute_device
+        from vidtune.recipe.mistakes import of_recipe
         from vidtune.recipe.types import load_recipe
         from vidtune.training.ranks.launched import launch_training
 
         if device is not None:
             compute_device(ProcessPlace(), device)  # refuses a device that is not there
-        launch_training(load_recipe(recipe, changes), out, processes, device, progress=not quiet)
+        loaded = load_recipe(recipe, changes)
+        with of_recipe(recipe):
+            launch_training(loaded, out, processes, device, progress=not quiet)
         return
     from vidtune.machine.ranks.launch import follow_launcher
     from vidtune.training.ranks.group import joined, speaking_once

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from vidtune.data.annotation import Annotation
-from vidtune.data.media_root import MediaRoot, is_relative, resolve
+from vidtune.data.media_root import MediaRoot, resolve
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef
+from vidtune.foreign.containment import stays_below
 from vidtune.media.feature_file import FEATURE_SUFFIXES
 
 # First the name without a suffix: an id that has its extension, or a folder of frames.
@@ -99,11 +100,11 @@ class MediaFiles:
     def _feature_file(self, folder: MediaRoot, path: str | None, annotation: Annotation) -> str | None:
         """Returns the path of a feature file; one named by the id comes first if the annotation has one medium only."""
         names = [] if path is None else [os.path.splitext(path)[0], path]  # noqa: PTH122
-        if path is None or (len(annotation.media) == 1 and is_relative(annotation.original_id)):
+        if path is None or (len(annotation.media) == 1 and stays_below(annotation.original_id)):
             names.insert(0, annotation.original_id)
         return next((file for name in names if (file := folder.find(name, FEATURE_SUFFIXES))), None)
 
 
 def _is_plain(name: str) -> bool:
     """Whether a name of a frame stays in its folder."""
-    return is_relative(name) and Path(name).parts == (name,) and "\\" not in name
+    return stays_below(name) and Path(name).parts == (name,) and "\\" not in name

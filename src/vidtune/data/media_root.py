@@ -7,8 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from vidtune.data.problems import SampleProblem
+from vidtune.foreign.containment import is_inside, stays_below
 
 LISTINGS_KEPT = 64
+SHOWN = 300
+"""Characters of a path that a message shows."""
 
 
 def resolve(root: Path | None, relative: str) -> str:
@@ -25,19 +28,9 @@ def resolve(root: Path | None, relative: str) -> str:
     _check_relative(root, relative)
     base = os.path.realpath(root)
     target = os.path.realpath(os.path.join(base, relative))  # noqa: PTH118
-    if os.path.commonpath([base, target]) != base:
+    if not is_inside(target, base):
         raise SampleProblem("unsafe path", f"{relative!r} leads out of the media folder {root} through a symbolic link")
     return target
-
-
-def is_relative(path: str) -> bool:
-    """Whether a path is relative, contains no ".." and can be the name of a file."""
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
-        return False
-    parts = Path(path).parts
-    return bool(parts) and not Path(path).is_absolute() and ".." not in parts and "\0" not in path
 
 
 class MediaRoot:
@@ -89,8 +82,8 @@ class MediaRoot:
 
 
 def _check_relative(root: Path, relative: str) -> None:
-    if not is_relative(relative):
-        raise SampleProblem("unsafe path", f"{relative!r} is not a path below the media folder {root}")
+    if not stays_below(relative):
+        raise SampleProblem("unsafe path", f"{relative[:SHOWN]!r} is not a path below the media folder {root}")
 
 
 @lru_cache(maxsize=LISTINGS_KEPT)

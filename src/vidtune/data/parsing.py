@@ -27,7 +27,7 @@ from vidtune.foreign.documents import read_object
 from vidtune.foreign.files import open_foreign, read_foreign, reading
 from vidtune.machine.files import atomic_folder
 from vidtune.registry import ANNOTATIONS
-from vidtune.spelling import counted
+from vidtune.spelling import counted, damaged
 
 FORMAT_VERSION = 6
 """Version of parsed tables. A new version parses files again; samples and their order in training stay the same."""
@@ -110,8 +110,7 @@ def _is_whole(folder: Path) -> bool:
         if offsets[0] != 0 or offsets[-1] != (folder / BLOB).stat().st_size or (np.diff(offsets) < 0).any():
             raise ValueError(f"{BLOB} is not what its columns say")
     except Exception as error:  # of numpy and JSON, for a damaged file
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        warnings.warn(f"{folder}: a damaged table of annotations ({reason}); they are parsed again", stacklevel=2)
+        warnings.warn(damaged(folder, error, "its annotations are parsed again"), stacklevel=2)
         shutil.rmtree(folder, ignore_errors=True)
         return False
     return True

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.data.annotation import Annotation, as_tuples
-from vidtune.data.forms.records import read_annotations, read_item
+from vidtune.data.forms.records import read_annotation, read_annotations
 from vidtune.data.forms.values import identity_of, kind_of, text_of
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Extras, Turn
@@ -49,7 +49,7 @@ def referring_annotation(path: Path, index: int, item: Any) -> Annotation:
     Raises:
         UserError: the item has the wrong form (names its index and key).
     """
-    return read_item(path, index, item, _annotation)
+    return read_annotation(path, index, item, _annotation)
 
 
 @dataclass

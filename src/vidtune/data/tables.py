@@ -21,6 +21,7 @@ from vidtune.data.sources import DEFAULT_FORMAT, DataSource, of_each_file
 from vidtune.errors import UserError
 from vidtune.media.file_version import FileVersion, version_of
 from vidtune.recipe.sampling import ALL, RANDOM, Sampling
+from vidtune.spelling import damaged
 
 FINGERPRINT_VERSION = 1
 
@@ -116,8 +117,8 @@ class AnnotationFile:
         begin, end = self.offsets[index : index + 2]
         try:
             identity, turns, media, *rest = json.loads(self.blob[begin:end].tobytes())
-        except (ValueError, TypeError):
-            raise UserError(f"{self.folder}: damaged; delete it: the annotations are parsed again") from None
+        except (ValueError, TypeError) as error:
+            raise UserError(damaged(self.folder, error, "delete it: its annotations are parsed again")) from None
         duration, marks, extras, frames, problem, parts = [*rest, *[None] * 6][:6]
         return Annotation(
             identity,

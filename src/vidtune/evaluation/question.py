@@ -51,6 +51,7 @@ class Question:
             stand before it. Without ``media`` it is asked by its text alone.
         media_in_text: the text holds the tags of all media at their places, such as frames between subtitles.
         fps: frames per second of a folder of frames, or other ones than the file states; None: those of the file.
+        further_answers: reference answers that are right besides ``answer``.
     """
 
     index: int
@@ -79,6 +80,7 @@ class Question:
     fps: float | None = None
     media_alone: bool = False
     media_in_text: bool = False
+    further_answers: tuple[str, ...] = ()
 
     @property
     def missing(self) -> bool:
@@ -156,6 +158,7 @@ class Prediction:
         likelihoods: mean log-likelihood per token of each option, where the most likely one is the answer.
         margin: see `generation.settings.Answer`, at most `LARGEST_MARGIN`; of two answers the smaller one. None: of a
             sampled answer, of the most likely option, or of a run of an earlier version.
+        further_answers: see `Question`.
         open: True where the video could not be read then, for a reason of the machine: the same command asks again.
     """
 
@@ -174,6 +177,7 @@ class Prediction:
     judge_texts: Mapping[str, str] | None = None
     likelihoods: Sequence[float] | None = None
     margin: float | None = None
+    further_answers: Sequence[str] | None = None
     open: bool | None = None
 
     @property
@@ -259,4 +263,5 @@ def prediction_of(
         error=error,
         judge_prompt=question.judge_prompt,
         judge_texts=dict(question.judge_texts) or None,
+        further_answers=list(question.further_answers) or None,
     )

@@ -23,6 +23,7 @@ from vidtune import __version__
 from vidtune.errors import MediaError, UserError
 from vidtune.features.collection import COLLECTION, FAILED, INDEX, append_records, read_about, write_about
 from vidtune.features.shards import write_shard
+from vidtune.foreign.containment import is_inside, stays_below
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.machine.records import read_records, write_records
 from vidtune.media.feature_file import FEATURE_SUFFIXES, feature_shape, read_features
@@ -169,7 +170,7 @@ def _target(folder: Path, store: Path, name: str) -> Path:
     if not name or name != Path(name).name or name.startswith("."):
         raise UserError(f"{name!r}: cannot be the name of a collection; give one that can name a folder")
     target = store / name
-    if target.resolve().is_relative_to(folder.resolve()):
+    if is_inside(target, folder):
         raise UserError(f"{target}: lies in the folder that is to be imported; choose another store")
     if (target / COLLECTION).is_file():
         found = read_about(target).get("imported", {}).get("from")
@@ -185,9 +186,12 @@ def _write_about(target: Path, folder: Path, width: int | None) -> None:
 
 
 def _items(folder: Path, paths: list[Path], report: ImportReport) -> dict[str, Path]:
-    """Item -> file; a second file of the same item is refused."""
+    """Item -> file; a second file of the same item is refused, and so is a link that leads out of the folder."""
     items: dict[str, Path] = {}
     for path in paths:
+        if not is_inside(path, folder):
+            report.failed.append((str(path), "leads out of its folder through a symbolic link; copy the file"))
+            continue
         item = path.relative_to(folder).with_suffix("").as_posix()
         if item in items:
             report.failed.append((str(path), f"{items[item].name} beside it is of the same item"))
@@ -199,12 +203,11 @@ def _items(folder: Path, paths: list[Path], report: ImportReport) -> dict[str, P
 def _entries(target: Path) -> dict[str, dict[str, Any]]:
     """Item -> its last line in the index; without items that would be files outside the collection."""
     entries = {str(entry.get("item")): entry for entry in read_records(target / INDEX, skip_broken=True)}
-    return {item: entry for item, entry in entries.items() if _lies_inside(item, target)}
-
-
-def _lies_inside(item: str, target: Path) -> bool:
-    path = target / f"{item}.safetensors"
-    return "\0" not in item and ".." not in path.parts and path.resolve().is_relative_to(target.resolve())
+    return {
+        item: entry
+        for item, entry in entries.items()
+        if stays_below(item) and is_inside(target / f"{item}.safetensors", target)
+    }
 
 
 def _held_items(items: dict[str, Path], target: Path) -> dict[str, int]:

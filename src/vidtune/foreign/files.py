@@ -12,6 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from vidtune.errors import PASSED, ForeignFileError, UserError
+from vidtune.foreign.containment import is_inside
 
 CONTENT_LIMIT = 2**34
 """Bytes of a file that is read into memory as a whole."""
@@ -130,8 +131,7 @@ def _require_regular(
 
 
 def _require_inside(path: str | Path, place: str, root: str | Path, failure: type[ForeignFileError]) -> None:
-    base = os.path.realpath(root)
-    if os.path.commonpath([base, place]) != base:
+    if not is_inside(place, root):
         raise failure(str(path), f"leads out of {root} through a symbolic link")
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vidtune.errors import ForeignFileError
+from vidtune.foreign.documents import read_object
+from vidtune.foreign.sizes import absurd_size, said_of
 
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 """Implementations that are part of transformers or of an installed package of its own."""
@@ -30,6 +32,31 @@ def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in settings.items()
         if key not in (*_CODE, _WEIGHTS) and _IMPLEMENTATION.fullmatch(key) is None
     }
+
+
+def require_possible_sizes(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse a config.json with sizes that no model has. Raises ForeignFileError, which names the setting."""
+    if (found := absurd_size(settings)) is not None:
+        where, value, limit = found
+        raise ForeignFileError(str(path), f"{'.'.join(map(str, where))} {said_of(value, limit)}")
+
+
+def require_loadable(folder: Path) -> dict[str, Any]:
+    """Look at a folder that transformers will load by itself, and return its config.json.
+
+    Raises:
+        ForeignFileError: its settings name code or sizes that no model has, or its weights are pickles alone.
+    """
+    path = folder / "config.json"
+    settings = read_object(path)
+    require_known_code(settings, path)
+    require_possible_sizes(settings, path)
+    if not any(folder.glob("*.safetensors")):
+        advice = "take a version with model.safetensors, or write one by save_pretrained where you trust the files"
+        raise ForeignFileError(
+            str(folder), f"has no weights in safetensors; other files of weights are not read: {advice}"
+        )
+    return settings
 
 
 def require_known_code(settings: Mapping[str, Any], path: Path) -> None:

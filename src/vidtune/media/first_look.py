@@ -70,6 +70,11 @@ def media_errors(path: str) -> Iterator[None]:
         raise MediaError(path, f"is damaged ({' '.join(str(error).split()) or type(error).__name__})") from error
 
 
+def is_folder(path: str) -> bool:
+    """Whether a path leads to a folder. A path that no file can have does not: who opens it learns why."""
+    return os.path.isdir(path)  # noqa: PTH112 - that of pathlib raises where a name is too long
+
+
 def check_file(path: str, root: str | None = None) -> None:
     """Refuse a file that no library needs to look at.
 

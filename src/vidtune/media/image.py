@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vidtune.errors import MediaError, UserError
+from vidtune.foreign.containment import is_inside
 from vidtune.media.first_look import check_file, media_errors, open_file
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
@@ -123,8 +124,7 @@ def frame_path(folder: str, name: str) -> str:
         MediaError: it leads out of the folder, as a symbolic link may.
     """
     path = os.path.join(folder, name)  # noqa: PTH118
-    base = os.path.realpath(folder)
-    if os.path.commonpath([base, os.path.realpath(path)]) != base:
+    if not is_inside(path, folder):
         raise MediaError(path, "leads out of its folder through a symbolic link; copy the frame into the folder")
     return path
 

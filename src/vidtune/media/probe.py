@@ -16,7 +16,7 @@ from vidtune.media.audio import audio_seconds
 from vidtune.media.clip_times import ClipTimes, Part
 from vidtune.media.container import open_media, open_video, open_video_stream, picture_streams
 from vidtune.media.file_version import FileVersion, file_version
-from vidtune.media.first_look import media_errors
+from vidtune.media.first_look import is_folder, media_errors
 from vidtune.media.image import image_size, list_frames
 from vidtune.media.mp4_boxes import has_matrix
 from vidtune.media.orientation import Orientation, has_projection, orientation_of
@@ -112,7 +112,7 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         MediaError: missing, empty, cut off, of an unknown format, or with neither a video stream nor sound.
     """
     path = os.fspath(path)
-    if Path(path).is_dir():
+    if is_folder(path):
         paths = list_frames(path)
         size = image_size(paths[0])
         width, height = size if size else (0, 0)

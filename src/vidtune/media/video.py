@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import av
 import numpy as np
@@ -22,7 +21,7 @@ from av.video.stream import VideoStream
 from vidtune.errors import MediaError
 from vidtune.media.clip_times import ClipTimes, Part
 from vidtune.media.container import open_video
-from vidtune.media.first_look import OtherReading
+from vidtune.media.first_look import OtherReading, is_folder
 from vidtune.media.image import frame_images, image_size, list_frames, read_image
 from vidtune.media.orientation import Orientation, orientation_of
 from vidtune.media.packets.groups import PlanFailedError, decode_groups
@@ -58,7 +57,7 @@ def read_frames(path: str | os.PathLike[str], indices: Sequence[int], *, threads
     wanted = [int(index) for index in indices]
     if not wanted or min(wanted) < 0:
         raise ValueError(f"frame indices must be 0 or more and at least one, got {wanted}")
-    if Path(path).is_dir():
+    if is_folder(path):
         paths = list_frames(path)
         _check_range(path, wanted, len(paths))
         return _collect(path, wanted, frame_images(paths, wanted))
@@ -121,7 +120,7 @@ def read_clip(
 
 def _frames_of(path: str, part: Part) -> list[str]:
     """The files of a folder of frames, or the picture that is read as a clip; none of a video file."""
-    if Path(path).is_dir():
+    if is_folder(path):
         return list_frames(path)
     return [path] if part.fps is not None and image_size(path) else []
 
@@ -142,7 +141,7 @@ def every_frame(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
         MediaError: the file cannot be decoded.
     """
     path = os.fspath(path)
-    if Path(path).is_dir():
+    if is_folder(path):
         yield from (read_image(frame, path) for frame in list_frames(path))
         return
     with open_video(path) as (container, stream):

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
 from vidtune.registry import SYSTEMS
@@ -45,7 +45,7 @@ def composed_config(
         UserError: sizes that contradict each other, or a system whose code makes no such config.
     """
     try:
-        with foreign(f"system {system}: build_config fails", ValueError, TypeError):
+        with errors_of(f"system {system}: build_config fails", ValueError, TypeError):
             config = SYSTEMS[system].architecture.build_config(text_config, towers, connectors)
         require_config(config, system, "build_config")
         for name in config.towers:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.models.changed_towers import rebuilt, require_settings
 from vidtune.models.condensing import condensed
 from vidtune.models.language_model.layer_call import MediaTokens, split_levels
@@ -62,7 +62,7 @@ class MediaReading:
 
         def run(items: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:
             items = items if prepare is None else [prepare(item) for item in items]
-            with foreign(what):
+            with errors_of(what):
                 output = self._run_tower(tower, items, taps)
             return checked(what, output, len(items), shape)
 
@@ -70,7 +70,7 @@ class MediaReading:
             if not condenses(connector):
                 return run(values)
             kind, part = f"connector type {self.config.connectors[parts['connector']]['type']!r}", cast(Any, connector)
-            with foreign(kind):
+            with errors_of(kind):
                 standard = part.condensed_shape((*shape[:-2], config.num_tokens(config.input_shape()), shape[-1]))
                 blocks = condensed(tower, run, part, list(values), extras or [{} for _ in values])
             return checked(f"{kind}: condense", blocks, len(values), (*(None for _ in standard[1:]), standard[-1]))
@@ -111,7 +111,7 @@ class MediaReading:
         connector, config = self.connectors[name], self.config.connector_of(stream)
         what = f"connector type {self.config.connectors[name]['type']!r}"
         levels = len(self.program.adds.get(stream, ()))
-        with foreign(what):
+        with errors_of(what):
             output = self._run_connector(connector, config, features, extras)
         rows = () if isinstance(features, Tensor) and features.dim() == 2 else (None,)  # (N, C): items of one row
         shape = (*([1 + levels] if levels else ()), *rows, self.config.text_config.hidden_size)

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_loss
 from vidtune.models.language_model.attention import check_attention, check_lengths, register_attention
@@ -307,7 +307,7 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
         if position_ids is None or position_ids.dim() < 3:
             return nullcontext()
         kind = self.config.text_config.model_type
-        return foreign(f"language model of type {kind!r} with positions of {len(position_ids)} axes")
+        return errors_of(f"language model of type {kind!r} with positions of {len(position_ids)} axes")
 
     def forward(
         self,

@@ -21,8 +21,10 @@ from vidtune.foreign.documents import parse_json
 from vidtune.machine.files import atomic_file
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.file_version import FileVersion, version_of
+from vidtune.spelling import damaged
 
 AT_ONCE = 16
+COUNTED_AGAIN = "its samples are counted again"
 """Number of files that are looked at together; on a network disk each takes a round trip."""
 
 
@@ -135,7 +137,7 @@ def stored_table(
         if len(files.samples) and files.samples.max() >= shape[1]:
             raise ValueError("it names samples that are not there")
     except Exception as error:  # of numpy, zipfile and JSON, for a damaged file
-        _say_damaged(path, error)
+        warnings.warn(damaged(path, error, COUNTED_AGAIN), stacklevel=2)
         return None
     return table, files, media
 
@@ -149,11 +151,6 @@ def stored_chunk(path: Path, shape: tuple[int, int]) -> tuple[CountedFiles, np.n
         if counts.shape != shape or counts.dtype != np.int32:
             raise ValueError(f"{counts.dtype} {counts.shape} where int32 {shape} is expected")
     except Exception as error:  # see `stored_table`
-        _say_damaged(path, error)
+        warnings.warn(damaged(path, error, COUNTED_AGAIN), stacklevel=2)
         return None
     return files, counts
-
-
-def _say_damaged(path: Path, error: Exception) -> None:
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    warnings.warn(f"{path}: damaged ({reason}); its samples are counted again", stacklevel=2)

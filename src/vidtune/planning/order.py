@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.planning.randomness import generator, torch_generator
 from vidtune.registry import ORDER_RULES
 
@@ -52,7 +52,7 @@ def epoch_order(
     Raises:
         UserError: unknown rule, or a rule that does not return every sample once.
     """
-    with foreign(f"order {rule!r} fails"):
+    with errors_of(f"order {rule!r} fails"):
         found = np.asarray(ORDER_RULES[rule].order(lengths, global_batch_size, (fingerprint, seed, epoch)))
     if len(lengths) and (found.ndim != 1 or not np.issubdtype(found.dtype, np.integer)):
         raise UserError(

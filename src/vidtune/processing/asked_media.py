@@ -58,7 +58,7 @@ def asked_media(
     stored = _features_by_owner(features, dialect)
     refs: list[MediaRef] = []
     for stream in dict.fromkeys((*files, *stored)):
-        paths, replacing = [str(path.resolve()) for path in files.get(stream, ())], tuple(stored.get(stream, ()))
+        paths, replacing = [str(path.absolute()) for path in files.get(stream, ())], tuple(stored.get(stream, ()))
         if replacing and len(paths) > 1:
             raise UserError(f"--features {replacing[0][0]}: can stand in for one {stream} file only, not {len(paths)}")
         refs += [MediaRef(stream, path, replacing) for path in paths or ([""] if replacing else [])]
@@ -111,7 +111,7 @@ def _features_by_owner(features: Mapping[str, str | Path], dialect: Dialect) -> 
             raise UserError(f"--features {stream}: {path}: no such file")
         if not is_feature_file(str(path)):
             raise UserError(f"--features {stream}: {path}: features are read from {', '.join(FEATURE_SUFFIXES)}")
-        found.setdefault(owners.get(stream, stream), []).append((stream, str(Path(path).resolve())))
+        found.setdefault(owners.get(stream, stream), []).append((stream, str(Path(path).absolute())))
     return found
 
 

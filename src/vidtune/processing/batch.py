@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from vidtune.data.sample import MediaRef
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.processing.positions import Positions, Span, position_ids
@@ -199,7 +199,7 @@ class Example:
             UserError: there is no such rule, it raises, or it gives no positions of so many tokens.
         """
         rule, where = POSITION_RULES[self.position_rule], f"{self.id}: position rule {self.position_rule!r}"
-        with foreign(where):
+        with errors_of(where):
             values, following = rule(self.spans())
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "iu":
             found = values.dtype if isinstance(values, np.ndarray) else type(values).__name__

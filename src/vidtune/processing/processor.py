@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import MediaRef, Sample, Turn
-from vidtune.errors import UserError
+from vidtune.errors import RecipeError, UserError
 from vidtune.media.preprocessing.kinds import Preprocessing, parts_of
 from vidtune.media.probe import MediaInfo, probe
 from vidtune.processing.batch import Example, MediaSlot
@@ -149,14 +149,14 @@ class VideoLMProcessor(ProcessorMixin):
         streams = dict(self.streams)
         for name, changes in overrides.items():
             if name not in streams:
-                raise UserError(f"media.{name}: system {self.system} has the streams {', '.join(streams)}")
+                raise RecipeError(f"media.{name}: system {self.system} has the streams {', '.join(streams)}")
             old = streams[name].preprocessing
             try:
                 new = type(old).model_validate({**old.model_dump(), **changes})
             except ValidationError as error:
-                raise UserError(f"media.{name}.{first_mistake(error)}") from None
+                raise RecipeError(f"media.{name}.{first_mistake(error)}") from None
             if why := streams[name].misfit(new):
-                raise UserError(f"media.{name}: {why}")
+                raise RecipeError(f"media.{name}: {why}")
             streams[name] = streams[name].model_copy(update={"preprocessing": new})
         changed = copy(self)
         changed.streams = streams

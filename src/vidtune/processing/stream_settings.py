@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.media.preprocessing.kinds import Preprocessing, reads_extras
 from vidtune.registry import CONNECTORS, TOWERS, Registry
 
@@ -114,7 +114,7 @@ def feature_shape(tower: Any, connector: Any, shape: tuple[int, ...], taps: Sequ
     features = (*rows, tower.hidden_size)
     if not condenses(connector):
         return features
-    with foreign(f"condensed_shape of {type(connector).__name__} for shape {features}"):
+    with errors_of(f"condensed_shape of {type(connector).__name__} for shape {features}"):
         condensed: tuple[int, ...] = connector.condensed_shape(features)
     return condensed
 
@@ -135,7 +135,7 @@ def tokens_of(part: Any, shape: tuple[int, ...], *passing: type[Exception], coun
         UserError: the method raises, or returns no whole number.
     """
     what = f"{count} of {type(part).__name__} for shape {tuple(shape)}"
-    with foreign(what, *passing):
+    with errors_of(what, *passing):
         tokens = getattr(part, count)(shape)
     if isinstance(tokens, bool) or not isinstance(tokens, int | np.integer):
         raise UserError(f"{what} returns {tokens!r}; expected a whole number")

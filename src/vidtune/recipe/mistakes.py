@@ -1,11 +1,15 @@
 """Messages about a wrong recipe: one line with file, line and column."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from vidtune.errors import RecipeError, UserError
 from vidtune.foreign.yaml_document import Document, Key
+from vidtune.registry import UnknownNameError
 from vidtune.spelling import suggestion
 
 
@@ -32,6 +36,21 @@ OURS: dict[str, Callable[[dict[str, Any]], str]] = {
     "tuple_type": lambda problem: f"expected a list, not {_shortened(problem['input'])}",
     "too_short": lambda problem: "must not be empty",
 }
+
+
+@contextmanager
+def of_recipe(recipe: object) -> Iterator[None]:
+    """Context manager that puts the file of a recipe in front of mistakes that are found after it was read.
+
+    Args:
+        recipe: path of its file, or name of a shipped one. Anything else has no name.
+    """
+    try:
+        yield
+    except (RecipeError, UnknownNameError) as error:
+        if not isinstance(recipe, str | Path):
+            raise
+        raise UserError(f"{recipe}: {error}") from error
 
 
 def explain(error: ValidationError, document: Document, model: type[BaseModel]) -> str:

@@ -27,7 +27,8 @@ from pydantic import (
 )
 
 from vidtune.errors import UserError
-from vidtune.foreign.yaml_document import read_yaml
+from vidtune.foreign.sizes import absurd_size, said_of
+from vidtune.foreign.yaml_document import Key, read_yaml
 from vidtune.recipe.mistakes import Misplaced, explain
 from vidtune.recipe.overrides import override
 from vidtune.recipe.sampling import known_sampling
@@ -402,6 +403,25 @@ class Recipe(Settings):
                     "packages",
                     place,
                 )
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_are_possible(cls, values: Any) -> Any:
+        """Refuse sizes that no model and no medium has, before anything is made that large."""
+        if not isinstance(values, dict):
+            return values
+        parts = ("language_model", "towers", "connectors", "distillation")
+        holders: list[tuple[tuple[Key, ...], Any]] = [((key,), values.get(key)) for key in parts]
+        for kind, keys in (("stages", ("media", "sizes")), ("benchmarks", ("rules",))):
+            entries = values.get(kind)
+            for place, entry in enumerate(entries if isinstance(entries, list | tuple) else ()):
+                if isinstance(entry, dict):
+                    holders += [((kind, place, key), entry.get(key)) for key in keys]
+        for path, holder in holders:
+            if (found := absurd_size(holder, path)) is not None:
+                where, value, limit = found
+                raise Misplaced(f"{'.'.join(map(str, where))} {said_of(value, limit)}", *where)
         return values
 
     @model_validator(mode="after")

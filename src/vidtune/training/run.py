@@ -10,6 +10,7 @@ import torch
 
 from vidtune.machine.cores import media_workers, thread_budget
 from vidtune.machine.records import read_records
+from vidtune.recipe.mistakes import of_recipe
 from vidtune.recipe.types import Recipe, load_recipe
 from vidtune.training.log import LOG
 from vidtune.training.loop import StageLoop
@@ -83,9 +84,11 @@ def train(
             ranks = ranks or stack.enter_context(joined(device))
             with ranks.agreed():
                 loaded = _loaded(recipe, overrides)
+            stack.enter_context(of_recipe(recipe))
             train_stages(loaded, folder, progress=progress, ranks=ranks)
         else:
             loaded = _loaded(recipe, overrides)
+            stack.enter_context(of_recipe(recipe))
             launch_training(loaded, folder, processes, device, progress)
     return Run(folder, tuple(stage.name for stage in loaded.stages))
 

@@ -9,13 +9,13 @@ import io
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -35,6 +35,18 @@ from vidtune.foreign.torch_files import StoredTensor, TorchFile
 METADATA = ".metadata"
 _VALUES = re.compile(r"__\d+_\d+\.distcp")
 _PLAIN = (type(None), bool, int, float, str)
+
+
+@dataclass(frozen=True)
+class ValuePlace:
+    """Where a part of a step checkpoint lies: ``length`` bytes from ``offset`` on in a file of its folder.
+
+    torch writes an object of a class of its own, of which these attributes are read.
+    """
+
+    relative_path: str
+    offset: int
+    length: int
 
 
 class StepReader(dcp.FileSystemReader):
@@ -171,7 +183,7 @@ def _part(name: str, about: dict[str, Any]) -> TensorStorageMetadata | BytesStor
     return TensorStorageMetadata(TensorProperties(dtype), torch.Size(size), chunks)
 
 
-def _place(key: Any, value: Any) -> tuple[MetadataIndex, _StorageInfo]:
+def _place(key: Any, value: Any) -> tuple[MetadataIndex, ValuePlace]:
     """Where a part lies. Raises PickleError where that is no file of the checkpoint."""
     index, about = key.attributes, value.attributes
     name, begin, length = about["relative_path"], about["offset"], about["length"]
@@ -182,7 +194,7 @@ def _place(key: Any, value: Any) -> tuple[MetadataIndex, _StorageInfo]:
     begin, length = _lengths((begin, length))
     offset = index.get("offset")
     where = MetadataIndex(str(index["fqn"]), None if offset is None else _lengths(offset), index.get("index"))
-    return where, _StorageInfo(name, begin, length)
+    return where, ValuePlace(name, begin, length)
 
 
 def _tensor(content: BinaryIO) -> Tensor:

@@ -10,9 +10,11 @@ from vidtune.cli.main import run as vidtune
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.own.finding import benchmark_named, medium_of_run
 from vidtune.evaluation.evaluate import planned_runs
+from vidtune.evaluation.judges.prompts import VIDEO_QA
 from vidtune.evaluation.metrics.choices import named
 from vidtune.evaluation.metrics.punctuation import is_same_text
 from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.judgements import items_to_judge
 from vidtune.evaluation.scores.comparison import compare_runs
 from vidtune.evaluation.scores.scoring import score_run
 
@@ -103,6 +105,10 @@ def test_questions_without_options_are_judged_or_compared_as_text(tmp_path):
     assert score_run(folder, progress=False).judge == "rules-v1"
     assert score_run(folder, progress=False).accuracy == 1.0
     assert score_run(folder, "metrics", progress=False).accuracy == 0.0
+    _, other = asked(path, tmp_path / "other", {0: "It was one man"})
+    assert score_run(other, progress=False).accuracy == 1.0  # right by the second of its answers
+    (item,) = items_to_judge(RunFolder(other).predictions())
+    assert "Correct Answer: a man or one man\n" in VIDEO_QA.messages(item)[-1]["content"]
     assert sorted(RunFolder(folder).judges()) == ["metrics", "rules-v1"]
     (planned,) = planned_runs(None, ["world_qa"], tmp_path)
     with pytest.raises(UserError, match="no metrics score"):

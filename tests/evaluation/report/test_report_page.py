@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 from event_sets import event_protocol, event_run, write_events
+from misbehaving import JobOfReport
 from PIL import Image
 from qa_sets import StubEngine, stub_protocol, stub_run, write_set, write_video
 
@@ -17,14 +18,16 @@ from vidtune.errors import MediaError, UserError
 from vidtune.evaluation.metrics.programs.meteor import meteor_problem
 from vidtune.evaluation.published import PublishedScore
 from vidtune.evaluation.question import Question
+from vidtune.evaluation.report import reading
 from vidtune.evaluation.report.page import build_report
-from vidtune.evaluation.report.pictures import picture_of
+from vidtune.evaluation.report.pictures import picture_of, strip_of
 from vidtune.evaluation.report.samples import Limits
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.runs.shown_media import ShownMedia, media_record, shown_media
 from vidtune.evaluation.scores.score_file import read_score, write_score
 from vidtune.evaluation.scores.score_lines import answers_text, counts_text
 from vidtune.evaluation.scores.scoring import score_run
+from vidtune.media import pool
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quoted"'
 ENTRIES = [
@@ -284,7 +287,7 @@ def test_pictures_and_boxes_are_shown(tmp_path):
     (tmp_path / "frames").mkdir()
     for name in ("1.png", "2.png"):
         Image.new("RGB", (100, 80), (90, 90, 90)).save(tmp_path / "frames" / name)
-    assert opened(picture_of(tmp_path, "one.png", ShownMedia(), 4)).getpixel((10, 40)) == (90, 90, 90)
+    assert opened(picture_of(strip_of(tmp_path, "one.png", ShownMedia(), 4))).getpixel((10, 40)) == (90, 90, 90)
     box = MediaRef("box", "frames", extras=(("boxes", ((10, 20, 60, 70),)),), frames=("2.png",))
     track = MediaRef("track", "frames", extras=(("boxes", ((10, 20, 60, 70), (20, 20, 70, 70))), ("frames", (0, 1))))
     further = MediaRef("image", "one.png")
@@ -292,7 +295,7 @@ def test_pictures_and_boxes_are_shown(tmp_path):
     media = shown_media(json.loads(json.dumps(media_record(question))))
     assert (media.start, media.end, media.pictures) == (1.5, None, ("one.png",))
     assert [(one.frame, one.asked) for one in media.boxes] == [("2.png", True), (0, False), (1, False)]
-    shown = picture_of(tmp_path, "frames", media, 4)
+    shown = picture_of(strip_of(tmp_path, "frames", media, 4))
     assert (shown.width, shown.height) == (4 * 100 + 3 * 4, 80)
     colours = [opened(shown).getpixel((left + 10, 45)) for left in (0, 104, 208)]
     assert [max(range(3), key=one.__getitem__) for one in colours[:2]] == [0, 1]  # red is asked about, green a track
@@ -302,7 +305,7 @@ def test_pictures_and_boxes_are_shown(tmp_path):
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/hosts", "gone.png"])
 def test_a_picture_outside_the_test_set_is_not_shown(tmp_path, name):
     with pytest.raises(MediaError, match=r"leaves the folder|no longer there"):
-        picture_of(tmp_path, name, ShownMedia(), 4)
+        picture_of(strip_of(tmp_path, name, ShownMedia(), 4))
 
 
 def test_a_picture_that_a_link_takes_out_of_the_test_set_is_not_shown(tmp_path):
@@ -314,9 +317,9 @@ def test_a_picture_that_a_link_takes_out_of_the_test_set_is_not_shown(tmp_path):
         Image.new("RGB", (8, 8)).save(path)
     (data / "videos").symlink_to(disk)
     (disk / "linked.png").symlink_to(tmp_path / "secret.png")
-    assert picture_of(data, "videos/one.png", ShownMedia(), 4).width == 8
+    assert picture_of(strip_of(data, "videos/one.png", ShownMedia(), 4)).width == 8
     with pytest.raises(MediaError, match="leads out of the folder of the test set through a symbolic link"):
-        picture_of(data, "videos/linked.png", ShownMedia(), 4)
+        picture_of(strip_of(data, "videos/linked.png", ShownMedia(), 4))
 
 
 def test_published_scores_and_fragile_answers_stand_beside_a_run(tmp_path, monkeypatch):
@@ -334,3 +337,13 @@ def test_published_scores_and_fragile_answers_stand_beside_a_run(tmp_path, monke
     assert "accuracy <b>70.7</b>" in row and "A &amp; B, table 3" in row
     assert "judge: gpt-3.5-turbo there, rules-v1 here" in row
     assert "A: 2 of 3 greedy answers are fragile" in text
+
+
+def test_a_file_that_hangs_costs_its_own_picture(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    monkeypatch.setattr(pool, "_TRIES", 1)
+    [shown] = reading.read_all([reading.Strip(tmp_path, "one.png", ShownMedia(), 4)])
+    assert shown.values is not None and shown.values.shape == (8, 8, 3)
+    monkeypatch.setattr(reading, "SECONDS", 1.0)
+    [late] = reading.read_all([JobOfReport("hang", path=str(tmp_path / "one.png"))])
+    assert late.values is None and "was not read within 1 s" in late.reason

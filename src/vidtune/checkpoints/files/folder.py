@@ -8,7 +8,7 @@ from vidtune.checkpoints.files.misplaced import elsewhere
 from vidtune.checkpoints.files.tensors import PICKLED, SINGLE_NAMES, TensorFile, Tensors, weight_files
 from vidtune.errors import UserError
 from vidtune.foreign.documents import read_object
-from vidtune.foreign.model_settings import without_code
+from vidtune.foreign.model_settings import require_possible_sizes, without_code
 
 CONFIG = "config.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -66,6 +66,7 @@ class CheckpointFiles:
             raise UserError(f"{self.path}: no config.json here{where}")
         if self._config is None:
             self._config = without_code(self.json(CONFIG))
+            require_possible_sizes(self._config, self.path / CONFIG)
         return self._config
 
     def tensors(self, names: tuple[str, ...] = SINGLE_NAMES, inside: str = ".") -> Tensors:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vidtune.checkpoints.files.misplaced import elsewhere
 from vidtune.errors import UserError
+from vidtune.foreign.containment import is_inside, stays_below
 from vidtune.foreign.documents import read_object
 from vidtune.foreign.files import open_foreign
 from vidtune.foreign.safetensors_files import SafetensorsFile
@@ -253,14 +254,15 @@ def _shards(path: Path, index: Path) -> list[Path]:
     names = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) and "\0" not in name for name in names.values()):
         raise UserError(f"{index}: weight_map: expected the name of a file for each tensor; copy the file again")
-    shards = sorted({path / shard for shard in names.values()})
-    for shard in shards:
+    shards = []
+    for name in sorted(set(names.values())):
+        shard = path / name
         # In the cache of the hub, index and shards are links to a folder beside it.
-        leads_out = not index.is_symlink() and not shard.resolve().is_relative_to(path.resolve())
-        if leads_out or not shard.is_relative_to(path) or ".." in shard.relative_to(path).parts:
+        if not stays_below(name) or not (index.is_symlink() or is_inside(shard, path)):
             raise UserError(f"{index}: names {shard}, which is outside the folder")
         if not shard.is_file():
             raise UserError(f"{index}: names {shard.name}, which is missing; copy the whole checkpoint")
+        shards.append(shard)
     return shards
 
 

@@ -25,6 +25,7 @@ from vidtune.checkpoints.files.hub import locate
 from vidtune.checkpoints.files.tensors import without_repeats
 from vidtune.checkpoints.lora.adapter_files import Adapter, read_adapter, write_adapter
 from vidtune.errors import UserError
+from vidtune.foreign.containment import is_inside
 from vidtune.recipe.mistakes import first_mistake
 from vidtune.recipe.types import Recipe
 
@@ -161,11 +162,7 @@ def read_manifest(files: CheckpointFiles) -> Manifest:
 
 def _require_inside(bundle: Path, component: str, place: str) -> None:
     """Raise UserError where the folder of an adapter is not inside the folder of its bundle."""
-    try:
-        inside = not Path(place).is_absolute() and (bundle / place).resolve().is_relative_to(bundle.resolve())
-    except (OSError, ValueError, RuntimeError):  # a null character, or a circle of symbolic links
-        inside = False
-    if not inside:
+    if Path(place).is_absolute() or not is_inside(bundle / place, bundle):
         raise UserError(
             f"{bundle / MANIFEST}: adapters.{component}: {place!r} is outside the folder of the bundle; "
             "put the adapter into the bundle"

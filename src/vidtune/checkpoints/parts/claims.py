@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vidtune.checkpoints.publication import CheckpointFormat, JsonDict, Shapes
 from vidtune.checkpoints.source import Source
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.registry import SYSTEMS
 
 
@@ -36,7 +36,7 @@ def find_format(
     for name, known in [(system, SYSTEMS[system])] if system else SYSTEMS.usable():
         formats = (format for format in known.publication.formats if format.adapter == adapter)
         try:
-            with foreign(f"system {name}: matches of a format fails"):
+            with errors_of(f"system {name}: matches of a format fails"):
                 claim = next((format for format in formats if format.matches(config, shapes)), None)
         except UserError as broken:
             if system:
@@ -69,7 +69,7 @@ def connector_format(part: Source) -> CheckpointFormat:
     """
     known = SYSTEMS[str(part.system)].publication.formats
     partial = [format for format in known if format.holds_connectors_alone]
-    with foreign(f"system {part.system}: matches of a format fails"):
+    with errors_of(f"system {part.system}: matches of a format fails"):
         found = [format for format in partial if format.matches(part.config, part.shapes)]
     if not found and len(partial) != 1:
         names = ", ".join(format.name for format in partial) or "it has none"

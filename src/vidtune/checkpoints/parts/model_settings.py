@@ -20,9 +20,6 @@ from vidtune.models.language_model.families import config_class
 QUANTISED = "quantization_config"
 _SIZES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
 """Sizes by which every language model of transformers computes others."""
-_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers", "depth")
-_MOST_LAYERS = 10_000
-"""Layers are built one by one, before any weight is looked at."""
 _DECODING = (
     *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"),
     *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "num_return_sequences"),
@@ -62,8 +59,7 @@ ANY_MODEL = KnownSettings(
 def require_readable(config: Mapping[str, Any], where: Path) -> None:
     """Raise UserError for values in a config.json, or a config inside it, with which no model can be read.
 
-    These are quantised weights, a dtype that torch does not have, sizes that are no positive numbers, and numbers of
-    layers that no model has.
+    These are quantised weights, a dtype that torch does not have, and sizes that are no positive numbers.
     """
     if config.get(QUANTISED) is not None:
         raise UserError(
@@ -82,10 +78,6 @@ def require_readable(config: Mapping[str, Any], where: Path) -> None:
             and not isinstance(getattr(torch, name, None), torch.dtype)
         ):
             raise UserError(f"{where}: config.json: {key} is {value!r}; expected a dtype such as 'bfloat16'")
-    for key in _LAYERS:
-        value = config.get(key)
-        if isinstance(value, int | float) and value > _MOST_LAYERS:
-            raise UserError(f"{where}: config.json: {key} is {value!r}; expected at most {_MOST_LAYERS:,}")
     for key in _SIZES:
         value = config.get(key)
         if isinstance(value, bool | str) or (isinstance(value, int | float) and value <= 0):

@@ -24,14 +24,16 @@ def check(
     """
     from vidtune.errors import UserError
     from vidtune.machine.progress import ProgressDisplay
+    from vidtune.recipe.mistakes import of_recipe
     from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.data_check import check_recipe_data, describe, refusal, set_lists
 
     loaded = load_recipe(recipe, overrides or ())
-    for listed in set_lists(loaded, stage):
-        typer.echo(listed)
+    with of_recipe(recipe):
+        for listed in set_lists(loaded, stage):
+            typer.echo(listed)
     refused = []
-    with ProgressDisplay(transient=True) as display:
+    with of_recipe(recipe), ProgressDisplay(transient=True) as display:
         for checked, report in check_recipe_data(loaded, out, only=stage, decode=decode, progress=display):
             typer.echo(describe(checked, report, out))
             refused += [reason] if (reason := refusal(checked, report)) else []

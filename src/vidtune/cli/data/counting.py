@@ -31,6 +31,7 @@ def stats(
     from vidtune.evaluation.benchmarks.own.finding import benchmark_named
     from vidtune.evaluation.evaluate import data_folder
     from vidtune.machine.progress import ProgressDisplay
+    from vidtune.recipe.mistakes import of_recipe
     from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.data_stats import recipe_stats
 
@@ -39,8 +40,9 @@ def stats(
         questions = benchmark_named(name).load(data_folder(name, data)).with_similar_files()
         found = {one.video: questions.folder / one.file for one in questions.questions if one.file is not None}
         tests[name] = {video: str(path) for video, path in found.items()}
-    with ProgressDisplay(transient=True) as display:
-        found_stats = list(recipe_stats(load_recipe(recipe, overrides or ()), tests, only=stage, progress=display))
+    loaded = load_recipe(recipe, overrides or ())
+    with of_recipe(recipe), ProgressDisplay(transient=True) as display:
+        found_stats = list(recipe_stats(loaded, tests, only=stage, progress=display))
     if as_json:
         typer.echo(json.dumps([one.record() for one in found_stats], ensure_ascii=False, indent=1))
     else:

@@ -20,11 +20,14 @@ def show(
 ) -> None:
     """Write one HTML page with what the model sees of a sample: frames, text, tokens and which of them are supervised,
     boxes, moments."""
+    from vidtune.recipe.mistakes import of_recipe
     from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.sample_page import write_sample_page
     from vidtune.training.inspection.shown_sample import shown_sample
 
-    shown = shown_sample(load_recipe(recipe, overrides or ()), sample, stage=stage, frames=frames)
+    loaded = load_recipe(recipe, overrides or ())
+    with of_recipe(recipe):
+        shown = shown_sample(loaded, sample, stage=stage, frames=frames)
     for item in shown.items:
         if item.problem:
             typer.echo(f"warning: {item.path}: {item.problem}", err=True)

@@ -62,7 +62,7 @@ def read_annotations(path: Path, content: bytes, read: Callable[[Any], Annotatio
         yield Annotation(identity, (), (), problem=(UNUSABLE, problem), item={"problem": UNUSABLE}, form=UNUSABLE)
 
 
-def read_item(path: Path, index: int, item: Any, read: Callable[[Any], Made]) -> Made:
+def read_annotation(path: Path, index: int, item: Any, read: Callable[[Any], Made]) -> Made:
     """Return what a function makes of one item of a file.
 
     Raises:

@@ -226,7 +226,7 @@ class Benchmark(ABC):
         return {}
 
 
-def medium_of(benchmark: str) -> str:
+def medium_of_benchmark(benchmark: str) -> str:
     """What the questions of a benchmark are about: "picture" or "video"; "video" where nobody knows the benchmark."""
     return BENCHMARKS[benchmark].medium if benchmark in BENCHMARKS else "video"
 

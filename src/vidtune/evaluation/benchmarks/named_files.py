@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from vidtune.errors import UserError
 from vidtune.evaluation.protocol import FileLookup
+from vidtune.foreign.containment import is_inside, stays_below
 
 VIDEO_EXTENSIONS = (
     *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv"),
@@ -172,8 +173,7 @@ class VideoFiles:
         self.lookup, self.folder = lookup, folder
         self._roots = (folder.resolve(), (folder / lookup.folder).resolve())
         for name, (where, key) in names.items():
-            stem = Path(lookup.folder) / f"{lookup.prefix}{name}"
-            if not name or stem.is_absolute() or ".." in stem.parts or "\0" in name:
+            if not name or not stays_below(str(Path(lookup.folder) / f"{lookup.prefix}{name}")):
                 raise UserError(f"{where}: {key} {name!r} leaves the folder of the test set; use a plain file name")
         found = {name: self._exact(name) for name in names}
         if None in found.values():
@@ -227,7 +227,7 @@ class VideoFiles:
             return
         inside = PurePosixPath(file).is_relative_to(self.lookup.folder)
         path = self.folder / file
-        if not _is_inside(path, self._roots if inside else self._roots[:1]):
+        if not is_inside(path, *(self._roots if inside else self._roots[:1])):
             folder = self._roots[inside]
             raise UserError(f"{where}: {path} is a link that leaves {folder}; copy the video into that folder")
 
@@ -296,14 +296,10 @@ def _note(entry: "os.DirEntry[str]", roots: Sequence[Path]) -> str | None:
         if entry.is_file():
             return None
         if entry.is_dir():
-            return _FOLDER if not entry.is_symlink() or _is_inside(Path(entry.path), roots) else _LEADS_OUT
+            return _FOLDER if not entry.is_symlink() or is_inside(entry.path, *roots) else _LEADS_OUT
     except OSError:  # such as a link to itself
         pass
     return " (a broken link)" if entry.is_symlink() else " (no file)"
-
-
-def _is_inside(path: Path, roots: Sequence[Path]) -> bool:
-    return any(Path(os.path.realpath(path)).is_relative_to(root) for root in roots)
 
 
 def _has_extension(name: str) -> bool:

@@ -19,7 +19,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import OfficialAnswer
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
 from vidtune.evaluation.benchmarks.named_files import Named, VideoFiles
-from vidtune.evaluation.benchmarks.test_set_files import read_annotations
+from vidtune.evaluation.benchmarks.test_set_files import value_and_bytes
 from vidtune.evaluation.metrics.base import CaptionMetric, TaskValues
 from vidtune.evaluation.metrics.bleu import bleu_of_sums
 from vidtune.evaluation.metrics.dense_captions import TimedSentence, Truth, score_dense_captions
@@ -119,7 +119,7 @@ class OmniEvents(MeasuredBenchmark):
                 and number of the event).
         """
         path = self._find(Path(data)).resolve()
-        value, content = read_annotations(path)
+        value, content = value_and_bytes(path)
         questions: list[Question] = []
         videos = read_videos(path, value)
         files = VideoFiles(self.lookup, path.parent, {video.id: (str(path), "video") for video in videos}).found

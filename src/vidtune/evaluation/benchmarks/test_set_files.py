@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.named_files import Named, NamedFiles, walk
+from vidtune.foreign.containment import is_inside
 from vidtune.foreign.documents import JsonError, decoded, may_hold_half_characters, parse_json, whole_characters
 from vidtune.foreign.files import read_foreign
 
@@ -18,7 +19,7 @@ LARGEST = 1e9
 """Largest number of seconds, or of what is counted in them, that a test set may hold."""
 
 
-def read_annotations(path: Path) -> tuple[Any, bytes]:
+def value_and_bytes(path: Path) -> tuple[Any, bytes]:
     r"""Returns the value of a JSON file, and its bytes. Half a character (a lone ``\ud800``) is read as U+FFFD.
 
     Raises:
@@ -68,11 +69,11 @@ def read_list(path: Path) -> tuple[list[Any], bytes]:
     """Returns the list that a JSON file holds, or the values of the lines of a ``.jsonl`` file, and its bytes.
 
     Raises:
-        UserError: see `read_annotations`, or the file holds no list.
+        UserError: see `value_and_bytes`, or the file holds no list.
     """
     if path.suffix == ".jsonl":
         return read_lines(path)
-    entries, content = read_annotations(path)
+    entries, content = value_and_bytes(path)
     if not isinstance(entries, list):
         raise UserError(f"{path}: expected a list of objects, found {type(entries).__name__}")
     return entries, content
@@ -82,7 +83,7 @@ def read_lines(path: Path) -> tuple[list[Any], bytes]:
     """Returns the values of the lines of a file of JSON lines, whatever its name ends in, and its bytes.
 
     Raises:
-        UserError: see `read_annotations`.
+        UserError: see `value_and_bytes`.
     """
     text, content = text_and_bytes(path)
     return [_value(path, line, number) for number, line in numbered_lines(text)], content
@@ -182,7 +183,7 @@ def feature_files(stream: str, folder: Path, names: Iterable[str], prefix: str) 
     found = {name: files.find(name) for name in names}
     paths = {name: one.file or one.similar for name, one in found.items()}
     for given in filter(None, paths.values()):
-        if not (folder / given).resolve().is_relative_to(folder):
+        if not is_inside(folder / given, folder):
             raise UserError(
                 f"features of {stream}: {folder / given} is a link that leaves the folder; copy the file into it"
             )

@@ -20,6 +20,7 @@ class JudgeItem:
         second: question and answer that are judged together with these; None: there are none.
         prompt: name of the published prompt for a chat model; None: the judge's own.
         texts: further texts that the prompt shows, by the names of its fields.
+        further_answers: reference answers that are right besides ``answer``.
     """
 
     id: str
@@ -30,6 +31,12 @@ class JudgeItem:
     second: tuple[str, str] | None = None
     prompt: str | None = None
     texts: Mapping[str, str] = field(default_factory=dict, hash=False)
+    further_answers: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All reference answers."""
+        return (self.answer, *self.further_answers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from vidtune.evaluation.judges.base import (
     require_file_name,
 )
 from vidtune.evaluation.judges.limits import DEFAULT_LIMITS, Limits, Prices
-from vidtune.evaluation.judges.prompts import CHARACTERS_PER_TOKEN, VIDEO_QA, JudgePrompt, prompt_of
+from vidtune.evaluation.judges.prompts import CHARACTERS_PER_TOKEN, OR, VIDEO_QA, JudgePrompt, prompt_of
 from vidtune.evaluation.judges.replies import LENIENT, STRICT, UnparsableReply
 from vidtune.evaluation.protocol import canonical_json
 from vidtune.machine.records import RecordWriter, read_records
@@ -196,7 +196,7 @@ class OpenAICompatibleJudge(Judge):
 def _unsendable(item: JudgeItem) -> str | None:
     """Why no request can hold this item; None: one can."""
     second = zip(("second question", "second prediction"), item.second or (), strict=False)
-    texts = (("question", item.question), ("answer", item.answer), ("prediction", item.pred), *second)
+    texts = (("question", item.question), ("answer", OR.join(item.answers)), ("prediction", item.pred), *second)
     texts = (*texts, *item.texts.items())
     for what, text in texts:
         try:

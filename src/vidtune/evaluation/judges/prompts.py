@@ -11,6 +11,8 @@ from vidtune.evaluation.judges.replies import YES_AND_SCORE, ReplyForm
 from vidtune.registry import JUDGE_PROMPTS
 
 CHARACTERS_PER_TOKEN = 4
+OR = " or "
+"""Stands between reference answers of which each is right; published prompts have one place for them."""
 FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -50,7 +52,7 @@ class JudgePrompt:
         Raises:
             UserError: the prompt has a field that the item has no text for.
         """
-        values = {"question": item.question, "answer": item.answer, "pred": item.pred, **item.texts}
+        values = {"question": item.question, "answer": OR.join(item.answers), "pred": item.pred, **item.texts}
         if item.second is not None:
             values |= {"question1": item.question, "pred1": item.pred}
             values |= {"question2": item.second[0], "pred2": item.second[1]}

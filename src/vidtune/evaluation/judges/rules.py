@@ -73,12 +73,12 @@ class RulesJudge(Judge):
 
 def _yes_and_score(item: JudgeItem) -> dict[str, Any]:
     answers = [item.pred] if item.second is None else [item.pred, item.second[1]]
-    correct, score = min(judge_answer(item.answer, pred) for pred in answers)
+    correct, score = min(max(judge_answer(one, pred) for one in item.answers) for pred in answers)
     return {"pred": "yes" if correct else "no", "score": score}
 
 
 def judge_answer(reference: str, prediction: str) -> tuple[bool, int]:
-    """Returns the verdict (True: right) and the score (0 to 5) of one prediction."""
+    """Returns the verdict (True: right) and the score (0 to 5) of one prediction, by one reference answer."""
     wanted, given = normalise(reference), normalise(prediction)
     if wanted == given:
         return True, 5

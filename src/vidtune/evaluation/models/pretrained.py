@@ -11,14 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidtune.checkpoints.files.folder import CONFIG
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.evaluation.models.base import Engine, EvaluatedModel
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.runs.arithmetic import Arithmetic, arithmetic_of
 from vidtune.evaluation.runs.checkpoint_identity import identify_checkpoint
 from vidtune.foreign.documents import read_object
-from vidtune.foreign.model_settings import require_known_code
+from vidtune.foreign.model_settings import require_loadable
 from vidtune.machine.devices import pick_dtype
 
 if TYPE_CHECKING:
@@ -44,8 +43,7 @@ class PretrainedModel(EvaluatedModel):
 
     def __init__(self, path: Path, device: str = "cpu", dtype: str | None = None) -> None:
         self.path, self.device, self.dtype = path, device, dtype
-        settings = read_object(path / CONFIG)
-        require_known_code(settings, path / CONFIG)
+        settings = require_loadable(path)
         self.model_type = str(settings.get("model_type"))
         if self.model_type not in known_models():
             raise UserError(unknown_model(path, self.model_type))
@@ -63,9 +61,14 @@ class PretrainedModel(EvaluatedModel):
         from transformers import AutoModelForMultimodalLM
 
         kind = pick_dtype(self.dtype) or "auto"
-        with foreign(f"{self.path}: cannot be loaded by transformers"):
+        with errors_of(f"{self.path}: cannot be loaded by transformers"):
             model, report = AutoModelForMultimodalLM.from_pretrained(
-                self.path, dtype=kind, trust_remote_code=False, local_files_only=True, output_loading_info=True
+                self.path,
+                dtype=kind,
+                trust_remote_code=False,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
             )
         if missing := sorted(report["missing_keys"]):
             shown = ", ".join(missing[:3])
@@ -161,7 +164,7 @@ def load_processor(path: Path, model_type: str, given: str) -> "ProcessorMixin":
             raise UserError(f"{path}: {kind.__name__} takes no videos; give frames as pictures: {IMAGES}")
         _require_torchvision(path, kind.__name__)
     try:
-        with foreign(f"{path}: its processor cannot be loaded", ImportError):
+        with errors_of(f"{path}: its processor cannot be loaded", ImportError):
             if given == "video":
                 return kind.from_pretrained(path, trust_remote_code=False, local_files_only=True)
             return _processor_of_images(path, kind)

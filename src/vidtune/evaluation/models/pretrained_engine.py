@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.evaluation.models.frames import FrameReader, FrameRule, QuestionGroup, SampledFrames, pieces
 from vidtune.evaluation.protocol import Protocol
 from vidtune.generation.settings import Answer, EngineStats, FinishReason, GenerationSettings, Request
@@ -74,7 +74,7 @@ class PretrainedEngine:
         self.stats.prefills += 1
         with torch.random.fork_rng(devices=_cuda(self.model)):
             torch.manual_seed(self.settings.seed_of(request.id))
-            with foreign(f"generate of {self.name} fails"):
+            with errors_of(f"generate of {self.name} fails"):
                 tokens = self.model.generate(
                     **inputs,
                     generation_config=self._config(most),
@@ -114,7 +114,7 @@ class PretrainedEngine:
             self._room(inputs["input_ids"].shape[1] + len(ids) - 1)
             self.stats.encodings += 1
             self.stats.prefills += 1
-            with foreign(f"the forward pass of {self.name} fails"):
+            with errors_of(f"the forward pass of {self.name} fails"):
                 logits = self.model(**_extended(inputs, ids), use_cache=False).logits[0, -len(ids) - 1 : -1]
             each = logits.float().log_softmax(-1)
             likelihoods.append(float(each[range(len(ids)), ids].mean()))
@@ -140,7 +140,7 @@ class PretrainedEngine:
                 images += list(shown[piece].frames)
         if not any(part["type"] == "text" for part in content):
             raise UserError("the question is empty; ask something")
-        with foreign(f"the processor of {self.name} fails"):
+        with errors_of(f"the processor of {self.name} fails"):
             text = self.processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
             )

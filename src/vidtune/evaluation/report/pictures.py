@@ -11,6 +11,7 @@ from PIL import Image
 
 from vidtune.errors import ItemError, MediaError
 from vidtune.evaluation.runs.shown_media import ShownBox, ShownMedia
+from vidtune.foreign.containment import is_inside, stays_below
 from vidtune.media.boxes.drawing import draw_box
 from vidtune.media.clip_times import Part
 from vidtune.media.image import FRAME_SUFFIXES, frame_path, read_image
@@ -31,9 +32,8 @@ class SmallPicture(NamedTuple):
     height: int
 
 
-def picture_of(folder: Path, file: str | None, media: ShownMedia, frames: int) -> SmallPicture:
-    """Returns frames side by side as one picture, see `strip_of`."""
-    strip = strip_of(folder, file, media, frames)
+def picture_of(strip: Image.Image) -> SmallPicture:
+    """Returns frames side by side, see `strip_of`, as one picture of a page."""
     content = io.BytesIO()
     strip.save(content, "JPEG", quality=JPEG_QUALITY)
     address = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii")
@@ -102,17 +102,15 @@ def _inside(folder: Path, name: str) -> Path:
     Raises:
         MediaError: the path leaves the folder, or does not exist.
     """
-    parts = PurePosixPath(name).parts
-    if PurePosixPath(name).is_absolute() or ".." in parts:
+    if not stays_below(name):
         raise ItemError(name, "leaves the folder of the test set")
     path = folder / name
     if not path.exists():
         raise ItemError(name, f"{path} is no longer there")
-    roots = [folder.resolve(), *((folder / part).resolve() for part in parts[:1] if len(parts) > 1)]
-    resolved = path.resolve()
-    if not any(resolved.is_relative_to(root) for root in roots):
+    parts = PurePosixPath(name).parts
+    if not is_inside(path, folder, *(folder / part for part in parts[:1] if len(parts) > 1)):
         raise ItemError(name, "leads out of the folder of the test set through a symbolic link")
-    return resolved
+    return path.resolve()
 
 
 def _within(picture: Image.Image, height: int, width: int) -> Image.Image:

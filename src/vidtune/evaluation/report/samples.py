@@ -15,18 +15,18 @@ long answer was cut: the number of its further characters.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidtune.errors import MediaError
+from PIL import Image
+
 from vidtune.evaluation.outcome import Outcome
 from vidtune.evaluation.question import Prediction
 from vidtune.evaluation.report.pictures import SmallPicture, picture_of
+from vidtune.evaluation.report.reading import Read, Strip, read_all
 from vidtune.evaluation.runs.shown_media import FILE_ALONE, ShownMedia
 from vidtune.evaluation.scores.comparison import StoredRun
-from vidtune.machine.cores import available_cores
 from vidtune.spelling import by_numbers
 
 LONGEST_TEXT = 4000
@@ -163,25 +163,19 @@ def _pictures(folder: Path, media: Sequence[Medium], limits: Limits) -> tuple[li
     """Returns pictures, and of every medium its name, the number of its picture, and why there is none."""
     drawn = set(sorted(range(len(media)), key=lambda place: _lot(media[place][0]))[: limits.pictures])
 
-    def shown(place: int) -> tuple[SmallPicture | None, str]:
-        _, file, more = media[place]
-        if place not in drawn:
-            return None, ""
-        try:
-            return picture_of(folder, file, more, limits.frames), ""
-        except MediaError as error:
-            return None, error.reason
-
+    jobs = [Strip(folder, file, more, limits.frames) for place, (_, file, more) in enumerate(media) if place in drawn]
+    read = read_all(jobs)
     pictures: list[SmallPicture] = []
     listed: list[list[Any]] = []
     size = 0
-    with ThreadPoolExecutor(available_cores()) as pool:
-        for medium, (picture, note) in zip(media, pool.map(shown, range(len(media))), strict=True):
-            size += 0 if picture is None else len(picture.address)
-            fits = picture is not None and size <= PICTURE_BYTES
-            listed.append([medium[0], len(pictures) if fits else None, note])
-            if picture is not None and fits:
-                pictures.append(picture)
+    for place, (name, *_) in enumerate(media):
+        pixels, note = next(read) if place in drawn else Read(None, "")
+        picture = None if pixels is None else picture_of(Image.fromarray(pixels))
+        size += 0 if picture is None else len(picture.address)
+        fits = picture is not None and size <= PICTURE_BYTES
+        listed.append([name, len(pictures) if fits else None, note])
+        if picture is not None and fits:
+            pictures.append(picture)
     return pictures, listed
 
 

@@ -61,6 +61,7 @@ def _item(name: str, prediction: Prediction) -> JudgeItem:
         second=None if second is None else (second["question"], second["pred"]),
         prompt=prediction.judge_prompt,
         texts=prediction.judge_texts or {},
+        further_answers=tuple(map(str, prediction.further_answers or ())),
     )
 
 
@@ -167,8 +168,8 @@ def judgement_record(judgement: Judgement) -> dict[str, Any]:
 def _texts(item: JudgeItem) -> dict[str, Any]:
     """What is judged, as it is stored."""
     second = None if item.second is None else list(item.second)
-    texts = dict(item.texts) or None
-    return {"question": item.question, "answer": item.answer, "pred": item.pred, "second": second, "texts": texts}
+    found = {"question": item.question, "answer": item.answer, "pred": item.pred, "second": second}
+    return found | {"texts": dict(item.texts) or None, "further_answers": list(item.further_answers) or None}
 
 
 def require_identity(run: RunFolder, name: str, identity: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.evaluation.judged_values import YES_AND_SCORES, JudgedValues
 from vidtune.evaluation.judges.base import (
     DEFAULT_JUDGE,
@@ -155,7 +155,7 @@ def judge_run(run_dir: Path, judge: Judge | str = DEFAULT_JUDGE, *, progress: bo
                 display.advance(task)
 
             try:
-                with foreign(f"judge {judge.name}"):
+                with errors_of(f"judge {judge.name}"):
                     usage = judge.judge(pending, store)
             finally:
                 note_usage(run.path, judge, judge.name)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from vidtune.evaluation.benchmarks.base import medium_of
+from vidtune.evaluation.benchmarks.base import medium_of_benchmark
 from vidtune.evaluation.ledger import Asking, Judging
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _type_lines(group: "ScoreGroup") -> Iterator[str]:
 def _task_lines(score: "Score", group: "ScoreGroup") -> Iterator[str]:
     """The values of a question type that has metrics of its own, with the strict value where it differs."""
     notes = ", ".join(filter(None, (counts_text(group), answers_text(group))))
-    coverage = f"{group.scored} of {group.questions} answered, {group.videos} {medium_of(score.benchmark)}s"
+    coverage = f"{group.scored} of {group.questions} answered, {group.videos} {medium_of_benchmark(score.benchmark)}s"
     yield f"  {group.type or 'all'}: {coverage}{'; ' if notes else ''}{notes}"
     for value in group.values:
         if value.name not in score.left_out:

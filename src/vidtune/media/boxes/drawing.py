@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vidtune.errors import MediaError, UserError
+from vidtune.foreign.containment import is_inside
 from vidtune.machine.files import atomic_file
 from vidtune.media.boxes.forms import Box
 from vidtune.media.boxes.located import LocatedTarget
@@ -41,7 +42,7 @@ def check_drawing(path: Path, video: Path) -> None:
         raise UserError(f"{path}: cannot be written (a folder, or no permission); name another file for the drawing")
     if path.resolve() == video.resolve():
         raise UserError(f"{path}: is the video itself; name another file for the drawing")
-    if path.resolve().is_relative_to(video.resolve()):
+    if is_inside(path, video):
         raise UserError(f"{path}: lies in the folder of frames and would be one; name a file elsewhere")
 
 

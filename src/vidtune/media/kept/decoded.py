@@ -32,6 +32,7 @@ from vidtune.machine.files import remove_leftovers, temporary_beside
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.kept.identity import MediaIdentities
 from vidtune.media.preprocessing.kinds import Preprocessing, parts_of
+from vidtune.spelling import damaged
 
 FOLDER, LIMIT = "VIDTUNE_DECODED", "VIDTUNE_DECODED_GB"
 """Environment variables: folder of the entries ("off": nothing is kept), and its largest size in GB."""
@@ -159,8 +160,7 @@ class Decoded:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            self.notes.append(f"{entry}: damaged ({reason}); {path} is decoded again")
+            self.notes.append(damaged(entry, error, f"{path} is decoded again"))
             with suppress(OSError):
                 entry.unlink()
             return None

@@ -18,7 +18,7 @@ from typing import Annotated, overload
 import numpy as np
 from pydantic import AfterValidator
 
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.media.clip_times import UNEVEN_SECONDS, ClipTimes
 from vidtune.registry import SAMPLING_RULES
 
@@ -257,14 +257,14 @@ def _number(rule: str, num_frames_total: int, count: int | FrameCount, fps: floa
     number = SAMPLING_RULES[rule].number if rule in SAMPLING_RULES else None
     if number is None:
         return wanted.most
-    with foreign(f"frame sampling rule {rule!r} fails for {num_frames_total} frames"):
+    with errors_of(f"frame sampling rule {rule!r} fails for {num_frames_total} frames"):
         return number(num_frames_total, fps, wanted)
 
 
 def _chosen(rule: str, num_frames_total: int, count: int, choose: Callable[[], np.ndarray | list[int]]) -> list[int]:
     """Return what a rule chooses, after it was checked."""
     repeats = SAMPLING_RULES[rule].repeats
-    with foreign(f"frame sampling rule {rule!r} fails for {num_frames_total} frames"):
+    with errors_of(f"frame sampling rule {rule!r} fails for {num_frames_total} frames"):
         found = [int(position) for position in choose()]
     enough = len(found) == count if repeats else 1 <= len(found) <= count
     if not enough or found[0] < 0 or found[-1] >= num_frames_total or found != sorted(found):

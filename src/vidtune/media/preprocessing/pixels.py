@@ -1,6 +1,5 @@
 """Base class of all preprocessing of pictures and clips."""
 
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vidtune.errors import ItemError, MediaError
 from vidtune.media.clip_times import ClipTimes, Part
+from vidtune.media.first_look import is_folder
 from vidtune.media.image import image_size, read_image
 from vidtune.media.preprocessing import transforms
 from vidtune.media.probe import MediaInfo, probe
@@ -86,7 +86,7 @@ class PixelPreprocessing(BaseModel):
         Shape: -> uint8 RGB (H, W, 3)
         """
         is_frame = part is not None and part.is_cut
-        if is_frame and not Path(path).is_dir() and image_size(path):
+        if is_frame and not is_folder(path) and image_size(path):
             raise ItemError(path, "is read as a picture, which has no part from a start to an end")
         if not self.blind:
             return read_clip(path, _first, as_probed=True, part=part)[0][0] if is_frame else read_image(path)

@@ -4,7 +4,6 @@ Legend: n boxes of an annotation, T boxes that are taken, S side of the square, 
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from pydantic import PositiveInt, model_validator
 
 from vidtune.errors import ItemError, MediaError, UnreadMediaError
 from vidtune.media.clip_times import ClipTimes, Part
+from vidtune.media.first_look import is_folder
 from vidtune.media.image import frame_path, image_size, read_image
 from vidtune.media.preprocessing import transforms
 from vidtune.media.preprocessing.box_choice import Choice, box_problem, chosen_boxes, frame_problem, outside_problem
@@ -115,7 +115,7 @@ class RegionPreprocessing(SquarePreprocessing):
             pictures = [self._named_frame(path, frames[index])[None] for index in wanted]
         elif NUMBERS in extras or SECONDS in extras:
             pictures = [self._clip_frames(path, extras, wanted)]
-        elif Path(path).is_dir() or image_size(path) is None:
+        elif is_folder(path) or image_size(path) is None:
             raise ItemError(path, f"its boxes come without {NUMBERS} or {SECONDS}, which say in which frames they are")
         else:
             pictures = [self._picture(path)[None]]
@@ -127,7 +127,7 @@ class RegionPreprocessing(SquarePreprocessing):
 
     def _named_frame(self, folder: str, name: str) -> np.ndarray:
         """Pixels of a frame that is named. Shape: -> uint8 (H, W, 3)"""
-        if not Path(folder).is_dir():
+        if not is_folder(folder):
             raise ItemError(folder, "its boxes are in named frames, but it is no folder of frames")
         try:
             return self._picture(frame_path(folder, name), folder)

@@ -12,7 +12,7 @@ import torch
 from pydantic import AfterValidator
 from torch.nn import functional
 
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.media.preprocessing import transforms
 from vidtune.registry import RESIZE_RULES
 
@@ -111,7 +111,7 @@ def resized(rule: str, pixels: np.ndarray, settings: ResizeSettings) -> torch.Te
         UserError: the rule fails, or gives another type, shape or range of values.
     """
     part = RESIZE_RULES[rule]
-    with foreign(f"resize rule {rule!r} fails for pixels {pixels.shape}"):
+    with errors_of(f"resize rule {rule!r} fails for pixels {pixels.shape}"):
         values = part.resize(pixels, settings)
     if not isinstance(values, torch.Tensor) or values.dtype != torch.float32:
         given = values.dtype if isinstance(values, torch.Tensor) else type(values).__name__

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.models.language_model.layer_program import GuidedRule, LayerProgram, chosen_indices
 from vidtune.models.language_model.text_attention import CallInputs, attention_to, queries_and_keys
 from vidtune.processing.batch import on_device
@@ -368,7 +368,7 @@ def _indices(rule: str, weights: Tensor | None, places: Tensor, kept: int) -> Te
     choose = DROP_RULES[rule]
     if not isinstance(choose, GuidedRule):
         return on_device(chosen_indices(rule, len(places), kept), places.device)
-    with foreign(f"drop rule {rule!r}"):
+    with errors_of(f"drop rule {rule!r}"):
         found = choose(cast(Tensor, weights)[places], kept)
     if not isinstance(found, Tensor) or found.dtype != torch.long or found.shape != (kept,):
         what = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__

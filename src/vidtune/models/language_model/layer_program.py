@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidtune.errors import UserError, foreign
+from vidtune.errors import UserError, errors_of
 from vidtune.registry import DROP_RULES
 
 
@@ -203,7 +203,7 @@ def _listed(value: Any) -> list[Any]:
 def chosen_indices(rule: str, tokens: int, count: int) -> np.ndarray:
     """Indices of the tokens that a drop rule keeps, checked. Shape: (count,)"""
     choose = cast(Callable[[int, int], np.ndarray], DROP_RULES[rule])
-    with foreign(f"drop rule {rule!r}"):
+    with errors_of(f"drop rule {rule!r}"):
         kept = choose(tokens, count)
     if not isinstance(kept, np.ndarray) or kept.dtype.kind not in "iu" or kept.shape != (count,):
         found = f"{kept.dtype} of shape {kept.shape}" if isinstance(kept, np.ndarray) else type(kept).__name__

@@ -45,6 +45,7 @@ class StageStats:
     Args:
         samples: number of samples, with those that cannot be used.
         unusable: reason -> number of samples.
+        first: reason -> the first of these samples, with what is wrong with it.
         tokens, media_tokens, supervised: (S,) int, of each usable sample.
         kinds: kind of file ("video", "image", ...) -> number of files.
         seconds: (F,) float, of files that have a duration.
@@ -60,6 +61,7 @@ class StageStats:
     stage: str
     samples: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
     tokens: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     media_tokens: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     supervised: np.ndarray = field(default_factory=lambda: np.empty(0, int))
@@ -79,6 +81,7 @@ class StageStats:
             "stage": self.stage,
             "samples": self.samples,
             "unusable": dict(self.unusable),
+            "first": self.first,
             "tokens": _spread(self.tokens),
             "media_tokens": _spread(self.media_tokens),
             "supervised": _spread(self.supervised),
@@ -97,6 +100,7 @@ class StageStats:
         yield f"{self.stage}: {counted(self.samples, 'sample')}, {sum(self.unusable.values())} unusable"
         for reason, number in self.unusable.most_common():
             yield f"  {number:>7} unusable: {reason}"
+            yield f"          {self.first[reason]}"
         if len(self.tokens):
             whole = max(int(self.tokens.sum()), 1)
             shares = f"media {self.media_tokens.sum() / whole:.1%}, supervised {self.supervised.sum() / whole:.1%}"
@@ -170,6 +174,7 @@ def _stats(
             example = make(sample)
         except SampleProblem as problem:
             found.unusable[problem.reason] += 1
+            found.first.setdefault(problem.reason, str(problem))
             continue
         media = sum(slot.num_tokens for slot in example.media)
         counts.append((len(example), media, example.num_supervised))

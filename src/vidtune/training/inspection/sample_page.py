@@ -41,7 +41,7 @@ def write_sample_page(shown: ShownSample, out: Path) -> Path:
         style=Markup(style),
         style_hash=f"sha256-{digest}",
         address=picture_address,
-        visible=_visible,
+        visible=_token_text,
         counted=counted,
     )
     # A name of a file may hold bytes that are no text.
@@ -59,6 +59,6 @@ def picture_address(picture: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii")
 
 
-def _visible(text: str) -> str:
+def _token_text(text: str) -> str:
     """Text of a token in which ends of lines and an empty text can be seen."""
     return text.replace("\n", "↵\n") or "∅"

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vidtune.errors import UserError
+from vidtune.errors import RecipeError, UserError
 from vidtune.machine.ranks.place import ProcessPlace, compute_device
 from vidtune.training.signals import TrainingInterrupted
 
@@ -117,7 +117,8 @@ class Ranks:
                 raise RankFailed(f"rank {rank} failed")
         rank, (_, text) = next(iter(failed.items()))
         alike = len(failed) == self.world and len(set(failed.values())) == 1
-        raise UserError(text if alike or text.startswith("rank ") else f"rank {rank}: {text}") from error
+        kind = RecipeError if isinstance(error, RecipeError) else UserError
+        raise kind(text if alike or text.startswith("rank ") else f"rank {rank}: {text}") from error
 
     @contextmanager
     def agreed(self, group: dist.ProcessGroup | None = None) -> Iterator[None]:

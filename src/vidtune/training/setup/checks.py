@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vidtune.data.sources import of_each_file
-from vidtune.errors import UserError
+from vidtune.errors import RecipeError
 from vidtune.machine.files import looked_for
 from vidtune.models.text_alignment.contrast import GROUP
 from vidtune.recipe.types import DataSource, Recipe, Stage
@@ -21,7 +21,7 @@ def check_stages(recipe: Recipe) -> None:
             format, weights that cannot be quantised, settings that the objective does not have.
     """
     if not recipe.stages:
-        raise UserError("the recipe has no stages: there is nothing to train")
+        raise RecipeError("the recipe has no stages: there is nothing to train")
     check_trackers(recipe.trackers)
     for stage in recipe.stages:
         prompt_name(recipe, stage)
@@ -37,19 +37,19 @@ def _check_objective(stage: Stage) -> None:
     groups = ("towers", GROUP) if contrastive else ("towers", "connectors")
     others = [glob for glob in stage.train if glob.partition(".")[0] not in groups]
     if stage.objective and others:
-        raise UserError(
+        raise RecipeError(
             f"{where}: objective: {stage.objective} trains {' and '.join(groups)}; the language model does not run; "
             f"remove train.{others[0]}"
         )
     if stage.contrast is not None and not contrastive:
-        raise UserError(
+        raise RecipeError(
             f"{where}: contrast: only a stage with objective: contrastive has one; set it, or remove contrast"
         )
     if contrastive and stage.global_batch_size < 2:
-        raise UserError(f"{where}: global_batch_size 1: a pair has nothing to be compared with; give at least 2")
+        raise RecipeError(f"{where}: global_batch_size 1: a pair has nothing to be compared with; give at least 2")
     adapted = next((glob for glob, how in stage.train.items() if glob.startswith(GROUP) and how.lora), None)
     if adapted is not None:
-        raise UserError(f"{where}: train.{adapted}.lora: only towers take low-rank adapters here; give a learning rate")
+        raise RecipeError(f"{where}: train.{adapted}.lora: only towers take low-rank adapters here; give a rate")
 
 
 def chosen_stages(recipe: Recipe, name: str | None) -> tuple[Stage, ...]:
@@ -62,7 +62,7 @@ def chosen_stages(recipe: Recipe, name: str | None) -> tuple[Stage, ...]:
         return recipe.stages
     names = [stage.name for stage in recipe.stages]
     if name not in names:
-        raise UserError(f"no stage {name!r} in the recipe; {suggestion(name, names)}")
+        raise RecipeError(f"no stage {name!r} in the recipe; {suggestion(name, names)}")
     return (recipe.stages[names.index(name)],)
 
 
@@ -74,6 +74,6 @@ def _check_paths(stage: Stage, source: DataSource) -> None:
         if path is None or Path(path).is_dir() or (what == "annotations" and Path(path).is_file()):
             continue
         verb = "do" if what == "annotations" else "does"
-        raise UserError(
+        raise RecipeError(
             f"stage {stage.name!r}: {what} {path}{looked_for(path)} {verb} not exist; mend data in the recipe"
         )

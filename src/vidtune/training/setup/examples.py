@@ -7,7 +7,7 @@ from typing import Any
 from vidtune.checkpoints.composition import recipe_tokenizer
 from vidtune.checkpoints.fit_processor import recipe_processor
 from vidtune.checkpoints.parts.contrast import ContrastParts, contrast_parts
-from vidtune.errors import UserError
+from vidtune.errors import RecipeError, UserError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.towers.token_grid import FrameCount
 from vidtune.planning.lengths import ExampleMaker
@@ -30,7 +30,7 @@ def stage_processor(recipe: Recipe, stage: Stage, config: VideoLMConfig) -> Vide
     try:
         return processor.with_preprocessing(stage.media)
     except UserError as error:
-        raise UserError(f"stage {stage.name!r}: {error}") from None
+        raise RecipeError(f"stage {stage.name!r}: {error}") from None
 
 
 def check_features(stage: Stage, processor: VideoLMProcessor) -> None:
@@ -38,12 +38,12 @@ def check_features(stage: Stage, processor: VideoLMProcessor) -> None:
     for source in stage.data:
         for stream in source.features:
             if stream not in processor.streams:
-                raise UserError(
+                raise RecipeError(
                     f"stage {stage.name!r}: {source.annotations}: no stream {stream!r} for its features; "
                     f"{suggestion(stream, processor.streams)}"
                 )
             if not processor.streams[stream].takes_features:
-                raise UserError(f"stage {stage.name!r}: {source.annotations}: {needs_files_message(stream)}")
+                raise RecipeError(f"stage {stage.name!r}: {source.annotations}: {needs_files_message(stream)}")
 
 
 def example_maker(
@@ -81,5 +81,5 @@ def prompt_name(recipe: Recipe, stage: Stage) -> str:
     dialect = SYSTEMS[recipe.system].dialect
     name = stage.prompt or dialect.training_prompt
     if name not in (*dialect.prompts, CHAT_TEMPLATE):
-        raise UserError(f"stage {stage.name!r}: no prompt format {name!r}; {suggestion(name, dialect.prompts)}")
+        raise RecipeError(f"stage {stage.name!r}: no prompt format {name!r}; {suggestion(name, dialect.prompts)}")
     return name

@@ -11,7 +11,7 @@ from torch import nn
 
 from vidtune.checkpoints.lora.adapter_files import is_adapter_weight
 from vidtune.checkpoints.lora.injection import has_adapters
-from vidtune.errors import UserError
+from vidtune.errors import RecipeError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.text_alignment.contrast import Contrast, Temperature, contrast_components, pooled_sizes
 from vidtune.models.video_lm import VideoLM
@@ -44,10 +44,10 @@ def select_components(names: list[str], train: Mapping[str, Train], stage: str) 
     for glob, how in train.items():
         matches = [name for name in names if component_matches(glob, name)]
         if not matches:
-            raise UserError(f"stage {stage!r}: train names no component by {glob!r}; {suggestion(glob, names)}")
+            raise RecipeError(f"stage {stage!r}: train names no component by {glob!r}; {suggestion(glob, names)}")
         for name in matches:
             if name in claimed:
-                raise UserError(
+                raise RecipeError(
                     f"stage {stage!r}: train names {name!r} twice, by {claimed[name]!r} and {glob!r}; keep one"
                 )
             claimed[name], chosen[name] = glob, how

@@ -11,7 +11,7 @@ from torch import nn
 from vidtune.data.problems import SampleProblem
 from vidtune.data.sources import left_out_sets
 from vidtune.data.tables import AnnotationTable
-from vidtune.errors import UserError
+from vidtune.errors import RecipeError, UserError
 from vidtune.machine.cores import available_cores
 from vidtune.machine.progress import ProgressCallback
 from vidtune.media.preprocessing.kinds import random_setting
@@ -102,7 +102,7 @@ def open_stage_data(
     plan = StagePlan.of(stage, table, lengths, recipe.seed, cost_model(config))
     for source in plan.sources:
         if source.count and not source.per_epoch:
-            raise UserError(
+            raise RecipeError(
                 f"stage {stage.name!r}: {source.path}: weight {source.weight:g} takes none of its {source.count} "
                 "samples; raise it, or remove the source"
             )
@@ -203,7 +203,7 @@ def _require_room(stage: Stage, table: AnnotationTable, lengths: LengthTable) ->
     longest = int(lengths.tokens.argmax())
     tokens, limit = int(lengths.tokens[longest]), stage.max_tokens_per_batch
     if tokens > limit:
-        raise UserError(
+        raise RecipeError(
             f"stage {stage.name!r}: sample {table.id(longest)} has {tokens} tokens but max_tokens_per_batch is "
             f"{limit}: set max_tokens_per_batch to at least {tokens}, or lower max_expanded_length"
         )

@@ -14,7 +14,7 @@ from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, Base, absolute, weig
 from vidtune.checkpoints.lora.injection import add_adapters, target_layers
 from vidtune.checkpoints.recognise import parts_below, recognise
 from vidtune.checkpoints.teachers import alignment_sizes
-from vidtune.errors import UserError
+from vidtune.errors import RecipeError
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.language_model.quantization import quantize_linear_layers, require_bitsandbytes
 from vidtune.models.resizing import resize, with_sizes
@@ -85,7 +85,7 @@ def _take_sizes(model: VideoLM, stage: Stage) -> None:
     if not stage.sizes:
         return
     if leaves_bundle(stage):
-        raise UserError(
+        raise RecipeError(
             f"stage {stage.name!r}: sizes: its result would be an adapter on a base of other sizes; give the sizes in "
             "an earlier stage without lora and quantize"
         )
@@ -132,7 +132,7 @@ def require_named_towers(recipe: Recipe, config: VideoLMConfig, source: str | No
         options = " ".join(
             f"--tower {name}={spec if isinstance(spec, str) else 'PLACE'}" for name, spec in ignored.items()
         )
-        raise UserError(
+        raise RecipeError(
             f"{source}: comes without the towers that the recipe names; put them in with `vidtune convert {source} OUT "
             f"{options}`, and start from OUT"
         )
@@ -156,7 +156,7 @@ def trained_components(stage: Stage, model: VideoLM) -> dict[str, Train]:
             target_layers(parts.get(component, nn.Identity()), how.lora, _where(stage, component))
         if how.embedding_learning_rate is not None and (how.lora or component != LANGUAGE_MODEL):
             reason = "with lora no embedding trains" if how.lora else f"only {LANGUAGE_MODEL} has token embeddings"
-            raise UserError(f"{_where(stage, component)}: embedding_learning_rate: {reason}; remove it")
+            raise RecipeError(f"{_where(stage, component)}: embedding_learning_rate: {reason}; remove it")
     return trained
 
 
@@ -167,9 +167,9 @@ def check_quantization(stage: Stage) -> None:
     where = f"stage {stage.name!r}: quantize: {stage.quantize}"
     whole = next((g for g, how in stage.train.items() if component_matches(g, LANGUAGE_MODEL) and not how.lora), None)
     if whole is not None:
-        raise UserError(f"{where}: train.{whole} trains all of the language model; give it lora, or remove quantize")
+        raise RecipeError(f"{where}: train.{whole} trains all of the language model; give it lora, or remove quantize")
     if stage.parallel == "fsdp2":
-        raise UserError(f"{where}: weights in few bits cannot be sharded; use parallel: ddp")
+        raise RecipeError(f"{where}: weights in few bits cannot be sharded; use parallel: ddp")
     require_bitsandbytes(where)
 
 
@@ -196,7 +196,7 @@ def checkpoint_activations(model: VideoLM) -> None:
         enable()
     except ValueError as error:
         kind = model.config.text_config.model_type
-        raise UserError(f"gradient_checkpointing: language model {kind!r}: {error}; set it to false") from None
+        raise RecipeError(f"gradient_checkpointing: language model {kind!r}: {error}; set it to false") from None
 
 
 def frozen_dtype(stage: Stage) -> torch.dtype:

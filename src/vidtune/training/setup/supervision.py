@@ -7,7 +7,7 @@ import numpy as np
 
 from vidtune.data.problems import SampleProblem
 from vidtune.data.tables import AnnotationTable
-from vidtune.errors import UserError
+from vidtune.errors import RecipeError, UserError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.media_reading import no_pooled_output
 from vidtune.models.text_alignment.contrast import GROUP, pooled_sizes
@@ -62,7 +62,7 @@ def _require_media(where: str, objective: str, table: AnnotationTable, lengths: 
     """Raise UserError for a sample that has nothing to align with its words."""
     blind = np.flatnonzero(~np.any([items > 0 for items in lengths.items.values()], axis=0))
     if len(blind):
-        raise UserError(
+        raise RecipeError(
             f"{where}: objective: {objective} needs media in every sample; {len(blind)} of {len(table)} have none, the "
             f"first: sample {table.id(int(blind[0]))}; remove their file from data"
         )
@@ -109,7 +109,9 @@ def _unreached(stage: Stage, config: VideoLMConfig, lengths: LengthTable) -> lis
         return []
     said = f"trains {', '.join(idle)}, but no sample has an item of its streams"
     if len(idle) == len(trained):
-        raise UserError(f"stage {stage.name!r}: {said}, so that nothing would be trained; add such data, or mend train")
+        raise RecipeError(
+            f"stage {stage.name!r}: {said}, so that nothing would be trained; add such data, or mend train"
+        )
     return [f"{said}: only weight decay changes it"]
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vidtune.checkpoints.teachers import build_teacher, teacher_preprocessing
-from vidtune.errors import UserError
+from vidtune.errors import RecipeError
 from vidtune.media.preprocessing.kinds import Preprocessing
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.distillation import Teacher
@@ -56,7 +56,7 @@ class Teachers:
             try:
                 tower = build_teacher(recipe, stream, config)
             except ValueError as error:
-                raise UserError(f"distillation.{stream}.teacher: {error}") from None
+                raise RecipeError(f"distillation.{stream}.teacher: {error}") from None
             teachers.towers[stream] = tower
             teachers.preprocessing[stream] = teacher_preprocessing(preprocessing[stream], tower.config)
             teachers.weights[stream] = distillation.weight

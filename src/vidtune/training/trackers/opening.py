@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vidtune.errors import ForeignFileError, UserError
+from vidtune.errors import ForeignFileError, RecipeError, UserError
 from vidtune.foreign.documents import read_object
 from vidtune.machine.files import write_json_atomically
 from vidtune.recipe.types import Recipe
@@ -79,7 +79,7 @@ def check_trackers(names: Iterable[str]) -> None:
         spec = find_spec(package)
         # Trackers create folders of this name in the working directory; such a folder is not the package.
         if spec is None or spec.origin is None:
-            raise UserError(
+            raise RecipeError(
                 f"trackers: {name!r} needs the package {package}: pip install 'vidtune[{package}]', or take it out of "
                 "the recipe's trackers"
             )

@@ -15,7 +15,7 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.images.base import AskedPicture, MeasuredPictures, pictures_in, question_lines
 from vidtune.evaluation.benchmarks.measured import Item, Measured
-from vidtune.evaluation.benchmarks.test_set_files import read_annotations, set_file
+from vidtune.evaluation.benchmarks.test_set_files import set_file, value_and_bytes
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues
 from vidtune.evaluation.metrics.images.gqa import QUERY, Truth, report, said, truth_of
 from vidtune.evaluation.outcome import Metric
@@ -42,7 +42,7 @@ class Gqa(MeasuredPictures):
         known = next((one for place in PLACES if (one := folder / place / ANNOTATIONS).is_file()), None)
         if known is None:
             raise UserError(f"{folder / PLACES[0] / ANNOTATIONS}: does not exist; it holds the answers")
-        entries, annotations = read_annotations(known)
+        entries, annotations = value_and_bytes(known)
         if not isinstance(entries, dict):
             raise UserError(f"{known}: expected an object of questions, found {type(entries).__name__}")
         asked = []

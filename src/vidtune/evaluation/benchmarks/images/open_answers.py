@@ -36,7 +36,7 @@ from vidtune.evaluation.benchmarks.judge_prompts.images import (
     PAIR_REVIEW,
     set_apart,
 )
-from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, read_annotations, read_list, set_file
+from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, read_list, set_file, value_and_bytes
 from vidtune.evaluation.judged_values import JudgedValues, score_sum
 from vidtune.evaluation.judges.base import Judgement
 from vidtune.evaluation.judges.replies import Verdict
@@ -179,7 +179,7 @@ class MMVet(PictureQuestions):
     def read(self, data: Path) -> tuple[Path, Sequence[AskedPicture], bytes]:
         folder, path = set_file(data, self.folders, ("llava-mm-vet.jsonl",), self.title)
         rows, _, content = question_lines(path)
-        known, known_bytes = read_annotations(folder / ANNOTATIONS)
+        known, known_bytes = value_and_bytes(folder / ANNOTATIONS)
         asked = []
         for index, id, picture, text in rows:
             about = known.get(_key(id)) if isinstance(known, dict) else None
@@ -222,7 +222,7 @@ class MMVet(PictureQuestions):
         """
         ids = {one.index: one.id for one in predictions}
         grades = {_key(ids[index]): _graded(one, judge) for index, one in sorted(judgements.items())}
-        known, _ = read_annotations(questions.folder / ANNOTATIONS)
+        known, _ = value_and_bytes(questions.folder / ANNOTATIONS)
         stem = f"results/{model}_{judge.replace('/', '_')}"
         yield f"{stem}-grade-1runs.json", json.dumps(grades, indent=4)
         if all(key in grades for key in known):

@@ -20,7 +20,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.images.base import AskedPicture, MeasuredPictures, pictures_in
 from vidtune.evaluation.benchmarks.measured import Item, Measured
 from vidtune.evaluation.benchmarks.multiple_choice.base import ANSWER_BY_LETTER
-from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, read_annotations, read_list, set_file
+from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, read_list, set_file, value_and_bytes
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues, mean_of_sums
 from vidtune.evaluation.metrics.choices import ACCURACY, READERS, Choice, score_choices
 from vidtune.evaluation.outcome import Metric
@@ -84,8 +84,8 @@ class ScienceQA(MeasuredPictures):
     def read(self, data: Path) -> tuple[Path, Sequence[AskedPicture], bytes]:
         folder, path = set_file(data, self.folders, (QUESTIONS,), self.title)
         entries, content = read_list(path)
-        problems, problem_bytes = read_annotations(folder / PROBLEMS)
-        splits, split_bytes = read_annotations(folder / SPLITS)
+        problems, problem_bytes = value_and_bytes(folder / PROBLEMS)
+        splits, split_bytes = value_and_bytes(folder / SPLITS)
         listed = splits.get(SPLIT) if isinstance(splits, dict) else None
         if not isinstance(listed, list) or not isinstance(problems, dict):
             raise UserError(f"{folder}: {SPLITS} has no list {SPLIT!r}, or {PROBLEMS} is no object of problems by id")

@@ -24,7 +24,7 @@ from vidtune.evaluation.benchmarks.images.base import AskedPicture, MeasuredPict
 from vidtune.evaluation.benchmarks.measured import Item, Measured
 from vidtune.evaluation.benchmarks.multiple_choice.base import ANSWER_BY_LETTER
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
-from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, is_there, read_annotations, set_file
+from vidtune.evaluation.benchmarks.test_set_files import each_once, field_of, is_there, set_file, value_and_bytes
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import FileLookup
@@ -130,7 +130,7 @@ class SeedBench(MeasuredPictures):
     def _annotations(self, data: Path) -> tuple[Path, Path, Mapping[int, str], list[dict[str, Any]], bytes]:
         """Folder, file, names of the question types, entries and content of the annotations."""
         folder, path = set_file(data, self.folders, (ANNOTATIONS,), self.title)
-        value, content = read_annotations(path)
+        value, content = value_and_bytes(path)
         kinds, entries = (value.get(key) if isinstance(value, dict) else None for key in ("question_type", "questions"))
         numbered = isinstance(kinds, dict) and all(isinstance(number, int) for number in kinds.values())
         if not isinstance(kinds, dict) or not numbered or not isinstance(entries, list):

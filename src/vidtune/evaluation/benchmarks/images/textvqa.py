@@ -15,7 +15,7 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.images.base import AskedPicture, MeasuredPictures, pictures_in, question_lines
 from vidtune.evaluation.benchmarks.measured import Item, Measured
-from vidtune.evaluation.benchmarks.test_set_files import field_of, read_annotations, set_file
+from vidtune.evaluation.benchmarks.test_set_files import field_of, set_file, value_and_bytes
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues
 from vidtune.evaluation.metrics.images.short_answers import PEOPLE, soft_accuracy
 from vidtune.evaluation.outcome import Metric
@@ -78,7 +78,7 @@ def _answers(path: Path) -> tuple[Mapping[tuple[str, str], tuple[list[str], str]
     """(picture, question in lower case) -> the answers of ten people, the question; and the content of the file."""
     if not path.is_file():
         raise UserError(f"{path}: does not exist; it holds the answers")
-    value, content = read_annotations(path)
+    value, content = value_and_bytes(path)
     entries = value.get("data") if isinstance(value, dict) else None
     if not isinstance(entries, list):
         raise UserError(f"{path}: expected an object with a list 'data'")

@@ -31,6 +31,7 @@ from vidtune.evaluation.metrics.choices import ACCURACY, READERS, Choice, guess,
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Question, QuestionSet
+from vidtune.foreign.containment import stays_below
 from vidtune.media.clip_times import Part
 
 if TYPE_CHECKING:
@@ -275,9 +276,9 @@ def _choice(reference: Mapping[str, Any]) -> Choice:
 def folder_of_pictures(pictures: str, folder: Path, name: str) -> Named:
     """The folder of pictures that a question names, below the folder ``pictures`` of the test set; "": that itself."""
     path = f"{pictures}/{name}" if pictures else name
-    place = folder / path
-    if ".." in Path(name).parts or Path(name).is_absolute():
+    if not stays_below(name):
         raise UserError(f"{folder}: video {name!r} leaves the folder of the test set; use a plain name")
+    place = folder / path
     if is_there(place) and place.is_dir() and any(one.suffix.lower() in _PICTURES for one in place.iterdir()):
         return Named(path)
     return Named(None, None, f"not {path}/ with pictures ({', '.join(_PICTURES)})")

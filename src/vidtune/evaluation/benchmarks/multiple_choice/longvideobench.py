@@ -39,6 +39,7 @@ from vidtune.evaluation.benchmarks.multiple_choice.subtitles import (
 from vidtune.evaluation.benchmarks.named_files import VideoFiles
 from vidtune.evaluation.benchmarks.test_set_files import above_zero, field_of, is_there, name_of, read_list, set_file
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules
+from vidtune.foreign.containment import stays_below
 
 if TYPE_CHECKING:
     from vidtune.media.probe import MediaInfo
@@ -172,8 +173,8 @@ def _options(path: Path, index: int, entry: Any) -> tuple[str, ...]:
 
 def _spoken(path: Path, index: int, entry: Mapping[str, Any]) -> Spoken:
     name = field_of(path, index, entry, "subtitle_path", (str,)).replace("_en.json", ".json")
-    place = Path(name.removesuffix(".json") + "_en.json")
-    if place.is_absolute() or ".." in place.parts:
+    place = name.removesuffix(".json") + "_en.json"
+    if not stays_below(place):
         raise UserError(f"{path}: entry {index}: 'subtitle_path' {name!r} leaves the folder of the test set")
     duration = above_zero(path, index, entry, "duration")
     offset = float(field_of(path, index, entry, "starting_timestamp_for_subtitles", (int, float)))

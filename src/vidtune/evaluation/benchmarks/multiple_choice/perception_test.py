@@ -23,7 +23,7 @@ from vidtune.evaluation.benchmarks.multiple_choice.base import (
     options_of,
     place_of,
 )
-from vidtune.evaluation.benchmarks.test_set_files import field_of, name_of, read_annotations, set_file
+from vidtune.evaluation.benchmarks.test_set_files import field_of, name_of, set_file, value_and_bytes
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules
 
 FILES = ("mc_question_valid.json", "mc_question_val.json")
@@ -38,7 +38,7 @@ class PerceptionTest(MultipleChoice):
             folder, path = data.parent.resolve(), data
         else:
             folder, path = set_file(data, ("PerceptionTest", "perception_test"), FILES, self.title)
-        value, content = read_annotations(path)
+        value, content = value_and_bytes(path)
         return folder, [_asked(path, *one) for one in _entries(path, value)], content
 
 

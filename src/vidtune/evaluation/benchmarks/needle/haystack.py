@@ -35,11 +35,12 @@ import numpy as np
 from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.measured import Item, Measured, MeasuredBenchmark
-from vidtune.evaluation.benchmarks.test_set_files import above_zero, field_of, is_there, read_annotations
+from vidtune.evaluation.benchmarks.test_set_files import above_zero, field_of, is_there, value_and_bytes
 from vidtune.evaluation.metrics.base import MetricValues, TaskValues, join
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Question, QuestionSet
+from vidtune.foreign.containment import stays_below
 
 FILE = "haystack.json"
 LENGTHS = tuple(range(1000, 10_001, 1000))
@@ -104,7 +105,7 @@ class Haystack(MeasuredBenchmark):
         path = (data if data.is_file() else data / FILE).resolve()
         if not path.is_file():
             raise UserError(f"{data}: no {FILE} here; give the folder that holds it, a long video and pictures")
-        value, content = read_annotations(path)
+        value, content = value_and_bytes(path)
         if not isinstance(value, dict):
             raise UserError(f"{path}: expected an object, found {type(value).__name__}")
         needles = [one for one in _needles(path, value) if (len(one.images) > 1) == self.hops]
@@ -261,7 +262,7 @@ def _grid(path: Path, value: Mapping[str, Any], clip: int) -> tuple[list[int], l
 
 def _below(path: Path, key: str, name: str) -> str:
     """A file of the test set, as its path below the folder. Raises UserError where it is not there."""
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    if not stays_below(name):
         raise UserError(f"{path}: {key} {name!r} leaves the folder of the test set; use a path in it")
     if not is_there(path.parent / name):
         raise UserError(f"{path}: {key} {name!r} does not exist")

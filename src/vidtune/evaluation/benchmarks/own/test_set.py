@@ -24,6 +24,7 @@ from vidtune.evaluation.metrics.punctuation import is_same_text
 from vidtune.evaluation.outcome import Metric
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules, Protocol
 from vidtune.evaluation.question import Question, QuestionSet
+from vidtune.foreign.containment import stays_below
 
 SUFFIX = ".jsonl"
 PATHS = FileLookup(folder="", extensions=("",))
@@ -186,7 +187,7 @@ def _files(lookup: FileLookup, root: Path, own: OwnFile, names: Sequence[str]) -
         for one, name in zip(own.questions, names, strict=True)
     }
     videos = own.stream == "video"
-    folders = {name for name in places if videos and ".." not in Path(name).parts and (root / name).is_dir()}
+    folders = {name for name in places if videos and stays_below(name) and (root / name).is_dir()}
     others = VIDEO_EXTENSIONS if videos else PICTURE_EXTENSIONS
     files = {name: place for name, place in places.items() if name not in folders}
     found = dict(VideoFiles(lookup, root, files, others).found) if files else {}
@@ -207,6 +208,7 @@ def _question(index: int, own: OwnQuestion, name: str, found: Named) -> Question
         looked_for=found.looked_for,
         question=own.question,
         answer=f"{own.answers[0]}. {letters[own.answers[0]]}" if own.options else own.answers[0],
+        further_answers=own.answers[1:],
         type=own.type,
         reference=reference,
         options=own.options,

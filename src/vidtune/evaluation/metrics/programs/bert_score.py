@@ -20,8 +20,8 @@ import numpy as np
 from vidtune.checkpoints.files.fingerprint import checkpoint_fingerprint
 from vidtune.errors import ForeignFileError, UserError
 from vidtune.evaluation.metrics.base import MetricValues, check_pairs
-from vidtune.foreign.documents import read_object
 from vidtune.foreign.files import reading
+from vidtune.foreign.model_settings import require_loadable
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ def bert_score_identity() -> dict[str, Any] | None:
     if bert_score_problem() is not None:
         return None
     folder = Path(os.environ[ENVIRONMENT])
-    config = read_object(folder / "config.json")
+    config = require_loadable(folder)
     with reading(folder / "config.json"):
         layer = _layer(str(config.get("model_type")), int(config.get("num_hidden_layers", 0)))
     content = checkpoint_fingerprint(folder)
@@ -83,9 +83,10 @@ class BertScore:
         if not chosen:
             raise UserError(f"BERTScore: {bert_score_problem()}")
         try:
+            require_loadable(Path(chosen))
             with reading(chosen):
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(chosen, **OWN_CODE, add_prefix_space=True)
-                self._model: Any = AutoModel.from_pretrained(chosen, **OWN_CODE).eval()
+                self._model: Any = AutoModel.from_pretrained(chosen, use_safetensors=True, **OWN_CODE).eval()
         except ForeignFileError as error:
             reason = f"BERTScore: {chosen} holds no model and tokenizer of transformers"
             raise UserError(f"{reason}: {error.reason}") from None
