@@ -1,11 +1,15 @@
 """Web addresses: fetched from allowed hosts only, never from a private address, whatever redirects say."""
 
+import gc
 import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import openai
 import pytest
+from served_world import asking, served
 
 from vidtune.serving.fetch import Fetcher, is_public
 from vidtune.serving.problems import ApiProblem
@@ -138,6 +142,29 @@ def test_sizes_times_and_broken_replies(tmp_path):
         assert "more than 1,000 bytes" in refused(fetch, f"http://127.0.0.1:{port}/long", tmp_path)
         assert "cannot be fetched" in refused(fetch, f"http://127.0.0.1:{port}/short", tmp_path)
         assert "status 404" in refused(fetch, f"http://127.0.0.1:{port}/absent", tmp_path)
+
+
+def test_a_video_of_a_web_address_is_known_by_its_content(model, folder):
+    clip = (folder / "a.mp4").read_bytes()
+    with (
+        web({"/x": (200, {}, clip), "/y": (200, {}, clip), "/words": (200, {}, b"words " * 50)}) as port,
+        served({"tiny": model}, folder, fetcher=fetcher(port, most_bytes=10**6)) as server,
+        server.client() as client,
+    ):
+
+        def say(name):
+            messages = asking("What moves?", f"http://127.0.0.1:{port}/{name}")
+            reply = client.chat.completions.create(model="tiny", messages=messages, max_tokens=8)
+            return reply.choices[0].message.content
+
+        assert say("x") == str(model.answer("What moves?", video=folder / "a.mp4", max_new_tokens=8))
+        before = server.work()
+        say("y")
+        assert server.work() == before
+        with pytest.raises(openai.BadRequestError, match=r"content\[0\].*words"):
+            say("words")
+        gc.collect()
+        assert list(Path(server.intake._fetched.name).iterdir()) == []
 
 
 def test_a_slow_server_is_given_up(tmp_path):

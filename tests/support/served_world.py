@@ -25,6 +25,7 @@ class Served:
     port: int
     models: Sequence[ServedModel]
     server: Server
+    intake: MediaIntake
 
     @property
     def url(self) -> str:
@@ -55,14 +56,15 @@ def served(
         for name, one in models.items()
     ]
     listening = listen("127.0.0.1", 0)
-    app = build_app(found, MediaIntake(root, fetcher), limits, **{"media_workers": 1, **how})
+    intake = MediaIntake(root, fetcher)
+    app = build_app(found, intake, limits, **{"media_workers": 1, **how})
     server = Server(server_config(app))
     ready = threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(_serve(server, listening, ready)))
     thread.start()
     ready.wait(60)
     try:
-        yield Served(listening.getsockname()[1], found, server)
+        yield Served(listening.getsockname()[1], found, server, intake)
     finally:
         server.should_exit = True
         thread.join()

@@ -55,6 +55,9 @@ class Question:
     Attributes:
         prefix: keys and values of the prompt up to its last medium, when they are there.
         left: whoever asked has gone.
+        answers: the answers in progress, once the question runs.
+        shown: number of characters of each answer that were reported; -1 once it is finished.
+        found: the prefix was kept of an earlier question.
     """
 
     asking: Asking

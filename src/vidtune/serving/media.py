@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import secrets
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from vidtune.serving.problems import ApiProblem
 from vidtune.serving.uploads import Upload, Uploads
 from vidtune.serving.wire import Box
 
+_FETCHES = 4
+"""Web addresses that are fetched at a time."""
 _SHOWN = 80
 """Characters of an address in messages."""
 
@@ -59,6 +62,7 @@ class MediaIntake:
         self._uploads = Uploads()
         self._fetched = tempfile.TemporaryDirectory(prefix="vidtune-fetched-", ignore_cleanup_errors=True)
         self._identities = MediaIdentities()
+        self._fetching = ThreadPoolExecutor(_FETCHES, thread_name_prefix="vidtune-fetching")
 
     async def take(self, asked: AskedMedium) -> TakenMedium:
         """Returns a medium. Raises ApiProblem if it is not allowed or not there."""
@@ -74,12 +78,16 @@ class MediaIntake:
         if scheme.lower() == "data" and colon:
             upload, said = await asyncio.to_thread(self._uploads.take, medium.url, where), "the file"
         elif "://" in medium.url[:10] and scheme.lower() in ("http", "https"):
-            upload = await asyncio.to_thread(self._fetch, medium.url, where)
+            loop = asyncio.get_running_loop()
+            upload = await loop.run_in_executor(self._fetching, self._fetch, medium.url, where)
         elif "://" in medium.url[:10]:
             message = f"{where}: {scheme[:20]}: is not read; give data:, https:, or a path below the media root"
             raise ApiProblem(400, message, code="media_not_allowed", param=where)
-        path = self._below_root(asked) if upload is None else upload.path
-        identity = upload.path.stem if upload is not None else self._identities.of(str(path))
+        if upload is None:
+            path = await asyncio.to_thread(self._below_root, asked)
+            identity = await asyncio.to_thread(self._identities.of, str(path))
+        else:
+            path, identity = upload.path, upload.path.stem
         ref = MediaRef(asked.stream, str(path)).read_as(part)
         return TakenMedium(ref, identity or str(path), where, said, upload, medium.box)
 

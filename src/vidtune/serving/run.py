@@ -19,6 +19,8 @@ HEADER_SECONDS = 30.0
 """Seconds in which a connection sends the head of a request, or is closed."""
 BACKLOG = 2048
 """Connections that wait to be accepted."""
+_CONNECTIONS = 65536
+"""Open files that are asked for where the system sets no limit."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -94,7 +96,8 @@ def run(app: FastAPI, listening: socket.socket, ready: Callable[[str], None]) ->
         ready: told the address, before the first request can come.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is an open file
+    wanted = _CONNECTIONS if most == resource.RLIM_INFINITY else most
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))  # a connection is an open file
     host, port = listening.getsockname()[:2]
     listening.listen(BACKLOG)
     ready(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
