@@ -12,6 +12,7 @@ from PIL import Image
 
 from vidtune.errors import MediaError
 from vidtune.media.image import frame_images, frame_path, image_size, list_frames, read_image
+from vidtune.media.kept.identity import MediaIdentities, content_hash
 from vidtune.media.preprocessing.regions import RegionPreprocessing
 from vidtune.media.probe import probe
 
@@ -168,7 +169,9 @@ def test_no_frame_of_a_folder_lies_outside_it(tmp_path):
         Image.new("RGB", (8, 6)).save(path)
     (folder / "b.png").symlink_to("a.png")
     assert list_frames(str(folder)) == [str(folder / "a.png"), str(folder / "b.png")]
+    assert MediaIdentities().of(str(folder)) is not None and content_hash(str(folder)) is not None
     (folder / "c.png").symlink_to(outside)
+    assert MediaIdentities().of(str(folder)) is None and content_hash(str(folder)) is None  # not even for its identity
     boxes = {"boxes": np.array([[1.0, 1, 5, 5]])}
     steps = RegionPreprocessing(size=4, num_boxes=1)
     steps.load_item(str(folder), boxes, frames=["b.png"])

@@ -45,26 +45,28 @@ class MediaIdentities:
 def content_hash(path: str) -> str | None:
     """Returns 32 hex digits from size and pieces of the content, the same for a copy; None: it cannot be read."""
     try:
-        files = sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]
+        folder = Path(path) if Path(path).is_dir() else None
+        files = [Path(path)] if folder is None else sorted(folder.iterdir())
         digest = hashlib.sha256(f"{len(files)} ".encode())
         for file in _sampled(files):
             size = file.stat().st_size
             digest.update(f"{size} ".encode())
-            for piece in _pieces(file, size):
+            for piece in _pieces(file, size, folder):
                 digest.update(piece)
     except (OSError, ForeignFileError):
         return None
     return digest.hexdigest()[:32]
 
 
-def _of_file(path: Path, size: int, mtime_ns: int) -> Iterator[bytes]:
+def _of_file(path: Path, size: int, mtime_ns: int, folder: Path | None = None) -> Iterator[bytes]:
     yield f"{size} {mtime_ns} ".encode()
-    yield from _pieces(path, size)
+    yield from _pieces(path, size, folder)
 
 
-def _pieces(path: Path, size: int) -> Iterator[bytes]:
+def _pieces(path: Path, size: int, folder: Path | None) -> Iterator[bytes]:
+    """Pieces of a file. Args: folder: which must hold the file, as one of frames its frames."""
     last = max(size - BLOCK, 0)
-    with open_foreign(path) as file:
+    with open_foreign(path, root=folder) as file:
         for begin in sorted({last * piece // (SAMPLED - 1) for piece in range(SAMPLED)}):
             yield os.pread(file.fileno(), BLOCK, begin)
 
@@ -74,7 +76,7 @@ def _of_folder(path: Path) -> Iterator[bytes]:
     status = {file: file.stat() for file in files}
     yield "".join(f"{file.name} {of.st_size} {of.st_mtime_ns}\n" for file, of in status.items()).encode()
     for file in _sampled(files):
-        yield from _of_file(file, status[file].st_size, status[file].st_mtime_ns)
+        yield from _of_file(file, status[file].st_size, status[file].st_mtime_ns, path)
 
 
 def _sampled(files: list[Path]) -> list[Path]:
