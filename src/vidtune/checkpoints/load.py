@@ -106,7 +106,17 @@ def load_checkpoint(
 
 def _number_of_weights(source: Source) -> int:
     """Number of weights in the files of a model, by their headers."""
-    return sum(prod(shape) for one in source.steps() for shape in one.shapes.values())
+    return sum(prod(shape) for one in source.steps() for shape in _shapes(one).values())
+
+
+def _shapes(source: Source) -> Mapping[str, tuple[int, ...]]:
+    """Shapes of the weights in the files of one source; none of adapters, and of files that cannot be read: loading
+    them says why.
+    """
+    try:
+        return {} if source.kind == "bundle" else source.shapes
+    except UserError:
+        return {}
 
 
 def _dtype(source: Source, asked: Dtypes) -> torch.dtype:
@@ -114,7 +124,7 @@ def _dtype(source: Source, asked: Dtypes) -> torch.dtype:
     if isinstance(asked, torch.dtype):
         return asked
     for one in source.steps():
-        matrices = {name: prod(shape) for name, shape in one.shapes.items() if len(shape) == 2}
+        matrices = {name: prod(shape) for name, shape in _shapes(one).items() if len(shape) == 2}
         if matrices:
             return one.weights[min(matrices, key=matrices.__getitem__)].dtype
     return torch.float32
