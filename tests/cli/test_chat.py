@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from synthetic_clips import write_clip
 from tiny_checkpoint import always_say, write_checkpoint
+from tiny_targets import write_target_checkpoint
 
 import vidtune
 from vidtune.cli.main import main
@@ -74,6 +75,18 @@ def test_escape_codes_of_answers_are_shown(tmp_path, monkeypatch, capsys):
     folder = always_say(write_checkpoint(tmp_path / "model"), "\x1b[2J", after=":")
     assert piped(monkeypatch, ["Who?"], folder) == 0
     assert capsys.readouterr().out == "\\x1b[2J\n"
+
+
+@pytest.mark.whole
+def test_a_box_begins_anew_and_is_named_in_questions(folder, tmp_path, monkeypatch, capsys):
+    targeted = write_target_checkpoint(tmp_path / "boxes")
+    lines = ["/box 8,8,40,40@99", "/box 8,8,40,40@0.2", "What does <box> do?"]
+    assert piped(monkeypatch, lines, targeted, "--video", folder / "a.mp4") == 2  # the first box is not in the video
+    out, err = capsys.readouterr()
+    target = vidtune.Target([8, 8, 40, 40], 0.2)
+    model = vidtune.load(targeted, device="cpu")
+    said = model.answer("What does <box> do?", video=folder / "a.mp4", target=target, max_new_tokens=8)
+    assert out == f"{visible(said)}\n" and err.count("error: ") == 1
 
 
 class Terminal:

@@ -7,6 +7,7 @@ from browser import CHROMIUM, Chromium
 from loopback_server import running
 from qa_sets import write_video
 from tiny_checkpoint import always_say, write_checkpoint
+from tiny_targets import write_target_checkpoint
 
 import vidtune
 from vidtune.serving.app import build_app
@@ -200,6 +201,43 @@ def test_nothing_is_cut_and_text_can_be_read(chromium, served, width, dark):
     assert chromium(cut) == []
     low = chromium("document.querySelector('#ask').getBoundingClientRect().bottom <= innerHeight + 1")
     assert low  # the field is in sight
+
+
+@pytest.mark.whole
+def test_a_box_is_drawn_by_keys_and_by_pointer_and_asked_about(browser, tmp_path):
+    model = vidtune.load(write_target_checkpoint(tmp_path / "boxes"), device="cpu")
+    write_video(tmp_path / "clip.mp4", (20, 60, 160))
+    app = build_app([ServedModel("boxes", model.network, model.processor)], MediaIntake(None))
+    box = "document.querySelector('#drawn')?.getBoundingClientRect().left"
+    with running(app) as address:
+        browser.size(1280)
+        browser.open(address)
+        browser.until("document.querySelector('#model').value")
+        upload(browser, tmp_path / "clip.mp4")
+        browser("document.querySelector('#draw').focus()")
+        browser.key("Enter")
+        left = browser.until(box)
+        browser.key("ArrowRight")
+        browser.key("ArrowDown", shift=True)
+        assert browser(box) > left
+        assert browser("chosen().box.box") == [0.37, 0.35, 0.67, 0.67]
+        browser.key("Enter")
+        assert browser("document.querySelector('#question').value") == "<box> "
+        browser("document.querySelector('#draw').click()")
+        place = browser("(({left, top}) => [left, top])(document.querySelector('#board').getBoundingClientRect())")
+        inside = browser("ground()")
+        for kind, share in (("Pressed", 0.25), ("Moved", 0.5), ("Released", 0.5)):
+            x, y = (place[n] + inside[("left", "top")[n]] + share * inside[("width", "height")[n]] for n in (0, 1))
+            browser.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, button="left", clickCount=1)
+        assert browser("chosen().box.box") == pytest.approx([0.25, 0.25, 0.5, 0.5], abs=0.01)
+        browser("document.querySelector('[name=max_tokens]').value = 6")
+        said = ask(browser, "What does it do?")
+        again = ask(browser, "Where is <box>?")
+        assert browser("document.querySelector('#notice').textContent") == ""
+        target = vidtune.Target(browser("chosen().box.box"), browser("chosen().box.seconds"), form="xyxy_fraction")
+    talk = model.chat(video=tmp_path / "clip.mp4", target=target, max_new_tokens=6)
+    assert said == str(talk.say("<box> What does it do?"))
+    assert again == str(talk.say("Where is <box>?"))
 
 
 MOMENTS = [
