@@ -182,7 +182,7 @@ def test_old_line_ends_are_line_ends():
         ({"correct_choice": 2}, "entry 0: 'correct_choice' is 2, expected 0 to 1"),
         ({"option3": "cow"}, "entry 0: options are .*expected texts, then 'N/A'"),
         ({"subtitle_path": "../v.json"}, "entry 0: 'subtitle_path' '../v.json' leaves the folder"),
-        ({"subtitle_path": "w.json"}, r"entry 0: no subtitles at '.*w_en\.json'; 1 such files"),
+        ({"subtitle_path": "w.json"}, r"entry 0: no subtitles at '.*w_en\.json' \(1 file missing in all\)"),
         ({"duration": -1.5}, "entry 0: 'duration' is -1.5, expected a number above 0"),
         ({"id": [1]}, "entry 0: 'id' is list, expected str or int"),
     ],

@@ -40,6 +40,7 @@ from vidtune.evaluation.benchmarks.named_files import VideoFiles
 from vidtune.evaluation.benchmarks.test_set_files import above_zero, field_of, is_there, name_of, read_list, set_file
 from vidtune.evaluation.protocol import ChoiceRules, FileLookup, GenerationRules
 from vidtune.foreign.containment import stays_below
+from vidtune.spelling import counted
 
 if TYPE_CHECKING:
     from vidtune.media.probe import MediaInfo
@@ -187,8 +188,8 @@ def _require_there(path: Path, spoken: Sequence[Spoken]) -> None:
     if lacking:
         first = min(lacking, key=lacking.__getitem__)
         raise UserError(
-            f"{path}: entry {lacking[first]}: no subtitles at {str(first)!r}; {len(lacking)} such files are missing in "
-            "all: download the subtitles of the test set"
+            f"{path}: entry {lacking[first]}: no subtitles at {str(first)!r} ({counted(len(lacking), 'file')} missing "
+            "in all); download the subtitles of the test set"
         )
 
 
