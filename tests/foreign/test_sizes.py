@@ -1,6 +1,8 @@
 """Sizes that nothing has, in recipes and in config.json: one line that names the place, before anything is made."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -67,3 +69,11 @@ def test_a_mistake_that_is_found_after_reading_names_the_recipe(tmp_path, monkey
     (tmp_path / "mine.yaml").write_text("system: nothing\nlanguage_model: x\n")
     assert run(["train", "mine.yaml", "--out", "run"]) == 2
     assert capsys.readouterr().err.startswith("error: mine.yaml: ")
+
+
+def test_training_says_a_mistake_in_a_recipe_before_torch_is_imported(tmp_path):
+    (tmp_path / "r.yaml").write_text("system: {a: &a [1, 2], b: *c}")
+    train = "run(['train', 'r.yaml', '--out', 'o'])"
+    program = f"import sys; from vidtune.cli.main import run; print({train}, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"] and "r.yaml:1:" in done.stderr

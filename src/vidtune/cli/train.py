@@ -63,10 +63,14 @@ def train(
 def _train(recipe: str, changes: Sequence[str], out: Path, device: str | None, processes: int, quiet: bool) -> None:
     # Silences remarks of torch's C++ code that are meant for its developers. Read when torch is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from vidtune.machine.ranks.place import ProcessPlace
+    from vidtune.recipe.types import load_recipe
+
+    if ProcessPlace.from_environment().world == 1:  # ranks of a launcher say a mistake once
+        load_recipe(recipe, changes)  # a mistake in it is said before torch is imported, which takes seconds
     if processes > 1:
-        from vidtune.machine.ranks.place import ProcessPlace, compute_device
+        from vidtune.machine.ranks.place import compute_device
         from vidtune.recipe.mistakes import of_recipe
-        from vidtune.recipe.types import load_recipe
         from vidtune.training.ranks.launched import launch_training
 
         if device is not None:
