@@ -377,13 +377,13 @@ def test_settings_of_a_tower_that_change_it_are_refused(tmp_path):
         (settings["vision_config"] if inside else settings).update(changes)
         (tmp_path / "config.json").write_text(json.dumps(settings))
         with pytest.raises(UserError, match=rf"config\.json: .*{next(iter(changes))} is "):
-            tower_sizes("video_llava", "image", recognise(tmp_path, system="video_llava", component="towers.image"))
+            tower_sizes(recognise(tmp_path, system="video_llava", component="towers.image"))
     (tmp_path / "config.json").write_text(json.dumps(whole))
-    found = tower_sizes("video_llava", "image", recognise(tmp_path, system="video_llava", component="towers.image"))
+    found = tower_sizes(recognise(tmp_path, system="video_llava", component="towers.image"))
     assert found["hidden_size"] == 16
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "whisper", "d_model": 8, "fusion": 1}))
     with pytest.raises(UserError, match=r"config\.json: fusion is 1"):
-        tower_sizes("longvale", "speech", recognise(tmp_path, system="longvale", component="towers.speech"))
+        tower_sizes(recognise(tmp_path, system="longvale", component="towers.speech"))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-MOST_LAYERS, MOST_WORDS, MOST = 10_000, 10**8, 10**6
-"""Largest number of layers, of words or positions, and of anything else that has a size."""
+MOST_LAYERS, MOST_WORDS, MOST_PIXELS, MOST = 10_000, 10**8, 10**12, 10**6
+"""Largest number of layers, of words or positions, of pixels of a whole video, and of anything else that has a size."""
 _LAYERS = re.compile(r"n_layer|(\w+_)?(layers|depth)")
-_WORDS = re.compile(r"(\w+_)?(vocab_size|vocabulary_size|positions?|position_embeddings|length|tokens|pixels)")
+_WORDS = re.compile(r"(\w+_)?(vocab_size|vocabulary_size|positions?|position_embeddings|length|tokens)")
+_PIXELS = re.compile(r"(\w+_)?pixels")
 _SIZES = re.compile(
     r"(\w+_)?(size|side|width|height|dim|dims|channels|heads|experts|frames|features|patches|queries|rank|boxes|bins|"
     r"groups|cell|largest|fps|rate)"
@@ -50,7 +51,7 @@ def _limit(name: str) -> int | None:
     """The largest value of a size with this name; None: the name is of no size."""
     if name.endswith("model_max_length"):  # of a tokenizer, which writes 1e30 where it has no limit
         return None
-    for kind, limit in ((_LAYERS, MOST_LAYERS), (_WORDS, MOST_WORDS), (_SIZES, MOST)):
+    for kind, limit in ((_LAYERS, MOST_LAYERS), (_WORDS, MOST_WORDS), (_PIXELS, MOST_PIXELS), (_SIZES, MOST)):
         if kind.fullmatch(name):
             return limit
     return None
