@@ -102,7 +102,7 @@ def test_a_gpu_of_apple_is_chosen_where_there_is_one(monkeypatch: pytest.MonkeyP
     made: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr(torch, "empty", lambda *sizes, device: made.append(device))
+    monkeypatch.setattr(torch, "zeros", lambda *sizes, device: made.append(device) or torch.ones(*sizes))
     assert devices.pick_device(None) == "mps" and made == ["mps"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert devices.pick_device(None) == "cuda"

@@ -99,6 +99,8 @@ def test_frames_without_times_get_a_rate_where_one_is_needed() -> None:
         ({"start": 5.0, "end": 5.0}, "start is 5 and end 5 seconds; the end must come after it"),
         ({"end": 0.0}, "the end must come after"),
         ({"fps": 0.0}, "fps is 0 frames per second"),
+        ({"frames": 10**9}, "65,536 is the most"),
+        ({"frames_at": (0.0,) * 70_000}, "65,536 is the most"),
     ],
 )
 def test_impossible_parts_are_refused(values: dict[str, float], message: str) -> None:

@@ -227,3 +227,9 @@ def test_a_token_that_the_language_model_does_not_know_is_refused_where_a_text_h
 def test_half_a_character_costs_its_sample(tokenizer: LlamaTokenizer, texts: tuple[str, ...]) -> None:
     with pytest.raises(SampleProblem, match="half a character is in its text"):
         run(tokenizer, texts)
+
+
+def test_a_prompt_that_no_memory_holds_is_refused_before_it_is_written(tokenizer: LlamaTokenizer) -> None:
+    huge = Placeholder("video", ((9, 10**12),))
+    with pytest.raises(SampleProblem, match=r"the prompt has 1,000,000,000,\d\d\d tokens"):
+        run(tokenizer, ("<video>What?", "A dog."), huge)

@@ -1,11 +1,13 @@
 """Clients that send too much, too often, half or nothing, or leave: one clear error, and the server goes on."""
 
 import json
+import re
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.request import urlopen
 
 import openai
 import pytest
@@ -226,3 +228,60 @@ def test_answers_in_flight_are_finished_when_the_server_ends(model, folder):
         server.server.should_exit = True
         reasons = [chunk.choices[0].finish_reason for chunk in (first, *stream)]
     assert reasons[-1] == "length"
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure(server, caplog):
+    caplog.set_level("ERROR", logger="uvicorn.error")
+    with connect(server) as connection:
+        connection.sendall(head(server, 100) + b'{"model"')
+        wait_until(lambda: waiting(server) == 1)
+    wait_until(lambda: waiting(server) == 0)
+    assert works(server)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def waiting(server):
+    """Requests that have a place."""
+    with urlopen(f"{server.url}/metrics") as metrics:
+        return float(re.findall(r"(?m)^vidtune_requests_in_flight\S* (\S+)$", metrics.read().decode())[0])
+
+
+def test_bad_http_gets_the_form_of_errors(server):
+    with connect(server) as connection:
+        connection.sendall(b"\x16\x03\x01\r\n\r\n")
+        status, reply = response(connection)
+    assert (status, reply["error"]["code"]) == (400, "invalid_http")
+
+
+def test_a_name_that_is_not_the_servers_is_refused(model, folder):
+    with served({"tiny": model}, folder, hosts=("127.0.0.1", "localhost")) as server:
+        for host, expected in ((b"evil.org:80", 400), (b"", 400), (b"LOCALHOST:1", 200), (b"127.0.0.1", 200)):
+            with connect(server) as connection:
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+                status, reply = response(connection)
+            assert status == expected
+            assert status == 200 or reply["error"]["code"] == "invalid_host"
+
+
+@pytest.mark.parametrize("prompt", ["\ud800", "two\nlines", "x" * 10**5])
+def test_an_error_that_quotes_a_request_is_one_short_line(server, prompt):
+    body = body_of(prompt=prompt)
+    with connect(server) as connection:
+        connection.sendall(head(server, len(body)) + body)
+        status, reply = response(connection)
+    message = reply["error"]["message"]
+    assert status == 400 and message.startswith("prompt format") and message.isprintable() and len(message) < 1100
+
+
+def test_frames_are_not_made_of_a_text(server):
+    body = json.dumps({"model": "tiny", "medium": {"type": "text", "text": "What?"}}).encode()
+    with connect(server) as connection:
+        connection.sendall(head(server, len(body)).replace(b"chat/completions", b"frames") + body)
+        status, reply = response(connection)
+    assert (status, reply["error"]["param"]) == (400, "medium")
+
+
+def test_more_frames_than_memory_holds_are_refused(server):
+    part = {"type": "video_url", "video_url": {"url": "a.mp4", "frames": 10**9}}
+    with server.client() as client, pytest.raises(openai.BadRequestError, match="65,536 is the most"):
+        client.chat.completions.create(model="tiny", messages=asking("What?", part))

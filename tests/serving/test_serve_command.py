@@ -12,7 +12,9 @@ import pytest
 from openai import OpenAI
 from served_world import asking
 
+from vidtune.cli.main import main
 from vidtune.errors import UserError
+from vidtune.serving.fetch import check_host
 from vidtune.serving.run import listen
 
 
@@ -48,3 +50,27 @@ def test_a_signal_lets_answers_in_flight_finish(checkpoint, folder, model, numbe
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--host", "a" * 300], "is no host name"),
+        (["--name", "\x1b"], "--name"),
+        (["--api-key", ""], "--api-key"),
+        (["--allow-host", "http://example.org/"], "--allow-host"),
+        (["--allow-host", "*"], "--allow-host"),
+        (["--kept-memory", "inf"], "--kept-memory"),
+        (["--media-workers", "100000"], "--media-workers"),
+        (["--device", "meta"], "device 'meta'"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_the_server_runs(checkpoint, capsys, options, said):
+    with pytest.raises(SystemExit) as left:
+        main(["serve", str(checkpoint), "--port", "0", *options])
+    assert left.value.code == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["example.org", "*.example.org", "example.org:8080", "127.0.0.1", "::1", "bücher.de"])
+def test_hosts_that_can_be_allowed(given):
+    check_host(given)

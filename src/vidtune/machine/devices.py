@@ -24,7 +24,9 @@ def pick_device(name: str | None) -> str:
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()  # also asks whether it holds values
+    except NotImplementedError:
+        raise UserError(f"device {name!r}: this machine, or this build of torch, has none") from None
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r}: {str(error).splitlines()[0]}") from None
     if torch.device(name).type == "cpu" and torch.get_num_threads() > available_cores():

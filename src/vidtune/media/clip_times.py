@@ -15,6 +15,8 @@ import numpy as np
 
 _NEAR = 1e-9  # seconds by which a frame may begin later than a moment that was computed with floats
 _LARGEST = np.iinfo(np.int64).max
+MOST_FRAMES = 2**16
+"""Most frames that can be asked for of one file."""
 FOLDER_FPS = 1.0
 """Frames per second of frames without times, where a part of them is asked for by seconds and no rate is given."""
 UNEVEN_SECONDS = 0.5
@@ -37,7 +39,7 @@ class Part:
 
     Raises:
         ValueError: seconds that are negative, not finite, reversed or no numbers, a rate that is not above 0, or a
-            number of frames below 1; in one line.
+            number of frames below 1 or above `MOST_FRAMES`; in one line.
     """
 
     start: float | None = None
@@ -58,6 +60,8 @@ class Part:
                 raise ValueError(f"{name} is {_written(rate)} frames per second; give a number above 0")
         if self.frames is not None and (not _is_whole(self.frames) or self.frames < 1):
             raise ValueError(f"frames is {_written(self.frames)}; give a whole number of frames, 1 or more")
+        if (self.num_frames or 1) > MOST_FRAMES:
+            raise ValueError(f"{_written(self.num_frames)[:20]} frames are asked for; {MOST_FRAMES:,} is the most")
         if list(self.frames_at) != sorted(self.frames_at):
             raise ValueError(f"frames_at is {_written(self.frames_at)}; give the seconds in ascending order")
         if self.frames_at and (self.is_cut or self.frames is not None):

@@ -24,6 +24,8 @@ NO_OWNER = -1
 """Owner of a token that belongs to no media item: text."""
 NO_TEXT = -1
 """Start character of a token that is not text: media, or the beginning-of-sequence token."""
+MOST_TOKENS = 2**24
+"""Longest prompt: far above the context of any language model, far below the memory of a machine."""
 CUT_OFF = "answers cut off by the length limit"
 
 
@@ -119,8 +121,9 @@ def encode(
         max_length: length limit before expansion, in which a media tag counts `Placeholder.num_placeholders`. If the
             prompt format has a `PromptFormat.cut`, whole pieces of the prompt are removed first; then the right end.
         max_expanded_length: length limit after expansion; the right end is cut off, also inside a media item.
+
     Raises:
-        SampleProblem: turns, tags and media do not fit together.
+        SampleProblem: turns, tags and media do not fit together, or there are more than `MOST_TOKENS` tokens.
     """
     prompt = tokenizer.fitted(prompt)
     pieces = prompt.render(turns, open_answer)
@@ -200,8 +203,13 @@ class _Units:
 
         Returns:
             Three columns, (L,) int64 each; and the flag.
+
+        Raises:
+            SampleProblem: more than `MOST_TOKENS` ids.
         """
         kept = slice(None if max_length is None else int(np.searchsorted(np.cumsum(self.counts), max_length, "right")))
+        if (tokens := int(self.repeats[kept].sum())) > MOST_TOKENS:
+            raise SampleProblem("too many tokens", f"the prompt has {tokens:,} tokens; read fewer files or frames")
         columns = [np.repeat(column[kept], self.repeats[kept]) for column in (self.ids, labels, self.owners)]
         short = [column[:max_expanded_length] for column in columns]
         return short, len(self.ids[kept]) < len(self.ids) or len(short[0]) < len(columns[0])

@@ -1,5 +1,6 @@
 """The application: what each address answers."""
 
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 from vidtune import __version__
 from vidtune.serving.endpoints.chat import ChatEndpoint
@@ -19,11 +20,11 @@ from vidtune.serving.frames import FrameReader
 from vidtune.serving.limits import Limits, Places
 from vidtune.serving.loading import MediaLoader
 from vidtune.serving.media import MediaIntake
-from vidtune.serving.messages import media_of
+from vidtune.serving.messages import medium_of
 from vidtune.serving.page.response import page_response
 from vidtune.serving.problems import ApiProblem
 from vidtune.serving.served import ServedModel
-from vidtune.serving.wire import FramesRequest, Message, parsed, validated
+from vidtune.serving.wire import FramesRequest, parsed, validated
 
 
 def build_app(
@@ -74,12 +75,23 @@ def build_app(
         if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
             raise ApiProblem(415, "the body is sent as Content-Type: application/json", code="unsupported_media_type")
 
+    async def named(request: Request) -> None:
+        name = re.sub(r":\d*$", "", request.headers.get("host", "").lower())
+        if hosts and name not in hosts:
+            raise ApiProblem(
+                400, f"the host {name!r} is not served here; ask {' or '.join(hosts)}", code="invalid_host"
+            )
+
     app = FastAPI(
-        title="vidtune", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+        title="vidtune",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan,
+        dependencies=[Depends(named)],
     )
     router = APIRouter(dependencies=[Depends(authorised)])
-    if hosts:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
 
     @app.get("/")
     async def page() -> HTMLResponse:
@@ -111,11 +123,15 @@ def build_app(
     @router.post("/v1/frames")
     async def frames(request: Request) -> dict[str, Any]:
         with places.place():
-            asked = validated(FramesRequest, parsed(await places.body(request)))
-            model = find(asked.model)
-            [medium] = media_of([Message(role="user", content=[asked.medium])])
-            taken = await intake.take(medium)
-            return await reader.frames(model, taken.ref, "medium")
+            body = await places.body(request)
+            with places.room(len(body)):
+                asked = validated(FramesRequest, parsed(body))
+                model = find(asked.model)
+                medium = medium_of(asked.medium, "medium")
+                if medium is None:
+                    raise ApiProblem(400, "medium: is a text; give video_url or image_url", param="medium")
+                taken = await intake.take(medium)
+                return await reader.frames(model, taken.ref, medium.where)
 
     app.include_router(router)
     _answer_problems(app, metrics)
@@ -130,6 +146,10 @@ def _answer_problems(app: FastAPI, metrics: Metrics) -> None:
         metrics.problems.labels(str(problem.status)).inc()
         closing = {"Connection": "close"} if problem.status in (401, 408, 413, 415, 429) else {}
         return JSONResponse(problem.body, problem.status, {**problem.headers, **closing})
+
+    @app.exception_handler(ClientDisconnect)
+    async def nobody(request: Request, left: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # which nobody reads
 
     @app.exception_handler(HTTPException)
     async def refuse_address(request: Request, error: HTTPException) -> JSONResponse:

@@ -6,6 +6,7 @@ checked; so a name that changes its address in between gains nothing. Each redir
 
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -16,11 +17,14 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from vidtune.errors import UserError
 from vidtune.serving.problems import ApiProblem
 
 MOST_REDIRECTS = 5
 _PORTS = {"http": 80, "https": 443}
 _PIECE = 2**16
+_HOSTS = re.compile(r"(\*\.)?[\w-]+(\.[\w-]+)*(:\d{1,5})?|[\da-f:.]*:[\da-f:.]*", re.IGNORECASE)
+"""What is allowed: a host, those below it, with a port; or an IPv6 address."""
 _EMBEDDED = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
 """IPv6 networks whose addresses end with an IPv4 address, to which a gateway may lead."""
 
@@ -35,6 +39,12 @@ def is_public(address: str) -> bool:
         if inner is not None:
             return is_public(str(inner))
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
+
+
+def check_host(given: str) -> None:
+    """Raise UserError unless a text names hosts as `Fetcher` takes them."""
+    if not _HOSTS.fullmatch(given):
+        raise UserError(f"--allow-host {given!r}: is no host; write example.org, *.example.org or example.org:8080")
 
 
 @dataclass(frozen=True)

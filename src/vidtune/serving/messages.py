@@ -34,14 +34,20 @@ def media_of(messages: Sequence[Message]) -> list[AskedMedium]:
     for number, message in enumerate(messages):
         for place, part in enumerate(message.parts):
             where = f"messages[{number}].content[{place}]"
-            if not part.complete:
-                raise ApiProblem(400, f"{where}: a part of type {part.type!r} holds {part.type} alone", param=where)
-            if part.medium is None:
+            medium = medium_of(part, where)
+            if medium is None:
                 continue
             if message.role != "user":
                 raise ApiProblem(400, f"{where}: media stand in messages of the user", param=where)
-            found.append(AskedMedium(STREAMS[part.type], part.medium, where))
+            found.append(medium)
     return found
+
+
+def medium_of(part: Part, where: str) -> AskedMedium | None:
+    """Returns the medium of a part; None: it is a text. Raises ApiProblem for a part without what its type says."""
+    if not part.complete:
+        raise ApiProblem(400, f"{where}: a part of type {part.type!r} holds {part.type} alone", param=where)
+    return None if part.medium is None else AskedMedium(STREAMS[part.type], part.medium, where)
 
 
 def turns_of(messages: Sequence[Message], processor: VideoLMProcessor, prompt: str, id: str) -> list[Turn]:

@@ -14,12 +14,16 @@ _TYPES = {
 }
 
 
+_SHOWN = 1000
+"""Characters of a message."""
+
+
 class ApiProblem(Exception):
     """A request that cannot be answered.
 
     Args:
         status: HTTP status.
-        message: one line: what is wrong, what to do.
+        message: what is wrong, what to do; shown as one line, also where it quotes what a client sent.
         code: short name of the problem, for programs.
         param: part of the request that is wrong, such as ``messages[0].content[1]``.
         retry_after: seconds after which another try is worth it; None: it is not.
@@ -35,7 +39,8 @@ class ApiProblem(Exception):
         retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
+        self.status, self.code = status, code
+        self.message, self.param = _line(message), None if param is None else _line(param)
         self.retry_after = retry_after
 
     @property
@@ -48,3 +53,9 @@ class ApiProblem(Exception):
     def headers(self) -> Mapping[str, str]:
         found = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return found | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def _line(text: str) -> str:
+    """A text as one line that UTF-8 can hold: half characters and those that do not print are written as escapes."""
+    short = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in short)

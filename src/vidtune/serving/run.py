@@ -1,6 +1,7 @@
 """Runs the server until a signal ends it: SIGTERM or SIGINT, after which answers in flight are finished."""
 
 import asyncio
+import json
 import resource
 import signal
 import socket
@@ -14,6 +15,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vidtune.errors import UserError
+from vidtune.serving.problems import ApiProblem
 
 HEADER_SECONDS = 30.0
 """Seconds in which a connection sends the head of a request, or is closed."""
@@ -25,7 +27,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Protocol(H11Protocol):
-    """Closes connections that do not send the head of a request in time."""
+    """Closes connections that do not send the head of a request in time; bad HTTP gets an error in OpenAI's form."""
 
     _limit: asyncio.TimerHandle | None = None
 
@@ -41,6 +43,14 @@ class _Protocol(H11Protocol):
         super().connection_lost(exc)
         if self._limit is not None:
             self._limit.cancel()
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = json.dumps(ApiProblem(400, msg, code="invalid_http").body).encode()
+            head = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Connection", "close")]
+            for event in (h11.Response(status_code=400, headers=head), h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()
 
     def _watch(self) -> None:
         waits = self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE
@@ -79,8 +89,9 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.socket(family, socket.SOCK_STREAM)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
-    except OSError as error:
-        raise UserError(f"--host {host} --port {port}: {error.strerror or error}; choose another") from None
+    except (OSError, UnicodeError) as error:  # the latter: a name that no name server can hold
+        reason = "is no host name" if isinstance(error, UnicodeError) else error.strerror or error
+        raise UserError(f"--host {host} --port {port}: {reason}; choose another") from None
     return found
 
 

@@ -203,7 +203,7 @@ def validated(kind: type[_Model], given: dict[str, Any]) -> _Model:
     except ValidationError as error:
         first = max(error.errors(include_url=False), key=lambda one: len(one["loc"]))  # the kind that was meant
         where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"] if _is_key(key))
-        where = where.removeprefix(".")
+        where = where.removeprefix(".") or "the body"
         if first["type"] == "extra_forbidden":
             raise ApiProblem(400, f"unknown key {where}", code="unknown_parameter", param=where) from None
         raise ApiProblem(400, f"{where}: {first['msg']}", code="invalid_value", param=where) from None

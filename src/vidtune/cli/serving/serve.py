@@ -35,7 +35,8 @@ class LimitOptions:
     timeout: Annotated[float, typer.Option(callback=limit_of, help="Seconds one request may take.")] = 600.0
     media_timeout: Annotated[float, typer.Option(callback=limit_of, help="Seconds one media file may take.")] = 60.0
     kept_memory: Annotated[
-        float | None, typer.Option(min=0, help="GiB for what is kept of media between questions; default: a quarter.")
+        float | None,
+        typer.Option(min=0, max=2**20, help="GiB for what is kept of media between questions; default: a quarter."),
     ] = None
 
 
@@ -60,7 +61,7 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(envvar="VIDTUNE_API_KEY", help="Key that requests must bring along; default: none.")
     ] = None,
-    media_workers: Annotated[int, typer.Option(min=1, help="Processes that read media.")] = 2,
+    media_workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that read media.")] = 2,
     revision: Revision = None,
     system: System = None,
     model_base: ModelBase = None,
@@ -78,7 +79,7 @@ def serve(
 
     try:
         from vidtune.serving.app import build_app
-        from vidtune.serving.fetch import Fetcher
+        from vidtune.serving.fetch import Fetcher, check_host
         from vidtune.serving.limits import MIB, Limits
         from vidtune.serving.media import MediaIntake
         from vidtune.serving.run import listen, run
@@ -94,6 +95,16 @@ def serve(
         if further in places:
             raise UserError(f"--model {further}: is the name of another model")
         places[further] = where
+    if unnamed := next((one for one in places if not one.strip() or not one.isprintable()), None):
+        raise UserError(f"--name {unnamed!r}: is no name of a model; give letters that print")
+    if api_key is not None and not (
+        api_key and api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()
+    ):
+        raise UserError(
+            "--api-key: is empty, or holds what no request can carry (a letter beyond ASCII, a blank around it)"
+        )
+    for allowed_host in allow_host or ():
+        check_host(allowed_host)
     socket = listen(host, port)
     allowed = Limits(
         body=limits.max_body * MIB,

@@ -1,5 +1,6 @@
 """A conversation in a terminal: lines in, streamed answers out, commands that begin with a slash."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -87,7 +88,7 @@ class Talk:
         self.images = [*self.images, self._added("image", rest)]
 
     def _added(self, kind: str, rest: str) -> Path:
-        path = Path(_one_word(rest, f"/{kind}")).expanduser()
+        path = Path(os.path.expanduser(_one_word(rest, f"/{kind}")))  # noqa: PTH111  # an unknown ~user stays
         self.chat.add(**{kind: path})
         _note(f"the next question brings {path}")
         return path
