@@ -48,7 +48,9 @@ def chromium(browser, served):
     """The page as a new visitor gets it."""
     browser.size(1280)
     browser.open(served.address)
-    browser("indexedDB.deleteDatabase('vidtune'); localStorage.clear(); sessionStorage.clear()")
+    browser("localStorage.clear(); sessionStorage.clear()")
+    browser.call("Page.navigate", url="about:blank")
+    browser.call("Storage.clearDataForOrigin", origin=served.address, storageTypes="indexeddb")
     browser.open(served.address)
     browser.until("document.querySelector('#model').value")
     yield browser
