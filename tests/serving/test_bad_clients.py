@@ -285,3 +285,13 @@ def test_more_frames_than_memory_holds_are_refused(server):
     part = {"type": "video_url", "video_url": {"url": "a.mp4", "frames": 10**9}}
     with server.client() as client, pytest.raises(openai.BadRequestError, match="65,536 is the most"):
         client.chat.completions.create(model="tiny", messages=asking("What?", part))
+
+
+def test_half_a_request_does_not_keep_the_server_from_ending(model, folder):
+    with served({"tiny": model}, folder) as server:
+        connection = connect(server)
+        connection.sendall(head(server, 100) + b'{"model"')
+        wait_until(lambda: waiting(server) == 1)
+        began = time.monotonic()
+    connection.close()
+    assert time.monotonic() - began < 10

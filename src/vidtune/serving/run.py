@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import resource
 import signal
 import socket
@@ -44,6 +45,12 @@ class _Protocol(H11Protocol):
         if self._limit is not None:
             self._limit.cancel()
 
+    def shutdown(self) -> None:
+        if self.conn.their_state is h11.SEND_BODY and self.conn.our_state is h11.SEND_RESPONSE:
+            self.transport.close()  # a request that has not come is not waited for
+        else:
+            super().shutdown()
+
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = json.dumps(ApiProblem(400, msg, code="invalid_http").body).encode()
@@ -79,6 +86,8 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _leave(self) -> None:
+        if self.should_exit:  # what is then given up on purpose is no failure to log
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self.force_exit, self.should_exit = self.should_exit, True
 
 
