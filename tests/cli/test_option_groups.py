@@ -9,6 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import vidtune
+from vidtune.checkpoints.report import LoadReport
+from vidtune.cli.main import run
+from vidtune.cli.options.asking import LoadingOptions
 from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.loading import layer_program_of
 from vidtune.errors import UserError
@@ -53,3 +57,26 @@ def test_a_layer_program_is_json_or_a_file_of_it(tmp_path):
     ):
         with pytest.raises(UserError, match=rf"^--layer-program {re.escape(wrong)}: .*{reason}"):
             layer_program_of(wrong)
+
+
+def test_options_of_loading_reach_the_loader_and_some_are_left_to_the_first_checkpoint(monkeypatch, capsys):
+    class Loaded:
+        report = LoadReport("made up", warnings=["old"])
+
+    asked = []
+    monkeypatch.setattr(vidtune, "load", lambda *names, **given: asked.append(given) or Loaded())
+    options = LoadingOptions(
+        tower=["image=a"], tokenizer="t", dtype="float16", place=["towers=cpu"], layer_program="[]"
+    )
+    options.load("first")
+    options.load("second", name="other", without=("towers", "tokenizer"))
+    first, second = asked
+    assert (first["towers"], first["tokenizer"], first["dtype"]) == ({"image": "a"}, "t", "float16")
+    assert (first["place"], first["layer_program"]) == ({"towers": "cpu"}, [])
+    assert first.keys() - second.keys() == {"towers", "tokenizer"}
+    assert capsys.readouterr().err.splitlines() == ["warning: old", "warning: other: old"]
+
+
+def test_serve_takes_what_completes_a_checkpoint(capsys):
+    assert run(["serve", "nowhere", "--port", "0", "--tower", "image"]) == 2
+    assert "--tower image: write --tower NAME=VALUE" in capsys.readouterr().err

@@ -1,29 +1,16 @@
 """``vidtune answer``: ask a checkpoint about videos and images."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vidtune.cli.options.asking import DecodingOptions, LoadingOptions
 from vidtune.cli.options.groups import option_groups
-from vidtune.cli.options.loading import (
-    LayerProgram,
-    ModelBase,
-    Place,
-    Quantize,
-    Revision,
-    Store,
-    System,
-    Towers,
-    assignments,
-    layer_program_of,
-    limit_of,
-)
+from vidtune.cli.options.loading import Store, assignments, limit_of
 from vidtune.cli.options.reading import ReadingOptions
 from vidtune.cli.options.target import TargetOptions
-from vidtune.machine.memory import uncollected
 
 if TYPE_CHECKING:
     from vidtune.api.reply import Reply
@@ -45,6 +32,8 @@ def answer(
     ],
     about: TargetOptions,
     reading: ReadingOptions,
+    decoding: DecodingOptions,
+    loading: LoadingOptions,
     video: Annotated[list[Path] | None, typer.Option(help="Video file or folder of frames; may be repeated.")] = None,
     image: Annotated[list[Path] | None, typer.Option(help="Image file; may be repeated. Images follow videos.")] = None,
     features: Annotated[
@@ -60,21 +49,7 @@ def answer(
         float | None, typer.Option(min=0, help="Seconds of the video, where there are features of it alone.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per question.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; above, tokens are drawn.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Draw from the tokens that hold this share of probability.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 42,
     prompt: Annotated[str | None, typer.Option(help="Prompt format; default: the system's for answering.")] = None,
-    revision: Revision = None,
-    system: System = None,
-    model_base: ModelBase = None,
-    tower: Towers = None,
-    tokenizer: Annotated[str | None, typer.Option(help="When the checkpoint's folder holds none.")] = None,
-    device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None,
-    quantize: Quantize = None,
-    place: Place = None,
-    layer_program: LayerProgram = None,
     media_timeout: Annotated[float, typer.Option(callback=limit_of, help="Seconds one media file may take.")] = 60.0,
     store: Store = None,
 ) -> None:
@@ -83,32 +58,13 @@ def answer(
     Streams that accompany a video, such as its sound, are read from the same file. Moments in an answer are printed in
     seconds too.
     """
-    import vidtune
-    from vidtune.generation.settings import GenerationSettings
     from vidtune.processing.asked_media import require_files
 
     reading.build()
-    GenerationSettings(max_new_tokens, do_sample=temperature > 0, temperature=temperature, top_p=top_p, seed=seed)
+    settings = decoding.given()
     require_files({"video": video or [], "image": image or []})
-    steps = layer_program_of(layer_program)
     target = about.build(video or [], media_timeout)
-    with uncollected():
-        model = vidtune.load(
-            checkpoint,
-            revision=revision,
-            system=system,
-            base=model_base,
-            towers=assignments(tower, "--tower"),
-            tokenizer=tokenizer,
-            device=device,
-            dtype=dtype,
-            layer_program=steps,
-            quantize=quantize,  # type: ignore[arg-type]
-            place=assignments(place, "--place"),
-            said=partial(typer.echo, err=True),
-        )
-    for warning in model.report.warnings if model.report else ():
-        typer.echo(f"warning: {warning}", err=True)
+    model = loading.load(checkpoint)
     if about.tracker is not None:
         typer.echo(f"following the box with the tracker {about.tracker}", err=True)
     located = None if target is None else model.follow(target, video=video, media_timeout=media_timeout)
@@ -124,10 +80,7 @@ def answer(
         prompt=prompt,
         media_timeout=media_timeout,
         store=store,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
+        **settings,
     )
     if untrained := next((reply.untrained for reply in replies if reply.untrained), None):
         typer.echo(f"untrained length: {untrained}", err=True)

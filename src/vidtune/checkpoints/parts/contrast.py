@@ -166,7 +166,7 @@ def load_contrast(place: str | Path) -> tuple[Contrast, CaptionTokenizer]:
     """
     files = contrast_files(place)
     if not _is_ours(files):
-        raise UserError(f"{place}: holds no folder {FOLDER}, which the result of a contrastive stage has")
+        raise UserError(f"{place}: holds no folder {FOLDER}; give the result of a stage with objective: contrastive")
     try:
         sizes = {name: files.config[name] for name in ("projections", "mean", "loss")}
         found = ContrastConfig(text=text_config(files), **{**sizes, "mean": tuple(sizes["mean"])})

@@ -1,26 +1,22 @@
 """``vidtune serve``: a chat API in OpenAI's form, and a page, over checkpoints."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vidtune.cli.options.asking import LoadingOptions
 from vidtune.cli.options.groups import option_groups
-from vidtune.cli.options.loading import (
-    LayerProgram,
-    ModelBase,
-    Place,
-    Quantize,
-    Revision,
-    System,
-    assignments,
-    layer_program_of,
-    limit_of,
-)
+from vidtune.cli.options.loading import assignments, limit_of
+from vidtune.errors import UserError
+
+if TYPE_CHECKING:
+    from vidtune.serving.limits import Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_OF_THE_FIRST = ("revision", "base", "towers", "tokenizer")
+"""What completes the checkpoint of the command is not for the further ones."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +35,25 @@ class LimitOptions:
         typer.Option(min=0, max=2**20, help="GiB for what is kept of media between questions; default: a quarter."),
     ] = None
 
+    def build(self) -> "Limits":
+        """The limits in the units of the server."""
+        from vidtune.serving.limits import MIB, Limits
+
+        return Limits(
+            body=self.max_body * MIB,
+            media_bytes=self.max_media * MIB,
+            media_seconds=self.max_media_seconds,
+            queue=self.max_queue,
+            seconds=self.timeout,
+            media_timeout=self.media_timeout,
+        )
+
 
 @option_groups
 def serve(
     checkpoint: Annotated[str, typer.Argument(help="Folder or hub id, in any format that `vidtune systems` lists.")],
     limits: LimitOptions,
+    loading: LoadingOptions,
     host: Annotated[str, typer.Option(help="Address at which the server listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
     name: Annotated[str | None, typer.Option(help="Name of the model; default: the checkpoint as given.")] = None,
@@ -62,75 +72,32 @@ def serve(
         str | None, typer.Option(envvar="VIDTUNE_API_KEY", help="Key that requests must bring along; default: none.")
     ] = None,
     media_workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that read media.")] = 2,
-    revision: Revision = None,
-    system: System = None,
-    model_base: ModelBase = None,
-    device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None,
-    quantize: Quantize = None,
-    place: Place = None,
-    layer_program: LayerProgram = None,
 ) -> None:
     """Serve a checkpoint over HTTP: /v1/chat/completions in OpenAI's form, with streaming, and a page at /.
 
     A signal (Ctrl-C, SIGTERM) ends it: answers in flight are finished; a second one ends it at once.
     """
-    from vidtune.errors import UserError
-
     try:
         from vidtune.serving.app import build_app
         from vidtune.serving.fetch import Fetcher, check_host
-        from vidtune.serving.limits import MIB, Limits
+        from vidtune.serving.limits import MIB
         from vidtune.serving.media import MediaIntake
         from vidtune.serving.run import listen, run
         from vidtune.serving.served import ServedModel
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing: pip install 'vidtune[serve]'") from None
-    import vidtune
 
     if media_root is not None and not media_root.is_dir():
         raise UserError(f"--media-root {media_root}: is no folder")
-    places = {name or checkpoint: checkpoint}
-    for further, where in assignments(model, "--model").items():
-        if further in places:
-            raise UserError(f"--model {further}: is the name of another model")
-        places[further] = where
-    if unnamed := next((one for one in places if not one.strip() or not one.isprintable()), None):
-        raise UserError(f"--name {unnamed!r}: is no name of a model; give letters that print")
-    if api_key is not None and not (
-        api_key and api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()
-    ):
-        raise UserError(
-            "--api-key: is empty, or holds what no request can carry (a letter beyond ASCII, a blank around it)"
-        )
+    places = _named(checkpoint, name, model)
+    _check_key(api_key)
     for allowed_host in allow_host or ():
         check_host(allowed_host)
     socket = listen(host, port)
-    allowed = Limits(
-        body=limits.max_body * MIB,
-        media_bytes=limits.max_media * MIB,
-        media_seconds=limits.max_media_seconds,
-        queue=limits.max_queue,
-        seconds=limits.timeout,
-        media_timeout=limits.media_timeout,
-    )
     kept = None if limits.kept_memory is None else int(limits.kept_memory * 1024 * MIB)
     served = []
     for number, (called, where) in enumerate(places.items()):
-        loaded = vidtune.load(
-            where,
-            revision=revision if number == 0 else None,
-            system=system,
-            base=model_base if number == 0 else None,
-            device=device,
-            dtype=dtype,
-            layer_program=layer_program_of(layer_program),
-            quantize=quantize,  # type: ignore[arg-type]
-            place=assignments(place, "--place"),
-            said=partial(typer.echo, err=True),
-        )
-        for warning in loaded.report.warnings if loaded.report else ():
-            typer.echo(f"warning: {called}: {warning}", err=True)
+        loaded = loading.load(where, name=called, without=_OF_THE_FIRST if number else ())
         served.append(
             ServedModel(
                 called,
@@ -141,9 +108,30 @@ def serve(
                 max_kept=None if kept is None else kept // len(places),
             )
         )
+    allowed = limits.build()
     fetcher = Fetcher(allow_host, allowed.media_bytes, limits.media_timeout) if allow_host else None
     hosts = LOOPBACK[:2] if host in LOOPBACK[:2] else ()
     app = build_app(
         served, MediaIntake(media_root, fetcher), allowed, api_key=api_key, hosts=hosts, media_workers=media_workers
     )
     run(app, socket, lambda address: typer.echo(f"serving at {address}", err=True))
+
+
+def _named(checkpoint: str, name: str | None, further: list[str] | None) -> dict[str, str]:
+    """Checkpoints by the names under which they are served. Raises UserError for a name that cannot be one."""
+    places = {name or checkpoint: checkpoint}
+    for called, where in assignments(further, "--model").items():
+        if called in places:
+            raise UserError(f"--model {called}: is the name of another model")
+        places[called] = where
+    if unnamed := next((one for one in places if not one.strip() or not one.isprintable()), None):
+        raise UserError(f"--name {unnamed!r}: is no name of a model; give letters that print")
+    return places
+
+
+def _check_key(key: str | None) -> None:
+    """Raise UserError for a key that no request can carry."""
+    if key is not None and not (key and key.isascii() and key.isprintable() and key == key.strip()):
+        raise UserError(
+            "--api-key: is empty, or holds what no request can carry (a letter beyond ASCII, a blank around it)"
+        )

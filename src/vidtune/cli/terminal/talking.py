@@ -62,7 +62,7 @@ class Talk:
         if name == "quit":
             return False
         if name not in COMMANDS:
-            raise UserError(f"/{name}: no such command; {suggestion(name, COMMANDS)}")
+            raise UserError(f"/{name}: no such command; {suggestion(name, (*COMMANDS, 'quit'))}")
         COMMANDS[name][0](self, rest.strip())
         return True
 
