@@ -93,6 +93,16 @@ def test_a_link_out_of_the_folder_is_refused_under_any_name(tmp_path):
         load(tmp_path / "set", ["a"], [])
 
 
+def test_features_behind_a_link_that_leaves_their_folder_are_refused(tmp_path):
+    folder = write_set(tmp_path / "set", [("one", "question?", "answer")], missing=["one"])
+    (tmp_path / "secret.npy").touch()
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "one.npy").symlink_to(tmp_path / "secret.npy")
+    test_set = BENCHMARKS["world_qa"]
+    with pytest.raises(UserError, match=r"features of video: .*one\.npy is a link that leaves the folder"):
+        test_set.with_features(test_set.load(folder), {"video": tmp_path / "features"}, "video")
+
+
 def test_feature_files_are_found_in_the_same_way(tmp_path):
     questions = BENCHMARKS["activitynet_qa"].load(
         write_set(tmp_path / "set", [(name, "?", "cat") for name in "abcd"], missing="abcd", videos="all_test")
