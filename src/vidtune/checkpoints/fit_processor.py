@@ -17,7 +17,7 @@ from vidtune.models.config import VideoLMConfig
 from vidtune.processing.added_tokens import add_tokens, require_rows
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.processing.stream_settings import Measure, StreamSettings, condenses, is_tokenwise
-from vidtune.processing.tokenizer import beginning_of, load_tokenizer
+from vidtune.processing.tokenizer import beginning_of, load_tokenizer, require_writable
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 
@@ -90,8 +90,11 @@ def _saved_processor(files: CheckpointFiles) -> VideoLMProcessor:
         processor: VideoLMProcessor = VideoLMProcessor.from_pretrained(
             files.path, config=VideoLMConfig.from_dict(files.config), trust_remote_code=False
         )
-    except UserError:
-        raise
+        require_writable(processor.tokenizer.init_kwargs)
+    except UserError as error:
+        raise (
+            error if str(files.path) in str(error) else UserError(f"{files.path}/processor_config.json: {error}")
+        ) from None
     except Exception as error:  # the tokenizers library raises plain exceptions
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(

@@ -70,6 +70,7 @@ def load_tokenizer(
                 str(path), **known, trust_remote_code=False
             )
             settings = get_tokenizer_config(str(path))
+            require_writable(settings)
             if legacy is None:
                 legacy = bool(settings.get("legacy", True))
             # Also in init_kwargs, because transformers 5 saves only those.
@@ -83,6 +84,11 @@ def load_tokenizer(
     if "beginning" in settings or "streams" in settings or settings.get("processor_class") == OUR_PROCESSOR:
         tokenizer.beginning = settings.get("beginning", default_beginning(tokenizer))
     return tokenizer
+
+
+def require_writable(settings: Any) -> None:
+    """Raise UnicodeEncodeError where settings hold half a character (a lone surrogate), which no file can hold."""
+    json.dumps(settings, ensure_ascii=False, default=str).encode()
 
 
 def _cause(error: ForeignFileError) -> str:

@@ -67,6 +67,8 @@ LATER_SOURCE_KEYS = ("format", "sampling", "frame_rate", "roots", "missing_sets"
 
 
 def _expand_home(path: str) -> str:
+    if path.isspace():
+        raise ValueError("is blank; name a file or folder")
     return str(Path(path).expanduser()) if path.startswith("~") else path
 
 

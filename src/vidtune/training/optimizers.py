@@ -105,9 +105,9 @@ def _orthogonal_by_ranks(matrices: Sequence[Tensor]) -> Tensor:
     part = matrices[0].new_zeros(share, *matrices[0].shape)
     if own:
         part[: len(own)] = orthogonal(own)
-    found = part.new_empty(world * share, *matrices[0].shape)
-    dist.all_gather_into_tensor(found, part)
-    return found[: len(matrices)]
+    parts = [torch.empty_like(part) for _ in range(world)]
+    dist.all_gather(parts, part)
+    return torch.cat(parts)[: len(matrices)]
 
 
 def _parts(alike: list[nn.Parameter], size: int) -> Iterator[list[nn.Parameter]]:

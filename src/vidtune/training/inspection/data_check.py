@@ -128,12 +128,19 @@ def describe(stage: Stage, report: DataReport, out: Path | None = None) -> str:
     return "\n".join(lines)
 
 
+def sources_of(stage: Stage) -> str:
+    """Returns the annotation files of a stage, for messages."""
+    return ", ".join(source.annotations for source in stage.data)
+
+
 def refusal(stage: Stage, report: DataReport) -> str | None:
     """Returns why training would refuse the data of a stage; None if it would not."""
     unusable = sum(report.excluded.values())
     start = f"stage {stage.name!r}: "
     if unusable == report.num_samples:
-        return f"{start}none of its {unusable} samples can be used" if unusable else f"{start}its data hold no sample"
+        if unusable:
+            return f"{start}none of its {unusable} samples can be used"
+        return f"{start}no sample in {sources_of(stage)}"
     if report.unusable_sources:
         return f"{start}none of the samples of {', '.join(report.unusable_sources)} can be used"
     if too_many(unusable, report.num_samples, stage.max_excluded):

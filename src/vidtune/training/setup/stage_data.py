@@ -134,7 +134,8 @@ def _usable_samples(
         lengths = lengths.select(np.flatnonzero(lengths.tokens))
     if not len(table):
         why = f"; the first: {problems[0]}" if problems else ""
-        raise UserError(f"stage {stage.name!r}: its annotations hold no sample to train on{why}")
+        files = ", ".join(source.annotations for source in stage.data)
+        raise UserError(f"stage {stage.name!r}: no sample to train on in {files}{why}")
     _require_each(stage, whole, table, problems)
     return table, lengths, len(whole) - len(table)
 
