@@ -48,6 +48,14 @@ def save_checkpoint(checkpoint: Checkpoint, out: Path, format_name: str = OURS, 
                 _write(checkpoint, folder, format, base)
             except (ValueError, UserError) as error:
                 raise UserError(f"cannot write format {format_name}: {error}") from None
+            except RuntimeError as error:
+                if "shared tensors" not in str(error):
+                    raise
+                reason = str(error).partition("[")[2].partition("]")[0]
+                raise UserError(
+                    f"cannot write format {format_name}: weights lie in one place, which this model keeps apart: "
+                    f"{reason}; the file that they were read from is damaged, copy it again"
+                ) from None
     except FileExistsError:
         raise UserError(f"{out}: exists already; choose another folder or remove it") from None
 
