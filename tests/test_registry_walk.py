@@ -8,8 +8,9 @@ import pytest
 from transformers import AutoConfig
 
 from vidtune.data.sample import Turn
+from vidtune.recipe.files import load_recipe
 from vidtune.recipe.shipped import list_recipes
-from vidtune.recipe.types import component_matches, load_recipe
+from vidtune.recipe.types import component_matches
 from vidtune.registry import BENCHMARKS, SYSTEMS
 from vidtune.training.setup.parameters import component_names
 

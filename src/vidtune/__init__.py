@@ -22,7 +22,7 @@ _PLACES = {
     "chat": "vidtune.api.questions",
     "evaluate": "vidtune.api.runs",
     "load": "vidtune.api.questions",
-    "load_recipe": "vidtune.recipe.types",
+    "load_recipe": "vidtune.recipe.files",
     "register_annotations": "vidtune.extending",
     "register_benchmark": "vidtune.extending",
     "register_connector": "vidtune.extending",
@@ -83,7 +83,8 @@ if TYPE_CHECKING:
         register_system,
         register_tower,
     )
-    from vidtune.recipe.types import Recipe, load_recipe
+    from vidtune.recipe.files import load_recipe
+    from vidtune.recipe.types import Recipe
 
 
 def __getattr__(name: str) -> Any:

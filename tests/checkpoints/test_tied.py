@@ -24,7 +24,8 @@ from vidtune.checkpoints.report import OURS, LoadReport
 from vidtune.checkpoints.write import save_checkpoint
 from vidtune.errors import UserError
 from vidtune.models.video_lm import VideoLM
-from vidtune.recipe.types import LoRA, Recipe, dump_recipe, load_recipe
+from vidtune.recipe.files import dump_recipe, load_recipe
+from vidtune.recipe.types import LoRA, Recipe
 from vidtune.registry import SYSTEMS
 
 HEAD, EMBEDDINGS = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"

@@ -10,7 +10,7 @@ from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.cli.main import run
 from vidtune.errors import UserError
 from vidtune.foreign.sizes import absurd_size
-from vidtune.recipe.types import load_recipe
+from vidtune.recipe.files import load_recipe
 
 RECIPE = """system: video_llava
 language_model: {{model_type: llama, {model}}}

@@ -19,7 +19,7 @@ from training_world import LANGUAGE_MODEL, TOWER, conversation, write_video
 
 from vidtune.checkpoints.build import build_model
 from vidtune.cli.main import run
-from vidtune.recipe.types import load_recipe
+from vidtune.recipe.files import load_recipe
 
 SYSTEM = {
     "system": "video_llava",

@@ -32,7 +32,8 @@ from vidtune.processing.prompts.cutting import Cut
 from vidtune.processing.prompts.known import captions, with_roles
 from vidtune.processing.times import time_rule
 from vidtune.processing.tokenizer import load_tokenizer
-from vidtune.recipe.types import LoRA, load_recipe
+from vidtune.recipe.files import load_recipe
+from vidtune.recipe.types import LoRA
 from vidtune.registry import SYSTEMS
 from vidtune.systems.parts.vicuna import CURIOUS_USER
 from vidtune.training.setup.parameters import prepare_components, select_components

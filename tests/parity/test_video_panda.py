@@ -28,7 +28,7 @@ from vidtune.planning.order import modality_grouped_order
 from vidtune.processing.batch import Batch, Item, Teaching
 from vidtune.processing.tokenizer import ChunkTokenizer, load_tokenizer
 from vidtune.processing.tokenizing import Placeholder, encode
-from vidtune.recipe.types import load_recipe
+from vidtune.recipe.files import load_recipe
 from vidtune.registry import BENCHMARKS, SYSTEMS
 from vidtune.training.setup.parameters import parameter_groups
 from vidtune.training.setup.starting_model import trained_components

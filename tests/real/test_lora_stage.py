@@ -15,7 +15,8 @@ from vidtune.data.sample import MediaRef, Sample, Turn
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Batch, pack
 from vidtune.processing.processor import VideoLMProcessor
-from vidtune.recipe.types import Recipe, dump_recipe
+from vidtune.recipe.files import dump_recipe
+from vidtune.recipe.types import Recipe
 
 CAPITAL = "What is the capital of France?"
 

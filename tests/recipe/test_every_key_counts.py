@@ -14,7 +14,8 @@ import vidtune
 from vidtune.checkpoints.build import build_config
 from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.errors import UserError
-from vidtune.recipe.types import EXECUTION_SETTINGS, OTHER_PARTS, Recipe, recipe_fingerprint
+from vidtune.recipe.fingerprint import EXECUTION_SETTINGS, OTHER_PARTS, recipe_fingerprint
+from vidtune.recipe.types import Recipe
 
 LLM = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 LLM |= {"num_attention_heads": 2, "max_position_embeddings": 512}

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from vidtune.errors import UserError
+from vidtune.recipe.files import dump_recipe, load_recipe
+from vidtune.recipe.fingerprint import recipe_fingerprint
 from vidtune.recipe.shipped import list_recipes
-from vidtune.recipe.types import component_matches, dump_recipe, load_recipe, recipe_fingerprint
+from vidtune.recipe.types import component_matches
 
 RECIPE = """\
 system: any_system

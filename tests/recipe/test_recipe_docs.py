@@ -6,17 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vidtune.recipe.types import (
-    EXECUTION_SETTINGS,
-    OTHER_PARTS,
-    BenchmarkEntry,
-    Contrast,
-    DataSource,
-    LoRA,
-    Recipe,
-    Stage,
-    Train,
-)
+from vidtune.recipe.fingerprint import EXECUTION_SETTINGS, OTHER_PARTS
+from vidtune.recipe.types import BenchmarkEntry, Contrast, DataSource, LoRA, Recipe, Stage, Train
 
 DOCS = Path(__file__).parents[2] / "docs" / "recipe.md"
 SECTIONS = {

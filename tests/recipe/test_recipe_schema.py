@@ -7,9 +7,9 @@ import pytest
 
 from vidtune.errors import UserError
 from vidtune.foreign.yaml_document import read_yaml
+from vidtune.recipe.files import load_recipe, recipe_file
 from vidtune.recipe.json_schema import MODELS, documented_keys, recipe_schema
 from vidtune.recipe.shipped import list_recipes
-from vidtune.recipe.types import load_recipe, recipe_file
 
 jsonschema = pytest.importorskip("jsonschema")
 

@@ -3,8 +3,9 @@
 import pytest
 
 from vidtune.errors import UserError
+from vidtune.recipe.files import load_recipe
 from vidtune.recipe.sampling import Sampling
-from vidtune.recipe.types import DataSource, load_recipe
+from vidtune.recipe.types import DataSource
 
 
 @pytest.mark.parametrize(

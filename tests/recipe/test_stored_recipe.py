@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vidtune.errors import UserError
+from vidtune.recipe.files import dump_recipe, load_recipe
 from vidtune.recipe.stored import found_from, stored_recipe
-from vidtune.recipe.types import dump_recipe, load_recipe
 
 # Every key that may hold a path, with the same one; all other texts are names.
 EVERYWHERE = """\

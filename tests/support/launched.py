@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from vidtune.recipe.types import Recipe, dump_recipe
+from vidtune.recipe.files import dump_recipe
+from vidtune.recipe.types import Recipe
 
 HANGS_AFTER = 100.0
 

@@ -33,7 +33,8 @@ from vidtune.checkpoints.build import build_model
 from vidtune.errors import UserError
 from vidtune.machine import fork_server, workers
 from vidtune.models.video_lm import VideoLM
-from vidtune.recipe.types import Recipe, load_recipe
+from vidtune.recipe.files import load_recipe
+from vidtune.recipe.types import Recipe
 from vidtune.training.packs import loading
 from vidtune.training.packs.pack import LoadedPack
 from vidtune.training.ranks import parallel

@@ -7,7 +7,7 @@ import pytest
 
 from vidtune.errors import UserError
 from vidtune.machine.ranks.launch import LaunchFailed
-from vidtune.recipe.types import dump_recipe
+from vidtune.recipe.files import dump_recipe
 from vidtune.training.run import Run, train
 
 

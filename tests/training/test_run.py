@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from vidtune.checkpoints.build import build_model
 from vidtune.checkpoints.load import load_checkpoint
 from vidtune.errors import UserError
-from vidtune.recipe.types import Recipe, load_recipe
+from vidtune.recipe.files import load_recipe
+from vidtune.recipe.types import Recipe
 from vidtune.training.run import train_stages as train
 from vidtune.training.saving import checkpoints
 from vidtune.training.signals import TrainingInterrupted

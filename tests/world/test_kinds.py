@@ -4,8 +4,10 @@ import pytest
 
 from vidtune.cli.demo import demo
 from vidtune.errors import UserError
+from vidtune.recipe.files import dump_recipe, load_recipe
+from vidtune.recipe.fingerprint import recipe_fingerprint
 from vidtune.recipe.shipped import WORLD_RECIPES
-from vidtune.recipe.types import Recipe, dump_recipe, load_recipe, recipe_fingerprint
+from vidtune.recipe.types import Recipe
 from vidtune.world import WORLDS
 
 

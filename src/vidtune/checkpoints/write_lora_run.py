@@ -29,8 +29,9 @@ from vidtune.checkpoints.source import WHOLE, Source
 from vidtune.errors import UserError
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
+from vidtune.recipe.files import RECIPE_FILE
 from vidtune.recipe.stored import stored_recipe
-from vidtune.recipe.types import RECIPE_FILE, component_matches
+from vidtune.recipe.types import component_matches
 from vidtune.registry import SYSTEMS
 
 

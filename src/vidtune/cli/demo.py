@@ -33,8 +33,8 @@ def demo(
     from vidtune.evaluation.report.page import build_report
     from vidtune.machine.devices import pick_device
     from vidtune.machine.progress import ProgressDisplay
+    from vidtune.recipe.files import load_recipe
     from vidtune.recipe.shipped import DEMO_RECIPE
-    from vidtune.recipe.types import load_recipe
     from vidtune.world import WORLDS, render_world, world_of_recipe
 
     name, results = recipe or DEMO_RECIPE, out if recipe in (None, DEMO_RECIPE) else out / str(recipe)
@@ -95,7 +95,7 @@ def _train(name: str, variables: dict[str, str], out: Path) -> Path:
     """Train with two processes if there are two cores and no GPU."""
     from vidtune.machine.cores import available_cores
     from vidtune.machine.devices import pick_device
-    from vidtune.recipe.types import load_recipe
+    from vidtune.recipe.files import load_recipe
     from vidtune.training.run import train
     from vidtune.training.setup.run_folder import FINAL
 

@@ -19,8 +19,8 @@ def doctor(
     ] = None,
 ) -> None:
     """Run a few steps of a stage of RECIPE, show what takes the time, and say what to change."""
+    from vidtune.recipe.files import load_recipe
     from vidtune.recipe.mistakes import of_recipe
-    from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.advice import describe
     from vidtune.training.inspection.doctor import examine
 

@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vidtune.cli.options.asking import CheckpointOptions
 from vidtune.cli.options.endpoint import EndpointOptions
 from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.judging import CACHE, NO_JUDGE, JudgeOptions, Scoring, count_earlier, judge_and_score
 from vidtune.cli.options.loading import (
     LayerProgram,
-    ModelBase,
-    Place,
     ProtocolRules,
-    Quantize,
     Revision,
     Store,
-    System,
-    Towers,
     assignments,
     layer_program_of,
     limit_of,
@@ -94,17 +90,9 @@ class QuestionOptions:
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """The options that say what completes a checkpoint, and where and in which precision it computes."""
+class ModelOptions(CheckpointOptions):
+    """The options of a checkpoint, and whose code answers."""
 
-    system: System = None
-    model_base: ModelBase = None
-    tower: Towers = None
-    tokenizer: Annotated[str | None, typer.Option(help="When the checkpoint's folder holds none.")] = None
-    device: Annotated[str | None, typer.Option(help="Of torch; default: a GPU when there is one.")] = None
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None
-    quantize: Quantize = None
-    place: Place = None
     transformers: Annotated[
         bool,
         typer.Option("--transformers", help="Answer by transformers' own model and processor, whatever vidtune knows."),

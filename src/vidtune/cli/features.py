@@ -116,8 +116,8 @@ def extract(
     from vidtune.machine.progress import ProgressDisplay
     from vidtune.machine.ranks.place import ProcessPlace, compute_device
     from vidtune.media.pool import MediaPool
+    from vidtune.recipe.files import load_recipe
     from vidtune.recipe.mistakes import of_recipe
-    from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.extraction import stage_extractions
 
     asked = bool(of_benchmark.benchmark) or of_benchmark.checkpoint is not None

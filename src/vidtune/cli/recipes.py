@@ -14,8 +14,8 @@ recipes = typer.Typer(help="List, show and copy the shipped recipes.", no_args_i
 @recipes.command("list")
 def list_all() -> None:
     """Name the shipped recipes with their system and stages."""
+    from vidtune.recipe.files import load_recipe
     from vidtune.recipe.shipped import list_recipes
-    from vidtune.recipe.types import load_recipe
 
     rows = []
     for name in list_recipes():
@@ -34,7 +34,7 @@ def show(
     resolved: Annotated[bool, typer.Option("--resolved", help="Write out every default.")] = False,
 ) -> None:
     """Print a recipe: the file as it is, or resolved."""
-    from vidtune.recipe.types import dump_recipe, load_recipe, recipe_file
+    from vidtune.recipe.files import dump_recipe, load_recipe, recipe_file
 
     if resolved or overrides:
         typer.echo(dump_recipe(load_recipe(recipe, overrides or (), expand=False)), nl=False)
@@ -50,7 +50,7 @@ def copy(
     """Copy a shipped recipe to a file of your own."""
     from vidtune.errors import UserError
     from vidtune.foreign.variables import required
-    from vidtune.recipe.types import recipe_file
+    from vidtune.recipe.files import recipe_file
 
     target = to / f"{recipe}.yaml" if to.is_dir() else to
     text = recipe_file(recipe).read_text(encoding="utf-8")

@@ -37,8 +37,8 @@ def train(
     changes = overrides or ()
     if dry_run:
         from vidtune.machine.progress import ProgressDisplay
+        from vidtune.recipe.files import load_recipe
         from vidtune.recipe.mistakes import of_recipe
-        from vidtune.recipe.types import load_recipe
         from vidtune.training.inspection.dry_run import describe, forecast
 
         if device is not None:
@@ -64,7 +64,7 @@ def _train(recipe: str, changes: Sequence[str], out: Path, device: str | None, p
     # Silences remarks of torch's C++ code that are meant for its developers. Read when torch is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from vidtune.machine.ranks.place import ProcessPlace
-    from vidtune.recipe.types import load_recipe
+    from vidtune.recipe.files import load_recipe
 
     if ProcessPlace.from_environment().world == 1:  # ranks of a launcher say a mistake once
         load_recipe(recipe, changes)  # a mistake in it is said before torch is imported, which takes seconds

@@ -12,7 +12,7 @@ from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity, iden
 from vidtune.foreign.documents import read_text
 from vidtune.foreign.yaml_document import SIZE_LIMIT
 from vidtune.generation.settings import GenerationSettings
-from vidtune.recipe.types import RECIPE_FILE
+from vidtune.recipe.files import RECIPE_FILE
 from vidtune.registry import SYSTEMS
 
 if TYPE_CHECKING:

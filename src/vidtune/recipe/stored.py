@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from vidtune.foreign.documents import read_json
-from vidtune.recipe.types import A_PLACE, RECIPE_FILE, Recipe, Settings, load_recipe
+from vidtune.recipe.files import RECIPE_FILE, load_recipe
+from vidtune.recipe.types import A_PLACE, Recipe, Settings
 
 PROVENANCE = "provenance.json"
 """File beside the recipe that tells where its result comes from."""

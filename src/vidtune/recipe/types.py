@@ -4,35 +4,27 @@ All values are frozen. An unknown key is refused with file, line, column and the
 to the folder in which the command runs; ``~`` is the home folder.
 """
 
-import hashlib
-import json
 import re
-from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from vidtune.errors import UserError
 from vidtune.foreign.sizes import absurd_size, said_of
-from vidtune.foreign.yaml_document import Key, read_yaml
-from vidtune.recipe.mistakes import Misplaced, explain
-from vidtune.recipe.overrides import override
+from vidtune.foreign.yaml_document import Key
+from vidtune.recipe.mistakes import Misplaced
 from vidtune.recipe.sampling import known_sampling
-from vidtune.recipe.shipped import list_recipes, recipe_path
 from vidtune.registry import ORDER_RULES
 from vidtune.spelling import suggestion
 
@@ -40,30 +32,8 @@ COMPONENT_GLOB = re.compile(
     r"(towers|connectors|alignments|contrast)(\.[A-Za-z0-9_*?\[\]!-]+)?|language_model(\.added_tokens)?|\*"
 )
 STAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
-RECIPE_FILE = "recipe.yaml"
-"""Name of the recipe that is stored with a run and with its results."""
 A_PLACE = "path or hub id"
 """Mark of the types of values that name a file, a folder or a repository of the hub."""
-# Settings of a stage that do not change its resulting weights, or change them by float rounding only.
-EXECUTION_SETTINGS = (
-    "save_every",
-    "keep",
-    "workers",
-    "media_timeout",
-    "max_excluded",
-    "log_every",
-    "parallel",
-    "max_tokens_per_batch",
-    "gradient_checkpointing",
-)
-# Keys of a recipe that do not change the weights.
-OTHER_PARTS = {"world", "benchmarks", "generation", "trackers", "features", "packages"}
-# Keys that were added later, of a recipe, a stage, a component that trains and a data source: a fingerprint contains
-# them only if they are set.
-LATER_KEYS = ("revision",)
-LATER_STAGE_KEYS = ("sizes", "objective", "optimizer", "contrast")
-LATER_TRAIN_KEYS = ("embedding_learning_rate",)
-LATER_SOURCE_KEYS = ("format", "sampling", "frame_rate", "roots", "missing_sets")
 
 
 def _expand_home(path: str) -> str:
@@ -476,79 +446,3 @@ def component_matches(glob: str, component: str) -> bool:
     if component.startswith("language_model."):
         return glob == component
     return fnmatchcase(component, glob) or component.startswith(glob + ".")
-
-
-def load_recipe(
-    name_or_path: str | Path,
-    overrides: Sequence[str] = (),
-    expand: bool = True,
-    variables: Mapping[str, str] | None = None,
-) -> Recipe:
-    """Read a recipe.
-
-    Args:
-        name_or_path: name of a shipped recipe, or path of a file.
-        overrides: ``key=value`` strings; stages are addressed by name or index: ``stages.finetune.epochs=0.5``.
-        expand: False: keep ``${NAME}`` as text where the variable is not set, to show a recipe without its data.
-        variables: values of ``${NAME}``; None: the process environment.
-
-    Raises:
-        UserError: wrong syntax, unknown key (names the nearest), wrong value, variable that is not set; with file, line
-            and column.
-    """
-    document = read_yaml(recipe_file(name_or_path), variables)
-    if not isinstance(document.value, dict):
-        raise UserError(f"{name_or_path}: a recipe is a mapping that starts with system: NAME")
-    for assignment in overrides:
-        override(document, assignment)
-    try:
-        recipe = Recipe.model_validate(document.value)
-    except ValidationError as error:
-        if expand and not any(problem["type"] == "extra_forbidden" for problem in error.errors()):
-            document.require_set()
-        raise UserError(explain(error, document, Recipe)) from error
-    if expand:
-        document.require_set()
-    return recipe
-
-
-def dump_recipe(recipe: Recipe) -> str:
-    """Returns the recipe as YAML with all defaults; `load_recipe` reads it back to an equal value."""
-    values = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
-
-
-def recipe_fingerprint(recipe: Recipe) -> str:
-    """Returns 16 hex digits that identify the training; benchmarks and execution settings have no influence."""
-    values = recipe.model_dump(mode="json", by_alias=True, exclude=OTHER_PARTS)
-    sources = [source for stage in values["stages"] for source in stage["data"]]
-    added: tuple[tuple[Sequence[str], type[Settings], list[dict[str, Any]]], ...] = (
-        (LATER_KEYS, Recipe, [values]),
-        (LATER_STAGE_KEYS, Stage, values["stages"]),
-        (LATER_TRAIN_KEYS, Train, [how for stage in values["stages"] for how in stage["train"].values()]),
-        (LATER_SOURCE_KEYS, DataSource, sources),
-    )
-    for later, kind, holders in added:
-        for holder in holders:
-            for key in later:
-                if not holder[key] or holder[key] == kind.model_fields[key].default:
-                    del holder[key]
-    for stage in values["stages"]:
-        for setting in EXECUTION_SETTINGS:
-            del stage[setting]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def recipe_file(name_or_path: str | Path) -> Path:
-    """Returns the path of a shipped recipe, or of the file itself; raises UserError if neither exists."""
-    path = Path(name_or_path).expanduser()
-    if str(name_or_path) in list_recipes():
-        return recipe_path(str(name_or_path))
-    if path.suffix in (".yaml", ".yml") or "/" in str(name_or_path):
-        if path.is_dir():
-            beside = f"; did you mean {path / RECIPE_FILE}" if (path / RECIPE_FILE).is_file() else ""
-            raise UserError(f"{path}: is a folder, not a recipe file{beside}")
-        if path.exists():
-            return path
-        raise UserError(f"{path}: there is no such recipe file; vidtune recipes list names the shipped ones")
-    return recipe_path(str(name_or_path))

@@ -13,7 +13,7 @@ from vidtune.checkpoints.parts.contrast import write_contrast
 from vidtune.models.language_model.head import tied_names
 from vidtune.models.text_alignment.contrast import GROUP
 from vidtune.models.video_lm import VideoLM
-from vidtune.recipe.types import RECIPE_FILE, dump_recipe
+from vidtune.recipe.files import RECIPE_FILE, dump_recipe
 from vidtune.training.setup.stage import StageSetup
 
 

@@ -10,8 +10,9 @@ import torch
 
 from vidtune.machine.cores import media_workers, thread_budget
 from vidtune.machine.records import read_records
+from vidtune.recipe.files import load_recipe
 from vidtune.recipe.mistakes import of_recipe
-from vidtune.recipe.types import Recipe, load_recipe
+from vidtune.recipe.types import Recipe
 from vidtune.training.log import LOG
 from vidtune.training.loop import StageLoop
 from vidtune.training.ranks.group import Ranks, joined

@@ -10,7 +10,7 @@ from vidtune.errors import UserError
 from vidtune.foreign.documents import read_object, require_types
 from vidtune.machine.software import software_versions
 from vidtune.planning.plan import explain_difference
-from vidtune.recipe.types import recipe_fingerprint
+from vidtune.recipe.fingerprint import recipe_fingerprint
 from vidtune.training.ranks.group import Ranks
 from vidtune.training.saving import PREFIX
 from vidtune.training.setup.exclusions import excluded_from

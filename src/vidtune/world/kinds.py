@@ -9,8 +9,8 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.machine.progress import ProgressCallback, no_progress
 from vidtune.processing.prompts.known import written_texts
+from vidtune.recipe.files import load_recipe
 from vidtune.recipe.shipped import WORLD_RECIPES
-from vidtune.recipe.types import load_recipe
 from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
 from vidtune.world.dataset import WorldSpec, build_world

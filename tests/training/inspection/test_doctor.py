@@ -12,7 +12,7 @@ from training_world import COLOURS, conversation, mixed_samples
 
 from vidtune.cli.main import run
 from vidtune.errors import UserError
-from vidtune.recipe.types import dump_recipe
+from vidtune.recipe.files import dump_recipe
 from vidtune.training.inspection.advice import describe, diagnose
 from vidtune.training.inspection.doctor import PARTS, examine
 

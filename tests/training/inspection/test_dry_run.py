@@ -13,7 +13,8 @@ from vidtune.checkpoints import build
 from vidtune.checkpoints.files.tensors import TensorFile
 from vidtune.cli.main import run as run_command
 from vidtune.models.config import VideoLMConfig
-from vidtune.recipe.types import Recipe, dump_recipe
+from vidtune.recipe.files import dump_recipe
+from vidtune.recipe.types import Recipe
 from vidtune.training import loop
 from vidtune.training.estimates.costs import StageCosts
 from vidtune.training.inspection import dry_run

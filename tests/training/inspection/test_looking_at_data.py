@@ -10,7 +10,7 @@ from training_world import conversation
 
 from vidtune.cli.main import run as vidtune
 from vidtune.errors import UserError
-from vidtune.recipe.types import dump_recipe
+from vidtune.recipe.files import dump_recipe
 from vidtune.training.inspection.data_stats import recipe_stats
 from vidtune.training.inspection.sample_page import write_sample_page
 from vidtune.training.inspection.shown_sample import shown_sample

@@ -15,7 +15,7 @@ from launched import Launcher, log_lines, logged_steps
 from vidtune.cli.main import run as run_command
 from vidtune.errors import UserError
 from vidtune.machine.ranks.launch import launch
-from vidtune.recipe.types import dump_recipe
+from vidtune.recipe.files import dump_recipe
 
 RANK = str(Path(__file__).parents[2] / "support" / "rank_of_a_launch.py")
 LAUNCH = (

@@ -17,7 +17,8 @@ from training_world import COLOURS, TOWER, conversation, mixed_samples
 from vidtune.checkpoints.build import build_model
 from vidtune.cli.main import run
 from vidtune.features.collection import Collection, collections
-from vidtune.recipe.types import Recipe, dump_recipe
+from vidtune.recipe.files import dump_recipe
+from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 from vidtune.training.run import train_stages as train
 from vidtune.training.setup.stage import set_up

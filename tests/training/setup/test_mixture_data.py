@@ -11,7 +11,9 @@ from launched import with_settings
 from training_world import mixed_samples
 
 from vidtune.errors import UserError
-from vidtune.recipe.types import DataSource, Recipe, dump_recipe, load_recipe, recipe_fingerprint
+from vidtune.recipe.files import dump_recipe, load_recipe
+from vidtune.recipe.fingerprint import recipe_fingerprint
+from vidtune.recipe.types import DataSource, Recipe
 from vidtune.training.setup.data_contents import other_content, record_contents
 from vidtune.training.setup.run_folder import _anywhere
 from vidtune.training.setup.stage import set_up

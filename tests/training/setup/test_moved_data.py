@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from training_world import mixed_samples
 
 from vidtune.errors import UserError
-from vidtune.recipe.types import Distillation, Recipe, load_recipe
+from vidtune.recipe.files import load_recipe
+from vidtune.recipe.types import Distillation, Recipe
 from vidtune.training.run import train_stages
 from vidtune.training.setup.data_contents import places_of_claim, record_places
 from vidtune.training.setup.run_folder import EXCLUSIONS, check_recipe

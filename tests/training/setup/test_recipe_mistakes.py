@@ -3,7 +3,7 @@
 import pytest
 
 from vidtune.cli.main import run
-from vidtune.recipe.types import dump_recipe
+from vidtune.recipe.files import dump_recipe
 from vidtune.training.trackers.opening import KINDS, Kind
 
 

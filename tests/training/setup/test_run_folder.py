@@ -11,7 +11,7 @@ from training_world import conversation, mixed_samples
 
 from vidtune.cli.main import run as run_command
 from vidtune.errors import UserError
-from vidtune.recipe.types import dump_recipe
+from vidtune.recipe.files import dump_recipe
 from vidtune.training.inspection.data_check import check_recipe_data
 from vidtune.training.inspection.doctor import examine
 from vidtune.training.inspection.dry_run import forecast

@@ -18,7 +18,8 @@ from vidtune.media import pool as pool_module
 from vidtune.media.pool import LoadJob
 from vidtune.models.distillation import Teacher
 from vidtune.models.towers.clip import ClipTower
-from vidtune.recipe.types import Recipe, recipe_fingerprint
+from vidtune.recipe.fingerprint import recipe_fingerprint
+from vidtune.recipe.types import Recipe
 from vidtune.training.run import train_stages as train
 from vidtune.training.setup.stage import set_up
 from vidtune.training.signals import TrainingInterrupted

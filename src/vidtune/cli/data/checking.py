@@ -24,8 +24,8 @@ def check(
     """
     from vidtune.errors import UserError
     from vidtune.machine.progress import ProgressDisplay
+    from vidtune.recipe.files import load_recipe
     from vidtune.recipe.mistakes import of_recipe
-    from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.data_check import check_recipe_data, describe, refusal, set_lists
 
     loaded = load_recipe(recipe, overrides or ())

@@ -31,8 +31,8 @@ def stats(
     from vidtune.evaluation.benchmarks.own.finding import benchmark_named
     from vidtune.evaluation.evaluate import data_folder
     from vidtune.machine.progress import ProgressDisplay
+    from vidtune.recipe.files import load_recipe
     from vidtune.recipe.mistakes import of_recipe
-    from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.data_stats import recipe_stats
 
     tests = {}

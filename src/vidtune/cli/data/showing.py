@@ -20,8 +20,8 @@ def show(
 ) -> None:
     """Write one HTML page with what the model sees of a sample: frames, text, tokens and which of them are supervised,
     boxes, moments."""
+    from vidtune.recipe.files import load_recipe
     from vidtune.recipe.mistakes import of_recipe
-    from vidtune.recipe.types import load_recipe
     from vidtune.training.inspection.sample_page import write_sample_page
     from vidtune.training.inspection.shown_sample import shown_sample
 

@@ -25,9 +25,9 @@ def tokenizer(
     from vidtune.data.writing.tokenizer import make_tokenizer
     from vidtune.errors import UserError
     from vidtune.processing.prompts.known import written_texts
+    from vidtune.recipe.files import load_recipe
     from vidtune.recipe.shipped import list_recipes
     from vidtune.recipe.types import DataSource as Annotations
-    from vidtune.recipe.types import load_recipe
     from vidtune.registry import SYSTEMS
 
     sources: list[DataSource]

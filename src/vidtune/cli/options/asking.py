@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LoadingOptions:
-    """How a checkpoint is loaded, and what completes it."""
+class CheckpointOptions:
+    """What completes a checkpoint, and where and in which precision it computes."""
 
-    revision: Revision = None
     system: System = None
     model_base: ModelBase = None
     tower: Towers = None
@@ -37,6 +36,13 @@ class LoadingOptions:
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None
     quantize: Quantize = None
     place: Place = None
+
+
+@dataclass(frozen=True)
+class LoadingOptions(CheckpointOptions):
+    """How a checkpoint is loaded."""
+
+    revision: Revision = None
     layer_program: LayerProgram = None
 
     def given(self) -> dict[str, Any]:

@@ -5,7 +5,8 @@ import tempfile
 from pathlib import Path
 
 from vidtune.machine.ranks.launch import LaunchFailed, launch
-from vidtune.recipe.types import RECIPE_FILE, Recipe, dump_recipe
+from vidtune.recipe.files import RECIPE_FILE, dump_recipe
+from vidtune.recipe.types import Recipe
 
 
 def launch_training(

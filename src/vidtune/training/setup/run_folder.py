@@ -23,16 +23,9 @@ from vidtune.errors import UserError
 from vidtune.machine.files import write_text_atomically
 from vidtune.machine.locks import is_locked, locked
 from vidtune.machine.records import read_records, write_records
-from vidtune.recipe.types import (
-    EXECUTION_SETTINGS,
-    OTHER_PARTS,
-    RECIPE_FILE,
-    DataSource,
-    Recipe,
-    dump_recipe,
-    load_recipe,
-    recipe_fingerprint,
-)
+from vidtune.recipe.files import RECIPE_FILE, dump_recipe, load_recipe
+from vidtune.recipe.fingerprint import EXECUTION_SETTINGS, OTHER_PARTS, recipe_fingerprint
+from vidtune.recipe.types import DataSource, Recipe
 from vidtune.training.log import LOG
 from vidtune.training.saving import PREFIX, remove_unfinished
 from vidtune.training.setup.data_contents import has_record, other_content, places_of_claim, record_places
