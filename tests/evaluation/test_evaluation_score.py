@@ -8,6 +8,7 @@ import pytest
 from judge_server import Reply, judge_server
 from qa_sets import CHECKPOINT, StubEngine, counted_set, records, stub_protocol, stub_run, write_set
 
+from vidtune.cli.main import run as cli
 from vidtune.errors import UserError
 from vidtune.evaluation.judges.base import Judge, Judgement, Usage
 from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatibleJudge
@@ -355,12 +356,27 @@ def test_official_result_folders_are_imported_and_adopted_where_texts_agree(run,
     (folder / "a_1.json").write_text(json.dumps([{"pred": "yes", "score": 5}, {**texts, "pred": "stale"}]))
     (folder / "stray.json").write_text(json.dumps([{"pred": "no", "score": 0}, texts]))
     assert set(import_official_results(folder)) == {"a_0", "a_1", "stray"}
-    assert adopt_official_results(run, folder, "gpt-3.5-turbo-0613") == 1
+    assert adopt_official_results(run, folder, "gpt-3.5-turbo-0613") == (1, 1)
     score = score_run(run, "gpt-3.5-turbo-0613")
     assert (score.overall.scored, score.overall.unjudged) == (1, 4)
     (folder / "broken.json").write_text('[{"pred": }]')
     with pytest.raises(UserError, match=r"broken\.json: line 1, column 11"):
         import_official_results(folder)
+
+
+def test_results_of_a_published_script_are_judgements_of_the_named_judge(run, tmp_path, capsys):
+    folder = tmp_path / "gpt"
+    folder.mkdir()
+    texts = {"q": "one?", "a": "red", "pred": "red"}
+    (folder / "a_0.json").write_text(json.dumps([{"pred": "yes", "score": 4}, texts]))
+    command = ["judge", str(run), "--results", str(folder)]
+    for _ in range(2):  # the second time nothing is new, and the score is the same
+        assert cli([*command, "--judge", "gpt-4"]) == 0
+        assert "1 of its results are about answers" in (printed := capsys.readouterr().out)
+        assert "judge gpt-4" in printed and "1 of 1 right" in printed
+    assert cli(command) == 2 and "--judge the name" in capsys.readouterr().err
+    (folder / "a_0.json").write_text(json.dumps([{"pred": "yes", "score": 4}, {**texts, "pred": "stale"}]))
+    assert cli([*command, "--judge", "gpt-4"]) == 2 and "holds no result about" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stored", [[{"pred": "yes"}, {}], [{}, {}], [{}, {"q": 1, "pred": None, "more": [2]}]])

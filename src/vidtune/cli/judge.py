@@ -9,6 +9,9 @@ from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.judging import CACHE, JudgeOptions, Scoring, count_earlier, judge_and_score, keep_replies
 from vidtune.errors import UserError
 
+OFFLINE = "rules"
+"""The judge where none is named."""
+
 
 @option_groups
 def judge(
@@ -24,9 +27,16 @@ def judge(
         typer.Option(help="Of a log, or a test set of your own (mine.jsonl); its run goes to a folder beside it."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the test set, for a log.")] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a published judge script, ID.json each: taken as judgements of --judge NAME."),
+    ] = None,
     judging: JudgeOptions,
 ) -> None:
     """Judge or measure the stored predictions of RUN and print the scores; no judgement is asked for twice."""
+    if results is not None:
+        _take_results(run, results, judging.judge)
+        return
     folders = [_imported(path, benchmark, data) if _is_log(path, benchmark) else path for path in run]
     scoring = Scoring()
     judge = judging.build(folders[0].parent / CACHE)
@@ -39,6 +49,17 @@ def judge(
             else:
                 typer.echo(f"{folder}: not judged, the judge was given up")
     scoring.end()
+
+
+def _take_results(runs: list[Path], results: Path, judge: str) -> None:
+    """Store results of a published judge script as the judgements of a run, and print its score."""
+    from vidtune.evaluation.runs.official_results import adopt_official_results
+
+    if len(runs) != 1 or judge == OFFLINE:
+        raise UserError("--results: give one run, and by --judge the name of the model that made the results")
+    found, stored = adopt_official_results(runs[0], results, judge)
+    typer.echo(f"{results}: {found} of its results are about answers of {runs[0]}, {stored} of them new")
+    judge_and_score(runs[0], judge)
 
 
 def _is_log(path: Path, benchmark: str | None) -> bool:

@@ -47,13 +47,16 @@ def import_official_results(folder: Path) -> dict[str, OfficialResult]:
     return {path.stem: _read_result(path) for path in sorted(folder.glob("*.json"))}
 
 
-def adopt_official_results(run_dir: Path, folder: Path, judge: str) -> int:
+def adopt_official_results(run_dir: Path, folder: Path, judge: str) -> tuple[int, int]:
     """Store official results as the judgements of a judge of this name.
 
     Results about other texts than those of the run are left out.
 
     Returns:
-        Number of results stored.
+        Number of results about answers of the run, and of those that were not stored before.
+
+    Raises:
+        UserError: see `import_official_results`; or none is about an answer of the run.
     """
     items = {item.id: item for item in judge_items(RunFolder(run_dir).predictions())}
     judgements = {}
@@ -61,7 +64,11 @@ def adopt_official_results(run_dir: Path, folder: Path, judge: str) -> int:
         item = items.get(result.id)
         if item and result.is_about(item):
             judgements[result.id] = result.judgement
-    return store_judgements(run_dir, judge, {"kind": "imported", "name": judge}, judgements)
+    if not judgements:
+        raise UserError(
+            f"{folder}: holds no result about an answer of {run_dir} (id, question, reference and prediction)"
+        )
+    return len(judgements), store_judgements(run_dir, judge, {"kind": "imported", "name": judge}, judgements)
 
 
 def combine(
