@@ -38,18 +38,22 @@ class Kept:
 
     def put(self, key: Hashable, value: Any, nbytes: int) -> None:
         """Keep a value; the least recently used ones go until it fits."""
-        self.make_room(nbytes)
         with self._lock:
-            if nbytes <= self.most and key not in self._values:
-                self._values[key] = value, nbytes
-                self.used += nbytes
+            if nbytes > self.most or key in self._values:
+                return
+            self._let_go(nbytes)
+            self._values[key] = value, nbytes
+            self.used += nbytes
 
     def make_room(self, nbytes: int) -> None:
         """Let values go until so many bytes are free, or nothing is left."""
         with self._lock:
-            while self._values and self.used + nbytes > self.most:
-                _, (_, freed) = self._values.popitem(last=False)
-                self.used -= freed
+            self._let_go(nbytes)
+
+    def _let_go(self, nbytes: int) -> None:
+        while self._values and self.used + nbytes > self.most:
+            _, (_, freed) = self._values.popitem(last=False)
+            self.used -= freed
 
 
 def media_ends(prompt: Prompt) -> list[int]:
