@@ -26,6 +26,7 @@ class Launcher:
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._process = process
+        self._left: Run | None = None  # begun, and its end not waited for
 
     def start(self, recipe: Recipe, out: Path, ranks: int = 1, **order: Any) -> "Run":
         """Begin a run; ``order`` as ``launcher.py`` describes it."""
@@ -39,17 +40,31 @@ class Launcher:
         return self._begin(out, {"call": function, "ranks": ranks, "arguments": arguments})
 
     def _begin(self, out: Path, order: dict[str, Any]) -> "Run":
+        self.end()
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"out": str(out), **order}).encode() + b"\n")
         processes = self.answer(10 * HANGS_AFTER)  # the launcher may still import the libraries, on a busy machine
         assert processes is not None
-        return Run(self, out, processes)
+        self._left = Run(self, out, processes)
+        return self._left
 
     def run(self, recipe: Recipe, out: Path, ranks: int = 1, **order: Any) -> list[int]:
         """A whole run; its exit codes."""
         return self.start(recipe, out, ranks, **order).exit_codes()
 
-    def answer(self, seconds: float = HANGS_AFTER) -> list[int] | None:
+    def end(self) -> None:
+        """Kill what a test that failed has left: the launcher waits for it, and so would every test that follows."""
+        if self._left is not None:
+            self._left.kill()
+
+    def ended(self, seconds: float = HANGS_AFTER) -> list[int] | None:
+        """The exit codes of the run; None when it does not end."""
+        codes = self.answer(seconds)
+        if codes is not None:
+            self._left = None
+        return codes
+
+    def answer(self, seconds: float) -> list[int] | None:
         """The next line of the launcher; None when it does not come."""
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], seconds)
@@ -63,14 +78,17 @@ class Run:
         self._launcher, self.out, self.processes = launcher, out, processes
 
     def exit_codes(self) -> list[int]:
-        codes = self._launcher.answer()
+        codes = self._launcher.ended()
         if codes is None:
-            for process in self.processes:
-                with suppress(ProcessLookupError):
-                    os.killpg(process, signal.SIGKILL)
-            self._launcher.answer()
+            self.kill()
         assert codes is not None, f"{self.out}: the run hangs"
         return codes
+
+    def kill(self) -> None:
+        for process in self.processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process, signal.SIGKILL)
+        self._launcher.ended()
 
     def is_running(self) -> bool:
         """Whether the first process has not ended."""
@@ -94,7 +112,9 @@ def started_launcher() -> Iterator[Launcher]:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
     ) as process:
-        yield Launcher(process)
+        launcher = Launcher(process)
+        yield launcher
+        launcher.end()
         assert process.stdin is not None
         process.stdin.close()
 
