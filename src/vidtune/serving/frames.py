@@ -7,10 +7,10 @@ from vidtune.data.sample import MediaRef
 from vidtune.errors import UserError
 from vidtune.media.pool import MediaPool
 from vidtune.processing.batch import MediaSlot
+from vidtune.processing.shown.item import shown_item
+from vidtune.processing.shown.picture import picture_address
 from vidtune.serving.problems import ApiProblem
 from vidtune.serving.served import ServedModel
-from vidtune.training.inspection.sample_page import picture_address
-from vidtune.training.inspection.shown_sample import shown_item
 
 MOST_FRAMES = 64
 """Most frames of a medium that are sent; of more, so many are sent, spread over all of them."""

@@ -116,7 +116,7 @@ class Talk:
         from vidtune.media.pool import MediaPool
         from vidtune.processing.asked_media import asked_part
         from vidtune.processing.batch import MediaSlot
-        from vidtune.training.inspection.shown_sample import shown_item
+        from vidtune.processing.shown.item import shown_item
 
         part = asked_part(**{name: self.options.get(name) for name in ("start", "end", "frames", "frames_at")})
         if not self.videos:
