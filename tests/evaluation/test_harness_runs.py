@@ -8,7 +8,7 @@ from tiny_checkpoint import write_checkpoint
 
 from vidtune.cli.main import run as command
 from vidtune.errors import UserError
-from vidtune.evaluation.explaining.worth import Change, changes_between, with_change
+from vidtune.evaluation.explaining.worth import Change, asked_in_both, changes_between, with_change
 from vidtune.evaluation.runs.folder import RunFolder
 
 ENTRIES = [("red", "what is it", "red"), ("blue", "what is it", "blue"), ("red", "is it red", "yes")]
@@ -76,3 +76,21 @@ def test_what_cannot_be_told_apart_is_refused(runs, capsys):
         with_change(infos[0].protocol, Change("generation.max_new_tokens", 3, 0))
     assert command(["compare", "--why", str(runs[0])]) == 2
     assert "takes two run folders" in capsys.readouterr().err
+
+
+def test_only_questions_that_both_runs_were_asked_are_asked_again(runs):
+    assert asked_in_both(*runs, 200) == len(ENTRIES) and asked_in_both(*runs, 2) == 2
+
+
+def test_what_follows_from_a_rule_is_no_rule(runs):
+    info = RunFolder(runs[0]).info
+    told = {"reading": {"frames": 4}, "untrained_length": "4 frames where the model was trained with 2"}
+    other = info.model_copy(update={"protocol": info.protocol.with_overrides(told, "test")})
+    assert [one.name for one in changes_between(info, other)] == ["reading.frames"]
+
+
+def test_a_rule_is_taken_away_with_what_would_hold_nothing_without_it(runs):
+    own = RunFolder(runs[0]).info.protocol
+    read = with_change(own, Change("reading.frames", None, 4))
+    assert read.reading is not None and read.reading.frames == 4
+    assert with_change(read, Change("reading.frames", 4, None)) == own

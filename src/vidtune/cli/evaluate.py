@@ -3,13 +3,12 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidtune.cli.options.asking import CheckpointOptions
+from vidtune.cli.options.asking import ModelOptions
 from vidtune.cli.options.endpoint import EndpointOptions
 from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.judging import CACHE, NO_JUDGE, JudgeOptions, Scoring, count_earlier, judge_and_score
@@ -90,56 +89,6 @@ class QuestionOptions:
 
 
 @dataclass(frozen=True)
-class ModelOptions(CheckpointOptions):
-    """The options of a checkpoint, and whose code answers."""
-
-    transformers: Annotated[
-        bool,
-        typer.Option("--transformers", help="Answer by transformers' own model and processor, whatever vidtune knows."),
-    ] = False
-
-    def open(self, folder: Path, place: "ProcessPlace") -> "EvaluatedModel":
-        """Load the checkpoint on the device of this process, and print its warnings.
-
-        A model of transformers loads its weights later, when its processor and the protocol are known to fit.
-        """
-        from vidtune.checkpoints.placement.place import Placement
-        from vidtune.evaluation.checkpoint import open_checkpoint
-        from vidtune.evaluation.models.opening import answering_model, is_of_transformers
-        from vidtune.evaluation.models.pretrained import PretrainedModel
-        from vidtune.machine.devices import pick_device, pick_dtype
-        from vidtune.machine.ranks.place import own_device
-
-        pick_dtype(self.dtype)
-        towers = assignments(self.tower, "--tower")
-        device = own_device(place, self.device)
-        placed = {part: pick_device(name) for part, name in assignments(self.place, "--place").items()}
-        placement = Placement(device, self.quantize, placed)  # type: ignore[arg-type]
-        completed = self.system or self.model_base or towers or self.tokenizer
-        if self.transformers and completed:
-            raise UserError("--transformers: takes a whole model; leave out what completes one")
-        if self.transformers or (not completed and is_of_transformers(folder)):
-            if self.quantize or placed:
-                raise UserError("--quantize and --place: are for models of vidtune's systems, which this is not")
-            return PretrainedModel(folder, device, self.dtype)
-        loaded = open_checkpoint(
-            folder,
-            device,
-            self.dtype,
-            system=self.system,
-            base=self.model_base,
-            towers=towers,
-            tokenizer=self.tokenizer,
-            placement=placement,
-            said=partial(typer.echo, err=True),
-        )
-        model = answering_model(loaded)
-        for warning in model.warnings:
-            typer.echo(f"warning: {warning}", err=True)
-        return model
-
-
-@dataclass(frozen=True)
 class EngineOptions:
     """The options that say how answers are computed; they never change one."""
 
@@ -186,19 +135,13 @@ def evaluate(
     if processes == 1 and engine.workers:
         prepare("vidtune.media.worker")  # beside the imports that follow
     with uncollected():
-        from vidtune.checkpoints.files.hub import locate, pinned
-        from vidtune.checkpoints.files.misplaced import require_checkpoint
         from vidtune.evaluation.asking.shared_videos import Session
         from vidtune.evaluation.predict import predict_benchmark
-        from vidtune.evaluation.runs.usage import usage_of, usage_words
         from vidtune.machine.ranks.launch import follow_launcher
         from vidtune.machine.ranks.place import ProcessPlace
 
     asked: EvaluatedModel | None = endpoint.build(checkpoint, judging.prices)
-    folder = None
-    if checkpoint is not None:
-        folder = locate(pinned(checkpoint, revision))
-        require_checkpoint(folder)
+    folder = _located(checkpoint, revision)
     runs = questions.runs(folder, reading)
     for run in runs:
         run.require_readable(judging.judge)
@@ -206,31 +149,42 @@ def evaluate(
     if not follow_launcher() and processes > 1 and _asked_by_all(context.obj, processes):
         return
     place = ProcessPlace.from_environment()
+    session = Session(place.rank, place.world, questions.retry_failed, other_versions, progress=place.rank == 0)
     if folder is not None:
         with uncollected():
             asked = model.open(folder, place)
     assert asked is not None
     scoring = Scoring()
     for run in runs:
-        summary = predict_benchmark(
-            asked,
-            run.benchmark,
-            run.data,
-            out,
-            run.variant,
-            engine.answering(place),
-            Session(place.rank, place.world, questions.retry_failed, other_versions, progress=place.rank == 0),
-        )
-        if place.rank:
-            continue
-        typer.echo(f"{summary.run_dir}: {summary.ledger}")
-        if (usage := usage_of(summary.run_dir)).calls:
-            typer.echo(f"asked, with earlier sessions: {usage_words(usage)}")
-        with scoring.of_one():
-            _score(summary, judge if scoring.goes_on(summary.run_dir) else None)
-        with scoring.of_one():
-            _require_complete(summary)
+        summary = predict_benchmark(asked, run.benchmark, run.data, out, run.variant, engine.answering(place), session)
+        if place.rank == 0:
+            _report(summary, judge, scoring)
     scoring.end()
+
+
+def _located(checkpoint: str | None, revision: str | None) -> Path | None:
+    """The folder of a checkpoint; None: an endpoint answers. Raises UserError: it holds none."""
+    from vidtune.checkpoints.files.hub import locate, pinned
+    from vidtune.checkpoints.files.misplaced import require_checkpoint
+
+    if checkpoint is None:
+        return None
+    folder = locate(pinned(checkpoint, revision))
+    require_checkpoint(folder)
+    return folder
+
+
+def _report(summary: "PredictionSummary", judge: "Judge | str | None", scoring: Scoring) -> None:
+    """Print what was asked, then score it."""
+    from vidtune.evaluation.runs.usage import usage_of, usage_words
+
+    typer.echo(f"{summary.run_dir}: {summary.ledger}")
+    if (usage := usage_of(summary.run_dir)).calls:
+        typer.echo(f"asked, with earlier sessions: {usage_words(usage)}")
+    with scoring.of_one():
+        _score(summary, judge if scoring.goes_on(summary.run_dir) else None)
+    with scoring.of_one():
+        _require_complete(summary)
 
 
 def _asked_by_all(arguments: Sequence[str], processes: int) -> bool:

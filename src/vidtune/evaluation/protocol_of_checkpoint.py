@@ -43,30 +43,13 @@ def protocol_for(
     Raises:
         UserError: a rule that this checkpoint cannot follow, or two rules that exclude each other.
     """
-    system = loaded.system
-    protocol = benchmark.protocol(prompt_format=system.dialect.answering_prompt, blind=blind)
+    protocol = benchmark.protocol(prompt_format=loaded.system.dialect.answering_prompt, blind=blind)
     protocol = protocol.model_copy(update={"companions": {name: {} for name in companions_of(loaded, protocol)}})
-    chosen = (
-        (f"system {system.name}", benchmark.system_rules.get(system.name, {})),
-        *protocol_changes(benchmark, system.name, overrides),
-    )
+    chosen = _chosen(benchmark, loaded.system.name, overrides)
     for source, changes in chosen:
-        if "condensing" in changes:
-            raise UserError(
-                f"{source}: condensing is as the checkpoint says; change its connector_settings, or --dtype"
-            )
         protocol = protocol.with_overrides(changes, source)
-    if protocol.prompt_format not in (*system.dialect.prompts, CHAT_TEMPLATE):
-        known = ", ".join(system.dialect.prompts)
-        raise UserError(
-            f"{benchmark.name}: system {system.name} has no prompt format {protocol.prompt_format!r}; known: {known}"
-        )
-    prompt = loaded.checkpoint.processor.prompt_format(protocol.prompt_format)
-    if not protocol.generation.stop:
-        protocol = protocol.with_overrides({"generation": {"stop": prompt.stop}}, f"system {system.name}")
-    said = any("question_template" in changes for _, changes in chosen)
-    if not said and protocol.question_template == Protocol.model_fields["question_template"].default:
-        protocol = protocol.model_copy(update={"question_template": _question(prompt, protocol.stream)})
+    said = {rule for _, changes in chosen for rule in changes}
+    protocol = _with_prompt(loaded, protocol, "question_template" in said)
     protocol = protocol.model_copy(
         update={
             "without": _in_order(loaded, protocol, (*protocol.without, *without)),
@@ -74,17 +57,68 @@ def protocol_for(
         }
     )
     protocol = _with_reading(loaded, protocol)
-    protocol = _with_layer_program(loaded, protocol, any("layer_program" in changes for _, changes in chosen))
+    protocol = _with_layer_program(loaded, protocol, "layer_program" in said)
     _require_possible(loaded, protocol)
     require_settings(loaded.checkpoint.model.config, protocol.towers)
+    return _with_streams(loaded, protocol)
+
+
+def _chosen(
+    benchmark: Benchmark, system: str, overrides: Mapping[str, Any] | None
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """(where they come from, changes to the rules of the benchmark), the later ones laid over the earlier.
+
+    Raises:
+        UserError: a harness that is not known or does not ask this, or a rule that no user can change.
+    """
+    own = (f"system {system}", benchmark.system_rules.get(system, {}))
+    chosen = [own, *protocol_changes(benchmark, system, overrides)]
+    for source, changes in chosen:
+        if "condensing" in changes:
+            raise UserError(
+                f"{source}: condensing is as the checkpoint says; change its connector_settings, or --dtype"
+            )
+    return chosen
+
+
+def _with_prompt(loaded: LoadedCheckpoint, protocol: Protocol, said: bool) -> Protocol:
+    """The protocol with what its prompt format brings: the end of an answer, and how a question is written.
+
+    Args:
+        said: somebody chose how a question is written.
+
+    Raises:
+        UserError: the system has no such prompt format.
+    """
+    system = loaded.system
+    if protocol.prompt_format not in (*system.dialect.prompts, CHAT_TEMPLATE):
+        known = ", ".join(system.dialect.prompts)
+        raise UserError(
+            f"{protocol.benchmark}: system {system.name} has no prompt format {protocol.prompt_format!r}; "
+            f"known: {known}"
+        )
+    prompt = loaded.checkpoint.processor.prompt_format(protocol.prompt_format)
+    if not protocol.generation.stop:
+        protocol = protocol.with_overrides({"generation": {"stop": prompt.stop}}, f"system {system.name}")
+    if not said and protocol.question_template == Protocol.model_fields["question_template"].default:
+        protocol = protocol.model_copy(update={"question_template": _question(prompt, protocol.stream)})
+    return protocol
+
+
+def _with_streams(loaded: LoadedCheckpoint, protocol: Protocol) -> Protocol:
+    """The protocol with the preprocessing of every stream that reads something, as the processor holds it.
+
+    Raises:
+        UserError: a stream that cannot be read, or whose tower is not there.
+    """
     streams = processor_for(loaded, protocol).streams
     for name in protocol.question_media:
         if problem := unseeded_problem(streams[name].preprocessing):
             raise UserError(f"{protocol.benchmark}: question_media.{name}: {problem}")
-    companions = [name for name in companions_of(loaded, protocol) if name in streams]
     _require_towers(loaded, protocol)
     model = loaded.checkpoint.model
     read = [name for name in _used(loaded, protocol) if name not in protocol.without]
+    companions = [name for name in companions_of(loaded, protocol) if name in streams]
     return protocol.model_copy(
         update={
             "condensing": condensing_of(model.config, read, str(model.dtype).removeprefix("torch.")),

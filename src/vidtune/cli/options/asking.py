@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,10 +19,13 @@ from vidtune.cli.options.loading import (
     assignments,
     layer_program_of,
 )
+from vidtune.errors import UserError
 from vidtune.machine.memory import uncollected
 
 if TYPE_CHECKING:
     from vidtune.api.model import Model
+    from vidtune.evaluation.models.base import EvaluatedModel
+    from vidtune.machine.ranks.place import ProcessPlace
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,56 @@ class CheckpointOptions:
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the checkpoint's.")] = None
     quantize: Quantize = None
     place: Place = None
+
+
+@dataclass(frozen=True)
+class ModelOptions(CheckpointOptions):
+    """The options of a checkpoint, and whose code answers."""
+
+    transformers: Annotated[
+        bool,
+        typer.Option("--transformers", help="Answer by transformers' own model and processor, whatever vidtune knows."),
+    ] = False
+
+    def open(self, folder: Path, place: "ProcessPlace") -> "EvaluatedModel":
+        """Load the checkpoint on the device of this process, and print its warnings.
+
+        A model of transformers loads its weights later, when its processor and the protocol are known to fit.
+        """
+        from vidtune.checkpoints.placement.place import Placement
+        from vidtune.evaluation.checkpoint import open_checkpoint
+        from vidtune.evaluation.models.opening import answering_model, is_of_transformers
+        from vidtune.evaluation.models.pretrained import PretrainedModel
+        from vidtune.machine.devices import pick_device, pick_dtype
+        from vidtune.machine.ranks.place import own_device
+
+        pick_dtype(self.dtype)
+        towers = assignments(self.tower, "--tower")
+        device = own_device(place, self.device)
+        placed = {part: pick_device(name) for part, name in assignments(self.place, "--place").items()}
+        placement = Placement(device, self.quantize, placed)  # type: ignore[arg-type]
+        completed = self.system or self.model_base or towers or self.tokenizer
+        if self.transformers and completed:
+            raise UserError("--transformers: takes a whole model; leave out what completes one")
+        if self.transformers or (not completed and is_of_transformers(folder)):
+            if self.quantize or placed:
+                raise UserError("--quantize and --place: are for models of vidtune's systems, which this is not")
+            return PretrainedModel(folder, device, self.dtype)
+        loaded = open_checkpoint(
+            folder,
+            device,
+            self.dtype,
+            system=self.system,
+            base=self.model_base,
+            towers=towers,
+            tokenizer=self.tokenizer,
+            placement=placement,
+            said=partial(typer.echo, err=True),
+        )
+        model = answering_model(loaded)
+        for warning in model.warnings:
+            typer.echo(f"warning: {warning}", err=True)
+        return model
 
 
 @dataclass(frozen=True)

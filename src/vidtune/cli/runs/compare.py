@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidtune.cli.evaluate import ModelOptions
+from vidtune.cli.options.asking import ModelOptions
 from vidtune.cli.options.groups import option_groups
 from vidtune.errors import UserError
 

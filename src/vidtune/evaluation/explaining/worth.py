@@ -5,7 +5,7 @@ lies in a folder of its own and goes on where it was stopped.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from vidtune.evaluation.runs.usage import note_usage
 from vidtune.evaluation.scores.comparison import Comparison, compare_runs
 from vidtune.evaluation.scores.scoring import score_run
 
-NO_RULES = ("benchmark", "version", "harness")
-"""Parts of a protocol that say whose rules they are, and change no answer themselves."""
+NO_RULES = ("benchmark", "version", "harness", "untrained_length")
+"""Parts of a protocol that say whose rules they are or what follows from them, and change no answer themselves."""
 DTYPE = "arithmetic.dtype"
 ALL = "all of them"
 
@@ -95,17 +95,28 @@ def with_change(protocol: Protocol, change: Change) -> Protocol:
     """
     record = protocol.model_dump(mode="json")
     record.pop("harness", None)
-    here, (*above, last) = record, change.name.split(".")
-    for part in above:
-        here = here.setdefault(part, {})
-    if change.second is None:
-        here.pop(last, None)
-    else:
-        here[last] = change.second
+    _put(record, change.name.split("."), change.second)
     try:
         return Protocol.model_validate(record)
     except ValidationError as error:
         raise UserError(f"{change.name}: {error.errors()[0]['msg']}") from None
+
+
+def _put(rules: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Set one of the rules inside each other; None: it is not there, nor is what would hold nothing without it."""
+    first, *further = path
+    if further:
+        _put(rules.setdefault(first, {}), further, value)
+        value = rules[first] or None
+    if value is None:
+        rules.pop(first, None)
+    else:
+        rules[first] = value
+
+
+def asked_in_both(first: Path, second: Path, limit: int) -> int:
+    """Number of questions from the start of the test set that both runs were asked, at most ``limit``."""
+    return min(limit, *(RunFolder(path).planned for path in (first, second)))
 
 
 def explain(
@@ -125,7 +136,7 @@ def explain(
     Args:
         first, second: folders of runs A and B; both have answered and scored the first questions.
         out: folder for the runs with one change each.
-        limit: number of questions from the start of the test set.
+        limit: number of questions from the start of the test set, of those that both were asked.
         judge: name of what scored both runs.
         data: folder of the test set; None: where it was when A was asked.
 
@@ -133,24 +144,14 @@ def explain(
         UserError: the runs cannot be told apart by rules; or a run with a change cannot be asked at all.
     """
     one, two = RunFolder(first), RunFolder(second)
-    changes = changes_between(one.info, two.info)
-    benchmark = stored_benchmark(one.info.protocol, one.info.data.file)
-    questions = benchmark.load(Path(data or one.info.data.folder)).with_similar_files()
-    if one.info.data.features:
-        folders = {stream: Path(folder) for stream, folder in one.info.data.features.items()}
-        questions = benchmark.with_features(questions, folders, one.info.protocol.stream)
-    if questions.fingerprint != one.info.data.fingerprint:
-        raise UserError(f"{questions.folder}: is another version of the test set than the runs were asked")
-    models: dict[str | None, EvaluatedModel] = {}
+    changes, limit = changes_between(one.info, two.info), asked_in_both(first, second, limit)
+    again = _Again(
+        one.info, open_model, _questions_of(one.info, data), out / f"first-{limit}", limit, answering, session
+    )
     runs: list[tuple[Change, Path | None, str]] = []
     for change in changes:
-        dtype = change.second if change.name == DTYPE else _dtype(one.info)
         try:
-            protocol = one.info.protocol if change.name == DTYPE else with_change(one.info.protocol, change)
-            if dtype not in models:
-                models = {dtype: open_model(dtype)}  # one model in memory at a time
-            place = out / f"first-{limit}" / _folder(change)
-            runs.append((change, _asked(models[dtype], protocol, questions, place, answering, session, limit), ""))
+            runs.append((change, again.asked(change), ""))
         except UserError as error:
             runs.append((change, None, str(error)))
     if not any(run for _, run, _ in runs):
@@ -164,29 +165,56 @@ def explain(
     yield Worth(Change(ALL, None, None), compare_runs(second, first, judge, limit=limit))
 
 
+def _questions_of(info: RunInfo, data: Path | None) -> QuestionSet:
+    """The questions that a run was asked. Raises UserError: the folder holds another version of the test set."""
+    benchmark = stored_benchmark(info.protocol, info.data.file)
+    questions = benchmark.load(Path(data or info.data.folder)).with_similar_files()
+    if info.data.features:
+        folders = {stream: Path(folder) for stream, folder in info.data.features.items()}
+        questions = benchmark.with_features(questions, folders, info.protocol.stream)
+    if questions.fingerprint != info.data.fingerprint:
+        raise UserError(f"{questions.folder}: is another version of the test set than the runs were asked")
+    return questions
+
+
+@dataclass
+class _Again:
+    """Asks run A again with one change at a time; one model is in memory at a time."""
+
+    info: RunInfo
+    open_model: OpenModel
+    questions: QuestionSet
+    out: Path
+    limit: int
+    answering: AnsweringOptions
+    session: Session
+    model: tuple[str | None, EvaluatedModel] | None = None
+
+    def asked(self, change: Change) -> Path:
+        """Ask with a change; returns the folder of the run. Raises UserError: it cannot be made alone."""
+        dtype = change.second if change.name == DTYPE else _dtype(self.info)
+        protocol = self.info.protocol if change.name == DTYPE else with_change(self.info.protocol, change)
+        model, run_dir = self._opened(dtype), self.out / _folder(change)
+        answerer = Answerer(model.identity, model.system, model.recipe, model.arithmetic)
+        with model.engine(protocol, self.answering) as engine:
+            try:
+                predict(engine, self.questions, protocol, run_dir, answerer, self.session, limit=self.limit)
+            finally:
+                if run_dir.is_dir():
+                    note_usage(run_dir, engine)
+        return run_dir
+
+    def _opened(self, dtype: str | None) -> EvaluatedModel:
+        if self.model is None or self.model[0] != dtype:
+            self.model = None
+            self.model = dtype, self.open_model(dtype)
+        return self.model[1]
+
+
 def _dtype(info: RunInfo) -> str | None:
     """The dtype of a run, to open the model in; None: as its checkpoint says."""
     kind = None if info.arithmetic is None else info.arithmetic.dtype
     return None if kind is None or " and " in kind else kind
-
-
-def _asked(
-    model: EvaluatedModel,
-    protocol: Protocol,
-    questions: QuestionSet,
-    run_dir: Path,
-    answering: AnsweringOptions,
-    session: Session,
-    limit: int,
-) -> Path:
-    answerer = Answerer(model.identity, model.system, model.recipe, model.arithmetic)
-    with model.engine(protocol, answering) as engine:
-        try:
-            predict(engine, questions, protocol, run_dir, answerer, session, limit=limit)
-        finally:
-            if run_dir.is_dir():
-                note_usage(run_dir, engine)
-    return run_dir
 
 
 def _scored(run: Path, judge: str) -> None:

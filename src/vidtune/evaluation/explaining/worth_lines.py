@@ -5,14 +5,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vidtune.evaluation.explaining.worth import ALL, Worth
+from vidtune.evaluation.explaining.worth import ALL, Worth, asked_in_both
+from vidtune.spelling import counted
 
 LONGEST_VALUE = 60
 
 
 def worth_lines(found: Iterable[Worth], first: Path, second: Path, limit: int) -> Iterator[str]:
     """Yield the worth of each change as soon as it is known: points of its values, with intervals."""
-    yield f"A {first}, B {second}: first {limit} questions; A with one rule as B has it, minus A"
+    count = asked_in_both(first, second, limit)
+    yield f"A {first}, B {second}: first {counted(count, 'question')}; A with one rule as B has it, minus A"
     total: dict[str, float] = {}
     for worth in found:
         change = worth.change

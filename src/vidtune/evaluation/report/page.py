@@ -17,7 +17,7 @@ from vidtune import __version__
 from vidtune.errors import UserError
 from vidtune.evaluation.report import svg
 from vidtune.evaluation.report.charts import counted
-from vidtune.evaluation.report.run_group import LISTED_PROBLEMS, group_of
+from vidtune.evaluation.report.run_group import LISTED_PROBLEMS, RunGroup, group_of
 from vidtune.evaluation.report.samples import Limits, json_for_page
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.scores.comparison import test_set_of
@@ -50,6 +50,31 @@ def build_report(
     Raises:
         UserError: no run is given, or one is not scored or has got answers since.
     """
+    style, script = (_template(name) for name in (STYLE, SCRIPT))
+    page = (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            title=title,
+            groups=_groups(runs, judge, limits or Limits()),
+            version=__version__,
+            style=Markup(style),
+            script=Markup(script),
+            style_hash=_hash(style),
+            script_hash=_hash(script),
+        )
+    )
+    # A name of a file may hold bytes that are no text.
+    write_text_atomically(Path(out), page.encode("utf-8", "replace").decode("utf-8"))
+    return Path(out)
+
+
+def _groups(runs: Sequence[Path], judge: str | None, limits: Limits) -> list[RunGroup]:
+    """The runs of each test set, in the order in which they are given.
+
+    Raises:
+        UserError: no run is given, or one is not scored or has got answers since.
+    """
     if not runs:
         raise UserError("a report needs at least one run folder")
     folders = [RunFolder(path) for path in runs]
@@ -61,27 +86,10 @@ def build_report(
     grouped: dict[tuple[str, str], list[int]] = {}
     for number, run in enumerate(folders):
         grouped.setdefault((test_set_of(run), run.info.data.fingerprint), []).append(number)
-    groups = [
-        group_of([folders[n] for n in numbers], [labels[n] for n in numbers], judge, limits or Limits())
+    return [
+        group_of([folders[n] for n in numbers], [labels[n] for n in numbers], judge, limits)
         for numbers in grouped.values()
     ]
-    style, script = (_template(name) for name in (STYLE, SCRIPT))
-    page = (
-        _environment()
-        .get_template(TEMPLATE)
-        .render(
-            title=title,
-            groups=groups,
-            version=__version__,
-            style=Markup(style),
-            script=Markup(script),
-            style_hash=_hash(style),
-            script_hash=_hash(script),
-        )
-    )
-    # A name of a file may hold bytes that are no text.
-    write_text_atomically(Path(out), page.encode("utf-8", "replace").decode("utf-8"))
-    return Path(out)
 
 
 def _environment() -> Environment:

@@ -79,6 +79,7 @@ PICTURE_SETS: dict[str, Facts] = {
             "github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, branch Evaluation",
             "MME_Benchmark_release_version/",
         ),
+        counted=True,  # two questions about each picture, as the card of lmms-lab/MME counts them
     ),
     "seed_bench": _pictures(
         19242,
