@@ -4,7 +4,7 @@ Its wrapper of Video-LLaVA runs the transformers port of the weights: no attenti
 resized by the port's processor. It writes no system line, puts "?" behind every question, lists of options included,
 and fills a clip of fewer than 8 frames up with zeros.
 
-The commits are those at which a file was read; what it asks was then compared with the release, lmms_eval-0.7.2 on PyPI.
+The commits are those at which files were read; what they ask was then compared with the release, 0.7.2 on PyPI.
 """
 
 from typing import Any
