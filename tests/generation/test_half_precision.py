@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vidtune.generation import shared_prefix
+from vidtune.generation import prefix_attention
+from vidtune.generation.prefix_attention import attend_with_total
 from vidtune.generation.prompt_tokens import PromptTokens
-from vidtune.generation.shared_prefix import Branches, Layout, attend_with_total
+from vidtune.generation.shared_prefix import Branches, Layout
 
 HEADS, GROUPS, WIDTH, PREFIX, TOKENS, QUESTIONS = 8, 4, 64, 300, 6, 3
 
@@ -68,13 +69,13 @@ def test_sums_and_weights_are_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     output, total = attend_with_total(query, key, value, 0.3)
     assert output.dtype == total.dtype == torch.float32
     # As on a device that multiplies to float32 products.
-    monkeypatch.setattr(shared_prefix, "_has_float32_products", lambda device: True)
-    monkeypatch.setattr(shared_prefix, "_float32_product", lambda one, other: one.float() @ other.float())
+    monkeypatch.setattr(prefix_attention, "_has_float32_products", lambda device: True)
+    monkeypatch.setattr(prefix_attention, "_float32_product", lambda one, other: one.float() @ other.float())
     for one, other in zip(attend_with_total(query, key, value, 0.3), (output, total), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=5e-3)
 
 
 def test_the_product_to_float32_has_the_right_shape() -> None:
     one, other = torch.empty(2, 3, 5, 8, dtype=torch.bfloat16, device="meta"), torch.empty(2, 3, 8, 7, device="meta")
-    found = shared_prefix._float32_product(one, other.bfloat16()[..., :6])
+    found = prefix_attention._float32_product(one, other.bfloat16()[..., :6])
     assert found.shape == (2, 3, 5, 6) and found.dtype == torch.float32

@@ -6,11 +6,12 @@ from tiny_language_models import CONFIGS, byte_tokenizer, language_model
 from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, Qwen2Config
 
 from vidtune.errors import UserError
-from vidtune.generation import shared_prefix
+from vidtune.generation import prefix_attention, shared_prefix
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
+from vidtune.generation.prefix_attention import attend_with_total
 from vidtune.generation.prompt_tokens import PromptTokens
 from vidtune.generation.settings import GenerationSettings
-from vidtune.generation.shared_prefix import Branches, Prefix, attend_with_total, check_language_model
+from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
 from vidtune.models.language_model.attention import PACKED_ATTENTION
 
@@ -126,7 +127,7 @@ def test_sliced_queries_give_the_same_attention(monkeypatch):
     whole = attend_with_total(query, key, value, 0.3, hidden)
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, ~hidden, scale=0.3)
     torch.testing.assert_close(whole[0], expected)
-    monkeypatch.setattr(shared_prefix, "SCORE_BYTES", 4 * 2 * 3 * 17 * 2)
+    monkeypatch.setattr(prefix_attention, "SCORE_BYTES", 4 * 2 * 3 * 17 * 2)
     for sliced, single in zip(attend_with_total(query, key, value, 0.3, hidden), whole, strict=True):
         torch.testing.assert_close(sliced, single)
 

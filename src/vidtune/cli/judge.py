@@ -64,7 +64,7 @@ def _take_results(runs: list[Path], results: Path, judge: str) -> None:
 
 def _is_log(path: Path, benchmark: str | None) -> bool:
     """Whether a path is a log of another program, not a run: a file, or a folder of which the benchmark is told."""
-    from vidtune.evaluation.runs.folder import RUN_FILE
+    from vidtune.evaluation.runs.run_info import RUN_FILE
 
     return path.is_file() or (benchmark is not None and path.is_dir() and not (path / RUN_FILE).is_file())
 

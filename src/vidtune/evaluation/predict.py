@@ -34,10 +34,10 @@ from vidtune.evaluation.question import (
     question_text,
     require_reading,
 )
-from vidtune.evaluation.runs.arithmetic import Arithmetic
 from vidtune.evaluation.runs.asked_files import AskedFiles
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
-from vidtune.evaluation.runs.folder import RUN_FILE, RunFolder, RunInfo, data_identity
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.run_info import RUN_FILE, Arithmetic, RunInfo, data_identity
 from vidtune.evaluation.runs.run_ledger import ledger_of
 from vidtune.evaluation.runs.usage import count_earlier, note_usage
 from vidtune.generation.settings import Answer, EngineStats, Request

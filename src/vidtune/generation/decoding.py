@@ -20,7 +20,7 @@ from transformers import (
 from vidtune.generation.prompt_tokens import PromptTokens
 from vidtune.generation.settings import GenerationSettings, TokenLogprobs
 from vidtune.generation.stopping import AnswerInProgress
-from vidtune.models.language_model.layer_call import LayerCallPlan, dropped_in_cache, plan_call
+from vidtune.models.language_model.call_plan import LayerCallPlan, dropped_in_cache, plan_call
 
 _NO_IDS = cast(torch.LongTensor, torch.empty(0, dtype=torch.long))
 

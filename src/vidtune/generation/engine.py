@@ -26,7 +26,7 @@ from vidtune.machine.devices import device_memory
 from vidtune.media.kept.decoded import DecodedFolder
 from vidtune.media.pool import LoadJob, LoadResult, MediaPool
 from vidtune.media.preprocessing.kinds import as_read
-from vidtune.models.language_model.layer_call import LayerCallPlan, plan_call
+from vidtune.models.language_model.call_plan import LayerCallPlan, plan_call
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Example, Item, MediaSlot, pack
 from vidtune.processing.processor import VideoLMProcessor

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vidtune.generation.grouping import Prompt
-from vidtune.models.language_model.layer_call import MediaTokens, split_levels
+from vidtune.models.language_model.call_plan import MediaTokens, split_levels
 from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Item, on_device

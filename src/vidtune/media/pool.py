@@ -21,12 +21,9 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import cycle
 from multiprocessing.connection import wait
 from typing import Any, Self
-
-import numpy as np
 
 from vidtune.errors import MediaError, UnreadMediaError, UserError
 from vidtune.machine.memory import waiting_memory, worker_memory
@@ -34,7 +31,7 @@ from vidtune.machine.shared_memory import SharedArrays
 from vidtune.machine.workers import Worker
 from vidtune.media.kept.decoded import DecodedFolder
 from vidtune.media.probe import MediaInfo
-from vidtune.media.worker import Loaded, LoadJob, Report, execute, fetch, job_message, serve
+from vidtune.media.worker import Loaded, LoadJob, LoadResult, Report, execute, fetch, job_message, serve
 
 __all__ = ["LoadJob", "LoadResult", "MediaPool"]
 
@@ -43,50 +40,6 @@ _START_SECONDS = 120.0
 _TRIES = 2
 _TRIES_IF_KILLED = 3
 """Workers that are killed cost little time, and other programs that need memory may end meanwhile."""
-
-
-@dataclass
-class LoadResult:
-    """Result of a job.
-
-    Args:
-        array: float32 or uint8 array with the shape of ``preprocessing.output_shape()``; None on error and for metadata
-            jobs.
-        error: error of the file.
-        seconds: time that the worker spent on the job.
-        info: metadata, for jobs without preprocessing.
-        cpu_seconds: part of the time spent computing; during the rest the worker waited for the disk or for a core.
-        queued_seconds: part of the time in which the worker waited for a core; None if the system does not tell.
-        second: array of ``LoadJob.second``, if the job has one.
-        extras: extras by name that preprocessing gave; None: it gives none, and those of the annotation stay.
-        found: the arrays were kept of an earlier job; the file was not decoded.
-        note: what the user should know; the pool says it.
-    """
-
-    job: LoadJob
-    array: np.ndarray | None
-    error: MediaError | None
-    seconds: float
-    info: MediaInfo | None = None
-    cpu_seconds: float = 0.0
-    queued_seconds: float | None = None
-    second: np.ndarray | None = None
-    extras: dict[str, np.ndarray] | None = None
-    found: bool = False
-    note: str | None = None
-
-    @classmethod
-    def of(cls, job: LoadJob, loaded: Loaded | None, **facts: Any) -> "LoadResult":
-        """The result of a job that loaded this, or nothing; ``facts``: the other fields."""
-        if loaded is None:
-            return cls(job, None, **facts)
-        return cls(job, loaded.values, second=loaded.second, extras=loaded.extras, **facts)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays; 0 without arrays."""
-        arrays = (self.array, self.second, *(self.extras or {}).values())
-        return sum(array.nbytes for array in arrays if array is not None)
 
 
 class _Task:

@@ -130,6 +130,50 @@ class Loaded:
         return [self.values, *([] if self.second is None else [self.second]), *(self.extras or {}).values()]
 
 
+@dataclass
+class LoadResult:
+    """Result of a job.
+
+    Args:
+        array: float32 or uint8 array with the shape of ``preprocessing.output_shape()``; None on error and for metadata
+            jobs.
+        error: error of the file.
+        seconds: time that the worker spent on the job.
+        info: metadata, for jobs without preprocessing.
+        cpu_seconds: part of the time spent computing; during the rest the worker waited for the disk or for a core.
+        queued_seconds: part of the time in which the worker waited for a core; None if the system does not tell.
+        second: array of ``LoadJob.second``, if the job has one.
+        extras: extras by name that preprocessing gave; None: it gives none, and those of the annotation stay.
+        found: the arrays were kept of an earlier job; the file was not decoded.
+        note: what the user should know; the pool says it.
+    """
+
+    job: LoadJob
+    array: np.ndarray | None
+    error: MediaError | None
+    seconds: float
+    info: MediaInfo | None = None
+    cpu_seconds: float = 0.0
+    queued_seconds: float | None = None
+    second: np.ndarray | None = None
+    extras: dict[str, np.ndarray] | None = None
+    found: bool = False
+    note: str | None = None
+
+    @classmethod
+    def of(cls, job: LoadJob, loaded: Loaded | None, **facts: Any) -> "LoadResult":
+        """The result of a job that loaded this, or nothing; ``facts``: the other fields."""
+        if loaded is None:
+            return cls(job, None, **facts)
+        return cls(job, loaded.values, second=loaded.second, extras=loaded.extras, **facts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays; 0 without arrays."""
+        arrays = (self.array, self.second, *(self.extras or {}).values())
+        return sum(array.nbytes for array in arrays if array is not None)
+
+
 @dataclass(frozen=True)
 class Report:
     """Message of a worker about a finished job. The arrays are in shared memory.

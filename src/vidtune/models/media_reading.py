@@ -3,7 +3,7 @@
 Legend: B batch, L tokens, C tower width, D language-model width, n items, N features and M tokens of an item, K taps.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vidtune.errors import UserError, errors_of
 from vidtune.models.changed_towers import rebuilt, require_settings
 from vidtune.models.condensing import condensed
-from vidtune.models.language_model.layer_call import MediaTokens, split_levels
+from vidtune.models.language_model.call_plan import MediaTokens, split_levels
 from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.models.part_output import checked, fits, in_words
 from vidtune.processing.batch import Item, on_device, stacked
@@ -322,6 +322,31 @@ class MediaReading:
         else:
             features = torch.zeros(number, *self.config.feature_shape(stream, shape), device=self.device)
         return list(self.connect(stream, features, extras))
+
+    def untouched_streams(self, media: Collection[str]) -> Tensor:
+        """Zero with a graph to every trainable tower and connector that the streams ``media`` do not use.
+
+        With it every trainable weight has a gradient in every step, possibly zero. Optimizers then treat all steps
+        alike, and ranks without a stream take part in the same collectives. Towers run in eval mode here, so that the
+        zeros do not change running statistics.
+        """
+        reached = {(kind, self.config.streams[name][kind]) for name in media for kind in ("tower", "connector")}
+        total = torch.zeros((), device=self.device)
+        for stream, parts in self.config.streams.items():
+            idle = [
+                (kind, parts[kind])
+                for kind, group in (("tower", self.towers), ("connector", self.connectors))
+                if (kind, parts[kind]) not in reached and is_trainable(group[parts[kind]])
+            ]
+            if idle:
+                tower = self.towers[parts["tower"]]
+                training = tower.training
+                tower.eval()
+                blocks = self.encode_zeros(stream, through_tower=is_trainable(tower))
+                total = total + 0.0 * torch.stack([block.float().sum() for block in blocks]).sum()
+                tower.train(training)
+                reached |= {("tower", parts["tower"]), ("connector", parts["connector"])}
+        return total
 
 
 def no_pooled_output(stream: str, config: Any) -> str:

@@ -3,7 +3,7 @@
 Legend: B batch, L tokens, D language-model width, V vocabulary, n media items of a stream, N tokens of an item.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -18,15 +18,10 @@ from vidtune.errors import UserError, errors_of
 from vidtune.models.config import ADDED_TOKENS, VideoLMConfig
 from vidtune.models.distillation import AlignmentConfig, AlignmentHead, aligned_loss
 from vidtune.models.language_model.attention import check_attention, check_lengths, register_attention
+from vidtune.models.language_model.call_plan import LayerCallPlan, MediaTokens, dropped_in_cache, plan_call
 from vidtune.models.language_model.families import family_of, proven
 from vidtune.models.language_model.guided_drop import targets_of
-from vidtune.models.language_model.layer_call import (
-    LayerCallPlan,
-    MediaTokens,
-    dropped_in_cache,
-    install,
-    plan_call,
-)
+from vidtune.models.language_model.layer_call import install
 from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.models.language_model.loss import head_loss_sum
 from vidtune.models.media_reading import MediaReading, is_trainable
@@ -160,31 +155,6 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
                 f"distillation.{stream}: hidden states of layer {last} are aligned, but the layer program drops tokens "
                 f"of the stream after layer {after}; align a layer before that"
             )
-
-    def untouched_streams(self, media: Collection[str]) -> Tensor:
-        """Zero with a graph to every trainable tower and connector that the streams ``media`` do not use.
-
-        With it every trainable weight has a gradient in every step, possibly zero. Optimizers then treat all steps
-        alike, and ranks without a stream take part in the same collectives. Towers run in eval mode here, so that the
-        zeros do not change running statistics.
-        """
-        reached = {(kind, self.config.streams[name][kind]) for name in media for kind in ("tower", "connector")}
-        total = torch.zeros((), device=self.device)
-        for stream, parts in self.config.streams.items():
-            idle = [
-                (kind, parts[kind])
-                for kind, group in (("tower", self.towers), ("connector", self.connectors))
-                if (kind, parts[kind]) not in reached and is_trainable(group[parts[kind]])
-            ]
-            if idle:
-                tower = self.towers[parts["tower"]]
-                training = tower.training
-                tower.eval()
-                blocks = self.encode_zeros(stream, through_tower=is_trainable(tower))
-                total = total + 0.0 * torch.stack([block.float().sum() for block in blocks]).sum()
-                tower.train(training)
-                reached |= {("tower", parts["tower"]), ("connector", parts["connector"])}
-        return total
 
     def alignment(self, hidden_states: Sequence[Tensor], batch: Batch) -> dict[str, tuple[Tensor, int]]:
         """Alignment losses of a packed batch by stream: the sum over frames, and the number of frames.

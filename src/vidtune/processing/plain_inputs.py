@@ -13,11 +13,60 @@ from vidtune.errors import UserError
 from vidtune.media.preprocessing.kinds import among
 from vidtune.media.worker import Loaded, LoadJob, execute
 from vidtune.processing.batch import Item, MediaSlot
+from vidtune.processing.prompts.placing import media_tags
 from vidtune.processing.readings import MediaReader
 from vidtune.processing.stream_settings import Measured
 
 ReadItem = tuple[MediaRef, Measured, Loaded]
 """What one stream read of a media item: its file, what it becomes, and the values that its tower takes."""
+
+
+def read_media(
+    reader: MediaReader, questions: Sequence[str], items: Mapping[str, Sequence[Any]]
+) -> list[list[tuple[MediaRef, list[ReadItem]]]]:
+    """The media of each question in the order of its tags, each with its readings.
+
+    Args:
+        items: stream -> paths or decoded pixels, for all questions together.
+
+    Raises:
+        SampleProblem: tags and media differ in number, or the media cannot be shared evenly.
+    """
+    tags = [[tag[1] for tag in media_tags(question, items)] for question in questions]
+    shares = share_media(tags, {stream: len(given) for stream, given in items.items()})
+    rest = {stream: iter(given) for stream, given in items.items()}
+    media = []
+    for share in shares:
+        read = [read_item(reader, stream, next(rest[stream]), share.count(stream)) for stream in share]
+        refs = [MediaRef(stream, found[0][0].path if found else "") for stream, found in zip(share, read, strict=True)]
+        media.append(list(zip(refs, read, strict=True)))
+    return media
+
+
+def share_media(questions: Sequence[Sequence[str]], counts: Mapping[str, int]) -> list[list[str]]:
+    """Streams of the media of each question, in the order of its tags.
+
+    Args:
+        questions: for each question the streams of its tags, in order. If no question has tags, every question gets the
+            same number of items.
+        counts: stream -> number of items for all questions together.
+
+    Raises:
+        SampleProblem: tags and media differ in number, or the media cannot be shared evenly.
+    """
+    if not any(questions):
+        if any(count % len(questions) for count in counts.values()):
+            raise SampleProblem(
+                "tags and media differ in number", f"{len(questions)} questions without tags cannot share the media"
+            )
+        share = [stream for stream, count in counts.items() for _ in range(count // len(questions))]
+        return [list(share) for _ in questions]
+    for stream, count in counts.items():
+        if (tags := sum(list(question).count(stream) for question in questions)) != count:
+            raise SampleProblem(
+                "tags and media differ in number", f"{tags} <{stream}> in the text but {count} {stream} items"
+            )
+    return [list(question) for question in questions]
 
 
 def read_item(reader: MediaReader, stream: str, item: Any, number: int = 1) -> list[ReadItem]:
@@ -63,32 +112,6 @@ def _pixels(stream: str, item: Any) -> np.ndarray:
             "(T, H, W, 3)"
         )
     return pixels
-
-
-def share_media(questions: Sequence[Sequence[str]], counts: Mapping[str, int]) -> list[list[str]]:
-    """Streams of the media of each question, in the order of its tags.
-
-    Args:
-        questions: for each question the streams of its tags, in order. If no question has tags, every question gets the
-            same number of items.
-        counts: stream -> number of items for all questions together.
-
-    Raises:
-        SampleProblem: tags and media differ in number, or the media cannot be shared evenly.
-    """
-    if not any(questions):
-        if any(count % len(questions) for count in counts.values()):
-            raise SampleProblem(
-                "tags and media differ in number", f"{len(questions)} questions without tags cannot share the media"
-            )
-        share = [stream for stream, count in counts.items() for _ in range(count // len(questions))]
-        return [list(share) for _ in questions]
-    for stream, count in counts.items():
-        if (tags := sum(list(question).count(stream) for question in questions)) != count:
-            raise SampleProblem(
-                "tags and media differ in number", f"{tags} <{stream}> in the text but {count} {stream} items"
-            )
-    return [list(question) for question in questions]
 
 
 def padded_left(rows: Sequence[np.ndarray], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,10 +18,10 @@ from vidtune.media.probe import MediaInfo, probe
 from vidtune.processing.batch import Example, MediaSlot
 from vidtune.processing.dialect import check_dialect
 from vidtune.processing.layout import Layout, check_layouts, needs_metadata, runs_of
-from vidtune.processing.plain_inputs import items_by_stream, padded_left, read_item, share_media
+from vidtune.processing.plain_inputs import items_by_stream, padded_left, read_media
 from vidtune.processing.prompts.chat_template import CHAT_TEMPLATE
 from vidtune.processing.prompts.format import PromptFormat
-from vidtune.processing.prompts.placing import check_target, media_tags, placed, with_tags
+from vidtune.processing.prompts.placing import check_target, placed, with_tags
 from vidtune.processing.readings import MediaReader, Reading, check_media
 from vidtune.processing.stream_settings import Measure, StreamSettings
 from vidtune.processing.times import mark_times
@@ -309,18 +309,19 @@ class VideoLMProcessor(ProcessorMixin):
         for stream in items:
             if stream not in self.streams:
                 raise UserError(f"system {self.system} has no stream '{stream}', only {', '.join(self.streams)}")
-        tags = [[tag[1] for tag in media_tags(question, items)] for question in questions]
-        shares = share_media(tags, {stream: len(given) for stream, given in items.items()})
-        rest = {stream: iter(given) for stream, given in items.items()}
-        examples, read = [], []
-        for number, (question, share) in enumerate(zip(questions, shares, strict=True)):
-            found = [read_item(self._reader, stream, next(rest[stream]), share.count(stream)) for stream in share]
-            readings = [[(ref, measured) for ref, measured, _ in item] for item in found]
-            paths = [item[0][0].path if item else "" for item in found]
-            refs = [MediaRef(*pair) for pair in zip(share, paths, strict=True)]
-            examples.append(self.question_example(question, refs, name, id=str(number), readings=readings))
-            read += [part for item in found for part in item]
+        media = read_media(self._reader, questions, items)
+        examples = [
+            self.question_example(
+                question,
+                [ref for ref, _ in asked],
+                name,
+                id=str(number),
+                readings=[[(ref, measured) for ref, measured, _ in read] for _, read in asked],
+            )
+            for number, (question, asked) in enumerate(zip(questions, media, strict=True))
+        ]
         ids, mask = padded_left([example.input_ids for example in examples], self.tokenizer.pad_token_id or 0)
+        read = [one for asked in media for _, found in asked for one in found]
         inputs = {"input_ids": ids, "attention_mask": mask, "media": items_by_stream(self._reader, read)}
         if self.positions != "sequential":
             axes = zip(*(example.positions().values for example in examples), strict=True)

@@ -10,8 +10,8 @@ from torch import nn
 
 from vidtune.errors import UserError
 from vidtune.evaluation.predict import PredictionSummary
-from vidtune.evaluation.runs.arithmetic import Arithmetic, arithmetic_of
 from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.run_info import Arithmetic, arithmetic_of
 from vidtune.evaluation.scores.scoring import score_run
 
 FLOAT32 = Arithmetic(device="cpu", dtype="float32")

@@ -13,8 +13,9 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
+from vidtune.models.language_model.call_plan import MediaTokens, plan_call
 from vidtune.models.language_model.guided_drop import targets_of
-from vidtune.models.language_model.layer_call import MediaTokens, install, plan_call
+from vidtune.models.language_model.layer_call import install
 from vidtune.models.language_model.layer_program import GuidedRule, LayerProgram, uniform
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Teaching

@@ -20,7 +20,8 @@ from vidtune.evaluation.models.base import EvaluatedModel
 from vidtune.evaluation.predict import ALONE, Answerer, predict
 from vidtune.evaluation.protocol import Protocol, canonical_json, differences
 from vidtune.evaluation.question import QuestionSet
-from vidtune.evaluation.runs.folder import RunFolder, RunInfo
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.run_info import RunInfo
 from vidtune.evaluation.runs.usage import note_usage
 from vidtune.evaluation.scores.comparison import Comparison, compare_runs
 from vidtune.evaluation.scores.scoring import score_run

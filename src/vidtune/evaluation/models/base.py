@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
 from vidtune.evaluation.protocol import Protocol
-from vidtune.evaluation.runs.arithmetic import Arithmetic
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
+from vidtune.evaluation.runs.run_info import Arithmetic
 from vidtune.generation.settings import Answer, Request
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from vidtune.evaluation.checkpoint import AnsweringOptions, LoadedCheckpoint, en
 from vidtune.evaluation.models.base import Engine, EvaluatedModel
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.protocol_of_checkpoint import protocol_for
-from vidtune.evaluation.runs.arithmetic import Arithmetic, arithmetic_of
+from vidtune.evaluation.runs.run_info import Arithmetic, arithmetic_of
 
 if TYPE_CHECKING:
     from vidtune.evaluation.benchmarks.base import Benchmark

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from vidtune.errors import UserError, errors_of
 from vidtune.evaluation.models.base import Engine, EvaluatedModel
 from vidtune.evaluation.protocol import Protocol
-from vidtune.evaluation.runs.arithmetic import Arithmetic, arithmetic_of
 from vidtune.evaluation.runs.checkpoint_identity import identify_checkpoint
+from vidtune.evaluation.runs.run_info import Arithmetic, arithmetic_of
 from vidtune.foreign.documents import read_object
 from vidtune.foreign.model_settings import require_loadable
 from vidtune.machine.devices import pick_dtype

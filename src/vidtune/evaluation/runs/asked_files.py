@@ -14,7 +14,8 @@ from typing import NamedTuple
 from vidtune.checkpoints.files.fingerprint import add_content
 from vidtune.errors import UserError
 from vidtune.evaluation.question import Question
-from vidtune.evaluation.runs.folder import DataIdentity, RunFolder, described_features
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.run_info import DataIdentity, described_features
 from vidtune.machine.records import RecordWriter, numbered_records
 from vidtune.media.file_version import FileVersion, version_of
 

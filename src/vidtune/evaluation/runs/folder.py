@@ -27,14 +27,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.own.finding import medium_of_run, stored_benchmark
-from vidtune.evaluation.protocol import Protocol
-from vidtune.evaluation.question import Prediction, Question, QuestionSet, read_prediction
-from vidtune.evaluation.runs.arithmetic import Arithmetic, decisive, differences
-from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
+from vidtune.evaluation.question import Prediction, Question, read_prediction
+from vidtune.evaluation.runs.run_info import RUN_FILE, DataIdentity, RunInfo, decisive, differences
 from vidtune.evaluation.runs.shown_media import FILE_ALONE, ShownMedia, media_record, shown_media
 from vidtune.foreign.documents import read_object, require_types
 from vidtune.machine.files import write_json_atomically, write_text_atomically
@@ -43,7 +41,6 @@ from vidtune.machine.nearby import below, listed
 from vidtune.machine.records import read_as, read_records, write_records
 from vidtune.recipe.mistakes import first_mistake
 
-RUN_FILE = "run.json"
 QUESTIONS = "questions.jsonl"
 REFERENCES = "references.jsonl"
 IMPORTED = "imported.json"
@@ -64,75 +61,6 @@ class PlannedQuestion:
     looked_for: str | None = None
     took: str | None = None
     media: ShownMedia = FILE_ALONE
-
-
-class DataIdentity(BaseModel):
-    """Which test set was asked.
-
-    Args:
-        folder: folder of the test set at that time.
-        fingerprint: hash of its question and answer files.
-        questions: number of its questions.
-        features: stream -> folder of the stored features that were read instead of the videos.
-        file: where the file of a test set of one's own was; None: the benchmark is registered.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    folder: str
-    fingerprint: str
-    questions: int
-    features: dict[str, str] = Field(default_factory=dict, exclude_if=lambda folders: not folders)
-    file: str | None = Field(default=None, exclude_if=lambda file: file is None)
-
-
-class RunInfo(BaseModel):
-    """Description of a run; stored in ``run.json``.
-
-    Args:
-        limit: number of questions from the start of the test set that belong to the run; None: all.
-        recipe: recipe of the checkpoint, as YAML text.
-        versions: package -> version, in the session that began the run; later sessions are in ``sessions.jsonl``.
-        other_versions: versions of later sessions with which questions were asked although they differ.
-        arithmetic: device and dtype; None: a run of an earlier version, or of answers from elsewhere.
-        unknown_arithmetic: its first answers are of an earlier version, which did not store device and dtype.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    format: int = 1
-    protocol: Protocol
-    protocol_hash: str
-    checkpoint: CheckpointIdentity
-    data: DataIdentity
-    system: str | None = None
-    limit: int | None = None
-    recipe: str | None = None
-    versions: dict[str, str]
-    other_versions: tuple[dict[str, str], ...] = Field(default=(), exclude_if=lambda found: not found)
-    arithmetic: Arithmetic | None = Field(default=None, exclude_if=lambda found: found is None)
-    unknown_arithmetic: bool = Field(default=False, exclude_if=lambda unknown: not unknown)
-
-    @property
-    def part(self) -> str | None:
-        """Which part of the test set belongs to the run, in words; None for all of it."""
-        if self.limit is None or self.limit >= self.data.questions:
-            return None
-        return f"only the first {self.limit} of {self.data.questions} questions of the test set (limit)"
-
-    @property
-    def mixture(self) -> str | None:
-        """What differs between the sessions that answered, in words; None where nothing does."""
-        found = [text for other in self.other_versions for text in differences(self.versions, other)]
-        notes = [f"answers of several versions: {', '.join(dict.fromkeys(found))}"] if found else []
-        if self.unknown_arithmetic and self.arithmetic is not None:
-            known = f"{self.arithmetic.dtype} on {self.arithmetic.device}"
-            notes.append(f"the first answers are of an unknown device and dtype, the others of {known}")
-        return "; ".join(notes) or None
-
-    @property
-    def benchmark(self) -> str:
-        return self.protocol.benchmark
 
 
 class RunFolder:
@@ -431,23 +359,8 @@ def _with_reference(line: dict[str, Any]) -> dict[str, Any]:
     return _planned(line)
 
 
-def data_identity(questions: QuestionSet) -> DataIdentity:
-    return DataIdentity(
-        folder=str(questions.folder),
-        fingerprint=questions.fingerprint,
-        questions=len(questions.questions),
-        features=dict(questions.features),
-        file=questions.file,
-    )
-
-
 def _streams(data: DataIdentity) -> str:
     return ", ".join(sorted(data.features)) or "none"
-
-
-def described_features(data: DataIdentity) -> str:
-    """Returns which stored features are read from where, for messages."""
-    return ", ".join(f"{stream} from {folder}" for stream, folder in sorted(data.features.items())) or "none"
 
 
 def _healed(records: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

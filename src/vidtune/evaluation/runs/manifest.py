@@ -7,7 +7,8 @@ from typing import Any
 from vidtune.errors import UserError
 from vidtune.evaluation.ledger import Asking
 from vidtune.evaluation.protocol import differences
-from vidtune.evaluation.runs.folder import RunFolder, RunInfo
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.runs.run_info import RunInfo
 from vidtune.evaluation.runs.run_ledger import ledger_of
 from vidtune.foreign.yaml_document import parse_yaml
 

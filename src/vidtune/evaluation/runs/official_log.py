@@ -22,8 +22,9 @@ from vidtune.evaluation.benchmarks.own.finding import benchmark_named
 from vidtune.evaluation.protocol import Protocol
 from vidtune.evaluation.question import Prediction, Question, QuestionSet, prediction_of
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
-from vidtune.evaluation.runs.folder import RunFolder, RunInfo, data_identity
+from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.foreign_records import read_foreign_records
+from vidtune.evaluation.runs.run_info import RunInfo, data_identity
 from vidtune.evaluation.runs.same_question import contradiction, plain, repeats_text
 from vidtune.foreign.files import read_foreign
 from vidtune.machine.files import write_text_atomically

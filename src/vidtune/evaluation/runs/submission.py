@@ -12,8 +12,9 @@ from vidtune.errors import UserError
 from vidtune.evaluation.benchmarks.base import Benchmark
 from vidtune.evaluation.benchmarks.own.finding import stored_benchmark
 from vidtune.evaluation.question import QuestionSet
-from vidtune.evaluation.runs.folder import RunFolder, data_identity
+from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.judgements import judge_identity, judges_of
+from vidtune.evaluation.runs.run_info import data_identity
 from vidtune.evaluation.runs.run_ledger import judged_ledger, ledger_of
 from vidtune.foreign.files import read_foreign
 from vidtune.machine.files import atomic_file

@@ -12,7 +12,7 @@ A program is a list of steps, plain dicts in the config of a model:
   to the hidden states at the item's positions after the j-th of these layers. Source: DeepStack (arXiv:2406.04334).
 
 ``after`` counts layers from 1. At one layer, levels are added before tokens are dropped. How a program is run in a
-forward call: :mod:`vidtune.models.language_model.layer_call`.
+forward call: :mod:`vidtune.models.language_model.call_plan`.
 
 Legend: M tokens of an item, K levels beside the embeddings, D language-model width.
 """

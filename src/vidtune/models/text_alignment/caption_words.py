@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from torch.utils.checkpoint import checkpoint
 
-from vidtune.models.language_model.layer_call import split_levels
+from vidtune.models.language_model.call_plan import split_levels
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import IGNORED, Batch
 from vidtune.processing.tokenizer import sentences
