@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from test_strange_files import edit, refused, written  # noqa: F401
 from transformers import LlamaConfig
 
-from vidtune.checkpoints.composition import unreadable_config
-from vidtune.checkpoints.fill import require_not_vanished
+from vidtune.checkpoints.assembly.composition import unreadable_config
+from vidtune.checkpoints.assembly.fill import require_not_vanished
 from vidtune.checkpoints.fit_processor import processor_of
 from vidtune.checkpoints.load import recognise_checkpoint
 from vidtune.checkpoints.lora.adapter_files import adapter_from_state

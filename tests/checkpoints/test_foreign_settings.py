@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import TOKENIZER, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from vidtune.checkpoints.composition import tower_sizes
+from vidtune.checkpoints.assembly.composition import tower_sizes
 from vidtune.checkpoints.files.settings import OFF, KnownSettings
 from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.checkpoints.load import Checkpoint, load_checkpoint

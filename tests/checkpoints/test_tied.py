@@ -12,7 +12,7 @@ from tiny_models import TOKENIZER
 from torch import Tensor
 from transformers import AutoConfig, LlamaTokenizer
 
-from vidtune.checkpoints.apply import key_map
+from vidtune.checkpoints.assembly.apply import key_map
 from vidtune.checkpoints.build import build_model
 from vidtune.checkpoints.fit_processor import build_processor
 from vidtune.checkpoints.load import Checkpoint, load_checkpoint

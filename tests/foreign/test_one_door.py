@@ -14,7 +14,7 @@ CACHE = "a cache of our own; what is damaged is made again"
 WRITES = "opened to write, or to force it to the disk"
 ALLOWED = {
     "checkpoints/files/tensors.py": LIBRARY,
-    "checkpoints/fill.py": LIBRARY,
+    "checkpoints/assembly/fill.py": LIBRARY,
     "checkpoints/fit_processor.py": LIBRARY,
     "cli/main.py": WRITES,
     "cli/recipes.py": SHIPPED,

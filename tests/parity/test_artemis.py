@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from vidtune.checkpoints.apply import model_from_state
+from vidtune.checkpoints.assembly.fill import model_from_state
 from vidtune.checkpoints.load import Checkpoint, load_checkpoint
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport, rename

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from vidtune.checkpoints.apply import model_from_state
+from vidtune.checkpoints.assembly.fill import model_from_state
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.load import load_checkpoint
 from vidtune.checkpoints.lora.adapter_files import TRAINABLE_NAMES, official_name, read_adapter

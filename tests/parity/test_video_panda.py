@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from vidtune.checkpoints.apply import model_from_state
+from vidtune.checkpoints.assembly.fill import model_from_state
 from vidtune.checkpoints.load import load_checkpoint
 from vidtune.checkpoints.report import LoadReport, rename
 from vidtune.checkpoints.write import export_state

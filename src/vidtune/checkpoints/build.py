@@ -5,10 +5,10 @@ from pathlib import Path
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from vidtune.checkpoints.apply import assemble, key_map
-from vidtune.checkpoints.composition import config_of
+from vidtune.checkpoints.assembly.apply import assemble, key_map
+from vidtune.checkpoints.assembly.composition import config_of
+from vidtune.checkpoints.assembly.fill import Dtypes
 from vidtune.checkpoints.files.tensors import require_dtypes
-from vidtune.checkpoints.fill import Dtypes
 from vidtune.checkpoints.lora.bundle import Base
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import OURS, LoadReport, rename

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from vidtune.checkpoints.apply import key_map, require_bottom, require_some
-from vidtune.checkpoints.composition import config_of, unreadable_config
+from vidtune.checkpoints.assembly.apply import key_map, require_bottom, require_some
+from vidtune.checkpoints.assembly.composition import config_of, unreadable_config
 from vidtune.checkpoints.lora.adapter_files import ADAPTER_NAMES, official_name
 from vidtune.checkpoints.lora.added_rows import weights_with_rows
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL, OTHERS

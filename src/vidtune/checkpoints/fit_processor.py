@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerBase
 
-from vidtune.checkpoints.composition import recipe_tokenizer, require_tokens
+from vidtune.checkpoints.assembly.composition import recipe_tokenizer, require_tokens
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.hub import locate
 from vidtune.checkpoints.publication import CONFIG_ERRORS, PROCESSOR_FILES

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from vidtune.checkpoints.apply import assemble, without_weights
-from vidtune.checkpoints.fill import Dtypes
+from vidtune.checkpoints.assembly.apply import assemble, without_weights
+from vidtune.checkpoints.assembly.fill import Dtypes
 from vidtune.checkpoints.fit_processor import processor_of
 from vidtune.checkpoints.placement.memory import memory_in_words, needed_memory, require_memory
 from vidtune.checkpoints.placement.place import Placement, place_model

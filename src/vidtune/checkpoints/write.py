@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidtune.checkpoints.apply import key_map
+from vidtune.checkpoints.assembly.apply import key_map
+from vidtune.checkpoints.assembly.fill import under_every_name
 from vidtune.checkpoints.files.quiet import without_progress_bar
 from vidtune.checkpoints.files.tensors import write_state
-from vidtune.checkpoints.fill import under_every_name
 from vidtune.checkpoints.load import Checkpoint
 from vidtune.checkpoints.lora.added_rows import rows_of, weights_with_rows
 from vidtune.checkpoints.lora.bundle import LANGUAGE_MODEL

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidtune.checkpoints.apply import key_map, whole_language_model
-from vidtune.checkpoints.fill import under_every_name
+from vidtune.checkpoints.assembly.apply import key_map
+from vidtune.checkpoints.assembly.fill import under_every_name
+from vidtune.checkpoints.assembly.layer import whole_language_model
 from vidtune.checkpoints.lora.adapter_files import TRAINABLE_NAMES, WRAPPER, Adapter, read_adapter, write_adapter
 from vidtune.checkpoints.lora.bundle import (
     LANGUAGE_MODEL,

@@ -18,7 +18,7 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import AutoConfig
 
-from vidtune.checkpoints.apply import assemble
+from vidtune.checkpoints.assembly.apply import assemble
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport, rename
 from vidtune.errors import UserError

@@ -8,7 +8,8 @@ from torch.testing import assert_close
 from transformers import AutoConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import sinusoids
 
-from vidtune.checkpoints.apply import assemble, drawn_weights
+from vidtune.checkpoints.assembly.apply import assemble
+from vidtune.checkpoints.assembly.fill import drawn_weights
 from vidtune.checkpoints.recognise import recognise
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.towers import whisper

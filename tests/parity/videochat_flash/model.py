@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig
 from videochat_flash_fixture import FOLDER, read, text_sizes, tower_sizes
 
-from vidtune.checkpoints.apply import model_from_state
+from vidtune.checkpoints.assembly.fill import model_from_state
 from vidtune.checkpoints.report import LoadReport, rename
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Batch, Item

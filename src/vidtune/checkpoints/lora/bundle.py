@@ -7,7 +7,7 @@ A bundle is a folder with
     ``bundle.json``                                         the base: a whole checkpoint, or the parts of a recipe;
     ``base_sample.safetensors``                             64 values of every frozen tensor of the base;
     ``config.json``, the processor's files, ``recipe.yaml`` as in every result.
-Loading a bundle gives the merged model, see :mod:`vidtune.checkpoints.apply`.
+Loading a bundle gives the merged model, see :mod:`vidtune.checkpoints.assembly.apply`.
 """
 
 import json

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from vidtune.checkpoints.assembly.composition import config_of
 from vidtune.checkpoints.build import build_config
-from vidtune.checkpoints.composition import config_of
 from vidtune.checkpoints.fit_processor import build_processor, processor_of, recipe_processor
 from vidtune.checkpoints.recognise import recognise
 from vidtune.data.checking.check import DataCheck

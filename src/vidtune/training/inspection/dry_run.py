@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vidtune.checkpoints.assembly.composition import config_of
 from vidtune.checkpoints.build import build_config
-from vidtune.checkpoints.composition import config_of
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.teachers import alignment_sizes, teacher_config
 from vidtune.machine.progress import ProgressCallback

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vidtune.checkpoints.composition import recipe_tokenizer
+from vidtune.checkpoints.assembly.composition import recipe_tokenizer
 from vidtune.checkpoints.fit_processor import recipe_processor
 from vidtune.checkpoints.parts.contrast import ContrastParts, contrast_parts
 from vidtune.errors import RecipeError, UserError

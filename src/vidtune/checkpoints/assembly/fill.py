@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vidtune.checkpoints.composition import unreadable_config
+from vidtune.checkpoints.assembly.composition import unreadable_config
 from vidtune.checkpoints.files.quiet import without_load_report, without_progress_bar
 from vidtune.checkpoints.files.tensors import require_dtypes
 from vidtune.checkpoints.publication import CONFIG_ERRORS

@@ -1,0 +1,1 @@
+"""Sources to one model: its config, its weights, and what stands on them."""
