@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from vidtune.data.sample import Turn
 from vidtune.recipe.files import load_recipe
 from vidtune.recipe.shipped import list_recipes
-from vidtune.recipe.types import component_matches
+from vidtune.recipe.values import component_matches
 from vidtune.registry import BENCHMARKS, SYSTEMS
 from vidtune.training.setup.parameters import component_names
 

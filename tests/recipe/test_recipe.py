@@ -9,7 +9,7 @@ from vidtune.errors import UserError
 from vidtune.recipe.files import dump_recipe, load_recipe
 from vidtune.recipe.fingerprint import recipe_fingerprint
 from vidtune.recipe.shipped import list_recipes
-from vidtune.recipe.types import component_matches
+from vidtune.recipe.values import component_matches
 
 RECIPE = """\
 system: any_system

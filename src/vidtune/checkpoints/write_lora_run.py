@@ -32,7 +32,7 @@ from vidtune.models.language_model.head import tied_names
 from vidtune.models.video_lm import VideoLM
 from vidtune.recipe.files import RECIPE_FILE
 from vidtune.recipe.stored import stored_recipe
-from vidtune.recipe.types import component_matches
+from vidtune.recipe.values import component_matches
 from vidtune.registry import SYSTEMS
 
 

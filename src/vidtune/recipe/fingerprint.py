@@ -5,7 +5,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from vidtune.recipe.types import DataSource, Recipe, Settings, Stage, Train
+from vidtune.recipe.types import DataSource, Recipe, Stage, Train
+from vidtune.recipe.values import Settings
 
 # Settings of a stage that do not change its resulting weights, or change them by float rounding only.
 EXECUTION_SETTINGS = (

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vidtune.recipe.types import COMPONENT_GLOB, BenchmarkEntry, DataSource, LoRA, Recipe, Settings, Stage, Train
+from vidtune.recipe.types import BenchmarkEntry, DataSource, LoRA, Recipe, Stage, Train
+from vidtune.recipe.values import COMPONENT_GLOB, Settings
 from vidtune.registry import ORDER_RULES
 
 MODELS: tuple[type[Settings], ...] = (Recipe, Stage, Train, LoRA, DataSource, BenchmarkEntry)

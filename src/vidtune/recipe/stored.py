@@ -8,7 +8,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from vidtune.foreign.documents import read_json
 from vidtune.recipe.files import RECIPE_FILE, load_recipe
-from vidtune.recipe.types import A_PLACE, Recipe, Settings
+from vidtune.recipe.types import Recipe
+from vidtune.recipe.values import A_PLACE, Settings
 
 PROVENANCE = "provenance.json"
 """File beside the recipe that tells where its result comes from."""

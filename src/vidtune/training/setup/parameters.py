@@ -15,7 +15,8 @@ from vidtune.errors import RecipeError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.text_alignment.contrast import Contrast, Temperature, contrast_components, pooled_sizes
 from vidtune.models.video_lm import VideoLM
-from vidtune.recipe.types import Stage, Train, component_matches
+from vidtune.recipe.types import Stage, Train
+from vidtune.recipe.values import component_matches
 from vidtune.spelling import suggestion
 
 

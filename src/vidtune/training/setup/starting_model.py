@@ -20,7 +20,8 @@ from vidtune.models.language_model.quantization import quantize_linear_layers, r
 from vidtune.models.resizing import resize, with_sizes
 from vidtune.models.video_lm import VideoLM
 from vidtune.planning.randomness import random_seed
-from vidtune.recipe.types import Recipe, Stage, Train, component_matches
+from vidtune.recipe.types import Recipe, Stage, Train
+from vidtune.recipe.values import component_matches
 from vidtune.training.setup.parameters import component_names, prepare_components, select_components
 from vidtune.training.setup.run_folder import FINAL
 
