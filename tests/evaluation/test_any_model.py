@@ -45,8 +45,9 @@ def test_a_model_of_transformers_answers_by_its_chat_template_and_processor(kind
     folder = str(write_vlm(tmp_path / kind, kind))
     images = ["--protocol", "preprocessing.given=images", "--device", "cpu"]
     assert asked(data, tmp_path / "out", folder, *FEW, *images) == 0
-    shown = capsys.readouterr().out
-    assert "3 of 4 questions answered" in shown and "1 without file" in shown
+    shown = capsys.readouterr()
+    assert "3 of 4 questions answered" in shown.out and "1 without file" in shown.out
+    assert "Loading weights" not in shown.err
     found = tmp_path / "out" / "world_qa"
     first = records(found / "predictions.jsonl")
     assert [line["video"] for line in first] == ["red", "red", "blue"] and not any("error" in line for line in first)

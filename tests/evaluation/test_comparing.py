@@ -12,7 +12,7 @@ from vidtune.errors import UserError
 from vidtune.evaluation.bootstrap import holm, paired_bootstrap
 from vidtune.evaluation.metrics.base import mean_of_sums
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.runs.manifest import missing_parts
+from vidtune.evaluation.runs.manifest import manifest_differences, missing_parts
 from vidtune.evaluation.scores.changed import Change
 from vidtune.evaluation.scores.comparison import compare_runs, compare_with_first
 from vidtune.evaluation.scores.scoring import score_run
@@ -105,6 +105,14 @@ def test_every_other_run_is_compared_with_the_first(runs):
         compare_with_first(runs[:1])
     with pytest.raises(UserError, match="given twice"):
         compare_with_first([runs[0], runs[0]])
+
+
+def test_rules_that_differ_come_before_versions_and_the_number_of_questions(runs):
+    info = RunFolder(runs[0]).info
+    rules = info.protocol.with_overrides({"reading": {"frames": 4}}, "test")
+    other = info.model_copy(update={"protocol": rules, "limit": 3, "versions": {**info.versions, "torch": "0"}})
+    names = [field.name for field in manifest_differences(info, other)]
+    assert names == ["protocol.reading.frames", "versions.torch", "limit"]
 
 
 def printed(capsys, *words, code=0):

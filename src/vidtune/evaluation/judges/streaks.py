@@ -1,5 +1,6 @@
 """When a judge is given up: failed requests in a row, with no usable verdict between them."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
@@ -36,6 +37,10 @@ class FailureStreaks:
     against an endpoint: such a streak ends the judging only when it holds a second item. An item that was left unjudged
     for the same reason before says nothing about the endpoint of today: it is in no streak.
 
+    Once there was a usable verdict, replies that cannot be used are counted by items, each of which is asked about
+    several times. Where such replies came between verdicts, this judge gives them now and then: each time allows a
+    streak that is longer by ``most`` items, so that they are left unjudged and the judging goes on.
+
     Args:
         most: length of a streak that ends the judging; None: none does.
     """
@@ -45,6 +50,7 @@ class FailureStreaks:
         self.proven = False
         self._sent = 0
         self._streaks: dict[str, _Streak] = {}
+        self._between: Counter[str] = Counter()
         self._endpoint_fails = False
 
     @property
@@ -60,6 +66,7 @@ class FailureStreaks:
     def usable(self) -> None:
         """A usable verdict came."""
         self.proven, self._endpoint_fails = True, False
+        self._between.update(self._streaks.keys())
         self._streaks.clear()
 
     def failed(self, failure: Failure, item: Item, request: int) -> bool:
@@ -79,4 +86,8 @@ class FailureStreaks:
         if request > streak.last:
             streak.count += 1
             streak.last = self._sent
-        return self.most is not None and streak.count >= self.most and (failure.any_item or len(streak.items) > 1)
+        if self.most is None or streak.count < self.most:
+            return False
+        if self.proven and not failure.endpoint:
+            return len(streak.items) >= self.most * (1 + self._between[failure.kind])
+        return failure.any_item or len(streak.items) > 1

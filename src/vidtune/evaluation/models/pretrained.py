@@ -60,8 +60,10 @@ class PretrainedModel(EvaluatedModel):
         """
         from transformers import AutoModelForMultimodalLM
 
+        from vidtune.checkpoints.files.quiet import without_progress_bar  # weight: transformers
+
         kind = pick_dtype(self.dtype) or "auto"
-        with errors_of(f"{self.path}: cannot be loaded by transformers"):
+        with errors_of(f"{self.path}: cannot be loaded by transformers"), without_progress_bar():
             model, report = AutoModelForMultimodalLM.from_pretrained(
                 self.path,
                 dtype=kind,

@@ -101,6 +101,7 @@ def _environment() -> Environment:
         counts=counts_text,
         among=answers_text,
         counted=counted,
+        thousands="{:,}".format,
         letter=svg.letter,
         colour=svg.colour,
         lanes=svg.lanes,

@@ -25,23 +25,27 @@ class FieldDifference:
 def manifest_differences(one: RunInfo, two: RunInfo) -> tuple[FieldDifference, ...]:
     """Every field in which two runs differ; those that change answers most directly come first.
 
-    The order: what was asked, by which rules, whose answers, how they were computed, the recipe of the weights. Where
-    files lay, and what follows from other fields, is left out.
+    The order: what was asked, by which rules, whose answers, how they were computed, the recipe of the weights, and how
+    many questions were asked, of which only the common ones are compared. Where files lay, and what follows from other
+    fields, is left out.
     """
     first, second = _fields(one), _fields(two)
-    return tuple(FieldDifference(name, *values) for name, values in differences(first, second).items())
+    order = list(first)
+    found = [FieldDifference(name, *values) for name, values in differences(first, second).items()]
+    return tuple(sorted(found, key=lambda field: order.index(field.name.partition(".")[0])))
 
 
 def _fields(info: RunInfo) -> dict[str, Any]:
     recipe = _parsed(info.recipe)
     return {
-        "data": {"fingerprint": info.data.fingerprint, "features": sorted(info.data.features), "limit": info.limit},
+        "data": {"fingerprint": info.data.fingerprint, "features": sorted(info.data.features)},
         "protocol": info.protocol.model_dump(mode="json"),
         "checkpoint": info.checkpoint.fingerprint,
         "system": info.system,
         "arithmetic": None if info.arithmetic is None else info.arithmetic.model_dump(mode="json"),
         "versions": info.versions,
         "recipe": recipe if isinstance(recipe, Mapping) else info.recipe,
+        "limit": info.limit,
     }
 
 
