@@ -2,6 +2,7 @@ import json
 import re
 from dataclasses import asdict, replace
 from itertools import pairwise
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,14 +12,14 @@ from vidtune.errors import UserError
 from vidtune.media.probe import probe
 from vidtune.media.video import read_frames
 from vidtune.world import EVENT_TEST_SET, EventWorldSpec, build_event_world
-from vidtune.world.event_dataset import BOUNDARY_PERCEPTION, INSTRUCTION_TUNING, PERCEPTION
+from vidtune.world.event_dataset import BOUNDARY_PERCEPTION, INSTRUCTION_TUNING, PERCEIVED
 from vidtune.world.event_render import VOWELS, draw_event_frames, draw_event_sound
 from vidtune.world.events import SLOT_SECONDS, EventClip, TimedEvent
 from vidtune.world.render import SAMPLE_RATE
 from vidtune.world.scene import COLOURS
 
 AAC_PRIMING = 1024  # samples of silence that the encoder puts first
-SPEC = EventWorldSpec(videos=10, test_videos=4)
+SPEC = EventWorldSpec(videos=10, test_videos=4, choice_videos=2)
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +106,14 @@ def test_sounds_are_told_apart_by_their_pitch():
 
 
 def test_training_annotations_are_in_the_official_format(world):
-    for name in (PERCEPTION, BOUNDARY_PERCEPTION, INSTRUCTION_TUNING):
+    clips = dict(SPEC.clips("train"))
+    for name in (*PERCEIVED.values(), BOUNDARY_PERCEPTION, INSTRUCTION_TUNING):
         samples = read(world, name)
-        assert len(samples) == 10
-        for sample, (id_, clip) in zip(samples, SPEC.clips("train"), strict=True):
+        told = [sense for sense, file in PERCEIVED.items() if file == name]
+        expected = [i for i, clip in clips.items() if not told or any(event.told_by(*told) for event in clip.events)]
+        assert [sample["id"] for sample in samples] == expected and len(expected) > 4
+        for sample in samples:
+            id_, clip = sample["id"], clips[sample["id"]]
             assert (sample["id"], sample["video"], sample["source"]) == (id_, f"{id_}.mp4", "events")
             assert (world / "videos" / sample["video"]).is_file()
             turns = sample["conversations"]
@@ -129,11 +134,12 @@ def test_boundary_perception_has_one_clip_in_five_told_whole(world):
     assert whole == [0, 5] and all(turns[k] == 1 for k in whole)
 
 
-def test_the_test_set_is_in_the_official_layout(world):
-    annotations = read(world, EVENT_TEST_SET / "annotations.json")
-    assert list(annotations) == [id_ for id_, _ in SPEC.clips("test")]
-    for id_, clip in SPEC.clips("test"):
-        assert (world / EVENT_TEST_SET / "videos" / f"{id_}.mp4").is_file()
+@pytest.mark.parametrize(("split", "folder"), [("test", EVENT_TEST_SET), ("choice", Path("eval/choice"))])
+def test_the_test_sets_are_in_the_official_layout(world, split, folder):
+    annotations = read(world, folder / "annotations.json")
+    assert list(annotations) == [id_ for id_, _ in SPEC.clips(split)]
+    for id_, clip in SPEC.clips(split):
+        assert (world / folder / "videos" / f"{id_}.mp4").is_file()
         assert annotations[id_]["duration"] == clip.duration
         assert annotations[id_]["timestamps"] == [[event.start, event.end] for event in clip.events]
         assert annotations[id_]["sentences"] == [event.sentence for event in clip.events]
@@ -141,7 +147,7 @@ def test_the_test_set_is_in_the_official_layout(world):
 
 def test_truth_tells_every_event(world):
     truth = read(world, "truth.json")
-    assert {split: len(clips) for split, clips in truth.items()} == {"train": 10, "test": 4}
+    assert {split: len(clips) for split, clips in truth.items()} == {"train": 10, "test": 4, "choice": 2}
     assert truth["train"]["train_00003"] == json.loads(json.dumps(asdict(SPEC.clip("train", 3))))
 
 

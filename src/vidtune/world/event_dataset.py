@@ -15,11 +15,13 @@ from pathlib import Path
 from vidtune.data.writing.tokenizer import train_tokenizer
 from vidtune.world.event_questions import Turn, ask_in_order, ask_when_and_what, marks, tell_all, tell_each
 from vidtune.world.event_render import write_event_video
-from vidtune.world.events import SLOT_SECONDS, EventClip, make_event_clip
+from vidtune.world.events import SENSES, SLOT_SECONDS, EventClip, make_event_clip
 from vidtune.world.layout import Json, RenderProgress, file_name, write_world
 
 EVENT_TEST_SET = Path("eval/events")
-PERCEPTION = "sft/perception.json"
+_TEST_SETS = {"test": EVENT_TEST_SET, "choice": Path("eval/choice")}
+"""Split -> folder of its test set; settings are chosen on "choice", and "test" is looked at once."""
+PERCEIVED = {sense: f"sft/{sense}.json" for sense in SENSES}
 BOUNDARY_PERCEPTION = "sft/boundary_perception.json"
 INSTRUCTION_TUNING = "sft/instruction_tuning.json"
 _DENSE_EVERY = 5
@@ -33,6 +35,7 @@ class EventWorldSpec:
         seed: seed of all clips and questions.
         videos: number of training clips.
         test_videos: number of held-out clips.
+        choice_videos: number of further held-out clips, on which settings are chosen.
         slots: number of slots in a clip, 5.12 seconds each.
         frames: number of frames in a slot.
         size: side of the frame in pixels.
@@ -41,6 +44,7 @@ class EventWorldSpec:
     seed: int = 0
     videos: int = 1600
     test_videos: int = 60
+    choice_videos: int = 60
     slots: int = 5
     frames: int = 4
     size: int = 48
@@ -51,12 +55,13 @@ class EventWorldSpec:
         return self.frames / Fraction(str(SLOT_SECONDS))
 
     def clip(self, split: str, index: int) -> EventClip:
-        """Returns clip number ``index`` of a split, "train" or "test"."""
+        """Returns clip number ``index`` of a split, "train", "test" or "choice"."""
         return make_event_clip(self.seed, split, index, self.slots)
 
     def clips(self, split: str) -> Iterator[tuple[str, EventClip]]:
         """Yields the id and the clip of all clips of a split."""
-        for index in range(self.videos if split == "train" else self.test_videos):
+        counts = {"train": self.videos, "test": self.test_videos, "choice": self.choice_videos}
+        for index in range(counts[split]):
             yield file_name(split, index), self.clip(split, index)
 
 
@@ -77,20 +82,21 @@ def build_event_world(
         workers: number of processes that render; None: one for each core.
     """
     training = {
-        PERCEPTION: list(_perception(spec)),
+        **{file: list(_perceived(spec, sense)) for sense, file in PERCEIVED.items()},
         BOUNDARY_PERCEPTION: list(_boundary_perception(spec)),
         INSTRUCTION_TUNING: list(_instruction_tuning(spec)),
     }
-    further = {
-        str(EVENT_TEST_SET / "annotations.json"): {id_: _annotation(clip) for id_, clip in spec.clips("test")},
-        "truth.json": {split: {id_: asdict(c) for id_, c in spec.clips(split)} for split in ("train", "test")},
+    tests = {
+        str(folder / "annotations.json"): {id_: _annotation(clip) for id_, clip in spec.clips(split)}
+        for split, folder in _TEST_SETS.items()
     }
+    truth = {split: {id_: asdict(c) for id_, c in spec.clips(split)} for split in ("train", *_TEST_SETS)}
     write_world(
         out,
         spec,
         files=list(_files(out, spec)),
         write=partial(_write, spec),
-        written=training | further,
+        written=training | tests | {"truth.json": truth},
         tokenizer=partial(train_tokenizer, _training_texts(training, texts), special=special, split_digits=True),
         workers=workers,
         progress=progress,
@@ -98,19 +104,20 @@ def build_event_world(
 
 
 def _files(out: Path, spec: EventWorldSpec) -> Iterator[tuple[Path, EventClip]]:
-    for split, folder in (("train", out / "videos"), ("test", out / EVENT_TEST_SET / "videos")):
+    for split, folder in (("train", out), *((split, out / folder) for split, folder in _TEST_SETS.items())):
         for id_, clip in spec.clips(split):
-            yield folder / f"{id_}.mp4", clip
+            yield folder / "videos" / f"{id_}.mp4", clip
 
 
 def _write(spec: EventWorldSpec, clip: EventClip, path: Path) -> None:
     write_event_video(clip, path, spec.fps, spec.size)
 
 
-def _perception(spec: EventWorldSpec) -> Iterator[Json]:
-    """Times of every colour, sound and word: teaches encoders to tell them apart and to find their times."""
+def _perceived(spec: EventWorldSpec, sense: str) -> Iterator[Json]:
+    """What one sense perceives, each in a sentence of its own: teaches an encoder to tell what it is, and when."""
     for id_, clip in spec.clips("train"):
-        yield _sample(id_, clip, tell_each(clip, _dice(spec, "each", id_)))
+        if turns := tell_each(clip, sense):
+            yield _sample(id_, clip, turns)
 
 
 def _boundary_perception(spec: EventWorldSpec) -> Iterator[Json]:

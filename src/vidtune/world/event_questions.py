@@ -7,7 +7,7 @@ arXiv:2411.19772, with its spelling mistake "fromat".
 
 import random
 
-from vidtune.world.events import SIGHT_COLOURS, SOUNDS, WORDS, EventClip, TimedEvent
+from vidtune.world.events import EventClip, TimedEvent
 
 ALL_EVENTS = (
     "Could you please detail the events that took place during different time segments in the video? "
@@ -17,8 +17,11 @@ WHEN = (
     "At which time interval can we find {} taking place in the video? Give the timestamps in the fromat: From xx to xx."
 )
 WHAT = "Can you describe what occurred from {} to {} in the video? Please give the event description directly."
-EACH = "Say of each of the {} when it is there in the video."
-NEVER = "never"
+EACH = {
+    "seen": "Say what is seen in the video, and when.",
+    "heard": "Say which sounds are heard in the video, and when.",
+    "spoken": "Say which words are said in the video, and when.",
+}
 HOW_MANY = "How many events are there in the video?"
 FIRST = "What happens first in the video?"
 NEXT = "What happens after {}?"
@@ -57,26 +60,11 @@ def ask_when_and_what(clip: EventClip, rng: random.Random) -> list[Turn]:
     return [(_OPENINGS[first] + question, answer), *(turn for _, turn in turns[1:])]
 
 
-def tell_each(clip: EventClip, rng: random.Random) -> list[Turn]:
-    """Returns a turn for each sense: every possible colour, sound or word, with its time in the clip.
-
-    A time follows directly what it belongs to: the easiest form for a model to learn when something happens.
-    """
-    seen = {event.sight.colour: (k, event.sight) for k, event in enumerate(clip.events) if event.sight is not None}
-    heard = {event.sound: k for k, event in enumerate(clip.events)}
-    spoken = {event.word: k for k, event in enumerate(clip.events)}
-    colours = [
-        f"{colour} {_span(seen[colour][0])} {seen[colour][1].shape} {seen[colour][1].action}"
-        if colour in seen
-        else f"{colour} {NEVER}"
-        for colour in SIGHT_COLOURS
-    ]
-    sounds = [f"{sound.split()[0]} {_span(heard[sound]) if sound in heard else NEVER}" for sound in SOUNDS]
-    words = [f"{word} {_span(spoken[word]) if word in spoken else NEVER}" for word in WORDS]
-    lists = {"colours": colours, "sounds": sounds, "words": words}
-    turns = [(EACH.format(name), f"{', '.join(told)}.") for name, told in lists.items()]
-    rng.shuffle(turns)
-    return _with_media(turns)
+def tell_each(clip: EventClip, sense: str) -> list[Turn]:
+    """Returns one turn: a sentence with its time for everything that one sense perceives; none if there is nothing."""
+    said = [(event.told_by(sense), number) for number, event in enumerate(clip.events)]
+    told = [f"{thing} from {_span(number)}." for thing, number in said if thing is not None]
+    return [(MEDIA_TAG + EACH[sense], " ".join(told))] if told else []
 
 
 def _span(number: int) -> str:

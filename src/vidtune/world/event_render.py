@@ -15,7 +15,6 @@ from vidtune.world.scene import COLOURS
 
 _BACKGROUND = 30
 _RADIUS = 0.32
-_TRAIL_WIDTH = 0.06
 _BAR = 0.06
 _BAR_LEVEL = 200
 _NOISE_LEVEL = 0.002
@@ -58,15 +57,13 @@ def draw_event_frames(clip: EventClip, fps: Fraction, size: int) -> np.ndarray:
 
 
 def _draw(sight: Sight, way: float, seconds: float, frame: np.ndarray, grid: np.ndarray) -> None:
-    """A moving shape leaves a trail of half its brightness; a blinking one goes down to that brightness and back."""
+    """A shape that moves, or goes down to half its brightness and back."""
     colour = np.asarray(COLOURS[sight.colour])
-    x, first = 0.5, 0.5
+    x = 0.5
     if sight.action != "blinks":
         near, far = _RADIUS, 1 - _RADIUS
         first, last = (near, far) if sight.action == "moves right" else (far, near)
         x = first + way * (last - first)
-        trail = (grid >= min(first, x)) & (grid <= max(first, x))
-        frame[(abs(grid - 0.5) <= _TRAIL_WIDTH)[:, None] & trail[None]] = colour // 2
     elif int(seconds / _BLINK_SECONDS) % 2:
         colour = colour // 2
     frame[inside_shape(sight.shape, (grid[None] - x) / _RADIUS, (grid[:, None] - 0.5) / _RADIUS)] = colour
