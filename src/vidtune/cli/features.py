@@ -1,6 +1,6 @@
 """``vidtune features``: the store of the outputs of frozen towers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +9,13 @@ import typer
 
 from vidtune.cli.options.groups import option_groups
 from vidtune.cli.options.loading import ModelBase, ProtocolRules, System, limit_of, rules_of
+from vidtune.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
     from vidtune.features.tower_stream import Extraction, StreamReport
+    from vidtune.machine.ranks.place import ProcessPlace
 
 features = typer.Typer(
     help="Extract, list, verify and import stored features.", no_args_is_help=True, rich_markup_mode=None
@@ -43,6 +45,11 @@ class OfBenchmark:
     system: System = None
     model_base: ModelBase = None
 
+    @property
+    def named(self) -> bool:
+        """Whether a benchmark or a checkpoint was given."""
+        return bool(self.benchmark) or self.checkpoint is not None
+
     def extractions(self, store: Path, device: "torch.device", dtype: str | None) -> "Iterator[Extraction]":
         """The extraction for each benchmark by the towers of the checkpoint.
 
@@ -51,7 +58,6 @@ class OfBenchmark:
         """
         from vidtune.checkpoints.files.hub import locate
         from vidtune.checkpoints.files.misplaced import require_checkpoint
-        from vidtune.errors import UserError
         from vidtune.evaluation.checkpoint import open_checkpoint
         from vidtune.evaluation.test_set_features import benchmark_extraction
 
@@ -107,7 +113,6 @@ def extract(
     """
     import tempfile
 
-    from vidtune.errors import UserError
     from vidtune.features.extract import extract as run
     from vidtune.features.media_listing import refs_of_folder, share_of
     from vidtune.features.towers import named_extraction
@@ -120,18 +125,10 @@ def extract(
     from vidtune.recipe.mistakes import of_recipe
     from vidtune.training.inspection.extraction import stage_extractions
 
-    asked = bool(of_benchmark.benchmark) or of_benchmark.checkpoint is not None
-    if [recipe is None, not tower, not asked].count(False) != 1:
-        raise UserError("name one of a recipe, towers with --tower, or a benchmark with --checkpoint and --benchmark")
-    if tower and videos is None:
-        raise UserError("--tower: name the folder of the files with --videos")
-    if videos is not None and not videos.is_dir():
-        raise UserError(f"{videos}: no such folder")
+    _require_one_source(recipe, tower, of_benchmark, videos)
     pick_dtype(dtype)
     place = ProcessPlace.from_environment()
-    share, shares = place.rank if rank is None else rank, place.world if ranks is None else ranks
-    if share >= shares:
-        raise UserError(f"--rank {share} is not possible with --ranks {shares}: ranks count from 0")
+    share = _share(place, rank, ranks)
     target = compute_device(place, device)
     with (
         of_recipe(recipe),
@@ -139,7 +136,7 @@ def extract(
         MediaPool(media_workers(workers), timeout) as pool,
         ProgressDisplay(transient=True) as progress,
     ):
-        if asked:
+        if of_benchmark.named:
             found = of_benchmark.extractions(store, target, dtype)
         elif recipe is None:
             found = iter([named_extraction(tower or (), store, dtype or "float32", target)])
@@ -154,21 +151,53 @@ def extract(
                 dtype=dtype,
                 device=target,
             )
-        refused, failed, extracted = [], [], False
-        for work in found:
-            for reason in work.refused:
-                typer.echo(f"not stored: {reason}")
-            refused += work.refused
+
+        def store_one(work: "Extraction") -> "Mapping[str, StreamReport]":
             refs = work.refs if videos is None else refs_of_folder(videos, work.streams.values())
-            refs = share_of(refs, share, shares)
-            reports = run(refs, work.streams, pool, batch_size=batch_size, progress=progress)
-            print_reports(work.title, reports)
-            extracted = extracted or bool(reports)
-            failed += [stream for stream, report in reports.items() if report.failed and not report.is_useful]
-        if failed:
-            raise UserError(f"stream {failed[0]}: not one file can be read; the reasons are listed above")
-        if not extracted:
-            raise UserError(f"nothing can be stored: {refused[0] if refused else 'the data hold no files'}")
+            return run(share_of(refs, *share), work.streams, pool, batch_size=batch_size, progress=progress)
+
+        _store_all(found, store_one)
+
+
+def _require_one_source(
+    recipe: str | None, tower: list[str] | None, of_benchmark: OfBenchmark, videos: Path | None
+) -> None:
+    """Raise UserError unless one thing says which towers run, over files that are there."""
+    if [recipe is None, not tower, not of_benchmark.named].count(False) != 1:
+        raise UserError("name one of a recipe, towers with --tower, or a benchmark with --checkpoint and --benchmark")
+    if tower and videos is None:
+        raise UserError("--tower: name the folder of the files with --videos")
+    if videos is not None and not videos.is_dir():
+        raise UserError(f"{videos}: no such folder")
+
+
+def _share(place: "ProcessPlace", rank: int | None, ranks: int | None) -> tuple[int, int]:
+    """Number of this share of the files, and number of shares. Raises UserError where there is no such share."""
+    share, shares = place.rank if rank is None else rank, place.world if ranks is None else ranks
+    if share >= shares:
+        raise UserError(f"--rank {share} is not possible with --ranks {shares}: ranks count from 0")
+    return share, shares
+
+
+def _store_all(found: "Iterable[Extraction]", store_one: "Callable[[Extraction], Mapping[str, StreamReport]]") -> None:
+    """Run all extractions and print what became of each.
+
+    Raises:
+        UserError: not one file of a stream can be read, or nothing can be stored.
+    """
+    refused, failed, extracted = [], [], False
+    for work in found:
+        for reason in work.refused:
+            typer.echo(f"not stored: {reason}")
+        refused += work.refused
+        reports = store_one(work)
+        print_reports(work.title, reports)
+        extracted = extracted or bool(reports)
+        failed += [stream for stream, report in reports.items() if report.failed and not report.is_useful]
+    if failed:
+        raise UserError(f"stream {failed[0]}: not one file can be read; the reasons are listed above")
+    if not extracted:
+        raise UserError(f"nothing can be stored: {refused[0] if refused else 'the data hold no files'}")
 
 
 def print_reports(title: str, reports: "Mapping[str, StreamReport]") -> None:
@@ -198,7 +227,6 @@ def list_all(store: Store) -> None:
 @features.command()
 def verify(store: Store) -> None:
     """Compare every byte of a store with its checksums; the exit code is 2 if one differs."""
-    from vidtune.errors import UserError
     from vidtune.features.verify import require_collections
     from vidtune.features.verify import verify as check
     from vidtune.machine.progress import ProgressDisplay
@@ -230,7 +258,6 @@ def import_published(
 
     The exit code is 2 if a file was refused; all others are imported.
     """
-    from vidtune.errors import UserError
     from vidtune.features.imported import import_folder
     from vidtune.machine.progress import ProgressDisplay
 

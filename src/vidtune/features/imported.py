@@ -94,19 +94,25 @@ def import_folder(
         )
     report.found = len(before)
     _write_about(target, folder, report.width)
+    for done in _import_items(missing, target, report):
+        progress(f"files of {folder.name}", len(before) + done, len(paths))
+    refused = {path for path, _ in report.failed}
+    _remove(target, [item for item, path in items.items() if str(path) in refused])
+    _list_failed(target / FAILED, report)
+    return report
+
+
+def _import_items(items: dict[str, Path], target: Path, report: ImportReport) -> Iterator[int]:
+    """Import files; yields how many were looked at, after each."""
     lines: list[dict[str, Any]] = []
-    for done, loaded in enumerate(_read_all(missing), 1):
+    for done, loaded in enumerate(_read_all(items), 1):
         if line := _import_item(loaded, target, report):
             lines.append(line)
         if len(lines) >= LINES_AT_ONCE:
             append_records(target / INDEX, lines)
             lines = []
-        progress(f"files of {folder.name}", len(before) + done, len(paths))
+        yield done
     append_records(target / INDEX, lines)
-    refused = {path for path, _ in report.failed}
-    _remove(target, [item for item, path in items.items() if str(path) in refused])
-    _list_failed(target / FAILED, report)
-    return report
 
 
 def _widths(items: dict[str, Path]) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Towers that are named on the command line, with the preprocessing of their system."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,9 +16,13 @@ from vidtune.features.collection import stream_spec
 from vidtune.features.tower_stream import Extraction, TowerStream
 from vidtune.media.kept.identity import MediaIdentities
 from vidtune.media.preprocessing.kinds import random_setting
+from vidtune.models.config import VideoLMConfig
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
+
+if TYPE_CHECKING:
+    from vidtune.systems.base import System
 
 
 def frozen(tower: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -42,6 +47,27 @@ def named_extraction(names: Sequence[str], store: Path, dtype: str, device: torc
         UserError: unknown system or stream, streams of two systems, weights that are missing or do not fit, random
             preprocessing.
     """
+    system, wanted = _parsed(names)
+    # Sizes of a language model are needed for the connectors, which are not built.
+    text_config = LlamaConfig(hidden_size=4096)
+    published = system.architecture.build_config(text_config, {}, {})
+    towers = _places_of_towers(system, wanted, published)
+    recipe = Recipe.model_validate({"system": system.name, "language_model": "none", "towers": towers})
+    config = build_config(recipe, text_config)
+    preprocessing, identities = preprocessing_of(config), MediaIdentities()
+    built = {name: frozen(tower_of_recipe(recipe, name, config), TORCH_DTYPES[dtype], device) for name in towers}
+    streams = {}
+    for stream in wanted:
+        tower = published.streams[stream]["tower"]
+        origin = {"system": system.name, "from": towers[tower]}
+        spec = stream_spec(config, stream, built[tower], preprocessing[stream], dtype, origin)
+        cache = FeatureCache(store, spec, identities)
+        streams[stream] = TowerStream.of(config, stream, built[tower], preprocessing[stream], cache)
+    return Extraction(system.title, streams)
+
+
+def _parsed(names: Sequence[str]) -> tuple["System", dict[str, str | None]]:
+    """The one system of all arguments, and the weights that they name for its streams."""
     wanted: dict[str, str | None] = {}
     systems = []
     for name in names:
@@ -53,10 +79,11 @@ def named_extraction(names: Sequence[str], store: Path, dtype: str, device: torc
         wanted[stream] = weights or None
     if len(set(systems)) > 1:
         raise UserError(f"--tower: of one system at a time, not {', '.join(dict.fromkeys(systems))}")
-    system = SYSTEMS[systems[0]]
-    # Sizes of a language model are needed for the connectors, which are not built.
-    text_config = LlamaConfig(hidden_size=4096)
-    published = system.architecture.build_config(text_config, {}, {})
+    return SYSTEMS[systems[0]], wanted
+
+
+def _places_of_towers(system: "System", wanted: Mapping[str, str | None], published: VideoLMConfig) -> dict[str, str]:
+    """Tower -> where its weights lie, for the towers of the streams, whose preprocessing may not be random."""
     streams, steps = published.streams, preprocessing_of(published)
     towers: dict[str, str] = {}
     for stream, given in wanted.items():
@@ -71,15 +98,4 @@ def named_extraction(names: Sequence[str], store: Path, dtype: str, device: torc
         if found is None:
             raise UserError(f"--tower {system.name}:{stream}: say where its weights lie: {system.name}:{stream}=FOLDER")
         towers[tower] = found
-    recipe = Recipe.model_validate({"system": system.name, "language_model": "none", "towers": towers})
-    config = build_config(recipe, text_config)
-    preprocessing, identities = preprocessing_of(config), MediaIdentities()
-    built = {name: frozen(tower_of_recipe(recipe, name, config), TORCH_DTYPES[dtype], device) for name in towers}
-    found_streams = {}
-    for stream in wanted:
-        tower = streams[stream]["tower"]
-        origin = {"system": system.name, "from": towers[tower]}
-        spec = stream_spec(config, stream, built[tower], preprocessing[stream], dtype, origin)
-        cache = FeatureCache(store, spec, identities)
-        found_streams[stream] = TowerStream.of(config, stream, built[tower], preprocessing[stream], cache)
-    return Extraction(system.title, found_streams)
+    return towers

@@ -318,18 +318,11 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
         check_lengths(self.config.text_config, () if cu_seqlens is None else np.diff(cu_seqlens))
         plan = None
         if self.program:
-            if len(inputs_embeds) > 1:
-                raise ValueError(f"{len(inputs_embeds)} rows; with a layer program give one row without padding")
             attention_mask, length = None, inputs_embeds.shape[1]
             if position_ids is None:
                 begin = past_key_values.get_seq_length() if past_key_values is not None else 0
                 position_ids = torch.arange(begin, begin + length, device=inputs_embeds.device)[None]
-            lengths = [length] if cu_seqlens is None else np.diff(cu_seqlens).tolist()
-            targets = None
-            if labels is not None and self.training:
-                targets = targets_of(np.flatnonzero(labels[0, 1:].cpu().numpy() != IGNORED))
-            gone = dropped_in_cache(self.program, past_key_values)
-            plan = plan_call(self.program, lengths, found, gone, targets=targets)
+            plan = self._plan_of_rows(inputs_embeds, found, labels, past_key_values, cu_seqlens)
             packed |= plan.inputs(self.language_model.get_decoder(), position_ids)
         with self._reads_axes(position_ids):
             output = self.language_model(
@@ -348,6 +341,23 @@ class VideoLM(MediaReading, PreTrainedModel, GenerationMixin):
             shifted = output.logits[:, :-1].float().flatten(0, 1)
             output.loss = cross_entropy(shifted, labels[:, 1:].flatten(), ignore_index=IGNORED)
         return output
+
+    def _plan_of_rows(
+        self,
+        embeds: Tensor,
+        media: Sequence[MediaTokens],
+        labels: Tensor | None,
+        cache: Any,
+        cu_seqlens: list[int] | None,
+    ) -> LayerCallPlan:
+        """What the layer program does in a call of :meth:`forward`. Raises ValueError for several rows."""
+        if len(embeds) > 1:
+            raise ValueError(f"{len(embeds)} rows; with a layer program give one row without padding")
+        lengths = [embeds.shape[1]] if cu_seqlens is None else np.diff(cu_seqlens).tolist()
+        targets = None
+        if labels is not None and self.training:
+            targets = targets_of(np.flatnonzero(labels[0, 1:].cpu().numpy() != IGNORED))
+        return plan_call(self.program, lengths, media, dropped_in_cache(self.program, cache), targets=targets)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Inputs of one step of ``generate``; the media are passed only with the placeholders."""

@@ -30,7 +30,7 @@ from vidtune.systems.parts.llava_settings import (
     text_of,
     text_settings,
 )
-from vidtune.systems.parts.openai_clip import patch_sizes
+from vidtune.systems.parts.openai_clip import patch_sizes, patch_tower_settings
 from vidtune.systems.parts.vicuna import CURIOUS_HUMAN, CURIOUS_USER, LANGUAGE_MODEL_ENDS
 
 NAME = "video_llava"
@@ -250,14 +250,7 @@ def _read_transformers(config: JsonDict, shapes: dict[str, tuple[int, ...]]) -> 
     whole = AutoConfig.for_model(**config)
     vision = whole.vision_config
     sizes = {
-        "hidden_size": vision.hidden_size,
-        "intermediate_size": vision.intermediate_size,
-        "num_hidden_layers": vision.num_hidden_layers,
-        "num_attention_heads": vision.num_attention_heads,
-        "image_size": vision.image_size,
-        "patch_size": vision.patch_size,
-        "hidden_act": vision.hidden_act,
-        "layer_norm_eps": vision.layer_norm_eps,
+        **patch_tower_settings(vision),
         "feature_layer": config.get("vision_feature_layer", -2),
     }
     keep = config.get("vision_feature_select_strategy", "default") == "full"

@@ -55,24 +55,10 @@ def model_from_state(
         raise unreadable_config(where, error) from None
     state = under_every_name(state, tied_names(empty), where)
     wanted = empty.state_dict()
-    for name, tensor in state.items():
-        if name not in wanted:
-            continue
-        if wanted[name].shape != tensor.shape:
-            held, asked = tuple(tensor.shape), tuple(wanted[name].shape)
-            raise UserError(f"{where}: {name}: shape {held} in the file, {asked} by its config")
+    _require_shapes(wanted, state, where)
     _require_held(wanted, state, where)
     require_dtypes(empty, state, where)
-    common: torch.dtype | str
-    if dtype_of_config:
-        common = "auto"
-    elif callable(dtype):
-        common = min((dtype(component) for component in empty.components()), key=lambda kind: kind.itemsize)
-    else:
-        # Connectors beside a language model in half precision may be stored in full.
-        names = sorted(state, key=lambda name: not name.startswith("language_model."))
-        stored = (state[name].dtype for name in names if state[name].is_floating_point())
-        common = dtype or next(stored, torch.float32)
+    common = "auto" if dtype_of_config else _common_dtype(empty, state, dtype)
     model: VideoLM
     with without_progress_bar(), without_load_report(), NoValuesFilled():  # it builds a model on the meta device
         model, info = VideoLM.from_pretrained(
@@ -86,6 +72,24 @@ def model_from_state(
     report.missing += sorted(info["missing_keys"])
     report.unexpected += sorted(info["unexpected_keys"])
     return model
+
+
+def _require_shapes(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str | Path) -> None:
+    """Raise UserError for a tensor of another shape than the config asks for."""
+    for name, tensor in state.items():
+        if name in wanted and wanted[name].shape != tensor.shape:
+            held, asked = tuple(tensor.shape), tuple(wanted[name].shape)
+            raise UserError(f"{where}: {name}: shape {held} in the file, {asked} by its config")
+
+
+def _common_dtype(model: VideoLM, state: Mapping[str, Tensor], dtype: Dtypes) -> torch.dtype:
+    """The dtype in which the whole model is built: the smallest that is wanted, or that of the files."""
+    if callable(dtype):
+        return min((dtype(component) for component in model.components()), key=lambda kind: kind.itemsize)
+    # Connectors beside a language model in half precision may be stored in full.
+    names = sorted(state, key=lambda name: not name.startswith("language_model."))
+    stored = (state[name].dtype for name in names if state[name].is_floating_point())
+    return dtype or next(stored, torch.float32)
 
 
 def _require_held(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str | Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from transformers import CLIPConfig, CLIPVisionConfig
+from transformers import CLIPConfig, CLIPVisionConfig, PreTrainedConfig
 
 from vidtune.checkpoints.files.settings import KnownSettings
 from vidtune.checkpoints.parts.model_settings import settings_of
@@ -114,8 +114,16 @@ def _sizes_from_config(config: JsonDict) -> JsonDict:
     whole = "vision_config" in config or config["model_type"] == "clip"
     vision = CLIPConfig(**config).vision_config if whole else CLIPVisionConfig(**config)
     return {
+        **patch_tower_settings(vision),
         "hidden_size": config.get("projection_dim", vision.projection_dim),
         "width": vision.hidden_size,
+    }
+
+
+def patch_tower_settings(vision: PreTrainedConfig) -> JsonDict:
+    """Return the sizes of a ``clip`` tower from the config that transformers has of it."""
+    return {
+        "hidden_size": vision.hidden_size,
         "intermediate_size": vision.intermediate_size,
         "num_hidden_layers": vision.num_hidden_layers,
         "num_attention_heads": vision.num_attention_heads,

@@ -131,39 +131,29 @@ def stage_costs(
         prepare_contrast(compared, trained, frozen_dtype)
     with FakeTensorMode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         _give_fake_values(model)
-        for tower in towers.values():
-            _give_fake_values(tower)
+        for part in (*towers.values(), *(() if compared is None else (compared,))):
+            _give_fake_values(part)
         taught = {name: _two(tower, partial(_taught, tower), 1) for name, tower in towers.items()}
         aligned = {name: _two(model, partial(_aligned, model, name), 1) for name in towers}
-        if compared is None:
-            streams = {name: _two(model, partial(_encoded, model, name), 1) for name in config.streams}
-        else:
-            _give_fake_values(compared)
-            both = nn.ModuleList([model, compared])
-            streams = {
-                name: _two(both, partial(_compared, model, compared, name), 1) for name in compared.config.projections
-            }
-            texts = _difference(*_two(compared, partial(_read, compared), 1))
+        streams = _of_media(model, compared)
+        text = Cost(0.0, 0.0) if compared is None else _difference(*_two(compared, partial(_read, compared), 1))
         short, long = _two(model, partial(_hidden, model), PROBE)
         head = _two(model, partial(_logits, model), 1)
     squared = (long.flops - 2 * short.flops) / (2 * PROBE**2)
     token = Cost(short.flops / PROBE - squared * PROBE, (long.forward - short.forward) / PROBE)
-    items = {name: _difference(*counts) for name, counts in streams.items()}
     fixed = short.forward - token.forward * PROBE + sum(2 * a.forward - b.forward for a, b in [*streams.values(), head])
-    layers = tuple(sum(weight.numel() for weight in layer.parameters()) for layer in layers_of(model.language_model))
-    head_weights = _numbers(model.get_output_embeddings(), set(), set())
     return StageCosts(
         weights=_weights(model) | ({} if compared is None else _weights_beside(compared)),
-        layers=layers,
-        head=head_weights,
-        items=items,
+        layers=tuple(sum(map(Tensor.numel, layer.parameters())) for layer in layers_of(model.language_model)),
+        head=_numbers(model.get_output_embeddings(), set(), set()),
+        items={name: _difference(*counts) for name, counts in streams.items()},
         token=token,
         squared_token=squared,
         supervised=_difference(*head),
         fixed=fixed,
         teachers={name: _difference(*counts) for name, counts in taught.items()},
         aligned={name: _difference(*counts) for name, counts in aligned.items()},
-        text=Cost(0.0, 0.0) if compared is None else texts,
+        text=text,
         teacher_weights=sum(weight.numel() for tower in towers.values() for weight in tower.parameters()),
     )
 
@@ -213,6 +203,14 @@ def _weights(model: VideoLM) -> dict[str, Weights]:
 
 def _weights_beside(contrast: Contrast) -> dict[str, Weights]:
     return {name: _numbers(part, set(), set()) for name, part in contrast.components().items()}
+
+
+def _of_media(model: VideoLM, contrast: Contrast | None) -> dict[str, tuple[Cost, Cost]]:
+    """Stream -> costs of one and of two of its media, as the stage runs them. Must be called in fake mode."""
+    if contrast is None:
+        return {name: _two(model, partial(_encoded, model, name), 1) for name in model.config.streams}
+    both = nn.ModuleList([model, contrast])
+    return {name: _two(both, partial(_compared, model, contrast, name), 1) for name in contrast.config.projections}
 
 
 def _compared(model: VideoLM, contrast: Contrast, stream: str, number: int) -> Tensor:
