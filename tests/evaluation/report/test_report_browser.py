@@ -44,7 +44,9 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     entries = [(f"clip{n // 3}", f"question {n}?", f"answer {n}") for n in range(COUNT)]
     entries[1], entries[2] = ("clip0", EVIL, EVIL), ("clip0", "question 2?", LONG)
-    data = write_set(folder / "set", entries, types=[("colour", "count", EVIL)[n % 3] for n in range(COUNT)])
+    types = [("colour", "count", EVIL)[n % 3] for n in range(COUNT)]
+    types[4] = "seen once"  # has no interval
+    data = write_set(folder / "set", entries, types=types)
     write_video(data / "videos" / "clip0.mp4", (20, 60, 160))
     said = {f"question {n}?": "nothing" for n in range(0, COUNT, 9)} | {EVIL: EVIL, "question 2?": LONG}
     name = "run-with-a-long-name-" * 4
