@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from qa_sets import write_set, write_video
 from tiny_checkpoint import write_checkpoint
@@ -63,6 +64,24 @@ def test_each_rule_is_worth_something_alone_and_the_command_goes_on_where_it_was
     assert 'question_template: "{media}\\n{question}" -> "{media}{question}?"' in lines
     assert any(line.startswith("  accuracy: ") and "(one by one: " in line for line in lines)
     assert times == [(place / "predictions.jsonl").stat().st_mtime_ns for place in places]
+
+
+def test_features_are_read_where_the_other_run_read_them(runs, tmp_path, capsys):
+    for number, name in enumerate(("v_red", "v_blue")):
+        np.save(tmp_path / f"{name}.npy", np.full((10, 16), number, dtype=np.float32))
+    info = RunFolder(runs[0]).info
+    asked = ["evaluate", info.checkpoint.path, "--benchmark", "activitynet_qa", "--data", info.data.folder]
+    asked += ["--features", f"video={tmp_path}", "--protocol", "generation.max_new_tokens=3"]
+    assert command([*asked, "--out", str(tmp_path / "out"), *QUICK]) == 0
+    capsys.readouterr()
+    other = tmp_path / "out" / "activitynet_qa"
+    where = ["--out", str(tmp_path / "why"), "--json", *QUICK]
+    assert command(["compare", "--why", str(runs[0]), str(other), *where]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["rule"], one["problem"]) for one in found] == [("features", None), ("all of them", None)]
+    [again] = (tmp_path / "why" / "first-3").iterdir()
+    assert RunFolder(again).info.data == RunFolder(other).info.data
+    assert [one.pred for one in RunFolder(again).predictions()] == [one.pred for one in RunFolder(other).predictions()]
 
 
 def test_what_cannot_be_told_apart_is_refused(runs, capsys):

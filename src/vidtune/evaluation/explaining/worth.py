@@ -5,7 +5,7 @@ lies in a folder of its own and goes on where it was stopped.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from vidtune.evaluation.scores.scoring import score_run
 NO_RULES = ("benchmark", "version", "harness", "untrained_length")
 """Parts of a protocol that say whose rules they are or what follows from them, and change no answer themselves."""
 DTYPE = "arithmetic.dtype"
+FEATURES = "features"
+"""Rule by which stored features are read; the runs say of which folders."""
 ALL = "all of them"
 
 OpenModel = Callable[[str | None], EvaluatedModel]
@@ -146,9 +148,8 @@ def explain(
     """
     one, two = RunFolder(first), RunFolder(second)
     changes, limit = changes_between(one.info, two.info), asked_in_both(first, second, limit)
-    again = _Again(
-        one.info, open_model, _questions_of(one.info, data), out / f"first-{limit}", limit, answering, session
-    )
+    place = out / f"first-{limit}"
+    again = _Again(one.info, two.info.data.features, open_model, data, place, limit, answering, session)
     runs: list[tuple[Change, Path | None, str]] = []
     for change in changes:
         try:
@@ -166,25 +167,20 @@ def explain(
     yield Worth(Change(ALL, None, None), compare_runs(second, first, judge, limit=limit))
 
 
-def _questions_of(info: RunInfo, data: Path | None) -> QuestionSet:
-    """The questions that a run was asked. Raises UserError: the folder holds another version of the test set."""
-    benchmark = stored_benchmark(info.protocol, info.data.file)
-    questions = benchmark.load(Path(data or info.data.folder)).with_similar_files()
-    if info.data.features:
-        folders = {stream: Path(folder) for stream, folder in info.data.features.items()}
-        questions = benchmark.with_features(questions, folders, info.protocol.stream)
-    if questions.fingerprint != info.data.fingerprint:
-        raise UserError(f"{questions.folder}: is another version of the test set than the runs were asked")
-    return questions
-
-
 @dataclass
 class _Again:
-    """Asks run A again with one change at a time; one model is in memory at a time."""
+    """Asks run A again with one change at a time; one model is in memory at a time.
+
+    Args:
+        info: of run A.
+        features: stream -> folder of stored features that run B read.
+        data: folder of the test set; None: where it was when A was asked.
+    """
 
     info: RunInfo
+    features: Mapping[str, str]
     open_model: OpenModel
-    questions: QuestionSet
+    data: Path | None
     out: Path
     limit: int
     answering: AnsweringOptions
@@ -195,15 +191,27 @@ class _Again:
         """Ask with a change; returns the folder of the run. Raises UserError: it cannot be made alone."""
         dtype = change.second if change.name == DTYPE else _dtype(self.info)
         protocol = self.info.protocol if change.name == DTYPE else with_change(self.info.protocol, change)
+        questions = self._questions(self.features if change.name == FEATURES else self.info.data.features)
         model, run_dir = self._opened(dtype), self.out / _folder(change)
         answerer = Answerer(model.identity, model.system, model.recipe, model.arithmetic)
         with model.engine(protocol, self.answering) as engine:
             try:
-                predict(engine, self.questions, protocol, run_dir, answerer, self.session, limit=self.limit)
+                predict(engine, questions, protocol, run_dir, answerer, self.session, limit=self.limit)
             finally:
                 if run_dir.is_dir():
                     note_usage(run_dir, engine)
         return run_dir
+
+    def _questions(self, features: Mapping[str, str]) -> QuestionSet:
+        """The questions of A. Raises UserError: the folder holds another version of the test set."""
+        benchmark = stored_benchmark(self.info.protocol, self.info.data.file)
+        questions = benchmark.load(Path(self.data or self.info.data.folder)).with_similar_files()
+        if features:
+            folders = {stream: Path(folder) for stream, folder in features.items()}
+            questions = benchmark.with_features(questions, folders, self.info.protocol.stream)
+        if questions.fingerprint != self.info.data.fingerprint:
+            raise UserError(f"{questions.folder}: is another version of the test set than the runs were asked")
+        return questions
 
     def _opened(self, dtype: str | None) -> EvaluatedModel:
         if self.model is None or self.model[0] != dtype:
