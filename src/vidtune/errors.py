@@ -11,11 +11,16 @@ class UserError(Exception):
     """A mistake in the user's input. The message is one line: where, what is wrong, what to do.
 
     ``exit_code`` is the exit code of the process. ``with_options`` is the message with options of the command line,
-    where the message itself names arguments of a public function; None: it is the same.
+    where the message itself names arguments of a public function; None: it is the same. ``listed`` are further lines,
+    one per mistake, where one message names several.
     """
 
     exit_code = 2
     with_options: str | None = None
+    listed: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n  ".join((super().__str__(), *self.listed))
 
 
 class RecipeError(UserError):

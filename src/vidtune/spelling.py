@@ -7,6 +7,7 @@ from collections.abc import Iterable
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 r"""Half a character, such as a lone ``\ud800`` in JSON: no file can store it, and no tokenizer takes it."""
 
+_BREAKS = {ord("\n"): r"\n", ord("\t"): r"\t", 0x2028: r"\u2028", 0x2029: r"\u2029"}
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
@@ -16,6 +17,11 @@ def visible(text: str) -> str:
     Tabs and line ends stay.
     """
     return text.translate(_CONTROLS)
+
+
+def one_line(text: str) -> str:
+    r"""Returns a message that stays one line, whatever it quotes: see `visible`; tabs and line ends are escaped too."""
+    return visible(text).translate(_BREAKS)
 
 
 def counted(number: int, thing: str) -> str:

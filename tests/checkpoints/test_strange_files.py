@@ -106,6 +106,14 @@ def test_bundles_that_stand_on_themselves_are_refused(written: Path, tmp_path: P
         load_checkpoint(one)
 
 
+@pytest.mark.parametrize("wrong", [{"system": " "}, {"language_model": {"num_hidden_layers": {}}}])
+def test_wrong_parts_of_a_bundle_are_named_by_their_file(wrong: dict[str, Any], written: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(written / "bundle", tmp_path / "bundle")
+    parts = {"system": "video_llava", "language_model": {}, "tokenizer": str(written / "tokenizer"), **wrong}
+    edit(copy / "bundle.json", base={"parts": parts})
+    assert refused(copy).startswith(f"{copy / 'bundle.json'}: ")
+
+
 @pytest.mark.parametrize("r", [0, -2, 3, 2.0, "2", None, True, NAN])
 def test_a_rank_that_is_not_that_of_the_factors_is_refused(r: Any, written: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(written / "bundle", tmp_path / "bundle")

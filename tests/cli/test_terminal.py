@@ -13,9 +13,9 @@ from rich.console import Console
 from vidtune import __main__ as module
 from vidtune.cli import main as main_module
 from vidtune.cli.main import main
-from vidtune.cli.terminal.shown_text import shown_text
+from vidtune.cli.terminal.shown_text import shown_text, warn
 from vidtune.machine.progress import ProgressDisplay
-from vidtune.spelling import visible
+from vidtune.spelling import one_line, visible
 
 EVIL = "a\x1b]0;owned\x07b\x1b[2J\x9bc\rd"
 SHOWN = r"a\x1b]0;owned\x07b\x1b[2J\x9bc\x0dd"
@@ -47,6 +47,22 @@ def test_control_characters_are_shown_and_not_obeyed(capsys: pytest.CaptureFixtu
         print(EVIL)
         sys.stderr.writelines([EVIL])
     assert capsys.readouterr() == (f"{SHOWN}\n", SHOWN)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\n  b\tc", "a\u2028b\rc"])
+def test_a_message_about_a_user_s_own_text_stays_one_line(capsys: pytest.CaptureFixture[str], tmp_path, text: str):
+    for arguments in (["recipes", "show", text], ["judge", text], ["recipes", "list", text]):
+        code, _, err = ended(capsys, *arguments)
+        assert code == 2 and len(err.splitlines()) == len(err.split("\n")) - 1
+        assert err.splitlines()[-1].lower().startswith("error: ") and r"b" in err.splitlines()[-1]
+    (tmp_path / "mine.jsonl").write_text("[1]\n{}\n")  # wrong lines stand one below the other
+    code, _, err = ended(capsys, "benchmarks", "check", str(tmp_path / "mine.jsonl"))
+    assert code == 2 and [line[:21] for line in err.splitlines()[1:]] == [
+        "  mine.jsonl: line 1:",
+        "  mine.jsonl: line 2:",
+    ]
+    warn(text)
+    assert capsys.readouterr().err == f"warning: {one_line(text)}\n"
 
 
 def test_a_progress_display_shows_them_too_and_keeps_its_own(capsys: pytest.CaptureFixture[str]):

@@ -184,3 +184,12 @@ def test_closing_twice_and_reopening(tmp_path):
     with pytest.raises(UserError, match=r"line 1: not valid JSON \(expected an object\)"):
         list(read_records(tmp_path / "lines.jsonl"))
     assert json.loads((tmp_path / "lines.jsonl").read_text().splitlines()[0]) == [1, 2]
+
+
+def test_a_file_far_too_long_is_neither_read_nor_searched_for_its_last_line(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    for reads in (lambda: list(read_records(path)), RecordFollower(path).new_records, lambda: RecordWriter(path)):
+        with pytest.raises(UserError, match=r"log\.jsonl: has 1,099,511,627,776 bytes, more than"):
+            reads()

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import synthetic_clips as clips
 from ffmpeg_program import encode
+from PIL import Image
 from remuxed import remux
 from synthetic_clips import decode_plainly, write_clip
 
 from vidtune.errors import MediaError, UnreadMediaError
 from vidtune.media.container import open_media
 from vidtune.media.feature_file import feature_shape, read_features
-from vidtune.media.image import read_image
+from vidtune.media.image import PICTURE_LIMIT, image_size, read_image
 from vidtune.media.kept.identity import content_hash
 from vidtune.media.mp4_boxes import sample_times
 from vidtune.media.packets.table import is_decodable_order
@@ -170,3 +171,14 @@ def test_no_pipe_and_no_device_is_opened(kind: str, tmp_path: Path) -> None:
             with pytest.raises(MediaError, match=rf"{name}: is a {kind}, not a file"):
                 read(str(path))
         assert content_hash(str(path)) is None
+
+
+def test_a_picture_far_too_large_is_refused_before_its_bytes_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.webp"
+    Image.new("RGB", (8, 8)).save(path)
+    assert image_size(str(path)) == (8, 8)
+    with path.open("r+b") as file:
+        file.truncate(PICTURE_LIMIT + 1)
+    with pytest.raises(MediaError, match="has more than the 1,073,741,824 bytes that an image file may have"):
+        read_image(str(path))
+    assert image_size(str(path)) is None  # it may be a video

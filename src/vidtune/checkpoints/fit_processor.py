@@ -90,7 +90,7 @@ def _saved_processor(files: CheckpointFiles) -> VideoLMProcessor:
         processor: VideoLMProcessor = VideoLMProcessor.from_pretrained(
             files.path, config=VideoLMConfig.from_dict(files.config), trust_remote_code=False
         )
-        require_writable(processor.tokenizer.init_kwargs)
+        require_writable(processor.tokenizer.init_kwargs, files.path)
     except UserError as error:
         raise (
             error if str(files.path) in str(error) else UserError(f"{files.path}/processor_config.json: {error}")

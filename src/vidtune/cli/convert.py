@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from vidtune.cli.options.loading import ModelBase, Revision, System, Towers, assignments
+from vidtune.cli.terminal.shown_text import warn
 
 
 def convert(
@@ -57,17 +58,16 @@ def convert(
     )
     typer.echo(checkpoint.report)
     for warning in checkpoint.report.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        warn(warning)
     save_checkpoint(checkpoint, to_folder, to, difference_from)
     typer.echo(f"written: {to_folder} ({to})")
     if lost := left_out(checkpoint, to):
         others = [name for name in writable_formats(checkpoint) if not left_out(checkpoint, name)]
         line = f"format {to} has no place for {', '.join(lost)}: keep their weights, or write {' or '.join(others)}"
-        typer.echo(f"warning: {line}", err=True)
+        warn(line)
     if rules := unkept_rules(checkpoint, to):
         told = ", ".join(f"{key} {mine!r} (then {usual!r})" for key, (mine, usual) in rules.items())
-        typer.echo(
-            f"warning: format {to} has no place for how this model reads media: {told}; answers are those of before "
-            "under the same rules (vidtune evaluate --protocol preprocessing.KEY=VALUE), or from the folder here",
-            err=True,
+        warn(
+            f"format {to} has no place for how this model reads media: {told}; answers are those of before under the "
+            "same rules (vidtune evaluate --protocol preprocessing.KEY=VALUE), or from the folder here"
         )

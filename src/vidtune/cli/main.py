@@ -34,11 +34,12 @@ from vidtune.cli.serving.chat import chat
 from vidtune.cli.serving.serve import serve
 from vidtune.cli.systems import systems
 from vidtune.cli.terminal.interrupts import INTERRUPTED, SAID, Interrupts
-from vidtune.cli.terminal.shown_text import shown_text
+from vidtune.cli.terminal.shown_text import show_error, shown_text
 from vidtune.cli.train import train
 from vidtune.cli.world import world
 from vidtune.errors import UserError
 from vidtune.machine.ranks.launch import LaunchFailed
+from vidtune.spelling import one_line
 from vidtune.training.signals import TrainingInterrupted
 
 WRONG_INPUT = UserError.exit_code
@@ -142,8 +143,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except LaunchFailed as error:
         return error.exit_code  # its processes have said why
     except UserError as error:
-        return _refuse(error.with_options or str(error))
+        show_error(error)
+        return error.exit_code
     except ClickException as error:
+        error.message = one_line(error.message)
         error.show()
         return error.exit_code
     except BrokenPipeError:
@@ -169,7 +172,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    show_error(UserError(message))
     return WRONG_INPUT
 
 

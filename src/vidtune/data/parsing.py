@@ -24,7 +24,7 @@ from vidtune.data.forms.item import written
 from vidtune.data.forms.media import STREAMS
 from vidtune.data.forms.records import UNUSABLE
 from vidtune.foreign.documents import read_object
-from vidtune.foreign.files import open_foreign, read_foreign, reading
+from vidtune.foreign.files import CONTENT_LIMIT, open_foreign, read_foreign, reading
 from vidtune.machine.files import atomic_folder
 from vidtune.registry import ANNOTATIONS
 from vidtune.spelling import counted, damaged
@@ -83,7 +83,7 @@ def parsed_folder(path: Path, format: str, media: Path | None, cache: Path) -> P
     Raises:
         UserError: the file cannot be read, or holds no list of records; says where.
     """
-    with open_foreign(path) as file, reading(path):
+    with open_foreign(path, limit=CONTENT_LIMIT) as file, reading(path):
         file_hash = hashlib.file_digest(file, "sha256").hexdigest()
     kind = "" if format == "conversations" else f"-{format}"
     folder = cache / f"{file_hash[:32]}{kind}-v{FORMAT_VERSION}"

@@ -148,6 +148,8 @@ class Protocol(BaseModel):
         question_template: the user turn; ``{media}`` is replaced by the media tag, ``{question}`` by the question.
         templates: question type -> user turn used for that type instead; it may contain further fields of the question.
             One without ``{media}`` gives the words of the question, which stand in ``question_template``.
+        stream_templates: stream -> template in the place of ``question_template``, of questions about media that
+            another stream than ``stream`` reads and that are written in another way.
         wording: words of the question where neither ``templates`` nor ``choices`` give them; ``{question}`` and further
             fields of the question stand for themselves. Empty: the question.
         stream: name of the stream that reads the videos; its tag in the text is ``<stream>``.
@@ -155,7 +157,8 @@ class Protocol(BaseModel):
         reading: which frames of every video are read, in the place of those of the other rules; None: those.
         untrained_length: which number of frames that is, where the model was trained with another one; empty: with it.
         companions: name -> preprocessing of the other streams that read the same file.
-        question_media: name -> preprocessing of the streams that read further media of the questions, such as boxes.
+        question_media: name -> preprocessing of the streams that read further media of the questions, such as boxes, or
+            the pictures of those that are about no video.
         condensing: stream -> settings by which its connector condenses features, with the dtype in which they are
             compared: rounding decides which of almost equally similar ones become one.
         towers: name -> settings of a tower that are changed in this run, with the weights that it has; such as
@@ -186,6 +189,7 @@ class Protocol(BaseModel):
     prompt_format: str
     question_template: str = f"{MEDIA}\n{QUESTION}"
     templates: dict[str, str] = Field(default_factory=dict, exclude_if=_says_nothing)
+    stream_templates: dict[str, str] = Field(default_factory=dict, exclude_if=_says_nothing)
     wording: str = Field(default="", exclude_if=_says_nothing)
     stream: str = "video"
     file_lookup: FileLookup
@@ -245,6 +249,7 @@ class Protocol(BaseModel):
         kind: str | None = None,
         fields: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
+        stream: str | None = None,
     ) -> str:
         """Returns the user turn of one question.
 
@@ -254,8 +259,10 @@ class Protocol(BaseModel):
             fields: further fields of the question, by their names in the template; ``options``: its options as a test
                 set writes them, which stand in the prompt unless the protocol has another form of options.
             options: texts of the options of a multiple-choice question.
+            stream: stream that reads its file; None: that of the protocol.
         """
-        values = {"question": question, "media": f"<{self.stream}>" if media is None else media, **(fields or {})}
+        stream = stream or self.stream
+        values = {"question": question, "media": f"<{stream}>" if media is None else media, **(fields or {})}
         own = None if kind is None else self.templates.get(kind)
         if own is not None and MEDIA in own:
             return _filled(own, values)
@@ -265,7 +272,7 @@ class Protocol(BaseModel):
             values["question"] = _filled(self.choices.wording, {**values, "options": written})
         elif own is not None or self.wording:
             values["question"] = _filled(own or self.wording, values)
-        return _filled(self.question_template, values)
+        return _filled(self.stream_templates.get(stream, self.question_template), values)
 
     def clean(self, text: str) -> str:
         """Returns the prediction: a decoded answer without blanks around it and without one trailing stop string."""
@@ -296,7 +303,7 @@ class Protocol(BaseModel):
             for key in changes:
                 _require_known(key, part.model_fields, f"{source}: {name}")
         _require_reading(overrides.get("reading"), source)
-        for name in ("templates", "companions", "question_media"):
+        for name in ("templates", "stream_templates", "companions", "question_media"):
             there, changes = getattr(self, name), overrides.get(name, {})
             if not isinstance(changes, Mapping):
                 raise UserError(f"{source}: {name!r} takes a mapping, not {changes!r}")

@@ -49,7 +49,7 @@ def protocol_for(
     for source, changes in chosen:
         protocol = protocol.with_overrides(changes, source)
     said = {rule for _, changes in chosen for rule in changes}
-    protocol = _with_prompt(loaded, protocol, "question_template" in said)
+    protocol = _with_prompt(loaded, protocol, "question_template" in said, benchmark.other_streams)
     protocol = protocol.model_copy(
         update={
             "without": _in_order(loaded, protocol, (*protocol.without, *without)),
@@ -81,11 +81,12 @@ def _chosen(
     return chosen
 
 
-def _with_prompt(loaded: LoadedCheckpoint, protocol: Protocol, said: bool) -> Protocol:
+def _with_prompt(loaded: LoadedCheckpoint, protocol: Protocol, said: bool, others: Sequence[str]) -> Protocol:
     """The protocol with what its prompt format brings: the end of an answer, and how a question is written.
 
     Args:
         said: somebody chose how a question is written.
+        others: further streams that questions are about.
 
     Raises:
         UserError: the system has no such prompt format.
@@ -101,7 +102,7 @@ def _with_prompt(loaded: LoadedCheckpoint, protocol: Protocol, said: bool) -> Pr
     if not protocol.generation.stop:
         protocol = protocol.with_overrides({"generation": {"stop": prompt.stop}}, f"system {system.name}")
     if not said and protocol.question_template == Protocol.model_fields["question_template"].default:
-        protocol = protocol.model_copy(update={"question_template": _question(prompt, protocol.stream)})
+        protocol = protocol.model_copy(update=_templates(prompt, protocol.stream, others))
     return protocol
 
 
@@ -142,6 +143,13 @@ def condensing_of(config: "VideoLMConfig", streams: Sequence[str], dtype: str) -
         if condenses(connector)
     }
     return {name: settings | ({"dtype": settings.get("dtype") or dtype}) for name, settings in found.items()}
+
+
+def _templates(prompt: "PromptFormat", stream: str, others: Sequence[str]) -> dict[str, Any]:
+    """How a format writes questions: those of the protocol's stream, and those of others where they differ."""
+    usual = _question(prompt, stream)
+    own = {name: found for name in others if (found := _question(prompt, name)) != usual}
+    return {"question_template": usual, "stream_templates": own}
 
 
 def _question(prompt: "PromptFormat", stream: str) -> str:

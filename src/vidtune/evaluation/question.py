@@ -52,6 +52,7 @@ class Question:
         media_in_text: the text holds the tags of all media at their places, such as frames between subtitles.
         fps: frames per second of a folder of frames, or other ones than the file states; None: those of the file.
         further_answers: reference answers that are right besides ``answer``.
+        stream: stream that reads ``file``; None: that of the protocol.
     """
 
     index: int
@@ -81,6 +82,7 @@ class Question:
     media_alone: bool = False
     media_in_text: bool = False
     further_answers: tuple[str, ...] = ()
+    stream: str | None = None
 
     @property
     def missing(self) -> bool:
@@ -138,7 +140,7 @@ def group_by_video(questions: Sequence[Question]) -> list[list[Question]]:
     videos = {question.index: question.video for question in questions}
     groups: dict[str, dict[object, list[Question]]] = {}
     for question in questions:
-        read = (question.start, question.end, question.fps, question.media, question.features)
+        read = (question.stream, question.start, question.end, question.fps, question.media, question.features)
         groups.setdefault(videos.get(question.asked, question.video), {}).setdefault(read, []).append(question)
     return [[question for alike in group.values() for question in alike] for group in groups.values()]
 
@@ -211,9 +213,11 @@ def media_of(question: Question, protocol: Protocol, folder: Path) -> tuple[Medi
     further = tuple(replace(ref, path=str(folder / ref.path) if ref.path else "") for ref in question.media)
     if question.media_alone:
         return further
-    path = "" if question.file is None else str(folder / question.file)
-    video = MediaRef(protocol.stream, path, question.features, start=question.start, end=question.end, fps=question.fps)
-    return (video if protocol.reading is None else video.read_as(protocol.reading.over(video.part)), *further)
+    path, stream = "" if question.file is None else str(folder / question.file), question.stream or protocol.stream
+    medium = MediaRef(stream, path, question.features, start=question.start, end=question.end, fps=question.fps)
+    if protocol.reading is not None and stream == protocol.stream:
+        medium = medium.read_as(protocol.reading.over(medium.part))
+    return (medium, *further)
 
 
 def require_reading(protocol: Protocol, questions: QuestionSet) -> None:
@@ -237,8 +241,10 @@ def require_reading(protocol: Protocol, questions: QuestionSet) -> None:
 
 
 def question_text(question: Question, protocol: Protocol, media: str | None = None) -> str:
-    """Returns the user turn of a question; ``media`` is the text that stands for the video, None: its stream's tag."""
-    return protocol.question_text(question.question, media, question.type, question.fields, question.options)
+    """Returns the user turn of a question; ``media`` is the text that stands for its file, None: its stream's tag."""
+    return protocol.question_text(
+        question.question, media, question.type, question.fields, question.options, question.stream
+    )
 
 
 def prediction_of(

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from vidtune.spelling import visible
+from vidtune.spelling import one_line, visible
 
 PLAIN_LINE_SECONDS = 15.0
 RECENT_UPDATES = 50
@@ -150,7 +150,7 @@ class ProgressDisplay:
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
-        self._console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
+        self._console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
 
     def _left(self, task: str) -> str:
         state = self._tasks[task]

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from vidtune.errors import UserError
 from vidtune.foreign.documents import JsonError, parse_json
-from vidtune.foreign.files import open_foreign, reading
+from vidtune.foreign.files import CONTENT_LIMIT, open_foreign, reading, regular
 from vidtune.machine.files import disk_errors, write_text_atomically
 from vidtune.machine.locks import LockUnavailableError, locked
 
@@ -39,7 +39,7 @@ class RecordWriter:
         durable: records outlive a loss of power; False for caches, whose records can be made again.
 
     Raises:
-        UserError: another process is writing the file, and it is not shared.
+        UserError: another process is writing the file, and it is not shared; or it is no regular file, or too long.
     """
 
     def __init__(self, path: Path, *, shared: bool = False, durable: bool = True) -> None:
@@ -50,6 +50,8 @@ class RecordWriter:
         with ExitStack() as held:
             if not shared:
                 held.enter_context(locked(path, refusal=_REFUSAL))
+            if path.exists():
+                regular(path, limit=CONTENT_LIMIT)
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
             self._file = os.open(path, flags, 0o644)
             held.callback(os.close, self._file)
@@ -174,7 +176,7 @@ class RecordFollower:
         """Return the records appended since the last call; all of them if the file has become shorter."""
         if not self.path.exists():
             return []
-        with open_foreign(self.path) as file:
+        with open_foreign(self.path, limit=CONTENT_LIMIT) as file:
             if os.fstat(file.fileno()).st_size < self._position:
                 self._position = 0
             file.seek(self._position)
@@ -198,7 +200,7 @@ def _numbered_values(path: Path, skip_broken: bool) -> Iterator[tuple[int, Any]]
     """Yield line numbers, from 1, and the values of the complete lines."""
     if not path.exists():
         return
-    with open_foreign(path) as lines:
+    with open_foreign(path, limit=CONTENT_LIMIT) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 return

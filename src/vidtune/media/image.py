@@ -16,6 +16,8 @@ from vidtune.media.first_look import check_file, media_errors, open_file
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000")
 """Formats that are read, whatever the name of a file says. Others may start a program (EPS) or open further files."""
+PICTURE_LIMIT = 2**30
+"""Bytes of an image file: some formats are read as a whole. Videos are not, and may be longer."""
 FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
 
@@ -36,8 +38,14 @@ def read_image(path: str, root: str | None = None) -> np.ndarray:
     try:
         with _open_image(path, root) as image:
             return _rgb(path, image)
+    except _TooLargeError:
+        raise MediaError(path, f"has more than the {PICTURE_LIMIT:,} bytes that an image file may have") from None
     except UnidentifiedImageError:
         raise MediaError(path, "is not an image file of a known format") from None
+
+
+class _TooLargeError(UnidentifiedImageError):
+    """A file that is too large for an image; it may be a video."""
 
 
 def _rgb(path: str, image: Image.Image) -> np.ndarray:
@@ -75,13 +83,15 @@ def _open_image(path: str, root: str | None = None) -> Iterator[Image.Image]:
     """Context manager that opens an image file of one of `IMAGE_FORMATS`.
 
     Raises:
-        UnidentifiedImageError: of another format.
+        UnidentifiedImageError: of another format, or too large for an image.
         MediaError: missing, unreadable, empty, damaged, or with more pixels than are safe to decode.
     """
     other: UnidentifiedImageError | None = None
     with media_errors(path):
         check_file(path, root)
         try:
+            if Path(path).stat().st_size > PICTURE_LIMIT:
+                raise _TooLargeError
             with open_file(path, root) as file, Image.open(file, formats=_known_formats()) as image:
                 yield image
         except UnidentifiedImageError as error:

@@ -23,6 +23,7 @@ from vidtune.foreign.documents import SETTINGS_LIMIT, read_object
 from vidtune.foreign.files import reading, regular
 from vidtune.processing.prompts.chat_template import template_format
 from vidtune.processing.prompts.format import PromptFormat
+from vidtune.spelling import HALF_A_CHARACTER
 
 UNDERLINE = "▁"
 """Character that sentencepiece writes for a space."""
@@ -32,10 +33,11 @@ _ENDS = (".", "!", "?", ";", "。", "！", "？", "；", "\n")
 PROCESSOR, OUR_PROCESSOR = "processor_config.json", "VideoLMProcessor"
 """File of a processor, which tells how its tokenizer begins a text, and the class of ours."""
 CONFIG = "config.json"
+SETTINGS = "tokenizer_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
-    "tokenizer_config.json",
+    SETTINGS,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -59,7 +61,7 @@ def load_tokenizer(
         UserError: no tokenizer can be read from there.
     """
     folder = Path(path)
-    bare = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer_config.json").is_file()
+    bare = (folder / "tokenizer.model").is_file() and not (folder / SETTINGS).is_file()
     for name in TOKENIZER_FILES:
         if (folder / name).exists() and not (name == CONFIG and config is not None):
             regular(folder / name, limit=SETTINGS_LIMIT)
@@ -70,7 +72,7 @@ def load_tokenizer(
                 str(path), **known, trust_remote_code=False
             )
             settings = get_tokenizer_config(str(path))
-            require_writable(settings)
+            require_writable(settings, folder)
             if legacy is None:
                 legacy = bool(settings.get("legacy", True))
             # Also in init_kwargs, because transformers 5 saves only those.
@@ -86,9 +88,12 @@ def load_tokenizer(
     return tokenizer
 
 
-def require_writable(settings: Any) -> None:
-    """Raise UnicodeEncodeError where settings hold half a character (a lone surrogate), which no file can hold."""
-    json.dumps(settings, ensure_ascii=False, default=str).encode()
+def require_writable(settings: Any, folder: Path) -> None:
+    """Raise UserError where settings of a tokenizer hold half a character (a lone surrogate): no file can hold it."""
+    text = json.dumps(settings, ensure_ascii=False, default=str)
+    if half := HALF_A_CHARACTER.search(text):
+        near = text[max(0, half.start() - 30) : half.end()]
+        raise UserError(f"{folder / SETTINGS}: half a character stands in it, at the end of {near!r}; copy it again")
 
 
 def _cause(error: ForeignFileError) -> str:

@@ -1,5 +1,6 @@
 """Messages about a wrong recipe: one line with file, line and column."""
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,10 @@ def of_recipe(recipe: object) -> Iterator[None]:
         if not isinstance(recipe, str | Path):
             raise
         raise UserError(f"{recipe}: {error}") from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG or not isinstance(recipe, str | Path):
+            raise
+        raise UserError(f"{recipe}: {_shortened(error.filename)}: {error.strerror}") from error
 
 
 def explain(error: ValidationError, document: Document, model: type[BaseModel]) -> str:

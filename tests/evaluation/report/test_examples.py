@@ -1,13 +1,16 @@
 """The picture of examples: one question of each type, whatever its answer."""
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 from qa_sets import StubEngine, stub_protocol, stub_run, write_set, write_video
 
-from vidtune.errors import MediaError
 from vidtune.evaluation.judges.base import DEFAULT_JUDGE
-from vidtune.evaluation.report import examples
+from vidtune.evaluation.report import examples, pictures
 from vidtune.evaluation.report.examples import draw_examples
+from vidtune.evaluation.runs.folder import RunFolder
+from vidtune.evaluation.scores.comparison import StoredRun
 from vidtune.evaluation.scores.scoring import score_run
 
 ENTRIES = [
@@ -49,10 +52,15 @@ def test_each_type_has_its_first_question_about_a_video_of_its_own(runs, tmp_pat
     assert {(15, 120, 50), (180, 30, 30)} <= shades
 
 
-def test_without_a_medium_to_show_there_is_no_picture(runs, tmp_path, monkeypatch):
-    def unreadable(*given):
-        raise MediaError("clip0.mp4", "no frames")
-
-    monkeypatch.setattr(examples, "strip_of", unreadable)
+def test_media_are_read_in_workers_and_one_that_cannot_be_costs_its_own_picture(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "read_clip", None)  # nothing is read here
+    folder = Path(RunFolder(runs[0]).info.data.folder)
+    first = folder / "videos" / "clip0.mp4"
+    shown = [one.question for one, _ in examples._shown(StoredRun.read(RunFolder(runs[0]), DEFAULT_JUDGE))]
+    assert shown == ["What colour?", "Which way here?"]
+    first.write_bytes(b"no video")
+    shown = [one.question for one, _ in examples._shown(StoredRun.read(RunFolder(runs[0]), DEFAULT_JUDGE))]
+    assert shown == ["What colour here?"] or shown == ["Which way here?"]
+    (folder / "videos" / "clip1.mp4").write_bytes(b"no video")
     assert draw_examples(runs[0], tmp_path / "y.png", judge=DEFAULT_JUDGE) is None
     assert not (tmp_path / "y.png").exists()

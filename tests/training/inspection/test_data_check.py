@@ -1,6 +1,7 @@
 """The data check of a recipe's stages, with stored features in place of files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from training_world import conversation
 from vidtune.checkpoints.build import build_config
 from vidtune.cli.main import run as run_command
 from vidtune.errors import UserError
+from vidtune.processing.tokenizer import load_tokenizer
 from vidtune.recipe.files import dump_recipe
 from vidtune.training.inspection.data_check import check_recipe_data
 
@@ -153,3 +155,38 @@ def test_all_bad_records_are_named_by_id_and_line_and_single_frames_are_said(
     assert "b:0: line 1: not valid JSON" in shown.out and "b:1 ([3]): line 2: key 'messages'" in shown.out
     assert "1 kept: clip of one frame; first: a:1 (b): " in shown.out
     assert shown.err.count("\n") == 1 and f"none of the samples of {tmp_path}/b.jsonl can be used" in shown.err
+
+
+def test_what_a_recipe_names_and_nobody_can_open_is_said_with_recipe_and_key(
+    make_recipe, tmp_path: Path, capsys
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([conversation("Hello.", "hello.")]))
+    path, data = tmp_path / "recipe.yaml", [{"annotations": str(tmp_path / "a.json")}]
+    path.write_text(dump_recipe(make_recipe(data=data, workers=0)))
+    far_too_long = "x" * 5000
+
+    def refused(*changes: str) -> str:
+        assert run_command(["data", "check", str(path), *changes]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {path}: ") and len(line) < 600
+        return line
+
+    assert "tokenizer: nowhere: no such file or folder" in refused("tokenizer=nowhere")
+    for key in ("tokenizer", "stages.align.name", "stages.align.data.0.annotations", "stages.align.data.0.media"):
+        assert "xxx...: File name too long" in refused(f"{key}={far_too_long}")
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(2**40)  # its hash would take an hour
+    assert run_command(["data", "check", str(path)]) == 2
+    assert "a.json: has 1,099,511,627,776 bytes, more than" in capsys.readouterr().err
+
+
+def test_half_a_character_in_the_settings_of_a_tokenizer_is_named_before_anything_is_written(
+    make_recipe, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(str(make_recipe().tokenizer), tmp_path / "tokenizer")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "strange": ["a\ud800"]}))
+    with pytest.raises(
+        UserError, match=r"tokenizer_config\.json: half a character stands in it, at the end of .*a.ud800"
+    ):
+        load_tokenizer(folder)

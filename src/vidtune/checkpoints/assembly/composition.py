@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from vidtune.checkpoints.files.folder import CheckpointFiles
 from vidtune.checkpoints.files.settings import KnownSettings
 from vidtune.checkpoints.lora.adapter_files import official_name
+from vidtune.checkpoints.lora.bundle import MANIFEST
 from vidtune.checkpoints.parts.language_model import read_text_config, require_causal, require_rotary
 from vidtune.checkpoints.parts.model_settings import names_of, require_one_rotary, settings_of
 from vidtune.checkpoints.parts.processor_settings import require_same
@@ -23,6 +24,7 @@ from vidtune.models.initial import without_values
 from vidtune.models.language_model.families import config_class
 from vidtune.processing.added_tokens import add_tokens, lacking_tokens, require_rows, rows_needed
 from vidtune.processing.tokenizer import load_tokenizer
+from vidtune.recipe.mistakes import of_recipe
 from vidtune.recipe.types import Recipe
 from vidtune.registry import SYSTEMS
 from vidtune.spelling import suggestion
@@ -49,7 +51,9 @@ def config_of(source: Source, text_config: PreTrainedConfig | None = None) -> Vi
     if base.kind == "native":
         config = _native_config(base)
     elif base.kind == "parts":
-        config = _config_of_parts(base, text_config, above[0] if above and above[0].kind == "delta" else None)
+        bundle = next((one.path / MANIFEST for one in above if one.kind == "bundle"), None)
+        with of_recipe(bundle):  # which names the parts of the model
+            config = _config_of_parts(base, text_config, above[0] if above and above[0].kind == "delta" else None)
     else:
         config = _published_config(base)
     for tower in base.towers:
@@ -220,11 +224,21 @@ def recipe_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     Raises:
         UserError: the recipe builds its language model from sizes and names no tokenizer.
     """
-    named = [recipe.tokenizer] if recipe.tokenizer else [recipe.starting_place, recipe.language_model]
-    places = [CheckpointFiles(place) for place in named if isinstance(place, str)]
+    named: dict[str, object] = {"checkpoint": recipe.starting_place, "language_model": recipe.language_model}
+    if recipe.tokenizer:
+        named = {"tokenizer": recipe.tokenizer}
+    places = [_named_files(key, place) for key, place in named.items() if isinstance(place, str)]
     if not places:
         raise RecipeError("the recipe builds its language model from scratch: name a tokenizer (folder or hub id)")
     return load_tokenizer(next((files for files in places if files.has_tokenizer), places[0]).path)
+
+
+def _named_files(key: str, place: str) -> CheckpointFiles:
+    """The files at a place that a key of a recipe names. Raises RecipeError, which names the key, if there are none."""
+    try:
+        return CheckpointFiles(place)
+    except UserError as error:
+        raise RecipeError(f"{key}: {error}") from None
 
 
 def tower_sizes(source: Source) -> JsonDict:

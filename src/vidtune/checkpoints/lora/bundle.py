@@ -26,8 +26,9 @@ from vidtune.checkpoints.files.tensors import without_repeats
 from vidtune.checkpoints.lora.adapter_files import Adapter, read_adapter, write_adapter
 from vidtune.errors import UserError
 from vidtune.foreign.containment import is_inside
-from vidtune.recipe.mistakes import first_mistake
+from vidtune.recipe.mistakes import first_mistake, of_recipe
 from vidtune.recipe.types import Recipe
+from vidtune.registry import SYSTEMS
 
 MANIFEST = "bundle.json"
 OTHERS = "other_weights.safetensors"
@@ -155,6 +156,9 @@ def read_manifest(files: CheckpointFiles) -> Manifest:
         manifest = Manifest.model_validate_json(json.dumps(files.json(MANIFEST)))
     except ValidationError as error:
         raise UserError(f"{files.path / MANIFEST}: {first_mistake(error)}") from None
+    if manifest.base.parts is not None:
+        with of_recipe(files.path / MANIFEST):
+            SYSTEMS[manifest.base.parts.system]
     for component, place in manifest.adapters.items():
         _require_inside(files.path, component, place)
     return manifest

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from vidtune.cli.terminal.shown_text import warn
+
 
 def show(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")],
@@ -30,5 +32,5 @@ def show(
         shown = shown_sample(loaded, sample, stage=stage, frames=frames)
     for item in shown.items:
         if item.problem:
-            typer.echo(f"warning: {item.path}: {item.problem}", err=True)
+            warn(f"{item.path}: {item.problem}")
     typer.echo(f"written: {write_sample_page(shown, out)}")

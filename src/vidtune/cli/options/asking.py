@@ -19,6 +19,7 @@ from vidtune.cli.options.loading import (
     assignments,
     layer_program_of,
 )
+from vidtune.cli.terminal.shown_text import warn
 from vidtune.errors import UserError
 from vidtune.machine.memory import uncollected
 
@@ -88,7 +89,7 @@ class ModelOptions(CheckpointOptions):
         )
         model = answering_model(loaded)
         for warning in model.warnings:
-            typer.echo(f"warning: {warning}", err=True)
+            warn(warning)
         return model
 
 
@@ -130,7 +131,7 @@ class LoadingOptions(CheckpointOptions):
         with uncollected():
             model = vidtune.load(checkpoint, **given, said=partial(typer.echo, err=True))
         for warning in model.report.warnings if model.report else ():
-            typer.echo(f"warning: {name and f'{name}: '}{warning}", err=True)
+            warn(f"{name and f'{name}: '}{warning}")
         return model
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vidtune.cli.terminal.shown_text import show_error
 from vidtune.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Scoring:
             UserError: there was a problem.
         """
         for problem in self.problems[:-1]:
-            typer.echo(f"error: {problem}", err=True)
+            show_error(problem)
         if self.problems:
             raise self.problems[-1]
 

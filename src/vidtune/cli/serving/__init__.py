@@ -1,1 +1,1 @@
-"""Commands that talk: the server."""
+"""Commands that talk: the server, and a conversation in the terminal."""

@@ -24,7 +24,7 @@ def chat(
     media_timeout: Annotated[float, typer.Option(callback=limit_of, help="Seconds one media file may take.")] = 60.0,
 ) -> None:
     """Talk with a checkpoint about videos and images; /help lists the commands. Each line of a pipe is one turn."""
-    from vidtune.cli.terminal.talking import Talk, converse
+    from vidtune.cli.serving.talking import Talk, converse
     from vidtune.processing.asked_media import require_files
 
     reading.build()

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from vidtune.spelling import visible
+from vidtune.errors import UserError
+from vidtune.spelling import one_line, visible
 
 
 class ShownText:
@@ -45,3 +46,14 @@ def shown_text() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def show_error(error: UserError) -> None:
+    """Print one line, and one for each further mistake, on standard error, whatever the texts quote."""
+    message = error.with_options or Exception.__str__(error)
+    print(f"error: {one_line(message)}", *(f"  {one_line(one)}" for one in error.listed), sep="\n", file=sys.stderr)
+
+
+def warn(text: object) -> None:
+    """Print one line of warning on standard error, whatever the text quotes."""
+    print(f"warning: {one_line(str(text))}", file=sys.stderr)

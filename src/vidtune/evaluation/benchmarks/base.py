@@ -60,6 +60,7 @@ class Benchmark(ABC):
         answers_file: path of a file of `official_files` there, with ``{model}`` and ``{file}``, its name.
         default_data: folder of the test set where a user names none; None: it has to be named.
         facts: size and downloads of the test set, as `downloads` holds them for those of this package.
+        other_streams: streams that read the files of those questions that name them (`Question.stream`).
     """
 
     name: str
@@ -78,6 +79,7 @@ class Benchmark(ABC):
     answers_file: str = "{model}/{file}"
     default_data: Path | None = None
     facts: Facts | None = None
+    other_streams: tuple[str, ...] = ()
 
     @property
     def stream(self) -> str:
@@ -86,7 +88,9 @@ class Benchmark(ABC):
 
     @property
     def medium(self) -> str:
-        """What the questions are about, for messages: "picture" or "video"."""
+        """What the questions are about, for messages: "picture", "video" or, where it is both, "file"."""
+        if self.other_streams:
+            return "file"
         return "picture" if self.stream == "image" else "video"
 
     @abstractmethod
@@ -118,7 +122,7 @@ class Benchmark(ABC):
         Raises:
             UserError: no such folder.
         """
-        names = [question.video for question in questions.questions]
+        names = [question.video for question in questions.questions if question.stream in (None, stream)]
         prefix = self.protocol(prompt_format="").file_lookup.prefix
         found = {name: feature_files(name, folder, names, prefix) for name, folder in folders.items()}
         return replace(
@@ -253,6 +257,8 @@ def _values(record: Mapping[str, Any], *names: str) -> list[Any]:
 
 def _with_features(question: Question, found: Mapping[str, Mapping[str, Named]], stream: str) -> Question:
     """The question with the feature files of its video; missing when there is none for the stream."""
+    if question.stream not in (None, stream):
+        return question
     files = {name: named[question.video] for name, named in found.items()}
     if stream in files and files[stream].file is None:
         return replace(question, file=None, features=(), looked_for=files[stream].looked_for)

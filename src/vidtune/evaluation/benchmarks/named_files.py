@@ -212,7 +212,7 @@ class VideoFiles:
         entries = list(islice(walk(self.folder, _DEPTH_HINTS, self._roots, everything=True), _MOST_HINTS))
         outward = next((entry for entry in entries if entry.endswith(_LEADS_OUT)), None)
         for name in missing:
-            own = re.escape(_without_extension(PurePosixPath(name).name))
+            own = re.escape(without_extension(PurePosixPath(name).name))
             like = re.compile(rf"(?:^|/)(?:{re.escape(self.lookup.prefix)})*{own}(?![^\W_])[^/]*(?:$|/)", re.IGNORECASE)
             near = [entry for entry in entries if like.search(entry)]
             there = min(
@@ -239,7 +239,7 @@ def _of_one_name_each(found: dict[str, Named]) -> dict[str, Named]:
         if (file := one.file or one.similar) is not None:
             names.setdefault(file, []).append(name)
     for file, alike in names.items():
-        if len({_without_extension(_plain(name)).casefold() for name in alike}) < 2:
+        if len({without_extension(_plain(name)).casefold() for name in alike}) < 2:
             continue
         for name in alike:
             if found[name].file is None:
@@ -306,7 +306,8 @@ def _has_extension(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in VIDEO_EXTENSIONS
 
 
-def _without_extension(name: str) -> str:
+def without_extension(name: str) -> str:
+    """A name without one extension of a video."""
     return str(PurePosixPath(name).with_suffix("")) if _has_extension(name) else name
 
 

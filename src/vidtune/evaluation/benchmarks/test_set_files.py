@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vidtune.errors import UserError
-from vidtune.evaluation.benchmarks.named_files import Named, NamedFiles, walk
+from vidtune.evaluation.benchmarks.named_files import Named, NamedFiles, walk, without_extension
 from vidtune.foreign.containment import is_inside
 from vidtune.foreign.documents import JsonError, decoded, may_hold_half_characters, parse_json, whole_characters
 from vidtune.foreign.files import read_foreign
@@ -178,9 +178,11 @@ def feature_files(stream: str, folder: Path, names: Iterable[str], prefix: str) 
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise UserError(f"features of {stream}: {folder} is no folder")
-    names = dict.fromkeys(names)
-    files = NamedFiles(walk(folder), "", prefix, sorted(FEATURE_SUFFIXES), (), names)
-    found = {name: files.find(name) for name in names}
+    plain = {name: without_extension(name) for name in names}
+    files = NamedFiles(walk(folder), "", prefix, sorted(FEATURE_SUFFIXES), (), (*plain, *plain.values()))
+    found = {name: files.find(name) for name in plain}
+    unfound = [name for name, one in found.items() if one.file is None and one.similar is None and name != plain[name]]
+    found |= {name: files.find(plain[name]) for name in unfound}  # named after the video without its extension
     paths = {name: one.file or one.similar for name, one in found.items()}
     for given in filter(None, paths.values()):
         if not is_inside(folder / given, folder):

@@ -53,8 +53,7 @@ def protocol_by_frames(
         if "preprocessing" in changes:
             changes["preprocessing"] = merged(protocol.preprocessing, changes["preprocessing"])
         protocol = protocol.with_overrides(changes, source)
-    if protocol.stream not in STREAMS or protocol.question_media:
-        stream = next(iter(protocol.question_media), protocol.stream)
+    if stream := next((one for one in (*protocol.question_media, protocol.stream) if one not in STREAMS), None):
         raise UserError(f"{benchmark.name} needs the stream {stream!r}; this model takes {' and '.join(STREAMS)}")
     if protocol.forced:
         raise UserError(f"{benchmark.name}: gives the answers (forced); only models of vidtune's systems can take them")

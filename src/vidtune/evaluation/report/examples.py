@@ -1,15 +1,15 @@
 """Examples of a run as one PNG: frames, question, answer, reference, and what another run answered."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vidtune.errors import MediaError
 from vidtune.evaluation.outcome import Outcome
 from vidtune.evaluation.question import Prediction
-from vidtune.evaluation.report.pictures import WIDEST, strip_of
+from vidtune.evaluation.report.pictures import WIDEST
+from vidtune.evaluation.report.reading import Strip, read_all
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.shown_media import FILE_ALONE
 from vidtune.evaluation.scores.comparison import StoredRun
@@ -55,20 +55,30 @@ def draw_examples(run: Path, out: Path, *, judge: str, beside: tuple[str, Path] 
     return out
 
 
-def _shown(stored: StoredRun) -> Iterator[tuple[Prediction, Image.Image]]:
+def _shown(stored: StoredRun) -> list[tuple[Prediction, Image.Image]]:
+    """The examples with their frames, in the order of the test set."""
     folder, media = Path(stored.run.info.data.folder), {one.index: one.media for one in stored.run.plan()}
-    types: set[str | None] = set()
+    left = sorted((one for one in stored.predictions if one.error is None), key=lambda one: one.index)
+    found: list[tuple[Prediction, Image.Image]] = []
+    while left:
+        tried = _one_of_each_type(left)
+        jobs = [Strip(folder, one.file, media.get(one.index, FILE_ALONE), FRAMES) for one in tried]
+        read = zip(tried, read_all(jobs), strict=True)
+        found += [(one, Image.fromarray(strip.values)) for one, strip in read if strip.values is not None]
+        types, videos = {one.type for one, _ in found}, {one.video for one in tried}
+        left = [one for one in left if one.type not in types and one.video not in videos]
+    return sorted(found, key=lambda pair: pair[0].index)
+
+
+def _one_of_each_type(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """The first of each type, about a video that no other of them is about."""
+    found: dict[str | None, Prediction] = {}
     videos: set[str] = set()
-    for one in sorted(stored.predictions, key=lambda one: one.index):
-        if one.type in types or one.video in videos or one.error is not None:
-            continue
-        try:
-            strip = strip_of(folder, one.file, media.get(one.index, FILE_ALONE), FRAMES)
-        except MediaError:
-            continue
-        types.add(one.type)
-        videos.add(one.video)
-        yield one, strip
+    for one in predictions:
+        if one.type not in found and one.video not in videos:
+            found[one.type] = one
+            videos.add(one.video)
+    return list(found.values())
 
 
 def _row(one: Prediction, strip: Image.Image, outcome: Outcome | None, other: str | None) -> Image.Image:

@@ -236,15 +236,20 @@ class RunFolder:
         return list(read_as(self.path / "missing.jsonl", _planned))
 
     def write_missing(self, questions: Sequence[Question]) -> None:
-        stored = self.info.protocol.stream in self.info.data.features
-        reason = "no stored features" if stored else f"no {medium_of_run(self.info.protocol)} file"
+        protocol, medium = self.info.protocol, medium_of_run(self.info.protocol)
+        no_file = "no file" if medium == "file" else f"no {medium} file"
+        stored = protocol.stream in self.info.data.features
+
+        def reason(question: Question) -> str:
+            return "no stored features" if stored and question.stream in (None, protocol.stream) else no_file
+
         lines = [
             {
                 "index": question.index,
                 "id": question.id,
                 "video": question.video,
                 **({"type": question.type} if question.type is not None else {}),
-                "reason": question.problem or reason,
+                "reason": question.problem or reason(question),
             }
             for question in questions
         ]

@@ -176,7 +176,8 @@ def _read(
             answers.left_out += 1
             continue
         if not any(name in by_id for name in found.ids):
-            raise UserError(f"{where}: {' and '.join(map(repr, found.ids))} is no question of {questions.folder}")
+            asked = questions.file or questions.folder
+            raise UserError(f"{where}: {' and '.join(map(repr, found.ids))} is no question of {asked}")
         known = [question for name in found.ids for question in by_id.get(name, ())]
         same = _meant(where, known, record, protocol)
         turn = turns.setdefault(tuple(question.index for question in same), _Turns(same))

@@ -39,6 +39,7 @@ OTHER_NAMES = {"choices": "options", "candidates": "options"}
 """Names in other test sets of keys of ours."""
 MOST_NAMED = 50
 """Most wrong lines that one message names."""
+_ARTICLES = {"video": "a video", "image": "an image"}
 _MARK = re.compile(r"\s*\(?([A-Z])(?:\)\.?|\.|:)\s+")
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 
@@ -84,9 +85,10 @@ class OwnFile:
     captions: bool = False
 
     @property
-    def stream(self) -> str:
-        """Stream that all its media are read by."""
-        return self.questions[0].stream
+    def streams(self) -> tuple[str, ...]:
+        """Streams that read its media; of several that of videos is the first."""
+        found = {one.stream for one in self.questions}
+        return tuple(stream for stream in MEDIA if stream in found)
 
     @property
     def content(self) -> str:
@@ -120,15 +122,12 @@ def read_own_file(path: Path) -> OwnFile:
             unread |= dict.fromkeys(key for key in entry if key not in KEYS)
         except _Wrong as error:
             wrong.append((number, f"{_named(entry)}: {error}"))
-    mixed = [one for one in questions if captions and one.line not in captions]
-    wrong += [
-        (one.line, f", id {one.id!r}: has no 'caption', as other lines have; write a file for each") for one in mixed
-    ]
-    if wrong := sorted([*wrong, *_together(questions)]):
+    if wrong := sorted([*wrong, *_repeated(questions), *(_no_pairs(questions, captions) if captions else ())]):
         more = [f"and {len(wrong) - MOST_NAMED} more"] if len(wrong) > MOST_NAMED else []
         named = [*(f"{path.name}: line {number}{what}" for number, what in wrong[:MOST_NAMED]), *more]
-        listed = "".join(f"\n  {one}" for one in named)
-        raise UserError(f"{path}: {counted(len(wrong), 'line')} to mend, none is asked before:{listed}")
+        refusal = UserError(f"{path}: {counted(len(wrong), 'line')} to mend, none is asked before:")
+        refusal.listed = tuple(named)
+        raise refusal
     if not questions:
         raise UserError(
             f"{path}: holds no question; write one JSON object per line, such as "
@@ -143,16 +142,23 @@ def _named(entry: Any) -> str:
     return "" if found is None else f", id {str(found)[:80]!r}"
 
 
-def _together(questions: list[OwnQuestion]) -> Iterator[tuple[int, str]]:
-    """What is wrong only beside other lines: a repeated id, media of two kinds."""
+def _repeated(questions: list[OwnQuestion]) -> Iterator[tuple[int, str]]:
+    """Ids that stand there twice."""
     first: dict[str, int] = {}
     for one in questions:
         if one.id in first:
             yield one.line, f", id {one.id!r}: is the id of line {first[one.id]} too; each may stand there once"
-        elif one.stream != questions[0].stream:
-            other = f"line {questions[0].line} about a {questions[0].stream}"
-            yield one.line, f", id {one.id!r}: asks about a {one.stream}, {other}; write a file for each"
         first.setdefault(one.id, one.line)
+
+
+def _no_pairs(questions: list[OwnQuestion], captions: list[int]) -> Iterator[tuple[int, str]]:
+    """What is wrong in a file of pairs: a question, a medium of another kind. Each pair is compared with all others."""
+    for one in questions:
+        if one.line not in captions:
+            yield one.line, f", id {one.id!r}: has no 'caption', as other lines have; write a file for each"
+        elif one.stream != questions[0].stream:
+            other = f"line {questions[0].line} with {_ARTICLES[questions[0].stream]}"
+            yield one.line, f", id {one.id!r}: is a pair with {_ARTICLES[one.stream]}, {other}; write a file for each"
 
 
 def _object(line: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A question with options is right where the answer names the right one (`metrics.
 where no judge is asked, when the answer is one of its reference answers, both normalised (`metrics.punctuation`).
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +42,7 @@ class OwnTestSet(MeasuredBenchmark):
         file: the file; None where nobody knows any more where it was.
         content: hash of what it says, see `OwnFile.content`.
         choices: how questions with options are asked; None: there are none.
-        medium_stream: stream that reads the media.
+        medium_stream: stream that reads the media; where a file asks about videos and pictures, that of videos.
         unread: keys of the file that nothing reads.
         reads: rule by which a letter is read in an answer, see `metrics.choices`.
     """
@@ -56,17 +57,20 @@ class OwnTestSet(MeasuredBenchmark):
     reads: str = BY_LETTER
     lookup: FileLookup = PATHS
     source: str = "a test set of one's own"
+    other_streams: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, own: OwnFile) -> "OwnTestSet":
         """The benchmark of a file that was read."""
         with_options = sum(bool(one.options) for one in own.questions)
+        stream, *others = own.streams
         return cls(
             name=own.path.name,
             file=own.path,
             content=own.content,
             choices=LETTERS if with_options else None,
-            medium_stream=own.stream,
+            medium_stream=stream,
+            other_streams=tuple(others),
             unread=own.unread,
             generation=GenerationRules(max_new_tokens=16) if with_options == len(own.questions) else GenerationRules(),
         )
@@ -80,6 +84,7 @@ class OwnTestSet(MeasuredBenchmark):
             content=protocol.test_file,
             choices=protocol.choices,
             medium_stream=protocol.stream,
+            other_streams=tuple(protocol.question_media),
             generation=protocol.generation,
         )
 
@@ -117,7 +122,7 @@ class OwnTestSet(MeasuredBenchmark):
         names = [_below(root, one.path) for one in own.questions]
         found = _files(self.lookup, root, own, names)
         questions = tuple(
-            _question(place, one, name, found[name])
+            _question(place, one, name, found[one.stream][name], None if one.stream == own.streams[0] else one.stream)
             for place, (one, name) in enumerate(zip(own.questions, names, strict=True))
         )
         return QuestionSet(self.name, root, own.content, questions, file=str(own.path.resolve()))
@@ -127,7 +132,8 @@ class OwnTestSet(MeasuredBenchmark):
 
     def further_rules(self) -> dict[str, Any]:
         choices = {} if self.choices is None else {"choices": self.choices}
-        return {"stream": self.medium_stream, "test_file": self.content, **choices}
+        others: dict[str, Any] = {stream: {} for stream in self.other_streams}
+        return {"stream": self.medium_stream, "question_media": others, "test_file": self.content, **choices}
 
     def from_official(self, record: Mapping[str, Any]) -> OfficialAnswer:
         """Returns the answer in a record ``{"id", "answer"}`` of any other model, or in one of our predictions."""
@@ -176,25 +182,28 @@ def _below(root: Path, path: str) -> str:
     return str(Path(path).relative_to(root)) if Path(path).is_absolute() and Path(path).is_relative_to(root) else path
 
 
-def _files(lookup: FileLookup, root: Path, own: OwnFile, names: Sequence[str]) -> dict[str, Named]:
-    """The file or folder of each medium.
+def _files(lookup: FileLookup, root: Path, own: OwnFile, names: Sequence[str]) -> dict[str, dict[str, Named]]:
+    """Stream -> name -> file or folder of each medium.
 
     Raises:
         UserError: a path leaves the media root.
     """
-    places = {
-        name: (f"{own.path}: line {one.line}, id {one.id!r}", one.stream)
-        for one, name in zip(own.questions, names, strict=True)
-    }
-    videos = own.stream == "video"
-    folders = {name for name in places if videos and stays_below(name) and (root / name).is_dir()}
+    places: dict[str, dict[str, tuple[str, str]]] = {stream: {} for stream in own.streams}
+    for one, name in zip(own.questions, names, strict=True):
+        places[one.stream][name] = (f"{own.path}: line {one.line}, id {one.id!r}", one.stream)
+    return {stream: _files_of(stream, lookup, root, mine) for stream, mine in places.items()}
+
+
+def _files_of(stream: str, lookup: FileLookup, root: Path, places: Mapping[str, tuple[str, str]]) -> dict[str, Named]:
+    videos = stream == "video"
+    folders = {name for name in places if videos and stays_below(name) and os.path.isdir(root / name)}  # noqa: PTH112
     others = VIDEO_EXTENSIONS if videos else PICTURE_EXTENSIONS
     files = {name: place for name, place in places.items() if name not in folders}
     found = dict(VideoFiles(lookup, root, files, others).found) if files else {}
     return found | {name: folder_of_pictures("", root, name) for name in sorted(folders)}
 
 
-def _question(index: int, own: OwnQuestion, name: str, found: Named) -> Question:
+def _question(index: int, own: OwnQuestion, name: str, found: Named, stream: str | None) -> Question:
     letters = dict(zip(ascii_uppercase, own.options, strict=False))
     reference: dict[str, Any] = {"answers": list(own.answers)}
     if own.options:
@@ -215,4 +224,5 @@ def _question(index: int, own: OwnQuestion, name: str, found: Named) -> Question
         start=own.start,
         end=own.end,
         fps=own.frame_rate,
+        stream=stream,
     )
