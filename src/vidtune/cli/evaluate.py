@@ -23,7 +23,6 @@ from vidtune.cli.options.loading import (
     rules_of,
 )
 from vidtune.cli.options.reading import ReadingOptions
-from vidtune.cli.terminal.shown_text import warn
 from vidtune.errors import UserError
 from vidtune.machine.memory import uncollected
 from vidtune.machine.workers import prepare
