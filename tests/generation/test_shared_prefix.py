@@ -1,5 +1,6 @@
 """Questions over one copy of a prefix give the tokens of answering each prompt from scratch."""
 
+import numpy as np
 import pytest
 import torch
 from tiny_language_models import CONFIGS, byte_tokenizer, language_model
@@ -8,6 +9,7 @@ from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, Qwen2C
 from vidtune.errors import UserError
 from vidtune.generation import prefix_attention, shared_prefix
 from vidtune.generation.decoding import SinglePrompt, TokenChooser, decode_steps
+from vidtune.generation.kept import Said
 from vidtune.generation.prefix_attention import attend_with_total
 from vidtune.generation.prompt_tokens import PromptTokens
 from vidtune.generation.settings import GenerationSettings
@@ -156,3 +158,39 @@ SMALL = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "vo
 def test_language_models_that_cannot_share_a_prefix_are_refused(config, reason):
     with pytest.raises(UserError, match=f"{reason}.*share_prefix=False"):
         check_language_model(AutoModelForCausalLM.from_config(config, attn_implementation=PACKED_ATTENTION))
+
+
+@pytest.mark.parametrize("long", [256, 2])
+def test_what_was_said_is_not_read_again(model, long, monkeypatch):
+    monkeypatch.setattr(shared_prefix, "LONG_QUESTION", long)
+    prefix = torch.randn(9, 32)
+    shared = prefix_of(model, prefix)
+    first = branches(shared, QUESTIONS[:3])
+    answers = run_keeping(first, answers_in_progress(3))
+    layers, heard = first.own(2), [*QUESTIONS[2], *answers[2][:-1]]
+    said = Said(np.array([heard, range(len(heard))]), layers)
+    assert {keys.shape[1] for keys, _ in layers.values()} == {len(heard)}
+
+    further, other = [heard[-1], 6, 2], [8, 1]
+    for length in (len(heard), 4):
+        rows = [embeds(model, [*heard[length:], *further]), embeds(model, other)]
+        positions = PromptTokens.of(rows[:1], begin=9 + length), PromptTokens.of(rows[1:], begin=9)
+        batch = Branches([shared, shared], PromptTokens.together(positions), [said.first(length), None])
+        found = run(batch, answers_in_progress(2))
+        assert found == [alone(model, prefix, [*heard, *further]), alone(model, prefix, other)]
+    longer = shared.extended(PromptTokens.of([embeds(model, further)], begin=9 + len(heard)), said)
+    assert longer.length == 9 + len(heard) + 3
+    whole = torch.cat([prefix, embeds(model, [*heard, *further])])
+    assert run(branches(longer, [[4]]), answers_in_progress(1)) == [alone(model, whole, [4])]
+
+
+def run_keeping(prompts, answers):
+    """As `run`, but finished questions stay in the batch."""
+    logits = prompts.start()
+    for _ in range(NEW_TOKENS):
+        tokens = logits.argmax(-1).tolist()
+        for answer, token in zip(answers, tokens, strict=True):
+            answer.push(token)
+        if len(answers[0].token_ids) < NEW_TOKENS:
+            logits = prompts.step(tokens)
+    return [answer.token_ids for answer in answers]

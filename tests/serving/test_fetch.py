@@ -11,7 +11,7 @@ import openai
 import pytest
 from served_world import asking, served
 
-from vidtune.serving.fetch import Fetcher, is_public
+from vidtune.serving.files.fetch import Fetcher, is_public
 from vidtune.serving.problems import ApiProblem
 
 

@@ -2,12 +2,14 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+import torch
 from served_world import asking, served
 from synthetic_clips import write_clip
 
 import vidtune
-from vidtune.generation.kept import Kept
+from vidtune.generation.kept import Conversations, Kept, Said
 
 DROPS = {
     "by place": [{"after": 1, "drop": ["video"], "keep": 0.5, "compact": True}],
@@ -24,6 +26,32 @@ def test_the_least_recently_used_value_goes_first():
     assert (kept.get("b"), kept.get("a"), kept.get("c"), kept.used) == (None, 1, 3, 8)
     kept.put("too large", 4, 11)
     assert (kept.get("too large"), kept.get("a"), kept.used) == (None, 1, 8)  # nothing went for it
+
+
+def said(*ids):
+    layers = {0: (torch.zeros(1, len(ids), 2), torch.zeros(1, len(ids), 2))}
+    return Said(np.array([ids, range(len(ids))]), layers)  # 16 bytes a token
+
+
+def test_of_what_was_said_the_longest_beginning_is_found_and_the_least_recent_goes():
+    kept = Conversations(most=160, number=2)
+    kept.put("video", said(1, 2, 3))
+    kept.put("video", said(1, 2, 3, 4))  # in the place of its beginning
+    kept.put("video", said(1, 2))  # is there
+    assert (len(kept), kept.used) == (1, 64)
+    assert kept.find("other video", said(1, 2, 3, 4, 5).tokens) is None
+    assert kept.find("video", said(7, 1).tokens) is None
+    assert kept.find("video", said(1, 2, 3, 9, 5).tokens).tokens[0].tolist() == [1, 2, 3]
+    assert len(kept.find("video", said(1, 2).tokens)) == 1  # a token is left to read
+    kept.put("video", said(5, 6))
+    assert len(kept.find("video", said(1, 2, 3, 4, 5).tokens)) == 4
+    kept.put("picture", said(8))
+    assert kept.find("video", said(5, 6, 7).tokens) is None  # the least recent of three
+    kept.put("video", said(*range(20, 31)))  # too large
+    assert (len(kept), kept.used) == (2, 80)
+    kept.put("video", said(*range(20, 29)))
+    assert (len(kept), kept.used) == (2, 160)
+    assert kept.find("video", said(1, 2, 3, 4, 5).tokens) is None
 
 
 def answers(server, asked):

@@ -29,12 +29,13 @@ def served(tmp_path_factory):
     videos = folder / "videos"
     videos.mkdir()
     models = [(one, vidtune.load(path)) for one, path in (("says", says), ("endless", endless))]
-    app = build_app([ServedModel(name, one.network, one.processor) for name, one in models], MediaIntake(videos))
+    intake = MediaIntake(videos)
+    app = build_app([ServedModel(name, one.network, one.processor) for name, one in models], intake)
     clips = [videos / name for name in ("clip.mp4", EVIL)]
     for clip in clips:
         write_video(clip, (20, 60, 160))
     with running(app) as address:
-        yield SimpleNamespace(address=address, clip=clips[0], evil=clips[1])
+        yield SimpleNamespace(address=address, clip=clips[0], evil=clips[1], files=intake.files)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,7 @@ def log(chromium) -> list[str]:
 
 
 def test_upload_ask_streamed_answer_second_turn_reload(chromium, served):
+    before = len(served.files)
     upload(chromium, served.clip)
     chromium("""
       window.grown = new Set();
@@ -86,6 +88,7 @@ def test_upload_ask_streamed_answer_second_turn_reload(chromium, served):
     assert ask(chromium, "What happens?") == SAID
     assert chromium("window.grown.size") > 3  # piece by piece
     assert ask(chromium, "And then?") == SAID
+    assert len(served.files) == before + 1  # sent once for both turns
     expected = ["What happens?", SAID, "And then?", SAID]
     assert log(chromium) == expected
     chromium("document.querySelector('.moment').click()")
@@ -94,6 +97,26 @@ def test_upload_ask_streamed_answer_second_turn_reload(chromium, served):
     chromium.until("document.querySelector('video')?.readyState > 0")
     assert log(chromium) == expected
     assert chromium("document.querySelector('#question').value") == ""
+
+
+@pytest.mark.whole
+def test_a_file_that_the_server_let_go_is_sent_anew(chromium, served):
+    upload(chromium, served.clip)
+    assert ask(chromium, "What happens?") == SAID
+    file = list(served.files._files)[-1]
+    chromium.choose_files("#file", served.evil)
+    chromium.until("sent.size === 2")
+    chromium("document.querySelector('#remove').click()")
+    chromium.until("sent.size === 1")
+    served.files.remove(file)
+    assert ask(chromium, "And then?") == SAID
+    assert ["404" in one for one in chromium.mistakes(served.address)] == [True]  # Chromium tells of every such status
+    chromium.events.clear()
+    chromium.open(served.address)
+    chromium.until("document.querySelector('video')?.readyState > 0")
+    assert ask(chromium, "And now?") == SAID  # of the file that the browser kept
+    chromium("document.querySelector('#fresh').click()")
+    assert chromium("sent.size") == 0
 
 
 @pytest.mark.whole

@@ -14,7 +14,7 @@ from served_world import asking
 
 from vidtune.cli.main import main
 from vidtune.errors import UserError
-from vidtune.serving.fetch import check_host
+from vidtune.serving.files.fetch import check_host
 from vidtune.serving.run import listen
 
 

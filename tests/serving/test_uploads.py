@@ -5,8 +5,8 @@ import gc
 
 import pytest
 
+from vidtune.serving.files.uploads import Uploads
 from vidtune.serving.problems import ApiProblem
-from vidtune.serving.uploads import Uploads
 
 
 def address(content: bytes, kind: str = "video/mp4") -> str:

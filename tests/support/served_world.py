@@ -56,7 +56,7 @@ def served(
         for name, one in models.items()
     ]
     listening = listen("127.0.0.1", 0)
-    intake = MediaIntake(root, fetcher)
+    intake = MediaIntake(root, fetcher, limits)
     app = build_app(found, intake, limits, **{"media_workers": 1, **how})
     server = Server(server_config(app))
     ready = threading.Event()

@@ -45,7 +45,9 @@ def load(
             ``[{"after": 18, "drop": ["video"], "keep": 0.25, "rule": "attention", "compact": True}]``, in the place of
             the checkpoint's own; ``[]``: none; None: the checkpoint's.
         quantize: bits in which the language model is held, by bitsandbytes; None: as its dtype says.
-        place: part (``"towers"`` or ``"language_model"``) -> device in the place of ``device``.
+        place: part (``"towers"`` or ``"language_model"``) -> device in the place of ``device``. The layers of a
+            language model that does not fit one GPU are divided over several: ``{"language_model": "cuda:0,cuda:1"}``,
+            or ``"auto"`` for all GPUs.
         said: function that is told, before the weights are read, how much memory they need; of large models alone.
 
     Raises:
@@ -58,9 +60,9 @@ def load(
     """
     from vidtune.checkpoints.load import load_checkpoint
     from vidtune.checkpoints.placement.place import Placement
-    from vidtune.machine.devices import pick_device, pick_dtype
+    from vidtune.machine.devices import pick_device, pick_devices, pick_dtype
 
-    parts = {part: pick_device(name) for part, name in (place or {}).items()}
+    parts = {part: pick_devices(name) for part, name in (place or {}).items()}
     placement = Placement(pick_device(device), quantize, parts)
     loaded = load_checkpoint(
         checkpoint,

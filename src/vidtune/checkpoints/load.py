@@ -11,7 +11,8 @@ from vidtune.checkpoints.assembly.apply import assemble, without_weights
 from vidtune.checkpoints.assembly.fill import Dtypes
 from vidtune.checkpoints.fit_processor import processor_of
 from vidtune.checkpoints.placement.memory import memory_in_words, needed_memory, require_memory
-from vidtune.checkpoints.placement.place import Placement, place_model
+from vidtune.checkpoints.placement.moving import place_model
+from vidtune.checkpoints.placement.place import Placement
 from vidtune.checkpoints.recognise import recognise
 from vidtune.checkpoints.report import LoadReport
 from vidtune.checkpoints.source import Source

@@ -1,15 +1,20 @@
 """What is asked of a model: requests as prompts, answers that begin, and why there is none."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from vidtune.data.problems import SampleProblem
 from vidtune.errors import UserError
 from vidtune.generation.grouping import Prompt
+from vidtune.generation.kept import prefix_key
 from vidtune.generation.limits import context_length
-from vidtune.generation.settings import Answer, GenerationSettings, Request
+from vidtune.generation.settings import Answer, GenerationSettings, Request, TokenLogprobs
+from vidtune.generation.shared_prefix import Prefix
 from vidtune.generation.stopping import AnswerInProgress, eos_ids, special_ids
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Example
@@ -105,6 +110,85 @@ class Asking:
             prompt.untrained,
             told,
         )
+
+
+@dataclass(eq=False)
+class Question:
+    """A question under way: one prompt and its answers.
+
+    Args:
+        asking: prompts of its format.
+        prompt: the prompt.
+        media: for each medium of the prompt, what makes two media equal: the content and how it is read.
+        settings: how the answers are decoded; answer k is decoded as that to the request "k".
+        choices: number of answers.
+        told: see `AnswerInProgress`.
+        grows: whether every new piece of the answers is reported; else only their end.
+        blocks: for each medium its encoding; not needed where `ContinuousEngine.find_prefix` found the prefix.
+
+    Attributes:
+        prefix: keys and values of the prompt up to its last medium, when they are there.
+        left: whoever asked has gone.
+        answers: the answers in progress, once the question runs.
+        shown: number of characters of each answer that were reported; -1 once it is finished.
+        found: the prefix was kept of an earlier question.
+        known: number of tokens after the prefix that were kept of an earlier turn.
+    """
+
+    asking: Asking
+    prompt: Prompt
+    media: tuple[Hashable, ...]
+    settings: GenerationSettings
+    choices: int = 1
+    told: int | None = None
+    grows: bool = False
+    blocks: Sequence[Tensor] = ()
+    prefix: Prefix | None = None
+    left: bool = False
+    answers: list[AnswerInProgress] = field(default_factory=list)
+    shown: list[int] = field(default_factory=list)
+    found: bool = False
+    known: int = 0
+
+    @cached_property
+    def key(self) -> Hashable:
+        """What makes the beginnings of two prompts, up to their last medium, equal."""
+        return prefix_key(self.prompt, self.media, self.prompt.media_end)
+
+    @property
+    def cached(self) -> int:
+        """Number of tokens of the prompt that do not pass through the model for this question."""
+        return self.known + (self.prompt.media_end if self.found else 0)
+
+    def said(self, answer: AnswerInProgress) -> np.ndarray:
+        """Ids and positions of what follows the prefix, without the last token of an answer. Shape: (1 + axes, S)"""
+        ids = np.array(answer.token_ids[:-1], self.prompt.tokens.dtype)
+        positions = self.prompt.positions.next + np.arange(len(ids))
+        heard = np.vstack((ids, *[positions] * (len(self.prompt.tokens) - 1)))
+        return np.hstack((self.prompt.tokens[:, self.prompt.media_end :], heard))
+
+    @property
+    def stored(self) -> int:
+        """Largest number of tokens whose keys and values are stored for each answer, beside the prefix."""
+        return len(self.prompt.ids) - self.prompt.media_end + self.prompt.max_new_tokens
+
+
+@dataclass(frozen=True)
+class Progress:
+    """News of one answer of a question.
+
+    Args:
+        choice: number of the answer.
+        text: what was added to its text.
+        logprobs: of the tokens that were added.
+        answer: the whole answer, when it is finished.
+    """
+
+    question: Question
+    choice: int
+    text: str = ""
+    logprobs: Sequence[TokenLogprobs] = ()
+    answer: Answer | None = None
 
 
 def not_finite(model: VideoLM, tokens: int, streams: Sequence[str]) -> str:

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import cached_property
 from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import WeakSet
@@ -18,14 +17,13 @@ import torch
 from torch import Tensor
 
 from vidtune.errors import PASSED
-from vidtune.generation.asking import Asking, not_finite
+from vidtune.generation.asking import Progress, Question, not_finite
 from vidtune.generation.decoding import Decoding, TokenChooser
 from vidtune.generation.engine import MAX_QUESTION_TOKENS
-from vidtune.generation.grouping import Prompt
-from vidtune.generation.kept import Kept, media_ends, prefix_key
+from vidtune.generation.kept import Conversations, Kept, Said, media_ends, prefix_key
 from vidtune.generation.limits import key_value_bytes
 from vidtune.generation.prompt_tokens import EncodedMedia, PromptTokens
-from vidtune.generation.settings import Answer, EngineStats, GenerationSettings, TokenLogprobs
+from vidtune.generation.settings import Answer, EngineStats
 from vidtune.generation.shared_prefix import Branches, Prefix, check_language_model
 from vidtune.generation.stopping import AnswerInProgress
 from vidtune.machine.devices import device_memory
@@ -34,73 +32,8 @@ from vidtune.models.language_model.layer_program import LayerProgram
 from vidtune.models.video_lm import VideoLM
 from vidtune.processing.batch import Item
 
-_ENCODINGS_SHARE = 8
-"""One part in so many of the kept bytes is for encodings, the others are for prefixes."""
-
-
-@dataclass(eq=False)
-class Question:
-    """A question under way: one prompt and its answers.
-
-    Args:
-        asking: prompts of its format.
-        prompt: the prompt.
-        media: for each medium of the prompt, what makes two media equal: the content and how it is read.
-        settings: how the answers are decoded; answer k is decoded as that to the request "k".
-        choices: number of answers.
-        told: see `AnswerInProgress`.
-        grows: whether every new piece of the answers is reported; else only their end.
-        blocks: for each medium its encoding; not needed where `ContinuousEngine.find_prefix` found the prefix.
-
-    Attributes:
-        prefix: keys and values of the prompt up to its last medium, when they are there.
-        left: whoever asked has gone.
-        answers: the answers in progress, once the question runs.
-        shown: number of characters of each answer that were reported; -1 once it is finished.
-        found: the prefix was kept of an earlier question.
-    """
-
-    asking: Asking
-    prompt: Prompt
-    media: tuple[Hashable, ...]
-    settings: GenerationSettings
-    choices: int = 1
-    told: int | None = None
-    grows: bool = False
-    blocks: Sequence[Tensor] = ()
-    prefix: Prefix | None = None
-    left: bool = False
-    answers: list[AnswerInProgress] = field(default_factory=list)
-    shown: list[int] = field(default_factory=list)
-    found: bool = False
-
-    @cached_property
-    def key(self) -> Hashable:
-        """What makes the beginnings of two prompts, up to their last medium, equal."""
-        return prefix_key(self.prompt, self.media, self.prompt.media_end)
-
-    @property
-    def stored(self) -> int:
-        """Largest number of tokens whose keys and values are stored for each answer, beside the prefix."""
-        return len(self.prompt.ids) - self.prompt.media_end + self.prompt.max_new_tokens
-
-
-@dataclass(frozen=True)
-class Progress:
-    """News of one answer of a question.
-
-    Args:
-        choice: number of the answer.
-        text: what was added to its text.
-        logprobs: of the tokens that were added.
-        answer: the whole answer, when it is finished.
-    """
-
-    question: Question
-    choice: int
-    text: str = ""
-    logprobs: Sequence[TokenLogprobs] = ()
-    answer: Answer | None = None
+_SHARE = 8
+"""One part in so many of the kept bytes is for encodings, one for what was said, the others are for prefixes."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +84,8 @@ class ContinuousEngine:
         self.max_running = max_running
         self.stats = EngineStats()
         most = device_memory(model.device) // 4 if max_kept is None else max_kept
-        self.encodings, self.prefixes = Kept(most // _ENCODINGS_SHARE), Kept(most - most // _ENCODINGS_SHARE)
+        self.encodings, self.conversations = Kept(most // _SHARE), Conversations(most // _SHARE)
+        self.prefixes = Kept(most - 2 * (most // _SHARE))
         self.failure: BaseException | None = None
         self._report = report
         self._token_bytes = key_value_bytes(model.config.text_config, model.language_model.dtype)
@@ -301,25 +235,26 @@ class ContinuousEngine:
     def _prefix(self, question: Question) -> Prefix:
         prompt, end = question.prompt, question.prompt.media_end
         media = self._media(question, question.blocks)
-        shorter = None if media.program else self._shorter(question)
+        shorter, said = (None, None) if media.program else self._shorter(question)
         if shorter is None:
             prefix = Prefix(self.model.language_model, media.tokens([prompt], end=end))
         else:
-            prefix = shorter.extended(media.tokens([prompt], begin=shorter.length, end=end))
+            begin = shorter.length + (0 if said is None else len(said))
+            prefix = shorter.extended(media.tokens([prompt], begin=begin, end=end), said)
         if end:
             self.stats.prefills += 1
             self._alive.add(prefix)
             self.prefixes.put(question.key, prefix, prefix.nbytes)
         return prefix
 
-    def _shorter(self, question: Question) -> Prefix | None:
-        """The longest kept prefix that holds only the first media of a question."""
-        ends = media_ends(question.prompt)
+    def _shorter(self, question: Question) -> tuple[Prefix | None, Said | None]:
+        """The longest kept prefix that holds only the first media of a question, and what was said after it."""
+        tokens, ends = question.prompt.tokens, media_ends(question.prompt)
         for number in reversed(range(1, len(ends))):
-            found = self.prefixes.get(prefix_key(question.prompt, question.media[:number], ends[number - 1]))
-            if found is not None:
-                return found
-        return None
+            key = prefix_key(question.prompt, question.media[:number], ends[number - 1])
+            if (found := self.prefixes.get(key)) is not None:
+                return found, self.conversations.find(key, tokens[:, ends[number - 1] : ends[-1]])
+        return None, None
 
     def _media(self, question: Question, blocks: Iterable[Tensor]) -> EncodedMedia:
         found: dict[str, list[Any]] = {}
@@ -330,21 +265,24 @@ class ContinuousEngine:
     def _start(self, questions: list[Question]) -> None:
         """Read what follows the prefix of each question, and let them join those that run under the same program."""
         try:
-            parts, prefixes = [], []
+            parts, prefixes, before = [], [], []
             width = self.model.config.text_config.hidden_size
             for question in questions:
                 assert question.prefix is not None
                 nothing = self.model.language_model.get_input_embeddings().weight.new_zeros(0, width)
                 media = self._media(question, [nothing] * len(question.media))  # all media are in the prefix
-                parts.append(media.tokens([question.prompt] * question.choices, begin=question.prompt.media_end))
+                prompt, end = question.prompt, question.prompt.media_end
+                said = None if media.program else self.conversations.find(question.key, prompt.tokens[:, end:])
+                question.known = 0 if said is None else len(said)
+                parts.append(media.tokens([prompt] * question.choices, begin=end + question.known))
                 prefixes += [question.prefix] * question.choices
-                prompt = question.prompt
+                before += [said] * question.choices
                 question.answers = [
                     question.asking.begin(prompt, question.settings, question.told, id=str(choice))
                     for choice in range(question.choices)
                 ]
                 question.shown = [0] * question.choices
-            branches = Branches(prefixes, PromptTokens.together(parts))
+            branches = Branches(prefixes, PromptTokens.together(parts), before)
             program = parts[0].program
             lane = next((lane for lane in self._lanes if lane.program == program), None) or _Lane(program)
             answers = [answer for question in questions for answer in question.answers]
@@ -368,6 +306,7 @@ class ContinuousEngine:
                 lane.questions = [question for question in lane.questions if not question.left]
             if decoding.answers:
                 decoding.choose()
+                self._keep_said(lane)
             self._report([news for question in lane.questions for news in self._news(question)])
             decoding.advance()
         except Exception as error:
@@ -378,6 +317,13 @@ class ContinuousEngine:
         lane.questions = [question for question in lane.questions if left.intersection(question.answers)]
         if not lane.questions:
             self._lanes.remove(lane)
+
+    def _keep_said(self, lane: _Lane) -> None:
+        """Keep the keys and values of questions whose first answer is finished, for the next turn."""
+        for question in lane.questions if not lane.program else ():
+            answer = question.answers[0]
+            if answer.finish_reason not in (None, "error") and answer in lane.decoding.answers:
+                self.conversations.put(question.key, Said(question.said(answer), lane.decoding.said(answer)))
 
     def _news(self, question: Question) -> Iterable[Progress]:
         for choice, answer in enumerate(question.answers):

@@ -37,6 +37,7 @@ class JoinedBatch(PromptBatch, Protocol):
     """A batch of prompts that other prompts, which have been started, may join."""
 
     def join(self, others: PromptBatch) -> None: ...
+    def own(self, question: int) -> dict[int, tuple[Tensor, Tensor]]: ...
 
 
 class SinglePrompt:
@@ -208,6 +209,10 @@ class Decoding:
         if self.answers:
             assert self._prompts is not None
             self._logits = self._prompts.step([answer.token_ids[-1] for answer in self.answers])
+
+    def said(self, answer: AnswerInProgress) -> dict[int, tuple[Tensor, Tensor]]:
+        """Keys and values of a question and its answer but the last token, see `Branches.own`."""
+        return cast(JoinedBatch, self._prompts).own(self.answers.index(answer))
 
     def keep(self, kept: Sequence[bool]) -> None:
         """Let answers leave, also before their next token is read; ``kept``: whether each stays."""

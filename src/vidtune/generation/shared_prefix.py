@@ -21,18 +21,21 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
 from vidtune.errors import UserError
+from vidtune.generation.kept import Said
 from vidtune.generation.prefix_attention import attend_to_prefix, attend_with_total
 from vidtune.generation.prompt_tokens import PromptTokens
 from vidtune.models.language_model.attention import PACKED_ATTENTION, attend_packed, other_attention
 from vidtune.models.language_model.call_plan import LayerCallPlan, plan_call
 from vidtune.models.language_model.families import FIRST, agree, family_of, proof_key, tokens_of_proof
 from vidtune.models.language_model.guided_drop import OpenPrefix
+from vidtune.processing.batch import on_device
 
 LONG_QUESTION = 256
 """Questions of more tokens that are also longer than their prefix, as with media after the question, repeat the prefix
@@ -83,9 +86,11 @@ class Prefix:
         return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
 
     @torch.inference_mode()
-    def extended(self, tokens: PromptTokens) -> "Prefix":
-        """A longer prefix: this one, not read again, and the tokens that follow it; without a layer program only."""
-        branch = Branches(self, tokens)
+    def extended(self, tokens: PromptTokens, said: Said | None = None) -> "Prefix":
+        """A longer prefix: this one and what was said, not read again, and the tokens that follow; without a layer
+        program only.
+        """
+        branch = Branches(self, tokens, [said])
         branch.start()
         longer = Prefix(self.language_model, PromptTokens.of([tokens.embeds[0, :0]]))
         [[added]] = branch.lengths
@@ -101,6 +106,8 @@ class Layout:
     """Positions of the packed tokens of one forward pass: T tokens of n questions.
 
     Attributes:
+        is_first: no question has tokens before this forward pass.
+        counts: number of tokens of each question in this forward pass.
         starts: (n,) number of tokens of each question before this forward pass.
         rows: (T,) index of the question that each token belongs to.
         steps: (T,) index of each token among the tokens of its question in this forward pass.
@@ -120,12 +127,13 @@ class Layout:
         shared: Sequence[int],
         prefixes: Sequence[Prefix],
     ) -> None:
-        added = torch.tensor(counts, device=device)
-        self.starts = torch.tensor(before, device=device)
-        self.rows = torch.arange(len(counts), device=device).repeat_interleave(added)
-        self.last = added.cumsum(0) - 1
-        self.steps = torch.arange(sum(counts), device=device) - (self.last - added + 1)[self.rows]
-        self.columns = self.starts[self.rows] + self.steps
+        self.is_first = not any(before)
+        self.counts, self._before, self._prefixes = counts, before, prefixes
+        self._elsewhere = {device: self}
+        ends, rows = np.cumsum(counts), np.arange(len(counts)).repeat(counts)
+        steps = np.arange(len(rows)) - (ends - counts)[rows]
+        self.starts, self.rows, self.last = (on_device(x, device) for x in (np.asarray(before), rows, ends - 1))
+        self.steps, self.columns = on_device(steps, device), on_device(np.asarray(before)[rows] + steps, device)
         self.width = max(counts)
         self.stored = max(length + count for length, count in zip(before, counts, strict=True))
         self.shared = shared
@@ -138,9 +146,16 @@ class Layout:
 
     def _tokens_of(self, questions: Sequence[int]) -> Tensor | slice:
         """Index in T of the tokens of some questions."""
-        if len(questions) == len(self.last):
+        if len(questions) == len(self.counts):
             return slice(None)
-        return torch.isin(self.rows, torch.tensor(questions, device=self.rows.device)).nonzero()[:, 0]
+        rows = np.arange(len(self.counts)).repeat(self.counts)
+        return on_device(np.flatnonzero(np.isin(rows, questions)), self.rows.device)
+
+    def on(self, device: torch.device) -> "Layout":
+        """The same on the device of a layer."""
+        if device not in self._elsewhere:
+            self._elsewhere[device] = Layout(self._before, self.counts, device, self.shared, self._prefixes)
+        return self._elsewhere[device]
 
     @cached_property
     def hidden(self) -> Tensor:
@@ -156,12 +171,16 @@ class Branches:
     Args:
         prefix: the part of the prompts that all of them share, or that of each question.
         questions: tokens of the questions; none may be empty.
+        said: for each question, what stands between its prefix and its tokens and needs not be read again; None:
+            nothing. Without a layer program only.
 
     Raises:
         ValueError: questions of several prefixes, of which one is open (`Prefix.opened`); start them apart, and `join`.
     """
 
-    def __init__(self, prefix: Prefix | Sequence[Prefix], questions: PromptTokens) -> None:
+    def __init__(
+        self, prefix: Prefix | Sequence[Prefix], questions: PromptTokens, said: Sequence[Said | None] = ()
+    ) -> None:
         number = len(questions.lengths)
         self.prefixes = list(prefix) if isinstance(prefix, Sequence) else [prefix] * number
         first = self.prefixes[0]
@@ -174,6 +193,9 @@ class Branches:
         self.positions = list(questions.next_positions)
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.layouts: list[Layout] = []
+        if any(said):
+            self.lengths = [[0 if one is None else len(one) for one in said]]
+            self.layers = _said_before(said)
 
     def start(self) -> Tensor:
         """Read the questions; returns the logits of the first answer tokens, (n, V)."""
@@ -198,6 +220,17 @@ class Branches:
         self.positions = [self.positions[i] for i in prompts]
         self.prefixes = [self.prefixes[i] for i in prompts]
         self.layers = {i: (keys[prompts], values[prompts]) for i, (keys, values) in self.layers.items()}
+
+    def own(self, question: int) -> dict[int, tuple[Tensor, Tensor]]:
+        """Keys and values of a question and its answer so far, copied; without a layer program only.
+
+        Shape: layer -> (G, S, D) each
+        """
+        length = self.lengths[0][question]
+        return {
+            layer: (keys[question, :, :length].clone(), values[question, :, :length].clone())
+            for layer, (keys, values) in self.layers.items()
+        }
 
     @torch.inference_mode()
     def join(self, others: "Branches") -> None:
@@ -251,10 +284,10 @@ class Branches:
         Shape: query (T, H, D), key and value (T, G, D) -> (T, H, D)
         """
         stage = self.questions.program.stage_of(layer)
-        layout = self.layouts[stage]
+        layout = self.layouts[stage].on(query.device)
         heads, dim = query.shape[1:]
         keys, values = self._store(layer, layout, key, value)
-        if layout.width == layout.stored > max(LONG_QUESTION, *layout.shared):
+        if layout.is_first and layout.width > max(LONG_QUESTION, *layout.shared):
             return self._attend_repeating(layer, query, key, value, scale)
         groups = keys.shape[1]
         repeats = heads // groups
@@ -309,6 +342,19 @@ class Branches:
         keys[layout.rows, :, layout.columns] = key
         values[layout.rows, :, layout.columns] = value
         return keys[:, :, : layout.stored], values[:, :, : layout.stored]
+
+
+def _said_before(said: Sequence[Said | None]) -> dict[int, tuple[Tensor, Tensor]]:
+    """Keys and values of what was said, as a batch of questions stores them: layer -> (n, G, S, D) each."""
+    known = [one for one in said if one is not None]
+    width = max(map(len, known))
+
+    def rows(layer: int, which: int) -> Tensor:
+        none = known[0].layers[layer][which][:, :0]
+        parts = (none if one is None else one.layers[layer][which] for one in said)
+        return torch.stack([pad(part, (0, 0, 0, width - part.shape[1])) for part in parts])
+
+    return {layer: (rows(layer, 0), rows(layer, 1)) for layer in known[0].layers}
 
 
 def _stacked(one: Tensor, other: Tensor) -> Tensor:

@@ -34,6 +34,19 @@ def pick_device(name: str | None) -> str:
     return name
 
 
+def pick_devices(names: str) -> str:
+    """The devices asked for, separated by commas; ``auto``: all GPUs, or what there is without one.
+
+    Raises:
+        UserError: see `pick_device`.
+    """
+    import torch
+
+    if names == "auto":
+        names = ",".join(f"cuda:{number}" for number in range(torch.cuda.device_count())) or pick_device(None)
+    return ",".join(pick_device(name.strip()) for name in names.split(","))
+
+
 def device_memory(device: "torch.device") -> int:
     """Memory of a device in bytes; for a CPU the memory that this process may use."""
     import torch
@@ -43,6 +56,13 @@ def device_memory(device: "torch.device") -> int:
     if device.type == "mps":
         return torch.mps.recommended_max_memory()
     return memory_limit()
+
+
+def free_memory(device: "torch.device") -> int:
+    """Memory of a device that nobody uses, in bytes; all of it where that is not known."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else device_memory(device)
 
 
 def pick_dtype(name: "str | torch.dtype | None") -> "torch.dtype | None":

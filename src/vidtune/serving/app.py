@@ -1,9 +1,7 @@
 """The application: what each address answers."""
 
-import re
-import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,9 +10,12 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Lifespan
 
 from vidtune import __version__
+from vidtune.serving.endpoints.access import Access
 from vidtune.serving.endpoints.chat import ChatEndpoint
+from vidtune.serving.endpoints.files import add_files
 from vidtune.serving.endpoints.metrics import Metrics
 from vidtune.serving.frames import FrameReader
 from vidtune.serving.limits import Limits, Places
@@ -46,13 +47,44 @@ def build_app(
         hosts: names by which the server may be asked, against pages that lead their own name to it; none: any.
         media_workers: processes that read media.
     """
-    limits = limits or Limits()
-    known, places, started = {model.name: model for model in models}, Places(limits), int(time.time())
-    metrics, reader = Metrics(models, places), FrameReader()
+    limits, known = limits or Limits(), {model.name: model for model in models}
+    places = Places(limits)
+    metrics, access = Metrics(models, places), Access(api_key, hosts)
+    app = FastAPI(
+        title="vidtune",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=_opened(models, limits, media_workers),
+        dependencies=[Depends(access.check_host)],
+    )
+    _add_open_addresses(app, models)
+    router = APIRouter(dependencies=[Depends(access.check)])
+    find = _add_models(router, known)
+    chat = ChatEndpoint(find, intake, places, metrics)
+
+    @router.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        return await chat(request)
+
+    @router.get("/metrics")
+    async def read_metrics() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    _add_frames(router, find, intake, places)
+    add_files(router, intake.files, places)
+    app.include_router(router)
+    _answer_problems(app, metrics)
+    return app
+
+
+def _opened(models: Sequence[ServedModel], limits: Limits, workers: int) -> Lifespan[FastAPI]:
+    """Context manager in which the server runs: models are open."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loader = MediaLoader(limits, media_workers)
+        loader = MediaLoader(limits, workers)
         for model in models:
             model.open(loader)
         try:
@@ -62,36 +94,11 @@ def build_app(
                 model.close()
             loader.close()
 
-    def find(name: str) -> ServedModel:
-        if name not in known:
-            message = f"the model {name!r} does not exist; known: {', '.join(known)}"
-            raise ApiProblem(404, message, code="model_not_found", param="model")
-        return known[name]
+    return lifespan
 
-    async def authorised(request: Request) -> None:
-        given = request.headers.get("authorization", "")
-        if api_key is not None and not secrets.compare_digest(given.encode(), f"Bearer {api_key}".encode()):
-            raise ApiProblem(401, "the API key is missing or wrong", code="invalid_api_key")
-        if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
-            raise ApiProblem(415, "the body is sent as Content-Type: application/json", code="unsupported_media_type")
 
-    async def named(request: Request) -> None:
-        name = re.sub(r":\d*$", "", request.headers.get("host", "").lower())
-        if hosts and name not in hosts:
-            raise ApiProblem(
-                400, f"the host {name!r} is not served here; ask {' or '.join(hosts)}", code="invalid_host"
-            )
-
-    app = FastAPI(
-        title="vidtune",
-        version=__version__,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        lifespan=lifespan,
-        dependencies=[Depends(named)],
-    )
-    router = APIRouter(dependencies=[Depends(authorised)])
+def _add_open_addresses(app: FastAPI, models: Sequence[ServedModel]) -> None:
+    """Add the addresses that need no key."""
 
     @app.get("/")
     async def page() -> HTMLResponse:
@@ -102,23 +109,35 @@ def build_app(
         stopped = [model.name for model in models if model.engine.failure is not None]
         return JSONResponse({"status": "failed" if stopped else "ok", "stopped": stopped}, 503 if stopped else 200)
 
-    @router.get("/metrics")
-    async def read_metrics() -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+def _add_models(router: APIRouter, known: Mapping[str, ServedModel]) -> Callable[[str], ServedModel]:
+    """Add the addresses that tell of models; returns the function that finds one by its name."""
+    started = int(time.time())
+
+    def find(name: str) -> ServedModel:
+        if name not in known:
+            message = f"the model {name!r} does not exist; known: {', '.join(known)}"
+            raise ApiProblem(404, message, code="model_not_found", param="model")
+        return known[name]
+
+    def facts(model: ServedModel) -> dict[str, Any]:
+        head = {"id": model.name, "object": "model", "created": started, "owned_by": "vidtune"}
+        return {**head, "vidtune": model.facts}
 
     @router.get("/v1/models")
     async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(one, started) for one in known.values()]}
+        return {"object": "list", "data": list(map(facts, known.values()))}
 
     @router.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
-        return _model(find(name), started)
+        return facts(find(name))
 
-    chat = ChatEndpoint(find, intake, places, metrics)
+    return find
 
-    @router.post("/v1/chat/completions")
-    async def chat_completions(request: Request) -> Response:
-        return await chat(request)
+
+def _add_frames(router: APIRouter, find: Callable[[str], ServedModel], intake: MediaIntake, places: Places) -> None:
+    """Add the address that shows what a model sees of a medium."""
+    reader = FrameReader()
 
     @router.post("/v1/frames")
     async def frames(request: Request) -> dict[str, Any]:
@@ -132,10 +151,6 @@ def build_app(
                     raise ApiProblem(400, "medium: is a text; give video_url or image_url", param="medium")
                 taken = await intake.take(medium)
                 return await reader.frames(model, taken.ref, medium.where)
-
-    app.include_router(router)
-    _answer_problems(app, metrics)
-    return app
 
 
 def _answer_problems(app: FastAPI, metrics: Metrics) -> None:
@@ -159,7 +174,3 @@ def _answer_problems(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(Exception)
     async def admit(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse(ApiProblem(500, f"the server failed: {type(error).__name__}").body, 500)
-
-
-def _model(model: ServedModel, started: int) -> dict[str, Any]:
-    return {"id": model.name, "object": "model", "created": started, "owned_by": "vidtune", "vidtune": model.facts}

@@ -1,8 +1,8 @@
 """Limits of the server, and the places that requests take: what there is no place for is refused at once."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -23,6 +23,9 @@ class Limits:
         queue: requests that wait or are answered at a time.
         seconds: seconds from the first byte of a request to its answer.
         media_timeout: seconds that reading one medium may take.
+        files_bytes: bytes of all files that were sent before they are asked about.
+        files: number of them.
+        files_seconds: seconds after which one goes that nobody asked for.
     """
 
     body: int = 256 * MIB
@@ -31,6 +34,9 @@ class Limits:
     queue: int = 256
     seconds: float = 600.0
     media_timeout: float = 60.0
+    files_bytes: int = 4096 * MIB
+    files: int = 1000
+    files_seconds: float = 24 * 3600.0
 
     @property
     def bodies(self) -> int:
@@ -83,20 +89,26 @@ class Places:
         Raises:
             ApiProblem: it is larger than allowed (413), or does not come in time (408).
         """
-        stated = request.headers.get("content-length", "0")
-        if stated.isdecimal() and int(stated) > self.limits.body:
-            raise self._too_large()
-        parts, size = [], 0
+        async with self.in_time(self.limits.body):
+            return b"".join([piece async for piece in self.pieces(request, self.limits.body)])
+
+    @asynccontextmanager
+    async def in_time(self, most: int) -> AsyncIterator[None]:
+        """Context manager in which a body of so many bytes comes, or ApiProblem (408) is raised."""
         try:
-            async with asyncio.timeout(min(self.limits.seconds, 60 + self.limits.body / MIB)):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > self.limits.body:
-                        raise self._too_large()
-                    parts.append(part)
+            async with asyncio.timeout(min(self.limits.seconds, 60 + most / MIB)):
+                yield
         except TimeoutError:
             raise ApiProblem(408, "the body of the request did not come in time", code="body_timeout") from None
-        return b"".join(parts)
 
-    def _too_large(self) -> ApiProblem:
-        return ApiProblem(413, f"the body is larger than {self.limits.body // MIB:,} MiB", code="body_too_large")
+    async def pieces(self, request: Request, most: int) -> AsyncIterator[bytes]:
+        """Yields the pieces of a body. Raises ApiProblem (413) for more bytes than that."""
+        too_large = ApiProblem(413, f"the body is larger than {most // MIB:,} MiB", code="body_too_large")
+        stated, size = request.headers.get("content-length", "0"), 0
+        if stated.isdecimal() and int(stated) > most:
+            raise too_large
+        async for piece in request.stream():
+            size += len(piece)
+            if size > most:
+                raise too_large
+            yield piece

@@ -15,10 +15,12 @@ from vidtune.errors import UserError
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.kept.identity import MediaIdentities
 from vidtune.processing.asked_media import asked_part
-from vidtune.serving.fetch import Fetcher
+from vidtune.serving.files.fetch import Fetcher
+from vidtune.serving.files.stored import StoredFiles, is_file_id
+from vidtune.serving.files.uploads import Upload, Uploads
+from vidtune.serving.limits import Limits
 from vidtune.serving.messages import AskedMedium
 from vidtune.serving.problems import ApiProblem
-from vidtune.serving.uploads import Upload, Uploads
 from vidtune.serving.wire import Box
 
 _FETCHES = 4
@@ -54,11 +56,15 @@ class MediaIntake:
     Args:
         root: folder whose files requests may name; None: they may name none.
         fetcher: fetches web addresses; None: none are fetched.
+        limits: how many files clients may send before they ask about them.
+
+    Attributes:
+        files: these files.
     """
 
-    def __init__(self, root: Path | None, fetcher: Fetcher | None = None) -> None:
+    def __init__(self, root: Path | None, fetcher: Fetcher | None = None, limits: Limits | None = None) -> None:
         self.root = None if root is None else root.resolve()
-        self.fetcher = fetcher
+        self.fetcher, self.files = fetcher, StoredFiles(limits or Limits())
         self._uploads = Uploads()
         self._fetched = tempfile.TemporaryDirectory(prefix="vidtune-fetched-", ignore_cleanup_errors=True)
         self._identities = MediaIdentities()
@@ -77,6 +83,8 @@ class MediaIntake:
         said, upload = repr(medium.url[:_SHOWN]), None
         if scheme.lower() == "data" and colon:
             upload, said = await asyncio.to_thread(self._uploads.take, medium.url, where), "the file"
+        elif is_file_id(medium.url):
+            upload, said = self.files.find(medium.url).upload, "the file"
         elif "://" in medium.url[:10] and scheme.lower() in ("http", "https"):
             loop = asyncio.get_running_loop()
             upload = await loop.run_in_executor(self._fetching, self._fetch, medium.url, where)
@@ -87,7 +95,7 @@ class MediaIntake:
             path = await asyncio.to_thread(self._below_root, asked)
             identity = await asyncio.to_thread(self._identities.of, str(path))
         else:
-            path, identity = upload.path, upload.path.stem
+            path, identity = upload.path, upload.path.name.partition(".")[0]
         ref = MediaRef(asked.stream, str(path)).read_as(part)
         return TakenMedium(ref, identity or str(path), where, said, upload, medium.box)
 

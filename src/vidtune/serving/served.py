@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from vidtune.data.sample import MediaRef, Turn
-from vidtune.generation.asking import NO_ROOM, Asking
-from vidtune.generation.continuous import ContinuousEngine, Progress, Question
+from vidtune.generation.asking import NO_ROOM, Asking, Progress, Question
+from vidtune.generation.continuous import ContinuousEngine
 from vidtune.generation.settings import Answer, GenerationSettings, Request
 from vidtune.media.pool import LoadJob
 from vidtune.media.preprocessing.kinds import as_read

@@ -59,7 +59,8 @@ class Medium(_Value):
     """Where a video or image is, and how it is read: the value of ``video_url`` and ``image_url``.
 
     Args:
-        url: ``data:`` with base64, an address of an allowed host, or a path below the media root.
+        url: ``data:`` with base64, the id of a file that was sent before, an address of an allowed host, or a path
+            below the media root.
         start, end: seconds between which a video is read; None: from its start, to its end.
         frames: number of frames that are read of a video; None: as many as the model takes.
         frames_at: seconds whose frames are read, in the place of those.

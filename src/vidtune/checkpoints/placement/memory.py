@@ -4,6 +4,7 @@ from collections import Counter
 
 import torch
 
+from vidtune.checkpoints.placement.division import Size, divided_layers, part_bytes
 from vidtune.checkpoints.placement.place import Placement
 from vidtune.errors import UserError
 from vidtune.machine.devices import device_memory
@@ -22,18 +23,27 @@ def needed_memory(model: VideoLM, dtype: torch.dtype, placement: Placement) -> N
         model: the model, whose weights may be on the meta device.
         dtype: of the weights that are not held in fewer bits.
     """
+    size = weight_bytes(model, placement, dtype)
+    found: Needed = {}
+    for name, part in model.named_children():
+        found.setdefault(placement.of(name), Counter())[name] += part_bytes(part, size)
+    for layer, device in divided_layers(model, placement, size).items():
+        found[placement.devices[0]]["language_model"] -= part_bytes(layer, size)
+        found.setdefault(device, Counter())["language_model"] += part_bytes(layer, size)
+    return found
+
+
+def weight_bytes(model: VideoLM, placement: Placement, dtype: torch.dtype | None = None) -> Size:
+    """Returns the function that says how many bytes a weight of a model takes where it is placed.
+
+    Args:
+        dtype: of the weights that are not held in fewer bits; None: that which each has.
+    """
     small: set[int] = set()
     if placement.quantize is not None:
         small = {id(layer.weight) for layer in quantized_layers(model.language_model).values()}
-    found: Needed = {}
-    for name, part in model.named_children():
-        place = placement.of("towers" if name == "towers" else "language_model")
-        sizes = [
-            weight.numel() * (BYTES[placement.quantize or ""] if id(weight) in small else dtype.itemsize)
-            for weight in (*part.parameters(), *part.buffers())
-        ]
-        found.setdefault(place, Counter())[name] += int(sum(sizes))
-    return found
+    bits = BYTES[placement.quantize or ""] if small else 0.0
+    return lambda weight: int(weight.numel() * (bits if id(weight) in small else (dtype or weight.dtype).itemsize))
 
 
 def memory_in_words(needed: Needed) -> str:
@@ -52,7 +62,7 @@ def require_memory(needed: Needed) -> None:
         if parts.total() > has:
             raise UserError(
                 f"the weights need {_gib(parts.total())} GiB on {place}, which has {_gib(has)} GiB; give --quantize "
-                "4bit, --dtype bfloat16, or another device for a part (--place towers=cpu)"
+                "4bit, --dtype bfloat16, or other devices for a part (--place towers=cpu, --place language_model=auto)"
             )
 
 

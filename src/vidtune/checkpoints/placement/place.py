@@ -1,21 +1,13 @@
-"""Put a loaded model on its devices, with the language model in fewer bits where that is asked for."""
+"""Where the parts of a model are asked to compute, and in how many bits its language model is held."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast, get_args
+from typing import get_args
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
 
 from vidtune.errors import UserError
-from vidtune.models.language_model.quantization import (
-    Bits,
-    is_quantized,
-    quantize_linear_layers,
-    require_bitsandbytes,
-)
-from vidtune.models.video_lm import VideoLM
+from vidtune.models.language_model.quantization import Bits, require_bitsandbytes
 from vidtune.spelling import suggestion
 
 PARTS = ("towers", "language_model")
@@ -31,10 +23,12 @@ class Placement:
     Args:
         device: device of torch.
         quantize: "8bit" or "4bit": the linear layers of the language model but its head; None: they stay as they are.
-        parts: part ("towers" or "language_model") -> device in the place of ``device``.
+        parts: part ("towers" or "language_model") -> device in the place of ``device``. The language model may have
+            several devices, separated by commas, over which its decoder layers are divided.
 
     Raises:
-        UserError: an unknown part or number of bits, bitsandbytes is not installed, or it does not know the device.
+        UserError: an unknown part or number of bits, several devices for towers, bitsandbytes is not installed, or it
+            does not know a device.
     """
 
     device: str = "cpu"
@@ -45,41 +39,25 @@ class Placement:
         for part in self.parts:
             if part not in PARTS:
                 raise UserError(f"--place {part}: no such part of a model; {suggestion(part, PARTS)}")
+        if "," in self.of("towers"):
+            raise UserError(f"--place towers={self.of('towers')}: give one device; language_model takes several")
         if self.quantize is None:
             return
         if self.quantize not in get_args(Bits):
             raise UserError(f"--quantize {self.quantize}: give {' or '.join(get_args(Bits))}")
         require_bitsandbytes(f"--quantize {self.quantize}")
-        if (kind := torch.device(self.of("language_model")).type) not in QUANTIZED_ON:
+        kinds = (torch.device(device).type for device in self.devices)
+        if kind := next((kind for kind in kinds if kind not in QUANTIZED_ON), None):
             raise UserError(
                 f"--quantize {self.quantize}: bitsandbytes does not compute on {kind}; leave it out, or place the "
                 "language model with --place language_model=cpu"
             )
 
     def of(self, part: str) -> str:
-        """Device of a part."""
-        return self.parts.get(part, self.device)
+        """Device of a child of the model; connectors, and what else is no tower, are where the embeddings are."""
+        return self.parts.get("towers", self.device) if part == "towers" else self.devices[0]
 
-
-def place_model(model: VideoLM, placement: Placement) -> None:
-    """Move the parts of a model to their devices, in place, and set it to evaluation mode.
-
-    A layer that is held in fewer bits goes there alone, so that a device never holds more than one layer as it was.
-    """
-    model.eval()
-    home = torch.device(placement.of("language_model"))
-    if placement.quantize is not None:
-        quantize_linear_layers(model.language_model, placement.quantize, home, in_own_dtype=True)
-    for name, part in model.named_children():
-        part.to(placement.of("towers") if name == "towers" else home)
-    if placement.quantize is not None:
-        settle(model.language_model)
-
-
-@torch.inference_mode()
-def settle(language_model: PreTrainedModel) -> None:
-    """Run every layer in few bits once: the first run changes how it holds its weight, which no two threads may do."""
-    weight = next(language_model.get_input_embeddings().parameters())
-    for layer in language_model.modules():
-        if is_quantized(layer):
-            layer(weight.new_zeros(1, cast(nn.Linear, layer).in_features))
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Devices of the language model: the first holds its embeddings and head, all of them hold its layers."""
+        return tuple(self.parts.get("language_model", self.device).split(","))

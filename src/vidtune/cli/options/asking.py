@@ -61,13 +61,13 @@ class ModelOptions(CheckpointOptions):
         from vidtune.evaluation.checkpoint import open_checkpoint
         from vidtune.evaluation.models.opening import answering_model, is_of_transformers
         from vidtune.evaluation.models.pretrained import PretrainedModel
-        from vidtune.machine.devices import pick_device, pick_dtype
+        from vidtune.machine.devices import pick_devices, pick_dtype
         from vidtune.machine.ranks.place import own_device
 
         pick_dtype(self.dtype)
         towers = assignments(self.tower, "--tower")
         device = own_device(place, self.device)
-        placed = {part: pick_device(name) for part, name in assignments(self.place, "--place").items()}
+        placed = {part: pick_devices(name) for part, name in assignments(self.place, "--place").items()}
         placement = Placement(device, self.quantize, placed)  # type: ignore[arg-type]
         completed = self.system or self.model_base or towers or self.tokenizer
         if self.transformers and completed:

@@ -48,7 +48,11 @@ Quantize = Annotated[
 ]
 Place = Annotated[
     list[str] | None,
-    typer.Option(metavar="PART=DEVICE", help="Device of the towers or of the language_model alone, as towers=cpu."),
+    typer.Option(
+        metavar="PART=DEVICE",
+        help="Device of the towers or of the language_model alone, as towers=cpu; layers of a language model are "
+        "divided over several devices, as language_model=cuda:0,cuda:1, or auto: all GPUs.",
+    ),
 ]
 MOST_SECONDS = 1e6
 """Longest time limit."""

@@ -24,7 +24,7 @@ class LimitOptions:
     """Limits of what clients may ask for."""
 
     max_body: Annotated[int, typer.Option(min=1, help="MiB of one request.")] = 256
-    max_media: Annotated[int, typer.Option(min=1, help="MiB of one medium from a web address.")] = 1024
+    max_media: Annotated[int, typer.Option(min=1, help="MiB of one medium that is sent as a file or fetched.")] = 1024
     max_media_seconds: Annotated[float, typer.Option(callback=limit_of, help="Seconds of one medium.")] = 14400.0
     max_queue: Annotated[int, typer.Option(min=1, help="Requests at a time; beyond it: 429.")] = 256
     max_running: Annotated[int, typer.Option(min=1, help="Answers in the running batch.")] = 64
@@ -34,6 +34,12 @@ class LimitOptions:
         float | None,
         typer.Option(min=0, max=2**20, help="GiB for what is kept of media between questions; default: a quarter."),
     ] = None
+    files: Annotated[
+        float, typer.Option(min=0, max=2**20, help="GiB on disk for files that are sent before they are asked about.")
+    ] = 4.0
+    file_age: Annotated[
+        float, typer.Option(callback=limit_of, help="Seconds after which such a file goes that nobody asked about.")
+    ] = 86400.0
 
     def build(self) -> "Limits":
         """The limits in the units of the server."""
@@ -46,6 +52,8 @@ class LimitOptions:
             queue=self.max_queue,
             seconds=self.timeout,
             media_timeout=self.media_timeout,
+            files_bytes=int(self.files * 1024 * MIB),
+            files_seconds=self.file_age,
         )
 
 
@@ -79,7 +87,7 @@ def serve(
     """
     try:
         from vidtune.serving.app import build_app
-        from vidtune.serving.fetch import Fetcher, check_host
+        from vidtune.serving.files.fetch import Fetcher, check_host
         from vidtune.serving.limits import MIB
         from vidtune.serving.media import MediaIntake
         from vidtune.serving.run import listen, run
@@ -111,9 +119,8 @@ def serve(
     allowed = limits.build()
     fetcher = Fetcher(allow_host, allowed.media_bytes, limits.media_timeout) if allow_host else None
     hosts = LOOPBACK[:2] if host in LOOPBACK[:2] else ()
-    app = build_app(
-        served, MediaIntake(media_root, fetcher), allowed, api_key=api_key, hosts=hosts, media_workers=media_workers
-    )
+    intake = MediaIntake(media_root, fetcher, allowed)
+    app = build_app(served, intake, allowed, api_key=api_key, hosts=hosts, media_workers=media_workers)
     run(app, socket, lambda address: typer.echo(f"serving at {address}", err=True))
 
 

@@ -24,6 +24,7 @@ width, R query tokens.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -130,6 +131,15 @@ class Chosen:
     unmoved: Tensor
     position_embeddings: Any
 
+    def on(self, device: torch.device) -> "Chosen":
+        """The same on the device of a layer."""
+        if self.gather.device == device:
+            return self
+        move = partial(torch.Tensor.to, device=device)
+        states = [SequenceState(**tree_map(move, vars(state))) for state in self.states]
+        gather, origins, position_ids, unmoved = map(move, (self.gather, self.origins, self.position_ids, self.unmoved))
+        return Chosen(gather, origins, states, position_ids, unmoved, tree_map(move, self.position_embeddings))
+
 
 @dataclass(frozen=True)
 class GuidedDrops:
@@ -186,7 +196,7 @@ class GuidedDrops:
             if stage == self.first and self.prefix is not None:
                 hidden = torch.cat((self.prefix.hidden, hidden), 1)
             hidden = hidden.index_select(1, self.chosen[stage].gather)
-        chosen, inputs = self.chosen[stage], call.inputs
+        chosen, inputs = self.chosen[stage].on(hidden.device), call.inputs
         inputs["position_ids"] = chosen.position_ids
         if inputs.get("position_embeddings") is not None:
             inputs["position_embeddings"] = chosen.position_embeddings
@@ -197,13 +207,13 @@ class GuidedDrops:
 
     def add(self, layer: int, hidden: Tensor) -> Tensor:
         """Hidden states after a layer of a chosen stage, with the levels that are added there."""
-        chosen = self.chosen[self.program.stage_of(layer - 1)]
+        chosen = self.chosen[self.program.stage_of(layer - 1)].on(hidden.device)
         begin = 0
         for sequence, state in zip(self.sequences, chosen.states, strict=True):
             for item, places, ranks in zip(sequence.items, state.items, state.ranks, strict=True):
                 layers = self.program.adds.get(item.stream, ())
                 if layer in layers and item.levels is not None:
-                    values = item.levels[layers.index(layer)].index_select(0, ranks)
+                    values = item.levels[layers.index(layer)].to(hidden.device).index_select(0, ranks)
                     hidden = hidden.index_add(1, begin + places, values[None].to(hidden.dtype))
             begin += len(state.index)
         return hidden
@@ -219,7 +229,7 @@ class GuidedDrops:
                     lambda one, other: torch.cat((one, other), -2), self.prefix.position_embeddings, embeddings
                 )
         else:
-            before = self.chosen[stage - 1]
+            before = self.chosen[stage - 1].on(device)
             states, unmoved, embeddings = before.states, before.unmoved, before.position_embeddings
         steps = [
             self._steps(boundary, sequence, [len(places) for places in state.items])
@@ -240,7 +250,7 @@ class GuidedDrops:
             embeddings = rotary(call.hidden, position_ids=positions)
         elif embeddings is not None:
             embeddings = tree_map(lambda part: part.index_select(-2, gather), embeddings)
-        origins = gather if stage == self.first else self.chosen[stage - 1].origins[gather]
+        origins = gather if stage == self.first else before.origins[gather]
         for index, new, start in left:
             new.index = torch.arange(start, start + len(index), device=device)
         return Chosen(gather, origins, [new for _, new, _ in left], positions, unmoved, embeddings)
@@ -252,7 +262,7 @@ class GuidedDrops:
         if not any(are_guided(item) for sequence in steps for item in sequence):
             return lambda state: state.origins
         if stage > self.first and call.inputs.get("position_embeddings") is not None:
-            call.inputs["position_embeddings"] = self.chosen[stage - 1].position_embeddings
+            call.inputs["position_embeddings"] = self.chosen[stage - 1].on(call.hidden.device).position_embeddings
         cache = call.inputs.get("past_key_values")
         if cache is not None and cache.get_seq_length(self.program.boundaries[stage - 1]):
             raise UserError(

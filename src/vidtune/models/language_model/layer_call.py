@@ -37,7 +37,7 @@ class RangeTensors:
 
 @dataclass(frozen=True)
 class LayerCall:
-    """What the decoder layers do in one forward call.
+    """What the decoder layers do in one forward call. Each may stand on a device of its own.
 
     Args:
         stages: the tokens of each stage that is known.
@@ -69,31 +69,32 @@ class LayerCall:
         """
         if layer in self.added:
             places, values = self.added[layer]
-            hidden = hidden.index_add(1, places, values[None].to(hidden.dtype))
+            hidden = hidden.index_add(1, places.to(hidden.device), values[None].to(hidden))
         number = self.program.stage_of(layer)
         if self.guided is None or number < len(self.stages):
             stage = self.stages[number]
             if layer in self.program.boundaries:
-                hidden = hidden.index_select(1, stage.chosen)
+                hidden = hidden.index_select(1, stage.chosen.to(hidden.device))
             self._cut(stage, hidden, inputs)
             return hidden
         if self.program.stage_of(layer - 1) >= len(self.stages):
             hidden = self.guided.add(layer, hidden)
         if number == len(self.stages) and layer in self.program.boundaries:
             self._cut(self.stages[-1], hidden, inputs)
-        unmoved = self.position_ids.index_select(-1, self.stages[-1].kept)
+        unmoved = self.position_ids.index_select(-1, self.stages[-1].kept).to(hidden.device)
         return self.guided.before(layer, module, CallInputs(hidden, args, inputs, unmoved), self.rotary)
 
     def _cut(self, stage: RangeTensors, hidden: Tensor, inputs: dict[str, Any]) -> None:
         """Make the inputs of all tokens those of a stage."""
         if len(stage.kept) == len(self.stages[0].kept) and stage.rotary is None:
             return
+        position_ids = stage.position_ids.to(hidden.device)
         if stage.rotary is not None:
-            inputs["position_embeddings"] = stage.rotary(hidden, position_ids=stage.position_ids)
+            inputs["position_embeddings"] = stage.rotary(hidden, position_ids=position_ids)
         elif inputs.get("position_embeddings") is not None:
-            cut = partial(torch.index_select, dim=-2, index=stage.kept)
+            cut = partial(torch.index_select, dim=-2, index=stage.kept.to(hidden.device))
             inputs["position_embeddings"] = tree_map(cut, inputs["position_embeddings"])
-        inputs["position_ids"] = stage.position_ids
+        inputs["position_ids"] = position_ids
         if inputs.get("cu_seqlens") is not None:
             inputs["cu_seqlens"] = stage.cu_seqlens
 

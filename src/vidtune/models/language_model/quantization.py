@@ -5,6 +5,7 @@ Source: QLoRA (arXiv:2305.14314): 4-bit normal floats, quantised constants, bflo
 """
 
 import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -41,19 +42,23 @@ def quantized_layers(language_model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def quantize_linear_layers(
-    language_model: nn.Module, bits: Bits, device: torch.device | None = None, *, in_own_dtype: bool = False
+    language_model: nn.Module,
+    bits: Bits,
+    place: Callable[[nn.Linear], torch.device] | None = None,
+    *,
+    in_own_dtype: bool = False,
 ) -> None:
     """Replace every linear layer except the output head by one with a quantised weight, in place.
 
     Args:
-        device: where each layer is quantised, and stays; None: where it is.
+        place: layer -> where it is quantised, and stays; None: where it is.
         in_own_dtype: 4-bit layers compute in the dtype of their weights; False: in bfloat16, for training.
     """
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a line for every 8-bit product
     for name, layer in quantized_layers(language_model).items():
         parent, _, child = name.rpartition(".")
         compute = layer.weight.dtype if in_own_dtype else torch.bfloat16
-        moved = layer if device is None else layer.to(device)
+        moved = layer if place is None else layer.to(place(layer))
         setattr(language_model.get_submodule(parent), child, _quantized(moved, bits, compute))
 
 

@@ -14,7 +14,7 @@ from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from vidtune.errors import UserError
-from vidtune.generation.continuous import Progress, Question
+from vidtune.generation.asking import Progress, Question
 from vidtune.serving.endpoints.forms import choice_of, events, notes_of, usage_of
 from vidtune.serving.endpoints.metrics import Metrics
 from vidtune.serving.limits import Places

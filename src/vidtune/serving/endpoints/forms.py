@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from vidtune.generation.continuous import Progress, Question
+from vidtune.generation.asking import Progress, Question
 from vidtune.generation.settings import Answer, TokenLogprobs
 from vidtune.serving.problems import ApiProblem
 from vidtune.serving.wire import ChatRequest
@@ -77,13 +77,12 @@ def notes_of(answer: Answer) -> dict[str, Any]:
 
 
 def usage_of(question: Question, answers: list[Answer]) -> dict[str, Any]:
-    """Tokens of the prompt, media included, and of the answers; ``cached_tokens``: those of a prefix that was there."""
+    """Tokens of the prompt, media included, and of the answers; ``cached_tokens``: those that were there."""
     prompt = len(question.prompt.ids)
     said = sum(len(answer.token_ids) for answer in answers)
-    cached = question.prompt.media_end if question.found else 0
     return {
         "prompt_tokens": prompt,
         "completion_tokens": said,
         "total_tokens": prompt + said,
-        "prompt_tokens_details": {"cached_tokens": cached},
+        "prompt_tokens_details": {"cached_tokens": question.cached},
     }

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from vidtune.generation.continuous import Progress
+from vidtune.generation.asking import Progress
 from vidtune.serving.limits import Places
 from vidtune.serving.problems import ApiProblem
 from vidtune.serving.served import ServedModel

@@ -1,0 +1,1 @@
+"""Files of requests: sent along, sent before, or fetched from the web."""
