@@ -194,7 +194,10 @@ def test_the_usual_number_given_changes_nothing(in_examples: Path) -> None:
         ({"frames_at": [float("nan")]}, "frames_at=: frames_at is nan seconds; give 0 or more"),
         ({"frames_at": []}, "frames_at=: names no second"),
         ({"frames_at": "1"}, "frames_at=: expected a list of seconds, found '1'"),
-        ({"frames_at": [1], "frames": 2}, "frames_at=: given seconds of frames leave nothing to choose; leave out start, end"),
+        (
+            {"frames_at": [1], "frames": 2},
+            "frames_at=: given seconds of frames leave nothing to choose; leave out start, end",
+        ),
         ({"frames_at": [4.1]}, r"clip\.mp4: its frame at 4\.1 s was asked for, but it ends after 4\.00 s"),
         ({"start": 3, "end": 1}, "start= and end=: start is 3 and end 1 seconds; the end must come after it"),
         ({"start": float("inf")}, "start= and end=: start is inf seconds; give 0 or more"),

@@ -65,7 +65,9 @@ class Part:
         if list(self.frames_at) != sorted(self.frames_at):
             raise ValueError(f"frames_at is {_written(self.frames_at)}; give the seconds in ascending order")
         if self.frames_at and (self.is_cut or self.frames is not None):
-            raise ValueError("given seconds of frames leave nothing to choose; leave out start, end and frames beside frames_at")
+            raise ValueError(
+                "given seconds of frames leave nothing to choose; leave out start, end and frames beside frames_at"
+            )
 
     @property
     def is_cut(self) -> bool:

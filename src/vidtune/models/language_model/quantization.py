@@ -23,6 +23,9 @@ BYTES: dict[str, float] = {"8bit": 1.0, "4bit": 0.5 + 1 / 64}
 CPU_COLUMNS, CPU_ROWS = 64, 32
 """A weight whose sizes are multiples of these gets another layout by bitsandbytes where a CPU has AVX-512 bfloat16."""
 
+_TALKATIVE = ("autograd._functions", "backends.cpu.ops")
+"""Parts of bitsandbytes that warn of every 8-bit product, and of a package without which 4 bits are slower on a CPU."""
+
 
 def require_bitsandbytes(where: str) -> None:
     """Raise UserError with the pip command if bitsandbytes is not installed.
@@ -32,6 +35,8 @@ def require_bitsandbytes(where: str) -> None:
     """
     if find_spec("bitsandbytes") is None:
         raise UserError(f"{where}: needs the package bitsandbytes; pip install bitsandbytes")
+    for part in _TALKATIVE:
+        logging.getLogger(f"bitsandbytes.{part}").setLevel(logging.ERROR)
 
 
 def quantized_layers(language_model: nn.Module) -> dict[str, nn.Linear]:
@@ -54,7 +59,6 @@ def quantize_linear_layers(
         place: layer -> where it is quantised, and stays; None: where it is.
         in_own_dtype: 4-bit layers compute in the dtype of their weights; False: in bfloat16, for training.
     """
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a line for every 8-bit product
     for name, layer in quantized_layers(language_model).items():
         parent, _, child = name.rpartition(".")
         compute = layer.weight.dtype if in_own_dtype else torch.bfloat16
