@@ -15,7 +15,7 @@ from torch import nn
 from transformers import LlamaTokenizer, WhisperConfig, WhisperModel
 
 from vidtune.checkpoints.build import build_config, build_model
-from vidtune.checkpoints.files.tensors import read_shapes, read_state
+from vidtune.checkpoints.files.tensors import TensorFile, read_state
 from vidtune.checkpoints.publication import TowerFile
 from vidtune.errors import UserError
 from vidtune.models.config import VideoLMConfig
@@ -134,6 +134,10 @@ def make_recipe(tmp_path):
     SYSTEMS.unregister("three")
 
 
+def shapes_of(path):
+    return TensorFile(path).shapes
+
+
 def test_a_recipe_names_towers_by_their_published_files(make_recipe, files, towers):
     reports = []
     model = build_model(make_recipe(files), reports=reports)
@@ -225,8 +229,8 @@ def test_an_old_pickle_without_a_zip_file_is_read(towers, tmp_path):
     content = {"cfg": CFG, "model": state}
     torch.save(content, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     assert read_state(tmp_path / "old.pt").keys() == state.keys()
-    settings, shapes = read_shapes(tmp_path / "old.pt")
-    assert settings == CFG and shapes["encoder.layers.0.fc1.weight"] == (40, 32)
+    file = TensorFile(tmp_path / "old.pt")
+    assert file.settings == CFG and file.shapes["encoder.layers.0.fc1.weight"] == (40, 32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16])
@@ -236,7 +240,8 @@ def test_an_archive_gives_what_torch_reads_from_it(towers, tmp_path, dtype):
     theirs, ours = torch.jit.load(path).state_dict(), read_state(path)
     assert ours.keys() == theirs.keys() and ours["visual.proj"].dtype == dtype
     assert all(torch.equal(ours[name], tensor) and ours[name].shape == tensor.shape for name, tensor in theirs.items())
-    assert read_shapes(path) == ({}, {name: tuple(tensor.shape) for name, tensor in theirs.items()})
+    file = TensorFile(path)
+    assert file.settings == {} and file.shapes == {name: tuple(tensor.shape) for name, tensor in theirs.items()}
 
 
 class Views(nn.Module):
@@ -321,7 +326,7 @@ def test_an_archive_that_calls_functions_is_refused(files, tmp_path, protocol):
     assert trace.exists()
     trace.unlink()
     path = rewritten(files["vision"], tmp_path / "evil.pt", data_pkl=evil)
-    for reader in (read_state, read_shapes):
+    for reader in (read_state, shapes_of):
         with pytest.raises(UserError, match=r"evil\.pt: not a readable file of tensors \(it names "):
             reader(path)
     assert not trace.exists()
@@ -352,7 +357,7 @@ def test_an_archive_whose_numbers_are_cut_is_one_line(files, tmp_path):
 def test_a_pickle_with_other_values_among_its_tensors_is_refused(towers, tmp_path):
     state = published_names(towers["audio"], BEATS_TOWER)
     torch.save({"cfg": CFG, "model": {**state, "epoch": 3}}, tmp_path / "mixed.pt")
-    for reader in (read_state, read_shapes):
+    for reader in (read_state, shapes_of):
         with pytest.raises(UserError, match=r"mixed\.pt: .*'epoch' is no tensor"):
             reader(tmp_path / "mixed.pt")
 
@@ -361,5 +366,5 @@ def test_a_pickle_with_more_than_weights_is_refused(tmp_path):
     trace = tmp_path / "was_called"
     torch.save({"cfg": Call(Path.touch, trace), "model": {}}, tmp_path / "evil.pt")
     with pytest.raises(UserError, match=r"evil\.pt: not a readable file of tensors"):
-        read_shapes(tmp_path / "evil.pt")
+        shapes_of(tmp_path / "evil.pt")
     assert not trace.exists()

@@ -15,7 +15,7 @@ from vidtune.evaluation.judges.openai_compatible import Limits, OpenAICompatible
 from vidtune.evaluation.judges.replies import YES_AND_SCORE, parse_literal
 from vidtune.evaluation.runs.checkpoint_identity import CheckpointIdentity
 from vidtune.evaluation.runs.folder import RunFolder
-from vidtune.evaluation.runs.official_results import adopt_official_results, combine, import_official_results
+from vidtune.evaluation.runs.official_results import adopt_official_results, import_official_results
 from vidtune.evaluation.runs.run_ledger import ledger_of
 from vidtune.evaluation.scores.comparison import compare_runs
 from vidtune.evaluation.scores.judging import estimate_run, judge_run
@@ -377,12 +377,6 @@ def test_results_of_a_published_script_are_judgements_of_the_named_judge(run, tm
     assert cli(command) == 2 and "--judge the name" in capsys.readouterr().err
     (folder / "a_0.json").write_text(json.dumps([{"pred": "yes", "score": 4}, {**texts, "pred": "stale"}]))
     assert cli([*command, "--judge", "gpt-4"]) == 2 and "holds no result about" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("stored", [[{"pred": "yes"}, {}], [{}, {}], [{}, {"q": 1, "pred": None, "more": [2]}]])
-def test_an_official_result_is_written_again_as_it_was(tmp_path, stored):
-    (tmp_path / "a.json").write_text(json.dumps(stored))
-    assert combine([], import_official_results(tmp_path)) == {"a": stored}
 
 
 @pytest.fixture

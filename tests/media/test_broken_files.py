@@ -97,9 +97,7 @@ def read_eight(path: Path) -> object:
 
 
 @pytest.mark.parametrize(("make", "reason"), BROKEN, ids=[make.__name__ for make, _ in BROKEN])
-@pytest.mark.parametrize(
-    "read", [probe, lambda path: read_clip(path, frame_chooser("linspace", 8))], ids=["probe", "read_clip"]
-)
+@pytest.mark.parametrize("read", [probe, read_eight], ids=["probe", "read_clip"])
 def test_a_broken_video_is_named_with_its_reason(
     tmp_path: Path, make: Callable[[Path], Path], reason: str, read: Callable[[Path], object]
 ) -> None:

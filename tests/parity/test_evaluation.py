@@ -44,7 +44,7 @@ from vidtune.evaluation.question import Prediction, prediction_of, question_text
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.judgements import judge_items, store_judgements
 from vidtune.evaluation.runs.official_log import import_log
-from vidtune.evaluation.runs.official_results import combine, import_official_results
+from vidtune.evaluation.runs.official_results import import_official_results, texts_of
 from vidtune.evaluation.scores.scoring import NothingScoredError, score_run
 from vidtune.generation.settings import Answer, Request
 from vidtune.registry import BENCHMARKS, SYSTEMS
@@ -80,6 +80,12 @@ def canned(case):
     return reply
 
 
+def combined(judgements, imported=()):
+    """The file of all results that the published script writes: id -> judgement and texts, without unjudged items."""
+    known = {one.id: [one.judgement, dict(one.texts)] for one in imported}
+    return known | {one.item.id: [one.value, texts_of(one.item)] for one in judgements if one.error is None}
+
+
 def run_judge(case, tmp_path):
     """(combined results, requests received) of one case, as the published script leaves them."""
     for name, content in case.get("preexisting", {}).items():
@@ -100,7 +106,7 @@ def run_judge(case, tmp_path):
     found = []
     with judge_server(canned(case)) as server:
         OpenAICompatibleJudge("gpt-3.5-turbo", base_url=server.url, limits=PATIENT).judge(pending, found.append)
-    return combine(found, known), server.requests
+    return combined(found, known.values()), server.requests
 
 
 def test_judge_results_and_scores_are_those_of_the_published_script(judge_fixture, tmp_path):
@@ -192,7 +198,7 @@ def test_aspects_are_asked_judged_and_scored_as_published(parity_folder, tmp_pat
             with pytest.raises(NothingScoredError, match="1 unreadable verdict"):
                 score_run(run.path, judge.name)
             continue
-        results = {one.removeprefix(f"{aspect}/"): value for one, value in combine(found).items()}
+        results = {one.removeprefix(f"{aspect}/"): value for one, value in combined(found).items()}
         if benchmark.endswith("twice"):  # the script stores what it shows the judge; here what was asked is stored
             results = {one: [value, texts | {"q2": texts["q1"]}] for one, (value, texts) in results.items()}
         assert results == expected["results"]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vidtune.checkpoints.files.tensors import read_shapes, read_state
+from vidtune.checkpoints.files.tensors import TensorFile, read_state
 from vidtune.checkpoints.publication import TowerFile
 from vidtune.checkpoints.report import LoadReport, rename
 from vidtune.models.towers.base import tower_config
@@ -48,8 +48,9 @@ def wave(samples: int) -> np.ndarray:
 
 def load_tower(kind: str, path: Path, file: TowerFile, **sizes: Any) -> tuple[nn.Module, LoadReport]:
     """A tower of a published file, whose sizes the file tells but for ``sizes``."""
-    settings, shapes = read_shapes(path) if path.is_file() else (json.loads((path / "config.json").read_text()), {})
-    tower = tower_config({"type": kind, **file.read_sizes(settings, shapes), **sizes}).build().eval()
+    held = TensorFile(path)
+    told = (held.settings, held.shapes) if path.is_file() else (json.loads((path / "config.json").read_text()), {})
+    tower = tower_config({"type": kind, **file.read_sizes(*told), **sizes}).build().eval()
     report = LoadReport(kind)
     tower.load_state_dict(rename(read_state(path), file.keys, report))
     report.refuse_gaps(path)

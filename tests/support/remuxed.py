@@ -17,8 +17,3 @@ def remux(source: Path, path: Path, change: Callable[[Packet], object], *, skip:
             packet.stream = stream
             new.mux(packet)
     return path
-
-
-def times_of_decode_order(packet: Packet) -> None:
-    """What a copy out of AVI holds: every packet's presentation time is its place in the file."""
-    packet.pts = packet.dts

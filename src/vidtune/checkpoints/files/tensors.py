@@ -266,18 +266,6 @@ def _shards(path: Path, index: Path) -> list[Path]:
     return shards
 
 
-def read_shapes(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Return what a single file tells of its model: the settings beside its tensors, and their shapes.
-
-    Raises:
-        UserError: not a readable file of tensors; names the file.
-    """
-    file = TensorFile(path)
-    found = dict(file.settings), dict(file.shapes)
-    file.close()
-    return found
-
-
 def read_state(path: Path, names: tuple[str, ...] = SINGLE_NAMES) -> dict[str, Tensor]:
     """Return all tensors of a file or checkpoint folder by name."""
     tensors = Tensors([TensorFile(file) for file in weight_files(path, names)])

@@ -81,7 +81,7 @@ class EndpointOptions:
                 timeout=self.endpoint_timeout,
             ),
             prices=prices_from(self.endpoint_prices, self.model, self.endpoint, prices),
-            parameters={name: _json(name, text) for name, text in self._fields().items()},
+            parameters={name: _json(text) for name, text in self._fields().items()},
         )
         endpoint.key()
         return endpoint
@@ -90,7 +90,7 @@ class EndpointOptions:
         return assignments(self.endpoint_field, "--endpoint-field")
 
 
-def _json(name: str, text: str) -> Any:
+def _json(text: str) -> Any:
     """The value of a field of requests; what is no JSON is a text."""
     try:
         return parse_json(text)

@@ -62,7 +62,7 @@ def score_table(runs: Sequence[RunFolder], judges: Sequence[str], types: bool, p
         columns.update(dict.fromkeys(cells))
         name = _free(rows, _row_name(run), cells)
         rows.setdefault(name, {}).update(cells)
-        notes.append(f"{name}, {run.info.benchmark}: {_conditions(run, score)}")
+        notes.append(f"{name}, {run.info.benchmark}: {_conditions(score)}")
     if published:
         beside = list(_published(runs, scores, columns))
         for one, cells, lines in beside:
@@ -105,7 +105,7 @@ def _free(rows: Mapping[str, Mapping[Column, Cell]], name: str, cells: Mapping[C
     return free
 
 
-def _conditions(run: RunFolder, score: Score) -> str:
+def _conditions(score: Score) -> str:
     by = "metrics" if score.measured else f"judge {score.judge}"
     parts = [score.overall] if score.overall is not None else list(score.groups)
     left_out = "; ".join(filter(None, map(counts_text, parts)))

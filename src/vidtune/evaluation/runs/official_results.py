@@ -4,13 +4,13 @@ Each file is ``[judgement, {"q": question, "a": reference, "pred": prediction}]`
 have ``q1``, ``q2``, ``pred1`` and ``pred2``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vidtune.errors import UserError
-from vidtune.evaluation.judges.base import JudgeItem, Judgement
+from vidtune.evaluation.judges.base import JudgeItem
 from vidtune.evaluation.runs.folder import RunFolder
 from vidtune.evaluation.runs.judgements import judge_items, store_judgements
 from vidtune.foreign.documents import read_json
@@ -69,23 +69,6 @@ def adopt_official_results(run_dir: Path, folder: Path, judge: str) -> tuple[int
             f"{folder}: holds no result about an answer of {run_dir} (id, question, reference and prediction)"
         )
     return len(judgements), store_judgements(run_dir, judge, {"kind": "imported", "name": judge}, judgements)
-
-
-def combine(
-    judgements: Iterable[Judgement], imported: Mapping[str, OfficialResult] | None = None
-) -> dict[str, list[Any]]:
-    """Returns the combined file of the original, ``{id: [judgement, texts]}``; unjudged items are left out.
-
-    Imported results are written as they were read, also where their texts are empty.
-    """
-    combined: dict[str, list[Any]] = {
-        result.id: [result.judgement, dict(result.texts)] for result in (imported or {}).values()
-    }
-    for judgement in judgements:
-        if judgement.error is None:
-            item = judgement.item
-            combined[item.id] = [judgement.value, texts_of(item)]
-    return combined
 
 
 def texts_of(item: JudgeItem) -> dict[str, str]:

@@ -32,12 +32,6 @@ LETTERS = ascii_uppercase[:5]
 PICTURE_ACCURACY = "IMG-accuracy"
 PICTURE = "<image>"
 _SAID = re.compile(r"The answer is ([A-Z]).")
-_QUESTION = "Question: "
-_ORDERS = {
-    "CQM": "Context: {context}\nQuestion: {question}\nOptions: {options}\n",
-    "QCM": "Question: {question}\nContext: {context}\nOptions: {options}\n",
-}
-"""Order of a conversation: context, question, options ("multiple choice")."""
 
 
 def opening_letter(answer: str, options: Sequence[str]) -> str | None:
@@ -51,25 +45,6 @@ def opening_letter(answer: str, options: Sequence[str]) -> str | None:
         return answer[0]
     said = _SAID.findall(answer)
     return said[0] if len(said) == 1 else None
-
-
-def question_of(problem: Mapping[str, Any], order: str = "CQM") -> str:
-    """The user turn of a problem as the question files of LLaVA hold it, without its picture."""
-    options = " ".join(f"({letter}) {one}" for letter, one in zip(LETTERS, problem["choices"], strict=False))
-    text = _ORDERS[order].format(context=problem["hint"] or "N/A", question=problem["question"], options=options)
-    text = text.replace("  ", " ").strip()
-    return text.replace(_QUESTION, "") if text.startswith(_QUESTION) else text
-
-
-def answer_of_problem(problem: Mapping[str, Any], form: str = "A") -> str:
-    """The answer turn of a problem: the letter alone (A), after lecture and solution (LEA), or as sections (LEPA)."""
-    letter = ascii_uppercase[problem["answer"]]
-    if form == "LEPA":
-        sections = {"LECTURE": problem["lecture"], "SOLUTION": problem["solution"]}
-        told = "".join(f"{name}: {text}\n" for name, text in sections.items() if text)
-        return f"{told}###\nANSWER: {letter}."
-    said = f"The answer is {letter}."
-    return (f"{problem['lecture']} {problem['solution']} {said}" if form == "LEA" else said).replace("  ", " ")
 
 
 @dataclass(frozen=True)
