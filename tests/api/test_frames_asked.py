@@ -94,7 +94,7 @@ def test_every_system_reads_another_number_of_frames_and_says_so(
     before = {name: tensor.clone() for name, tensor in model.towers.state_dict().items()}
     [asked, usual] = answers(system, ref, replace(ref, num_frames=None))
     assert (asked.error, asked.untrained, usual.error, usual.untrained) == (None, told, None, "")
-    assert processor.media_tokens(ref) == tokens
+    assert processor.reader.measure(ref).tokens == tokens
     assert all(torch.equal(before[name], tensor) for name, tensor in model.towers.state_dict().items())
 
 
@@ -177,7 +177,7 @@ def test_the_usual_number_given_changes_nothing(in_examples: Path) -> None:
     other = model.answer(QUESTION, video="clip.mp4", frames=6, max_new_tokens=4)
     assert other != usual and other.untrained == "6 frames where the model was trained with 2"
     ref = MediaRef("video", str(in_examples / "clip.mp4"))
-    counts = [model.processor.media_tokens(replace(ref, num_frames=frames)) for frames in (2, 6)]
+    counts = [model.processor.reader.measure(replace(ref, num_frames=frames)).tokens for frames in (2, 6)]
     assert counts[1] == 3 * counts[0], "a loaded processor knows the towers of its model"
     talk = model.chat(video="clip.mp4", frames=6, max_new_tokens=4)
     assert talk.say(QUESTION) == other and talk.turns[1].text == other

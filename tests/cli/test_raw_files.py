@@ -123,7 +123,7 @@ def features(work: Path, whole: Path) -> dict[str, Path]:
     """What the towers make of the video, as files."""
     loaded = load_checkpoint(whole)
     places = {}
-    for ref in loaded.processor.resolve(MediaRef("video", str(work / "talk.mp4"))):
+    for ref, _ in loaded.processor.reader.readings(MediaRef("video", str(work / "talk.mp4"))):
         values = torch.from_numpy(loaded.processor.preprocessing[ref.stream].load(ref.path))
         with torch.no_grad():
             (found,) = loaded.model.tower_features(ref.stream, values[None])

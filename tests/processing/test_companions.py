@@ -60,6 +60,10 @@ def test_companions_stand_right_behind_their_stream(accompanied: VideoLMProcesso
     assert example.num_supervised == alone.num_supervised
 
 
+def read_of(processor: VideoLMProcessor, ref: MediaRef) -> list[MediaRef]:
+    return [read for read, _ in processor.reader.readings(ref)]
+
+
 def test_every_stream_can_be_switched_off(accompanied: VideoLMProcessor, tmp_path: Path) -> None:
     ref = MediaRef("video", "/clip.mp4", (("image", features(tmp_path / "a.npy", 7)),))
     unseen = accompanied.without(["video"]).example(sample(ref), PROMPT)
@@ -74,16 +78,16 @@ def test_every_stream_can_be_switched_off(accompanied: VideoLMProcessor, tmp_pat
 def test_a_companion_that_finds_nothing_is_absent(accompanied: VideoLMProcessor, tmp_path: Path) -> None:
     stored = features(tmp_path / "v.npy", VIDEO_TOKENS)
     without_file = MediaRef("video", "", (("video", stored),))
-    assert accompanied.resolve(without_file) == [MediaRef("video", stored)]
-    assert accompanied.resolve(MediaRef("video", stored)) == [MediaRef("video", stored)]
+    assert read_of(accompanied, without_file) == [MediaRef("video", stored)]
+    assert read_of(accompanied, MediaRef("video", stored)) == [MediaRef("video", stored)]
     empty = MediaRef("video", "", (("video", stored), ("image", features(tmp_path / "e.npy", 0))))
-    assert accompanied.resolve(empty) == [MediaRef("video", stored)]
+    assert read_of(accompanied, empty) == [MediaRef("video", stored)]
 
 
 def test_a_raw_file_is_read_by_all_as_long_as_its_metadata_say(accompanied: VideoLMProcessor) -> None:
-    assert [ref.stream for ref in accompanied.resolve(MediaRef("video", "/clip.mp4"))] == ["video", "image"]
+    assert [ref.stream for ref in read_of(accompanied, MediaRef("video", "/clip.mp4"))] == ["video", "image"]
     rows = accompanied.streams["image"].preprocessing.output_shape()[0]
-    assert accompanied.media_tokens(MediaRef("image", "/clip.mp4")) == rows * 3 // 2
+    assert accompanied.reader.measure(MediaRef("image", "/clip.mp4")).tokens == rows * 3 // 2
 
     def refuse(path: str) -> MediaInfo:
         raise MediaError(path, "is damaged")

@@ -56,7 +56,7 @@ def test_the_connector_decides_how_many_tokens_an_item_becomes(processor, tmp_pa
         made.media_info = processor.media_info
         assert isinstance(made.streams["video"].num_tokens, Measure)
         for path, rows in (("/wide.mp4", WIDE), ("/square.mp4", SQUARE)):
-            assert made.media_tokens(MediaRef("video", path)) == rows // 2
+            assert made.reader.measure(MediaRef("video", path)).tokens == rows // 2
             example = made.question_example("What?", [MediaRef("video", path)], "v1")
             [slot] = example.media
             assert slot.num_tokens == slot.measured.tokens == rows // 2
@@ -66,9 +66,9 @@ def test_the_connector_decides_how_many_tokens_an_item_becomes(processor, tmp_pa
 def test_stored_features_go_through_the_connector_too(processor, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((11, 16), np.float32))
     np.save(tmp_path / "b.npy", np.zeros((2, 11, 16), np.float32))
-    assert processor.media_tokens(MediaRef("video", str(tmp_path / "a.npy"))) == 5
+    assert processor.reader.measure(MediaRef("video", str(tmp_path / "a.npy"))).tokens == 5
     with pytest.raises(SampleProblem, match="its features have 3 dimensions where the tower gives 2"):
-        processor.media_tokens(MediaRef("video", str(tmp_path / "b.npy")))
+        processor.reader.measure(MediaRef("video", str(tmp_path / "b.npy")))
 
 
 def test_a_measure_tells_grid_and_cost() -> None:

@@ -177,7 +177,7 @@ def _with_reading(loaded: LoadedCheckpoint, protocol: Protocol) -> Protocol:
     processor = processor_for(loaded, protocol).measuring(loaded.checkpoint.model.config.measures())
     steps, ref = processor.preprocessing[protocol.stream], MediaRef(protocol.stream, "").read_as(part)
     try:
-        told = processor.untrained(ref)
+        told = processor.reader.untrained(ref)
         if part == Part(frames=part.frames) and as_read(steps, part=part) == steps:
             return protocol.model_copy(update={"reading": None})
     except (SampleProblem, ValueError) as problem:

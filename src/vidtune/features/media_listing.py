@@ -43,7 +43,7 @@ def refs_read(media: Sequence[MediaRef], processor: VideoLMProcessor) -> Iterato
     Raises:
         SampleProblem: the media do not fit into one prompt.
     """
-    for ref in processor.counted(media):
+    for ref in processor.reader.counted(media):
         for stream in (ref.stream, *processor.companions.get(ref.stream, ())):
             read = ref.read_by(stream)
             if read is not None and not is_feature_file(read.path):

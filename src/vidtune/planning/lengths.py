@@ -99,7 +99,7 @@ class ExampleMaker:
         counts = dict.fromkeys(self.aligned, 0)
         for slot in example.media:
             if slot.stream in counts:
-                shape = self.processor.shape_of(slot.ref)
+                shape = self.processor.reader.shape_of(slot.ref)
                 counts[slot.stream] += self.aligned[slot.stream](shape, slot.num_tokens)
         return counts
 

@@ -209,7 +209,7 @@ class VideoLMProcessor(ProcessorMixin):
         try:
             format_, streams = self.prompt_format(prompt), [ref.stream for ref in sample.media]
             check_media(sample.media, self.streams, self.system, format_, limit=supervise)
-            readings = [self._reader.readings(ref) for ref in self.counted(sample.media)]
+            readings = self.reader.readings_of(sample.media)
             turns = mark_times(sample.turns, sample.times, self.times)
             encoded = self._encode(
                 placed(turns, streams, format_, self.streams, sample.id, self.switched_off),
@@ -248,7 +248,7 @@ class VideoLMProcessor(ProcessorMixin):
         turns = self.with_tags([*history, Turn("user", question)], [ref.stream for ref in media], prompt, id)
         try:
             check_media(media, self.streams, self.system, self.prompt_format(prompt), limit=False)
-            readings = [self._reader.readings(ref) for ref in self.counted(media)] if readings is None else readings
+            readings = self.reader.readings_of(media) if readings is None else readings
             encoded = self._encode(turns, media, readings, prompt, supervise=False, open_answer=True)
         except SampleProblem as problem:
             raise problem.of(id) if id else problem from None
@@ -309,7 +309,7 @@ class VideoLMProcessor(ProcessorMixin):
         for stream in items:
             if stream not in self.streams:
                 raise UserError(f"system {self.system} has no stream '{stream}', only {', '.join(self.streams)}")
-        media = read_media(self._reader, questions, items)
+        media = read_media(self.reader, questions, items)
         examples = [
             self.question_example(
                 question,
@@ -322,7 +322,7 @@ class VideoLMProcessor(ProcessorMixin):
         ]
         ids, mask = padded_left([example.input_ids for example in examples], self.tokenizer.pad_token_id or 0)
         read = [one for asked in media for _, found in asked for one in found]
-        inputs = {"input_ids": ids, "attention_mask": mask, "media": items_by_stream(self._reader, read)}
+        inputs = {"input_ids": ids, "attention_mask": mask, "media": items_by_stream(self.reader, read)}
         if self.positions != "sequential":
             axes = zip(*(example.positions().values for example in examples), strict=True)
             rows = [padded_left(axis, 0)[0] for axis in axes]
@@ -365,17 +365,14 @@ class VideoLMProcessor(ProcessorMixin):
         """What stands in the place of a tag: the tokens of its readings, and the texts of its layout."""
         parts = tuple((self.streams[part.stream].placeholder_id, measured.tokens) for part, measured in found)
         layout = self.layouts.get(ref.stream) if laid_out else None
-        settings = self._reader.settings_of(ref)
+        settings = self.reader.settings_of(ref)
         runs = None if layout is None else runs_of(layout, ref, found, settings, self.media_info)
         return Placeholder(ref.stream, parts, settings.num_placeholders, runs)
 
     @property
-    def _reader(self) -> MediaReader:
+    def reader(self) -> MediaReader:
+        """What is read of the media of a prompt, and what it becomes there."""
         return MediaReader(self.streams, self.companions, self.switched_off, self.media_info, self.measures)
-
-    def counted(self, media: Sequence[MediaRef]) -> list[MediaRef]:
-        """The media items of one prompt as they are read there, see `MediaReader.counted`."""
-        return self._reader.counted(media)
 
     def fitting(self, example: Example, limit: int, setting: str = "num_frames") -> str:
         """The end of a message about a prompt of more tokens than ``limit``: how many frames of its videos fit.
@@ -387,40 +384,8 @@ class VideoLMProcessor(ProcessorMixin):
         """
         media = [(slot.ref, slot.measured) for slot in example.media if slot.measured is not None]
         text = len(example) - sum(measured.tokens for _, measured in media)
-        frames = self._reader.frames_that_fit(media, limit - text)
+        frames = self.reader.frames_that_fit(media, limit - text)
         return f" ({frames} frames of its videos fit: {setting})" if frames else ""
-
-    def resolve(self, ref: MediaRef) -> list[MediaRef]:
-        """What is read of a media item: by its stream, and by the companions that find something in it, in this order.
-
-        Raises:
-            SampleProblem: the stream of the item has nothing to read, or metadata cannot be read.
-        """
-        return [read for read, _ in self._reader.readings(ref)]
-
-    def media_tokens(self, ref: MediaRef) -> int:
-        """Number of tokens that a file becomes for one stream; its metadata are read only if items differ.
-
-        Raises:
-            SampleProblem: the metadata cannot be read, or stored features are not those of the stream's tower.
-        """
-        return self._reader.measure(ref).tokens
-
-    def untrained(self, ref: MediaRef) -> str:
-        """Which number of frames a medium asks for, where the model was trained with another one; empty: with it.
-
-        Raises:
-            SampleProblem: the stream or its tower takes no such clip.
-        """
-        return self._reader.untrained(ref)
-
-    def shape_of(self, ref: MediaRef) -> tuple[int, ...]:
-        """Shape that preprocessing will return; the metadata of the file are read only if items differ.
-
-        Raises:
-            SampleProblem: the metadata cannot be read.
-        """
-        return self._reader.shape_of(ref)
 
 
 def _example(

@@ -58,6 +58,10 @@ class MediaReader:
         readers = (stream, *self.companions.get(stream, ()))
         return any(name in self.streams and hasattr(self.streams[name].preprocessing, "among") for name in readers)
 
+    def readings_of(self, media: Sequence[MediaRef]) -> list[list[Reading]]:
+        """The readings of every media item of one prompt, see :meth:`readings`."""
+        return [self.readings(ref) for ref in self.counted(media)]
+
     def readings(self, ref: MediaRef) -> list[Reading]:
         """The readings of a media item: that of its stream, then those of the companions that find something in it.
 
