@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
+from vidtune.cli.options.recipe import Overrides, RecipeName
+
 
 def doctor(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as stages.finetune.workers=4.")
-    ] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
     stage: Annotated[str | None, typer.Option(help="The stage to look at; default: the first.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to measure.")] = 8,
     device: Annotated[str | None, typer.Option(help="Device of torch; default: a GPU if there is one.")] = None,

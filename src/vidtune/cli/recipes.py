@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vidtune.cli.options.columns import columns
+from vidtune.cli.options.recipe import Overrides, RecipeName
 
 recipes = typer.Typer(help="List, show and copy the shipped recipes.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -27,13 +28,11 @@ def list_all() -> None:
 
 @recipes.command()
 def show(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides; the resolved recipe is shown.")
-    ] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
     resolved: Annotated[bool, typer.Option("--resolved", help="Write out every default.")] = False,
 ) -> None:
-    """Print a recipe: the file as it is, or resolved."""
+    """Print a recipe: the file as it is, or resolved; with overrides always resolved."""
     from vidtune.recipe.files import dump_recipe, load_recipe, recipe_file
 
     if resolved or overrides:

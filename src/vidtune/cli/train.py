@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
+from vidtune.cli.options.recipe import Overrides, RecipeName
 from vidtune.training.signals import NOTHING_SAVED, TrainingInterrupted
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as stages.finetune.epochs=0.5 or seed=1.")
-    ] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; a run of the same recipe is continued, another is refused.")
     ] = None,

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
+from vidtune.cli.options.recipe import Overrides, RecipeName
+
 
 def check(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as stages.finetune.max_length=1024.")
-    ] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; training into it leaves out what cannot be used.")
     ] = None,

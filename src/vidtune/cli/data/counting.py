@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from vidtune.cli.options.recipe import Overrides, RecipeName
+
 
 def stats(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as stages.finetune.max_length=1024.")
-    ] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
     stage: Annotated[str | None, typer.Option(help="This stage only.")] = None,
     against: Annotated[
         list[str] | None,

@@ -5,14 +5,13 @@ from typing import Annotated
 
 import typer
 
+from vidtune.cli.options.recipe import Overrides, RecipeName
 from vidtune.cli.terminal.shown_text import warn
 
 
 def show(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as stages.finetune.max_length=1024.")
-    ] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
     sample: Annotated[
         str | None, typer.Option(help="Its id in the annotation file, or FILE:INDEX; default: the first one.")
     ] = None,
