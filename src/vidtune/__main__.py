@@ -12,6 +12,7 @@ def main() -> None:
         from vidtune.cli.main import main as command
     except KeyboardInterrupt:
         print("interrupted before it began", file=sys.stderr)
+        exec("")  # so that the exit code counts, see `Interrupts.end`
         sys.exit(130)
     command()
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -112,6 +113,29 @@ def test_ctrl_c_where_python_cannot_raise_it_comes_again(
 
     monkeypatch.setattr(main_module, "run", press)
     assert ended(capsys)[::2] == (130, "interrupted; the same command goes on where it stopped\n")
+
+
+@pytest.mark.parametrize("place", ["begun", "loading"])
+def test_the_exit_code_is_130_also_where_ctrl_c_came_into_text_that_is_executed(place: str, tmp_path):
+    press = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
+    program = f"""
+import signal, sys, types
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from vidtune import __main__ as module
+if {place!r} == "loading":
+    class Loading(types.ModuleType):
+        def __getattr__(self, name): exec({press!r})
+    sys.modules["vidtune.cli.main"] = Loading("main")
+else:
+    from vidtune.cli import main
+    main.run = lambda _: exec({press!r})
+module.main()
+"""
+    (tmp_path / "program.py").write_text(program)
+    search = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-m", "program"]  # as a file it is another matter
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=search)
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (130, 1), ended.stderr
 
 
 def test_ctrl_c_while_the_modules_are_loaded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

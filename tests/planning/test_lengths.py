@@ -257,6 +257,9 @@ def test_a_worker_that_fails_shows_why_and_one_that_dies_is_no_riddle() -> None:
     assert sorted(work_in_processes(partial(operator.floordiv, 1), [4, 1, 2, 3], 2)) == [1, 2, 3, 4]
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         list(work_in_processes(partial(operator.floordiv, 1), [0], 2))
+    with pytest.raises(IsADirectoryError) as caught:  # what a user can mend comes as it is
+        list(work_in_processes(partial(operator.call, partial(os.open, "/", os.O_WRONLY)), [0], 1))
+    assert caught.value.filename == "/"
     with pytest.raises(UserError, match="a worker process died"):
         list(work_in_processes(os._exit, [3], 1))
 

@@ -1,6 +1,7 @@
 """Step checkpoints of a stranger: nothing in them is run, and training goes on from the newest that can be read."""
 
 import contextlib
+import errno
 import io
 import os
 import pickle
@@ -16,6 +17,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 
 from vidtune.errors import UserError
+from vidtune.training import saving
 from vidtune.training.run import train_stages
 from vidtune.training.saving import DAMAGED, Saver
 from vidtune.training.signals import TrainingInterrupted
@@ -78,6 +80,21 @@ def test_a_checkpoint_gives_what_was_saved_and_its_metadata_is_read_as_torch_rea
     places = {key: ValuePlace(one.relative_path, one.offset, one.length) for key, one in theirs.storage_data.items()}
     assert ours.storage_data == places
     assert ours.state_dict_metadata.keys() == theirs.state_dict_metadata.keys()
+
+
+def test_a_checkpoint_for_which_the_disk_has_no_room_leaves_nothing_behind(
+    saver: Saver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(tmp_path.iterdir())
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(saving, "force_to_disk", full)
+    saver.save(7, {"step": 7})
+    with pytest.raises(UserError, match="checkpoint-7: cannot be written, the disk is full"):
+        saver.wait()
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_command_in_the_metadata_is_not_run(saver: Saver, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ def work_in_processes(work: Callable[[int], None], pieces: Sequence[int], worker
         work: picklable; may run twice for a piece.
 
     Raises:
-        UserError: two workers died of one piece. RuntimeError: ``work`` raised; holds the traceback of the worker.
+        UserError: two workers died of one piece. UserError, OSError: ``work`` raised it. RuntimeError: ``work`` raised
+            something else; holds the traceback of the worker.
     """
     left = list(reversed(pieces))
     crew = [_PieceWorker(work) for _ in range(min(workers, len(pieces)))]
@@ -87,12 +88,15 @@ class _PieceWorker:
         """Return the piece that the worker has done; None: it has died.
 
         Raises:
-            RuntimeError: ``work`` raised.
+            UserError, OSError: ``work`` raised it: a mistake of the user, a disk that is full.
+            RuntimeError: ``work`` raised something else.
         """
         try:
             piece, crash = self.connection.recv()
         except (EOFError, OSError):
             return None
+        if isinstance(crash, Exception):
+            raise crash
         if crash is not None:
             raise RuntimeError(f"a worker process failed:\n{crash}")
         self.held.remove(piece)
@@ -117,8 +121,8 @@ def _serve(connection: Connection, work: Callable[[int], None]) -> None:
             piece = connection.recv()
             try:
                 work(piece)
-            except Exception:
-                connection.send((piece, traceback.format_exc()))
+            except Exception as error:
+                connection.send((piece, error if isinstance(error, UserError | OSError) else traceback.format_exc()))
                 continue
             connection.send((piece, None))
     except (EOFError, OSError):

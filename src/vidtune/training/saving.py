@@ -141,6 +141,14 @@ class Saver:
         set_state_dict(self._net, self._optimizer, model_state_dict=weights, optim_state_dict=moments, options=_OPTIONS)
 
     def _complete(self, copied: "Future[Any]", partial: Path, target: Path, state: str) -> None:
+        try:
+            self._write(copied, partial, target, state)
+        except BaseException:  # such as a full disk, which what is left would keep full
+            if self._ranks.is_main:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def _write(self, copied: "Future[Any]", partial: Path, target: Path, state: str) -> None:
         with self._ranks.agreed(self._group), disk_errors(target):
             try:
                 copied.result()

@@ -30,6 +30,9 @@ class Interrupts:
         if self._handles:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             sys.unraisablehook = self._unraisable
+            # Where a KeyboardInterrupt left text that was executed (as that of dataclasses), `python -m` remembers it
+            # and ends by the signal, whatever the exit code; executing another text makes it forget.
+            exec("")
 
     def _receive(self, number: int, frame: FrameType | None) -> NoReturn:
         self.came = True
