@@ -28,6 +28,7 @@ def load(
     quantize: 'Literal["4bit", "8bit"] | None' = None,
     place: Mapping[str, str] | None = None,
     said: Callable[[str], object] | None = None,
+    beside: Sequence[Model] = (),
 ) -> Model:
     """Load a model from a checkpoint in any known format.
 
@@ -49,6 +50,8 @@ def load(
             language model that does not fit one GPU are divided over several: ``{"language_model": "cuda:0,cuda:1"}``,
             or ``"auto"`` for all GPUs.
         said: function that is told, before the weights are read, how much memory they need; of large models alone.
+        beside: models that were loaded before. Where one of them is the base of this checkpoint's adapters, its weights
+            are shared, and adapters are computed beside them: answers equal those of merged ones up to rounding.
 
     Raises:
         UserError: no checkpoint there, an unknown format, missing or unexpected keys, no tokenizer, a layer program
@@ -74,6 +77,7 @@ def load(
         dtype=pick_dtype(dtype),
         placement=placement,
         said=said,
+        others=[(one.network, one._loaded_from) for one in beside],
     )
     if layer_program is not None:
         loaded.model.use_layer_program(layer_program)

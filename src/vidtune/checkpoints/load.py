@@ -1,6 +1,6 @@
 """Load a checkpoint: ``load_checkpoint(place) -> Checkpoint``, a model with its processor and a report."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from vidtune.checkpoints.assembly.apply import assemble, without_weights
+from vidtune.checkpoints.assembly.beside import beside, is_base
 from vidtune.checkpoints.assembly.fill import Dtypes
 from vidtune.checkpoints.fit_processor import processor_of
 from vidtune.checkpoints.placement.memory import memory_in_words, needed_memory, require_memory
@@ -69,6 +70,7 @@ def load_checkpoint(
     device: str = "cpu",
     placement: Placement | None = None,
     said: Callable[[str], object] | None = None,
+    others: Iterable[tuple[VideoLM, Source | None]] = (),
 ) -> Checkpoint:
     """Load a whole model: one of ours, or a published one in its own format. Low-rank adapters are merged.
 
@@ -86,6 +88,8 @@ def load_checkpoint(
         device: of torch; unused with a placement.
         placement: devices of the parts, and bits of the language model; None: all on ``device`` as it is.
         said: is told, before weights are read, how much memory they need; of large models alone.
+        others: models in memory and what they were loaded from. Where one of them is the base of the checkpoint, in
+            this dtype, its weights are shared where it is, and adapters stay beside them.
 
     Raises:
         UserError: unknown format, a base for a whole model, missing or unexpected keys, no tokenizer, or more weights
@@ -93,16 +97,36 @@ def load_checkpoint(
     """
     placement = placement or Placement(device)
     source = recognise_checkpoint(name_or_path, revision=revision, system=system, base=base, towers=towers)
+    found = _sharing(source, others, dtype, placement)
+    model, report = found or _assembled(source, dtype, placement, said)
+    processor = processor_of(source, model.config, tokenizer).measuring(model.config.measures())
+    source.close()
+    if found is None:
+        place_model(model, placement)
+    return Checkpoint(model, processor, report, source)
+
+
+def _assembled(
+    source: Source, dtype: Dtypes, placement: Placement, said: Callable[[str], object] | None
+) -> tuple[VideoLM, LoadReport]:
+    """The model of a source on the CPU, and its report; of a large one, the memory that it needs is told before."""
     if _number_of_weights(source) >= LARGE:
         needed = needed_memory(without_weights(source), _dtype(source, dtype), placement)
         if said is not None:
             said(memory_in_words(needed))
         require_memory(needed)
-    model, report = assemble(source, dtype)
-    processor = processor_of(source, model.config, tokenizer).measuring(model.config.measures())
-    source.close()
-    place_model(model, placement)
-    return Checkpoint(model, processor, report, source)
+    return assemble(source, dtype)
+
+
+def _sharing(
+    source: Source, others: Iterable[tuple[VideoLM, Source | None]], dtype: Dtypes, placement: Placement
+) -> tuple[VideoLM, LoadReport] | None:
+    """The model of a source on its base among other models; None: it is not among them, or in another form."""
+    for model, below in others:
+        fits = below is not None and is_base(below, source) and dtype in (None, model.dtype)
+        if fits and placement.quantize is None and (found := beside(model, source)) is not None:
+            return found
+    return None
 
 
 def _number_of_weights(source: Source) -> int:

@@ -15,7 +15,7 @@ from vidtune.checkpoints.files.tensors import require_floating
 from vidtune.checkpoints.lora.adapter_files import Adapter, official_name, read_adapter
 from vidtune.checkpoints.lora.added_rows import put_rows, weights_with_rows, with_new_rows
 from vidtune.checkpoints.lora.bundle import OTHERS, SAMPLE, bundle_adapters, first_difference
-from vidtune.checkpoints.lora.merging import merge
+from vidtune.checkpoints.lora.merging import Put, merge
 from vidtune.checkpoints.parts.difference import add_difference
 from vidtune.checkpoints.parts.language_model import read_text_config
 from vidtune.checkpoints.publication import KeyMap
@@ -49,7 +49,12 @@ class Layer:
     rows: dict[str, Tensor]
 
     @torch.no_grad()
-    def put_on(self, model: VideoLM) -> LoadReport:
+    def put_on(self, model: VideoLM, put: Put = merge) -> LoadReport:
+        """Change a model in place; returns the report.
+
+        Args:
+            put: how adapters are put on it.
+        """
         parameters = dict(model.named_parameters(remove_duplicate=False))
         if self.source.kind == "bundle":
             _require_its_base(self.source, parameters)
@@ -64,7 +69,7 @@ class Layer:
             require_not_vanished(name, tensor, parameters[name], self.source.path)
         put_rows(model, self.rows, self.source.path)
         for adapter, keys in self.adapters:
-            merge(model, adapter, keys, self.source.path)
+            put(model, adapter, keys, self.source.path)
         if self.source.format is not None:
             self.report.warnings = list(self.source.format.warnings(model.config))
         return self.report

@@ -1,6 +1,6 @@
 """Options of the commands that ask a checkpoint: how it is loaded, and how tokens are chosen."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -115,12 +115,15 @@ class LoadingOptions(CheckpointOptions):
             "layer_program": layer_program_of(self.layer_program),
         }
 
-    def load(self, checkpoint: str, *, name: str = "", without: Iterable[str] = ()) -> "Model":
+    def load(
+        self, checkpoint: str, *, name: str = "", without: Iterable[str] = (), beside: "Sequence[Model]" = ()
+    ) -> "Model":
         """Load a checkpoint; its warnings go to standard error.
 
         Args:
             name: what the warnings begin with.
             without: arguments of :func:`vidtune.load` that are not for this checkpoint.
+            beside: models whose weights it may share, see :func:`vidtune.load`.
 
         Raises:
             UserError: an option is wrong, or the checkpoint cannot be loaded.
@@ -129,7 +132,7 @@ class LoadingOptions(CheckpointOptions):
 
         given = {argument: value for argument, value in self.given().items() if argument not in set(without)}
         with uncollected():
-            model = vidtune.load(checkpoint, **given, said=partial(typer.echo, err=True))
+            model = vidtune.load(checkpoint, **given, said=partial(typer.echo, err=True), beside=beside)
         for warning in model.report.warnings if model.report else ():
             warn(f"{name and f'{name}: '}{warning}")
         return model

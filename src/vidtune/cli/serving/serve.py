@@ -12,6 +12,7 @@ from vidtune.cli.options.loading import assignments, limit_of
 from vidtune.errors import UserError
 
 if TYPE_CHECKING:
+    from vidtune.api.model import Model
     from vidtune.serving.limits import Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -103,9 +104,12 @@ def serve(
         check_host(allowed_host)
     socket = listen(host, port)
     kept = None if limits.kept_memory is None else int(limits.kept_memory * 1024 * MIB)
+    models: dict[str, Model] = {}
+    for called, where in places.items():
+        without, beside = _OF_THE_FIRST if models else (), list(models.values())
+        models[called] = loading.load(where, name=called, without=without, beside=beside)
     served = []
-    for number, (called, where) in enumerate(places.items()):
-        loaded = loading.load(where, name=called, without=_OF_THE_FIRST if number else ())
+    for called, loaded in models.items():
         served.append(
             ServedModel(
                 called,
