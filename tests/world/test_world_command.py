@@ -1,12 +1,18 @@
 """``vidtune world``: a world alone, in a size of one's own."""
 
+import errno
 import json
+import os
+import time
+from pathlib import Path
 
 import pytest
 
 from vidtune.cli.main import run as vidtune
 from vidtune.errors import UserError
+from vidtune.machine.files import atomic_file
 from vidtune.world import sized
+from vidtune.world.layout import render_missing
 
 
 def test_a_world_is_rendered_alone(tmp_path, capsys):
@@ -29,3 +35,18 @@ def test_a_world_is_rendered_alone(tmp_path, capsys):
 def test_a_world_that_cannot_be_is_refused(kind, settings, said):
     with pytest.raises(UserError, match=said):
         sized(kind, settings)
+
+
+def write_slowly(drawn: int, path: Path) -> None:
+    with atomic_file(path) as part:
+        part.write_text(str(drawn))
+        if drawn:
+            time.sleep(30)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_files(tmp_path: Path):
+    files = [(tmp_path / f"{number}.mp4", number) for number in range(16)]
+    with pytest.raises(UserError, match=r"0\.mp4: cannot be written, the disk is full"):
+        render_missing(files, write_slowly, workers=2, progress=None)
+    assert list(tmp_path.iterdir()) == []

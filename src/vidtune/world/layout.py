@@ -1,7 +1,7 @@
 """Files of a world on disk: its spec, media files rendered by several processes, JSON files."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from vidtune.errors import UserError
 from vidtune.foreign.documents import read_json
 from vidtune.machine.cores import available_cores
-from vidtune.machine.files import write_text_atomically
+from vidtune.machine.files import remove_leftovers, write_text_atomically
 from vidtune.machine.parallel_work import work_in_processes
 
 Drawn = TypeVar("Drawn")
@@ -51,7 +51,8 @@ def render_missing(
         progress: progress callback.
     """
     missing = [(path, drawn) for path, drawn in files if not path.exists()]
-    for folder in {path.parent for path, _ in missing}:
+    folders = {path.parent for path, _ in missing}
+    for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     if progress:
         progress(len(files) - len(missing), len(files))
@@ -61,9 +62,16 @@ def render_missing(
     finished: Iterator[object] = (
         map(work, range(len(missing))) if few else work_in_processes(work, range(len(missing)), workers)
     )
-    for done, _ in enumerate(finished, start=len(files) - len(missing) + 1):
-        if progress:
-            progress(done, len(files))
+    try:
+        for done, _ in enumerate(finished, start=len(files) - len(missing) + 1):
+            if progress:
+                progress(done, len(files))
+    except BaseException:  # such as a full disk: processes that are ended leave what they were writing
+        if isinstance(finished, Generator):
+            finished.close()
+        for folder in folders:
+            remove_leftovers(folder)
+        raise
 
 
 def _write_numbered(files: Sequence[tuple[Path, Drawn]], write: Callable[[Drawn, Path], None], number: int) -> None:
