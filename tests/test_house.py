@@ -1,6 +1,7 @@
 """What import-linter does not check of the shape of the house: sizes and sentences of folders, the README's tree."""
 
 import re
+from collections import Counter
 
 import grimp
 import networkx
@@ -34,6 +35,13 @@ def test_a_folder_says_in_one_sentence_what_it_is_for(folder):
 
 def test_the_readme_shows_this_tree():
     assert readme_tree.written_tree() == readme_tree.tree(), "run: python tests/support/readme_tree.py"
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by their names alone."""
+    paths = [path for path in (readme_tree.ROOT / "tests").rglob("test_*.py") if path.parent.name != "real"]
+    names = Counter(path.name for path in paths)
+    assert [name for name, number in names.items() if number > 1] == []
 
 
 def test_no_circle_of_files():
