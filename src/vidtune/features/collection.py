@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from vidtune import __version__
@@ -43,6 +44,8 @@ RULES = 1
 """Increase it when a release changes the output of preprocessing or towers for the same settings."""
 COLLECTION, INDEX, SHARDS, FAILED = "collection.json", "index.jsonl", "shards", "failed.jsonl"
 LOOK_AGAIN_SECONDS = 1.0
+POOLED_DTYPE = "float32"
+"""Dtype of single vectors; they take little room, and a norm at the end of a tower gives float32 under autocast."""
 LEFT_BEHIND_SECONDS = 3600.0
 """Age in seconds from which on a temporary file belongs to a killed process."""
 
@@ -77,6 +80,7 @@ class CollectionSpec:
         origin: Mapping[str, str],
         taps: Sequence[int] = (),
         connector: Any = None,
+        pooled: bool = False,
     ) -> "CollectionSpec":
         """Returns the spec of a built tower.
 
@@ -88,6 +92,7 @@ class CollectionSpec:
             origin: information for users.
             taps: hidden states of the tower that are stored; empty: its output.
             connector: config of the connector; if it condenses, what it makes of the features is stored.
+            pooled: whether the pooled output of the tower is stored, and not its features.
         """
         sizes = {"kind": type(config).__name__, **asdict(config), **({"taps": list(taps)} if taps else {})}
         by_extras = reads_extras(preprocessing)
@@ -95,6 +100,8 @@ class CollectionSpec:
             deciding = {name: getattr(connector, name) for name in connector.condensing}
             sizes["condensed"] = {"kind": type(connector).__name__, **deciding}
             by_extras = by_extras or bool(getattr(connector, "extras", ()))
+        if pooled:
+            sizes["pooled"] = True
         steps = preprocessing.model_dump(mode="json")
         return cls(weights_hash(tower.state_dict()), sizes, steps, dtype, origin, by_extras)
 
@@ -121,6 +128,7 @@ def stream_spec(
     preprocessing: Preprocessing,
     dtype: str,
     origin: Mapping[str, str],
+    pooled: bool = False,
 ) -> CollectionSpec:
     """Returns the spec of what a stream's tower, and its connector if that condenses, make of a file.
 
@@ -128,18 +136,34 @@ def stream_spec(
         config: config of the model.
         tower: the stream's tower with its weights.
         dtype, origin: see :meth:`CollectionSpec.of`; the names of stream and tower are added to ``origin``.
+        pooled: whether it is the pooled output of the tower, which is stored in float32: one vector of a file.
     """
     name = config.streams[stream]["tower"]
-    named = {"stream": stream, "tower": f"towers.{name}"}
-    return CollectionSpec.of(
-        tower,
-        config.tower(name),
-        preprocessing,
-        dtype,
-        {**origin, **named},
-        config.taps(stream),
-        config.connector_of(stream),
+    named = {**origin, "stream": stream, "tower": f"towers.{name}"}
+    if pooled:
+        return CollectionSpec.of(tower, config.tower(name), preprocessing, POOLED_DTYPE, named, pooled=True)
+    taps, connector = config.taps(stream), config.connector_of(stream)
+    return CollectionSpec.of(tower, config.tower(name), preprocessing, dtype, named, taps, connector)
+
+
+def text_spec(tower: Any, origin: Mapping[str, str]) -> CollectionSpec:
+    """Returns the spec of the vectors that a text tower makes of token ids, see :func:`text_key`.
+
+    Args:
+        tower: transformers' CLIP text tower with its weights, in the dtype in which it runs.
+        origin: see :meth:`CollectionSpec.of`.
+    """
+    unseen = ("num_attention_heads", "hidden_act", "layer_norm_eps")  # the others show in the shapes of the weights
+    sizes = {name: getattr(tower.config, name) for name in unseen}
+    named = {**origin, "stream": "text", "tower": "text tower"}
+    return CollectionSpec(
+        weights_hash(tower.state_dict()), {"kind": "text", **sizes}, {"kind": "ids"}, POOLED_DTYPE, named
     )
+
+
+def text_key(ids: np.ndarray) -> str:
+    """Returns the item of a text in the collection of a text tower, from its token ids, (T,) int64."""
+    return hashlib.sha256(np.ascontiguousarray(ids, np.int64).tobytes()).hexdigest()[:32]
 
 
 class Collection:

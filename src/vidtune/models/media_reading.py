@@ -164,28 +164,40 @@ class MediaReading:
         """Tower features of every item in order: those that it has, or those of the tower, which are kept."""
         self._check_extras(stream, items)
         features = self._features_of(stream, items)
+        self._keep(stream, items, features)
+        return features
+
+    def _keep(self, stream: str, items: Sequence[Item], features: Sequence[Tensor]) -> None:
+        """Hand what a tower made of the items to ``keep_features``."""
         if self.keep_features is not None:
             for item, block in zip(items, features, strict=True):
                 if item.key is not None and not item.encoded:
                     self.keep_features(stream, item.key, block)
-        return features
 
     def pooled(self, stream: str, items: Sequence[Item], mean: bool = False) -> Tensor:
         """One vector for each item: the pooled output of its tower, or the mean of the features of the item.
 
-        A frozen tower runs without a graph. Stored features have no pooled output.
+        A frozen tower runs without a graph. The values of an encoded item are its pooled output, unless ``mean``.
 
-        Shape: -> (n, C)
+        Shape: -> (n, C) float32
         Raises:
-            UserError: the tower has no pooled output, or an item has stored features; names them.
+            UserError: the tower has no pooled output, or an item is a file of features; names them.
         """
         tower: Any = self.towers[self.config.streams[stream]["tower"]]
         if mean:
             return torch.stack([block.float().flatten(0, -2).mean(0) for block in self._item_features(stream, items)])
         if not hasattr(tower, "pooled"):
             raise UserError(no_pooled_output(stream, self.config))
-        if stored := [item.name for item in items if item.encoded]:
-            raise UserError(f"{stored[0]}: stored features of stream {stream!r} have no pooled output; give the file")
+        if files := [item.name for item in items if item.encoded and item.values.dim() != 1]:
+            raise UserError(f"{files[0]}: a file of features of stream {stream!r} has no pooled output; give the medium")
+        rest = [item for item in items if not item.encoded]
+        found = iter(self._pooled(tower, rest) if rest else ())
+        vectors = [(item.values.to(self.device) if item.encoded else next(found)).float() for item in items]
+        self._keep(stream, items, vectors)
+        return torch.stack(vectors)
+
+    def _pooled(self, tower: Any, items: Sequence[Item]) -> Tensor:
+        """Pooled output of a tower. Shape: n items -> (n, C)"""
         prepared = [item.values if item.prepare is None else item.prepare(item.values) for item in items]
         values, dtype = stacked(prepared), _dtype(tower)
         with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable(tower)):

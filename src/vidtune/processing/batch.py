@@ -227,7 +227,8 @@ class Batch:
         media: stream -> its items, in the order of their tokens in the ids; streams without media are left out.
         supervised: indices in ``labels[0, 1:]`` of the tokens that the loss sums over; None: found in the labels.
         places: stream -> for each of its items, the positions of its tokens; None: not known.
-        captions: for each example, the text of its sample as a text tower takes it, (T,) int64; None: not known.
+        captions: for each example, the text of its sample as a text tower takes it, (T,) int64, or if `encoded`, the
+            stored vector of the text; None: not known.
 
     ``supervised`` and ``places`` stay on the CPU, so that neither reading nor counting them waits for a device.
     """
@@ -240,7 +241,7 @@ class Batch:
     media: dict[str, list[Item]] = field(default_factory=dict)
     supervised: np.ndarray = field(default=None)  # type: ignore[arg-type]
     places: dict[str, list[np.ndarray]] | None = None
-    captions: list[torch.Tensor] | None = None
+    captions: list[Item] | None = None
 
     def __post_init__(self) -> None:
         if self.supervised is None:
@@ -274,7 +275,7 @@ class Batch:
             input_ids=change(self.input_ids),
             position_ids=change(self.position_ids),
             labels=change(self.labels),
-            captions=self.captions and [change(caption) for caption in self.captions],
+            captions=self.captions and [caption.map(change) for caption in self.captions],
         )
 
     @property
@@ -284,8 +285,8 @@ class Batch:
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """All tensors of the pack."""
-        yield from (self.input_ids, self.position_ids, self.labels, *(self.captions or ()))
-        for items in self.media.values():
+        yield from (self.input_ids, self.position_ids, self.labels)
+        for items in (self.captions or (), *self.media.values()):
             for item in items:
                 yield from item.tensors()
 
@@ -297,13 +298,16 @@ class Batch:
         return replace(self, media={stream: [change(item) for item in items] for stream, items in self.media.items()})
 
 
-def pack(examples: Sequence[Example], media: Sequence[Sequence[Array | Item]]) -> Batch:
+def pack(
+    examples: Sequence[Example], media: Sequence[Sequence[Array | Item]], captions: list[Item] | None = None
+) -> Batch:
     """Join examples and their media into one pack.
 
     Args:
         examples: at least one; no example may be empty.
         media: for each example, one item for each of `example.media`; or an array, its preprocessed values or the
             features of its feature file.
+        captions: see :attr:`Batch.captions`; None: those of the examples.
     Raises:
         ValueError: there are no examples, or the numbers of files and arrays differ; names the sample.
     """
@@ -316,11 +320,14 @@ def pack(examples: Sequence[Example], media: Sequence[Sequence[Array | Item]]) -
         for slot, found in zip(example.media, loaded, strict=True):
             item = found if isinstance(found, Item) else slot.item(found, example.id)
             streams.setdefault(slot.stream, []).append(item)
-    return join(examples, streams)
+    return join(examples, streams, captions)
 
 
-def join(examples: Sequence[Example], media: dict[str, list[Item]]) -> Batch:
+def join(examples: Sequence[Example], media: dict[str, list[Item]], captions: list[Item] | None = None) -> Batch:
     """Join examples into one pack, with the media of all examples by stream.
+
+    Args:
+        captions: see :attr:`Batch.captions`; None: those of the examples.
 
     Raises:
         UserError: examples have positions of another number of axes.
@@ -346,7 +353,7 @@ def join(examples: Sequence[Example], media: dict[str, list[Item]]) -> Batch:
         ids=[example.id for example in examples],
         media=media,
         places=_places(examples, bounds),
-        captions=_captions(examples),
+        captions=_captions(examples) if captions is None else captions,
     )
 
 
@@ -361,8 +368,8 @@ def _places(examples: Sequence[Example], bounds: Sequence[int]) -> dict[str, lis
     return places
 
 
-def _captions(examples: Sequence[Example]) -> list[torch.Tensor] | None:
-    found = [torch.from_numpy(example.caption) for example in examples if example.caption is not None]
+def _captions(examples: Sequence[Example]) -> list[Item] | None:
+    found = [Item(torch.from_numpy(one.caption), len(one.caption)) for one in examples if one.caption is not None]
     return found if len(found) == len(examples) else None
 
 

@@ -118,6 +118,11 @@ class Contrast(Settings):
     temperature: float | None = Field(default=None, ge=0.01, le=1)
     bias: float | None = Field(default=None, ge=-1e3, le=1e3)
 
+    @property
+    def mean_streams(self) -> tuple[str, ...]:
+        """Streams whose medium is the mean of the features of their tower."""
+        return tuple(stream for stream, how in self.pool.items() if how == "mean")
+
 
 class Train(Settings):
     """How one component is trained; a bare number is its peak learning rate.

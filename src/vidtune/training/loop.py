@@ -46,6 +46,8 @@ class StageLoop:
         self.total = self.plan.total_steps
         self.step = OptimizerStep(setup, ranks)
         setup.model.keep_features, setup.teachers.keep_features = self.stored.keep, self.stored.keep_taught
+        if setup.contrast is not None:
+            setup.contrast.keep_text = self.stored.keep_text
         self.window = Window(self.step.peak_flops, tuple(setup.teachers.weights))
         self.saver = Saver(setup.folder, self.step.forward.net, self.step.optimizer, self.stage.keep, ranks)
         self.first_step = 0

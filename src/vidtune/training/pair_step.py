@@ -8,7 +8,7 @@ numbers are those of the pack, so that both passes of a pack give the same vecto
 Legend: P pairs of all packs and ranks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -49,6 +49,7 @@ class PairStep:
         seed: seed of the recipe.
         transfer: moves packs to the device.
         statistics: layers whose statistics are collected in the forward pass.
+        filled: function that puts into a pack what its first pass has stored, so that the second does not compute it.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class PairStep:
         ranks: Ranks,
         transfer: Transfer,
         statistics: Sequence[StepStatistics] = (),
+        filled: Callable[[Batch], Batch] | None = None,
     ) -> None:
         self._forward, self._loss, self._seed = forward, loss, seed
-        self._ranks, self._transfer, self._statistics = ranks, transfer, statistics
+        self._ranks, self._transfer, self._statistics, self._filled = ranks, transfer, statistics, filled
 
     def backward(self, step: int, packs: Sequence[NumberedBatch]) -> list[tuple[PackLosses, int]]:
         """Add the gradients of the packs, as many on every rank. Returns losses and number of pairs of each pack.
@@ -93,7 +95,8 @@ class PairStep:
     def _pairs(self, step: int, pack: NumberedBatch) -> Pairs:
         if pack.number is not None:
             seed_torch(random_seed(self._seed, step, pack.number))
-        pairs: Pairs = self._forward.net(self._transfer.take(dummy_batch() if pack.batch is None else pack.batch))
+        batch = dummy_batch() if pack.batch is None else pack.batch
+        pairs: Pairs = self._forward.net(self._transfer.take(batch if self._filled is None else self._filled(batch)))
         return pairs
 
     def _gradients(self, found: Sequence[Pairs]) -> tuple[Tensor, Gradients]:

@@ -68,7 +68,8 @@ class OptimizerStep:
         self._pairs = None
         if setup.contrast is not None:
             loss, seed = setup.contrast.config.loss, setup.recipe.seed
-            self._pairs = PairStep(self.forward, loss, seed, ranks, self._transfer, self._statistics)
+            filled, statistics = setup.stored.filled, self._statistics
+            self._pairs = PairStep(self.forward, loss, seed, ranks, self._transfer, statistics, filled)
 
     def set_learning_rates(self, step: int) -> dict[str, float]:
         """Set the learning rates of a step (from 0). Returns the rate of each trained component."""
@@ -186,7 +187,8 @@ class OptimizerStep:
         plan = self._setup.model.plan(batch)
         tokens, squares = plan.mean_tokens(), plan.mean_tokens(power=2)
         items = {stream: sum(map(_encoding_cost, media)) for stream, media in batch.media.items()}
-        return self._flops.of(tokens, squares, items, supervised, len(batch.captions or ()))
+        texts = sum(not caption.encoded for caption in batch.captions or ())
+        return self._flops.of(tokens, squares, items, supervised, texts)
 
 
 def _encoding_cost(item: Item) -> float:

@@ -111,7 +111,7 @@ def contrast_parts(
     for key, stream in ((key, stream) for key, given in named for stream in given):
         if stream not in config.streams:
             raise UserError(f"{where}.{key}: no stream {stream!r}; {suggestion(stream, list(config.streams))}")
-    mean = tuple(stream for stream, how in settings.pool.items() if how == "mean")
+    mean = settings.mean_streams
     sizes = pooled_sizes(config, mean)
     place = settings.text_tower or _start(recipe, number, out, where)
     if isinstance(place, int):

@@ -7,7 +7,7 @@ a text tower that stays as it is, LanguageBind (arXiv:2310.01852).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
@@ -118,11 +118,16 @@ class Contrast(nn.Module):
     """Text tower, projections and temperature by which the towers of a model are compared with texts.
 
     Below ``text_tower`` parameters have the names of transformers.
+
+    Attributes:
+        keep_text: callback(key, vector), called for every caption that the text tower read and that has a key, see
+            :attr:`Item.key`. Vectors have shape (W,), before they are made unit vectors.
     """
 
     def __init__(self, config: ContrastConfig) -> None:
         super().__init__()
         self.config = config
+        self.keep_text: Callable[[str, Tensor], None] | None = None
         width = config.text.projection_dim
         self.text_tower = CLIPTextModelWithProjection(config.text)
         sizes = {stream: size for stream, size in config.projections.items() if size is not None}
@@ -150,7 +155,7 @@ class Contrast(nn.Module):
             return Pairs(nothing, nothing, nothing.new_zeros(0, dtype=torch.long), scale, bias, untouched)
         if batch.captions is None:
             raise ValueError("a pack without captions")
-        texts = self.texts(batch.captions)
+        texts = self._captions(batch.captions)
         media = torch.cat([self.media(model, stream, batch.media[stream]) for stream in streams])
         places = model.find_places(batch.input_ids, batch.media) if batch.places is None else batch.places
         rows = [batch.example_of(place) for stream in streams for place in places[stream]]
@@ -160,11 +165,28 @@ class Contrast(nn.Module):
 
     def texts(self, ids: Sequence[Tensor]) -> Tensor:
         """Unit vectors of texts, each the state of its last token. Shape: n of (T,) -> (n, W) float32"""
+        return normalize(self.text_vectors(ids), dim=-1)
+
+    def text_vectors(self, ids: Sequence[Tensor]) -> Tensor:
+        """Output of the text tower, see :meth:`texts`. Shape: n of (T,) -> (n, W) float32"""
         # Attention is causal: what follows the last token of a text does not reach it.
         hidden = self.text_tower.text_model(input_ids=pad_sequence(list(ids), batch_first=True)).last_hidden_state
         last = torch.tensor([len(text) - 1 for text in ids], device=hidden.device)
-        found = self.text_tower.text_projection(hidden[torch.arange(len(ids), device=hidden.device), last])
-        return normalize(found.float(), dim=-1)
+        return self.text_tower.text_projection(hidden[torch.arange(len(ids), device=hidden.device), last]).float()
+
+    def _captions(self, captions: Sequence[Item]) -> Tensor:
+        """Unit vectors of captions: the text tower reads those that are no stored vectors, each key once.
+
+        Shape: n items -> (n, W) float32
+        """
+        rest = {caption.key or place: caption for place, caption in enumerate(captions) if not caption.encoded}
+        read = self.text_vectors([caption.values for caption in rest.values()]) if rest else ()
+        found = dict(zip(rest, read, strict=True))
+        for key, vector in found.items():
+            if self.keep_text is not None and isinstance(key, str):
+                self.keep_text(key, vector)
+        vectors = [c.values.float() if c.encoded else found[c.key or place] for place, c in enumerate(captions)]
+        return normalize(torch.stack(vectors), dim=-1)
 
     def media(self, model: VideoLM, stream: str, items: Sequence[Item]) -> Tensor:
         """Unit vectors of the media of a stream. Shape: n items -> (n, W) float32"""

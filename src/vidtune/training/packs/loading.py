@@ -199,7 +199,7 @@ class PackLoader:
             unchanged = self._stored.is_unchanged
             both = zip(example.media, media, strict=True)
             items.append([item.loaded(slot, example.id, unchanged) for slot, item in both])
-        batch = pack(examples, items) if examples else None
+        batch = pack(examples, items, self._stored.captions(examples)) if examples else None
         supervised = batch.num_supervised if batch is not None else 0
         return LoadedPack(
             planned.step, planned.number, planned.is_last, batch, excluded, supervised, self._rank, indices, examples

@@ -50,7 +50,8 @@ class LoadedPack:
             if path is not None
         ]
         examples = [self.examples[place] for place in kept]
-        batch = join(examples, self._media(bad)) if kept else None
+        captions = self.batch.captions and [self.batch.captions[place] for place in kept]
+        batch = join(examples, self._media(bad), captions) if kept else None
         return replace(
             self,
             batch=batch,

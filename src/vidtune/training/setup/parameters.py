@@ -15,6 +15,7 @@ from vidtune.errors import RecipeError
 from vidtune.models.config import VideoLMConfig
 from vidtune.models.text_alignment.contrast import Contrast, Temperature, contrast_components, pooled_sizes
 from vidtune.models.video_lm import VideoLM
+from vidtune.recipe import types
 from vidtune.recipe.types import Stage, Train
 from vidtune.recipe.values import component_matches
 from vidtune.spelling import suggestion
@@ -24,9 +25,8 @@ def component_names(config: VideoLMConfig, stage: Stage) -> list[str]:
     """Returns the names of all components that a stage could train, see :class:`Contrast` for its own."""
     if stage.objective != "contrastive":
         return config.component_names
-    pool = stage.contrast.pool if stage.contrast else {}
-    mean = [stream for stream, how in pool.items() if how == "mean"]
-    return [*config.component_names, *contrast_components(pooled_sizes(config, mean))]
+    settings = stage.contrast or types.Contrast()
+    return [*config.component_names, *contrast_components(pooled_sizes(config, settings.mean_streams))]
 
 
 def select_components(names: list[str], train: Mapping[str, Train], stage: str) -> dict[str, Train]:

@@ -128,7 +128,7 @@ def set_up(recipe: Recipe, number: int, out: Path, ranks: Ranks | None = None, p
         contrast = _contrast(recipe, number, parts, prepared)
     data, exclusions = ranks.main_first(lambda: _open_data(recipe, stage, out, make, prepared, ranks.is_main, progress))
     with ranks.agreed():
-        stored = _open_store(recipe, stage, out, prepared, data, teachers)
+        stored = _open_store(recipe, stage, out, prepared, data, teachers, contrast)
     return StageSetup(
         recipe=recipe,
         stage=stage,
@@ -187,15 +187,18 @@ def _telling(stage: Stage, data: StageData, config: VideoLMConfig) -> WordTellin
 
 
 def _open_store(
-    recipe: Recipe, stage: Stage, out: Path, prepared: StageModel, data: StageData, teachers: Teachers
+    recipe: Recipe,
+    stage: Stage,
+    out: Path,
+    prepared: StageModel,
+    data: StageData,
+    teachers: Teachers,
+    contrast: Contrast | None,
 ) -> StoredFeatures:
-    """Open the feature store for the streams that occur in the data of a stage."""
+    """Open the feature store for the streams that occur in the data of a stage, and for the texts of a contrast."""
     store = store_folder(recipe.features, out)
     if store is None:
         return StoredFeatures()
     preprocessing = data.make.processor.preprocessing
     held = {name: how for name, how in preprocessing.items() if data.plan.lengths.items[name].any()}
-    if stage.objective == "contrastive":  # the store has features, and no pooled outputs
-        pool = stage.contrast.pool if stage.contrast else {}
-        held = {name: how for name, how in held.items() if pool.get(name) == "mean"}
-    return StoredFeatures.of(store, recipe, stage, prepared.model, held, teachers)
+    return StoredFeatures.of(store, recipe, stage, prepared.model, held, teachers, contrast)

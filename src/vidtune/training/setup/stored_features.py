@@ -4,10 +4,12 @@ A frozen tower whose preprocessing is not random gives the same features in ever
 features are in the store are neither decoded nor encoded. Other features are computed in the step, as without a store,
 and written in the background. Stored features are equal up to float rounding, and exactly equal if the tower would get
 the same items together.
+
+A contrastive stage stores the pooled outputs of frozen towers, and the vectors that a frozen text tower makes of texts.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,17 +17,19 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidtune.data.sample import MediaRef
 from vidtune.features.cache import FeatureCache
-from vidtune.features.collection import CollectionSpec, stream_spec
+from vidtune.features.collection import CollectionSpec, stream_spec, text_key, text_spec
 from vidtune.media.feature_file import is_feature_file
 from vidtune.media.kept.identity import MediaIdentities
 from vidtune.media.preprocessing.kinds import Preprocessing, random_setting
 from vidtune.models.distillation import Teacher
 from vidtune.models.media_reading import is_trainable
+from vidtune.models.text_alignment.contrast import TEXT_TOWER, Contrast
 from vidtune.models.video_lm import VideoLM
+from vidtune.processing.batch import Batch, Example, Item
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.training.setup.starting_model import frozen_dtype
 from vidtune.training.setup.teaching import Teachers
@@ -68,11 +72,13 @@ class StoredFeatures:
 
     Args:
         towers, teachers: stored features of the towers and of the teachers, by stream.
+        texts: stored vectors of a text tower; None: they are not stored.
         notes: messages for the user, to be shown once.
     """
 
     towers: dict[str, FeatureCache] = field(default_factory=dict)
     teachers: dict[str, FeatureCache] = field(default_factory=dict)
+    texts: FeatureCache | None = None
     notes: list[str] = field(default_factory=list)
     _paths: dict[str, str] = field(default_factory=dict)
 
@@ -85,6 +91,7 @@ class StoredFeatures:
         model: VideoLM,
         preprocessing: Mapping[str, Preprocessing],
         teachers: Teachers,
+        contrast: Contrast | None = None,
     ) -> "StoredFeatures":
         """Open the collections of a stage.
 
@@ -93,6 +100,7 @@ class StoredFeatures:
             model: model, frozen and cast as the stage needs it.
             preprocessing: preprocessing of each stream that occurs in the data.
             teachers: teachers of the stage.
+            contrast: what a contrastive stage compares the towers with, frozen and cast as the stage needs it.
         """
         stored, identities = cls(), MediaIdentities()
         specs: dict[str, CollectionSpec] = {}
@@ -104,19 +112,29 @@ class StoredFeatures:
             if reason is not None:
                 stored.notes.append(f"{reason}: its features are computed anew each time")
             else:
-                specs[stream] = tower_spec(recipe, stage, stream, model, how)
+                pooled = contrast is not None and stream not in contrast.config.mean
+                specs[stream] = tower_spec(recipe, stage, stream, model, how, pooled)
                 stored.towers[stream] = FeatureCache(store, specs[stream], identities)
         teachers.to(torch.device("cpu"), frozen_dtype(stage))
         for stream, teacher in teachers.towers.items():
             if stream in preprocessing and random_setting(preprocessing[stream]) is None:
                 spec = teacher_spec(recipe, stage, stream, teacher, teachers.preprocessing[stream])
                 stored.teachers[stream] = FeatureCache(store, spec, identities)
+        if contrast is not None:
+            stored._open_texts(store, recipe, stage, contrast.text_tower)
         for what, caches in (("", stored.towers), ("teacher of ", stored.teachers)):
             for stream, cache in caches.items():
                 stored.notes.append(
                     f"features of {what}{stream}: {len(cache.collection):,} in {cache.collection.folder}"
                 )
         return stored
+
+    def _open_texts(self, store: Path, recipe: Recipe, stage: Stage, tower: nn.Module) -> None:
+        if is_trainable(tower):
+            self.notes.append(f"stage {stage.name!r}: {TEXT_TOWER} trains: vectors of texts are computed anew each time")
+            return
+        self.texts = FeatureCache(store, text_spec(tower, {"system": recipe.system}))
+        self.notes.append(f"vectors of texts: {len(self.texts.collection):,} in {self.texts.collection.folder}")
 
     def __enter__(self) -> "StoredFeatures":
         return self
@@ -141,6 +159,26 @@ class StoredFeatures:
             found += [features, key if features is None else None]
         return Found(*found)
 
+    def captions(self, examples: Sequence[Example]) -> list[Item] | None:
+        """Returns the texts of examples, each as its stored vector or with the key under which that will be stored.
+
+        None: nothing is stored, or the examples have no texts.
+        """
+        if self.texts is None:
+            return None
+        ids = [example.caption for example in examples if example.caption is not None]
+        return [_stored(self.texts, Item(torch.from_numpy(text), len(text), key=text_key(text))) for text in ids]
+
+    def filled(self, batch: Batch) -> Batch:
+        """Returns a pack with what was stored since it was loaded; its tensors are on the CPU."""
+        media = {
+            stream: [_stored(self.towers[stream], item) for item in items] if stream in self.towers else items
+            for stream, items in batch.media.items()
+        }
+        texts = self.texts
+        captions = batch.captions and [item if texts is None else _stored(texts, item) for item in batch.captions]
+        return replace(batch, media=media, captions=captions)
+
     def is_unchanged(self, ref: MediaRef, key: str) -> bool:
         """Returns whether a file still has the content that had this key before it was decoded."""
         caches = (self.towers.get(ref.stream), self.teachers.get(ref.stream))
@@ -149,6 +187,11 @@ class StoredFeatures:
     def keep(self, stream: str, key: str, features: Tensor) -> None:
         """Store the features of a tower."""
         self.towers[stream].add(key, features, self._paths.get(key, ""))
+
+    def keep_text(self, key: str, vector: Tensor) -> None:
+        """Store the vector of a text."""
+        assert self.texts is not None  # else no text has a key
+        self.texts.add(key, vector)
 
     def keep_taught(self, stream: str, key: str, features: Tensor) -> None:
         """Store the features of a teacher."""
@@ -167,7 +210,14 @@ class StoredFeatures:
         return fresh
 
     def _caches(self) -> list[FeatureCache]:
-        return [*self.towers.values(), *self.teachers.values()]
+        texts = [] if self.texts is None else [self.texts]
+        return [*self.towers.values(), *self.teachers.values(), *texts]
+
+
+def _stored(cache: FeatureCache, item: Item) -> Item:
+    """The item with its stored features if there are any, else as it is."""
+    features = None if item.encoded or item.key is None else cache.get(item.key)
+    return item if features is None else replace(item, values=features.clone(), encoded=True, key=None)
 
 
 def unstorable(
@@ -190,11 +240,11 @@ def unstorable(
 
 
 def tower_spec(
-    recipe: Recipe, stage: Stage, stream: str, model: VideoLM, preprocessing: Preprocessing
+    recipe: Recipe, stage: Stage, stream: str, model: VideoLM, preprocessing: Preprocessing, pooled: bool = False
 ) -> CollectionSpec:
-    """Returns everything that determines the features of a stream in a stage."""
+    """Returns everything that determines the features of a stream in a stage, or the pooled output of its tower."""
     tower = model.towers[model.config.streams[stream]["tower"]]
-    return stream_spec(model.config, stream, tower, preprocessing, stage.precision, {"system": recipe.system})
+    return stream_spec(model.config, stream, tower, preprocessing, stage.precision, {"system": recipe.system}, pooled)
 
 
 def teacher_spec(

@@ -14,7 +14,7 @@ from vidtune.models.text_alignment.contrast import GROUP, pooled_sizes
 from vidtune.planning.lengths import ExampleMaker, LengthTable
 from vidtune.planning.plan import StagePlan
 from vidtune.processing.captions import caption_of
-from vidtune.recipe.types import Stage
+from vidtune.recipe.types import Contrast, Stage
 from vidtune.training.setup.parameters import component_names, select_components
 
 LOOKED_AT = 256
@@ -73,8 +73,7 @@ def _require_pairs(
 ) -> None:
     """Raise UserError where samples are no pairs of a medium and a text that differ, or a tower gives no vector."""
     _require_media(where, "contrastive", table, lengths)
-    pool = stage.contrast.pool if stage.contrast else {}
-    sizes = pooled_sizes(config, [stream for stream, how in pool.items() if how == "mean"])
+    sizes = pooled_sizes(config, (stage.contrast or Contrast()).mean_streams)
     for stream, items in lengths.items.items():
         if items.any() and stream not in sizes:
             raise UserError(f"{where}: {no_pooled_output(stream, config)}")
