@@ -98,5 +98,5 @@ def test_the_language_model_cannot_be_trained_by_it(aligning, tmp_path: Path) ->
 
 def test_a_sample_without_media_is_named(aligning, tmp_path: Path) -> None:
     samples = [*mixed_samples()[:2], conversation("Say hello.", "hello.")]
-    with pytest.raises(UserError, match=r"1 of 3 have none, the first: sample train:2"):
+    with pytest.raises(UserError, match=r"sample train:2: objective: align needs media in every sample"):
         train(aligning(samples), tmp_path / "out", progress=False)

@@ -1,6 +1,7 @@
 """A contrastive stage: packs, ranks and interruptions change nothing; what it cannot compare is refused."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +13,16 @@ from training_world import COLOURS, conversation
 
 from vidtune.checkpoints.load import load_checkpoint
 from vidtune.checkpoints.parts.contrast import load_contrast
+from vidtune.cli.main import run as run_command
 from vidtune.errors import UserError
 from vidtune.evaluation.evaluate import evaluate
 from vidtune.machine.ranks.place import ProcessPlace
 from vidtune.models.text_alignment.contrast import contrast_loss
+from vidtune.models.towers.clip import ClipTowerConfig
 from vidtune.processing.batch import Batch, pack
+from vidtune.recipe.files import dump_recipe
 from vidtune.recipe.types import Recipe
 from vidtune.training.forward import PairForward
-from vidtune.training.inspection.data_check import check_recipe_data
 from vidtune.training.inspection.dry_run import forecast
 from vidtune.training.packs.transfer import Transfer
 from vidtune.training.pair_step import NumberedBatch, PairStep
@@ -31,6 +34,7 @@ from vidtune.training.step import fill_missing_gradients
 
 TEXT = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT |= {"max_position_embeddings": 20, "projection_dim": 16}
+TWO = {**conversation("<image>\n<image>\nWhich?", "both."), "image": ["red.png", "blue.png"]}
 TRAIN = {"towers": 1e-3, "contrast": 1e-3}
 
 
@@ -150,12 +154,6 @@ def test_towers_learn_to_find_texts_of_a_frozen_text_tower(comparing, tmp_path: 
         ({"contrast": {"text_tower": None}}, r"no text_tower, and what the stage starts from holds none"),
         ({"contrast": {"bias": 1.0}}, r"bias: loss 'softmax' has none"),
         ({"train": {"towers": 1e-3, "contrast.text_tower": {"learning_rate": 1e-3, "lora": {}}}}, r"only towers take"),
-        ({"samples": [*pairs(), conversation("Hello?", "hi.")]}, r"1 of 9 have none, the first: sample train:8"),
-        ({"samples": [*pairs(), conversation("<video>\nWhat?", "", video="red.mp4")]}, r"train:8 has no text"),
-        (
-            {"samples": [conversation("<video>\nWhat?", "it.", video=f"{c}.mp4") for c in COLOURS]},
-            r"have one text, 'it\.'",
-        ),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -163,6 +161,43 @@ def test_what_cannot_be_compared_is_refused_in_one_line(comparing, tmp_path: Pat
     with pytest.raises(UserError, match=said) as caught:
         train(comparing(**changes), tmp_path / "out", progress=False)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        ([*pairs(), conversation("Hello?", "hi.")], r"train:8: objective: contrastive needs media"),
+        ([*pairs(), conversation("<video>\nWhat?", " ", video="red.mp4")], r"train:8: has no text"),
+        ([*pairs(), TWO], r"train:8: has 2 media of stream 'image'; a pair has one"),
+        (
+            [conversation("<video>\nWhat?", "it.", video=f"{c}.mp4") for c in COLOURS],
+            r"all 4 samples have one text, 'it\.'",
+        ),
+        ([], r"stream 'video': a tower of type 'clip' has no pooled output; set contrast\.pool\.video: mean"),
+        (None, r"global_batch_size 1.*at least 2"),
+    ],
+    ids=["no medium", "no text", "two media", "one text", "no pooled output", "one pair"],
+)
+def test_training_dry_run_and_data_check_refuse_the_same_data_in_one_line(
+    comparing, tmp_path: Path, samples, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = comparing(samples, **({"global_batch_size": 1} if samples is None else {}))
+    if samples == []:
+        monkeypatch.delattr(ClipTowerConfig, "pooled_size")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(recipe))
+    out = ["--out", str(tmp_path / "out")]
+    for words in (["train", str(path), "--dry-run"], ["data", "check", str(path)], ["data", "check", str(path), *out]):
+        assert run_command(words) == 2
+        assert re.search(said, one_line(capsys)), words
+    with pytest.raises(UserError, match=said):  # what the check recorded is not left out in silence
+        train(recipe, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out/align/log.jsonl").exists()
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
 
 
 def test_an_aligned_tower_is_the_same_in_a_later_stage_and_read_from_the_result(
@@ -224,9 +259,3 @@ def test_the_dry_run_counts_what_the_towers_are_compared_with(comparing, setup: 
     beside = sum(parameter.numel() for parameter in setup.contrast.parameters())
     assert planned.memory.optimizer - less.memory.optimizer == 8 * beside
     assert planned.memory.activations > less.memory.activations > 0
-
-
-def test_the_data_check_names_samples_that_are_no_pair(comparing) -> None:
-    samples = [*pairs(), conversation("<video>\nWhat?", " ", video="red.mp4"), conversation("Hello?", "hi.")]
-    [(_, report)] = check_recipe_data(comparing(samples))
-    assert dict(report.excluded) == {"no text": 1, "no medium": 1}

@@ -189,7 +189,9 @@ class MediaReading:
         if not hasattr(tower, "pooled"):
             raise UserError(no_pooled_output(stream, self.config))
         if files := [item.name for item in items if item.encoded and item.values.dim() != 1]:
-            raise UserError(f"{files[0]}: a file of features of stream {stream!r} has no pooled output; give the medium")
+            raise UserError(
+                f"{files[0]}: a file of features of stream {stream!r} has no pooled output; give the medium"
+            )
         rest = [item for item in items if not item.encoded]
         found = iter(self._pooled(tower, rest) if rest else ())
         vectors = [(item.values.to(self.device) if item.encoded else next(found)).float() for item in items]

@@ -1,7 +1,7 @@
 """Results of a data check: findings about samples, and the list of samples to exclude from training."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class DataReport:
         findings: in the order of the samples; a sample may have several.
         sources: path of each annotation file -> number of its samples.
         notes: what to tell of the annotation files: records of several forms, keys that are not read.
+        refused: why the samples together cannot be trained on; None: they can.
     """
 
     num_samples: int = 0
@@ -55,6 +56,7 @@ class DataReport:
     findings: list[Finding] = field(default_factory=list)
     sources: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    refused: str | None = None
 
     @property
     def unusable_sources(self) -> list[str]:
@@ -73,21 +75,24 @@ class DataReport:
         gone = self._first_exclusions()
         return Counter(f.reason for f in self.findings if not f.excluded and f.id not in gone)
 
-    def write_exclusions(self, path: Path) -> int:
+    def write_exclusions(self, path: Path, besides: Collection[str] = ()) -> int:
         """Write the samples to exclude as JSON lines and return their number.
 
         Lines that a training run added (they have the key ``step``) are kept. Lines of an earlier check are replaced.
 
+        Args:
+            besides: reasons that are not written: training does not go on without these samples.
+
         Raises:
             UserError: a training run is writing the file.
         """
-        first = self._first_exclusions()
-        lines = [{name: value for name, value in asdict(f).items() if name != "excluded"} for f in first.values()]
+        written = [finding for finding in self._first_exclusions().values() if finding.reason not in besides]
+        lines = [{name: value for name, value in asdict(f).items() if name != "excluded"} for f in written]
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path, refusal="a training run is writing this file; wait for it, or check into another folder"):
             kept = [line for line in read_records(path, skip_broken=True) if "step" in line]
             write_records(path, [*lines, *kept])
-        return len(first)
+        return len(written)
 
     def _first_exclusions(self) -> dict[str, Finding]:
         first: dict[str, Finding] = {}

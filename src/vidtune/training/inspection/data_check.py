@@ -1,6 +1,7 @@
 """Check of the data of a recipe: the same tables, tokenisation and preprocessing as in training, but no weights."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,6 @@ from vidtune.checkpoints.fit_processor import build_processor, processor_of, rec
 from vidtune.checkpoints.recognise import recognise
 from vidtune.data.checking.check import DataCheck
 from vidtune.data.checking.findings import DataReport, Finding
-from vidtune.data.problems import SampleProblem
 from vidtune.data.sample import Sample
 from vidtune.data.sources import data_sets
 from vidtune.data.tables import AnnotationTable
@@ -22,13 +22,13 @@ from vidtune.models.config import VideoLMConfig
 from vidtune.models.resizing import with_sizes
 from vidtune.planning.lengths import ExampleMaker
 from vidtune.processing.batch import Example
-from vidtune.processing.captions import caption_of
 from vidtune.processing.processor import VideoLMProcessor
 from vidtune.recipe.types import Recipe, Stage
 from vidtune.spelling import counted
 from vidtune.training.setup.checks import check_stages, chosen_stages
 from vidtune.training.setup.examples import check_features, example_maker
 from vidtune.training.setup.exclusions import too_many
+from vidtune.training.setup.pairs import REFUSED, AlignedSamples
 from vidtune.training.setup.run_folder import CHECKED_FILES, EXCLUSIONS, MEDIA_FACTS, TABLES, check_recipe, held
 from vidtune.training.setup.starting_model import sizes_of
 
@@ -60,9 +60,9 @@ def check_recipe_data(
     """
     check_stages(recipe)
     stages = chosen_stages(recipe, only)
-    processors = processor_of_each_stage(recipe)
+    starts = start_of_each_stage(recipe)
     for stage in stages:
-        check_features(stage, processors[stage.name])
+        check_features(stage, starts[stage.name][1])
     if out is not None and out.is_dir():
         check_recipe(out, recipe)  # before anything is written, and again when nobody else can write
     with ExitStack() as stack:
@@ -74,9 +74,10 @@ def check_recipe_data(
             check_recipe(out, recipe)
         media_info = ProbeCache(folder / TABLES / MEDIA_FACTS).get
         for stage in stages:
-            own = processors[stage.name].with_preprocessing(stage.media)
+            config, processor = starts[stage.name]
+            own = processor.with_preprocessing(stage.media)
             own.media_info = media_info
-            yield stage, _check_stage(recipe, stage, own, folder, decode, _of_stage(stage.name, progress))
+            yield stage, _check_stage(recipe, stage, config, own, folder, decode, _of_stage(stage.name, progress))
 
 
 def set_lists(recipe: Recipe, only: str | None = None) -> Iterator[str]:
@@ -119,7 +120,7 @@ def describe(stage: Stage, report: DataReport, out: Path | None = None) -> str:
             if len(found) > named:
                 where = "" if out is None else f"; {out / stage.name / EXCLUSIONS} lists those that are left out"
                 lines.append(f"          and {len(found) - named} more{where}")
-    if out is not None and unusable:
+    if out is not None and unusable > _not_recorded(stage, report):
         then = "refuses this stage" if refusal(stage, report) else "goes on without them"
         lines.append(
             f"  recorded in {out / stage.name / EXCLUSIONS}: training {then}; mend them before the stage begins, then "
@@ -137,6 +138,12 @@ def refusal(stage: Stage, report: DataReport) -> str | None:
     """Returns why training would refuse the data of a stage; None if it would not."""
     unusable = sum(report.excluded.values())
     start = f"stage {stage.name!r}: "
+    if report.refused is not None:
+        return f"{start}{report.refused}"
+    for reason in REFUSED if stage.objective else ():
+        if count := report.excluded[reason]:
+            first = next(finding for finding in report.findings if finding.reason == reason)
+            return f"{start}{count} of {report.num_samples} samples: {reason}; the first: {_told(first)}"
     if unusable == report.num_samples:
         if unusable:
             return f"{start}none of its {unusable} samples can be used"
@@ -160,7 +167,13 @@ def _of_stage(name: str, progress: ProgressCallback) -> ProgressCallback:
 
 
 def _check_stage(
-    recipe: Recipe, stage: Stage, processor: VideoLMProcessor, out: Path, decode: bool, progress: ProgressCallback
+    recipe: Recipe,
+    stage: Stage,
+    config: VideoLMConfig,
+    processor: VideoLMProcessor,
+    out: Path,
+    decode: bool,
+    progress: ProgressCallback,
 ) -> DataReport:
     check = DataCheck(
         {name: settings.preprocessing for name, settings in processor.streams.items()},
@@ -171,29 +184,38 @@ def _check_stage(
         timeout=stage.media_timeout,
     )
     table = AnnotationTable.open(stage.data, out / TABLES)
-    report = check.run(table, _encoding(stage, example_maker(recipe, stage, processor)), progress)
-    report.write_exclusions(out / stage.name / EXCLUSIONS)
+    aligned = AlignedSamples(stage, config) if stage.objective else None
+    report = check.run(table, _encoding(example_maker(recipe, stage, processor), aligned), progress)
+    report.refused = None if aligned is None else aligned.mistake()
+    report.write_exclusions(out / stage.name / EXCLUSIONS, besides=REFUSED if stage.objective else ())
     return report
 
 
-def _encoding(stage: Stage, make: ExampleMaker) -> Callable[[Sample], Example]:
+def _encoding(make: ExampleMaker, aligned: AlignedSamples | None) -> Callable[[Sample], Example]:
     """Function that makes the examples of a stage; one that has nothing to align is a SampleProblem."""
-    if stage.objective is None:
+    if aligned is None:
         return make
 
     def encode(sample: Sample) -> Example:
         example = make(sample)
-        if not example.media:
-            raise SampleProblem("no medium", f"objective: {stage.objective} needs media in every sample", sample.id)
-        if stage.objective == "contrastive" and not caption_of(sample):
-            raise SampleProblem("no text", "objective: contrastive needs a text for the medium", sample.id)
+        aligned.add(sample, Counter(slot.stream for slot in example.media))
         return example
 
     return encode
 
 
+def _not_recorded(stage: Stage, report: DataReport) -> int:
+    """Number of samples that cannot be used and are not recorded, because the stage is refused for them."""
+    return sum(report.excluded[reason] for reason in REFUSED) if stage.objective else 0
+
+
 def processor_of_each_stage(recipe: Recipe) -> dict[str, VideoLMProcessor]:
     """The processor of each stage by its name, without the preprocessing settings of the stage."""
+    return {name: processor for name, (_, processor) in start_of_each_stage(recipe).items()}
+
+
+def start_of_each_stage(recipe: Recipe) -> dict[str, tuple[VideoLMConfig, VideoLMProcessor]]:
+    """The config of the model of each stage by the name of the stage, and the processor that goes with it."""
     config, processor = _starting_processor(recipe)
     found: dict[str, tuple[VideoLMConfig, VideoLMProcessor]] = {}
     for stage in recipe.stages:
@@ -202,7 +224,7 @@ def processor_of_each_stage(recipe: Recipe) -> dict[str, VideoLMProcessor]:
             config = with_sizes(config, stage.sizes, sizes_of(stage))
             processor = build_processor(config, processor.tokenizer)
         found[stage.name] = (config, processor)
-    return {name: made for name, (_, made) in found.items()}
+    return found
 
 
 def _starting_processor(recipe: Recipe) -> tuple[VideoLMConfig, VideoLMProcessor]:

@@ -131,7 +131,9 @@ class StoredFeatures:
 
     def _open_texts(self, store: Path, recipe: Recipe, stage: Stage, tower: nn.Module) -> None:
         if is_trainable(tower):
-            self.notes.append(f"stage {stage.name!r}: {TEXT_TOWER} trains: vectors of texts are computed anew each time")
+            self.notes.append(
+                f"stage {stage.name!r}: {TEXT_TOWER} trains: vectors of texts are computed anew each time"
+            )
             return
         self.texts = FeatureCache(store, text_spec(tower, {"system": recipe.system}))
         self.notes.append(f"vectors of texts: {len(self.texts.collection):,} in {self.texts.collection.folder}")

@@ -9,12 +9,11 @@ from vidtune.data.problems import SampleProblem
 from vidtune.data.tables import AnnotationTable
 from vidtune.errors import RecipeError, UserError
 from vidtune.models.config import VideoLMConfig
-from vidtune.models.media_reading import no_pooled_output
-from vidtune.models.text_alignment.contrast import GROUP, pooled_sizes
+from vidtune.models.text_alignment.contrast import GROUP
 from vidtune.planning.lengths import ExampleMaker, LengthTable
 from vidtune.planning.plan import StagePlan
-from vidtune.processing.captions import caption_of
-from vidtune.recipe.types import Contrast, Stage
+from vidtune.recipe.types import Stage
+from vidtune.training.setup.pairs import AlignedSamples
 from vidtune.training.setup.parameters import component_names, select_components
 
 LOOKED_AT = 256
@@ -31,8 +30,9 @@ def check_supervision(
             trained part; says why.
     """
     lengths, where = plan.lengths, f"stage {stage.name!r}"
+    if stage.objective:
+        _require_aligned(where, stage, config, table, lengths)
     if make.captions is not None:
-        _require_pairs(where, stage, config, table, lengths)
         return _unreached(stage, config, lengths)
     without = np.flatnonzero(lengths.supervised == 0)
     aligns = any(frames.any() for frames in lengths.frames.values())
@@ -47,8 +47,6 @@ def check_supervision(
             f"{where}: none of the samples of its {plan.total_steps} steps has a supervised token "
             f"({_reasons(table, make, without)}); mend the answers, raise the limit, or raise max_steps"
         )
-    if stage.objective:
-        _require_media(where, stage.objective, table, lengths)
     notes = _unreached(stage, config, lengths)
     if len(without):
         notes.append(
@@ -58,39 +56,21 @@ def check_supervision(
     return notes
 
 
-def _require_media(where: str, objective: str, table: AnnotationTable, lengths: LengthTable) -> None:
-    """Raise UserError for a sample that has nothing to align with its words."""
-    blind = np.flatnonzero(~np.any([items > 0 for items in lengths.items.values()], axis=0))
-    if len(blind):
-        raise RecipeError(
-            f"{where}: objective: {objective} needs media in every sample; {len(blind)} of {len(table)} have none, the "
-            f"first: sample {table.id(int(blind[0]))}; remove their file from data"
-        )
-
-
-def _require_pairs(
+def _require_aligned(
     where: str, stage: Stage, config: VideoLMConfig, table: AnnotationTable, lengths: LengthTable
 ) -> None:
-    """Raise UserError where samples are no pairs of a medium and a text that differ, or a tower gives no vector."""
-    _require_media(where, "contrastive", table, lengths)
-    sizes = pooled_sizes(config, (stage.contrast or Contrast()).mean_streams)
-    for stream, items in lengths.items.items():
-        if items.any() and stream not in sizes:
-            raise UserError(f"{where}: {no_pooled_output(stream, config)}")
-        if (many := np.flatnonzero(items > 1)).size:
-            raise UserError(
-                f"{where}: sample {table.id(int(many[0]))} has {int(items[many[0]])} media of stream {stream!r}; "
-                "a pair has one: make a sample of each"
-            )
-    captions = (caption_of(table[index]) for index in range(len(table)))
-    first, differ = None, False
-    for index, caption in enumerate(captions):
-        if not caption:
-            raise UserError(f"{where}: sample {table.id(index)} has no text for its medium; mend its answer")
-        first = first or caption
-        differ = differ or caption != first
-    if not differ:
-        raise UserError(f"{where}: all {len(table)} samples have one text, {first!r}: there is nothing to tell apart")
+    """Raise RecipeError where samples do not have what the objective of the stage aligns."""
+    samples = AlignedSamples(stage, config)
+    blind = np.flatnonzero(~np.any([items > 0 for items in lengths.items.values()], axis=0))
+    for index in (
+        range(len(table)) if stage.objective == "contrastive" else blind[:1].tolist()
+    ):  # the rest needs no text
+        try:
+            samples.add(table[index], {stream: int(items[index]) for stream, items in lengths.items.items()})
+        except SampleProblem as problem:
+            raise RecipeError(f"{where}: sample {problem.sample}: {problem.detail}") from None
+    if (mistake := samples.mistake()) is not None:
+        raise RecipeError(f"{where}: {mistake}")
 
 
 def _unreached(stage: Stage, config: VideoLMConfig, lengths: LengthTable) -> list[str]:
